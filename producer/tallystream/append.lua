@@ -1,0 +1,33 @@
+#!lua
+-- append: the sequence gate. Writes one entry at most once, however often it is sent.
+--
+-- KEYS[1] stream   KEYS[2] sequences (hash: producer -> "<sequence> <stream id>")   KEYS[3] ledger (hash)
+-- ARGV[1] wire version   ARGV[2] producer id   ARGV[3] sequence   ARGV[4] events   ARGV[5] payload
+--
+-- Returns {"appended", id}   written now
+--         {"already", id}    written before (id is "" where a later entry has been written since)
+--         {"gap", last}      the sequence does not follow on `last`: the stream was rewound, or an entry is missing
+--
+-- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order.
+-- Everything is checked before the first write; the three writes cannot fail once the checks have passed.
+local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
+local producer, sequence = ARGV[2], tonumber(ARGV[3])
+
+local last, last_id = 0, ""
+local known = redis.call('HGET', sequences, producer)
+if known then
+  last, last_id = string.match(known, '^(%d+) (.+)$')
+  last = tonumber(last)
+end
+if sequence <= last then
+  return { 'already', sequence == last and last_id or '' }
+end
+if sequence > last + 1 then
+  return { 'gap', tostring(last) }
+end
+redis.call('HGET', ledger, 'appended') -- a key of another type is an error here, before anything is written
+
+local id = redis.call('XADD', stream, '*', 'v', ARGV[1], 'p', producer, 'q', ARGV[3], 'n', ARGV[4], 'b', ARGV[5])
+redis.call('HSET', sequences, producer, ARGV[3] .. ' ' .. id)
+redis.call('HINCRBY', ledger, 'appended', ARGV[4])
+return { 'appended', id }

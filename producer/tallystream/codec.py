@@ -1,0 +1,228 @@
+"""The wire: what a stream entry says, and the only module that knows it.
+
+A packed entry, version 1, as `append.lua` writes it:
+
+    v 1   p <producer id>   q <sequence>   n <events>   b <msgpack>
+
+    b = [groups, singles]
+    group  = [metric, minute, ones, counts, sums]     events that only their sum matters of
+               ones    [subject, ...]                 one event of amount 1 each
+               counts  {subject: events}              several events of amount 1
+               sums    {subject: [amount, events]}    the rest
+    single = [metric, subject, amount, at, actor, id] an event that must be looked at by itself
+
+`minute` is whole minutes since 1970, the finest grain that any rule of a plain count asks for; `at` of a single
+is milliseconds. Three shapes for a group, because each folds at the speed of C or close to it.
+
+A plain entry, from any Redis client, is one event in text:
+
+    metric view   subject article:1   [amount 1] [actor u1] [at 1763900000.5] [id abc]
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+
+from tallystream.errors import CodecError, UnknownVersion
+from tallystream.event import MAX_AMOUNT, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION: Final = b"1"
+MINUTE: Final = 60
+MAX_EVENTS: Final = 1_000_000
+"""The most events that one entry may state: a bound on what a forged entry can claim."""
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_EVENTS)]
+Amount = Annotated[int, msgspec.Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
+Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_800_000)]
+
+# An amount this large goes by itself: so a sum of up to a million others stays far from 64 bits.
+_LARGE: Final = 2**40
+
+_PLAIN_FIELDS: Final = frozenset({b"metric", b"subject", b"amount", b"actor", b"at", b"id"})
+_WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
+_DECIMAL: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
+
+
+class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Events of one metric in one minute, of which only the sums per subject matter."""
+
+    metric: str
+    minute: Annotated[int, msgspec.Meta(ge=0, le=4_223_371_680)]
+    ones: list[str]
+    counts: dict[str, Count]
+    sums: dict[str, tuple[Amount, Count]]
+
+    @property
+    def events(self) -> int:
+        """How many events the group stands for."""
+        return len(self.ones) + sum(self.counts.values()) + sum(n for _, n in self.sums.values())
+
+
+class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An event that must be looked at by itself: it has an actor or an id, or its amount is very large."""
+
+    metric: str
+    subject: str
+    amount: Amount
+    at: Moment
+    actor: str | None
+    id: str | None
+
+
+class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What one entry holds."""
+
+    groups: list[Group]
+    singles: list[Single]
+
+    @property
+    def events(self) -> int:
+        """How many events the entry stands for."""
+        return sum(group.events for group in self.groups) + len(self.singles)
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Payload).decode
+
+
+class Pack:
+    """Gathers events of one partition until they are sealed into one entry.
+
+    `events` is how many it holds and `size` about how many bytes they will take.
+    """
+
+    __slots__ = ("events", "singles", "size", "sums", "units")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.size = 0
+        self.units: dict[tuple[str, int], dict[str, int]] = {}
+        self.sums: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
+        self.singles: list[Single] = []
+
+    def add(self, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None) -> int:
+        """Take one valid event that happened at `at` seconds; return the bytes by which `size` grew."""
+        self.events += 1
+        if actor is not None or id_ is not None or not -_LARGE < amount < _LARGE:
+            self.singles.append(Single(metric, subject, amount, int(at * 1000), actor, id_))
+            grown = len(metric) + len(subject) + len(actor or "") + len(id_ or "") + 20
+        elif amount == 1:
+            key = (metric, int(at) // MINUTE)
+            units = self.units.get(key)
+            if units is None:
+                units = self.units[key] = {}
+            seen = units.get(subject)
+            if seen is not None:
+                units[subject] = seen + 1
+                return 0
+            units[subject] = 1
+            grown = len(subject) + 3
+        else:
+            sums = self.sums.setdefault((metric, int(at) // MINUTE), {})
+            amount_so_far, events_so_far = sums.get(subject, (0, 0))
+            sums[subject] = (amount_so_far + amount, events_so_far + 1)
+            grown = len(subject) + 10
+        self.size += grown
+        return grown
+
+    def seal(self) -> bytes:
+        """Return the msgpack form of everything gathered."""
+        groups = []
+        for key in self.units.keys() | self.sums.keys():
+            units = self.units.get(key, {})
+            groups.append(
+                Group(
+                    metric=key[0],
+                    minute=key[1],
+                    ones=[subject for subject, n in units.items() if n == 1],
+                    counts={subject: n for subject, n in units.items() if n > 1},
+                    sums=self.sums.get(key, {}),
+                )
+            )
+        return _encode(Payload(groups, self.singles))
+
+
+def encode(payload: Payload) -> bytes:
+    """Return the msgpack form of a payload."""
+    return _encode(payload)
+
+
+def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
+    """Read one entry, packed or plain.
+
+    Args:
+        fields: The entry's fields as Redis holds them.
+        received: The millisecond part of the entry's stream ID: the time of a plain event that states none.
+
+    Raises:
+        UnknownVersion: a version that this release does not know.
+        CodecError: anything else that is not an entry of ours.
+    """
+    version = fields.get(b"v")
+    if version is None:
+        return Payload([], [_plain(fields, received)])
+    if version != VERSION:
+        raise UnknownVersion(f"wire version {version[:16]!r} is not known to this release, which reads 1")
+    try:
+        payload = _decode(fields[b"b"])
+    except KeyError:
+        raise CodecError("field b is missing") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec.ValidationError is a DecodeError; deep nesting raises RecursionError instead.
+        raise CodecError(f"field b: {error}") from None
+    if stated_events(fields) != payload.events:
+        raise CodecError(f"field n does not state the {payload.events} events that field b holds")
+    return payload
+
+
+def stated_events(fields: Mapping[bytes, bytes]) -> int:
+    """Return how many events an entry says it holds: field `n`, or 1 where that is missing or unreadable."""
+    stated = fields.get(b"n", b"")
+    return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
+
+
+def went_through_the_gate(fields: Mapping[bytes, bytes]) -> bool:
+    """Tell whether `append.lua` wrote the entry, and so has already put it into the ledger as appended."""
+    return b"p" in fields and b"q" in fields
+
+
+def event_of(single: Single) -> Event:
+    """Return the single as an event, checked like any other.
+
+    Raises:
+        EventError: it breaks a rule.
+    """
+    return Event(single.metric, single.subject, single.amount, single.actor, single.at / 1000, single.id)
+
+
+def _plain(fields: Mapping[bytes, bytes], received: int) -> Single:
+    if extra := fields.keys() - _PLAIN_FIELDS:
+        raise CodecError(f"field {min(extra)[:32]!r} is not one of metric, subject, amount, actor, at, id")
+    try:
+        text = {name.decode(): value.decode() for name, value in fields.items()}
+    except UnicodeDecodeError as error:
+        raise CodecError(f"not UTF-8: {error.reason}") from None
+    if missing := {"metric", "subject"} - text.keys():
+        raise CodecError(f"field {min(missing)} is missing")
+    amount = text.get("amount", "1")
+    if _WHOLE.fullmatch(amount) is None:
+        raise CodecError("field amount must be a whole number within +-(2^53 - 1)")
+    at = text.get("at")
+    if at is not None and _DECIMAL.fullmatch(at) is None:
+        raise CodecError("field at must be seconds since 1970, such as 1763900000.5")
+    event = Event(  # an EventError is a ValueError of ours with a better message: it goes up as it is
+        text["metric"],
+        text["subject"],
+        int(amount),
+        text.get("actor"),
+        None if at is None else float(at),
+        text.get("id"),
+    )
+    moment = received if event.at is None else int(event.at * 1000)
+    return Single(event.metric, event.subject, event.amount, moment, event.actor, event.id)

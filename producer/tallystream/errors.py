@@ -1,0 +1,55 @@
+"""Everything that tallystream raises on purpose.
+
+TallyError
+|- EventError            an event breaks a rule; says which field and which limit
+|- BufferFull            the producer's buffer is full and its policy is to say so
+|- FlushTimeout          what was emitted is not confirmed (or not counted) within the time given
+|- ConfigurationError    a setting, or a setting against what is stored in Redis
+|- CodecError            bytes that are not an entry of ours
+|  '- UnknownVersion     an entry that a newer producer wrote: kept, never guessed at
+'- StreamError           the stream is not what the books say
+   '- GroupLost          the consumer group is gone while its counts are still there
+"""
+
+from __future__ import annotations
+
+
+class TallyError(Exception):
+    """The root: catch this to catch everything that the library raises on purpose."""
+
+
+class EventError(TallyError, ValueError):
+    """An event was refused; `field` names the part at fault and the message states the limit."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class BufferFull(TallyError):
+    """The producer holds as many unsent events or bytes as it may; the event was not taken."""
+
+
+class FlushTimeout(TallyError, TimeoutError):
+    """Not everything emitted before the call was confirmed in time; it stays buffered and is still sent."""
+
+
+class ConfigurationError(TallyError):
+    """A setting is wrong, or disagrees with what is stored in Redis."""
+
+
+class CodecError(TallyError, ValueError):
+    """The fields of a stream entry are not an entry that this version can read."""
+
+
+class UnknownVersion(CodecError):
+    """The entry states a wire version that this release does not know."""
+
+
+class StreamError(TallyError):
+    """The stream and the books beside it do not fit together."""
+
+
+class GroupLost(StreamError):
+    """The consumer group is missing although entries were counted through it."""

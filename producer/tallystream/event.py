@@ -1,0 +1,122 @@
+"""An event: one thing that happened, valid from the moment it exists."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Final
+
+import msgspec
+
+from tallystream.errors import EventError
+
+MAX_AMOUNT: Final = 2**53 - 1
+"""The largest amount and the largest total: what a double, and so Lua, holds exactly."""
+
+MAX_SUBJECT_BYTES: Final = 1024
+MAX_ACTOR_BYTES: Final = 256
+MAX_ID_BYTES: Final = 256
+MAX_AT: Final = 253_402_300_800
+"""Seconds since 1970 at which the year 10000 begins."""
+
+MAX_AHEAD: Final = 3600
+"""How many seconds an event's time may lie ahead of the clock that judges it."""
+
+METRIC: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+# Control characters, line and paragraph separators, bidirectional overrides, lone surrogates:
+# what can break a log line, a terminal, a label or a page without being seen.
+_FORBIDDEN: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]",
+)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):
+    """One thing that happened; constructing it checks it, so an `Event` is always a valid one.
+
+    Args:
+        metric: What is counted, for example `view`: 1 to 64 of `a-z 0-9 _ . -`.
+        subject: What it is counted for, for example `article:1`: 1 to 1,024 bytes of UTF-8 without
+            control characters. Kept in Unicode normal form C, so that two spellings of `é` are one subject.
+        amount: How much to add: a whole number within +-(2^53 - 1).
+        actor: Who did it: 1 to 256 bytes, same alphabet as `subject`.
+        at: When it happened, in seconds since 1970 (UTC); `None` means the moment it is emitted.
+        id: The event's own name, for metrics that count each once: 1 to 256 bytes.
+
+    Raises:
+        EventError: names the field and the limit.
+    """
+
+    metric: str
+    subject: str
+    amount: int = 1
+    actor: str | None = None
+    at: float | None = None
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        check_metric(self.metric)
+        check_amount(self.amount)
+        _normalise(self, "subject", check_text("subject", self.subject, MAX_SUBJECT_BYTES))
+        if self.actor is not None:
+            _normalise(self, "actor", check_text("actor", self.actor, MAX_ACTOR_BYTES))
+        if self.id is not None:
+            _normalise(self, "id", check_text("id", self.id, MAX_ID_BYTES))
+        if self.at is not None:
+            check_at(self.at)
+
+
+def _normalise(event: Event, field: str, value: str) -> None:
+    if value is not getattr(event, field):
+        msgspec.structs.force_setattr(event, field, value)
+
+
+def check_metric(metric: object) -> None:
+    """Refuse a metric name that could not be declared."""
+    if not isinstance(metric, str) or METRIC.fullmatch(metric) is None:
+        raise EventError("metric", "must be 1 to 64 of a-z, 0-9, '_', '.', '-', starting with a letter or digit")
+
+
+def check_amount(amount: object) -> None:
+    """Refuse anything but a whole number within +-(2^53 - 1); `True` and `1.0` are not whole numbers."""
+    if type(amount) is not int:
+        raise EventError("amount", f"must be a whole number, not {type(amount).__name__}")
+    if not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
+        raise EventError("amount", "must lie within +-(2^53 - 1)")
+
+
+def check_text(field: str, text: object, limit: int) -> str:
+    """Return `text` in normal form C, or refuse it.
+
+    Args:
+        field: The field's name, for the message.
+        text: What was given.
+        limit: The most bytes of UTF-8 that it may have once normalised.
+    """
+    if not isinstance(text, str):
+        raise EventError(field, f"must be text, not {type(text).__name__}")
+    if not text:
+        raise EventError(field, "must not be empty")
+    if len(text) > limit:
+        raise EventError(field, f"must be at most {limit:,} bytes of UTF-8, has over {len(text) - 1:,}")
+    if text.isascii():
+        if not text.isprintable():
+            raise EventError(field, "must not contain control characters")
+        return text
+    if (found := _FORBIDDEN.search(text)) is not None:
+        raise EventError(field, f"must not contain the character U+{ord(found.group()):04X}")
+    text = unicodedata.normalize("NFC", text)
+    if (size := len(text.encode())) > limit:
+        raise EventError(field, f"must be at most {limit:,} bytes of UTF-8, has {size:,}")
+    return text
+
+
+def check_at(at: object, now: float | None = None) -> None:
+    """Refuse a time that is not a number of seconds from 1970 to 9999, or (given `now`) lies too far ahead."""
+    if type(at) not in (int, float) or not math.isfinite(at):  # type: ignore[arg-type]  # narrowed by the check
+        raise EventError("at", "must be a number of seconds since 1970 (UTC)")
+    if not 0 <= at < MAX_AT:  # type: ignore[operator]  # a number by now
+        raise EventError("at", "must lie between the years 1970 and 9999")
+    if now is not None and at > now + MAX_AHEAD:  # type: ignore[operator]
+        raise EventError("at", f"must not lie more than {MAX_AHEAD:,} seconds in the future")

@@ -1,0 +1,102 @@
+"""Where everything lies in Redis: partitions, their hash tags, and the keys under each tag.
+
+All keys of a partition carry its tag, so one script call, and one node of a cluster, has them together.
+Text that a user chose comes last and behind the tag, so a subject such as `a}b{c` changes neither the slot
+nor the key's shape.
+"""
+
+from __future__ import annotations
+
+import binascii
+import zlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Final
+
+from tallystream.errors import ConfigurationError
+
+LAYOUT: Final = 1
+"""The version of the key layout, stored in `tally:meta`."""
+
+DEFAULT_PARTITIONS: Final = 4
+MAX_PARTITIONS: Final = 1024
+GROUP: Final = "tally"
+"""The consumer group that counts. Others (archive, rebuild) have names of their own."""
+
+
+def partition_of(subject: str, partitions: int) -> int:
+    """Return the number of the partition that counts `subject`."""
+    return zlib.crc32(subject.encode()) % partitions
+
+
+@lru_cache(maxsize=MAX_PARTITIONS)
+def tag_of(partition: int) -> str:
+    """Return the hash tag of a partition: `p0.425`, `p1.1840`, ...
+
+    The suffix is the smallest number that puts the tag into the 1/1,024 of the slot space that the
+    bit-reversed partition number names: so the first P tags lie evenly over the slots for every P, and no
+    tag changes when P grows.
+    """
+    wanted = int(f"{partition:010b}"[::-1], 2)
+    suffix = 0
+    # CRC-16/XMODEM is the cluster's slot function; the top 10 of its 14 bits are compared.
+    while binascii.crc_hqx(f"p{partition}.{suffix}".encode(), 0) % 16384 >> 4 != wanted:
+        suffix += 1
+    return f"p{partition}.{suffix}"
+
+
+@dataclass(frozen=True)
+class PartitionKeys:
+    """The names of one partition's keys."""
+
+    prefix: str
+
+    @cached_property
+    def stream(self) -> str:
+        """The log."""
+        return self.prefix + "stream"
+
+    @cached_property
+    def dead(self) -> str:
+        """The stream of parked entries and events."""
+        return self.prefix + "dead"
+
+    @cached_property
+    def sequences(self) -> str:
+        """Hash: producer id -> last appended sequence and its stream ID."""
+        return self.prefix + "seq"
+
+    @cached_property
+    def ledger(self) -> str:
+        """Hash: outcome -> events."""
+        return self.prefix + "ledger"
+
+    def total(self, metric: str, subject: str) -> str:
+        """The all-time counter of one subject."""
+        return f"{self.prefix}total:{metric}:{subject}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many partitions there are, and under which prefix."""
+
+    partitions: int = DEFAULT_PARTITIONS
+    namespace: str = "tally"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.partitions <= MAX_PARTITIONS:
+            raise ConfigurationError(f"partitions must be 1 to {MAX_PARTITIONS:,}, not {self.partitions:,}")
+
+    @property
+    def meta(self) -> str:
+        """The hash that says what is stored here."""
+        return f"{self.namespace}:meta"
+
+    @cached_property
+    def keys(self) -> tuple[PartitionKeys, ...]:
+        """The keys of every partition, by partition number."""
+        return tuple(PartitionKeys(f"{self.namespace}:{{{tag_of(i)}}}:") for i in range(self.partitions))
+
+    def keys_of(self, subject: str) -> PartitionKeys:
+        """Return the keys of the partition that counts `subject`."""
+        return self.keys[partition_of(subject, self.partitions)]

@@ -1,0 +1,46 @@
+"""Loads the Lua scripts that lie beside the modules, and runs them with the one retry that is safe."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError
+
+if TYPE_CHECKING:
+    import redis
+    from redis.client import Pipeline
+
+
+class Script:
+    """A Lua script, addressed by its hash.
+
+    Args:
+        package: The package that holds the file.
+        name: The file's name without `.lua`.
+    """
+
+    def __init__(self, package: str, name: str) -> None:
+        self.text = resources.files(package).joinpath(f"{name}.lua").read_bytes()
+        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+
+    def __call__(self, client: redis.Redis, keys: list[str], args: list[Any]) -> Any:
+        """Run the script and return its reply.
+
+        A server that has lost it (restart, failover, SCRIPT FLUSH) gets it again, and the call is repeated:
+        NOSCRIPT is the one error after which nothing can have happened.
+        """
+        try:
+            return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            self.load(client)
+            return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+
+    def queue(self, pipeline: Pipeline, keys: list[str], args: list[Any]) -> None:
+        """Put the call on a pipeline; a reply of NOSCRIPT is the caller's to answer with `load`."""
+        pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+
+    def load(self, client: redis.Redis) -> None:
+        """Give the server the script."""
+        client.script_load(self.text)

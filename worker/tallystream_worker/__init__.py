@@ -1,0 +1,1 @@
+"""Exact event counters on Redis Streams: workers, read service and command line."""

@@ -1,0 +1,169 @@
+"""Settings: built once, checked once, frozen, handed down. Nothing else reads the environment.
+
+The defaults here and in `config/tallystream.toml` are the same; a test holds them together.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from tallystream.connection import DEFAULT_URL
+from tallystream.errors import ConfigurationError
+from tallystream.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS
+from tallystream.rules import Metric, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_FILES: Final = ("tallystream.toml", "config/tallystream.toml")
+"""Where a configuration is looked for when none is named."""
+
+DEFAULT_METRICS: Final = ("view", "like", "share", "vote", "api-call", "read", "clap", "highlight")
+
+
+@dataclass(frozen=True)
+class RedisSettings:
+    """Where the data is."""
+
+    url: str = DEFAULT_URL
+    namespace: str = "tally"
+    partitions: int = DEFAULT_PARTITIONS
+
+    def __post_init__(self) -> None:
+        _within("redis.partitions", self.partitions, 1, MAX_PARTITIONS)
+        if not self.namespace or any(c in self.namespace for c in "{}: ") or not self.namespace.isprintable():
+            raise ConfigurationError("redis.namespace: must be a word without braces, colons or blanks")
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How counting is done; times in seconds."""
+
+    name: str = ""
+    processes: int = 1
+    max_keys: int = 3000
+    claim_idle: float = 30.0
+    max_deliveries: int = 10
+    stop_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        _within("worker.processes", self.processes, 1, 256)
+        _within("worker.max_keys", self.max_keys, 100, 100_000)
+        _within("worker.claim_idle", self.claim_idle, 0.1, 86_400)
+        _within("worker.max_deliveries", self.max_deliveries, 1, 1_000)
+        _within("worker.stop_timeout", self.stop_timeout, 0.1, 3_600)
+
+    @property
+    def consumer(self) -> str:
+        """The consumer's name in the group: stable across restarts on one host."""
+        return self.name or socket.gethostname()
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Where the read service listens; times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    read_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        _within("serve.port", self.port, 0, 65_535)
+        _within("serve.read_timeout", self.read_timeout, 0.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set."""
+
+    redis: RedisSettings = field(default_factory=RedisSettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    metric: dict[str, Metric] = field(default_factory=lambda: {name: Metric() for name in DEFAULT_METRICS})
+
+    def __post_init__(self) -> None:
+        Rules(self.metric)
+
+    @property
+    def rules(self) -> Rules:
+        """The declared metrics."""
+        return Rules(self.metric)
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """The shape of the file: the sections' values are checked where they are merged."""
+
+    redis: RedisSettings = msgspec.field(default_factory=RedisSettings)
+    worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
+    serve: ServeSettings = msgspec.field(default_factory=ServeSettings)
+    metric: dict[str, Metric] | None = None
+
+
+def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings: environment over file over defaults.
+
+    Args:
+        file: The file named by the user; `None` looks for `tallystream.toml`, then `config/tallystream.toml`.
+        environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`.
+
+    Raises:
+        ConfigurationError: names the file or variable, the setting, and what is allowed.
+    """
+    settings = _from_file(file or _found())
+    for section in ("redis", "worker", "serve"):
+        settings = replace(settings, **{section: _from_environment(section, getattr(settings, section), environment)})
+    return settings
+
+
+def _found() -> Path | None:
+    return next((path for path in map(Path, DEFAULT_FILES) if path.is_file()), None)
+
+
+def _from_file(path: Path | None) -> Settings:
+    if path is None:
+        return Settings()
+    try:
+        file = msgspec.toml.decode(path.read_bytes(), type=_File)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); name another with --config") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    settings = Settings(file.redis, file.worker, file.serve)
+    if file.metric is None:
+        return settings
+    try:
+        return replace(settings, metric=file.metric)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _from_environment(section: str, values: Any, environment: Mapping[str, str]) -> Any:
+    given: dict[str, Any] = {}
+    for setting in fields(values):
+        variable = f"TALLYSTREAM_{section}_{setting.name}".upper()
+        if (text := environment.get(variable)) is not None:
+            kind = type(getattr(values, setting.name))
+            try:
+                given[setting.name] = kind(text)
+            except ValueError:
+                raise ConfigurationError(f"{variable}: must be a {_KINDS[kind]}, not {text!r}") from None
+    try:
+        return replace(values, **given)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"environment: {error}") from None
+
+
+_KINDS: Final = {int: "whole number", float: "number", str: "text"}
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ConfigurationError(f"{name}: must be {least:,} to {most:,}, not {value:,}")
