@@ -1,0 +1,36 @@
+# One verb a line; each works on a fresh clone that has Python 3.11 or later. `make demo ARGS="--events 1000"`
+# hands arguments on.
+
+# uv makes the environment. Where it is not installed, a private copy goes to build/uv: not into .venv,
+# which uv owns and would remove it from.
+UV := $(shell command -v uv || echo build/uv/bin/uv)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench
+
+help:            ## show this
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: | $(UV)    ## start everything, send it a load, and say whether it was counted exactly
+	@$(UV) run --quiet --frozen --no-dev tallystream demo $(ARGS)
+
+test: | $(UV)    ## the fast suites (about a minute)
+	@$(UV) run --frozen pytest -m "not slow and not packaging" $(ARGS)
+
+check: | $(UV)   ## linters, types, layers, and the slow suites (minutes)
+	$(UV) run --frozen ruff check
+	$(UV) run --frozen ruff format --check
+	$(UV) run --frozen mypy
+	$(UV) run --frozen lint-imports
+	$(UV) run --frozen pytest -m "slow or packaging" $(ARGS)
+
+bench: | $(UV)   ## the side-by-side figures
+	@$(UV) run --quiet --frozen --group bench python -m benchmarks $(ARGS)
+
+build/uv/bin/uv:
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "tallystream needs Python 3.11 or later as python3, or uv (https://docs.astral.sh/uv/)" >&2; exit 1; }
+	@python3 -m venv build/uv || { \
+	  echo "python3 cannot make a virtual environment: install python3-venv, or uv" >&2; exit 1; }
+	@build/uv/bin/pip install --quiet uv

@@ -1,0 +1,57 @@
+"""Fixtures that every suite shares: a clean server of each kind, and private ones that a test may kill."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.servers import Server, matrix, running
+
+from tallystream_worker.embedded import EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def pytest_report_header() -> str:
+    """Say which servers this run is against."""
+    return f"servers: {', '.join(matrix())}"
+
+
+@pytest.fixture(scope="session", params=matrix())
+def server_process(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """One process of each kind of server, for the whole run."""
+    with running(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+@pytest.fixture
+def server(server_process: Server) -> Iterator[Server]:
+    """An empty server; change its settings or kill it with `fresh_server` instead."""
+    server_process.clear()
+    yield server_process
+    server_process.close_clients()
+
+
+@pytest.fixture
+def redis_url(server: Server) -> str:
+    """The URL of an empty server."""
+    return server.url
+
+
+@pytest.fixture
+def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EmbeddedServer]]:
+    """A factory of started servers of the test's own, for tests that kill, freeze or reconfigure them.
+
+    Takes what `EmbeddedServer` takes; a new data folder where none is given. All are stopped at the end.
+    """
+    with contextlib.ExitStack() as started:
+
+        def start(**settings: Any) -> EmbeddedServer:
+            settings.setdefault("data", tmp_path_factory.mktemp("server"))
+            return started.enter_context(EmbeddedServer(**settings))
+
+        yield start

