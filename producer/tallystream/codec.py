@@ -2,14 +2,15 @@
 
 A packed entry, version 1, as `append.lua` writes it:
 
-    v 1   p <producer id>   q <sequence>   n <events>   b <msgpack>
+    v 1   p <producer id>   q <sequence>   n <events>   b <msgpack>      (decide.lua: d 1 in place of p and q)
 
-    b = [groups, singles]
+    b = [groups, singles, corrections]
     group  = [metric, minute, ones, counts, sums]     events that only their sum matters of
                ones    [subject, ...]                 one event of amount 1 each
                counts  {subject: events}              several events of amount 1
                sums    {subject: [amount, events]}    the rest
     single = [metric, subject, amount, at, actor, id] an event that must be looked at by itself
+    correction = [metric, subject, amount, at]        what an operator adds or takes back, past the metric's rules
 
 `minute` is whole minutes since 1970, the finest grain that any rule of a plain count asks for; `at` of a single
 is milliseconds. Three shapes for a group, because each folds at the speed of C or close to it.
@@ -28,12 +29,12 @@ import msgspec
 
 from tallystream.errors import CodecError, UnknownVersion
 from tallystream.event import MAX_AMOUNT, Event
+from tallystream.windows import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION: Final = b"1"
-MINUTE: Final = 60
 MAX_EVENTS: Final = 1_000_000
 """The most events that one entry may state: a bound on what a forged entry can claim."""
 
@@ -75,16 +76,26 @@ class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
     id: str | None
 
 
+class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An amount that goes to the totals past the metric's rules: how a reset or a retraction is written."""
+
+    metric: str
+    subject: str
+    amount: Amount
+    at: Moment
+
+
 class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """What one entry holds."""
 
     groups: list[Group]
     singles: list[Single]
+    corrections: list[Correction] = []
 
     @property
     def events(self) -> int:
         """How many events the entry stands for."""
-        return sum(group.events for group in self.groups) + len(self.singles)
+        return sum(group.events for group in self.groups) + len(self.singles) + len(self.corrections)
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -187,9 +198,14 @@ def stated_events(fields: Mapping[bytes, bytes]) -> int:
     return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
 
 
+def was_decided(fields: Mapping[bytes, bytes]) -> bool:
+    """Tell whether `decide.lua` wrote the entry, and so has already counted it."""
+    return b"d" in fields
+
+
 def went_through_the_gate(fields: Mapping[bytes, bytes]) -> bool:
     """Tell whether `append.lua` wrote the entry, and so has already put it into the ledger as appended."""
-    return b"p" in fields and b"q" in fields
+    return (b"p" in fields and b"q" in fields) or was_decided(fields)
 
 
 def event_of(single: Single) -> Event:

@@ -75,6 +75,42 @@ class PartitionKeys:
         """The all-time counter of one subject."""
         return f"{self.prefix}total:{metric}:{subject}"
 
+    def up(self, metric: str, subject: str) -> str:
+        """The number of standing votes above 0."""
+        return f"{self.prefix}up:{metric}:{subject}"
+
+    def window(self, window: str, metric: str, label: str) -> str:
+        """Hash: subject -> sum in one bucket of a window."""
+        return f"{self.prefix}{window}:{metric}:{label}"
+
+    def top(self, metric: str) -> str:
+        """Sorted set: the subjects with the largest totals."""
+        return f"{self.prefix}top:{metric}"
+
+    def window_top(self, window: str, metric: str, label: str) -> str:
+        """Sorted set: the subjects with the largest sums in one bucket of a window."""
+        return f"{self.prefix}top:{window}:{metric}:{label}"
+
+    def limit(self, metric: str, label: str) -> str:
+        """Hash: subject -> events asked for in one bucket of a limit."""
+        return f"{self.prefix}limit:{metric}:{label}"
+
+    def once(self, metric: str, label: str, subject: str) -> str:
+        """Hash: actor -> standing vote, `<at> <amount> <labels>`."""
+        return f"{self.prefix}once:{metric}:{label}:{subject}"
+
+    def seen(self, metric: str, label: str) -> str:
+        """Hash: subject and id -> standing event, `<at> <amount> <labels>`."""
+        return f"{self.prefix}seen:{metric}:{label}"
+
+    def unique(self, metric: str, label: str, subject: str) -> str:
+        """HyperLogLog of the actors of one subject in one bucket."""
+        return f"{self.prefix}unique:{metric}:{label}:{subject}"
+
+    def sketch(self, metric: str) -> str:
+        """Count-Min Sketch of the subjects that have no counter of their own."""
+        return f"{self.prefix}sketch:{metric}"
+
 
 @dataclass(frozen=True)
 class Layout:

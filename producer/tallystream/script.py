@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError
 
 if TYPE_CHECKING:
     import redis
     from redis.client import Pipeline
+
+_INCLUDE: Final = re.compile(r"^--@include (\w+) (\w+)$", re.MULTILINE)
 
 
 class Script:
@@ -22,7 +25,7 @@ class Script:
     """
 
     def __init__(self, package: str, name: str) -> None:
-        self.text = resources.files(package).joinpath(f"{name}.lua").read_bytes()
+        self.text = _assemble(package, name).encode()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
     def __call__(self, client: redis.Redis, keys: list[str], args: list[Any]) -> Any:
@@ -44,3 +47,9 @@ class Script:
     def load(self, client: redis.Redis) -> None:
         """Give the server the script."""
         client.script_load(self.text)
+
+
+def _assemble(package: str, name: str) -> str:
+    """Return a script's text with the files that it includes (`--@include PACKAGE NAME`) in their places."""
+    text = resources.files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda found: _assemble(found[1], found[2]), text)

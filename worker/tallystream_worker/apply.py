@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from tallystream.keys import GROUP
 from tallystream.script import Script
 
@@ -14,10 +12,9 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.keys import PartitionKeys
-    from tallystream_worker.fold import Batch, Parked
+    from tallystream_worker.fold import Folded, Parked
 
 _APPLY: Final = Script("tallystream_worker", "apply")
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Refused:
 Verdict = Applied | Stale | Refused
 
 
-def apply(client: redis.Redis, keys: PartitionKeys, batch: Batch) -> Verdict:
+def apply(client: redis.Redis, keys: PartitionKeys, folded: Folded) -> Verdict:
     """Apply a batch.
 
     Raises:
@@ -50,28 +47,15 @@ def apply(client: redis.Redis, keys: PartitionKeys, batch: Batch) -> Verdict:
             refuse a write; nothing was done.
         redis.ConnectionError, redis.TimeoutError: nothing is known; applying the batch again is safe.
     """
-    packed = _encode(
-        {
-            "ids": batch.ids,
-            "totals": (
-                [
-                    prefix + subject
-                    for prefix, sums in ((keys.total(metric, ""), sums) for metric, sums in batch.totals.items())
-                    for subject in sums
-                ],
-                [delta for sums in batch.totals.values() for delta in sums.values()],
-            ),
-            "ledger": [part for move in batch.ledger.items() for part in move],
-        }
-    )
-    parked = [argument for entry in batch.parked for argument in _dead_entry(entry)]
-    answer, *details = _APPLY(client, [keys.stream, keys.dead, keys.ledger], [GROUP, packed, *parked])
+    parked = [argument for part in folded.parked for argument in _dead_entry(part)]
+    names = [keys.stream, keys.dead, keys.ledger]
+    answer, *details = _APPLY(client, names, [GROUP, folded.encode(), *parked])
     if answer == b"applied":
         return Applied()
+    texts = [detail.decode() for detail in details]
     if answer == b"stale":
-        return Stale(frozenset(detail.decode() for detail in details))
-    counters = [(metric, subject) for metric, sums in batch.totals.items() for subject in sums]
-    return Refused(frozenset(counters[int(detail) - 1] for detail in details))
+        return Stale(frozenset(texts))
+    return Refused(frozenset(zip(texts[::2], texts[1::2], strict=True)))
 
 
 def _dead_entry(parked: Parked) -> list[Any]:

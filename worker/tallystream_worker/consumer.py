@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from tallystream_worker.apply import Applied, Refused, Stale, apply
-from tallystream_worker.fold import OVERFLOW, Batch, Entry, Fault, Fold
+from tallystream_worker.fold import OVERFLOW, Entry, Fault, Fold, Folded
 from tallystream_worker.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -82,27 +82,28 @@ class Consumer:
         excluded: dict[Fault, str] = {}
         stale = 0
         while True:
-            batch, rest = self._fold(entries, excluded)
+            folded, rest = self._fold(entries, excluded)
             began = time.perf_counter()
-            verdict = apply(self._client, self._keys, batch)
+            verdict = apply(self._client, self._keys, folded)
             match verdict:
                 case Applied():
-                    self._tell(batch, time.perf_counter() - began, stale)
-                    return len(batch.ids), rest
+                    self._tell(folded, time.perf_counter() - began, stale)
+                    return len(folded.ids), rest
                 case Stale(pending):
                     # Somebody else has counted some of them. What is still pending is still ours to try.
                     stale += 1
-                    gone = set(batch.ids) - pending
+                    gone = set(folded.ids) - pending
                     entries = [entry for entry in entries if entry.id not in gone]
                     if not pending:
                         return 0, rest
                 case Refused(totals):
                     excluded |= dict.fromkeys(totals, OVERFLOW)
 
-    def _tell(self, batch: Batch, seconds: float, stale: int) -> None:
+    def _tell(self, folded: Folded, seconds: float, stale: int) -> None:
         parked: Counter[str] = Counter()
-        for part in batch.parked:
+        for part in folded.parked:
             parked[part.reason] += part.events
-        outcome = Outcome(self.partition, len(batch.ids), dict(batch.counted), parked, batch.keys, seconds, stale)
+        counters = folded.batch.counters
+        outcome = Outcome(self.partition, len(folded.ids), dict(folded.settled), parked, counters, seconds, stale)
         for subscriber in self._subscribers:
             subscriber(outcome)

@@ -11,35 +11,44 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from tallystream.batch import Batch, Places
 from tallystream.codec import (
-    MINUTE,
     VERSION,
+    Correction,
     Group,
     Payload,
     Single,
     decode,
     encode,
-    event_of,
     stated_events,
+    was_decided,
     went_through_the_gate,
 )
 from tallystream.errors import CodecError, EventError
-from tallystream.event import MAX_AHEAD, MAX_AMOUNT, MAX_SUBJECT_BYTES, check_text
+from tallystream.event import (
+    MAX_ACTOR_BYTES,
+    MAX_AHEAD,
+    MAX_AMOUNT,
+    MAX_ID_BYTES,
+    MAX_SUBJECT_BYTES,
+    check_text,
+)
 from tallystream.keys import partition_of
+from tallystream.windows import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tallystream.keys import Layout
-    from tallystream.rules import Rules
+    from tallystream.rules import Metric, Rules
 
 _REMEMBERED: Final = 200_000
 """Subjects remembered as checked; beyond it the memory is begun anew."""
 
 _REASON_BYTES: Final = 300
 
-Fault = tuple[str, str | None]
-"""A metric and a subject of it; `None` stands for all its subjects."""
+Fault = tuple[str, str]
+"""A metric and a subject of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,42 +78,48 @@ class Parked:
 
 
 @dataclass(slots=True)
-class Batch:
-    """What several entries add up to.
+class Folded:
+    """What several entries add up to, and what else must be said of them.
 
     Attributes:
+        batch: The sums, votes and ids, for the script.
         ids: The entries that are acknowledged when the batch is applied.
-        totals: By metric, by subject, the sum of the amounts.
-        counted: By metric, the events behind these sums.
+        settled: By metric, the events in the batch.
+        counted: By metric, those of them that no rule can reject.
+        late: By metric, the events that are set aside as too late.
+        late_counted: By metric, the events that came late and are counted all the same.
         parked: The events that are not counted.
         appended: Events that no gate has put into the ledger yet: those of plain entries.
     """
 
+    batch: Batch
     ids: list[str] = field(default_factory=list)
-    totals: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    settled: Counter[str] = field(default_factory=Counter)
     counted: Counter[str] = field(default_factory=Counter)
+    late: Counter[str] = field(default_factory=Counter)
+    late_counted: Counter[str] = field(default_factory=Counter)
     parked: list[Parked] = field(default_factory=list)
     appended: int = 0
-
-    @property
-    def keys(self) -> int:
-        """How many counters the batch touches."""
-        return sum(map(len, self.totals.values()))
 
     @property
     def ledger(self) -> dict[str, int]:
         """By ledger field, the events to add: in all, and `outcome@metric` for each metric."""
         moves = Counter(appended=self.appended)
-        for metric, events in self.counted.items():
-            moves["counted"] += events
-            moves[f"counted@{metric}"] += events
+        for outcome, by_metric in (("counted", self.counted), ("late", self.late)):
+            for metric, events in by_metric.items():
+                moves[outcome] += events
+                moves[f"{outcome}@{metric}"] += events
+        for metric, events in self.late_counted.items():
+            moves[f"late-counted@{metric}"] += events
         for parked in self.parked:
             moves["dead"] += parked.events
             if parked.metric:
                 moves[f"dead@{parked.metric}"] += parked.events
-        for metric, sums in self.totals.items():
-            moves[f"total@{metric}"] += sum(sums.values())
         return {name: events for name, events in moves.items() if events}
+
+    def encode(self) -> bytes:
+        """Return the batch as the script reads it."""
+        return self.batch.encode(self.ids, self.ledger)
 
 
 class Fold:
@@ -125,13 +140,14 @@ class Fold:
         self._layout = layout
         self._partition = partition
         self._rules = rules
+        self._places = Places(rules)
         self._max_keys = max_keys
         self._max_deliveries = max_deliveries
         self._known: set[str] = set()
 
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[Fault, str] | None = None
-    ) -> tuple[Batch, Sequence[Entry]]:
+    ) -> tuple[Folded, Sequence[Entry]]:
         """Fold entries from the first on.
 
         Args:
@@ -143,113 +159,181 @@ class Fold:
         """
         excluded = dict(excluded or {})
         while True:
-            batch, rest = self._pass(entries, excluded)
-            faults = self._faults(batch)
+            folded, rest = self._pass(entries, excluded)
+            faults = self._faults(folded)
             if not faults:
-                return batch, rest
+                return folded, rest
             excluded |= faults
 
-    def _pass(self, entries: Sequence[Entry], excluded: Mapping[Fault, str]) -> tuple[Batch, Sequence[Entry]]:
-        batch = Batch()
+    def _pass(self, entries: Sequence[Entry], excluded: Mapping[Fault, str]) -> tuple[Folded, Sequence[Entry]]:
+        folded = Folded(Batch(self._layout.keys[self._partition], self._rules.zone))
         for index, entry in enumerate(entries):
-            self._add(batch, entry, excluded)
-            if batch.keys >= self._max_keys:
-                return batch, entries[index + 1 :]
-        return batch, []
+            self._add(folded, entry, excluded)
+            if folded.batch.counters >= self._max_keys:
+                return folded, entries[index + 1 :]
+        return folded, []
 
-    def _add(self, batch: Batch, entry: Entry, excluded: Mapping[Fault, str]) -> None:
-        batch.ids.append(entry.id)
-        stated = stated_events(entry.fields)
+    def _add(self, folded: Folded, entry: Entry, excluded: Mapping[Fault, str]) -> None:
+        folded.ids.append(entry.id)
+        if was_decided(entry.fields):
+            return  # its effect came with it: see decide.lua
+        payload = None
         if entry.deliveries > self._max_deliveries:
             reason = f"delivered {entry.deliveries - 1} times without success"
-            payload = None
         else:
             try:
                 payload = decode(entry.fields, entry.received)
             except (CodecError, EventError) as error:
-                payload, reason = None, str(error)
-        events = stated if payload is None else payload.events
+                reason = str(error)
+        events = stated_events(entry.fields) if payload is None else payload.events
         if not went_through_the_gate(entry.fields):
-            batch.appended += events
+            folded.appended += events
         if payload is None:
-            batch.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, entry.fields))
+            folded.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, entry.fields))
             return
-        latest = entry.received + MAX_AHEAD * 1000
         for group in payload.groups:
-            self._add_group(batch, entry, group, latest, excluded)
+            self._add_group(folded, entry, group, excluded)
         for single in payload.singles:
-            self._add_single(batch, entry, single, latest, excluded)
+            self._add_single(folded, entry, single, excluded)
+        for correction in payload.corrections:
+            self._add_correction(folded, entry, correction, excluded)
 
-    def _add_group(self, batch: Batch, entry: Entry, group: Group, latest: int, excluded: Mapping[Fault, str]) -> None:
-        if group.minute * MINUTE * 1000 > latest:
-            self._park(batch, entry, Payload([group], []), _AHEAD)
+    def _add_group(self, folded: Folded, entry: Entry, group: Group, excluded: Mapping[Fault, str]) -> None:
+        metric = group.metric
+        rule = self._rules.metric.get(metric)
+        if rule is None or rule.once is not None or group.minute * MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
+            self._park(folded, entry, Payload([group], []), self._refusal(metric, group.minute * 60_000, entry))
             return
+        if group.sums and (rule.limit is not None or not rule.exact):
+            group = self._without_amounts(folded, entry, group, rule)
         if excluded:
-            group = self._sift(batch, entry, group, excluded)
-        if not (group.ones or group.counts or group.sums):
+            group = self._sift(folded, entry, group, excluded)
+        events = group.events
+        if not events or self._is_late(folded, entry, metric, rule, group.minute * 60_000 + 59_999, events):
             return
-        sums = batch.totals[group.metric]
+        place = self._places(metric, group.minute)
+        sums = folded.batch.sums[place] if rule.limit is None else folded.batch.limited[place]
         sums.update(group.ones)
         get = sums.get  # a Counter's own answer for what is missing is a slow one
-        for subject, events in group.counts.items():
-            sums[subject] = get(subject, 0) + events
+        for subject, count in group.counts.items():
+            sums[subject] = get(subject, 0) + count
         for subject, (amount, _) in group.sums.items():
             sums[subject] = get(subject, 0) + amount
-        batch.counted[group.metric] += group.events
+        folded.settled[metric] += events
+        if rule.limit is None:
+            folded.counted[metric] += events
 
-    def _add_single(
-        self, batch: Batch, entry: Entry, single: Single, latest: int, excluded: Mapping[Fault, str]
-    ) -> None:
-        reason = excluded.get((single.metric, single.subject)) or excluded.get((single.metric, None))
-        if single.at > latest:
-            reason = _AHEAD
+    def _add_single(self, folded: Folded, entry: Entry, single: Single, excluded: Mapping[Fault, str]) -> None:
+        metric, subject, amount, at, actor, id_ = (
+            single.metric,
+            single.subject,
+            single.amount,
+            single.at,
+            single.actor,
+            single.id,
+        )
+        rule = self._rules.metric.get(metric)
+        reason = excluded.get((metric, subject))
+        if rule is None or at > entry.received + MAX_AHEAD * 1000:
+            reason = self._refusal(metric, at, entry)
         elif reason is None:
             try:
-                event_of(single)
+                if subject not in self._known:
+                    self._admit(subject)
+                if actor is not None and check_text("actor", actor, MAX_ACTOR_BYTES) != actor:
+                    raise EventError("actor", "is not in Unicode normal form C")
+                if id_ is not None and check_text("id", id_, MAX_ID_BYTES) != id_:
+                    raise EventError("id", "is not in Unicode normal form C")
+                self._rules.refuse(metric, amount, actor)
             except EventError as error:
                 reason = str(error)
-        if reason is not None:
-            self._park(batch, entry, Payload([], [single]), reason)
+        if reason is not None or rule is None:
+            self._park(folded, entry, Payload([], [single]), reason or "")
             return
-        batch.totals[single.metric][single.subject] += single.amount
-        batch.counted[single.metric] += 1
+        if self._is_late(folded, entry, metric, rule, at, 1):
+            return
+        folded.batch.add(self._places(metric, at // 60_000), subject, amount, at, actor, id_)
+        folded.settled[metric] += 1
+        if rule.once is None and rule.limit is None and (id_ is None or rule.ids is None or not rule.exact):
+            folded.counted[metric] += 1
 
-    def _sift(self, batch: Batch, entry: Entry, group: Group, excluded: Mapping[Fault, str]) -> Group:
+    def _add_correction(
+        self, folded: Folded, entry: Entry, correction: Correction, excluded: Mapping[Fault, str]
+    ) -> None:
+        metric, subject = correction.metric, correction.subject
+        reason = excluded.get((metric, subject))
+        if metric not in self._rules.metric:
+            reason = self._refusal(metric, correction.at, entry)
+        if reason is not None:
+            self._park(folded, entry, Payload([], [], [correction]), reason)
+            return
+        folded.batch.sums[self._places(metric, correction.at // 60_000)][subject] += correction.amount
+        folded.settled[metric] += 1
+        folded.counted[metric] += 1
+
+    def _is_late(self, folded: Folded, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
+        """Tell whether events are set aside as too late; lateness is a fact of the entry, not of the moment."""
+        accepted = rule.late_seconds
+        if accepted is None or entry.received - at <= accepted * 1000:
+            return False
+        if rule.sets_late_aside:
+            folded.late[metric] += events
+            return True
+        folded.late_counted[metric] += events
+        return False
+
+    def _refusal(self, metric: str, at: int, entry: Entry) -> str:
+        """Return why no event of a metric and time can be counted from this entry."""
+        try:
+            self._rules.refuse_undeclared(metric)
+            if at > entry.received + MAX_AHEAD * 1000:
+                return f"at: lies more than {MAX_AHEAD:,} seconds after the server took the entry"
+            self._rules.refuse(metric, 1, None)
+        except EventError as error:
+            return str(error)
+        return ""
+
+    def _without_amounts(self, folded: Folded, entry: Entry, group: Group, rule: Metric) -> Group:
+        """Park the part of a group whose amounts the rule has no place for; return the rest."""
+        faulty = {s: pair for s, pair in group.sums.items() if rule.limit is not None or pair[0] < 0}
+        if not faulty:
+            return group
+        try:
+            self._rules.refuse(group.metric, -1, None)
+        except EventError as error:
+            part = Group(group.metric, group.minute, [], {}, faulty)
+            self._park(folded, entry, Payload([part], []), str(error))
+        rest = {s: pair for s, pair in group.sums.items() if s not in faulty}
+        return Group(group.metric, group.minute, group.ones, group.counts, rest)
+
+    def _sift(self, folded: Folded, entry: Entry, group: Group, excluded: Mapping[Fault, str]) -> Group:
         """Park what is excluded of a group and return what is left."""
-        whole = excluded.get((group.metric, None))
-        faulty: dict[str, list[str]] = defaultdict(list)  # by reason
+        faulty: dict[str, set[str]] = defaultdict(set)  # by reason
         for subject in {*group.ones, *group.counts, *group.sums}:
-            reason = whole or excluded.get((group.metric, subject))
-            if reason is not None:
-                faulty[reason].append(subject)
+            if (reason := excluded.get((group.metric, subject))) is not None:
+                faulty[reason].add(subject)
         for reason, subjects in faulty.items():
-            self._park(batch, entry, Payload([_part(group, set(subjects), keep=True)], []), reason)
-        return _part(group, {s for subjects in faulty.values() for s in subjects}, keep=False)
+            self._park(folded, entry, Payload([_part(group, subjects, keep=True)], []), reason)
+        return _part(group, set().union(*faulty.values()), keep=False)
 
-    def _park(self, batch: Batch, entry: Entry, payload: Payload, reason: str) -> None:
+    def _park(self, folded: Folded, entry: Entry, payload: Payload, reason: str) -> None:
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)}
-        metric = payload.groups[0].metric if payload.groups else payload.singles[0].metric
-        if metric not in self._rules.metric:
-            metric = ""
-        batch.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric))
+        first = (*payload.groups, *payload.singles, *payload.corrections)[0]
+        metric = first.metric if first.metric in self._rules.metric else ""
+        folded.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric))
 
-    def _faults(self, batch: Batch) -> dict[Fault, str]:
+    def _faults(self, folded: Folded) -> dict[Fault, str]:
         """Look at each distinct counter of the batch once; return what must not be counted, with the reason."""
         faults: dict[Fault, str] = {}
-        for metric, sums in batch.totals.items():
-            try:
-                self._rules.refuse_undeclared(metric)
-            except EventError as error:
-                faults[metric, None] = str(error)
-                continue
+        for place, sums in (*folded.batch.sums.items(), *folded.batch.limited.items()):
             for subject in sums.keys() - self._known:
                 try:
                     self._admit(subject)
                 except EventError as error:
-                    faults[metric, subject] = str(error)
-            if max(sums.values()) > MAX_AMOUNT or min(sums.values()) < -MAX_AMOUNT:
-                faults |= {(metric, subject): OVERFLOW for subject, total in sums.items() if abs(total) > MAX_AMOUNT}
+                    faults[place.metric, subject] = str(error)
+            if sums and (max(sums.values()) > MAX_AMOUNT or min(sums.values()) < -MAX_AMOUNT):
+                faults |= {(place.metric, s): OVERFLOW for s, total in sums.items() if abs(total) > MAX_AMOUNT}
         return faults
 
     def _admit(self, subject: str) -> None:
@@ -264,7 +348,6 @@ class Fold:
 
 
 OVERFLOW: Final = "the total would leave +-(2^53 - 1), or its key holds something else than a whole number"
-_AHEAD: Final = f"at: lies more than {MAX_AHEAD:,} seconds after the server took the entry"
 
 
 def _part(group: Group, subjects: set[str], *, keep: bool) -> Group:

@@ -1,0 +1,112 @@
+"""Decisions: one event, logged and counted at once, for callers that need the verdict now."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from tallystream.batch import Batch, Places
+from tallystream.codec import VERSION, Payload, Single, encode
+from tallystream.errors import ConfigurationError, EventError
+from tallystream.event import MAX_AMOUNT, Event, check_at
+from tallystream.script import Script
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.meta import Meta
+    from tallystream.rules import Metric
+
+_DECIDE: Final = Script("tallystream", "decide")
+
+Reason = Literal["limit", "once", "duplicate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The verdict on one event.
+
+    Attributes:
+        accepted: The event changed the count: it was within the limit, or it is the actor's standing vote now.
+        total: The subject's total with this event; `None` where it has no counter of its own (`max_subjects`).
+        remaining: How many more events the limit has room for in this bucket; `None` without a limit.
+        reset_at: Second at which the limit's bucket ends; `None` without a limit or for `per = "total"`.
+        reason: Why it was not accepted: `limit`, `once` (this vote stands already) or `duplicate` (its id was seen).
+        id: Stream ID of the entry that records the event, whatever the verdict.
+    """
+
+    accepted: bool
+    total: int | None
+    remaining: int | None
+    reset_at: float | None
+    reason: Reason | None
+    id: str
+
+
+class Decider:
+    """Decides events of one deployment; safe across threads.
+
+    Args:
+        client: A client that never sends anything twice.
+        meta: What is stored, with the published rules.
+
+    Raises:
+        ConfigurationError: no worker has published the rules yet.
+    """
+
+    def __init__(self, client: redis.Redis, meta: Meta) -> None:
+        if meta.rules is None:
+            raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
+        self._client = client
+        self._layout = meta.layout
+        self._rules = meta.rules
+        self._places = Places(meta.rules)
+
+    def __call__(self, event: Event) -> Outcome:
+        """Log and count one event, and return the verdict: one round trip.
+
+        Raises:
+            EventError: the event breaks a rule of its metric, or would take its total out of bounds.
+            redis.RedisError: it is not known whether the event was counted; deciding again may count it twice,
+                unless the metric counts once per actor or the event has an id.
+        """
+        rule = self._check(event)
+        now = time.time()
+        at = int((now if event.at is None else event.at) * 1000)
+        if event.at is not None:
+            check_at(event.at, now)
+            if rule.late_seconds is not None and now - event.at > rule.late_seconds:
+                raise EventError("at", f"is more than {rule.late_seconds:,} seconds ago, too late for {event.metric}")
+        keys = self._layout.keys_of(event.subject)
+        place = self._places(event.metric, at // 60_000)
+        batch = Batch(keys, self._rules.zone)
+        batch.add(place, event.subject, event.amount, at, event.actor, event.id)
+        single = Single(event.metric, event.subject, event.amount, at, event.actor, event.id)
+        entry = ["v", VERSION, "d", 1, "n", 1, "b", encode(Payload([], [single]))]
+        ledger = {"appended": 1}
+        if batch.sums:  # no rule can reject it; the script counts the others
+            ledger |= {"counted": 1, f"counted@{event.metric}": 1}
+        arguments = [batch.encode([], ledger), keys.total(event.metric, event.subject), *entry]
+        # The ledger is the third key wherever rules.lua runs; there is nothing to park here, so no second.
+        answer, *details = _DECIDE(self._client, [keys.stream, keys.stream, keys.ledger], arguments)
+        if answer != b"decided":
+            raise EventError("amount", f"would take the total of {event.subject} out of +-{MAX_AMOUNT:,}")
+        id_, accepted, reason, total, used = details
+        limited = rule.limit is not None and used
+        return Outcome(
+            accepted=bool(accepted),
+            total=max(int(total), rule.floor if rule.floor is not None else -MAX_AMOUNT) if total else None,
+            remaining=max(0, (rule.limit or 0) - int(used)) if limited else None,
+            reset_at=float(place.limit.end) if limited and place.limit and rule.per != "total" else None,
+            reason=reason.decode() or None,
+            id=id_.decode(),
+        )
+
+    def _check(self, event: Event) -> Metric:
+        self._rules.refuse_undeclared(event.metric)
+        self._rules.refuse(event.metric, event.amount, event.actor)
+        rule = self._rules.metric[event.metric]
+        if not rule.exact:
+            raise EventError("metric", f"{event.metric} is kept in a sketch (exact = false): emit it instead")
+        return rule

@@ -1,0 +1,118 @@
+"""Buckets of time: minutes, hours, days and months by the event's own time, and how to cover a range with few.
+
+Minutes and hours are UTC; days and months begin at midnight of the configured zone. Nothing here asks a clock.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from tallystream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Window = Literal["minute", "hour", "day", "month"]
+WINDOWS: Final[tuple[Window, ...]] = ("minute", "hour", "day", "month")
+"""From the finest to the coarsest."""
+
+MINUTE: Final = 60
+HOUR: Final = 3600
+DAY: Final = 86_400
+
+_UNITS: Final = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY}
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One bucket; `start` and `end` are seconds since 1970, `end` is the first second behind it."""
+
+    label: str
+    start: int
+    end: int
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """Return a time zone by its name, such as `Europe/Vienna`.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigurationError(f"zone: {name!r} is not a time zone such as UTC or Europe/Vienna") from None
+
+
+def seconds(duration: str) -> int | None:
+    """Return a duration such as `90s`, `15m`, `8h` or `400d` in seconds; `None` for `forever`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if duration == "forever":
+        return None
+    found = _DURATION.fullmatch(duration)
+    if found is None:
+        raise ValueError(f"{duration!r} is not a duration: write 90s, 15m, 8h, 400d or forever")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+@lru_cache(maxsize=65536)
+def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
+    """Return the bucket in which a minute lies.
+
+    Args:
+        window: `minute`, `hour`, `day`, `month`, `forever`, `total`, or aligned days such as `30d`.
+        minute: Whole minutes since 1970.
+        zone: Where days and months begin.
+    """
+    at = minute * MINUTE
+    match window:
+        case "minute":
+            return Bucket(_utc(at).strftime("%Y-%m-%dT%H:%M"), at, at + MINUTE)
+        case "hour":
+            start = at - at % HOUR
+            return Bucket(_utc(start).strftime("%Y-%m-%dT%H"), start, start + HOUR)
+        case "day":
+            local = dt.datetime.fromtimestamp(at, zone_of(zone)).replace(hour=0, minute=0, second=0, fold=0)
+            following = (local + dt.timedelta(days=1)).replace(fold=0)
+            return Bucket(local.strftime("%Y-%m-%d"), int(local.timestamp()), int(following.timestamp()))
+        case "month":
+            local = dt.datetime.fromtimestamp(at, zone_of(zone)).replace(day=1, hour=0, minute=0, second=0, fold=0)
+            following = (local + dt.timedelta(days=32)).replace(day=1, fold=0)
+            return Bucket(local.strftime("%Y-%m"), int(local.timestamp()), int(following.timestamp()))
+        case "forever" | "total":
+            return Bucket(window, 0, 2**53)
+    length = seconds(window)
+    assert length is not None  # noqa: S101  # the rules were checked when they were declared
+    start = at - at % length
+    return Bucket(f"{window}-{start // length}", start, start + length)
+
+
+def cover(start: int, end: int, windows: Sequence[str], zone: str = "UTC") -> Iterator[tuple[str, Bucket]]:
+    """Yield the fewest buckets that cover `start` to `end`, both seconds; each with its window.
+
+    `start` is moved down and `end` up to the bounds of the finest window. A coarser bucket is taken wherever it
+    begins right there and ends within the range.
+    """
+    finest_first = [window for window in WINDOWS if window in windows]
+    at = bucket(finest_first[0], start // MINUTE, zone).start
+    stop = bucket(finest_first[0], (max(end, start + 1) - 1) // MINUTE, zone).end
+    while at < stop:
+        for window in reversed(finest_first):
+            candidate = bucket(window, at // MINUTE, zone)
+            if (candidate.start == at and candidate.end <= stop) or window == finest_first[0]:
+                yield window, candidate
+                at = candidate.end
+                break
+
+
+def _utc(at: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(at, dt.UTC)
