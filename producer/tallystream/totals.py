@@ -1,7 +1,8 @@
 """Reads: totals, and how good they are.
 
-What to ask and how to read the answer (`Query`) is apart from who asks, so threads and asyncio share it. A query
-asks for positions first and values after: the values are complete up to the position, or further.
+What to ask and how to read the answer (`Query`) is apart from who asks, so threads and asyncio (`aio.Totals`) share
+it, as they share how to wait (`Patience`). A query asks for positions first and values after: the values are
+complete up to the position, or further. Nothing here writes: a reader needs no right to.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from redis.exceptions import RedisError
 
 from tallystream.connection import DEFAULT_URL, connect
-from tallystream.errors import ConfigurationError, FlushTimeout
+from tallystream.errors import ConfigurationError, EventError, FlushTimeout
 from tallystream.event import MAX_SUBJECT_BYTES, check_metric, check_text
-from tallystream.keys import partition_of
-from tallystream.meta import Meta, establish
+from tallystream.keys import DEFAULT_PARTITIONS, Layout, partition_of
+from tallystream.meta import Meta
+from tallystream.meta import parse as parse_meta
 from tallystream.position import Position, parse_id, parse_position, position_commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
     from typing import Self
-
-    from tallystream.keys import Layout
 
 Answer = TypeVar("Answer")
 Command = tuple[Any, ...]
@@ -35,16 +35,20 @@ Counter = tuple[str, str]
 META_AGE: Final = 10.0
 """Seconds after which the published rules are read again."""
 
-POLL: Final = 0.003
-"""Seconds between looks while waiting for a position."""
+POLL: Final = (0.003, 0.05)
+"""Seconds between the first looks while waiting for a position, and at the most: many may be waiting."""
 
 
 @dataclass(frozen=True)
 class Query(Generic[Answer]):
-    """Commands for one pipeline, and what their replies (errors among them) mean."""
+    """Commands for one pipeline, and what their replies (errors among them) mean.
+
+    `atomic` asks for replies that are all of one moment (MULTI).
+    """
 
     commands: Sequence[Command]
     parse: Callable[[list[Any]], Answer]
+    atomic: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,24 @@ class Reading:
         """Entries of these partitions that are not in the values yet; `None` where the server cannot tell."""
         lags = [position.lag for position in self.positions.values()]
         return None if None in lags else sum(lag for lag in lags if lag is not None)
+
+
+def query_meta(partitions: int | None, namespace: str) -> Query[Meta]:
+    """Ask what is stored here.
+
+    Where nothing is yet, the answer has an empty `epoch`, no rules, and the partitions that are expected or usual.
+
+    Raises:
+        ConfigurationError: what is stored disagrees with `partitions` or with this release's layout.
+    """
+    unstored = Meta(Layout(partitions or DEFAULT_PARTITIONS, namespace), "", None)
+
+    def parse(replies: list[Any]) -> Meta:
+        if isinstance(replies[0], RedisError):
+            raise replies[0]
+        return parse_meta(replies[0], partitions, namespace) if replies[0] else unstored
+
+    return Query([("HGETALL", unstored.layout.meta)], parse)
 
 
 def query_position(layout: Layout, partition: int) -> Query[Position]:
@@ -112,6 +134,66 @@ def declared(meta: Meta) -> list[str]:
     return sorted(meta.rules.metric)
 
 
+class Remembered:
+    """The `Meta` that was last read, while it may still be used."""
+
+    def __init__(self) -> None:
+        self._meta: Meta | None = None
+        self._until = 0.0
+
+    def get(self) -> Meta | None:
+        """Return it, or `None` where it must be read."""
+        return self._meta if time.monotonic() < self._until else None
+
+    def put(self, meta: Meta) -> Meta:
+        """Keep it, unless it still lacks the rules: these come the moment that a worker starts."""
+        if meta.rules is not None:
+            self._meta = meta
+            self._until = time.monotonic() + META_AGE
+        return meta
+
+
+class Patience:
+    """Says whether to look again while waiting until everything up to a stream ID is counted.
+
+    Args:
+        after: The stream ID; `None` waits for nothing.
+        timeout: Seconds to wait.
+
+    Raises:
+        EventError: `after` is not a stream ID.
+    """
+
+    def __init__(self, after: str | None, timeout: float) -> None:
+        if after is not None:
+            try:
+                parse_id(after)
+            except ValueError as error:
+                raise EventError("after", str(error)) from None
+        self._after = after
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._pause, self._longest = POLL
+
+    def ends(self, reading: Reading) -> bool:
+        """Tell whether the reading is what was waited for.
+
+        Raises:
+            FlushTimeout: it is not, and the time is up.
+        """
+        if self._after is None or reached(reading, self._after):
+            return True
+        if time.monotonic() >= self._deadline:
+            raise FlushTimeout(f"entry {self._after} was not counted within {self._timeout:g} seconds")
+        return False
+
+    def pause(self) -> float:
+        """Return the seconds to let pass before the next look: more from look to look."""
+        pause = min(self._pause, max(0.0, self._deadline - time.monotonic()))
+        self._pause = min(self._longest, self._pause * 1.5)
+        return pause
+
+
 class Totals:
     """Reads counters; safe across threads. A counter that nothing was counted for is 0.
 
@@ -125,16 +207,12 @@ class Totals:
         self._client = connect(url)
         self._partitions = partitions
         self._namespace = namespace
-        self._meta: Meta | None = None
-        self._meta_read = 0.0
+        self._remembered = Remembered()
 
     @property
     def meta(self) -> Meta:
-        """What is stored here, at most ten seconds old."""
-        if self._meta is None or time.monotonic() - self._meta_read > META_AGE:
-            self._meta = establish(self._client, self._partitions, self._namespace)
-            self._meta_read = time.monotonic()
-        return self._meta
+        """What is stored here, at most ten seconds old; see `query_meta`."""
+        return self._remembered.get() or self._remembered.put(self.run(query_meta(self._partitions, self._namespace)))
 
     def get(self, subject: str, metric: str) -> int:
         """Return one total."""
@@ -158,18 +236,14 @@ class Totals:
             timeout: Seconds to wait for that.
 
         Raises:
-            EventError: a subject or metric that cannot exist.
+            EventError: a subject, a metric or a stream ID that cannot exist.
             FlushTimeout: not counted in time.
         """
+        patience = Patience(after, timeout)
         query = query_counters(self.meta.layout, counters)
-        deadline = time.monotonic() + timeout
-        while True:
-            reading = self.run(query)
-            if after is None or reached(reading, after):
-                return reading
-            if time.monotonic() > deadline:
-                raise FlushTimeout(f"entry {after} was not counted within {timeout:g} seconds")
-            time.sleep(POLL)
+        while not patience.ends(reading := self.run(query)):
+            time.sleep(patience.pause())
+        return reading
 
     def close(self) -> None:
         """Give the connections back."""
@@ -177,7 +251,7 @@ class Totals:
 
     def run(self, query: Query[Answer]) -> Answer:
         """Ask, and return what the answer means."""
-        with self._client.pipeline(transaction=False) as pipeline:
+        with self._client.pipeline(transaction=query.atomic) as pipeline:
             for command in query.commands:
                 pipeline.execute_command(*command)
             return query.parse(pipeline.execute(raise_on_error=False))

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from tallystream_worker import failpoint
 from tallystream_worker.apply import Applied, Refused, Stale, apply
 from tallystream_worker.fold import OVERFLOW, Entry, Fault, Fold, Folded
 from tallystream_worker.outcome import Outcome
@@ -68,6 +69,8 @@ class Consumer:
             redis.RedisError: it is not known what became of the batch in hand; the next pass begins with it.
         """
         entries: Sequence[Entry] = self.fetch(self._read_count, block)
+        if entries:
+            failpoint.reach("after-fetch")
         # A full read means backlog, and larger reads mean fewer round trips; a thin one means low latency.
         full = len(entries) >= self._read_count
         self._read_count = min(_MAX_READ, self._read_count * 2) if full else max(_MIN_READ, len(entries))
@@ -83,8 +86,10 @@ class Consumer:
         stale = 0
         while True:
             folded, rest = self._fold(entries, excluded)
+            failpoint.reach("before-apply")
             began = time.perf_counter()
             verdict = apply(self._client, self._keys, folded)
+            failpoint.reach("after-apply")
             match verdict:
                 case Applied():
                     self._tell(folded, time.perf_counter() - began, stale)

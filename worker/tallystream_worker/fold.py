@@ -158,6 +158,8 @@ class Fold:
             The batch, and the entries that it has no room for.
         """
         excluded = dict(excluded or {})
+        # The gate asks whether an entry is pending, and it is as often as it is asked within one call.
+        entries = list({entry.id: entry for entry in entries}.values())
         while True:
             folded, rest = self._pass(entries, excluded)
             faults = self._faults(folded)

@@ -1,0 +1,238 @@
+"""The library for asyncio: the same verbs, to be awaited.
+
+from tallystream.aio import Producer, Totals
+
+async with Producer("redis://127.0.0.1:6379") as producer:
+    await producer.emit("view", "article:1")
+    await producer.flush(wait="counted")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from tallystream.connection import DEFAULT_URL, connect_async
+from tallystream.errors import BufferFull
+from tallystream.producer import Producer as ThreadedProducer
+from tallystream.totals import Patience, Query, Reading, Remembered, declared, query_counters, query_meta
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from tallystream.meta import Meta
+    from tallystream.producer import ProducerStats, WhenFull
+    from tallystream.totals import Counter
+
+T = TypeVar("T")
+
+_LOOK: Final = 0.005
+"""Seconds between looks for room in a full buffer."""
+
+_CONNECTIONS: Final = 32
+"""Questions that are asked at once; more wait for their turn rather than fail for want of a connection."""
+
+
+class Producer:
+    """Counts events from asyncio without making the loop wait.
+
+    Sending stays with the producer of `tallystream.producer` and its thread: redis-py packs commands in C for the
+    synchronous client only (about twice as fast), and a loop that is busy elsewhere delays no event.
+
+    Args:
+        url: Where Redis or Valkey is.
+        when_full: What `emit` does when the buffer is full; `block` suspends the caller until there is room.
+        block_timeout: Seconds after which `block` gives up, as `raise` does at once.
+        settings: Everything else that `tallystream.producer.Producer` takes.
+
+    Raises:
+        ConfigurationError: the URL or another setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        when_full: WhenFull = "block",
+        block_timeout: float = 30.0,
+        **settings: Any,
+    ) -> None:
+        # Blocking would stop the whole loop: there the inner one refuses, and we try again.
+        inner: WhenFull = "raise" if when_full == "block" else when_full
+        self._inner = ThreadedProducer(url, when_full=inner, block_timeout=block_timeout, **settings)
+        self._patience = block_timeout if when_full == "block" else 0.0
+        self._retries = 0
+
+    async def emit(
+        self,
+        metric: str,
+        subject: str,
+        amount: int = 1,
+        *,
+        actor: str | None = None,
+        at: float | None = None,
+        id: str | None = None,  # noqa: A002  # the event's own word
+    ) -> None:
+        """Take one event; suspends only while the buffer is full and the policy is to block.
+
+        Raises:
+            EventError: the event breaks a rule; it was not taken.
+            BufferFull: there is no room, and `when_full` says to raise (or blocking took too long).
+            ConfigurationError: this producer cannot work with what is stored in Redis.
+            TallyError: the producer is closed.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                self._inner.emit(metric, subject, amount, actor=actor, at=at, id=id)
+            except BufferFull:
+                if time.monotonic() - began >= self._patience:
+                    raise
+                self._retries += 1  # the inner one took it for a drop
+            else:
+                return
+            if at is None:
+                at = time.time()  # it happened now, not when there is room
+            await asyncio.sleep(_LOOK)
+
+    async def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:  # noqa: ASYNC109  # the verb's own word
+        """Wait until everything emitted before this call is in the stream, or with `wait="counted"` in the totals.
+
+        Raises:
+            FlushTimeout: not in time; the events stay buffered and are still sent.
+            ConfigurationError: this producer cannot work with what is stored in Redis.
+        """
+        await _in_thread(lambda: self._inner.flush(timeout, wait=wait))
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109
+        """Deliver what is held, then stop; further calls change nothing.
+
+        Raises:
+            FlushTimeout: something could not be delivered within `timeout` seconds, and is lost with this producer.
+        """
+        await _in_thread(lambda: self._inner.close(timeout))
+
+    @property
+    def stats(self) -> ProducerStats:
+        """What became of the events so far; an event that waited for room is no dropped one."""
+        stats = self._inner.stats
+        return replace(stats, dropped=stats.dropped - self._retries)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Totals:
+    """Reads counters from asyncio; for one event loop. A counter that nothing was counted for is 0.
+
+    Args:
+        url: Where Redis or Valkey is.
+        partitions: The number of partitions, where the caller wants it checked.
+        namespace: The first part of every key.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
+        self._client = connect_async(url)
+        self._partitions = partitions
+        self._namespace = namespace
+        self._remembered = Remembered()
+        self._turn = asyncio.Semaphore(_CONNECTIONS)
+
+    async def meta(self) -> Meta:
+        """Return what is stored here, at most ten seconds old; see `tallystream.totals.query_meta`."""
+        return self._remembered.get() or self._remembered.put(
+            await self.run(query_meta(self._partitions, self._namespace))
+        )
+
+    async def get(self, subject: str, metric: str) -> int:
+        """Return one total."""
+        reading = await self.read([(subject, metric)])
+        return next(iter(reading.values.values()))
+
+    async def get_many(self, counters: Iterable[Counter]) -> dict[Counter, int]:
+        """Return many totals, by subject and metric."""
+        return (await self.read(counters)).values
+
+    async def of(self, subject: str) -> dict[str, int]:
+        """Return the totals of every declared metric of a subject, by metric."""
+        metrics = declared(await self.meta())
+        reading = await self.read((subject, metric) for metric in metrics)
+        return {metric: value for (_, metric), value in reading.values.items()}
+
+    async def read(
+        self,
+        counters: Iterable[Counter],
+        *,
+        after: str | None = None,
+        timeout: float = 5.0,  # noqa: ASYNC109  # says how long the counting may take, and how that failed
+    ) -> Reading:
+        """Return totals and how good they are; see `tallystream.totals.Totals.read`.
+
+        Raises:
+            EventError: a subject, a metric or a stream ID that cannot exist.
+            FlushTimeout: not counted in time.
+        """
+        patience = Patience(after, timeout)
+        query = query_counters((await self.meta()).layout, counters)
+        while not patience.ends(reading := await self.run(query)):  # noqa: ASYNC110  # Redis sends no event
+            await asyncio.sleep(patience.pause())
+        return reading
+
+    async def run(self, query: Query[T]) -> T:
+        """Ask, and return what the answer means."""
+        async with self._turn, self._client.pipeline(transaction=query.atomic) as pipeline:
+            for command in query.commands:
+                pipeline.execute_command(*command)
+            return query.parse(await pipeline.execute(raise_on_error=False))
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def _in_thread(call: Callable[[], None]) -> None:
+    """Run a call that blocks in a thread of its own.
+
+    Not in the loop's executor: that has few threads, and its end waits for all of them, so a flush that was given
+    up while the server is away would keep the program from ending.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        failure: BaseException | None = None
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001  # it is raised where the caller waits
+            failure = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, failure)
+
+    threading.Thread(target=run, name="tallystream-wait", daemon=True).start()
+    await done

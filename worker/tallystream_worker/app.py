@@ -1,0 +1,57 @@
+"""The composition root: puts the parts together, in start order; stop is the same list backwards."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from tallystream.connection import connect
+from tallystream.meta import establish
+from tallystream.rules import publish
+from tallystream_worker.crew import Crew
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.meta import Meta
+    from tallystream_worker.outcome import Subscriber
+    from tallystream_worker.settings import Settings
+
+
+def open_books(settings: Settings) -> Meta:
+    """Agree with what is stored, and publish the declared metrics for producers and readers.
+
+    Raises:
+        ConfigurationError: what is stored disagrees with the settings.
+    """
+    client = connect(settings.redis.url)
+    try:
+        meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        client.hset(meta.layout.meta, "rules", publish(settings.rules))
+    finally:
+        client.close()
+    return meta
+
+
+@contextmanager
+def counting(
+    settings: Settings,
+    log: FilteringBoundLogger,
+    subscribers: Sequence[Subscriber] = (),
+    *,
+    consumer: str | None = None,
+) -> Iterator[Crew]:
+    """Count in the background for as long as the context lasts; then finish the batches in hand."""
+    meta = open_books(settings)
+    crew = Crew(settings, meta, log, subscribers, consumer=consumer)
+    with ExitStack() as stack:
+        stack.callback(_stop, crew, settings, log)
+        crew.start()
+        yield crew
+
+
+def _stop(crew: Crew, settings: Settings, log: FilteringBoundLogger) -> None:
+    if not crew.stop(settings.worker.stop_timeout):
+        log.warning("stopped in mid-batch", after_seconds=settings.worker.stop_timeout, left="pending, counted later")

@@ -1,0 +1,56 @@
+"""The options that commands share, and what they lead to."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tallystream_worker.settings import load
+
+if TYPE_CHECKING:
+    from tallystream_worker.settings import Settings
+
+_last_url = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Where:
+    """Which server, and which configuration."""
+
+    redis: Annotated[str | None, Parameter(help="URL of Redis or Valkey [env: TALLYSTREAM_REDIS_URL]")] = None
+    config: Annotated[
+        Path | None,
+        Parameter(help="configuration; else tallystream.toml or config/tallystream.toml, if there"),
+    ] = None
+
+    def settings(self) -> Settings:
+        """Return the settings: command line over environment over file over defaults.
+
+        Raises:
+            ConfigurationError: names what is wrong.
+        """
+        global _last_url  # noqa: PLW0603  # so that an error can name the server that it came from
+        settings = load(self.config)
+        if self.redis is not None:
+            settings = replace(settings, redis=replace(settings.redis, url=self.redis))
+        _last_url = re.sub(r"//[^@/]*@", "//", settings.redis.url)
+        return settings
+
+    @property
+    def names_a_server(self) -> bool:
+        """Tell whether the user said which server to use, rather than leaving it to the default."""
+        return self.redis is not None or "TALLYSTREAM_REDIS_URL" in os.environ
+
+
+def current_url() -> str:
+    """Return the URL that the running command talks to, without its password."""
+    return _last_url
+
+
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print JSON for programs")]

@@ -1,0 +1,116 @@
+"""Commands that run until they are stopped."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from prometheus_client import CollectorRegistry
+
+from tallystream_worker import fleet, logs
+from tallystream_worker.app import counting
+from tallystream_worker.cli.options import Where
+from tallystream_worker.cli.output import error_console
+from tallystream_worker.demo import Demo
+from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.http.serve import serving
+from tallystream_worker.metrics import WorkerMetrics
+from tallystream_worker.settings import Settings
+from tallystream_worker.signals import stop_on_signals, wait_for
+
+Host = Annotated[str | None, Parameter(help="address to listen on; default 127.0.0.1")]
+Port = Annotated[int | None, Parameter(help="port to listen on; default 8080, 0 for any free one")]
+
+
+def worker(
+    *,
+    processes: Annotated[int | None, Parameter(help="worker processes; one for each core to spend")] = None,
+    name: Annotated[str | None, Parameter(help="consumer name; default the host's name")] = None,
+    metrics_port: Annotated[int | None, Parameter(help="serve the worker's own /metrics on this loopback port")] = None,
+    where: Where = Where(),  # noqa: B008  # frozen
+) -> int:
+    """Count: consumer-group workers only, until SIGTERM or Ctrl-C.
+
+    Example: `tallystream worker --processes 2`
+    """
+    settings = _named(where.settings(), name, processes)
+    log = logs.configure()
+    if settings.worker.processes > 1:
+        return fleet.run(settings, log, metrics_port)
+    return fleet.run_one(settings, log, settings.worker.consumer, metrics_port)
+
+
+def serve(
+    *,
+    host: Host = None,
+    port: Port = None,
+    where: Where = Where(),  # noqa: B008
+) -> None:
+    """Serve totals over HTTP, with /metrics for Prometheus, until SIGTERM or Ctrl-C.
+
+    Example: `tallystream serve --port 8080`
+    """
+    settings = _listening(where.settings(), host, port)
+    logs.configure()
+    with stop_on_signals() as stop, serving(settings) as url:
+        error_console.print(f"serving on {url}")
+        wait_for(stop)
+
+
+def up(
+    *,
+    data: Annotated[Path, Parameter(help="folder in which the embedded server keeps its data")] = Path("tally-data"),
+    host: Host = None,
+    port: Port = None,
+    where: Where = Where(),  # noqa: B008
+) -> None:
+    """Run everything on one machine: server, worker and read service.
+
+    Without --redis (or TALLYSTREAM_REDIS_URL) an embedded server is started, which keeps its data in --data.
+
+    Example: `tallystream up --data ./tally-data`
+    """
+    settings = _listening(where.settings(), host, port)
+    log = logs.configure()
+    # Signals first: whatever is started below is stopped again, in reverse order.
+    with stop_on_signals() as stop, ExitStack() as stack:
+        if not where.names_a_server:
+            server = stack.enter_context(EmbeddedServer(data))
+            settings = replace(settings, redis=replace(settings.redis, url=server.url))
+        registry = CollectorRegistry()
+        stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
+        url = stack.enter_context(serving(settings, registry))
+        error_console.print(f"server   {settings.redis.url}\nservice  {url}\nCtrl-C stops everything; counts are kept")
+        wait_for(stop)
+
+
+def demo(
+    *,
+    events: Annotated[int, Parameter(help="events to emit")] = 1_000_000,
+    once: Annotated[bool, Parameter(negative="", help="end after the verdict instead of serving on")] = False,
+    port: Port = None,
+    seed: Annotated[int, Parameter(help="another load, repeatable")] = 1,
+    where: Where = Where(),  # noqa: B008
+) -> int:
+    """Start an embedded server, a worker and the read service, emit a load, and say whether it was counted exactly.
+
+    Example: `tallystream demo --events 1000000 --once`
+    """
+    settings = _listening(where.settings(), None, port)
+    with stop_on_signals() as stop:
+        return Demo(settings, events, seed, stop, serve_on=not once, port_is_given=port is not None).run()
+
+
+def _listening(settings: Settings, host: str | None, port: int | None) -> Settings:
+    serve = settings.serve
+    serve = replace(serve, host=serve.host if host is None else host, port=serve.port if port is None else port)
+    return replace(settings, serve=serve)
+
+
+def _named(settings: Settings, name: str | None, processes: int | None) -> Settings:
+    worker = settings.worker
+    worker = replace(worker, name=worker.name if name is None else name, processes=processes or worker.processes)
+    return replace(settings, worker=worker)

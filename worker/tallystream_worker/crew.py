@@ -1,0 +1,183 @@
+"""A crew: one supervised thread for each partition, running the loop until it is told to stop.
+
+Stopping: the threads finish the batch in hand, apply it, and end. What was read and not applied stays pending,
+and whoever comes next begins with it.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+
+from tallystream.connection import connect
+from tallystream.errors import GroupLost
+from tallystream_worker.consumer import Consumer
+from tallystream_worker.fetch import Fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.meta import Meta
+    from tallystream_worker.outcome import Subscriber
+    from tallystream_worker.settings import Settings
+
+BLOCK: Final = 1.0
+"""Seconds that a read waits on the server for new entries: also the most by which a stop is delayed."""
+
+_BACKOFF: Final = (0.1, 5.0)
+"""Seconds to wait after the first failure, and at the most."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """How one partition's thread is: `problem` is `None` while it counts; `passed` is a monotonic second."""
+
+    partition: int
+    problem: str | None
+    passed: float
+
+
+class Crew:
+    """Counts all partitions until stopped.
+
+    Args:
+        settings: What was configured.
+        meta: What is stored.
+        log: Where changes of state are said.
+        subscribers: Who is told of each applied batch.
+        consumer: The name in the group, where it is not the configured one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        meta: Meta,
+        log: FilteringBoundLogger,
+        subscribers: Sequence[Subscriber] = (),
+        *,
+        consumer: str | None = None,
+    ) -> None:
+        self._stopping = threading.Event()
+        self._lanes = [
+            _Lane(
+                settings,
+                meta,
+                partition,
+                consumer or settings.worker.consumer,
+                subscribers,
+                log,
+                self._stopping,
+            )
+            for partition in range(meta.layout.partitions)
+        ]
+
+    def start(self) -> None:
+        """Begin to count."""
+        for lane in self._lanes:
+            lane.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Finish the batches in hand; tell whether all threads ended within `timeout` seconds.
+
+        A thread that did not is left alone: what it holds stays pending, and is counted by whoever comes next.
+        """
+        self._stopping.set()
+        deadline = time.monotonic() + timeout
+        for lane in self._lanes:
+            lane.join(max(0.0, deadline - time.monotonic()))
+        return not any(lane.is_alive() for lane in self._lanes)
+
+    @property
+    def health(self) -> list[Health]:
+        """How each partition's thread is."""
+        return [lane.health for lane in self._lanes]
+
+
+class _Lane(threading.Thread):
+    def __init__(
+        self,
+        settings: Settings,
+        meta: Meta,
+        partition: int,
+        consumer: str,
+        subscribers: Sequence[Subscriber],
+        log: FilteringBoundLogger,
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(name=f"tallystream-partition-{partition}", daemon=True)
+        worker = settings.worker
+        keys = meta.layout.keys[partition]
+        self._log = log.bind(stream=keys.stream)
+        self._stopping = stopping
+        self._reading = connect(settings.redis.url, block=BLOCK)
+        self._applying = connect(settings.redis.url)
+        self._fetch = Fetch(self._reading, keys, consumer, claim_idle=worker.claim_idle)
+        self._consumer = Consumer(
+            self._applying,
+            meta.layout,
+            partition,
+            settings.rules,
+            self._fetch,
+            subscribers,
+            max_keys=worker.max_keys,
+            max_deliveries=worker.max_deliveries,
+        )
+        self._problem: str | None = "starting"
+        self._passed = time.monotonic()
+
+    @property
+    def health(self) -> Health:
+        return Health(self._consumer.partition, self._problem, self._passed)
+
+    def run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                if self._problem is not None:
+                    self._fetch.ensure_group()
+                    self._fetch.recover()
+                self._consumer.run_once(BLOCK)
+            except (RedisError, GroupLost) as error:
+                failures += 1
+                self._lost(error)
+                self._pause(failures)
+            except Exception as error:  # noqa: BLE001  # a thread that dies in silence is worse than any bug
+                # The batch in hand stays pending; delivered too often without success, its entries are parked.
+                failures += 1
+                self._say(f"{type(error).__name__}: {error}", exc_info=True)
+                self._fetch.recover()
+                self._pause(failures)
+            else:
+                failures = 0
+                self._passed = time.monotonic()
+                self._say(None)
+        self._reading.close()
+        self._applying.close()
+
+    def _lost(self, error: Exception) -> None:
+        if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):
+            # Pooled connections would keep going to a node that was demoted, or is gone.
+            self._reading.connection_pool.disconnect()
+            self._applying.connection_pool.disconnect()
+        self._say(str(error) or type(error).__name__)
+
+    def _say(self, problem: str | None, **details: object) -> None:
+        """One line for each change of state, however often it is met."""
+        if problem != self._problem:
+            if problem is None:
+                self._log.info("counting")
+            else:
+                self._log.error("not counting", problem=problem, **details)
+        self._problem = problem
+
+    def _pause(self, failures: int) -> None:
+        first, most = _BACKOFF
+        # Jitter, so that a fleet does not come back in step.
+        self._stopping.wait(min(most, first * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0))  # noqa: S311

@@ -1,0 +1,45 @@
+"""Places at which a test can have this process killed, as a crash would kill it.
+
+`TALLYSTREAM_FAILPOINT=before-apply:3` sends SIGKILL when `before-apply` is reached for the third time. Without
+the variable, which is read once at import, reaching a place calls a function that does nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VARIABLE: Final = "TALLYSTREAM_FAILPOINT"
+
+PLACES: Final = ("after-fetch", "before-apply", "after-apply")
+"""Entries are in hand; they are folded, and nothing is sent; they are applied, and nobody has been told."""
+
+
+def _pass_by(_place: str) -> None:
+    """Do nothing: the whole cost in production."""
+
+
+def _armed(spec: str) -> Callable[[str], None]:
+    wanted, _, nth = spec.partition(":")
+    if wanted not in PLACES or not (nth or "1").isdecimal():
+        raise ConfigurationError(
+            f"{VARIABLE}={spec!r}: must be one of {', '.join(PLACES)}, with :N for the N-th time"
+        )
+    times = itertools.count(1)  # its next() is one step even among threads
+
+    def reach(place: str) -> None:
+        if place == wanted and next(times) == int(nth or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reach
+
+
+reach: Final = _armed(os.environ[VARIABLE]) if VARIABLE in os.environ else _pass_by
+"""Say that a place was reached."""

@@ -1,0 +1,1 @@
+"""The read service: counters, health and metrics over HTTP."""

@@ -1,0 +1,58 @@
+"""Whether the service lives, and whether its answers are worth having."""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from litestar import get
+from litestar.di import NamedDependency
+from redis.exceptions import RedisError, ResponseError
+
+from tallystream.aio import Totals
+from tallystream.errors import ConfigurationError
+from tallystream.keys import GROUP, Layout
+from tallystream.totals import Query, query_meta
+from tallystream_worker.http.problems import problem
+from tallystream_worker.settings import RedisSettings
+
+_SHOWN: Final = 10
+
+
+@get("/healthz", tags=["health"], summary="The process lives")
+async def healthz() -> dict[str, str]:
+    """Answer: whatever the state of Redis, a restart of this process would not help."""
+    return {"status": "alive"}
+
+
+@get("/readyz", tags=["health"], summary="The counters can be read and are kept up to date")
+async def readyz(totals: NamedDependency[Totals], store: NamedDependency[RedisSettings]) -> dict[str, str]:
+    """Answer 200 where Redis answers, holds our layout, and every partition has its consumer group; else 503."""
+    if reasons := await _reasons_against(totals, store.namespace):
+        raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "; ".join(reasons[:_SHOWN]), reasons=reasons[:_SHOWN])
+    return {"status": "ready"}
+
+
+async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
+    try:
+        meta = await totals.run(query_meta(None, namespace))  # not a remembered one
+        if not meta.epoch:
+            return [f"{meta.layout.meta} does not exist: no worker or producer has started here yet"]
+        return await totals.run(_query_groups(meta.layout))
+    except ConfigurationError as error:
+        return [str(error)]
+    except RedisError as error:
+        return [f"Redis does not answer ({type(error).__name__})"]
+
+
+def _query_groups(layout: Layout) -> Query[list[str]]:
+    """Ask for the consumer groups; the answer says of each partition without ours what is missing."""
+
+    def parse(replies: list[Any]) -> list[str]:
+        missing = []
+        for keys, reply in zip(layout.keys, replies, strict=True):
+            if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
+                raise reply
+            if isinstance(reply, ResponseError) or all(group["name"] != GROUP.encode() for group in reply):
+                missing.append(f"{keys.stream} has no consumer group {GROUP!r}: nothing is counted there")
+        return missing
+
+    return Query([("XINFO GROUPS", keys.stream) for keys in layout.keys], parse)

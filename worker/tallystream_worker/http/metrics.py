@@ -1,0 +1,114 @@
+"""Metrics for Prometheus: the books as they are in Redis, read at each scrape, and what this process measures."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from litestar import Response, get
+from litestar.di import NamedDependency
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from redis.exceptions import RedisError
+
+from tallystream.aio import Totals
+from tallystream.errors import ConfigurationError
+from tallystream.ledger import Books, query_ledger
+
+TEXT_FORMAT: Final = "text/plain; version=0.0.4"
+"""Prometheus' text format; the charset is added where it is sent."""
+
+
+@dataclass(frozen=True)
+class ExtraMetrics:
+    """What else `/metrics` shows: the registry of the workers that run in this process."""
+
+    registry: CollectorRegistry | None
+
+
+@get("/metrics", tags=["metrics"], summary="Metrics for Prometheus", media_type=TEXT_FORMAT)
+async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraMetrics]) -> Response[bytes]:
+    """Return the text format; without Redis, what is left of it and `tallystream_redis_up 0`."""
+    try:
+        books = await totals.run(query_ledger((await totals.meta()).layout))
+    except (RedisError, ConfigurationError) as error:
+        structlog.get_logger().warning("no books to export", problem=str(error) or type(error).__name__)
+        books = None
+    text = generate_latest(BooksCollector(books))
+    if extra.registry is not None:
+        text += generate_latest(extra.registry)
+    return Response(text, media_type=TEXT_FORMAT)
+
+
+class BooksCollector:
+    """The books as metric families. Labels are metrics, rules and partitions, all declared: never subjects.
+
+    The metric `""` stands for entries whose metric is not known: they could not be read, or name an undeclared one.
+    """
+
+    def __init__(self, books: Books | None) -> None:
+        self._books = books
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families."""
+        yield _gauge("redis_up", "1 if Redis answered this scrape, else 0.", 0 if self._books is None else 1)
+        if self._books is not None:
+            yield from _of_events(self._books)
+            yield from _of_partitions(self._books)
+
+
+def _of_events(books: Books) -> Iterable[Metric]:
+    appended = _counter("events_appended", "Events that were appended to the streams.")
+    appended.add_metric([], books.appended)
+    yield appended
+    for outcome, what in (
+        ("counted", "were counted"),
+        ("duplicate", "had been counted before"),
+        ("late", "came too late"),
+        ("dead", "were parked, because they cannot be counted"),
+        ("trimmed", "were trimmed away before they were counted"),
+    ):
+        family = _counter(f"events_{outcome}", f"Events that {what}.", "metric")
+        for metric, events in books.by_metric(outcome).items():
+            family.add_metric([metric], events)
+        yield family
+    rejected = _counter("events_rejected", "Events that a rule rejected.", "metric", "rule")
+    for labels, events in books.by_metric_and_rule("rejected").items():
+        rejected.add_metric(labels, events)
+    yield rejected
+    totals = _gauge(
+        "metric_total", "Sum of all counters of a metric; falls where amounts are negative.", None, "metric"
+    )
+    for metric, amount in books.totals.items():
+        totals.add_metric([metric], amount)
+    yield totals
+    # No sample rather than a guess: what waiting entries hold is not known.
+    yield _gauge(
+        "unaccounted_events",
+        "Appended events that nothing became of: must be 0. Absent while entries wait.",
+        books.unaccounted,
+    )
+
+
+def _of_partitions(books: Books) -> Iterable[Metric]:
+    lag = _gauge("lag_entries", "Entries that are not counted yet, pending ones included.", None, "partition")
+    pending = _gauge("pending_entries", "Entries handed to a worker and not acknowledged.", None, "partition")
+    oldest = _gauge("oldest_pending_age_seconds", "Age of the oldest pending entry, 0 without one.", None, "partition")
+    parked = _gauge("partition_dead_entries", "Entries in the dead stream.", None, "partition")
+    for partition in books.partitions:
+        labels = [partition.stream]
+        position = partition.position
+        lag.add_metric(labels, float("nan") if position.lag is None else position.lag)
+        pending.add_metric(labels, position.pending)
+        oldest.add_metric(labels, partition.oldest_pending or 0)
+        parked.add_metric(labels, partition.parked)
+    yield from (lag, pending, oldest, parked)
+
+
+def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"tallystream_{name}", what, labels=labels)
+
+
+def _gauge(name: str, what: str, value: float | None, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"tallystream_{name}", what, value=value, labels=labels or None)

@@ -1,0 +1,135 @@
+"""Puts the read service together: routes, errors, limits, security headers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Final, cast
+from urllib.parse import unquote_to_bytes
+
+from litestar import Litestar
+from litestar.datastructures import MutableScopeHeaders, State
+from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.response.base import ASGIResponse
+from litestar.serialization import encode_json
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
+from prometheus_client import CollectorRegistry
+
+from tallystream.aio import Totals
+from tallystream_worker.http import problems
+from tallystream_worker.http.counters import Counters
+from tallystream_worker.http.health import healthz, readyz
+from tallystream_worker.http.metrics import ExtraMetrics, metrics
+from tallystream_worker.settings import Settings
+
+MAX_PATH: Final = 4096
+"""Bytes of a path: room for the longest subject with every byte percent-encoded, and for the metric."""
+
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class ReadService(Litestar):
+    """The application; it routes by the path as it was sent.
+
+    Decoded, as ASGI has it, `%2F` could not be told from `/`, nor where a subject ends and its metric begins.
+    """
+
+    async def __call__(
+        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
+    ) -> None:
+        """Answer a request, or follow the server through its life."""
+        if scope["type"] == ScopeType.HTTP:
+            http = cast("HTTPScope", scope)
+            http["path"] = http["raw_path"].decode("latin-1")
+            refusal = _refusal(http["raw_path"], http["query_string"])
+            if refusal is not None:
+                await refusal(http, cast("Receive", receive), self._wrap_send(cast("Send", send), http))
+                return
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Litestar:
+    """Return the read service.
+
+    Args:
+        settings: Where the counters are, and how long `?after=` may wait.
+        extra: Metrics that `/metrics` shows besides: those of workers in the same process.
+    """
+    store = settings.redis
+
+    @asynccontextmanager
+    async def reading(app: Litestar) -> AsyncIterator[None]:
+        async with Totals(store.url, namespace=store.namespace) as totals:
+            app.state.totals = totals
+            yield
+
+    def totals_of(state: State) -> Totals:
+        totals: Totals = state.totals
+        return totals
+
+    return ReadService(
+        route_handlers=[Counters, healthz, readyz, metrics],
+        lifespan=[reading],
+        dependencies={
+            "totals": Provide(totals_of, sync_to_thread=False),
+            "store": Provide(lambda: store, sync_to_thread=False),
+            "limits": Provide(lambda: settings.serve, sync_to_thread=False),
+            "extra": Provide(lambda: ExtraMetrics(extra), sync_to_thread=False),
+        },
+        plugins=[problems.plugin()],
+        before_send=[_protect],
+        # The one page of documentation: the ones for people load scripts from somewhere else.
+        openapi_config=OpenAPIConfig(
+            title="tallystream",
+            version="1",
+            path="/schema",
+            description="Exact event counters. Every figure says how good it is.",
+            render_plugins=[JsonRenderPlugin()],
+        ),
+        logging_config=None,
+        debug=False,
+    )
+
+
+async def _protect(message: Message, _scope: Scope) -> None:
+    """Add the headers that every answer has, errors among them."""
+    if message["type"] == "http.response.start":
+        headers = MutableScopeHeaders.from_message(message)
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+
+
+def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
+    """Return the answer to a URL that must not reach the router.
+
+    It remembers paths of any length, drops their empty segments, and replaces what is not UTF-8: a subject could
+    turn into another one.
+    """
+    if len(path) > MAX_PATH:
+        return _answer(HTTPStatus.REQUEST_URI_TOO_LONG, "path", f"at most {MAX_PATH:,} bytes")
+    if b"//" in path or (path.endswith(b"/") and path != b"/"):
+        return _answer(
+            HTTPStatus.NOT_FOUND,
+            "path",
+            "no empty segments: write a slash that belongs to the subject as %2F, or use /v1/counters?subject=",
+        )
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return _answer(HTTPStatus.BAD_REQUEST, "query", "must be UTF-8, percent-encoded")
+    return None
+
+
+def _answer(status: HTTPStatus, field: str, limit: str) -> ASGIResponse:
+    members: dict[str, Any] = {
+        "status": status.value, "title": status.phrase, "detail": f"{field}: {limit}", "field": field, "limit": limit,
+    }  # fmt: skip
+    return ASGIResponse(body=encode_json(members), status_code=status, media_type=problems.MEDIA_TYPE)

@@ -1,0 +1,35 @@
+"""Logs: JSON lines in production, colours on a terminal; configured once, at the start of a command."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+
+def configure(*, quiet: bool = False) -> FilteringBoundLogger:
+    """Send logs to standard error, and return the logger that everything else is handed.
+
+    `quiet` leaves out what is no warning, for commands that draw on the terminal.
+    """
+    terminal = sys.stderr.isatty()
+    ending: list[Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if terminal
+        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *ending,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("warning" if quiet else "info"),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    return cast("FilteringBoundLogger", structlog.get_logger())
