@@ -13,12 +13,13 @@ import asyncio
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tallystream.connection import DEFAULT_URL, connect_async
 from tallystream.errors import BufferFull
 from tallystream.producer import Producer as ThreadedProducer
-from tallystream.totals import Patience, Query, Reading, Remembered, declared, query_counters, query_meta
+from tallystream.query import Answer, Query
+from tallystream.totals import Patience, Reading, Remembered, declared, query_counters, query_meta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from tallystream.meta import Meta
     from tallystream.producer import ProducerStats, WhenFull
     from tallystream.totals import Counter
-
-T = TypeVar("T")
 
 _LOOK: Final = 0.005
 """Seconds between looks for room in a full buffer."""
@@ -183,17 +182,22 @@ class Totals:
             FlushTimeout: not counted in time.
         """
         patience = Patience(after, timeout)
-        query = query_counters((await self.meta()).layout, counters)
+        meta = await self.meta()
+        query = query_counters(meta.layout, counters, meta.rules)
         while not patience.ends(reading := await self.run(query)):  # noqa: ASYNC110  # Redis sends no event
             await asyncio.sleep(patience.pause())
         return reading
 
-    async def run(self, query: Query[T]) -> T:
+    async def run(self, query: Query[Answer]) -> Answer:
         """Ask, and return what the answer means."""
-        async with self._turn, self._client.pipeline(transaction=query.atomic) as pipeline:
-            for command in query.commands:
-                pipeline.execute_command(*command)
-            return query.parse(await pipeline.execute(raise_on_error=False))
+        while True:
+            async with self._turn, self._client.pipeline(transaction=query.atomic) as pipeline:
+                for command in query.commands:
+                    pipeline.execute_command(*command)
+                answer = query.parse(await pipeline.execute(raise_on_error=False))
+            if not isinstance(answer, Query):
+                return answer
+            query = answer
 
     async def close(self) -> None:
         """Give the connections back."""

@@ -12,10 +12,8 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import RedisError
-
 from tallystream.position import Position, parse_id, parse_position, position_commands
-from tallystream.totals import Query
+from tallystream.query import Query, lag_of, sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -87,8 +85,7 @@ class Books:
     @property
     def waiting(self) -> int | None:
         """Entries that nothing has become of yet; `None` where the server cannot tell."""
-        lags = [partition.position.lag for partition in self.partitions]
-        return None if None in lags else sum(lag for lag in lags if lag is not None)
+        return lag_of([partition.position for partition in self.partitions])
 
     @property
     def pending(self) -> int:
@@ -179,7 +176,7 @@ def query_ledger(layout: Layout) -> Query[Books]:
 
     def parse(replies: list[Any]) -> Books:
         answers = iter(replies)
-        now = _sound(next(answers))
+        now = sound(next(answers))
         return Books([_parse_partition(keys, now, list(islice(answers, 5))) for keys in layout.keys])
 
     return Query(commands, parse, atomic=True)
@@ -187,7 +184,7 @@ def query_ledger(layout: Layout) -> Query[Books]:
 
 def _parse_partition(keys: PartitionKeys, now: tuple[int, int], replies: list[Any]) -> Partition:
     groups, pending, *others = replies
-    length, parked, ledger = map(_sound, others)
+    length, parked, ledger = map(sound, others)
     position = parse_position([groups, pending])
     if position.as_of == "0-0" and position.lag == 0 and length > 0:
         # There are entries and no group: what became of them is not for us to say.
@@ -204,9 +201,3 @@ def _parse_account(field: str, amount: int) -> Account:
     name, of_metric, metric = field.partition("@")
     outcome, by_rule, rule = name.partition(":")
     return Account(outcome, rule if by_rule else None, metric if of_metric else None, amount)
-
-
-def _sound(reply: Any) -> Any:
-    if isinstance(reply, RedisError):
-        raise reply
-    return reply

@@ -20,6 +20,9 @@ RETENTION: Final[dict[str, str]] = {"minute": "2h", "hour": "8d", "day": "400d",
 STATE_LATE: Final = "7d"
 """How late events of metrics with a rule that needs memory are accepted, where nothing else is declared."""
 
+MAX_TOP: Final = 10_000
+MAX_LIMIT: Final = 1_000_000_000
+
 Per = Literal["minute", "hour", "day", "month", "total"]
 
 
@@ -71,9 +74,9 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _duration(f"retention.{window}", duration)
         if self.accept_late is not None:
             _duration("accept_late", self.accept_late)
-        if not 0 <= self.top <= 10_000:
+        if not 0 <= self.top <= MAX_TOP:
             raise ValueError(f"top: must be 0 (none) to 10,000, not {self.top:,}")
-        if self.max_subjects is not None and not 1 <= self.max_subjects <= 1_000_000_000:
+        if self.max_subjects is not None and not 1 <= self.max_subjects <= MAX_LIMIT:
             raise ValueError("max_subjects: must be 1 to 1,000,000,000 for each partition")
         self._check_once()
         self._check_limit()
@@ -95,7 +98,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('limit and per go together: limit = 1000, per = "hour"')
         if self.limit is None or self.per is None:
             return
-        if not 1 <= self.limit <= 1_000_000_000:
+        if not 1 <= self.limit <= MAX_LIMIT:
             raise ValueError(f"limit: must be 1 to 1,000,000,000, not {self.limit:,}")
         if self.per == "total":
             finer = list(self.windows)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
@@ -21,14 +21,16 @@ from tallystream.keys import DEFAULT_PARTITIONS, Layout, partition_of
 from tallystream.meta import Meta
 from tallystream.meta import parse as parse_meta
 from tallystream.position import Position, parse_id, parse_position, position_commands
+from tallystream.query import Answer, Command, Query, as_of, lag_of, sound
+from tallystream.sketch import bound, estimate, estimate_command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
-Answer = TypeVar("Answer")
-Command = tuple[Any, ...]
+    from tallystream.rules import Rules
+
 Counter = tuple[str, str]
 """A subject and a metric of it."""
 
@@ -40,34 +42,32 @@ POLL: Final = (0.003, 0.05)
 
 
 @dataclass(frozen=True)
-class Query(Generic[Answer]):
-    """Commands for one pipeline, and what their replies (errors among them) mean.
-
-    `atomic` asks for replies that are all of one moment (MULTI).
-    """
-
-    commands: Sequence[Command]
-    parse: Callable[[list[Any]], Answer]
-    atomic: bool = False
-
-
-@dataclass(frozen=True)
 class Reading:
     """Values, and how good they are.
 
     Attributes:
         values: What was asked for, 0 where nothing was counted.
         positions: By partition number, how far counting had come when the values were read, or less far.
+        errors: By how much a value may be too high, for those that are not exact.
     """
 
     values: dict[Counter, int]
     positions: dict[int, Position]
+    errors: dict[Counter, int] = field(default_factory=dict)
 
     @property
     def lag(self) -> int | None:
         """Entries of these partitions that are not in the values yet; `None` where the server cannot tell."""
-        lags = [position.lag for position in self.positions.values()]
-        return None if None in lags else sum(lag for lag in lags if lag is not None)
+        return lag_of(list(self.positions.values()))
+
+    @property
+    def as_of(self) -> str:
+        """Stream ID up to which everything is in the values."""
+        return as_of(list(self.positions.values()))
+
+    def error(self, counter: Counter | None = None) -> int:
+        """Return by how much a value (or the worst of them) may be too high: 0 when exact."""
+        return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
 
 
 def query_meta(partitions: int | None, namespace: str) -> Query[Meta]:
@@ -93,8 +93,10 @@ def query_position(layout: Layout, partition: int) -> Query[Position]:
     return Query(position_commands(layout.keys[partition]), parse_position)
 
 
-def query_counters(layout: Layout, counters: Iterable[Counter]) -> Query[Reading]:
+def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
     """Ask for counters, each a subject and a metric.
+
+    With `rules`, a floor is applied to what is shown, and what has no counter of its own is read from its sketch.
 
     Raises:
         EventError: a subject or a metric that cannot exist.
@@ -105,22 +107,43 @@ def query_counters(layout: Layout, counters: Iterable[Counter]) -> Query[Reading
         normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
         by_partition[partition_of(normal, layout.partitions)].append((normal, metric))
     commands: list[Command] = []
+    sketched: list[list[Counter]] = []
     for partition, wanted in by_partition.items():
         keys = layout.keys[partition]
         commands += position_commands(keys)
         commands.append(("MGET", *(keys.total(metric, subject) for subject, metric in wanted)))
+        sketched.append([counter for counter in wanted if _may_be_sketched(rules, counter[1])])
+        for subject, metric in sketched[-1]:
+            commands.append(estimate_command(keys.sketch(metric), subject))
+            commands.append(("HGET", keys.ledger, f"sketched@{metric}"))
 
     def parse(replies: list[Any]) -> Reading:
         reading = Reading({}, {})
-        for index, (partition, wanted) in enumerate(by_partition.items()):
-            groups, pending, values = replies[3 * index : 3 * index + 3]
-            if isinstance(values, RedisError):
-                raise values
-            reading.positions[partition] = parse_position([groups, pending])
-            reading.values.update((c, int(value or 0)) for c, value in zip(wanted, values, strict=True))
+        answers = iter(replies)
+        for (partition, wanted), in_sketch in zip(by_partition.items(), sketched, strict=True):
+            reading.positions[partition] = parse_position([next(answers), next(answers)])
+            values = dict(zip(wanted, sound(next(answers)), strict=True))
+            for counter in in_sketch:
+                cells, sketched_sum = sound(next(answers)), int(sound(next(answers)) or 0)
+                if values[counter] is None and sketched_sum > 0:
+                    values[counter] = estimate(cells)
+                    reading.errors[counter] = bound(sketched_sum)
+            for counter, value in values.items():
+                reading.values[counter] = floored(rules, counter[1], int(value or 0))
         return reading
 
     return Query(commands, parse)
+
+
+def floored(rules: Rules | None, metric: str, value: int) -> int:
+    """Return a value as it is shown: never below the metric's floor. What is stored stays the true sum."""
+    floor = rules.metric[metric].floor if rules is not None and metric in rules.metric else None
+    return value if floor is None else max(floor, value)
+
+
+def _may_be_sketched(rules: Rules | None, metric: str) -> bool:
+    rule = rules.metric.get(metric) if rules is not None else None
+    return rule is not None and (not rule.exact or rule.max_subjects is not None)
 
 
 def declared(meta: Meta) -> list[str]:
@@ -240,7 +263,8 @@ class Totals:
             FlushTimeout: not counted in time.
         """
         patience = Patience(after, timeout)
-        query = query_counters(self.meta.layout, counters)
+        meta = self.meta
+        query = query_counters(meta.layout, counters, meta.rules)
         while not patience.ends(reading := self.run(query)):
             time.sleep(patience.pause())
         return reading
@@ -251,10 +275,14 @@ class Totals:
 
     def run(self, query: Query[Answer]) -> Answer:
         """Ask, and return what the answer means."""
-        with self._client.pipeline(transaction=query.atomic) as pipeline:
-            for command in query.commands:
-                pipeline.execute_command(*command)
-            return query.parse(pipeline.execute(raise_on_error=False))
+        while True:
+            with self._client.pipeline(transaction=query.atomic) as pipeline:
+                for command in query.commands:
+                    pipeline.execute_command(*command)
+                answer = query.parse(pipeline.execute(raise_on_error=False))
+            if not isinstance(answer, Query):
+                return answer
+            query = answer
 
     def __enter__(self) -> Self:
         return self

@@ -242,10 +242,10 @@ class Fold:
             try:
                 if subject not in self._known:
                     self._admit(subject)
-                if actor is not None and check_text("actor", actor, MAX_ACTOR_BYTES) != actor:
-                    raise EventError("actor", "is not in Unicode normal form C")
-                if id_ is not None and check_text("id", id_, MAX_ID_BYTES) != id_:
-                    raise EventError("id", "is not in Unicode normal form C")
+                if actor is not None:
+                    _check_normal("actor", actor, MAX_ACTOR_BYTES)
+                if id_ is not None:
+                    _check_normal("id", id_, MAX_ID_BYTES)
                 self._rules.refuse(metric, amount, actor)
             except EventError as error:
                 reason = str(error)
@@ -321,8 +321,8 @@ class Fold:
     def _park(self, folded: Folded, entry: Entry, payload: Payload, reason: str) -> None:
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)}
-        first = (*payload.groups, *payload.singles, *payload.corrections)[0]
-        metric = first.metric if first.metric in self._rules.metric else ""
+        parts: tuple[Group | Single | Correction, ...] = (*payload.groups, *payload.singles, *payload.corrections)
+        metric = parts[0].metric if parts[0].metric in self._rules.metric else ""
         folded.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric))
 
     def _faults(self, folded: Folded) -> dict[Fault, str]:
@@ -339,8 +339,7 @@ class Fold:
         return faults
 
     def _admit(self, subject: str) -> None:
-        if check_text("subject", subject, MAX_SUBJECT_BYTES) != subject:
-            raise EventError("subject", "is not in Unicode normal form C")
+        _check_normal("subject", subject, MAX_SUBJECT_BYTES)
         home = partition_of(subject, self._layout.partitions)
         if home != self._partition:
             raise EventError("subject", f"belongs to another partition: append it to {self._layout.keys[home].stream}")
@@ -350,6 +349,12 @@ class Fold:
 
 
 OVERFLOW: Final = "the total would leave +-(2^53 - 1), or its key holds something else than a whole number"
+
+
+def _check_normal(field: str, text: str, limit: int) -> None:
+    """Refuse text that no producer of ours would have sent: it breaks a rule, or is not normalised."""
+    if check_text(field, text, limit) != text:
+        raise EventError(field, "is not in Unicode normal form C")
 
 
 def _part(group: Group, subjects: set[str], *, keep: bool) -> Group:

@@ -57,9 +57,7 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[Outcome]:
     match = re.compile(_HEAD + _TAIL if needs_tail else _HEAD, re.DOTALL).match
     # Group numbers, not names: this loop runs once a line, and a number costs half of what a name does.
     groups = re.compile(_HEAD + _TAIL).groupindex
-    wanted = [
-        groups[name] for name in ("hour", "zone", "second", mapping.subject, actor_field or mapping.subject)
-    ]
+    wanted = [groups[name] for name in ("hour", "zone", "second", mapping.subject, actor_field or mapping.subject)]
     for number, offset, text in lines:
         if len(text) > MAX_LINE_BYTES:
             yield BadLine(number, TOO_LONG)

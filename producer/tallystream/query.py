@@ -1,0 +1,55 @@
+"""A question to Redis apart from who asks it, so that threads and asyncio share every read.
+
+A query asks for positions first and values after: the values are complete up to the position, or further.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tallystream.position import Position
+
+Answer = TypeVar("Answer")
+Command = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Query(Generic[Answer]):
+    """Commands for one pipeline, and what their replies (errors among them) mean.
+
+    `parse` returns the answer, or another query where the replies only say what to ask next.
+    `atomic` asks for replies that are all of one moment (MULTI).
+    """
+
+    commands: Sequence[Command]
+    parse: Callable[[list[Any]], Answer | Query[Answer]]
+    atomic: bool = False
+
+
+def sound(reply: Any) -> Any:
+    """Return a reply, or raise the error that it is."""
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
+
+
+def lag_of(positions: Sequence[Position]) -> int | None:
+    """Return the entries that are not counted yet in several partitions; `None` where the server cannot tell."""
+    lags = [position.lag for position in positions]
+    return None if None in lags else sum(lag for lag in lags if lag is not None)
+
+
+def as_of(positions: Sequence[Position]) -> str:
+    """Return the stream ID up to which several partitions are all complete."""
+    return min((position.as_of for position in positions), key=_order, default="0-0")
+
+
+def _order(stream_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = stream_id.partition("-")
+    return int(milliseconds), int(sequence)

@@ -1,0 +1,163 @@
+"""Reads of leaderboards: the subjects with the most, of all time, of one bucket, or of a range."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tallystream.batch import board_length
+from tallystream.errors import EventError
+from tallystream.position import Position, parse_position, position_commands
+from tallystream.query import Command, Query, sound
+from tallystream.series import declared_window, rolling_buckets
+from tallystream.sketch import bound
+from tallystream.totals import floored
+from tallystream.windows import MINUTE, WINDOWS, Bucket, bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tallystream.keys import Layout, PartitionKeys
+    from tallystream.rules import Rules
+
+Place = tuple[str, int]
+"""A subject and its value."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The subjects with the most, largest first; equal ones by name, last first.
+
+    Attributes:
+        places: Subjects and values.
+        positions: How far counting had come in each partition.
+        error: By how much a value may be off, and by how much a subject that is not listed may deserve to be:
+            0 when the list is exact.
+    """
+
+    places: list[Place]
+    positions: Sequence[Position]
+    error: int
+
+
+def query_top(
+    layout: Layout, rules: Rules, metric: str, n: int, window: str | None = None, *, now: float
+) -> Query[Ranking]:
+    """Ask for the `n` subjects with the most.
+
+    Args:
+        layout: How many partitions there are.
+        rules: The declared metrics.
+        metric: One with `top` declared.
+        n: At most that many.
+        window: `None` for all time; a window such as `day` for its bucket now; or a duration such as `7d`.
+        now: Second at which the window or the range is looked at.
+
+    Raises:
+        EventError: the metric has no leaderboard, or not so long a one, or not this window.
+    """
+    rules.refuse_undeclared(metric)
+    top = rules.metric[metric].top
+    if not top:
+        raise EventError("metric", f"{metric} has no leaderboard: declare top = 100 in [metric.{metric}]")
+    if not 1 <= n <= top:
+        raise EventError("n", f"must be 1 to {top:,}, the length of {metric}'s leaderboard, not {n:,}")
+    if window is None:
+        return _board(layout, rules, metric, n, lambda keys: keys.top(metric), exact=rules.metric[metric].exact)
+    if window in WINDOWS:
+        name = declared_window(rules, metric, window)
+        label = bucket(name, int(now) // MINUTE, rules.zone).label
+        return _board(layout, rules, metric, n, lambda keys: keys.window_top(name, metric, label), exact=True)
+    return _rolling(layout, rules, metric, n, rolling_buckets(rules, metric, window, now))
+
+
+def _board(
+    layout: Layout, rules: Rules, metric: str, n: int, key: Callable[[PartitionKeys], str], *, exact: bool
+) -> Query[Ranking]:
+    """Read one leaderboard from every partition; the subjects of all partitions are disjoint."""
+    cap = board_length(rules.metric[metric].top)
+    commands: list[Command] = []
+    for keys in layout.keys:
+        commands += position_commands(keys)
+        commands += [
+            ("ZREVRANGE", key(keys), 0, cap - 1, "WITHSCORES"),
+            ("HMGET", keys.ledger, f"shrunk@{metric}", f"sketched@{metric}"),
+        ]
+
+    def parse(replies: list[Any]) -> Ranking:
+        positions, places, error = [], [], 0
+        for first in range(0, len(replies), 4):
+            positions.append(parse_position(replies[first : first + 2]))
+            board = [(subject.decode(), int(score)) for subject, score in _pairs(sound(replies[first + 2]))]
+            shrunk, sketched = (int(value or 0) for value in sound(replies[first + 3]))
+            places += board
+            if shrunk and len(board) >= cap:
+                # Some sank while the list was full: one that had been cut may belong above the last by now.
+                error = max(error, abs(board[n - 1][1] - board[-1][1]) + 1 if len(board) >= n else 0)
+            if sketched or not exact:
+                error = max(error, bound(sketched))
+        places.sort(key=lambda place: (place[1], place[0].encode()), reverse=True)
+        shown = [(subject, floored(rules, metric, value)) for subject, value in places[:n]]
+        return Ranking(shown, positions, error)
+
+    return Query(commands, parse)
+
+
+def _rolling(
+    layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]]
+) -> Query[Ranking]:
+    """Sum the candidates of each bucket's leaderboard over all buckets.
+
+    A subject in none of the boards has at most the sum of their last values, where they are full: what the n-th
+    has more than that is certain (Fagin's threshold argument). What it has less is stated as the error.
+    """
+    cap = board_length(rules.metric[metric].top)
+    commands: list[Command] = []
+    for keys in layout.keys:
+        commands += position_commands(keys)
+        for window, each in covering:
+            commands.append(("ZREVRANGE", keys.window_top(window, metric, each.label), 0, cap - 1, "WITHSCORES"))
+    stride = 2 + len(covering)
+
+    def candidates(replies: list[Any]) -> Query[Ranking]:
+        positions: list[Position] = []
+        unseen = 0
+        asked: list[tuple[PartitionKeys, list[str]]] = []
+        for number, keys in enumerate(layout.keys):
+            part = replies[stride * number : stride * (number + 1)]
+            positions.append(parse_position(part[:2]))
+            subjects: dict[str, None] = {}
+            beyond = 0
+            for reply in part[2:]:
+                board = _pairs(sound(reply))
+                subjects.update((subject.decode(), None) for subject, _ in board)
+                beyond += int(board[-1][1]) if len(board) >= cap else 0
+            unseen = max(unseen, beyond)
+            if subjects:
+                asked.append((keys, list(subjects)))
+        follow_up: list[Command] = [
+            ("HMGET", keys.window(window, metric, each.label), *subjects)
+            for keys, subjects in asked
+            for window, each in covering
+        ]
+
+        def parse(sums: list[Any]) -> Ranking:
+            totals: dict[str, int] = defaultdict(int)
+            answers = iter(sums)
+            for _, subjects in asked:
+                for _ in covering:
+                    for subject, value in zip(subjects, sound(next(answers)), strict=True):
+                        totals[subject] += int(value or 0)
+            places = sorted(totals.items(), key=lambda place: (place[1], place[0].encode()), reverse=True)[:n]
+            last = places[-1][1] if len(places) == n else 0
+            shown = [(subject, floored(rules, metric, value)) for subject, value in places]
+            return Ranking(shown, positions, max(0, unseen - last))
+
+        return Query(follow_up, parse)
+
+    return Query(commands, candidates)
+
+
+def _pairs(reply: Any) -> list[tuple[bytes, float]]:
+    return [(subject, float(score)) for subject, score in reply]
