@@ -6,6 +6,7 @@ with Producer("redis://127.0.0.1:6379") as producer:
     producer.emit("view", "article:1")
 """
 
+from tallystream.decide import Outcome
 from tallystream.errors import (
     BufferFull,
     CodecError,
@@ -28,6 +29,7 @@ __all__ = [
     "EventError",
     "FlushTimeout",
     "GroupLost",
+    "Outcome",
     "Producer",
     "ProducerStats",
     "StreamError",

@@ -17,6 +17,7 @@ from tallystream import event as rule
 from tallystream.append import Appender, Entry
 from tallystream.codec import Pack
 from tallystream.connection import DEFAULT_URL, connect, is_refusal
+from tallystream.decide import Decider, Outcome
 from tallystream.errors import BufferFull, ConfigurationError, EventError, FlushTimeout, TallyError
 from tallystream.keys import partition_of
 from tallystream.meta import Meta, establish
@@ -133,6 +134,8 @@ class Producer:
         self._appender: Appender | None = None
         self._known: dict[str, int] = {}
         self._metrics: set[str] = set()
+        self._picky: set[str] = set()  # metrics whose rules have no place for some events
+        self._decider: Decider | None = None
         # Until the number of partitions is known, everything waits in one pack per would-be entry, unrouted.
         self._unrouted: list[tuple[str, str, int, float, str | None, str | None]] = []
         self._packs: list[Pack] = []
@@ -174,6 +177,8 @@ class Producer:
             self._admit_metric(metric)
         if amount.__class__ is not int or not -rule.MAX_AMOUNT <= amount <= rule.MAX_AMOUNT:
             rule.check_amount(amount)
+        if metric in self._picky:
+            self._refuse(metric, amount, actor)
         now = time.time()
         if at is None:
             at = now
@@ -202,6 +207,36 @@ class Producer:
                     self._hurry.set()
         if not self._wake.is_set():
             self._start()
+
+    def decide(
+        self,
+        metric: str,
+        subject: str,
+        amount: int = 1,
+        *,
+        actor: str | None = None,
+        at: float | None = None,
+        id: str | None = None,  # noqa: A002  # the event's own word
+    ) -> Outcome:
+        """Count one event now and return the verdict, in one round trip: for limits and votes.
+
+        The event is in the stream like an emitted one, and a replay counts it the same. What was emitted before
+        and is not counted yet is not in the verdict.
+
+        Raises:
+            EventError: the event breaks a rule; it was not counted.
+            ConfigurationError: no worker has published the rules yet.
+            redis.RedisError: it is not known whether it was counted; see `Decider`.
+        """
+        event = rule.Event(metric, subject, amount, actor, at, id)
+        decider = self._decider
+        if decider is None or time.monotonic() - self._meta_read > _RULES_AGE:
+            if self._meta is None or self._meta.rules is None:
+                self._meta_read = 0.0  # a worker may have published them since
+            self._connect()
+            assert self._meta is not None  # noqa: S101  # _connect read it
+            decider = self._decider = self._decider or Decider(self._client, self._meta)
+        return decider(event)
 
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until everything emitted before this call is in the stream, or with `wait="counted"` in the totals.
@@ -303,7 +338,15 @@ class Producer:
                 self._meta_read = 0.0  # it may have been declared since: look before the next refusal
                 self._start()
                 raise
+            declared = meta.rules.metric[metric]
+            if declared.once is not None or declared.limit is not None or not declared.exact:
+                self._picky.add(metric)
             self._metrics.add(metric)
+
+    def _refuse(self, metric: str, amount: int, actor: str | None) -> None:
+        meta = self._meta
+        if meta is not None and meta.rules is not None:
+            meta.rules.refuse(metric, amount, actor)
 
     def _make_room(self) -> bool:
         """Apply `when_full`; called with the lock held. Tell whether the event may be taken."""
@@ -373,7 +416,7 @@ class Producer:
                 self._wake.set()
 
     def _connect(self) -> None:
-        if self._meta is None or time.monotonic() - self._meta_read > _RULES_AGE:
+        if self._meta is None or self._meta_read == 0 or time.monotonic() - self._meta_read > _RULES_AGE:
             meta = establish(self._client, self._partitions, self._namespace)
             with self._lock:
                 self._meta_read = time.monotonic()
@@ -384,6 +427,8 @@ class Producer:
                     raise ConfigurationError("the number of partitions changed under this producer: start it anew")
                 if self._meta is None or meta.rules != self._meta.rules:
                     self._metrics = set()
+                    self._picky = set()
+                    self._decider = None
                 self._meta = meta
 
     def _seal_and_send(self) -> bool:

@@ -21,8 +21,8 @@ from prometheus_client import CollectorRegistry
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from tallystream.ledger import query_ledger
 
+from tallystream.ledger import query_ledger
 from tallystream.producer import Producer
 from tallystream.totals import Totals
 from tallystream_worker import logs

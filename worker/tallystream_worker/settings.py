@@ -16,7 +16,7 @@ import msgspec
 from tallystream.connection import DEFAULT_URL
 from tallystream.errors import ConfigurationError
 from tallystream.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS
-from tallystream.rules import Metric, Rules
+from tallystream.rules import Metric, Ratio, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,19 @@ if TYPE_CHECKING:
 DEFAULT_FILES: Final = ("tallystream.toml", "config/tallystream.toml")
 """Where a configuration is looked for when none is named."""
 
-DEFAULT_METRICS: Final = ("view", "like", "share", "vote", "api-call", "read", "clap", "highlight")
+DEFAULT_RULES: Final = Rules(
+    {
+        "view": Metric("a page, an article or a video was looked at", ("hour", "day", "month"), unique="day", top=100),
+        "like": Metric("a like (amount 1) or its withdrawal (amount -1)", ("day",), top=100, floor=0),
+        "share": Metric("something was passed on", ("day",), top=100),
+        "vote": Metric("a vote up (1), down (-1) or taken back (0), one per actor", top=100, once="forever"),
+        "api-call": Metric("a call of an interface, by key", ("hour", "day"), limit=1000, per="hour", accept_late="1d"),
+        "read": Metric("an article was read to its end", ("day",)),
+        "clap": Metric("applause, several at once by amount", ("day",), top=100),
+        "highlight": Metric("a passage was marked", ("day",)),
+    },
+    {"engagement_rate": Ratio(("like", "share"), ("view",))},
+)
 
 
 @dataclass(frozen=True)
@@ -85,15 +97,7 @@ class Settings:
     redis: RedisSettings = field(default_factory=RedisSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
-    metric: dict[str, Metric] = field(default_factory=lambda: {name: Metric() for name in DEFAULT_METRICS})
-
-    def __post_init__(self) -> None:
-        Rules(self.metric)
-
-    @property
-    def rules(self) -> Rules:
-        """The declared metrics."""
-        return Rules(self.metric)
+    rules: Rules = DEFAULT_RULES
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -103,6 +107,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
     serve: ServeSettings = msgspec.field(default_factory=ServeSettings)
     metric: dict[str, Metric] | None = None
+    ratio: dict[str, Ratio] = {}
+    zone: str = "UTC"
 
 
 def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -136,11 +142,9 @@ def _from_file(path: Path | None) -> Settings:
         raise ConfigurationError(f"{path}: {error}") from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
-    settings = Settings(file.redis, file.worker, file.serve)
-    if file.metric is None:
-        return settings
     try:
-        return replace(settings, metric=file.metric)
+        metric = DEFAULT_RULES.metric if file.metric is None else file.metric
+        return Settings(file.redis, file.worker, file.serve, Rules(metric, file.ratio, file.zone))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 

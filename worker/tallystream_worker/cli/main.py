@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tallystream.errors import EventError, TallyError
-from tallystream_worker.cli import data, run
+from tallystream_worker.cli import check, data, ranking, run
 from tallystream_worker.cli.options import current_url
 
 app: Final = App(
@@ -28,7 +28,10 @@ app.command(run.serve)
 app.command(data.emit)
 app.command(data.ingest)
 app.command(data.get)
+app.command(ranking.top)
 app.command(data.status)
+app.command(ranking.reset)
+app.command(check.check)
 
 
 def main() -> NoReturn:

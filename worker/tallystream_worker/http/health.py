@@ -10,7 +10,8 @@ from redis.exceptions import RedisError, ResponseError
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
 from tallystream.keys import GROUP, Layout
-from tallystream.totals import Query, query_meta
+from tallystream.query import Query
+from tallystream.totals import query_meta
 from tallystream_worker.http.problems import problem
 from tallystream_worker.settings import RedisSettings
 
