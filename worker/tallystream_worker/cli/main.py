@@ -12,7 +12,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tallystream.errors import EventError, TallyError
-from tallystream_worker.cli import check, data, ranking, run
 from tallystream_worker.cli.options import current_url
 
 app: Final = App(
@@ -21,17 +20,22 @@ app: Final = App(
     version=lambda: version("tallystream-worker"),
     help_format="markdown",
 )
-app.command(run.demo)
-app.command(run.up)
-app.command(run.worker)
-app.command(run.serve)
-app.command(data.emit)
-app.command(data.ingest)
-app.command(data.get)
-app.command(ranking.top)
-app.command(data.status)
-app.command(ranking.reset)
-app.command(check.check)
+# By path: a command's modules are imported when it runs, so that `get` need not wait for the web server's.
+_COMMANDS: Final = {
+    "run:demo": "start everything, send it a load, and say whether it was counted exactly",
+    "run:up": "run everything on one machine: server, worker and read service",
+    "run:worker": "count: consumer-group workers only",
+    "run:serve": "serve totals over HTTP, with /metrics for Prometheus",
+    "emit:emit": "emit one event",
+    "ingest:ingest": "emit the events of files",
+    "get:get": "print the counters of a subject",
+    "top:top": "print the subjects with the most",
+    "status:status": "print how far counting has come, and whether the books balance",
+    "reset:reset": "bring the counters of a subject to 0",
+    "check:check": "check a configuration, and say what it stores",
+}
+for _number, (_path, _help) in enumerate(_COMMANDS.items()):
+    app.command(f"tallystream_worker.cli.{_path}", name=_path.partition(":")[2], help=_help, sort_key=_number)
 
 
 def main() -> NoReturn:

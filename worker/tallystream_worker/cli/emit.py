@@ -1,0 +1,53 @@
+"""The command that emits one event."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tallystream.producer import Producer
+from tallystream.totals import Totals
+from tallystream_worker.cli.options import Where
+
+
+def emit(
+    metric: str,
+    subject: str,
+    *,
+    amount: int = 1,
+    actor: str | None = None,
+    at: float | None = None,
+    id: str | None = None,  # the event's own word
+    wait: Annotated[bool, Parameter(negative="", help="return only when it is counted")] = False,
+    timeout: Annotated[float, Parameter(help="seconds to wait at most")] = 10.0,
+    where: Where = Where(),  # noqa: B008  # frozen
+) -> None:
+    """Emit one event.
+
+    Example: `tallystream emit view article:1 --wait`
+
+    Parameters
+    ----------
+    metric
+        what is counted, such as view
+    subject
+        what it is counted for, such as article:1
+    amount
+        how much to add, a whole number
+    actor
+        who did it
+    at
+        when it happened, in seconds since 1970
+    id
+        the event's own name, for metrics that count each once
+    """
+    settings = where.settings()
+    with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
+        rules = totals.meta.rules  # also: an unreachable server is an error now, not after the time limit
+    if rules is not None:
+        rules.refuse_undeclared(metric)
+    with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:
+        producer.emit(metric, subject, amount, actor=actor, at=at, id=id)
+        producer.flush(timeout, wait="counted" if wait else "appended")

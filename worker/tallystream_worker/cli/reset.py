@@ -1,0 +1,50 @@
+"""The command that takes counts back."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from tallystream.connection import connect
+from tallystream.event import MAX_SUBJECT_BYTES, check_text
+from tallystream.totals import Totals, declared
+from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.output import print_json, print_table
+from tallystream_worker.corrections import reset as take_back
+
+
+def reset(
+    subject: str,
+    metric: str | None = None,
+    /,
+    *,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008
+) -> None:
+    """Bring the counters of a subject to 0, by compensating events: the log keeps what happened.
+
+    Example: `tallystream reset article:1 view`
+
+    Parameters
+    ----------
+    subject
+        whose counters
+    metric
+        one metric; else all
+    """
+    settings = where.settings()
+    subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
+    with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
+        meta = totals.meta
+    metrics = declared(meta)
+    if metric is not None:
+        assert meta.rules is not None  # noqa: S101  # declared() saw to it
+        meta.rules.refuse_undeclared(metric)
+        metrics = [metric]
+    elif meta.rules is not None:
+        metrics = [name for name in metrics if meta.rules.metric[name].exact]
+    with closing(connect(settings.redis.url)) as client:
+        taken = take_back(client, meta, subject, metrics)
+    if json:
+        print_json({"subject": subject, "taken_back": taken})
+        return
+    print_table(subject, ["metric", "taken back"], [[name, f"{value:,}"] for name, value in taken.items() if value])

@@ -1,0 +1,58 @@
+"""The command that shows whether the books balance."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from tallystream.ledger import query_ledger
+from tallystream.totals import Totals
+from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.output import error_console, print_json, print_table
+
+
+def status(
+    *,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008
+) -> None:
+    """Print partitions, lag, pending and dead entries, and whether the books balance.
+
+    Example: `tallystream status --json`
+    """
+    settings = where.settings()
+    with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
+        books = totals.run(query_ledger(totals.meta.layout))
+    if json:
+        print_json(books.summary())
+        return
+    summary = books.summary()
+    print_table(
+        "partitions",
+        ["stream", "lag", "pending", "oldest pending", "dead entries"],
+        [
+            [
+                row["stream"],
+                _count(row["lag"]),
+                _count(row["pending"]),
+                _seconds(row["oldest_pending_seconds"]),
+                _count(row["dead"]),
+            ]
+            for row in summary["partitions"]
+        ],
+    )
+    print_table("events", list(summary["ledger"]), [[f"{value:,}" for value in summary["ledger"].values()]])
+    unaccounted = summary["unaccounted"]
+    if unaccounted is None:
+        error_console.print(f"books: open, {_count(summary['lag'])} entries wait to be counted")
+    elif unaccounted == 0:
+        error_console.print("books: balance, every appended event is accounted for", style="green")
+    else:
+        error_console.print(f"books: {unaccounted:,} events are UNACCOUNTED for", style="bold red")
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f} s"
