@@ -16,8 +16,6 @@ TOTAL, WINDOW_FIELD, TOP_MEMBER, VOTE, LIMIT_FIELD, UNIQUE, SEEN_ID = 106, 91, 1
 def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = False) -> None:
     """Check a configuration, and say what each metric stores and about what it costs.
 
-    Example: `tallystream check config/tallystream.toml`
-
     Parameters
     ----------
     file

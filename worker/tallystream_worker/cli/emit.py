@@ -20,13 +20,11 @@ def emit(
     actor: str | None = None,
     at: float | None = None,
     id: str | None = None,  # the event's own word
-    wait: Annotated[bool, Parameter(negative="", help="return only when it is counted")] = False,
+    wait: Annotated[bool, Parameter(negative="", show_default=False, help="return only when it is counted")] = False,
     timeout: Annotated[float, Parameter(help="seconds to wait at most")] = 10.0,
     where: Where = Where(),  # noqa: B008  # frozen
 ) -> None:
     """Emit one event.
-
-    Example: `tallystream emit view article:1 --wait`
 
     Parameters
     ----------

@@ -30,8 +30,6 @@ def get(
 ) -> None:
     """Print the counters of a subject, or of one metric its series or its sum over a range.
 
-    Example: `tallystream get article:1`, or `tallystream get article:1 view --window hour --last 24`
-
     Parameters
     ----------
     subject

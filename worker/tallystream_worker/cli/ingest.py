@@ -25,13 +25,13 @@ def ingest(
     metric: Annotated[str, Parameter(help="metric of events whose line names none")] = "view",
     subject: Annotated[Field, Parameter(help="part of an access-log line that is counted for")] = "path",
     actor: Annotated[Field | None, Parameter(help="part of an access-log line that says who")] = "host",
-    wait: Annotated[bool, Parameter(negative="", help="return only when everything is counted")] = False,
+    wait: Annotated[
+        bool, Parameter(negative="", show_default=False, help="return only when everything is counted")
+    ] = False,
     json: AsJson = False,
     where: Where = Where(),  # noqa: B008
 ) -> int:
     """Emit the events of files; lines that are no events are reported and skipped.
-
-    Example: `tallystream ingest access.log.gz --format combined --wait`
 
     Parameters
     ----------

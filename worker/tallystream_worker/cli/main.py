@@ -21,21 +21,30 @@ app: Final = App(
     help_format="markdown",
 )
 # By path: a command's modules are imported when it runs, so that `get` need not wait for the web server's.
-_COMMANDS: Final = {
-    "run:demo": "start everything, send it a load, and say whether it was counted exactly",
-    "run:up": "run everything on one machine: server, worker and read service",
-    "run:worker": "count: consumer-group workers only",
-    "run:serve": "serve totals over HTTP, with /metrics for Prometheus",
-    "emit:emit": "emit one event",
-    "ingest:ingest": "emit the events of files",
-    "get:get": "print the counters of a subject",
-    "top:top": "print the subjects with the most",
-    "status:status": "print how far counting has come, and whether the books balance",
-    "reset:reset": "bring the counters of a subject to 0",
-    "check:check": "check a configuration, and say what it stores",
-}
-for _number, (_path, _help) in enumerate(_COMMANDS.items()):
-    app.command(f"tallystream_worker.cli.{_path}", name=_path.partition(":")[2], help=_help, sort_key=_number)
+_COMMANDS: Final = (
+    (
+        "run:demo",
+        "Start everything, send it a load, and say whether it was counted exactly.",
+        "demo --events 1000000 --once",
+    ),
+    ("run:up", "Run everything on one machine: server, worker and read service.", "up --data ./tally-data"),
+    ("run:worker", "Count: consumer-group workers only.", "worker --processes 2"),
+    ("run:serve", "Serve totals over HTTP, with /metrics for Prometheus.", "serve --port 8080"),
+    ("emit:emit", "Emit one event.", "emit view article:1 --wait"),
+    ("ingest:ingest", "Emit the events of files.", "ingest access.log.gz --format combined --wait"),
+    ("get:get", "Print the counters of a subject.", "get article:1 view --window hour --last 24"),
+    ("top:top", "Print the subjects with the most.", "top view -n 10 --window 7d"),
+    ("status:status", "Print how far counting has come, and whether the books balance.", "status --json"),
+    ("reset:reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
+    ("check:check", "Check a configuration, and say what it stores.", "check config/tallystream.toml"),
+)
+for _number, (_path, _help, _example) in enumerate(_COMMANDS):
+    app.command(
+        f"tallystream_worker.cli.{_path}",
+        name=_path.partition(":")[2],
+        help=f"{_help}\n\nExample: `tallystream {_example}`",
+        sort_key=_number,
+    )
 
 
 def main() -> NoReturn:

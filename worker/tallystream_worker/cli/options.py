@@ -53,4 +53,4 @@ def current_url() -> str:
     return _last_url
 
 
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print JSON for programs")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON for programs")]

@@ -22,8 +22,6 @@ def reset(
 ) -> None:
     """Bring the counters of a subject to 0, by compensating events: the log keeps what happened.
 
-    Example: `tallystream reset article:1 view`
-
     Parameters
     ----------
     subject

@@ -32,10 +32,7 @@ def worker(
     metrics_port: Annotated[int | None, Parameter(help="serve the worker's own /metrics on this loopback port")] = None,
     where: Where = Where(),  # noqa: B008  # frozen
 ) -> int:
-    """Count: consumer-group workers only, until SIGTERM or Ctrl-C.
-
-    Example: `tallystream worker --processes 2`
-    """
+    """Count: consumer-group workers only, until SIGTERM or Ctrl-C."""
     settings = _named(where.settings(), name, processes)
     log = logs.configure()
     if settings.worker.processes > 1:
@@ -49,10 +46,7 @@ def serve(
     port: Port = None,
     where: Where = Where(),  # noqa: B008
 ) -> None:
-    """Serve totals over HTTP, with /metrics for Prometheus, until SIGTERM or Ctrl-C.
-
-    Example: `tallystream serve --port 8080`
-    """
+    """Serve totals over HTTP, with /metrics for Prometheus, until SIGTERM or Ctrl-C."""
     settings = _listening(where.settings(), host, port)
     logs.configure()
     with stop_on_signals() as stop, serving(settings) as url:
@@ -70,8 +64,6 @@ def up(
     """Run everything on one machine: server, worker and read service.
 
     Without --redis (or TALLYSTREAM_REDIS_URL) an embedded server is started, which keeps its data in --data.
-
-    Example: `tallystream up --data ./tally-data`
     """
     settings = _listening(where.settings(), host, port)
     log = logs.configure()
@@ -90,15 +82,14 @@ def up(
 def demo(
     *,
     events: Annotated[int, Parameter(help="events to emit")] = 1_000_000,
-    once: Annotated[bool, Parameter(negative="", help="end after the verdict instead of serving on")] = False,
+    once: Annotated[
+        bool, Parameter(negative="", show_default=False, help="end after the verdict instead of serving on")
+    ] = False,
     port: Port = None,
     seed: Annotated[int, Parameter(help="another load, repeatable")] = 1,
     where: Where = Where(),  # noqa: B008
 ) -> int:
-    """Start an embedded server, a worker and the read service, emit a load, and say whether it was counted exactly.
-
-    Example: `tallystream demo --events 1000000 --once`
-    """
+    """Start an embedded server, a worker and the read service, emit a load, and say whether it was counted exactly."""
     settings = _listening(where.settings(), None, port)
     with stop_on_signals() as stop:
         return Demo(settings, events, seed, stop, serve_on=not once, port_is_given=port is not None).run()

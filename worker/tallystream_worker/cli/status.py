@@ -15,10 +15,7 @@ def status(
     json: AsJson = False,
     where: Where = Where(),  # noqa: B008
 ) -> None:
-    """Print partitions, lag, pending and dead entries, and whether the books balance.
-
-    Example: `tallystream status --json`
-    """
+    """Print partitions, lag, pending and dead entries, and whether the books balance."""
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         books = totals.run(query_ledger(totals.meta.layout))

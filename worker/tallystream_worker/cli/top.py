@@ -26,8 +26,6 @@ def top(
 ) -> None:
     """Print the subjects with the most.
 
-    Example: `tallystream top view -n 10 --window 7d`
-
     Parameters
     ----------
     metric
