@@ -19,7 +19,7 @@ if #planned.refused > 0 then
 end
 
 local id = call('XADD', KEYS[1], '*', unpack(ARGV, 3))
-write(planned, batch)
+write(planned)
 
 local accepted, reason, used = 1, '', ''
 if planned.duplicates > 0 then

@@ -449,7 +449,15 @@ local function plan(batch)
     result.sketches[#result.sketches + 1] = { rule.sketch, overflow.subjects, overflow.deltas, rank, rule }
   end
 
-  call('HLEN', KEYS[3])
+  for i = 1, #batch.ledger, 2 do
+    ledger[batch.ledger[i]] = (ledger[batch.ledger[i]] or 0) + batch.ledger[i + 1]
+  end
+  for field in pairs(ledger) do
+    local old = call('HGET', KEYS[3], field)
+    if old and not string.match(old, '^%-?%d+$') then
+      error({ err = 'ERR ' .. KEYS[3] .. ' field ' .. field .. ' is not a whole number' })
+    end
+  end
   return result
 end
 
@@ -462,7 +470,7 @@ local function sketch_cells(subject)
   return cells
 end
 
-local function write(result, batch)
+local function write(result)
   for _, writes in ipairs(result.strings) do
     if #writes > 0 then
       call('MSET', unpack(writes))
@@ -514,10 +522,8 @@ local function write(result, batch)
   end
   for field, events in pairs(result.ledger) do
     if events ~= 0 then
-      call('HINCRBY', KEYS[3], field, spell(events))
+      -- Only the sum over a whole metric can leave 64 bits: then it stays as it is, and its counters go on.
+      redis.pcall('HINCRBY', KEYS[3], field, spell(events))
     end
-  end
-  for i = 1, #batch.ledger, 2 do
-    call('HINCRBY', KEYS[3], batch.ledger[i], batch.ledger[i + 1])
   end
 end

@@ -45,5 +45,5 @@ while ARGV[at] do
   call('XADD', dead, '*', unpack(ARGV, at + 1, at + count))
   at = at + count + 1
 end
-write(planned, batch)
+write(planned)
 return { 'applied' }
