@@ -5,7 +5,7 @@
 -- ARGV[1] group    ARGV[2] batch, msgpack:
 --   { ids    = { entry id, ... },
 --     totals = { { key, ... }, { delta, ... } },
---     ledger = { field, events, ... } }
+--     ledger = { field, "amount", ... } }
 -- ARGV[3..] parked entries, each as: how many arguments follow, then the fields and values of its dead entry
 --
 -- Returns {"applied"}
@@ -75,7 +75,12 @@ if #refused > 0 then
   return { 'refused', unpack(refused, 1, math.min(#refused, CHUNK)) } -- the rest is found on the next try
 end
 call('XLEN', dead)
-call('HLEN', ledger)
+for i = 1, #batch.ledger, 2 do
+  local old = call('HGET', ledger, batch.ledger[i])
+  if old and not string.match(old, '^%-?%d+$') then
+    return redis.error_reply('ERR ' .. ledger .. ' field ' .. batch.ledger[i] .. ' is not a whole number')
+  end
+end
 
 -- From here on nothing fails.
 call('XACK', stream, group, unpack(ids))
@@ -89,6 +94,7 @@ while ARGV[at] do
   at = at + count + 1
 end
 for i = 1, #batch.ledger, 2 do
-  call('HINCRBY', ledger, batch.ledger[i], batch.ledger[i + 1])
+  -- Only the sum over a whole metric can leave 64 bits: then it stays as it is, and its counters go on.
+  redis.pcall('HINCRBY', ledger, batch.ledger[i], batch.ledger[i + 1])
 end
 return { 'applied' }

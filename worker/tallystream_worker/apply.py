@@ -61,7 +61,8 @@ def apply(client: redis.Redis, keys: PartitionKeys, batch: Batch) -> Verdict:
                 ],
                 [delta for sums in batch.totals.values() for delta in sums.values()],
             ),
-            "ledger": [part for move in batch.ledger.items() for part in move],
+            # As text: a Lua number would print large amounts in a form that HINCRBY does not take.
+            "ledger": [part for name, amount in batch.ledger.items() for part in (name, str(amount))],
         }
     )
     parked = [argument for entry in batch.parked for argument in _dead_entry(entry)]

@@ -29,9 +29,7 @@ def _pass_by(_place: str) -> None:
 def _armed(spec: str) -> Callable[[str], None]:
     wanted, _, nth = spec.partition(":")
     if wanted not in PLACES or not (nth or "1").isdecimal():
-        raise ConfigurationError(
-            f"{VARIABLE}={spec!r}: must be one of {', '.join(PLACES)}, with :N for the N-th time"
-        )
+        raise ConfigurationError(f"{VARIABLE}={spec!r}: must be one of {', '.join(PLACES)}, with :N for the N-th time")
     times = itertools.count(1)  # its next() is one step even among threads
 
     def reach(place: str) -> None:
