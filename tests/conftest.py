@@ -20,9 +20,7 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session", params=matrix())
-def server_process(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def server_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One process of each kind of server, for the whole run."""
     with running(request.param, tmp_path_factory.mktemp(request.param)) as server:
         yield server

@@ -101,9 +101,7 @@ def _borrowed(url: str) -> Iterator[str]:
     # The same variable points the command line at a production server: look before flushing.
     with Redis.from_url(url, protocol=3, legacy_responses=False) as client:
         if used := client.info("keyspace"):
-            pytest.fail(
-                f"the server at TALLYSTREAM_REDIS_URL is not empty ({used}); the tests would flush it"
-            )
+            pytest.fail(f"the server at TALLYSTREAM_REDIS_URL is not empty ({used}); the tests would flush it")
         yield url
         client.flushall()
 

@@ -53,6 +53,7 @@ class Appender:
         self._client = client
         self._layout = layout
         self._lanes = [_Lane() for _ in layout.keys]
+        self._script_is_loaded = False
         self.last_ids: list[str | None] = [None] * layout.partitions
         """Per partition, the stream ID of the last entry of ours that was confirmed."""
         self.resent = 0
@@ -89,6 +90,9 @@ class Appender:
                     sent.append((partition, entry))
             if not sent:
                 return [], None
+            if not self._script_is_loaded:
+                _APPEND.load(self._client)
+                self._script_is_loaded = True
             replies = pipeline.execute(raise_on_error=False)
         return self._settle(sent, replies)
 
@@ -104,7 +108,7 @@ class Appender:
             if isinstance(reply, RedisError):
                 stopped.add(partition)
                 if isinstance(reply, NoScriptError):
-                    _APPEND.load(self._client)
+                    self._script_is_loaded = False  # a restart, a failover, SCRIPT FLUSH: the next burst begins with it
                 else:
                     first_error = first_error or reply
                 continue

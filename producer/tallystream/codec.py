@@ -40,6 +40,7 @@ MAX_EVENTS: Final = 1_000_000
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_EVENTS)]
 Amount = Annotated[int, msgspec.Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
+Sum = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_800_000)]
 
 # An amount this large goes by itself: so a sum of up to a million others stays far from 64 bits.
@@ -57,7 +58,7 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
     minute: Annotated[int, msgspec.Meta(ge=0, le=4_223_371_680)]
     ones: list[str]
     counts: dict[str, Count]
-    sums: dict[str, tuple[Amount, Count]]
+    sums: dict[str, tuple[Sum, Count]]
 
     @property
     def events(self) -> int:

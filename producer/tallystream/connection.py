@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -66,9 +66,10 @@ def _made(kind: Any, url: str, timeout: float, retry: Any) -> Any:
 
 def is_refusal(error: RedisError) -> bool:
     """Tell whether trying again cannot help: a wrong password, a missing right, a command that is unknown."""
-    if isinstance(error, AuthenticationError):
+    # redis-py turns the first word of some errors into a class and cuts it off.
+    if isinstance(error, (AuthenticationError, NoPermissionError)):
         return True
-    return isinstance(error, ResponseError) and str(error).startswith(("NOPERM", "WRONGPASS", "NOAUTH", "WRONGTYPE"))
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def _without_password(url: str) -> str:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from tallystream import event as rule
 from tallystream.append import Appender, Entry
-from tallystream.codec import Pack
+from tallystream.codec import MAX_EVENTS, Pack
 from tallystream.connection import DEFAULT_URL, connect, is_refusal
 from tallystream.decide import Decider, Outcome
 from tallystream.errors import BufferFull, ConfigurationError, EventError, FlushTimeout, TallyError
@@ -100,9 +100,9 @@ class Producer:
         for name, value in (("linger", linger), ("block_timeout", block_timeout)):
             if not 0 <= value <= 3600:  # noqa: PLR2004  # an hour
                 raise ConfigurationError(f"{name} must be 0 to 3,600 seconds, not {value}")
-        for name, value in (("entry_events", entry_events), ("entry_bytes", entry_bytes)):
-            if not 1 <= value <= 2**20:
-                raise ConfigurationError(f"{name} must be 1 to 1,048,576, not {value}")
+        for name, value, most in (("entry_events", entry_events, MAX_EVENTS), ("entry_bytes", entry_bytes, 2**20)):
+            if not 1 <= value <= most:
+                raise ConfigurationError(f"{name} must be 1 to {most:,}, not {value}")
         if buffer_events < entry_events or buffer_bytes < entry_bytes:
             raise ConfigurationError("the buffer must hold at least one entry: raise buffer_events or buffer_bytes")
         self._url = url

@@ -142,6 +142,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def refuse_undeclared(self, metric: str) -> None:
         """Raise `EventError` where `metric` is not declared."""
         if metric not in self.metric:
+            check_metric(metric)  # what could not be declared is not repeated in a message
             declared = ", ".join(sorted(self.metric))
             raise EventError(
                 "metric",

@@ -246,9 +246,7 @@ def test_a_server_that_is_not_running_says_so(tmp_path):
 
 def test_a_long_log_of_writes_is_waited_for(fresh_server):
     """A server that answers LOADING is waited for, and has every key when `start` returns."""
-    server = fresh_server(
-        extra=["--key-load-delay", "200", "--loading-process-events-interval-bytes", "1024"]
-    )
+    server = fresh_server(extra=["--key-load-delay", "200", "--loading-process-events-interval-bytes", "1024"])
     with client(server.url) as redis, redis.pipeline(transaction=False) as pipeline:
         for number in range(5000):
             pipeline.set(f"key:{number}", number)

@@ -44,9 +44,7 @@ FOR_OPERATORS = [
 def run(*command: str | Path, cwd: Path) -> str:
     """Run a program and return what it prints; what it complains about is in the test's output."""
     # This run's own environment must not leak into the clean one.
-    settings = {
-        name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}
-    }
+    settings = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
     done = subprocess.run(command, cwd=cwd, env=settings, stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, f"{command[0]} exited with status {done.returncode}"
     return done.stdout

@@ -18,9 +18,7 @@ from tallystream_worker.ingest.combined import parse
 
 REAL_LOG = Path(__file__).parents[3] / "shared" / "data" / "apache_access.log.gz"
 
-LINE = (
-    b'83.149.9.216 - me [17/May/2015:10:05:03 +0000] "GET /a?b=1 HTTP/1.1" 200 203023 "http://a/" "Mozilla"'
-)
+LINE = b'83.149.9.216 - me [17/May/2015:10:05:03 +0000] "GET /a?b=1 HTTP/1.1" 200 203023 "http://a/" "Mozilla"'
 
 
 def one(text: bytes, **mapping: str | None) -> ParsedLine | BadLine:

@@ -13,9 +13,7 @@ from tallystream_worker.ingest.csv_rows import parse
 def rows(*texts: str | bytes) -> list[ParsedLine | BadLine]:
     """Return what becomes of the rows of a file."""
     lines = [text.encode() if isinstance(text, str) else text for text in texts]
-    return list(
-        parse((Line(number, 0, text) for number, text in enumerate(lines, 1)), Mapping(metric="like"))
-    )
+    return list(parse((Line(number, 0, text) for number, text in enumerate(lines, 1)), Mapping(metric="like")))
 
 
 def one(cells: str | bytes, header: str = "subject,metric,amount,actor,at,id") -> ParsedLine | BadLine:

@@ -14,9 +14,7 @@ from tallystream_worker.ingest.ndjson_lines import parse
 
 def one(text: bytes | str) -> ParsedLine | BadLine:
     """Return what becomes of a single line."""
-    (outcome,) = parse(
-        [Line(7, 90, text.encode() if isinstance(text, str) else text)], Mapping(metric="like")
-    )
+    (outcome,) = parse([Line(7, 90, text.encode() if isinstance(text, str) else text)], Mapping(metric="like"))
     return outcome
 
 
@@ -81,9 +79,7 @@ def test_a_mistake_is_a_bad_line(text):
     assert (outcome.number, outcome.reason.isprintable(), outcome.reason != "") == (7, True, True)
 
 
-@pytest.mark.parametrize(
-    "text", ['{"subject": "\\"id\\" \\"id\\""}', '{"subject": "id", "actor": "id", "id": "id"}']
-)
+@pytest.mark.parametrize("text", ['{"subject": "\\"id\\" \\"id\\""}', '{"subject": "id", "actor": "id", "id": "id"}'])
 def test_a_key_may_occur_twice_as_a_value(text):
     """Only keys are held against a line, not values that look like them."""
     assert isinstance(one(text), ParsedLine)
@@ -102,9 +98,7 @@ def test_an_endless_line_is_bad():
     assert one(text + " ") == BadLine(7, "longer than 65,536 bytes")
 
 
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3
-)
+ANYTHING = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3)
 FIELDS = st.sampled_from(["metric", "subject", "amount", "actor", "at", "id", "other"])
 
 

@@ -110,9 +110,7 @@ def test_a_minus_is_standard_input(pack):
 
 def test_a_line_in_a_pipe_is_there_at_once():
     """A line that is piped in comes out before the pipe is closed or a buffer is full."""
-    with subprocess.Popen(
-        [sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(b"a\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"1 0 a None\n"
@@ -128,6 +126,4 @@ def test_no_bytes_raise_or_vanish(content):
     for number, offset, text in found:
         assert content[offset : offset + len(text)] == text
         assert content.count(b"\n", 0, offset) == number - 1
-    assert [text for _, _, text in found] == [
-        text for text in content.split(b"\n") if text and not text.isspace()
-    ]
+    assert [text for _, _, text in found] == [text for text in content.split(b"\n") if text and not text.isspace()]

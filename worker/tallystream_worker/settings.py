@@ -135,7 +135,9 @@ def _from_file(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     try:
-        file = msgspec.toml.decode(path.read_bytes(), type=_File)
+        text = path.read_bytes()
+        _refuse_unknown(msgspec.toml.decode(text))
+        file = msgspec.toml.decode(text, type=_File)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); name another with --config") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -147,6 +149,17 @@ def _from_file(path: Path | None) -> Settings:
         return Settings(file.redis, file.worker, file.serve, Rules(metric, file.ratio, file.zone))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _refuse_unknown(stated: dict[str, Any]) -> None:
+    # The sections are dataclasses, and a dataclass cannot say so itself: a misspelt setting would be ignored.
+    for section, kind in _SECTIONS.items():
+        known = {setting.name for setting in fields(kind)}
+        values = stated.get(section)
+        if isinstance(values, dict) and (unknown := values.keys() - known):
+            raise ConfigurationError(
+                f"{section}.{min(unknown)}: there is no such setting; there are {', '.join(sorted(known))}"
+            )
 
 
 def _from_environment(section: str, values: Any, environment: Mapping[str, str]) -> Any:
@@ -165,6 +178,7 @@ def _from_environment(section: str, values: Any, environment: Mapping[str, str])
         raise ConfigurationError(f"environment: {error}") from None
 
 
+_SECTIONS: Final = {"redis": RedisSettings, "worker": WorkerSettings, "serve": ServeSettings}
 _KINDS: Final = {int: "whole number", float: "number", str: "text"}
 
 

@@ -1,0 +1,209 @@
+"""The asyncio face of the library: the same verbs, and a loop that never stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream.aio import Producer, Totals
+from tallystream.errors import BufferFull, ConfigurationError, EventError, FlushTimeout, TallyError
+from tallystream_worker import logs
+from tallystream_worker.app import counting
+from tallystream_worker.settings import RedisSettings, Settings
+from tests.rig import Rig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tallystream_worker.embedded import EmbeddedServer
+    from tests.servers import Server
+
+NOBODY = "redis://127.0.0.1:1"
+"""A port where nothing listens: connections are refused at once."""
+
+
+def test_what_is_emitted_can_be_read(server: Server) -> None:
+    """Events that are emitted and flushed as counted are in the totals, by every verb."""
+
+    async def scenario() -> None:
+        async with Producer(server.url) as producer, Totals(server.url) as totals:
+            for n in range(100):
+                await producer.emit("view", f"article:{n % 3}", 2)
+            await producer.emit("like", "article:0", -1, actor="u1", at=1763900000.5, id="x")
+            await producer.flush(20, wait="counted")
+            assert await totals.get("article:0", "view") == 68
+            assert await totals.get("never", "view") == 0
+            wanted = [("article:1", "view"), ("article:0", "like"), ("never", "like")]
+            assert await totals.get_many(wanted) == dict(zip(wanted, [66, -1, 0], strict=True))
+            of_one = await totals.of("article:0")
+            assert (of_one["view"], of_one["like"], of_one["share"]) == (68, -1, 0)
+            stats = producer.stats
+            assert (stats.emitted, stats.appended, stats.buffered, stats.dropped) == (101, 101, 0, 0)
+
+    with counting(Settings(redis=RedisSettings(url=server.url)), logs.configure(quiet=True)):
+        asyncio.run(scenario())
+
+
+def test_reading_waits_for_a_position(server: Server) -> None:
+    """A read after a stream ID returns once that is counted, and fails in time where it never is."""
+
+    async def scenario(rig: Rig) -> None:
+        async with Producer(server.url) as producer, Totals(server.url) as totals:
+            await producer.emit("view", "article:1")
+            await producer.flush(10)
+            ((id_, _),) = rig.client.xrange(rig.layout.keys_of("article:1").stream)
+            after = id_.decode()
+            with pytest.raises(FlushTimeout, match=f"entry {after} was not counted within 0.05 seconds"):
+                await totals.read([("article:1", "view")], after=after, timeout=0.05)
+            waiting = asyncio.create_task(totals.read([("article:1", "view")], after=after, timeout=20))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(rig.drain)
+            reading = await waiting
+            assert (reading.values["article:1", "view"], reading.lag) == (1, 0)
+            with pytest.raises(EventError, match="after: "):
+                await totals.read([("article:1", "view")], after="yesterday")
+
+    with Rig(server.url) as rig:
+        asyncio.run(scenario(rig))
+
+
+def test_reading_an_empty_server_stores_nothing(server: Server) -> None:
+    """A counter on an empty server is 0, and nothing is there afterwards."""
+
+    async def scenario() -> None:
+        async with Totals(server.url) as totals:
+            assert await totals.get("article:1", "view") == 0
+            with pytest.raises(ConfigurationError, match="start a worker"):
+                await totals.of("article:1")
+
+    asyncio.run(scenario())
+    assert server.client().dbsize() == 0
+
+
+def test_a_wrong_number_of_partitions_is_refused(server: Server) -> None:
+    """A reader that expects other partitions than are stored is refused with the right number."""
+
+    async def scenario() -> None:
+        async with Totals(server.url, partitions=8) as totals:
+            await totals.get("article:1", "view")
+
+    with Rig(server.url), pytest.raises(ConfigurationError, match="Set partitions = 4"):
+        asyncio.run(scenario())
+
+
+def test_more_readers_than_connections(server: Server) -> None:
+    """Hundreds of reads at once are all answered, over a bounded number of connections."""
+
+    async def scenario(rig: Rig) -> None:
+        async with Totals(server.url) as totals:
+            before = rig.client.info("clients")["connected_clients"]
+            assert await asyncio.gather(*(totals.get(f"a:{n}", "view") for n in range(500))) == [0] * 500
+            assert rig.client.info("clients")["connected_clients"] - before <= 32
+
+    with Rig(server.url) as rig:
+        asyncio.run(scenario(rig))
+
+
+def test_a_full_buffer_suspends_the_caller_and_not_the_loop(fresh_server: Callable[..., EmbeddedServer]) -> None:
+    """While the server is away and the buffer is full, the caller waits and others run; nothing is dropped."""
+    server = fresh_server(extra=["--appendfsync", "always"])
+
+    async def scenario() -> None:
+        async with Producer(server.url, buffer_events=10, entry_events=5) as producer:
+            await producer.emit("view", "article:1")
+            await producer.flush(10)
+            server.kill()
+            for _ in range(10):
+                await producer.emit("view", "article:1")
+            blocked = asyncio.create_task(producer.emit("view", "article:1"))
+            turns = 0
+            until = time.monotonic() + 0.1
+            while time.monotonic() < until:
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns > 100
+            assert not blocked.done()
+            await asyncio.to_thread(server.start)
+            await asyncio.wait_for(blocked, 20)
+            await producer.flush(20)
+            stats = producer.stats
+            assert (stats.emitted, stats.appended, stats.dropped) == (12, 12, 0)
+
+    asyncio.run(scenario())
+
+
+def test_blocking_gives_up_and_counts_one_drop() -> None:
+    """An event for which no room comes in time is refused and counted once, however often it was tried."""
+
+    async def scenario() -> None:
+        producer = Producer(NOBODY, buffer_events=1, entry_events=1, block_timeout=0.05)
+        await producer.emit("view", "article:1")
+        for expected in (1, 2):
+            with pytest.raises(BufferFull):
+                await producer.emit("view", "article:1")
+            assert producer.stats.dropped == expected
+        with pytest.raises(FlushTimeout):
+            await producer.close(0.01)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("policy", ["raise", "drop"])
+def test_other_policies_do_not_wait(policy: str) -> None:
+    """With `raise` and `drop` a full buffer is answered at once, and each event counted."""
+
+    async def scenario() -> None:
+        producer = Producer(NOBODY, buffer_events=1, entry_events=1, when_full=policy)  # type: ignore[arg-type]
+        await producer.emit("view", "article:1")
+        for _ in range(3):
+            if policy == "raise":
+                with pytest.raises(BufferFull):
+                    await producer.emit("view", "article:1")
+            else:
+                await producer.emit("view", "article:1")
+        assert producer.stats.dropped == 3
+        with pytest.raises(FlushTimeout):
+            await producer.close(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_a_bad_event_is_refused_at_once(server: Server) -> None:
+    """A bad event is refused as by the threaded producer, and a closed producer takes none."""
+
+    async def scenario() -> None:
+        async with Producer(server.url) as producer:
+            with pytest.raises(EventError, match="subject: must not be empty"):
+                await producer.emit("view", "")
+        await producer.close()
+        with pytest.raises(TallyError, match="closed"):
+            await producer.emit("view", "article:1")
+
+    asyncio.run(scenario())
+
+
+def test_a_flush_that_was_given_up_does_not_keep_the_program() -> None:
+    """A program that gives up a flush while the server is away can still end."""
+    program = f"""
+import asyncio
+from tallystream.aio import Producer
+async def main():
+    producer = Producer({NOBODY!r})
+    await producer.emit("view", "article:1")
+    try:
+        await asyncio.wait_for(producer.flush(), 0.1)
+    except asyncio.TimeoutError:
+        print("given up")
+    try:
+        await producer.close(0.1)
+    except TimeoutError:
+        print("lost")
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.split() == ["given", "up", "lost"]

@@ -1,0 +1,108 @@
+"""The read service as a part of a process: started beside others, stopped by its caller."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tallystream.errors import ConfigurationError
+from tallystream.producer import Producer
+from tallystream_worker import logs
+from tallystream_worker.app import counting
+from tallystream_worker.http.serve import serving
+from tallystream_worker.metrics import WorkerMetrics
+from tests.http_service import settings_for
+from tests.rig import Rig
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+
+def test_workers_and_service_share_a_process(server: Server) -> None:
+    """Beside workers in the same process the service shows what they count and how they do it."""
+    settings, registry = settings_for(server.url, read_timeout=5), CollectorRegistry()
+    log = logs.configure(quiet=True)
+    with counting(settings, log, [WorkerMetrics(registry)]), serving(settings, registry) as url:
+        with Producer(server.url) as producer:
+            producer.emit("view", "/", 42)
+            producer.flush(10, wait="counted")
+        assert httpx.get(f"{url}/v1/counters/%2F/view").json()["value"] == 42
+        until(lambda: "tallystream_batches_total 1.0" in httpx.get(f"{url}/metrics").text)
+
+
+def test_a_port_in_use_is_refused(server: Server) -> None:
+    """A second service on a port is refused with what to do, and the first one keeps all its requests."""
+    with serving(settings_for(server.url)) as url:
+        port = int(url.rpartition(":")[2])
+        with (
+            pytest.raises(ConfigurationError, match=f"127.0.0.1 port {port} .*--port"),
+            serving(settings_for(server.url, port=port)),
+        ):
+            pass
+        with serving(settings_for(server.url, port=port), any_port=True) as other:
+            assert other != url
+            assert httpx.get(f"{other}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_an_address_that_is_not_ours_is_refused(server: Server) -> None:
+    """A host that cannot be listened on is a message, not a traceback."""
+    for host in ("192.0.2.1", "no such host"):
+        with pytest.raises(ConfigurationError, match="cannot listen on"), serving(settings_for(server.url, host=host)):
+            pass
+
+
+def test_a_port_is_free_again_after_a_stop(server: Server) -> None:
+    """A service can be stopped and started on the same port at once."""
+    with serving(settings_for(server.url)) as url:
+        port = int(url.rpartition(":")[2])
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    for _ in range(2):
+        with serving(settings_for(server.url, port=port)) as again:
+            assert again == url
+            assert httpx.get(f"{url}/healthz").status_code == 200
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_stop_lets_requests_end(server: Server) -> None:
+    """A request in hand when the service stops still gets its answer."""
+    with Rig(server.url) as rig:
+        stream = rig.layout.keys_of("article:1").stream
+        id_ = rig.client.xadd(stream, {"metric": "view", "subject": "article:1"}).decode()
+        answers = []
+        with serving(settings_for(server.url, read_timeout=1)) as url, httpx.Client() as client:
+            client.get(f"{url}/healthz")  # a connection that stays open must not hold up the stop
+            path = f"{url}/v1/counters/article:1?after={id_}"
+            asking = threading.Thread(target=lambda: answers.append(httpx.get(path)))
+            rig.client.config_resetstat()
+            asking.start()
+            until(lambda: rig.client.info("commandstats").get("cmdstat_mget"), what="the request's first look")
+            began = time.monotonic()
+        assert time.monotonic() - began < 3
+        asking.join(5)
+    assert answers[0].status_code == 504
+
+
+def test_many_requests_at_once(server: Server) -> None:
+    """More requests than connections wait their turn and are all answered."""
+    with Rig(server.url) as rig, serving(settings_for(server.url)) as url:
+        rig.drain()
+        answers = []
+        with httpx.Client(limits=httpx.Limits(max_connections=200)) as client:
+            threads = [
+                threading.Thread(target=lambda: answers.append(client.get(f"{url}/v1/counters/a", timeout=30)))
+                for _ in range(200)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert [answer.status_code for answer in answers] == [200] * 200

@@ -1,0 +1,78 @@
+"""The books as they are read from a real server."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from tallystream.keys import Layout
+from tallystream.ledger import query_ledger
+from tallystream.producer import Producer
+from tallystream.totals import Totals
+from tests.rig import Rig
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+
+def test_empty_books_balance(server: Server) -> None:
+    """Where nothing is stored the books are all 0 and balance."""
+    with Totals(server.url) as totals:
+        books = totals.run(query_ledger(Layout()))
+    assert (books.appended, books.counted, books.waiting, books.pending, books.unaccounted) == (0, 0, 0, 0, 0)
+
+
+def test_the_summary_is_what_status_prints(server: Server) -> None:
+    """The summary has lag, pending and dead entries by stream and in all, and events by outcome."""
+    with Rig(server.url) as rig, Producer(server.url) as producer, Totals(server.url) as totals:
+        for n in range(100):
+            producer.emit("view", f"article:{n}")
+        producer.flush()
+        rig.client.xadd(rig.layout.keys[0].stream, {"nonsense": "x"})
+        waiting = totals.run(query_ledger(rig.layout)).summary()
+        rig.drain()
+        summary = totals.run(query_ledger(rig.layout)).summary()
+    assert waiting["lag"] == sum(row["lag"] for row in waiting["partitions"]) > 0
+    assert waiting["unaccounted"] is None
+    assert [row["stream"] for row in summary["partitions"]] == [keys.stream for keys in rig.layout.keys]
+    assert summary["ledger"] == {
+        "appended": 101, "counted": 100, "rejected": 0, "duplicate": 0, "late": 0, "dead": 1, "trimmed": 0,
+    }  # fmt: skip
+    assert (summary["lag"], summary["pending"], summary["dead"], summary["unaccounted"]) == (0, 0, 1, 0)
+
+
+def test_the_books_balance_whenever_one_looks(server: Server) -> None:
+    """While events are emitted and counted, every look finds the books open or balanced, and never off."""
+    stop = threading.Event()
+    with Rig(server.url) as rig, Producer(server.url, linger=0.001) as producer, Totals(server.url) as totals:
+        consumers = [rig.consumer(partition) for partition in range(rig.layout.partitions)]
+
+        def count() -> None:
+            while not stop.is_set():
+                for consumer in consumers:
+                    consumer.run_once()
+
+        worker = threading.Thread(target=count)
+        worker.start()
+        try:
+            balanced = 0
+            for look in range(300):
+                producer.emit("view", f"article:{look % 7}")
+                if look % 3 == 0:
+                    producer.flush()
+                books = totals.run(query_ledger(rig.layout))
+                assert books.unaccounted in {None, 0}
+                balanced += books.unaccounted == 0
+            assert balanced > 0
+        finally:
+            stop.set()
+            worker.join()
+
+
+def test_a_stream_without_its_group_cannot_tell_its_lag(server: Server) -> None:
+    """Entries that no group has read are no balanced books."""
+    with Totals(server.url) as totals, Producer(server.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush()
+        books = totals.run(query_ledger(totals.meta.layout))
+    assert (books.appended, books.waiting, books.unaccounted) == (1, None, None)

@@ -1,0 +1,199 @@
+"""A TCP proxy that does to connections what networks do: loses a reply, cuts, delays.
+
+Threads and sockets, nothing else. It listens on loopback and speaks to a server's port or unix socket; what it
+is told to do holds from the next byte on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CHUNK = 65536
+
+
+class Proxy:
+    """Stands between a client and the server at `url`; its own address is `proxy.url`.
+
+    Attributes:
+        delay: Seconds by which each chunk of a reply is held back.
+        lost: Set once a reply has been swallowed: the server has done what it was asked, and nobody knows.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._upstream = url
+        self._lock = threading.Lock()
+        self._pairs: list[_Pair] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._trigger: tuple[bytes, int, bool] | None = None
+        self._unsent: bytes | None = None
+        self._bytes_left: int | None = None
+        self.delay = 0.0
+        self.lost = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def lose_reply_to(self, trigger: bytes, *, nth: int = 1, cut: bool = True) -> None:
+        """Swallow the reply to the n-th request that contains `trigger`, once; then cut (or leave it hanging)."""
+        self.lost.clear()
+        with self._lock:
+            self._trigger = (trigger, nth, cut)
+
+    def lose_request(self, trigger: bytes) -> None:
+        """Cut the connection when a request that contains `trigger` comes, before the server has it, once."""
+        with self._lock:
+            self._unsent = trigger
+
+    def cut_after(self, reply_bytes: int) -> None:
+        """Let this many bytes of replies through in all, then cut the connection they go over, once."""
+        self.lost.clear()
+        with self._lock:
+            self._bytes_left = reply_bytes
+
+    def cut(self) -> None:
+        """Cut every connection now; new ones are let through."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            pair.cut()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # shutdown wakes accept(); close alone would leave it waiting.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = _dial(self._upstream)
+            except OSError:
+                client.close()  # the server is down: so are we
+                continue
+            pair = _Pair(client, server, self._saw_request, self._saw_reply)
+            with self._lock:
+                self._pairs.append(pair)
+            pair.start()
+
+    def _saw_request(self, pair: _Pair, data: bytes) -> bool:
+        """Tell whether the server may have it."""
+        with self._lock:
+            if self._unsent is not None and self._unsent in data:
+                self._unsent = None
+                return False
+            if self._trigger is None:
+                return True
+            trigger, left, cut = self._trigger
+            # A pipeline is several requests in one chunk: all their replies count as the reply.
+            if trigger in data:
+                self._trigger = (trigger, left - 1, cut) if left > 1 else None
+                if left == 1:
+                    pair.swallow, pair.cut_then = True, cut
+            return True
+
+    def _saw_reply(self, pair: _Pair, data: bytes) -> bytes | None:
+        """Return what may go to the client; `None` cuts."""
+        if self.delay:
+            time.sleep(self.delay)
+        if pair.swallow:
+            self.lost.set()
+            return None if pair.cut_then else b""
+        with self._lock:
+            if self._bytes_left is not None:
+                self._bytes_left -= len(data)
+                if self._bytes_left <= 0:
+                    pair.last = data[: len(data) + self._bytes_left]
+                    self._bytes_left = None
+                    self.lost.set()
+                    return None
+        return data
+
+
+class _Pair:
+    """One connection and its other half."""
+
+    def __init__(
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        on_request: Callable[[_Pair, bytes], bool],
+        on_reply: Callable[[_Pair, bytes], bytes | None],
+    ) -> None:
+        self._client, self._server = client, server
+        self._on_request, self._on_reply = on_request, on_reply
+        self._threads = [
+            threading.Thread(target=self._pump_requests, daemon=True),
+            threading.Thread(target=self._pump_replies, daemon=True),
+        ]
+        self.swallow = False
+        self.cut_then = True
+        self.last = b""
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def cut(self) -> None:
+        self._shut()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        self._client.close()
+        self._server.close()
+
+    def _shut(self) -> None:
+        for end in (self._client, self._server):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _pump_requests(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := self._client.recv(CHUNK):
+                if not self._on_request(self, data):
+                    break
+                self._server.sendall(data)
+        self._shut()
+
+    def _pump_replies(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := self._server.recv(CHUNK):
+                passed = self._on_reply(self, data)
+                if passed is None:
+                    self._client.sendall(self.last)
+                    break
+                self._client.sendall(passed)
+        self._shut()
+
+
+def _dial(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        return socket.create_connection((parts.hostname, parts.port))
+    upstream = socket.socket(socket.AF_UNIX)
+    try:
+        upstream.connect(unquote(parts.path))
+    except OSError:
+        upstream.close()
+        raise
+    return upstream
