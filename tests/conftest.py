@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.servers import Server, matrix, running
+from hypothesis import Phase, settings
 
 from tallystream_worker.embedded import EmbeddedServer
+from tests.servers import Server, matrix, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# CI draws the same examples each time, so that a red run can be run again; mutants need no minimal example.
+settings.register_profile("ci", derandomize=True, print_blob=True)
+settings.register_profile("mutants", derandomize=True, phases=[Phase.generate], max_examples=60)
+if "CI" in os.environ:
+    settings.load_profile("ci")
 
 
 def pytest_report_header() -> str:

@@ -26,11 +26,13 @@ METRICS = ("view", "like", "vote")
 class Rig:
     """Clients, consumers and readings of one server; a context manager that closes them all."""
 
-    def __init__(self, url: str, *, metrics: Sequence[str] = METRICS, partitions: int = 4) -> None:
+    def __init__(
+        self, url: str, *, metrics: Sequence[str] = METRICS, partitions: int = 4, rules: Rules | None = None
+    ) -> None:
         self.url = url
         self._open = contextlib.ExitStack()
         self.client = self.connect()
-        self.rules = Rules({name: Metric() for name in metrics})
+        self.rules = rules or Rules({name: Metric(ids=None) for name in metrics})
         self.meta = establish(self.client, partitions)
         self.layout = self.meta.layout
         self.client.hset(self.layout.meta, "rules", publish(self.rules))

@@ -34,14 +34,14 @@ def test_what_is_emitted_can_be_read(server: Server) -> None:
         async with Producer(server.url) as producer, Totals(server.url) as totals:
             for n in range(100):
                 await producer.emit("view", f"article:{n % 3}", 2)
-            await producer.emit("like", "article:0", -1, actor="u1", at=1763900000.5, id="x")
+            await producer.emit("clap", "article:0", -1, actor="u1", at=1763900000.5, id="x")
             await producer.flush(20, wait="counted")
             assert await totals.get("article:0", "view") == 68
             assert await totals.get("never", "view") == 0
-            wanted = [("article:1", "view"), ("article:0", "like"), ("never", "like")]
+            wanted = [("article:1", "view"), ("article:0", "clap"), ("never", "like")]
             assert await totals.get_many(wanted) == dict(zip(wanted, [66, -1, 0], strict=True))
             of_one = await totals.of("article:0")
-            assert (of_one["view"], of_one["like"], of_one["share"]) == (68, -1, 0)
+            assert (of_one["view"], of_one["clap"], of_one["share"]) == (68, -1, 0)
             stats = producer.stats
             assert (stats.emitted, stats.appended, stats.buffered, stats.dropped) == (101, 101, 0, 0)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from tests.waiting import until
 
 from tallystream_worker import embedded
 from tallystream_worker.embedded import EmbeddedServer, EmbeddedServerError, find_binary
+from tests.waiting import until
 
 OWNER = """
 import signal, sys

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -91,8 +93,32 @@ def test_a_stop_lets_requests_end(server: Server) -> None:
     assert answers[0].status_code == 504
 
 
+def test_a_half_sent_request_holds_nothing_up_for_long(server: Server) -> None:
+    """A client that stops in the middle of a request is cut off, and a stop does not wait for it without end."""
+    with serving(settings_for(server.url)) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+            assert httpx.get(f"{url}/healthz").status_code == 200
+            assert not client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_process_that_served_ends_cleanly(server: Server) -> None:
+    """A program ends with status 0 right after it stopped serving: nothing of the service is left to trip over."""
+    program = f"""
+import httpx
+from tests.http_service import settings_for
+from tallystream_worker.http.serve import serving
+with serving(settings_for({server.url!r})) as url:
+    assert httpx.get(f"{{url}}/healthz").status_code == 200
+"""
+    for _ in range(8):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_many_requests_at_once(server: Server) -> None:
-    """More requests than connections wait their turn and are all answered."""
+    """Far more requests at once than connections to Redis are all answered, over connections that stay open."""
     with Rig(server.url) as rig, serving(settings_for(server.url)) as url:
         rig.drain()
         answers = []

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.servers import missing
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]

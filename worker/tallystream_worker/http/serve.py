@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
@@ -27,10 +29,20 @@ if TYPE_CHECKING:
     from tallystream_worker.settings import ServeSettings, Settings
 
 START_TIMEOUT: Final = 10.0
-STOP_TIMEOUT: Final = 2.0
-"""Seconds that requests in hand have to end, besides the time that they may wait."""
+STOP_TIMEOUT: Final = 15.0
+"""Seconds that requests in hand have to end, besides the time that they may wait: more than a client may take to
+send one and Redis may take to be given up. Without a request in hand a stop takes milliseconds."""
+
+_CONNECTIONS: Final = 1024
+"""Connections at once; more wait until one is closed. Granian's own 128 is soon taken up by idle ones."""
+
+_IDLE_MS: Final = 5_000
+"""Milliseconds after which a connection that sends no request, or not all of its head, is closed."""
 
 _LOOK: Final = 0.005
+_LEAVE_TIMEOUT: Final = 1.0
+_LEAVE_BLINDLY: Final = 0.05
+"""Seconds that granian's threads get where they cannot be seen; they need microseconds."""
 
 
 @contextmanager
@@ -98,6 +110,7 @@ class _Thread(threading.Thread):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Server | None = None
         self._failure: BaseException | None = None
+        self._threads_before = _native_threads()
 
     def run(self) -> None:
         try:
@@ -113,6 +126,10 @@ class _Thread(threading.Thread):
             address=host,
             port=port,
             interface=Interfaces.ASGI,
+            backlog=_CONNECTIONS,
+            backpressure=_CONNECTIONS,
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(header_read_timeout=_IDLE_MS),
             websockets=False,
             log_dictconfig=_LOGGING,
             log_level=LogLevels.error,
@@ -136,6 +153,29 @@ class _Thread(threading.Thread):
         if self._loop is not None and self._server is not None and self.is_alive():
             self._loop.call_soon_threadsafe(self._server.stop)
         self.join(timeout)
+        self._let_granian_leave()
+
+    def _let_granian_leave(self) -> None:
+        """Wait until granian's threads are gone.
+
+        The last one tells Python that it is done, and needs the interpreter once more to end; an interpreter that
+        ends first takes the whole process down with SIGABRT (granian issue 693).
+        """
+        deadline = time.monotonic() + _LEAVE_TIMEOUT
+        time.sleep(_LEAVE_BLINDLY)
+        while time.monotonic() < deadline:
+            known = {thread.native_id for thread in threading.enumerate()}
+            if not _native_threads() - self._threads_before - known:
+                return
+            time.sleep(_LOOK)
+
+
+def _native_threads() -> set[int | None]:
+    """Return the ids of this process's threads, Python's and others; empty where the system does not tell."""
+    try:
+        return {int(entry.name) for entry in Path("/proc/self/task").iterdir()}
+    except OSError:
+        return set()
 
 
 _LOGGING: Final[dict[str, Any]] = {

@@ -1,0 +1,133 @@
+"""The definition of correct for the counting rules: what valid events of one metric and subject add up to.
+
+Like `oracle.py` it knows no Redis and no order. A rule takes all events at once and looks only at what they say
+themselves: their time, amount, actor and id.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tallystream.windows import bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from tallystream.rules import Metric
+
+
+@dataclass(frozen=True)
+class Happened:
+    """A valid event; `at` is milliseconds, `received` those of its entry."""
+
+    metric: str
+    subject: str
+    amount: int
+    at: int
+    received: int
+    actor: str | None = None
+    id: str | None = None
+
+    def bucket(self, window: str) -> str:
+        """Return the label of the bucket that it lies in."""
+        return bucket(window, self.at // 60_000).label
+
+
+@dataclass
+class Books:
+    """What all events add up to; nothing that is 0.
+
+    Attributes:
+        totals: By metric and subject.
+        up: Standing votes above 0, by metric and subject.
+        windows: By window, metric, label and subject.
+        asked: What was asked of limits, by metric, label and subject.
+        ledger: Events by outcome, and by `outcome@metric`; `total@metric` are amounts.
+    """
+
+    totals: Counter[tuple[str, str]] = field(default_factory=Counter)
+    up: Counter[tuple[str, str]] = field(default_factory=Counter)
+    windows: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    asked: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    ledger: Counter[str] = field(default_factory=Counter)
+
+    def move(self, outcome: str, metric: str, events: int) -> None:
+        """Put events of an outcome into the ledger."""
+        self.ledger[outcome] += events
+        self.ledger[f"{outcome}@{metric}"] += events
+
+    def add(self, event: Happened, rule: Metric, amount: int) -> None:
+        """Add an amount to the total and to each window's bucket of the event's time."""
+        self.totals[event.metric, event.subject] += amount
+        self.ledger[f"total@{event.metric}"] += amount
+        for window in rule.windows:
+            self.windows[window, event.metric, event.bucket(window), event.subject] += amount
+
+    def top(self, metric: str, n: int) -> list[tuple[str, int]]:
+        """Return the subjects with the largest totals, equal ones by name, last first."""
+        of_metric = [(subject, total) for (name, subject), total in self.totals.items() if name == metric]
+        return sorted(of_metric, key=lambda place: (place[1], place[0].encode()), reverse=True)[:n]
+
+
+def tally(events: Iterable[Happened], rules: dict[str, Metric]) -> Books:
+    """Return what a set of events adds up to under the rules."""
+    books = Books()
+    for (metric, _), of_subject in grouped(events, lambda event: (event.metric, event.subject)):
+        rule = rules[metric]
+        books.ledger["appended"] += len(of_subject)
+        limit = None if rule.late_seconds is None else rule.late_seconds * 1000
+        late = [event for event in of_subject if limit is not None and event.received - event.at > limit]
+        if rule.sets_late_aside:
+            books.move("late", metric, len(late))
+            of_subject = [event for event in of_subject if event not in late]
+        else:
+            books.ledger[f"late-counted@{metric}"] += len(late)
+        if rule.once is not None:
+            vote(of_subject, rule, books)
+        elif rule.limit is not None:
+            grant(unrepeated(of_subject, rule, books), rule, books)
+        else:
+            for event in (unique := unrepeated(of_subject, rule, books)):
+                books.add(event, rule, event.amount)
+            books.move("counted", metric, len(unique))
+    return books
+
+
+def unrepeated(events: list[Happened], rule: Metric, books: Books) -> list[Happened]:
+    """Return the events without the copies of an id: the earliest of each period stands."""
+    standing = [event for event in events if event.id is None or rule.ids is None]
+    with_id = [event for event in events if event.id is not None and rule.ids is not None]
+    for _, copies in grouped(with_id, lambda event: (event.id, event.bucket(rule.ids or ""))):
+        standing.append(min(copies, key=lambda event: (event.at, event.amount)))
+        books.move("duplicate", copies[0].metric, len(copies) - 1)
+    return standing
+
+
+def vote(events: list[Happened], rule: Metric, books: Books) -> None:
+    """Count one standing vote per actor and period: the latest."""
+    for _, votes in grouped(events, lambda event: (event.actor, event.bucket(rule.once or ""))):
+        stands = max(votes, key=lambda event: (event.at, event.amount))
+        books.add(stands, rule, stands.amount)
+        books.up[stands.metric, stands.subject] += stands.amount > 0
+        books.move("counted", stands.metric, 1)
+        books.move("rejected:once", stands.metric, len(votes) - 1)
+
+
+def grant(events: list[Happened], rule: Metric, books: Books) -> None:
+    """Accept min(limit, asked) in each period."""
+    for label, asked in grouped(events, lambda event: event.bucket(rule.per or "")):
+        accepted = min(rule.limit or 0, len(asked))
+        books.asked[asked[0].metric, str(label), asked[0].subject] += len(asked)
+        books.add(asked[0], rule, accepted)
+        books.move("counted", asked[0].metric, accepted)
+        books.move("rejected:limit", asked[0].metric, len(asked) - accepted)
+
+
+def grouped(events: Iterable[Happened], key: Callable[[Happened], Hashable]):
+    """Return the events by what `key` says of them."""
+    groups: dict[Hashable, list[Happened]] = defaultdict(list)
+    for event in events:
+        groups[key(event)].append(event)
+    return list(groups.items())

@@ -1,0 +1,208 @@
+"""Worker processes: killed at the worst moments, stopped politely, and always exact afterwards.
+
+On the embedded server only: what is tried here is the process, and the integration suite tries the servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tallystream import Producer
+from tallystream_worker.apply import _APPLY
+from tallystream_worker.failpoint import PLACES, VARIABLE
+from tests.proxy import Proxy
+from tests.rig import Rig
+from tests.waiting import until
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+EVENTS = 6000
+
+
+@pytest.fixture
+def rig(fresh_server):
+    """The parts, wired to an empty server."""
+    with Rig(fresh_server().url, metrics=["view", "like", "share", "vote"]) as rig:
+        yield rig
+
+
+@contextlib.contextmanager
+def worker(url: str, *arguments: str, failpoint: str | None = None, name: str = "w"):
+    """Start `tallystream worker`; whatever becomes of it, it is gone at the end."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
+    environment["TALLYSTREAM_WORKER_CLAIM_IDLE"] = "0.2"
+    if failpoint is not None:
+        environment[VARIABLE] = failpoint
+    command = [PROGRAM, "worker", "--redis", url, "--name", name, *arguments]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def emit(rig: Rig, events: int = EVENTS) -> dict[tuple[str, str], int]:
+    """Emit two metrics for each of some subjects; return what the totals must be."""
+    expected: Counter[tuple[str, str]] = Counter()
+    with Producer(rig.url, entry_events=20, linger=0.001) as producer:
+        for number in range(events // 2):
+            subject = f"article:{number % 97}"
+            for metric, amount in (("view", 1), ("like", number % 5 - 2)):
+                producer.emit(metric, subject, amount)
+                expected[metric, subject] += amount
+    return dict(expected)
+
+
+def children(pid: int) -> list[int]:
+    """Return the worker processes that a parent started."""
+    started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    # One of them is the tracker that multiprocessing itself starts.
+    return [int(child) for child in started if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def drained(rig: Rig) -> bool:
+    """Tell whether everything is counted."""
+    return rig.waiting() == 0
+
+
+def check(rig: Rig, expected: dict[tuple[str, str], int], events: int = EVENTS) -> None:
+    """Compare totals and books with what was emitted."""
+    assert rig.totals() == expected
+    ledger = rig.ledger()
+    assert (ledger["appended"], ledger["counted"], ledger.get("dead", 0)) == (events, events, 0)
+    assert sum(ledger.get(f"total@{metric}", 0) for metric in ("view", "like")) == sum(expected.values())
+
+
+def test_a_worker_counts_everything(rig):
+    """A worker process counts a backlog, and what comes later."""
+    expected = Counter(emit(rig))
+    with worker(rig.url):
+        until(lambda: drained(rig), timeout=30, what="the backlog's end")
+        expected.update(emit(rig))
+        until(lambda: drained(rig), timeout=30, what="the end of what came later")
+    check(rig, expected, 2 * EVENTS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_worker_in_time(rig, number):
+    """SIGTERM and Ctrl-C end a worker with status 0 within its deadline, without a traceback; the rest is left."""
+    expected = emit(rig)
+    with worker(rig.url) as process:
+        until(lambda: rig.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
+        began = time.monotonic()
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=15)
+        assert time.monotonic() - began < 10
+        assert process.returncode == 0, output
+        assert "Traceback" not in output
+    assert rig.pending() == []
+    with worker(rig.url):
+        until(lambda: drained(rig), timeout=30, what="the end of what was left")
+    check(rig, expected)
+
+
+@pytest.mark.parametrize(("place", "nth"), zip(PLACES, (1, 4, 7), strict=True))
+def test_a_worker_killed_at_a_failpoint(rig, place, nth):
+    """A worker killed after a read, before an apply or after it leaves nothing lost and nothing doubled."""
+    expected = emit(rig)
+    with worker(rig.url, failpoint=f"{place}:{nth}") as process:
+        assert process.wait(30) == -signal.SIGKILL
+    assert rig.waiting() > 0
+    with worker(rig.url):
+        until(lambda: drained(rig), timeout=30, what="the end of what was left")
+    check(rig, expected)
+
+
+def test_another_worker_takes_over(rig):
+    """What a killed worker held is counted by one of another name, which takes it over."""
+    expected = emit(rig)
+    with worker(rig.url, failpoint="before-apply:3", name="gone") as process:
+        assert process.wait(30) == -signal.SIGKILL
+    assert any(rig.pending(partition) for partition in range(4))
+    with worker(rig.url, name="here"):
+        until(lambda: drained(rig), timeout=30, what="the end of what was left")
+    check(rig, expected)
+
+
+def test_a_worker_killed_before_the_reply(rig):
+    """A worker killed after the server applied and before it heard so leaves a batch that counts once."""
+    expected = emit(rig)
+    rig.client.script_load(_APPLY.text)
+    with Proxy(rig.url) as proxy:
+        proxy.lose_reply_to(_APPLY.sha.encode(), nth=3, cut=False)
+        with worker(proxy.url) as process:
+            assert proxy.lost.wait(30)
+            process.kill()
+            assert process.wait(10) == -signal.SIGKILL
+    with worker(rig.url):
+        until(lambda: drained(rig), timeout=30, what="the end of what was left")
+    check(rig, expected)
+
+
+def test_a_worker_that_loses_its_connections(rig):
+    """A worker whose connections are cut again and again comes back by itself and counts everything once."""
+    expected: Counter[tuple[str, str]] = Counter()
+    with Proxy(rig.url) as proxy, worker(proxy.url):
+        for _ in range(5):
+            expected.update(emit(rig, 1000))
+            proxy.cut()
+        until(lambda: drained(rig), timeout=30, what="the end of the stream")
+    check(rig, expected, 5000)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes by /proc")
+def test_several_processes_share_the_work(rig):
+    """Several workers of one command count together, one of them killed in between, and end with their parent."""
+    expected = Counter(emit(rig))
+    with worker(rig.url, "--processes", "2") as process:
+        until(lambda: rig.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        expected.update(emit(rig))
+        until(lambda: drained(rig), timeout=30, what="the end of the stream")
+        until(lambda: len(children(process.pid)) == 2, timeout=30, what="the killed one's successor")
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == 0, output
+    check(rig, expected, 2 * EVENTS)
+
+
+def test_two_workers_with_one_name(rig):
+    """Two workers that were given the same name do work twice, and count once."""
+    expected = emit(rig)
+    with worker(rig.url, name="twin"), worker(rig.url, name="twin"):
+        until(lambda: drained(rig), timeout=30, what="the backlog's end")
+    check(rig, expected)
+
+
+def test_a_paused_worker_comes_back(rig):
+    """A worker stopped for longer than others wait finds its batch counted, and doubles nothing."""
+    expected = emit(rig)
+    with Proxy(rig.url) as proxy:
+        proxy.delay = 0.05
+        with worker(proxy.url, name="paused") as process:
+            until(lambda: any(rig.pending(partition) for partition in range(4)), timeout=30, what="a batch in hand")
+            process.send_signal(signal.SIGSTOP)
+            with worker(rig.url, name="other"):
+                until(lambda: drained(rig), timeout=30, what="the end of the stream")
+            process.send_signal(signal.SIGCONT)
+            expected_later = Counter(expected)
+            expected_later.update(emit(rig, 1000))
+            until(lambda: drained(rig), timeout=30, what="the paused worker's return")
+    check(rig, expected_later, EVENTS + 1000)
+
+
+def test_a_wrong_failpoint_is_refused(rig):
+    """A failpoint that does not exist is said, rather than never reached."""
+    with worker(rig.url, failpoint="nowhere") as process:
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode != 0
+        assert "must be one of after-fetch, before-apply, after-apply" in output
