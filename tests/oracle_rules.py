@@ -74,7 +74,8 @@ class Books:
 def tally(events: Iterable[Happened], rules: dict[str, Metric]) -> Books:
     """Return what a set of events adds up to under the rules."""
     books = Books()
-    for (metric, _), of_subject in grouped(events, lambda event: (event.metric, event.subject)):
+    for (metric, _), happened in grouped(events, lambda event: (event.metric, event.subject)):
+        of_subject = happened
         rule = rules[metric]
         books.ledger["appended"] += len(of_subject)
         limit = None if rule.late_seconds is None else rule.late_seconds * 1000

@@ -45,17 +45,22 @@ def happenings(draw) -> list[tuple[Event, bool]]:
     """Draw events over all rules, each with whether it is decided at once rather than emitted."""
     now = int(time.time()) * 1000
     drawn = []
+    # A few of each for one example: rules matter where events of one subject, actor, id or moment meet.
+    metrics = draw(st.lists(st.sampled_from(list(RULES.metric)), min_size=1, max_size=3, unique=True))
+    subjects = draw(st.lists(st.sampled_from(SUBJECTS), min_size=1, max_size=3, unique=True))
+    moments = [0, 1, 500, 59_000, HOUR, 3 * HOUR, 30 * HOUR, 50 * 24 * HOUR]
+    agos = draw(st.lists(st.sampled_from(moments), min_size=1, max_size=3, unique=True))
     for _ in range(draw(st.integers(1, 60))):
-        metric = draw(st.sampled_from(list(RULES.metric)))
+        metric = draw(st.sampled_from(metrics))
         rule = RULES.metric[metric]
-        ago = draw(st.sampled_from([0, 1, 500, 59_000, HOUR, 3 * HOUR, 30 * HOUR, 50 * 24 * HOUR]))
+        ago = draw(st.sampled_from(agos))
         if rule.once is not None:
             amount = draw(st.sampled_from([1, 1, -1, 0]))
         else:
             amount = 1 if rule.limit else draw(st.sampled_from([1, 1, 1, 2, -3, 10**12]))
         actor = draw(st.sampled_from(["u1", "u2", "u3"])) if rule.once else draw(st.sampled_from([None, "u1"]))
         id_ = draw(st.sampled_from([None, None, "a", "b"]))
-        event = Event(metric, draw(st.sampled_from(SUBJECTS)), amount, actor, (now - ago) / 1000, id_)
+        event = Event(metric, draw(st.sampled_from(subjects)), amount, actor, (now - ago) / 1000, id_)
         decided = draw(st.booleans()) and (rule.late_seconds is None or ago <= rule.late_seconds * 1000)
         drawn.append((event, decided))
     return drawn
