@@ -199,6 +199,7 @@ class Batch:
             "tops": [keys.top(metric), *(keys.window_top(window, metric, "") for window in rule.windows)],
             "quota": rule.max_subjects or 0,
             "sketch": keys.sketch(metric),
+            "bloom": int(rule.seen == "bloom"),
         }
 
     def _number(self, place: Place) -> int:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tallystream.keys import Layout
     from tallystream.rules import Metric, Rules
 
-_REMEMBERED: Final = 200_000
+_REMEMBERED: Final = 50_000
 """Subjects remembered as checked; beyond it the memory is begun anew."""
 
 _REASON_BYTES: Final = 300
