@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tallystream.errors import ConfigurationError, EventError
-from tallystream.rules import Metric, Rules, publish, read
+from tallystream.rules import Metric, Ratio, Rules, publish, read
 
 RULES = Rules({"view": Metric("looked at"), "like": Metric()})
 
@@ -55,3 +55,148 @@ def test_rules_of_another_release(published):
     """Rules that this release cannot follow are an error that says what to do, never ignored."""
     with pytest.raises(ConfigurationError, match="update this library"):
         read(published)
+
+
+def refusal(rule: Metric) -> str:
+    """Return what is said of a rule that is declared."""
+    with pytest.raises(ConfigurationError) as refused:
+        Rules({"view": rule})
+    message = str(refused.value)
+    assert message.startswith("[metric.view] ")
+    return message.removeprefix("[metric.view] ")
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts"),
+    [
+        (Metric(retention={"hour": "a week"}), ["retention.hour: 'a week' is not a duration", "8h, 400d or forever"]),
+        (Metric(retention={"day": "4001d"}), ["retention.day: 4001d is over 4000d", "forever"]),
+        (Metric(accept_late="soon"), ["accept_late: 'soon' is not a duration", "90s, 15m"]),
+        (Metric(top=-1), ["top: must be 0 (none) to 10,000, not -1"]),
+        (Metric(top=10_001), ["top: must be 0 (none) to 10,000, not 10,001"]),
+        (Metric(max_subjects=0), ["max_subjects: must be 1 to 1,000,000,000"]),
+        (Metric(max_subjects=10**9 + 1), ["max_subjects: must be 1 to 1,000,000,000"]),
+        (Metric(once="always"), ["once: 'always' is not a duration"]),
+        (Metric(once="12h"), ["once: must be", '"forever", "hour", "day"', '"30d"', "'12h'"]),
+        (Metric(once="day", limit=1, per="day"), ["once and limit: only one of them"]),
+        (Metric(limit=5), ['limit and per go together: limit = 1000, per = "hour"']),
+        (Metric(per="hour"), ['limit and per go together: limit = 1000, per = "hour"']),
+        (Metric(limit=0, per="hour"), ["limit: must be 1 to 1,000,000,000, not 0"]),
+        (Metric(limit=10**9 + 1, per="hour"), ["limit: must be 1 to 1,000,000,000, not 1,000,000,001"]),
+        (Metric(limit=5, per="day", windows=("minute", "hour", "day")), ["windows: minute, hour", "per = day"]),
+        (Metric(limit=5, per="total", windows=("month",)), ["windows: month", "per = total"]),
+        (Metric(exact=False, windows=("day",)), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, unique="day"), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, once="day"), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, limit=1, per="day"), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, max_subjects=5), ["exact = false: goes with top and floor only"]),
+    ],
+)
+def test_rules_that_cannot_be(rule, parts):
+    """A rule that contradicts itself is refused by the name of its setting, with what is allowed."""
+    message = refusal(rule)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Metric(retention={"hour": "1h", "day": "4000d", "month": "forever"}, accept_late="forever"),
+        Metric(top=10_000, max_subjects=10**9),
+        Metric(once="365d", windows=("minute", "hour", "day", "month")),
+        Metric(limit=10**9, per="total"),
+        Metric(limit=1, per="minute", windows=("minute", "hour", "day", "month")),
+        Metric(exact=False, top=10, floor=0),
+    ],
+)
+def test_rules_at_their_bounds(rule):
+    """What is allowed at most is allowed."""
+    assert Rules({"view": rule}).metric["view"] == rule
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        (Ratio(("like",), ("viev",)), r"\[ratio.rate\]: viev is not declared as a metric"),
+        (Ratio((), ("view",)), r"\[ratio.rate\]: of and by must each name at least one metric"),
+        (Ratio(("like",), ()), r"\[ratio.rate\]: of and by must each name at least one metric"),
+    ],
+)
+def test_ratios_that_cannot_be(ratio, message):
+    """A ratio of what is not declared, or of nothing, is refused by its name."""
+    with pytest.raises(ConfigurationError, match=message):
+        Rules({"view": Metric(), "like": Metric()}, {"rate": ratio})
+
+
+def test_a_zone_that_does_not_exist():
+    """A zone that nobody knows is refused when it is declared."""
+    with pytest.raises(ConfigurationError, match="zone: 'Mars/Olympus' is not a time zone"):
+        Rules({"view": Metric()}, zone="Mars/Olympus")
+
+
+PICKY = Rules(
+    {
+        "view": Metric(),
+        "vote": Metric(once="forever"),
+        "call": Metric(limit=3, per="hour"),
+        "path": Metric(exact=False),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("metric", "amount", "actor", "field", "message"),
+    [
+        ("vote", 1, None, "actor", "is needed: vote counts once per actor"),
+        ("vote", 2, "u1", "amount", "must be 1, -1 or 0: vote holds one vote per actor"),
+        ("call", 2, None, "amount", "must be 1: call has a limit"),
+        ("call", 0, "u1", "amount", "must be 1: call has a limit"),
+        ("path", -1, None, "amount", "must not be negative: path is kept in a sketch"),
+    ],
+)
+def test_events_that_a_rule_has_no_place_for(metric, amount, actor, field, message):
+    """An event that its rule cannot count is refused by field, with what the rule needs."""
+    with pytest.raises(EventError, match=message) as refused:
+        PICKY.refuse(metric, amount, actor)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("metric", "amount", "actor"),
+    [
+        ("view", -5, None),
+        ("view", 0, "u1"),
+        ("vote", -1, "u1"),
+        ("vote", 0, "u1"),
+        ("call", 1, None),
+        ("path", 0, None),
+        ("path", 10**12, "u1"),
+    ],
+)
+def test_events_that_a_rule_takes(metric, amount, actor):
+    """Any amount goes to a plain metric, and to another what its rule can count."""
+    PICKY.refuse(metric, amount, actor)
+
+
+@pytest.mark.parametrize(
+    ("rule", "late", "aside"),
+    [
+        (Metric(), None, False),
+        (Metric(accept_late="2h"), 7200, False),
+        (Metric(accept_late="2h", late="aside"), 7200, True),
+        (Metric(limit=1, per="hour"), 7 * 86_400, True),
+        (Metric(limit=1, per="hour", accept_late="1d"), 86_400, True),
+        (Metric(once="day"), 7 * 86_400, True),
+        (Metric(once="forever"), None, False),
+    ],
+)
+def test_how_late_events_may_be(rule, late, aside):
+    """A rule that needs memory bounds lateness and sets aside what is later; the others take everything."""
+    assert (rule.late_seconds, rule.sets_late_aside) == (late, aside)
+
+
+def test_how_long_buckets_are_kept():
+    """Each window has a retention of its own, and the declared one comes first."""
+    rule = Metric(retention={"hour": "2d"})
+    assert [rule.kept(window) for window in ("minute", "hour", "day", "month")] == [7200, 172_800, 34_560_000, None]

@@ -9,8 +9,8 @@ from tallystream_worker.cli.options import AsJson
 from tallystream_worker.cli.output import print_json, print_table
 from tallystream_worker.settings import load
 
-# Bytes a subject on Valkey 9.1 and Redis 7.0, subjects of 13 bytes; `python -m benchmarks.memory` measures them.
-TOTAL, WINDOW_FIELD, TOP_MEMBER, VOTE, LIMIT_FIELD, UNIQUE, SEEN_ID = 106, 91, 110, 75, 91, 130, 120
+# Bytes a subject of 13 bytes on Valkey 9.1, as `python -m benchmarks.memory` measures them.
+TOTAL, FIELD, VOTES, VOTE, UNIQUE = 106, 41, 200, 32, 186
 
 
 def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = False) -> None:
@@ -50,15 +50,15 @@ def explain(metric: Metric) -> tuple[str, int]:
     for window in metric.windows:
         kept = metric.retention.get(window)
         stored.append(f"{window}s" + (f" for {kept}" if kept else ""))
-        cost += WINDOW_FIELD
+        cost += FIELD
     if metric.top:
         stored.append(f"top {metric.top}")
     if metric.limit is not None:
         stored.append(f"limit {metric.limit:,} per {metric.per}")
-        cost += LIMIT_FIELD
+        cost += FIELD
     if metric.once is not None:
         stored.append(f"a vote per actor ({metric.once}), {VOTE} bytes each")
-        cost += TOTAL
+        cost += VOTES
     if metric.unique is not None:
         stored.append(f"unique actors by {metric.unique}, up to 12 KiB")
         cost += UNIQUE

@@ -161,8 +161,9 @@ class _Thread(threading.Thread):
         The last one tells Python that it is done, and needs the interpreter once more to end; an interpreter that
         ends first takes the whole process down with SIGABRT (granian issue 693).
         """
+        if not self._threads_before:
+            time.sleep(_LEAVE_BLINDLY)
         deadline = time.monotonic() + _LEAVE_TIMEOUT
-        time.sleep(_LEAVE_BLINDLY)
         while time.monotonic() < deadline:
             known = {thread.native_id for thread in threading.enumerate()}
             if not _native_threads() - self._threads_before - known:

@@ -1,0 +1,77 @@
+"""What each rule stores, in bytes: `python -m benchmarks.memory` measures it on an embedded server.
+
+Each case counts one event for each of 20,000 subjects of 13 bytes and divides the memory that the server has
+more by them; the stream is deleted before, so that only counters are left.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tallystream.connection import connect
+from tallystream.meta import establish
+from tallystream.producer import Producer
+from tallystream.rules import Metric, Rules, publish
+from tallystream_worker.consumer import Consumer
+from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.fetch import Fetch
+
+SUBJECTS = 20_000
+CASES = {
+    "total": (Metric(), {}),
+    "total, hour": (Metric(windows=("hour",)), {}),
+    "total, hour, day": (Metric(windows=("hour", "day")), {}),
+    "total, limit per hour": (Metric(limit=10, per="hour"), {}),
+    "total, vote of 1 actor": (Metric(once="forever"), {"actor": "user:123456"}),
+    "total, votes of 11 actors": (Metric(once="forever"), {"actors": 11}),
+    "total, 1 unique actor a day": (Metric(unique="day"), {"actor": "user:123456"}),
+    "total, 1 id": (Metric(), {"id": "0123456789abcdef"}),
+    "top 100 (the list in all)": (Metric(top=100), {}),
+    "sketch (in all)": (Metric(exact=False), {}),
+}
+
+
+def measure(metric: Metric, extra: dict[str, Any]) -> float:
+    """Return the bytes that the server holds more per subject once each has one event."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
+        client = connect(server.url)
+        meta = establish(client, 1)
+        rules = Rules({"view": metric})
+        client.hset(meta.layout.meta, "rules", publish(rules))
+        keys = meta.layout.keys[0]
+        fetch = Fetch(client, keys, "memory")
+        fetch.ensure_group()
+        consumer = Consumer(client, meta.layout, 0, rules, fetch)
+        before = int(client.info("memory")["used_memory"])
+        with Producer(server.url) as producer:
+            for actor in range(100_000, 100_000 + extra.get("actors", 0)) or [None]:
+                for number in range(SUBJECTS):
+                    one = {"actor": f"user:{actor}"} if actor else extra
+                    producer.emit("view", f"article:{number:05}", **one)
+            producer.flush(60)
+        while consumer.run_once():
+            pass
+        client.delete(keys.stream)
+        after = int(client.info("memory")["used_memory"])
+        client.close()
+    return (after - before) / SUBJECTS
+
+
+def main() -> None:
+    """Measure all cases and print them."""
+    figures = {name: measure(*case) for name, case in CASES.items()}
+    if "--json" in sys.argv:
+        sys.stdout.write(json.dumps(figures) + "\n")
+        return
+    table = Table("stored", "bytes a subject", "more than the total alone")
+    for name, figure in figures.items():
+        table.add_row(name, f"{figure:,.0f}", f"{figure - figures['total']:,.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
