@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from tallystream.connection import connect
-from tallystream.errors import GroupLost
+from tallystream.errors import StreamError
 from tallystream_worker.consumer import Consumer
 from tallystream_worker.fetch import Fetch
 
@@ -64,6 +64,7 @@ class Crew:
         *,
         consumer: str | None = None,
     ) -> None:
+        self.layout = meta.layout
         self._stopping = threading.Event()
         self._lanes = [
             _Lane(
@@ -115,6 +116,7 @@ class _Lane(threading.Thread):
         worker = settings.worker
         keys = meta.layout.keys[partition]
         self._log = log.bind(stream=keys.stream)
+        self._meta = meta
         self._stopping = stopping
         self._reading = connect(settings.redis.url, block=BLOCK)
         self._applying = connect(settings.redis.url)
@@ -141,10 +143,11 @@ class _Lane(threading.Thread):
         while not self._stopping.is_set():
             try:
                 if self._problem is not None:
+                    self._refuse_other_data()
                     self._fetch.ensure_group()
                     self._fetch.recover()
                 self._consumer.run_once(BLOCK)
-            except (RedisError, GroupLost) as error:
+            except (RedisError, StreamError) as error:
                 failures += 1
                 self._lost(error)
                 self._pause(failures)
@@ -160,6 +163,19 @@ class _Lane(threading.Thread):
                 self._say(None)
         self._reading.close()
         self._applying.close()
+
+    def _refuse_other_data(self) -> None:
+        """Refuse to go on where the data is not the one that this worker began with.
+
+        After FLUSHALL, or on a wrong or restored server, a group created at the beginning of the stream would count
+        without a word on top of nothing, or twice.
+        """
+        found = self._applying.hget(self._meta.layout.meta, "epoch")
+        if found != self._meta.epoch.encode():
+            raise StreamError(
+                f"{self._meta.layout.meta} is {'another' if found else 'gone'}: this is not the data that the worker "
+                "began with. Bring it back, or restart the worker to begin anew with what is here"
+            )
 
     def _lost(self, error: Exception) -> None:
         if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):

@@ -183,7 +183,8 @@ class Demo:
         if not wrong and sum(found.values()) == self._events:
             console.print(
                 f"counted exactly: {self._events:,} of {self._events:,} events over {len(expected):,} counters"
-                f" in {seconds:.1f} s ({rate})"
+                f" in {seconds:.1f} s ({rate})",
+                soft_wrap=True,
             )
             return 0
         console.print(f"NOT counted exactly: {len(wrong):,} of {len(names):,} counters differ")

@@ -1,0 +1,46 @@
+"""A crew counts until it is told to stop, and refuses to go on with data that is not its own."""
+
+from __future__ import annotations
+
+import structlog
+from structlog.testing import LogCapture
+
+from tallystream import Producer
+from tallystream.totals import Totals
+from tallystream_worker.app import counting
+from tallystream_worker.settings import RedisSettings, Settings
+from tests.waiting import until
+
+
+def test_a_flushed_server_is_an_alarm(server):
+    """After FLUSHALL every partition stops with one log line, and no group is created on the ruins."""
+    log = LogCapture()
+    logger = structlog.wrap_logger(None, processors=[log])
+    settings = Settings(redis=RedisSettings(url=server.url))
+    with counting(settings, logger) as crew:
+        with Producer(server.url) as producer:
+            producer.emit("view", "article:1")
+            producer.flush(10, wait="counted")
+        until(lambda: all(lane.problem is None for lane in crew.health), what="every partition to count")
+        server.client().flushall()
+        until(lambda: all("began with" in (lane.problem or "") for lane in crew.health), what="every partition to stop")
+        assert not server.client().exists(*[keys.stream for keys in crew.layout.keys])
+    alarms = [entry for entry in log.entries if "began with" in str(entry.get("problem"))]
+    assert len(alarms) == len(crew.health)
+
+
+def test_a_crew_counts_and_stops(server):
+    """What is emitted is counted, and a crew that has stopped leaves the rest to the next."""
+    settings = Settings(redis=RedisSettings(url=server.url))
+    logger = structlog.wrap_logger(None, processors=[LogCapture()])
+    with Producer(server.url) as producer, Totals(server.url) as totals:
+        with counting(settings, logger):
+            producer.emit("view", "article:1", 3)
+            producer.flush(10, wait="counted")
+            assert totals.get("article:1", "view") == 3
+        producer.emit("view", "article:1", 4)
+        producer.flush(10)
+        assert totals.get("article:1", "view") == 3
+        with counting(settings, logger):
+            producer.flush(10, wait="counted")
+            assert totals.get("article:1", "view") == 7
