@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
 from tallystream.connection import connect
 from tallystream.meta import establish
 from tallystream.producer import Producer

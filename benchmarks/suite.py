@@ -11,6 +11,7 @@ from . import (
     incr_one,
     incr_pipelined,
     redis_benchmark,
+    rules_drain,
     visible_latency,
 )
 from .measure import Sample, Skipped, Summary, summarize
@@ -51,6 +52,10 @@ CASES = (
     Case("e", "tallystream worker, backlog", "one hot subject", drain.hot, ours=True, in_chart=False),
     Case("e", "tallystream worker, backlog", "uniform over 1,000,000", drain.uniform, ours=True),
     Case("e", "tallystream worker, plain entries", "zipf", drain.plain, ours=True),
+    Case("r", "totals, hours and days", "zipf", rules_drain.windows, ours=True),
+    Case("r", "one vote per actor", "zipf", rules_drain.votes, ours=True, in_chart=False),
+    Case("r", "limit per key and hour", "zipf", rules_drain.limits, ours=True, in_chart=False),
+    Case("r", "decide() from 16 threads", "zipf", rules_drain.decisions, ours=True, in_chart=False),
     Case("f", "tallystream end to end", "zipf", end_to_end.produce_and_count, ours=True),
     Case("g", "emit() in the caller", "zipf", emit_cost.batches, ours=True),
     Case("h", "emit to visible", "zipf, 10,000 events/s", visible_latency.probe, ours=True),

@@ -28,7 +28,7 @@ SKETCH_WIDTH: Final = 32_768
 class Place:
     """A metric and the buckets that an event's minute lies in: of its limit first (if any), then of each window."""
 
-    __slots__ = ("buckets", "labels", "limit", "metric", "rule")
+    __slots__ = ("buckets", "labels", "limit", "metric", "rule", "text")
 
     def __init__(self, metric: str, rule: Metric, limit: Bucket | None, buckets: tuple[Bucket, ...]) -> None:
         self.metric = metric
@@ -36,6 +36,7 @@ class Place:
         self.limit = limit
         self.buckets = buckets
         self.labels = (limit.label if limit else "", *(each.label for each in buckets))
+        self.text = "" if self.labels == ("",) else " ".join(label or "-" for label in self.labels)
 
 
 class Places:
@@ -87,7 +88,8 @@ class Batch:
         if rule.once is not None and actor is not None:
             period = bucket(rule.once, at // 60_000, self._zone)
             key = self._keys.once(place.metric, period.label, subject)
-            self._votes[place.metric, key, subject].append((actor, amount, at, self._number(place)))
+            record = f"{at} {amount} {place.text}"
+            self._votes[place.metric, key, subject].append((actor, amount, at, self._number(place), record))
             self._keep(key, None if rule.once == "forever" else period.end, rule.late_seconds)
         elif id_ is not None and rule.ids is not None and rule.exact:
             period = bucket(rule.ids, at // 60_000, self._zone)
@@ -106,11 +108,14 @@ class Batch:
 
     @property
     def counters(self) -> int:
-        """About how many counters the batch touches: what its script call takes time for."""
-        plain = sum(len(sums) * (1 + len(place.buckets)) for place, sums in self.sums.items())
-        limited = sum(len(sums) * (2 + len(place.buckets)) for place, sums in self.limited.items())
+        """About how many totals the batch is worth: what its script call takes time for.
+
+        A bucket's field costs half a total; what needs memory is looked at one by one, in Lua.
+        """
+        plain = sum(len(sums) * (2 + len(place.buckets)) for place, sums in self.sums.items())
+        limited = sum(len(sums) * (6 + len(place.buckets)) for place, sums in self.limited.items())
         rest = sum(map(len, self._seen.values())) + sum(map(len, self._votes.values())) + len(self._uniques)
-        return plain + limited + 4 * rest
+        return plain // 2 + limited // 2 + 4 * rest
 
     def subjects(self) -> Iterable[tuple[str, Iterable[str]]]:
         """Yield each metric with subjects that it touches; a metric may come several times."""
@@ -240,5 +245,4 @@ def _added(columns: Iterable[Counter[str]]) -> Counter[str]:
 def _labels(place: Place) -> dict[str | int, str]:
     """Return the labels by position from 1, and as the text in which a record keeps them."""
     numbered: dict[str | int, str] = dict(enumerate(place.labels, 1))
-    only_total = place.labels == ("",)
-    return numbered | {"text": "" if only_total else " ".join(label or "-" for label in place.labels)}
+    return numbered | {"text": place.text}

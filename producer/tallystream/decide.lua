@@ -24,7 +24,7 @@ write(planned)
 local accepted, reason, used = 1, '', ''
 if planned.duplicates > 0 then
   accepted, reason = 0, 'duplicate'
-elseif #planned.votes > 0 and not planned.votes[1] then
+elseif planned.voted == false then
   accepted, reason = 0, 'once'
 end
 if #planned.used > 0 then

@@ -12,7 +12,7 @@
 --             subjects and deltas the number of a column of `sums`, where it is the same
 --   limited = { { rule, labels, subjects, counts }, ... }             events of amount 1 of a limited metric
 --   seen   = { { rule, key, { field, subject, amount, at, labels }, ... }, ... }   events with an id
---   votes  = { { rule, key, subject, { actor, amount, at, labels }, ... }, ... }   events that count once an actor
+--   votes  = { { rule, key, subject, { actor, amount, at, labels, record }, ... }, ... }   once an actor
 --   uniques = { { rule, subject, key, actor, ... }, ... }
 --   expire = { key, millisecond, ... }     each bucket's keys that the batch's events lie in; 0 means never
 --   sketches = { { rule, subjects, deltas }, ... }                     sums of metrics that are not exact
@@ -76,7 +76,7 @@ end
 local function plan(batch)
   local rules = batch.rules
   local result = { strings = {}, hashes = {}, ranks = {}, sketches = {}, bits = {}, uniques = batch.uniques,
-    expire = batch.expire, ledger = {}, refused = {}, votes = {}, used = {}, duplicates = 0 }
+    expire = batch.expire, ledger = {}, refused = {}, used = {}, duplicates = 0 }
   local ledger, refused = result.ledger, result.refused
   local current = {} -- keys of the buckets that the events of this batch lie in
   for i = 1, #batch.expire, 2 do
@@ -103,15 +103,11 @@ local function plan(batch)
     if extra then
       extra[3] = extra[3] + delta
     else
-      total_extra[key] = { rule, subject, delta, prefix == rule.total }
+      total_extra[key] = { rule, subject, delta, prefix }
     end
   end
 
-  local function add(rule, labels, subject, delta)
-    if delta == 0 then
-      return
-    end
-    add_total(rule, rule.total, subject, delta)
+  local function add_windows(rule, labels, subject, delta)
     for nth, prefix in ipairs(rule.windows) do
       local key = prefix .. labels[nth + 1]
       local extra = window_extra[key]
@@ -120,6 +116,13 @@ local function plan(batch)
         window_extra[key] = extra
       end
       extra[4][subject] = (extra[4][subject] or 0) + delta
+    end
+  end
+
+  local function add(rule, labels, subject, delta)
+    if delta ~= 0 then
+      add_total(rule, rule.total, subject, delta)
+      add_windows(rule, labels, subject, delta)
     end
   end
 
@@ -241,31 +244,40 @@ local function plan(batch)
       actors[i - 3] = vote[i][1]
     end
     local stored, known, writes = each_value('HMGET', key, actors), {}, {}
+    local windowed, score, up, first = #rule.windows > 0, 0, 0, 0
     for i = 4, #vote do
-      local actor, amount, at, labels = unpack(vote[i])
-      labels = batch.labels[labels]
+      local event = vote[i]
+      local actor, amount = event[1], event[2]
       local old = known[actor] or stored[i - 3]
       local replaces, before = true, 0
       if old then
-        move('rejected:once', rule, 1)
+        local at = event[3]
         local old_at, old_amount, old_labels = standing(old)
         before = old_amount
         replaces = at > old_at or (at == old_at and amount > old_amount)
-        if replaces then
-          add(rule, split(old_labels), subject, -old_amount)
+        if replaces and windowed then
+          add_windows(rule, split(old_labels), subject, -old_amount)
         end
       else
-        move('counted', rule, 1)
+        first = first + 1
       end
       if replaces then
-        known[actor] = at .. ' ' .. amount .. ' ' .. labels.text
-        add(rule, labels, subject, amount)
-        local up = (amount > 0 and 1 or 0) - (before > 0 and 1 or 0)
-        if up ~= 0 then
-          add_total(rule, rule.up, subject, up)
+        known[actor] = event[5]
+        score = score + amount - before
+        up = up + (amount > 0 and 1 or 0) - (before > 0 and 1 or 0)
+        if windowed then
+          add_windows(rule, batch.labels[event[4]], subject, amount)
         end
       end
-      result.votes[#result.votes + 1] = replaces and before ~= amount or (not old)
+      result.voted = (replaces and before ~= amount) or not old
+    end
+    move('counted', rule, first)
+    move('rejected:once', rule, #vote - 3 - first)
+    if score ~= 0 then
+      add_total(rule, rule.total, subject, score)
+    end
+    if up ~= 0 then
+      add_total(rule, rule.up, subject, up)
     end
     for actor, record in pairs(known) do
       writes[#writes + 1] = actor
@@ -387,13 +399,11 @@ local function plan(batch)
   end
   local rest = {} -- by rule and prefix
   for key, extra in pairs(total_extra) do
-    local rule, subject, delta, is_total = unpack(extra)
-    local prefix = is_total and rule.total or rule.up
-    local column = rest[prefix] or { rule, prefix, {}, {}, {} }
+    local prefix = extra[4]
+    local column = rest[prefix] or { extra[1], prefix, {}, {}, {} }
     rest[prefix] = column
-    table.insert(column[3], subject)
-    table.insert(column[4], key)
-    table.insert(column[5], delta)
+    local n = #column[3] + 1
+    column[3][n], column[4][n], column[5][n] = extra[2], key, extra[3]
   end
   for _, column in pairs(rest) do
     totals(unpack(column))
@@ -410,7 +420,10 @@ local function plan(batch)
       local writes, at = {}, 1
       for i = first, last do
         local subject, delta = subjects[i], deltas[i]
-        local new = (tonumber(stored[i - first + 1] or '0') or NO_NUMBER) + delta
+        local old, new = stored[i - first + 1], delta
+        if old then
+          new = (tonumber(old) or NO_NUMBER) + delta
+        end
         if new > MAX or new < -MAX or new % 1 ~= 0 then
           refuse(rule, subject)
         end
@@ -521,8 +534,8 @@ local function write(result)
     end
   end
   for _, hash in ipairs(result.hashes) do
-    for first = 1, #hash[2], CHUNK do
-      call('HSET', hash[1], unpack(hash[2], first, math.min(first + CHUNK - 1, #hash[2])))
+    for first = 1, #hash[2], 2 * CHUNK do
+      call('HSET', hash[1], unpack(hash[2], first, math.min(first + 2 * CHUNK - 1, #hash[2])))
     end
   end
   for _, bits in ipairs(result.bits) do
