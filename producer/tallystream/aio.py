@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tallystream.connection import DEFAULT_URL, connect_async
-from tallystream.errors import BufferFull
+from tallystream.errors import BufferFull, TallyError
 from tallystream.producer import Producer as ThreadedProducer
 from tallystream.query import Answer, Query
 from tallystream.totals import Patience, Reading, Remembered, declared, query_counters, query_meta
@@ -26,12 +28,17 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from tallystream.decide import Outcome
     from tallystream.meta import Meta
     from tallystream.producer import ProducerStats, WhenFull
     from tallystream.totals import Counter
 
 _LOOK: Final = 0.005
 """Seconds between looks for room in a full buffer."""
+
+_DECISIONS: Final = 16
+"""Decisions at once; more wait for their turn. With fewer, round trips would leave the processor idle; more threads
+only get in each other's way."""
 
 _CONNECTIONS: Final = 32
 """Questions that are asked at once; more wait for their turn rather than fail for want of a connection."""
@@ -66,6 +73,11 @@ class Producer:
         self._inner = ThreadedProducer(url, when_full=inner, block_timeout=block_timeout, **settings)
         self._patience = block_timeout if when_full == "block" else 0.0
         self._retries = 0
+        # Decisions block, each on a connection, for a round trip. The pool is their own: in the loop's they would
+        # stand in line with whatever else the program sends there, and it with them. Their end is waited for, which
+        # takes no longer than the client's timeouts.
+        self._decisions = ThreadPoolExecutor(_DECISIONS, thread_name_prefix="tallystream-decide")
+        self._closed = False
 
     async def emit(
         self,
@@ -99,6 +111,31 @@ class Producer:
                 at = time.time()  # it happened now, not when there is room
             await asyncio.sleep(_LOOK)
 
+    async def decide(
+        self,
+        metric: str,
+        subject: str,
+        amount: int = 1,
+        *,
+        actor: str | None = None,
+        at: float | None = None,
+        id: str | None = None,  # noqa: A002  # the event's own word
+    ) -> Outcome:
+        """Count one event now and return the verdict; see `tallystream.producer.Producer.decide`.
+
+        A call that is cancelled may have counted its event all the same.
+
+        Raises:
+            EventError: the event breaks a rule; it was not counted.
+            ConfigurationError: no worker has published the rules yet.
+            TallyError: the producer is closed.
+            redis.RedisError: it is not known whether it was counted; see `tallystream.decide.Decider`.
+        """
+        if self._closed:
+            raise TallyError("this producer is closed")
+        call = partial(self._inner.decide, metric, subject, amount, actor=actor, at=at, id=id)
+        return await asyncio.get_running_loop().run_in_executor(self._decisions, call)
+
     async def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:  # noqa: ASYNC109  # the verb's own word
         """Wait until everything emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
@@ -109,12 +146,18 @@ class Producer:
         await _in_thread(lambda: self._inner.flush(timeout, wait=wait))
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109
-        """Deliver what is held, then stop; further calls change nothing.
+        """End the decisions in hand, deliver what is held, then stop; further calls change nothing.
 
         Raises:
             FlushTimeout: something could not be delivered within `timeout` seconds, and is lost with this producer.
         """
-        await _in_thread(lambda: self._inner.close(timeout))
+        self._closed = True
+
+        def close() -> None:
+            self._decisions.shutdown()  # before its connections are closed
+            self._inner.close(timeout)
+
+        await _in_thread(close)
 
     @property
     def stats(self) -> ProducerStats:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tallystream.windows import Bucket, bucket
+from tallystream.windows import WINDOWS, Bucket, bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,12 +30,12 @@ class Place:
 
     __slots__ = ("buckets", "labels", "limit", "metric", "rule", "text")
 
-    def __init__(self, metric: str, rule: Metric, limit: Bucket | None, buckets: tuple[Bucket, ...]) -> None:
+    def __init__(self, metric: str, rule: Metric, limit: Bucket | None, buckets: tuple[Bucket | None, ...]) -> None:
         self.metric = metric
         self.rule = rule
         self.limit = limit
         self.buckets = buckets
-        self.labels = (limit.label if limit else "", *(each.label for each in buckets))
+        self.labels = tuple(each.label if each else "" for each in (limit, *buckets))
         self.text = "" if self.labels == ("",) else " ".join(label or "-" for label in self.labels)
 
 
@@ -60,6 +60,14 @@ class Places:
             place = self._by_labels.setdefault((metric, place.labels), place)
             self._by_minute[metric, minute] = place
         return place
+
+    def without_finer(self, place: Place, finest: str) -> Place:
+        """Return a place without the buckets of windows finer than `finest`; of `total`, without any."""
+        first = WINDOWS.index(finest) if finest in WINDOWS else len(WINDOWS)
+        windows = zip(place.rule.windows, place.buckets, strict=True)
+        buckets = tuple(each if WINDOWS.index(window) >= first else None for window, each in windows)
+        coarser = Place(place.metric, place.rule, place.limit, buckets)
+        return self._by_labels.setdefault((place.metric, coarser.labels), coarser)
 
 
 class Batch:
@@ -179,11 +187,13 @@ class Batch:
             for nth in range(1, len(rule.windows) + 1):
                 if len(places) == 1:
                     # The common case, events of one hour: the bucket's column is the total's, and sent once.
-                    windows.append((number, nth, places[0].labels[nth], len(sums)))
+                    if label := places[0].labels[nth]:
+                        windows.append((number, nth, label, len(sums)))
                     continue
                 by_label: dict[str, list[Place]] = defaultdict(list)
                 for place in places:
                     by_label[place.labels[nth]].append(place)
+                by_label.pop("", None)  # what goes to no bucket of this window
                 for label, shared in by_label.items():
                     added = _added(self.sums[place] for place in shared)
                     windows.append((number, nth, label, list(added), list(added.values())))
@@ -216,6 +226,8 @@ class Batch:
             end = None if rule.per == "total" else place.limit.end
             self._keep(self._keys.limit(place.metric, place.limit.label), end, rule.late_seconds)
         for window, each in zip(rule.windows, place.buckets, strict=True):
+            if each is None:
+                continue
             self._keep(self._keys.window(window, place.metric, each.label), each.end, rule.kept(window))
             if rule.top:
                 self._keep(self._keys.window_top(window, place.metric, each.label), each.end, rule.kept(window))

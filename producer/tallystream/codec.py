@@ -10,7 +10,7 @@ A packed entry, version 1, as `append.lua` writes it:
                counts  {subject: events}              several events of amount 1
                sums    {subject: [amount, events]}    the rest
     single = [metric, subject, amount, at, actor, id] an event that must be looked at by itself
-    correction = [metric, subject, amount, at]        what an operator adds or takes back, past the metric's rules
+    correction = [metric, subject, amount, at, finest]  what an operator takes back, past the metric's rules
 
 `minute` is whole minutes since 1970, the finest grain that any rule of a plain count asks for; `at` of a single
 is milliseconds. Three shapes for a group, because each folds at the speed of C or close to it.
@@ -23,13 +23,13 @@ A plain entry, from any Redis client, is one event in text:
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 
 from tallystream.errors import CodecError, UnknownVersion
 from tallystream.event import MAX_AMOUNT, Event
-from tallystream.windows import MINUTE
+from tallystream.windows import MINUTE, Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,12 +78,16 @@ class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An amount that goes to the totals past the metric's rules: how a reset or a retraction is written."""
+    """An amount that goes to the totals past the metric's rules: how a reset or a retraction is written.
+
+    `finest` is the finest window whose bucket it goes to, `total` for none; `None` for the buckets of every window.
+    """
 
     metric: str
     subject: str
     amount: Amount
     at: Moment
+    finest: Window | Literal["total"] | None = None
 
 
 class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -169,7 +169,6 @@ def query_ledger(layout: Layout) -> Query[Books]:
     for keys in layout.keys:
         commands += [
             *position_commands(keys),
-            ("XLEN", keys.stream),
             ("XLEN", keys.dead),
             ("HGETALL", keys.ledger),
         ]
@@ -177,18 +176,15 @@ def query_ledger(layout: Layout) -> Query[Books]:
     def parse(replies: list[Any]) -> Books:
         answers = iter(replies)
         now = sound(next(answers))
-        return Books([_parse_partition(keys, now, list(islice(answers, 5))) for keys in layout.keys])
+        return Books([_parse_partition(keys, now, list(islice(answers, 4))) for keys in layout.keys])
 
     return Query(commands, parse, atomic=True)
 
 
 def _parse_partition(keys: PartitionKeys, now: tuple[int, int], replies: list[Any]) -> Partition:
     groups, pending, *others = replies
-    length, parked, ledger = map(sound, others)
+    parked, ledger = map(sound, others)
     position = parse_position([groups, pending])
-    if position.as_of == "0-0" and position.lag == 0 and length > 0:
-        # There are entries and no group: what became of them is not for us to say.
-        position = Position("0-0", 0, None)
     oldest = None
     if position.pending and pending["min"] is not None:
         seconds, microseconds = now

@@ -55,14 +55,15 @@ def position_commands(keys: PartitionKeys) -> list[Command]:
 def parse_position(replies: list[Any]) -> Position:
     """Read the replies to `position_commands`; a stream or group that does not exist yet is at `0-0`."""
     groups, pending_summary = replies
-    for reply in (groups, pending_summary):
-        if isinstance(reply, ResponseError):
-            if _is_missing(reply):
-                return Position("0-0", 0, 0)
-            raise reply
+    if isinstance(groups, ResponseError):
+        if _is_missing(groups):
+            return Position("0-0", 0, 0)
+        raise groups
     group = next((group for group in groups if group["name"] == GROUP.encode()), None)
     if group is None:
-        return Position("0-0", 0, None)
+        return Position("0-0", 0, None)  # a stream whose entries nobody counts: XPENDING says NOGROUP
+    if isinstance(pending_summary, ResponseError):
+        raise pending_summary
     delivered = parse_id(group["last-delivered-id"].decode())
     pending = int(pending_summary["pending"])
     if pending_summary["min"] is not None:

@@ -118,7 +118,8 @@ def _rolling(
         commands += position_commands(keys)
         for window, each in covering:
             commands.append(("ZREVRANGE", keys.window_top(window, metric, each.label), 0, cap - 1, "WITHSCORES"))
-    stride = 2 + len(covering)
+        commands.append(("HGET", keys.ledger, f"sketched@{metric}"))
+    stride = 3 + len(covering)
 
     def candidates(replies: list[Any]) -> Query[Ranking]:
         positions: list[Position] = []
@@ -129,11 +130,12 @@ def _rolling(
             positions.append(parse_position(part[:2]))
             subjects: dict[str, None] = {}
             beyond = 0
-            for reply in part[2:]:
+            for reply in part[2:-1]:
                 board = _pairs(sound(reply))
                 subjects.update((subject.decode(), None) for subject, _ in board)
                 beyond += int(board[-1][1]) if len(board) >= cap else 0
-            unseen = max(unseen, beyond)
+            # What is kept in a sketch has no buckets: all of it may lie in the range.
+            unseen = max(unseen, beyond, int(sound(part[-1]) or 0))
             if subjects:
                 asked.append((keys, list(subjects)))
         follow_up: list[Command] = [

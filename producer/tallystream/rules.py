@@ -80,6 +80,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("max_subjects: must be 1 to 1,000,000,000 for each partition")
         self._check_once()
         self._check_limit()
+        if self.max_subjects is not None and (self.once is not None or self.limit is not None):
+            raise ValueError("max_subjects: does not go with once or limit, which remember every subject anyway")
         if not self.exact and (self.once or self.limit is not None or self.windows or self.unique or self.max_subjects):
             raise ValueError("exact = false: goes with top and floor only; windows and rules need exact counters")
 

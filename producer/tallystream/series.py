@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
@@ -120,10 +121,11 @@ def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tu
         raise EventError("over", str(error)) from None
     if length is None or length > MAX_RANGE:
         raise EventError("over", "must be at most 4000d")
-    covering = list(cover(int(now) - length + 1, int(now) + 1, windows, rules.zone))
+    # One more than the limit is enough to refuse: a long range of minutes would be millions.
+    covering = list(islice(cover(int(now) - length + 1, int(now) + 1, windows, rules.zone), MAX_POINTS + 1))
     if len(covering) > MAX_POINTS:
         finest = next(window for window in WINDOWS if window in windows)
-        raise EventError("over", f"would read {len(covering):,} {finest} buckets, the limit is {MAX_POINTS:,}")
+        raise EventError("over", f"would read more than {MAX_POINTS:,} {finest} buckets: ask for a shorter range")
     return covering
 
 

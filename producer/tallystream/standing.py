@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
 from tallystream.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.position import Position, parse_position, position_commands
 from tallystream.query import Command, Query, sound
+from tallystream.series import MAX_RANGE
 from tallystream.windows import MINUTE, WINDOWS, bucket, cover, seconds
 
 if TYPE_CHECKING:
@@ -131,11 +133,12 @@ def query_uniques(layout: Layout, rules: Rules, subject: str, metric: str, over:
             length = seconds(over)
         except ValueError as error:
             raise EventError("over", str(error)) from None
-        if length is None:
-            raise EventError("over", "must be a duration such as 7d")
-        buckets = [each for _, each in cover(int(now) - length + 1, int(now) + 1, [unique], rules.zone)]
+        if length is None or length > MAX_RANGE:
+            raise EventError("over", "must be at most 4000d")
+        covering = cover(int(now) - length + 1, int(now) + 1, [unique], rules.zone)
+        buckets = [each for _, each in islice(covering, _MAX_SKETCHES + 1)]
     if len(buckets) > _MAX_SKETCHES:
-        raise EventError("over", f"would merge {len(buckets):,} buckets, the limit is {_MAX_SKETCHES:,}")
+        raise EventError("over", f"would merge more than {_MAX_SKETCHES:,} buckets: ask for a shorter range")
     keys = layout.keys_of(subject)
     commands: list[Command] = [
         *position_commands(keys),

@@ -100,15 +100,21 @@ def cover(start: int, end: int, windows: Sequence[str], zone: str = "UTC") -> It
     """Yield the fewest buckets that cover `start` to `end`, both seconds; each with its window.
 
     `start` is moved down and `end` up to the bounds of the finest window. A coarser bucket is taken wherever it
-    begins right there and ends within the range.
+    begins right there, and ends within the range at a bound of the finest.
     """
     finest_first = [window for window in WINDOWS if window in windows]
     at = bucket(finest_first[0], start // MINUTE, zone).start
     stop = bucket(finest_first[0], (max(end, start + 1) - 1) // MINUTE, zone).end
+
+    def begins(second: int) -> bool:
+        return bucket(finest_first[0], second // MINUTE, zone).start == second
+
     while at < stop:
         for window in reversed(finest_first):
             candidate = bucket(window, at // MINUTE, zone)
-            if (candidate.start == at and candidate.end <= stop) or window == finest_first[0]:
+            # Where the clocks change by half an hour, a day may end within an hour: that one is read by the hour.
+            fits = candidate.start == at and candidate.end <= stop and begins(candidate.end)
+            if fits or window == finest_first[0]:
                 yield window, candidate
                 at = candidate.end
                 break

@@ -12,6 +12,7 @@ import pytest
 
 from tallystream.aio import Producer, Totals
 from tallystream.errors import BufferFull, ConfigurationError, EventError, FlushTimeout, TallyError
+from tallystream.rules import Metric, Rules
 from tallystream_worker import logs
 from tallystream_worker.app import counting
 from tallystream_worker.settings import RedisSettings, Settings
@@ -171,6 +172,28 @@ def test_other_policies_do_not_wait(policy: str) -> None:
             await producer.close(0.01)
 
     asyncio.run(scenario())
+
+
+def test_decisions_at_once_accept_exactly_the_limit(server: Server) -> None:
+    """Of many decisions at once exactly as many are accepted as the limit has room for; the loop goes on meanwhile."""
+
+    async def scenario() -> None:
+        async with Producer(server.url) as producer:
+            at = time.time()
+            outcomes = await asyncio.gather(*(producer.decide("call", "key:1", at=at) for _ in range(100)))
+            accepted = [outcome for outcome in outcomes if outcome.accepted]
+            assert sorted(outcome.total or 0 for outcome in accepted) == list(range(1, 31))
+            assert {outcome.reason for outcome in outcomes} == {None, "limit"}
+            with pytest.raises(EventError, match="subject: must not be empty"):
+                await producer.decide("call", "")
+            late = asyncio.create_task(producer.decide("call", "key:2"))
+            await asyncio.sleep(0)
+        assert (await late).accepted  # closing ends what is in hand
+        with pytest.raises(TallyError, match="closed"):
+            await producer.decide("call", "key:1")
+
+    with Rig(server.url, rules=Rules({"call": Metric(limit=30, per="day")})):
+        asyncio.run(scenario())
 
 
 def test_a_bad_event_is_refused_at_once(server: Server) -> None:

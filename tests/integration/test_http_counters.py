@@ -65,6 +65,7 @@ def test_a_subject_has_every_declared_metric(rig: Rig, http: httpx.Client) -> No
     assert answer == {
         "subject": "article:1",
         "counters": {"like": -1, "view": 807, "vote": 0},
+        "ratios": {},
         "as_of": last_id.decode(),
         "lag": 0,
         "error": 0,

@@ -55,8 +55,8 @@ def test_counted_and_dead_events_show_by_metric(server: Server) -> None:
     assert samples["events_counted_total", ("like",)] == 1
     assert samples["events_dead_total", ("view",)] == 1
     assert samples["events_dead_total", ("",)] == 2
-    assert samples["metric_total", ("view",)] == 30
-    assert samples["metric_total", ("like",)] == -1
+    assert samples["counted_amount", ("view",)] == 30
+    assert samples["counted_amount", ("like",)] == -1
     assert samples["unaccounted_events", ()] == 0
     assert samples["partition_dead_entries", (stream,)] == 3
     assert samples["redis_up", ()] == 1
@@ -72,6 +72,7 @@ def test_outcomes_of_rules_show_by_metric_and_rule(server: Server) -> None:
             "duplicate@view": 1,
             "late": 2,
             "late@like": 2,
+            "late-counted@view": 6,
             "trimmed": 3,
         }
         rig.client.hset(rig.layout.keys[3].ledger, mapping=books)
@@ -80,6 +81,7 @@ def test_outcomes_of_rules_show_by_metric_and_rule(server: Server) -> None:
     assert samples["events_rejected_total", ("view", "limit")] == 5
     assert samples["events_duplicate_total", ("view",)] == 1
     assert samples["events_late_total", ("like",)] == 2
+    assert samples["events_late_counted_total", ("view",)] == 6
     assert samples["events_trimmed_total", ("",)] == 3
     assert samples["unaccounted_events", ()] == 0
 

@@ -110,7 +110,7 @@ def test_a_signal_ends_a_worker_in_time(rig, number):
     check(rig, expected)
 
 
-@pytest.mark.parametrize(("place", "nth"), zip(PLACES, (1, 4, 7), strict=True))
+@pytest.mark.parametrize(("place", "nth"), list(zip(PLACES, (1, 4, 7), strict=True)))
 def test_a_worker_killed_at_a_failpoint(rig, place, nth):
     """A worker killed after a read, before an apply or after it leaves nothing lost and nothing doubled."""
     expected = emit(rig)

@@ -83,6 +83,25 @@ def test_places_follow_the_zone():
     assert zoned("view", NOON // 60_000).labels == ("", "2026-03-02")
 
 
+def test_a_place_without_finer_windows(batch, places):
+    """What goes to a day's bucket and coarser ones only leaves the hours alone; `total` leaves all buckets alone."""
+    whole = places("view", NOON // 60_000)
+    day, total = places.without_finer(whole, "day"), places.without_finer(whole, "total")
+    assert (day.labels, total.labels) == (("", "", "2026-03-01"), ("", "", ""))
+    assert places.without_finer(whole, "hour") is whole
+    assert places.without_finer(whole, "day") is day
+    batch.sums[day]["a"] -= 2
+    assert encoded(batch)["windows"] == [[1, 2, "2026-03-01", 1]]
+    batch.sums[total]["a"] -= 1
+    document = encoded(batch)
+    assert document["sums"] == [[1, ["a"], [-3]]]
+    assert document["windows"] == [[1, 2, "2026-03-01", ["a"], [-2]]]
+    assert expiries(document).keys() == {
+        KEYS.window("day", "view", "2026-03-01"),
+        KEYS.window_top("day", "view", "2026-03-01"),
+    }
+
+
 def test_events_of_one_hour_are_sent_once(batch, add):
     """Where all events lie in the same buckets, the windows refer to the column of the totals."""
     add("view", "a")
@@ -122,14 +141,15 @@ def test_limited_events_are_counted_by_bucket(batch, add):
 
 
 def test_votes_go_by_actor_one_by_one(batch, add):
-    """Votes of a subject and period come together, each with actor, amount, time and place."""
+    """Votes of a subject and period come together, each with actor, amount, time, place and record."""
     add("vote", actor="u1")
     add("vote", amount=-1, actor="u2", after=5)
     add("vote", "b", 0, actor="u1")
+    vote_of_u2 = ["u2", -1, NOON + 5, 1, f"{NOON + 5} -1 - 2026-03-01"]
     document = encoded(batch)
     assert document["votes"] == [
-        [1, KEYS.once("vote", "forever", "a"), "a", ["u1", 1, NOON, 1], ["u2", -1, NOON + 5, 1]],
-        [1, KEYS.once("vote", "forever", "b"), "b", ["u1", 0, NOON, 1]],
+        [1, KEYS.once("vote", "forever", "a"), "a", ["u1", 1, NOON, 1, f"{NOON} 1 - 2026-03-01"], vote_of_u2],
+        [1, KEYS.once("vote", "forever", "b"), "b", ["u1", 0, NOON, 1, f"{NOON} 0 - 2026-03-01"]],
     ]
     assert document["labels"][0]["text"] == "- 2026-03-01"
 
@@ -221,14 +241,14 @@ def test_what_else_goes_with_a_batch(batch):
 
 def test_counters_grow_with_the_work(batch, add):
     """What a batch is bounded by grows with each counter that it touches, and not with events of the same."""
+    work = [batch.counters]
+    for metric in ("view", "plain", "call", "vote"):
+        add(metric, actor="u1" if metric == "vote" else None)
+        work.append(batch.counters)
+    assert work == sorted(set(work))
     add("view")
-    assert batch.counters == 3
-    add("view")
-    assert batch.counters == 3
     add("call")
-    assert batch.counters == 6
-    add("vote", actor="u1")
-    assert batch.counters == 10
+    assert batch.counters == work[-1]
 
 
 def test_boards_have_a_margin():

@@ -16,7 +16,7 @@ def books(*ledgers: dict[bytes, bytes], pending: dict[str, object] = NOTHING_PEN
     """Return what the replies of a server with these ledgers mean, at second 100."""
     replies: list[object] = [(100, 500_000)]
     for ledger in ledgers:
-        replies += [[GROUP | {"lag": lag}], pending, 9, 2, ledger]
+        replies += [[GROUP | {"lag": lag}], pending, 2, ledger]
     return query_ledger(Layout(len(ledgers))).parse(replies)
 
 
@@ -75,4 +75,4 @@ def test_a_key_of_another_type_is_an_error() -> None:
     """A ledger that is no hash is raised, not taken for an empty one."""
     query = query_ledger(Layout(1))
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        query.parse([(1, 0), [GROUP], NOTHING_PENDING, 0, 0, ResponseError("WRONGTYPE Operation against a key")])
+        query.parse([(1, 0), [GROUP], NOTHING_PENDING, 0, ResponseError("WRONGTYPE Operation against a key")])

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _ENTRY_EVENTS: Final = 1000
 _MOST_BUCKETS: Final = 1000
-"""The most buckets of one window that are looked at; older ones have long expired, but for months kept for ever."""
+"""The buckets of one window that are looked at: as many as a series can show. Also those whose retention is over,
+because one that was written late is kept for another day."""
 
 
 def reset(client: redis.Redis, meta: Meta, subject: str, metrics: list[str]) -> dict[str, int]:
@@ -68,34 +69,36 @@ def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: st
 def _compensation(
     client: redis.Redis, keys: PartitionKeys, metric: str, rule: Metric, subject: str, total: int, zone: str
 ) -> list[Correction]:
-    """Return corrections that empty each bucket that is kept, and the total with them."""
+    """Return corrections that empty each bucket that is there, and the total with them.
+
+    Each goes to buckets of its own window and of coarser ones: a day's is not in any hour.
+    """
     now = int(time.time())
     corrections: list[Correction] = []
     for window in (each for each in WINDOWS if each in rule.windows):
-        kept = rule.kept(window)
-        buckets = list(_latest(window, now, zone, oldest=0 if kept is None else now - kept))
+        buckets = list(_latest(window, now, zone))
         with client.pipeline(transaction=False) as pipeline:
             for each in buckets:
                 pipeline.hget(keys.window(window, metric, each.label), subject)
             values: list[Any] = pipeline.execute()
         for each, value in zip(buckets, values, strict=True):
             # What finer buckets inside this one take back already is taken from this one as well.
-            begun = each.start * 1000
+            begun = max(0, each.start * 1000)
             inside = sum(c.amount for c in corrections if begun <= c.at < each.end * 1000)
             if left := int(value or 0) + inside:
-                corrections.append(Correction(metric, subject, -left, begun))
+                corrections.append(Correction(metric, subject, -left, begun, window))
     if left := total + sum(correction.amount for correction in corrections):
-        corrections.append(Correction(metric, subject, -left, 0))  # from buckets that have expired
+        corrections.append(Correction(metric, subject, -left, 0, "total"))  # from buckets that have expired
     return corrections
 
 
-def _latest(window: str, now: int, zone: str, oldest: int) -> Iterator[Bucket]:
+def _latest(window: str, now: int, zone: str) -> Iterator[Bucket]:
     at = now
     for _ in range(_MOST_BUCKETS):
         each = bucket(window, at // MINUTE, zone)
         yield each
         at = each.start - 1
-        if at < max(0, oldest):
+        if at < 0:
             return
 
 

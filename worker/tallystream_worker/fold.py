@@ -269,7 +269,10 @@ class Fold:
         if reason is not None:
             self._park(folded, entry, Payload([], [], [correction]), reason)
             return
-        folded.batch.sums[self._places(metric, correction.at // 60_000)][subject] += correction.amount
+        place = self._places(metric, correction.at // 60_000)
+        if correction.finest is not None:
+            place = self._places.without_finer(place, correction.finest)
+        folded.batch.sums[place][subject] += correction.amount
         folded.settled[metric] += 1
         folded.counted[metric] += 1
 

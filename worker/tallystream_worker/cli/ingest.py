@@ -20,7 +20,7 @@ _SHOWN_BAD_LINES = 10
 
 
 def ingest(
-    *files: Path,
+    *files: Annotated[Path, Parameter(allow_leading_hyphen=True)],  # "-" is one
     format: Annotated[Format, Parameter(help="combined (access log), ndjson or csv; gzip is recognised")] = "combined",
     metric: Annotated[str, Parameter(help="metric of events whose line names none")] = "view",
     subject: Annotated[Field, Parameter(help="part of an access-log line that is counted for")] = "path",

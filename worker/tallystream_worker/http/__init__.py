@@ -1,1 +1,1 @@
-"""The read service: counters, health and metrics over HTTP."""
+"""The service: counters, what the rules hold, events, health and metrics over HTTP."""

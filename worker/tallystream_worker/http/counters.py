@@ -5,9 +5,8 @@ In a path, `/` separates subject and metric, and a slash that belongs to a subje
 with `?subject=` says the same.
 """
 
-from http import HTTPStatus
+import time
 from typing import Annotated, Final
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar import Controller, get
@@ -15,10 +14,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
 from tallystream.aio import Totals
-from tallystream.errors import EventError
-from tallystream.event import MAX_SUBJECT_BYTES, check_metric, check_text
-from tallystream.totals import Reading, declared
-from tallystream_worker.http.problems import bad_request, problem
+from tallystream.event import MAX_SUBJECT_BYTES, check_text
+from tallystream.series import query_rolling, query_series
+from tallystream.standing import ratios
+from tallystream_worker.http.names import published, subject_in_path
+from tallystream_worker.http.problems import bad_request
 from tallystream_worker.settings import ServeSettings
 
 MAX_COUNTERS: Final = 1000
@@ -34,10 +34,14 @@ After = Annotated[
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """Every declared metric of a subject, complete up to `as_of` but for `lag` entries."""
+    """Every declared metric and ratio of a subject, complete up to `as_of` but for `lag` entries.
+
+    `error` is by how much the worst of the counters may be too high: 0 when all are exact.
+    """
 
     subject: str
     counters: dict[str, int]
+    ratios: dict[str, float]
     as_of: str
     lag: int | None
     error: int = 0
@@ -49,6 +53,41 @@ class Counter(msgspec.Struct, frozen=True):
     subject: str
     metric: str
     value: int
+    as_of: str
+    lag: int | None
+    error: int = 0
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One bucket of a series; it begins at second `start`."""
+
+    bucket: str
+    start: int
+    value: int
+
+
+class Series(msgspec.Struct, frozen=True):
+    """The latest buckets of a counter, oldest first; `error` is how much may be missing from them in all."""
+
+    subject: str
+    metric: str
+    window: str
+    series: list[Point]
+    as_of: str
+    lag: int | None
+    error: int = 0
+
+
+class Rolling(msgspec.Struct, frozen=True):
+    """A counter's sum over whole buckets, from second `start` to `end`; `error` is how much may be missing."""
+
+    subject: str
+    metric: str
+    over: str
+    value: int
+    start: int
+    end: int
+    buckets: int
     as_of: str
     lag: int | None
     error: int = 0
@@ -85,27 +124,55 @@ class Counters(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> Subject:
-        """Return the totals of every declared metric."""
-        name = _subject_in_path(subject)
-        metrics = declared(await totals.meta())
-        reading = await totals.read(((name, metric) for metric in metrics), after=after, timeout=limits.read_timeout)
+        """Return the totals of every declared metric, and the ratios of them."""
+        name = subject_in_path(subject)
+        _, rules = await published(totals)
+        wanted = ((name, metric) for metric in sorted(rules.metric))
+        reading = await totals.read(wanted, after=after, timeout=limits.read_timeout)
         counters = {metric: value for (_, metric), value in reading.values.items()}
-        return Subject(name, counters, _as_of(reading), reading.lag)
+        return Subject(name, counters, ratios(rules, counters), reading.as_of, reading.lag, reading.error())
 
-    @get("/{subject:str}/{metric:str}", summary="One counter")
+    @get("/{subject:str}/{metric:str}", summary="One counter: its total, a series of buckets, or a rolling sum")
     async def of_metric(
         self,
         totals: NamedDependency[Totals],
         limits: NamedDependency[ServeSettings],
         subject: FromPath[str],
         metric: FromPath[str],
+        window: Annotated[
+            str | None, QueryParameter(name="window", description="the series of this window: hour, day, ...")
+        ] = None,
+        last: Annotated[int, QueryParameter(name="last", description="buckets of the series")] = 24,
+        over: Annotated[
+            str | None, QueryParameter(name="over", description="the sum over a range that ends now, such as 7d")
+        ] = None,
         after: After = None,
-    ) -> Counter:
-        """Return one total."""
-        name = _subject_in_path(subject)
-        await _refuse_undeclared(totals, [metric])
-        reading = await totals.read([(name, metric)], after=after, timeout=limits.read_timeout)
-        return Counter(name, metric, reading.values[name, metric], _as_of(reading), reading.lag)
+    ) -> Counter | Series | Rolling:
+        """Return one total; or with `window` its latest buckets, or with `over` its sum over a range."""
+        if window is not None and over is not None:
+            raise bad_request("window", "either window or over, not both")
+        name = subject_in_path(subject)
+        layout, rules = await published(totals, metric)
+        if window is None and over is None:
+            reading = await totals.read([(name, metric)], after=after, timeout=limits.read_timeout)
+            value = reading.values[name, metric]
+            return Counter(name, metric, value, reading.as_of, reading.lag, reading.error())
+        missing = 0
+        if after is not None or rules.metric[metric].max_subjects is not None:
+            reading = await totals.read([(name, metric)], after=after, timeout=limits.read_timeout)
+            # A subject beyond the quota has no buckets: all that was counted for it may be missing from them.
+            missing = reading.values[name, metric] if reading.error() else 0
+        now = time.time()
+        if window is not None:
+            series = await totals.run(query_series(layout, rules, name, metric, window, last, now))
+            points = [Point(point.label, point.start, point.value) for point in series.points]
+            return Series(name, metric, window, points, series.position.as_of, series.position.lag, missing)
+        assert over is not None  # noqa: S101  # one of them is given
+        sums = await totals.run(query_rolling(layout, rules, name, metric, over, now))
+        return Rolling(
+            name, metric, over, sums.value, sums.start, sums.end, sums.buckets,
+            sums.position.as_of, sums.position.lag, missing,
+        )  # fmt: skip
 
     @get(summary="Many counters at once")
     async def many(
@@ -123,37 +190,16 @@ class Counters(Controller):
         """Return each of the metrics for each of the subjects, at most 1,000 in all."""
         if not subject:
             raise bad_request("subject", "at least one is needed: /v1/counters?subject=article:1")
-        metrics = declared(await totals.meta()) if metric is None else list(dict.fromkeys(metric))
+        layout, rules = await published(totals)
+        metrics = sorted(rules.metric) if metric is None else list(dict.fromkeys(metric))
         if (asked := len(subject) * len(metrics)) > MAX_COUNTERS:
             raise bad_request("subject", f"at most {MAX_COUNTERS:,} counters at once, these are {asked:,}")
-        await _refuse_undeclared(totals, metrics)
+        await published(totals, *metrics)
         wanted = [(check_text("subject", name, MAX_SUBJECT_BYTES), each) for name in subject for each in metrics]
         reading = await totals.read(wanted, after=after, timeout=limits.read_timeout)
-        streams = (await totals.meta()).layout.keys
         return Values(
             [Value(*counter, reading.values[counter]) for counter in dict.fromkeys(wanted)],
-            {streams[partition].stream: position.as_of for partition, position in reading.positions.items()},
+            {layout.keys[partition].stream: position.as_of for partition, position in reading.positions.items()},
             reading.lag,
+            reading.error(),
         )
-
-
-def _subject_in_path(encoded: str) -> str:
-    try:
-        subject = unquote_to_bytes(encoded).decode()
-    except UnicodeDecodeError:
-        raise EventError("subject", "must be UTF-8, percent-encoded") from None
-    return check_text("subject", subject, MAX_SUBJECT_BYTES)
-
-
-async def _refuse_undeclared(totals: Totals, metrics: list[str]) -> None:
-    names = declared(await totals.meta())
-    for metric in metrics:
-        check_metric(metric)
-        if metric not in names:
-            limit = f"{metric} is not declared; declared are {', '.join(names)}"
-            raise problem(HTTPStatus.NOT_FOUND, f"metric: {limit}", field="metric", limit=limit)
-
-
-def _as_of(reading: Reading) -> str:
-    (position,) = reading.positions.values()  # all counters of a subject are in one partition
-    return position.as_of

@@ -65,11 +65,12 @@ def _of_events(books: Books) -> Iterable[Metric]:
     for outcome, what in (
         ("counted", "were counted"),
         ("duplicate", "had been counted before"),
-        ("late", "came too late"),
+        ("late", "came too late and were set aside"),
+        ("late-counted", "came too late and were counted all the same; they are among the counted"),
         ("dead", "were parked, because they cannot be counted"),
         ("trimmed", "were trimmed away before they were counted"),
     ):
-        family = _counter(f"events_{outcome}", f"Events that {what}.", "metric")
+        family = _counter(f"events_{outcome.replace('-', '_')}", f"Events that {what}.", "metric")
         for metric, events in books.by_metric(outcome).items():
             family.add_metric([metric], events)
         yield family
@@ -78,11 +79,27 @@ def _of_events(books: Books) -> Iterable[Metric]:
         rejected.add_metric(labels, events)
     yield rejected
     totals = _gauge(
-        "metric_total", "Sum of all counters of a metric; falls where amounts are negative.", None, "metric"
+        "counted_amount", "Sum of all counters of a metric; falls where amounts are negative.", None, "metric"
     )
     for metric, amount in books.totals.items():
         totals.add_metric([metric], amount)
     yield totals
+    sketched = _gauge(
+        "sketched_amount_total",
+        "Sum of what is kept in a metric's sketch, where values are estimates. If the metric has max_subjects, "
+        "anything but 0 means that it has come to them; falls where amounts are negative.",
+        None,
+        "metric",
+    )
+    for metric, amount in books.by_metric("sketched").items():
+        sketched.add_metric([metric], amount)
+    yield sketched
+    exact = _gauge(
+        "exact_subjects", "Subjects with a counter of their own, of metrics with max_subjects.", None, "metric"
+    )
+    for metric, subjects in books.by_metric("subjects").items():
+        exact.add_metric([metric], subjects)
+    yield exact
     # No sample rather than a guess: what waiting entries hold is not known.
     yield _gauge(
         "unaccounted_events",

@@ -1,4 +1,4 @@
-"""Puts the read service together: routes, errors, limits, security headers."""
+"""Puts the service together: routes, errors, limits, security headers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,8 +20,11 @@ from prometheus_client import CollectorRegistry
 from tallystream.aio import Totals
 from tallystream_worker.http import problems
 from tallystream_worker.http.counters import Counters
+from tallystream_worker.http.events import Events
 from tallystream_worker.http.health import healthz, readyz
 from tallystream_worker.http.metrics import ExtraMetrics, metrics
+from tallystream_worker.http.standing import Standing
+from tallystream_worker.http.writer import Writer
 from tallystream_worker.settings import Settings
 
 MAX_PATH: Final = 4096
@@ -67,19 +70,29 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
 
     @asynccontextmanager
     async def reading(app: Litestar) -> AsyncIterator[None]:
+        writer = Writer(store)
         async with Totals(store.url, namespace=store.namespace) as totals:
             app.state.totals = totals
-            yield
+            app.state.writer = writer
+            try:
+                yield
+            finally:
+                await writer.close()
 
     def totals_of(state: State) -> Totals:
         totals: Totals = state.totals
         return totals
 
+    def writer_of(state: State) -> Writer:
+        writer: Writer = state.writer
+        return writer
+
     return ReadService(
-        route_handlers=[Counters, healthz, readyz, metrics],
+        route_handlers=[Counters, Standing, Events, healthz, readyz, metrics],
         lifespan=[reading],
         dependencies={
             "totals": Provide(totals_of, sync_to_thread=False),
+            "writer": Provide(writer_of, sync_to_thread=False),
             "store": Provide(lambda: store, sync_to_thread=False),
             "limits": Provide(lambda: settings.serve, sync_to_thread=False),
             "extra": Provide(lambda: ExtraMetrics(extra), sync_to_thread=False),

@@ -1,0 +1,111 @@
+"""Events over HTTP: to be appended, or to be decided at once."""
+
+import math
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from litestar import Controller, Request, Response, post
+from litestar.di import NamedDependency
+from redis.exceptions import RedisError
+
+from tallystream.aio import Producer, Totals
+from tallystream.decide import Outcome
+from tallystream.errors import ConfigurationError, EventError, FlushTimeout
+from tallystream.event import Event
+from tallystream_worker.http.bodies import bad_event, read_event, read_events, receive
+from tallystream_worker.http.names import published
+from tallystream_worker.http.problems import problem
+from tallystream_worker.http.writer import MAX_HELD, Writer
+
+MAX_EVENTS_BODY: Final = 2**20
+MAX_EVENT_BODY: Final = 2**16
+"""Bytes of a body with events, and with one to decide."""
+
+CONFIRM_TIMEOUT: Final = 5.0
+"""Seconds within which Redis must have taken the events of a request."""
+
+_STATUS: Final = {
+    None: HTTPStatus.OK,
+    "once": HTTPStatus.CONFLICT,
+    "duplicate": HTTPStatus.CONFLICT,
+    "limit": HTTPStatus.TOO_MANY_REQUESTS,
+}
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """How many events are in the streams now, to be counted."""
+
+    appended: int
+
+
+class Events(Controller):
+    """Writes of events."""
+
+    path = "/v1"
+    tags = ("events",)
+
+    @post(
+        "/events",
+        summary="Append one event, or a list of at most 1,000",
+        status_code=HTTPStatus.ACCEPTED,
+        request_max_body_size=MAX_EVENTS_BODY,
+    )
+    async def append(
+        self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
+    ) -> Appended:
+        """Answer once the events are in the streams; where one of them is at fault, none is taken."""
+        body = await receive(request, MAX_EVENTS_BODY)
+        _, rules = await published(totals)
+        events = read_events(body, rules)
+        producer = writer.producer()
+        try:
+            await _append(producer, events)
+        except ConfigurationError:
+            await writer.give_up(producer)
+            raise
+        return Appended(len(events))
+
+    @post("/decide", summary="Count one event now and return the verdict", request_max_body_size=MAX_EVENT_BODY)
+    async def decide(
+        self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
+    ) -> Response[Outcome]:
+        """Answer 200 where the event was accepted, 409 where it counts once only, 429 beyond its limit."""
+        body = await receive(request, MAX_EVENT_BODY)
+        _, rules = await published(totals)
+        event = read_event(body, rules)
+        try:
+            outcome = await writer.producer().decide(
+                event.metric, event.subject, event.amount, actor=event.actor, at=event.at, id=event.id
+            )
+        except RedisError:
+            detail = (
+                "it is not known whether the event was counted: where its metric counts once per actor, or it has an "
+                "id, ask again; elsewhere that may count it twice"
+            )
+            raise problem(HTTPStatus.SERVICE_UNAVAILABLE, detail) from None
+        headers = {}
+        if outcome.reason == "limit" and outcome.reset_at is not None:
+            headers["Retry-After"] = str(max(0, math.ceil(outcome.reset_at - time.time())))
+        return Response(outcome, status_code=_STATUS[outcome.reason], headers=headers)
+
+
+async def _append(producer: Producer, events: list[Event]) -> None:
+    # Room for all or for none. Only this loop emits, and `emit` does not suspend: the room stays.
+    if len(events) > MAX_HELD - producer.stats.buffered:
+        detail = "too many events wait for Redis to take them: none of these was taken, send them again"
+        raise problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+    for index, event in enumerate(events):
+        try:
+            await producer.emit(event.metric, event.subject, event.amount, actor=event.actor, at=event.at, id=event.id)
+        except EventError as error:  # the rules have changed since they were read a moment ago
+            raise bad_event(index, error, taken=index) from None
+    try:
+        await producer.flush(CONFIRM_TIMEOUT)
+    except FlushTimeout:
+        detail = (
+            f"Redis has not taken the events within {CONFIRM_TIMEOUT:g} seconds; they are held and will still be "
+            "sent: sent again, they may be counted twice, unless they have ids"
+        )
+        raise problem(HTTPStatus.GATEWAY_TIMEOUT, detail) from None

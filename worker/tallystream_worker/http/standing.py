@@ -1,0 +1,137 @@
+"""What the rules hold, over HTTP: leaderboards, limits, votes and unique actors."""
+
+import time
+from typing import Annotated, Final
+
+import msgspec
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter
+
+from tallystream.aio import Totals
+from tallystream.query import as_of, lag_of
+from tallystream.ranking import query_top
+from tallystream.standing import query_limit, query_uniques, query_votes
+from tallystream_worker.http.names import published, subject_in_path
+
+PLACES: Final = 10
+"""The places of a leaderboard that are shown where none are asked for, or all where it is shorter."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One place of a leaderboard."""
+
+    subject: str
+    value: int
+
+
+class Top(msgspec.Struct, frozen=True):
+    """The subjects with the most; `error` is by how much a value, or an unlisted subject, may be off."""
+
+    metric: str
+    window: str
+    top: list[Place]
+    as_of: str
+    lag: int | None
+    error: int
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """A limit's bucket now; `reset_at` is the second at which it ends, `null` where it never does."""
+
+    metric: str
+    subject: str
+    limit: int
+    used: int
+    remaining: int
+    reset_at: float | None
+    as_of: str
+    lag: int | None
+
+
+class Votes(msgspec.Struct, frozen=True):
+    """Standing votes: `score = up - down`."""
+
+    metric: str
+    subject: str
+    score: int
+    up: int
+    down: int
+    as_of: str
+    lag: int | None
+
+
+class Uniques(msgspec.Struct, frozen=True):
+    """About how many different actors; `error` is the standard error, as a share of `value`."""
+
+    metric: str
+    subject: str
+    over: str
+    value: int
+    error: float
+    as_of: str
+    lag: int | None
+
+
+class Standing(Controller):
+    """Reads of what the rules hold."""
+
+    path = "/v1"
+    tags = ("rules",)
+
+    @get("/top/{metric:str}", summary="The subjects with the most")
+    async def top(
+        self,
+        totals: NamedDependency[Totals],
+        metric: FromPath[str],
+        window: Annotated[
+            str | None,
+            QueryParameter(name="window", description="such as day, or a range such as 7d; else of all time"),
+        ] = None,
+        n: Annotated[int | None, QueryParameter(name="n", description="how many, at most the metric's top")] = None,
+    ) -> Top:
+        """Return a leaderboard, largest first."""
+        layout, rules = await published(totals, metric)
+        places = min(PLACES, rules.metric[metric].top) if n is None else n
+        ranking = await totals.run(query_top(layout, rules, metric, places, window, now=time.time()))
+        return Top(
+            metric, window or "all", [Place(*place) for place in ranking.places],
+            as_of(ranking.positions), lag_of(ranking.positions), ranking.error,
+        )  # fmt: skip
+
+    @get("/limits/{metric:str}/{subject:str}", summary="How much of a limit is used")
+    async def limit(self, totals: NamedDependency[Totals], metric: FromPath[str], subject: FromPath[str]) -> Limit:
+        """Return what is used of a subject's limit, and what remains."""
+        name = subject_in_path(subject)
+        layout, rules = await published(totals, metric)
+        found = await totals.run(query_limit(layout, rules, name, metric, time.time()))
+        return Limit(
+            metric, name, found.limit, found.used, found.remaining, found.reset_at,
+            found.position.as_of, found.position.lag,
+        )  # fmt: skip
+
+    @get("/votes/{metric:str}/{subject:str}", summary="The standing votes")
+    async def votes(self, totals: NamedDependency[Totals], metric: FromPath[str], subject: FromPath[str]) -> Votes:
+        """Return a subject's score, and the votes for and against it."""
+        name = subject_in_path(subject)
+        layout, rules = await published(totals, metric)
+        found = await totals.run(query_votes(layout, rules, name, metric))
+        return Votes(metric, name, found.score, found.up, found.down, found.position.as_of, found.position.lag)
+
+    @get("/uniques/{metric:str}/{subject:str}", summary="About how many different actors")
+    async def uniques(
+        self,
+        totals: NamedDependency[Totals],
+        metric: FromPath[str],
+        subject: FromPath[str],
+        over: Annotated[
+            str | None,
+            QueryParameter(name="over", description="a range such as 7d; else the metric's own window, as it is now"),
+        ] = None,
+    ) -> Uniques:
+        """Return an estimate of a subject's different actors."""
+        name = subject_in_path(subject)
+        layout, rules = await published(totals, metric)
+        span = over or rules.metric[metric].unique or ""
+        found = await totals.run(query_uniques(layout, rules, name, metric, span, time.time()))
+        return Uniques(metric, name, span, found.value, found.error, found.position.as_of, found.position.lag)
