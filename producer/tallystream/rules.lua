@@ -75,7 +75,7 @@ end
 
 local function plan(batch)
   local rules = batch.rules
-  local result = { strings = {}, hashes = {}, ranks = {}, sketches = {}, bits = {}, uniques = batch.uniques,
+  local result = { strings = {}, hashes = {}, ranks = {}, sketches = {}, bits = {}, uniques = {},
     expire = batch.expire, ledger = {}, refused = {}, used = {}, duplicates = 0 }
   local ledger, refused = result.ledger, result.refused
   local current = {} -- keys of the buckets that the events of this batch lie in
@@ -479,9 +479,13 @@ local function plan(batch)
 
   -- Uniques: HyperLogLogs; adding an actor again changes nothing.
   for _, unique in ipairs(batch.uniques) do
-    local reply = pcall_('PFCOUNT', unique[3])
-    if type(reply) == 'table' and reply.err then
-      refuse(rules[unique[1]], unique[2])
+    local overflow = sketched[rules[unique[1]]]
+    if not (overflow and overflow.known[unique[2]]) then -- subjects beyond the quota get no keys of their own
+      result.uniques[#result.uniques + 1] = unique
+      local reply = pcall_('PFCOUNT', unique[3])
+      if type(reply) == 'table' and reply.err then
+        refuse(rules[unique[1]], unique[2])
+      end
     end
   end
 

@@ -29,7 +29,7 @@ RULES = Rules(
     {
         "path": Metric(exact=False, top=10),
         "visit": Metric(unique="day"),
-        "few": Metric(max_subjects=QUOTA, windows=("day",), top=5),
+        "few": Metric(max_subjects=QUOTA, windows=("day",), top=5, unique="day"),
     }
 )
 
@@ -64,10 +64,10 @@ def zipf(subjects, events, seed=7):
     return Counter(draw.choices(names, weights, k=events))
 
 
-def invented(number, metric="few"):
+def invented(number):
     """Yield one event for each of many subjects that nobody has heard of."""
     now = time.time()
-    return ((metric, f"made-up:{n:012d}", 1, now, None) for n in range(number))
+    return (("few", f"made-up:{n:012d}", 1, now, f"user-{n % 3}") for n in range(number))
 
 
 def ledger_of(rig, partition, field):
@@ -185,5 +185,5 @@ def test_a_quota_bounds_the_memory(rig):
     assert sum(rig.client.hlen(key) for keys in rig.layout.keys for key in rig.client.keys(f"{keys.prefix}day:*")) == (
         QUOTA * PARTITIONS
     )
-    ledger = rig.ledger()
-    assert ledger["counted"] == INVENTED + 1000
+    assert sum(len(rig.client.keys(f"{keys.prefix}unique:*")) for keys in rig.layout.keys) == QUOTA * PARTITIONS
+    assert rig.ledger()["counted"] == INVENTED + 1000

@@ -202,7 +202,7 @@ def test_a_rolling_top_states_what_it_cannot_know(rig, ask):
         (query_rolling, (SUBJECT, "view", "a week"), "over", "'a week' is not a duration"),
         (query_rolling, (SUBJECT, "view", "forever"), "over", "must be at most 4000d"),
         (query_rolling, (SUBJECT, "view", "4001d"), "over", "must be at most 4000d"),
-        (query_rolling, (SUBJECT, "click", "60d"), "over", "minute buckets, the limit is 1,000"),
+        (query_rolling, (SUBJECT, "click", "60d"), "over", "would read more than 1,000 minute buckets"),
     ],
 )
 def test_questions_that_cannot_be_answered(ask, query, arguments, field, message):

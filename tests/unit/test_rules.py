@@ -76,6 +76,8 @@ def refusal(rule: Metric) -> str:
         (Metric(top=10_001), ["top: must be 0 (none) to 10,000, not 10,001"]),
         (Metric(max_subjects=0), ["max_subjects: must be 1 to 1,000,000,000"]),
         (Metric(max_subjects=10**9 + 1), ["max_subjects: must be 1 to 1,000,000,000"]),
+        (Metric(max_subjects=5, once="day"), ["max_subjects: does not go with once or limit"]),
+        (Metric(max_subjects=5, limit=1, per="day"), ["max_subjects: does not go with once or limit"]),
         (Metric(once="always"), ["once: 'always' is not a duration"]),
         (Metric(once="12h"), ["once: must be", '"forever", "hour", "day"', '"30d"', "'12h'"]),
         (Metric(once="day", limit=1, per="day"), ["once and limit: only one of them"]),
