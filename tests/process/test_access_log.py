@@ -1,0 +1,56 @@
+"""An access log, ingested while workers are killed, counts as an independent reading of it says."""
+
+from __future__ import annotations
+
+import gzip
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.process.test_worker_process import PROGRAM, worker
+from tests.rig import Rig
+from tests.waiting import until
+
+REAL_LOG = Path(__file__).parents[3] / "shared" / "data" / "apache_access.log.gz"
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    """The real log where it is at hand, else one of our own making."""
+    if REAL_LOG.is_file():
+        return REAL_LOG
+    made = tmp_path / "access.log.gz"
+    lines = (
+        f'10.0.{number % 7}.1 - - [17/May/2015:10:{number % 60:02}:00 +0000] "GET /page/{number % 321} HTTP/1.1" '
+        f'200 10 "-" "-"\n'
+        for number in range(10_000)
+    )
+    made.write_bytes(gzip.compress("".join(lines).encode()))
+    return made
+
+
+def independent(log: Path) -> Counter[str]:
+    """Count the paths of a log by the words of its lines."""
+    with gzip.open(log, "rt", encoding="utf-8", errors="replace") as lines:
+        return Counter(line.split('"')[1].split(" ")[1] for line in lines)
+
+
+@pytest.mark.parametrize("place", ["after-fetch:2", "before-apply:3", "after-apply:2"])
+def test_a_log_counts_exactly_though_workers_are_killed(fresh_server, log, place):
+    """Each path has its number of lines, with a worker killed by SIGKILL in mid-run and another started."""
+    expected = independent(log)
+    with Rig(fresh_server().url, metrics=["view"]) as rig:
+        with worker(rig.url, failpoint=place) as doomed:
+            subprocess.run([PROGRAM, "ingest", log, "--redis", rig.url], check=True, timeout=60, capture_output=True)
+            until(lambda: doomed.poll() is not None, timeout=30, what="the worker to be killed")
+            assert doomed.returncode == -signal.SIGKILL
+        assert rig.waiting() > 0 or place.startswith("after-apply")
+        with worker(rig.url):
+            until(lambda: rig.waiting() == 0, timeout=30, what="the rest to be counted")
+        assert {subject: total for (_, subject), total in rig.totals().items()} == expected
+        assert rig.ledger()["counted"] == rig.ledger()["appended"] == expected.total() == 10_000
+    if log == REAL_LOG:
+        assert (len(expected), expected["/favicon.ico"], expected["/style2.css"]) == (1498, 807, 546)
