@@ -68,8 +68,11 @@ def test_a_lost_reply_appends_once(rig, entries):
         confirmed, error = appender.send()
         assert (len(confirmed), error, appender.resent) == (entries, None, entries)
         assert appender.last_ids[0] == rig.client.xrevrange(rig.layout.keys[0].stream)[0][0].decode()
-    assert [q for _, q in written(rig)] == list(range(1, entries + 1))
-    assert rig.ledger() == {"appended": entries}
+        appender.push(0, entry())
+        assert (len(appender.send()[0]), appender.rewound) == (1, 0)
+    assert [q for _, q in written(rig)] == list(range(1, entries + 2))
+    assert len({p for p, _ in written(rig)}) == 1
+    assert rig.ledger() == {"appended": entries + 1}
 
 
 @pytest.mark.parametrize("reply_bytes", [1, 20, 45, 90, 200, 400])

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,9 +17,10 @@ from tallystream.codec import Pack
 from tallystream.decide import Decider
 from tallystream.event import Event
 from tallystream.keys import partition_of
+from tallystream.ledger import query_ledger
 from tallystream.meta import establish
 from tallystream.ranking import query_top
-from tallystream.rules import Metric, Rules
+from tallystream.rules import Metric, Rules, publish
 from tallystream.totals import Totals
 from tests.oracle_rules import Happened, tally
 from tests.rig import Rig
@@ -181,3 +183,29 @@ def test_a_vote_that_overtakes_a_later_one_stays_behind_it(rig):
     assert decide(Event("vote", "post:1", -1, "u1", now)).accepted
     assert not decide(Event("vote", "post:1", 1, "u1", now - 60)).accepted
     assert decide(Event("vote", "post:1", 0, "u1", now + 1)).total == 0
+
+
+def test_a_limit_holds_between_threads(rig):
+    """Of 300 verdicts asked for at once, a limit of 100 accepts exactly 100: to look and to add is one step."""
+    rules = Rules({"call": Metric(limit=100, per="hour")})
+    rig.client.hset(rig.layout.meta, "rules", publish(rules))
+    decide = Decider(rig.client, establish(rig.client))
+    at = time.time() // 3600 * 3600 + 1
+    with ThreadPoolExecutor(16) as threads:
+        verdicts = list(threads.map(lambda _: decide(Event("call", "key:1", at=at)), range(300)))
+    assert sum(verdict.accepted for verdict in verdicts) == 100
+    assert sorted(verdict.remaining for verdict in verdicts if verdict.accepted) == list(range(100))
+    assert {verdict.reason for verdict in verdicts if not verdict.accepted} == {"limit"}
+
+
+def test_decided_events_are_not_counted_again(rig):
+    """The worker acknowledges what was decided and changes nothing; the books balance."""
+    decide = Decider(rig.client, establish(rig.client))
+    for number in range(5):
+        decide(Event("call", "key:1", at=time.time() - 1))
+        decide(Event("vote", "post:1", 1, f"u{number}"))
+    before = stored(rig), rig.ledger()
+    rig.finish()
+    assert (stored(rig), rig.ledger()) == before
+    with Totals(rig.url) as totals:
+        assert totals.run(query_ledger(rig.layout)).unaccounted == 0
