@@ -118,12 +118,12 @@ class Batch:
     def counters(self) -> int:
         """About how many totals the batch is worth: what its script call takes time for.
 
-        A bucket's field costs half a total; what needs memory is looked at one by one, in Lua.
+        Buckets' fields are cheap beside a total, and sent with it; what needs memory is looked at one by one, in Lua.
         """
-        plain = sum(len(sums) * (2 + len(place.buckets)) for place, sums in self.sums.items())
-        limited = sum(len(sums) * (6 + len(place.buckets)) for place, sums in self.limited.items())
+        plain = sum(len(sums) * (4 + len(place.buckets)) for place, sums in self.sums.items())
+        limited = sum(len(sums) * (12 + len(place.buckets)) for place, sums in self.limited.items())
         rest = sum(map(len, self._seen.values())) + sum(map(len, self._votes.values())) + len(self._uniques)
-        return plain // 2 + limited // 2 + 4 * rest
+        return plain // 4 + limited // 4 + 4 * rest
 
     def subjects(self) -> Iterable[tuple[str, Iterable[str]]]:
         """Yield each metric with subjects that it touches; a metric may come several times."""

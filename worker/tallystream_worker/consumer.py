@@ -66,8 +66,8 @@ class Consumer:
             block: Seconds to wait for new entries where there are none.
 
         Raises:
-            redis.RedisError: it is not known what became of the batch in hand: `fetch.recover()`, and the next pass begins
-                with it.
+            redis.RedisError: it is not known what became of the batch in hand; after `fetch.recover()` the next pass
+                begins with it.
         """
         entries: Sequence[Entry] = self.fetch(self._read_count, block)
         if entries:

@@ -169,10 +169,14 @@ class Fold:
 
     def _pass(self, entries: Sequence[Entry], excluded: Mapping[Fault, str]) -> tuple[Folded, Sequence[Entry]]:
         folded = Folded(Batch(self._layout.keys[self._partition], self._rules.zone))
+        before = 0
         for index, entry in enumerate(entries):
             self._add(folded, entry, excluded)
-            if folded.batch.counters >= self._max_keys:
+            counters = folded.batch.counters
+            # The next entry may bring as many new ones as this one did: stop where that would be further off.
+            if counters + (counters - before) // 2 >= self._max_keys:
                 return folded, entries[index + 1 :]
+            before = counters
         return folded, []
 
     def _add(self, folded: Folded, entry: Entry, excluded: Mapping[Fault, str]) -> None:
