@@ -19,6 +19,7 @@ from tallystream.standing import HLL_ERROR, query_uniques
 from tallystream.totals import Totals
 from tallystream.windows import DAY
 from tests.rig import Rig
+from tests.waiting import until
 
 QUOTA = 50
 """Exact subjects of `few` in each partition."""
@@ -29,6 +30,7 @@ RULES = Rules(
     {
         "path": Metric(exact=False, top=10),
         "visit": Metric(unique="day"),
+        "order": Metric(seen="bloom"),
         "few": Metric(max_subjects=QUOTA, windows=("day",), top=5, unique="day"),
     }
 )
@@ -187,3 +189,31 @@ def test_a_quota_bounds_the_memory(rig):
     )
     assert sum(len(rig.client.keys(f"{keys.prefix}unique:*")) for keys in rig.layout.keys) == QUOTA * PARTITIONS
     assert rig.ledger()["counted"] == INVENTED + 1000
+
+
+@pytest.mark.slow
+def test_a_million_invented_subjects(rig):
+    """A million subjects that nobody has heard of leave counters for the quota, a sketch, and a server that answers."""
+    before = rig.client.info("memory")["used_memory"]
+    count(rig, invented(1_000_000))
+    for keys in rig.layout.keys:
+        rig.client.delete(keys.stream)
+    until(lambda: rig.client.info("memory")["used_memory"] - before < 20 * 2**20, what="the streams to be freed")
+    assert len(rig.totals()) == QUOTA * PARTITIONS
+    assert sum(ledger_of(rig, n, "counted") for n in range(PARTITIONS)) == 1_000_000
+    sketched = sum(ledger_of(rig, n, "sketched@few") for n in range(PARTITIONS))
+    assert sketched == 1_000_000 - QUOTA * PARTITIONS
+
+
+@pytest.mark.slow
+def test_a_bloom_filter_keeps_its_rate(rig):
+    """Every copy of an id is found, and of 400,000 new ones hardly any is taken for one: 1 in 6,600 at the end."""
+    new, copies = 400_000, 2_000
+    subject = next(f"s{n}" for n in range(9) if partition_of(f"s{n}", PARTITIONS) == 0)
+    with Producer(rig.url) as producer:
+        for number in (*range(new), *range(copies)):
+            producer.emit("order", subject, id=f"order-{number}")
+    rig.drain()
+    wrong = ledger_of(rig, 0, "duplicate@order") - copies
+    assert 0 <= wrong <= new / 6_600
+    assert rig.totals()["order", subject] == new - wrong
