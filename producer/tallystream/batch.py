@@ -125,11 +125,6 @@ class Batch:
         rest = sum(map(len, self._seen.values())) + sum(map(len, self._votes.values())) + len(self._uniques)
         return plain // 4 + limited // 4 + 4 * rest
 
-    def subjects(self) -> Iterable[tuple[str, Iterable[str]]]:
-        """Yield each metric with subjects that it touches; a metric may come several times."""
-        for place, sums in (*self.sums.items(), *self.limited.items()):
-            yield place.metric, sums.keys()
-
     def encode(self, ids: list[str], ledger: dict[str, int]) -> bytes:
         """Return the batch as `rules.lua` reads it.
 

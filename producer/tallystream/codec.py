@@ -213,15 +213,6 @@ def went_through_the_gate(fields: Mapping[bytes, bytes]) -> bool:
     return (b"p" in fields and b"q" in fields) or was_decided(fields)
 
 
-def event_of(single: Single) -> Event:
-    """Return the single as an event, checked like any other.
-
-    Raises:
-        EventError: it breaks a rule.
-    """
-    return Event(single.metric, single.subject, single.amount, single.actor, single.at / 1000, single.id)
-
-
 def _plain(fields: Mapping[bytes, bytes], received: int) -> Single:
     if extra := fields.keys() - _PLAIN_FIELDS:
         raise CodecError(f"field {min(extra)[:32]!r} is not one of metric, subject, amount, actor, at, id")

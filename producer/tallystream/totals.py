@@ -88,11 +88,6 @@ def query_meta(partitions: int | None, namespace: str) -> Query[Meta]:
     return Query([("HGETALL", unstored.layout.meta)], parse)
 
 
-def query_position(layout: Layout, partition: int) -> Query[Position]:
-    """Ask how far counting has come in one partition."""
-    return Query(position_commands(layout.keys[partition]), parse_position)
-
-
 def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
     """Ask for counters, each a subject and a metric.
 

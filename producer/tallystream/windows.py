@@ -50,6 +50,7 @@ def zone_of(name: str) -> ZoneInfo:
         raise ConfigurationError(f"zone: {name!r} is not a time zone such as UTC or Europe/Vienna") from None
 
 
+@lru_cache(maxsize=1024)  # asked for each event that stands by itself, of a handful of durations
 def seconds(duration: str) -> int | None:
     """Return a duration such as `90s`, `15m`, `8h` or `400d` in seconds; `None` for `forever`.
 
