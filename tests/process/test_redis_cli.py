@@ -1,0 +1,76 @@
+"""Events from redis-cli, as the documentation says: no library, only XADD."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tallystream.keys import partition_of
+from tests.rig import Rig
+
+PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "redis-cli.md"
+SUBJECTS = ["article:1", "article:2", "a b", "ümlaut", "a}b{c"]
+
+
+@pytest.fixture
+def cli(server):
+    """Run redis-cli against the server of the test."""
+    program = shutil.which("redis-cli") or shutil.which("valkey-cli")
+    if program is None:
+        if "CI" in os.environ:
+            pytest.fail("redis-cli is not installed: apt-get install redis-tools")
+        pytest.skip("redis-cli is not installed")
+
+    def run(*arguments: str) -> str:
+        where = server.url.removeprefix("unix://")
+        address = ["-u", server.url] if where == server.url else ["-s", where.partition("?")[0]]
+        done = subprocess.run([program, *address, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    return run
+
+
+def partition_by_shell(subject: str) -> int:
+    """Compute a subject's partition with the shell command that the page gives."""
+    (command,) = re.findall(r"\| shell \| `(.*)` \|", PAGE.read_text(encoding="utf-8"))
+    command = command.replace("\\|", "|")
+    done = subprocess.run(
+        ["sh", "-c", command], env=os.environ | {"subject": subject}, check=True, capture_output=True, text=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_shell_finds_the_partition(subject):
+    """The command of the page names the partition that the library would choose."""
+    assert partition_by_shell(subject) == partition_of(subject, 4)
+
+
+def test_an_event_from_redis_cli_counts(server, cli):
+    """Entries written by hand into the streams that `tally:meta` lists are counted, whatever the subject."""
+    with Rig(server.url) as rig:
+        tags = cli("HGET", "tally:meta", "tags").split()
+        for subject in SUBJECTS:
+            stream = f"tally:{{{tags[partition_by_shell(subject)]}}}:stream"
+            assert re.fullmatch(r"\d+-\d+", cli("XADD", stream, "*", "metric", "view", "subject", subject))
+            cli("XADD", stream, "*", "metric", "like", "subject", subject, "amount", "-2", "at", "1763900000.5")
+        rig.drain()
+        expected = {("view", subject): 1 for subject in SUBJECTS} | {("like", subject): -2 for subject in SUBJECTS}
+        assert rig.totals() == expected
+
+
+def test_an_event_in_the_wrong_stream_is_parked_with_the_name_of_the_right_one(server, cli):
+    """A mistake in the partition is told, with what to write instead."""
+    with Rig(server.url) as rig:
+        right = rig.layout.keys_of("article:1").stream
+        wrong = next(keys.stream for keys in rig.layout.keys if keys.stream != right)
+        cli("XADD", wrong, "*", "metric", "view", "subject", "article:1")
+        rig.drain()
+        (parked,) = rig.dead()
+        assert right in parked[b"reason"].decode()
+        assert rig.totals() == {}
