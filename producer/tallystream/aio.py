@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from tallystream.buffer import WhenFull
     from tallystream.decide import Outcome
     from tallystream.meta import Meta
-    from tallystream.producer import ProducerStats, WhenFull
+    from tallystream.producer import ProducerStats
     from tallystream.totals import Counter
 
 _LOOK: Final = 0.005

@@ -51,7 +51,7 @@ class Appender:
 
     def __init__(self, client: redis.Redis, layout: Layout) -> None:
         self._client = client
-        self._layout = layout
+        self.layout = layout
         self._lanes = [_Lane() for _ in layout.keys]
         self._script_is_loaded = False
         self.last_ids: list[str | None] = [None] * layout.partitions
@@ -83,7 +83,7 @@ class Appender:
         sent: list[tuple[int, Entry]] = []
         with self._client.pipeline(transaction=False) as pipeline:
             for partition, lane in enumerate(self._lanes):
-                keys = self._layout.keys[partition]
+                keys = self.layout.keys[partition]
                 names = [keys.stream, keys.sequences, keys.ledger]
                 for sequence, entry in enumerate(islice(lane.waiting, _BURST), start=lane.confirmed + 1):
                     _APPEND.queue(pipeline, names, [VERSION, lane.producer, sequence, entry.events, entry.payload])

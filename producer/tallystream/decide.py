@@ -58,6 +58,7 @@ class Decider:
     def __init__(self, client: redis.Redis, meta: Meta) -> None:
         if meta.rules is None:
             raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
+        self.meta = meta
         self._client = client
         self._layout = meta.layout
         self._rules = meta.rules

@@ -1,0 +1,131 @@
+"""Admission: which events may enter, judged by their own form and by what is stored where they go.
+
+What has been checked before is remembered, so that the common event costs its caller three look-ups.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import ConfigurationError, EventError
+from tallystream.event import MAX_SUBJECT_BYTES, check_metric, check_text
+from tallystream.keys import partition_of
+from tallystream.meta import Meta, establish
+
+if TYPE_CHECKING:
+    import redis
+
+UNROUTED: Final = -1
+"""The partition of a subject while the number of partitions is not known."""
+
+_KNOWN_SUBJECTS: Final = 100_000
+"""Subjects remembered as checked, with their partition; beyond it the memory is begun anew."""
+
+_RULES_AGE: Final = 10.0
+"""Seconds after which the published rules are read again."""
+
+
+class Admission:
+    """Checks events against what is stored; safe across threads.
+
+    `known` maps a subject that is in normal form to its partition, `metrics` holds the names that may be emitted, and
+    `picky` those among them whose rules have no place for some events: the caller looks there first.
+
+    Args:
+        client: Where the events go.
+        partitions: How many partitions the caller expects; `None` takes what is stored.
+        namespace: The first part of every key.
+    """
+
+    def __init__(self, client: redis.Redis, partitions: int | None, namespace: str) -> None:
+        self._client = client
+        self._partitions = partitions
+        self._namespace = namespace
+        self._lock = threading.Lock()
+        self._read_at: float | None = None
+        self.meta: Meta | None = None
+        self.known: dict[str, int] = {}
+        self.metrics: set[str] = set()
+        self.picky: set[str] = set()
+
+    def refresh(self) -> Meta:
+        """Return what is stored, reading it again where the last look is too old.
+
+        Raises:
+            ConfigurationError: it disagrees with what the caller expects, or with what was found before.
+            redis.RedisError: it cannot be read.
+        """
+        meta = self.meta
+        if meta is not None and self.is_fresh:
+            return meta
+        found = establish(self._client, self._partitions, self._namespace)
+        with self._lock:
+            if self.meta is not None and found.layout != self.meta.layout:
+                raise ConfigurationError("the number of partitions changed under this producer: start it anew")
+            if self.meta is None or found.rules != self.meta.rules:
+                self.metrics = set()
+                self.picky = set()
+            self._read_at = time.monotonic()
+            self.meta = found
+        return found
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the last look is recent enough."""
+        read_at = self._read_at
+        return read_at is not None and time.monotonic() - read_at <= _RULES_AGE
+
+    def forget(self) -> None:
+        """Make the next refresh look, however recent the last one is."""
+        self._read_at = None
+
+    def subject(self, subject: str) -> tuple[str, int]:
+        """Check a subject that is not known; return its normal form and its partition, or `UNROUTED`.
+
+        Raises:
+            EventError: it breaks a rule.
+        """
+        given, subject = subject, check_text("subject", subject, MAX_SUBJECT_BYTES)
+        meta = self.meta
+        if meta is None:
+            return subject, UNROUTED
+        partition = partition_of(subject, meta.layout.partitions)
+        # Only the normal form is remembered: a spelling that needs normalising must come here each time.
+        if given is subject or given == subject:
+            with self._lock:
+                if len(self.known) >= _KNOWN_SUBJECTS:
+                    self.known = {}
+                self.known[subject] = partition
+        return subject, partition
+
+    def metric(self, metric: str) -> None:
+        """Check a metric that is not known.
+
+        Raises:
+            EventError: it breaks a rule, or is not declared; then the next refresh looks whether it is by now.
+        """
+        check_metric(metric)
+        meta = self.meta
+        if meta is None or meta.rules is None:
+            return
+        try:
+            meta.rules.refuse_undeclared(metric)
+        except EventError:
+            self.forget()
+            raise
+        declared = meta.rules.metric[metric]
+        if declared.once is not None or declared.limit is not None or not declared.exact:
+            self.picky.add(metric)
+        self.metrics.add(metric)
+
+    def refuse(self, metric: str, amount: int, actor: str | None) -> None:
+        """Refuse an event that the rules of its metric have no place for.
+
+        Raises:
+            EventError: says which field is at fault.
+        """
+        meta = self.meta
+        if meta is not None and meta.rules is not None:
+            meta.rules.refuse(metric, amount, actor)

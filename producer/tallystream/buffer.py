@@ -1,0 +1,245 @@
+"""The buffer: events taken from the caller and not confirmed yet, bounded, and packed by partition."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tallystream.codec import MAX_EVENTS, Pack
+from tallystream.errors import BufferFull, ConfigurationError, FlushTimeout, TallyError
+from tallystream.keys import partition_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tallystream.append import Entry
+
+WhenFull = Literal["block", "raise", "drop"]
+
+_UNROUTED_BYTES = 100
+"""About what an event takes, beside its subject, while its partition is not known."""
+
+
+@dataclass(frozen=True)
+class BufferSettings:
+    """When an entry is full, when the buffer is, and what happens then; see `Producer` for each."""
+
+    linger: float = 0.005
+    entry_events: int = 1000
+    entry_bytes: int = 65536
+    buffer_events: int = 1_000_000
+    buffer_bytes: int = 64 * 2**20
+    when_full: WhenFull = "block"
+    block_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.when_full not in ("block", "raise", "drop"):
+            raise ConfigurationError(f"when_full must be block, raise or drop, not {self.when_full!r}")
+        for name in ("linger", "block_timeout"):
+            if not 0 <= (seconds := getattr(self, name)) <= 3600:  # noqa: PLR2004  # an hour
+                raise ConfigurationError(f"{name} must be 0 to 3,600 seconds, not {seconds}")
+        for name, most in (("entry_events", MAX_EVENTS), ("entry_bytes", 2**20)):
+            if not 1 <= (value := getattr(self, name)) <= most:
+                raise ConfigurationError(f"{name} must be 1 to {most:,}, not {value}")
+        if self.buffer_events < self.entry_events or self.buffer_bytes < self.entry_bytes:
+            raise ConfigurationError("the buffer must hold at least one entry: raise buffer_events or buffer_bytes")
+
+
+class Buffer:
+    """Holds events between those who emit and the one thread that sends; safe across threads.
+
+    `emitted = appended + held`. Whoever empties it is told by two signals: `wake` (there is something to do) and
+    `hurry` (do not linger).
+    """
+
+    def __init__(self, settings: BufferSettings) -> None:
+        self._settings = settings
+        self._entry_events = settings.entry_events
+        self._entry_bytes = settings.entry_bytes
+        self._buffer_events = settings.buffer_events
+        self._buffer_bytes = settings.buffer_bytes
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # room, confirmation, failure or the end
+        self.wake = threading.Event()
+        self.hurry = threading.Event()
+        self._demand = False  # somebody waits: seal also what is not full
+        self._partitions = 0
+        self._unrouted: list[tuple[str, str, int, float, str | None, str | None]] = []
+        self._packs: list[Pack] = []
+        self._full: list[tuple[int, Pack]] = []
+        self._cycle = 1
+        self._confirmed_cycle = 0
+        self._sealed_at = 0.0
+        self._held_bytes = 0
+        self._failure: TallyError | None = None
+        self.emitted = self.appended = self.dropped = 0
+        self.is_closing = False
+        self.is_closed = False
+
+    # -- those who emit ---------------------------------------------------------------------------------
+
+    def take(
+        self, partition: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
+    ) -> bool:
+        """Take one valid event; return whether it was taken (`drop` is the policy where it was not).
+
+        Raises:
+            BufferFull: there is no room, and the policy is to say so, or waiting took too long.
+            ConfigurationError: nothing will be sent any more.
+            TallyError: the buffer is closed.
+        """
+        with self._lock:
+            if (
+                self.emitted - self.appended >= self._buffer_events
+                or self._held_bytes >= self._buffer_bytes
+                or self.is_closing
+                or self._failure
+            ) and not self._make_room():
+                return False
+            self.emitted += 1
+            if partition < 0 or not self._packs:
+                self._unrouted.append((metric, subject, amount, at, actor, id_))
+                self._held_bytes += len(subject) + _UNROUTED_BYTES
+            else:
+                pack = self._packs[partition]
+                self._held_bytes += pack.add(metric, subject, amount, at, actor, id_)
+                if pack.events >= self._entry_events or pack.size >= self._entry_bytes:
+                    self._full.append((partition, pack))
+                    self._packs[partition] = Pack()
+                    self.hurry.set()
+        return True
+
+    def wait_until_appended(self, deadline: float | None) -> None:
+        """Wait until everything taken before this call is confirmed.
+
+        Raises:
+            FlushTimeout: the monotonic second `deadline` has passed.
+            ConfigurationError: nothing will be sent any more.
+        """
+        with self._changed:
+            target = self._cycle if self._holds_unsealed() else self._cycle - 1
+            while self._confirmed_cycle < target:
+                if self._failure is not None:
+                    raise self._failure
+                self._urge()
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    left = self.emitted - self.appended
+                    raise FlushTimeout(f"not everything was appended in time: {left:,} events are left")
+                self._changed.wait(remaining)
+
+    def refuse_more(self) -> bool:
+        """Take no more events from now on; return whether that was so before the end had come."""
+        with self._changed:
+            if self.is_closed:
+                return False
+            self.is_closing = True
+            self._changed.notify_all()
+            return True
+
+    def close(self) -> None:
+        """End: what is held now is held for nobody."""
+        with self._changed:
+            self.is_closed = True
+            self.wake.set()
+            self.hurry.set()
+            self._changed.notify_all()
+
+    # -- the one who sends ------------------------------------------------------------------------------
+
+    def open(self, partitions: int) -> None:
+        """Learn the number of partitions; until then everything waits unrouted."""
+        with self._lock:
+            self._partitions = partitions
+            self._packs = [Pack() for _ in range(partitions)]
+
+    def seal(self) -> tuple[int, list[tuple[int, Pack]]]:
+        """Hand over what is to be sent now: full packs, and the others once they have lingered or are asked for.
+
+        Returns:
+            The number of this seal, and partitions with their packs.
+        """
+        with self._lock:
+            self._route()
+            sealed, self._full = self._full, []
+            now = time.monotonic()
+            if self._demand or self.is_closing or now - self._sealed_at >= self._settings.linger:
+                sealed.extend((i, pack) for i, pack in enumerate(self._packs) if pack.events)
+                self._packs = [Pack() for _ in self._packs]
+                self._demand = False
+                self._sealed_at = now
+            else:
+                self.wake.set()  # full packs only: the others go on gathering until they have lingered
+            cycle = self._cycle
+            self._cycle += 1
+        return cycle, sealed
+
+    def settle(self, confirmed: Iterable[Entry], cycle: int) -> None:
+        """Let go of confirmed entries; `cycle` is the last seal of which nothing is left to confirm."""
+        with self._changed:
+            for entry in confirmed:
+                self.appended += entry.events
+                self._held_bytes -= entry.size
+            self._confirmed_cycle = cycle
+            self._changed.notify_all()
+
+    def fail(self, error: TallyError) -> None:
+        """Tell everybody who waits, and everybody who emits, that nothing will be sent any more."""
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+
+    def rest(self, seconds: float) -> None:
+        """Wait, though not beyond the end."""
+        with self._changed:
+            if not self.is_closed:
+                self._changed.wait_for(lambda: self.is_closed, seconds)
+
+    # -- with the lock held -----------------------------------------------------------------------------
+
+    def _make_room(self) -> bool:
+        """Apply `when_full`; tell whether the event may be taken."""
+        settings = self._settings
+        deadline = time.monotonic() + settings.block_timeout
+        while True:
+            if self.is_closing:
+                raise TallyError("this producer is closed")
+            if self._failure is not None:
+                raise self._failure
+            held = self.emitted - self.appended
+            if held < settings.buffer_events and self._held_bytes < settings.buffer_bytes:
+                return True
+            if settings.when_full == "drop":
+                self.dropped += 1
+                return False
+            remaining = deadline - time.monotonic()
+            if settings.when_full == "raise" or remaining <= 0:
+                self.dropped += 1
+                raise BufferFull(
+                    f"{held:,} events ({self._held_bytes:,} bytes) wait to be sent, the limits are "
+                    f"{settings.buffer_events:,} and {settings.buffer_bytes:,}: "
+                    "Redis is unreachable or slower than the load"
+                )
+            self._urge()
+            self._changed.wait(remaining)
+
+    def _urge(self) -> None:
+        self._demand = True
+        self.hurry.set()
+        self.wake.set()
+
+    def _route(self) -> None:
+        """Put what was emitted before the partitions were known where it belongs."""
+        for event in self._unrouted:
+            partition = partition_of(event[1], self._partitions)
+            pack = self._packs[partition]
+            self._held_bytes += pack.add(*event) - len(event[1]) - _UNROUTED_BYTES
+            if pack.events >= self._entry_events or pack.size >= self._entry_bytes:
+                self._full.append((partition, pack))
+                self._packs[partition] = Pack()
+        self._unrouted = []
+
+    def _holds_unsealed(self) -> bool:
+        return bool(self._unrouted or self._full or any(pack.events for pack in self._packs))
