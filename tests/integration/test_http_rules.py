@@ -466,7 +466,8 @@ def test_a_body_that_never_ends_is_given_up(rig: Rig, monkeypatch: pytest.Monkey
         address = (http.base_url.host, http.base_url.port or 80)
         with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(
-                b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
+                b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
             )
             assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
 

@@ -101,7 +101,7 @@ def test_a_half_sent_request_holds_nothing_up_for_long() -> None:
     with serving(settings_for(NOBODY)) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=20) as client:
-            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
             assert httpx.get(f"{url}/healthz").status_code == 200
             assert not client.recv(1000).startswith(b"HTTP/1.1 200")
 

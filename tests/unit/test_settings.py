@@ -59,6 +59,19 @@ def test_the_environment_wins(tmp_path):
     assert (settings.worker.claim_idle, settings.worker.max_keys) == (2.5, 500)
 
 
+def test_a_list_in_the_environment(tmp_path):
+    """A setting that is a list is written with commas or blanks; no token shows where settings are printed."""
+    environment = {
+        "TALLYSTREAM_SERVE_ORIGINS": "https://a.example, http://b.example:8080",
+        "TALLYSTREAM_SERVE_HOSTS": "counts.internal",
+        "TALLYSTREAM_SERVE_READ_TOKEN": "not to be shown",
+    }
+    serve = load(written(tmp_path, ""), environment).serve
+    assert serve.origins == ("https://a.example", "http://b.example:8080")
+    assert (serve.hosts, serve.read_token) == (("counts.internal",), "not to be shown")
+    assert "not to be shown" not in repr(serve)
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -69,6 +82,8 @@ def test_the_environment_wins(tmp_path):
         ("[redis]\npartitions = 2000\n", ["redis.partitions", "1 to 1,024", "2,000"]),
         ("[redis]\nnamespace = 'a{b'\n", ["redis.namespace", "braces"]),
         ("[serve]\nport = 70000\n", ["serve.port", "0 to 65,535", "70,000"]),
+        ("[serve]\norigins = ['https://a.example/']\n", ["serve.origins", "https://example.com", "https://a.example/"]),
+        ("[serve]\nhosts = ['a:80']\n", ["serve.hosts", "a:80", "without port"]),
         ("[metric.View]\n", ["[metric.View]", "a-z"]),
         ("[metric.view]\ncolour = 'red'\n", ["colour", "metric"]),
         ("[worker\n", []),

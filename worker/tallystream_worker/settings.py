@@ -6,6 +6,7 @@ The defaults here and in `config/tallystream.toml` are the same; a test holds th
 from __future__ import annotations
 
 import os
+import re
 import socket
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -84,10 +85,21 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     read_timeout: float = 5.0
+    read_token: str = field(default="", repr=False)
+    write_token: str = field(default="", repr=False)
+    admin_token: str = field(default="", repr=False)
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _within("serve.port", self.port, 0, 65_535)
         _within("serve.read_timeout", self.read_timeout, 0.0, 60.0)
+        for origin in self.origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigurationError(f'serve.origins: must be like https://example.com or "*", not {origin!r}')
+        for host in self.hosts:
+            if not _HOST.fullmatch(host):
+                raise ConfigurationError(f"serve.hosts: must be names without port or scheme, not {host!r}")
 
 
 @dataclass(frozen=True)
@@ -169,7 +181,7 @@ def _from_environment(section: str, values: Any, environment: Mapping[str, str])
         if (text := environment.get(variable)) is not None:
             kind = type(getattr(values, setting.name))
             try:
-                given[setting.name] = kind(text)
+                given[setting.name] = kind(text) if kind is not tuple else tuple(text.replace(",", " ").split())
             except ValueError:
                 raise ConfigurationError(f"{variable}: must be a {_KINDS[kind]}, not {text!r}") from None
     try:
@@ -178,6 +190,8 @@ def _from_environment(section: str, values: Any, environment: Mapping[str, str])
         raise ConfigurationError(f"environment: {error}") from None
 
 
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9._-]+(?::[0-9]{1,5})?")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
 _SECTIONS: Final = {"redis": RedisSettings, "worker": WorkerSettings, "serve": ServeSettings}
 _KINDS: Final = {int: "whole number", float: "number", str: "text"}
 

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Any, Final
 
-from litestar import get
+from litestar import Request, get
 from litestar.di import NamedDependency
 from redis.exceptions import RedisError, ResponseError
 
@@ -12,22 +12,31 @@ from tallystream.errors import ConfigurationError
 from tallystream.keys import GROUP, Layout
 from tallystream.query import Query
 from tallystream.totals import query_meta
+from tallystream_worker.http.access import Access
 from tallystream_worker.http.problems import problem
+from tallystream_worker.http.tokens import Role
 from tallystream_worker.settings import RedisSettings
 
 _SHOWN: Final = 10
 
 
-@get("/healthz", tags=["health"], summary="The process lives")
+@get("/healthz", tags=["health"], summary="The process lives", role=Role.OPEN)
 async def healthz() -> dict[str, str]:
     """Answer: whatever the state of Redis, a restart of this process would not help."""
     return {"status": "alive"}
 
 
-@get("/readyz", tags=["health"], summary="The counters can be read and are kept up to date")
-async def readyz(totals: NamedDependency[Totals], store: NamedDependency[RedisSettings]) -> dict[str, str]:
+@get("/readyz", tags=["health"], summary="The counters can be read and are kept up to date", role=Role.OPEN)
+async def readyz(
+    totals: NamedDependency[Totals],
+    store: NamedDependency[RedisSettings],
+    access: NamedDependency[Access],
+    request: Request[Any, Any, Any],
+) -> dict[str, str]:
     """Answer 200 where Redis answers, holds our layout, and every partition has its consumer group; else 503."""
     if reasons := await _reasons_against(totals, store.namespace):
+        if not access.knows(request):
+            raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "not ready; who asks with a token is told why")
         raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "; ".join(reasons[:_SHOWN]), reasons=reasons[:_SHOWN])
     return {"status": "ready"}
 

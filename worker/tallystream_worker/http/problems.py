@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.plugins.problem_details import ProblemDetailsConfig, ProblemDetailsException, ProblemDetailsPlugin
+from litestar.response.base import ASGIResponse
+from litestar.serialization import encode_json
 from redis.exceptions import RedisError
 
 from tallystream.errors import ConfigurationError, EventError, FlushTimeout
@@ -39,6 +41,18 @@ def problem(
 def bad_request(field: str, limit: str) -> ProblemDetailsException:
     """Return the answer to a part of the request that breaks a limit."""
     return problem(HTTPStatus.BAD_REQUEST, f"{field}: {limit}", field=field, limit=limit)
+
+
+def refusal(
+    status: HTTPStatus, field: str = "", limit: str = "", headers: dict[str, str] | None = None
+) -> ASGIResponse:
+    """Return the same answer for a request that never comes to a route; without a field, one without a body."""
+    if not field:
+        return ASGIResponse(status_code=status, headers=headers)
+    members = {
+        "status": status.value, "title": status.phrase, "detail": f"{field}: {limit}", "field": field, "limit": limit,
+    }  # fmt: skip
+    return ASGIResponse(body=encode_json(members), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def plugin() -> ProblemDetailsPlugin:

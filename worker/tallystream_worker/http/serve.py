@@ -18,6 +18,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from tallystream.errors import ConfigurationError, TallyError
+from tallystream_worker.http.gate import warn_if_exposed
 from tallystream_worker.http.service import create_app
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_p
     """
     serve = settings.serve
     claim = _claim(serve, any_port=any_port)
+    warn_if_exposed(serve)
     with claim:
         host, port = claim.getsockname()[:2]
         thread = _Thread(create_app(settings, extra), host, port)

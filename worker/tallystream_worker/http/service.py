@@ -13,17 +13,21 @@ from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.response.base import ASGIResponse
-from litestar.serialization import encode_json
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry
 
 from tallystream.aio import Totals
 from tallystream_worker.http import problems
+from tallystream_worker.http.access import Access
 from tallystream_worker.http.counters import Counters
 from tallystream_worker.http.events import Events
+from tallystream_worker.http.gate import Gate
 from tallystream_worker.http.health import healthz, readyz
 from tallystream_worker.http.metrics import ExtraMetrics, metrics
+from tallystream_worker.http.problems import refusal
+from tallystream_worker.http.session import Sessions
 from tallystream_worker.http.standing import Standing
+from tallystream_worker.http.tokens import tokens_of
 from tallystream_worker.http.writer import Writer
 from tallystream_worker.settings import Settings
 
@@ -45,18 +49,37 @@ class ReadService(Litestar):
     Decoded, as ASGI has it, `%2F` could not be told from `/`, nor where a subject ends and its metric begins.
     """
 
+    def __init__(self, gate: Gate, **settings: Any) -> None:
+        self._gate = gate
+        super().__init__(**settings, before_send=[self._protect])
+
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
     ) -> None:
         """Answer a request, or follow the server through its life."""
-        if scope["type"] == ScopeType.HTTP:
+        if scope["type"] != "lifespan":
             http = cast("HTTPScope", scope)
             http["path"] = http["raw_path"].decode("latin-1")
-            refusal = _refusal(http["raw_path"], http["query_string"])
-            if refusal is not None:
-                await refusal(http, cast("Receive", receive), self._wrap_send(cast("Send", send), http))
+            answer = self._gate.refuses(http["type"], http.get("method", "GET"), dict(http["headers"])) or _refusal(
+                http["raw_path"], http["query_string"]
+            )
+            if answer is not None:
+                if scope["type"] == ScopeType.WEBSOCKET:
+                    await cast("Send", send)({"type": "websocket.close", "code": 1008, "reason": "refused"})
+                    return
+                await answer(http, cast("Receive", receive), self._wrap_send(cast("Send", send), http))
                 return
         await super().__call__(scope, receive, send)
+
+    async def _protect(self, message: Message, scope: Scope) -> None:
+        """Add the headers that every answer has, errors among them."""
+        if message["type"] == "http.response.start":
+            origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+            headers = MutableScopeHeaders.from_message(message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            for name, value in self._gate.headers_for(origin).items():
+                headers.extend_header_value(name, value)
 
 
 def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Litestar:
@@ -67,6 +90,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
         extra: Metrics that `/metrics` shows besides: those of workers in the same process.
     """
     store = settings.redis
+    access = Access(tokens_of(settings.serve))
 
     @asynccontextmanager
     async def reading(app: Litestar) -> AsyncIterator[None]:
@@ -88,17 +112,19 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
         return writer
 
     return ReadService(
-        route_handlers=[Counters, Standing, Events, healthz, readyz, metrics],
+        Gate(settings.serve, guarded=bool(access.tokens)),
+        route_handlers=[Counters, Standing, Events, Sessions, healthz, readyz, metrics],
+        guards=[access.guard],
         lifespan=[reading],
         dependencies={
             "totals": Provide(totals_of, sync_to_thread=False),
             "writer": Provide(writer_of, sync_to_thread=False),
             "store": Provide(lambda: store, sync_to_thread=False),
             "limits": Provide(lambda: settings.serve, sync_to_thread=False),
+            "access": Provide(lambda: access, sync_to_thread=False),
             "extra": Provide(lambda: ExtraMetrics(extra), sync_to_thread=False),
         },
         plugins=[problems.plugin()],
-        before_send=[_protect],
         # The one page of documentation: the ones for people load scripts from somewhere else.
         openapi_config=OpenAPIConfig(
             title="tallystream",
@@ -112,14 +138,6 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
     )
 
 
-async def _protect(message: Message, _scope: Scope) -> None:
-    """Add the headers that every answer has, errors among them."""
-    if message["type"] == "http.response.start":
-        headers = MutableScopeHeaders.from_message(message)
-        for name, value in _HEADERS.items():
-            headers.setdefault(name, value)
-
-
 def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
     """Return the answer to a URL that must not reach the router.
 
@@ -127,9 +145,9 @@ def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
     turn into another one.
     """
     if len(path) > MAX_PATH:
-        return _answer(HTTPStatus.REQUEST_URI_TOO_LONG, "path", f"at most {MAX_PATH:,} bytes")
+        return refusal(HTTPStatus.REQUEST_URI_TOO_LONG, "path", f"at most {MAX_PATH:,} bytes")
     if b"//" in path or (path.endswith(b"/") and path != b"/"):
-        return _answer(
+        return refusal(
             HTTPStatus.NOT_FOUND,
             "path",
             "no empty segments: write a slash that belongs to the subject as %2F, or use /v1/counters?subject=",
@@ -137,12 +155,5 @@ def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
     try:
         unquote_to_bytes(query).decode()
     except UnicodeDecodeError:
-        return _answer(HTTPStatus.BAD_REQUEST, "query", "must be UTF-8, percent-encoded")
+        return refusal(HTTPStatus.BAD_REQUEST, "query", "must be UTF-8, percent-encoded")
     return None
-
-
-def _answer(status: HTTPStatus, field: str, limit: str) -> ASGIResponse:
-    members: dict[str, Any] = {
-        "status": status.value, "title": status.phrase, "detail": f"{field}: {limit}", "field": field, "limit": limit,
-    }  # fmt: skip
-    return ASGIResponse(body=encode_json(members), status_code=status, media_type=problems.MEDIA_TYPE)
