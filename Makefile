@@ -5,9 +5,10 @@
 # which uv owns and would remove it from.
 UV := $(shell command -v uv || echo build/uv/bin/uv)
 ARGS ?=
+SEEDS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench
+.PHONY: help demo test check bench faults
 
 help:            ## show this
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +25,9 @@ check: | $(UV)   ## linters, types, layers, and the slow suites (minutes)
 	$(UV) run --frozen mypy
 	$(UV) run --frozen lint-imports
 	$(UV) run --frozen pytest -m "slow or packaging" $(ARGS)
+
+faults: | $(UV)  ## inject faults, check the books: SEEDS=200, ROWS=14,15, SEED=123 (replays), ARGS=--verbose
+	@$(UV) run --quiet --frozen python -m tests.faults --seeds $(SEEDS) $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: | $(UV)   ## the side-by-side figures
 	@$(UV) run --quiet --frozen --group bench python -m benchmarks $(ARGS)

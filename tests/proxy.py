@@ -1,4 +1,4 @@
-"""A TCP proxy that does to connections what networks do: loses a reply, cuts, delays.
+"""A TCP proxy that does to connections what networks do: loses a reply, cuts, delays, freezes, splits.
 
 Threads and sockets, nothing else. It listens on loopback and speaks to a server's port or unix socket; what it
 is told to do holds from the next byte on.
@@ -24,6 +24,7 @@ class Proxy:
 
     Attributes:
         delay: Seconds by which each chunk of a reply is held back.
+        piece: Bytes that are sent at once, in both directions; 0 sends what has come.
         lost: Set once a reply has been swallowed: the server has done what it was asked, and nobody knows.
     """
 
@@ -36,7 +37,11 @@ class Proxy:
         self._trigger: tuple[bytes, int, bool] | None = None
         self._unsent: bytes | None = None
         self._bytes_left: int | None = None
+        self._request_bytes_left: int | None = None
+        self._flowing = threading.Event()
+        self._flowing.set()
         self.delay = 0.0
+        self.piece = 0
         self.lost = threading.Event()
 
     @property
@@ -61,12 +66,34 @@ class Proxy:
         with self._lock:
             self._bytes_left = reply_bytes
 
+    def cut_request_after(self, request_bytes: int) -> None:
+        """Let this many bytes of requests through in all, then cut the connection they go over, once.
+
+        The server has the front of a pipeline, and of the command in which the cut falls it has a stump.
+        """
+        self.lost.clear()
+        with self._lock:
+            self._request_bytes_left = request_bytes
+
     def cut(self) -> None:
         """Cut every connection now; new ones are let through."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
             pair.cut()
+
+    def freeze(self) -> None:
+        """Pass nothing on from now, while connections stay open and new ones are accepted: half-open links."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """Pass on again, first what was held up."""
+        self._flowing.set()
+
+    def retarget(self, url: str) -> None:
+        """Lead new connections to another server, and cut the old ones: what a failover looks like."""
+        self._upstream = url
+        self.cut()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -91,17 +118,30 @@ class Proxy:
             except OSError:
                 client.close()  # the server is down: so are we
                 continue
-            pair = _Pair(client, server, self._saw_request, self._saw_reply)
+            pair = _Pair(client, server, self._saw_request, self._saw_reply, lambda: self.piece)
             with self._lock:
                 self._pairs.append(pair)
             pair.start()
 
+    def _hold(self, pair: _Pair) -> None:
+        while not self._flowing.wait(0.02) and not pair.is_cut:
+            pass
+
     def _saw_request(self, pair: _Pair, data: bytes) -> bool:
         """Tell whether the server may have it."""
+        self._hold(pair)
         with self._lock:
             if self._unsent is not None and self._unsent in data:
                 self._unsent = None
+                self.lost.set()
                 return False
+            if self._request_bytes_left is not None:
+                self._request_bytes_left -= len(data)
+                if self._request_bytes_left <= 0:
+                    pair.stump = data[: len(data) + self._request_bytes_left]
+                    self._request_bytes_left = None
+                    self.lost.set()
+                    return False
             if self._trigger is None:
                 return True
             trigger, left, cut = self._trigger
@@ -114,6 +154,7 @@ class Proxy:
 
     def _saw_reply(self, pair: _Pair, data: bytes) -> bytes | None:
         """Return what may go to the client; `None` cuts."""
+        self._hold(pair)
         if self.delay:
             time.sleep(self.delay)
         if pair.swallow:
@@ -139,22 +180,30 @@ class _Pair:
         server: socket.socket,
         on_request: Callable[[_Pair, bytes], bool],
         on_reply: Callable[[_Pair, bytes], bytes | None],
+        piece: Callable[[], int],
     ) -> None:
         self._client, self._server = client, server
+        for end in (client, server):
+            if end.family != socket.AF_UNIX:
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # pieces go out as they are
         self._on_request, self._on_reply = on_request, on_reply
         self._threads = [
             threading.Thread(target=self._pump_requests, daemon=True),
             threading.Thread(target=self._pump_replies, daemon=True),
         ]
+        self.is_cut = False
         self.swallow = False
         self.cut_then = True
         self.last = b""
+        self.stump = b""
+        self._piece = piece
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
     def cut(self) -> None:
+        self.is_cut = True
         self._shut()
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -171,8 +220,9 @@ class _Pair:
         with contextlib.suppress(OSError):
             while data := self._client.recv(CHUNK):
                 if not self._on_request(self, data):
+                    self._server.sendall(self.stump)
                     break
-                self._server.sendall(data)
+                self._send(self._server, data)
         self._shut()
 
     def _pump_replies(self) -> None:
@@ -182,8 +232,13 @@ class _Pair:
                 if passed is None:
                     self._client.sendall(self.last)
                     break
-                self._client.sendall(passed)
+                self._send(self._client, passed)
         self._shut()
+
+    def _send(self, end: socket.socket, data: bytes) -> None:
+        step = self._piece() or len(data)
+        for first in range(0, len(data), step or 1):
+            end.sendall(data[first : first + step])
 
 
 def _dial(url: str) -> socket.socket:

@@ -1,0 +1,69 @@
+"""`python -m tests.faults`: the fault suite, by rows and seeds. `make faults SEEDS=200`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.faults import report
+from tests.faults.rows import ROWS
+from tests.faults.run import Result, run
+from tests.faults.zygote import Zygote
+
+
+def main() -> int:
+    """Run what was asked for; return 0 if everything held."""
+    asked = _arguments()
+    rows = sorted(ROWS) if asked.rows == "all" else [int(number) for number in asked.rows.split(",")]
+    first = secrets.randbelow(10**6) if asked.seed is None else asked.seed
+    seeds = range(first, first + asked.seeds)
+    print(f"rows {asked.rows}, seeds {seeds[0]} to {seeds[-1]}, {asked.jobs} at a time", flush=True)
+    began = time.monotonic()
+    results: list[Result] = []
+    with Zygote() as zygote, ThreadPoolExecutor(asked.jobs) as lanes:
+        todo = [(number, seed) for seed in seeds for number in rows]
+        for result in lanes.map(lambda one: run(ROWS[one[0]], one[1], zygote), todo):
+            results.append(result)
+            _say(result, len(results), len(todo), verbose=asked.verbose)
+    print(report.text(results))
+    print(f"in {time.monotonic() - began:,.0f} s; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    asked.json.parent.mkdir(parents=True, exist_ok=True)
+    asked.json.write_text(
+        report.document(results, rows=asked.rows, first_seed=first, seeds=asked.seeds, seconds=time.monotonic() - began)
+    )
+    return 1 if any(result.failures for result in results) else 0
+
+
+def _say(result: Result, done: int, of: int, *, verbose: bool) -> None:
+    if result.failures:
+        print(f"FAILED row {result.row} ({ROWS[result.row].name}), seed {result.seed}", flush=True)
+        for failure in result.failures:
+            print(f"    {failure}")
+        print(f"    again: make faults ROWS={result.row} SEED={result.seed}", flush=True)
+    elif verbose:
+        drain = "-" if result.drain is None else f"{result.drain:.2f}"
+        print(
+            f"row {result.row} seed {result.seed}: {result.seconds:.2f} s, drain {drain}, {result.faults}", flush=True
+        )
+    elif done % 50 == 0:
+        print(f"{done:,} of {of:,}", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Inject faults; check the books.")
+    parser.add_argument("--rows", default="all", help="numbers of the table, with commas; default all")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds for each row")
+    parser.add_argument("--seed", type=int, default=None, help="the first seed; drawn and printed where none is given")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="scenarios at a time")
+    parser.add_argument("--json", type=Path, default=Path("build/faults.json"), help="where the report goes")
+    parser.add_argument("--verbose", action="store_true", help="a line for each scenario")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The checks at the end of a scenario: balance, pairs, replay and the books."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
+
+from tallystream import codec
+from tallystream.errors import CodecError, EventError
+from tallystream.keys import GROUP
+from tallystream.ledger import query_ledger
+from tests.faults.failure import Failure
+from tests.faults.processes import RULES
+from tests.faults.watch import PAIR
+from tests.oracle_rules import Happened, tally
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    import redis
+
+    from tallystream.codec import Payload
+    from tallystream.keys import Layout
+    from tallystream.totals import Totals
+    from tests.faults.journal import Account
+    from tests.rig import Rig
+
+Totalled = dict[tuple[str, str], int]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How far the totals are from the journals, in events; `unknown` ones that are in the totals are neither."""
+
+    lost: int
+    doubled: int
+    failures: list[Failure]
+
+
+def balance(account: Account, totals: Totalled, *, besides: Collection[str] = (), loss: str = "") -> Balance:
+    """Compare the pairs' totals with the journals, counter by counter.
+
+    Args:
+        account: The journals.
+        totals: What the system says.
+        besides: Subjects whose events may be parked or lost.
+        loss: Why confirmed events may be missing; empty: they may not.
+    """
+    failures = []
+    lost = doubled = 0
+    for subject in sorted(account.confirmed.keys() | account.unknown.keys() | {s for _, s in totals}):
+        if subject in besides:
+            continue
+        least = account.confirmed[subject]
+        most = least + account.unknown[subject]
+        for metric in PAIR:
+            total = totals.get((metric, subject), 0)
+            lost += max(0, least - total)
+            doubled += max(0, total - most)
+            if total > most or (total < least and not loss):
+                failures.append(Failure("B", f"{metric} of {subject}: {total}, must be {least} to {most}"))
+    return Balance(lost, doubled, failures[:5])
+
+
+def pairs(totals: Totalled, *, besides: Collection[str] = ()) -> list[Failure]:
+    """Compare the two metrics of every pair."""
+    subjects = {subject for metric, subject in totals if metric in PAIR} - set(besides)
+    differ = [s for s in sorted(subjects) if len({totals.get((metric, s), 0) for metric in PAIR}) > 1]
+    return [
+        Failure("P", f"{s} has " + " and ".join(f"{totals.get((metric, s), 0)} {metric}s" for metric in PAIR))
+        for s in differ[:5]
+    ]
+
+
+def books(totals: Totals) -> tuple[int, list[Failure]]:
+    """Return how many events are unaccounted for at rest, and what is wrong with that."""
+    found = totals.run(query_ledger(totals.meta.layout))
+    if found.unaccounted is None:
+        return 0, [Failure("D", f"not at rest: {found.summary()}")]
+    if found.unaccounted:
+        return found.unaccounted, [Failure("D", f"{found.unaccounted} events are unaccounted for: {found.summary()}")]
+    return 0, []
+
+
+def rests(client: redis.Redis, layout: Layout) -> bool:
+    """Tell whether nothing is unread and nothing is pending, in any partition."""
+    for keys in layout.keys:
+        with client.pipeline(transaction=True) as pipeline:
+            pipeline.xinfo_stream(keys.stream)
+            pipeline.xinfo_groups(keys.stream)
+            stream, groups = pipeline.execute(raise_on_error=False)
+        if isinstance(stream, ResponseError):
+            if "no such key" in str(stream):
+                continue
+            raise stream
+        group = next((group for group in groups if group["name"] == GROUP.encode()), None)
+        if group is None or group["pending"] or group["last-delivered-id"] != stream["last-generated-id"]:
+            return False
+    return True
+
+
+def windows(client: redis.Redis, layout: Layout) -> dict[tuple[str, str], int]:
+    """Return for each pair's metric and subject the sum over its hours: another way to the same totals."""
+    sums: Counter[tuple[str, str]] = Counter()
+    for keys in layout.keys:
+        for metric in PAIR:
+            for key in client.scan_iter(match=f"{keys.window('hour', metric, '')}*", count=1000):
+                for subject, amount in client.hgetall(key).items():
+                    sums[metric, subject.decode()] += int(amount)
+    return dict(sums)
+
+
+def replay(rig: Rig, empty: Rig, known: Collection[str]) -> list[Failure]:
+    """Count the log again, by the system on an empty database and by the oracle, and compare.
+
+    Args:
+        rig: The system after the scenario.
+        empty: Another database of the same server.
+        known: The metrics whose totals are a function of the log; others depend on what came first.
+    """
+    live = _of(known, rig.totals())
+    happened: list[Happened] = []
+    for keys, copies in zip(rig.layout.keys, empty.layout.keys, strict=True):
+        entries = rig.client.xrange(keys.stream)
+        with empty.client.pipeline(transaction=False) as pipeline:
+            for id_, fields in entries:
+                pipeline.xadd(copies.stream, fields, id=id_)
+                happened.extend(_told(id_, fields))
+            pipeline.execute()
+    empty.finish()
+    oracle = _of(known, tally(happened, RULES.metric).totals)
+    failures = []
+    for name, other in (("a replay", _of(known, empty.totals())), ("the oracle", oracle)):
+        for counter in sorted(live.keys() | other.keys()):
+            if live.get(counter, 0) != other.get(counter, 0):
+                message = f"{counter}: {live.get(counter, 0)} live, {other.get(counter, 0)} by {name}"
+                failures.append(Failure("R", message))
+    return failures[:5]
+
+
+def _of(known: Collection[str], totals: Mapping[tuple[str, str], int]) -> Totalled:
+    return {(metric, subject): total for (metric, subject), total in totals.items() if metric in known}
+
+
+def _told(id_: bytes, fields: dict[bytes, bytes]) -> Iterator[Happened]:
+    """Say what one entry says, as the oracle wants to hear it; what cannot be read says nothing."""
+    received = int(id_.partition(b"-")[0])
+    try:
+        payload = codec.decode(fields, received)
+    except (CodecError, EventError):
+        return
+    for metric, subject, amount, events, at, actor, event_id in _events(payload):
+        if metric not in RULES.metric:
+            continue
+        yield Happened(metric, subject, amount, at, received, actor, event_id)
+        # A sum stands for several events; which of them had what does not matter to a plain count.
+        for _ in range(events - 1):
+            yield Happened(metric, subject, 0, at, received)
+
+
+def _events(payload: Payload) -> Iterator[tuple[Any, ...]]:
+    for group in payload.groups:
+        at = group.minute * 60_000 + 59_999
+        for subject in group.ones:
+            yield group.metric, subject, 1, 1, at, None, None
+        for subject, count in group.counts.items():
+            yield group.metric, subject, count, count, at, None, None
+        for subject, (amount, count) in group.sums.items():
+            yield group.metric, subject, amount, count, at, None, None
+    for single in payload.singles:
+        yield single.metric, single.subject, single.amount, 1, single.at, single.actor, single.id

@@ -1,0 +1,185 @@
+"""Rows of the table in which the server dies, forgets, refuses or is full."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from tests.faults.table import row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.faults.world import World
+
+DISK = 8 * 2**20
+"""Bytes of the small file system."""
+
+
+@row(6, "server SIGKILL, appendfsync always", "B P D M R")
+def killed_with_fsync_always(world: World) -> None:
+    """Everything that was confirmed, and everything that was read, is there when it comes back."""
+    world.serve("--appendfsync", "always")
+    world.crowd()
+    world.worker("a")
+    for _ in range(world.chance.randint(1, 3)):
+        world.flow(100)
+        world.crash_server()
+        world.pause(0, 0.2)
+        world.restart_server()
+    world.heal()
+    world.flow(100)
+
+
+@row(7, "server SIGKILL, everysec", "P D R")
+def killed_with_everysec(world: World) -> None:
+    """What the disk had not is gone; stream and counters lost the same, and go on together."""
+    world.serve()
+    _rewind_some(world, most=20_000)
+
+
+@row(8, "AOF cut at a random byte", "P D R")
+def log_cut_anywhere(world: World) -> None:
+    """The server begins from what it can read, and no batch is there by half."""
+    world.serve()
+    _rewind_some(world, most=10**9)
+
+
+@row(17, "disk full", "B P D M R", needs_root=True)
+def disk_full(world: World) -> None:
+    """Writes are refused as a whole, nothing is half done, and with room again all goes on by itself."""
+    disk = world.small_disk(DISK)
+    fsync = world.chance.choice(["everysec", "everysec", "always"])
+    world.serve("--appendfsync", fsync, data=disk / "data")
+    world.crowd()
+    world.worker()
+    world.flow(100)
+    for _ in range(world.chance.randint(1, 2)):
+        filler = disk / "filler"
+        _fill(filler)
+        world.until(lambda: not _takes_writes(world), "the refusal of writes")
+        world.inject(f"disk full, appendfsync {fsync}")
+        world.pause(0.1, 0.5)
+        filler.unlink()
+        if fsync == "always":  # such a server does not answer what it cannot keep: it ends
+            world.server.kill()
+            world.restart_server()
+        world.heal()
+        world.flow(50)
+
+
+@row(18, "maxmemory, noeviction", "B P D M R")
+def out_of_memory(world: World) -> None:
+    """Appends and counts are refused as a whole, reads go on, and what waited long is not taken for poison."""
+    world.serve()
+    world.crowd()
+    world.arrive(world.chance.randint(0, 400))
+    world.worker("a")
+    if world.chance.random() < 0.3:
+        world.worker("b")
+    world.flow(50)
+    for _ in range(world.chance.randint(1, 2)):
+        world.rig.client.config_set("maxmemory", 1_000_000)
+        world.until(lambda: not _takes_writes(world), "the refusal of writes")
+        world.inject("maxmemory reached")
+        before = world.watch.looks
+        world.pause(0.1, 1.5)
+        world.expect(world.watch.looks > before, "nothing could be read while the memory was full")
+        world.rig.client.config_set("maxmemory", 0)
+        world.heal()
+        world.flow(50)
+
+
+@row(19, "READONLY, LOADING", "B P D M R")
+def demoted_or_loading(world: World) -> None:
+    """Refused writes are tried again for as long as it takes, and nothing is parked."""
+    world.serve()
+    world.crowd()
+    world.worker("a")
+    world.flow(100)
+    for _ in range(world.chance.randint(1, 2)):
+        if world.chance.random() < 0.6:
+            world.rig.client.replicaof("127.0.0.1", 1)
+            world.inject("READONLY")
+            world.pause(0.1, 0.6)
+            world.rig.client.replicaof("NO", "ONE")
+        else:
+            world.crash_server()
+            world.server._extra = ("--key-load-delay", str(world.chance.randint(500, 3000)))
+            began = time.monotonic()
+            world.restart_server()
+            world.inject(f"LOADING for {'more' if time.monotonic() - began > 0.3 else 'less'} than 0.3 s")
+        world.heal()
+        world.flow(50)
+    world.expect(not world.rig.dead(), f"parked: {world.rig.dead()[:1]}")
+
+
+@row(20, "SCRIPT FLUSH", "B P D M R")
+def scripts_flushed(world: World) -> None:
+    """Whoever calls a script that is gone brings it again, and calls once."""
+    world.serve()
+    world.crowd()
+    world.worker("a")
+    for _ in range(world.chance.randint(3, 20)):
+        world.arrive(20)
+        world.rig.client.script_flush()
+        world.inject("SCRIPT FLUSH")
+    world.flow(50)
+
+
+@row(21, "FLUSHALL", "P D R")
+def flushed(world: World) -> None:
+    """A worker takes an emptied server for an alarm, not for a fresh start; nothing is counted until it is told."""
+    world.serve()
+    world.crowd()
+    worker = world.worker("a")
+    world.flow(100)
+    world.watch.allow_rewind()
+    world.rig.client.flushall()
+    world.watch.allow_rewind()
+    world.inject("FLUSHALL")
+    world.loss = "FLUSHALL deleted it"
+    world.until(lambda: "not counting" in worker.said(), "the alarm")
+    world.arrive(50)
+    world.expect(world.rig.totals() == {}, "something was counted on top of nothing")
+    world.kill(worker)
+    world.worker("a")  # which begins anew with what is there
+    world.heal()
+    world.flow(50)
+
+
+def _rewind_some(world: World, most: int) -> None:
+    log = max((world.server.data / "appendonlydir").glob("*.incr.aof"))
+    set_up = log.stat().st_size
+    world.crowd()
+    world.worker("a")
+    world.loss = "the server's log was cut"
+    for _ in range(world.chance.randint(1, 2)):
+        world.flow(100)
+        world.watch.allow_rewind()
+        world.crash_server()
+        size = log.stat().st_size
+        with log.open("r+b") as file:
+            file.truncate(max(set_up, size - world.chance.randint(0, min(most, size - set_up))))
+        world.inject("log cut at a byte")
+        world.restart_server()
+        world.watch.allow_rewind()
+    world.heal()
+    world.flow(100)
+
+
+def _takes_writes(world: World) -> bool:
+    try:
+        world.rig.client.set("?", 1)
+    except RedisError:
+        return False
+    return True
+
+
+def _fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)

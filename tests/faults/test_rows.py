@@ -1,0 +1,35 @@
+"""Every row of the fault table holds: one seed of each, drawn anew in each run and printed, the same in CI."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import pytest
+
+from tests.faults.rows import ROWS
+from tests.faults.run import run
+from tests.faults.world import is_root
+from tests.faults.zygote import Zygote
+from tests.servers import missing
+
+SEED = int(os.environ.get("TALLYSTREAM_FAULT_SEED") or (1 if "CI" in os.environ else secrets.randbelow(10**6)))
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    """One parent of all processes."""
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", sorted(ROWS))
+def test_a_row_of_the_table_holds(number, zygote):
+    """Whatever the fault, the books balance, and everything else that the row claims is so."""
+    row = ROWS[number]
+    if row.needs_root and not is_root():
+        missing(f"row {number} mounts a small file system and needs root", unless="CI")
+    result = run(row, SEED, zygote)
+    assert result.faults, "nothing was injected"
+    assert not result.failures, f"make faults ROWS={number} SEED={SEED}\n" + "\n".join(map(str, result.failures))

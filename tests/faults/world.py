@@ -1,0 +1,287 @@
+"""The world of one scenario: a server, workers and producers as real processes, proxies, and what was done to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from tallystream.totals import Totals
+from tallystream_worker import failpoint as failpoints
+from tallystream_worker.apply import _APPLY
+from tallystream_worker.embedded import EmbeddedServer
+from tests.faults.checks import rests
+from tests.faults.failure import ExpectationFailed
+from tests.faults.journal import Account
+from tests.faults.processes import RULES
+from tests.faults.watch import Watch
+from tests.proxy import Proxy
+from tests.rig import Rig
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from tests.faults.zygote import Child, Zygote
+
+PATIENCE = 30.0
+"""Seconds within which everything that must happen happens, on a machine that is busy with other things."""
+
+SUBJECTS = 24
+APPLY_SHA = _APPLY.sha.encode()
+
+
+class World:
+    """What a scenario acts on; a context manager that ends whatever was started.
+
+    Args:
+        folder: For data, journals and output.
+        chance: The scenario's own randomness: whatever is drawn from it comes again with the seed.
+        zygote: Starts the processes.
+    """
+
+    def __init__(self, folder: Path, chance: Random, zygote: Zygote) -> None:
+        self.folder = folder
+        self.chance = chance
+        self._zygote = zygote
+        self._open = contextlib.ExitStack()
+        self.server: EmbeddedServer
+        self.rig: Rig
+        self.watch: Watch
+        self.workers: list[Child] = []
+        self.producers: list[Child] = []
+        self.faults: Counter[str] = Counter()
+        self.loss = ""
+        """Why confirmed events may be missing in the end; empty: they may not."""
+        self.besides: set[str] = set()
+        """Subjects whose events may be parked."""
+        self.replays = True
+        """Whether the whole log is still there at the end."""
+        self.oracle_knows = frozenset(RULES.metric) - {"flood"}
+        """Metrics whose totals are a function of the log that the oracle can compute."""
+        self.afterwards: list[Callable[[Account], None]] = []
+        """What the row demands at rest, of the journals and whatever else it looks at."""
+        self.healed_at: float | None = None
+
+    # -- what there is ----------------------------------------------------------------------------------
+
+    def serve(self, *extra: str, kind: str | None = None, tcp: bool = False, data: Path | None = None) -> None:
+        """Start the server: of either kind, as chance has it, or of the one that is named."""
+        self.server = self.start_server("server", *extra, kind=kind, tcp=tcp, data=data)
+        self.adopt(self.server.url)
+
+    def start_server(
+        self, name: str, *extra: str, kind: str | None = None, tcp: bool = False, data: Path | None = None
+    ) -> EmbeddedServer:
+        """Start a server; it is stopped at the end."""
+        kinds = ["valkey", "redis"] if shutil.which("redis-server") else ["valkey"]
+        kind = kind or self.chance.choice(kinds)
+        binary = Path(shutil.which("redis-server") or "") if kind == "redis" else None
+        server = EmbeddedServer(data or self.folder / name, port=0 if tcp else None, extra=extra, binary=binary)
+        self._open.callback(server.stop)
+        return server.start()
+
+    def adopt(self, url: str) -> None:
+        """Set the server at `url` up, and look at it all the time from now on."""
+        self.rig = self._open.enter_context(Rig(url, rules=RULES))
+        subjects = [f"s{number}" for number in range(SUBJECTS)]
+        self.watch = Watch(url, self.rig.layout, subjects)
+        self.watch.start()
+        self._open.callback(self.watch.stop)
+
+    def move(self, server: EmbeddedServer) -> None:
+        """Take another server for the one that counts from now on: after a failover."""
+        self.server = server
+        self.watch.follow(server.url)
+        self.rig.client = self.rig.connect(server.url)
+
+    def small_disk(self, size: int) -> Path:
+        """Mount a file system of `size` bytes, for as long as the world lasts; needs root."""
+        folder = self.folder / "disk"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+        self._open.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
+        return folder
+
+    def proxy(self, url: str | None = None) -> Proxy:
+        """Put a proxy in front of the server."""
+        return self._open.enter_context(Proxy(url or self.server.url))
+
+    def worker(
+        self, name: str = "w", *, url: str | None = None, failpoint: str | None = None, **settings: Any
+    ) -> Child:
+        """Start a worker."""
+        settings.setdefault("claim_idle", round(self.chance.uniform(0.1, 0.3), 2))
+        settings.setdefault("max_keys", self.chance.choice([100, 300, 3000]))
+        arguments = {"url": url or self.server.url, "name": name, **settings}
+        child = self._fork("worker", name, arguments, {} if failpoint is None else {failpoints.VARIABLE: failpoint})
+        self.workers.append(child)
+        return child
+
+    def producer(self, *, url: str | None = None, **habits: Any) -> Child:
+        """Start a producer."""
+        habits.setdefault("subjects", SUBJECTS)
+        journal = self.folder / f"journal-{len(self.producers)}"
+        arguments = {
+            "url": url or self.server.url,
+            "journal": str(journal),
+            "seed": self.chance.getrandbits(32),
+            **habits,
+        }
+        child = self._fork("producer", f"producer-{len(self.producers)}", arguments, {})
+        self.producers.append(child)
+        return child
+
+    def crowd(self, *, url: str | None = None, most: int = 3, **habits: Any) -> list[Child]:
+        """Start some producers."""
+        return [self.producer(url=url, **habits) for _ in range(self.chance.randint(1, most))]
+
+    # -- what is done to it -----------------------------------------------------------------------------
+
+    def inject(self, fault: str, times: int = 1) -> None:
+        """Take note that a fault was injected."""
+        self.faults[fault] += times
+
+    def kill(self, child: Child, number: int = signal.SIGKILL) -> None:
+        """Kill a process, and wait for its end."""
+        child.signal(number)
+        self.ends(child)
+        self.inject(f"SIGKILL of a {_role(child)}")
+
+    def dies(self, child: Child, what: str) -> None:
+        """Wait until a process has died at its failpoint."""
+        status = self.ends(child)
+        self.expect(status == -signal.SIGKILL, f"{child.name} ended with {status}: {child.said()[-1500:]}")
+        self.inject(what)
+
+    def ends(self, child: Child, timeout: float = PATIENCE) -> int:
+        """Wait for a process to end; return its status."""
+        status = child.wait(timeout)
+        if status is None:
+            raise ExpectationFailed(f"{child.name} did not end within {timeout} s: {child.said()[-1500:]}")
+        return status
+
+    def crash_server(self) -> None:
+        """Kill the server as a power cut would; what its clients hear is a broken connection."""
+        self.server.kill()
+        self.inject("SIGKILL of the server")
+
+    def restart_server(self) -> None:
+        """Start it again from its data."""
+        self.server.start()
+
+    # -- what is waited for -----------------------------------------------------------------------------
+
+    def flow(self, events: int = 200) -> None:
+        """Wait until so many more events are counted: things are under way."""
+        start = self.counted()
+        until(lambda: self.counted() >= start + events, PATIENCE, what=f"counting of {events} more events")
+
+    def arrive(self, events: int = 200) -> None:
+        """Wait until so many more events are appended, whether or not somebody counts them."""
+        start = self.appended()
+        until(lambda: self.appended() >= start + events, PATIENCE, what=f"arrival of {events} more events")
+
+    def counted(self) -> int:
+        """Return how many events are counted."""
+        return self.rig.ledger().get("counted", 0)
+
+    def appended(self) -> int:
+        """Return how many events are appended."""
+        return self.rig.ledger().get("appended", 0)
+
+    def until(self, condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
+        """Wait for a condition of the row's own."""
+        until(condition, timeout, what=what)
+
+    def pause(self, least: float, most: float) -> None:
+        """Let a random time pass: for faults that are a matter of time, such as an outage's length."""
+        time.sleep(self.chance.uniform(least, most))
+
+    def expect(self, condition: object, message: str) -> None:
+        """Demand something that is the row's own.
+
+        Raises:
+            ExpectationFailed: it is not so.
+        """
+        if not condition:
+            raise ExpectationFailed(message)
+
+    # -- how it ends ------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Say that the last fault is over: from here on, it is a matter of time until all is counted."""
+        self.healed_at = time.monotonic()
+
+    def settle(self) -> float:
+        """Let producers end and everything be counted, without touching the workers; return the seconds it took."""
+        if self.healed_at is None:
+            self.heal()
+        for child in self.producers:
+            child.signal(signal.SIGTERM)
+        for child in self.producers:
+            status = self.ends(child, 2 * PATIENCE)
+            self.expect(status in (0, -signal.SIGKILL), f"{child.name} ended with {status}: {child.said()[-1500:]}")
+        until(lambda: rests(self.rig.client, self.rig.layout), PATIENCE, what="rest: no entry unread or pending")
+        seconds = time.monotonic() - (self.healed_at or 0.0)
+        self.watch.stop()
+        return seconds
+
+    def account(self) -> Account:
+        """Return what all journals add up to."""
+        account = Account()
+        for path in self.folder.glob("journal-*"):
+            account.read(path)
+        return account
+
+    def totals(self) -> Totals:
+        """Return a reader."""
+        return self._open.enter_context(Totals(self.server.url))
+
+    def empty(self) -> Rig:
+        """Return another database of the same server, with nothing in it."""
+        return self._open.enter_context(Rig(database(self.server.url, 1), rules=RULES))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in (*self.workers, *self.producers):
+            child.signal(signal.SIGKILL)
+            child.wait(PATIENCE)
+        self._open.close()
+
+    def _fork(self, function: str, name: str, arguments: dict[str, Any], environment: dict[str, str]) -> Child:
+        number = len(self.workers) + len(self.producers)
+        output = self.folder / f"{function}-{name}-{number}.log"
+        return self._zygote.fork(function, arguments, output, environment)
+
+
+def database(url: str, number: int) -> str:
+    """Return the URL of another database of a server."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return f"{url}?db={number}"
+    return urlunsplit(parts._replace(path=f"/{number}"))
+
+
+def patient(url: str, timeout: float) -> str:
+    """Return a URL whose clients take a connection for dead after `timeout` seconds without a byte."""
+    return f"{url}{'&' if '?' in url else '?'}socket_timeout={timeout}"
+
+
+def is_root() -> bool:
+    """Tell whether file systems may be mounted."""
+    return os.geteuid() == 0
+
+
+def _role(child: Child) -> str:
+    return child.name.partition("-")[0]
