@@ -141,3 +141,32 @@ def test_entries_that_were_trimmed_away_are_counted_as_lost(rig):
     fetch = rig.fetch(0, "here", claim_idle=0)
     assert fetch(10, 0) == []
     assert fetch.lost == 3
+
+
+def test_reading_again_after_an_outage_is_no_delivery(rig):
+    """A recovering consumer reads what it holds without adding to its deliveries, and stays its holder."""
+    held = append(rig, 3)
+    fetch = rig.fetch(0)
+    fetch(10, 0)
+    for _ in range(5):
+        fetch.recover()
+        entries = fetch(10, 0)
+        assert ids(entries) == held
+        assert [entry.deliveries for entry in entries] == [1, 1, 1]
+    fetch.recover(as_delivery=True)
+    assert [entry.deliveries for entry in fetch(10, 0)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("as_delivery", [True, False])
+def test_own_entries_that_were_trimmed_away_are_lost(rig, as_delivery):
+    """What was trimmed while its holder was away is no malformed input: it is acknowledged, and the rest goes on."""
+    append(rig, 20)
+    fetch = rig.fetch(0)
+    fetch(100, 0)
+    stream = rig.layout.keys[0].stream
+    rig.client.xtrim(stream, maxlen=2, approximate=False)
+    fetch.recover(as_delivery=as_delivery)
+    left = ids(fetch(8, 0))
+    assert len(left) == 2
+    assert fetch.lost == 18
+    assert rig.pending() == left

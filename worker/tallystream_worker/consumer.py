@@ -1,4 +1,8 @@
-"""The loop: fetch, fold, apply. One consumer works on one partition."""
+"""The loop: fetch, fold, apply. One consumer works on one partition.
+
+Where a batch fails of what is in it, its halves are tried, and their halves: so all of it is counted but the
+entry at fault, which stays pending and is parked once it has been delivered too often.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from redis.exceptions import RedisError, ResponseError
+
 from tallystream_worker import failpoint
 from tallystream_worker.apply import Applied, Refused, Stale, apply
 from tallystream_worker.fold import OVERFLOW, Entry, Fault, Fold, Folded
 from tallystream_worker.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import redis
 
@@ -23,6 +29,23 @@ if TYPE_CHECKING:
 
 _MIN_READ: Final = 8
 _MAX_READ: Final = 256
+
+_MOST_REFUSED: Final = 8
+"""Entries that may fail, with none counted between them, before the fault is looked for elsewhere."""
+
+_OF_THE_SERVER: Final = (
+    "NOGROUP", "OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "NOPERM", "NOAUTH", "NOREPLICAS", "UNBLOCKED",
+    "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "CROSSSLOT", "EXECABORT",
+)  # fmt: skip
+"""How answers begin that say nothing about the entries: trying again later helps, and nothing else does."""
+
+
+def concerns_entries(error: Exception) -> bool:
+    """Tell whether an error may be about what is in a batch, rather than about the server or the way to it."""
+    if not isinstance(error, RedisError):
+        return True
+    # redis-py makes a class of most answers about the server; the rest is told by its first word.
+    return type(error) is ResponseError and not str(error).startswith(_OF_THE_SERVER)
 
 
 class Consumer:
@@ -37,6 +60,7 @@ class Consumer:
         subscribers: Who is told of each applied batch.
         max_keys: The most counters that one script call should touch.
         max_deliveries: An entry handed out more often than this, without success, is parked unread.
+        on_refused: Who is told of an entry that cannot be counted and is left pending for now, with the error.
     """
 
     def __init__(
@@ -50,6 +74,7 @@ class Consumer:
         *,
         max_keys: int = 3000,
         max_deliveries: int = 10,
+        on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
     ) -> None:
         self.partition = partition
         self.fetch = fetch
@@ -58,6 +83,8 @@ class Consumer:
         self._fold = Fold(layout, partition, rules, max_keys=max_keys, max_deliveries=max_deliveries)
         self._subscribers = subscribers
         self._read_count = _MIN_READ
+        self._on_refused = on_refused
+        self._refused: set[str] = set()  # since something was counted last
 
     def run_once(self, block: float = 0.0) -> int:
         """Fetch once, and count everything that came; return how many entries were settled here.
@@ -68,6 +95,7 @@ class Consumer:
         Raises:
             redis.RedisError: it is not known what became of the batch in hand; after `fetch.recover()` the next pass
                 begins with it.
+            Exception: entry after entry failed with it.
         """
         entries: Sequence[Entry] = self.fetch(self._read_count, block)
         if entries:
@@ -75,11 +103,30 @@ class Consumer:
         # A full read means backlog, and larger reads mean fewer round trips; a thin one means low latency.
         full = len(entries) >= self._read_count
         self._read_count = min(_MAX_READ, self._read_count * 2) if full else max(_MIN_READ, len(entries))
+        return self._settle_all(entries)
+
+    def _settle_all(self, entries: Sequence[Entry]) -> int:
         settled = 0
         while entries:
-            count, entries = self._settle(entries)
+            try:
+                count, entries = self._settle(entries)
+            except Exception as error:
+                if not concerns_entries(error):
+                    raise
+                if len(entries) == 1:
+                    self._refuse(entries[0], error)
+                    return settled
+                middle = len(entries) // 2
+                return settled + self._settle_all(entries[:middle]) + self._settle_all(entries[middle:])
             settled += count
         return settled
+
+    def _refuse(self, entry: Entry, error: Exception) -> None:
+        """Leave an entry pending that fails by itself; where many do, it is not the entries."""
+        self._refused.add(entry.id)
+        if len(self._refused) >= _MOST_REFUSED:
+            raise error
+        self._on_refused(entry, error)
 
     def _settle(self, entries: Sequence[Entry]) -> tuple[int, Sequence[Entry]]:
         """Fold and apply as many entries as fit one batch; return how many that were, and the rest."""
@@ -93,6 +140,7 @@ class Consumer:
             failpoint.reach("after-apply")
             match verdict:
                 case Applied():
+                    self._refused.clear()
                     self._tell(folded, time.perf_counter() - began, stale)
                     return len(folded.ids), rest
                 case Stale(pending):

@@ -7,6 +7,7 @@ and whoever comes next begins with it.
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from tallystream.connection import connect
 from tallystream.errors import StreamError
-from tallystream_worker.consumer import Consumer
+from tallystream_worker.consumer import Consumer, concerns_entries
 from tallystream_worker.fetch import Fetch
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.meta import Meta
+    from tallystream_worker.fold import Entry
     from tallystream_worker.outcome import Subscriber
     from tallystream_worker.settings import Settings
 
@@ -130,7 +132,9 @@ class _Lane(threading.Thread):
             subscribers,
             max_keys=worker.max_keys,
             max_deliveries=worker.max_deliveries,
+            on_refused=self._refused,
         )
+        self._refusal = ""
         self._problem: str | None = "starting"
         self._passed = time.monotonic()
 
@@ -150,12 +154,13 @@ class _Lane(threading.Thread):
             except (RedisError, StreamError) as error:
                 failures += 1
                 self._lost(error)
+                self._fetch.recover(as_delivery=concerns_entries(error) and not isinstance(error, StreamError))
                 self._pause(failures)
             except Exception as error:  # noqa: BLE001  # a thread that dies in silence is worse than any bug
                 # The batch in hand stays pending; delivered too often without success, its entries are parked.
                 failures += 1
                 self._say(f"{type(error).__name__}: {error}", exc_info=True)
-                self._fetch.recover()
+                self._fetch.recover(as_delivery=True)
                 self._pause(failures)
             else:
                 failures = 0
@@ -174,7 +179,7 @@ class _Lane(threading.Thread):
         if found != self._meta.epoch.encode():
             raise StreamError(
                 f"{self._meta.layout.meta} is {'another' if found else 'gone'}: this is not the data that the worker "
-                "began with. Bring it back, or restart the worker to begin anew with what is here"
+                "began with. Bring it back (tallystream restore), or restart the worker to begin anew with what is here"
             )
 
     def _lost(self, error: Exception) -> None:
@@ -186,14 +191,26 @@ class _Lane(threading.Thread):
 
     def _say(self, problem: str | None, **details: object) -> None:
         """One line for each change of state, however often it is met."""
-        if problem != self._problem:
+        if _kind(problem) != _kind(self._problem):
             if problem is None:
                 self._log.info("counting")
             else:
                 self._log.error("not counting", problem=problem, **details)
         self._problem = problem
 
+    def _refused(self, entry: Entry, error: Exception) -> None:
+        """One line for each kind of error that single entries fail with, until they are parked."""
+        text = f"{type(error).__name__}: {error}"
+        if _kind(text) != self._refusal:
+            self._refusal = _kind(text)
+            self._log.warning("entry left pending", entry=entry.id, deliveries=entry.deliveries, problem=text)
+
     def _pause(self, failures: int) -> None:
         first, most = _BACKOFF
         # Jitter, so that a fleet does not come back in step.
         self._stopping.wait(min(most, first * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+def _kind(problem: str | None) -> str:
+    """Return what a problem is the same as, whatever addresses and counts its text names."""
+    return "" if problem is None else re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", problem)

@@ -3,6 +3,9 @@
 1. our own pending ones: after a start, and after any error, when it is not known what became of them;
 2. stale ones of other consumers, a few at a time, on a jittered timer and a cursor that is kept across calls;
 3. new ones.
+
+Each delivery adds to an entry's count, by which a poison entry is found. An outage must not: what is read again
+because the server was away, full or read-only is not delivered again.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class Fetch:
         self._cursor = _DONE
         self._claim_at = 0.0
         self._recovering = True
+        self._as_delivery = True  # whoever held them last may have died of one of them
         self.lost = 0
         """Entries that were trimmed away before they were counted."""
 
@@ -61,7 +65,8 @@ class Fetch:
         if settled and not self._group_exists():
             raise GroupLost(
                 f"{self._keys.stream}: consumer group {GROUP!r} is missing, but the ledger shows that entries were "
-                f"settled through it ({', '.join(settled[:3])}). Nothing is counted here until the group is back"
+                f"settled through it ({', '.join(settled[:3])}). Nothing is counted here until the counters are made "
+                "anew from the log: tallystream rebuild"
             )
         try:
             self._client.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
@@ -69,9 +74,14 @@ class Fetch:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
-    def recover(self) -> None:
-        """Begin the next fetch with our own pending entries: it is not known what became of the last batch."""
+    def recover(self, *, as_delivery: bool = False) -> None:
+        """Begin the next fetch with our own pending entries: it is not known what became of the last batch.
+
+        Args:
+            as_delivery: Count it against the entries, because one of them may be what the batch failed of.
+        """
         self._recovering = True
+        self._as_delivery = self._as_delivery or as_delivery
 
     def __call__(self, count: int, block: float) -> list[Entry]:
         """Return the next entries, at most `count`; wait up to `block` seconds for new ones (0: do not wait).
@@ -82,14 +92,48 @@ class Fetch:
         if self._recovering:
             if entries := self._own_pending(count):
                 return entries
-            self._recovering = False
+            self._recovering = self._as_delivery = False
         if time.monotonic() >= self._claim_at and (entries := self._stale()):
             return entries
         return self._read(">", count, block)
 
     def _own_pending(self, count: int) -> list[Entry]:
+        again = self._delivered_again if self._as_delivery else self._still_held
+        while found := again(count):
+            if entries := self._without_lost(found):
+                return entries
+        return []
+
+    def _delivered_again(self, count: int) -> list[Entry]:
         entries = self._read("0", count, 0)
         return self._with_deliveries(entries) if entries else []
+
+    def _still_held(self, count: int) -> list[Entry]:
+        """Read what we hold without adding to its count, and stay its holder."""
+        rows: list[dict[str, Any]] = self._client.xpending_range(
+            self._keys.stream, GROUP, min="-", max="+", count=count, consumername=self._consumer
+        )
+        if not rows:
+            return []
+        with self._client.pipeline(transaction=False) as pipeline:
+            for row in rows:
+                pipeline.xrange(self._keys.stream, row["message_id"], row["message_id"])
+            # JUSTID: says that we are alive, and is no delivery.
+            held = [row["message_id"] for row in rows]
+            pipeline.xclaim(self._keys.stream, GROUP, self._consumer, 0, held, justid=True)
+            *found, _ = pipeline.execute()
+        return [
+            Entry(row["message_id"].decode(), dict(each[0][1]) if each else {}, int(row["times_delivered"]))
+            for row, each in zip(rows, found, strict=True)
+        ]
+
+    def _without_lost(self, entries: list[Entry]) -> list[Entry]:
+        """Acknowledge what was trimmed away while it was held: it can never be counted; the books say what it was."""
+        lost = [entry.id for entry in entries if not entry.fields]
+        if lost:
+            self._client.xack(self._keys.stream, GROUP, *lost)
+            self.lost += len(lost)
+        return [entry for entry in entries if entry.fields]
 
     def _stale(self) -> list[Entry]:
         cursor, claimed, deleted = self._client.execute_command(
