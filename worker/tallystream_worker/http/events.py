@@ -3,20 +3,22 @@
 import math
 import time
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
+from litestar.params import QueryParameter
 from redis.exceptions import RedisError
 
 from tallystream.aio import Producer, Totals
 from tallystream.decide import Outcome
 from tallystream.errors import ConfigurationError, EventError, FlushTimeout
 from tallystream.event import Event
-from tallystream_worker.http.bodies import bad_event, read_event, read_events, receive
+from tallystream_worker.http.bodies import KINDS, receive
 from tallystream_worker.http.names import published
 from tallystream_worker.http.problems import problem
+from tallystream_worker.http.reading import SHOWN_FAULTS, Fault, at_fault, read_event, read_events
 from tallystream_worker.http.writer import MAX_HELD, Writer
 
 MAX_EVENTS_BODY: Final = 2**20
@@ -34,10 +36,15 @@ _STATUS: Final = {
 }
 
 
-class Appended(msgspec.Struct, frozen=True):
-    """How many events are in the streams now, to be counted."""
+class Appended(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many events are in the streams now, to be counted; with `partial`, how many were refused, and why.
+
+    `refused` names the first 20 of them.
+    """
 
     appended: int
+    at_fault: int = 0
+    refused: list[Fault] = []
 
 
 class Events(Controller):
@@ -48,31 +55,43 @@ class Events(Controller):
 
     @post(
         "/events",
-        summary="Append one event, or a list of at most 1,000",
+        summary="Append events: one, or at most 1,000",
         status_code=HTTPStatus.ACCEPTED,
         request_max_body_size=MAX_EVENTS_BODY,
     )
     async def append(
-        self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
+        self,
+        totals: NamedDependency[Totals],
+        writer: NamedDependency[Writer],
+        request: Request[Any, Any, Any],
+        partial: Annotated[
+            bool, QueryParameter(name="partial", description="take the good events where others are at fault")
+        ] = False,
     ) -> Appended:
-        """Answer once the events are in the streams; where one of them is at fault, none is taken."""
-        body = await receive(request, MAX_EVENTS_BODY)
+        """Answer once the events are in the streams.
+
+        Where one of them is at fault none is taken, so that the same body can be sent again once it is put right; with
+        `partial` the good ones are taken, for senders that cannot put anything right.
+        """
+        kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
         _, rules = await published(totals)
-        events = read_events(body, rules)
+        read = read_events(kind, body, rules)
+        if read.faults and not (partial and read.events):
+            raise at_fault(read.faults)
         producer = writer.producer()
         try:
-            await _append(producer, events)
+            await _append(producer, read.events)
         except ConfigurationError:
             await writer.give_up(producer)
             raise
-        return Appended(len(events))
+        return Appended(len(read.events), len(read.faults), read.faults[:SHOWN_FAULTS])
 
     @post("/decide", summary="Count one event now and return the verdict", request_max_body_size=MAX_EVENT_BODY)
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
     ) -> Response[Outcome]:
         """Answer 200 where the event was accepted, 409 where it counts once only, 429 beyond its limit."""
-        body = await receive(request, MAX_EVENT_BODY)
+        _, body = await receive(request, MAX_EVENT_BODY)
         _, rules = await published(totals)
         event = read_event(body, rules)
         try:
@@ -100,7 +119,7 @@ async def _append(producer: Producer, events: list[Event]) -> None:
         try:
             await producer.emit(event.metric, event.subject, event.amount, actor=event.actor, at=event.at, id=event.id)
         except EventError as error:  # the rules have changed since they were read a moment ago
-            raise bad_event(index, error, taken=index) from None
+            raise at_fault([Fault(index, error.field, error.problem)], taken=index) from None
     try:
         await producer.flush(CONFIRM_TIMEOUT)
     except FlushTimeout:

@@ -20,6 +20,7 @@ from tallystream.aio import Totals
 from tallystream_worker.http import problems
 from tallystream_worker.http.access import Access
 from tallystream_worker.http.counters import Counters
+from tallystream_worker.http.delivery import delivered
 from tallystream_worker.http.events import Events
 from tallystream_worker.http.gate import Gate
 from tallystream_worker.http.health import healthz, readyz
@@ -60,6 +61,8 @@ class ReadService(Litestar):
         if scope["type"] != "lifespan":
             http = cast("HTTPScope", scope)
             http["path"] = http["raw_path"].decode("latin-1")
+            if scope["type"] == ScopeType.HTTP:
+                send = delivered(http, cast("Send", send))
             answer = self._gate.refuses(http["type"], http.get("method", "GET"), dict(http["headers"])) or _refusal(
                 http["raw_path"], http["query_string"]
             )

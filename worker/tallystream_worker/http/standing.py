@@ -12,6 +12,7 @@ from tallystream.aio import Totals
 from tallystream.query import as_of, lag_of
 from tallystream.ranking import query_top
 from tallystream.standing import query_limit, query_uniques, query_votes
+from tallystream_worker.http.answers import Figure, at
 from tallystream_worker.http.names import published, subject_in_path
 
 PLACES: Final = 10
@@ -25,18 +26,15 @@ class Place(msgspec.Struct, frozen=True):
     value: int
 
 
-class Top(msgspec.Struct, frozen=True):
+class Top(Figure, frozen=True):
     """The subjects with the most; `error` is by how much a value, or an unlisted subject, may be off."""
 
     metric: str
     window: str
     top: list[Place]
-    as_of: str
-    lag: int | None
-    error: int
 
 
-class Limit(msgspec.Struct, frozen=True):
+class Limit(Figure, frozen=True):
     """A limit's bucket now; `reset_at` is the second at which it ends, `null` where it never does."""
 
     metric: str
@@ -45,11 +43,9 @@ class Limit(msgspec.Struct, frozen=True):
     used: int
     remaining: int
     reset_at: float | None
-    as_of: str
-    lag: int | None
 
 
-class Votes(msgspec.Struct, frozen=True):
+class Votes(Figure, frozen=True):
     """Standing votes: `score = up - down`."""
 
     metric: str
@@ -57,20 +53,15 @@ class Votes(msgspec.Struct, frozen=True):
     score: int
     up: int
     down: int
-    as_of: str
-    lag: int | None
 
 
-class Uniques(msgspec.Struct, frozen=True):
+class Uniques(Figure, frozen=True):
     """About how many different actors; `error` is the standard error, as a share of `value`."""
 
     metric: str
     subject: str
     over: str
     value: int
-    error: float
-    as_of: str
-    lag: int | None
 
 
 class Standing(Controller):
@@ -96,7 +87,7 @@ class Standing(Controller):
         ranking = await totals.run(query_top(layout, rules, metric, places, window, now=time.time()))
         return Top(
             metric, window or "all", [Place(*place) for place in ranking.places],
-            as_of(ranking.positions), lag_of(ranking.positions), ranking.error,
+            as_of=as_of(ranking.positions), lag=lag_of(ranking.positions), error=ranking.error,
         )  # fmt: skip
 
     @get("/limits/{metric:str}/{subject:str}", summary="How much of a limit is used")
@@ -105,10 +96,7 @@ class Standing(Controller):
         name = subject_in_path(subject)
         layout, rules = await published(totals, metric)
         found = await totals.run(query_limit(layout, rules, name, metric, time.time()))
-        return Limit(
-            metric, name, found.limit, found.used, found.remaining, found.reset_at,
-            found.position.as_of, found.position.lag,
-        )  # fmt: skip
+        return Limit(metric, name, found.limit, found.used, found.remaining, found.reset_at, **at(found.position))
 
     @get("/votes/{metric:str}/{subject:str}", summary="The standing votes")
     async def votes(self, totals: NamedDependency[Totals], metric: FromPath[str], subject: FromPath[str]) -> Votes:
@@ -116,7 +104,7 @@ class Standing(Controller):
         name = subject_in_path(subject)
         layout, rules = await published(totals, metric)
         found = await totals.run(query_votes(layout, rules, name, metric))
-        return Votes(metric, name, found.score, found.up, found.down, found.position.as_of, found.position.lag)
+        return Votes(metric, name, found.score, found.up, found.down, **at(found.position))
 
     @get("/uniques/{metric:str}/{subject:str}", summary="About how many different actors")
     async def uniques(
@@ -134,4 +122,4 @@ class Standing(Controller):
         layout, rules = await published(totals, metric)
         span = over or rules.metric[metric].unique or ""
         found = await totals.run(query_uniques(layout, rules, name, metric, span, time.time()))
-        return Uniques(metric, name, span, found.value, found.error, found.position.as_of, found.position.lag)
+        return Uniques(metric, name, span, found.value, **at(found.position, found.error))
