@@ -6,8 +6,11 @@ with Producer("redis://127.0.0.1:6379") as producer:
     producer.emit("view", "article:1")
 """
 
+import logging
+
 from tallystream.decide import Outcome
 from tallystream.errors import (
+    Backlogged,
     BufferFull,
     CodecError,
     ConfigurationError,
@@ -16,12 +19,16 @@ from tallystream.errors import (
     GroupLost,
     StreamError,
     TallyError,
+    Unconfirmed,
     UnknownVersion,
 )
 from tallystream.event import Event
 from tallystream.producer import Producer, ProducerStats
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # an app decides what is shown
+
 __all__ = [
+    "Backlogged",
     "BufferFull",
     "CodecError",
     "ConfigurationError",
@@ -34,5 +41,6 @@ __all__ = [
     "ProducerStats",
     "StreamError",
     "TallyError",
+    "Unconfirmed",
     "UnknownVersion",
 ]

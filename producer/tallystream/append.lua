@@ -3,10 +3,14 @@
 --
 -- KEYS[1] stream   KEYS[2] sequences (hash: producer -> "<sequence> <stream id>")   KEYS[3] ledger (hash)
 -- ARGV[1] wire version   ARGV[2] producer id   ARGV[3] sequence   ARGV[4] events   ARGV[5] payload
+-- ARGV[6] "1" where a WAIT follows: an entry written before then counts as a write of this connection too
+--
+-- Field `!limit` of the sequences: the most entries that the stream may have; no producer's id begins with `!`.
 --
 -- Returns {"appended", id}   written now
 --         {"already", id}    written before (id is "" where a later entry has been written since)
 --         {"gap", last}      the sequence does not follow on `last`: the stream was rewound, or an entry is missing
+--         {"full", limit}    the stream has as many entries as it may: counting is behind
 --
 -- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order.
 -- Everything is checked before the first write; the three writes cannot fail once the checks have passed.
@@ -14,16 +18,23 @@ local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
 local producer, sequence = ARGV[2], tonumber(ARGV[3])
 
 local last, last_id = 0, ""
-local known = redis.call('HGET', sequences, producer)
+local known, limit = unpack(redis.call('HMGET', sequences, producer, '!limit'))
 if known then
   last, last_id = string.match(known, '^(%d+) (.+)$')
   last = tonumber(last)
 end
 if sequence <= last then
+  if ARGV[6] == '1' then
+    -- WAIT covers what its own connection wrote. The entry came by another one, so the same value is written again.
+    redis.call('HSET', sequences, producer, known)
+  end
   return { 'already', sequence == last and last_id or '' }
 end
 if sequence > last + 1 then
   return { 'gap', tostring(last) }
+end
+if limit and redis.call('XLEN', stream) >= tonumber(limit) then
+  return { 'full', limit }
 end
 redis.call('HGET', ledger, 'appended') -- a key of another type is an error here, before anything is written
 

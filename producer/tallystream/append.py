@@ -6,15 +6,16 @@ same call is made again from the first unconfirmed entry on, and the gate in `ap
 
 from __future__ import annotations
 
-import uuid
-from collections import deque
-from dataclasses import dataclass
+import logging
+import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
 
 from tallystream.codec import VERSION
+from tallystream.confirm import Confirmation
+from tallystream.lane import Entry, Lane
 from tallystream.script import Script
 
 if TYPE_CHECKING:
@@ -29,80 +30,142 @@ _APPEND: Final = Script("tallystream", "append")
 _BURST: Final = 32
 """The most entries per partition in one pipeline: bounds what a cut connection makes us send again."""
 
+_KEEP_BYTES: Final = 8 * 2**20
+"""About how many bytes of confirmed entries are kept in all, for a server that turns out to have forgotten them."""
 
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A sealed entry on its way.
+_FULL_PAUSE: Final = 0.1
+"""Seconds for which a stream that is full is left alone."""
 
-    `cycle` numbers the seal that froze it: what was emitted earlier has a lower or equal one.
-    """
+_WATCH: Final = 60.0
+"""Seconds after the last confirmation during which an idle producer makes sure that the server remembers it,"""
+_LOOK: Final = 5.0
+"""and seconds between two looks."""
 
-    cycle: int
-    events: int
-    size: int
-    payload: bytes
+_log: Final = logging.getLogger("tallystream")
 
 
 class Appender:
     """The unconfirmed entries of every partition, and the gate's counterpart on this side.
 
     Not safe across threads: the flusher owns it.
+
+    Args:
+        client: A client that never sends anything twice.
+        layout: The partitions.
+        epoch: The life of the data that the entries belong to; `None` where that is not to be told apart.
+        confirmation: What counts as confirmed.
+        lanes: The lanes, where they are not new ones.
     """
 
-    def __init__(self, client: redis.Redis, layout: Layout) -> None:
-        self._client = client
+    def __init__(
+        self,
+        client: redis.Redis,
+        layout: Layout,
+        epoch: str | None = None,
+        confirmation: Confirmation | None = None,
+        lanes: Sequence[Lane] | None = None,
+    ) -> None:
         self.layout = layout
-        self._lanes = [_Lane() for _ in layout.keys]
+        self._client = client
+        self._epoch = epoch
+        self._confirmation = confirmation or Confirmation()
+        self.lanes = lanes or [Lane(_KEEP_BYTES // layout.partitions) for _ in layout.keys]
         self._script_is_loaded = False
+        self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server remembers
+        self._is_unsure = False
+        self._confirmed_at = self._looked_at = float("-inf")
         self.last_ids: list[str | None] = [None] * layout.partitions
         """Per partition, the stream ID of the last entry of ours that was confirmed."""
         self.resent = 0
         """Entries that the gate had already let through when they came again."""
         self.rewound = 0
-        """Times that a stream turned out to have lost entries that it had confirmed."""
+        """Times that a stream turned out to have lost entries that it had confirmed,"""
+        self.lost = 0
+        """and how many of these entries were not held any more."""
+        self.backlogged = 0
+        """Times that a stream was found to have as many entries as it may."""
+        self.unconfirmed = 0
+        """Bursts that were written, and not confirmed in time."""
 
     def push(self, partition: int, entry: Entry) -> None:
         """Queue an entry; its sequence is its place in the queue."""
-        self._lanes[partition].waiting.append(entry)
+        self.lanes[partition].waiting.append(entry)
 
     @property
     def oldest_cycle(self) -> int | None:
         """The lowest cycle among the unconfirmed entries, `None` where there are none."""
-        return min((lane.waiting[0].cycle for lane in self._lanes if lane.waiting), default=None)
+        return min((lane.waiting[0].cycle for lane in self.lanes if lane.waiting), default=None)
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until there is something to send or to look at; 0 now, `None` not until more is pushed."""
+        now = time.monotonic()
+        moments = [lane.resume_at for lane in self.lanes if lane.waiting]
+        if self._suspects:
+            moments.append(now)
+        if now - self._confirmed_at < _WATCH:
+            moments.append(max(self._looked_at, self._confirmed_at) + _LOOK)
+        return max(0.0, min(moments) - now) if moments else None
 
     def send(self) -> tuple[list[Entry], RedisError | None]:
         """Send a burst of unconfirmed entries.
 
         Returns:
-            The entries now confirmed, and the first error that a server answered with (memory full, read-only,
-            loading, no right); entries that it concerns stay queued.
+            The entries that are confirmed for the first time, and the first error that a server answered with (memory
+            full, read-only, loading, no right); entries that it concerns stay queued.
 
         Raises:
             RedisError: the connection broke; nothing is known of the burst, all of it stays queued.
         """
+        if self._suspects:
+            self._heal()
+        now = time.monotonic()
         sent: list[tuple[int, Entry]] = []
+        looked: list[int] = []
         with self._client.pipeline(transaction=False) as pipeline:
-            for partition, lane in enumerate(self._lanes):
-                keys = self.layout.keys[partition]
-                names = [keys.stream, keys.sequences, keys.ledger]
-                for sequence, entry in enumerate(islice(lane.waiting, _BURST), start=lane.confirmed + 1):
-                    _APPEND.queue(pipeline, names, [VERSION, lane.producer, sequence, entry.events, entry.payload])
-                    sent.append((partition, entry))
-            if not sent:
+            for partition, lane in enumerate(self.lanes):
+                if lane.waiting and lane.resume_at <= now:
+                    for sequence, entry in enumerate(islice(lane.waiting, _BURST), start=lane.confirmed + 1):
+                        self._queue(pipeline, partition, sequence, entry)
+                        sent.append((partition, entry))
+            if self._is_unsure or now - max(self._looked_at, self._confirmed_at) >= _LOOK:
+                self._looked_at = now
+                looked = [partition for partition, lane in enumerate(self.lanes) if lane.kept and not lane.waiting]
+            for partition in looked:
+                pipeline.execute_command("HGET", self.layout.keys[partition].sequences, self.lanes[partition].producer)
+            if not sent and not looked:
                 return [], None
-            if not self._script_is_loaded:
+            if sent:
+                self._confirmation.queue(pipeline)
+            if sent and not self._script_is_loaded:
                 _APPEND.load(self._client)
                 self._script_is_loaded = True
+            self._is_unsure = True  # until the replies are here
             replies = pipeline.execute(raise_on_error=False)
+            self._is_unsure = False
+        self._look(looked, replies[len(sent) : len(sent) + len(looked)])
         return self._settle(sent, replies)
+
+    def _queue(self, pipeline: Any, partition: int, sequence: int, entry: Entry) -> None:
+        keys = self.layout.keys[partition]
+        arguments = [VERSION, self.lanes[partition].producer, sequence, entry.events, entry.payload]
+        if self._confirmation.is_needed:
+            arguments.append(1)
+        _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.ledger], arguments)
 
     def _settle(
         self, sent: Sequence[tuple[int, Entry]], replies: Sequence[Any]
     ) -> tuple[list[Entry], RedisError | None]:
-        confirmed: list[Entry] = []
         first_error: RedisError | None = None
+        if is_written_only := bool(sent) and self._confirmation.is_needed:
+            if isinstance(replies[-1], RedisError):
+                first_error = replies[-1]
+            elif is_enough := self._confirmation.is_enough(replies[-1]):
+                is_written_only = not is_enough
+            self.unconfirmed += is_written_only
+        confirmed: list[Entry] = []
         stopped: set[int] = set()
-        for (partition, entry), reply in zip(sent, replies, strict=True):
+        for (partition, entry), reply in zip(sent, replies, strict=False):  # others follow: looks, and a confirmation
             if partition in stopped:
                 continue  # behind an entry that failed, the gate answers "gap": expected, and no news
             if isinstance(reply, RedisError):
@@ -112,32 +175,58 @@ class Appender:
                 else:
                     first_error = first_error or reply
                 continue
-            lane = self._lanes[partition]
+            lane = self.lanes[partition]
             answer, detail = reply[0], reply[1].decode()
             if answer == b"gap":
-                # The server remembers less than it confirmed: it was rewound. Under a new name we begin at 1
-                # again with everything that is still held.
                 stopped.add(partition)
-                self.rewound += 1
-                lane.rename()
-                continue
-            self.resent += answer == b"already"
-            lane.waiting.popleft()
-            lane.confirmed += 1
-            self.last_ids[partition] = detail or self.last_ids[partition]
-            confirmed.append(entry)
+                self._suspects[partition] = int(detail)
+            elif answer == b"full":
+                stopped.add(partition)
+                self.backlogged += 1
+                lane.resume_at = time.monotonic() + _FULL_PAUSE
+            elif not is_written_only:
+                self.resent += answer == b"already"
+                lane.confirm()
+                self.last_ids[partition] = detail or self.last_ids[partition]
+                self._confirmed_at = time.monotonic()
+                if not entry.was_confirmed:
+                    entry.was_confirmed = True
+                    confirmed.append(entry)
         return confirmed, first_error
 
+    def _look(self, looked: Sequence[int], replies: Sequence[Any]) -> None:
+        """Compare how far the server remembers lanes that have nothing to send with how far they were confirmed."""
+        for partition, reply in zip(looked, replies, strict=True):
+            if not isinstance(reply, RedisError):
+                last = int(reply.split()[0]) if reply else 0
+                if last < self.lanes[partition].confirmed:
+                    self._suspects[partition] = last
 
-class _Lane:
-    """One partition's queue: `waiting[0]` has the sequence `confirmed + 1`."""
+    def _heal(self) -> None:
+        """Go back where the server did: it remembers less than it had confirmed.
 
-    __slots__ = ("confirmed", "producer", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[Entry] = deque()
-        self.rename()
-
-    def rename(self) -> None:
-        self.producer = uuid.uuid4().hex[:16]
-        self.confirmed = 0
+        In another life of the data (the server was flushed, and begun anew) what was confirmed in the old one is no
+        part of it: only what was never confirmed is sent there.
+        """
+        found = self._client.hget(self.layout.meta, "epoch") if self._epoch is not None else None
+        epoch = found.decode() if isinstance(found, bytes) else ""
+        is_another_life = self._epoch is not None and epoch != self._epoch
+        while self._suspects:
+            partition, last = self._suspects.popitem()
+            lane, stream = self.lanes[partition], self.layout.keys[partition].stream
+            self.rewound += 1
+            if is_another_life:
+                lane.rename()
+                _log.warning("%s was begun anew: what was confirmed there before is not sent again", stream)
+                continue
+            rewind = lane.rewind(last)
+            self.lost += rewind.lost
+            _log.warning(
+                "%s lost entries that it had confirmed: %d are sent again, %d are not held any more",
+                stream, rewind.again, rewind.lost,
+            )  # fmt: skip
+        if is_another_life:
+            self._epoch = epoch
+            for lane in self.lanes:
+                # A name is given up only upon a gap, which proves that nothing of what waits has been written.
+                lane.forget()

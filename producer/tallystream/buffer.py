@@ -12,9 +12,9 @@ from tallystream.errors import BufferFull, ConfigurationError, FlushTimeout, Tal
 from tallystream.keys import partition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-    from tallystream.append import Entry
+    from tallystream.lane import Entry
 
 WhenFull = Literal["block", "raise", "drop"]
 
@@ -176,14 +176,15 @@ class Buffer:
             self._cycle += 1
         return cycle, sealed
 
-    def settle(self, confirmed: Iterable[Entry], cycle: int) -> None:
+    def settle(self, confirmed: Sequence[Entry], cycle: int) -> None:
         """Let go of confirmed entries; `cycle` is the last seal of which nothing is left to confirm."""
         with self._changed:
             for entry in confirmed:
                 self.appended += entry.events
                 self._held_bytes -= entry.size
-            self._confirmed_cycle = cycle
-            self._changed.notify_all()
+            if confirmed or cycle != self._confirmed_cycle:  # who waits demands something each time it is woken
+                self._confirmed_cycle = cycle
+                self._changed.notify_all()
 
     def fail(self, error: TallyError) -> None:
         """Tell everybody who waits, and everybody who emits, that nothing will be sent any more."""

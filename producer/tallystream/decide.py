@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from tallystream.batch import Batch, Places
 from tallystream.codec import VERSION, Payload, Single, encode
-from tallystream.errors import ConfigurationError, EventError
+from tallystream.confirm import Confirmation
+from tallystream.errors import Backlogged, ConfigurationError, EventError, Unconfirmed
 from tallystream.event import MAX_AMOUNT, Event, check_at
 from tallystream.script import Script
 
@@ -50,16 +51,18 @@ class Decider:
     Args:
         client: A client that never sends anything twice.
         meta: What is stored, with the published rules.
+        confirmation: What a decision needs beside the server's answer.
 
     Raises:
         ConfigurationError: no worker has published the rules yet.
     """
 
-    def __init__(self, client: redis.Redis, meta: Meta) -> None:
+    def __init__(self, client: redis.Redis, meta: Meta, confirmation: Confirmation | None = None) -> None:
         if meta.rules is None:
             raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
         self.meta = meta
         self._client = client
+        self._confirmation = confirmation or Confirmation()
         self._layout = meta.layout
         self._rules = meta.rules
         self._places = Places(meta.rules)
@@ -69,6 +72,8 @@ class Decider:
 
         Raises:
             EventError: the event breaks a rule of its metric, or would take its total out of bounds.
+            Backlogged: the stream has as many entries as it may; nothing was counted.
+            Unconfirmed: the event was counted, and no replica or disk has confirmed it in time.
             redis.RedisError: it is not known whether the event was counted; deciding again may count it twice,
                 unless the metric counts once per actor or the event has an id.
         """
@@ -89,11 +94,18 @@ class Decider:
         if batch.sums:  # no rule can reject it; the script counts the others
             ledger |= {"counted": 1, f"counted@{event.metric}": 1}
         arguments = [batch.encode([], ledger), keys.total(event.metric, event.subject), *entry]
-        # The ledger is the third key wherever rules.lua runs; there is nothing to park here, so no second.
-        answer, *details = _DECIDE(self._client, [keys.stream, keys.stream, keys.ledger], arguments)
+        # The ledger is the third key wherever rules.lua runs.
+        names = [keys.stream, keys.sequences, keys.ledger]
+        (answer, *details), is_confirmed = self._confirmation.run(_DECIDE, self._client, names, arguments)
+        if answer == b"full":
+            raise Backlogged(
+                f"{keys.stream} has {int(details[0]):,} entries, its limit: workers have to catch up first"
+            )
         if answer != b"decided":
             raise EventError("amount", f"would take the total of {event.subject} out of +-{MAX_AMOUNT:,}")
         id_, accepted, reason, total, used = details
+        if not is_confirmed:
+            raise Unconfirmed(f"the event was counted as {id_.decode()}, but that was not confirmed in time")
         limited = rule.limit is not None and used
         return Outcome(
             accepted=bool(accepted),

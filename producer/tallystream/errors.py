@@ -4,6 +4,8 @@ TallyError
 |- EventError            an event breaks a rule; says which field and which limit
 |- BufferFull            the producer's buffer is full and its policy is to say so
 |- FlushTimeout          what was emitted is not confirmed (or not counted) within the time given
+|- Backlogged            a stream has as many entries as it may: counting is behind
+|- Unconfirmed           it was written, and no replica or disk has said so in time
 |- ConfigurationError    a setting, or a setting against what is stored in Redis
 |- CodecError            bytes that are not an entry of ours
 |  '- UnknownVersion     an entry that a newer producer wrote: kept, never guessed at
@@ -33,6 +35,14 @@ class BufferFull(TallyError):
 
 class FlushTimeout(TallyError, TimeoutError):
     """Not everything emitted before the call was confirmed in time; it stays buffered and is still sent."""
+
+
+class Backlogged(TallyError):
+    """The stream has as many entries as it may have; nothing was written. Ask again once workers have caught up."""
+
+
+class Unconfirmed(TallyError):
+    """It was written and has its effect, but was not confirmed in time: a failover now might undo it."""
 
 
 class ConfigurationError(TallyError):

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from tallystream import event as rule
 from tallystream.admission import Admission
 from tallystream.buffer import Buffer, BufferSettings, WhenFull
+from tallystream.confirm import Confirm, Confirmation
 from tallystream.connection import DEFAULT_URL, connect
 from tallystream.decide import Decider, Outcome
 from tallystream.errors import EventError, FlushTimeout, TallyError
@@ -33,6 +34,17 @@ class ProducerStats:
     """What became of the events given to one producer so far.
 
     `emitted = appended + buffered`; dropped ones were never taken in.
+
+    Attributes:
+        emitted: Events that were taken.
+        appended: Events that are in the streams, confirmed.
+        buffered: Events that wait to be.
+        dropped: Events for which there was no room.
+        resent_entries: Entries that came again, and had been let through before.
+        rewound_streams: Times that a stream turned out to have forgotten what it had confirmed,
+        lost_entries: and how many of the forgotten entries were not held any more, and so could not be sent again.
+        backlogged: Times that a stream was found to have as many entries as it may.
+        unconfirmed: Bursts that were written and not confirmed in time, to be sent again.
     """
 
     emitted: int
@@ -41,6 +53,9 @@ class ProducerStats:
     dropped: int
     resent_entries: int
     rewound_streams: int
+    lost_entries: int
+    backlogged: int
+    unconfirmed: int
 
 
 class Producer:
@@ -60,6 +75,8 @@ class Producer:
         when_full: What `emit` does when the buffer is full: `block` until there is room (for `block_timeout`
             seconds, then as `raise`), `raise` `BufferFull`, or `drop` the event; each is counted in `stats`.
         block_timeout: Seconds that `block` waits.
+        confirm: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
+            `replica`, or on the server's disk (`fsync`). What is not confirmed is sent again. See docs/durability.md.
         partitions: The number of partitions, where the caller wants it checked; `None` takes what is stored.
         namespace: The first part of every key.
 
@@ -67,7 +84,7 @@ class Producer:
         ConfigurationError: the URL or another setting cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a setting with a default, and given by name
         self,
         url: str = DEFAULT_URL,
         *,
@@ -78,12 +95,14 @@ class Producer:
         buffer_bytes: int = 64 * 2**20,
         when_full: WhenFull = "block",
         block_timeout: float = 30.0,
+        confirm: Confirm = "memory",
         partitions: int | None = None,
         namespace: str = "tally",
     ) -> None:
         self._settings = BufferSettings(
             linger, entry_events, entry_bytes, buffer_events, buffer_bytes, when_full, block_timeout
         )
+        self._confirmation = Confirmation(confirm)
         self._url = url
         self._partitions = partitions
         self._namespace = namespace
@@ -97,7 +116,7 @@ class Producer:
         self._admission = Admission(self._client, self._partitions, self._namespace)
         self._buffer = Buffer(self._settings)
         self._wake = self._buffer.wake
-        self._flusher = Flusher(self._client, self._admission, self._buffer, self._settings.linger)
+        self._flusher = Flusher(self._client, self._admission, self._buffer, self._settings.linger, self._confirmation)
         self._decider: Decider | None = None
 
     def emit(
@@ -159,6 +178,8 @@ class Producer:
         Raises:
             EventError: the event breaks a rule; it was not counted.
             ConfigurationError: no worker has published the rules yet.
+            Backlogged: the stream has as many entries as it may; nothing was counted.
+            Unconfirmed: it was counted, and that was not confirmed in time.
             redis.RedisError: it is not known whether it was counted; see `Decider`.
         """
         event = rule.Event(metric, subject, amount, actor, at, id)
@@ -169,7 +190,7 @@ class Producer:
                 self._admission.forget()  # a worker may have published them since
             meta = self._admission.refresh()
             if decider is None or decider.meta.rules != meta.rules:
-                decider = self._decider = Decider(self._client, meta)
+                decider = self._decider = Decider(self._client, meta, self._confirmation)
         return decider(event)
 
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
@@ -215,6 +236,9 @@ class Producer:
             dropped=buffer.dropped,
             resent_entries=0 if appender is None else appender.resent,
             rewound_streams=0 if appender is None else appender.rewound,
+            lost_entries=0 if appender is None else appender.lost,
+            backlogged=0 if appender is None else appender.backlogged,
+            unconfirmed=0 if appender is None else appender.unconfirmed,
         )
 
     def __enter__(self) -> Self:

@@ -6,10 +6,12 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
-from tallystream.append import _APPEND, Appender, Entry
+from tallystream.append import _APPEND, Appender
 from tallystream.codec import Pack
+from tallystream.lane import Entry
 from tests.proxy import Proxy
 from tests.rig import Rig
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -126,21 +128,104 @@ def test_producers_do_not_share_sequences(rig):
     assert [q for _, q in written(rig)] == [1, 1]
 
 
-def test_a_rewound_stream_is_noticed(rig):
-    """A server that forgot what it confirmed gets what is still held under a new name, and the loss is counted."""
+def forget(rig: Rig, sequence: int) -> None:
+    """Take partition 0 back to where it had the first `sequence` entries of its only producer."""
+    keys = rig.layout.keys[0]
+    rows = rig.client.xrange(keys.stream)
+    for id_, _ in rows[sequence:]:
+        rig.client.xdel(keys.stream, id_)
+    (name,) = rig.client.hkeys(keys.sequences)
+    if sequence:
+        rig.client.hset(keys.sequences, name, f"{sequence} {rows[sequence - 1][0].decode()}")
+    else:
+        rig.client.delete(keys.sequences)
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_what_a_server_forgot_is_sent_again(rig, left):
+    """A server that forgot entries that it had confirmed gets them again as the same entries, and none is lost."""
+    appender = Appender(rig.client, rig.layout, rig.meta.epoch)
+    for _ in range(5):
+        appender.push(0, entry())
+    assert len(appender.send()[0]) == 5
+    before = written(rig)
+    forget(rig, left)
+    appender.push(0, entry())
+    confirmed = []
+    while appender.oldest_cycle is not None:
+        confirmed += appender.send()[0]
+    assert len(confirmed) == 1  # the others were confirmed before
+    assert written(rig) == [*before, (before[0][0], 6)]
+    assert (appender.rewound, appender.lost, appender.resent) == (1, 0, 0)
+
+
+def test_an_idle_producer_looks_after_what_was_confirmed(rig, monkeypatch):
+    """A producer that has nothing to send finds out all the same that the server forgot, and sends again."""
+    monkeypatch.setattr("tallystream.append._LOOK", 0.01)
     appender = Appender(rig.client, rig.layout)
     for _ in range(3):
         appender.push(0, entry())
     appender.send()
-    keys = rig.layout.keys[0]
-    rig.client.delete(keys.stream, keys.sequences, keys.ledger)
-    for _ in range(2):
+    forget(rig, 1)
+    assert 0 < appender.due <= 0.01
+
+    def is_back():
+        appender.send()
+        return len(written(rig)) == 3
+
+    until(is_back)
+    assert [q for _, q in written(rig)] == [1, 2, 3]
+    assert (appender.rewound, appender.lost) == (1, 0)
+
+
+def test_what_is_not_held_any_more_is_counted_as_lost(rig, monkeypatch):
+    """Where a server forgot more than is kept, the rest is sent under a new name, and the loss is said."""
+    monkeypatch.setattr("tallystream.append._KEEP_BYTES", 4 * 900)
+    appender = Appender(rig.client, rig.layout)
+    for _ in range(20):
         appender.push(0, entry())
-    assert appender.send() == ([], None)
-    assert (appender.rewound, written(rig)) == (1, [])
-    assert len(appender.send()[0]) == 2
-    assert [q for _, q in written(rig)] == [1, 2]
-    assert appender.rewound == 1
+    appender.send()
+    kept = len(appender.lanes[0].kept)
+    assert 1 <= kept <= 3
+    forget(rig, 2)
+    appender.push(0, entry())
+    while appender.oldest_cycle is not None:
+        appender.send()
+    assert (appender.rewound, appender.lost) == (1, 18 - kept)
+    assert [q for _, q in written(rig)] == [1, 2, *range(1, kept + 2)]
+    assert len({p for p, _ in written(rig)}) == 2
+
+
+def test_another_life_does_not_get_what_was_confirmed_in_the_last(rig):
+    """A server that was flushed and begun anew gets what was never confirmed, and nothing else."""
+    appender = Appender(rig.client, rig.layout, rig.meta.epoch)
+    for partition in (0, 0, 1):
+        appender.push(partition, entry())
+    assert len(appender.send()[0]) == 3
+    rig.client.flushall()
+    for partition in (0, 1):
+        appender.push(partition, entry("b"))
+    while appender.oldest_cycle is not None:
+        appender.send()
+    for partition in (0, 1):
+        (payload,) = [fields[b"b"] for _, fields in rig.client.xrange(rig.layout.keys[partition].stream)]
+        assert payload == entry("b").payload
+
+
+def test_a_full_stream_takes_nothing_and_is_asked_again(rig):
+    """A stream at its limit refuses before any write; other partitions go on, and nothing is lost."""
+    keys = rig.layout.keys[0]
+    rig.client.hset(keys.sequences, "!limit", 2)
+    appender = Appender(rig.client, rig.layout)
+    for partition in (0, 0, 0, 0, 1):
+        appender.push(partition, entry())
+    assert (len(appender.send()[0]), appender.backlogged) == (3, 1)
+    assert (len(written(rig)), rig.ledger()["appended"]) == (2, 3)
+    assert 0 < appender.due < 1
+    assert appender.send() == ([], None)  # it is left alone for a moment
+    rig.client.hset(keys.sequences, "!limit", 4)
+    until(lambda: appender.send()[0])
+    assert [q for _, q in written(rig)] == [1, 2, 3, 4]
 
 
 def test_a_server_that_lost_its_scripts(rig):

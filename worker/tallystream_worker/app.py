@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from tallystream.confirm import Confirmation
 from tallystream.connection import connect
 from tallystream.meta import establish
 from tallystream.rules import publish
@@ -29,6 +30,7 @@ def open_books(settings: Settings) -> Meta:
     client = connect(settings.redis.url)
     try:
         meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        Confirmation(settings.worker.confirm).check(client)
         client.hset(meta.layout.meta, "rules", publish(settings.rules))
     finally:
         client.close()

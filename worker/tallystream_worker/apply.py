@@ -11,6 +11,7 @@ from tallystream.script import Script
 if TYPE_CHECKING:
     import redis
 
+    from tallystream.confirm import Confirmation
     from tallystream.keys import PartitionKeys
     from tallystream_worker.fold import Folded, Parked
 
@@ -19,7 +20,12 @@ _APPLY: Final = Script("tallystream_worker", "apply")
 
 @dataclass(frozen=True)
 class Applied:
-    """Every entry of the batch is acknowledged and counted or parked."""
+    """Every entry of the batch is acknowledged and counted or parked.
+
+    `is_confirmed` tells whether that is as safe as was asked for: on a replica, or on disk.
+    """
+
+    is_confirmed: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Refused:
 Verdict = Applied | Stale | Refused
 
 
-def apply(client: redis.Redis, keys: PartitionKeys, folded: Folded) -> Verdict:
+def apply(client: redis.Redis, keys: PartitionKeys, folded: Folded, confirmation: Confirmation) -> Verdict:
     """Apply a batch.
 
     Raises:
@@ -49,9 +55,10 @@ def apply(client: redis.Redis, keys: PartitionKeys, folded: Folded) -> Verdict:
     """
     parked = [argument for part in folded.parked for argument in _dead_entry(part)]
     names = [keys.stream, keys.dead, keys.ledger]
-    answer, *details = _APPLY(client, names, [GROUP, folded.encode(), *parked])
+    arguments = [GROUP, folded.encode(), *parked]
+    (answer, *details), is_confirmed = confirmation.run(_APPLY, client, names, arguments)
     if answer == b"applied":
-        return Applied()
+        return Applied(is_confirmed)
     texts = [detail.decode() for detail in details]
     if answer == b"stale":
         return Stale(frozenset(texts))

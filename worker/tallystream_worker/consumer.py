@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError, ResponseError
 
+from tallystream.confirm import Confirmation
+from tallystream.errors import Unconfirmed
 from tallystream_worker import failpoint
 from tallystream_worker.apply import Applied, Refused, Stale, apply
 from tallystream_worker.fold import OVERFLOW, Entry, Fault, Fold, Folded
@@ -42,6 +44,8 @@ _OF_THE_SERVER: Final = (
 
 def concerns_entries(error: Exception) -> bool:
     """Tell whether an error may be about what is in a batch, rather than about the server or the way to it."""
+    if isinstance(error, Unconfirmed):
+        return False
     if not isinstance(error, RedisError):
         return True
     # redis-py makes a class of most answers about the server; the rest is told by its first word.
@@ -59,6 +63,7 @@ class Consumer:
         fetch: Where entries come from.
         subscribers: Who is told of each applied batch.
         max_keys: The most counters that one script call should touch.
+        confirmation: What a batch needs beside the server's answer before the next one begins.
         max_deliveries: An entry handed out more often than this, without success, is parked unread.
         on_refused: Who is told of an entry that cannot be counted and is left pending for now, with the error.
     """
@@ -74,6 +79,7 @@ class Consumer:
         *,
         max_keys: int = 3000,
         max_deliveries: int = 10,
+        confirmation: Confirmation | None = None,
         on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
     ) -> None:
         self.partition = partition
@@ -81,6 +87,7 @@ class Consumer:
         self._client = client
         self._keys = layout.keys[partition]
         self._fold = Fold(layout, partition, rules, max_keys=max_keys, max_deliveries=max_deliveries)
+        self._confirmation = confirmation or Confirmation()
         self._subscribers = subscribers
         self._read_count = _MIN_READ
         self._on_refused = on_refused
@@ -93,6 +100,7 @@ class Consumer:
             block: Seconds to wait for new entries where there are none.
 
         Raises:
+            Unconfirmed: a batch is counted, and not confirmed; the next pass begins with the next one.
             redis.RedisError: it is not known what became of the batch in hand; after `fetch.recover()` the next pass
                 begins with it.
             Exception: entry after entry failed with it.
@@ -136,12 +144,14 @@ class Consumer:
             folded, rest = self._fold(entries, excluded)
             failpoint.reach("before-apply")
             began = time.perf_counter()
-            verdict = apply(self._client, self._keys, folded)
+            verdict = apply(self._client, self._keys, folded, self._confirmation)
             failpoint.reach("after-apply")
             match verdict:
-                case Applied():
+                case Applied(is_confirmed):
                     self._refused.clear()
                     self._tell(folded, time.perf_counter() - began, stale)
+                    if not is_confirmed:
+                        raise Unconfirmed("a batch was counted, and no replica or disk has confirmed it in time")
                     return len(folded.ids), rest
                 case Stale(pending):
                     # Somebody else has counted some of them. What is still pending is still ours to try.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.append import Appender, Entry
+from tallystream.append import Appender
 from tallystream.codec import Correction, Payload, Single, encode
-from tallystream.errors import EventError, StreamError
+from tallystream.errors import Backlogged, EventError, StreamError
+from tallystream.lane import Entry
 from tallystream.windows import MINUTE, WINDOWS, Bucket, bucket
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def reset(client: redis.Redis, meta: Meta, subject: str, metrics: list[str]) -> 
     Raises:
         EventError: the metric is kept in a sketch, from which nothing can be taken back.
         StreamError: the server did not take the events.
+        Backlogged: the stream has as many entries as it may; ask again later.
     """
     assert meta.rules is not None  # noqa: S101  # the caller names declared metrics
     partition = meta.layout.keys.index(meta.layout.keys_of(subject))
@@ -118,3 +120,5 @@ def _append(client: redis.Redis, meta: Meta, partition: int, payloads: list[Payl
         confirmed, error = appender.send()
         if error is not None and not confirmed:
             raise StreamError(f"{meta.layout.keys[partition].stream}: the server refused the events: {error}")
+        if appender.backlogged and not confirmed:
+            raise Backlogged(f"{meta.layout.keys[partition].stream} is at its limit: workers have to catch up first")

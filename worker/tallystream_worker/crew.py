@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
+from tallystream.confirm import Confirmation
 from tallystream.connection import connect
-from tallystream.errors import StreamError
+from tallystream.errors import StreamError, Unconfirmed
 from tallystream_worker.consumer import Consumer, concerns_entries
 from tallystream_worker.fetch import Fetch
 
@@ -122,6 +123,7 @@ class _Lane(threading.Thread):
         self._stopping = stopping
         self._reading = connect(settings.redis.url, block=BLOCK)
         self._applying = connect(settings.redis.url)
+        self._confirmation = Confirmation(worker.confirm)
         self._fetch = Fetch(self._reading, keys, consumer, claim_idle=worker.claim_idle)
         self._consumer = Consumer(
             self._applying,
@@ -132,6 +134,7 @@ class _Lane(threading.Thread):
             subscribers,
             max_keys=worker.max_keys,
             max_deliveries=worker.max_deliveries,
+            confirmation=self._confirmation,
             on_refused=self._refused,
         )
         self._refusal = ""
@@ -151,7 +154,7 @@ class _Lane(threading.Thread):
                     self._fetch.ensure_group()
                     self._fetch.recover()
                 self._consumer.run_once(BLOCK)
-            except (RedisError, StreamError) as error:
+            except (RedisError, StreamError, Unconfirmed) as error:
                 failures += 1
                 self._lost(error)
                 self._fetch.recover(as_delivery=concerns_entries(error) and not isinstance(error, StreamError))

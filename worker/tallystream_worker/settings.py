@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from tallystream.confirm import Confirm, Confirmation
 from tallystream.connection import DEFAULT_URL
 from tallystream.errors import ConfigurationError
 from tallystream.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS
@@ -64,6 +65,7 @@ class WorkerSettings:
     claim_idle: float = 30.0
     max_deliveries: int = 10
     stop_timeout: float = 10.0
+    confirm: Confirm = "memory"
 
     def __post_init__(self) -> None:
         _within("worker.processes", self.processes, 1, 256)
@@ -71,6 +73,7 @@ class WorkerSettings:
         _within("worker.claim_idle", self.claim_idle, 0.1, 86_400)
         _within("worker.max_deliveries", self.max_deliveries, 1, 1_000)
         _within("worker.stop_timeout", self.stop_timeout, 0.1, 3_600)
+        Confirmation(self.confirm)
 
     @property
     def consumer(self) -> str:

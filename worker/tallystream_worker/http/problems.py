@@ -12,7 +12,7 @@ from litestar.response.base import ASGIResponse
 from litestar.serialization import encode_json
 from redis.exceptions import RedisError
 
-from tallystream.errors import ConfigurationError, EventError, FlushTimeout
+from tallystream.errors import Backlogged, ConfigurationError, EventError, FlushTimeout, Unconfirmed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,8 @@ def plugin() -> ProblemDetailsPlugin:
     conversions: dict[type[Exception], Callable[[Any], ProblemDetailsException]] = {
         EventError: lambda error: bad_request(error.field, error.problem),
         FlushTimeout: _not_counted_yet,
+        Backlogged: _backlogged,
+        Unconfirmed: _unconfirmed,
         ConfigurationError: _not_set_up,
         RedisError: _unreachable,
         HTTPException: _refused,
@@ -71,6 +73,14 @@ def plugin() -> ProblemDetailsPlugin:
 def _not_counted_yet(error: FlushTimeout) -> ProblemDetailsException:
     detail = f"{error}: ask again, or leave out after= to read what is counted"
     return problem(HTTPStatus.GATEWAY_TIMEOUT, detail, headers=_RETRY, field="after")
+
+
+def _backlogged(error: Backlogged) -> ProblemDetailsException:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was counted: {error}", headers=_RETRY)
+
+
+def _unconfirmed(error: Unconfirmed) -> ProblemDetailsException:
+    return problem(HTTPStatus.GATEWAY_TIMEOUT, str(error))
 
 
 def _not_set_up(error: ConfigurationError) -> ProblemDetailsException:
