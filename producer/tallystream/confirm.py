@@ -98,3 +98,7 @@ class Confirmation:
             self.queue(pipeline)
             reply, waited = pipeline.execute(raise_on_error=False)
         return reply, waited
+
+
+MEMORY: Final = Confirmation()
+"""The server's answer is enough."""

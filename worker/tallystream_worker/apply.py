@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.confirm import MEMORY
 from tallystream.keys import GROUP
 from tallystream.script import Script
 
@@ -45,7 +46,7 @@ class Refused:
 Verdict = Applied | Stale | Refused
 
 
-def apply(client: redis.Redis, keys: PartitionKeys, folded: Folded, confirmation: Confirmation) -> Verdict:
+def apply(client: redis.Redis, keys: PartitionKeys, folded: Folded, confirmation: Confirmation = MEMORY) -> Verdict:
     """Apply a batch.
 
     Raises:
