@@ -51,6 +51,11 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.limit is not None or self.once not in (None, "forever")
 
     @property
+    def rejecting(self) -> list[str]:
+        """The names of the rules that can reject an event."""
+        return [rule for rule, declared in (("once", self.once), ("limit", self.limit)) if declared is not None]
+
+    @property
     def late_seconds(self) -> int | None:
         """How many seconds late an event may be; `None`: however late."""
         return seconds(self.accept_late or (STATE_LATE if self.remembers else "forever"))

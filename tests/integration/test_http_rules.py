@@ -491,8 +491,8 @@ def test_sketches_show_on_the_metrics_page(rig: Rig, http: httpx.Client) -> None
         for sample in family.samples
     }
     assert samples["tallystream_exact_subjects", "page", None] == 1
-    assert samples["tallystream_sketched_amount_total", "page", None] == 10
-    assert samples["tallystream_sketched_amount_total", "tag", None] == 7
+    assert samples["tallystream_sketched_amount", "page", None] == 10
+    assert samples["tallystream_sketched_amount", "tag", None] == 7
     assert samples["tallystream_events_rejected_total", "vote", "once"] == 1
     assert samples["tallystream_events_duplicate_total", "view", None] == 1
     assert samples["tallystream_unaccounted_events", None, None] == 0

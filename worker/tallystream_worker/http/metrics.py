@@ -15,6 +15,8 @@ from redis.exceptions import RedisError
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
 from tallystream.ledger import Books, query_ledger
+from tallystream.rules import Rules
+from tallystream_worker.http.vitals import Vitals, query_vitals
 
 TEXT_FORMAT: Final = "text/plain; version=0.0.4"
 """Prometheus' text format; the charset is added where it is sent."""
@@ -30,12 +32,14 @@ class ExtraMetrics:
 @get("/metrics", tags=["metrics"], summary="Metrics for Prometheus", media_type=TEXT_FORMAT)
 async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraMetrics]) -> Response[bytes]:
     """Return the text format; without Redis, what is left of it and `tallystream_redis_up 0`."""
+    collector = BooksCollector(None, None)
     try:
-        books = await totals.run(query_ledger((await totals.meta()).layout))
+        meta = await totals.meta()
+        books, vitals = await totals.run(query_ledger(meta.layout)), await totals.run(query_vitals(meta.layout))
+        collector = BooksCollector(books, vitals, meta.rules)
     except (RedisError, ConfigurationError) as error:
         structlog.get_logger().warning("no books to export", problem=str(error) or type(error).__name__)
-        books = None
-    text = generate_latest(BooksCollector(books))
+    text = generate_latest(collector)
     if extra.registry is not None:
         text += generate_latest(extra.registry)
     return Response(text, media_type=TEXT_FORMAT)
@@ -47,18 +51,24 @@ class BooksCollector:
     The metric `""` stands for entries whose metric is not known: they could not be read, or name an undeclared one.
     """
 
-    def __init__(self, books: Books | None) -> None:
+    def __init__(self, books: Books | None, vitals: Vitals | None, rules: Rules | None = None) -> None:
         self._books = books
+        self._rules = rules
+        self._vitals = vitals
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
         yield _gauge("redis_up", "1 if Redis answered this scrape, else 0.", 0 if self._books is None else 1)
         if self._books is not None:
-            yield from _of_events(self._books)
+            yield from _of_events(self._books, self._rules)
             yield from _of_partitions(self._books)
+        if self._vitals is not None:
+            yield from _of_vitals(self._vitals)
 
 
-def _of_events(books: Books) -> Iterable[Metric]:
+def _of_events(books: Books, rules: Rules | None) -> Iterable[Metric]:
+    # A counter that is there from the start with 0: from nothing to 5 is no increase to Prometheus.
+    declared = dict.fromkeys(rules.metric, 0) if rules is not None else {}
     appended = _counter("events_appended", "Events that were appended to the streams.")
     appended.add_metric([], books.appended)
     yield appended
@@ -71,11 +81,12 @@ def _of_events(books: Books) -> Iterable[Metric]:
         ("trimmed", "were trimmed away before they were counted"),
     ):
         family = _counter(f"events_{outcome.replace('-', '_')}", f"Events that {what}.", "metric")
-        for metric, events in books.by_metric(outcome).items():
+        for metric, events in (declared | dict(books.by_metric(outcome))).items():
             family.add_metric([metric], events)
         yield family
     rejected = _counter("events_rejected", "Events that a rule rejected.", "metric", "rule")
-    for labels, events in books.by_metric_and_rule("rejected").items():
+    decided = {(name, rule): 0 for name, metric in (rules.metric if rules else {}).items() for rule in metric.rejecting}
+    for labels, events in (decided | dict(books.by_metric_and_rule("rejected"))).items():
         rejected.add_metric(labels, events)
     yield rejected
     totals = _gauge(
@@ -85,7 +96,7 @@ def _of_events(books: Books) -> Iterable[Metric]:
         totals.add_metric([metric], amount)
     yield totals
     sketched = _gauge(
-        "sketched_amount_total",
+        "sketched_amount",
         "Sum of what is kept in a metric's sketch, where values are estimates. If the metric has max_subjects, "
         "anything but 0 means that it has come to them; falls where amounts are negative.",
         None,
@@ -121,6 +132,21 @@ def _of_partitions(books: Books) -> Iterable[Metric]:
         oldest.add_metric(labels, partition.oldest_pending or 0)
         parked.add_metric(labels, partition.parked)
     yield from (lag, pending, oldest, parked)
+
+
+def _of_vitals(vitals: Vitals) -> Iterable[Metric]:
+    yield _gauge("workers", "Workers that asked for entries within the last 15 seconds.", vitals.workers)
+    if vitals.memory_used is not None:
+        yield _gauge("redis_memory_used_bytes", "Memory that the server uses.", vitals.memory_used)
+    if vitals.memory_max is not None:
+        yield _gauge("redis_memory_max_bytes", "Memory that the server may use, 0 without a bound.", vitals.memory_max)
+    entries = _gauge("stream_entries", "Entries in the stream, counted ones included.", None, "partition")
+    for stream, length in vitals.stream_entries.items():
+        entries.add_metric([stream], length)
+    limits = _gauge("stream_max_entries", "Entries at which the stream takes no more.", None, "partition")
+    for stream, limit in vitals.stream_limits.items():
+        limits.add_metric([stream], limit)
+    yield from (entries, limits)
 
 
 def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:

@@ -1,0 +1,75 @@
+"""The signs of life beside the books: the server's memory, and who counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError
+
+from tallystream.keys import GROUP
+from tallystream.query import Command, Query
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tallystream.keys import Layout
+
+SILENT_MS: Final = 15_000
+"""Milliseconds after which a worker that has not asked for entries counts as gone; it asks every second."""
+
+
+_LIMIT: Final = "!limit"
+"""The field of the sequences in which append.lua finds the bound of its stream."""
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """Bytes of memory, and the workers that have lately asked for entries.
+
+    Attributes:
+        memory_used: Bytes that the server uses; `None` where this user may not ask.
+        memory_max: Bytes that it may use, 0 without a bound.
+        workers: Consumers, in all partitions, that are there.
+        stream_entries: By stream, how many entries it holds, counted ones included.
+        stream_limits: By stream with a bound, how many it may hold; then appends are refused.
+    """
+
+    memory_used: int | None
+    memory_max: int | None
+    workers: int
+    stream_entries: dict[str, int]
+    stream_limits: dict[str, int]
+
+
+def query_vitals(layout: Layout) -> Query[Vitals]:
+    """Ask for the signs of life; what a reader's rights do not allow is left out rather than an error."""
+    commands: list[Command] = [("INFO", "memory")]
+    for keys in layout.keys:
+        commands += [("XINFO CONSUMERS", keys.stream, GROUP), ("XLEN", keys.stream)]
+        commands.append(("HGET", keys.sequences, _LIMIT))
+
+    def parse(replies: list[Any]) -> Vitals:
+        memory = {} if isinstance(replies[0], RedisError) else replies[0]
+        present: set[bytes] = set()
+        for consumers in replies[1::3]:
+            present.update(_present(consumers))
+        entries = {
+            keys.stream: int(length)
+            for keys, length in zip(layout.keys, replies[2::3], strict=True)
+            if not isinstance(length, RedisError)
+        }
+        limits = {
+            keys.stream: int(limit)
+            for keys, limit in zip(layout.keys, replies[3::3], strict=True)
+            if limit and not isinstance(limit, RedisError)
+        }
+        return Vitals(memory.get("used_memory"), memory.get("maxmemory"), len(present), entries, limits)
+
+    return Query(commands, parse)
+
+
+def _present(consumers: Any) -> Iterable[bytes]:
+    if isinstance(consumers, RedisError):
+        return []  # no stream or no group yet: nobody counts
+    return [consumer["name"] for consumer in consumers if int(consumer["idle"]) < SILENT_MS]
