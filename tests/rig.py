@@ -93,12 +93,12 @@ class Rig:
         return found
 
     def ledger(self) -> dict[str, int]:
-        """Return the ledgers of all partitions as one; nothing that is 0."""
+        """Return the events in the ledgers of all partitions as one; nothing that is 0."""
         sums: Counter[str] = Counter()
         for keys in self.layout.keys:
             for name, events in self.client.hgetall(keys.ledger).items():
                 sums[name.decode()] += int(events)
-        return {name: events for name, events in sums.items() if events}
+        return {name: events for name, events in sums.items() if events and not name.startswith("entries:")}
 
     def dead(self, partition: int | None = None) -> list[dict[bytes, bytes]]:
         """Return the parked entries' fields."""

@@ -13,7 +13,7 @@
 --         {"full", limit}    the stream has as many entries as it may: counting is behind
 --
 -- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order.
--- Everything is checked before the first write; the three writes cannot fail once the checks have passed.
+-- Everything is checked before the first write; the writes cannot fail once the checks have passed.
 local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
 local producer, sequence = ARGV[2], tonumber(ARGV[3])
 
@@ -41,4 +41,5 @@ redis.call('HGET', ledger, 'appended') -- a key of another type is an error here
 local id = redis.call('XADD', stream, '*', 'v', ARGV[1], 'p', producer, 'q', ARGV[3], 'n', ARGV[4], 'b', ARGV[5])
 redis.call('HSET', sequences, producer, ARGV[3] .. ' ' .. id)
 redis.call('HINCRBY', ledger, 'appended', ARGV[4])
+redis.call('HINCRBY', ledger, 'entries:gated', 1)
 return { 'appended', id }

@@ -90,7 +90,7 @@ class Decider:
         batch.add(place, event.subject, event.amount, at, event.actor, event.id)
         single = Single(event.metric, event.subject, event.amount, at, event.actor, event.id)
         entry = ["v", VERSION, "d", 1, "n", 1, "b", encode(Payload([], [single]))]
-        ledger = {"appended": 1}
+        ledger = {"appended": 1, "entries:gated": 1}
         if batch.sums:  # no rule can reject it; the script counts the others
             ledger |= {"counted": 1, f"counted@{event.metric}": 1}
         arguments = [batch.encode([], ledger), keys.total(event.metric, event.subject), *entry]

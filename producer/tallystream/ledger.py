@@ -1,7 +1,10 @@
 """The books: what became of every event, and whether that adds up.
 
 The ledger of a partition is a hash: `appended`, and for each outcome `<outcome>` or `<outcome>:<rule>`, in all and
-again with `@<metric>` behind it; `total@<metric>` is the sum of the amounts that were counted.
+again with `@<metric>` behind it; `total@<metric>` is the sum of the amounts that were counted. `entries:gated` are
+the entries that came with their events in `appended`; `entries:settled` those that something became of, `entries:plain`
+those of them that no gate had counted; `entries:retired` what retention removed, `entries:removed` what others did: by
+these the worker tells what vanished before it was counted.
 """
 
 from __future__ import annotations

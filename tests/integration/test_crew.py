@@ -6,6 +6,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from tallystream import Producer
+from tallystream.ledger import query_ledger
 from tallystream.totals import Totals
 from tallystream_worker.app import counting
 from tallystream_worker.settings import RedisSettings, Settings
@@ -44,3 +45,29 @@ def test_a_crew_counts_and_stops(server):
         with counting(settings, logger):
             producer.flush(10, wait="counted")
             assert totals.get("article:1", "view") == 7
+
+
+def test_the_keeper_counts_what_vanished(server):
+    """A stream trimmed by somebody else under a running crew is said with its events, and the books balance."""
+    log = LogCapture()
+    logger = structlog.wrap_logger(None, processors=[log])
+    settings = Settings(redis=RedisSettings(url=server.url))
+    client = server.client()
+    with Producer(server.url) as producer, Totals(server.url) as totals:
+        with counting(settings, logger):
+            producer.emit("view", "a")
+            producer.flush(10, wait="counted")
+        for number in range(5):
+            producer.emit("view", f"b{number}")
+        producer.flush(10)
+        for keys in totals.meta.layout.keys:
+            client.xtrim(keys.stream, maxlen=0, approximate=False)
+        with counting(settings, logger):
+            books = until(
+                lambda: (found := totals.run(query_ledger(totals.meta.layout))).events["trimmed"] == 5 and found,
+                what="the loss to be in the books",
+            )
+        assert (books.appended, books.counted, books.events["trimmed"], books.unaccounted) == (6, 1, 5, 0)
+    lines = [entry for entry in log.entries if entry["event"].startswith("events lost")]
+    assert sum(line["events"] for line in lines) == 5
+    assert {line["log_level"] for line in lines} == {"error"}

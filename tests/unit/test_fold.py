@@ -64,7 +64,7 @@ def test_sums_by_metric_and_subject():
     assert batch.parked == []
     assert batch.appended == 1
     counted = {"counted": 9, "counted@view": 7, "counted@like": 2}
-    assert batch.ledger == {"appended": 1} | counted
+    assert batch.ledger == {"appended": 1, "entries:plain": 1, "entries:settled": 3} | counted
 
 
 def test_nothing_is_nothing():
@@ -128,7 +128,7 @@ def test_an_undeclared_metric_is_parked_alone():
     batch, _ = fold()([entry(("veiw", "a", 1), ("view", "a", 1), ("veiw", "b", 1, NOW, "u"))])
     assert totals(batch) == {"view": {"a": 1}}
     assert all("veiw is not declared" in parked.reason for parked in batch.parked)
-    assert batch.ledger == {"counted": 1, "counted@view": 1, "dead": 2}
+    assert batch.ledger == {"counted": 1, "counted@view": 1, "dead": 2, "entries:settled": len(batch.ids)}
 
 
 def test_a_metric_of_control_characters_is_parked():

@@ -20,6 +20,7 @@ from tallystream.connection import connect
 from tallystream.errors import StreamError, Unconfirmed
 from tallystream_worker.consumer import Consumer, concerns_entries
 from tallystream_worker.fetch import Fetch
+from tallystream_worker.keeper import Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,23 +70,26 @@ class Crew:
     ) -> None:
         self.layout = meta.layout
         self._stopping = threading.Event()
+        consumer = consumer or settings.worker.consumer
         self._lanes = [
             _Lane(
                 settings,
                 meta,
                 partition,
-                consumer or settings.worker.consumer,
+                consumer,
                 subscribers,
                 log,
                 self._stopping,
             )
             for partition in range(meta.layout.partitions)
         ]
+        self._keeper = Keeper(settings, meta, log, consumer, self._stopping)
 
     def start(self) -> None:
         """Begin to count."""
         for lane in self._lanes:
             lane.start()
+        self._keeper.start()
 
     def stop(self, timeout: float) -> bool:
         """Finish the batches in hand; tell whether all threads ended within `timeout` seconds.
@@ -94,9 +98,10 @@ class Crew:
         """
         self._stopping.set()
         deadline = time.monotonic() + timeout
-        for lane in self._lanes:
-            lane.join(max(0.0, deadline - time.monotonic()))
-        return not any(lane.is_alive() for lane in self._lanes)
+        threads = [*self._lanes, self._keeper]
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     @property
     def health(self) -> list[Health]:

@@ -90,6 +90,7 @@ class Folded:
         late_counted: By metric, the events that came late and are counted all the same.
         parked: The events that are not counted.
         appended: Events that no gate has put into the ledger yet: those of plain entries.
+        plain: The entries that hold them.
     """
 
     batch: Batch
@@ -100,11 +101,12 @@ class Folded:
     late_counted: Counter[str] = field(default_factory=Counter)
     parked: list[Parked] = field(default_factory=list)
     appended: int = 0
+    plain: int = 0
 
     @property
     def ledger(self) -> dict[str, int]:
         """By ledger field, the events to add: in all, and `outcome@metric` for each metric."""
-        moves = Counter(appended=self.appended)
+        moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.ids)})
         for outcome, by_metric in (("counted", self.counted), ("late", self.late)):
             for metric, events in by_metric.items():
                 moves[outcome] += events
@@ -194,6 +196,7 @@ class Fold:
         events = stated_events(entry.fields) if payload is None else payload.events
         if not went_through_the_gate(entry.fields):
             folded.appended += events
+            folded.plain += 1
         if payload is None:
             folded.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, entry.fields))
             return

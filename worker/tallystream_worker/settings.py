@@ -19,6 +19,7 @@ from tallystream.connection import DEFAULT_URL
 from tallystream.errors import ConfigurationError
 from tallystream.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS
 from tallystream.rules import Metric, Ratio, Rules
+from tallystream.windows import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +83,33 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class RetentionSettings:
+    """How much is kept; bytes for each partition, 0 for no bound."""
+
+    age: str = "7d"
+    bytes: int = 268_435_456
+    backlog_bytes: int = 1_073_741_824
+    dead_bytes: int = 67_108_864
+
+    def __post_init__(self) -> None:
+        try:
+            seconds(self.age)
+        except ValueError as error:
+            raise ConfigurationError(f"retention.age: {error}") from None
+        for name in ("bytes", "backlog_bytes", "dead_bytes"):
+            _within(f"retention.{name}", getattr(self, name), 0, 2**50)
+        if self.backlog_bytes and not 0 < self.bytes <= self.backlog_bytes:
+            raise ConfigurationError(
+                "retention.backlog_bytes: must be 0 or at least retention.bytes: what is kept fills the stream as well"
+            )
+
+    @property
+    def age_seconds(self) -> int | None:
+        """Seconds for which a counted entry is kept at most; `None` for ever."""
+        return seconds(self.age)
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """Where the read service listens; times in seconds."""
 
@@ -112,6 +140,7 @@ class Settings:
     redis: RedisSettings = field(default_factory=RedisSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     rules: Rules = DEFAULT_RULES
 
 
@@ -121,6 +150,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     redis: RedisSettings = msgspec.field(default_factory=RedisSettings)
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
     serve: ServeSettings = msgspec.field(default_factory=ServeSettings)
+    retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)
     metric: dict[str, Metric] | None = None
     ratio: dict[str, Ratio] = {}
     zone: str = "UTC"
@@ -137,7 +167,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
         ConfigurationError: names the file or variable, the setting, and what is allowed.
     """
     settings = _from_file(file or _found())
-    for section in ("redis", "worker", "serve"):
+    for section in _SECTIONS:
         settings = replace(settings, **{section: _from_environment(section, getattr(settings, section), environment)})
     return settings
 
@@ -161,7 +191,7 @@ def _from_file(path: Path | None) -> Settings:
         raise ConfigurationError(f"{path}: {error}") from None
     try:
         metric = DEFAULT_RULES.metric if file.metric is None else file.metric
-        return Settings(file.redis, file.worker, file.serve, Rules(metric, file.ratio, file.zone))
+        return Settings(file.redis, file.worker, file.serve, file.retention, Rules(metric, file.ratio, file.zone))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
@@ -195,7 +225,12 @@ def _from_environment(section: str, values: Any, environment: Mapping[str, str])
 
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9._-]+(?::[0-9]{1,5})?")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
-_SECTIONS: Final = {"redis": RedisSettings, "worker": WorkerSettings, "serve": ServeSettings}
+_SECTIONS: Final = {
+    "redis": RedisSettings,
+    "worker": WorkerSettings,
+    "serve": ServeSettings,
+    "retention": RetentionSettings,
+}
 _KINDS: Final = {int: "whole number", float: "number", str: "text"}
 
 
