@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _CLAIM_COUNT = 64
 _DONE = "0-0"
+_OF_THE_LOG = frozenset({b"appended", b"entries:gated", b"entries:retired"})
+"""What the ledger says of entries that nobody need have settled."""
 
 
 class Fetch:
@@ -61,7 +63,7 @@ class Fetch:
                 either end, would count entries twice or never: that is an operator's decision.
         """
         ledger: list[bytes] = self._client.execute_command("HKEYS", self._keys.ledger)
-        settled = sorted(name.decode() for name in ledger if name != b"appended")
+        settled = sorted(name.decode() for name in ledger if name not in _OF_THE_LOG)
         if settled and not self._group_exists():
             raise GroupLost(
                 f"{self._keys.stream}: consumer group {GROUP!r} is missing, but the ledger shows that entries were "

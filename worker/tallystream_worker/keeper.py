@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from tallystream.connection import connect
 from tallystream_worker.losses import settle_losses
@@ -92,7 +92,9 @@ class Keeper(threading.Thread):
             try:
                 self._keep(partition, keys, reaping=reaping)
             except RedisError as error:
-                failed = failed or error  # a partition without its stream or group is no reason to leave the others
+                # A partition without its stream or group is its lane's to say, and no reason to leave the others.
+                if not (isinstance(error, ResponseError) and ("no such key" in str(error) or "NOGROUP" in str(error))):
+                    failed = failed or error
         if reaping:
             self._reap_at = time.monotonic() + _REAP_EVERY
         if failed is not None:
