@@ -147,6 +147,18 @@ class Pack:
         self.size += grown
         return grown
 
+    def add_sum(self, metric: str, subject: str, minute: int, amount: int, events: int, *, unit: bool) -> None:
+        """Take the sum of several valid events of one minute; `unit` says that each has the amount 1."""
+        self.events += events
+        self.size += len(subject) + 10
+        if unit:
+            units = self.units.setdefault((metric, minute), {})
+            units[subject] = units.get(subject, 0) + events
+        else:
+            sums = self.sums.setdefault((metric, minute), {})
+            amount_so_far, events_so_far = sums.get(subject, (0, 0))
+            sums[subject] = (amount_so_far + amount, events_so_far + events)
+
     def seal(self) -> bytes:
         """Return the msgpack form of everything gathered."""
         groups = []

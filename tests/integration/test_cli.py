@@ -164,8 +164,10 @@ def test_an_access_log(shell, tmp_path, packed):
     assert f"{file}:11: not a line of an access log" in done.stderr.replace("\n", "")
     assert shell.json("get", "/page/3", "view")["counters"] == {"view": 10}
     again = shell.json("ingest", str(file), "--wait")
-    assert (again["events"], again["bad_lines"]) == (70, 2)
+    assert (again["events"], again["known"], again["bad_lines"], again["complete"]) == (0, 70, 2, True)
     assert [example["line"] for example in again["examples"]] == [11, 21]
+    assert shell.json("status")["ledger"]["counted"] == 70
+    assert shell.json("ingest", str(file), "--source", "once more", "--wait")["events"] == 70
     assert shell.json("status")["ledger"]["counted"] == 140
 
 

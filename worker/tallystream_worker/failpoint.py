@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 VARIABLE: Final = "TALLYSTREAM_FAILPOINT"
 
-PLACES: Final = ("after-fetch", "before-apply", "after-apply")
-"""Entries are in hand; they are folded, and nothing is sent; they are applied, and nobody has been told."""
+PLACES: Final = ("after-fetch", "before-apply", "after-apply", "before-ingest", "after-ingest")
+"""Entries are in hand; they are folded, and nothing is sent; they are applied, and nobody has been told. The same of
+the stretches of a file."""
 
 
 def _pass_by(_place: str) -> None:

@@ -11,9 +11,7 @@ The parsers are pure functions over lines; only `readers` touches files.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
-
-from tallystream_worker.ingest import combined, csv_rows, ndjson_lines
+from tallystream_worker.ingest.formats import PARSERS, Format
 from tallystream_worker.ingest.lines import (
     MAX_LINE_BYTES,
     VIEWS,
@@ -26,9 +24,6 @@ from tallystream_worker.ingest.lines import (
     ParsedLine,
 )
 from tallystream_worker.ingest.readers import Source, SourceError, open_source
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -46,12 +41,3 @@ __all__ = [
     "SourceError",
     "open_source",
 ]
-
-Format: TypeAlias = Literal["combined", "ndjson", "csv"]
-
-PARSERS: Final[dict[Format, Callable[[Iterable[Line], Mapping], Iterator[Outcome]]]] = {
-    "combined": combined.parse,
-    "ndjson": ndjson_lines.parse,
-    "csv": csv_rows.parse,
-}
-"""The parser of each format."""

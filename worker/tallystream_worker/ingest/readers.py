@@ -36,16 +36,33 @@ class Source:
     Attributes:
         name: What to call it in messages.
         total: Bytes on disk, `None` when they cannot be known (a pipe).
+        compressed: It is gzip.
     """
 
     def __init__(self, raw: io.BufferedIOBase, name: str, total: int | None) -> None:
         self.name = name
         self.total = total
         self._counted = _Counted(raw)
-        compressed = self._counted.head == _GZIP_MAGIC
+        self._begin = 0
+        self.compressed = self._counted.head == _GZIP_MAGIC
         self._bytes: gzip.GzipFile | io.BufferedReader = io.BufferedReader(self._counted)
-        if compressed:
+        if self.compressed:
             self._bytes = gzip.GzipFile(fileobj=self._bytes)
+
+    def head(self, size: int) -> bytes:
+        """Return the first bytes of the text without taking them; less than `size` only where there is no more.
+
+        For regular files, and before anything else is read.
+        """
+        found = self._bytes.read(size)
+        self._bytes.seek(0)
+        return found
+
+    def seek(self, offset: int) -> None:
+        """Begin with the first line that starts at or behind an offset of the text; numbers count from there."""
+        self._begin = offset
+        if not self.compressed:
+            self._bytes.seek(max(0, offset - 1))
 
     @property
     def bytes_read(self) -> int:
@@ -58,21 +75,24 @@ class Source:
         Raises:
             SourceError: the file cannot be read on; all lines before that place have been yielded.
         """
-        number = offset = cut = 0
+        number = cut = 0
+        # One byte early: whether a line starts at a byte, the one before it tells.
+        offset = 0 if self.compressed else max(0, self._begin - 1)
         rest = b""
         for chunk in self._chunks():
             *whole, rest = (rest + chunk).split(b"\n")
             for text in whole:
-                number += 1
-                if text and not text.isspace():
-                    yield Line(number, offset, text)
+                if offset >= self._begin:
+                    number += 1
+                    if text and not text.isspace():
+                        yield Line(number, offset, text)
                 offset += len(text) + 1 + cut
                 cut = 0
             if len(rest) > MAX_LINE_BYTES + 1:
                 # Keep just enough of an endless line for the parser to see that it is too long.
                 cut += len(rest) - MAX_LINE_BYTES - 1
                 rest = rest[: MAX_LINE_BYTES + 1]
-        if rest and not rest.isspace():
+        if rest and not rest.isspace() and offset >= self._begin:
             yield Line(number + 1, offset, rest)
 
     def close(self) -> None:
@@ -105,6 +125,17 @@ class _Counted(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return self._raw.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._unread = b""
+        self.count = self._raw.seek(offset, whence)
+        return self.count
+
+    def tell(self) -> int:
+        return self.count - len(self._unread)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)

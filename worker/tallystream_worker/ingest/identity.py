@@ -1,0 +1,50 @@
+"""Tells whether a file has been seen before, by what it says rather than by its name.
+
+A log that is renamed, compressed or appended to stays the same file; so the events that are counted of it already are
+known, and only the rest is counted. What is asked of the file (metric, subject, actor) belongs to its identity: the
+same log counted in another way is a source of other events.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.keys import Layout
+
+PREFIX: Final = 64 * 1024
+"""Bytes from the beginning of a file that tell it from all others."""
+
+
+def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str:
+    """Return the identity of a file whose first bytes are `head`, and remember it.
+
+    A file that was shorter than `PREFIX` when it was first seen is known again, however much follows now. An empty one
+    is nobody's beginning.
+
+    Args:
+        client: Where what was seen before is remembered, in the hash `tally:files`: identity -> bytes of its head.
+        layout: Names the hash.
+        head: The first `PREFIX` bytes, fewer only where the file has no more. Decompressed, where it is compressed.
+        salt: What else makes it another source.
+
+    Two runs that see a new file at the same time agree, unless it grows between them.
+    """
+    files = f"{layout.namespace}:files"
+    # The longest beginning that was seen before: a file may have been shorter then.
+    sizes = sorted({int(size) for size in client.hvals(files)} | {len(head)}, reverse=True)
+    for size in sizes:
+        if 0 < size <= len(head) and client.hexists(files, identity := _digest(head[:size], salt)):
+            return identity
+    identity = _digest(head, salt)
+    client.hset(files, identity, str(len(head)))
+    return identity
+
+
+def _digest(head: bytes, salt: str) -> str:
+    # The length belongs to it, or a file would be known by a beginning that another one has of another length.
+    salted = hashlib.blake2b(f"{len(head)}\n{salt}".encode(), digest_size=32).digest()
+    return hashlib.blake2b(head, key=salted, digest_size=12).hexdigest()

@@ -1,0 +1,251 @@
+"""Reads one file, or a part of one, into the streams: each line counts once, however often this is done."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from tallystream.connection import connect, is_refusal
+from tallystream.errors import EventError
+from tallystream.meta import establish
+from tallystream.position import parse_id
+from tallystream_worker import failpoint
+from tallystream_worker.ingest.formats import PARSERS, Format
+from tallystream_worker.ingest.gate import Gate, Moved
+from tallystream_worker.ingest.identity import PREFIX, identify
+from tallystream_worker.ingest.lines import BadLine, Line, Mapping
+from tallystream_worker.ingest.packing import Packing
+from tallystream_worker.ingest.parquet_rows import SEGMENT_ROWS, head_and_tail, pack_rows, rows_of
+from tallystream_worker.ingest.readers import Source, open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import redis
+
+    from tallystream.meta import Meta
+    from tallystream_worker.ingest.lines import Outcome
+    from tallystream_worker.settings import RedisSettings
+
+SEGMENT: Final = 64 * 2**20
+"""Bytes of text in one source: parts of a file that are read side by side each have a place of their own."""
+
+_BURST: Final = 1024 * 1024
+_SHOWN: Final = 10
+_REPORT_EVERY: Final = 2000
+_BACKOFF: Final = (0.1, 5.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file, and which part of it: the segments from `first` on, all of them where `segments` is `None`."""
+
+    path: str
+    format: Format
+    mapping: Mapping
+    salt: str = ""
+    first: int = 0
+    segments: int | None = None
+
+
+@dataclass
+class Progress:
+    """What has become of the lines so far.
+
+    Attributes:
+        events: Appended now.
+        known: Appended before, and passed over.
+        bad: Lines that are no events.
+        read: Bytes taken from the file; of Parquet, rows.
+        examples: The first bad lines: where, and why.
+        last_ids: Per partition, the stream ID of the last entry of ours.
+        waiting_for: Why nothing moves at the moment, if so.
+    """
+
+    events: int = 0
+    known: int = 0
+    bad: int = 0
+    read: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    last_ids: dict[int, str] = field(default_factory=dict)
+    waiting_for: str | None = None
+
+    def note(self, name: str, number: int, reason: str, lines: int = 1) -> None:
+        """Take note of a line that is no event, and of others that share its fault."""
+        self.bad += lines
+        if len(self.examples) < _SHOWN:
+            self.examples.append({"file": name, "line": number, "reason": reason})
+
+    def add(self, other: Progress) -> None:
+        """Take in what another job has done."""
+        self.events += other.events
+        self.known += other.known
+        self.bad += other.bad
+        self.read += other.read
+        self.examples = (self.examples + other.examples)[:_SHOWN]
+        for partition, id_ in other.last_ids.items():
+            self.last_ids[partition] = max(id_, self.last_ids.get(partition, ""), key=_order)
+
+
+Report = Callable[[Progress], bool]
+"""Told of the progress now and then; the run ends early where it answers `False`."""
+
+
+def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> list[Job]:
+    """Return the jobs that a file is cut into: one for each segment of text, one in all where it is compressed.
+
+    Raises:
+        SourceError: there is no such file, or it may not be read.
+    """
+    if format_ == "parquet":
+        count = max(1, -(-rows_of(path) // SEGMENT_ROWS))
+        return [Job(path, format_, mapping, salt, number, 1) for number in range(count)]
+    with open_source(path) as source:
+        if source.compressed or source.total is None:
+            return [Job(path, format_, mapping, salt)]
+        count = max(1, -(-source.total // SEGMENT))
+    return [Job(path, format_, mapping, salt, number, 1) for number in range(count)]
+
+
+def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Progress:
+    """Append what is not appended yet of a job's lines.
+
+    Args:
+        job: What to read.
+        store: Where to.
+        report: Told of the progress now and then; where it answers `False`, the job ends early.
+
+    Raises:
+        SourceError: the file cannot be read on; all lines before that place have been appended.
+        RedisError: the server refuses us for good.
+    """
+    client = connect(store.url)
+    try:
+        meta = establish(client, store.partitions, store.namespace)
+        while True:
+            progress = Progress()
+            if _pass(job, client, meta, progress, report):
+                return progress
+    finally:
+        client.close()
+
+
+def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report: Report) -> bool:
+    """Read the job's segments once; tell whether that was all, or they must be read again."""
+    if job.format == "parquet":
+        return _pass_rows(job, client, meta, progress, report)
+    with open_source(job.path) as source:
+        head = source.head(PREFIX)
+        if not head:
+            return True
+        identity = identify(client, meta.layout, head, f"{job.salt}\n{job.format}\n{job.mapping}")
+        header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" and job.first else []
+        source.seek(job.first * SEGMENT)
+        for number, lines in itertools.groupby(source, key=lambda line: line.offset // SEGMENT):
+            if job.segments is not None and number >= job.first + job.segments:
+                break
+            gate = Gate(client, meta.layout, f"file:{identity}:{number}")
+            packing = Packing(meta.layout, meta.rules, gate.offsets())
+            outcomes = PARSERS[job.format](itertools.chain(header, lines), job.mapping)
+            if job.format == "csv":
+                header = header or [Line(0, 0, head.partition(b"\n")[0])]
+            try:
+                if not _append(outcomes, packing, gate, source, progress, report):
+                    return True
+            except Moved:
+                return False
+    return True
+
+
+def _pass_rows(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report: Report) -> bool:
+    identity = identify(
+        client, meta.layout, head_and_tail(job.path, PREFIX), f"{job.salt}\n{job.format}\n{job.mapping}"
+    )
+    gate = Gate(client, meta.layout, f"file:{identity}:{job.first}")
+    packing = Packing(meta.layout, meta.rules, gate.offsets())
+    begin = job.first * SEGMENT_ROWS
+
+    def note(row: int, reason: str, rows: int) -> None:
+        progress.note(job.path, row + 1, reason, rows)
+
+    try:
+        for end in pack_rows(job.path, job.mapping.metric, begin, begin + SEGMENT_ROWS, packing, note):
+            for partition, stretch in packing.rest(end):
+                gate.push(partition, stretch)
+            progress.read = end - begin
+            if gate.waiting >= _BURST and not _send(gate, progress, report):
+                return True
+            if not report(progress):
+                return True
+        _send(gate, progress, report)
+    except Moved:
+        return False
+    progress.known += packing.known
+    return True
+
+
+def _append(
+    outcomes: Iterable[Outcome], packing: Packing, gate: Gate, source: Source, progress: Progress, report: Report
+) -> bool:
+    """Append the events of one segment; tell whether to go on with the next."""
+    before, end = progress.read, 0
+    for count, outcome in enumerate(outcomes, start=1):
+        if isinstance(outcome, BadLine):
+            progress.note(source.name, outcome.number, outcome.reason)
+        else:
+            try:
+                full = packing.add(outcome.event, outcome.offset)
+            except EventError as error:
+                progress.note(source.name, outcome.number, str(error))
+            else:
+                end = outcome.offset + 1
+                if full is not None:
+                    gate.push(*full)
+                    if gate.waiting >= _BURST and not _send(gate, progress, report):
+                        return False
+        if count % _REPORT_EVERY == 0:
+            progress.read = max(before, source.bytes_read)
+            if not report(progress):
+                return False
+    for partition, stretch in packing.rest(end):
+        gate.push(partition, stretch)
+    progress.known += packing.known
+    progress.read = max(before, source.bytes_read)
+    return _send(gate, progress, report) and report(progress)
+
+
+def _send(gate: Gate, progress: Progress, report: Report) -> bool:
+    """Send until everything is appended; tell whether it was, or the run is to end."""
+    failures = 0
+    while gate.waiting:
+        failpoint.reach("before-ingest")
+        try:
+            events, problem = gate.send()
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            if is_refusal(error):
+                raise
+            events, problem = 0, str(error)
+        failpoint.reach("after-ingest")
+        progress.events += events
+        progress.waiting_for = problem
+        failures = 0 if problem is None or events else failures + 1
+        if failures:
+            if not report(progress):
+                return False
+            first, most = _BACKOFF
+            time.sleep(min(most, first * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))  # noqa: S311
+    for partition, last_id in enumerate(gate.last_ids):
+        if last_id is not None:
+            progress.last_ids[partition] = last_id
+    return True
+
+
+def _order(stream_id: str) -> tuple[int, int]:
+    return parse_id(stream_id) if stream_id else (0, 0)

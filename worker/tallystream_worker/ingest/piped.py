@@ -1,0 +1,51 @@
+"""Events from a pipe: what cannot be read twice is emitted as it comes, once for each time that it is piped in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tallystream.errors import EventError
+from tallystream.producer import Producer
+from tallystream_worker.ingest.formats import PARSERS
+from tallystream_worker.ingest.job import Progress
+from tallystream_worker.ingest.lines import BadLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tallystream_worker.ingest.formats import Format
+    from tallystream_worker.ingest.lines import Mapping
+    from tallystream_worker.ingest.readers import Source
+    from tallystream_worker.settings import RedisSettings
+
+
+def run_piped(
+    source: Source,
+    format_: Format,
+    mapping: Mapping,
+    store: RedisSettings,
+    report: Callable[[Progress], bool],
+    *,
+    wait: bool,
+) -> Progress:
+    """Emit the events of an open source; with `wait`, return only when they are counted."""
+    progress = Progress()
+    with Producer(store.url, namespace=store.namespace) as producer:
+        for outcome in PARSERS[format_](source, mapping):
+            if isinstance(outcome, BadLine):
+                progress.note(source.name, outcome.number, outcome.reason)
+                continue
+            metric, subject, amount, actor, at, id_ = outcome.event
+            try:
+                producer.emit(metric, subject, amount, actor=actor, at=at, id=id_)
+                progress.events += 1
+            except EventError as error:
+                progress.note(source.name, outcome.number, str(error))
+            if progress.events % 1000 == 0:
+                progress.read = source.bytes_read
+                if not report(progress):
+                    break
+        progress.read = source.bytes_read
+        report(progress)
+        producer.flush(wait="counted" if wait else "appended")
+    return progress

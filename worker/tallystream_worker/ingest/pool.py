@@ -1,0 +1,110 @@
+"""Runs the jobs of an ingest: here where one process is enough, else in several, and tells how far they are."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.errors import TallyError
+from tallystream_worker.ingest.job import Job, Progress, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from threading import Event
+
+    from tallystream_worker.ingest.job import Report
+    from tallystream_worker.settings import RedisSettings
+
+_SPAWN: Final = multiprocessing.get_context("spawn")
+
+
+class IngestFailed(TallyError):
+    """A process could not go on; what it had appended stays, and the next run goes on from there."""
+
+
+def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> Progress:
+    """Run jobs until all are done or `stop` is set; return what became of all lines.
+
+    Raises:
+        TallyError: a file cannot be read, or a process failed.
+    """
+    if processes == 1 or len(jobs) == 1:
+        total = Progress()
+        for job in jobs:
+            if stop.is_set():
+                break
+
+            def together(progress: Progress, done: Progress = total) -> bool:
+                sum_ = replace(done, examples=[])
+                sum_.add(progress)
+                sum_.waiting_for = progress.waiting_for
+                report(sum_)
+                return not stop.is_set()
+
+            total.add(run(job, store, together))
+        return total
+    return _in_processes(jobs, store, processes, stop, report)
+
+
+def _in_processes(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> Progress:
+    waiting, told = _SPAWN.Queue(), _SPAWN.Queue()
+    stopping = _SPAWN.Event()
+    for number, job in enumerate(jobs):
+        waiting.put((number, job))
+    crew = [_SPAWN.Process(target=_child, args=(store, waiting, told, stopping)) for _ in range(processes)]
+    latest: dict[int, Progress] = {}
+    left = len(jobs)
+    with ExitStack() as stack:
+        for process in crew:
+            process.start()
+            stack.callback(process.join)
+        stack.callback(stopping.set)
+        for _ in crew:
+            waiting.put(None)
+        while left and any(process.is_alive() for process in crew):
+            if stop.is_set():
+                stopping.set()
+            try:
+                number, found, ended = told.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if isinstance(found, str):
+                raise IngestFailed(found)
+            latest[number] = found
+            left -= ended
+            report(_sum(latest.values()))
+        if left and not stop.is_set():
+            raise IngestFailed("a process of the ingest died; run the same command again, and it goes on from there")
+    return _sum(latest.values())
+
+
+def _sum(parts: Any) -> Progress:
+    total = Progress()
+    for part in parts:
+        total.add(part)
+        total.waiting_for = total.waiting_for or part.waiting_for
+    return total
+
+
+def _child(store: RedisSettings, waiting: Any, told: Any, stopping: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    parent = multiprocessing.parent_process()
+
+    def goes_on() -> bool:
+        return not stopping.is_set() and (parent is None or parent.is_alive())
+
+    while goes_on() and (task := waiting.get()) is not None:
+        number, job = task
+
+        def report(progress: Progress, number: int = number) -> bool:
+            told.put((number, progress, 0))
+            return goes_on()
+
+        try:
+            told.put((number, run(job, store, report), 1))
+        except Exception as error:  # noqa: BLE001  # it is told to the parent, who ends the run with it
+            told.put((number, str(error) or type(error).__name__, 1))
