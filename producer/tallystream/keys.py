@@ -71,6 +71,11 @@ class PartitionKeys:
         """Hash: outcome -> events."""
         return self.prefix + "ledger"
 
+    @cached_property
+    def archive(self) -> str:
+        """Hash: the range of entries that is being archived."""
+        return self.prefix + "archive"
+
     def total(self, metric: str, subject: str) -> str:
         """The all-time counter of one subject."""
         return f"{self.prefix}total:{metric}:{subject}"

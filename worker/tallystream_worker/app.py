@@ -45,12 +45,19 @@ def counting(
     *,
     consumer: str | None = None,
 ) -> Iterator[Crew]:
-    """Count in the background for as long as the context lasts; then finish the batches in hand."""
+    """Count in the background for as long as the context lasts; then finish the batches in hand.
+
+    Archives beside it, where the settings name a place.
+    """
     meta = open_books(settings)
     crew = Crew(settings, meta, log, subscribers, consumer=consumer)
     with ExitStack() as stack:
         stack.callback(_stop, crew, settings, log)
         crew.start()
+        if settings.archive.url:
+            from tallystream_worker.archive.service import archiving  # noqa: PLC0415  # pyarrow is an extra
+
+            stack.enter_context(archiving(settings, meta, log))
         yield crew
 
 

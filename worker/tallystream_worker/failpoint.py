@@ -22,6 +22,11 @@ PLACES: Final = ("after-fetch", "before-apply", "after-apply", "before-ingest", 
 """Entries are in hand; they are folded, and nothing is sent; they are applied, and nobody has been told. The same of
 the stretches of a file."""
 
+ARCHIVE_PLACES: Final = ("before-archive", "after-archive")
+"""A range of entries is claimed, and no file is there; the file is there, and its range is still claimed."""
+
+_ALL: Final = (*PLACES, *ARCHIVE_PLACES)
+
 
 def _pass_by(_place: str) -> None:
     """Do nothing: the whole cost in production."""
@@ -29,8 +34,8 @@ def _pass_by(_place: str) -> None:
 
 def _armed(spec: str) -> Callable[[str], None]:
     wanted, _, nth = spec.partition(":")
-    if wanted not in PLACES or not (nth or "1").isdecimal():
-        raise ConfigurationError(f"{VARIABLE}={spec!r}: must be one of {', '.join(PLACES)}, with :N for the N-th time")
+    if wanted not in _ALL or not (nth or "1").isdecimal():
+        raise ConfigurationError(f"{VARIABLE}={spec!r}: must be one of {', '.join(_ALL)}, with :N for the N-th time")
     times = itertools.count(1)  # its next() is one step even among threads
 
     def reach(place: str) -> None:

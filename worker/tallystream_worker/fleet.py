@@ -74,4 +74,6 @@ def _start(settings: Settings, number: int, metrics_port: int | None) -> SpawnPr
 
 def _child(settings: Settings, number: int, metrics_port: int | None) -> None:
     named = replace(settings, worker=replace(settings.worker, name=f"{settings.worker.consumer}-{number}"))
+    if number > 0:
+        named = replace(named, archive=replace(settings.archive, url=""))  # one of them is enough
     run_one(named, logs.configure(), named.worker.consumer, metrics_port)

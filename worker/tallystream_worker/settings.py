@@ -134,6 +134,17 @@ class ServeSettings:
 
 
 @dataclass(frozen=True)
+class ArchiveSettings:
+    """Where every entry is kept as Parquet; times in seconds."""
+
+    url: str = ""
+    every: float = 60.0
+
+    def __post_init__(self) -> None:
+        _within("archive.every", self.every, 0.1, 86_400)
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that can be set."""
 
@@ -141,6 +152,7 @@ class Settings:
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     rules: Rules = DEFAULT_RULES
 
 
@@ -151,6 +163,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
     serve: ServeSettings = msgspec.field(default_factory=ServeSettings)
     retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)
+    archive: ArchiveSettings = msgspec.field(default_factory=ArchiveSettings)
     metric: dict[str, Metric] | None = None
     ratio: dict[str, Ratio] = {}
     zone: str = "UTC"
@@ -191,7 +204,8 @@ def _from_file(path: Path | None) -> Settings:
         raise ConfigurationError(f"{path}: {error}") from None
     try:
         metric = DEFAULT_RULES.metric if file.metric is None else file.metric
-        return Settings(file.redis, file.worker, file.serve, file.retention, Rules(metric, file.ratio, file.zone))
+        rules = Rules(metric, file.ratio, file.zone)
+        return Settings(**{section: getattr(file, section) for section in _SECTIONS}, rules=rules)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
@@ -230,6 +244,7 @@ _SECTIONS: Final = {
     "worker": WorkerSettings,
     "serve": ServeSettings,
     "retention": RetentionSettings,
+    "archive": ArchiveSettings,
 }
 _KINDS: Final = {int: "whole number", float: "number", str: "text"}
 

@@ -1,0 +1,261 @@
+"""Turns entries into columns and back. Pure: no Redis, no files.
+
+What comes back folds to the same as what went in: id, how the entry came (through the gate, decided, neither),
+every event with the time, actor and id that its rules look at. An entry that cannot be read keeps its bytes.
+
+Rows keep the order of the entries, and within one they are sorted by metric, minute and subject: neighbours share
+a prefix, and what is true of a whole entry costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from itertools import pairwise, repeat
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tallystream.codec import VERSION, Correction, Group, Payload, Single, decode, encode, stated_events
+from tallystream.errors import CodecError, EventError
+from tallystream.position import parse_id
+from tallystream_worker.fold import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_MOMENT: Final = pa.timestamp("ms")  # UTC; a zone would make every tool show local time, and some ask for more packages
+
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("received", _MOMENT, nullable=False),  # the entry's stream ID: its millisecond ...
+        pa.field("received_n", pa.uint64(), nullable=False),  # ... and its number within that
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("metric", pa.string()),
+        pa.field("subject", pa.string()),
+        pa.field("amount", pa.int64()),
+        pa.field("events", pa.int64(), nullable=False),
+        pa.field("happened", _MOMENT),
+        pa.field("actor", pa.string()),
+        pa.field("id", pa.string()),
+        pa.field("finest", pa.string()),
+        pa.field("producer", pa.string()),
+        pa.field("sequence", pa.int64()),
+        pa.field("decided", pa.string()),
+        pa.field("raw", pa.binary()),
+    ]
+)
+"""`kind` says what a row stands for:
+
+unit        `events` plain events of amount 1 in the minute `happened`; `amount` is their sum
+sum         `events` plain events of other amounts in the minute `happened`; `amount` is their sum
+single      one event by itself
+correction  what an operator took back; `finest` as in `tallystream.codec.Correction`
+raw         an entry that cannot be read, which claims to hold `events`: its fields and values, as msgpack
+"""
+
+_MOST: Final = 2**63
+
+
+class Rows:
+    """Gathers entries, in the order of their IDs, as the columns of `SCHEMA`.
+
+    `entries` and `events` are how many it holds.
+    """
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.events = 0
+        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._columns["kind"])
+
+    def add(self, entry: Entry) -> None:
+        """Take one entry; never fails, whatever it holds."""
+        milliseconds, number = parse_id(entry.id)
+        first = len(self)
+        producer = sequence = decided = None
+        try:
+            payload = decode(entry.fields, milliseconds)
+            producer, sequence, decided = _origin(entry)
+        except (CodecError, EventError):
+            payload = None
+        if payload is None:
+            events = stated_events(entry.fields)
+            raw = _pack([part for field in entry.fields.items() for part in field])
+            self._extend("raw", 1, events=[events], raw=[raw])
+        else:
+            events = payload.events
+            self._add_payload(payload)
+        n = len(self) - first
+        self._columns["received"].extend(repeat(milliseconds, n))
+        self._columns["received_n"].extend(repeat(number, n))
+        self._columns["producer"].extend(repeat(producer, n))
+        self._columns["sequence"].extend(repeat(sequence, n))
+        self._columns["decided"].extend(repeat(decided, n))
+        self.entries += 1
+        self.events += events
+
+    def table(self) -> pa.Table:
+        """Return everything taken as a table."""
+        return pa.table([pa.array(self._columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
+
+    def _add_payload(self, payload: Payload) -> None:
+        for group in sorted(payload.groups, key=lambda group: (group.metric, group.minute)):
+            self._add_group(group)
+        for single in sorted(payload.singles, key=lambda single: (single.metric, single.at)):
+            self._extend(
+                "single", 1, single.metric, [single.at], [single.subject], [single.amount], [1],
+                actor=[single.actor], id=[single.id],
+            )  # fmt: skip
+        for each in payload.corrections:
+            self._extend(
+                "correction", 1, each.metric, [each.at], [each.subject], [each.amount], [1], finest=[each.finest]
+            )
+
+    def _add_group(self, group: Group) -> None:
+        at = group.minute * 60_000
+        units = dict.fromkeys(group.ones, 1)
+        if len(units) < len(group.ones):  # no producer of ours names a subject twice
+            units = Counter(group.ones)
+        for subject, events in group.counts.items():
+            units[subject] = units.get(subject, 0) + events
+        if units:
+            subjects = sorted(units)
+            events_ = [units[subject] for subject in subjects]
+            self._extend("unit", len(subjects), group.metric, repeat(at, len(subjects)), subjects, events_, events_)
+        if group.sums:
+            subjects = sorted(group.sums)
+            amounts, counts = zip(*(group.sums[subject] for subject in subjects), strict=True)
+            self._extend("sum", len(subjects), group.metric, repeat(at, len(subjects)), subjects, amounts, counts)
+
+    def _extend(
+        self,
+        kind: str,
+        n: int,
+        metric: str | None = None,
+        at: Any = (None,),
+        subject: Sequence[str | None] = (None,),
+        amount: Sequence[int | None] = (None,),
+        events: Sequence[int] = (1,),
+        **more: Sequence[Any],
+    ) -> None:
+        columns = self._columns
+        columns["kind"].extend(repeat(kind, n))
+        columns["metric"].extend(repeat(metric, n))
+        columns["happened"].extend(at)
+        columns["subject"].extend(subject)
+        columns["amount"].extend(amount)
+        columns["events"].extend(events)
+        for name in ("actor", "id", "finest", "raw"):
+            columns[name].extend(more.get(name) or repeat(None, n))
+
+
+def entries_of(table: pa.Table) -> Iterator[Entry]:
+    """Yield the entries that a table was made of, in their order."""
+    table = table.combine_chunks()
+    runs = {name: _Runs(table, name) for name in ("received", "received_n", "kind", "metric", "producer", "sequence")}
+    runs["at"], runs["decided"] = _Runs(table, "happened"), _Runs(table, "decided")
+    values = {name: table.column(name).to_pylist() for name in ("subject", "amount", "events")}
+    bounds = sorted({0, *(end for each in runs.values() for end in each.ends)})
+    payload, current = Payload([], [], []), None
+    for start, end in pairwise(bounds):
+        head = (runs["received"][start], runs["received_n"][start])
+        if head != current:
+            if payload.groups or payload.singles or payload.corrections:
+                yield _entry(runs, start - 1, payload)
+            payload, current = Payload([], [], []), head
+        if runs["kind"][start] == "raw":
+            for row in range(start, end):
+                yield Entry(f"{head[0]}-{head[1]}", _unpacked(table.column("raw")[row].as_py()))
+        else:
+            _restore(payload, table, runs, values, start, end)
+    if payload.groups or payload.singles or payload.corrections:
+        yield _entry(runs, bounds[-1] - 1, payload)
+
+
+class _Runs:
+    """A column of long runs of equal values, looked up by row."""
+
+    def __init__(self, table: pa.Table, name: str) -> None:
+        column = table.column(name)
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.int64())
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        encoded = [pc.run_end_encode(chunk, run_end_type=pa.int64()) for chunk in chunks]
+        self.ends: list[int] = [end for chunk in encoded for end in chunk.run_ends.to_pylist()]
+        self._values: list[Any] = [value for chunk in encoded for value in chunk.values.to_pylist()]
+
+    def __getitem__(self, row: int) -> Any:
+        return self._values[bisect_right(self.ends, row)]
+
+
+def _restore(
+    payload: Payload, table: pa.Table, runs: dict[str, _Runs], values: dict[str, list[Any]], start: int, end: int
+) -> None:
+    """Put the rows of one kind, metric and time back into a payload."""
+    kind, metric, at = runs["kind"][start], runs["metric"][start], runs["at"][start]
+    subjects, amounts, events = (values[name][start:end] for name in ("subject", "amount", "events"))
+    if kind in ("unit", "sum") and len(set(subjects)) < len(subjects):
+        # Two groups of one metric and minute, as nobody of ours writes: the second begins where the order breaks.
+        second = next(row for row in range(1, len(subjects)) if subjects[row] <= subjects[row - 1])
+        _restore(payload, table, runs, values, start, start + second)
+        _restore(payload, table, runs, values, start + second, end)
+        return
+    if kind == "unit":
+        ones = [subject for subject, n in zip(subjects, events, strict=True) if n == 1]
+        counts = {subject: n for subject, n in zip(subjects, events, strict=True) if n > 1}
+        payload.groups.append(Group(metric, at // 60_000, ones, counts, {}))
+    elif kind == "sum":
+        sums = dict(zip(subjects, zip(amounts, events, strict=True), strict=True))
+        payload.groups.append(Group(metric, at // 60_000, [], {}, sums))
+    elif kind == "single":
+        actors, ids = (table.column(name).slice(start, end - start).to_pylist() for name in ("actor", "id"))
+        for subject, amount, actor, id_ in zip(subjects, amounts, actors, ids, strict=True):
+            payload.singles.append(Single(metric, subject, amount, at, actor, id_))
+    else:
+        finest = table.column("finest").slice(start, end - start).to_pylist()
+        for subject, amount, window in zip(subjects, amounts, finest, strict=True):
+            payload.corrections.append(Correction(metric, subject, amount, at, window))
+
+
+def _entry(runs: dict[str, _Runs], row: int, payload: Payload) -> Entry:
+    fields = {b"v": VERSION}
+    if (decided := runs["decided"][row]) is not None:
+        fields[b"d"] = decided.encode()
+    elif (producer := runs["producer"][row]) is not None:
+        fields |= {b"p": producer.encode(), b"q": str(runs["sequence"][row]).encode()}
+    fields |= {b"n": str(payload.events).encode(), b"b": encode(payload)}
+    return Entry(f"{runs['received'][row]}-{runs['received_n'][row]}", fields)
+
+
+def _origin(entry: Entry) -> tuple[str | None, int | None, str | None]:
+    """Return producer and sequence of an entry that came through the gate, or the mark of a decided one.
+
+    Raises:
+        CodecError: they are not what a script of ours writes, so the entry is kept as it is.
+    """
+    producer, sequence, decided = (entry.fields.get(name) for name in (b"p", b"q", b"d"))
+    try:
+        if decided is not None:
+            return None, None, decided.decode()
+        if producer is None or sequence is None:
+            return None, None, None
+        if sequence.isdigit() and int(sequence) < _MOST:
+            return producer.decode(), int(sequence), None
+    except UnicodeDecodeError:
+        pass
+    raise CodecError("the entry did not come through the gate, but says so")
+
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack: Final = msgspec.msgpack.Decoder(list[bytes]).decode
+
+
+def _unpacked(raw: bytes) -> dict[bytes, bytes]:
+    parts = _unpack(raw)
+    return dict(zip(parts[::2], parts[1::2], strict=True))

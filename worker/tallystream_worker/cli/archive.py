@@ -1,0 +1,58 @@
+"""The command that archives the streams."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import replace
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tallystream.connection import connect
+from tallystream.errors import ConfigurationError
+from tallystream.meta import establish
+from tallystream_worker import logs
+from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.signals import stop_on_signals, wait_for
+
+
+def archive(
+    url: Annotated[str | None, Parameter(help="folder or URL; default [archive] url")] = None,
+    /,
+    *,
+    once: Annotated[
+        bool, Parameter(negative="", show_default=False, help="write what is there, and end instead of going on")
+    ] = False,
+    every: Annotated[float | None, Parameter(help="seconds between files; default 60")] = None,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008  # frozen
+) -> None:
+    """Write every entry of the streams to Parquet files, until SIGTERM or Ctrl-C."""
+    # Here, so that the other commands do without pyarrow, which is an extra.
+    try:
+        from tallystream_worker.archive.service import Archive, archiving  # noqa: PLC0415
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise ConfigurationError("the archive needs pyarrow: pip install 'tallystream-worker[archive]'") from None
+    settings = where.settings()
+    chosen = replace(settings.archive, url=url or settings.archive.url, every=every or settings.archive.every)
+    if not chosen.url:
+        raise ConfigurationError("no place for the archive: name a folder or URL, or set [archive] url")
+    settings = replace(settings, archive=chosen)
+    with closing(connect(settings.redis.url)) as client:
+        meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        if once:
+            began = time.monotonic()
+            events = Archive(client, Store(chosen.url), meta).run_once(settled=0)
+            seconds = time.monotonic() - began
+            if json:
+                print_json({"archive": chosen.url, "events": events, "seconds": round(seconds, 3)})
+            else:
+                console.print(f"archived {events:,} events in {seconds:.1f} s to {chosen.url}", soft_wrap=True)
+            return
+    with stop_on_signals() as stop, archiving(settings, meta, logs.configure()):
+        wait_for(stop)
