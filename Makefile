@@ -8,7 +8,7 @@ ARGS ?=
 SEEDS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults
+.PHONY: help demo test check docs bench faults
 
 help:            ## show this
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ check: | $(UV)   ## linters, types, layers, and the slow suites (minutes)
 
 faults: | $(UV)  ## inject faults, check the books: SEEDS=200, ROWS=14,15, SEED=123 (replays), ARGS=--verbose
 	@$(UV) run --quiet --frozen python -m tests.faults --seeds $(SEEDS) $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+docs: | $(UV)    ## build the documentation to build/docs; a broken link or reference is an error
+	@$(UV) run --quiet --frozen --group docs sphinx-build -q -W --keep-going -n -b html docs build/docs
 
 bench: | $(UV)   ## the side-by-side figures
 	@$(UV) run --quiet --frozen --group bench python -m benchmarks $(ARGS)

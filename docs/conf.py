@@ -1,0 +1,28 @@
+"""How the documentation is built: `make docs`."""
+
+from importlib.metadata import version as _version
+
+from pygments.lexers.special import TextLexer
+
+project = "tallystream"
+author = "the tallystream developers"
+copyright = "the tallystream developers"  # noqa: A001  # Sphinx's name for it
+release = version = _version("tallystream")
+
+extensions = ["myst_parser"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_generate"]
+nitpicky = True
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "tallystream"
+html_show_sourcelink = False
+html_copy_source = False
+
+
+def setup(app: object) -> None:
+    """Give the consoles and diagrams in the pages a lexer, so that a misspelt language is still an error."""
+    app.add_lexer("mermaid", TextLexer)  # type: ignore[attr-defined]

@@ -1,0 +1,47 @@
+"""Events from JavaScript, by the very lines that the documentation gives."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tallystream.rules import Metric, Rules
+from tests.http_service import http_service
+from tests.rig import Rig
+
+PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "javascript.md"
+
+
+@pytest.fixture
+def node():
+    """Run lines of JavaScript in Node.js, and return what they print."""
+    program = shutil.which("node")
+    if program is None:
+        if "CI" in os.environ:
+            pytest.fail("Node.js is not installed: apt-get install nodejs")
+        pytest.skip("Node.js is not installed")
+
+    def run(script: str) -> str:
+        command = [program, "--input-type=module", "--eval", script]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+    return run
+
+
+def test_the_lines_of_the_page(server, node):
+    """What the page tells a developer to write emits two events, and tells a voter who votes twice."""
+    emit, _beacon, decide = re.findall(r"```javascript\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    rules = Rules({"view": Metric(), "like": Metric(), "vote": Metric(once="forever")})
+    with Rig(server.url, rules=rules) as rig, http_service(server.url) as client:
+        address = str(client.base_url).rstrip("/")
+        emit, decide = (script.replace("http://127.0.0.1:8080", address) for script in (emit, decide))
+        assert node(emit) == ""
+        rig.drain()
+        assert rig.totals() == {("view", "article:1"): 1, ("like", "article:1"): 1}
+        assert [node(decide), node(decide)] == ["", "you voted already"]
+        assert rig.totals()["vote", "post:123"] == 1

@@ -1,0 +1,39 @@
+"""Pages that are made from the code say what the code says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import msgspec
+
+from docs._generate import configuration
+from tallystream.rules import Metric
+from tallystream_worker.settings import _SECTIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_of_the_configuration_is_current():
+    """`docs/configuration.md` is what its generator makes of the settings of today."""
+    made = configuration.page(configuration.SOURCE.read_text(encoding="utf-8"))
+    assert configuration.PAGE.read_text(encoding="utf-8") == made, "run: python -m docs._generate.configuration"
+
+
+def test_every_setting_and_rule_is_explained():
+    """No setting and no rule of a metric is without a word about it."""
+    page = configuration.PAGE.read_text(encoding="utf-8")
+    for section, kind in _SECTIONS.items():
+        for setting in fields(kind):
+            (row,) = re.findall(rf"\| `TALLYSTREAM_{section}_{setting.name}` \|".upper(), page)
+            assert row
+    for rule in msgspec.structs.fields(Metric):
+        assert re.search(rf"`[^`]*\b{rule.name}\b[^`]*`", page), rule.name
+
+
+def test_links_between_pages_lead_somewhere():
+    """Every relative link in the documentation and the README names a file that is there."""
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]:
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
