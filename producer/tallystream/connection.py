@@ -53,6 +53,7 @@ def _made(kind: Any, url: str, timeout: float, retry: Any) -> Any:
         "socket_connect_timeout": min(timeout, TIMEOUT),
         "retry": retry,
         "retry_on_timeout": False,
+        "driver_info": None,  # it would be announced with a command that Redis 7.0 does not know, nor an ACL of it
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     try:

@@ -37,6 +37,7 @@ _COMMANDS: Final = (
     ("status:status", "Print how far counting has come, and whether the books balance.", "status --json"),
     ("reset:reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
     ("archive:archive", "Write every entry of the streams to Parquet files.", "archive ./archive --every 60"),
+    ("acl:acl", "Make a server's users, their passwords, and tokens for HTTP.", "acl ./secrets"),
     ("check:check", "Check a configuration, and say what it stores.", "check config/tallystream.toml"),
 )
 for _number, (_path, _help, _example) in enumerate(_COMMANDS):

@@ -1,0 +1,225 @@
+"""The users of the server: each part works with its own, and can do nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+from tallystream.connection import connect
+from tallystream.producer import Producer
+from tallystream.totals import Totals
+from tallystream_worker import logs
+from tallystream_worker.acl import generate, hashed, render, users
+from tallystream_worker.app import counting
+from tallystream_worker.http.serve import serving
+from tests.http_service import settings_for
+from tests.secured import binary_of, free_port, started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+FILE = Path(__file__).parents[2] / "config" / "users.acl"
+
+
+class Secured:
+    """A server with our users."""
+
+    def __init__(self, port: int, passwords: dict[str, str]) -> None:
+        self._port = port
+        self._passwords = passwords
+
+    def url(self, user: str) -> str:
+        """Return how a user connects."""
+        return f"redis://tally-{user}:{self._passwords[user]}@127.0.0.1:{self._port}"
+
+    @contextlib.contextmanager
+    def client(self, user: str) -> Iterator[redis.Redis]:
+        """Provide a client of a user."""
+        with contextlib.closing(connect(self.url(user))) as client:
+            yield client
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A server of each kind that was started with an ACL file and with nobody else's rights."""
+    folder = tmp_path_factory.mktemp("acl")
+    passwords = generate()
+    (folder / "users.acl").write_text(
+        render("tally", hashed(passwords)) + "user watcher on nopass resetkeys +acl|log +ping +hello +flushall\n"
+    )
+    server = Secured(free_port(), passwords)
+    arguments = ("--aclfile", str(folder / "users.acl"), "--port", str(server._port), "--bind", "127.0.0.1")
+    with started(binary_of(request.param), folder, server.url("reader"), *arguments):
+        yield server
+
+
+@pytest.fixture
+def server(secured: Secured) -> Iterator[Secured]:
+    """The same, empty; whatever somebody was denied during the test fails it unless the test has looked itself."""
+    with contextlib.closing(connect(f"redis://watcher:x@127.0.0.1:{secured._port}")) as watcher:
+        watcher.execute_command("FLUSHALL")
+        watcher.execute_command("ACL", "LOG", "RESET")
+        yield secured
+        denied = [
+            (entry[b"username"], entry[b"object"]) for entry in map(_fields, watcher.execute_command("ACL", "LOG"))
+        ]
+    assert denied == []
+
+
+def _fields(entry: object) -> dict[bytes, object]:
+    return entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+
+
+def command_line(url: str, *arguments: str) -> str:
+    """Run a command as a user, and return what it printed."""
+    ran = subprocess.run(
+        [str(Path(sys.executable).parent / "tallystream"), *arguments],
+        env=os.environ | {"TALLYSTREAM_REDIS_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_every_part_works_with_its_own_user(server: Secured) -> None:
+    """Events are appended, decided, counted, parked, read, served and posted, each by its user; nothing is denied."""
+    log = logs.configure(quiet=True)
+    with counting(settings_for(server.url("worker")), log), Producer(server.url("producer")) as producer:
+        for number in range(20):
+            producer.emit("view", f"article:{number}", actor=f"u{number}")
+            producer.emit("share", f"article:{number}", id=f"s{number}", at=1_763_900_000)
+        producer.emit("vote", "post:1", actor="u1")
+        producer.flush(10, wait="counted")
+        assert producer.decide("api-call", "key:1").accepted
+        with server.client("producer") as plain:
+            plain.xadd(STREAM, {"metric": "no such metric", "subject": "a"})
+        producer.emit("view", "article:0")
+        producer.flush(10, wait="counted")
+    with contextlib.closing(Totals(server.url("reader"))) as totals:
+        assert totals.get("article:0", "view") == 2
+        assert totals.get("post:1", "vote") == 1
+    with serving(settings_for(server.url("reader"))) as url:
+        for path in (
+            "/v1/counters/article:1", "/v1/counters/article:1/view?window=hour", "/v1/counters/article:1/view?over=7d",
+            "/v1/counters?subject=article:1", "/v1/top/view", "/v1/top/view?window=day", "/v1/limits/api-call/key:1",
+            "/v1/votes/vote/post:1", "/v1/uniques/view/article:1?over=7d", "/readyz", "/metrics",
+        ):  # fmt: skip
+            assert httpx.get(url + path).status_code == 200, path
+        assert "tallystream_redis_up 1" in httpx.get(f"{url}/metrics").text
+    with serving(settings_for(server.url("producer"))) as url:
+        event = {"metric": "view", "subject": "article:1"}
+        assert httpx.post(f"{url}/v1/events", json=event).status_code == 202
+        assert httpx.post(f"{url}/v1/decide", json=event).status_code == 200
+        assert httpx.get(f"{url}/v1/counters/article:1").status_code == 200
+
+
+def test_every_command_works_with_its_user(server: Secured, tmp_path: Path) -> None:
+    """The command line works with the user that the documentation names, and nothing is denied."""
+    lines = tmp_path / "events.ndjson"
+    lines.write_text(json.dumps({"metric": "view", "subject": "a"}) + "\n")
+    log = logs.configure(quiet=True)
+    with counting(settings_for(server.url("worker")), log):
+        command_line(server.url("producer"), "emit", "view", "a", "--wait")
+        command_line(server.url("producer"), "ingest", str(lines), "--format", "ndjson", "--wait")
+        assert json.loads(command_line(server.url("reader"), "get", "a", "view", "--json"))["counters"] == {"view": 2}
+        command_line(server.url("reader"), "top", "view", "--json")
+        command_line(server.url("reader"), "status", "--json")
+        command_line(server.url("admin"), "reset", "a", "view", "--json")
+        for reading in ("get a --json", "top view --json", "status --json"):
+            command_line(server.url("admin"), *reading.split())
+
+
+STREAM = "tally:{p0.425}:stream"
+EVERYBODY = ("reader", "producer", "worker", "admin")
+FORBIDDEN = {
+    "FLUSHALL": EVERYBODY, "FLUSHDB": EVERYBODY, "KEYS *": EVERYBODY, "CONFIG GET *": EVERYBODY,
+    "CONFIG SET maxmemory 1": EVERYBODY, "SHUTDOWN NOSAVE": EVERYBODY, "ACL LIST": EVERYBODY,
+    "ACL SETUSER x on nopass +@all": EVERYBODY, "MONITOR": EVERYBODY,
+    "CLIENT LIST": EVERYBODY, "CLIENT KILL TYPE normal": EVERYBODY, "REPLICAOF NO ONE": EVERYBODY,
+    "SAVE": EVERYBODY, "BGREWRITEAOF": EVERYBODY, "SCRIPT FLUSH": EVERYBODY, "FUNCTION FLUSH": EVERYBODY,
+    "MODULE LIST": EVERYBODY, "SLOWLOG GET": EVERYBODY, "SWAPDB 0 1": EVERYBODY, "SORT tally:meta": EVERYBODY,
+    "MIGRATE 127.0.0.1 1 tally:meta 0 10": EVERYBODY, "PUBLISH a b": EVERYBODY, "SUBSCRIBE a": EVERYBODY,
+    "SELECT 1": ("reader", "producer", "worker"), "EVAL return 0": EVERYBODY,
+    "GET other:meta": EVERYBODY, "GET tallyx:meta": EVERYBODY, "SET a 1": EVERYBODY,
+    "XADD other:{p0.425}:stream * a b": EVERYBODY, "XADD tally:stream * a b": EVERYBODY,
+    "HSET tally:metadata a b": EVERYBODY, "RENAME tally:meta other": EVERYBODY, "COPY tally:meta other": EVERYBODY,
+    "XADD " + STREAM + " * a b": ("reader",), "XTRIM " + STREAM + " MAXLEN 0": ("reader", "producer"),
+    "XDEL " + STREAM + " 1-1": ("reader", "producer"), "DEL " + STREAM: ("reader", "producer"),
+    "UNLINK tally:meta": ("reader", "producer"), "XACK " + STREAM + " tally 1-1": ("reader", "producer"),
+    "XREADGROUP GROUP tally a STREAMS " + STREAM + " >": ("reader", "producer"),
+    "XGROUP DESTROY " + STREAM + " tally": ("reader", "producer", "worker"),
+    "XGROUP SETID " + STREAM + " tally 0": ("reader", "producer", "worker"),
+    "XGROUP CREATE " + STREAM + " other 0": ("reader", "producer"),
+    "HSET tally:meta layout 9": ("reader",), "INFO": ("reader", "producer"),
+    "HINCRBY tally:{p0.425}:ledger appended 1": ("reader",), "HDEL tally:meta layout": ("reader", "producer"),
+    "SET tally:{p0.425}:total:view:a 9": ("reader",), "PEXPIREAT tally:meta 1": ("reader",),
+    "EVALSHA 0000000000000000000000000000000000000000 1 tally:meta": ("reader",), "SCRIPT LOAD x": ("reader",),
+    "SCAN 0": ("reader", "producer", "worker"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", FORBIDDEN)
+def test_nobody_can_do_more(secured: Secured, command: str) -> None:
+    """A user is denied what its part does not need: other keys, other commands, the server's own affairs."""
+    words = command.split()
+    if words[0] == "EVAL":
+        words = ["EVAL", "return 0", "0"]
+    for user in FORBIDDEN[command]:
+        with secured.client(user) as client, pytest.raises(NoPermissionError):
+            client.execute_command(*words)
+
+
+def test_the_default_user_and_wrong_passwords_are_off(secured: Secured) -> None:
+    """Nobody gets in without a name, nor with a wrong password."""
+    for url in (f"redis://127.0.0.1:{secured._port}", f"redis://tally-admin:wrong@127.0.0.1:{secured._port}"):
+        with contextlib.closing(connect(url)) as client, pytest.raises(AuthenticationError):
+            client.ping()
+
+
+def test_a_script_has_no_more_rights_than_its_caller(secured: Secured) -> None:
+    """A script that is loaded into the server reaches no key and no command that its caller may not use."""
+    with secured.client("worker") as client:
+        for body in ("redis.call('FLUSHALL')", "redis.call('SET', 'other', 1)", "redis.call('KEYS', '*')"):
+            sha = client.execute_command("SCRIPT", "LOAD", body)
+            with pytest.raises(ResponseError, match=r"permission|can't run|can't access"):
+                client.execute_command("EVALSHA", sha, 0)
+
+
+def test_the_file_in_the_repository_has_the_same_rights() -> None:
+    """`config/users.acl` is what `tallystream acl` writes, with places for the passwords' hashes, and no password."""
+    places = {user.name: f"{user.name.upper()}_PASSWORD_SHA256" for user in users()}
+    lines = [line for line in FILE.read_text().splitlines(keepends=True) if not line.startswith("#")]
+    assert "".join(lines) == render("tally", places)
+    assert [line[:4] for line in lines] == ["user"] * 5
+
+
+def test_the_command_makes_users_and_secrets(tmp_path: Path) -> None:
+    """`tallystream acl` writes hashes for the server, secrets for their owner only, and overwrites neither."""
+    folder = tmp_path / "secrets"
+    run = [str(Path(sys.executable).parent / "tallystream"), "acl", str(folder)]
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 0
+    secrets, acl = folder / "tallystream.env", (folder / "users.acl").read_text()
+    assert secrets.stat().st_mode & 0o077 == 0
+    values = dict(line.split("=", 1) for line in secrets.read_text().splitlines() if not line.startswith("#"))
+    assert len(set(values.values())) == 7
+    assert not any(value in acl for value in values.values())
+    for name, digest in hashed({u.name: values[f"TALLYSTREAM_{u.name.upper()}_PASSWORD"] for u in users()}).items():
+        assert f"user tally-{name} on #{digest} " in acl
+    again = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "locked out" in again.stderr
+    assert secrets.read_text().count(values["TALLYSTREAM_ADMIN_PASSWORD"]) == 1
