@@ -64,11 +64,7 @@ def _run() -> int:
     except (RedisConnectionError, RedisTimeoutError) as error:
         if isinstance(error, AuthenticationError):
             return _say(f"{current_url()} refuses us: {error}", 1)
-        return _say(
-            f"cannot reach {current_url()}: {error}. "
-            "Name another server with --redis, or start one with: tallystream up",
-            1,
-        )
+        return _say(_unreachable(error), 1)
     except RedisError as error:
         return _say(f"{current_url()} answered: {error}", 1)
     except KeyboardInterrupt:
@@ -78,6 +74,15 @@ def _run() -> int:
         sys.stderr.close()
         return 141
     return int(status or 0)
+
+
+def _unreachable(error: Exception) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            f"the certificate of {current_url()} is not trusted: {error}. Name the authority that signed it with "
+            "?ssl_ca_certs=FILE in the URL, and the host as the certificate has it"
+        )
+    return f"cannot reach {current_url()}: {error}. Name another server with --redis, or start one with: tallystream up"
 
 
 def _say(message: str, status: int) -> int:

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
 from tallystream_worker import fleet, logs
+from tallystream_worker.advisory import warn_of_holes
 from tallystream_worker.app import counting
 from tallystream_worker.cli.options import Where
 from tallystream_worker.cli.output import error_console
@@ -35,6 +36,7 @@ def worker(
     """Count: consumer-group workers only, until SIGTERM or Ctrl-C."""
     settings = _named(where.settings(), name, processes)
     log = logs.configure()
+    warn_of_holes(settings.redis.url, log)
     if settings.worker.processes > 1:
         return fleet.run(settings, log, metrics_port)
     return fleet.run_one(settings, log, settings.worker.consumer, metrics_port)
