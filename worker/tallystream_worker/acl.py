@@ -23,12 +23,12 @@ _CONNECT: Final = "auth hello ping client|setname reset"
 _READ: Final = (
     "get mget strlen exists hget hmget hgetall hkeys hlen hscan zrange zrevrange zscore zcard "
     "pfcount bitfield_ro xlen xrange xrevrange xread xpending xinfo|groups xinfo|consumers xinfo|stream memory|usage "
-    "time wait multi exec discard command|info"
+    "info time multi exec discard command|info"
 )
 _APPEND: Final = "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank"
 _COUNT: Final = (
     "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer "
-    "del unlink hdel info"
+    "del unlink hdel"
 )
 _OPERATE: Final = "+@read +@write -@dangerous -function +xgroup +xinfo +info +scan"
 
