@@ -10,7 +10,7 @@
 --
 -- Invariant: for each source the stretches in the stream adjoin, [0, a), [a, b), [b, c), ..., each once. Whoever
 -- reads the file again is told how far it is counted, and goes on from there.
--- Everything is checked before the first write; the three writes cannot fail once the checks have passed.
+-- Everything is checked before the first write; the writes cannot fail once the checks have passed.
 local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
 local known, limit = unpack(redis.call('HMGET', sequences, ARGV[2], '!limit'))
 local at = known and string.match(known, '^%d+') or '0'
@@ -25,4 +25,5 @@ redis.call('HGET', ledger, 'appended') -- a key of another type is an error here
 local id = redis.call('XADD', stream, '*', 'v', ARGV[1], 'p', ARGV[2], 'q', ARGV[4], 'n', ARGV[5], 'b', ARGV[6])
 redis.call('HSET', sequences, ARGV[2], ARGV[4] .. ' ' .. id)
 redis.call('HINCRBY', ledger, 'appended', ARGV[5])
+redis.call('HINCRBY', ledger, 'entries:gated', 1)
 return { 'appended', id }
