@@ -7,7 +7,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
 from tallystream.connection import connect
-from tallystream.keys import GROUP
 from tallystream.meta import establish
 from tallystream.rules import Metric, Rules, publish
 from tallystream_worker.consumer import Consumer
@@ -75,6 +74,10 @@ class Rig:
         self.drain("closer", claim_idle=0, max_deliveries=1_000_000)
         assert self.waiting() == 0
 
+    def finish_beside(self) -> None:
+        """Count everything that is there in this rig's generation, whether or not it is the live one."""
+        self.drain("closer", claim_idle=0, max_deliveries=1_000_000, beside=True)
+
     def waiting(self) -> int:
         """Return how many entries are unread or unacknowledged."""
         waiting = 0
@@ -93,12 +96,19 @@ class Rig:
         return found
 
     def ledger(self) -> dict[str, int]:
-        """Return the events in the ledgers of all partitions as one; nothing that is 0."""
+        """Return the events in the ledgers of all partitions as one; nothing that is 0.
+
+        Without `plain`, which is a part of `appended` and only matters to later generations.
+        """
         sums: Counter[str] = Counter()
         for keys in self.layout.keys:
             for name, events in self.client.hgetall(keys.ledger).items():
                 sums[name.decode()] += int(events)
-        return {name: events for name, events in sums.items() if events and not name.startswith("entries:")}
+        return {
+            name: events
+            for name, events in sums.items()
+            if events and name != "plain" and not name.startswith("entries:")
+        }
 
     def dead(self, partition: int | None = None) -> list[dict[bytes, bytes]]:
         """Return the parked entries' fields."""
@@ -107,7 +117,9 @@ class Rig:
 
     def pending(self, partition: int = 0) -> list[str]:
         """Return the IDs that somebody holds."""
-        rows = self.client.xpending_range(self.layout.keys[partition].stream, GROUP, "-", "+", 100_000)
+        rows = self.client.xpending_range(
+            self.layout.keys[partition].stream, self.layout.keys[partition].group, "-", "+", 100_000
+        )
         return [row["message_id"].decode() for row in rows]
 
     def __enter__(self) -> Self:

@@ -62,7 +62,7 @@ class Admission:
             return meta
         found = establish(self._client, self._partitions, self._namespace)
         with self._lock:
-            if self.meta is not None and found.layout != self.meta.layout:
+            if self.meta is not None and found.layout.partitions != self.meta.layout.partitions:
                 raise ConfigurationError("the number of partitions changed under this producer: start it anew")
             if self.meta is None or found.rules != self.meta.rules:
                 self.metrics = set()

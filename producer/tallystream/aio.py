@@ -192,7 +192,7 @@ class Totals:
         self._turn = asyncio.Semaphore(_CONNECTIONS)
 
     async def meta(self) -> Meta:
-        """Return what is stored here, at most ten seconds old; see `tallystream.totals.query_meta`."""
+        """Return what is stored here, at most a second old; see `tallystream.totals.query_meta`."""
         return self._remembered.get() or self._remembered.put(
             await self.run(query_meta(self._partitions, self._namespace))
         )
@@ -226,11 +226,13 @@ class Totals:
             FlushTimeout: not counted in time.
         """
         patience = Patience(after, timeout)
-        meta = await self.meta()
-        query = query_counters(meta.layout, counters, meta.rules)
-        while not patience.ends(reading := await self.run(query)):  # noqa: ASYNC110  # Redis sends no event
+        wanted = list(counters)
+        while True:
+            meta = await self.meta()  # anew each time: see tallystream.totals
+            reading = await self.run(query_counters(meta.layout, wanted, meta.rules))
+            if patience.ends(reading):
+                return reading
             await asyncio.sleep(patience.pause())
-        return reading
 
     async def run(self, query: Query[Answer]) -> Answer:
         """Ask, and return what the answer means."""

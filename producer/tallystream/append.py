@@ -151,7 +151,7 @@ class Appender:
         arguments = [VERSION, self.lanes[partition].producer, sequence, entry.events, entry.payload]
         if self._confirmation.is_needed:
             arguments.append(1)
-        _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.ledger], arguments)
+        _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.log_ledger], arguments)
 
     def _settle(
         self, sent: Sequence[tuple[int, Entry]], replies: Sequence[Any]

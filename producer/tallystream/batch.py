@@ -43,7 +43,7 @@ class Places:
     """Finds the place of a metric and minute; there is one object for each, so it serves as a dictionary's key."""
 
     def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+        self.rules = rules
         self._by_minute: dict[tuple[str, int], Place] = {}
         self._by_labels: dict[tuple[str, tuple[str, ...]], Place] = {}
 
@@ -54,7 +54,7 @@ class Places:
             if len(self._by_minute) >= 100_000:  # noqa: PLR2004  # 70 days of minutes; then begin anew
                 self._by_minute.clear()
                 self._by_labels.clear()
-            rule, zone = self._rules.metric[metric], self._rules.zone
+            rule, zone = self.rules.metric[metric], self.rules.zone
             limit = bucket(rule.per, minute, zone) if rule.per is not None else None
             place = Place(metric, rule, limit, tuple(bucket(window, minute, zone) for window in rule.windows))
             place = self._by_labels.setdefault((metric, place.labels), place)

@@ -2,7 +2,9 @@
 
 A packed entry, version 1, as `append.lua` writes it:
 
-    v 1   p <producer id>   q <sequence>   n <events>   b <msgpack>      (decide.lua: d 1 in place of p and q)
+    v 1   p <producer id>   q <sequence>   n <events>   b <msgpack>
+
+and as `decide.lua` writes it, `d` in place of `p` and `q`: `d <generation>`, in whose counters its effect is already.
 
     b = [groups, singles, corrections]
     group  = [metric, minute, ones, counts, sums]     events that only their sum matters of
@@ -215,9 +217,10 @@ def stated_events(fields: Mapping[bytes, bytes]) -> int:
     return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
 
 
-def was_decided(fields: Mapping[bytes, bytes]) -> bool:
-    """Tell whether `decide.lua` wrote the entry, and so has already counted it."""
-    return b"d" in fields
+def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:
+    """Tell whether `decide.lua` wrote the entry, and so has already counted it in a generation (`None`: in any)."""
+    decided = fields.get(b"d")
+    return decided is not None and (generation is None or decided == b"%d" % generation)
 
 
 def went_through_the_gate(fields: Mapping[bytes, bytes]) -> bool:

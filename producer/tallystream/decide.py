@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Final, Literal
 from tallystream.batch import Batch, Places
 from tallystream.codec import VERSION, Payload, Single, encode
 from tallystream.confirm import Confirmation
-from tallystream.errors import Backlogged, ConfigurationError, EventError, Unconfirmed
+from tallystream.errors import Backlogged, ConfigurationError, EventError, GenerationMoved, Unconfirmed
 from tallystream.event import MAX_AMOUNT, Event, check_at
+from tallystream.meta import establish
 from tallystream.script import Script
 
 if TYPE_CHECKING:
     import redis
 
     from tallystream.meta import Meta
-    from tallystream.rules import Metric
+    from tallystream.rules import Metric, Rules
 
 _DECIDE: Final = Script("tallystream", "decide")
+
+_LOOKS: Final = 5
+"""How often one decision may find that another generation has become the live one."""
 
 Reason = Literal["limit", "once", "duplicate"]
 
@@ -63,9 +67,7 @@ class Decider:
         self.meta = meta
         self._client = client
         self._confirmation = confirmation or Confirmation()
-        self._layout = meta.layout
-        self._rules = meta.rules
-        self._places = Places(meta.rules)
+        self._places: dict[int, Places] = {}
 
     def __call__(self, event: Event) -> Outcome:
         """Log and count one event, and return the verdict: one round trip.
@@ -74,29 +76,45 @@ class Decider:
             EventError: the event breaks a rule of its metric, or would take its total out of bounds.
             Backlogged: the stream has as many entries as it may; nothing was counted.
             Unconfirmed: the event was counted, and no replica or disk has confirmed it in time.
+            GenerationMoved: it was not counted: generations are being switched to and fro; decide again.
             redis.RedisError: it is not known whether the event was counted; deciding again may count it twice,
                 unless the metric counts once per actor or the event has an id.
         """
-        rule = self._check(event)
+        for _ in range(_LOOKS):
+            outcome = self._decide(self.meta, event)
+            if outcome is not None:
+                return outcome
+            self.meta = establish(self._client, None, self.meta.layout.namespace)
+        raise GenerationMoved("the live generation of counters changes faster than it can be followed: decide again")
+
+    def _decide(self, meta: Meta, event: Event) -> Outcome | None:
+        """Decide by what is known of the deployment; `None` where another generation is live by now."""
+        keys = meta.layout.keys_of(event.subject)
+        rules = meta.rules_of(keys.generation)
+        assert rules is not None  # noqa: S101  # they were there at the beginning, and stay
+        rule = _check(rules, event)
         now = time.time()
         at = int((now if event.at is None else event.at) * 1000)
         if event.at is not None:
             check_at(event.at, now)
             if rule.late_seconds is not None and now - event.at > rule.late_seconds:
                 raise EventError("at", f"is more than {rule.late_seconds:,} seconds ago, too late for {event.metric}")
-        keys = self._layout.keys_of(event.subject)
-        place = self._places(event.metric, at // 60_000)
-        batch = Batch(keys, self._rules.zone)
+        places = self._places.get(keys.generation)
+        if places is None or places.rules is not rules:
+            places = self._places[keys.generation] = Places(rules)
+        place = places(event.metric, at // 60_000)
+        batch = Batch(keys, rules.zone)
         batch.add(place, event.subject, event.amount, at, event.actor, event.id)
         single = Single(event.metric, event.subject, event.amount, at, event.actor, event.id)
-        entry = ["v", VERSION, "d", 1, "n", 1, "b", encode(Payload([], [single]))]
-        ledger = {"appended": 1, "entries:gated": 1}
-        if batch.sums:  # no rule can reject it; the script counts the others
-            ledger |= {"counted": 1, f"counted@{event.metric}": 1}
-        arguments = [batch.encode([], ledger), keys.total(event.metric, event.subject), *entry]
-        # The ledger is the third key wherever rules.lua runs.
-        names = [keys.stream, keys.sequences, keys.ledger]
+        entry = ["v", VERSION, "d", keys.generation, "n", 1, "b", encode(Payload([], [single]))]
+        # No rule can reject a plain sum; the script counts the others.
+        ledger = {"counted": 1, f"counted@{event.metric}": 1} if batch.sums else {}
+        total_key = keys.total(event.metric, event.subject)
+        names = [keys.stream, keys.live, keys.ledger, keys.log_ledger, keys.sequences]
+        arguments = [batch.encode([], ledger), keys.generation, total_key, *entry]
         (answer, *details), is_confirmed = self._confirmation.run(_DECIDE, self._client, names, arguments)
+        if answer == b"moved":
+            return None
         if answer == b"full":
             raise Backlogged(
                 f"{keys.stream} has {int(details[0]):,} entries, its limit: workers have to catch up first"
@@ -116,10 +134,11 @@ class Decider:
             id=id_.decode(),
         )
 
-    def _check(self, event: Event) -> Metric:
-        self._rules.refuse_undeclared(event.metric)
-        self._rules.refuse(event.metric, event.amount, event.actor)
-        rule = self._rules.metric[event.metric]
-        if not rule.exact:
-            raise EventError("metric", f"{event.metric} is kept in a sketch (exact = false): emit it instead")
-        return rule
+
+def _check(rules: Rules, event: Event) -> Metric:
+    rules.refuse_undeclared(event.metric)
+    rules.refuse(event.metric, event.amount, event.actor)
+    rule = rules.metric[event.metric]
+    if not rule.exact:
+        raise EventError("metric", f"{event.metric} is kept in a sketch (exact = false): emit it instead")
+    return rule

@@ -10,7 +10,8 @@ TallyError
 |- CodecError            bytes that are not an entry of ours
 |  '- UnknownVersion     an entry that a newer producer wrote: kept, never guessed at
 '- StreamError           the stream is not what the books say
-   '- GroupLost          the consumer group is gone while its counts are still there
+   |- GroupLost          the consumer group is gone while its counts are still there
+   '- GenerationMoved    another generation of counters is live by now
 """
 
 from __future__ import annotations
@@ -63,3 +64,7 @@ class StreamError(TallyError):
 
 class GroupLost(StreamError):
     """The consumer group is missing although entries were counted through it."""
+
+
+class GenerationMoved(StreamError):
+    """A rebuild has made another generation of counters the live one: look which, and go on with that."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Final
 
@@ -21,7 +21,10 @@ LAYOUT: Final = 1
 DEFAULT_PARTITIONS: Final = 4
 MAX_PARTITIONS: Final = 1024
 GROUP: Final = "tally"
-"""The consumer group that counts. Others (archive, rebuild) have names of their own."""
+"""The consumer group that counts the first generation; see `PartitionKeys.group`. Others have names of their own."""
+
+FIRST: Final = 1
+"""The generation of counters that every deployment begins with; a rebuild makes the next."""
 
 
 def partition_of(subject: str, partitions: int) -> int:
@@ -47,9 +50,16 @@ def tag_of(partition: int) -> str:
 
 @dataclass(frozen=True)
 class PartitionKeys:
-    """The names of one partition's keys."""
+    """The names of one partition's keys: those of its log, and those of one generation of its counters.
+
+    The first generation's counters lie directly under the partition's prefix, those of a later one behind its
+    number: `tally:{p0.425}:total:view:article:1`, then `tally:{p0.425}:g2:total:view:article:1`.
+    """
 
     prefix: str
+    generation: int = FIRST
+
+    # -- the log's, whatever the generation -------------------------------------------------------------
 
     @cached_property
     def stream(self) -> str:
@@ -57,19 +67,51 @@ class PartitionKeys:
         return self.prefix + "stream"
 
     @cached_property
-    def dead(self) -> str:
-        """The stream of parked entries and events."""
-        return self.prefix + "dead"
-
-    @cached_property
     def sequences(self) -> str:
         """Hash: producer id -> last appended sequence and its stream ID."""
         return self.prefix + "seq"
 
     @cached_property
+    def holds(self) -> str:
+        """Hash: holder -> stream ID up to which it is done with the log; entries above it are not trimmed."""
+        return self.prefix + "holds"
+
+    @cached_property
+    def live(self) -> str:
+        """The generation that counts and is read here; absent where there has only been the first."""
+        return self.prefix + "live"
+
+    @cached_property
+    def log_ledger(self) -> str:
+        """Hash: `appended`, what the gate let in; it is the first generation's ledger as well."""
+        return self.prefix + "ledger"
+
+    # -- the generation's -------------------------------------------------------------------------------
+
+    @cached_property
+    def counters(self) -> str:
+        """What the names of the generation's keys begin with; the first generation's is the partition's own."""
+        return self.prefix if self.generation == FIRST else f"{self.prefix}g{self.generation}:"
+
+    @property
+    def group(self) -> str:
+        """The consumer group that counts it: its pending list says which entries are not in the counters yet."""
+        return GROUP if self.generation == FIRST else f"{GROUP}-{self.generation}"
+
+    @cached_property
+    def begun(self) -> str:
+        """The last stream ID before a later generation began: it counts as appended up to it."""
+        return self.counters + "begun"
+
+    @cached_property
+    def dead(self) -> str:
+        """The stream of parked entries and events."""
+        return self.counters + "dead"
+
+    @cached_property
     def ledger(self) -> str:
         """Hash: outcome -> events."""
-        return self.prefix + "ledger"
+        return self.counters + "ledger"
 
     @cached_property
     def archive(self) -> str:
@@ -78,51 +120,55 @@ class PartitionKeys:
 
     def total(self, metric: str, subject: str) -> str:
         """The all-time counter of one subject."""
-        return f"{self.prefix}total:{metric}:{subject}"
+        return f"{self.counters}total:{metric}:{subject}"
 
     def up(self, metric: str, subject: str) -> str:
         """The number of standing votes above 0."""
-        return f"{self.prefix}up:{metric}:{subject}"
+        return f"{self.counters}up:{metric}:{subject}"
 
     def window(self, window: str, metric: str, label: str) -> str:
         """Hash: subject -> sum in one bucket of a window."""
-        return f"{self.prefix}{window}:{metric}:{label}"
+        return f"{self.counters}{window}:{metric}:{label}"
 
     def top(self, metric: str) -> str:
         """Sorted set: the subjects with the largest totals."""
-        return f"{self.prefix}top:{metric}"
+        return f"{self.counters}top:{metric}"
 
     def window_top(self, window: str, metric: str, label: str) -> str:
         """Sorted set: the subjects with the largest sums in one bucket of a window."""
-        return f"{self.prefix}top:{window}:{metric}:{label}"
+        return f"{self.counters}top:{window}:{metric}:{label}"
 
     def limit(self, metric: str, label: str) -> str:
         """Hash: subject -> events asked for in one bucket of a limit."""
-        return f"{self.prefix}limit:{metric}:{label}"
+        return f"{self.counters}limit:{metric}:{label}"
 
     def once(self, metric: str, label: str, subject: str) -> str:
         """Hash: actor -> standing vote, `<at> <amount> <labels>`."""
-        return f"{self.prefix}once:{metric}:{label}:{subject}"
+        return f"{self.counters}once:{metric}:{label}:{subject}"
 
     def seen(self, metric: str, label: str) -> str:
         """Hash: subject and id -> standing event, `<at> <amount> <labels>`."""
-        return f"{self.prefix}seen:{metric}:{label}"
+        return f"{self.counters}seen:{metric}:{label}"
 
     def unique(self, metric: str, label: str, subject: str) -> str:
         """HyperLogLog of the actors of one subject in one bucket."""
-        return f"{self.prefix}unique:{metric}:{label}:{subject}"
+        return f"{self.counters}unique:{metric}:{label}:{subject}"
 
     def sketch(self, metric: str) -> str:
         """Count-Min Sketch of the subjects that have no counter of their own."""
-        return f"{self.prefix}sketch:{metric}"
+        return f"{self.counters}sketch:{metric}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many partitions there are, and under which prefix."""
+    """How many partitions there are, under which prefix, and which generation of its counters each one means.
+
+    `generations` is by partition; empty where all mean the first.
+    """
 
     partitions: int = DEFAULT_PARTITIONS
     namespace: str = "tally"
+    generations: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= MAX_PARTITIONS:
@@ -136,7 +182,14 @@ class Layout:
     @cached_property
     def keys(self) -> tuple[PartitionKeys, ...]:
         """The keys of every partition, by partition number."""
-        return tuple(PartitionKeys(f"{self.namespace}:{{{tag_of(i)}}}:") for i in range(self.partitions))
+        generations = self.generations or (FIRST,) * self.partitions
+        return tuple(
+            PartitionKeys(f"{self.namespace}:{{{tag_of(i)}}}:", generation) for i, generation in enumerate(generations)
+        )
+
+    def of(self, generation: int) -> Layout:
+        """Return the same with one generation's counters in every partition."""
+        return replace(self, generations=() if generation == FIRST else (generation,) * self.partitions)
 
     def keys_of(self, subject: str) -> PartitionKeys:
         """Return the keys of the partition that counts `subject`."""

@@ -5,6 +5,10 @@ again with `@<metric>` behind it; `total@<metric>` is the sum of the amounts tha
 the entries that came with their events in `appended`; `entries:settled` those that something became of, `entries:plain`
 those of them that no gate had counted; `entries:retired` what retention removed, `entries:removed` what others did: by
 these the worker tells what vanished before it was counted.
+
+The gate moves `appended` in the first generation's ledger, which is the log's as well; `plain` says how much of it was
+moved by that generation itself. A later generation has a ledger of its own: its `appended` begins at less than 0, at
+what the gate had let in before, counts those events as it comes to them, and the log's is added where it is read.
 """
 
 from __future__ import annotations
@@ -174,25 +178,29 @@ def query_ledger(layout: Layout) -> Query[Books]:
             *position_commands(keys),
             ("XLEN", keys.dead),
             ("HGETALL", keys.ledger),
+            ("HMGET", keys.log_ledger, "appended", "plain"),
         ]
 
     def parse(replies: list[Any]) -> Books:
         answers = iter(replies)
         now = sound(next(answers))
-        return Books([_parse_partition(keys, now, list(islice(answers, 4))) for keys in layout.keys])
+        return Books([_parse_partition(keys, now, list(islice(answers, 5))) for keys in layout.keys])
 
     return Query(commands, parse, atomic=True)
 
 
 def _parse_partition(keys: PartitionKeys, now: tuple[int, int], replies: list[Any]) -> Partition:
     groups, pending, *others = replies
-    parked, ledger = map(sound, others)
-    position = parse_position([groups, pending])
+    parked, ledger, log = map(sound, others)
+    position = parse_position([groups, pending], keys.group)
     oldest = None
     if position.pending and pending["min"] is not None:
         seconds, microseconds = now
         oldest = max(0.0, seconds + microseconds / 1e6 - parse_id(pending["min"].decode())[0] / 1e3)
     accounts = [_parse_account(name.decode(errors="replace"), int(amount)) for name, amount in ledger.items()]
+    if keys.ledger != keys.log_ledger:
+        appended, plain = (int(events or 0) for events in log)
+        accounts.append(Account("appended", None, None, appended - plain))
     return Partition(keys.stream, position, oldest, parked, accounts)
 
 

@@ -1,17 +1,24 @@
-"""What is stored here: layout version, partitions, tags, epoch and declared metrics, in the hash `tally:meta`."""
+"""What is stored here: layout version, partitions, tags, epoch and declared metrics, in the hash `tally:meta`.
+
+Once a rebuild has begun it says more: `generation`, the one that readers begin with, and for each other one that is
+there the rules that it counts by, in `rules@<generation>`. Which generation is live in a partition is said by the
+partition itself (`PartitionKeys.live`), where the scripts see it.
+"""
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import ConfigurationError
-from tallystream.keys import DEFAULT_PARTITIONS, LAYOUT, Layout, tag_of
+from tallystream.keys import DEFAULT_PARTITIONS, FIRST, LAYOUT, Layout, tag_of
 from tallystream.rules import Rules, read
 from tallystream.script import Script
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import redis
 
 _ESTABLISH: Final = Script("tallystream", "establish")
@@ -21,13 +28,29 @@ _ESTABLISH: Final = Script("tallystream", "establish")
 class Meta:
     """What the parts agree on.
 
-    `epoch` names this life of the data: it changes when everything was lost and begun anew.
-    `rules` is `None` until a worker has published them.
+    Attributes:
+        layout: Where everything lies; its keys are those of the live generation.
+        epoch: Names this life of the data: it changes when everything was lost and begun anew.
+        rules: Those of `generation`; `None` until a worker has published them.
+        generation: The one that is read; a partition that is just being switched may be ahead of it.
+        others: The rules of the other generations that are there: being built, or kept.
+        was_rebuilt: There is, or was, another generation than the first.
     """
 
     layout: Layout
     epoch: str
     rules: Rules | None
+    generation: int = FIRST
+    others: Mapping[int, Rules] = field(default_factory=dict)
+    was_rebuilt: bool = False
+
+    def rules_of(self, generation: int) -> Rules | None:
+        """Return the rules that a generation is counted by."""
+        return self.rules if generation == self.generation else self.others.get(generation, self.rules)
+
+    def with_live(self, live: Sequence[bytes | None]) -> Meta:
+        """Return the same with the generations that the partitions themselves call live, by partition."""
+        return replace(self, layout=replace(self.layout, generations=tuple(int(each or FIRST) for each in live)))
 
 
 def establish(client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Meta:
@@ -50,24 +73,54 @@ def establish(client: redis.Redis, partitions: int | None = None, namespace: str
         "epoch": uuid.uuid4().hex,
     }
     flat = [part for field in fields.items() for part in field]
-    return parse(_pairs(_ESTABLISH(client, [wanted.meta], flat)), partitions, namespace)
+    return _with_live(client, parse(_pairs(_ESTABLISH(client, [wanted.meta], flat)), partitions, namespace))
 
 
-def parse(stored: dict[bytes, bytes], partitions: int | None = None, namespace: str = "tally") -> Meta:
+def stored(client: redis.Redis, namespace: str = "tally") -> Meta | None:
+    """Return what is stored here, `None` where nothing is; never write.
+
+    Raises:
+        ConfigurationError: it is not of this release's layout.
+    """
+    fields = client.execute_command("HGETALL", Layout(namespace=namespace).meta)
+    return _with_live(client, parse(fields, None, namespace)) if fields else None
+
+
+def _with_live(client: redis.Redis, meta: Meta) -> Meta:
+    if not meta.was_rebuilt:
+        return meta
+    with client.pipeline(transaction=False) as pipeline:
+        for keys in meta.layout.keys:
+            pipeline.get(keys.live)
+        return meta.with_live(pipeline.execute())
+
+
+def parse(fields: dict[bytes, bytes], partitions: int | None = None, namespace: str = "tally") -> Meta:
     """Return what the fields of `tally:meta` say; see `establish` for the rest."""
-    layout = stored.get(b"layout", b"").decode(errors="replace")
+    layout = fields.get(b"layout", b"").decode(errors="replace")
     if layout != str(LAYOUT):
         raise ConfigurationError(
             f"{namespace}:meta holds layout version {layout or 'none'}, this release reads and writes {LAYOUT}"
         )
-    found = int(stored[b"partitions"])
+    found = int(fields[b"partitions"])
     if partitions is not None and partitions != found:
         raise ConfigurationError(
             f"partitions is set to {partitions}, but {namespace}:meta was created with {found}. "
             f"Set partitions = {found}: the number cannot change while counts are stored under it"
         )
-    rules = stored.get(b"rules")
-    return Meta(Layout(found, namespace), stored[b"epoch"].decode(), None if rules is None else read(rules))
+    rules = fields.get(b"rules")
+    others = {
+        int(name.removeprefix(b"rules@")): read(text) for name, text in fields.items() if name.startswith(b"rules@")
+    }
+    generation = fields.get(b"generation")
+    return Meta(
+        Layout(found, namespace).of(int(generation or FIRST)),
+        fields[b"epoch"].decode(),
+        None if rules is None else read(rules),
+        int(generation or FIRST),
+        others,
+        was_rebuilt=generation is not None,
+    )
 
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:

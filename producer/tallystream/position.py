@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from tallystream.keys import GROUP
-
 if TYPE_CHECKING:
     from tallystream.keys import PartitionKeys
 
@@ -49,17 +47,17 @@ def position_commands(keys: PartitionKeys) -> list[Command]:
 
     Values that are read after these commands are complete up to the position found, or further.
     """
-    return [("XINFO GROUPS", keys.stream), ("XPENDING", keys.stream, GROUP)]
+    return [("XINFO GROUPS", keys.stream), ("XPENDING", keys.stream, keys.group)]
 
 
-def parse_position(replies: list[Any]) -> Position:
-    """Read the replies to `position_commands`; a stream or group that does not exist yet is at `0-0`."""
+def parse_position(replies: list[Any], group_name: str) -> Position:
+    """Read the replies to `position_commands` for that group; a stream or group that does not exist yet is at `0-0`."""
     groups, pending_summary = replies
     if isinstance(groups, ResponseError):
         if _is_missing(groups):
             return Position("0-0", 0, 0)
         raise groups
-    group = next((group for group in groups if group["name"] == GROUP.encode()), None)
+    group = next((group for group in groups if group["name"] == group_name.encode()), None)
     if group is None:
         return Position("0-0", 0, None)  # a stream whose entries nobody counts: XPENDING says NOGROUP
     if isinstance(pending_summary, ResponseError):

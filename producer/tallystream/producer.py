@@ -19,11 +19,15 @@ from tallystream.connection import DEFAULT_URL, connect
 from tallystream.decide import Decider, Outcome
 from tallystream.errors import EventError, FlushTimeout, TallyError
 from tallystream.flusher import Flusher
+from tallystream.meta import establish
 from tallystream.position import parse_id, parse_position, position_commands
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+_META_LOOK: Final = 0.5
+"""Seconds after which a wait looks again which generation of counters is live."""
 
 _COUNTED_POLL: Final = 0.003
 """Seconds between looks at how far the worker has come."""
@@ -260,12 +264,17 @@ class Producer:
         appender = self._flusher.appender
         if appender is None:
             return  # nothing was ever appended
-        for keys, last_id in zip(appender.layout.keys, list(appender.last_ids), strict=True):
+        layout, look_again = appender.layout, 0.0
+        for partition, last_id in enumerate(list(appender.last_ids)):
             while last_id is not None:
+                if time.monotonic() >= look_again:  # another generation of counters may be the one that counts by now
+                    layout = establish(self._client, self._partitions, self._namespace).layout
+                    look_again = time.monotonic() + _META_LOOK
+                keys = layout.keys[partition]
                 with self._client.pipeline(transaction=False) as pipeline:
                     for command in position_commands(keys):
                         pipeline.execute_command(*command)
-                    position = parse_position(pipeline.execute(raise_on_error=False))
+                    position = parse_position(pipeline.execute(raise_on_error=False), keys.group)
                 if parse_id(position.as_of) >= parse_id(last_id):
                     break
                 remaining = _COUNTED_POLL if deadline is None else deadline - time.monotonic()

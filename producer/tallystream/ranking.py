@@ -87,8 +87,8 @@ def _board(
 
     def parse(replies: list[Any]) -> Ranking:
         positions, places, error = [], [], 0
-        for first in range(0, len(replies), 4):
-            positions.append(parse_position(replies[first : first + 2]))
+        for first, keys in zip(range(0, len(replies), 4), layout.keys, strict=True):
+            positions.append(parse_position(replies[first : first + 2], keys.group))
             board = [(subject.decode(), int(score)) for subject, score in _pairs(sound(replies[first + 2]))]
             shrunk, sketched = (int(value or 0) for value in sound(replies[first + 3]))
             places += board
@@ -127,7 +127,7 @@ def _rolling(
         asked: list[tuple[PartitionKeys, list[str]]] = []
         for number, keys in enumerate(layout.keys):
             part = replies[stride * number : stride * (number + 1)]
-            positions.append(parse_position(part[:2]))
+            positions.append(parse_position(part[:2], keys.group))
             subjects: dict[str, None] = {}
             beyond = 0
             for reply in part[2:-1]:

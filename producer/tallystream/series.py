@@ -80,7 +80,7 @@ def query_series(
     def parse(replies: list[Any]) -> Series:
         values = [floored(rules, metric, int(sound(reply) or 0)) for reply in replies[2:]]
         points = [Point(each.label, each.start, value) for each, value in zip(buckets, values, strict=True)]
-        return Series(points, parse_position(replies[:2]))
+        return Series(points, parse_position(replies[:2], keys.group))
 
     return Query(commands, parse)
 
@@ -104,7 +104,9 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
     def parse(replies: list[Any]) -> Rolling:
         value = sum(int(sound(reply) or 0) for reply in replies[2:])
         start, end = covering[0][1].start, covering[-1][1].end
-        return Rolling(floored(rules, metric, value), start, end, len(covering), parse_position(replies[:2]))
+        return Rolling(
+            floored(rules, metric, value), start, end, len(covering), parse_position(replies[:2], keys.group)
+        )
 
     return Query(commands, parse)
 

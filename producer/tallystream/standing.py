@@ -76,7 +76,7 @@ def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: fl
 
     def parse(replies: list[Any]) -> Limit:
         used = int(sound(replies[2]) or 0)
-        return Limit(limit, used, max(0, limit - used), reset_at, parse_position(replies[:2]))
+        return Limit(limit, used, max(0, limit - used), reset_at, parse_position(replies[:2], keys.group))
 
     return Query(commands, parse)
 
@@ -99,7 +99,7 @@ def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Quer
 
     def parse(replies: list[Any]) -> Votes:
         score, up = (int(value or 0) for value in sound(replies[2]))
-        return Votes(score, up, up - score, parse_position(replies[:2]))
+        return Votes(score, up, up - score, parse_position(replies[:2], keys.group))
 
     return Query(commands, parse)
 
@@ -146,7 +146,7 @@ def query_uniques(layout: Layout, rules: Rules, subject: str, metric: str, over:
     ]
 
     def parse(replies: list[Any]) -> Uniques:
-        return Uniques(int(sound(replies[2])), HLL_ERROR, parse_position(replies[:2]))
+        return Uniques(int(sound(replies[2])), HLL_ERROR, parse_position(replies[:2], keys.group))
 
     return Query(commands, parse)
 

@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 Counter = tuple[str, str]
 """A subject and a metric of it."""
 
-META_AGE: Final = 10.0
-"""Seconds after which the published rules are read again."""
+META_AGE: Final = 1.0
+"""Seconds after which it is read again what is stored: which generation is live, and which rules are published.
+
+After a rebuild's switch, a reader goes on for as long with the generation before, complete up to its position.
+"""
 
 POLL: Final = (0.003, 0.05)
 """Seconds between the first looks while waiting for a position, and at the most: many may be waiting."""
@@ -80,12 +83,24 @@ def query_meta(partitions: int | None, namespace: str) -> Query[Meta]:
     """
     unstored = Meta(Layout(partitions or DEFAULT_PARTITIONS, namespace), "", None)
 
-    def parse(replies: list[Any]) -> Meta:
+    def parse(replies: list[Any]) -> Meta | Query[Meta]:
         if isinstance(replies[0], RedisError):
             raise replies[0]
-        return parse_meta(replies[0], partitions, namespace) if replies[0] else unstored
+        if not replies[0]:
+            return unstored
+        meta = parse_meta(replies[0], partitions, namespace)
+        return query_live(meta) if meta.was_rebuilt else meta
 
     return Query([("HGETALL", unstored.layout.meta)], parse)
+
+
+def query_live(meta: Meta) -> Query[Meta]:
+    """Ask which generation is live in each partition."""
+
+    def parse(replies: list[Any]) -> Meta:
+        return meta.with_live([sound(reply) for reply in replies])
+
+    return Query([("GET", keys.live) for keys in meta.layout.keys], parse)
 
 
 def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
@@ -116,7 +131,8 @@ def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | N
         reading = Reading({}, {})
         answers = iter(replies)
         for (partition, wanted), in_sketch in zip(by_partition.items(), sketched, strict=True):
-            reading.positions[partition] = parse_position([next(answers), next(answers)])
+            group = layout.keys[partition].group
+            reading.positions[partition] = parse_position([next(answers), next(answers)], group)
             values = dict(zip(wanted, sound(next(answers)), strict=True))
             for counter in in_sketch:
                 cells, sketched_sum = sound(next(answers)), int(sound(next(answers)) or 0)
@@ -229,7 +245,7 @@ class Totals:
 
     @property
     def meta(self) -> Meta:
-        """What is stored here, at most ten seconds old; see `query_meta`."""
+        """What is stored here, at most a second old; see `query_meta`."""
         return self._remembered.get() or self._remembered.put(self.run(query_meta(self._partitions, self._namespace)))
 
     def get(self, subject: str, metric: str) -> int:
@@ -258,11 +274,13 @@ class Totals:
             FlushTimeout: not counted in time.
         """
         patience = Patience(after, timeout)
-        meta = self.meta
-        query = query_counters(meta.layout, counters, meta.rules)
-        while not patience.ends(reading := self.run(query)):
+        wanted = list(counters)
+        while True:
+            meta = self.meta  # anew each time: what is waited for may be counted by another generation by now
+            reading = self.run(query_counters(meta.layout, wanted, meta.rules))
+            if patience.ends(reading):
+                return reading
             time.sleep(patience.pause())
-        return reading
 
     def close(self) -> None:
         """Give the connections back."""

@@ -64,7 +64,7 @@ def test_sums_by_metric_and_subject():
     assert batch.parked == []
     assert batch.appended == 1
     counted = {"counted": 9, "counted@view": 7, "counted@like": 2}
-    assert batch.ledger == {"appended": 1, "entries:plain": 1, "entries:settled": 3} | counted
+    assert batch.ledger == {"appended": 1, "plain": 1, "entries:plain": 1, "entries:settled": 3} | counted
 
 
 def test_nothing_is_nothing():

@@ -16,7 +16,7 @@ def books(*ledgers: dict[bytes, bytes], pending: dict[str, object] = NOTHING_PEN
     """Return what the replies of a server with these ledgers mean, at second 100."""
     replies: list[object] = [(100, 500_000)]
     for ledger in ledgers:
-        replies += [[GROUP | {"lag": lag}], pending, 2, ledger]
+        replies += [[GROUP | {"lag": lag}], pending, 2, ledger, [None, None]]
     return query_ledger(Layout(len(ledgers))).parse(replies)
 
 

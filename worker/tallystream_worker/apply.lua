@@ -1,12 +1,14 @@
 #!lua
 -- apply: turns a folded batch into counts, once.
 --
--- KEYS[1] stream   KEYS[2] dead stream   KEYS[3] ledger (hash)
+-- KEYS[1] stream   KEYS[2] dead stream   KEYS[3] ledger (hash)   KEYS[4] live generation
 -- ARGV[1] group    ARGV[2] batch, msgpack: { ids = { entry id, ... }, and what rules.lua says }
--- ARGV[3..] parked entries, each as: how many arguments follow, then the fields and values of its dead entry
+-- ARGV[3] generation that must be the live one, or "" whichever is
+-- ARGV[4..] parked entries, each as: how many arguments follow, then the fields and values of its dead entry
 --
 -- Returns {"applied"}
 --         {"stale", id, ...}                   not all ids are pending any more; these still are
+--         {"moved"}                            another generation is live by now
 --         {"refused", metric, subject, ...}    these counters cannot take their delta
 -- and raises NOGROUP where the stream or the group is gone: never to be taken for "already done".
 --
@@ -17,6 +19,9 @@
 --@include tallystream rules
 local stream, dead = KEYS[1], KEYS[2]
 local group = ARGV[1]
+if ARGV[3] ~= '' and (call('GET', KEYS[4]) or '1') ~= ARGV[3] then
+  return { 'moved' }
+end
 local batch = cmsgpack.unpack(ARGV[2])
 local ids = batch.ids
 
@@ -39,7 +44,7 @@ call('XLEN', dead)
 
 -- From here on nothing fails.
 call('XACK', stream, group, unpack(ids))
-local at = 3
+local at = 4
 while ARGV[at] do
   local count = tonumber(ARGV[at])
   call('XADD', dead, '*', unpack(ARGV, at + 1, at + count))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.confirm import MEMORY
-from tallystream.keys import GROUP
 from tallystream.script import Script
 
 if TYPE_CHECKING:
@@ -37,17 +36,36 @@ class Stale:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """Another generation is the live one by now; nothing was done."""
+
+
+@dataclass(frozen=True)
 class Refused:
     """These totals cannot take their delta; nothing was done."""
 
     totals: frozenset[tuple[str, str]]
 
 
-Verdict = Applied | Stale | Refused
+Verdict = Applied | Stale | Moved | Refused
 
 
-def apply(client: redis.Redis, keys: PartitionKeys, folded: Folded, confirmation: Confirmation = MEMORY) -> Verdict:
+def apply(
+    client: redis.Redis,
+    keys: PartitionKeys,
+    folded: Folded,
+    confirmation: Confirmation = MEMORY,
+    *,
+    beside: bool = False,
+) -> Verdict:
     """Apply a batch.
+
+    Args:
+        client: Where.
+        keys: Those of the generation that is counted.
+        folded: The batch.
+        confirmation: What it needs beside the server's answer.
+        beside: Whether or not that generation is the live one: how a rebuild counts.
 
     Raises:
         redis.ResponseError: `NOGROUP` where the stream or the group is gone, and whatever else makes the server
@@ -55,11 +73,14 @@ def apply(client: redis.Redis, keys: PartitionKeys, folded: Folded, confirmation
         redis.ConnectionError, redis.TimeoutError: nothing is known; applying the batch again is safe.
     """
     parked = [argument for part in folded.parked for argument in _dead_entry(part)]
-    names = [keys.stream, keys.dead, keys.ledger]
-    arguments = [GROUP, folded.encode(), *parked]
+    names = [keys.stream, keys.dead, keys.ledger, keys.live]
+    generation = "" if beside else keys.generation
+    arguments = [keys.group, folded.encode(), generation, *parked]
     (answer, *details), is_confirmed = confirmation.run(_APPLY, client, names, arguments)
     if answer == b"applied":
         return Applied(is_confirmed)
+    if answer == b"moved":
+        return Moved()
     texts = [detail.decode() for detail in details]
     if answer == b"stale":
         return Stale(frozenset(texts))

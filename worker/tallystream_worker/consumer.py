@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.confirm import Confirmation
-from tallystream.errors import Unconfirmed
+from tallystream.errors import GenerationMoved, StreamError, Unconfirmed
 from tallystream_worker import failpoint
-from tallystream_worker.apply import Applied, Refused, Stale, apply
+from tallystream_worker.apply import Applied, Moved, Refused, Stale, apply
 from tallystream_worker.fold import OVERFLOW, Entry, Fault, Fold, Folded
 from tallystream_worker.outcome import Outcome
 
@@ -47,7 +47,7 @@ def concerns_entries(error: Exception) -> bool:
     if isinstance(error, Unconfirmed):
         return False
     if not isinstance(error, RedisError):
-        return True
+        return not isinstance(error, StreamError)
     # redis-py makes a class of most answers about the server; the rest is told by its first word.
     return type(error) is ResponseError and not str(error).startswith(_OF_THE_SERVER)
 
@@ -66,9 +66,11 @@ class Consumer:
         confirmation: What a batch needs beside the server's answer before the next one begins.
         max_deliveries: An entry handed out more often than this, without success, is parked unread.
         on_refused: Who is told of an entry that cannot be counted and is left pending for now, with the error.
+        begun: The last stream ID before the generation that is counted began.
+        beside: Count whether or not that generation is the live one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # every part is handed in, and named
         self,
         client: redis.Redis,
         layout: Layout,
@@ -81,13 +83,16 @@ class Consumer:
         max_deliveries: int = 10,
         confirmation: Confirmation | None = None,
         on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
+        begun: str = "0-0",
+        beside: bool = False,
     ) -> None:
         self.partition = partition
         self.fetch = fetch
         self._client = client
-        self._keys = layout.keys[partition]
-        self._fold = Fold(layout, partition, rules, max_keys=max_keys, max_deliveries=max_deliveries)
+        self.keys = layout.keys[partition]
+        self._fold = Fold(layout, partition, rules, max_keys=max_keys, max_deliveries=max_deliveries, begun=begun)
         self._confirmation = confirmation or Confirmation()
+        self._beside = beside
         self._subscribers = subscribers
         self._read_count = _MIN_READ
         self._on_refused = on_refused
@@ -101,6 +106,7 @@ class Consumer:
 
         Raises:
             Unconfirmed: a batch is counted, and not confirmed; the next pass begins with the next one.
+            GenerationMoved: a rebuild has switched to another generation; what is in hand stays pending in this one.
             redis.RedisError: it is not known what became of the batch in hand; after `fetch.recover()` the next pass
                 begins with it.
             Exception: entry after entry failed with it.
@@ -144,7 +150,7 @@ class Consumer:
             folded, rest = self._fold(entries, excluded)
             failpoint.reach("before-apply")
             began = time.perf_counter()
-            verdict = apply(self._client, self._keys, folded, self._confirmation)
+            verdict = apply(self._client, self.keys, folded, self._confirmation, beside=self._beside)
             failpoint.reach("after-apply")
             match verdict:
                 case Applied(is_confirmed):
@@ -160,6 +166,8 @@ class Consumer:
                     entries = [entry for entry in entries if entry.id not in gone]
                     if not pending:
                         return 0, rest
+                case Moved():
+                    raise GenerationMoved(f"{self.keys.stream}: generation {self.keys.generation} is not the live one")
                 case Refused(totals):
                     excluded |= dict.fromkeys(totals, OVERFLOW)
 

@@ -17,7 +17,8 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from tallystream.confirm import Confirmation
 from tallystream.connection import connect
-from tallystream.errors import StreamError, Unconfirmed
+from tallystream.errors import GenerationMoved, StreamError, Unconfirmed
+from tallystream.meta import stored
 from tallystream_worker.consumer import Consumer, concerns_entries
 from tallystream_worker.fetch import Fetch
 from tallystream_worker.keeper import Keeper
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from tallystream.keys import PartitionKeys
     from tallystream.meta import Meta
     from tallystream_worker.fold import Entry
     from tallystream_worker.outcome import Subscriber
@@ -121,54 +123,46 @@ class _Lane(threading.Thread):
         stopping: threading.Event,
     ) -> None:
         super().__init__(name=f"tallystream-partition-{partition}", daemon=True)
-        worker = settings.worker
-        keys = meta.layout.keys[partition]
-        self._log = log.bind(stream=keys.stream)
+        self._settings = settings
+        self._partition = partition
+        self._name = consumer
+        self._subscribers = subscribers
+        self._log = log.bind(stream=meta.layout.keys[partition].stream)
         self._meta = meta
         self._stopping = stopping
         self._reading = connect(settings.redis.url, block=BLOCK)
         self._applying = connect(settings.redis.url)
-        self._confirmation = Confirmation(worker.confirm)
-        self._fetch = Fetch(self._reading, keys, consumer, claim_idle=worker.claim_idle)
-        self._consumer = Consumer(
-            self._applying,
-            meta.layout,
-            partition,
-            settings.rules,
-            self._fetch,
-            subscribers,
-            max_keys=worker.max_keys,
-            max_deliveries=worker.max_deliveries,
-            confirmation=self._confirmation,
-            on_refused=self._refused,
-        )
+        self._confirmation = Confirmation(settings.worker.confirm)
+        self._consumer: Consumer | None = None
         self._refusal = ""
         self._problem: str | None = "starting"
         self._passed = time.monotonic()
 
     @property
     def health(self) -> Health:
-        return Health(self._consumer.partition, self._problem, self._passed)
+        return Health(self._partition, self._problem, self._passed)
 
     def run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             try:
-                if self._problem is not None:
-                    self._refuse_other_data()
-                    self._fetch.ensure_group()
-                    self._fetch.recover()
-                self._consumer.run_once(BLOCK)
+                consumer = self._consumer
+                if consumer is None or self._problem is not None:
+                    consumer = self._open()
+                consumer.run_once(BLOCK)
+            except GenerationMoved as moved:
+                # What is in hand stays pending in the old generation: should a rebuild be undone, it is counted then.
+                self._say(str(moved))
             except (RedisError, StreamError, Unconfirmed) as error:
                 failures += 1
                 self._lost(error)
-                self._fetch.recover(as_delivery=concerns_entries(error) and not isinstance(error, StreamError))
+                self._recover(as_delivery=concerns_entries(error))
                 self._pause(failures)
             except Exception as error:  # noqa: BLE001  # a thread that dies in silence is worse than any bug
                 # The batch in hand stays pending; delivered too often without success, its entries are parked.
                 failures += 1
                 self._say(f"{type(error).__name__}: {error}", exc_info=True)
-                self._fetch.recover(as_delivery=True)
+                self._recover(as_delivery=True)
                 self._pause(failures)
             else:
                 failures = 0
@@ -177,18 +171,49 @@ class _Lane(threading.Thread):
         self._reading.close()
         self._applying.close()
 
-    def _refuse_other_data(self) -> None:
-        """Refuse to go on where the data is not the one that this worker began with.
+    def _open(self) -> Consumer:
+        """Begin, or go on after a problem: with the generation that is live by now, and with what was in hand.
+
+        Refuse to go on where the data is not the one that this worker began with.
 
         After FLUSHALL, or on a wrong or restored server, a group created at the beginning of the stream would count
         without a word on top of nothing, or twice.
         """
-        found = self._applying.hget(self._meta.layout.meta, "epoch")
-        if found != self._meta.epoch.encode():
+        found = stored(self._applying, self._meta.layout.namespace)
+        if found is None or found.epoch != self._meta.epoch:
             raise StreamError(
                 f"{self._meta.layout.meta} is {'another' if found else 'gone'}: this is not the data that the worker "
                 "began with. Bring it back (tallystream restore), or restart the worker to begin anew with what is here"
             )
+        keys = found.layout.keys[self._partition]
+        consumer = self._consumer
+        if consumer is None or consumer.keys != keys:
+            consumer = self._consumer = self._counting(found, keys)
+        consumer.fetch.ensure_group()
+        consumer.fetch.recover()
+        return consumer
+
+    def _recover(self, *, as_delivery: bool) -> None:
+        if self._consumer is not None:
+            self._consumer.fetch.recover(as_delivery=as_delivery)
+
+    def _counting(self, found: Meta, keys: PartitionKeys) -> Consumer:
+        """Return what counts the generation that is live here, by its rules."""
+        worker = self._settings.worker
+        begun: bytes | None = self._applying.execute_command("GET", keys.begun)
+        return Consumer(
+            self._applying,
+            found.layout,
+            self._partition,
+            found.rules_of(keys.generation) or self._settings.rules,
+            Fetch(self._reading, keys, self._name, claim_idle=worker.claim_idle),
+            self._subscribers,
+            max_keys=worker.max_keys,
+            max_deliveries=worker.max_deliveries,
+            confirmation=self._confirmation,
+            on_refused=self._refused,
+            begun=begun.decode() if begun else "0-0",
+        )
 
     def _lost(self, error: Exception) -> None:
         if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):

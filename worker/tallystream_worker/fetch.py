@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from tallystream.errors import GroupLost
-from tallystream.keys import GROUP
 from tallystream_worker.fold import Entry
 
 if TYPE_CHECKING:
@@ -65,13 +64,14 @@ class Fetch:
         ledger: list[bytes] = self._client.execute_command("HKEYS", self._keys.ledger)
         settled = sorted(name.decode() for name in ledger if name not in _OF_THE_LOG)
         if settled and not self._group_exists():
+            group = self._keys.group
             raise GroupLost(
-                f"{self._keys.stream}: consumer group {GROUP!r} is missing, but the ledger shows that entries were "
-                f"settled through it ({', '.join(settled[:3])}). Nothing is counted here until the counters are made "
-                "anew from the log: tallystream rebuild"
+                f"{self._keys.stream}: consumer group {group!r} is missing, but the ledger shows that entries "
+                f"were settled through it ({', '.join(settled[:3])}). Nothing is counted here until the counters are "
+                "made anew from the log: tallystream rebuild"
             )
         try:
-            self._client.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
+            self._client.xgroup_create(self._keys.stream, self._keys.group, id="0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -113,7 +113,7 @@ class Fetch:
     def _still_held(self, count: int) -> list[Entry]:
         """Read what we hold without adding to its count, and stay its holder."""
         rows: list[dict[str, Any]] = self._client.xpending_range(
-            self._keys.stream, GROUP, min="-", max="+", count=count, consumername=self._consumer
+            self._keys.stream, self._keys.group, min="-", max="+", count=count, consumername=self._consumer
         )
         if not rows:
             return []
@@ -122,7 +122,7 @@ class Fetch:
                 pipeline.xrange(self._keys.stream, row["message_id"], row["message_id"])
             # JUSTID: says that we are alive, and is no delivery.
             held = [row["message_id"] for row in rows]
-            pipeline.xclaim(self._keys.stream, GROUP, self._consumer, 0, held, justid=True)
+            pipeline.xclaim(self._keys.stream, self._keys.group, self._consumer, 0, held, justid=True)
             *found, _ = pipeline.execute()
         return [
             Entry(row["message_id"].decode(), dict(each[0][1]) if each else {}, int(row["times_delivered"]))
@@ -133,13 +133,13 @@ class Fetch:
         """Acknowledge what was trimmed away while it was held: it can never be counted; the books say what it was."""
         lost = [entry.id for entry in entries if not entry.fields]
         if lost:
-            self._client.xack(self._keys.stream, GROUP, *lost)
+            self._client.xack(self._keys.stream, self._keys.group, *lost)
             self.lost += len(lost)
         return [entry for entry in entries if entry.fields]
 
     def _stale(self) -> list[Entry]:
         cursor, claimed, deleted = self._client.execute_command(
-            "XAUTOCLAIM", self._keys.stream, GROUP, self._consumer, self._claim_idle_ms, self._cursor,
+            "XAUTOCLAIM", self._keys.stream, self._keys.group, self._consumer, self._claim_idle_ms, self._cursor,
             "COUNT", _CLAIM_COUNT,
         )  # fmt: skip
         self._cursor = cursor.decode()
@@ -151,7 +151,7 @@ class Fetch:
         return self._with_deliveries(entries) if entries else []
 
     def _read(self, start: str, count: int, block: float) -> list[Entry]:
-        command: list[Any] = ["XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count]
+        command: list[Any] = ["XREADGROUP", "GROUP", self._keys.group, self._consumer, "COUNT", count]
         if block > 0:
             command += ["BLOCK", int(block * 1000)]
         reply = self._client.execute_command(*command, "STREAMS", self._keys.stream, start)
@@ -162,14 +162,16 @@ class Fetch:
         """Look up how often entries that were handed out before have been handed out by now."""
         first, last = entries[0].id, entries[-1].id
         pending: list[dict[str, Any]] = self._client.xpending_range(
-            self._keys.stream, GROUP, min=first, max=last, count=len(entries), consumername=self._consumer
+            self._keys.stream, self._keys.group, min=first, max=last, count=len(entries), consumername=self._consumer
         )
         times = {row["message_id"].decode(): int(row["times_delivered"]) for row in pending}
         return [Entry(entry.id, entry.fields, times.get(entry.id, entry.deliveries)) for entry in entries]
 
     def _group_exists(self) -> bool:
         try:
-            return any(group["name"] == GROUP.encode() for group in self._client.xinfo_groups(self._keys.stream))
+            return any(
+                group["name"] == self._keys.group.encode() for group in self._client.xinfo_groups(self._keys.stream)
+            )
         except ResponseError as error:
             if "no such key" in str(error):
                 return False

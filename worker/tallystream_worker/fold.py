@@ -34,6 +34,7 @@ from tallystream.event import (
     check_text,
 )
 from tallystream.keys import partition_of
+from tallystream.position import parse_id
 from tallystream.windows import MINUTE
 
 if TYPE_CHECKING:
@@ -89,8 +90,10 @@ class Folded:
         late: By metric, the events that are set aside as too late.
         late_counted: By metric, the events that came late and are counted all the same.
         parked: The events that are not counted.
-        appended: Events that no gate has put into the ledger yet: those of plain entries.
+        appended: Events that no gate has put into the ledger yet: those of plain entries, and whatever is older than
+            the generation that is counted.
         plain: The entries that hold them.
+        plain_events: The events of plain entries.
     """
 
     batch: Batch
@@ -102,11 +105,13 @@ class Folded:
     parked: list[Parked] = field(default_factory=list)
     appended: int = 0
     plain: int = 0
+    plain_events: int = 0
 
     @property
     def ledger(self) -> dict[str, int]:
         """By ledger field, the events to add: in all, and `outcome@metric` for each metric."""
         moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.ids)})
+        moves["plain"] = self.plain_events
         for outcome, by_metric in (("counted", self.counted), ("late", self.late)):
             for metric, events in by_metric.items():
                 moves[outcome] += events
@@ -134,10 +139,18 @@ class Fold:
         max_keys: A batch is closed once it touches this many counters: what bounds the time for which one
             script call holds the server.
         max_deliveries: An entry handed out more often than this, without success, is parked unread.
+        begun: The last stream ID before the generation that is counted began.
     """
 
     def __init__(
-        self, layout: Layout, partition: int, rules: Rules, *, max_keys: int = 3000, max_deliveries: int = 10
+        self,
+        layout: Layout,
+        partition: int,
+        rules: Rules,
+        *,
+        max_keys: int = 3000,
+        max_deliveries: int = 10,
+        begun: str = "0-0",
     ) -> None:
         self._layout = layout
         self._partition = partition
@@ -145,6 +158,8 @@ class Fold:
         self._places = Places(rules)
         self._max_keys = max_keys
         self._max_deliveries = max_deliveries
+        self._generation = layout.keys[partition].generation
+        self._begun = parse_id(begun)
         self._known: set[str] = set()
 
     def __call__(
@@ -183,7 +198,7 @@ class Fold:
 
     def _add(self, folded: Folded, entry: Entry, excluded: Mapping[Fault, str]) -> None:
         folded.ids.append(entry.id)
-        if was_decided(entry.fields):
+        if was_decided(entry.fields, self._generation):
             return  # its effect came with it: see decide.lua
         payload = None
         if entry.deliveries > self._max_deliveries:
@@ -194,9 +209,12 @@ class Fold:
             except (CodecError, EventError) as error:
                 reason = str(error)
         events = stated_events(entry.fields) if payload is None else payload.events
-        if not went_through_the_gate(entry.fields):
+        is_plain = not went_through_the_gate(entry.fields)
+        if is_plain or (self._begun != (0, 0) and parse_id(entry.id) <= self._begun):
             folded.appended += events
             folded.plain += 1
+        if is_plain:
+            folded.plain_events += events
         if payload is None:
             folded.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, entry.fields))
             return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.connection import connect
+from tallystream.meta import stored
 from tallystream_worker.losses import settle_losses
 from tallystream_worker.reap import reap_consumers, reap_producers
 from tallystream_worker.trim import trim
@@ -84,11 +85,12 @@ class Keeper(threading.Thread):
         Raises:
             redis.RedisError: the server does not answer, or refuses.
         """
-        if self._client.hget(self._meta.layout.meta, "epoch") != self._meta.epoch.encode():
+        found = stored(self._client, self._meta.layout.namespace)
+        if found is None or found.epoch != self._meta.epoch:
             return  # not our data: the lanes sound the alarm
         reaping = time.monotonic() >= self._reap_at
         failed: RedisError | None = None
-        for partition, keys in enumerate(self._meta.layout.keys):
+        for partition, keys in enumerate(found.layout.keys):
             try:
                 self._keep(partition, keys, reaping=reaping)
             except RedisError as error:

@@ -48,10 +48,15 @@ for name, events in pairs(books) do
     outcomes = outcomes + tonumber(events)
   end
 end
-local missing = tonumber(books.appended or 0) - outcomes
 local function log_figure(name)
   return tonumber(call('HGET', log, 'entries:' .. name) or 0)
 end
+local appended = tonumber(books.appended or 0)
+if ledger ~= log then -- a later generation: what the gate let in is the log's to say; see tallystream.ledger
+  local gated, plain = unpack(call('HMGET', log, 'appended', 'plain'))
+  appended = appended + tonumber(gated or 0) - tonumber(plain or 0)
+end
+local missing = appended - outcomes
 local added = info['entries-added']
 local settled, plain = tonumber(books['entries:settled'] or 0), tonumber(books['entries:plain'] or 0)
 local unsettled = added - settled
@@ -78,6 +83,7 @@ if unsettled > 0 and fresh >= unsettled then
   unseen = math.max(0, math.min(unsettled, added - log_figure('gated') - plain))
 end
 move('appended', unseen)
+move('plain', unseen)
 move('trimmed', missing + unseen)
 move('entries:settled', unsettled)
 move('entries:plain', added - log_figure('gated') - plain)

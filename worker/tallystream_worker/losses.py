@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream.keys import GROUP
 from tallystream.script import Script
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
     Raises:
         redis.ResponseError: `NOGROUP`, or there is no stream.
     """
-    answer, *figures = _LOSSES(client, [keys.stream, keys.ledger, keys.ledger], [GROUP])
+    answer, *figures = _LOSSES(client, [keys.stream, keys.ledger, keys.log_ledger], [keys.group])
     if answer == b"waiting":
         return None
     entries, events = figures

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tallystream.keys import GROUP
 from tallystream.script import Script
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def reap_consumers(
 
     One call takes over at most `step` entries; a consumer that holds more is forgotten by a later one.
     """
-    forgotten, taken = _CONSUMERS(client, [keys.stream], [GROUP, heir, int(silence * 1000), step])
+    forgotten, taken = _CONSUMERS(client, [keys.stream], [keys.group, heir, int(silence * 1000), step])
     return forgotten, taken
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream.keys import GROUP
 from tallystream.script import Script
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
     age = retention.age_seconds
     removed, entries, size, limit, holder = _TRIM(
         client,
-        [keys.stream, f"{keys.prefix}holds", keys.ledger, keys.sequences],
-        [GROUP, 0 if age is None else age * 1000, retention.bytes, retention.backlog_bytes, step],
+        [keys.stream, keys.holds, keys.log_ledger, keys.sequences],
+        [keys.group, 0 if age is None else age * 1000, retention.bytes, retention.backlog_bytes, step],
     )
     return Trimmed(removed, entries, size, limit, holder.decode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -166,6 +167,9 @@ class _Display:
 def _wait_until_counted(store: RedisSettings, last_ids: dict[int, str], stop: Event) -> None:
     with closing(Totals(store.url, namespace=store.namespace)) as totals:
         for partition, last_id in last_ids.items():
-            query = Query(position_commands(totals.meta.layout.keys[partition]), parse_position)
-            while parse_id(totals.run(query).as_of) < parse_id(last_id) and not stop.wait(_COUNTED_POLL):
-                pass
+            while not stop.is_set():
+                keys = totals.meta.layout.keys[partition]  # anew: a rebuild may switch to another generation
+                query = Query(position_commands(keys), partial(parse_position, group_name=keys.group))
+                if parse_id(totals.run(query).as_of) >= parse_id(last_id):
+                    break
+                stop.wait(_COUNTED_POLL)

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
-from tallystream.keys import GROUP, Layout
+from tallystream.keys import Layout
 from tallystream.query import Query
 from tallystream.totals import query_meta
 from tallystream_worker.http.access import Access
@@ -61,8 +61,8 @@ def _query_groups(layout: Layout) -> Query[list[str]]:
         for keys, reply in zip(layout.keys, replies, strict=True):
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
                 raise reply
-            if isinstance(reply, ResponseError) or all(group["name"] != GROUP.encode() for group in reply):
-                missing.append(f"{keys.stream} has no consumer group {GROUP!r}: nothing is counted there")
+            if isinstance(reply, ResponseError) or all(group["name"] != keys.group.encode() for group in reply):
+                missing.append(f"{keys.stream} has no consumer group {keys.group!r}: nothing is counted there")
         return missing
 
     return Query([("XINFO GROUPS", keys.stream) for keys in layout.keys], parse)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
-from tallystream.keys import GROUP
 from tallystream.query import Command, Query
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
     """Ask for the signs of life; what a reader's rights do not allow is left out rather than an error."""
     commands: list[Command] = [("INFO", "memory")]
     for keys in layout.keys:
-        commands += [("XINFO CONSUMERS", keys.stream, GROUP), ("XLEN", keys.stream)]
+        commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
         commands.append(("HGET", keys.sequences, _LIMIT))
 
     def parse(replies: list[Any]) -> Vitals:

@@ -85,7 +85,7 @@ class Gate:
             for partition, stretch in sent:
                 keys = self._layout.keys[partition]
                 about = [VERSION, self._source, stretch.begin, stretch.end, stretch.events, stretch.payload]
-                _INGEST.queue(pipeline, [keys.stream, keys.sequences, keys.ledger], about)
+                _INGEST.queue(pipeline, [keys.stream, keys.sequences, keys.log_ledger], about)
             replies = pipeline.execute(raise_on_error=False)
         return self._settle(sent, replies)
 
