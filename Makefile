@@ -8,7 +8,7 @@ ARGS ?=
 SEEDS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench faults
+.PHONY: help demo test check docs bench faults secrets
 
 help:            ## show this
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ faults: | $(UV)  ## inject faults, check the books: SEEDS=200, ROWS=14,15, SEED=
 
 docs: | $(UV)    ## build the documentation to build/docs; a broken link or reference is an error
 	@$(UV) run --quiet --frozen --group docs sphinx-build -q -W --keep-going -n -b html docs build/docs
+
+secrets: | $(UV) ## users of the server, passwords and tokens for docker compose: secrets/, and .env beside it
+	@$(UV) run --quiet --frozen --no-dev tallystream acl secrets && ln -s secrets/tallystream.env .env
 
 bench: | $(UV)   ## the side-by-side figures
 	@$(UV) run --quiet --frozen --group bench python -m benchmarks $(ARGS)
