@@ -132,7 +132,7 @@ class _Thread(threading.Thread):
             backpressure=_CONNECTIONS,
             http=HTTPModes.http1,
             http1_settings=HTTP1Settings(header_read_timeout=_IDLE_MS),
-            websockets=False,
+            websockets=True,
             log_dictconfig=_LOGGING,
             log_level=LogLevels.error,
         )
@@ -153,6 +153,8 @@ class _Thread(threading.Thread):
     def stop(self, timeout: float) -> None:
         """End the requests in hand and stop; a request that takes longer than `timeout` seconds is cut off."""
         if self._loop is not None and self._server is not None and self.is_alive():
+            # First: a stream has no end of its own, and granian waits for every request in hand.
+            self._loop.call_soon_threadsafe(self._app.state.hub.end)
             self._loop.call_soon_threadsafe(self._server.stop)
         self.join(timeout)
         self._let_granian_leave()

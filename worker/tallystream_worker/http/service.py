@@ -24,12 +24,14 @@ from tallystream_worker.http.delivery import delivered
 from tallystream_worker.http.events import Events
 from tallystream_worker.http.gate import Gate
 from tallystream_worker.http.health import healthz, readyz
+from tallystream_worker.http.live import live, live_socket
 from tallystream_worker.http.metrics import ExtraMetrics, metrics
 from tallystream_worker.http.problems import refusal
 from tallystream_worker.http.session import Sessions
 from tallystream_worker.http.standing import Standing
 from tallystream_worker.http.tokens import tokens_of
 from tallystream_worker.http.writer import Writer
+from tallystream_worker.live.hub import Hub
 from tallystream_worker.settings import Settings
 
 MAX_PATH: Final = 4096
@@ -98,12 +100,15 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
     @asynccontextmanager
     async def reading(app: Litestar) -> AsyncIterator[None]:
         writer = Writer(store)
+        hub = Hub(store)
         async with Totals(store.url, namespace=store.namespace) as totals:
             app.state.totals = totals
             app.state.writer = writer
+            app.state.hub = hub
             try:
                 yield
             finally:
+                await hub.close()
                 await writer.close()
 
     def totals_of(state: State) -> Totals:
@@ -114,14 +119,19 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
         writer: Writer = state.writer
         return writer
 
+    def hub_of(state: State) -> Hub:
+        hub: Hub = state.hub
+        return hub
+
     return ReadService(
         Gate(settings.serve, guarded=bool(access.tokens)),
-        route_handlers=[Counters, Standing, Events, Sessions, healthz, readyz, metrics],
+        route_handlers=[Counters, Standing, Events, Sessions, live, live_socket, healthz, readyz, metrics],
         guards=[access.guard],
         lifespan=[reading],
         dependencies={
             "totals": Provide(totals_of, sync_to_thread=False),
             "writer": Provide(writer_of, sync_to_thread=False),
+            "hub": Provide(hub_of, sync_to_thread=False),
             "store": Provide(lambda: store, sync_to_thread=False),
             "limits": Provide(lambda: settings.serve, sync_to_thread=False),
             "access": Provide(lambda: access, sync_to_thread=False),

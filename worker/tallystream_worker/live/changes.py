@@ -1,0 +1,95 @@
+"""What changed between two positions: read from the log, and decoded, within a budget of bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.codec import decode
+from tallystream.errors import CodecError, EventError
+from tallystream.position import parse_id
+from tallystream.query import Query, sound
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystream.aio import Totals
+    from tallystream.keys import Layout
+    from tallystream.position import StreamID
+    from tallystream_worker.live.vector import Vector
+
+Changes = dict[str, set[str]]
+"""Subjects by metric."""
+
+MAX_CHANGES: Final = 10_000
+"""The most subjects of one metric that are kept apart; beyond it, it is only known that many changed."""
+
+_PAGE: Final = 64
+"""Entries in one reply: at most 4 MiB, where every one is as large as a producer makes it."""
+
+
+async def changed_between(totals: Totals, layout: Layout, start: Vector, end: Vector, budget: int) -> Changes | None:
+    """Return what the entries behind `start` and up to `end` touch; `None` where they are over `budget` bytes.
+
+    Raises:
+        RedisError: the log cannot be read.
+    """
+    changed: Changes = defaultdict(set)
+    cursors = {number: position for number, position in enumerate(start) if position < end[number]}
+    while cursors:
+        for number, entries in (await totals.run(_query_page(layout, cursors, end))).items():
+            for id_, fields in entries:
+                budget -= sum(map(len, fields.values()))
+                _touch(changed, id_, fields)
+            if len(entries) < _PAGE:
+                del cursors[number]
+            else:
+                cursors[number] = parse_id(entries[-1][0].decode())
+        if cursors and (budget < 0 or any(len(subjects) > MAX_CHANGES for subjects in changed.values())):
+            return None
+    return changed
+
+
+def query_reach(layout: Layout, since: Vector) -> Query[bool]:
+    """Ask whether the log still has every entry behind `since`."""
+
+    def parse(replies: list[Any]) -> bool:
+        return all(
+            _reaches(stream, position) for stream, position in zip(replies, since, strict=True) if position != (0, 0)
+        )
+
+    return Query([("XINFO STREAM", keys.stream) for keys in layout.keys], parse)
+
+
+def _reaches(stream: Any, position: StreamID) -> bool:
+    stream = sound(stream)
+    if position > parse_id(stream["last-generated-id"].decode()):
+        return False  # the stream was rewound: what it says now is not what the reader saw
+    if stream["entries-added"] == stream["length"]:
+        return True
+    first = parse_id(stream["recorded-first-entry-id"].decode()) if stream["length"] else None
+    return position >= (first or parse_id(stream["last-generated-id"].decode()))
+
+
+def _query_page(layout: Layout, cursors: Mapping[int, StreamID], end: Vector) -> Query[dict[int, Any]]:
+    commands = [
+        ("XRANGE", layout.keys[number].stream, "({}-{}".format(*position), "{}-{}".format(*end[number]), "COUNT", _PAGE)
+        for number, position in cursors.items()
+    ]
+    return Query(commands, lambda replies: dict(zip(list(cursors), map(sound, replies), strict=True)))
+
+
+def _touch(changed: Changes, id_: bytes, fields: Any) -> None:
+    try:
+        payload = decode(fields, int(id_.partition(b"-")[0]))
+    except (CodecError, EventError):
+        return  # the worker has parked it
+    for group in payload.groups:
+        subjects = changed[group.metric]
+        subjects.update(group.ones)
+        subjects.update(group.counts)
+        subjects.update(group.sums)
+    for single in payload.singles:
+        changed[single.metric].add(single.subject)
+    for correction in payload.corrections:
+        changed[correction.metric].add(correction.subject)

@@ -1,0 +1,86 @@
+"""The overview and the leaderboards for those who follow: read once for everyone, each no oftener than it changes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import ConfigurationError
+from tallystream.ledger import query_ledger
+from tallystream_worker.live.messages import Message
+from tallystream_worker.live.overview import Overview, Rates, overview, query_snapshot, query_workers, top_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tallystream.aio import Totals
+    from tallystream.meta import Meta
+    from tallystream.position import Position
+    from tallystream_worker.live.reader import Reader
+
+_SLOWLY: Final = 1.0
+_ROLLING: Final = 5.0
+"""Seconds between two readings of workers and leaderboards, and of those that are summed over a range."""
+
+
+class Figures:
+    """The overview and the leaderboards, read once for everyone."""
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+        self._rates = Rates()
+        self._latest: Message | None = None
+        self._tops: dict[str, tuple[Message, float]] = {}
+        self._slow_at = 0.0
+        self._workers = 0
+        self._snapshot: float | None = None
+
+    def welcome(self, reader: Reader) -> None:
+        """Give a new reader what was read last."""
+        if reader.overview and self._latest is not None:
+            reader.tell(self._latest)
+        if reader.top in self._tops:
+            reader.tell(self._tops[reader.top][0])
+
+    async def read(self, meta: Meta, readers: set[Reader]) -> Sequence[Position]:
+        """Read them and tell everyone who wants them; return how far counting has come."""
+        books, figures = await self._books(meta)
+        self._latest = Message("overview", figures)
+        for reader in readers:
+            if reader.overview:
+                reader.tell(self._latest)
+        for window in {reader.top for reader in readers if reader.top is not None}:
+            await self._read_top(meta, window, readers)
+        return books
+
+    async def now(self) -> Overview:
+        """Return the overview of this moment."""
+        return (await self._books(await self._totals.meta()))[1]
+
+    async def _books(self, meta: Meta) -> tuple[Sequence[Position], Overview]:
+        if meta.rules is None:
+            raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
+        now = time.monotonic()
+        if now >= self._slow_at:
+            self._slow_at = now + _SLOWLY
+            self._workers = await self._totals.run(query_workers(meta.layout))
+            self._snapshot = await self._totals.run(query_snapshot(meta.layout, time.time()))
+        books = await self._totals.run(query_ledger(meta.layout))
+        self._rates.take(now, books.by_metric("counted"))
+        figures = overview(meta.rules, books, self._rates, self._workers, self._snapshot)
+        return [partition.position for partition in books.partitions], figures
+
+    async def _read_top(self, meta: Meta, window: str, readers: set[Reader]) -> None:
+        before, due = self._tops.get(window, (None, 0.0))
+        now = time.monotonic()
+        if now < due or meta.rules is None:
+            return
+        rolling = window not in ("all", "minute", "hour", "day", "month")
+        message = Message("top", await top_of(self._totals, meta.layout, meta.rules, window))
+        if before is not None and before.body == message.body:
+            message = before
+        else:
+            for reader in readers:
+                if reader.top == window:
+                    reader.tell(message)
+        self._tops[window] = (message, now + (_ROLLING if rolling else _SLOWLY))

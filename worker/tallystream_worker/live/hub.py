@@ -1,0 +1,307 @@
+"""The hub: one task follows the log for all readers of this process, and hands each the totals of what changed.
+
+A pass: how far is it counted -> what do the entries up to there touch -> which of that does anyone follow -> their
+totals, read once -> to the readers. The log is read up to the counted position only, so a total that is sent already
+contains what made it change, and the position that goes with it never promises more than was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from tallystream.aio import Totals
+from tallystream.errors import ConfigurationError, EventError, TallyError
+from tallystream.event import MAX_SUBJECT_BYTES, check_text
+from tallystream.keys import partition_of
+from tallystream.position import Position, parse_id, parse_position, position_commands
+from tallystream.query import Query, as_of, lag_of
+from tallystream_worker.live import vector
+from tallystream_worker.live.changes import changed_between, query_reach
+from tallystream_worker.live.figures import Figures
+from tallystream_worker.live.messages import Batch, Message, Stale
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tallystream.keys import Layout
+    from tallystream.meta import Meta
+    from tallystream.totals import Counter
+    from tallystream_worker.live.changes import Changes
+    from tallystream_worker.live.overview import Overview
+    from tallystream_worker.live.reader import Reader
+    from tallystream_worker.live.vector import Vector
+    from tallystream_worker.live.wanted import Wanted
+    from tallystream_worker.settings import RedisSettings
+
+TICK: Final = 0.25
+"""Seconds between two passes: four updates a second."""
+
+MAX_READERS: Final = 800
+MAX_NAMED: Final = 20_000
+"""Readers at once, and counters that they follow by name: what bounds a pass."""
+
+_BUDGET: Final = 2**20
+"""Bytes of the log that one pass reads; where more came in, it is only known that much changed."""
+
+_RESUME_BUDGET: Final = 2**23
+"""The same for a reader that comes back."""
+
+_REST: Final = 1.0
+"""Seconds without reading the log after it was too much."""
+
+_MATCHES: Final = 200_000
+"""Comparisons of subjects with patterns in one pass."""
+
+_CHUNK: Final = 2_000
+"""Counters read in one call: it holds the server for about a millisecond."""
+
+_RETRY: Final = (0.5, 5.0)
+"""Seconds to wait after the first failure, and at the most."""
+
+_MANY: Final = "more changed than is told one by one"
+
+
+class Full(TallyError):
+    """No more readers are taken at the moment."""
+
+
+class Hub:
+    """Knows everyone who follows; for one event loop. Without readers it asks Redis nothing."""
+
+    def __init__(self, store: RedisSettings) -> None:
+        self._totals = Totals(store.url, namespace=store.namespace)
+        self._readers: set[Reader] = set()
+        self._channels: dict[Wanted, set[Reader]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+        self._passed = asyncio.Event()
+        self._ended = False
+        self._problem: Stale | None = None
+        self._data = ""
+        self._at: Vector | None = None
+        self._positions: Sequence[Position] = ()
+        self._rest_until = 0.0
+        self._figures = Figures(self._totals)
+
+    async def join(self, reader: Reader, since: str | None = None) -> None:
+        """Take a reader in: it gets the totals that it names, or with `since` all that changed behind that position.
+
+        Raises:
+            Full: there are as many readers, or counters followed by name, as there may be.
+            EventError: `since` is not a position.
+            RedisError: the counters cannot be read.
+        """
+        if self._ended or len(self._readers) >= MAX_READERS:
+            raise Full(f"{MAX_READERS:,} readers follow already: try again later")
+        named = sum(len(wanted.subjects) * len(wanted.metrics) for wanted in (*self._channels, reader.wanted) if wanted)
+        if named > MAX_NAMED:
+            raise Full(f"{MAX_NAMED:,} counters are followed by name already: follow a pattern, or try again later")
+        meta = await self._totals.meta()
+        position = None if since is None else vector.read(since, vector.data_of(meta), meta.layout.partitions)
+        reader.hold_back()
+        self._readers.add(reader)
+        try:
+            await self._following()
+            if reader.wanted is not None:
+                # From here on the passes tell it what changes; what was before is read now, and put in front.
+                self._channels[reader.wanted].add(reader)
+                await self._catch_up(reader, reader.wanted, since is not None, position)
+            if self._problem is not None:
+                reader.tell(Message("stale", self._problem))
+            self._figures.welcome(reader)
+            reader.release()
+        except BaseException:
+            self.leave(reader)
+            raise
+
+    def leave(self, reader: Reader) -> None:
+        """Forget a reader; after the last one the following ends."""
+        self._readers.discard(reader)
+        if reader.wanted is not None and reader.wanted in self._channels:
+            self._channels[reader.wanted].discard(reader)
+            if not self._channels[reader.wanted]:
+                del self._channels[reader.wanted]
+
+    def end(self) -> None:
+        """End every reader's stream, and take no more."""
+        self._ended = True
+        for reader in self._readers:
+            reader.end()
+
+    async def close(self) -> None:
+        """End everything and give the connections back."""
+        self.end()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._totals.close()
+
+    async def overview(self) -> Overview:
+        """Return the overview as it is now."""
+        return await self._figures.now()
+
+    async def _following(self) -> None:
+        """Make sure that the task runs and has made a pass."""
+        if self._task is None or self._task.done():
+            self._passed.clear()
+            self._at = None
+            self._task = asyncio.create_task(self._follow())
+        await self._passed.wait()
+
+    async def _follow(self) -> None:
+        failures = 0
+        while self._readers:
+            began = time.monotonic()
+            try:
+                await self._pass(await self._totals.meta())
+            except (RedisError, ConfigurationError) as error:
+                failures += 1
+                self._say(error)
+            except Exception as error:  # noqa: BLE001  # a task that dies in silence would leave every reader waiting
+                failures += 1
+                structlog.get_logger().error("live updates failed", exc_info=error)
+                self._say(error)
+            else:
+                failures, self._problem = 0, None
+            self._passed.set()
+            pause = min(_RETRY[1], _RETRY[0] * 2 ** (failures - 1)) if failures else TICK
+            await asyncio.sleep(max(TICK / 5, pause - (time.monotonic() - began)))
+
+    def _say(self, error: Exception) -> None:
+        if self._problem is None:
+            reason = str(error) if isinstance(error, ConfigurationError) else "the counters cannot be read"
+            structlog.get_logger().warning("live updates stand still", problem=str(error) or type(error).__name__)
+            self._problem = Stale(reason, time.time())
+            for reader in self._readers:
+                reader.tell(Message("stale", self._problem))
+
+    async def _pass(self, meta: Meta) -> None:
+        if any(reader.overview or reader.top for reader in self._readers):
+            positions = await self._figures.read(meta, self._readers)
+        else:
+            positions = await self._totals.run(_query_positions(meta.layout))
+        if self._channels:
+            await self._tell(meta, positions)
+        else:
+            self._move(vector.data_of(meta), positions)
+
+    async def _tell(self, meta: Meta, positions: Sequence[Position]) -> None:
+        """Hand the totals of what was counted since the last pass to those who follow them."""
+        data, before = vector.data_of(meta), self._at
+        end = _vector(positions)
+        if before is None:  # these readers came while the counters could not be read
+            self._move(data, positions)
+            await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
+        elif data != self._data or any(new < old for new, old in zip(end, before, strict=True)):
+            self._move(data, positions)
+            self._reset("the data was replaced or rewound", self._channels)
+            await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
+        elif end != before:
+            changed = None
+            if time.monotonic() >= self._rest_until:
+                changed = await changed_between(self._totals, meta.layout, before, end, _BUDGET)
+                self._move(data, positions)
+            if changed is not None and self._comparisons(changed) <= _MATCHES:
+                found = {wanted: wanted.among(changed) for wanted in self._channels}
+            else:
+                moved = {number for number, old in enumerate(before) if end[number] != old}
+                found = {wanted: _named(wanted, moved, meta.layout) for wanted in self._channels}
+                if time.monotonic() >= self._rest_until:
+                    self._rest_until = time.monotonic() + _REST
+                    self._reset(_MANY, [wanted for wanted in self._channels if wanted.patterns])
+            await self._hand_out(found)
+
+    def _move(self, data: str, positions: Sequence[Position]) -> None:
+        self._data, self._positions, self._at = data, positions, _vector(positions)
+
+    def _comparisons(self, changed: Changes) -> int:
+        return sum(
+            len(wanted.patterns) * len(changed.get(metric, ()))
+            for wanted in self._channels
+            if wanted.patterns
+            for metric in wanted.metrics
+        )
+
+    def _reset(self, reason: str, channels: Iterable[Wanted]) -> None:
+        for wanted in channels:
+            for reader in self._channels[wanted]:
+                reader.reset(reason, self._id)
+
+    async def _hand_out(self, found: dict[Wanted, set[Counter]]) -> None:
+        id_, positions = self._id, self._positions
+        values = await self._read(set().union(*found.values()))
+        for wanted, counters in found.items():
+            if counters and (readers := self._channels.get(wanted)):
+                told = {counter: values[counter] for counter in counters if counter in values}
+                batch = Batch(told, id_, as_of(positions), lag_of(positions))
+                for reader in readers:
+                    reader.counters(batch)
+
+    async def _read(self, counters: set[Counter]) -> dict[Counter, tuple[int, int]]:
+        """Return totals, each with its error."""
+        wanted = [counter for counter in counters if _is_normal(counter[0])]
+        found: dict[Counter, tuple[int, int]] = {}
+        for first in range(0, len(wanted), _CHUNK):
+            reading = await self._totals.read(wanted[first : first + _CHUNK])
+            found |= {counter: (value, reading.errors.get(counter, 0)) for counter, value in reading.values.items()}
+        return found
+
+    async def _catch_up(self, reader: Reader, wanted: Wanted, resumes: bool, since: Vector | None) -> None:
+        """Give a reader what comes first: all that it names, or all that changed behind `since`."""
+        if self._at is None:  # no pass has succeeded yet: the reader is told so, and then to read anew
+            reader.reset("the counters could not be read when this began", "")
+            return
+        end, id_, positions = self._at, self._id, self._positions
+        counters = set(wanted.named)
+        if resumes:
+            layout = (await self._totals.meta()).layout
+            changed = None
+            if since is None:
+                reader.reset("the data is another than before", id_)
+            elif any(old > new for old, new in zip(since, end, strict=True)) or not await self._totals.run(
+                query_reach(layout, since)
+            ):
+                reader.reset("the log does not reach back so far", id_)
+            else:
+                changed = await changed_between(self._totals, layout, since, end, _RESUME_BUDGET)
+                if changed is None:
+                    reader.reset(_MANY, id_)
+            if changed is not None:
+                counters = wanted.among(changed)
+        reader.first(Batch(await self._read(counters), id_, as_of(positions), lag_of(positions)))
+
+    @property
+    def _id(self) -> str:
+        return vector.spell(self._data, self._at or ())
+
+
+def _query_positions(layout: Layout) -> Query[Sequence[Position]]:
+    commands = [command for keys in layout.keys for command in position_commands(keys)]
+
+    def parse(replies: list[Any]) -> Sequence[Position]:
+        return [parse_position(replies[first : first + 2]) for first in range(0, len(replies), 2)]
+
+    return Query(commands, parse)
+
+
+def _vector(positions: Sequence[Position]) -> Vector:
+    return tuple(parse_id(position.as_of) for position in positions)
+
+
+def _named(wanted: Wanted, partitions: set[int], layout: Layout) -> set[Counter]:
+    return {counter for counter in wanted.named if partition_of(counter[0], layout.partitions) in partitions}
+
+
+def _is_normal(subject: str) -> bool:
+    # An entry that the worker has parked may name what no subject can be.
+    try:
+        return check_text("subject", subject, MAX_SUBJECT_BYTES) == subject
+    except EventError:
+        return False

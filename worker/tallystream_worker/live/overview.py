@@ -1,0 +1,167 @@
+"""The figures of the whole: per metric, the rate at which events are counted, and how healthy the counting is."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from tallystream.errors import EventError
+from tallystream.keys import GROUP
+from tallystream.ledger import OUTCOMES
+from tallystream.query import Query, as_of, sound
+from tallystream.ranking import query_top
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystream.aio import Totals
+    from tallystream.keys import Layout
+    from tallystream.ledger import Books
+    from tallystream.rules import Rules
+
+PLACES: Final = 10
+"""Places of a leaderboard on the dashboard."""
+
+_SPAN: Final = 3.0
+"""Seconds over which a rate is taken: long enough to be steady, short enough to be now."""
+
+_ALIVE: Final = 10_000
+"""Milliseconds since its last read after which a worker is taken for gone; an idle one reads once a second."""
+
+
+class MetricFigures(msgspec.Struct, frozen=True):
+    """A metric: the sum of all its counters, its events that were counted, and events a second now."""
+
+    metric: str
+    total: int
+    counted: int
+    rate: float | None
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """The whole at second `at`; what is not known is `null`.
+
+    `unaccounted` is not known while entries wait, rates until they have been watched for a second.
+    """
+
+    metrics: list[MetricFigures]
+    rate: float | None
+    events: dict[str, int]
+    lag: int | None
+    pending: int
+    oldest_pending_seconds: float | None
+    dead: int
+    unaccounted: int | None
+    workers: int
+    snapshot_age_seconds: float | None
+    as_of: str
+    at: float
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One place of a leaderboard."""
+
+    subject: str
+    value: int
+
+
+class Top(msgspec.Struct, frozen=True):
+    """The subjects with the most in a window, by metric; metrics without this window are left out."""
+
+    window: str
+    metrics: dict[str, list[Place]]
+
+
+class Rates:
+    """Turns counts that are read now and then into counts a second."""
+
+    def __init__(self) -> None:
+        self._read: deque[tuple[float, Mapping[str, int]]] = deque()
+
+    def take(self, at: float, counted: Mapping[str, int]) -> None:
+        """Note what is counted at second `at` of a steady clock."""
+        while self._read and self._read[0][0] < at - _SPAN:
+            self._read.popleft()
+        self._read.append((at, counted))
+
+    def of(self, metric: str) -> float | None:
+        """Return a metric's rate over the last seconds; `None` where too little was read for one."""
+        if not self._read or (seconds := self._read[-1][0] - self._read[0][0]) < _SPAN / 4:
+            return None
+        return max(0, self._read[-1][1].get(metric, 0) - self._read[0][1].get(metric, 0)) / seconds
+
+
+def overview(rules: Rules, books: Books, rates: Rates, workers: int, snapshot: float | None) -> Overview:
+    """Put the figures together."""
+    counted, totals = books.by_metric("counted"), books.totals
+    metrics = [
+        MetricFigures(metric, totals.get(metric, 0), counted.get(metric, 0), rates.of(metric))
+        for metric in sorted(rules.metric)
+    ]
+    known = [figures.rate for figures in metrics if figures.rate is not None]
+    oldest = [partition.oldest_pending for partition in books.partitions if partition.oldest_pending is not None]
+    return Overview(
+        metrics=metrics,
+        rate=sum(known) if known else None,
+        events={name: books.events[name] for name in ("appended", *OUTCOMES)},
+        lag=books.waiting,
+        pending=books.pending,
+        oldest_pending_seconds=max(oldest, default=None),
+        dead=books.parked,
+        unaccounted=books.unaccounted,
+        workers=workers,
+        snapshot_age_seconds=snapshot,
+        as_of=as_of([partition.position for partition in books.partitions]),
+        at=time.time(),
+    )
+
+
+def query_workers(layout: Layout) -> Query[int]:
+    """Ask how many workers read: consumers of our group, by name, that have asked for entries lately."""
+
+    def parse(replies: list[Any]) -> int:
+        return len(
+            {
+                consumer["name"]
+                for reply in replies
+                if not isinstance(reply, Exception)
+                for consumer in reply
+                if consumer["idle"] < _ALIVE
+            }
+        )
+
+    return Query([("XINFO CONSUMERS", keys.stream, GROUP) for keys in layout.keys], parse)
+
+
+def query_snapshot(layout: Layout, now: float) -> Query[float | None]:
+    """Ask for the age of the latest snapshot in seconds: field `snapshot` of `tally:meta`, a second since 1970."""
+
+    def parse(replies: list[Any]) -> float | None:
+        try:
+            return max(0.0, now - float(sound(replies[0])))
+        except (TypeError, ValueError):
+            return None
+
+    return Query([("HGET", layout.meta, "snapshot")], parse)
+
+
+async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> Top:
+    """Read the leaderboards of all metrics that have this window; `all` is all time.
+
+    Raises:
+        RedisError: they cannot be read.
+    """
+    found: dict[str, list[Place]] = {}
+    for metric, rule in sorted(rules.metric.items()):
+        if not rule.top:
+            continue
+        n, span = min(PLACES, rule.top), None if window == "all" else window
+        try:
+            ranking = await totals.run(query_top(layout, rules, metric, n, span, now=time.time()))
+        except EventError:
+            continue  # not a window of this metric
+        found[metric] = [Place(*place) for place in ranking.places]
+    return Top(window, found)
