@@ -153,11 +153,14 @@ class _Thread(threading.Thread):
     def stop(self, timeout: float) -> None:
         """End the requests in hand and stop; a request that takes longer than `timeout` seconds is cut off."""
         if self._loop is not None and self._server is not None and self.is_alive():
-            # First: a stream has no end of its own, and granian waits for every request in hand.
-            self._loop.call_soon_threadsafe(self._app.state.hub.end)
-            self._loop.call_soon_threadsafe(self._server.stop)
+            asyncio.run_coroutine_threadsafe(self._leave(self._server), self._loop)
         self.join(timeout)
         self._let_granian_leave()
+
+    async def _leave(self, server: Server) -> None:
+        # Streams first: they have no end of their own, and granian waits for every request in hand.
+        await self._app.state.hub.drain(_LEAVE_TIMEOUT)
+        asyncio.get_running_loop().call_soon(server.stop)
 
     def _let_granian_leave(self) -> None:
         """Wait until granian's threads are gone.

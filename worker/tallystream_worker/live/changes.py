@@ -45,7 +45,7 @@ async def changed_between(totals: Totals, layout: Layout, start: Vector, end: Ve
                 del cursors[number]
             else:
                 cursors[number] = parse_id(entries[-1][0].decode())
-        if cursors and (budget < 0 or any(len(subjects) > MAX_CHANGES for subjects in changed.values())):
+        if any(len(subjects) > MAX_CHANGES for subjects in changed.values()) or (cursors and budget < 0):
             return None
     return changed
 

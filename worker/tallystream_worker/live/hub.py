@@ -21,11 +21,13 @@ from tallystream.errors import ConfigurationError, EventError, TallyError
 from tallystream.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.keys import partition_of
 from tallystream.position import Position, parse_id, parse_position, position_commands
-from tallystream.query import Query, as_of, lag_of
+from tallystream.query import Query, lag_of
 from tallystream_worker.live import vector
 from tallystream_worker.live.changes import changed_between, query_reach
 from tallystream_worker.live.figures import Figures
 from tallystream_worker.live.messages import Batch, Message, Stale
+from tallystream_worker.live.overview import as_of_counted
+from tallystream_worker.live.reader import MAX_HELD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,10 +131,17 @@ class Hub:
                 del self._channels[reader.wanted]
 
     def end(self) -> None:
-        """End every reader's stream, and take no more."""
+        """Let every reader's stream end, and take no more."""
         self._ended = True
         for reader in self._readers:
             reader.end()
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109  # the caller goes on then, readers left or not
+        """End every reader's stream, and wait until all have left, or for `timeout` seconds."""
+        self.end()
+        deadline = time.monotonic() + timeout
+        while self._readers and time.monotonic() < deadline:  # noqa: ASYNC110  # it happens once, and is over in a moment
+            await asyncio.sleep(TICK / 25)
 
     async def close(self) -> None:
         """End everything and give the connections back."""
@@ -150,10 +159,11 @@ class Hub:
     async def _following(self) -> None:
         """Make sure that the task runs and has made a pass."""
         if self._task is None or self._task.done():
-            self._passed.clear()
             self._at = None
             self._task = asyncio.create_task(self._follow())
-        await self._passed.wait()
+            await self._passed.wait()
+        elif self._at is None and self._problem is None:
+            await self._passed.wait()
 
     async def _follow(self) -> None:
         failures = 0
@@ -170,7 +180,8 @@ class Hub:
                 self._say(error)
             else:
                 failures, self._problem = 0, None
-            self._passed.set()
+            passed, self._passed = self._passed, asyncio.Event()
+            passed.set()
             pause = min(_RETRY[1], _RETRY[0] * 2 ** (failures - 1)) if failures else TICK
             await asyncio.sleep(max(TICK / 5, pause - (time.monotonic() - began)))
 
@@ -199,24 +210,30 @@ class Hub:
         if before is None:  # these readers came while the counters could not be read
             self._move(data, positions)
             await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
-        elif data != self._data or any(new < old for new, old in zip(end, before, strict=True)):
+        elif data != self._data or _is_ahead(before, end):
             self._move(data, positions)
             self._reset("the data was replaced or rewound", self._channels)
             await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
         elif end != before:
-            changed = None
-            if time.monotonic() >= self._rest_until:
-                changed = await changed_between(self._totals, meta.layout, before, end, _BUDGET)
-                self._move(data, positions)
-            if changed is not None and self._comparisons(changed) <= _MATCHES:
-                found = {wanted: wanted.among(changed) for wanted in self._channels}
-            else:
-                moved = {number for number, old in enumerate(before) if end[number] != old}
-                found = {wanted: _named(wanted, moved, meta.layout) for wanted in self._channels}
-                if time.monotonic() >= self._rest_until:
-                    self._rest_until = time.monotonic() + _REST
-                    self._reset(_MANY, [wanted for wanted in self._channels if wanted.patterns])
-            await self._hand_out(found)
+            await self._hand_out(await self._found(meta, before, positions))
+
+    async def _found(self, meta: Meta, before: Vector, positions: Sequence[Position]) -> dict[Wanted, set[Counter]]:
+        """Return what changed, by filter; where that is too much, reset its readers and return only what it names."""
+        end, layout = _vector(positions), meta.layout
+        moved = {number for number, old in enumerate(before) if end[number] != old}
+        if time.monotonic() < self._rest_until:  # what changed was too much a moment ago, and still will be
+            return {wanted: _named(wanted, moved, layout) for wanted in self._channels}
+        changed = await changed_between(self._totals, layout, before, end, _BUDGET)
+        self._move(vector.data_of(meta), positions)
+        if changed is None or self._comparisons(changed) > _MATCHES:
+            self._rest_until = time.monotonic() + _REST
+            self._reset(_MANY, [wanted for wanted in self._channels if wanted.patterns])
+            return {wanted: _named(wanted, moved, layout) for wanted in self._channels}
+        found = {wanted: wanted.among(changed) for wanted in self._channels}
+        for wanted in [wanted for wanted, counters in found.items() if len(counters) > MAX_HELD]:
+            self._reset(_MANY, [wanted])
+            found[wanted] = _named(wanted, moved, layout)
+        return found
 
     def _move(self, data: str, positions: Sequence[Position]) -> None:
         self._data, self._positions, self._at = data, positions, _vector(positions)
@@ -240,7 +257,7 @@ class Hub:
         for wanted, counters in found.items():
             if counters and (readers := self._channels.get(wanted)):
                 told = {counter: values[counter] for counter in counters if counter in values}
-                batch = Batch(told, id_, as_of(positions), lag_of(positions))
+                batch = Batch(told, id_, as_of_counted(positions), lag_of(positions))
                 for reader in readers:
                     reader.counters(batch)
 
@@ -258,6 +275,8 @@ class Hub:
         if self._at is None:  # no pass has succeeded yet: the reader is told so, and then to read anew
             reader.reset("the counters could not be read when this began", "")
             return
+        if since is not None and _is_ahead(since, self._at):
+            await self._passed.wait()  # another read service had looked later than this one
         end, id_, positions = self._at, self._id, self._positions
         counters = set(wanted.named)
         if resumes:
@@ -265,7 +284,7 @@ class Hub:
             changed = None
             if since is None:
                 reader.reset("the data is another than before", id_)
-            elif any(old > new for old, new in zip(since, end, strict=True)) or not await self._totals.run(
+            elif _is_ahead(since, end) or not await self._totals.run(
                 query_reach(layout, since)
             ):
                 reader.reset("the log does not reach back so far", id_)
@@ -275,7 +294,7 @@ class Hub:
                     reader.reset(_MANY, id_)
             if changed is not None:
                 counters = wanted.among(changed)
-        reader.first(Batch(await self._read(counters), id_, as_of(positions), lag_of(positions)))
+        reader.first(Batch(await self._read(counters), id_, as_of_counted(positions), lag_of(positions)))
 
     @property
     def _id(self) -> str:
@@ -293,6 +312,10 @@ def _query_positions(layout: Layout) -> Query[Sequence[Position]]:
 
 def _vector(positions: Sequence[Position]) -> Vector:
     return tuple(parse_id(position.as_of) for position in positions)
+
+
+def _is_ahead(one: Vector, other: Vector) -> bool:
+    return any(mine > theirs for mine, theirs in zip(one, other, strict=True))
 
 
 def _named(wanted: Wanted, partitions: set[int], layout: Layout) -> set[Counter]:

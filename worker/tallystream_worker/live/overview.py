@@ -15,11 +15,12 @@ from tallystream.query import Query, as_of, sound
 from tallystream.ranking import query_top
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tallystream.aio import Totals
     from tallystream.keys import Layout
     from tallystream.ledger import Books
+    from tallystream.position import Position
     from tallystream.rules import Rules
 
 PLACES: Final = 10
@@ -114,9 +115,16 @@ def overview(rules: Rules, books: Books, rates: Rates, workers: int, snapshot: f
         unaccounted=books.unaccounted,
         workers=workers,
         snapshot_age_seconds=snapshot,
-        as_of=as_of([partition.position for partition in books.partitions]),
+        as_of=as_of(
+            [each.position for each in books.partitions if each.position.lag != 0 or each.position.as_of != "0-0"]
+        ),
         at=time.time(),
     )
+
+
+def as_of_counted(positions: Sequence[Position]) -> str:
+    """Return the stream ID up to which all is counted; a partition that holds nothing holds nothing back."""
+    return as_of([position for position in positions if position.lag != 0 or position.as_of != "0-0"])
 
 
 def query_workers(layout: Layout) -> Query[int]:

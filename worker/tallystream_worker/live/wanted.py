@@ -31,7 +31,10 @@ class Pattern:
 
     def __call__(self, subject: str) -> bool:
         """Tell whether a subject matches as a whole."""
-        first, *middle, last = self.text.split("*")
+        first, *rest = self.text.split("*")
+        if not rest:
+            return subject == first
+        *middle, last = rest
         at, stop = len(first), len(subject) - len(last)
         if at > stop or not subject.startswith(first) or not subject.endswith(last):
             return False
