@@ -242,22 +242,26 @@ def test_the_overview_and_the_leaderboards(server: Server) -> None:
     from tallystream_worker.app import counting  # noqa: PLC0415
 
     settings = settings_for(server.url)
-    with counting(settings, logs.configure(quiet=True)), serving(settings) as url, Producer(server.url) as producer:
-        with Following(f"{url}/v1/live?overview=true&top=day") as stream:
-            stream.next("overview")
-            producer.emit("view", "article:1", 5)
-            producer.flush(10, wait="counted")
+    with (
+        counting(settings, logs.configure(quiet=True)),
+        serving(settings) as url,
+        Producer(server.url) as producer,
+        Following(f"{url}/v1/live?overview=true&top=day") as stream,
+    ):
+        stream.next("overview")
+        producer.emit("view", "article:1", 5)
+        producer.flush(10, wait="counted")
 
-            def totals() -> Any:
-                _, data = stream.next("overview")
-                found = {each["metric"]: each["total"] for each in data["metrics"]}
-                return data if found["view"] == 5 and data["unaccounted"] == 0 and data["rate"] else None
+        def totals() -> Any:
+            _, data = stream.next("overview")
+            found = {each["metric"]: each["total"] for each in data["metrics"]}
+            return data if found["view"] == 5 and data["unaccounted"] == 0 and data["rate"] else None
 
-            data = until(totals, interval=0)
-            assert (data["workers"], data["lag"], data["dead"], data["snapshot_age_seconds"]) == (1, 0, 0, None)
-            _, top = stream.next("top")
-            assert top["window"] == "day"
-            assert top["metrics"].get("view") == [{"subject": "article:1", "value": 5}]
+        data = until(totals, interval=0)
+        assert (data["workers"], data["lag"], data["dead"], data["snapshot_age_seconds"]) == (1, 0, 0, None)
+        _, top = stream.next("top")
+        assert top["window"] == "day"
+        assert top["metrics"].get("view") == [{"subject": "article:1", "value": 5}]
 
 
 def test_a_stop_ends_every_stream(rig: Rig) -> None:
@@ -348,10 +352,9 @@ def test_a_page_of_another_site_opens_no_socket(url: str) -> None:
 
 def test_a_stop_closes_sockets(rig: Rig) -> None:
     """A service that stops tells its sockets that it goes away."""
-    with contextlib.ExitStack() as stack:
-        url = stack.enter_context(serving(settings_for(rig.url)))
-        web = WebSocket(url, "/v1/live/ws?metric=view")
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as service:
+        url = service.enter_context(serving(settings_for(rig.url)))
+        web = stack.enter_context(WebSocket(url, "/v1/live/ws?metric=view"))
         assert json.loads(web.receive())["event"] == "counters"
-        stack.close()
+        service.close()
         assert web.closing()[0] == 1001
-        web.close()

@@ -98,7 +98,9 @@ async def live_socket(
         await socket.close(_REFUSED if refused else _TRY_LATER, shown)
         return
     try:
-        await _while_present(_send_texts(socket, reader), _until_closed(socket))
+        # Not before receiving has ended: granian never finishes to close a socket that is being read.
+        if await _while_present(_send_texts(socket, reader), _until_closed(socket)):
+            await socket.close(_GOING_AWAY, "the service stops")
     finally:
         hub.leave(reader)
 
@@ -163,15 +165,20 @@ async def _join(hub: Hub, reader: Reader, since: str | None) -> None:
         raise problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": "5"}) from None
 
 
-async def _while_present(sending: Coroutine[Any, Any, None], leaving: Coroutine[Any, Any, None]) -> None:
-    """Send until there is nothing more to send, or the other side is gone or takes nothing any more."""
-    tasks = {asyncio.create_task(sending), asyncio.create_task(leaving)}
+async def _while_present(sending: Coroutine[Any, Any, None], leaving: Coroutine[Any, Any, None]) -> bool:
+    """Send until there is nothing more to send, or the other side is gone or takes nothing any more.
+
+    Returns:
+        Whether everything was sent and the other side is still there.
+    """
+    tasks = [asyncio.create_task(sending), asyncio.create_task(leaving)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        sent, left = await asyncio.gather(*tasks, return_exceptions=True)
+    return sent is None and left is not None
 
 
 async def _send_events(send: Send, reader: Reader) -> None:
@@ -193,7 +200,6 @@ async def _send_texts(socket: WebSocket[Any, Any, Any], reader: Reader) -> None:
         async with asyncio.timeout(PATIENCE):
             for text in [message.text for message in messages] or ['{"event":"heartbeat"}']:
                 await socket.send_text(text)
-    await socket.close(_GOING_AWAY, "the service stops")
 
 
 async def _until_closed(socket: WebSocket[Any, Any, Any]) -> None:

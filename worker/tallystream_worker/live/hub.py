@@ -284,9 +284,7 @@ class Hub:
             changed = None
             if since is None:
                 reader.reset("the data is another than before", id_)
-            elif _is_ahead(since, end) or not await self._totals.run(
-                query_reach(layout, since)
-            ):
+            elif _is_ahead(since, end) or not await self._totals.run(query_reach(layout, since)):
                 reader.reset("the log does not reach back so far", id_)
             else:
                 changed = await changed_between(self._totals, layout, since, end, _RESUME_BUDGET)
