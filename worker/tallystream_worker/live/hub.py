@@ -303,7 +303,8 @@ def _query_positions(layout: Layout) -> Query[Sequence[Position]]:
     commands = [command for keys in layout.keys for command in position_commands(keys)]
 
     def parse(replies: list[Any]) -> Sequence[Position]:
-        return [parse_position(replies[first : first + 2]) for first in range(0, len(replies), 2)]
+        pairs = [replies[first : first + 2] for first in range(0, len(replies), 2)]
+        return [parse_position(pair, keys.group) for pair, keys in zip(pairs, layout.keys, strict=True)]
 
     return Query(commands, parse)
 

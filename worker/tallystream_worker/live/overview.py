@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.errors import EventError
-from tallystream.keys import GROUP
 from tallystream.ledger import OUTCOMES
 from tallystream.query import Query, as_of, sound
 from tallystream.ranking import query_top
@@ -141,7 +140,7 @@ def query_workers(layout: Layout) -> Query[int]:
             }
         )
 
-    return Query([("XINFO CONSUMERS", keys.stream, GROUP) for keys in layout.keys], parse)
+    return Query([("XINFO CONSUMERS", keys.stream, keys.group) for keys in layout.keys], parse)
 
 
 def query_snapshot(layout: Layout, now: float) -> Query[float | None]:
