@@ -144,7 +144,7 @@ def query_workers(layout: Layout) -> Query[int]:
 
 
 def query_snapshot(layout: Layout, now: float) -> Query[float | None]:
-    """Ask for the age of the latest snapshot in seconds: field `snapshot` of `tally:meta`, a second since 1970."""
+    """Ask for the age of the latest snapshot in seconds: the taker notes its time."""
 
     def parse(replies: list[Any]) -> float | None:
         try:
@@ -152,7 +152,7 @@ def query_snapshot(layout: Layout, now: float) -> Query[float | None]:
         except (TypeError, ValueError):
             return None
 
-    return Query([("HGET", layout.meta, "snapshot")], parse)
+    return Query([("HGET", f"{layout.namespace}:snapshot", "timestamp")], parse)
 
 
 async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> Top:
