@@ -6,10 +6,15 @@ blocking reads short. Both would make counts wrong, so every client of ours is m
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
@@ -22,12 +27,23 @@ DEFAULT_URL: Final = "redis://127.0.0.1:6379"
 TIMEOUT: Final = 5.0
 """Seconds without a byte after which a connection is taken for dead."""
 
+_SENTINEL: Final = "redis+sentinel://"
+_SENTINEL_PORT: Final = 26379
+_SENTINEL_TIMEOUT: Final = 1.0
+"""Seconds for one Sentinel to answer."""
+_SENTINEL_SHAPE: Final = re.compile(
+    re.escape(_SENTINEL)
+    + r"(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?(?P<hosts>[^@/]+)/(?P<name>[^/?#]+)(?:/(?P<db>\d{1,4}))?/?"
+)
+_HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?")
+
 
 def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.Redis:
     """Return a client that never sends anything twice; it connects on first use.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: `redis://`, `rediss://`, `unix://`, or `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the primary that
+            these Sentinels know by that name: it is looked up anew for each connection.
         block: The longest server-side wait, in seconds, of the reads that go through this client.
         timeout: Seconds without a byte, beyond `block`, after which a connection counts as dead.
 
@@ -52,17 +68,87 @@ def _made(kind: Any, url: str, timeout: float, retry: Any) -> Any:
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, TIMEOUT),
         "retry": retry,
-        "retry_on_timeout": False,
         "driver_info": None,  # it would be announced with a command that Redis 7.0 does not know, nor an ACL of it
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     try:
+        if url.startswith(_SENTINEL):
+            return _primary(kind, _SentinelUrl.parse(url), settings)
         return kind.from_url(url, **settings)
     except ValueError as error:
         raise ConfigurationError(
             f"Redis URL {_without_password(url)!r} cannot be used: {error}. "
-            "Write redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH"
+            "Write redis://HOST:PORT, rediss://HOST:PORT (TLS), unix:///PATH or "
+            "redis+sentinel://HOST:PORT,HOST:PORT/NAME"
         ) from None
+
+
+def _primary(kind: Any, url: _SentinelUrl, settings: dict[str, Any]) -> Any:
+    is_async = kind is redis.asyncio.Redis
+    sentinels = redis.asyncio.sentinel if is_async else redis.sentinel
+    # A Sentinel that is gone must not take the whole of our patience: the others are asked next.
+    asking = settings | {"socket_timeout": _SENTINEL_TIMEOUT, "socket_connect_timeout": _SENTINEL_TIMEOUT}
+    sentinel = sentinels.Sentinel(url.hosts, sentinel_kwargs=asking)
+    return sentinel.master_for(
+        url.name,
+        kind,
+        _AsyncPrimaryPool if is_async else _PrimaryPool,
+        username=url.username,
+        password=url.password,
+        db=url.db,
+        **settings,
+    )
+
+
+class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
+    """Connections to the primary; those to the Sentinels end with them."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections; those in use only where told to."""
+        super().disconnect(inuse_connections)
+        for sentinel in self.sentinel_manager.sentinels:
+            sentinel.connection_pool.disconnect(inuse_connections)
+
+
+class _AsyncPrimaryPool(redis.asyncio.sentinel.SentinelConnectionPool):
+    """The same for asyncio."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections; those in use only where told to."""
+        await super().disconnect(inuse_connections)
+        for sentinel in self.sentinel_manager.sentinels:
+            await sentinel.connection_pool.disconnect(inuse_connections)
+
+
+@dataclass(frozen=True)
+class _SentinelUrl:
+    """`redis+sentinel://[user:password@]host:port,host:port/name[/db]`; user and password are the primary's."""
+
+    hosts: list[tuple[str, int]]
+    name: str
+    db: int
+    username: str | None
+    password: str | None
+
+    @classmethod
+    def parse(cls, url: str) -> _SentinelUrl:
+        found = _SENTINEL_SHAPE.fullmatch(url)
+        if found is None:
+            raise ValueError("it does not name Sentinels and a primary")
+        hosts = []
+        for host in found["hosts"].split(","):
+            part = _HOST_SHAPE.fullmatch(host)
+            if part is None:
+                raise ValueError(f"{host!r} is not HOST or HOST:PORT")
+            hosts.append((part["name"].strip("[]"), int(part["port"] or _SENTINEL_PORT)))
+        user, password = found["user"], found["password"]
+        return cls(
+            hosts,
+            unquote(found["name"]),
+            int(found["db"] or 0),
+            unquote(user) if user else None,
+            unquote(password) if password else None,
+        )
 
 
 def is_refusal(error: RedisError) -> bool:
