@@ -15,11 +15,11 @@ from redis.exceptions import NoScriptError, RedisError
 
 from tallystream.codec import VERSION
 from tallystream.confirm import Confirmation
-from tallystream.lane import Entry, Lane
+from tallystream.lane import Entry, Lane, new_name
 from tallystream.script import Script
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import redis
 
@@ -30,7 +30,7 @@ _APPEND: Final = Script("tallystream", "append")
 _BURST: Final = 32
 """The most entries per partition in one pipeline: bounds what a cut connection makes us send again."""
 
-_KEEP_BYTES: Final = 8 * 2**20
+KEEP_BYTES: Final = 8 * 2**20
 """About how many bytes of confirmed entries are kept in all, for a server that turns out to have forgotten them."""
 
 _FULL_PAUSE: Final = 0.1
@@ -55,6 +55,8 @@ class Appender:
         epoch: The life of the data that the entries belong to; `None` where that is not to be told apart.
         confirmation: What counts as confirmed.
         lanes: The lanes, where they are not new ones.
+        on_rename: Told, before anything is sent under it, of a lane's new name: partition, name, and the sequence under
+            the old name after which it begins at 1.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Appender:
         epoch: str | None = None,
         confirmation: Confirmation | None = None,
         lanes: Sequence[Lane] | None = None,
+        on_rename: Callable[[int, str, int], None] | None = None,
     ) -> None:
         self.layout = layout
         self._client = client
         self._epoch = epoch
         self._confirmation = confirmation or Confirmation()
-        self.lanes = lanes or [Lane(_KEEP_BYTES // layout.partitions) for _ in layout.keys]
+        self.lanes = lanes or [Lane(KEEP_BYTES // layout.partitions) for _ in layout.keys]
+        self._on_rename = on_rename
         self._script_is_loaded = False
         self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server remembers
         self._is_unsure = False
@@ -211,22 +215,30 @@ class Appender:
         found = self._client.hget(self.layout.meta, "epoch") if self._epoch is not None else None
         epoch = found.decode() if isinstance(found, bytes) else ""
         is_another_life = self._epoch is not None and epoch != self._epoch
-        while self._suspects:
-            partition, last = self._suspects.popitem()
+        for partition, last in list(self._suspects.items()):
             lane, stream = self.lanes[partition], self.layout.keys[partition].stream
-            self.rewound += 1
             if is_another_life:
-                lane.rename()
+                self._rename(partition, lane)
                 _log.warning("%s was begun anew: what was confirmed there before is not sent again", stream)
                 continue
             rewind = lane.rewind(last)
+            if rewind.lost:
+                self._rename(partition, lane)
             self.lost += rewind.lost
             _log.warning(
                 "%s lost entries that it had confirmed: %d are sent again, %d are not held any more",
                 stream, rewind.again, rewind.lost,
             )  # fmt: skip
+        self.rewound += len(self._suspects)
+        self._suspects.clear()
         if is_another_life:
             self._epoch = epoch
             for lane in self.lanes:
                 # A name is given up only upon a gap, which proves that nothing of what waits has been written.
                 lane.forget()
+
+    def _rename(self, partition: int, lane: Lane) -> None:
+        name = new_name()
+        if self._on_rename is not None:
+            self._on_rename(partition, name, lane.confirmed)
+        lane.rename(name)

@@ -119,8 +119,8 @@ class Buffer:
             ConfigurationError: nothing will be sent any more.
         """
         with self._changed:
-            target = self._cycle if self._holds_unsealed() else self._cycle - 1
-            while self._confirmed_cycle < target:
+            target = self._target()
+            while not self._reached(target):
                 if self._failure is not None:
                     raise self._failure
                 self._urge()
@@ -209,8 +209,7 @@ class Buffer:
                 raise TallyError("this producer is closed")
             if self._failure is not None:
                 raise self._failure
-            held = self.emitted - self.appended
-            if held < settings.buffer_events and self._held_bytes < settings.buffer_bytes:
+            if self._has_room():
                 return True
             if settings.when_full == "drop":
                 self.dropped += 1
@@ -218,13 +217,24 @@ class Buffer:
             remaining = deadline - time.monotonic()
             if settings.when_full == "raise" or remaining <= 0:
                 self.dropped += 1
-                raise BufferFull(
-                    f"{held:,} events ({self._held_bytes:,} bytes) wait to be sent, the limits are "
-                    f"{settings.buffer_events:,} and {settings.buffer_bytes:,}: "
-                    "Redis is unreachable or slower than the load"
-                )
+                raise BufferFull(f"{self._full_text()}: Redis is unreachable or slower than the load")
             self._urge()
             self._changed.wait(remaining)
+
+    def _has_room(self) -> bool:
+        return self.emitted - self.appended < self._buffer_events and self._held_bytes < self._buffer_bytes
+
+    def _full_text(self) -> str:
+        return (
+            f"{self.emitted - self.appended:,} events ({self._held_bytes:,} bytes) wait to be sent, the limits are "
+            f"{self._buffer_events:,} and {self._buffer_bytes:,}"
+        )
+
+    def _target(self) -> int:
+        return self._cycle if self._holds_unsealed() else self._cycle - 1
+
+    def _reached(self, target: int) -> bool:
+        return self._confirmed_cycle >= target
 
     def _urge(self) -> None:
         self._demand = True

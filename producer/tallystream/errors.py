@@ -6,6 +6,7 @@ TallyError
 |- FlushTimeout          what was emitted is not confirmed (or not counted) within the time given
 |- Backlogged            a stream has as many entries as it may: counting is behind
 |- Unconfirmed           it was written, and no replica or disk has said so in time
+|- SpoolError            the spool cannot be written or read; says where, and what to do
 |- ConfigurationError    a setting, or a setting against what is stored in Redis
 |- CodecError            bytes that are not an entry of ours
 |  '- UnknownVersion     an entry that a newer producer wrote: kept, never guessed at
@@ -44,6 +45,10 @@ class Backlogged(TallyError):
 
 class Unconfirmed(TallyError):
     """It was written and has its effect, but was not confirmed in time: a failover now might undo it."""
+
+
+class SpoolError(TallyError):
+    """The spool on disk cannot be written, or what is in it cannot be delivered here."""
 
 
 class ConfigurationError(TallyError):

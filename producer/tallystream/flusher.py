@@ -5,24 +5,31 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
-from tallystream.append import Appender
+from tallystream.buffer import BufferSettings
 from tallystream.connection import is_refusal
-from tallystream.errors import ConfigurationError
-from tallystream.lane import Entry
+from tallystream.errors import ConfigurationError, SpoolError
+from tallystream.outbox import Outbox
+from tallystream.spool import Spool, SpoolSettings, left_behind
 
 if TYPE_CHECKING:
     import redis
 
     from tallystream.admission import Admission
+    from tallystream.append import Appender
     from tallystream.buffer import Buffer
     from tallystream.confirm import Confirmation
+    from tallystream.meta import Meta
 
 _BACKOFF: Final = (0.05, 2.0)
 """Seconds to wait after the first failure, and at the most."""
+
+_SCAN: Final = 10.0
+"""Seconds between looks for what dead processes have left."""
 
 _log: Final = logging.getLogger("tallystream")
 
@@ -38,10 +45,17 @@ class Flusher:
         buffer: What is to be sent.
         linger: Seconds that events may gather.
         confirmation: What counts as sent.
+        spool: Where dead processes may have left events.
     """
 
     def __init__(
-        self, client: redis.Redis, admission: Admission, buffer: Buffer, linger: float, confirmation: Confirmation
+        self,
+        client: redis.Redis,
+        admission: Admission,
+        buffer: Buffer,
+        linger: float,
+        confirmation: Confirmation,
+        spool: SpoolSettings | None = None,
     ) -> None:
         self._client = client
         self._admission = admission
@@ -51,7 +65,18 @@ class Flusher:
         self._problem: str | None = None
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self.appender: Appender | None = None
+        self._spool = spool
+        self._scan_at = float("-inf")
+        self._refused: set[str] = set()  # journals that cannot be delivered here
+        self._own: Outbox | None = None
+        self._adopted: list[Outbox] = []
+        self.adopted_events = 0
+        """Events of dead processes that were delivered from the spool."""
+
+    @property
+    def appender(self) -> Appender | None:
+        """What became of the producer's own entries; `None` before there can be any."""
+        return None if self._own is None else self._own.appender
 
     def start(self) -> None:
         """Wake the thread; start it where there is none."""
@@ -84,6 +109,9 @@ class Flusher:
                     return
                 self._lost(error)
                 failures += 1
+            except SpoolError as error:
+                self._say(str(error))
+                failures += 1
             if failures:
                 first, most = _BACKOFF
                 # Jitter, so that a fleet of producers does not come back in step.
@@ -94,33 +122,72 @@ class Flusher:
     def _wait(self) -> None:
         """Wait until there is something to do, and then for more to share its entry."""
         buffer = self._buffer
-        due = None if self.appender is None else self.appender.due
+        due = self._due()
         if buffer.wake.wait(due) and not buffer.is_closing and due != 0:
             buffer.hurry.wait(self._linger if due is None else min(self._linger, due))
         buffer.wake.clear()
         buffer.hurry.clear()
 
+    def _due(self) -> float | None:
+        moments = [outbox.appender.due for outbox in self._adopted]
+        if self._adopted:
+            moments.append(0.0)
+        if self._own is not None:
+            moments.append(self._own.appender.due)
+            if self._spool is not None:
+                moments.append(max(0.0, self._scan_at - time.monotonic()))
+        return min((moment for moment in moments if moment is not None), default=None)
+
     def _pass(self) -> bool:
-        """Seal what has gathered, send a burst; tell whether the server took it."""
+        """Take a step with all that is to be sent; tell whether any of them led on."""
         meta = self._admission.refresh()
-        if self.appender is None:
+        if self._own is None:
             self._confirmation.check(self._client)
-            self.appender = Appender(self._client, meta.layout, meta.epoch, self._confirmation)
-            self._buffer.open(meta.layout.partitions)
-        appender = self.appender
-        cycle, sealed = self._buffer.seal()
-        for partition, pack in sealed:
-            appender.push(partition, Entry(cycle, pack.events, pack.size, pack.seal()))
-        confirmed, error = appender.send()
-        oldest = appender.oldest_cycle
-        self._buffer.settle(confirmed, cycle if oldest is None else oldest - 1)
-        if error is not None:
-            if is_refusal(error):
-                raise error
-            self._lost(error)
-        elif confirmed:
-            self._say(None)
-        return bool(confirmed) or oldest is None or appender.due != 0
+            self._own = Outbox(self._client, meta, self._buffer, self._confirmation)
+        if self._spool is not None and time.monotonic() >= self._scan_at:
+            self._adopt(self._spool, meta)
+        progress = False
+        for outbox in [self._own, *self._adopted]:
+            led_on, error = outbox.step()
+            progress = progress or led_on
+            if error is not None:
+                if is_refusal(error):
+                    raise error
+                self._lost(error)
+            elif led_on:
+                self._say(None)
+        for outbox in [each for each in self._adopted if _is_delivered(each.buffer)]:
+            self._adopted.remove(outbox)
+            self.adopted_events += outbox.buffer.appended
+            _release(outbox.buffer)
+        return progress
+
+    def _adopt(self, spool: SpoolSettings, meta: Meta) -> None:
+        """Take over what dead processes have left in the spool, one at a time: reading it takes a while."""
+        for journal in left_behind(spool.folder, self._refused):
+            try:
+                buffer = Spool(BufferSettings(), spool, journal)
+                self._adopted.append(Outbox(self._client, meta, buffer, self._confirmation))
+            except SpoolError as error:
+                journal.close()
+                self._refused.add(journal.folder.name)
+                _log.warning("%s", error)
+                continue
+            _log.info("%s: %d events of a process that has died are sent", journal.folder, buffer.emitted)
+            return
+        self._scan_at = time.monotonic() + _SCAN
+
+    def release(self) -> None:
+        """Let go of the files, once the thread has ended."""
+        if self._thread is None or not self._thread.is_alive():
+            for buffer in (self._buffer, *(outbox.buffer for outbox in self._adopted)):
+                _release(buffer)
+
+    def abandon(self) -> None:
+        """Close what a fork has copied of the parent's files."""
+        for buffer in (self._buffer, *(outbox.buffer for outbox in self._adopted)):
+            if isinstance(buffer, Spool):
+                buffer.abandon()
 
     def _lost(self, error: RedisError) -> None:
         if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):
@@ -135,3 +202,12 @@ class Flusher:
         elif problem is not None and self._problem is None:
             _log.warning("events are held, because they cannot be sent: %s", problem)
         self._problem = problem
+
+
+def _is_delivered(buffer: Buffer) -> bool:
+    return isinstance(buffer, Spool) and buffer.is_delivered
+
+
+def _release(buffer: Buffer) -> None:
+    if isinstance(buffer, Spool):
+        buffer.release()

@@ -43,11 +43,12 @@ class Lane:
     Args:
         keep_bytes: About how many bytes of confirmed entries are kept.
         producer: The lane's name at the gate; a new one where none is given.
+        confirmed: The sequence before the first that is to be sent.
     """
 
     __slots__ = ("_keep_bytes", "_kept_bytes", "confirmed", "kept", "producer", "resume_at", "waiting")
 
-    def __init__(self, keep_bytes: int, producer: str | None = None) -> None:
+    def __init__(self, keep_bytes: int, producer: str | None = None, confirmed: int = 0) -> None:
         self._keep_bytes = keep_bytes
         self.waiting: deque[Entry] = deque()
         self.kept: deque[Entry] = deque()
@@ -55,7 +56,7 @@ class Lane:
         self.resume_at = 0.0
         """Monotonic second before which nothing is sent: the stream was full."""
         self.producer = producer or new_name()
-        self.confirmed = 0
+        self.confirmed = confirmed
 
     def confirm(self) -> Entry:
         """Move the first waiting entry to those that the server has; return it."""
@@ -71,7 +72,7 @@ class Lane:
         """Go back to where the server is: it has the entries up to `last`, and none after it.
 
         Where all that it forgot is still kept, it is sent again as the same entries. Where it is not, the gate would
-        never let the next one through: what is held begins again at 1, under a new name.
+        never let the next one through: then what is held has to begin again at 1, under a new name (`rename`).
         """
         first_kept = self.confirmed - len(self.kept) + 1
         lost = max(0, first_kept - 1 - last)
@@ -82,13 +83,11 @@ class Lane:
             self.waiting.appendleft(entry)
             self.confirmed -= 1
             again += 1
-        if lost:
-            self.rename()
         return Rewind(again, lost)
 
-    def rename(self) -> None:
+    def rename(self, name: str) -> None:
         """Begin again at 1, with what waits; what is kept belongs to the old name."""
-        self.producer = new_name()
+        self.producer = name
         self.confirmed = 0
         self.forget()
 

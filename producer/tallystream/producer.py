@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from redis.exceptions import RedisError
@@ -21,6 +22,7 @@ from tallystream.errors import EventError, FlushTimeout, TallyError
 from tallystream.flusher import Flusher
 from tallystream.meta import establish
 from tallystream.position import parse_id, parse_position, position_commands
+from tallystream.spool import Spool, SpoolSettings, Sync
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,6 +50,8 @@ class ProducerStats:
         rewound_streams: Times that a stream turned out to have forgotten what it had confirmed,
         lost_entries: and how many of the forgotten entries were not held any more, and so could not be sent again.
         backlogged: Times that a stream was found to have as many entries as it may.
+        spooled_bytes: Bytes in the spool,
+        adopted: and events of dead processes that were sent from there.
         unconfirmed: Bursts that were written and not confirmed in time, to be sent again.
     """
 
@@ -60,6 +64,8 @@ class ProducerStats:
     lost_entries: int
     backlogged: int
     unconfirmed: int
+    spooled_bytes: int
+    adopted: int
 
 
 class Producer:
@@ -81,6 +87,13 @@ class Producer:
         block_timeout: Seconds that `block` waits.
         confirm: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
             `replica`, or on the server's disk (`fsync`). What is not confirmed is sent again. See docs/durability.md.
+        spool: A folder on a local disk. Events are written there before `emit` returns, so they survive the death of
+            this process and an outage of Redis of any length; what a dead process has left there is sent by
+            whoever uses the folder next. One folder for each deployment; any number of processes. See
+            docs/durability.md.
+        spool_bytes: The most bytes that this producer may have in the spool; then `when_full` holds.
+        spool_sync: `os`: an event is with the operating system when `emit` returns. `disk`: it is on disk, and survives
+            a power cut as well; that takes as long as the disk takes for each event.
         partitions: The number of partitions, where the caller wants it checked; `None` takes what is stored.
         namespace: The first part of every key.
 
@@ -100,6 +113,9 @@ class Producer:
         when_full: WhenFull = "block",
         block_timeout: float = 30.0,
         confirm: Confirm = "memory",
+        spool: str | os.PathLike[str] | None = None,
+        spool_bytes: int = 256 * 2**20,
+        spool_sync: Sync = "os",
         partitions: int | None = None,
         namespace: str = "tally",
     ) -> None:
@@ -110,7 +126,10 @@ class Producer:
         self._url = url
         self._partitions = partitions
         self._namespace = namespace
+        self._spool = None if spool is None else SpoolSettings(Path(spool), spool_bytes, spool_sync, namespace)
         self._begin()
+        if self._spool is not None and any(folder.is_dir() for folder in self._spool.folder.iterdir()):
+            self._flusher.start()  # somebody has left something, or is at work
         _producers.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
 
@@ -118,9 +137,11 @@ class Producer:
         """Start empty: at construction, and in the child after a fork."""
         self._client = connect(self._url)
         self._admission = Admission(self._client, self._partitions, self._namespace)
-        self._buffer = Buffer(self._settings)
+        self._buffer = Buffer(self._settings) if self._spool is None else Spool(self._settings, self._spool)
         self._wake = self._buffer.wake
-        self._flusher = Flusher(self._client, self._admission, self._buffer, self._settings.linger, self._confirmation)
+        self._flusher = Flusher(
+            self._client, self._admission, self._buffer, self._settings.linger, self._confirmation, self._spool
+        )
         self._decider: Decider | None = None
 
     def emit(
@@ -138,6 +159,7 @@ class Producer:
         Raises:
             EventError: the event breaks a rule; it was not taken.
             BufferFull: there is no room, and `when_full` says to raise (or blocking took too long).
+            SpoolError: the spool cannot be written; the event was not taken.
             ConfigurationError: this producer cannot work with what is stored in Redis.
             TallyError: the producer is closed.
         """
@@ -217,7 +239,8 @@ class Producer:
         """Deliver what is held, then stop; further calls change nothing.
 
         Raises:
-            FlushTimeout: something could not be delivered within `timeout` seconds, and is lost with this producer.
+            FlushTimeout: something could not be delivered within `timeout` seconds, and is lost with this producer, or
+                waits in its spool.
         """
         if not self._buffer.refuse_more():
             return
@@ -226,6 +249,7 @@ class Producer:
         finally:
             self._buffer.close()
             self._flusher.join(max(timeout, 1.0))
+            self._flusher.release()
             self._client.close()
 
     @property
@@ -243,6 +267,8 @@ class Producer:
             lost_entries=0 if appender is None else appender.lost,
             backlogged=0 if appender is None else appender.backlogged,
             unconfirmed=0 if appender is None else appender.unconfirmed,
+            spooled_bytes=buffer.size if isinstance(buffer, Spool) else 0,
+            adopted=self._flusher.adopted_events,
         )
 
     def __enter__(self) -> Self:
@@ -288,6 +314,7 @@ _producers: Final[weakref.WeakSet[Producer]] = weakref.WeakSet()
 
 def _begin_in_child() -> None:
     for producer in list(_producers):
+        producer._flusher.abandon()  # noqa: SLF001  # the same module
         producer._begin()  # noqa: SLF001  # the same module
 
 

@@ -180,7 +180,7 @@ def test_an_idle_producer_looks_after_what_was_confirmed(rig, monkeypatch):
 
 def test_what_is_not_held_any_more_is_counted_as_lost(rig, monkeypatch):
     """Where a server forgot more than is kept, the rest is sent under a new name, and the loss is said."""
-    monkeypatch.setattr("tallystream.append._KEEP_BYTES", 4 * 900)
+    monkeypatch.setattr("tallystream.append.KEEP_BYTES", 4 * 900)
     appender = Appender(rig.client, rig.layout)
     for _ in range(20):
         appender.push(0, entry())

@@ -38,6 +38,7 @@ _COMMANDS: Final = (
     ("reset:reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
     ("archive:archive", "Write every entry of the streams to Parquet files.", "archive ./archive --every 60"),
     ("acl:acl", "Make a server's users, their passwords, and tokens for HTTP.", "acl ./secrets"),
+    ("spool:spool", "Print what waits in a spool, and deliver it.", "spool /var/spool/shop --send"),
     ("check:check", "Check a configuration, and say what it stores.", "check config/tallystream.toml"),
 )
 for _number, (_path, _help, _example) in enumerate(_COMMANDS):

@@ -1,0 +1,126 @@
+"""Spooling producers: killed with what they hold, and everything that emit took is counted once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tallystream import Producer
+from tests.rig import Rig
+from tests.waiting import until
+
+EMITTING = """
+import os, sys
+from tallystream import Producer
+
+producer = Producer(sys.argv[1], spool=sys.argv[2], entry_events=20, linger=0.001, block_timeout=0.1)
+number = 0
+while number < int(sys.argv[3]):
+    producer.emit("view", f"article:{number % 7}")
+    number += 1
+    os.write(1, b".")
+print("all", end="", flush=True)
+import time
+time.sleep(60)
+"""
+
+FORKING = """
+import os, sys, time
+from tallystream import Producer
+
+producer = Producer(sys.argv[1], spool=sys.argv[2])
+producer.emit("view", "parent")
+if os.fork() == 0:
+    producer.emit("view", "child")
+    os.write(1, b"child")
+    time.sleep(60)
+os._exit(0)
+"""
+
+
+@contextlib.contextmanager
+def emitting(url, spool, events):
+    """Start a process that emits; whatever becomes of it, it is gone at the end."""
+    command = [sys.executable, "-c", EMITTING, url, str(spool), str(events)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def killed(process) -> int:
+    """Kill a process; return how many more events its emit had taken for certain."""
+    process.kill()
+    process.wait()
+    return process.stdout.read().count(b".")
+
+
+def test_an_outage_and_a_kill(fresh_server, tmp_path):
+    """What was emitted while there was no server, by a process that was then killed, is counted once it can be."""
+    server = fresh_server()
+    url = server.url
+    server.kill()
+    with emitting(url, tmp_path / "spool", 3000) as process:
+        until(lambda: process.stdout.read(3003).endswith(b"all"))
+        killed(process)
+    server.start()
+    with Producer(url, spool=tmp_path / "spool") as producer:
+        until(lambda: producer.stats.adopted == 3000, timeout=30, what="the dead process's events")
+        assert list((tmp_path / "spool").iterdir()) == []
+    with Rig(url) as rig:
+        rig.drain()
+        assert sum(rig.totals().values()) == 3000
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_killed_at_any_moment(fresh_server, tmp_path, seed):
+    """Processes killed again and again, each adopting what the last one left: what emit took is counted once."""
+    draw = random.Random(seed)
+    server = fresh_server(extra=["--appendfsync", "always"])
+    taken = 0
+    for round_ in range(4):
+        with emitting(server.url, tmp_path / "spool", 100_000) as process:
+            taken += len(process.stdout.read(draw.randint(1, 4000)))
+            if round_ == 2:
+                server.kill()
+                taken += len(process.stdout.read(50))
+            taken += killed(process)
+        if round_ == 2:
+            server.start()
+    with Rig(server.url) as rig:
+        with Producer(server.url, spool=tmp_path / "spool") as producer:
+            until(lambda: list((tmp_path / "spool").iterdir()) == [], timeout=30, what="an empty spool")
+            assert producer.stats.lost_entries == 0
+        rig.drain()
+        total = sum(rig.totals().values())
+        assert taken <= total <= taken + 4  # each kill may come between emit's end and the word of it
+        assert rig.ledger()["appended"] == total
+
+
+def test_a_child_does_not_keep_its_parents_spool(fresh_server, tmp_path):
+    """What a forked child holds is its own: the spool of its dead parent can be taken over while it lives."""
+    server = fresh_server()
+    url = server.url
+    server.kill()
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, url, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout.read(5) == b"child"
+        process.wait()
+        server.start()
+        # Whoever comes first, the child or this one, sends what the parent left.
+        with Producer(url, spool=tmp_path), Rig(url) as rig:
+            until(lambda: rig.ledger().get("appended") == 2, timeout=30, what="the parent's event")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
