@@ -274,3 +274,26 @@ def test_the_demo(alone):
     """The demo starts everything itself, counts exactly, says so, and ends."""
     done = alone("demo", "--events", "20000", "--once")
     assert done.stdout.startswith("counted exactly: 20,000 of 20,000 events over ")
+
+
+def test_parked_entries_are_listed_retried_and_dropped(shell):
+    """`dead` lists what is parked, shows its bytes safely, counts nothing twice, and says when nothing was done."""
+    import redis  # noqa: PLC0415
+
+    with redis.Redis.from_url(shell.url) as client:
+        client.xadd("tally:{p0.425}:stream", {"metric": "undeclared", "subject": "a\x1b[31m"})
+        deadline = time.monotonic() + 10
+        while not client.xlen("tally:{p0.425}:dead") and time.monotonic() < deadline:
+            time.sleep(0.01)
+    (row,) = json.loads(shell("dead", "list", "--json").stdout)
+    assert (row["events"], row["attempts"]) == (1, 1)
+    assert "subject" in shell("dead").stdout
+    shown = shell("dead", "show", row["name"]).stdout
+    assert "\x1b" not in shown
+    assert "undeclared" in shown
+    assert "parked again 1" in shell("dead", "retry", "--all", status=1).stdout
+    assert "say which" in shell("dead", "drop", status=1).stderr
+    assert "is no parked entry's name" in shell("dead", "drop", "7/x", status=1).stderr
+    assert "events dropped 1" in shell("dead", "drop", "--reason", "subject").stdout
+    assert json.loads(shell("dead", "--json").stdout) == []
+    assert "1 dead" in shell("status").stdout

@@ -72,7 +72,7 @@ def apply(
             refuse a write; nothing was done.
         redis.ConnectionError, redis.TimeoutError: nothing is known; applying the batch again is safe.
     """
-    parked = [argument for part in folded.parked for argument in _dead_entry(part)]
+    parked = [argument for part in folded.parked for argument in dead_entry(part)]
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
     generation = "" if beside else keys.generation
     arguments = [keys.group, folded.encode(), generation, *parked]
@@ -87,13 +87,15 @@ def apply(
     return Refused(frozenset(zip(texts[::2], texts[1::2], strict=True)))
 
 
-def _dead_entry(parked: Parked) -> list[Any]:
+def dead_entry(parked: Parked) -> list[Any]:
     """Return the arguments for one parked entry: how many follow, then what is known, then the entry itself.
 
     The entry's own fields keep their names behind `e.`, so that any client can read what was parked.
     """
     fields: list[Any] = ["source", parked.source, "reason", parked.reason]
     fields += ["events", parked.events, "attempts", parked.deliveries]
+    if parked.metric:
+        fields += ["metric", parked.metric]
     for name, value in parked.fields.items():
         fields += [b"e." + name, value]
     return [len(fields), *fields]

@@ -43,11 +43,19 @@ _BACKOFF: Final = (0.1, 5.0)
 
 @dataclass(frozen=True)
 class Health:
-    """How one partition's thread is: `problem` is `None` while it counts; `passed` is a monotonic second."""
+    """How one partition's thread is.
+
+    Attributes:
+        partition: Which.
+        problem: Why it does not count, `None` while it does.
+        passed: Monotonic second of the last pass that succeeded.
+        tried: Monotonic second at which the last pass began, whatever became of it.
+    """
 
     partition: int
     problem: str | None
     passed: float
+    tried: float
 
 
 class Crew:
@@ -136,15 +144,16 @@ class _Lane(threading.Thread):
         self._consumer: Consumer | None = None
         self._refusal = ""
         self._problem: str | None = "starting"
-        self._passed = time.monotonic()
+        self._passed = self._tried = time.monotonic()
 
     @property
     def health(self) -> Health:
-        return Health(self._partition, self._problem, self._passed)
+        return Health(self._partition, self._problem, self._passed, self._tried)
 
     def run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
+            self._tried = time.monotonic()
             try:
                 consumer = self._consumer
                 if consumer is None or self._problem is not None:

@@ -13,6 +13,7 @@ from tallystream_worker import logs
 from tallystream_worker.app import counting, open_books
 from tallystream_worker.metrics import WorkerMetrics, serve_metrics
 from tallystream_worker.signals import stop_on_signals, wait_for
+from tallystream_worker.vigil import Vigil
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -29,9 +30,11 @@ def run_one(settings: Settings, log: FilteringBoundLogger, consumer: str, metric
     """Count in this process until SIGTERM or Ctrl-C; return the exit status."""
     with stop_on_signals() as stop:
         registry = CollectorRegistry()
-        if metrics_port is not None:
-            serve_metrics(registry, settings.serve.host, metrics_port)
-        with counting(settings, log, [WorkerMetrics(registry)], consumer=consumer):
+        with counting(settings, log, [WorkerMetrics(registry)], consumer=consumer) as crew:
+            vigil = Vigil(lambda: crew.health)
+            registry.register(vigil)
+            if metrics_port is not None:
+                serve_metrics(registry, settings.serve.host, metrics_port, vigil)
             log.info("worker started", consumer=consumer)
             wait_for(stop)
             log.info("worker stopping", consumer=consumer)

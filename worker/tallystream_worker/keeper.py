@@ -16,6 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from tallystream.connection import connect
 from tallystream.meta import stored
+from tallystream_worker.dead_letter import shorten
 from tallystream_worker.losses import settle_losses
 from tallystream_worker.reap import reap_consumers, reap_producers
 from tallystream_worker.trim import trim
@@ -31,6 +32,7 @@ EVERY: Final = 2.0
 """Seconds between passes, about."""
 
 _REAP_EVERY: Final = 60.0
+_NEARLY: Final = 0.8
 _CALLS: Final = 50
 """The most trimming calls of one pass in one partition: what is left waits for the next."""
 
@@ -121,6 +123,7 @@ class Keeper(threading.Thread):
             "events unaccounted for", holds=loss is not None and not loss.proved,
             stream=keys.stream, events=loss.events if loss else 0,
         )  # fmt: skip
+        self._bound_dead(keys)
         if reaping:
             forgotten, taken = reap_consumers(self._client, keys, self._consumer)
             if forgotten or taken:
@@ -128,6 +131,17 @@ class Keeper(threading.Thread):
             self._cursors[partition], producers = reap_producers(self._client, keys, self._cursors[partition])
             if producers:
                 self._log.info("producers forgotten", stream=keys.stream, producers=producers)
+
+    def _bound_dead(self, keys: PartitionKeys) -> None:
+        used, entries, events = shorten(self._client, keys, self._retention.dead_bytes)
+        for _ in range(_CALLS):
+            if used <= 1 or self._stopping.is_set():
+                break
+            used, more_entries, more_events = shorten(self._client, keys, self._retention.dead_bytes)
+            entries, events = entries + more_entries, events + more_events
+        if entries:
+            self._log.error("parked entries dropped for want of room", stream=keys.dead, entries=entries, events=events)
+        self._say("dead stream is nearly full: the oldest will be dropped", holds=used > _NEARLY, stream=keys.dead)
 
     def _say(self, problem: str, *, holds: bool, stream: str = "", **details: object) -> None:
         """One line when a problem begins, and one when it is over."""

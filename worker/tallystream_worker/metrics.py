@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import Counter, Histogram, start_http_server
+from prometheus_client import Counter, Histogram, make_wsgi_app
 
 from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from wsgiref.simple_server import WSGIServer
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
     from prometheus_client import CollectorRegistry
 
     from tallystream_worker.outcome import Outcome
+    from tallystream_worker.vigil import Vigil
 
 
 class WorkerMetrics:
@@ -57,16 +62,40 @@ class WorkerMetrics:
         self._seconds.observe(outcome.seconds)
 
 
-def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> WSGIServer:
+def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigil | None = None) -> WSGIServer:
     """Serve a registry on a port of its own, in the background; port 0 takes a free one, the server's `server_port`.
+
+    With `vigil` also `/healthz` and `/readyz`: 200, or 503 with the reasons.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
     """
+    metrics = make_wsgi_app(registry)
+
+    def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        checks = {} if vigil is None else {"/healthz": vigil.liveness, "/readyz": vigil.readiness}
+        check = checks.get(environ["PATH_INFO"])
+        if check is None:
+            exported: Iterable[bytes] = metrics(environ, start)
+            return exported
+        status, body = check()
+        start(f"{status.value} {status.phrase}", [("Content-Type", "application/json")])
+        return [body]
+
     try:
-        server, _ = start_http_server(port, host, registry)
+        server = make_server(host, port, app, _Server, handler_class=_Silent)
     except OSError as error:
         raise ConfigurationError(
             f"metrics: cannot listen on {host} port {port} ({error.strerror}); choose another with --metrics-port"
         ) from None
+    threading.Thread(target=server.serve_forever, name="tallystream-metrics", daemon=True).start()
     return server
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+        """Say nothing of each scrape."""

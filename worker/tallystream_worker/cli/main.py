@@ -35,6 +35,7 @@ _COMMANDS: Final = (
     ("get:get", "Print the counters of a subject.", "get article:1 view --window hour --last 24"),
     ("top:top", "Print the subjects with the most.", "top view -n 10 --window 7d"),
     ("status:status", "Print how far counting has come, and whether the books balance.", "status --json"),
+    ("dead:dead", "Look at entries that could not be counted; retry or drop them.", "dead retry --reason undeclared"),
     ("reset:reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
     ("archive:archive", "Write every entry of the streams to Parquet files.", "archive ./archive --every 60"),
     ("acl:acl", "Make a server's users, their passwords, and tokens for HTTP.", "acl ./secrets"),

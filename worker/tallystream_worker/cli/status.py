@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from tallystream.ledger import query_ledger
+from tallystream.ledger import OUTCOMES, query_ledger
 from tallystream.totals import Totals
 from tallystream_worker.cli.options import AsJson, Where
-from tallystream_worker.cli.output import error_console, print_json, print_table
+from tallystream_worker.cli.output import console, error_console, print_json, print_table
 
 
 def status(
@@ -38,6 +38,10 @@ def status(
         ],
     )
     print_table("events", list(summary["ledger"]), [[f"{value:,}" for value in summary["ledger"].values()]])
+    book = summary["ledger"]
+    # The conservation equation: what came in became exactly one of these, or waits.
+    became = " + ".join(f"{book[name]:,} {name}" for name in OUTCOMES)
+    console.print(f"{book['appended']:,} appended = {became}, and {_count(summary['lag'])} entries that wait")
     unaccounted = summary["unaccounted"]
     if unaccounted is None:
         error_console.print(f"books: open, {_count(summary['lag'])} entries wait to be counted")

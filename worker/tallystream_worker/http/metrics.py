@@ -79,6 +79,7 @@ def _of_events(books: Books, rules: Rules | None) -> Iterable[Metric]:
         ("late-counted", "came too late and were counted all the same; they are among the counted"),
         ("dead", "were parked, because they cannot be counted"),
         ("trimmed", "were trimmed away before they were counted"),
+        ("dropped", "were parked and then dropped, by an operator or for want of room; they are among the dead"),
     ):
         family = _counter(f"events_{outcome.replace('-', '_')}", f"Events that {what}.", "metric")
         for metric, events in (declared | dict(books.by_metric(outcome))).items():

@@ -1,0 +1,146 @@
+"""The command for entries that could not be counted."""
+
+from __future__ import annotations
+
+import json as plain_json
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.progress import track
+
+from tallystream.connection import connect
+from tallystream.errors import ConfigurationError
+from tallystream.meta import establish
+from tallystream.position import parse_id
+from tallystream_worker import dead_letter
+from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.output import console, error_console, print_json, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+    from tallystream.meta import Meta
+    from tallystream_worker.dead_letter import DeadLetter
+
+_SHOWN = 100
+
+
+def dead(
+    action: Literal["list", "show", "retry", "drop"] = "list",
+    /,
+    *ids: str,
+    all: Annotated[bool, Parameter(negative="", show_default=False, help="every parked entry")] = False,
+    reason: Annotated[str | None, Parameter(help="those whose reason contains this text")] = None,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008  # frozen
+) -> int:
+    """Look at entries that could not be counted; count them after all, or drop them for good.
+
+    A retry counts each event once, under today's rules and as of the time at which it first came; what still
+    cannot be counted is parked again. Dropped events stay in the books as dead.
+
+    Parameters
+    ----------
+    action
+        list, show, retry or drop
+    ids
+        as `list` prints them: PARTITION/ID
+    """
+    settings = where.settings()
+    with closing(connect(settings.redis.url)) as client:
+        meta = establish(client, None, settings.redis.namespace)
+        chosen = _chosen(client, meta, ids, every=all or (action in {"list", "show"} and not ids), reason=reason)
+        if action in {"list", "show"}:
+            return _print(chosen, json=json, whole=action == "show")
+        if meta.rules is None:
+            raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
+        found = list(chosen)  # all, before the first is retried: what is parked again must not come round
+        moving = track(found, action, console=error_console, transient=True, disable=len(found) < _SHOWN)
+        done = (_retry if action == "retry" else _drop)(client, meta, moving)
+    if json:
+        print_json(done)
+    else:
+        console.print(", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in done.items()))
+    return 0 if done["entries"] and not done.get("parked_again") else 1
+
+
+def _chosen(
+    client: redis.Redis, meta: Meta, ids: tuple[str, ...], *, every: bool, reason: str | None
+) -> Iterator[DeadLetter]:
+    if not (ids or every or reason):
+        raise ConfigurationError("say which: PARTITION/ID as `tallystream dead list` prints it, --reason TEXT or --all")
+    partitions = range(meta.layout.partitions)
+    for name in ids:
+        partition, _, id_ = name.partition("/")
+        try:
+            parse_id(id_)
+            number = int(partition)
+        except ValueError:
+            number = -1
+        if number not in partitions:
+            raise ConfigurationError(
+                f"{name!r} is no parked entry's name: write PARTITION/ID, such as 0/1763900000000-0"
+            )
+        if letter := dead_letter.find(client, meta.layout, number, id_):
+            yield letter
+        else:
+            error_console.print(f"{name} is not parked (any more)")
+    if not ids:
+        for number in partitions:
+            for letter in dead_letter.letters(client, meta.layout, number):
+                if reason is None or reason in letter.reason:
+                    yield letter
+
+
+def _retry(client: redis.Redis, meta: Meta, chosen: Any) -> dict[str, int]:
+    assert meta.rules is not None  # noqa: S101  # the caller saw to it
+    done = {"entries": 0, "events_counted": 0, "parked_again": 0}
+    for letter in chosen:
+        if (became := dead_letter.retry(client, meta.layout, meta.rules, letter)) is not None:
+            done["entries"] += 1
+            done["events_counted"] += became.counted
+            done["parked_again"] += became.parked
+    return done
+
+
+def _drop(client: redis.Redis, meta: Meta, chosen: Any) -> dict[str, int]:
+    done = {"entries": 0, "events_dropped": 0}
+    for letter in chosen:
+        entries, events = dead_letter.drop(client, meta.layout.keys[letter.partition], [letter.id])
+        done["entries"] += entries
+        done["events_dropped"] += events
+    return done
+
+
+def _print(chosen: Iterator[DeadLetter], *, json: bool, whole: bool) -> int:
+    rows = [_row(letter, whole=whole) for letter in chosen]
+    if json:
+        print_json(rows)
+    elif whole:
+        for row in rows:
+            console.print(plain_json.dumps(row, indent=2, ensure_ascii=True), markup=False)
+    else:
+        columns = ["name", "parked", "source", "events", "attempts", "metric", "reason"]
+        print_table("parked entries", columns, [[str(row[column]) for column in columns] for row in rows[:_SHOWN]])
+        if len(rows) > _SHOWN:
+            error_console.print(f"and {len(rows) - _SHOWN:,} more; --json prints all")
+    return 0
+
+
+def _row(letter: DeadLetter, *, whole: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": letter.name,
+        "parked": datetime.fromtimestamp(parse_id(letter.id)[0] / 1000, UTC).isoformat(timespec="seconds"),
+        "source": letter.source,
+        "events": letter.events,
+        "attempts": letter.attempts,
+        "metric": letter.metric,
+        "reason": ascii(letter.reason)[1:-1],  # it may quote what a stranger sent: nothing of it reaches a terminal raw
+    }
+    if whole:
+        row["fields"] = {ascii(name)[2:-1]: ascii(value)[2:-1] for name, value in letter.fields.items()}
+    return row
