@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from tallystream.codec import Group, Payload, Single, encode
+from tallystream.errors import StreamError
 from tallystream.ledger import query_ledger
 from tallystream.rules import Metric, Rules
 from tallystream.totals import Totals
@@ -134,6 +135,16 @@ def test_a_replay_under_todays_rules_agrees_with_the_retry(rig):
             again.client.xadd(again.layout.keys[0].stream, fields, id=id_)
         again.drain()
         assert again.totals() == totals
+
+
+def test_a_retry_into_counters_of_the_past_is_refused(rig):
+    """Where a rebuild has made another generation live, nothing is counted into the one that nobody reads."""
+    rig.client.xadd(rig.layout.keys[0].stream, {"metric": "clap", "subject": "a"})
+    rig.drain()
+    rig.client.set(rig.layout.keys[0].live, 2)
+    with pytest.raises(StreamError, match="rebuilt meanwhile"):
+        retry(rig.client, rig.layout, DECLARED, parked(rig)[0])
+    assert (len(parked(rig)), rig.totals()) == (1, {})
 
 
 def test_dropped_entries_stay_in_the_books(rig):

@@ -89,7 +89,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
     What still cannot be counted is parked again, with one attempt more. `None` where it is not parked any more.
 
     Raises:
-        StreamError: its fields hold another number of events than the books say; drop it.
+        StreamError: its fields hold another number of events than the books say; or another generation is live by now.
         redis.RedisError: it is not known whether it was counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]
@@ -110,9 +110,13 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
             moves[f"dead@{letter.metric}"] -= letter.events
         batch = folded.batch.encode([letter.id], {name: by for name, by in moves.items() if by})
         again = [argument for part in parked for argument in dead_entry(part)]
-        answer, *details = _RETRY(client, [keys.dead, keys.dead, keys.ledger], [batch, *again])
+        answer, *details = _RETRY(
+            client, [keys.dead, keys.dead, keys.ledger, keys.live], [batch, keys.generation, *again]
+        )
         if answer == b"applied":
             return Retried(settled, kept)
+        if answer == b"moved":
+            raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the parked entries again")
         if answer == b"stale":
             return None
         names = [detail.decode() for detail in details]
