@@ -57,6 +57,24 @@ def test_a_stream_trimmed_under_the_consumer(rig):
     assert (rig.ledger()["counted"], unaccounted(rig)) == (28, 0)
 
 
+def test_a_worker_that_may_not_set_the_group_settles_all_the_same(rig):
+    """Without the right to XGROUP SETID the loss is in the books; the lag follows with the next entry."""
+    emit(rig, 3)
+    rig.client.xtrim(rig.layout.keys[0].stream, maxlen=0, approximate=False)
+    rig.client.execute_command("ACL", "SETUSER", "careful", "on", ">x", "~*", "+@all", "-xgroup|setid")
+    careful = rig.connect()
+    careful.execute_command("AUTH", "careful", "x")
+    try:
+        assert settle_losses(careful, rig.layout.keys[0]) == Loss(3, 21, proved=True)
+        assert (unaccounted(rig), rig.waiting()) == (None, 3)
+        emit(rig, 1)
+        rig.drain()
+        assert (rig.ledger()["trimmed"], unaccounted(rig), rig.waiting()) == (21, 0, 0)
+    finally:
+        careful.close()
+        rig.client.execute_command("ACL", "DELUSER", "careful")
+
+
 def test_deleted_entries_are_lost(rig):
     """XDEL of unread entries among others, the last included, is counted in events; the rest counts."""
     emit(rig, 6)

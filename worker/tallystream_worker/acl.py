@@ -27,7 +27,7 @@ _READ: Final = (
 )
 _APPEND: Final = "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank"
 _COUNT: Final = (
-    "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer xgroup|setid "
+    "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer "
     "del unlink hdel"
 )
 _OPERATE: Final = "+@read +@write -@dangerous -function +xgroup +xinfo +info +scan"

@@ -70,9 +70,10 @@ local function move(name, by)
 end
 
 -- Nothing lies between what was delivered last and what was appended last: without this the server's lag never
--- falls to 0 where the last entries vanished unread. Forward over nothing, so the gate is as tight as before.
+-- falls to 0 where the last entries vanished unread. Forward over nothing, so the gate is as tight as before. Who may
+-- not set it puts the loss into the books all the same; the lag then falls with the next entry that is read.
 if delivered ~= generated or group.lag ~= 0 then
-  call('XGROUP', 'SETID', stream, ARGV[1], generated, 'ENTRIESREAD', added)
+  redis.pcall('XGROUP', 'SETID', stream, ARGV[1], generated, 'ENTRIESREAD', added)
 end
 if missing < 0 or (missing > 0 and (unsettled <= 0 or fresh < unsettled)) then
   return { 'open', unsettled, missing }
