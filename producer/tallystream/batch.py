@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from tallystream.watch import looks, touches
 from tallystream.windows import WINDOWS, Bucket, bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from tallystream.alert import Alert
     from tallystream.keys import PartitionKeys
     from tallystream.rules import Metric, Rules
 
@@ -76,11 +78,14 @@ class Batch:
     Attributes:
         sums: By place, by subject, the sum of the amounts: of metrics without a rule that needs memory.
         limited: The same for metrics with a limit, where each event's amount is 1.
+        received: Millisecond at which the server took the first of the events; matters where there are `alerts`.
     """
 
-    def __init__(self, keys: PartitionKeys, zone: str) -> None:
+    def __init__(self, keys: PartitionKeys, zone: str, alerts: Mapping[str, Sequence[Alert]] | None = None) -> None:
         self._keys = keys
         self._zone = zone
+        self._alerts = alerts or {}
+        self.received = 0
         self.sums: dict[Place, Counter[str]] = defaultdict(Counter)
         self.limited: dict[Place, Counter[str]] = defaultdict(Counter)
         self._seen: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)
@@ -142,26 +147,58 @@ class Batch:
             (numbers[place.metric], self._number(place), list(counts), list(counts.values()))
             for place, counts in self.limited.items()
         ]
-        return _encode(
-            {
-                "ids": ids,
-                "rules": [self._rule(metric, rule) for metric, rule in rules.items()],
-                "labels": [_labels(place) for place in self._places],
-                "sums": sums,
-                "windows": windows,
-                "sketches": sketches,
-                "limited": limited,
-                "seen": [(numbers[metric], key, *events) for (metric, key), events in self._seen.items()],
-                "votes": [
-                    (numbers[metric], key, subject, *events) for (metric, key, subject), events in self._votes.items()
-                ],
-                "uniques": [
-                    (numbers[metric], subject, key, *actors) for (metric, key, subject), actors in self._uniques.items()
-                ],
-                "expire": [part for pair in self._expire.items() for part in pair],
-                "ledger": [part for move in ledger.items() for part in move],
-            }
-        )
+        batch = {
+            "ids": ids,
+            "rules": [self._rule(metric, rule) for metric, rule in rules.items()],
+            "labels": [_labels(place) for place in self._places],
+            "sums": sums,
+            "windows": windows,
+            "sketches": sketches,
+            "limited": limited,
+            "seen": [(numbers[metric], key, *events) for (metric, key), events in self._seen.items()],
+            "votes": [
+                (numbers[metric], key, subject, *events) for (metric, key, subject), events in self._votes.items()
+            ],
+            "uniques": [
+                (numbers[metric], subject, key, *actors) for (metric, key, subject), actors in self._uniques.items()
+            ],
+            "expire": [part for pair in self._expire.items() for part in pair],
+            "ledger": [part for move in ledger.items() for part in move],
+        }
+        if not self._alerts.keys().isdisjoint(rules):
+            self._watch(batch, rules)
+        return _encode(batch)
+
+    def _watch(self, batch: dict[str, Any], rules: Mapping[str, Metric]) -> None:
+        """Add what the script must know of the alerts."""
+        batch["outbox"], batch["touched"] = self._keys.outbox, []
+        for (metric, rule), of_rule in zip(rules.items(), batch["rules"], strict=True):
+            alerts = self._alerts.get(metric, ())
+            subjects = self._subjects(metric) if alerts else set()
+            buckets: dict[int, set[Bucket]] = defaultdict(set)
+            for place in (*self.sums, *self.limited, *self._places):
+                if place.metric == metric:
+                    for nth, each in enumerate(place.buckets, 1):
+                        if each is not None:
+                            buckets[nth].add(each)
+            counted = [
+                (0 if alert.window is None else 1 + rule.windows.index(alert.window), alert)
+                for alert in alerts
+                if alert.span is None
+            ]
+            if found := looks(self._keys, counted, subjects, buckets, self.received):
+                of_rule["watch"] = found
+            batch["touched"] += touches(self._keys, [alert for alert in alerts if alert.span], subjects)
+
+    def _subjects(self, metric: str) -> set[str]:
+        found: set[str] = set()
+        for columns in (self.sums, self.limited):
+            for place, amounts in columns.items():
+                if place.metric == metric:
+                    found.update(amounts)
+        found.update(event[1] for (of, _), events in self._seen.items() if of == metric for event in events)
+        found.update(subject for of, _, subject in self._votes if of == metric)
+        return found
 
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
         """Return the plain sums as columns: all-time, by window, and those of sketched metrics."""

@@ -118,6 +118,19 @@ class PartitionKeys:
         """Hash: the range of entries that is being archived."""
         return self.prefix + "archive"
 
+    @cached_property
+    def outbox(self) -> str:
+        """The stream of notifications that are not delivered yet."""
+        return self.prefix + "alerts"
+
+    def alerting(self, alert: str, label: str) -> str:
+        """Hash: subject -> the notification by which its alert began to fire, and the value."""
+        return f"{self.prefix}alerting:{alert}:{label}"
+
+    def watched(self, alert: str) -> str:
+        """Sorted set: the subjects of an alert on a range, by the millisecond of their last count."""
+        return f"{self.prefix}watched:{alert}"
+
     def total(self, metric: str, subject: str) -> str:
         """The all-time counter of one subject."""
         return f"{self.counters}total:{metric}:{subject}"

@@ -28,6 +28,7 @@
   local sketched = {} -- by rule: the subjects beyond its quota
   local function totals(rule, prefix, subjects, keys, deltas)
     local rank = rule.top > 0 and prefix == rule.total and board(rule, rule.tops[1])
+    local watched = rule.watch and prefix == rule.total
     local room = math.huge
     if rule.quota > 0 and prefix == rule.total then
       local field = 'subjects@' .. rule.metric
@@ -66,6 +67,9 @@
           at = at + 2
           if rank then
             enter(rule, rank, subjects[i], new, delta)
+          end
+          if watched then
+            look(rule, 0, '', subjects[i], new)
           end
         end
       end
@@ -147,6 +151,9 @@
           at = at + 2
           if rank then
             enter(rule, rank, subject, new, delta)
+          end
+          if rule.watch then
+            look(rule, nth, label, subject, new)
           end
         end
       end

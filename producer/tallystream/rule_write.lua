@@ -59,6 +59,26 @@ local function write(result)
     end
     call('ZREMRANGEBYRANK', key, 0, -(cap + 1))
   end
+  for _, change in ipairs(result.alerts) do
+    local key, alert, subject, value, record, expiry, label = unpack(change, 1, 7)
+    change_alert(result.outbox, key, alert.name, alert.metric, subject, value, record, label)
+    if expiry > 0 then
+      call('PEXPIREAT', key, format('%.0f', expiry))
+    end
+  end
+  for _, touched in ipairs(result.touched or {}) do
+    local time = call('TIME')
+    local now = format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+    for first = 2, #touched, CHUNK do
+      local scored = {}
+      for i = first, math.min(first + CHUNK - 1, #touched) do
+        scored[#scored + 1] = now
+        scored[#scored + 1] = touched[i]
+      end
+      call('ZADD', touched[1], unpack(scored))
+    end
+    call('ZREMRANGEBYRANK', touched[1], 0, -(MAX_FIRING + 1))
+  end
   if #result.expire > 0 then
     local time = call('TIME')
     local soonest = tonumber(time[1]) * 1000 + KEPT

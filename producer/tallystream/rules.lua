@@ -18,11 +18,14 @@
 --   expire = { key, millisecond, ... }     each bucket's keys that the batch's events lie in; 0 means never
 --   sketches = { { rule, subjects, deltas }, ... }                     sums of metrics that are not exact
 --   ledger = { field, events, ... }
+--   outbox = key of the stream of notifications, only where alerts are declared; then rules have `watch`, see watch.py, and
+--   touched = { { key, subject, ... }, ... }   subjects whose sums over a range are watched
 -- `labels` = { label of the limit's bucket or "", label of each window's bucket }, as a reference into batch.labels.
 --
 -- Invariant: each total is a function of the set of events applied, whatever their order. Sums commute. A limit
 -- keeps the sum of what was asked and accepts min(limit, sum). A vote or an id keeps one standing event, chosen by
 -- (at, amount); a better one replaces it wherever the old one had been added.
+--@include tallystream alert_change
 local call, pcall_, tonumber, format, concat = redis.call, redis.pcall, tonumber, string.format, table.concat
 local MAX = 9007199254740991 -- 2^53 - 1: what a double holds exactly
 local NO_NUMBER = 2 * MAX + 2 -- out of bounds whatever is added
@@ -77,7 +80,8 @@ end
 local function plan(batch)
   local rules = batch.rules
   local result = { strings = {}, hashes = {}, ranks = {}, sketches = {}, bits = {}, uniques = {},
-    expire = batch.expire, ledger = {}, refused = {}, used = {}, duplicates = 0 }
+    expire = batch.expire, ledger = {}, refused = {}, used = {}, alerts = {},
+    outbox = batch.outbox, touched = batch.touched, duplicates = 0 }
   local ledger, refused = result.ledger, result.refused
   local current = {} -- keys of the buckets that the events of this batch lie in
   for i = 1, #batch.expire, 2 do
@@ -144,6 +148,7 @@ local function plan(batch)
 --@include tallystream rule_ids
 --@include tallystream rule_limits
 --@include tallystream rule_votes
+--@include tallystream rule_alerts
 --@include tallystream rule_sums
 
   -- Uniques: HyperLogLogs; adding an actor again changes nothing.
@@ -177,6 +182,10 @@ local function plan(batch)
     end
     ledger['sketched@' .. rule.metric] = (ledger['sketched@' .. rule.metric] or 0) + amount
     result.sketches[#result.sketches + 1] = { rule.sketch, overflow.subjects, overflow.deltas, rank, rule }
+  end
+
+  if batch.outbox then
+    judge()
   end
 
   for i = 1, #batch.ledger, 2 do

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from tallystream.alert import Alert  # noqa: TC001  # msgspec reads the annotations
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.event import check_metric
 from tallystream.windows import DAY, WINDOWS, Window, seconds, zone_of
@@ -129,6 +130,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: dict[str, Metric]
     ratio: dict[str, Ratio] = {}
     zone: str = "UTC"
+    alert: tuple[Alert, ...] = ()
 
     def __post_init__(self) -> None:
         zone_of(self.zone)
@@ -145,6 +147,31 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigurationError(f"[ratio.{name}]: {', '.join(sorted(unknown))} is not declared as a metric")
             if not ratio.of or not ratio.by:
                 raise ConfigurationError(f"[ratio.{name}]: of and by must each name at least one metric")
+
+        for alert in self.alert:
+            self._check_alert(alert)
+        if len({alert.name for alert in self.alert}) < len(self.alert):
+            raise ConfigurationError("[[alert]]: each needs a name of its own")
+
+    @property
+    def alerts(self) -> dict[str, list[Alert]]:
+        """The alerts by metric."""
+        found: dict[str, list[Alert]] = {}
+        for alert in self.alert:
+            found.setdefault(alert.metric, []).append(alert)
+        return found
+
+    def _check_alert(self, alert: Alert) -> None:
+        where = f"[[alert]] {alert.name[:64]!r}"
+        rule = self.metric.get(alert.metric)
+        if rule is None:
+            raise ConfigurationError(f"{where}: metric {alert.metric[:64]!r} is not declared")
+        if not rule.exact:
+            raise ConfigurationError(f"{where}: {alert.metric} is kept in a sketch, whose values are estimates")
+        try:
+            alert.check(rule.windows)
+        except ValueError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
 
     def refuse_undeclared(self, metric: str) -> None:
         """Raise `EventError` where `metric` is not declared."""

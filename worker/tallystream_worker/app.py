@@ -9,7 +9,9 @@ from tallystream.confirm import Confirmation
 from tallystream.connection import connect
 from tallystream.meta import establish
 from tallystream.rules import publish
+from tallystream_worker.alerts.service import alerting
 from tallystream_worker.crew import Crew
+from tallystream_worker.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +56,8 @@ def counting(
     with ExitStack() as stack:
         stack.callback(_stop, crew, settings, log)
         crew.start()
+        delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
+        stack.enter_context(alerting(settings, meta.layout, log, consumer or settings.worker.consumer, delivered))
         if settings.archive.url:
             from tallystream_worker.archive.service import archiving  # noqa: PLC0415  # pyarrow is an extra
 

@@ -90,7 +90,15 @@ class Consumer:
         self.fetch = fetch
         self._client = client
         self.keys = layout.keys[partition]
-        self._fold = Fold(layout, partition, rules, max_keys=max_keys, max_deliveries=max_deliveries, begun=begun)
+        self._fold = Fold(
+            layout,
+            partition,
+            rules,
+            max_keys=max_keys,
+            max_deliveries=max_deliveries,
+            begun=begun,
+            watching=not beside,
+        )
         self._confirmation = confirmation or Confirmation()
         self._beside = beside
         self._subscribers = subscribers

@@ -140,6 +140,7 @@ class Fold:
             script call holds the server.
         max_deliveries: An entry handed out more often than this, without success, is parked unread.
         begun: The last stream ID before the generation that is counted began.
+        watching: Whether alerts may fire; a rebuild counts what has been noticed before.
     """
 
     def __init__(
@@ -151,7 +152,9 @@ class Fold:
         max_keys: int = 3000,
         max_deliveries: int = 10,
         begun: str = "0-0",
+        watching: bool = True,
     ) -> None:
+        self._alerts = rules.alerts if watching else {}
         self._layout = layout
         self._partition = partition
         self._rules = rules
@@ -185,7 +188,10 @@ class Fold:
             excluded |= faults
 
     def _pass(self, entries: Sequence[Entry], excluded: Mapping[Fault, str]) -> tuple[Folded, Sequence[Entry]]:
-        folded = Folded(Batch(self._layout.keys[self._partition], self._rules.zone))
+        batch = Batch(self._layout.keys[self._partition], self._rules.zone, self._alerts)
+        if self._alerts:
+            batch.received = min((entry.received for entry in entries), default=0)
+        folded = Folded(batch)
         before = 0
         for index, entry in enumerate(entries):
             self._add(folded, entry, excluded)

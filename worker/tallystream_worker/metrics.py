@@ -53,6 +53,17 @@ class WorkerMetrics:
             buckets=(0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.025, 0.05, 0.1, 0.5, 2.5),
         )
 
+        self._notifications = Counter(
+            "tallystream_alert_notifications",
+            "Attempts to deliver a notification: delivered, failed (it is tried again), or abandoned.",
+            ["alert", "outcome"],
+            registry=registry,
+        )
+
+    def delivered(self, alert: str, outcome: str) -> None:
+        """Take note of one attempt to deliver a notification."""
+        self._notifications.labels(alert, outcome).inc()
+
     def __call__(self, outcome: Outcome) -> None:
         """Take note of one applied batch."""
         self._batches.inc()

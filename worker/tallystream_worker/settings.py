@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Mapping  # noqa: TC003  # msgspec reads the annotations
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,9 +21,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS
 from tallystream.rules import Metric, Ratio, Rules
 from tallystream.windows import seconds
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from tallystream_worker.alerts.table import AlertTable, Hook  # noqa: TC001  # so here
 
 DEFAULT_FILES: Final = ("tallystream.toml", "config/tallystream.toml")
 """Where a configuration is looked for when none is named."""
@@ -154,6 +153,7 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     rules: Rules = DEFAULT_RULES
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -167,6 +167,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     metric: dict[str, Metric] | None = None
     ratio: dict[str, Ratio] = {}
     zone: str = "UTC"
+    alert: tuple[AlertTable, ...] = ()
 
 
 def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -179,7 +180,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
     Raises:
         ConfigurationError: names the file or variable, the setting, and what is allowed.
     """
-    settings = _from_file(file or _found())
+    settings = _from_file(file or _found(), environment)
     for section in _SECTIONS:
         settings = replace(settings, **{section: _from_environment(section, getattr(settings, section), environment)})
     return settings
@@ -189,7 +190,7 @@ def _found() -> Path | None:
     return next((path for path in map(Path, DEFAULT_FILES) if path.is_file()), None)
 
 
-def _from_file(path: Path | None) -> Settings:
+def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
     if path is None:
         return Settings()
     try:
@@ -204,8 +205,10 @@ def _from_file(path: Path | None) -> Settings:
         raise ConfigurationError(f"{path}: {error}") from None
     try:
         metric = DEFAULT_RULES.metric if file.metric is None else file.metric
-        rules = Rules(metric, file.ratio, file.zone)
-        return Settings(**{section: getattr(file, section) for section in _SECTIONS}, rules=rules)
+        rules = Rules(metric, file.ratio, file.zone, tuple(table.condition for table in file.alert))
+        hooks = {table.name: hook for table in file.alert if (hook := table.hook(environment)) is not None}
+        sections = {section: getattr(file, section) for section in _SECTIONS}
+        return Settings(**sections, rules=rules, hooks=hooks)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 

@@ -1,5 +1,6 @@
 """Metrics for Prometheus: the books as they are in Redis, read at each scrape, and what this process measures."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
+from tallystream.firing import Firing, query_firing
 from tallystream.ledger import Books, query_ledger
 from tallystream.rules import Rules
 from tallystream_worker.http.vitals import Vitals, query_vitals
@@ -36,7 +38,10 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     try:
         meta = await totals.meta()
         books, vitals = await totals.run(query_ledger(meta.layout)), await totals.run(query_vitals(meta.layout))
-        collector = BooksCollector(books, vitals, meta.rules)
+        firing = None
+        if meta.rules is not None:
+            firing = await totals.run(query_firing(meta.layout, meta.rules, time.time()))
+        collector = BooksCollector(books, vitals, meta.rules, firing)
     except (RedisError, ConfigurationError) as error:
         structlog.get_logger().warning("no books to export", problem=str(error) or type(error).__name__)
     text = generate_latest(collector)
@@ -51,7 +56,14 @@ class BooksCollector:
     The metric `""` stands for entries whose metric is not known: they could not be read, or name an undeclared one.
     """
 
-    def __init__(self, books: Books | None, vitals: Vitals | None, rules: Rules | None = None) -> None:
+    def __init__(
+        self,
+        books: Books | None,
+        vitals: Vitals | None,
+        rules: Rules | None = None,
+        firing: Firing | None = None,
+    ) -> None:
+        self._firing = firing
         self._books = books
         self._rules = rules
         self._vitals = vitals
@@ -64,6 +76,8 @@ class BooksCollector:
             yield from _of_partitions(self._books)
         if self._vitals is not None:
             yield from _of_vitals(self._vitals)
+        if self._firing is not None and self._firing.counts:
+            yield from _of_alerts(self._firing)
 
 
 def _of_events(books: Books, rules: Rules | None) -> Iterable[Metric]:
@@ -148,6 +162,16 @@ def _of_vitals(vitals: Vitals) -> Iterable[Metric]:
     for stream, limit in vitals.stream_limits.items():
         limits.add_metric([stream], limit)
     yield from (entries, limits)
+
+
+def _of_alerts(firing: Firing) -> Iterable[Metric]:
+    counts = _gauge("alerts_firing", "Subjects for which an alert is firing.", None, "alert")
+    for alert, subjects in firing.counts.items():
+        counts.add_metric([alert], subjects)
+    waiting = _gauge("alert_outbox_entries", "Notifications that are not delivered yet.", None, "partition")
+    for stream, entries in firing.waiting.items():
+        waiting.add_metric([stream], entries)
+    yield from (counts, waiting)
 
 
 def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:

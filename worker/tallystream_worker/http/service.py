@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from tallystream.aio import Totals
 from tallystream_worker.http import problems
 from tallystream_worker.http.access import Access
+from tallystream_worker.http.alerts import alerts
 from tallystream_worker.http.counters import Counters
 from tallystream_worker.http.delivery import delivered
 from tallystream_worker.http.events import Events
@@ -125,7 +126,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
 
     return ReadService(
         Gate(settings.serve, guarded=bool(access.tokens)),
-        route_handlers=[Counters, Standing, Events, Sessions, live, live_socket, healthz, readyz, metrics],
+        route_handlers=[Counters, Standing, Events, alerts, Sessions, live, live_socket, healthz, readyz, metrics],
         guards=[access.guard],
         lifespan=[reading],
         dependencies={

@@ -1,0 +1,64 @@
+"""Watches and delivers in two threads beside the counting, where alerts are declared."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from tallystream.connection import connect
+from tallystream.meta import establish
+from tallystream_worker.alerts.courier import Courier
+from tallystream_worker.alerts.watcher import Watcher
+from tallystream_worker.duty import Duty
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.keys import Layout
+    from tallystream_worker.settings import Settings
+
+WATCH_EVERY: Final = 5.0
+DELIVER_EVERY: Final = 0.5
+"""Seconds between two rounds."""
+
+_STOP_TIMEOUT: Final = 12.0
+"""Seconds that a delivery in hand may take to end."""
+
+
+@contextmanager
+def alerting(
+    settings: Settings,
+    layout: Layout,
+    log: FilteringBoundLogger,
+    consumer: str,
+    delivered: Callable[[str, str], None] | None = None,
+) -> Iterator[None]:
+    """Look after the declared alerts for as long as the context lasts."""
+    if not settings.rules.alert:
+        yield
+        return
+    with ExitStack() as stack:
+
+        def client() -> redis.Redis:
+            made = connect(settings.redis.url)
+            stack.callback(made.close)
+            return made
+
+        watching = client()
+        namespace = settings.redis.namespace
+        watcher = Watcher(watching, lambda: establish(watching, None, namespace).layout, settings.rules)
+        courier = Courier(client(), layout, consumer, settings.hooks, log, delivered)
+        for name, every, work in (("watch", WATCH_EVERY, watcher.round), ("deliver", DELIVER_EVERY, courier.round)):
+            duty = Duty(f"alerts-{name}", every, partial(_quietly, work), log)
+            stack.callback(duty.stop, _STOP_TIMEOUT)
+            duty.start()
+        yield
+
+
+def _quietly(work: Callable[[], int]) -> None:
+    """Do one round; each notification has a line in the log of its own."""
+    work()

@@ -1,0 +1,63 @@
+"""Sends one notification to a URL, signed as Standard Webhooks has it (https://www.standardwebhooks.com)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tallystream_worker.alerts.table import Hook
+
+TIMEOUT: Final = 10.0
+"""Seconds that a receiver may take to answer."""
+
+
+_AGENT: Final = f"tallystream/{version('tallystream-worker')}"
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is a refusal: what was configured is where notifications go, and nowhere else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_opener: Final = urllib.request.build_opener(_NoRedirect)
+
+
+def signature(key: bytes, id_: str, timestamp: int, body: bytes) -> str:
+    """Return `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`."""
+    signed = hmac.new(key, f"{id_}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return "v1," + base64.b64encode(signed).decode()
+
+
+def send(hook: Hook, id_: str, body: bytes) -> str | None:
+    """Post a notification; return why it was not taken, `None` where it was (any 2xx).
+
+    The time is that of the attempt, so that a receiver can refuse old ones; the id is the same in every attempt.
+    """
+    timestamp = int(time.time())
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": _AGENT,
+        "webhook-id": id_,
+        "webhook-timestamp": str(timestamp),
+    }
+    if hook.key:
+        headers["webhook-signature"] = signature(hook.key, id_, timestamp, body)
+    request = urllib.request.Request(hook.url, body, headers, method="POST")  # noqa: S310  # checked when configured
+    try:
+        with _opener.open(request, timeout=TIMEOUT):
+            return None
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"answered {error.code}"
+    except (OSError, HTTPException, ValueError) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
