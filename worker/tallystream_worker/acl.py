@@ -25,10 +25,11 @@ _READ: Final = (
     "pfcount bitfield_ro xlen xrange xrevrange xread xpending xinfo|groups xinfo|consumers xinfo|stream memory|usage "
     "info time multi exec discard command|info"
 )
-_APPEND: Final = "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank"
+_APPEND: Final = (
+    "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank hdel"
+)
 _COUNT: Final = (
-    "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer "
-    "del unlink hdel"
+    "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer del unlink"
 )
 _OPERATE: Final = "+@read +@write -@dangerous -function +xgroup +xinfo +info +scan"
 
