@@ -11,7 +11,7 @@ import time
 import pytest
 import structlog
 
-from tallystream import BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, TallyError
+from tallystream import Backlogged, BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, TallyError
 from tallystream.append import _APPEND
 from tallystream.totals import Totals
 from tallystream_worker.app import counting
@@ -415,3 +415,21 @@ def test_a_password_is_not_repeated():
     with pytest.raises(ConfigurationError) as refused:
         Producer("http://user:secret@example.org")
     assert "secret" not in str(refused.value)
+
+
+def test_a_full_stream_is_said_and_nothing_is_lost(rig):
+    """At its limit a stream takes neither events nor decisions; both say so, and what is held arrives later."""
+    for keys in rig.layout.keys:
+        rig.client.hset(keys.sequences, "!limit", 1)
+    with Producer(rig.url, entry_events=1) as producer:
+        for _ in range(3):
+            producer.emit("view", "article:1")
+        until(lambda: producer.stats.backlogged, what="the answer that the stream is full")
+        with pytest.raises(Backlogged, match="has 1 entries, its limit"):
+            producer.decide("view", "article:1")
+        assert (producer.stats.appended, producer.stats.buffered) == (1, 2)
+        for keys in rig.layout.keys:
+            rig.client.hdel(keys.sequences, "!limit")
+        producer.flush(10)
+    rig.drain()
+    assert rig.totals() == {("view", "article:1"): 3}

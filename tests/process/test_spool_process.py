@@ -124,3 +124,41 @@ def test_a_child_does_not_keep_its_parents_spool(fresh_server, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()
+
+
+FILLING = """
+import resource, signal, sys
+from tallystream import Producer, SpoolError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+producer = Producer(sys.argv[1], spool=sys.argv[2])
+producer.emit("view", "first")
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_001, resource.RLIM_INFINITY))
+taken = 1
+try:
+    while True:
+        producer.emit("view", "article")
+        taken += 1
+except SpoolError as error:
+    print(taken, error)
+import os
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_a_disk_that_is_full(fresh_server, tmp_path):
+    """Where the disk takes no more, emit says so, and what it had taken until then is whole and counted once."""
+    server = fresh_server()
+    url = server.url
+    server.kill()
+    done = subprocess.run(
+        [sys.executable, "-c", FILLING, url, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    taken, _, problem = done.stdout.partition(" ")
+    assert "nothing was taken; make room on its disk" in problem or "the event was not taken" in problem
+    server.start()
+    with Producer(url, spool=tmp_path) as producer, Rig(url) as rig:
+        until(lambda: producer.stats.adopted == int(taken), timeout=30, what="what was taken")
+        rig.drain()
+        assert sum(rig.totals().values()) == int(taken)
