@@ -22,6 +22,21 @@ def test_ready_when_everything_is_there(server: Server) -> None:
         assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
 
 
+def test_what_is_wrong_with_the_books_is_a_warning(server: Server) -> None:
+    """Events that were lost and entries that are parked leave the service ready, with a warning for each."""
+    with Rig(server.url, partitions=1) as rig, http_service(server.url) as http:
+        rig.client.xadd(rig.layout.keys[0].stream, {"nonsense": "x"})
+        rig.drain()
+        rig.client.hincrby(rig.layout.keys[0].ledger, "trimmed", 1200)
+        rig.client.hincrby(rig.layout.keys[0].ledger, "appended", 1200)
+        answer = http.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["warnings"] == [
+        "1,200 events were trimmed away before they were counted",
+        "1 entries are parked: see tallystream dead",
+    ]
+
+
 def test_an_empty_server_is_alive_and_not_ready(server: Server) -> None:
     """Without a layout the service lives, and says why it is not ready."""
     with http_service(server.url) as http:

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError, ResponseError
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
 from tallystream.keys import Layout
+from tallystream.ledger import query_ledger
 from tallystream.query import Query
 from tallystream.totals import query_meta
 from tallystream_worker.http.access import Access
@@ -32,13 +33,31 @@ async def readyz(
     store: NamedDependency[RedisSettings],
     access: NamedDependency[Access],
     request: Request[Any, Any, Any],
-) -> dict[str, str]:
-    """Answer 200 where Redis answers, holds our layout, and every partition has its consumer group; else 503."""
+) -> dict[str, Any]:
+    """Answer 200 where Redis answers, holds our layout, and every partition has its consumer group; else 503.
+
+    What is wrong with the books takes no traffic away, and is among the `warnings` of a 200.
+    """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
             raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "not ready; who asks with a token is told why")
         raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "; ".join(reasons[:_SHOWN]), reasons=reasons[:_SHOWN])
-    return {"status": "ready"}
+    warnings = await _warnings(totals) if access.knows(request) else []
+    return {"status": "ready"} | ({"warnings": warnings} if warnings else {})
+
+
+async def _warnings(totals: Totals) -> list[str]:
+    try:
+        books = await totals.run(query_ledger((await totals.meta()).layout))
+    except (RedisError, ConfigurationError):
+        return []  # it answered a moment ago: the next look will say
+    found = (
+        (books.events["trimmed"], "events were trimmed away before they were counted"),
+        (books.events["dropped"], "parked events were dropped"),
+        (books.parked, "entries are parked: see tallystream dead"),
+        (books.unaccounted or 0, "events are unaccounted for"),
+    )
+    return [f"{number:,} {what}" for number, what in found if number]
 
 
 async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
