@@ -41,6 +41,9 @@ class Packing:
         self._packs = [Pack() for _ in done]
         self._known: dict[str, tuple[str, int]] = {}
         self._metrics: set[str] = set()
+        self._picky: set[str] = set()  # metrics whose rules have no place for some events
+        self._actors: set[str] = set()
+        self._sound_until = 0.0  # seconds; a time before it has been checked against the clock
         self.known = 0
         """Events that were appended before, and are passed over."""
 
@@ -56,16 +59,16 @@ class Packing:
             self._admit_metric(metric)
         if amount != 1:
             rule.check_amount(amount)
-        now = time.time()
         if at is None:
-            at = now
-        else:
-            rule.check_at(at, now)
-        if actor is not None:
-            actor = rule.check_text("actor", actor, rule.MAX_ACTOR_BYTES)
+            at = time.time()
+        elif not 0 < at < self._sound_until:
+            rule.check_at(at, time.time())
+            self._sound_until = time.time()
+        if actor is not None and actor not in self._actors:
+            actor = self._admit_actor(actor)
         if id_ is not None:
             id_ = rule.check_text("id", id_, rule.MAX_ID_BYTES)
-        if self._rules is not None:
+        if metric in self._picky and self._rules is not None:
             self._rules.refuse(metric, amount, actor)
         if offset < self.done[partition]:
             self.known += 1
@@ -92,9 +95,11 @@ class Packing:
         subject, partition = self._known.get(subject) or self._admit(subject)
         if metric not in self._metrics:
             self._admit_metric(metric)
-        rule.check_at(minute * MINUTE, time.time())
+        if not minute * MINUTE < self._sound_until:
+            rule.check_at(minute * MINUTE, time.time())
+            self._sound_until = time.time()
         total, least, most = amounts
-        if self._rules is not None:
+        if metric in self._picky and self._rules is not None:
             for amount in {least, most}:
                 self._rules.refuse(metric, amount, None)
         self._packs[partition].add_sum(metric, subject, minute, total, events, unit=least == most == 1)
@@ -129,4 +134,14 @@ class Packing:
         rule.check_metric(metric)
         if self._rules is not None:
             self._rules.refuse_undeclared(metric)
+            declared = self._rules.metric[metric]
+            if declared.once is not None or declared.limit is not None or not declared.exact:
+                self._picky.add(metric)
         self._metrics.add(metric)
+
+    def _admit_actor(self, actor: str) -> str:
+        normal = rule.check_text("actor", actor, rule.MAX_ACTOR_BYTES)
+        if len(self._actors) >= _KNOWN:
+            self._actors.clear()
+        self._actors.add(normal)
+        return normal
