@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tallystream.keys import Layout, PartitionKeys
 
-OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "dead", "trimmed")
+OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "dead", "trimmed", "retracted")
 """What can become of an appended event, each exactly one of these."""
 
 

@@ -13,6 +13,7 @@ import msgspec
 from tallystream.alert import Alert  # noqa: TC001  # msgspec reads the annotations
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.event import check_metric
+from tallystream.retraction import Retraction  # noqa: TC001  # msgspec reads the annotations
 from tallystream.windows import DAY, WINDOWS, Window, seconds, zone_of
 
 RETENTION: Final[dict[str, str]] = {"minute": "2h", "hour": "8d", "day": "400d", "month": "forever"}
@@ -125,12 +126,16 @@ class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The declared metrics and ratios by name, and the zone in which days begin."""
+    """The declared metrics and ratios by name, the zone in which days begin, and what was retracted.
+
+    Retractions are no setting: a generation of counters is made without the events, and remembers which.
+    """
 
     metric: dict[str, Metric]
     ratio: dict[str, Ratio] = {}
     zone: str = "UTC"
     alert: tuple[Alert, ...] = ()
+    retracted: tuple[Retraction, ...] = ()
 
     def __post_init__(self) -> None:
         zone_of(self.zone)

@@ -38,6 +38,7 @@ def test_the_summary_is_what_status_prints(server: Server) -> None:
     assert [row["stream"] for row in summary["partitions"]] == [keys.stream for keys in rig.layout.keys]
     assert summary["ledger"] == {
         "appended": 101, "counted": 100, "rejected": 0, "duplicate": 0, "late": 0, "dead": 1, "trimmed": 0,
+        "retracted": 0,
     }  # fmt: skip
     assert (summary["lag"], summary["pending"], summary["dead"], summary["unaccounted"]) == (0, 0, 1, 0)
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tallystream.keys import Layout
+    from tallystream.retraction import Retraction
     from tallystream.rules import Metric, Rules
 
 _REMEMBERED: Final = 50_000
@@ -89,6 +90,7 @@ class Folded:
         counted: By metric, those of them that no rule can reject.
         late: By metric, the events that are set aside as too late.
         late_counted: By metric, the events that came late and are counted all the same.
+        retracted: By metric, the events that were taken back later, and are passed over.
         parked: The events that are not counted.
         appended: Events that no gate has put into the ledger yet: those of plain entries, and whatever is older than
             the generation that is counted.
@@ -102,6 +104,7 @@ class Folded:
     counted: Counter[str] = field(default_factory=Counter)
     late: Counter[str] = field(default_factory=Counter)
     late_counted: Counter[str] = field(default_factory=Counter)
+    retracted: Counter[str] = field(default_factory=Counter)
     parked: list[Parked] = field(default_factory=list)
     appended: int = 0
     plain: int = 0
@@ -112,7 +115,7 @@ class Folded:
         """By ledger field, the events to add: in all, and `outcome@metric` for each metric."""
         moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.ids)})
         moves["plain"] = self.plain_events
-        for outcome, by_metric in (("counted", self.counted), ("late", self.late)):
+        for outcome, by_metric in (("counted", self.counted), ("late", self.late), ("retracted", self.retracted)):
             for metric, events in by_metric.items():
                 moves[outcome] += events
                 moves[f"{outcome}@{metric}"] += events
@@ -162,6 +165,7 @@ class Fold:
         self._max_keys = max_keys
         self._max_deliveries = max_deliveries
         self._generation = layout.keys[partition].generation
+        self._stream = layout.keys[partition].stream
         self._begun = parse_id(begun)
         self._known: set[str] = set()
 
@@ -224,6 +228,9 @@ class Fold:
         if payload is None:
             folded.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, entry.fields))
             return
+        for retraction in self._rules.retracted:
+            if retraction.reaches(self._stream, entry.id):
+                payload = _without(retraction, payload, folded.retracted)
         for group in payload.groups:
             self._add_group(folded, entry, group, excluded)
         for single in payload.singles:
@@ -383,6 +390,19 @@ class Fold:
 
 
 OVERFLOW: Final = "the total would leave +-(2^53 - 1), or its key holds something else than a whole number"
+
+
+def _without(retraction: Retraction, payload: Payload, retracted: Counter[str]) -> Payload:
+    """Return what a retraction leaves of a payload, and count what it takes, by metric."""
+    groups = [retraction.strip(group) for group in payload.groups]
+    for before, after in zip(payload.groups, groups, strict=True):
+        retracted[before.metric] += before.events - after.events
+    singles = [single for single in payload.singles if not retraction.takes(single)]
+    corrections = [each for each in payload.corrections if not retraction.takes_correction(each)]
+    for kept, had in ((singles, payload.singles), (corrections, payload.corrections)):
+        retracted.update(each.metric for each in had)
+        retracted.subtract(each.metric for each in kept)
+    return Payload(groups, singles, corrections)
 
 
 def _check_normal(field: str, text: str, limit: int) -> None:

@@ -40,7 +40,7 @@ if group.pending > 0 or #call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 
 end
 
 local books, outcomes = fields(call('HGETALL', ledger)), 0
-for _, name in ipairs({ 'counted', 'duplicate', 'late', 'dead', 'trimmed' }) do
+for _, name in ipairs({ 'counted', 'duplicate', 'late', 'dead', 'trimmed', 'retracted' }) do
   outcomes = outcomes + tonumber(books[name] or 0)
 end
 for name, events in pairs(books) do

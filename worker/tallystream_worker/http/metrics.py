@@ -94,6 +94,7 @@ def _of_events(books: Books, rules: Rules | None) -> Iterable[Metric]:
         ("dead", "were parked, because they cannot be counted"),
         ("trimmed", "were trimmed away before they were counted"),
         ("dropped", "were parked and then dropped, by an operator or for want of room; they are among the dead"),
+        ("retracted", "were taken back by a retraction"),
     ):
         family = _counter(f"events_{outcome.replace('-', '_')}", f"Events that {what}.", "metric")
         for metric, events in (declared | dict(books.by_metric(outcome))).items():
