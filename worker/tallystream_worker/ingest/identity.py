@@ -26,18 +26,19 @@ def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str
     is nobody's beginning.
 
     Args:
-        client: Where what was seen before is remembered, in the hash `tally:files`: identity -> bytes of its head.
+        client: Where what was seen before is remembered, in a hash: identity -> bytes of its head.
         layout: Names the hash.
         head: The first `PREFIX` bytes, fewer only where the file has no more. Decompressed, where it is compressed.
         salt: What else makes it another source.
 
     Two runs that see a new file at the same time agree, unless it grows between them.
     """
-    files = f"{layout.namespace}:files"
+    # In the first partition's keys: whoever may append may use them.
+    files = f"{layout.keys[0].prefix}files"
+    known = {identity.decode(): int(size) for identity, size in client.hgetall(files).items()}
     # The longest beginning that was seen before: a file may have been shorter then.
-    sizes = sorted({int(size) for size in client.hvals(files)} | {len(head)}, reverse=True)
-    for size in sizes:
-        if 0 < size <= len(head) and client.hexists(files, identity := _digest(head[:size], salt)):
+    for size in sorted({*known.values(), len(head)}, reverse=True):
+        if 0 < size <= len(head) and (identity := _digest(head[:size], salt)) in known:
             return identity
     identity = _digest(head, salt)
     client.hset(files, identity, str(len(head)))
