@@ -165,7 +165,7 @@ FORBIDDEN = {
     "XGROUP SETID " + STREAM + " tally 0": ("reader", "producer", "worker"),
     "XGROUP CREATE " + STREAM + " other 0": ("reader", "producer"),
     "HSET tally:meta layout 9": ("reader",),
-    "HINCRBY tally:{p0.425}:ledger appended 1": ("reader",), "HDEL tally:meta layout": ("reader", "producer"),
+    "HINCRBY tally:{p0.425}:ledger appended 1": ("reader",), "HDEL tally:meta layout": ("reader",),
     "SET tally:{p0.425}:total:view:a 9": ("reader",), "PEXPIREAT tally:meta 1": ("reader",),
     "EVALSHA 0000000000000000000000000000000000000000 1 tally:meta": ("reader",), "SCRIPT LOAD x": ("reader",),
     "SCAN 0": ("reader", "producer", "worker"),

@@ -35,7 +35,8 @@ def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str
     """
     # In the first partition's keys: whoever may append may use them.
     files = f"{layout.keys[0].prefix}files"
-    known = {identity.decode(): int(size) for identity, size in client.hgetall(files).items()}
+    stored: dict[bytes, bytes] = client.execute_command("HGETALL", files)
+    known = {identity.decode(): int(size) for identity, size in stored.items()}
     # The longest beginning that was seen before: a file may have been shorter then.
     for size in sorted({*known.values(), len(head)}, reverse=True):
         if 0 < size <= len(head) and (identity := _digest(head[:size], salt)) in known:
