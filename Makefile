@@ -6,9 +6,10 @@
 UV := $(shell command -v uv || echo build/uv/bin/uv)
 ARGS ?=
 SEEDS ?= 1
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench faults secrets
+.PHONY: help demo test check docs bench faults secrets teeth soak
 
 help:            ## show this
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +35,12 @@ docs: | $(UV)    ## build the documentation to build/docs; a broken link or refe
 
 secrets: | $(UV) ## users of the server, passwords and tokens for docker compose: secrets/, and .env beside it
 	@$(UV) run --quiet --frozen --no-dev tallystream acl secrets && ln -s secrets/tallystream.env .env
+
+teeth: | $(UV)   ## break the product in known ways; the fault suite must notice each
+	@$(UV) run --quiet --frozen python -m tests.faults.teeth $(ARGS)
+
+soak: | $(UV)    ## a sustained load with random faults, the memory of all processes watched: MINUTES=10, RATE=100000
+	@$(UV) run --quiet --frozen python -m tests.faults.soak --minutes $(MINUTES) $(if $(RATE),--rate $(RATE)) $(ARGS)
 
 bench: | $(UV)   ## the side-by-side figures
 	@$(UV) run --quiet --frozen --group bench python -m benchmarks $(ARGS)

@@ -67,8 +67,8 @@ class Account:
         pairs: How many were confirmed.
         unknown_pairs: How many are unknown.
         refused_pairs: How many were refused at emit, and said so.
-        youngest_unknown: The second at which the last unknown pair was intended,
-        oldest_unknown: and the first.
+        doubtful: The unknown ones: when they were intended, subject and amount.
+        youngest_unknown: The second at which the last of them was intended.
         statistics: What each producer that ended in order said of itself.
     """
 
@@ -77,8 +77,8 @@ class Account:
     pairs: int = 0
     unknown_pairs: int = 0
     refused_pairs: int = 0
+    doubtful: list[tuple[float, str, int]] = field(default_factory=list)
     youngest_unknown: float = 0.0
-    oldest_unknown: float = float("inf")
     statistics: list[dict[str, Any]] = field(default_factory=list)
 
     def read(self, path: Path) -> Self:
@@ -109,5 +109,5 @@ class Account:
             else:
                 self.unknown_pairs += len(pairs)
                 self.youngest_unknown = max(self.youngest_unknown, moment)
-                self.oldest_unknown = min(self.oldest_unknown, moment)
+                self.doubtful += [(moment, subject, amount) for subject, amount in pairs]
         return self

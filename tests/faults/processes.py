@@ -6,8 +6,6 @@ import contextlib
 import importlib
 import os
 import random
-import signal
-import threading
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,10 +16,11 @@ from tallystream.errors import FlushTimeout
 from tallystream.rules import Metric, Rules
 from tallystream_worker import failpoint, fleet, logs
 from tallystream_worker.settings import RedisSettings, Settings, WorkerSettings
+from tallystream_worker.signals import stop_on_signals
 from tests.faults.journal import Journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import threading
 
 RULES = Rules(
     {
@@ -55,7 +54,7 @@ def producer(url: str, journal: str, seed: int, **given: Any) -> int:
     habits = Habits(**{name: value for name, value in given.items() if name in names})
     settings: dict[str, Any] = {"linger": BY_HAND, "entry_events": 20, "entry_bytes": 2**20}
     settings |= {name: value for name, value in given.items() if name not in names}
-    with _told_to_stop() as stop, contextlib.closing(Journal(Path(journal))) as book:
+    with stop_on_signals() as stop, contextlib.closing(Journal(Path(journal))) as book:
         return App(Producer(url, **settings), book, seed, stop, habits).run()
 
 
@@ -161,13 +160,3 @@ class App:
             else:
                 self._journal.confirm(chunk)
                 return True
-
-
-@contextlib.contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)

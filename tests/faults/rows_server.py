@@ -27,6 +27,8 @@ def killed_with_fsync_always(world: World) -> None:
     world.worker("a")
     for _ in range(world.chance.randint(1, 3)):
         world.flow(100)
+        if world.chance.random() < 0.4:
+            _rewrite_log(world)
         world.crash_server()
         world.pause(0, 0.2)
         world.restart_server()
@@ -48,7 +50,7 @@ def log_cut_anywhere(world: World) -> None:
     _rewind_some(world, most=10**9)
 
 
-@row(17, "disk full", "B P D M R", needs_root=True)
+@row(17, "disk full", "B P D M R", needs="root")
 def disk_full(world: World) -> None:
     """Writes are refused as a whole, nothing is half done, and with room again all goes on by itself."""
     disk = world.small_disk(DISK)
@@ -77,9 +79,10 @@ def out_of_memory(world: World) -> None:
     world.serve()
     world.crowd()
     world.arrive(world.chance.randint(0, 400))
-    world.worker("a")
+    # However long it lasts, an outage is no delivery: with so few allowed, good entries would be parked at once.
+    world.worker("a", claim_idle=30.0, max_deliveries=world.chance.choice([1, 3, 10]))
     if world.chance.random() < 0.3:
-        world.worker("b")
+        world.worker("b", claim_idle=30.0, max_deliveries=3)
     world.flow(50)
     for _ in range(world.chance.randint(1, 2)):
         world.rig.client.config_set("maxmemory", 1_000_000)
@@ -149,6 +152,14 @@ def flushed(world: World) -> None:
     world.worker("a")  # which begins anew with what is there
     world.heal()
     world.flow(50)
+
+
+def _rewrite_log(world: World) -> None:
+    """Have the server begin a new log: it restarts from a picture of its memory then, and from what came after."""
+    world.rig.client.bgrewriteaof()
+    world.until(lambda: not world.rig.client.info("persistence")["aof_rewrite_in_progress"], "the end of the rewrite")
+    world.flow(50)
+    world.inject("log rewritten")
 
 
 def _rewind_some(world: World, most: int) -> None:

@@ -46,6 +46,32 @@ def killed_before_the_reply(world: World) -> None:
     world.flow()
 
 
+@row(3, "killed in the middle of a claim or a parking", "B P D M R")
+def killed_in_a_claim(world: World) -> None:
+    """What it had claimed has one owner and is claimed again; what it was parking is parked once."""
+    world.serve()
+    world.crowd()
+    poisoned = 0
+    for _ in range(world.chance.randint(1, 3)):
+        if world.chance.random() < 0.5:
+            world.dies(world.worker("gone", failpoint="after-fetch:1"), "killed after-fetch")
+            claimer = world.worker("claimer", failpoint="mid-claim:1", claim_idle=0.1)
+            world.dies(claimer, "killed mid-claim")
+        else:
+            place = world.chance.choice(["before-parking", "after-parking"])
+            victim = world.worker("a", failpoint=f"{place}:1")
+            keys = world.chance.choice(world.rig.layout.keys)
+            world.rig.client.xadd(keys.stream, {"no": "event"})
+            poisoned += 1
+            world.dies(victim, f"killed {place}")
+    world.worker("b", claim_idle=0.1)
+    world.flow()
+    world.until(lambda: len(world.rig.dead()) >= poisoned, "the parking of all poison")
+    world.afterwards.append(
+        lambda _: world.expect(len(world.rig.dead()) == poisoned, f"{len(world.rig.dead())} of {poisoned} parked")
+    )
+
+
 @row(4, "SIGTERM in mid-batch", "B P D M R")
 def terminated(world: World) -> None:
     """It finishes the batch in hand or leaves it pending, and exits in time."""

@@ -17,6 +17,8 @@ from tests.faults.failure import Failure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import redis
+
     from tallystream.keys import Layout, PartitionKeys
 
 PAIR: Final = ("view", "like")
@@ -40,13 +42,16 @@ class Watch(threading.Thread):
         url: The server, by a way that no fault is injected into.
         layout: How many partitions there are.
         subjects: The subjects whose pairs are watched.
+
+    Attributes:
         sums: Whether these are all subjects, so that the ledger's sum can be compared with theirs.
+        pairs: Whether the events of a pair always share an entry.
     """
 
-    def __init__(self, url: str, layout: Layout, subjects: Sequence[str], *, sums: bool = True) -> None:
+    def __init__(self, url: str, layout: Layout, subjects: Sequence[str]) -> None:
         super().__init__(name="watch", daemon=True)
         self._layout = layout
-        self._sums = sums
+        self.sums = self.pairs = True
         self._homes: list[list[str]] = [[] for _ in layout.keys]
         for subject in subjects:
             self._homes[partition_of(subject, layout.partitions)].append(subject)
@@ -83,16 +88,18 @@ class Watch(threading.Thread):
             try:
                 with contextlib.suppress(RedisError):  # no server, no reading: the next look may find one
                     while not self._ended.is_set() and url == self._url:
-                        self._look(client)
+                        self._look(client, url)
                         self._ended.wait(_EVERY)
             finally:
                 client.close()
             self._ended.wait(_EVERY)
 
-    def _look(self, client) -> None:
+    def _look(self, client: redis.Redis, url: str) -> None:
         for keys, subjects in zip(self._layout.keys, self._homes, strict=True):
             with self._lock:
                 rewinds = self._rewinds
+            if url != self._url:
+                return  # it may answer late, and of a time before
             names = [keys.total(metric, subject) for metric in PAIR for subject in subjects]
             flat, totals = client.execute_command("EVAL", _LOOK, 1 + len(names), keys.ledger, *names)
             self.looks += 1
@@ -117,14 +124,14 @@ class Watch(threading.Thread):
         }
         for subject in subjects:
             view, like = totals["view", subject], totals["like", subject]
-            if view != like:
+            if self.pairs and view != like:
                 self._report("P", f"{keys.prefix}: {subject} has {view} views and {like} likes")
         settled = sum(
             events for name, events in books.items() if "@" not in name and name.partition(":")[0] in OUTCOMES
         )
         if settled > books.get("appended", 0):
             self._report("L", f"{keys.prefix}: {settled} events settled, {books.get('appended', 0)} appended")
-        for metric in PAIR if self._sums else ():
+        for metric in PAIR if self.sums else ():
             added = sum(value for (name, _), value in totals.items() if name == metric)
             if added != books.get(f"total@{metric}", 0):
                 self._report("L", f"{keys.prefix}: {metric} adds up to {added}, the ledger says {books}")

@@ -156,10 +156,10 @@ class Consumer:
         stale = 0
         while True:
             folded, rest = self._fold(entries, excluded)
-            failpoint.reach("before-apply")
+            failpoint.reach("before-parking" if folded.parked else "before-apply")
             began = time.perf_counter()
             verdict = apply(self._client, self.keys, folded, self._confirmation, beside=self._beside)
-            failpoint.reach("after-apply")
+            failpoint.reach("after-parking" if folded.parked else "after-apply")
             match verdict:
                 case Applied(is_confirmed):
                     self._refused.clear()

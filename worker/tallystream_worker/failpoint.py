@@ -22,10 +22,13 @@ PLACES: Final = ("after-fetch", "before-apply", "after-apply", "before-ingest", 
 """Entries are in hand; they are folded, and nothing is sent; they are applied, and nobody has been told. The same of
 the stretches of a file."""
 
+RARE_PLACES: Final = ("mid-claim", "before-parking", "after-parking")
+"""Entries of another consumer are ours, and we do not know it yet; before and after an apply that parks something."""
+
 ARCHIVE_PLACES: Final = ("before-archive", "after-archive")
 """A range of entries is claimed, and no file is there; the file is there, and its range is still claimed."""
 
-_ALL: Final = (*PLACES, *ARCHIVE_PLACES)
+_ALL: Final = (*PLACES, *RARE_PLACES, *ARCHIVE_PLACES)
 
 
 def _pass_by(_place: str) -> None:

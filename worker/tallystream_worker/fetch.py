@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from tallystream.errors import GroupLost
+from tallystream_worker import failpoint
 from tallystream_worker.fold import Entry
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class Fetch:
             "XAUTOCLAIM", self._keys.stream, self._keys.group, self._consumer, self._claim_idle_ms, self._cursor,
             "COUNT", _CLAIM_COUNT,
         )  # fmt: skip
+        if claimed:
+            failpoint.reach("mid-claim")
         self._cursor = cursor.decode()
         self.lost += len(deleted)
         if self._cursor == _DONE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from contextlib import contextmanager
@@ -19,20 +20,35 @@ def stop_on_signals() -> Iterator[threading.Event]:
     What was set before is restored on leaving. For the main thread only.
     """
     stop = threading.Event()
+    ear, mouth = os.pipe()
+    was_told = False
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal was_told
+        if was_told:
             # Somebody is out of patience. Nothing is lost: what is in hand stays pending.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        stop.set()
+        was_told = True
+        # Not stop.set(): a signal that comes while the main thread is inside stop.wait(), and holds the event's
+        # lock, would wait for that lock for ever. Writing a byte takes none.
+        os.write(mouth, b"\0")
 
+    def listen() -> None:
+        if os.read(ear, 1):
+            stop.set()
+
+    listener = threading.Thread(target=listen, name="tallystream-signals", daemon=True)
+    listener.start()
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(mouth)
+        listener.join()
+        os.close(ear)
 
 
 def wait_for(stop: threading.Event) -> None:

@@ -1,0 +1,161 @@
+"""Broken variants of the product, each of which the fault suite must catch.
+
+Production code has no switch for any of this: a mutant is a copy of the packages with a few lines replaced, put
+first on the path. Where those lines have changed, so that the replacement does not apply, that is an error: a mutant
+that is none would pass for a suite without teeth, or worse, for one with.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SOURCES: Final = (Path("producer/tallystream"), Path("worker/tallystream_worker"))
+
+
+class MutationError(Exception):
+    """A mutant cannot be made of the code as it is."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One replacement: `old` must be in the file exactly once."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken variant.
+
+    Attributes:
+        name: What is wrong with it.
+        edits: How it is made.
+        rows: Rows of the fault table that must catch it: the smallest set.
+        checks: The letters of the checks by which; another failure, such as one to start, is not it.
+    """
+
+    name: str
+    edits: tuple[Edit, ...]
+    rows: tuple[int, ...]
+    checks: str
+
+    def make(self, folder: Path) -> Path:
+        """Write it into a folder, anew; return what to put first on the path.
+
+        Raises:
+            MutationError: an edit does not apply.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        for source in SOURCES:
+            shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for edit in self.edits:
+            file = folder / edit.file
+            text = file.read_text()
+            if text.count(edit.old) != 1:
+                raise MutationError(
+                    f"{self.name}: {edit.file} holds {text.count(edit.old)} times, not once:\n{edit.old}\n"
+                    "The code has changed: write the edit in tests/faults/mutants.py anew"
+                )
+            file.write_text(text.replace(edit.old, edit.new))
+        return folder
+
+
+_APPLY: Final = "tallystream_worker/apply.lua"
+_APPEND: Final = "tallystream/append.lua"
+_ACKNOWLEDGE: Final = "call('XACK', stream, group, unpack(ids))\n"
+_GATE: Final = "if #pending < #ids then"
+_NO_GATE: Final = Edit(_APPLY, _GATE, "if false then")
+_AGAIN: Final = Edit(_APPEND, "if sequence <= last then", "if false then")
+
+MUTANTS: Final = (
+    Mutant("no-gate", (_NO_GATE,), (25, 26), "BPLM"),
+    Mutant(
+        "count-before-check",
+        (
+            Edit(
+                _APPLY,
+                "-- The gate holds for every id",
+                "local early = plan(batch)\nif #early.refused == 0 then write(early) end\n"
+                "-- The gate holds for every id",
+            ),
+            Edit(_APPLY, "write(planned)\nreturn", "return"),
+        ),
+        (25, 26),
+        "BPLM",
+    ),
+    Mutant(
+        "acknowledge-first",
+        (
+            _NO_GATE,
+            Edit(
+                "tallystream_worker/apply.py",
+                "    parked = [",
+                "    client.xack(keys.stream, GROUP, *folded.ids)\n    parked = [",
+            ),
+        ),
+        (2, 15),
+        "BD",
+    ),
+    Mutant("no-sequence-gate", (_AGAIN,), (14,), "B"),
+    Mutant(
+        "gate-on-the-total-of-xack",
+        (Edit(_APPLY, _GATE, f"if {_ACKNOWLEDGE.strip()} == 0 then"),),
+        (25, 26),
+        "BPLM",
+    ),
+    Mutant(
+        "group-recreated-at-0",
+        (Edit("tallystream_worker/fetch.py", "if settled and not self._group_exists():", "if False:"),),
+        (23,),
+        "BLMX",
+    ),
+    Mutant(
+        "retry-of-a-bare-write",
+        (
+            _AGAIN,
+            Edit(_APPEND, "if sequence > last + 1 then", "if false then"),
+            Edit(
+                "tallystream/connection.py",
+                "block + timeout, Retry(NoBackoff(), 0))",
+                "block + timeout, Retry(NoBackoff(), 3))",
+            ),
+        ),
+        (14,),
+        "B",
+    ),
+    Mutant(
+        "last-arrival-wins",
+        (
+            Edit(
+                "tallystream/rule_votes.lua",
+                "replaces = at > old_at or (at == old_at and amount > old_amount)",
+                "replaces = true",
+            ),
+        ),
+        (20,),
+        "R",
+    ),
+    Mutant(
+        "clamp-on-write",
+        (
+            Edit(
+                "tallystream/rule_sums.lua",
+                "        sum = sum + delta\n",
+                "        sum = sum + delta\n        new = math.max(new, 0)\n",
+            ),
+        ),
+        (20,),
+        "R",
+    ),
+    Mutant(
+        "ledger-forgets",
+        (Edit("tallystream/rule_write.lua", "    if events ~= 0 then", "    if events % 7 ~= 0 then"),),
+        (20,),
+        "DL",
+    ),
+)

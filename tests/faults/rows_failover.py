@@ -1,0 +1,119 @@
+"""Rows of the table in which a replica takes over. Clients find the primary through an address that moves with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from tests.faults.table import row
+
+if TYPE_CHECKING:
+    from tallystream_worker.embedded import EmbeddedServer
+    from tests.faults.world import World
+    from tests.proxy import Proxy
+
+
+@row(9, "failover without WAIT", "P D R")
+def failover(world: World) -> None:
+    """What the replica had not is lost, at most; producers learn of it by the gap answer, and counting goes on."""
+    primary, replica, link = _replicated(world)
+    address = world.proxy()
+    world.crowd(url=address.url)
+    world.worker("a", url=address.url)
+    world.flow(100)
+    link.freeze()  # the replica falls behind
+    world.arrive(world.chance.randint(20, 200))
+    _fail_over(world, primary, replica, address, link)
+    world.loss = "the replica had not got it"
+    world.heal()
+    world.flow(50)
+    _rewinds_were_noticed(world)
+
+
+@row(10, "failover with WAIT 1", "B P D R")
+def failover_confirmed(world: World) -> None:
+    """What a replica has confirmed survives the primary."""
+    primary, replica, link = _replicated(world)
+    address = world.proxy()
+    world.crowd(url=address.url, confirm="replica")
+    world.worker("a", url=address.url, confirm=world.chance.choice(["memory", "replica"]))
+    world.flow(100)
+    link.freeze()  # nothing more is confirmed, whatever the primary takes
+    world.pause(0, 0.3)
+    _fail_over(world, primary, replica, address, link)
+    # The new primary has no replica: it confirms nothing until it has one again.
+    os.kill(primary.pid, signal.SIGCONT)
+    world.rig.connect(primary.url).replicaof("127.0.0.1", int(replica.url.rpartition(":")[2]))
+    world.heal()
+    world.flow(50)
+
+
+@row(11, "old primary comes back", "P D M R")
+def old_primary_returns(world: World) -> None:
+    """It becomes a replica, its own writes vanish, and when it leads again nothing is counted twice."""
+    primary, replica, link = _replicated(world)
+    address = world.proxy()
+    world.crowd(url=address.url)
+    world.worker("a", url=address.url)
+    world.flow(100)
+    if world.chance.random() < 0.5:
+        link.freeze()
+        world.arrive(world.chance.randint(20, 200))
+    _fail_over(world, primary, replica, address, link)
+    world.loss = "the replica had not got it"
+    world.flow(50)
+    os.kill(primary.pid, signal.SIGCONT)  # it answers what was in its sockets when it stopped
+    returned = world.rig.connect(primary.url)
+    world.pause(0, 0.1)
+    returned.replicaof("127.0.0.1", int(replica.url.rpartition(":")[2]))
+    world.inject("old primary came back")
+    world.until(lambda: returned.info("replication")["master_link_status"] == "up", "the resynchronisation")
+    if world.chance.random() < 0.5:
+        world.flow(50)
+        _fail_over(world, replica, primary, address, None)
+        os.kill(replica.pid, signal.SIGCONT)
+    world.heal()
+    world.flow(50)
+
+
+def _replicated(world: World) -> tuple[EmbeddedServer, EmbeddedServer, Proxy]:
+    """Start a primary and a replica of it; return also the link between the two."""
+    kind = world.chance.choice(["valkey", "redis"])
+    primary = world.start_server("primary", "--repl-diskless-sync-delay", "0", kind=kind, tcp=True)
+    world.server = primary
+    link = world.proxy(primary.url)
+    replica = world.start_server("replica", "--repl-diskless-sync-delay", "0", kind=kind, tcp=True)
+    world.adopt(primary.url)
+    client = world.rig.connect(replica.url)
+    client.replicaof("127.0.0.1", int(link.url.rpartition(":")[2]))
+    world.until(lambda: client.info("replication")["master_link_status"] == "up", "the first synchronisation")
+    return primary, replica, link
+
+
+def _fail_over(
+    world: World, primary: EmbeddedServer, replica: EmbeddedServer, address: Proxy, link: Proxy | None
+) -> None:
+    os.kill(primary.pid, signal.SIGSTOP)
+    world.inject("SIGSTOP of the primary")
+    world.pause(0, 0.2)
+    if link is not None:
+        link.cut()
+        link.thaw()
+    world.watch.allow_rewind()
+    world.rig.connect(replica.url).replicaof("NO", "ONE")
+    world.move(replica)
+    address.retarget(replica.url)
+    world.inject("promotion of the replica")
+
+
+def _rewinds_were_noticed(world: World) -> None:
+    def demand(account) -> None:
+        missing = sum(account.confirmed.values()) - sum(
+            total for (metric, _), total in world.rig.totals().items() if metric == "view"
+        )
+        if missing > 0:
+            noticed = sum(statistics["rewound_streams"] for statistics in account.statistics)
+            world.expect(noticed, f"{missing} views are lost and no producer noticed")
+
+    world.afterwards.append(demand)

@@ -1,0 +1,161 @@
+"""Rows of the table in which the events are the fault: poison, a later version, too much of one thing."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from tallystream import Producer
+from tallystream.codec import Group, Payload, encode
+from tallystream.event import MAX_AMOUNT
+from tests.faults.processes import RULES
+from tests.faults.table import row
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from tests.faults.world import World
+
+
+@row(27, "poison entry", "B P D M R")
+def poison(world: World) -> None:
+    """What cannot be read is parked with its reason, byte for byte; its neighbours are counted."""
+    world.serve()
+    world.crowd()
+    world.worker("a")
+    if world.chance.random() < 0.3:
+        world.worker("b")
+    sent = world.chance.randint(5, 40)
+    for _ in range(sent):
+        keys = world.chance.choice(world.rig.layout.keys)
+        world.rig.client.xadd(keys.stream, _poison(world.chance))
+        world.inject("poison entry")
+        if world.chance.random() < 0.3:
+            world.arrive(2)
+    world.heal()
+    world.until(lambda: len(world.rig.dead()) >= sent, "the parking of all poison")
+    dead = world.rig.dead()
+    world.expect(len(dead) == sent, f"{sent} poison entries, {len(dead)} parked")
+    crashed = [entry[b"reason"] for entry in dead if b"without success" in entry[b"reason"]]
+    world.expect(not crashed, f"reading some of them raised what nobody expected: {crashed[:2]}")
+
+
+@row(28, "entry from a future version", "B P D M R")
+def from_the_future(world: World) -> None:
+    """It is kept as it came, and counts once when a release that knows it is given it."""
+    world.serve()
+    world.crowd()
+    world.worker("a")
+    payload = encode(
+        Payload([Group("view", 29_000_000, ["s1"], {}, {}), Group("like", 29_000_000, ["s1"], {}, {})], [])
+    )
+    keys = world.rig.layout.keys_of("s1")
+    entry = {b"v": b"99", b"n": b"2", b"b": payload}
+    sent = world.chance.randint(1, 5)
+    for _ in range(sent):
+        world.rig.client.xadd(keys.stream, entry)
+        world.inject("entry of version 99")
+    world.until(lambda: len(world.rig.dead()) >= sent, "the parking of all of them")
+    for parked in world.rig.dead():
+        kept = {name[2:]: value for name, value in parked.items() if name.startswith(b"e.")}
+        world.expect(kept == entry, f"parked as {kept}, which is not how it came")
+        world.rig.client.xadd(keys.stream, {**kept, b"v": b"1"})  # as if we had learnt to read it
+    world.besides = {"s1"}
+    before = world.counted()
+    world.heal()
+    world.until(lambda: world.counted() >= before + 2, "the count of what was replayed")
+
+
+@row(29, "overflow", "B P D M R")
+def overflow(world: World) -> None:
+    """A counter at its limit refuses the event that would break it, and nothing else."""
+    world.serve()
+    world.watch.sums = False
+    near = MAX_AMOUNT - world.chance.randint(0, 6)
+    world.besides = {"big"}
+    big = world.rig.layout.keys_of("big")
+    world.rig.client.xadd(big.stream, {"metric": "view", "subject": "big", "amount": near})
+    world.crowd()
+    world.worker("a")
+    world.until(lambda: world.rig.client.get(big.total("view", "big")), "the large amount")
+    neighbours = [s for s in (f"s{n}" for n in range(24)) if world.rig.layout.keys_of(s) == big][:3]
+    with Producer(world.server.url, linger=3600) as producer:
+        producer.emit("view", neighbours[0], 0)
+        producer.flush(20)
+        for subject in neighbours:  # in one entry with what must be parked
+            producer.emit("view", subject, 2)
+            producer.emit("like", subject, 2)
+        producer.emit("view", "big", 7)
+    world.inject("overflow")
+    world.until(world.rig.dead, "the parking of the event")
+    world.expect(world.rig.ledger()["dead"] == 1, f"more was parked: {world.rig.dead()}")
+    world.besides |= set(neighbours)
+    world.expect(int(world.rig.client.get(big.total("view", "big"))) == near, "the counter moved")
+    world.heal()
+    world.flow(50)
+
+
+@row(30, "hot subject", "B P D M R")
+def hot(world: World) -> None:
+    """One subject with nine events of ten costs one increment for each batch, not one for each event."""
+    world.serve()
+    world.crowd(hot=0.9, pairs=60)
+    world.arrive(world.chance.randint(1000, 4000))
+    world.worker("a", max_keys=3000)
+    world.inject("hot subject")
+    world.until(lambda: world.counted() > 1000, "the first thousand")
+    stats = world.rig.client.info("commandstats")
+    batches, writes = stats["cmdstat_xack"]["calls"], stats["cmdstat_mset"]["calls"]
+    counted = world.counted()
+    # A batch writes the totals of view, like, score and vote, each metric in one call.
+    world.expect(writes <= 6 * batches + 6, f"{writes} writes in {batches} batches")
+    world.expect(batches < counted / 10, f"{batches} batches for {counted} events")
+    world.heal()
+
+
+@row(31, "cardinality bomb", "B P D M R")
+def bomb(world: World) -> None:
+    """Invented subjects beyond the quota go to a sketch of fixed size; the others count on, and so does the server."""
+    world.serve()
+    world.crowd()
+    world.worker("a")
+    world.flow(50)
+    flood = world.chance.randint(3_000, 12_000)
+    quota = (RULES.metric["flood"].max_subjects or 0) * world.rig.layout.partitions
+    before = world.rig.client.info("memory")["used_memory"]
+    bomber = threading.Thread(target=_flood, args=(world.server.url, flood, world.chance.getrandbits(32)))
+    bomber.start()
+    bomber.join()
+    world.inject("invented subjects", flood)
+    world.until(lambda: world.rig.ledger().get("counted@flood", 0) == flood, "the end of the flood")
+    ledger = world.rig.ledger()
+    exact = [subject for metric, subject in world.rig.totals() if metric == "flood"]
+    world.expect(len(exact) <= quota, f"{len(exact)} exact counters, the quota is {quota}")
+    told = (ledger.get("sketched@flood", 0), len(exact))
+    world.expect(sum(told) == flood, f"sketched and exact: {told}, must add up to {flood}")
+    grown = world.rig.client.info("memory")["used_memory"] - before
+    world.expect(grown < 40 * 2**20, f"the server grew by {grown:,} bytes")
+    world.heal()
+
+
+def _flood(url: str, events: int, seed: int) -> None:
+    with Producer(url) as producer:
+        for number in range(events):
+            producer.emit("flood", f"bot-{seed}-{number}")
+
+
+def _poison(chance: Random) -> dict[bytes, bytes]:
+    """Draw an entry that is none of ours, from noise to one that is wrong by a byte."""
+    good = encode(Payload([Group("score", 29_000_000, ["fuzz", "fuss"], {}, {})], []))
+    kind = chance.randrange(6)
+    if kind == 0:
+        return {chance.randbytes(chance.randint(1, 20)): chance.randbytes(chance.randint(0, 200))}
+    if kind == 1:
+        return {b"v": b"1", b"n": b"1", b"b": chance.randbytes(chance.randint(1, 300)) + b"\xc1"}
+    if kind == 2:
+        return {b"v": b"1", b"n": b"1", b"b": b"\x91" * chance.choice([10, 3000, 100_000])}
+    if kind == 3:  # claims four thousand million elements
+        return {b"v": b"1", b"n": b"1", b"b": b"\xdd\xff\xff\xff\xff" + chance.randbytes(10)}
+    if kind == 4:
+        return {b"v": b"1", b"n": chance.choice([b"3", b"0", b"-1", b"9" * 400, b"\xff"]), b"b": good}
+    return {b"metric": chance.choice([b"view", b"\xff\xfe"]), b"subject": b"s1\x1b[2J", b"amount": b"1"}

@@ -1,0 +1,133 @@
+"""Rows of the table in which the stream, its group or the clock is not what it was."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream import EventError, Producer
+from tallystream.position import parse_id, parse_position, position_commands
+from tallystream_worker.embedded import find_binary
+from tests.faults.table import faketime, row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tallystream.keys import PartitionKeys
+    from tests.faults.journal import Account
+    from tests.faults.world import World
+
+YEAR_9999 = 253_402_300_799
+
+
+@row(22, "stream trimmed under the consumer", "B P D M")
+def trimmed_away(world: World) -> None:
+    """What nobody had counted is lost, and to the event so in the ledger, which balances."""
+    world.serve()
+    world.crowd()
+    worker = world.worker("a")
+    world.flow(100)
+    worker.signal(signal.SIGSTOP)
+    world.arrive(world.chance.randint(50, 300))
+    for keys in world.rig.layout.keys:
+        if world.chance.random() < 0.7:
+            world.rig.client.xtrim(keys.stream, maxlen=0, approximate=False)
+            world.inject("XTRIM MAXLEN 0")
+    worker.signal(signal.SIGCONT)
+    world.loss = "it was trimmed away" if world.faults else ""
+    world.replays = False
+    world.heal()
+    world.inject("SIGSTOP of a worker")
+    world.flow(50)
+    world.afterwards.append(lambda account: _losses_are_counted(world, account))
+
+
+def _losses_are_counted(world: World, account: Account) -> None:
+    totals = world.rig.totals()
+    missing = sum(account.confirmed.values()) - sum(n for (metric, _), n in totals.items() if metric == "view")
+    trimmed = sum(
+        n for name, n in world.rig.ledger().items() if name.partition(":")[0] == "trimmed" and "@" not in name
+    )
+    world.expect(trimmed or not missing, f"{missing} views are missing, and the ledger knows of no loss")
+
+
+@row(23, "group destroyed", "B P D M R")
+def group_destroyed(world: World) -> None:
+    """A loud stop, and nothing counted until the group is back where it was; then everything, once."""
+    world.serve()
+    world.crowd()
+    worker = world.worker("a")
+    world.flow(100)
+    keys = world.chance.choice(world.rig.layout.keys)
+    world.until(lambda: world.rig.client.hget(keys.ledger, "counted"), "a count in the partition")
+    position = _destroy(world, keys)
+    world.inject("XGROUP DESTROY")
+    if world.chance.random() < 0.5:
+        world.kill(worker)
+        worker = world.worker("a")
+    world.until(lambda: "is missing" in worker.said(), "the alarm")
+    world.pause(0, 0.2)
+    world.expect(not _has_group(world, keys), "the group was created anew behind the operator's back")
+    world.rig.client.xgroup_create(keys.stream, keys.group, id=position)
+    world.heal()
+    world.flow(50)
+
+
+@row(24, "clock jump; event from the year 9999", "B P D M R", needs="faketime")
+def clock_jump(world: World) -> None:
+    """Stream IDs grow whatever the clock does, and nobody counts an event that has not happened yet."""
+    clock = world.folder / "clock"
+    clock.write_text("+0")
+    world.serve(kind="valkey", binary=_with_clock(world, clock))
+    world.crowd()
+    world.worker("a", claim_idle=0.1)
+    world.flow(50)
+    for _ in range(world.chance.randint(1, 3)):
+        before = _last_ids(world)
+        clock.write_text(f"{world.chance.choice([-3000, -600, -2, 2, 600, 3000]):+d}")
+        world.inject("clock jump of the server")
+        world.arrive(50)
+        after = _last_ids(world)
+        fell = [(old, new) for old, new in zip(before, after, strict=True) if parse_id(new) < parse_id(old)]
+        world.expect(not fell, f"stream IDs fell: {fell}")
+    with Producer(world.server.url) as producer, pytest.raises(EventError):
+        producer.emit("view", "s1", at=YEAR_9999)
+    event = {"metric": "view", "subject": "s1", "at": str(YEAR_9999)}
+    world.rig.client.xadd(world.rig.layout.keys_of("s1").stream, event)
+    world.inject("event from the year 9999")
+    world.until(lambda: world.rig.ledger().get("dead"), "the parking of the event")
+    world.expect(world.rig.ledger()["dead"] == 1, f"more was parked: {world.rig.dead()}")
+    # A server whose clock went back takes a pending entry for young: what nobody holds is read all the same.
+    world.oracle_knows = frozenset()
+
+
+def _destroy(world: World, keys: PartitionKeys) -> str:
+    """Destroy a partition's group; return up to where it had counted, to the entry."""
+    with world.rig.client.pipeline(transaction=True) as pipeline:
+        for command in position_commands(keys):
+            pipeline.execute_command(*command)
+        pipeline.xgroup_destroy(keys.stream, keys.group)
+        *replies, _ = pipeline.execute(raise_on_error=False)
+    return parse_position(replies, keys.group).as_of
+
+
+def _has_group(world: World, keys: PartitionKeys) -> bool:
+    return any(group["name"] == keys.group.encode() for group in world.rig.client.xinfo_groups(keys.stream))
+
+
+def _last_ids(world: World) -> list[str]:
+    streams = [world.rig.client.xinfo_stream(keys.stream) for keys in world.rig.layout.keys]
+    return [stream["last-generated-id"].decode() for stream in streams]
+
+
+def _with_clock(world: World, clock: Path) -> Path:
+    """Return a server program whose wall clock is off by what a file says."""
+    program = world.folder / "server-with-clock"
+    program.write_text(
+        f"#!/bin/sh\nLD_PRELOAD={faketime()} FAKETIME_TIMESTAMP_FILE={clock} FAKETIME_NO_CACHE=1"
+        f' FAKETIME_DONT_FAKE_MONOTONIC=1 exec {find_binary()} "$@"\n'
+    )
+    program.chmod(0o700)
+    return program
