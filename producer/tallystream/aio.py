@@ -21,6 +21,7 @@ from tallystream.connection import DEFAULT_URL, connect_async
 from tallystream.errors import BufferFull, TallyError
 from tallystream.producer import Producer as ThreadedProducer
 from tallystream.query import Answer, Query
+from tallystream.together import Together
 from tallystream.totals import Patience, Reading, Remembered, declared, query_counters, query_meta
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ class Totals:
         self._namespace = namespace
         self._remembered = Remembered()
         self._turn = asyncio.Semaphore(_CONNECTIONS)
+        self._together = Together(self.run)
 
     async def meta(self) -> Meta:
         """Return what is stored here, at most a second old; see `tallystream.totals.query_meta`."""
@@ -229,7 +231,7 @@ class Totals:
         wanted = list(counters)
         while True:
             meta = await self.meta()  # anew each time: see tallystream.totals
-            reading = await self.run(query_counters(meta.layout, wanted, meta.rules))
+            reading = await self._together.run(query_counters(meta.layout, wanted, meta.rules))
             if patience.ends(reading):
                 return reading
             await asyncio.sleep(patience.pause())

@@ -28,6 +28,7 @@ from tallystream_worker.http.health import healthz, readyz
 from tallystream_worker.http.live import live, live_socket
 from tallystream_worker.http.metrics import ExtraMetrics, metrics
 from tallystream_worker.http.problems import refusal
+from tallystream_worker.http.quick import one_counter, send_json
 from tallystream_worker.http.session import Sessions
 from tallystream_worker.http.standing import Standing
 from tallystream_worker.http.tokens import tokens_of
@@ -47,14 +48,18 @@ _HEADERS: Final = {
 }
 
 
+_RAW_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+
+
 class ReadService(Litestar):
     """The application; it routes by the path as it was sent.
 
     Decoded, as ASGI has it, `%2F` could not be told from `/`, nor where a subject ends and its metric begins.
     """
 
-    def __init__(self, gate: Gate, **settings: Any) -> None:
+    def __init__(self, gate: Gate, access: Access, **settings: Any) -> None:
         self._gate = gate
+        self._access = access
         super().__init__(**settings, before_send=[self._protect])
 
     async def __call__(
@@ -66,7 +71,8 @@ class ReadService(Litestar):
             http["path"] = http["raw_path"].decode("latin-1")
             if scope["type"] == ScopeType.HTTP:
                 send = delivered(http, cast("Send", send))
-            answer = self._gate.refuses(http["type"], http.get("method", "GET"), dict(http["headers"])) or _refusal(
+            headers = dict(http["headers"])
+            answer = self._gate.refuses(http["type"], http.get("method", "GET"), headers) or _refusal(
                 http["raw_path"], http["query_string"]
             )
             if answer is not None:
@@ -75,6 +81,11 @@ class ReadService(Litestar):
                     return
                 await answer(http, cast("Receive", receive), self._wrap_send(cast("Send", send), http))
                 return
+            if scope["type"] == ScopeType.HTTP:
+                body = await one_counter(http, headers, self.state.totals, self._access)
+                if body is not None:
+                    await send_json(cast("Send", send), body, _RAW_HEADERS, self._gate.headers_for(""))
+                    return
         await super().__call__(scope, receive, send)
 
     async def _protect(self, message: Message, scope: Scope) -> None:
@@ -126,6 +137,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
 
     return ReadService(
         Gate(settings.serve, guarded=bool(access.tokens)),
+        access,
         route_handlers=[Counters, Standing, Events, alerts, Sessions, live, live_socket, healthz, readyz, metrics],
         guards=[access.guard],
         lifespan=[reading],

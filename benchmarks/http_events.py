@@ -1,0 +1,63 @@
+"""Events over HTTP: lists of 500 a request, 8 connections, one process.
+
+    python -m benchmarks.http_events [--seconds 10] [--connections 8]
+
+The goal: 100,000 events a second, each of them in the stream when the answer comes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from tallystream.connection import connect
+from tallystream_worker.app import open_books
+from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.settings import RedisSettings, Settings
+
+from .http_load import cpu_seconds, load, request, service
+
+LIST = 500
+
+
+def main() -> None:
+    """Print the figures as one line of JSON."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--seconds", type=float, default=10)
+    options.add_argument("--connections", type=int, default=8)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, EmbeddedServer(Path(scratch)) as server:
+        settings = Settings(redis=RedisSettings(url=server.url))
+        meta = open_books(settings)
+        requests = [
+            request("POST", "/v1/events", json.dumps(
+                [{"metric": "view", "subject": f"article:{(n * LIST + i) * 37 % 10_000}"} for i in range(LIST)]
+            ).encode())
+            for n in range(50)
+        ]  # fmt: skip
+        with service(server.url) as (port, process):
+            load(port, requests, connections=given.connections, seconds=1)
+            before, ledger = cpu_seconds(process), appended(server.url, meta.layout.keys)
+            found = load(port, requests, connections=given.connections, seconds=given.seconds)
+            events = appended(server.url, meta.layout.keys) - ledger
+            spent = (cpu_seconds(process) - before) / events
+    figures = {
+        "events_per_second": round(events / given.seconds),
+        "p50_ms": round(found.p50 * 1e3, 2),
+        "p99_ms": round(found.p99 * 1e3, 2),
+        "service_cpu_us_per_event": round(spent * 1e6, 2),
+        "errors": found.errors,
+    }
+    print(json.dumps(figures))
+
+
+def appended(url: str, partitions: object) -> int:
+    """Return how many events are in the streams, by the books."""
+    with connect(url) as client:
+        return sum(int(client.hget(keys.log_ledger, "appended") or 0) for keys in partitions)  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""A client for load over HTTP: as many connections as asked for, each with one request at a time.
+
+Its own process does nothing else, and reads no more of an answer than it must: head, length, body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of it: requests a second, seconds at percentiles, and how many answers were no success."""
+
+    rate: float
+    p50: float
+    p99: float
+    errors: int
+
+
+def load(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Load:
+    """Send requests in turn for some seconds, from a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_in_process, (port, list(requests), connections, seconds))
+
+
+def request(method: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
+    """Return a request as it goes over the wire."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    if body:
+        head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+@contextmanager
+def service(url: str) -> Iterator[tuple[int, psutil.Process]]:
+    """Run a read service; yield its port and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = str(Path(sys.executable).with_name("tallystream"))
+    command = [program, "serve", "--port", str(port), "--redis", url]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the processor time that a process has used: the figure that a busy machine does not change much."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _in_process(port: int, requests: list[bytes], connections: int, seconds: float) -> Load:
+    return asyncio.run(_run(port, requests, connections, seconds))
+
+
+async def _run(port: int, requests: list[bytes], connections: int, seconds: float) -> Load:
+    loop = asyncio.get_running_loop()
+    ends = time.perf_counter() + seconds
+    clients = [_Client(requests, n, ends, loop) for n in range(connections)]
+    for client in clients:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+    await asyncio.gather(*(client.done for client in clients))
+    took = sorted(one for client in clients for one in client.took)
+    errors = sum(client.errors for client in clients)
+    return Load(len(took) / seconds, took[len(took) // 2], took[len(took) * 99 // 100], errors)
+
+
+class _Client(asyncio.Protocol):
+    def __init__(self, requests: list[bytes], first: int, ends: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._requests = requests
+        self._next = first
+        self._ends = ends
+        self._buffer = b""
+        self.took: list[float] = []
+        self.errors = 0
+        self.done: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        self._transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._next = (self._next + 1) % len(self._requests)
+        self._began = time.perf_counter()
+        self._transport.write(self._requests[self._next])
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, separator, body = self._buffer.partition(b"\r\n\r\n")
+        found = _LENGTH.search(head)
+        if not separator or found is None or len(body) < int(found[1]):
+            return
+        now = time.perf_counter()
+        self.took.append(now - self._began)
+        self.errors += not head.startswith(b"HTTP/1.1 20")
+        self._buffer = b""
+        if now < self._ends:
+            self._send()
+        else:
+            self._transport.close()
+            if not self.done.done():
+                self.done.set_result(None)
