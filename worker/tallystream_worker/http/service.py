@@ -11,7 +11,6 @@ from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.response.base import ASGIResponse
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry
@@ -29,6 +28,7 @@ from tallystream_worker.http.live import live, live_socket
 from tallystream_worker.http.metrics import ExtraMetrics, metrics
 from tallystream_worker.http.problems import refusal
 from tallystream_worker.http.quick import one_counter, send_json
+from tallystream_worker.http.schema import SchemaPage
 from tallystream_worker.http.session import Sessions
 from tallystream_worker.http.standing import Standing
 from tallystream_worker.http.tokens import tokens_of
@@ -157,7 +157,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
             version="1",
             path="/schema",
             description="Exact event counters. Every figure says how good it is.",
-            render_plugins=[JsonRenderPlugin()],
+            render_plugins=[SchemaPage()],
         ),
         logging_config=None,
         debug=False,
