@@ -9,7 +9,7 @@ SEEDS ?= 1
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench faults secrets teeth soak
+.PHONY: help demo test check docs bench faults secrets teeth soak fuzz
 
 help:            ## show this
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ teeth: | $(UV)   ## break the product in known ways; the fault suite must notice
 
 soak: | $(UV)    ## a sustained load with random faults, the memory of all processes watched: MINUTES=10, RATE=100000
 	@$(UV) run --quiet --frozen python -m tests.faults.soak --minutes $(MINUTES) $(if $(RATE),--rate $(RATE)) $(ARGS)
+
+fuzz: | $(UV)    ## broken input for whatever reads bytes of others, SECONDS=60 for each reader
+	@TALLYSTREAM_FUZZ_SECONDS=$(or $(SECONDS),60) $(UV) run --frozen pytest tests/fuzz --timeout 0 -s $(ARGS)
 
 bench: | $(UV)   ## the side-by-side figures
 	@$(UV) run --quiet --frozen --group bench python -m benchmarks $(ARGS)
