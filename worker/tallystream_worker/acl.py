@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _CONNECT: Final = "auth hello ping client|setname reset"
 _READ: Final = (
-    "get mget strlen exists hget hmget hgetall hkeys hlen hscan zrange zrevrange zscore zcard "
+    "get mget strlen exists hget hmget hgetall hkeys hvals hexists hlen hscan zrange zrevrange zscore zcard "
     "pfcount bitfield_ro xlen xrange xrevrange xread xpending xinfo|groups xinfo|consumers xinfo|stream memory|usage "
     "info time multi exec discard command|info"
 )
@@ -30,6 +30,8 @@ _APPEND: Final = (
 )
 _COUNT: Final = (
     "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer del unlink"
+    "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer xgroup|setid "
+    "del unlink hdel"
 )
 _OPERATE: Final = "+@read +@write -@dangerous -function +xgroup +xinfo +info +scan"
 
@@ -45,7 +47,7 @@ class User:
     def line(self, namespace: str, password_hash: str) -> str:
         """Return the user's line in an ACL file."""
         mode = "~" if self.writes else "%R~"
-        keys = f"{mode}{_literally(namespace)}:meta {mode}{_literally(namespace)}:{{*}}:*"
+        keys = f"{mode}{_literally(namespace)}:*"
         return f"user {namespace}-{self.name} on #{password_hash} resetchannels {keys} -@all {self.commands}"
 
 
