@@ -30,8 +30,6 @@ _APPEND: Final = (
 )
 _COUNT: Final = (
     "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer del unlink"
-    "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer xgroup|setid "
-    "del unlink hdel"
 )
 _OPERATE: Final = "+@read +@write -@dangerous -function +xgroup +xinfo +info +scan"
 
@@ -47,7 +45,7 @@ class User:
     def line(self, namespace: str, password_hash: str) -> str:
         """Return the user's line in an ACL file."""
         mode = "~" if self.writes else "%R~"
-        keys = f"{mode}{_literally(namespace)}:*"
+        keys = f"{mode}{_literally(namespace)}:meta {mode}{_literally(namespace)}:{{*}}:*"
         return f"user {namespace}-{self.name} on #{password_hash} resetchannels {keys} -@all {self.commands}"
 
 
