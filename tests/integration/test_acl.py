@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -45,6 +45,22 @@ class Secured:
         """Return how a user connects."""
         return f"redis://tally-{user}:{self._passwords[user]}@127.0.0.1:{self._port}"
 
+    def _watch(self, *command: str) -> Any:
+        with contextlib.closing(connect(f"redis://watcher:x@127.0.0.1:{self._port}")) as watcher:
+            return watcher.execute_command(*command)
+
+    def clear(self) -> None:
+        """Remove every key, and forget what was denied."""
+        self._watch("FLUSHALL")
+        self._watch("ACL", "LOG", "RESET")
+
+    def denied(self) -> set[tuple[str, str]]:
+        """Return which user was denied what since this was asked last."""
+        entries = map(_fields, self._watch("ACL", "LOG"))
+        denied = {(entry[b"username"].decode(), entry[b"object"].decode()) for entry in entries}
+        self._watch("ACL", "LOG", "RESET")
+        return denied
+
     @contextlib.contextmanager
     def client(self, user: str) -> Iterator[redis.Redis]:
         """Provide a client of a user."""
@@ -68,18 +84,13 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def server(secured: Secured) -> Iterator[Secured]:
-    """The same, empty; whatever somebody was denied during the test fails it unless the test has looked itself."""
-    with contextlib.closing(connect(f"redis://watcher:x@127.0.0.1:{secured._port}")) as watcher:
-        watcher.execute_command("FLUSHALL")
-        watcher.execute_command("ACL", "LOG", "RESET")
-        yield secured
-        denied = [
-            (entry[b"username"], entry[b"object"]) for entry in map(_fields, watcher.execute_command("ACL", "LOG"))
-        ]
-    assert denied == []
+    """The same, empty; what somebody was denied during the test fails it, unless the test has looked itself."""
+    secured.clear()
+    yield secured
+    assert secured.denied() == set()
 
 
-def _fields(entry: object) -> dict[bytes, object]:
+def _fields(entry: Any) -> dict[bytes, bytes]:
     return entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
 
 
@@ -160,6 +171,8 @@ def test_maintenance_works_with_the_workers_user(server: Secured) -> None:
             thief.xtrim(keys.stream, maxlen=0, approximate=False)
     keeper.keep()  # what was trimmed before it was counted goes into the books
     keeper._client.close()
+    # To put the server's own lag right it tries to move the group, and does without: docs/outages.md.
+    assert server.denied() <= {("tally-worker", "xgroup|setid")}
 
 
 def test_the_archive_works_with_the_admin(server: Secured, tmp_path: Path) -> None:
