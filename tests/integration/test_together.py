@@ -132,7 +132,7 @@ def test_the_short_way_answers_as_the_long_one(server: Server) -> None:
         assert http.get("/v1/counters/%FF/view").status_code == 400
 
 
-TOKEN = "of-readers-0123456789-0123456789"
+TOKEN = "of-readers-0123456789-0123456789"  # noqa: S105
 
 
 def test_the_short_way_is_guarded_too(server: Server) -> None:
