@@ -29,6 +29,12 @@ EVENT = {"metric": "view", "subject": "article:1"}
 PROBLEM = "application/problem+json"
 
 
+HANDSHAKE = {
+    "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}  # fmt: skip
+
+
 def bearing(token: str) -> dict[str, str]:
     """Return the header that presents a token."""
     return {"Authorization": f"Bearer {token}"}
@@ -54,7 +60,7 @@ def routes() -> list[tuple[str, str, dict[str, object]]]:
     found = []
     for route in app.routes:
         for handler in route.route_handlers if hasattr(route, "route_handlers") else [route.route_handler]:
-            found += [(method, route.path, handler.opt) for method in getattr(handler, "http_methods", ["GET"])]
+            found += [(method, route.path, handler.opt) for method in getattr(handler, "http_methods", ["WEBSOCKET"])]
     return found
 
 
@@ -65,6 +71,11 @@ def test_every_route_but_the_open_ones_needs_a_token(http: httpx.Client) -> None
     for method, path, opt in routes():
         if opt.get("role") == Role.OPEN:
             open_ones.add(path)
+            continue
+        if method == "WEBSOCKET":
+            refused = http.get(path, headers=HANDSHAKE)
+            assert refused.status_code in (401, 403), (path, refused.status_code)
+            assert http.get(path, headers=HANDSHAKE | {"Origin": "https://evil.example"}).status_code == 403
             continue
         answer = http.request(method, path.replace(":str}", "}"), json={})
         assert answer.status_code == 401, (method, path)
