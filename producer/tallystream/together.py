@@ -36,20 +36,29 @@ class Together:
     def __init__(self, ask: Callable[[Query[list[Any]]], Awaitable[list[Any]]]) -> None:
         self._ask = ask
         self._waiting: list[Waiting] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._working = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop alone would let go of them
 
     async def run(self, query: Query[Reading]) -> Reading:
         """Return the answer to a query for counters, such as `query_counters` makes."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Reading] = loop.create_future()
         self._waiting.append((query, answer))
-        if len(self._tasks) < _AT_ONCE:
+        if self._working < _AT_ONCE:
+            self._working += 1
             task = loop.create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await answer
 
     async def _work(self) -> None:
+        try:
+            await self._ask_all()
+        finally:
+            # In the same step in which nothing was waiting: who comes later finds that nobody is at work.
+            self._working -= 1
+
+    async def _ask_all(self) -> None:
         while self._waiting:
             some, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
             try:

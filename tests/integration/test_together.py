@@ -143,3 +143,19 @@ def test_the_short_way_is_guarded_too(server: Server) -> None:
         assert wrong.status_code == 401
         right = http.get("/v1/counters/a/view", headers={"authorization": f"Bearer {TOKEN}"})
         assert right.json()["value"] == 0
+
+
+def test_readers_that_come_one_by_one_are_all_served(server: Server) -> None:
+    """Readers that ask again the moment they have an answer, many times over, never wait for nobody."""
+
+    async def read() -> None:
+        async with Totals(server.url) as totals:
+
+            async def again() -> None:
+                for _ in range(200):
+                    await totals.read([("a", "view")])
+
+            await asyncio.wait_for(asyncio.gather(*(again() for _ in range(5))), 60)
+
+    with Rig(server.url, rules=RULES):
+        asyncio.run(read())

@@ -53,4 +53,8 @@ def current_url() -> str:
     return _last_url
 
 
+LiveView = Annotated[
+    bool, Parameter(name="--live", negative="", show_default=False, help="keep looking, until q or Ctrl-C")
+]
+Every = Annotated[float, Parameter(help="seconds between two looks of --live")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON for programs")]

@@ -6,18 +6,25 @@ from contextlib import closing
 
 from tallystream.ledger import OUTCOMES, query_ledger
 from tallystream.totals import Totals
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.live import follow
+from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.cli.screens import StatusScreen
 
 
 def status(
     *,
+    live: LiveView = False,
+    every: Every = 1.0,
     json: AsJson = False,
     where: Where = Where(),  # noqa: B008
 ) -> None:
     """Print partitions, lag, pending and dead entries, and whether the books balance."""
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
+        if live:
+            follow(lambda: totals.run(query_ledger(totals.meta.layout)), StatusScreen(), every=every, json=json)
+            return
         books = totals.run(query_ledger(totals.meta.layout))
     if json:
         print_json(books.summary())

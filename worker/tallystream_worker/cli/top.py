@@ -10,10 +10,12 @@ from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
 from tallystream.query import as_of, lag_of
-from tallystream.ranking import query_top
+from tallystream.ranking import Ranking, query_top
 from tallystream.totals import Totals
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.live import follow
+from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import error_console, print_json, print_table
+from tallystream_worker.cli.screens import TopScreen
 
 
 def top(
@@ -21,6 +23,8 @@ def top(
     *,
     n: Annotated[int, Parameter(name=["-n", "--n"], help="how many")] = 10,
     window: Annotated[str | None, Parameter(help="a window such as day, or a range such as 7d; else all time")] = None,
+    live: LiveView = False,
+    every: Every = 1.0,
     json: AsJson = False,
     where: Where = Where(),  # noqa: B008  # frozen
 ) -> None:
@@ -33,10 +37,17 @@ def top(
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-        meta = totals.meta
-        if meta.rules is None:
-            raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-        ranking = totals.run(query_top(meta.layout, meta.rules, metric, n, window, now=time.time()))
+
+        def look() -> Ranking:
+            meta = totals.meta
+            if meta.rules is None:
+                raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
+            return totals.run(query_top(meta.layout, meta.rules, metric, n, window, now=time.time()))
+
+        if live:
+            follow(look, TopScreen(metric, window or "all time"), every=every, json=json)
+            return
+        ranking = look()
     if json:
         print_json(
             {

@@ -1,0 +1,166 @@
+"""The views that stay open, on a terminal and without one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tallystream.producer import Producer
+from tallystream.rules import Metric, Rules
+from tallystream_worker.cli.live import sparkline
+from tests.rig import Rig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tallystream_worker.embedded import EmbeddedServer
+    from tests.servers import Server
+
+PROGRAM = str(Path(sys.executable).with_name("tallystream"))
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *arguments: str, url: str) -> None:
+        self.master, slave = pty.openpty()
+        self.resize(40, 100)
+        command = [PROGRAM, *arguments, "--redis", url]
+        env = os.environ | {"TERM": "xterm-256color"}
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
+        )
+        os.close(slave)
+        self.text = ""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the window another size."""
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def shows(self, pattern: str, timeout: float = 20) -> str:
+        """Wait until what was drawn from now on matches; return it."""
+        self.text = ""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([self.master], [], [], 0.1)
+            if ready:
+                self.text += ESCAPES.sub("", os.read(self.master, 65536).decode(errors="replace"))
+            if re.search(pattern, self.text):
+                return self.text
+        raise AssertionError(f"{pattern!r} was not shown; the last was {self.text[-2000:]!r}")
+
+    def ends(self) -> int:
+        """Read on until the program has ended; return its status."""
+        deadline = time.monotonic() + 20
+        while self.process.poll() is None and time.monotonic() < deadline:
+            ready, _, _ = select.select([self.master], [], [], 0.05)
+            if ready:
+                try:
+                    os.read(self.master, 65536)
+                except OSError:
+                    break
+        return self.process.wait(5)
+
+
+@contextmanager
+def on_terminal(*arguments: str, url: str) -> Iterator[Terminal]:
+    """Run a program on a terminal; it is ended with the block."""
+    terminal = Terminal(*arguments, url=url)
+    try:
+        yield terminal
+    finally:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.master)
+
+
+def test_status_ticks_on_a_terminal_until_q(server: Server) -> None:
+    """The view shows new counts by itself, fits a smaller window, and `q` gives the terminal back."""
+    with Rig(server.url) as rig:
+        rig.drain()
+        with on_terminal("status", "--live", "--every", "0.1", url=server.url) as terminal:
+            terminal.shows("books balance")
+            with Producer(rig.url) as producer:
+                producer.emit("view", "a", 5)
+            terminal.shows("books open: 1 entries wait")
+            rig.drain()
+            terminal.shows("books balance(?s:.*)counted 1 ")
+            terminal.resize(24, 50)
+            terminal.process.send_signal(signal.SIGWINCH)
+            terminal.shows(r"(?m)^p0\.425 ")
+            os.write(terminal.master, b"q")
+            assert terminal.ends() == 0
+
+
+def test_top_shows_who_grows(server: Server) -> None:
+    """The leaderboard shows values, rates and who is new; Ctrl-C ends it without an error."""
+    with Rig(server.url, rules=Rules({"view": Metric("", top=5)})) as rig, Producer(rig.url) as producer:
+        producer.emit("view", "article:1", 3)
+        producer.flush()
+        rig.drain()
+        with on_terminal("top", "view", "-n", "5", "--live", "--every", "0.1", url=server.url) as terminal:
+            terminal.shows(r"1\s+article:1\s+3\s")
+            producer.emit("view", "article:[2]", 9)
+            producer.flush()
+            rig.drain()
+            terminal.shows(r"1\s+article:\[2\]\s+9\s+new")
+            terminal.process.send_signal(signal.SIGINT)
+            assert terminal.ends() == 0
+
+
+def test_a_server_that_goes_and_comes_back_shows(fresh_server: Callable[..., EmbeddedServer]) -> None:
+    """While the server is away the view says for how long, and goes on when it is back."""
+    server = fresh_server(extra=["--appendfsync", "always"])
+    with Rig(server.url) as rig:
+        rig.drain()
+        with on_terminal("status", "--live", "--every", "0.1", url=server.url) as terminal:
+            terminal.shows("books balance")
+            server.kill()
+            terminal.shows(r"does not answer for \d+ s")
+            server.start()
+            text = terminal.shows(r"q ends(?s:.*)books balance(?s:.*)q ends")
+            assert "does not answer" not in text.rpartition("books balance")[2]
+            os.write(terminal.master, b"q")
+            assert terminal.ends() == 0
+
+
+def test_without_a_terminal_each_look_is_printed(server: Server) -> None:
+    """In a pipe the view prints one look after the other, as text or as a line of JSON, until it is stopped."""
+    with Rig(server.url) as rig:
+        rig.drain()
+        command = [PROGRAM, "status", "--live", "--every", "0.1", "--redis", server.url]
+        for more, wanted in (["--json"], '"unaccounted":0'), ([], "books balance"):
+            with subprocess.Popen(
+                [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as process:
+                found = 0
+                while found < 3:
+                    line = process.stdout.readline()
+                    assert line, process.stderr.read()
+                    assert "\x1b" not in line
+                    found += wanted in line
+                process.send_signal(signal.SIGINT)
+                process.stdout.read()
+                assert process.wait(10) == 0
+
+
+def test_sparklines() -> None:
+    """The largest of what is shown is a full bar, nothing is an empty one, and the latest is at the right."""
+    assert sparkline([0, 4, 8], 5) == "   ▄█"
+    assert sparkline([100, 1, 2], 2) == "▄█"
+    assert sparkline([], 3) == "   "
+    assert sparkline([0.0], 3) == "   "
