@@ -20,12 +20,14 @@ from tallystream_worker.http import problems
 from tallystream_worker.http.access import Access
 from tallystream_worker.http.alerts import alerts
 from tallystream_worker.http.counters import Counters
+from tallystream_worker.http.dashboard import page, part
 from tallystream_worker.http.delivery import delivered
 from tallystream_worker.http.events import Events
 from tallystream_worker.http.gate import Gate
 from tallystream_worker.http.health import healthz, readyz
 from tallystream_worker.http.live import live, live_socket
 from tallystream_worker.http.metrics import ExtraMetrics, metrics
+from tallystream_worker.http.overview import Summary
 from tallystream_worker.http.problems import refusal
 from tallystream_worker.http.quick import one_counter, send_json
 from tallystream_worker.http.schema import SchemaPage
@@ -138,7 +140,10 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
     return ReadService(
         Gate(settings.serve, guarded=bool(access.tokens)),
         access,
-        route_handlers=[Counters, Standing, Events, alerts, Sessions, live, live_socket, healthz, readyz, metrics],
+        route_handlers=[
+            *(page, part, Counters, Standing, Summary, Events, alerts, Sessions, live, live_socket),
+            *(healthz, readyz, metrics),
+        ],
         guards=[access.guard],
         lifespan=[reading],
         dependencies={

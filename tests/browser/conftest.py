@@ -1,0 +1,94 @@
+"""Chromium before a running system: server, worker, read service, all in this process."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tallystream.producer import Producer
+from tallystream_worker import logs
+from tallystream_worker.app import counting
+from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.http.serve import serving
+from tests.http_service import settings_for
+from tests.servers import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import Browser, Page
+
+    from tallystream_worker.settings import Settings
+
+SCREENSHOTS = Path("build/screenshots")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; for one module, since its loop must not be there where other tests run theirs."""
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or missing("no chromium on PATH", unless="CI")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The settings of a system that counts."""
+    with EmbeddedServer(tmp_path_factory.mktemp("browser")) as server:
+        settings = settings_for(server.url, read_timeout=5)
+        with counting(settings, logs.configure(quiet=True)):
+            yield settings
+
+
+@pytest.fixture(scope="module")
+def producer(settings: Settings) -> Iterator[Producer]:
+    """Emits into it."""
+    with Producer(settings.redis.url) as producer:
+        yield producer
+
+
+@pytest.fixture(scope="module")
+def url(settings: Settings) -> Iterator[str]:
+    """Its dashboard."""
+    with serving(settings) as url:
+        yield url
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages; a script error on any of them fails the test."""
+    faults: list[str] = []
+    contexts = []
+
+    def visit(url: str, *, width: int = 1280, height: int = 900, scheme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
+        page.goto(url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture
+def keep() -> Callable[[Page, str], None]:
+    """Keeps a picture of a page as build output, to be looked at."""
+
+    def keep(page: Page, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+    return keep

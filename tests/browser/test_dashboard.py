@@ -1,0 +1,311 @@
+"""The dashboard in a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tallystream_worker.http.serve import serving
+from tests.http_service import settings_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from playwright.sync_api import Page
+
+    from tallystream.producer import Producer
+    from tallystream_worker.settings import Settings
+
+HOSTILE = [
+    "<img src=x onerror=\"document.title='owned'\">",
+    "__proto__",
+    "article:\"'><script>alert(1)</script>",
+    "a*b",
+]
+
+COLOURS = """canvas => {
+  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const seen = new Map();
+  for (let n = 0; n < data.length; n += 4)
+    if (data[n + 3] > 200) { const key = data.slice(n, n + 3).join(); seen.set(key, (seen.get(key) ?? 0) + 1); }
+  return [...seen.values()].filter(pixels => pixels > 100).length;
+}"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted(producer: Producer) -> None:
+    """Something of everything."""
+    now = time.time()
+    for hour in range(20):
+        for place in range(1, 7):
+            producer.emit("view", f"article:{place}", 100 - 10 * place + hour, at=now - 3600 * hour)
+    for place in range(1, 30):
+        producer.emit("view", f"article:{place}", actor=f"u{place}")
+        producer.emit("like", f"article:{place}", 40 - place)
+    for user in range(10):
+        producer.emit("vote", "article:1", 1 if user < 7 else -1, actor=f"u{user}")
+    for _ in range(12):
+        producer.emit("api-call", "article:1")
+    for name in HOSTILE:
+        producer.emit("share", name, 5)
+    producer.flush(20, wait="counted")
+
+
+def value_of(page: Page, metric: str) -> int:
+    """Return what a tile says."""
+    text = page.locator(".tile", has=page.get_by_role("heading", name=metric, exact=True)).locator(".big").inner_text()
+    return int(text.replace(",", ""))
+
+
+def ready(page: Page) -> Page:
+    """Wait until figures are there."""
+    expect(page.locator("#state-text")).to_have_text("live")
+    expect(page.locator(".tile .big").first).not_to_have_text("–")
+    return page
+
+
+def test_figures_tick_without_a_reload(visit: Callable[..., Page], url: str, producer: Producer) -> None:
+    """Totals, leaders and the rate move while the page stays, and the books balance."""
+    page = ready(visit(url))
+    page.evaluate("window.sameHere = true")
+    before = value_of(page, "view")
+    producer.emit("view", "article:1", 1_000)
+    producer.flush(10, wait="counted")
+    tile = page.locator(".tile", has=page.get_by_role("heading", name="view", exact=True))
+    expect(tile.locator(".big")).to_have_text(f"{before + 1_000:,}")
+    expect(page.get_by_role("list", name="Leaders of view").locator("li").first).to_contain_text("article:1")
+    expect(page.locator(".huge")).not_to_have_text("–")
+    expect(page.locator(".books dd")).to_have_text("balance")
+    expect(page.locator(".workers dd")).to_have_text("1")
+    assert page.evaluate("window.sameHere")
+
+
+def test_a_subject_ticks_and_shows_its_rules(
+    visit: Callable[..., Page], url: str, producer: Producer, keep: Callable[[Page, str], None]
+) -> None:
+    """A subject's page has its totals as they change, ratios, uniques, votes and limits."""
+    page = ready(visit(f"{url}/#/subject/{quote('article:1', safe='')}"))
+    facts = page.locator(".rules")
+    expect(facts).to_contain_text("988 left")
+    expect(facts).to_contain_text("7 up, 3 down")
+    expect(facts).to_contain_text("engagement rate")
+    expect(facts).to_contain_text("Unique actors, view")
+    before = value_of(page, "like")
+    producer.emit("like", "article:1", 3)
+    tile = page.locator(".tile", has=page.get_by_role("heading", name="like", exact=True))
+    expect(tile.locator(".big")).to_have_text(str(before + 3))
+    keep(page, "subject")
+
+
+def test_charts_draw(visit: Callable[..., Page], url: str, keep: Callable[[Page, str], None]) -> None:
+    """The trends are drawn: five lines in five colours, axes with times; hours, days and months."""
+    page = ready(visit(url))
+    chart = page.locator(".trends canvas")
+    expect(chart).to_have_attribute(
+        "aria-label", "view of the five leading subjects, 24 hours; the table below has the figures"
+    )
+    page.wait_for_function(f"({COLOURS})(document.querySelector('.trends canvas')) >= 5")
+    assert page.locator(".spark").evaluate("canvas => canvas.width") > 100
+    for span in ("30 days", "12 months"):
+        page.get_by_role("button", name=span).click()
+        expect(chart).to_have_attribute(
+            "aria-label", f"view of the five leading subjects, {span}; the table below has the figures"
+        )
+        page.wait_for_function(f"({COLOURS})(document.querySelector('.trends canvas')) >= 3")
+    page.get_by_text("As a table").click()
+    expect(page.locator(".trends table tbody tr")).to_have_count(12)
+    keep(page, "desktop-light")
+
+
+def test_windows_of_the_leaders(visit: Callable[..., Page], url: str) -> None:
+    """Leaders can be seen for the hour, the day, 7 days and all time; what is not kept is said."""
+    page = ready(visit(url))
+    leaders = page.get_by_role("list", name="Leaders of view")
+    expect(leaders.locator("li").first).to_contain_text("article:1")
+    sums = set()
+    for window in ("All time", "7 days", "Day", "Hour"):
+        page.get_by_role("button", name=window, exact=True).click()
+        expect(leaders.locator("li").first).to_contain_text("article:1")
+        sums.add(leaders.locator("li .value").first.get_attribute("title"))
+    assert len(sums) >= 2
+    expect(page.locator(".board", has_text="like").first).to_contain_text("No hour window is kept for like")
+
+
+def test_a_subject_is_found(visit: Callable[..., Page], url: str, producer: Producer) -> None:
+    """By a prefix among the leaders, with the keyboard alone; by its whole name, whatever it is."""
+    producer.emit("read", "nobody/leads here")
+    producer.flush(10, wait="counted")
+    page = ready(visit(url))
+    page.keyboard.press("/")
+    page.keyboard.type("article:1")
+    expect(page.get_by_role("option").first).to_contain_text("article:1")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("article:1")
+    page.locator("#query").fill("nobody/leads here")
+    page.locator("#query").press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("nobody/leads here")
+    page.wait_for_function("[...document.querySelectorAll('.tile .big')].some(tile => tile.textContent === '1')")
+
+
+def test_hostile_names_are_text(visit: Callable[..., Page], url: str) -> None:
+    """A subject's name is shown as it is written, in the lists, the search and on its page, and never runs."""
+    page = ready(visit(url))
+    shared = page.get_by_role("list", name="Leaders of share")
+    for name in HOSTILE:
+        expect(shared.get_by_text(name, exact=True)).to_have_count(1)
+    for name in HOSTILE:
+        page.goto(f"{url}/#/subject/{quote(name, safe='')}")
+        expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        expect(
+            page.locator(".tile", has=page.get_by_role("heading", name="share", exact=True)).locator(".big")
+        ).to_have_text("5")
+    page.locator("#query").fill("<img")
+    expect(page.get_by_role("option").first).to_contain_text(HOSTILE[0])
+    assert page.title() != "owned"
+    assert page.locator("main img, main script, #found img").count() == 0
+
+
+def test_dark_and_light(visit: Callable[..., Page], url: str, keep: Callable[[Page, str], None]) -> None:
+    """The colours follow the system, and a choice is kept over a reload."""
+    background = "getComputedStyle(document.body).backgroundColor"
+    page = ready(visit(url, scheme="dark"))
+    dark = page.evaluate(background)
+    page.wait_for_function(f"({COLOURS})(document.querySelector('.trends canvas')) >= 5")
+    keep(page, "desktop-dark")
+    page.get_by_role("button", name="Dark colours").click()
+    light = page.evaluate(background)
+    assert light != dark
+    page.reload()
+    ready(page)
+    assert page.evaluate(background) == light
+    expect(page.get_by_role("button", name="Dark colours")).to_have_attribute("aria-pressed", "false")
+
+
+def test_stale_when_the_service_stops(
+    visit: Callable[..., Page], settings: Settings, producer: Producer, keep: Callable[[Page, str], None]
+) -> None:
+    """When the service is gone the page says since when, greys its figures, and goes on by itself when it is back."""
+    with contextlib.ExitStack() as service:
+        url = service.enter_context(serving(settings))
+        page = ready(visit(url))
+        service.close()
+        expect(page.locator("#banner")).to_contain_text("Stale since")
+        page.wait_for_function("Number(getComputedStyle(document.querySelector('.huge')).opacity) < 0.5")
+        keep(page, "stale")
+        before = value_of(page, "view")
+        producer.emit("view", "article:1", 11)
+        port = int(url.rpartition(":")[2])
+        service.enter_context(serving(settings_for(settings.redis.url, port=port)))
+        expect(page.locator("#state-text")).to_have_text("live", timeout=15_000)
+        expect(page.locator("#banner")).to_be_hidden()
+        page.wait_for_function(
+            "least => [...document.querySelectorAll('.tile')].some(tile => tile.querySelector('h3').textContent === 'view'"
+            " && Number(tile.querySelector('.big').textContent.replaceAll(',', '')) >= least)",
+            arg=before + 11,
+        )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("where", ["", "#/subject/article%3A1"])
+def test_axe_finds_nothing_serious(visit: Callable[..., Page], url: str, scheme: str, where: str) -> None:
+    """No accessibility problem that axe calls serious or critical, contrast among them, in either colours."""
+    page = ready(visit(f"{url}/{where}", scheme=scheme))
+    page.wait_for_timeout(300)  # colours fade in
+    found = Axe().run(page).response["violations"]
+    assert [
+        (each["id"], each["nodes"][0]["html"][:200]) for each in found if each["impact"] in ("serious", "critical")
+    ] == []
+
+
+def test_everything_can_be_reached_by_keyboard(visit: Callable[..., Page], url: str) -> None:
+    """Tab goes from the skip link through search, colours and windows to the leaders; Enter opens one."""
+    page = ready(visit(url))
+    expect(page.get_by_role("list", name="Leaders of view").locator("li").first).to_be_visible()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the figures"
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+        if reached[-1].startswith("article:"):
+            break
+    assert {"query", "theme", "Hour", "All time"} <= set(reached)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text(reached[-1])
+
+
+@pytest.mark.parametrize("where", ["", "#/subject/article%3A1"])
+def test_a_phone_needs_no_sideways_scrolling(
+    visit: Callable[..., Page], url: str, where: str, keep: Callable[[Page, str], None]
+) -> None:
+    """On 390 and 320 pixels everything fits the width."""
+    for width in (390, 320):
+        page = ready(visit(f"{url}/{where}", width=width, height=844))
+        expect(page.locator(".trends canvas")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        keep(page, f"phone-{width}{'-subject' if where else ''}")
+
+
+def test_a_token_is_asked_for(visit: Callable[..., Page], settings: Settings) -> None:
+    """Where the service needs a token the page asks for it, says when it is wrong, and shows nothing before."""
+    guarded = settings_for(settings.redis.url, read_token="open-sesame-of-forty-characters-at-least")  # noqa: S106  # a test's
+    with serving(guarded) as url:
+        page = visit(url)
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_be_visible()
+        assert page.locator(".tile").count() == 0
+        page.get_by_label("Token").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#login-wrong")).not_to_be_empty()
+        page.get_by_label("Token").fill("open-sesame-of-forty-characters-at-least")
+        page.get_by_role("button", name="Sign in").click()
+        ready(page)
+        expect(dialog).to_be_hidden()
+
+
+def test_nothing_counted_yet(visit: Callable[..., Page], fresh_server: Callable[..., object]) -> None:
+    """An empty system says so; one without a worker says what to do."""
+    server = fresh_server()
+    with serving(settings_for(server.url)) as url:
+        expect(visit(url).locator("#page")).to_contain_text("start a worker")
+
+
+def test_the_page_is_light_and_quick(visit: Callable[..., Page], url: str) -> None:
+    """The first paint needs no chart library; all of it together stays below 300 KB, and comes from here alone."""
+    page = ready(visit(url))
+    expect(page.locator(".trends canvas")).to_be_visible()
+    page.wait_for_function(
+        "performance.getEntriesByType('resource').some(each => each.name.endsWith('chart.js') && each.transferSize)"
+    )
+    sizes = page.evaluate(
+        "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
+        ".map(each => [each.name, each.transferSize])"
+    )
+    assert sum(size for _, size in sizes) < 300_000
+    assert all(name.startswith(url) for name, _ in sizes)
+
+
+def test_files_are_cached_by_their_checksum(url: str) -> None:
+    """A file that has not changed is not sent again; each is compressed, and under a policy that lets nothing else in."""
+    with httpx.Client(base_url=url) as client:
+        for path in ("/", "/dashboard/app.js", "/dashboard/style.css", "/dashboard/chart.js", "/dashboard/icon.svg"):
+            first = client.get(path)
+            assert first.status_code == 200
+            assert first.headers["content-encoding"] == "gzip"
+            assert "default-src 'none'" in first.headers["content-security-policy"]
+            assert "unsafe" not in first.headers["content-security-policy"]
+            again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+        plain = client.get("/", headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert plain.text.startswith("<!doctype html>")
+        for path in ("/dashboard/nothing.js", "/dashboard/__init__.py", "/dashboard/..%2Fapp.py"):
+            assert client.get(path).status_code == 404

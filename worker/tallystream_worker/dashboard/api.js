@@ -1,0 +1,17 @@
+// Questions to the read service. A problem's detail becomes the error's message.
+export class Problem extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+export async function ask(path, options = {}) {
+  const answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
+  const body = answer.status === 204 ? null : await answer.json().catch(() => null);
+  if (!answer.ok) throw new Problem(answer.status, body?.detail ?? `the service answers ${answer.status}`);
+  return body;
+}
+
+export const inPath = (subject) => encodeURIComponent(subject);
+export const subjectLink = (subject) => `#/subject/${encodeURIComponent(subject)}`;

@@ -1,0 +1,91 @@
+// Puts the page together: what the address says is shown, and one stream keeps it up to date.
+import { ask } from "./api.js";
+import { byId, el, notice, setText } from "./dom.js";
+import { clock } from "./format.js";
+import { Live } from "./live.js";
+import { signedIn, signIn } from "./login.js";
+import { Overview } from "./overview.js";
+import { buildSearch } from "./search.js";
+import { buildStrip, showStrip } from "./strip.js";
+import { Subject } from "./subject.js";
+
+const page = byId("page");
+let [shown, declared] = [null, null];
+
+const live = new Live({
+  overview: (figures) => { showStrip(figures); showAsOf(figures.as_of); shown?.overview(figures); },
+  top: (top) => shown?.top?.(top),
+  counters: (data) => shown?.counters?.(data),
+  reset: () => shown?.read?.(),
+  refused: () => enter(),
+}, (state, since, reason) => {
+  document.body.dataset.state = state;
+  setText(byId("state-text"), state === "live" ? "live" : "stale");
+  const banner = byId("banner");
+  banner.hidden = state === "live";
+  setText(banner, state === "live" ? "" : `Stale since ${clock(since)}. ${reason}; trying again by itself.`);
+});
+
+function route() {
+  const [, kind, name] = location.hash.match(/^#\/(subject)\/(.+)$/) ?? [];
+  let subject = null;
+  try { subject = kind && decodeURIComponent(name); } catch { /* not an address of ours: the overview */ }
+  const before = shown;
+  before?.destroy();
+  shown = subject ? new Subject(declared, subject) : new Overview(declared, () => live.open(shown.query));
+  document.title = subject ? `${subject} – tallystream` : "tallystream";
+  page.replaceChildren(shown.element);
+  page.setAttribute("aria-busy", "false");
+  live.open(shown.query);
+  shown.start();
+  if (before) { window.scrollTo(0, 0); byId("main").focus({ preventScroll: true }); }
+}
+
+// A stream ID begins with the millisecond at which the server took the entry.
+function showAsOf(id) {
+  const milliseconds = Number(id.split("-")[0]);
+  setText(byId("as-of"), milliseconds ? `${clock(milliseconds)}.${String(milliseconds % 1000).padStart(3, "0")}` : "the beginning");
+  byId("as-of").title = `stream ID ${id}`;
+}
+
+// Sign in where that is asked for.
+async function enter() {
+  if (!(await signedIn().catch(() => true))) await signIn();
+}
+
+async function begin() {
+  try {
+    await enter();
+    const whole = await ask("/v1/overview");
+    const counted = new Map(whole.overview.metrics.map((metric) => [metric.metric, metric.counted]));
+    declared = whole.declared.toSorted((one, other) => counted.get(other.metric) - counted.get(one.metric));
+  } catch (error) {
+    document.body.dataset.state = "stale";
+    setText(byId("state-text"), "stale");
+    page.replaceChildren(el("div", { class: "card" }, notice(`${error.message}.`.replace("..", "."), begin)));
+    setTimeout(() => { if (!declared) begin(); }, 3000);
+    return;
+  }
+  window.addEventListener("hashchange", route);
+  route();
+}
+
+function buildTheme() {
+  const button = byId("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+  const told = () => { button.setAttribute("aria-pressed", String(isDark())); document.dispatchEvent(new Event("themechange")); };
+  button.addEventListener("click", () => {
+    const theme = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    try { localStorage.setItem("tallystream-theme", theme); } catch { /* it holds until the page is left */ }
+    told();
+  });
+  system.addEventListener("change", told);
+  told();
+}
+
+buildTheme();
+buildStrip();
+buildSearch();
+begin();
