@@ -14,11 +14,12 @@ from playwright.sync_api import expect
 
 from tallystream_worker.http.serve import serving
 from tests.http_service import settings_for
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
     from tallystream.producer import Producer
     from tallystream_worker.settings import Settings
@@ -29,6 +30,11 @@ HOSTILE = [
     "article:\"'><script>alert(1)</script>",
     "a*b",
 ]
+DASH = "\u2013"
+TOO_WIDE = """[...document.querySelectorAll("body *")]
+  .filter(each => each.getBoundingClientRect().right > innerWidth + 1 && !each.closest(".scroll, .skip, .hidden"))
+  .map(each => each.outerHTML.slice(0, 80))"""
+CAPTION = "view of the five leading subjects, {}; the table below has the figures"
 
 COLOURS = """canvas => {
   const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -58,16 +64,25 @@ def counted(producer: Producer) -> None:
     producer.flush(20, wait="counted")
 
 
+def chart_colours(page: Page) -> int:
+    """Return how many colours the chart is drawn in, each by more than a few pixels."""
+    return page.locator(".trends canvas").evaluate(COLOURS)
+
+
+def tile_of(page: Page, metric: str) -> Locator:
+    """Return the figure of a metric's tile."""
+    return page.locator(".tile", has=page.get_by_role("heading", name=metric, exact=True)).locator(".big")
+
+
 def value_of(page: Page, metric: str) -> int:
     """Return what a tile says."""
-    text = page.locator(".tile", has=page.get_by_role("heading", name=metric, exact=True)).locator(".big").inner_text()
-    return int(text.replace(",", ""))
+    return int(tile_of(page, metric).inner_text().replace(",", ""))
 
 
 def ready(page: Page) -> Page:
     """Wait until figures are there."""
     expect(page.locator("#state-text")).to_have_text("live")
-    expect(page.locator(".tile .big").first).not_to_have_text("–")
+    expect(page.locator(".tile .big").first).not_to_have_text(DASH)
     return page
 
 
@@ -78,10 +93,9 @@ def test_figures_tick_without_a_reload(visit: Callable[..., Page], url: str, pro
     before = value_of(page, "view")
     producer.emit("view", "article:1", 1_000)
     producer.flush(10, wait="counted")
-    tile = page.locator(".tile", has=page.get_by_role("heading", name="view", exact=True))
-    expect(tile.locator(".big")).to_have_text(f"{before + 1_000:,}")
+    expect(tile_of(page, "view")).to_have_text(f"{before + 1_000:,}")
     expect(page.get_by_role("list", name="Leaders of view").locator("li").first).to_contain_text("article:1")
-    expect(page.locator(".huge")).not_to_have_text("–")
+    expect(page.locator(".huge")).not_to_have_text(DASH)
     expect(page.locator(".books dd")).to_have_text("balance")
     expect(page.locator(".workers dd")).to_have_text("1")
     assert page.evaluate("window.sameHere")
@@ -99,8 +113,7 @@ def test_a_subject_ticks_and_shows_its_rules(
     expect(facts).to_contain_text("Unique actors, view")
     before = value_of(page, "like")
     producer.emit("like", "article:1", 3)
-    tile = page.locator(".tile", has=page.get_by_role("heading", name="like", exact=True))
-    expect(tile.locator(".big")).to_have_text(str(before + 3))
+    expect(tile_of(page, "like")).to_have_text(str(before + 3))
     keep(page, "subject")
 
 
@@ -108,17 +121,13 @@ def test_charts_draw(visit: Callable[..., Page], url: str, keep: Callable[[Page,
     """The trends are drawn: five lines in five colours, axes with times; hours, days and months."""
     page = ready(visit(url))
     chart = page.locator(".trends canvas")
-    expect(chart).to_have_attribute(
-        "aria-label", "view of the five leading subjects, 24 hours; the table below has the figures"
-    )
-    page.wait_for_function(f"({COLOURS})(document.querySelector('.trends canvas')) >= 5")
+    expect(chart).to_have_attribute("aria-label", CAPTION.format("24 hours"))
+    until(lambda: chart_colours(page) >= 5, what="the lines of the chart")
     assert page.locator(".spark").evaluate("canvas => canvas.width") > 100
     for span in ("30 days", "12 months"):
         page.get_by_role("button", name=span).click()
-        expect(chart).to_have_attribute(
-            "aria-label", f"view of the five leading subjects, {span}; the table below has the figures"
-        )
-        page.wait_for_function(f"({COLOURS})(document.querySelector('.trends canvas')) >= 3")
+        expect(chart).to_have_attribute("aria-label", CAPTION.format(span))
+        until(lambda: chart_colours(page) >= 3, what="the lines of the chart")
     page.get_by_text("As a table").click()
     expect(page.locator(".trends table tbody tr")).to_have_count(12)
     keep(page, "desktop-light")
@@ -152,7 +161,7 @@ def test_a_subject_is_found(visit: Callable[..., Page], url: str, producer: Prod
     page.locator("#query").fill("nobody/leads here")
     page.locator("#query").press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("nobody/leads here")
-    page.wait_for_function("[...document.querySelectorAll('.tile .big')].some(tile => tile.textContent === '1')")
+    expect(tile_of(page, "read")).to_have_text("1")
 
 
 def test_hostile_names_are_text(visit: Callable[..., Page], url: str) -> None:
@@ -164,9 +173,7 @@ def test_hostile_names_are_text(visit: Callable[..., Page], url: str) -> None:
     for name in HOSTILE:
         page.goto(f"{url}/#/subject/{quote(name, safe='')}")
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
-        expect(
-            page.locator(".tile", has=page.get_by_role("heading", name="share", exact=True)).locator(".big")
-        ).to_have_text("5")
+        expect(tile_of(page, "share")).to_have_text("5")
     page.locator("#query").fill("<img")
     expect(page.get_by_role("option").first).to_contain_text(HOSTILE[0])
     assert page.title() != "owned"
@@ -178,7 +185,7 @@ def test_dark_and_light(visit: Callable[..., Page], url: str, keep: Callable[[Pa
     background = "getComputedStyle(document.body).backgroundColor"
     page = ready(visit(url, scheme="dark"))
     dark = page.evaluate(background)
-    page.wait_for_function(f"({COLOURS})(document.querySelector('.trends canvas')) >= 5")
+    until(lambda: chart_colours(page) >= 5, what="the lines of the chart")
     keep(page, "desktop-dark")
     page.get_by_role("button", name="Dark colours").click()
     light = page.evaluate(background)
@@ -198,7 +205,9 @@ def test_stale_when_the_service_stops(
         page = ready(visit(url))
         service.close()
         expect(page.locator("#banner")).to_contain_text("Stale since")
-        page.wait_for_function("Number(getComputedStyle(document.querySelector('.huge')).opacity) < 0.5")
+        until(
+            lambda: page.locator(".huge").evaluate("huge => getComputedStyle(huge).opacity < 0.5"), what="grey figures"
+        )
         keep(page, "stale")
         before = value_of(page, "view")
         producer.emit("view", "article:1", 11)
@@ -206,11 +215,7 @@ def test_stale_when_the_service_stops(
         service.enter_context(serving(settings_for(settings.redis.url, port=port)))
         expect(page.locator("#state-text")).to_have_text("live", timeout=15_000)
         expect(page.locator("#banner")).to_be_hidden()
-        page.wait_for_function(
-            "least => [...document.querySelectorAll('.tile')].some(tile => tile.querySelector('h3').textContent === 'view'"
-            " && Number(tile.querySelector('.big').textContent.replaceAll(',', '')) >= least)",
-            arg=before + 11,
-        )
+        until(lambda: value_of(page, "view") >= before + 11, what="the figure of after the break")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -218,11 +223,9 @@ def test_stale_when_the_service_stops(
 def test_axe_finds_nothing_serious(visit: Callable[..., Page], url: str, scheme: str, where: str) -> None:
     """No accessibility problem that axe calls serious or critical, contrast among them, in either colours."""
     page = ready(visit(f"{url}/{where}", scheme=scheme))
-    page.wait_for_timeout(300)  # colours fade in
     found = Axe().run(page).response["violations"]
-    assert [
-        (each["id"], each["nodes"][0]["html"][:200]) for each in found if each["impact"] in ("serious", "critical")
-    ] == []
+    grave = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], each["nodes"][0]["html"][:200]) for each in grave] == []
 
 
 def test_everything_can_be_reached_by_keyboard(visit: Callable[..., Page], url: str) -> None:
@@ -250,6 +253,7 @@ def test_a_phone_needs_no_sideways_scrolling(
     for width in (390, 320):
         page = ready(visit(f"{url}/{where}", width=width, height=844))
         expect(page.locator(".trends canvas")).to_be_visible()
+        assert page.evaluate(TOO_WIDE) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         keep(page, f"phone-{width}{'-subject' if where else ''}")
 
@@ -262,10 +266,10 @@ def test_a_token_is_asked_for(visit: Callable[..., Page], settings: Settings) ->
         dialog = page.get_by_role("dialog")
         expect(dialog).to_be_visible()
         assert page.locator(".tile").count() == 0
-        page.get_by_label("Token").fill("wrong")
+        page.get_by_role("textbox", name="Token").fill("wrong")
         page.get_by_role("button", name="Sign in").click()
         expect(page.locator("#login-wrong")).not_to_be_empty()
-        page.get_by_label("Token").fill("open-sesame-of-forty-characters-at-least")
+        page.get_by_role("textbox", name="Token").fill("open-sesame-of-forty-characters-at-least")
         page.get_by_role("button", name="Sign in").click()
         ready(page)
         expect(dialog).to_be_hidden()
@@ -282,9 +286,7 @@ def test_the_page_is_light_and_quick(visit: Callable[..., Page], url: str) -> No
     """The first paint needs no chart library; all of it together stays below 300 KB, and comes from here alone."""
     page = ready(visit(url))
     expect(page.locator(".trends canvas")).to_be_visible()
-    page.wait_for_function(
-        "performance.getEntriesByType('resource').some(each => each.name.endsWith('chart.js') && each.transferSize)"
-    )
+    until(lambda: chart_colours(page) >= 5, what="the lines of the chart")
     sizes = page.evaluate(
         "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
         ".map(each => [each.name, each.transferSize])"
@@ -294,7 +296,7 @@ def test_the_page_is_light_and_quick(visit: Callable[..., Page], url: str) -> No
 
 
 def test_files_are_cached_by_their_checksum(url: str) -> None:
-    """A file that has not changed is not sent again; each is compressed, and under a policy that lets nothing else in."""
+    """A file that has not changed is not sent again; each is compressed, under a policy that lets nothing else in."""
     with httpx.Client(base_url=url) as client:
         for path in ("/", "/dashboard/app.js", "/dashboard/style.css", "/dashboard/chart.js", "/dashboard/icon.svg"):
             first = client.get(path)

@@ -18,6 +18,7 @@ import pytest
 from tallystream import live
 from tallystream.errors import TallyError
 from tallystream.producer import Producer
+from tallystream.rules import Metric, Rules, publish
 from tallystream_worker.http.serve import serving
 from tests.http_service import settings_for
 from tests.rig import Rig
@@ -358,3 +359,40 @@ def test_a_stop_closes_sockets(rig: Rig) -> None:
         assert json.loads(web.receive())["event"] == "counters"
         service.close()
         assert web.closing()[0] == 1001
+
+
+def test_subjects_are_found_by_their_beginning(rig: Rig, url: str) -> None:
+    """A prefix finds the leaders that begin so, largest first; limits and what cannot be a prefix are refused."""
+    rules = Rules({"view": Metric(top=10), "like": Metric()})
+    rig.client.hset(rig.layout.meta, "rules", publish(rules))
+    with Rig(rig.url, rules=rules) as rig, Producer(rig.url) as producer:
+        for place in range(1, 4):
+            producer.emit("view", f"article:{place}", place)
+        producer.emit("view", "user:1", 9)
+        producer.emit("like", "article:9", 99)
+        producer.flush(5)
+        rig.drain()
+        answer = until(
+            lambda: (found := httpx.get(f"{url}/v1/subjects?prefix=article:&n=2").json()).get("subjects") and found
+        )
+    assert answer["subjects"] == [
+        {"subject": "article:3", "metric": "view", "value": 3},
+        {"subject": "article:2", "metric": "view", "value": 2},
+    ]
+    assert answer["searched"] == ["view"]
+    assert httpx.get(f"{url}/v1/subjects?prefix=*").json()["subjects"] == []
+    for query in ("prefix=", "prefix=%00", "prefix=a&n=51", "prefix=a&n=0", "n=3"):
+        assert httpx.get(f"{url}/v1/subjects?{query}").status_code == 400
+
+
+def test_the_whole_at_once(rig: Rig, url: str) -> None:
+    """The overview as one answer has totals, books and what is declared."""
+    count(rig, ("view", "a"), ("like", "b"))
+    answer = httpx.get(f"{url}/v1/overview").json()
+    assert {each["metric"]: each["total"] for each in answer["overview"]["metrics"]} == {
+        "view": 1,
+        "like": 1,
+        "vote": 0,
+    }
+    assert answer["overview"]["unaccounted"] == 0
+    assert [each["metric"] for each in answer["declared"]] == ["like", "view", "vote"]

@@ -8,7 +8,7 @@ import { Trends } from "./trends.js";
 const WINDOWS = [["hour", "Hour"], ["day", "Day"], ["7d", "7 days"], ["all", "All time"]];
 const KEPT = 240; // readings of the rate in the little chart: a minute
 const LINES = 5;
-const HINTS = new Map([["hour", "this hour"], ["day", "today"], ["7d", "the last 7 days"], ["all", "all time"]]);
+const HINTS = new Map([["hour", "this hour "], ["day", "today "], ["7d", "in 7 days "], ["all", ""]]);
 
 export class Overview {
   constructor(declared, choose) {
@@ -84,7 +84,7 @@ export class Overview {
       const places = metrics[metric];
       if (places && window === "all") this.latest.set(metric, places);
       this.fill(board, places ?? []);
-      setText(board.empty, places ? `Nothing in ${HINTS.get(window)} yet.` : `No ${window === "7d" ? "" : window} window is kept for ${metric}.`.replace("  ", " "));
+      setText(board.empty, places ? `Nothing ${HINTS.get(window)}yet.` : `No ${window === "7d" ? "" : window} window is kept for ${metric}.`.replace("  ", " "));
     }
     if (!this.started && this.trends) {
       this.started = true;

@@ -19,7 +19,7 @@ export class Trends {
     this.label = label;
     this.metric = metrics[0];
     this.window = this.metric.windows.includes("hour") ? "hour" : this.metric.windows[0];
-    this.canvas = el("canvas", { role: "img" });
+    this.canvas = el("canvas", { role: "img", "aria-label": `Trends of ${label}` });
     this.chart = new TimeChart(this.canvas, { legend: true });
     this.table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The figures of the chart" });
     this.note = el("div", {});
