@@ -365,13 +365,13 @@ def test_subjects_are_found_by_their_beginning(rig: Rig, url: str) -> None:
     """A prefix finds the leaders that begin so, largest first; limits and what cannot be a prefix are refused."""
     rules = Rules({"view": Metric(top=10), "like": Metric()})
     rig.client.hset(rig.layout.meta, "rules", publish(rules))
-    with Rig(rig.url, rules=rules) as rig, Producer(rig.url) as producer:
+    with Rig(rig.url, rules=rules) as ranked, Producer(rig.url) as producer:
         for place in range(1, 4):
             producer.emit("view", f"article:{place}", place)
         producer.emit("view", "user:1", 9)
         producer.emit("like", "article:9", 99)
         producer.flush(5)
-        rig.drain()
+        ranked.drain()
         answer = until(
             lambda: (found := httpx.get(f"{url}/v1/subjects?prefix=article:&n=2").json()).get("subjects") and found
         )

@@ -1,4 +1,5 @@
 // The overview: the rate, the totals, who leads, and how it went.
+import { Alerts } from "./alerts.js";
 import { subjectLink } from "./api.js";
 import { drawSpark } from "./charts.js";
 import { choice, el, setText } from "./dom.js";
@@ -25,8 +26,9 @@ export class Overview {
     this.lists = el("div", { class: "boards" }, ...declared.filter((metric) => metric.top).map((metric) => this.board(metric)));
     const charted = declared.filter((metric) => metric.windows.length && metric.top);
     this.trends = charted.length ? new Trends(charted, (metric) => this.leaders(metric), "the five leading subjects") : null;
+    this.alerts = new Alerts();
     this.element = el("div", { class: "overview" },
-      el("h1", { class: "hidden" }, "Overview"),
+      el("h1", { class: "hidden" }, "Overview"), this.alerts.element,
       el("section", { class: "card rate", "aria-label": "Events a second" },
         el("h2", {}, "Events per second"), this.rate, this.counted, this.spark),
       el("section", { class: "totals", "aria-label": "Totals by metric" }, tiles),
@@ -132,5 +134,6 @@ export class Overview {
 
   destroy() {
     this.trends?.destroy();
+    this.alerts.destroy();
   }
 }

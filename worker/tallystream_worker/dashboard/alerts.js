@@ -1,0 +1,33 @@
+// What is firing, where alerts are declared.
+import { ask, subjectLink } from "./api.js";
+import { el } from "./dom.js";
+import { clock, number } from "./format.js";
+
+const REFRESH = 5000;
+const SHOWN = 5;
+
+export class Alerts {
+  constructor() {
+    this.list = el("ul", {});
+    this.title = el("h2", {}, "Alerts");
+    this.element = el("section", { class: "card alerts", "aria-label": "Alerts that are firing", hidden: true }, this.title, this.list);
+    this.timer = setInterval(() => this.read(), REFRESH);
+    this.read();
+  }
+
+  async read() {
+    const found = await ask(`/v1/alerts?n=${SHOWN}`).catch(() => null); // the banner says when nothing answers
+    if (!found) return;
+    if (!found.alerts.length) clearInterval(this.timer);
+    const count = found.alerts.reduce((sum, alert) => sum + alert.firing, 0);
+    this.element.hidden = count === 0;
+    this.title.textContent = count === 1 ? "1 alert is firing" : `${number(count)} alerts are firing`;
+    this.list.replaceChildren(...found.firing.map((alert) => el("li", {},
+      el("strong", {}, alert.alert), " ", el("a", { href: subjectLink(alert.subject) }, alert.subject),
+      el("span", { class: "sub" }, ` ${alert.metric} at ${number(alert.value)} since ${clock(alert.since * 1000)}`))));
+  }
+
+  destroy() {
+    clearInterval(this.timer);
+  }
+}
