@@ -86,7 +86,12 @@ class Events(Controller):
             raise
         return Appended(len(read.events), len(read.faults), read.faults[:SHOWN_FAULTS])
 
-    @post("/decide", summary="Count one event now and return the verdict", request_max_body_size=MAX_EVENT_BODY)
+    @post(
+        "/decide",
+        summary="Count one event now and return the verdict",
+        status_code=HTTPStatus.OK,
+        request_max_body_size=MAX_EVENT_BODY,
+    )
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
     ) -> Response[Outcome]:

@@ -23,6 +23,7 @@ from tallystream_worker.http.counters import Counters
 from tallystream_worker.http.dashboard import page, part
 from tallystream_worker.http.delivery import delivered
 from tallystream_worker.http.events import Events
+from tallystream_worker.http.examples import illustrate
 from tallystream_worker.http.gate import Gate
 from tallystream_worker.http.health import healthz, readyz
 from tallystream_worker.http.live import live, live_socket
@@ -137,7 +138,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
         hub: Hub = state.hub
         return hub
 
-    return ReadService(
+    app = ReadService(
         Gate(settings.serve, guarded=bool(access.tokens)),
         access,
         route_handlers=[
@@ -163,10 +164,13 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
             path="/schema",
             description="Exact event counters. Every figure says how good it is.",
             render_plugins=[SchemaPage()],
+            use_handler_docstrings=True,
         ),
         logging_config=None,
         debug=False,
     )
+    illustrate(app.openapi_schema)
+    return app
 
 
 def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
