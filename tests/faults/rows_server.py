@@ -163,23 +163,29 @@ def _rewrite_log(world: World) -> None:
 
 
 def _rewind_some(world: World, most: int) -> None:
-    log = max((world.server.data / "appendonlydir").glob("*.incr.aof"))
-    set_up = log.stat().st_size
+    first, set_up = _log(world), _log(world).stat().st_size
     world.crowd()
     world.worker("a")
     world.loss = "the server's log was cut"
-    for _ in range(world.chance.randint(1, 2)):
+    for _ in range(world.chance.randint(1, 3)):
         world.flow(100)
         world.watch.allow_rewind()
         world.crash_server()
-        size = log.stat().st_size
+        log = _log(world)
+        least, size = set_up if log == first else 0, log.stat().st_size
         with log.open("r+b") as file:
-            file.truncate(max(set_up, size - world.chance.randint(0, min(most, size - set_up))))
+            file.truncate(size - world.chance.randint(0, min(most, size - least)))
         world.inject("log cut at a byte")
         world.restart_server()
         world.watch.allow_rewind()
     world.heal()
     world.flow(100)
+
+
+def _log(world: World) -> Path:
+    """Return the file that the server appends its writes to."""
+    files = (world.server.data / "appendonlydir").glob("*.incr.aof")
+    return max(files, key=lambda file: int(file.name.split(".")[-3]))
 
 
 def _takes_writes(world: World) -> bool:

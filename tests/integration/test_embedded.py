@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -17,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tallystream_worker import embedded
 from tallystream_worker.embedded import EmbeddedServer, EmbeddedServerError, find_binary
+from tests.servers import missing
 from tests.waiting import until
 
 OWNER = """
@@ -255,6 +257,38 @@ def test_a_long_log_of_writes_is_waited_for(fresh_server):
     server.start()
     with client(server.url) as redis:
         assert redis.dbsize() == 5000
+
+
+@pytest.mark.parametrize("program", ["valkey", "redis-server"])
+def test_half_a_transaction_stays_away(fresh_server, program):
+    """What a crash left of a transaction in the log of writes is not there later either, nor takes anything with it."""
+    if program == "redis-server":
+        program = shutil.which(program) or missing("no redis-server on PATH", unless="CI")
+        server = fresh_server(binary=Path(program))
+    else:
+        server = fresh_server()
+    with client(server.url) as redis:
+        redis.set("before", 1)
+    server.kill()
+    (log,) = (server.data / "appendonlydir").glob("*.incr.aof")
+    with log.open("ab") as file:
+        file.write(b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$1\r\n1\r\n*3\r\n$3\r\nSET\r\n$4\r\nres")
+    for key in ("after", "later"):
+        server.start()
+        with client(server.url) as redis:
+            redis.pipeline(transaction=True).set(key, 1).set(key + "-2", 1).execute()
+        until(lambda: flushed(server.url), what="the flush")
+        server.kill()
+    server.start()
+    with client(server.url) as redis:
+        assert sorted(redis.keys()) == [b"after", b"after-2", b"before", b"later", b"later-2"]
+
+
+def flushed(url: str) -> bool:
+    """Return whether the server has given everything to the disk."""
+    with client(url) as redis:
+        state = redis.info("persistence")
+        return not state["aof_pending_bio_fsync"] and not state["aof_buffer_length"]
 
 
 def answers(url: str) -> bool:
