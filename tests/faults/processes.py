@@ -15,7 +15,7 @@ from tallystream import Producer
 from tallystream.errors import FlushTimeout
 from tallystream.rules import Metric, Rules
 from tallystream_worker import failpoint, fleet, logs
-from tallystream_worker.settings import RedisSettings, Settings, WorkerSettings
+from tallystream_worker.settings import RedisSettings, RetentionSettings, Settings, WorkerSettings
 from tallystream_worker.signals import stop_on_signals
 from tests.faults.journal import Journal
 
@@ -40,11 +40,16 @@ GIVE_UP = 30.0
 """Seconds that a producer which was told to end goes on trying to deliver."""
 
 
-def worker(url: str, name: str, **settings: Any) -> int:
+def worker(url: str, name: str, retention: dict[str, Any] | None = None, **settings: Any) -> int:
     """Count until told to stop, as `tallystream worker` does."""
     if failpoint.VARIABLE in os.environ:
         importlib.reload(failpoint)  # it is read once, at import, and that was in the zygote
-    chosen = Settings(redis=RedisSettings(url=url), worker=WorkerSettings(name=name, **settings), rules=RULES)
+    chosen = Settings(
+        redis=RedisSettings(url=url),
+        worker=WorkerSettings(name=name, **settings),
+        rules=RULES,
+        retention=RetentionSettings(**(retention or {})),
+    )
     return fleet.run_one(chosen, logs.configure(), name, None)
 
 

@@ -59,6 +59,7 @@ class World:
         self.watch: Watch
         self.workers: list[Child] = []
         self.producers: list[Child] = []
+        self.others: list[Child] = []
         self.faults: Counter[str] = Counter()
         self.loss = ""
         """Why confirmed events may be missing in the end; empty: they may not."""
@@ -146,6 +147,12 @@ class World:
         }
         child = self._fork("producer", f"producer-{len(self.producers)}", arguments, {})
         self.producers.append(child)
+        return child
+
+    def process(self, function: str, **arguments: Any) -> Child:
+        """Start a process of another kind, by the name of the function that it runs."""
+        child = self._fork(function, function, arguments, {})
+        self.others.append(child)
         return child
 
     def crowd(self, *, url: str | None = None, most: int = 3, **habits: Any) -> list[Child]:
@@ -272,13 +279,13 @@ class World:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in (*self.workers, *self.producers):
+        for child in (*self.workers, *self.producers, *self.others):
             child.signal(signal.SIGKILL)
             child.wait(PATIENCE)
         self._open.close()
 
     def _fork(self, function: str, name: str, arguments: dict[str, Any], environment: dict[str, str]) -> Child:
-        number = len(self.workers) + len(self.producers)
+        number = len(self.workers) + len(self.producers) + len(self.others)
         output = self.folder / f"{function}-{name}-{number}.log"
         return self._zygote.fork(function, arguments, output, environment)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
-TARGETS = ("tests.faults.processes",)
+TARGETS = ("tests.faults.processes", "tests.faults.steady")
 """Modules whose functions may be asked for; imported before the first fork."""
 
 _POLL = 0.004
