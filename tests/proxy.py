@@ -120,8 +120,8 @@ class Proxy:
                 continue
             pair = _Pair(client, server, self._saw_request, self._saw_reply, lambda: self.piece)
             with self._lock:
+                pair.start()
                 self._pairs.append(pair)
-            pair.start()
 
     def _hold(self, pair: _Pair) -> None:
         while not self._flowing.wait(0.02) and not pair.is_cut:

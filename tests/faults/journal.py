@@ -5,6 +5,7 @@ One line each, appended with one `write`: a killed process leaves whole lines, t
     i <chunk> <millisecond> <subject>=<amount> ...   about to emit; each is a pair: a view and a like of that amount
     o <chunk>                                        this chunk and all before it are confirmed: they are in the stream
     d <chunk> <index> ...                            these pairs of the chunk were refused at once, by a full buffer
+    m <chunk>                                        emit has returned for all of this chunk, and all before it
     e <statistics>                                   the end: the producer was closed in order
 
 A chunk without `o` is unknown: in the stream or not. Chunks are numbered from 1.
@@ -41,6 +42,10 @@ class Journal:
         """Note that everything up to a chunk was confirmed."""
         self._write(f"o {chunk}")
 
+    def emitted(self, chunk: int) -> None:
+        """Note that the producer has taken a chunk."""
+        self._write(f"m {chunk}")
+
     def refuse(self, chunk: int, indices: Iterable[int]) -> None:
         """Note which pairs were not taken."""
         self._write(f"d {chunk} {' '.join(map(str, indices))}")
@@ -64,6 +69,7 @@ class Account:
     Attributes:
         confirmed: In the stream, as the server said.
         unknown: In the stream or not.
+        taken: Confirmed, or at least taken by a producer: with a spool they survive it.
         pairs: How many were confirmed.
         unknown_pairs: How many are unknown.
         refused_pairs: How many were refused at emit, and said so.
@@ -74,6 +80,7 @@ class Account:
 
     confirmed: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
+    taken: Counter[str] = field(default_factory=Counter)
     pairs: int = 0
     unknown_pairs: int = 0
     refused_pairs: int = 0
@@ -84,7 +91,7 @@ class Account:
     def read(self, path: Path) -> Self:
         """Add one journal; a torn last line was never acted upon."""
         intended: dict[int, tuple[float, list[Pair]]] = {}
-        confirmed = 0
+        confirmed = taken = 0
         for line in path.read_text().split("\n")[:-1]:
             kind, *parts = line.split(" ")
             if kind == "i":
@@ -92,6 +99,8 @@ class Account:
                 intended[int(parts[0])] = (int(parts[1]) / 1000, pairs)
             elif kind == "o":
                 confirmed = max(confirmed, int(parts[0]))
+            elif kind == "m":
+                taken = max(taken, int(parts[0]))
             elif kind == "d":
                 moment, pairs = intended[int(parts[0])]
                 refused = {int(index) for index in parts[1:]}
@@ -104,6 +113,7 @@ class Account:
             amounts = self.confirmed if chunk <= confirmed else self.unknown
             for subject, amount in pairs:
                 amounts[subject] += amount
+                self.taken[subject] += amount if chunk <= max(confirmed, taken) else 0
             if chunk <= confirmed:
                 self.pairs += len(pairs)
             else:

@@ -133,6 +133,7 @@ class App:
                 self._producer.emit("like", subject, amount)
         if refused:
             self._journal.refuse(chunk, refused)
+        self._journal.emitted(chunk)
         if self._habits.extras:
             self._emit_extras()
 

@@ -18,26 +18,46 @@ SLACK = 0.75
 
 @row(5, "producer killed with a full buffer", "B D M R")
 def producer_killed(world: World) -> None:
-    """What was flushed is there; of the rest at most what was emitted within `linger` is gone."""
+    """Of what was not flushed at most what was emitted within `linger` is gone; with the spool, nothing is."""
     world.serve()
     world.watch.pairs = False
     proxy = world.proxy()
-    producers = world.crowd(url=proxy.url, linger=LINGER, entry_events=1000, flush="some", pause=0.01)
+    habits: dict[str, object] = {"linger": LINGER, "entry_events": 1000, "flush": "some", "pause": 0.01}
+    spool = world.folder / "spool"
+    if spooled := world.chance.random() < 0.5:
+        habits["spool"] = str(spool)
+    producers = world.crowd(url=proxy.url, **habits)
     world.worker("a")
     world.flow(100)
-    full = world.chance.random() < 0.5
-    if full:
+    if full := world.chance.random() < 0.5:
         proxy.freeze()  # nothing gets out: everything emitted from here on is in the buffer
         world.pause(0.05, 0.4)
-    world.kill(world.chance.choice(producers))
+    folders = list(spool.iterdir()) if spooled else []
+    victims = producers[: world.chance.randint(1, len(producers))]
+    for victim in victims:
+        world.kill(victim)
     proxy.thaw()
     proxy.cut()
     world.heal()
-    if len(producers) == 1:
-        world.producer(linger=LINGER)
-    world.flow(50)
-    if not full:
+    if spooled or len(producers) == 1:
+        world.producer(**habits)  # which adopts what the killed ones left in the spool
+    if spooled:
+        survivors = len(producers) - len(victims)
+        gone = "the delivery of what was left in the spool"
+        world.until(lambda: sum(folder.exists() for folder in folders) <= survivors, gone)
+        world.inject("adopted spool")
+        world.afterwards.append(lambda account: _took_all(world, account))
+    elif not full:
         world.afterwards.append(lambda account: _lost_only_the_last(world, account))
+    if len(producers) == 1 or spooled:
+        world.flow(50)
+
+
+def _took_all(world: World, account: Account) -> None:
+    """Look for what a producer had taken and nobody counted."""
+    totals = world.rig.totals()
+    missing = {s: n - totals.get(("view", s), 0) for s, n in account.taken.items() if n > totals.get(("view", s), 0)}
+    world.expect(not missing, f"taken into the spool, and not counted: {missing}")
 
 
 def _lost_only_the_last(world: World, account: Account) -> None:

@@ -37,6 +37,7 @@ PATIENCE = 30.0
 """Seconds within which everything that must happen happens, on a machine that is busy with other things."""
 
 SUBJECTS = 24
+SPOOLED = 0.15
 APPLY_SHA = _APPLY.sha.encode()
 
 
@@ -156,7 +157,10 @@ class World:
         return child
 
     def crowd(self, *, url: str | None = None, most: int = 3, **habits: Any) -> list[Child]:
-        """Start some producers."""
+        """Start some producers, in some scenarios with a spool: with it or without, the gate is the same."""
+        if self.chance.random() < SPOOLED:
+            habits.setdefault("spool", str(self.folder / "spool"))
+            self.watch.pairs = False  # what is in the spool is cut into entries by positions, within pairs, too
         return [self.producer(url=url, **habits) for _ in range(self.chance.randint(1, most))]
 
     # -- what is done to it -----------------------------------------------------------------------------
