@@ -35,12 +35,15 @@ def main() -> int:
     results: list[Result] = []
     with Zygote() as zygote, ThreadPoolExecutor(asked.jobs) as lanes:
         todo = [(number, seed) for seed in seeds for number in rows]
-        for result in lanes.map(lambda one: run(ROWS[one[0]], one[1], zygote), todo):
-            results.append(result)
-            _say(result, len(results), len(todo), verbose=asked.verbose)
-            if result.failures and asked.stop:
-                lanes.shutdown(cancel_futures=True)
-                break
+        try:
+            for result in lanes.map(lambda one: run(ROWS[one[0]], one[1], zygote), todo):
+                results.append(result)
+                _say(result, len(results), len(todo), verbose=asked.verbose)
+                if result.failures and asked.stop:
+                    break
+        except KeyboardInterrupt:
+            print(f"interrupted after {len(results):,} of {len(todo):,}: what is under way is finished", flush=True)
+        lanes.shutdown(cancel_futures=True)
     print(report.text(results))
     print(f"in {time.monotonic() - began:,.0f} s; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     asked.json.parent.mkdir(parents=True, exist_ok=True)
