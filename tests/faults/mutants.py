@@ -95,11 +95,11 @@ MUTANTS: Final = (
             Edit(
                 "tallystream_worker/apply.py",
                 "    parked = [",
-                "    client.xack(keys.stream, GROUP, *folded.ids)\n    parked = [",
+                "    client.xack(keys.stream, keys.group, *folded.ids)\n    parked = [",
             ),
         ),
         (2, 15),
-        "BD",
+        "B",
     ),
     Mutant("no-sequence-gate", (_AGAIN,), (14,), "B"),
     Mutant(
@@ -107,6 +107,18 @@ MUTANTS: Final = (
         (Edit(_APPLY, _GATE, f"if {_ACKNOWLEDGE.strip()} == 0 then"),),
         (25, 26),
         "BPLM",
+    ),
+    Mutant(
+        "trim-by-maxlen",
+        (
+            Edit(
+                "tallystream_worker/trim.lua",
+                "removed = call('XTRIM', stream, 'MINID', '~', by_age, 'LIMIT', step)",
+                "removed = call('XTRIM', stream, 'MAXLEN', 8)",
+            ),
+        ),
+        (30,),
+        "B",
     ),
     Mutant(
         "group-recreated-at-0",
