@@ -17,6 +17,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from redis.exceptions import OutOfMemoryError
+
 from tallystream.connection import DEFAULT_URL, connect_async
 from tallystream.errors import BufferFull, TallyError
 from tallystream.producer import Producer as ThreadedProducer
@@ -242,7 +244,14 @@ class Totals:
             async with self._turn, self._client.pipeline(transaction=query.atomic) as pipeline:
                 for command in query.commands:
                     pipeline.execute_command(*command)
-                answer = query.parse(await pipeline.execute(raise_on_error=False))
+                try:
+                    replies = await pipeline.execute(raise_on_error=False)
+                except OutOfMemoryError:
+                    if not query.atomic:
+                        raise
+                    query = query.of_several_moments()
+                    continue
+            answer = query.parse(replies)
             if not isinstance(answer, Query):
                 return answer
             query = answer

@@ -5,7 +5,7 @@ A query asks for positions first and values after: the values are complete up to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redis.exceptions import RedisError
@@ -30,6 +30,13 @@ class Query(Generic[Answer]):
     commands: Sequence[Command]
     parse: Callable[[list[Any]], Answer | Query[Answer]]
     atomic: bool = False
+
+    def of_several_moments(self) -> Query[Answer]:
+        """Return the same query without MULTI, which a server refuses when its memory is full.
+
+        Such a server refuses to append and to count as well, so the moments do not differ in what matters.
+        """
+        return replace(self, atomic=False)
 
 
 def sound(reply: Any) -> Any:

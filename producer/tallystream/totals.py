@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from tallystream.connection import DEFAULT_URL, connect
 from tallystream.errors import ConfigurationError, EventError, FlushTimeout
@@ -292,7 +292,14 @@ class Totals:
             with self._client.pipeline(transaction=query.atomic) as pipeline:
                 for command in query.commands:
                     pipeline.execute_command(*command)
-                answer = query.parse(pipeline.execute(raise_on_error=False))
+                try:
+                    replies = pipeline.execute(raise_on_error=False)
+                except OutOfMemoryError:
+                    if not query.atomic:
+                        raise
+                    query = query.of_several_moments()
+                    continue
+            answer = query.parse(replies)
             if not isinstance(answer, Query):
                 return answer
             query = answer

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING
 
+from tallystream import aio
 from tallystream.keys import Layout
-from tallystream.ledger import query_ledger
+from tallystream.ledger import Books, query_ledger
 from tallystream.producer import Producer
 from tallystream.totals import Totals
 from tests.rig import Rig
@@ -67,6 +69,26 @@ def test_the_books_balance_whenever_one_looks(server: Server) -> None:
         finally:
             stop.set()
             worker.join()
+
+
+def test_the_books_are_read_while_the_memory_is_full(server: Server) -> None:
+    """A server that refuses every write, and MULTI with it, still says what became of every event."""
+    with Rig(server.url) as rig, Producer(server.url) as producer, Totals(server.url) as totals:
+        producer.emit("view", "a")
+        producer.flush()
+        rig.drain()
+        rig.client.config_set("maxmemory", 1)
+        try:
+            books = totals.run(query_ledger(rig.layout))
+            again = asyncio.run(_read_books(server.url, rig.layout))
+        finally:
+            rig.client.config_set("maxmemory", 0)
+    assert (books.counted, books.unaccounted) == (again.counted, again.unaccounted) == (1, 0)
+
+
+async def _read_books(url: str, layout: Layout) -> Books:
+    async with aio.Totals(url) as totals:
+        return await totals.run(query_ledger(layout))
 
 
 def test_a_stream_without_its_group_cannot_tell_its_lag(server: Server) -> None:
