@@ -8,7 +8,8 @@ from structlog.testing import LogCapture
 from tallystream import Producer
 from tallystream.ledger import query_ledger
 from tallystream.totals import Totals
-from tallystream_worker.app import counting
+from tallystream_worker.app import counting, open_books
+from tallystream_worker.fetch import Fetch
 from tallystream_worker.settings import RedisSettings, Settings
 from tests.waiting import until
 
@@ -71,3 +72,15 @@ def test_the_keeper_counts_what_vanished(server):
     lines = [entry for entry in log.entries if entry["event"].startswith("events lost")]
     assert sum(line["events"] for line in lines) == 5
     assert {line["log_level"] for line in lines} == {"error"}
+
+
+def test_a_decision_in_the_first_moment_is_no_lost_group(server):
+    """Whoever sees the metrics may decide: the groups are there before the metrics are."""
+    settings = Settings(redis=RedisSettings(url=server.url))
+    meta = open_books(settings)
+    with Producer(server.url) as producer:
+        assert producer.decide("view", "article:1").total == 1
+    client = server.client()
+    for keys in meta.layout.keys:
+        assert [group["name"] for group in client.xinfo_groups(keys.stream)] == [keys.group.encode()]
+        Fetch(client, keys, "w").ensure_group()

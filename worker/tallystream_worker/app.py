@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tallystream.confirm import Confirmation
 from tallystream.connection import connect
+from tallystream.errors import GroupLost
 from tallystream.meta import establish
 from tallystream.rules import publish
 from tallystream_worker.alerts.service import alerting
 from tallystream_worker.crew import Crew
+from tallystream_worker.fetch import Fetch
 from tallystream_worker.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ def open_books(settings: Settings) -> Meta:
     try:
         meta = establish(client, settings.redis.partitions, settings.redis.namespace)
         Confirmation(settings.worker.confirm).check(client)
+        # Groups first: who reads the metrics may decide at once, and what is decided before there is a group to
+        # acknowledge it would look like the work of a group that is gone.
+        for keys in meta.layout.keys:
+            with suppress(GroupLost):  # that partition's alarm, when its thread comes to it
+                Fetch(client, keys, settings.worker.consumer).ensure_group()
         client.hset(meta.layout.meta, "rules", publish(settings.rules))
     finally:
         client.close()
