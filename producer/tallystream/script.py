@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import redis
     from redis.client import Pipeline
 
+_LOADS: Final = 5
+"""Times that a script is loaded for one call, at the most."""
+
 _INCLUDE: Final = re.compile(r"^--@include (\w+) (\w+)$", re.MULTILINE)
 
 
@@ -34,11 +37,12 @@ class Script:
         A server that has lost it (restart, failover, SCRIPT FLUSH) gets it again, and the call is repeated:
         NOSCRIPT is the one error after which nothing can have happened.
         """
-        try:
-            return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            self.load(client)
-            return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        for _ in range(_LOADS):
+            try:
+                return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                self.load(client)  # somebody may flush it again before we call it
+        return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def queue(self, pipeline: Pipeline, keys: list[str], args: list[Any]) -> None:
         """Put the call on a pipeline; a reply of NOSCRIPT is the caller's to answer with `load`."""

@@ -113,7 +113,7 @@ def demoted_or_loading(world: World) -> None:
             world.pause(0.1, 0.6)
             world.rig.client.replicaof("NO", "ONE")
         else:
-            world.crash_server()
+            world.server.stop()  # in order: with everysec a killed one may forget, and that is row 7
             world.server._extra = ("--key-load-delay", str(world.chance.randint(500, 3000)))
             began = time.monotonic()
             world.restart_server()
