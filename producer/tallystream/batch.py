@@ -79,6 +79,7 @@ class Batch:
         sums: By place, by subject, the sum of the amounts: of metrics without a rule that needs memory.
         limited: The same for metrics with a limit, where each event's amount is 1.
         received: Millisecond at which the server took the first of the events; matters where there are `alerts`.
+        expire: By bucket's key, the millisecond until which it is kept, 0 for ever.
     """
 
     def __init__(self, keys: PartitionKeys, zone: str, alerts: Mapping[str, Sequence[Alert]] | None = None) -> None:
@@ -92,7 +93,7 @@ class Batch:
         self._votes: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
         self._uniques: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         self._rules: dict[str, Metric] = {}
-        self._expire: dict[str, int] = {}
+        self.expire: dict[str, int] = {}
         self._places: dict[Place, int] = {}
 
     def add(self, place: Place, subject: str, amount: int, at: int, actor: str | None, id_: str | None) -> None:
@@ -162,7 +163,7 @@ class Batch:
             "uniques": [
                 (numbers[metric], subject, key, *actors) for (metric, key, subject), actors in self._uniques.items()
             ],
-            "expire": [part for pair in self._expire.items() for part in pair],
+            "expire": [part for pair in self.expire.items() for part in pair],
             "ledger": [part for move in ledger.items() for part in move],
         }
         if not self._alerts.keys().isdisjoint(rules):
@@ -266,7 +267,7 @@ class Batch:
 
     def _keep(self, key: str, end: int | None, kept: int | None) -> None:
         """Note until when a bucket's key is kept: its end and `kept` seconds more; `None` of either is for ever."""
-        self._expire[key] = 0 if end is None or kept is None else (end + kept) * 1000
+        self.expire[key] = 0 if end is None or kept is None else (end + kept) * 1000
 
 
 _SEEN_LATE: Final = 7 * 86_400

@@ -104,6 +104,11 @@ class PartitionKeys:
         return self.counters + "begun"
 
     @cached_property
+    def backfilled(self) -> str:
+        """Up to where a later generation has counted what the stream no longer holds."""
+        return self.counters + "backfilled"
+
+    @cached_property
     def dead(self) -> str:
         """The stream of parked entries and events."""
         return self.counters + "dead"

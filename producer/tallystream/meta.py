@@ -35,6 +35,7 @@ class Meta:
         generation: The one that is read; a partition that is just being switched may be ahead of it.
         others: The rules of the other generations that are there: being built, or kept.
         was_rebuilt: There is, or was, another generation than the first.
+        building: The generation that is being built, beside the live one.
     """
 
     layout: Layout
@@ -43,6 +44,7 @@ class Meta:
     generation: int = FIRST
     others: Mapping[int, Rules] = field(default_factory=dict)
     was_rebuilt: bool = False
+    building: int | None = None
 
     def rules_of(self, generation: int) -> Rules | None:
         """Return the rules that a generation is counted by."""
@@ -120,6 +122,7 @@ def parse(fields: dict[bytes, bytes], partitions: int | None = None, namespace: 
         int(generation or FIRST),
         others,
         was_rebuilt=generation is not None,
+        building=int(fields[b"building"]) if b"building" in fields else None,
     )
 
 

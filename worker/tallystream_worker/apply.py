@@ -72,10 +72,9 @@ def apply(
             refuse a write; nothing was done.
         redis.ConnectionError, redis.TimeoutError: nothing is known; applying the batch again is safe.
     """
-    parked = [argument for part in folded.parked for argument in dead_entry(part)]
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
     generation = "" if beside else keys.generation
-    arguments = [keys.group, folded.encode(), generation, *parked]
+    arguments = [keys.group, folded.encode(), generation, *parked_arguments(folded)]
     (answer, *details), is_confirmed = confirmation.run(_APPLY, client, names, arguments)
     if answer == b"applied":
         return Applied(is_confirmed)
@@ -85,6 +84,11 @@ def apply(
     if answer == b"stale":
         return Stale(frozenset(texts))
     return Refused(frozenset(zip(texts[::2], texts[1::2], strict=True)))
+
+
+def parked_arguments(folded: Folded) -> list[Any]:
+    """Return what a batch parks, as the scripts read it."""
+    return [argument for part in folded.parked for argument in dead_entry(part)]
 
 
 def dead_entry(parked: Parked) -> list[Any]:

@@ -28,7 +28,12 @@ RARE_PLACES: Final = ("mid-claim", "before-parking", "after-parking")
 ARCHIVE_PLACES: Final = ("before-archive", "after-archive")
 """A range of entries is claimed, and no file is there; the file is there, and its range is still claimed."""
 
-_ALL: Final = (*PLACES, *RARE_PLACES, *ARCHIVE_PLACES)
+REBUILD_PLACES: Final = (
+    "rebuild-begun", "rebuild-filled", "rebuild-caught-up", "rebuild-switching", "rebuild-switched"
+)  # fmt: skip
+"""The groups are there; the archive is counted; all is; a partition is switched; the meta hash says so."""
+
+_ALL: Final = (*PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *REBUILD_PLACES)
 
 
 def _pass_by(_place: str) -> None:

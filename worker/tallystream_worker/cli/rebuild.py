@@ -1,0 +1,125 @@
+"""The command that makes the counters anew, and goes back, and cleans up."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from tallystream.connection import connect
+from tallystream.errors import ConfigurationError
+from tallystream.meta import stored
+from tallystream_worker.cli.audit import print_differences
+from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.output import console, error_console, print_json
+from tallystream_worker.generation.compare import compare
+from tallystream_worker.generation.drop import drop as remove
+from tallystream_worker.generation.rebuild import Progress, Rebuild, propose
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.meta import Meta
+    from tallystream_worker.generation.values import Difference
+    from tallystream_worker.settings import Settings
+
+
+def rebuild(
+    *,
+    archive: Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")] = None,
+    accept_loss: Annotated[
+        bool, Parameter(negative="", show_default=False, help="go on although a part of the log is gone")
+    ] = False,
+    no_switch: Annotated[
+        bool, Parameter(negative="", show_default=False, help="build and compare; leave the live counters as they are")
+    ] = False,
+    undo: Annotated[
+        bool, Parameter(negative="", show_default=False, help="catch up the counters from before, and go back to them")
+    ] = False,
+    drop: Annotated[
+        bool, Parameter(negative="", show_default=False, help="remove the counters that are not live")
+    ] = False,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008
+) -> None:
+    """Make the counters anew by the configured rules, beside the live ones; show what differs; switch to them.
+
+    The counters from before are kept until --drop. A rebuild that was interrupted goes on where it was.
+    """
+    if undo and drop:
+        raise ConfigurationError("either --undo or --drop, not both")
+    settings = where.settings()
+    with closing(connect(settings.redis.url)) as client:
+        meta = _stored(client, settings)
+        if drop:
+            removed = {generation: remove(client, meta, generation) for generation in sorted(meta.others)}
+            if json:
+                print_json({"removed": removed})
+            else:
+                said = ", ".join(f"generation {each} ({keys:,} keys)" for each, keys in removed.items())
+                console.print(f"removed {said or 'nothing: there are only the live counters'}")
+            return
+        if undo:
+            generation = _kept(meta)
+        else:
+            generation = propose(client, meta, settings.rules)
+            meta = _stored(client, settings)
+        source = settings.archive.url if archive is None else archive
+        differences: list[Difference] = []
+        with Rebuild(settings, meta, generation, archive=source, accept_loss=accept_loss) as run:
+            if not undo:
+                run.begin()
+            with _bar() as bar:
+                task = bar.add_task("counting", total=None, entries=0)
+
+                def show(progress: Progress) -> None:
+                    bar.update(task, completed=progress.entries, total=progress.of, entries=progress.entries)
+
+                run.catch_up(show)
+            if not undo:
+                differences = list(compare(client, meta, generation))
+                if not json:
+                    print_differences(_as_changes(differences))
+            if not no_switch:
+                run.switch()
+    if json:
+        listed = [asdict(each) | {"difference": each.difference} for each in differences]
+        print_json({"generation": generation, "live": not no_switch, "differences": listed})
+    elif no_switch:
+        console.print(f"generation {generation} is built, {len(differences):,} counters differ; not switched to it")
+    else:
+        console.print(f"generation {generation} is live; the one before is kept: --undo goes back, --drop removes it")
+
+
+def _stored(client: redis.Redis, settings: Settings) -> Meta:
+    meta = stored(client, settings.redis.namespace)
+    if meta is None or meta.rules is None:
+        raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
+    return meta
+
+
+def _kept(meta: Meta) -> int:
+    kept = [generation for generation in meta.others if generation != meta.building]
+    if meta.building is not None or len(kept) != 1:
+        raise ConfigurationError("there are no counters to go back to")
+    return kept[0]
+
+
+def _as_changes(differences: list[Difference]) -> list[Difference]:
+    """Return them the other way round: what is live now is what was found, what is new is expected."""
+    return [replace(each, expected=each.found, found=each.expected) for each in differences]
+
+
+def _bar() -> Bar:
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[entries]:,} entries"),
+        TimeRemainingColumn(),
+        console=error_console,
+        disable=not error_console.is_terminal,
+    )

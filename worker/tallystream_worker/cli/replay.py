@@ -1,0 +1,116 @@
+"""The command that prints the log as events."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from tallystream.connection import connect
+from tallystream.errors import ConfigurationError
+from tallystream.meta import stored
+from tallystream_worker.cli.options import Where
+from tallystream_worker.cli.output import error_console
+from tallystream_worker.generation.replay import Left, Wanted
+from tallystream_worker.generation.replay import replay as events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PAGE: Final = 5000
+
+
+def replay(
+    *,
+    from_: Annotated[
+        str | None, Parameter(name="--from", help="first moment: 2026-11-01, 2026-11-01T12:00Z or seconds since 1970")
+    ] = None,
+    to: Annotated[str | None, Parameter(help="end, not included")] = None,
+    metric: Annotated[list[str] | None, Parameter(help="repeat it for several; else all")] = None,
+    subject: Annotated[list[str] | None, Parameter(help="repeat it for several; else all")] = None,
+    archive: Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")] = None,
+    format: Literal["ndjson", "parquet"] = "ndjson",
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="file; else standard output")] = None,
+    where: Where = Where(),  # noqa: B008
+) -> None:
+    """Print the events of the log, as `ingest` reads them, from the archive where the streams no longer reach."""
+    if format == "parquet" and output is None:
+        raise ConfigurationError("Parquet goes to a file: name it with -o FILE")
+    wanted = Wanted(
+        _moment("--from", from_) if from_ else 0.0,
+        _moment("--to", to) if to else float("inf"),
+        frozenset(metric or ()),
+        frozenset(subject or ()),
+    )
+    settings = where.settings()
+    left = Left()
+    with closing(connect(settings.redis.url)) as client:
+        meta = stored(client, settings.redis.namespace)
+        if meta is None:
+            raise ConfigurationError(f"{settings.redis.namespace}:meta does not exist: nothing was appended here yet")
+        found = events(client, meta.layout, wanted, left, settings.archive.url if archive is None else archive)
+        with error_console.status("reading") as status:
+            written = 0
+            for n in _parquet(output, found) if format == "parquet" and output else _lines(output, found):
+                written += n
+                status.update(f"{written:,} events")
+    error_console.print(f"{written:,} events")
+    if left.corrections:
+        error_console.print(f"{left.corrections:,} corrections (resets) are no events, and were left out")
+    if left.unreadable:
+        error_console.print(f"{left.unreadable:,} entries cannot be read, and were left out")
+
+
+def _lines(output: Path | None, found: Iterator[dict[str, Any]]) -> Iterator[int]:
+    encode = msgspec.json.Encoder().encode_lines
+    stream = sys.stdout.buffer if output is None else output.open("wb")
+    try:
+        while page := list(islice(found, _PAGE)):
+            stream.write(encode(page))
+            stream.flush()
+            yield len(page)
+    finally:
+        if output is not None:
+            stream.close()
+
+
+def _parquet(output: Path, found: Iterator[dict[str, Any]]) -> Iterator[int]:
+    try:
+        import pyarrow as pa  # noqa: PLC0415  # an extra
+        import pyarrow.parquet as pq  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise ConfigurationError("Parquet needs pyarrow: pip install 'tallystream-worker[archive]'") from None
+    schema = pa.schema(
+        [
+            ("metric", pa.string()),
+            ("subject", pa.string()),
+            ("amount", pa.int64()),
+            ("at", pa.float64()),
+            ("actor", pa.string()),
+            ("id", pa.string()),
+        ]
+    )
+    with pq.ParquetWriter(output, schema, compression="zstd") as writer:
+        while page := list(islice(found, _PAGE * 10)):
+            writer.write_table(pa.Table.from_pylist([event | {"at": float(event["at"])} for event in page], schema))
+            yield len(page)
+
+
+def _moment(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"{option}: must be like 2026-11-01, 2026-11-01T12:00Z or seconds since 1970, not {text!r}"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

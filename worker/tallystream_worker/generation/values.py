@@ -1,0 +1,136 @@
+"""What is stored in one generation of counters, in pieces small enough to be read at one moment and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream_worker.generation.drop import counter_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import redis
+
+    from tallystream.keys import PartitionKeys
+    from tallystream.rules import Rules
+
+_HASHES: Final = ("minute", "hour", "day", "month", "limit", "once", "seen")
+_PAGE: Final = 500
+
+Value = int | str | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One counter that is not what it should be; `expected` and `found` are `None` where there is none.
+
+    `counter` is its key behind the generation's prefix, and its field or member behind ` -> `.
+    """
+
+    stream: str
+    counter: str
+    expected: Value
+    found: Value
+
+    @property
+    def difference(self) -> int | None:
+        """By how much it is too high, where both are numbers."""
+        if isinstance(self.expected, str) or isinstance(self.found, str):
+            return None
+        return (self.found or 0) - (self.expected or 0)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some counters that are read by one command: a key behind the prefix, and fields where it is a hash."""
+
+    name: str
+    fields: tuple[bytes, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What it counts: `total`, `hour`, ..."""
+        return self.name.partition(":")[0]
+
+    @property
+    def metric(self) -> str:
+        """Whose it is."""
+        parts = self.name.split(":")
+        return parts[2] if self.kind == "top" and len(parts) > 2 else parts[1]  # noqa: PLR2004  # top:<window>:<metric>:<label>
+
+    @property
+    def size(self) -> int:
+        """How many counters it is."""
+        return len(self.fields) or 1
+
+    def command(self, keys: PartitionKeys) -> tuple[Any, ...]:
+        """Return what reads it."""
+        key = keys.counters + self.name
+        if self.fields:
+            return ("HMGET", key, *self.fields)
+        if self.kind == "top":
+            return ("ZRANGE", key, 0, -1, "WITHSCORES")
+        return ("PFCOUNT" if self.kind == "unique" else "GET", key)
+
+    def values(self, reply: Any) -> Mapping[str, Value]:
+        """Return what was read, by counter; nothing that is absent or 0."""
+        if self.fields:
+            named = {_text(field): _value(value) for field, value in zip(self.fields, reply, strict=True)}
+            return {f"{self.name} -> {field}": value for field, value in named.items() if value}
+        if self.kind == "top":
+            # Whether a subject that came back to 0 is listed depends on how its events were batched.
+            return {f"{self.name} -> {_text(member)}": int(float(score)) for member, score in reply if float(score)}
+        value = reply if isinstance(reply, int) else _value(reply)
+        return {self.name: value} if value else {}
+
+
+def pieces(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> Iterator[Piece]:
+    """Yield what is stored in a partition, some of it perhaps twice, and only what follows from the events alone.
+
+    Which copies a Bloom filter lets through, and which subjects are beyond `max_subjects`, depends on their order.
+    """
+    prefix = keys.counters.encode()
+    for key in counter_keys(client, keys):
+        piece = Piece(key.removeprefix(prefix).decode(errors="surrogateescape"))
+        rule = rules.metric.get(piece.metric)
+        if rule is not None and (rule.max_subjects is not None or rule.seen == "bloom"):
+            continue
+        if piece.kind not in _HASHES:
+            yield piece
+            continue
+        fields = (field for field, _ in client.hscan_iter(key, count=_PAGE))
+        while page := tuple(islice(fields, _PAGE)):
+            yield Piece(piece.name, page)
+
+
+def comparable(
+    piece: Piece, before: Mapping[str, Value], after: Mapping[str, Value], shrunk: frozenset[str]
+) -> list[str]:
+    """Return the names in a piece that must have equal values in two generations.
+
+    Which subjects a leaderboard has lost while others sank depends on the order; what it says of those it has, not.
+    `shrunk` are the metrics of which some sank.
+    """
+    names = before.keys() | after.keys()
+    if piece.kind == "top" and piece.metric in shrunk:
+        names = before.keys() & after.keys()
+    return sorted(name for name in names if before.get(name) != after.get(name))
+
+
+def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
+    """Return the metrics in whose leaderboards some sank, by the ledgers of generations."""
+    marks = (field.decode(errors="replace").partition("@") for ledger in ledgers for field in ledger)
+    return frozenset(metric for mark, _, metric in marks if mark == "shrunk")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace").replace("\n", " ")
+
+
+def _value(raw: bytes | None) -> Value:
+    if raw is None:
+        return None
+    text = raw.decode(errors="backslashreplace")
+    return int(text) if text.lstrip("-").isdigit() and len(text) < 20 else text  # noqa: PLR2004  # digits of 2^63
