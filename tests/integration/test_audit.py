@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 
@@ -17,7 +18,11 @@ from tallystream_worker.generation.audit import audit
 from tests.integration.test_rules_exact import RULES, deliver, feed, happenings
 from tests.rig import Rig
 
-relaxed = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(
+    max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "5")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 def report(rig: Rig, **options):

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -35,8 +34,13 @@ from tallystream_worker.settings import RedisSettings, Settings
 from tests.integration.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.oracle_rules import tally
 from tests.rig import Rig
+from tests.waiting import until
 
-relaxed = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(
+    max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "4")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 def settings_for(url: str, rules: Rules, partitions: int = 2) -> Settings:
@@ -169,7 +173,7 @@ def test_readers_never_see_a_total_go_back(server):
         def write() -> None:
             while not stop.is_set():
                 producer.emit("view", "a")
-                time.sleep(0.0005)
+                stop.wait(0.0005)
 
         threads = [threading.Thread(target=read), threading.Thread(target=write)]
         for thread in threads:
@@ -180,15 +184,15 @@ def test_readers_never_see_a_total_go_back(server):
                 with Rebuild(configured, establish(rig.client), 1) as run:
                     run.catch_up()
                     run.switch()
+            looks = len(seen)
+            until(lambda: len(seen) > looks + 20, what="the reader to go on")
         finally:
-            time.sleep(0.2)
             stop.set()
             for thread in threads:
                 thread.join()
         producer.flush(20, wait="counted")
         emitted = producer.stats.emitted
-        time.sleep(1.1)  # a reader follows a switch within a second
-        assert totals.get("a", "view") == emitted
+        until(lambda: totals.get("a", "view") == emitted, what="the reader to follow the switch")
         assert seen == sorted(seen)
         assert seen[0] >= 1
         assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
@@ -232,6 +236,7 @@ PLACES = ["rebuild-begun:1", "before-apply:1", "after-apply:2", "rebuild-filled:
 SWITCHING = ["rebuild-switching:1", "rebuild-switching:2", "rebuild-switched:1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [*PLACES, *SWITCHING])
 def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
     """Killed with SIGKILL at any step, the answers stay right, and the same command again completes it."""
@@ -260,3 +265,16 @@ def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
             assert reader.get("s0", "view") == before["s0", "view"] + 1
             assert reader.run(query_ledger(meta.layout)).unaccounted == 0
         assert audit(rig.client, meta, rules).differences == []
+
+
+def test_rules_that_change_are_said(server):
+    """A worker that starts with other rules names the metrics whose history does not follow, and how it will."""
+    log = LogCapture()
+    logger = structlog.wrap_logger(None, processors=[log])
+    with counting(settings_for(server.url, Rules({"view": Metric(), "like": Metric()})), logger):
+        pass
+    with counting(settings_for(server.url, Rules({"view": Metric(top=5), "like": Metric(floor=0)})), logger):
+        pass
+    (warning,) = [entry for entry in log.entries if "rules have changed" in entry["event"]]
+    assert warning["metrics"] == "view"
+    assert "tallystream rebuild" in warning["event"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace as changed
+
 from tallystream.confirm import Confirmation
 from tallystream.connection import connect
 from tallystream.errors import GroupLost
@@ -21,12 +23,15 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.meta import Meta
+    from tallystream.rules import Rules
     from tallystream_worker.outcome import Subscriber
     from tallystream_worker.settings import Settings
 
 
-def open_books(settings: Settings) -> Meta:
+def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> Meta:
     """Agree with what is stored, and publish the declared metrics for producers and readers.
+
+    What was counted by other rules stays as it is: the metrics concerned are said in the log.
 
     Raises:
         ConfigurationError: what is stored disagrees with the settings.
@@ -40,10 +45,28 @@ def open_books(settings: Settings) -> Meta:
         for keys in meta.layout.keys:
             with suppress(GroupLost):  # that partition's alarm, when its thread comes to it
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
-        client.hset(meta.layout.meta, "rules", publish(settings.rules))
+        if log is not None and meta.rules is not None and (changes := without_history(meta.rules, settings.rules)):
+            log.warning(
+                "rules have changed: what was counted before does not follow them, until: tallystream rebuild",
+                metrics=", ".join(changes),
+            )
+        # What was retracted is no setting: a worker that starts leaves it as it is.
+        rules = changed(settings.rules, retracted=meta.rules.retracted) if meta.rules else settings.rules
+        client.hset(meta.layout.meta, "rules", publish(rules))
     finally:
         client.close()
     return meta
+
+
+def without_history(before: Rules, now: Rules) -> list[str]:
+    """Return the metrics of which older events were counted by rules that counted otherwise."""
+    shown = {"description": "", "floor": None}  # matters where a number is shown, not where it is counted
+    moved = before.zone != now.zone
+    return [
+        name
+        for name, metric in sorted(now.metric.items())
+        if name in before.metric and (moved or changed(before.metric[name], **shown) != changed(metric, **shown))
+    ]
 
 
 @contextmanager
@@ -58,7 +81,7 @@ def counting(
 
     Archives beside it, where the settings name a place.
     """
-    meta = open_books(settings)
+    meta = open_books(settings, log)
     crew = Crew(settings, meta, log, subscribers, consumer=consumer)
     with ExitStack() as stack:
         stack.callback(_stop, crew, settings, log)

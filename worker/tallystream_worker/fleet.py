@@ -48,7 +48,7 @@ def run(settings: Settings, log: FilteringBoundLogger, metrics_port: int | None)
     Each has a stable consumer name of its own, `<name>-<number>`, so that a restarted one goes on at once with
     what its predecessor held. `metrics_port` is the first one's, the next has the next.
     """
-    open_books(settings)  # a mistake in the settings is one message here, not one from each process
+    open_books(settings, log)  # a mistake in the settings is one message here, not one from each process
     with stop_on_signals() as stop:
         crew = [_start(settings, number, metrics_port) for number in range(settings.worker.processes)]
         while not stop.wait(0.2):

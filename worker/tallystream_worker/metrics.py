@@ -7,7 +7,7 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import Counter, Histogram, make_wsgi_app
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 from tallystream.errors import ConfigurationError
 
@@ -71,6 +71,24 @@ class WorkerMetrics:
         self._events.observe(outcome.events)
         self._keys.observe(outcome.keys)
         self._seconds.observe(outcome.seconds)
+
+
+class AuditMetrics:
+    """What the last audit found; nothing before the first has ended."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._differences = Gauge(
+            "tallystream_audit_differences", "Counters that differed in the last audit: must be 0.", registry=registry
+        )
+        self._differences.set(float("nan"))
+        self._counters = Gauge("tallystream_audit_counters", "Counters that it compared.", registry=registry)
+        self._timestamp = Gauge("tallystream_audit_timestamp_seconds", "When it ended, 0 for never.", registry=registry)
+
+    def note(self, differences: int, counters: int) -> None:
+        """Take note of an audit that has ended."""
+        self._differences.set(differences)
+        self._counters.set(counters)
+        self._timestamp.set_to_current_time()
 
 
 def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigil | None = None) -> WSGIServer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 _SCRATCH: Final = 0
 """The generation of the scratch counters: no entry was ever decided in it, so all are counted."""
+
+_AT_ONCE: Final = 4
+"""Partitions: while one waits for a server, another is folded."""
 
 _PAGE: Final = 256
 _CHUNK: Final = 200
@@ -69,7 +73,7 @@ def audit(
     sample: float = 1.0,
     show: Callable[[str, int, int], Any] = lambda *_: None,
 ) -> Report:
-    """Audit every partition, one after the other, while events keep arriving.
+    """Audit every partition while events keep arriving.
 
     Args:
         client: The live server.
@@ -89,15 +93,18 @@ def audit(
         server = stack.enter_context(EmbeddedServer(Path(folder), extra=extra))
         scratch = connect(server.url)
         stack.callback(scratch.close)
-        for number in range(meta.layout.partitions):
-            each = _Partition(client, scratch, meta, rules, number, archive, sample, show).run()
+        partitions = [
+            _Partition(client, scratch, meta, rules, number, archive, sample, show)
+            for number in range(meta.layout.partitions)
+        ]
+        threads = stack.enter_context(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="tallystream-audit"))
+        for each in threads.map(_Partition.run, partitions):
             found = Report(
                 found.counters + each.counters,
                 found.entries + each.entries,
                 found.expired + each.expired,
                 found.differences + each.differences,
             )
-            scratch.flushall()
     return found
 
 

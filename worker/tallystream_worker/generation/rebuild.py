@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from msgspec.structs import replace
+
 from tallystream.connection import connect
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules import publish
@@ -43,6 +45,9 @@ _PAGE: Final = 256
 _MOST_TRIES: Final = 1_000_000
 """Deliveries after which an entry is parked: an interrupted rebuild must not park what it only never came to."""
 
+CLAIM_IDLE: Final = 1.0
+"""Seconds after which what the workers of an old generation still held is taken over."""
+
 SWITCH_TIMEOUT: Final = 60.0
 """Seconds within which a partition must have overtaken the live generation for once."""
 
@@ -53,6 +58,8 @@ def propose(client: redis.Redis, meta: Meta, rules: Rules) -> int:
     Raises:
         ConfigurationError: one is being built by other rules, or an old one is still kept.
     """
+    if meta.rules is not None:  # what was retracted is no setting: it stays retracted
+        rules = replace(rules, retracted=meta.rules.retracted)
     answer, number = _PROPOSE(client, [meta.layout.meta], [publish(rules)])
     if answer == b"other":
         raise ConfigurationError(
@@ -244,7 +251,7 @@ class _Partition:
                 self._layout,
                 self._number,
                 self._rules,
-                Fetch(self._reading, self._keys, _CONSUMER, claim_idle=0),
+                Fetch(self._reading, self._keys, _CONSUMER, claim_idle=CLAIM_IDLE),
                 [self._tell],
                 max_keys=self._max_keys,
                 max_deliveries=_MOST_TRIES,

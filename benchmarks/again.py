@@ -1,0 +1,74 @@
+"""How fast a rebuild and an audit are beside the first count: the same events, the same server, one after the other.
+
+python -m benchmarks.again [EVENTS]
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from tallystream import Producer
+from tallystream.connection import connect
+from tallystream.ledger import query_ledger
+from tallystream.meta import establish
+from tallystream.totals import Totals
+from tallystream_worker import logs
+from tallystream_worker.app import counting
+from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.generation.audit import audit
+from tallystream_worker.generation.rebuild import Rebuild, propose
+from tallystream_worker.settings import RedisSettings, Settings
+
+from .load import zipf
+from .server import until
+
+
+def timed(name: str, events: int, call: Callable[[], object]) -> float:
+    """Print and return the events a second of a call."""
+    began = time.perf_counter()
+    call()
+    rate = events / (time.perf_counter() - began)
+    print(f"{name:8} {rate:12,.0f} events/s")
+    return rate
+
+
+def main(events: int) -> None:
+    """Append, then count, rebuild and audit."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
+        settings = Settings(redis=RedisSettings(url=server.url))
+        client = connect(server.url)
+        with Producer(server.url) as producer:
+            for subject in zipf(events):
+                producer.emit("view", subject)
+            producer.flush(300)
+
+        def count() -> None:
+            with counting(settings, structlog.wrap_logger(logs.configure(quiet=True))), Totals(server.url) as totals:
+                until(
+                    lambda: totals.run(query_ledger(totals.meta.layout)).counted >= events, "everything to be counted"
+                )
+
+        def rebuild() -> None:
+            generation = propose(client, establish(client), settings.rules)
+            with Rebuild(settings, establish(client), generation) as run:
+                run.begin()
+                run.catch_up()
+                run.switch()
+
+        def check() -> None:
+            report = audit(client, establish(client), settings.rules)
+            assert not report.differences  # noqa: S101  # a figure of a wrong count is none
+            print(f"         {report.counters:,} counters, none differs")
+
+        drained = timed("count", events, count)
+        print(f"rebuild / count {timed('rebuild', events, rebuild) / drained:.2f}")
+        print(f"audit / count {timed('audit', events, check) / drained:.2f}")
+        client.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
