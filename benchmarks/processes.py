@@ -72,6 +72,13 @@ def worker(url: str, scratch: Path, rules: Path = TOTALS_ONLY) -> Iterator[Runni
 
 
 @contextmanager
+def program(*arguments: str, log: Path) -> Iterator[Running]:
+    """Run another command of `tallystream` for as long as the block."""
+    with _stopped_at_end([str(Path(sys.executable).with_name("tallystream")), *arguments], log) as running:
+        yield running
+
+
+@contextmanager
 def module(name: str, *arguments: str, scratch: Path) -> Iterator[Running]:
     """Run a module of this package as a program, stopped at the end of the block if it has not ended."""
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -12,6 +13,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from tallystream.alert import Alert
+from tallystream.producer import Producer
+from tallystream.rules import Metric, Rules
+from tallystream_worker import logs
+from tallystream_worker.app import counting
 from tallystream_worker.http.serve import serving
 from tests.http_service import settings_for
 from tests.waiting import until
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Locator, Page
 
-    from tallystream.producer import Producer
+    from tallystream_worker.embedded import EmbeddedServer
     from tallystream_worker.settings import Settings
 
 HOSTILE = [
@@ -273,6 +279,19 @@ def test_a_token_is_asked_for(visit: Callable[..., Page], settings: Settings) ->
         page.get_by_role("button", name="Sign in").click()
         ready(page)
         expect(dialog).to_be_hidden()
+
+
+def test_what_fires_is_shown(visit: Callable[..., Page], fresh_server: Callable[..., EmbeddedServer]) -> None:
+    """An alert that fires stands above the figures, with its subject as text."""
+    base = settings_for(fresh_server().url)
+    rules = Rules({"view": Metric(top=10)}, alert=(Alert("viral", "view", subject="*", above=5, clear=4),))
+    watched = replace(base, rules=rules)
+    with counting(watched, logs.configure(quiet=True)), serving(watched) as url, Producer(base.redis.url) as producer:
+        page = ready(visit(url))
+        expect(page.locator(".alerts")).to_be_hidden()
+        producer.emit("view", HOSTILE[0], 6)
+        expect(page.locator(".alerts")).to_contain_text("1 alert is firing")
+        expect(page.locator(".alerts a")).to_have_text(HOSTILE[0])
 
 
 def test_nothing_counted_yet(visit: Callable[..., Page], fresh_server: Callable[..., object]) -> None:

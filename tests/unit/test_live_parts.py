@@ -147,6 +147,21 @@ def test_a_readers_pace_is_kept_and_its_end_is_told():
     asyncio.run(scene())
 
 
+def test_a_crowd_is_told_less_often():
+    """The more readers there are, the further apart are the updates of each."""
+
+    async def scene():
+        reader = Reader(None, 0.01)
+        reader.spread = 0.3
+        reader.counters(_batch("id1", ("a", 1)))
+        assert await reader.next(1)
+        reader.counters(_batch("id2", ("a", 2)))
+        assert await reader.next(0.1) == []
+        assert await reader.next(1)
+
+    asyncio.run(scene())
+
+
 def test_a_message_in_its_two_forms():
     """A message says the same as a server-sent event and as a WebSocket text."""
     message = Message("reset", Reset("trimmed"), "0123abcd.1")

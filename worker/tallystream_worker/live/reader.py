@@ -30,6 +30,8 @@ class Reader:
         self.wanted = wanted
         self.overview = overview
         self.top = top
+        self.spread = 0.0
+        """The least seconds between two updates that the number of readers allows."""
         self._every = every
         self._next_at = 0.0
         self._batch: Batch | None = None
@@ -85,7 +87,7 @@ class Reader:
             return []
         if self._ended:
             return None
-        self._next_at = time.monotonic() + self._every
+        self._next_at = time.monotonic() + max(self._every, self.spread)
         self._wake.clear()
         others, self._others = self._others, {}
         batch, self._batch = self._batch, None

@@ -1,0 +1,148 @@
+"""What 500 readers of live updates cost the worker, and how long after `emit()` a reader has the new total.
+
+Usage: python -m benchmarks.live_readers [--quick]
+
+The same backlog is drained in turn without readers and with 500 that follow the overview, everything in processes of
+their own; then events are emitted at a steady rate and the way to a reader is timed.
+"""
+
+import argparse
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
+
+from tallystream import Producer
+from tallystream.live import follow
+
+from .counting import wait_for_first_read, wait_until_counted
+from .load import METRIC, zipf
+from .measure import percentile
+from .processes import SHIPPED, Running, module, program, worker
+from .server import Arena, running, until
+
+READERS = 500
+REPEATS = 5
+PORT = 18_080
+OVERVIEW = "/v1/live?overview=true&top=all"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    with running("valkey", quick=quick) as arena:
+        _cost(arena)
+        arena.clear()
+        for readers in (0, READERS):
+            _way(arena, readers)
+            arena.clear()
+
+
+def _cost(arena: Arena) -> None:
+    subjects = zipf(arena.events(4_000_000, 500_000))
+    with worker(arena.url, arena.scratch, SHIPPED) as counting:  # the rules are published
+        until(lambda: bool(arena.client.hget("tally:meta", "rules")), "the rules")
+        counting.check()
+    with Producer(arena.url) as producer:
+        for subject in subjects:
+            producer.emit(METRIC, subject)
+        producer.flush(300)
+    arena.save_as("backlog")
+    rates: dict[int, list[float]] = {0: [], READERS: []}
+    for _ in range(2 if arena.quick else REPEATS):
+        for readers, found in rates.items():
+            arena.restore("backlog")
+            with _serving(arena), _reading(arena, readers), worker(arena.url, arena.scratch, SHIPPED) as counting:
+                started = wait_for_first_read(arena, counting)
+                found.append(len(subjects) / (wait_until_counted(arena, len(subjects), counting) - started))
+    medians = {readers: statistics.median(found) for readers, found in rates.items()}
+    for readers, found in rates.items():
+        print(
+            f"worker with {readers} readers: {medians[readers]:,.0f} events/s ({', '.join(f'{r:,.0f}' for r in found)})"
+        )
+    print(f"ratio {medians[READERS] / medians[0]:.3f}")
+
+
+def _way(arena: Arena, readers: int) -> None:
+    """Time the way of marked events at 2,000 events a second."""
+    seconds = 3 if arena.quick else 20
+    with worker(arena.url, arena.scratch, SHIPPED) as counting, _serving(arena), _reading(arena, readers) as crowd:
+        emitted: dict[str, float] = {}
+        took: list[float] = []
+        watching = threading.Event()
+        done = threading.Event()
+
+        def watch() -> None:
+            for update in follow(f"http://127.0.0.1:{PORT}", metric=METRIC, subject="marker:*"):
+                watching.set()
+                now = time.monotonic()
+                took.extend(now - emitted[subject] for subject, _ in update.values if subject in emitted)
+                if len(took) >= len(emitted) and done.is_set():
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        watching.wait(30)
+        load = iter(zipf(seconds * 2_000))
+        with Producer(arena.url) as producer:
+            for tick in range(seconds * 100):
+                for subject, _ in zip(load, range(20), strict=False):
+                    producer.emit(METRIC, subject)
+                marker = f"marker:{tick}"
+                emitted[marker] = time.monotonic()
+                producer.emit(METRIC, marker)
+                time.sleep(0.01)
+            done.set()
+            producer.emit(METRIC, "marker:0")
+        watcher.join(10)
+        counting.check()
+        milliseconds = sorted(each * 1000 for each in took[: len(emitted)])
+        print(
+            f"emit to reader, {readers} others: p50 {percentile(milliseconds, 0.5):.0f} ms, "
+            f"p99 {percentile(milliseconds, 0.99):.0f} ms over {len(milliseconds)}; others: {crowd()}"
+        )
+
+
+@contextmanager
+def _serving(arena: Arena) -> Iterator[None]:
+    with program("serve", "--redis", arena.url, "--port", str(PORT), log=arena.scratch / "serve.log") as service:
+        until(lambda: _answers(service), "the read service")
+        yield
+
+
+def _answers(service: Running) -> bool:
+    service.check()
+    connection = HTTPConnection("127.0.0.1", PORT, timeout=1)
+    try:
+        connection.request("GET", "/v1/overview")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _reading(arena: Arena, readers: int):  # noqa: ANN202  # a function that says what they read
+    with ExitStack() as stack:
+        if not readers:
+            yield lambda: "none"
+            return
+        arguments = ("127.0.0.1", str(PORT), str(readers), OVERVIEW)
+        crowd = stack.enter_context(module("live_clients", *arguments, scratch=arena.scratch))
+        crowd.wait_for_line("reading")
+
+        def say() -> str:
+            crowd.say("")
+            return crowd.finish().split("\n")[1]
+
+        yield say
+
+
+if __name__ == "__main__":
+    sys.exit(main())
