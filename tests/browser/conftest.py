@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from tallystream.producer import Producer
 from tallystream_worker import logs
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tallystream_worker.settings import Settings
 
 SCREENSHOTS = Path("build/screenshots")
+
+expect.set_options(timeout=20_000)  # a deadline: on a busy machine a page takes its time
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     def visit(url: str, *, width: int = 1280, height: int = 900, scheme: str = "light") -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(20_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
