@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import chart, report, suite
+from . import chart, costs, report, suite
 from .measure import Skipped
 from .server import running
 
@@ -44,6 +44,10 @@ def main() -> int:
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         chart.draw(results, folder / "results.svg")
         progress.print(f"Written: {folder / 'results.json'} and {folder / 'results.svg'}")
+    if not partial and arguments.into is None:
+        with progress.status("costs") as status:
+            costs.write(costs.collect(status.update))
+        progress.print(f"Written: {costs.TARGET}, from which `tallystream plan` works")
     return 0
 
 

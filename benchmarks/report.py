@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,13 @@ _DETAILS = (
 
 def document(client: redis.Redis, outcomes: Sequence[Outcome], *, repeats: int, quick: bool) -> dict[str, Any]:
     """Return everything that was measured, and on what, as JSON-ready values."""
-    info = client.info("server")
-    valkey = info.get("server_name") == "valkey"
     return {
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
-            "system": f"{platform.system()} {platform.machine()}",
+            "system": system(),
             "python": platform.python_version(),
-            "server": f"Valkey {info['valkey_version']}" if valkey else f"Redis {info['redis_version']}",
+            "server": software(client.info("server")),
             "durability": "appendonly yes, appendfsync everysec",
         },
         "repeats": repeats,
@@ -128,7 +126,20 @@ def _times(ratio: float | None) -> str:
     return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.2f}"
 
 
-def _processor() -> str:
+def software(info: Mapping[str, Any]) -> str:
+    """Return the name and version of a server, from what `INFO server` says."""
+    if info.get("server_name") == "valkey":
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}"
+
+
+def system() -> str:
+    """Return the operating system and the kind of processor."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def processor() -> str:
+    """Return the processor as it calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -297,3 +297,32 @@ def test_parked_entries_are_listed_retried_and_dropped(shell):
     assert "events dropped 1" in shell("dead", "drop", "--reason", "subject").stdout
     assert json.loads(shell("dead", "--json").stdout) == []
     assert "1 dead" in shell("status").stdout
+
+
+def test_plan(alone):
+    """`plan` says what a load needs, with reasons for people and all constants for programs."""
+    asked = ["plan", "--events-per-second", "1e6", "--subjects", "1000000", "--config", str(SHIPPED)]
+    shown = alone(*asked).stdout
+    assert "primaries" in shown
+    assert "what costs most" in shown
+    found = alone.json(*asked, "--metric", "view", "--metric", "vote=0.25", "--actors", "3", "--retention", "1h")
+    assert found["load"]["shares"] == {"view": 0.75, "vote": 0.25}
+    assert found["workers"] >= 1
+    assert found["measured"]["memory"]["total"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--metric", "viw"], "viw: is not declared"),
+        (["--metric", "view=much"], "must be a number"),
+        (["--metric", "view=0.5"], "the shares are 0.5"),
+        (["--skew", "9"], "skew must be"),
+        (["--node-memory", "0"], "--node-memory must be"),
+        (["--costs", "nowhere.json"], "nowhere.json: cannot be read"),
+    ],
+)
+def test_plan_of_what_makes_no_sense(alone, more, words):
+    """What `plan` cannot work with is named in one line."""
+    asked = ["plan", "--events-per-second", "1000", "--subjects", "10", "--config", str(SHIPPED)]
+    assert words in alone(*asked, *more, status=1).stderr

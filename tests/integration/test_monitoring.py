@@ -106,7 +106,7 @@ def test_alert_rules_and_dashboard_ask_for_real_metrics(page: str) -> None:
     asked = {name for group in _rules() for rule in group["rules"] for name in NAME.findall(rule["expr"])}
     panels = json.loads(DASHBOARD.read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]]
-    scaler = yaml.safe_load((CONFIG.parent / "deploy" / "keda.yaml").read_text())
+    scaler = yaml.safe_load((CONFIG.parent / "deploy" / "kubernetes" / "keda.yaml").read_text())
     expressions.append(scaler["spec"]["triggers"][0]["metadata"]["query"])
     asked |= {name for expression in expressions for name in NAME.findall(expression)}
     assert asked - exported == set()

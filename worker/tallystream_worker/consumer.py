@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tallystream_worker.outcome import Subscriber
 
 _MIN_READ: Final = 8
-_MAX_READ: Final = 256
+MAX_READ: Final = 256
 
 _MOST_REFUSED: Final = 8
 """Entries that may fail, with none counted between them, before the fault is looked for elsewhere."""
@@ -124,7 +124,7 @@ class Consumer:
             failpoint.reach("after-fetch")
         # A full read means backlog, and larger reads mean fewer round trips; a thin one means low latency.
         full = len(entries) >= self._read_count
-        self._read_count = min(_MAX_READ, self._read_count * 2) if full else max(_MIN_READ, len(entries))
+        self._read_count = min(MAX_READ, self._read_count * 2) if full else max(_MIN_READ, len(entries))
         return self._settle_all(entries)
 
     def _settle_all(self, entries: Sequence[Entry]) -> int:

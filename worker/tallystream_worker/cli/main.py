@@ -43,6 +43,11 @@ _COMMANDS: Final = (
     ("archive:archive", "Write every entry of the streams to Parquet files.", "archive ./archive --every 60"),
     ("acl:acl", "Make a server's users, their passwords, and tokens for HTTP.", "acl ./secrets"),
     ("spool:spool", "Print what waits in a spool, and deliver it.", "spool /var/spool/shop --send"),
+    (
+        "plan:plan",
+        "Calculate what a load needs: partitions, servers, workers, memory, network.",
+        "plan --events-per-second 1000000 --subjects 10000000 --metric view",
+    ),
     ("check:check", "Check a configuration, and say what it stores.", "check config/tallystream.toml"),
 )
 for _number, (_path, _help, _example) in enumerate(_COMMANDS):
