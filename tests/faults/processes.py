@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import random
+import signal
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.faults.journal import Journal
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterator
 
 RULES = Rules(
     {
@@ -40,8 +42,17 @@ GIVE_UP = 30.0
 """Seconds that a producer which was told to end goes on trying to deliver."""
 
 
+@contextlib.contextmanager
+def listening() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM sets, also one that came before this process was ready for it."""
+    with stop_on_signals() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        yield stop
+
+
 def worker(url: str, name: str, retention: dict[str, Any] | None = None, **settings: Any) -> int:
     """Count until told to stop, as `tallystream worker` does."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if failpoint.VARIABLE in os.environ:
         importlib.reload(failpoint)  # it is read once, at import, and that was in the zygote
     chosen = Settings(
@@ -59,7 +70,7 @@ def producer(url: str, journal: str, seed: int, **given: Any) -> int:
     habits = Habits(**{name: value for name, value in given.items() if name in names})
     settings: dict[str, Any] = {"linger": BY_HAND, "entry_events": 20, "entry_bytes": 2**20}
     settings |= {name: value for name, value in given.items() if name not in names}
-    with stop_on_signals() as stop, contextlib.closing(Journal(Path(journal))) as book:
+    with listening() as stop, contextlib.closing(Journal(Path(journal))) as book:
         return App(Producer(url, **settings), book, seed, stop, habits).run()
 
 

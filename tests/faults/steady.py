@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tallystream import Producer
-from tests.faults.processes import BY_HAND, stop_on_signals
+from tests.faults.processes import BY_HAND, listening
 
 PAIRS: Final = 500
 """Pairs in a chunk: drawn beforehand, so that emitting them costs what emitting costs."""
@@ -30,7 +30,7 @@ def steady(url: str, books: str, seed: int, rate: float, subjects: int) -> int:
     began = time.monotonic()
     due = began
     producer = Producer(url, linger=BY_HAND, entry_events=500, entry_bytes=2**20, block_timeout=120)
-    with stop_on_signals() as stop:
+    with listening() as stop:
         producer.emit("view", "s0", 0)
         producer.flush(30)  # the first seal comes at once whatever the linger is
         while not stop.is_set():

@@ -102,6 +102,8 @@ def serve(descriptor: int) -> None:
     """Fork and reap as asked, until the other side is gone."""
     modules = [importlib.import_module(name) for name in TARGETS]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's: it decides what becomes of the children
+    # Children begin with SIGTERM held back, and let it in once somebody listens: see processes.listening.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     alive: set[int] = set()
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rw") as stream:
         for line in stream:
