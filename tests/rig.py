@@ -90,8 +90,8 @@ class Rig:
         """Return every total that is stored, by metric and subject."""
         found = {}
         for keys in self.layout.keys:
-            for key in self.client.scan_iter(match=f"{keys.prefix}total:*", count=1000):
-                metric, _, subject = key.decode().removeprefix(f"{keys.prefix}total:").partition(":")
+            for key in self.client.scan_iter(match=f"{keys.counters}total:*", count=1000):
+                metric, _, subject = key.decode().removeprefix(f"{keys.counters}total:").partition(":")
                 found[metric, subject] = int(self.client.get(key))
         return found
 

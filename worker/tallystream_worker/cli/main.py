@@ -39,6 +39,7 @@ _COMMANDS: Final = (
     ("reset:reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
     ("audit:audit", "Fold everything again and compare it with the live counters.", "audit --json"),
     ("rebuild:rebuild", "Make the counters anew from the log, and switch to them.", "rebuild --archive ./archive"),
+    ("retract:retract", "Take events back, as if they had never happened.", "retract --actor bot:7 --dry-run"),
     ("replay:replay", "Print the events of the log.", "replay --metric view --from 2026-11-01 | head"),
     ("archive:archive", "Write every entry of the streams to Parquet files.", "archive ./archive --every 60"),
     ("acl:acl", "Make a server's users, their passwords, and tokens for HTTP.", "acl ./secrets"),

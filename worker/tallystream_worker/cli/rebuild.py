@@ -21,6 +21,8 @@ from tallystream_worker.generation.drop import drop as remove
 from tallystream_worker.generation.rebuild import Progress, Rebuild, propose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis
 
     from tallystream.meta import Meta
@@ -54,7 +56,7 @@ def rebuild(
         raise ConfigurationError("either --undo or --drop, not both")
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        meta = _stored(client, settings)
+        meta = read_meta(client, settings)
         if drop:
             removed = {generation: remove(client, meta, generation) for generation in sorted(meta.others)}
             if json:
@@ -67,25 +69,18 @@ def rebuild(
             generation = _kept(meta)
         else:
             generation = propose(client, meta, settings.rules)
-            meta = _stored(client, settings)
+            meta = read_meta(client, settings)
         source = settings.archive.url if archive is None else archive
         differences: list[Difference] = []
-        with Rebuild(settings, meta, generation, archive=source, accept_loss=accept_loss) as run:
-            if not undo:
-                run.begin()
-            with _bar() as bar:
-                task = bar.add_task("counting", total=None, entries=0)
 
-                def show(progress: Progress) -> None:
-                    bar.update(task, completed=progress.entries, total=progress.of, entries=progress.entries)
-
-                run.catch_up(show)
+        def review() -> bool:
             if not undo:
-                differences = list(compare(client, meta, generation))
+                differences.extend(compare(client, meta, generation))
                 if not json:
                     print_differences(_as_changes(differences))
-            if not no_switch:
-                run.switch()
+            return not no_switch
+
+        build(settings, meta, generation, source, accept_loss=accept_loss, begun=undo, review=review)
     if json:
         listed = [asdict(each) | {"difference": each.difference} for each in differences]
         print_json({"generation": generation, "live": not no_switch, "differences": listed})
@@ -95,7 +90,37 @@ def rebuild(
         console.print(f"generation {generation} is live; the one before is kept: --undo goes back, --drop removes it")
 
 
-def _stored(client: redis.Redis, settings: Settings) -> Meta:
+def build(
+    settings: Settings,
+    meta: Meta,
+    generation: int,
+    archive: str,
+    *,
+    accept_loss: bool = False,
+    begun: bool = False,
+    review: Callable[[], bool] = lambda: True,
+) -> None:
+    """Count a generation until it has caught up, with a bar; switch to it if `review` says so."""
+    with Rebuild(settings, meta, generation, archive=archive, accept_loss=accept_loss) as run:
+        if not begun:
+            run.begin()
+        with _bar() as bar:
+            task = bar.add_task("counting", total=None, entries=0)
+
+            def show(progress: Progress) -> None:
+                bar.update(task, completed=progress.entries, total=progress.of, entries=progress.entries)
+
+            run.catch_up(show)
+        if review():
+            run.switch()
+
+
+def read_meta(client: redis.Redis, settings: Settings) -> Meta:
+    """Return what is stored, rules among it.
+
+    Raises:
+        ConfigurationError: nothing is counted here yet.
+    """
     meta = stored(client, settings.redis.namespace)
     if meta is None or meta.rules is None:
         raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")

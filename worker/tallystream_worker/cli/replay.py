@@ -43,8 +43,8 @@ def replay(
     if format == "parquet" and output is None:
         raise ConfigurationError("Parquet goes to a file: name it with -o FILE")
     wanted = Wanted(
-        _moment("--from", from_) if from_ else 0.0,
-        _moment("--to", to) if to else float("inf"),
+        moment("--from", from_) if from_ else 0.0,
+        moment("--to", to) if to else float("inf"),
         frozenset(metric or ()),
         frozenset(subject or ()),
     )
@@ -102,7 +102,12 @@ def _parquet(output: Path, found: Iterator[dict[str, Any]]) -> Iterator[int]:
             yield len(page)
 
 
-def _moment(option: str, text: str) -> float:
+def moment(option: str, text: str) -> float:
+    """Return the second of a moment that an option names.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     try:
         return float(text)
     except ValueError:

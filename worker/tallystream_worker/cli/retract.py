@@ -1,0 +1,108 @@
+"""The command that takes events back."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from tallystream.connection import connect
+from tallystream.errors import EventError
+from tallystream.retraction import Retraction
+from tallystream.windows import MINUTE
+from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.cli.rebuild import build, read_meta
+from tallystream_worker.cli.replay import moment
+from tallystream_worker.generation.retract import Effect, effect, ends, propose_without, unfinished
+
+_SHOWN: Final = 20
+
+
+def retract(  # noqa: PLR0913  # each is an option of the command
+    *,
+    actor: Annotated[
+        str | None, Parameter(help="events that this actor did: a bot, a person who asks for erasure")
+    ] = None,
+    subject: Annotated[str | None, Parameter(help="events counted for this subject")] = None,
+    metric: Annotated[str | None, Parameter(help="events of this metric")] = None,
+    id: Annotated[str | None, Parameter(help="the event with this id")] = None,
+    from_: Annotated[
+        str | None, Parameter(name="--from", help="events from this minute on: 2026-11-01T12:00Z or seconds since 1970")
+    ] = None,
+    to: Annotated[str | None, Parameter(help="events before this minute")] = None,
+    dry_run: Annotated[
+        bool, Parameter(negative="", show_default=False, help="show what it takes, change nothing")
+    ] = False,
+    archive: Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")] = None,
+    accept_loss: Annotated[
+        bool, Parameter(negative="", show_default=False, help="go on although a part of the log is gone")
+    ] = False,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008
+) -> None:
+    """Take back the events that agree with all that is stated, as if they had never happened.
+
+    The counters are made anew from the log without them, and switched to; those from before are kept until `tallystream
+    rebuild --drop`, and `rebuild --undo` goes back. The events themselves stay in the log and the archive. What is
+    appended from now on is not concerned.
+    """
+    settings = where.settings()
+    source = settings.archive.url if archive is None else archive
+    with closing(connect(settings.redis.url)) as client:
+        meta = read_meta(client, settings)
+        retraction = Retraction(
+            ends(client, meta), metric, subject, actor, id, _minute("from", from_), _minute("to", to)
+        )
+        retraction = unfinished(meta, retraction) or retraction
+        with error_console.status("looking through the log"):
+            found = effect(client, meta, retraction, source)
+        if not json:
+            _show(found)
+        generation = None
+        if found.total and not dry_run:
+            generation = propose_without(client, meta, retraction)
+            build(settings, read_meta(client, settings), generation, source, accept_loss=accept_loss)
+    if json:
+        print_json(
+            {
+                "events": found.total,
+                "counters": [
+                    {"metric": metric, "subject": subject, "events": events, "amount": found.amounts[metric, subject]}
+                    for (metric, subject), events in found.events.most_common()
+                ],
+                "generation": generation,
+            }
+        )
+    elif dry_run:
+        console.print("nothing was changed: run it again without --dry-run")
+    elif generation is not None:
+        console.print(
+            f"taken back; generation {generation} is live. The one before is kept, with the events in it: "
+            "tallystream rebuild --undo goes back to it, --drop removes it"
+        )
+
+
+def _show(found: Effect) -> None:
+    counters = found.events.most_common()
+    if not counters:
+        console.print("there are no such events in the log")
+        return
+    rows = [
+        (f"{metric} {subject}", f"{events:,}", f"{found.amounts[metric, subject]:+,}")
+        for (metric, subject), events in counters[:_SHOWN]
+    ]
+    print_table(f"{found.total:,} events of {len(counters):,} counters", ("counter", "events", "amount"), rows)
+    if len(counters) > _SHOWN:
+        console.print(f"... and {len(counters) - _SHOWN:,} more (--json has all)")
+
+
+def _minute(option: str, text: str | None) -> int | None:
+    """Return the millisecond of a moment, which must be a whole minute."""
+    if text is None:
+        return None
+    seconds = moment(f"--{option}", text)
+    if seconds % MINUTE:
+        raise EventError(option, "must be a whole minute: plain events are kept by the minute")
+    return int(seconds) * 1000
