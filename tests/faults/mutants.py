@@ -94,8 +94,8 @@ MUTANTS: Final = (
             _NO_GATE,
             Edit(
                 "tallystream_worker/apply.py",
-                "    parked = [",
-                "    client.xack(keys.stream, keys.group, *folded.ids)\n    parked = [",
+                "    (answer, *details), is_confirmed =",
+                "    client.xack(keys.stream, keys.group, *folded.ids)\n    (answer, *details), is_confirmed =",
             ),
         ),
         (2, 15),
