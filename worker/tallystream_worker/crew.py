@@ -101,12 +101,16 @@ class Crew:
             lane.start()
         self._keeper.start()
 
+    def quiet(self) -> None:
+        """Read nothing more; the batches in hand are finished, and `stop` waits for them."""
+        self._stopping.set()
+
     def stop(self, timeout: float) -> bool:
         """Finish the batches in hand; tell whether all threads ended within `timeout` seconds.
 
         A thread that did not is left alone: what it holds stays pending, and is counted by whoever comes next.
         """
-        self._stopping.set()
+        self.quiet()
         deadline = time.monotonic() + timeout
         threads = [*self._lanes, self._keeper]
         for thread in threads:

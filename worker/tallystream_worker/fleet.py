@@ -4,62 +4,88 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 
 from tallystream_worker import logs
 from tallystream_worker.app import counting, open_books
-from tallystream_worker.metrics import WorkerMetrics, serve_metrics
+from tallystream_worker.metrics import ByNamespace, WorkerMetrics, serve_metrics
 from tallystream_worker.signals import stop_on_signals, wait_for
-from tallystream_worker.vigil import Vigil
+from tallystream_worker.vigil import Vigil, Vigils
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from multiprocessing.context import SpawnProcess
 
     from structlog.typing import FilteringBoundLogger
 
+    from tallystream_worker.crew import Crew
     from tallystream_worker.settings import Settings
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
 _RESTART_PAUSE: Final = 1.0
 
 
-def run_one(settings: Settings, log: FilteringBoundLogger, consumer: str, metrics_port: int | None) -> int:
-    """Count in this process until SIGTERM or Ctrl-C; return the exit status."""
-    with stop_on_signals() as stop:
-        registry = CollectorRegistry()
-        with counting(settings, log, [WorkerMetrics(registry)], consumer=consumer) as crew:
-            vigil = Vigil(lambda: crew.health)
+def run_one(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None) -> int:
+    """Count in this process until SIGTERM or Ctrl-C; return the exit status.
+
+    Args:
+        tenants: The settings of each namespace; the first one's say where metrics are served.
+        log: Where changes of state are said.
+        metrics_port: A port for metrics and health, or `None`.
+    """
+    first, several = tenants[0], len(tenants) > 1
+    consumer = first.worker.consumer
+    registries: dict[str, CollectorRegistry] = {}
+    vigils: dict[str, Vigil] = {}
+    crews: list[Crew] = []
+    with stop_on_signals() as stop, ExitStack() as stack:
+        for settings in tenants:
+            namespace = settings.redis.namespace
+            registry = registries[namespace] = CollectorRegistry()
+            said = log.bind(namespace=namespace) if several else log
+            crew = stack.enter_context(counting(settings, said, [WorkerMetrics(registry)]))
+            vigils[namespace] = vigil = Vigil(partial(attrgetter("health"), crew))
             registry.register(vigil)
-            if metrics_port is not None:
-                serve_metrics(registry, settings.serve.host, metrics_port, vigil)
-            log.info("worker started", consumer=consumer)
-            wait_for(stop)
-            log.info("worker stopping", consumer=consumer)
+            crews.append(crew)
+        if metrics_port is not None:
+            if several:
+                registry = CollectorRegistry()
+                registry.register(ByNamespace(registries))
+            serve_metrics(registry, first.serve.host, metrics_port, Vigils(vigils) if several else vigil)
+        log.info("worker started", consumer=consumer)
+        wait_for(stop)
+        log.info("worker stopping", consumer=consumer)
+        for crew in crews:
+            crew.quiet()  # all at once: they are waited for one after the other
     log.info("worker stopped", consumer=consumer)
     return 0
 
 
-def run(settings: Settings, log: FilteringBoundLogger, metrics_port: int | None) -> int:
-    """Keep `settings.worker.processes` workers alive until SIGTERM or Ctrl-C; return the exit status.
+def run(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None) -> int:
+    """Keep as many workers alive as the first of `tenants` says, until SIGTERM or Ctrl-C; return the exit status.
 
     Each has a stable consumer name of its own, `<name>-<number>`, so that a restarted one goes on at once with
     what its predecessor held. `metrics_port` is the first one's, the next has the next.
     """
-    open_books(settings, log)  # a mistake in the settings is one message here, not one from each process
+    for settings in tenants:
+        open_books(settings, log)  # a mistake in the settings is one message here, not one from each process
     with stop_on_signals() as stop:
-        crew = [_start(settings, number, metrics_port) for number in range(settings.worker.processes)]
+        crew = [_start(tenants, number, metrics_port) for number in range(tenants[0].worker.processes)]
         while not stop.wait(0.2):
             for number, process in enumerate(crew):
                 if process.exitcode is not None:
                     log.error("worker process died", number=number, status=process.exitcode)
                     stop.wait(_RESTART_PAUSE)
-                    crew[number] = _start(settings, number, metrics_port)
+                    crew[number] = _start(tenants, number, metrics_port)
         for process in crew:
             process.terminate()
-        deadline = time.monotonic() + settings.worker.stop_timeout + 2.0
+        deadline = time.monotonic() + sum(settings.worker.stop_timeout for settings in tenants) + 2.0
         for process in crew:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:
@@ -68,15 +94,19 @@ def run(settings: Settings, log: FilteringBoundLogger, metrics_port: int | None)
     return 0
 
 
-def _start(settings: Settings, number: int, metrics_port: int | None) -> SpawnProcess:
+def _start(tenants: Sequence[Settings], number: int, metrics_port: int | None) -> SpawnProcess:
     port = None if metrics_port is None else metrics_port + number
-    process = _SPAWN.Process(target=_child, args=(settings, number, port), name=f"tallystream-worker-{number}")
+    process = _SPAWN.Process(target=_child, args=(tenants, number, port), name=f"tallystream-worker-{number}")
     process.start()
     return process
 
 
-def _child(settings: Settings, number: int, metrics_port: int | None) -> None:
+def _child(tenants: Sequence[Settings], number: int, metrics_port: int | None) -> None:
+    run_one([_numbered(settings, number) for settings in tenants], logs.configure(), metrics_port)
+
+
+def _numbered(settings: Settings, number: int) -> Settings:
     named = replace(settings, worker=replace(settings.worker, name=f"{settings.worker.consumer}-{number}"))
     if number > 0:
         named = replace(named, archive=replace(settings.archive, url=""))  # one of them is enough
-    run_one(named, logs.configure(), named.worker.consumer, metrics_port)
+    return named

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from prometheus_client import CollectorRegistry
 
     from tallystream_worker.outcome import Outcome
-    from tallystream_worker.vigil import Vigil
+    from tallystream_worker.vigil import Vigil, Vigils
 
 
 class WorkerMetrics:
@@ -91,7 +93,29 @@ class AuditMetrics:
         self._timestamp.set_to_current_time()
 
 
-def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigil | None = None) -> WSGIServer:
+class ByNamespace(Collector):
+    """The metrics of several registries as one page, each sample with the `namespace` that it is of.
+
+    Args:
+        registries: By namespace.
+    """
+
+    def __init__(self, registries: Mapping[str, CollectorRegistry]) -> None:
+        self._registries = registries
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield each family once, with the samples of all."""
+        families: dict[str, Metric] = {}
+        for namespace, registry in self._registries.items():
+            for found in registry.collect():
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                family.samples += [
+                    sample._replace(labels={"namespace": namespace, **sample.labels}) for sample in found.samples
+                ]
+        return families.values()
+
+
+def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigil | Vigils | None = None) -> WSGIServer:
     """Serve a registry on a port of its own, in the background; port 0 takes a free one, the server's `server_port`.
 
     With `vigil` also `/healthz` and `/readyz`: 200, or 503 with the reasons.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.core import GaugeMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -35,12 +35,20 @@ class Vigil:
 
     def liveness(self) -> tuple[HTTPStatus, bytes]:
         """Answer 200 unless a thread hangs: whatever the state of Redis, else a restart would not help."""
-        now = time.monotonic()
-        hung = [each.partition for each in self._health() if now - each.tried > SILENT]
-        return _answer("alive", [f"partition {number} hangs: no pass began for {SILENT:.0f} s" for number in hung])
+        return _answer("alive", self.hung())
 
     def readiness(self) -> tuple[HTTPStatus, bytes]:
         """Answer 200 while every partition is counted; else 503 with what each one's problem is."""
+        return _answer("ready", self.problems())
+
+    def hung(self) -> list[str]:
+        """Return what is to be said of each thread that hangs."""
+        now = time.monotonic()
+        hung = [each.partition for each in self._health() if now - each.tried > SILENT]
+        return [f"partition {number} hangs: no pass began for {SILENT:.0f} s" for number in hung]
+
+    def problems(self) -> list[str]:
+        """Return what is to be said of each partition that is not counted."""
         now = time.monotonic()
         reasons = []
         for each in self._health():
@@ -48,7 +56,7 @@ class Vigil:
                 reasons.append(f"partition {each.partition}: {each.problem}")
             elif now - each.passed > LATE:
                 reasons.append(f"partition {each.partition}: no pass was completed for {now - each.passed:.0f} s")
-        return _answer("ready", reasons)
+        return reasons
 
     def collect(self) -> Iterable[Metric]:
         """Yield a partition's state as metric families."""
@@ -63,6 +71,25 @@ class Vigil:
             up.add_metric([str(each.partition)], each.problem is None)
             passed.add_metric([str(each.partition)], wall + each.passed)
         yield from (up, passed)
+
+
+class Vigils:
+    """The vigils of several namespaces as one.
+
+    Args:
+        vigils: By namespace.
+    """
+
+    def __init__(self, vigils: Mapping[str, Vigil]) -> None:
+        self._vigils = vigils
+
+    def liveness(self) -> tuple[HTTPStatus, bytes]:
+        """Answer 200 unless a thread of any of them hangs."""
+        return _answer("alive", [f"{name}: {hung}" for name, each in self._vigils.items() for hung in each.hung()])
+
+    def readiness(self) -> tuple[HTTPStatus, bytes]:
+        """Answer 200 while every partition of all of them is counted."""
+        return _answer("ready", [f"{name}: {why}" for name, each in self._vigils.items() for why in each.problems()])
 
 
 def _answer(state: str, reasons: list[str]) -> tuple[HTTPStatus, bytes]:

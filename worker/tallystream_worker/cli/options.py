@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tallystream.errors import ConfigurationError
 from tallystream_worker.settings import load
 
 if TYPE_CHECKING:
@@ -46,6 +47,37 @@ class Where:
     def names_a_server(self) -> bool:
         """Tell whether the user said which server to use, rather than leaving it to the default."""
         return self.redis is not None or "TALLYSTREAM_REDIS_URL" in os.environ
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Tenants:
+    """Which server, and the configuration of each namespace that is served."""
+
+    redis: Annotated[str | None, Parameter(help="URL of Redis or Valkey [env: TALLYSTREAM_REDIS_URL]")] = None
+    config: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            negative="",
+            help="configuration; repeated: one for each namespace; else tallystream.toml or config/tallystream.toml",
+        ),
+    ] = ()
+
+    def settings(self) -> list[Settings]:
+        """Return the settings of each namespace.
+
+        Raises:
+            ConfigurationError: names what is wrong, or two files of one namespace.
+        """
+        found = [Where(self.redis, config).settings() for config in self.config or (None,)]
+        names = [settings.redis.namespace for settings in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigurationError(
+                    f"--config: several files are of the namespace {name!r}; set [redis] namespace in each, "
+                    "and not TALLYSTREAM_REDIS_NAMESPACE, which holds for all"
+                )
+        return found
 
 
 def current_url() -> str:

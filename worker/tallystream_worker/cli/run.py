@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from tallystream_worker import fleet, logs
 from tallystream_worker.advisory import warn_of_holes
 from tallystream_worker.app import counting
-from tallystream_worker.cli.options import Where
+from tallystream_worker.cli.options import Tenants, Where
 from tallystream_worker.cli.output import error_console
 from tallystream_worker.demo import Demo
 from tallystream_worker.embedded import EmbeddedServer
@@ -31,15 +31,19 @@ def worker(
     processes: Annotated[int | None, Parameter(help="worker processes; one for each core to spend")] = None,
     name: Annotated[str | None, Parameter(help="consumer name; default the host's name")] = None,
     metrics_port: Annotated[int | None, Parameter(help="serve the worker's own /metrics on this loopback port")] = None,
-    where: Where = Where(),  # noqa: B008  # frozen
+    tenants: Tenants = Tenants(),  # noqa: B008  # frozen
 ) -> int:
-    """Count: consumer-group workers only, until SIGTERM or Ctrl-C."""
-    settings = _named(where.settings(), name, processes)
+    """Count: consumer-group workers only, until SIGTERM or Ctrl-C.
+
+    With several --config, one for each namespace, one worker counts for all of them.
+    """
+    settings = [_named(each, name, processes) for each in tenants.settings()]
     log = logs.configure()
-    warn_of_holes(settings.redis.url, log)
-    if settings.worker.processes > 1:
+    for url in {each.redis.url for each in settings}:
+        warn_of_holes(url, log)
+    if settings[0].worker.processes > 1:
         return fleet.run(settings, log, metrics_port)
-    return fleet.run_one(settings, log, settings.worker.consumer, metrics_port)
+    return fleet.run_one(settings, log, metrics_port)
 
 
 def serve(
