@@ -9,6 +9,7 @@ local function sketch_cells(subject)
 end
 
 local function write(result)
+  before(result)
   for _, writes in ipairs(result.strings) do
     if #writes > 0 then
       call('MSET', unpack(writes))

@@ -200,4 +200,5 @@ local function plan(batch)
   return result
 end
 
+--@include tallystream rule_before
 --@include tallystream rule_write

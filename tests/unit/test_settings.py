@@ -24,7 +24,7 @@ def written(folder: Path, text: str) -> Path:
 def test_the_shipped_file_states_the_defaults():
     """`config/tallystream.toml` and the code agree on every default, and the file names every setting."""
     shipped, defaults = load(SHIPPED, {}), Settings()
-    sections = ("redis", "worker", "serve", "archive")
+    sections = ("redis", "worker", "serve", "archive", "snapshot")
     for section in sections:
         assert getattr(shipped, section) == getattr(defaults, section)
     assert shipped == defaults

@@ -26,7 +26,8 @@ _READ: Final = (
     "info time multi exec discard command|info"
 )
 _APPEND: Final = (
-    "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank hdel"
+    "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank hdel "
+    "pttl pexpire rpush sadd copy"  # while a snapshot is read: see rule_before.lua
 )
 _COUNT: Final = (
     "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer del unlink"

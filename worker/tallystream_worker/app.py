@@ -79,7 +79,7 @@ def counting(
 ) -> Iterator[Crew]:
     """Count in the background for as long as the context lasts; then finish the batches in hand.
 
-    Archives beside it, where the settings name a place.
+    Archives and takes snapshots beside it, where the settings name a place.
     """
     meta = open_books(settings, log)
     crew = Crew(settings, meta, log, subscribers, consumer=consumer)
@@ -92,6 +92,10 @@ def counting(
             from tallystream_worker.archive.service import archiving  # noqa: PLC0415  # pyarrow is an extra
 
             stack.enter_context(archiving(settings, meta, log))
+        if settings.snapshot.url:
+            from tallystream_worker.snapshot.taker import snapshotting  # noqa: PLC0415  # SQLAlchemy takes its time
+
+            stack.enter_context(snapshotting(settings, meta, log))
         yield crew
 
 

@@ -108,5 +108,6 @@ def _child(tenants: Sequence[Settings], number: int, metrics_port: int | None) -
 def _numbered(settings: Settings, number: int) -> Settings:
     named = replace(settings, worker=replace(settings.worker, name=f"{settings.worker.consumer}-{number}"))
     if number > 0:
-        named = replace(named, archive=replace(settings.archive, url=""))  # one of them is enough
+        # One of them is enough.
+        named = replace(named, archive=replace(settings.archive, url=""), snapshot=replace(settings.snapshot, url=""))
     return named

@@ -144,6 +144,17 @@ class ArchiveSettings:
 
 
 @dataclass(frozen=True)
+class SnapshotSettings:
+    """Where the counters are copied to; times in seconds."""
+
+    url: str = ""
+    every: float = 60.0
+
+    def __post_init__(self) -> None:
+        _within("snapshot.every", self.every, 0.1, 86_400)
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that can be set."""
 
@@ -152,6 +163,7 @@ class Settings:
     serve: ServeSettings = field(default_factory=ServeSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
+    snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     rules: Rules = DEFAULT_RULES
     hooks: Mapping[str, Hook] = field(default_factory=dict)
 
@@ -164,6 +176,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     serve: ServeSettings = msgspec.field(default_factory=ServeSettings)
     retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)
     archive: ArchiveSettings = msgspec.field(default_factory=ArchiveSettings)
+    snapshot: SnapshotSettings = msgspec.field(default_factory=SnapshotSettings)
     metric: dict[str, Metric] | None = None
     ratio: dict[str, Ratio] = {}
     zone: str = "UTC"
@@ -248,6 +261,7 @@ _SECTIONS: Final = {
     "serve": ServeSettings,
     "retention": RetentionSettings,
     "archive": ArchiveSettings,
+    "snapshot": SnapshotSettings,
 }
 _KINDS: Final = {int: "whole number", float: "number", str: "text"}
 

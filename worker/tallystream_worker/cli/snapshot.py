@@ -1,0 +1,173 @@
+"""The commands that copy the counters into a database, bring them back, and try that out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tallystream.connection import connect
+from tallystream.errors import ConfigurationError
+from tallystream.meta import establish
+from tallystream_worker import logs
+from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.signals import stop_on_signals, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tallystream_worker.fold import Entry
+    from tallystream_worker.settings import Settings
+    from tallystream_worker.snapshot.restore import Part
+
+Place = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
+FromArchive = Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")]
+
+
+def snapshot(
+    url: Place = None,
+    /,
+    *,
+    once: Annotated[
+        bool, Parameter(negative="", show_default=False, help="take one, and end instead of going on")
+    ] = False,
+    whole: Annotated[
+        bool, Parameter(negative="", show_default=False, help="read everything, not only what changed")
+    ] = False,
+    every: Annotated[float | None, Parameter(help="seconds between snapshots; default 60")] = None,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008  # frozen
+) -> None:
+    """Copy the counters into a database, again and again until SIGTERM or Ctrl-C."""
+    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
+    from tallystream_worker.snapshot.taker import Snapshot, snapshotting  # noqa: PLC0415
+
+    settings = where.settings()
+    settings = replace(settings, snapshot=replace(settings.snapshot, url=_place(settings, url)))
+    settings = replace(settings, snapshot=replace(settings.snapshot, every=every or settings.snapshot.every))
+    with closing(connect(settings.redis.url)) as client:
+        meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        if once:
+            with closing(Database(settings.snapshot.url)) as database:
+                began = time.monotonic()
+                done = Snapshot(client, database, meta).run_once(whole=whole)
+                seconds = time.monotonic() - began
+            if json:
+                print_json({**asdict(done), "seconds": round(seconds, 3)})
+            else:
+                console.print(f"wrote {done.rows:,} rows in {seconds:.1f} s")
+            return
+    with stop_on_signals() as stop, snapshotting(settings, meta, logs.configure()):
+        wait_for(stop)
+
+
+def restore(
+    url: Place = None,
+    /,
+    *,
+    archive: FromArchive = None,
+    force: Annotated[
+        bool, Parameter(negative="", show_default=False, help="replace the counters that are there")
+    ] = False,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008
+) -> None:
+    """Bring the counters of a snapshot back into an empty server, and count what came after it."""
+    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415
+    from tallystream_worker.snapshot.restore import restore as bring_back  # noqa: PLC0415
+
+    settings = where.settings()
+    archived = _archived(settings, archive)
+
+    def tell(part: Part) -> None:
+        if not json:
+            error_console.print(f"{part.stream}: {part.rows:,} rows, {part.replayed:,} entries behind them")
+
+    began = time.monotonic()
+    with closing(connect(settings.redis.url)) as client, closing(Database(_place(settings, url))) as database:
+        parts = bring_back(client, database, archived, force=force, progress=tell)
+    seconds = time.monotonic() - began
+    if json:
+        print_json({"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)})
+        return
+    print_table(
+        f"restored in {seconds:.1f} s",
+        ["stream", "snapshot of", "rows", "entries since", "complete up to", "events missing"],
+        [
+            [part.stream, _moment(part.taken), f"{part.rows:,}", f"{part.replayed:,}", _end(part), f"{part.missing:,}"]
+            for part in parts
+        ],
+    )
+    if lost := sum(part.missing for part in parts):
+        console.print(f"{lost:,} events had been appended, were not counted yet, and are in no log: counted as trimmed")
+    if not all(part.survived for part in parts):
+        console.print(
+            "What was appended after the entries named is lost, unless a producer still holds it: "
+            "neither the stream nor the archive has it",
+            soft_wrap=True,
+        )
+
+
+def drill(
+    url: Place = None,
+    /,
+    *,
+    archive: FromArchive = None,
+    json: AsJson = False,
+    where: Where = Where(),  # noqa: B008
+) -> int:
+    """Restore into a throwaway server and compare with the live counters; exit status 1 on any difference."""
+    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415
+    from tallystream_worker.snapshot.drill import drill as try_out  # noqa: PLC0415
+
+    settings = where.settings()
+    archived = _archived(settings, archive)
+    began = time.monotonic()
+    with closing(connect(settings.redis.url)) as client, closing(Database(_place(settings, url))) as database:
+        meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        verdict = try_out(client, database, meta, archived)
+    seconds = time.monotonic() - began
+    if json:
+        print_json({**asdict(verdict), "seconds": round(seconds, 3)})
+    elif verdict.differing:
+        print_table(
+            f"{verdict.differing:,} of {verdict.compared:,} values DIFFER",
+            ["value", "live", "restored"],
+            [
+                [" ".join((each.table, *each.key)), each.live or "-", each.restored or "-"]
+                for each in verdict.differences
+            ],
+        )
+    else:
+        console.print(f"0 of {verdict.compared:,} values differ; snapshot and log brought all back in {seconds:.1f} s")
+    return 1 if verdict.differing else 0
+
+
+def _place(settings: Settings, url: str | None) -> str:
+    if not (chosen := url or settings.snapshot.url):
+        raise ConfigurationError("no place for snapshots: name a file or database URL, or set [snapshot] url")
+    return chosen
+
+
+def _archived(settings: Settings, url: str | None) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
+    """Return what reads the archive, where there is one."""
+    if not (chosen := url or settings.archive.url):
+        return None
+    from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415
+
+    store: Any = Store(chosen)
+    return lambda partition, after, before: entries(store, partition, after, before)
+
+
+def _moment(milliseconds: int) -> str:
+    return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(" ", "seconds")
+
+
+def _end(part: Part) -> str:
+    return "now" if part.survived else _moment(int(part.until.partition("-")[0]))

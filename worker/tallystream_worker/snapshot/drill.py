@@ -1,0 +1,159 @@
+"""A drill: the snapshot and the log behind it are restored into a throwaway server, and every value is compared.
+
+Of each partition the live values of one moment are read as a whole. The throwaway server gets the last snapshot and
+exactly what was applied behind it up to that moment, so both must be equal to the last digit, while counting goes on.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tallystream.codec import was_decided
+from tallystream.connection import connect
+from tallystream.meta import establish
+from tallystream.position import parse_id
+from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.fold import Entry
+from tallystream_worker.snapshot.names import bucket_of, key_of, row_of
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.taker import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import redis
+
+    from tallystream.meta import Meta
+    from tallystream_worker.snapshot.database import Database, Taken
+    from tallystream_worker.snapshot.restore import Part
+    from tallystream_worker.snapshot.touched import Group
+
+_READ = 512
+_SHOWN = 100
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that did not come back as it is: `None` where there is none."""
+
+    table: str
+    key: tuple[str, ...]
+    live: str | None
+    restored: str | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the drill went.
+
+    Attributes:
+        compared: Values compared.
+        differing: How many of them differ.
+        differences: The first hundred.
+        parts: What came back, by partition.
+    """
+
+    compared: int
+    differing: int
+    differences: list[Difference]
+    parts: list[Part]
+
+
+def drill(
+    client: redis.Redis,
+    database: Database,
+    meta: Meta,
+    archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
+) -> Verdict:
+    """Restore into a throwaway server and compare with the live one.
+
+    Raises:
+        SnapshotError: there is no complete snapshot, or it is of other data.
+        CutLost: a moment could not be held.
+    """
+    live = Snapshot(client, database, meta)
+    moments = [live.take(partition, None) for partition in range(meta.layout.partitions)]
+
+    def source(partition: int, after: str, _before: str | None) -> Iterator[Entry]:
+        keys, moment = meta.layout.keys[partition], moments[partition]
+        first: Any = client.xrange(keys.stream, count=1)
+        reaches = _reaches(client, keys.stream, after)
+        if archived is not None and not reaches:
+            for entry in archived(partition, after, first[0][0].decode() if first else None):
+                if _is_applied(entry, moment):
+                    yield entry
+        last = after
+        while True:
+            found: Any = client.xrange(keys.stream, f"({last}", moment.position.generated, count=_READ)
+            for id_, fields in found:
+                last = id_.decode()
+                entry = Entry(last, fields)
+                if _is_applied(entry, moment):
+                    yield entry
+            if len(found) < _READ:
+                return
+
+    with tempfile.TemporaryDirectory(prefix="tally-drill-") as folder, EmbeddedServer(Path(folder)) as server:
+        other = connect(server.url)
+        try:
+            parts = restore(other, database, source)
+            restored = Snapshot(other, database, establish(other, namespace=meta.layout.namespace))
+            found = [restored.take(partition, None) for partition in range(meta.layout.partitions)]
+            differences = [
+                difference
+                for mine, theirs in zip(moments, found, strict=True)
+                for difference in _compare(other, mine, theirs)
+            ]
+        finally:
+            other.close()
+    compared = sum(len(values) for moment in moments for values in moment.values.values())
+    return Verdict(compared, len(differences), differences[:_SHOWN], parts)
+
+
+def _is_applied(entry: Entry, moment: Taken) -> bool:
+    """Tell whether an entry's effect was in the counters at a moment."""
+    position = moment.position
+    if was_decided(entry.fields, moment.generation):
+        return parse_id(entry.id) <= parse_id(position.generated)
+    return parse_id(entry.id) <= parse_id(position.delivered) and entry.id not in position.pending
+
+
+def _reaches(client: redis.Redis, stream: str, after: str) -> bool:
+    about: Any = client.xinfo_stream(stream)
+    return parse_id(about.get("max-deleted-entry-id", b"0-0").decode()) <= parse_id(after)
+
+
+def _compare(client: redis.Redis, live: Taken, restored: Taken) -> Iterator[Difference]:
+    both: dict[Group, set[str]] = defaultdict(set)
+    for taken in (live, restored):
+        for group, values in taken.values.items():
+            both[group].update(values)
+    for group, items in both.items():
+        bucket = bucket_of(group)
+        if bucket is not None and (bucket in live.expires) != (bucket in restored.expires):
+            continue  # it expired in between
+        mine, theirs = live.values.get(group, {}), restored.values.get(group, {})
+        for item in items:
+            value, other = mine.get(item), theirs.get(item)
+            if value != other and not (group[0] == "uniques" and _same_set(client, value, other)):
+                table = key_of(group) if group == ("structures",) else group[0]
+                yield Difference(table or group[0], row_of(group, item), _text(value), _text(other))
+
+
+def _same_set(client: redis.Redis, one: bytes | None, other: bytes | None) -> bool:
+    """Tell whether two HyperLogLogs say the same: their bytes depend on the order in which they came to be."""
+    if one is None or other is None:
+        return False
+    names = ["{drill}:one", "{drill}:other"]
+    client.mset(dict(zip(names, (one, other), strict=True)))
+    counts = {client.pfcount(names[0]), client.pfcount(names[1]), client.pfcount(*names)}
+    client.delete(*names)
+    return len(counts) == 1
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")[:200]

@@ -1,0 +1,149 @@
+"""Writes a partition's rows back into Redis, as they were: values, leaderboards, and when buckets expire."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.batch import board_length
+from tallystream_worker.snapshot import tables
+from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.rules import Rules
+    from tallystream_worker.snapshot.database import Database
+    from tallystream_worker.snapshot.touched import Group
+
+_FIELDS: Final = 1000
+_COMMANDS: Final = 500
+
+
+class Load:
+    """Loads the rows of one partition.
+
+    Args:
+        client: An empty server, or one whose counters of this partition were removed.
+        counters: What the names of the counters begin with.
+        rules: Those that they were counted by.
+
+    Attributes:
+        rows: Rows loaded.
+        ledger: The books of the snapshot.
+        producers: By producer, `<sequence> <stream ID>`.
+    """
+
+    def __init__(self, client: redis.Redis, counters: str, rules: Rules) -> None:
+        self._pipeline = client.pipeline(transaction=False)
+        self._counters = counters
+        self._rules = rules
+        self._queued = 0
+        self._expires: dict[str, int] = {}
+        self._now = int(time.time() * 1000)
+        self._boards: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        self.rows = 0
+        self.ledger: dict[str, int] = {}
+        self.producers: dict[str, str] = {}
+
+    def run(self, database: Database, partition: int) -> None:
+        """Load everything."""
+        with self._pipeline:
+            for bucket in database.buckets(partition):
+                self._expires[bucket.name] = bucket.expires
+            for table, rows in database.read(partition):
+                if table is tables.ledger:
+                    self.ledger.update((row.field, row.value) for row in rows)
+                elif table is tables.producers:
+                    self.producers.update((row.producer, row.value) for row in rows)
+                elif table is tables.structures:
+                    for row in rows:
+                        self._structure(row.name, row.value)
+                elif table.name in tables.COUNTERS:
+                    self._counted(table.name, rows)
+                    self.rows += len(rows)
+            self._rank()
+            self._pipeline.execute()
+
+    def _counted(self, table: str, rows: list[Any]) -> None:
+        groups: dict[Group, list[tuple[str, Any]]] = defaultdict(list)
+        width = len(tables.COUNTERS[table].primary_key)
+        for row in rows:
+            group, item = item_of(table, tuple(row[:width]))
+            groups[group].append((item, row.value))
+        for group, items in groups.items():
+            expires = self._expires.get(bucket_of(group) or "", 0)
+            if 0 < expires <= self._now:
+                continue
+            self._board(group, items)
+            start = self._counters + key_of(group)
+            for first in range(0, len(items), _FIELDS):
+                part = items[first : first + _FIELDS]
+                if table in HASHES:
+                    self._queue("HSET", start, *(each for pair in part for each in pair))
+                else:
+                    self._queue("MSET", *(each for item, value in part for each in (start + item, value)))
+            if expires and table in HASHES:
+                self._queue("PEXPIREAT", start, expires)
+            elif expires:
+                for item, _ in items:
+                    self._queue("PEXPIREAT", start + item, expires)
+
+    def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
+        """Note what may belong to a leaderboard."""
+        if group[0] not in ("totals", "windows"):
+            return
+        metric = group[1] if group[0] == "totals" else group[2]
+        rule = self._rules.metric.get(metric)
+        if rule is None or not rule.top:
+            return
+        if group[0] == "totals" and (rule.max_subjects is not None or not rule.exact):
+            return  # it was kept as it was
+        key = f"top:{metric}" if group[0] == "totals" else "top:" + key_of(group)
+        cap = board_length(rule.top)
+        board = self._boards[key]
+        board += [(value, item) for item, value in items]
+        if len(board) > 4 * cap:
+            board.sort(key=_by_rank, reverse=True)
+            del board[cap:]
+
+    def _rank(self) -> None:
+        for key, board in self._boards.items():
+            cap = board_length(self._rules.metric[_metric_of(key)].top)
+            board.sort(key=_by_rank, reverse=True)
+            name = self._counters + key
+            self._queue("ZADD", name, *(part for value, item in board[:cap] for part in (value, item)))
+            if expires := self._expires.get(key.removeprefix("top:"), 0):
+                self._queue("PEXPIREAT", name, expires)
+
+    def _structure(self, name: str, value: bytes | None) -> None:
+        expires = self._expires.get(name, 0)
+        if value is None or 0 < expires <= self._now:
+            return
+        key = self._counters + name
+        if name.startswith("top:"):
+            if places := json.loads(value):
+                self._queue("ZADD", key, *(part for subject, score in places for part in (score, subject)))
+        else:
+            self._queue("SET", key, value)
+        if expires:
+            self._queue("PEXPIREAT", key, expires)
+
+    def _queue(self, *command: Any) -> None:
+        self._pipeline.execute_command(*command)
+        self._queued += 1
+        if self._queued >= _COMMANDS:
+            self._pipeline.execute()
+            self._queued = 0
+
+
+def _by_rank(place: tuple[int, str]) -> tuple[int, bytes]:
+    # As Redis orders equal scores.
+    return place[0], place[1].encode()
+
+
+def _metric_of(board: str) -> str:
+    parts = board.split(":")
+    return parts[1] if len(parts) == 2 else parts[2]  # noqa: PLR2004  # top:<metric>, or top:<window>:<metric>:<label>

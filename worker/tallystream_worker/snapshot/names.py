@@ -1,0 +1,102 @@
+"""Which row of which table a key or field of Redis is, and back.
+
+A *group* is a table and the first parts of its rows' keys; the *item* is the last part. In Redis the items of a group
+are fields of one hash, or keys of one prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from tallystream.windows import WINDOWS
+from tallystream_worker.snapshot.touched import SEPARATOR, Group
+
+if TYPE_CHECKING:
+    from tallystream.rules import Rules
+
+HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
+_LENGTH: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}
+"""Characters of a label: with a subject behind it, the colon of a minute's could be taken for its end."""
+
+_LABEL: Final = re.compile(r"forever|[1-9][0-9]*[smhd]-[0-9]+|[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?(?:T[0-9]{2})?")
+
+
+def key_of(group: Group) -> str:
+    """Return a group's key, or what its keys begin with, behind the generation's prefix."""
+    table, *parts = group
+    match table:
+        case "totals":
+            return f"total:{parts[0]}:"
+        case "upvotes":
+            return f"up:{parts[0]}:"
+        case "windows":
+            return ":".join(parts)
+        case "limits":
+            return f"limit:{parts[0]}:{parts[1]}"
+        case "votes":
+            return f"once:{parts[0]}:{parts[1]}:{parts[2]}"
+        case "ids":
+            return f"seen:{parts[0]}:{parts[1]}"
+        case "uniques":
+            return f"unique:{parts[0]}:{parts[1]}:"
+        case _:
+            return ""
+
+
+def bucket_of(group: Group) -> str | None:
+    """Return the name under which a group's expiry is kept; `None` where nothing of it ever expires."""
+    match group[0]:
+        case "windows" | "limits" | "ids":
+            return key_of(group)
+        case "votes" | "uniques":
+            return f"{'once' if group[0] == 'votes' else 'unique'}:{group[1]}:{group[2]}"
+        case _:
+            return None
+
+
+def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:
+    """Return the group of a key, and its item where the key is one; `None` for what is no counter.
+
+    Args:
+        name: The key, behind the generation's prefix.
+        rules: The declared metrics.
+    """
+    kind, _, rest = name.partition(":")
+    metric, _, tail = rest.partition(":")
+    match kind:
+        case "total" | "up":
+            return (("totals" if kind == "total" else "upvotes", metric), tail)
+        case "limit":
+            return ("limits", metric, tail), None
+        case "seen":
+            rule = rules.metric.get(metric)
+            if rule is not None and rule.seen == "bloom":
+                return ("structures",), name
+            return ("ids", metric, tail), None
+        case "once" | "unique":
+            rule = rules.metric.get(metric)
+            length = _LENGTH.get(rule.unique or "") if rule is not None and kind == "unique" else None
+            if length is None:
+                found = _LABEL.match(tail)
+                length = found.end() if found else 0
+            label, subject = tail[:length], tail[length + 1 :]
+            return (
+                (("votes", metric, label, subject), None) if kind == "once" else (("uniques", metric, label), subject)
+            )
+        case _ if kind in WINDOWS:
+            return ("windows", kind, metric, tail), None
+        case _:
+            return None  # sketches and leaderboards are copied, the others are the log's
+
+
+def row_of(group: Group, item: str) -> tuple[str, ...]:
+    """Return the key of a row."""
+    return (*group[1:], *(item.split(SEPARATOR, 1) if group[0] == "ids" else (item,)))
+
+
+def item_of(table: str, row: tuple[str, ...]) -> tuple[Group, str]:
+    """Return group and item of a row."""
+    if table == "ids":
+        return (table, *row[:-2]), f"{row[-2]}{SEPARATOR}{row[-1]}"
+    return (table, *row[:-1]), row[-1]

@@ -1,0 +1,322 @@
+"""Brings counters back: the snapshot's rows, then what the log holds behind them, counted as ever.
+
+By partition: the rows; the log again, put together of the archive and of what is left of the stream, with the group
+at the snapshot's position; then the ordinary loop counts what is pending and unread. `tally:meta` comes last: until
+then workers and readers take the server for one that has lost its data, and wait.
+
+It begins from the start when it is run again: everything it wrote is written anew.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import ResponseError
+
+from tallystream.codec import stated_events, was_decided, went_through_the_gate
+from tallystream.errors import StreamError
+from tallystream.keys import FIRST, LAYOUT, Layout, tag_of
+from tallystream.position import parse_id
+from tallystream.rules import read as read_rules
+from tallystream.script import Script
+from tallystream_worker import failpoint
+from tallystream_worker.consumer import Consumer
+from tallystream_worker.fetch import Fetch
+from tallystream_worker.fold import Entry
+from tallystream_worker.snapshot.database import Database, SnapshotError
+from tallystream_worker.snapshot.load import Load
+from tallystream_worker.snapshot.tables import FORMAT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import redis
+
+    from tallystream.keys import PartitionKeys
+    from tallystream.rules import Rules
+    from tallystream_worker.snapshot.cut import Position
+
+CONSUMER: Final = "restore"
+_READ: Final = 512
+_NOBODY: Final = b"0"
+"""The mark of a decided entry that no generation has counted yet."""
+
+_MARKER: Final = "restore"
+"""Key of the first partition: a restore has begun here, and what is there may be replaced by the next."""
+
+_GRAFT: Final = Script("tallystream_worker.snapshot", "graft")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What came back of one partition.
+
+    Attributes:
+        stream: Its name.
+        rows: Rows of the snapshot.
+        taken: The snapshot's moment, milliseconds since 1970.
+        replayed: Entries behind the snapshot that were found, and are counted now.
+        until: The last entry that is known of.
+        missing: Events that the snapshot's books know as appended and not counted yet, and that were not found.
+        survived: Something was left of the stream itself, so nothing behind `until` is missing.
+    """
+
+    stream: str
+    rows: int
+    taken: int
+    replayed: int
+    until: str
+    missing: int
+    survived: bool
+
+
+def restore(
+    client: redis.Redis,
+    database: Database,
+    archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
+    *,
+    force: bool = False,
+    progress: Callable[[Part], None] = lambda _: None,
+) -> list[Part]:
+    """Bring the counters of a snapshot back, and count what came after it.
+
+    Args:
+        client: The server; nothing of ours may be on it, but what an interrupted restore left.
+        database: Where the snapshot is.
+        archived: What the archive holds of a partition behind an ID, in front of another.
+        force: Replace what is there; what is left of the streams is counted.
+        progress: Told of each partition that is back.
+
+    Raises:
+        SnapshotError: there is no complete snapshot, or it is of another format.
+        StreamError: the server is not empty.
+    """
+    facts = database.facts()
+    if not facts:
+        raise SnapshotError(f"{database.url} holds no complete snapshot")
+    if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
+        raise SnapshotError(f"{database.url} is of format {facts['format']}, which this release does not read")
+    layout = Layout(int(facts["partitions"]), facts["namespace"])
+    marker = layout.keys[0].prefix + _MARKER
+    if not force and not client.exists(marker) and (there := _found(client, layout)):
+        raise StreamError(
+            f"the server is not empty: {there} is there. Restore into an empty one; or, to replace its counters by the "
+            "snapshot and count what its streams hold, say --force"
+        )
+    client.set(marker, "1")
+    client.delete(layout.meta)
+    rules = read_rules(facts["rules"].encode())
+    parts = []
+    for partition in range(layout.partitions):
+        part = _Partition(client, database, layout, partition, rules).bring_back(archived)
+        parts.append(part)
+        progress(part)
+        failpoint.reach("after-partition")
+    client.hset(
+        layout.meta,
+        mapping={
+            "layout": LAYOUT,
+            "partitions": layout.partitions,
+            "tags": " ".join(tag_of(i) for i in range(layout.partitions)),
+            "epoch": facts["epoch"],
+            "rules": facts["rules"],
+        },
+    )
+    client.delete(marker)
+    return parts
+
+
+def _found(client: redis.Redis, layout: Layout) -> str | None:
+    names = [layout.meta, *(name for keys in layout.keys for name in (keys.stream, keys.ledger, keys.sequences))]
+    return next((name for name in names if client.exists(name)), None)
+
+
+class _Partition:
+    def __init__(self, client: redis.Redis, database: Database, layout: Layout, partition: int, rules: Rules) -> None:
+        self._client: Any = client
+        self._database = database
+        self._layout = layout
+        self._partition = partition
+        self._rules = rules
+        self._keys: PartitionKeys = layout.keys[partition]
+        self._log = self._keys.prefix + "restoring"
+
+    def bring_back(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> Part:
+        """Bring the partition back."""
+        found = self._database.position(self._partition)
+        if found is None:
+            raise SnapshotError(f"{self._database.url} holds no snapshot of partition {self._partition}")
+        position, generation = found
+        self._wipe()
+        load = Load(self._client, self._keys.ledger.removesuffix("ledger"), self._rules)
+        load.run(self._database, self._partition)
+        failpoint.reach("after-load")
+        survived = bool(self._client.exists(self._keys.stream))
+        log = _Log(position, generation, load)
+        for entry in self._old(archived, position.floor):
+            self._append(log, entry)
+        copied = position.floor
+        while True:
+            # Read before the copy: what is appended during it makes the graft fail, and the next turn brings it.
+            last = self._last()
+            for entry in self._left(copied):
+                self._append(log, entry)
+                copied = entry.id
+            self._send(log)
+            self._set_up(log)
+            if _GRAFT(self._client, [self._log, self._keys.stream], [last]):
+                break
+        failpoint.reach("after-graft")
+        self._drain()
+        until = log.last or position.generated
+        return Part(self._keys.stream, load.rows, position.taken, log.entries, until, max(0, log.missing), survived)
+
+    def _wipe(self) -> None:
+        """Remove everything but what is left of the stream."""
+        keep = {self._keys.stream.encode(), (self._keys.prefix + _MARKER).encode()}
+        prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
+        chunk = []
+        for key in self._client.scan_iter(match=f"{prefix}*", count=2000):
+            if key not in keep:
+                chunk.append(key)
+            if len(chunk) >= _READ:
+                self._client.unlink(*chunk)
+                chunk.clear()
+        if chunk:
+            self._client.unlink(*chunk)
+
+    def _old(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, floor: str) -> Iterator[Entry]:
+        """Yield what the archive holds behind the snapshot, up to what is left of the stream."""
+        if archived is None:
+            return
+        first = self._client.xrange(self._keys.stream, f"({floor}", "+", count=1)
+        before = first[0][0].decode() if first else None
+        if first and parse_id(self._trimmed()) <= parse_id(floor):
+            return  # the stream has it all
+        yield from archived(self._partition, floor, before)
+
+    def _left(self, after: str) -> Iterator[Entry]:
+        while True:
+            found = self._client.xrange(self._keys.stream, f"({after}", "+", count=_READ)
+            for id_, fields in found:
+                after = id_.decode()
+                yield Entry(after, fields)
+            if len(found) < _READ:
+                return
+
+    def _append(self, log: _Log, entry: Entry) -> None:
+        log.queue.append(log.take(entry))
+        if len(log.queue) >= _READ:
+            self._send(log)
+
+    def _send(self, log: _Log) -> None:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for entry in log.queue:
+                pipeline.xadd(self._log, dict(entry.fields), id=entry.id)
+            pipeline.execute()
+        log.queue.clear()
+
+    def _set_up(self, log: _Log) -> None:
+        """Put group, books and sequences to the snapshot's position, and behind them what the log adds."""
+        client, position, group = self._client, log.position, self._keys.group
+        with suppress(ResponseError):  # there is no stream yet
+            client.xgroup_destroy(self._log, group)
+        client.xgroup_create(self._log, group, id=position.floor, mkstream=True, entries_read=0)
+        top = max(parse_id(position.generated), parse_id(log.last or "0-0"))
+        client.execute_command("XSETID", self._log, f"{top[0]}-{top[1]}")
+        handed = log.handed
+        while handed > 0:
+            reply = client.execute_command(
+                "XREADGROUP", "GROUP", group, CONSUMER, "COUNT", min(handed, _READ), "STREAMS", self._log, ">"
+            )
+            ids = [id_.decode() for id_, _ in reply[self._log.encode()]]
+            handed -= len(ids)
+            applied = [id_ for id_ in ids if id_ not in log.pending]
+            if applied:
+                client.xack(self._log, group, *applied)
+        client.delete(self._keys.ledger, self._keys.sequences)
+        client.hset(self._keys.ledger, mapping=log.ledger())
+        if log.producers:
+            client.hset(self._keys.sequences, mapping=log.producers)
+
+    def _drain(self) -> None:
+        """Count what is pending and unread."""
+        fetch = Fetch(self._client, self._keys, CONSUMER)
+        consumer = Consumer(self._client, self._layout, self._partition, self._rules, fetch)
+        while consumer.run_once():
+            pass
+        fetch.recover()
+        while consumer.run_once():
+            pass
+
+    def _trimmed(self) -> str:
+        about = self._client.xinfo_stream(self._keys.stream)
+        return str(about.get("max-deleted-entry-id", b"0-0").decode())
+
+    def _last(self) -> str:
+        """Return the last ID of what is left of the stream; "" where nothing is."""
+        if not self._client.exists(self._keys.stream):
+            return ""
+        return str(self._client.xinfo_stream(self._keys.stream)["last-generated-id"].decode())
+
+
+class _Log:
+    """What the log adds to a snapshot, entry by entry."""
+
+    def __init__(self, position: Position, generation: int, load: Load) -> None:
+        self.position = position
+        self.pending = set(position.pending)
+        self._generation = generation
+        self.producers = dict(load.producers)
+        self.queue: list[Entry] = []
+        self.entries = 0
+        self.handed = 0
+        """Entries that had been handed out at the snapshot's moment: some applied, some pending."""
+        self.last = ""
+        self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
+        self._ledger = {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}
+        self._gated = self._settled = self._settled_plain = 0
+        self.missing = self._ledger.get("appended", 0) - sum(
+            value for name, value in self._ledger.items() if _is_outcome(name)
+        )
+
+    def take(self, entry: Entry) -> Entry:
+        """Note an entry; return it as it is to be appended."""
+        id_, events = parse_id(entry.id), stated_events(entry.fields)
+        gated = went_through_the_gate(entry.fields)
+        counted = was_decided(entry.fields, self._generation) and id_ <= self._generated
+        applied = id_ <= self._delivered and entry.id not in self.pending
+        self.handed += id_ <= self._delivered
+        self.last = entry.id
+        fields = dict(entry.fields)
+        if was_decided(fields):
+            # Its effect is in the snapshot, or it is to be counted like any other; `appended` has it in both cases.
+            fields[b"d"] = b"%d" % FIRST if counted else _NOBODY
+        if id_ > self._generated and gated:
+            self._ledger["appended"] = self._ledger.get("appended", 0) + events
+            if b"q" in fields:
+                producer = fields[b"p"].decode(errors="replace")
+                self.producers[producer] = f"{fields[b'q'].decode(errors='replace')} {entry.id}"
+        elif not applied and gated and not counted:
+            self.missing -= events
+        self._gated += gated
+        self._settled += applied
+        self._settled_plain += applied and not gated
+        self.entries += not applied
+        return Entry(entry.id, fields)
+
+    def ledger(self) -> dict[str, int]:
+        """Return the books: those of the snapshot, what was appended since, and what is missing as trimmed."""
+        books = {**self._ledger, "entries:gated": self._gated}
+        books |= {"entries:settled": self._settled, "entries:plain": self._settled_plain}
+        if self.missing > 0:
+            books["trimmed"] = books.get("trimmed", 0) + self.missing
+        return books
+
+
+def _is_outcome(name: str) -> bool:
+    return name in ("counted", "duplicate", "late", "dead", "trimmed", "retracted") or (
+        name.startswith("rejected:") and "@" not in name
+    )

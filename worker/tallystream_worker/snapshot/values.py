@@ -1,0 +1,154 @@
+"""Reads the values of an open cut's moment, a few thousand at a time: those named, or all that are there."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream_worker.snapshot.names import HASHES, bucket_of, key_of, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from tallystream.rules import Rules
+    from tallystream_worker.snapshot.cut import Cut
+    from tallystream_worker.snapshot.touched import Group
+
+Values = dict[str, Any]
+"""By item, the value; `None` where there is none."""
+
+_CHUNK: Final = 500
+"""Keys or fields of one command: it holds the server for a fraction of a millisecond."""
+
+_COMMANDS: Final = 20
+"""Commands of one round trip; others' come in between."""
+
+
+class Reading:
+    """What a snapshot has read of one partition.
+
+    Attributes:
+        values: By group and item; what is read before the cut is closed holds only together with what is said there.
+        expires: By bucket, the millisecond at which it expires; 0 for never.
+    """
+
+    def __init__(self, cut: Cut, rules: Rules) -> None:
+        self._cut = cut
+        self._client: Any = cut.client  # its replies are bytes
+        self._prefix = cut.key.removesuffix("cut")
+        self._rules = rules
+        self.values: dict[Group, Values] = defaultdict(dict)
+        self.expires: dict[str, int] = {}
+
+    def some(self, touched: Mapping[Group, Iterable[str]]) -> None:
+        """Read what is named."""
+        self._run(self._reads(touched))
+
+    def everything(self) -> None:
+        """Read all that is there."""
+        client, cursor = self._client, 0
+        while True:
+            cursor, keys = client.scan(cursor, match=f"{_escaped(self._prefix)}*", count=2000)
+            wanted: dict[Group, set[str]] = defaultdict(set)
+            for key in keys:
+                found = parse(key.decode().removeprefix(self._prefix), self._rules)
+                if found is None:
+                    continue
+                group, item = found
+                if item is not None:
+                    wanted[group].add(item)
+                elif group[0] in HASHES:
+                    self._hash(group)
+            self.some(wanted)
+            if cursor == 0:
+                return
+
+    def copies(self, names: Iterable[str]) -> None:
+        """Read the structures that were copied when the cut was opened."""
+        for name in names:
+            self.values[("structures",)][name] = self._structure(f"{self._prefix}cut:copy:{self._prefix}{name}")
+
+    def settle(self) -> None:
+        """Put right what was written while this was read; the cut is closed by now."""
+        cut = self._cut
+        for group, values in self.values.items():
+            if group == ("structures",):
+                for name in list(values):
+                    there = cut.copies.get(f"{self._prefix}{name}".encode())
+                    if there is not None:
+                        copy = f"{self._prefix}cut:copy:{self._prefix}{name}"
+                        values[name] = self._structure(copy) if there else None
+            elif group[0] in HASHES:
+                if cut.fields:
+                    key = (self._prefix + key_of(group)).encode()
+                    for item in values:
+                        values[item] = cut.fields.get((key, item.encode()), values[item])
+            elif cut.strings:
+                prefix = self._prefix + key_of(group)
+                for item in values:
+                    values[item] = cut.strings.get((prefix + item).encode(), values[item])
+
+    def _hash(self, group: Group) -> None:
+        key, cursor = self._prefix + key_of(group), 0
+        while True:
+            cursor, fields = self._client.hscan(key, cursor, count=2000)
+            self.values[group].update({name.decode(): value for name, value in fields.items()})
+            self._cut.take()
+            if cursor == 0:
+                break
+        self._run(iter([(group, [], ("PEXPIRETIME", key))]))
+
+    def _reads(self, touched: Mapping[Group, Iterable[str]]) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
+        """Yield commands, each with the group and the items that its reply is about; none: about the bucket."""
+        for group, items in touched.items():
+            start = self._prefix + key_of(group)
+            remaining = iter(items)
+            if group == ("structures",):
+                for name in remaining:
+                    self.values[group][name] = self._structure(self._prefix + name)
+                    yield group, [], ("PEXPIRETIME", self._prefix + name)
+                continue
+            last = ""
+            while chunk := list(islice(remaining, _CHUNK)):
+                last = chunk[-1]
+                if group[0] in HASHES:
+                    yield group, chunk, ("HMGET", start, *chunk)
+                else:
+                    yield group, chunk, ("MGET", *(start + item for item in chunk))
+            if last and bucket_of(group) is not None:
+                yield group, [], ("PEXPIRETIME", start if group[0] in HASHES else start + last)
+
+    def _run(self, reads: Iterator[tuple[Group, list[str], tuple[Any, ...]]]) -> None:
+        while part := list(islice(reads, _COMMANDS)):
+            with self._client.pipeline(transaction=False) as pipeline:
+                for *_, command in part:
+                    pipeline.execute_command(*command)
+                replies = pipeline.execute()
+            for (group, items, command), reply in zip(part, replies, strict=True):
+                if items:
+                    self.values[group].update(zip(items, reply, strict=True))
+                else:
+                    name = bucket_of(group) or command[1].removeprefix(self._prefix)
+                    self._expires(name, int(reply))
+            self._cut.take()
+
+    def _expires(self, name: str, at: int) -> None:
+        # -1: never. -2: gone by now, so what was read of it is nothing.
+        if at != -2:  # noqa: PLR2004
+            self.expires[name] = 0 if at < 0 else max(at, self.expires.get(name, 0))
+
+    def _structure(self, key: str) -> bytes | None:
+        """Return a sketch or filter as its bytes, a leaderboard as JSON."""
+        client = self._client
+        if client.type(key) == b"zset":
+            return json.dumps(
+                [[name.decode(), score] for name, score in client.zrange(key, 0, -1, withscores=True)]
+            ).encode()
+        value: bytes | None = client.get(key)
+        return value
+
+
+def _escaped(prefix: str) -> str:
+    return "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix)
