@@ -440,6 +440,23 @@ def test_events_while_redis_is_away_are_held(
         assert rig.ledger()["appended"] == taken
 
 
+def test_a_full_stream_is_backpressure(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a stream has as many entries as it may, one request is held, and the next are told when to come again."""
+    monkeypatch.setattr("tallystream_worker.http.events.CONFIRM_TIMEOUT", 0.2)
+    event = json.loads(GOOD)
+    with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
+        assert http.post("/v1/events", json=event).status_code == 202
+        sequences = rig.layout.keys_of(event["subject"]).sequences
+        rig.client.hset(sequences, "!limit", 1)
+        assert http.post("/v1/events", json=event).status_code == 504
+        for path in ("/v1/events", "/v1/decide"):
+            answer = http.post(path, json=event)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        rig.client.hdel(sequences, "!limit")
+        taken = 2 + posted_until_taken(http, event)
+        assert rig.ledger()["appended"] == taken
+
+
 def test_a_full_buffer_takes_all_or_none(
     fresh_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -17,11 +17,15 @@ from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import error_console, print_json, print_table
 from tallystream_worker.cli.screens import TopScreen
 
+_SHOWN: Final = 10
+
 
 def top(
     metric: str,
     *,
-    n: Annotated[int, Parameter(name=["-n", "--n"], help="how many")] = 10,
+    n: Annotated[
+        int | None, Parameter(name=["-n", "--n"], help="how many; default 10, or all where less are kept")
+    ] = None,
     window: Annotated[str | None, Parameter(help="a window such as day, or a range such as 7d; else all time")] = None,
     live: LiveView = False,
     every: Every = 1.0,
@@ -42,7 +46,9 @@ def top(
             meta = totals.meta
             if meta.rules is None:
                 raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-            return totals.run(query_top(meta.layout, meta.rules, metric, n, window, now=time.time()))
+            kept = meta.rules.metric[metric].top if metric in meta.rules.metric else 0
+            wanted = min(_SHOWN, kept or _SHOWN) if n is None else n
+            return totals.run(query_top(meta.layout, meta.rules, metric, wanted, window, now=time.time()))
 
         if live:
             follow(look, TopScreen(metric, window or "all time"), every=every, json=json)

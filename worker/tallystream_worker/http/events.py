@@ -80,7 +80,7 @@ class Events(Controller):
             raise at_fault(read.faults)
         producer = writer.producer()
         try:
-            await _append(producer, read.events)
+            await _append(writer, producer, read.events)
         except ConfigurationError:
             await writer.give_up(producer)
             raise
@@ -115,7 +115,10 @@ class Events(Controller):
         return Response(outcome, status_code=_STATUS[outcome.reason], headers=headers)
 
 
-async def _append(producer: Producer, events: list[Event]) -> None:
+async def _append(writer: Writer, producer: Producer, events: list[Event]) -> None:
+    if writer.is_stalled:
+        detail = "earlier events still wait for Redis to take them: none of these was taken, send them again"
+        raise problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
     # Room for all or for none. Only this loop emits, and `emit` does not suspend: the room stays.
     if len(events) > MAX_HELD - producer.stats.buffered:
         detail = "too many events wait for Redis to take them: none of these was taken, send them again"
@@ -128,6 +131,7 @@ async def _append(producer: Producer, events: list[Event]) -> None:
     try:
         await producer.flush(CONFIRM_TIMEOUT)
     except FlushTimeout:
+        writer.is_stalled = True
         detail = (
             f"Redis has not taken the events within {CONFIRM_TIMEOUT:g} seconds; they are held and will still be "
             "sent: sent again, they may be counted twice, unless they have ids"

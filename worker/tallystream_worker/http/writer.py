@@ -22,6 +22,20 @@ class Writer:
     def __init__(self, store: RedisSettings) -> None:
         self._store = store
         self._producer: Producer | None = None
+        self._is_stalled = False
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether events that were taken did not get through in time, and still wait: a full stream, a server away.
+
+        Whoever sends more is told to come again, rather than being kept waiting for what is then held as well.
+        """
+        self._is_stalled = self._is_stalled and self._producer is not None and self._producer.stats.buffered > 0
+        return self._is_stalled
+
+    @is_stalled.setter
+    def is_stalled(self, stalled: bool) -> None:
+        self._is_stalled = stalled
 
     def producer(self) -> Producer:
         """Return the producer; it refuses an event that it has no room for at once."""
