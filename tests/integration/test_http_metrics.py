@@ -160,3 +160,11 @@ def test_subjects_are_no_labels(server: Server) -> None:
                 producer.emit("view", f"subject-{n}")
         rig.drain()
         assert len(scrape(http)) == before
+
+
+def test_the_time_of_the_latest_snapshot(server):
+    """Where snapshots are taken the page says when the latest was, in seconds; else it has no such line."""
+    with Rig(server.url) as rig, http_service(server.url) as client:
+        assert "tallystream_snapshot_timestamp_seconds" not in client.get("/metrics").text
+        rig.client.hset(rig.layout.meta, "snapshot", "1763900000.125")
+        assert "tallystream_snapshot_timestamp_seconds 1.763900000125e+09" in client.get("/metrics").text

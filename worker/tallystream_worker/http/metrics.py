@@ -156,6 +156,10 @@ def _of_vitals(vitals: Vitals) -> Iterable[Metric]:
         yield _gauge("redis_memory_used_bytes", "Memory that the server uses.", vitals.memory_used)
     if vitals.memory_max is not None:
         yield _gauge("redis_memory_max_bytes", "Memory that the server may use, 0 without a bound.", vitals.memory_max)
+    if vitals.snapshot is not None:
+        yield _gauge(
+            "snapshot_timestamp_seconds", "When the latest snapshot was taken, seconds since 1970.", vitals.snapshot
+        )
     entries = _gauge("stream_entries", "Entries in the stream, counted ones included.", None, "partition")
     for stream, length in vitals.stream_entries.items():
         entries.add_metric([stream], length)

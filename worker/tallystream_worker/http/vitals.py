@@ -32,6 +32,7 @@ class Vitals:
         workers: Consumers, in all partitions, that are there.
         stream_entries: By stream, how many entries it holds, counted ones included.
         stream_limits: By stream with a bound, how many it may hold; then appends are refused.
+        snapshot: Second at which the latest snapshot was taken; `None` before the first.
     """
 
     memory_used: int | None
@@ -39,6 +40,7 @@ class Vitals:
     workers: int
     stream_entries: dict[str, int]
     stream_limits: dict[str, int]
+    snapshot: float | None
 
 
 def query_vitals(layout: Layout) -> Query[Vitals]:
@@ -47,9 +49,11 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
         commands.append(("HGET", keys.sequences, _LIMIT))
+    commands.append(("HGET", layout.meta, "snapshot"))
 
     def parse(replies: list[Any]) -> Vitals:
         memory = {} if isinstance(replies[0], RedisError) else replies[0]
+        *replies, snapshot = replies
         present: set[bytes] = set()
         for consumers in replies[1::3]:
             present.update(_present(consumers))
@@ -63,7 +67,14 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
             for keys, limit in zip(layout.keys, replies[3::3], strict=True)
             if limit and not isinstance(limit, RedisError)
         }
-        return Vitals(memory.get("used_memory"), memory.get("maxmemory"), len(present), entries, limits)
+        return Vitals(
+            memory.get("used_memory"),
+            memory.get("maxmemory"),
+            len(present),
+            entries,
+            limits,
+            float(snapshot) if snapshot else None,
+        )
 
     return Query(commands, parse)
 

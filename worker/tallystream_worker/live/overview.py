@@ -152,7 +152,7 @@ def query_snapshot(layout: Layout, now: float) -> Query[float | None]:
         except (TypeError, ValueError):
             return None
 
-    return Query([("HGET", f"{layout.namespace}:snapshot", "timestamp")], parse)
+    return Query([("HGET", layout.meta, "snapshot")], parse)
 
 
 async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> Top:
