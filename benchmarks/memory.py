@@ -48,7 +48,7 @@ def measure(metric: Metric, extra: dict[str, Any]) -> float:
         fetch = Fetch(client, keys, "memory")
         fetch.ensure_group()
         consumer = Consumer(client, meta.layout, 0, rules, fetch)
-        before = _held(client)
+        before = held(client)
         with Producer(server.url) as producer:
             for actor in range(100_000, 100_000 + extra.get("actors", 0)) or [None]:
                 for number in range(SUBJECTS):
@@ -58,12 +58,12 @@ def measure(metric: Metric, extra: dict[str, Any]) -> float:
         while consumer.run_once():
             pass
         client.delete(keys.stream)
-        after = _held(client)
+        after = held(client)
         client.close()
     return (after - before) / SUBJECTS
 
 
-def _held(client: redis.Redis) -> int:
+def held(client: redis.Redis) -> int:
     """Return the bytes of the data: a slow disk fills the append-only file's buffer, which is none."""
     info = client.info("memory")
     return int(info["used_memory"]) - int(info["mem_aof_buffer"]) - int(info["mem_clients_normal"])

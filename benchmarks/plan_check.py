@@ -1,0 +1,148 @@
+"""How far `tallystream plan` is off: `python -m benchmarks.plan_check` runs loads that it was not made from.
+
+Each load goes through a real producer, a real server and the worker's own loop in four partitions. What the plan says
+of it, from `costs.json` or `--costs FILE`, is put beside what was measured. Times are only comparable where the machine
+is as busy as it was when the constants were measured: `--fresh` measures these first.
+"""
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from tallystream.connection import connect
+from tallystream.meta import establish
+from tallystream.producer import Producer
+from tallystream.rules import Metric, Rules, publish
+from tallystream_worker.consumer import Consumer
+from tallystream_worker.costs import Costs, load_costs
+from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.fetch import Fetch
+from tallystream_worker.footprint import parts
+from tallystream_worker.plan.load import Load
+from tallystream_worker.plan.packing import pack
+from tallystream_worker.plan.processor import server_seconds, worker_seconds
+from tallystream_worker.plan.storage import entry_bytes
+
+from . import costs as pieces
+from .memory import held
+
+_PARTITIONS: Final = 4
+_ALLOWED: Final = 0.25
+
+
+@dataclass(frozen=True)
+class Case:
+    """A load: its rules, how many events and subjects, how unlike these are, and actors of each."""
+
+    name: str
+    metric: Metric
+    events: int
+    subjects: int
+    skew: float
+    actors: int = 0
+
+
+CASES: Final = (
+    Case("zipf 1.05, hours and days", Metric(windows=("hour", "day")), 400_000, 100_000, 1.05),
+    Case(
+        "zipf 0.8, all of `view` but uniques", Metric(windows=("hour", "day", "month"), top=100), 300_000, 50_000, 0.8
+    ),
+    Case("all alike, a limit", Metric(limit=100, per="day"), 200_000, 70_000, 0.0),
+    Case("votes, 5 actors a post", Metric(once="forever"), 60_000, 12_000, 0.0, 5),
+)
+
+
+def measure(case: Case) -> dict[str, float]:
+    """Return what a load really takes, for each event: microseconds and bytes."""
+    weights = np.arange(1, case.subjects + 1, dtype=np.float64) ** -case.skew
+    draws = np.searchsorted(np.cumsum(weights / weights.sum()), np.random.default_rng(7).random(case.events))
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
+        client = connect(server.url)
+        client.config_set("auto-aof-rewrite-percentage", 0)
+        layout = establish(client, _PARTITIONS).layout
+        rules = Rules({"view": case.metric})
+        client.hset(layout.meta, "rules", publish(rules))
+        consumers = []
+        for partition, keys in enumerate(layout.keys):
+            fetch = Fetch(client, keys, "check")
+            fetch.ensure_group()
+            consumers.append(Consumer(client, layout, partition, rules, fetch))
+        before = held(client)
+        spent = _server(client)
+        with Producer(server.url, linger=5.0) as producer:
+            for at, draw in enumerate(draws.tolist()):
+                who = f"user:{at // case.subjects * 7919 % case.actors:06}" if case.actors else None
+                producer.emit("view", f"article:{min(draw, case.subjects - 1):05}", actor=who)
+            producer.flush(120)
+        began = time.thread_time()
+        for consumer in consumers:
+            while consumer.run_once():
+                pass
+        folding = time.thread_time() - began
+        stream = sum(int(client.memory_usage(keys.stream, samples=0) or 0) for keys in layout.keys)
+        spent = _server(client) - spent
+        client.delete(*(keys.stream for keys in layout.keys))
+        figures = {
+            "server, us": spent * 1e6 / case.events,
+            "worker, us": folding * 1e6 / case.events,
+            "log, bytes": stream / case.events,
+            "counters, bytes": (held(client) - before) / case.events,
+        }
+        client.close()
+    return figures
+
+
+def predict(case: Case, constants: Costs) -> dict[str, float]:
+    """Return what the plan says of the same load, at a rate that fills the entries."""
+    load = Load(1e9, case.subjects, {"view": case.metric}, {"view": 1.0}, case.actors, 1, 5.0, case.skew)
+    packing = pack(load, _PARTITIONS, 3000)
+    seen = load.distinct(case.events)
+    votes = min(case.actors or 1, case.events / seen)
+    stored = sum(
+        seen * (part.subject + part.actor * votes) + part.partition * _PARTITIONS
+        for part in parts(case.metric, constants.memory)
+    )
+    return {
+        "server, us": sum(server_seconds(load, packing, constants).values()) / load.events * 1e6,
+        "worker, us": worker_seconds(packing, constants) / load.events * 1e6,
+        "log, bytes": entry_bytes(packing, constants) / load.events,
+        "counters, bytes": stored / case.events,
+    }
+
+
+def _server(client: redis.Redis) -> float:
+    info = client.info("cpu")
+    return float(info["used_cpu_user_main_thread"]) + float(info["used_cpu_sys_main_thread"])
+
+
+def main() -> int:
+    """Predict, measure, compare; exit status 1 where a figure is off by more than a quarter."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan_check", description=__doc__.partition("\n")[0])
+    parser.add_argument("--costs", type=Path, help="constants; default those of the product")
+    parser.add_argument("--fresh", action="store_true", help="measure the constants first")
+    arguments = parser.parse_args()
+    console = Console()
+    constants = pieces.collect(console.print) if arguments.fresh else load_costs(arguments.costs)
+    table = Table("load", "figure, an event", "planned", "measured", "planned / measured")
+    worst = 0.0
+    for case in CASES:
+        planned, found = predict(case, constants), measure(case)
+        for name, figure in found.items():
+            ratio = planned[name] / figure
+            worst = max(worst, abs(ratio - 1))
+            table.add_row(case.name, name, f"{planned[name]:.3f}", f"{figure:.3f}", f"{ratio:.2f}")
+    console.print(table)
+    console.print(f"off by at most {worst:.0%}; {_ALLOWED:.0%} is what the plan is meant to keep")
+    return int(worst > _ALLOWED)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,114 @@
+"""Fleets: workers that share every partition evenly, and come and go while events flow."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream.connection import connect
+from tallystream.ledger import query_ledger
+from tallystream.meta import establish
+from tallystream.producer import Producer
+from tallystream.totals import Totals
+from tests.secured import free_port
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream_worker.embedded import EmbeddedServer
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+PARTITIONS = 16
+
+
+class Worker:
+    """A worker process and what it says of itself."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._port = free_port()
+        command = [PROGRAM, "worker", "--redis", url, "--name", name, "--metrics-port", str(self._port)]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        until(lambda: self._get("/readyz"), timeout=60, what=f"{name} to be ready")
+
+    def _get(self, path: str) -> str:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer,
+        ):
+            return answer.read().decode()
+        return ""
+
+    @property
+    def events(self) -> float:
+        """Events that it has counted."""
+        (found,) = re.findall(r"^tallystream_batch_events_sum (\S+)$", self._get("/metrics"), re.MULTILINE)
+        return float(found)
+
+
+@contextlib.contextmanager
+def worker(url: str, name: str) -> Iterator[Worker]:
+    """Run a worker until the block ends; it must stop cleanly."""
+    running = Worker(url, name)
+    try:
+        yield running
+    finally:
+        running.process.terminate()
+        assert running.process.wait(30) == 0
+
+
+@pytest.fixture
+def server(fresh_server) -> EmbeddedServer:
+    """A server with more partitions than anyone has cores."""
+    server = fresh_server()
+    with contextlib.closing(connect(server.url)) as client:
+        establish(client, PARTITIONS)
+    return server
+
+
+@pytest.mark.slow
+def test_workers_share_the_load_and_come_and_go(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers count within 20 % of the same; one that joins gets its part; one that leaves takes none with it."""
+    monkeypatch.setenv("TALLYSTREAM_REDIS_PARTITIONS", str(PARTITIONS))
+    emitted = 0
+    with (
+        contextlib.closing(Totals(server.url)) as totals,
+        contextlib.ExitStack() as first,
+        worker(server.url, "second") as second,
+    ):
+        leaving = first.enter_context(worker(server.url, "first"))
+        with Producer(server.url) as producer:
+
+            def emit(rounds: int) -> None:
+                nonlocal emitted
+                for _ in range(rounds):
+                    for subject in range(PARTITIONS * 8):
+                        producer.emit("view", f"article:{subject}")
+                    emitted += PARTITIONS * 8
+                    producer.flush(30)  # one round trip after the other: a load, not a backlog
+
+            before = leaving.events, second.events
+            emit(200)
+            producer.flush(60, wait="counted")
+            counted = leaving.events - before[0], second.events - before[1]
+            assert sum(counted) == 200 * PARTITIONS * 8
+            assert min(counted) >= 0.8 * max(counted), counted
+
+            with worker(server.url, "third") as third:
+                emit(50)
+                first.close()  # under load, what it holds is finished
+                emit(50)
+                producer.flush(60, wait="counted")
+                assert third.events > 0
+        books = totals.run(query_ledger(totals.meta.layout))
+        assert (books.events["counted"], books.unaccounted) == (emitted, 0)
+        assert (
+            sum(value for (value,) in [(totals.get(f"article:{n}", "view"),) for n in range(PARTITIONS * 8)]) == emitted
+        )
