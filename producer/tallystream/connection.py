@@ -21,6 +21,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from tallystream.cluster import ClusterClient
+from tallystream.cluster_aio import AsyncClusterClient
 from tallystream.errors import ConfigurationError
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379"
@@ -35,6 +37,11 @@ _SENTINEL_SHAPE: Final = re.compile(
     re.escape(_SENTINEL)
     + r"(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?(?P<hosts>[^@/]+)/(?P<name>[^/?#]+)(?:/(?P<db>\d{1,4}))?/?"
 )
+_CLUSTER_SHAPE: Final = re.compile(
+    r"(?P<scheme>rediss?)\+cluster://(?:(?P<user>[^@/?]*)@)?(?P<hosts>[^@/?]+)(?:/0?)?(?P<options>\?.*)?"
+)
+_CLUSTER: Final = ("redis+cluster://", "rediss+cluster://")
+_CLUSTER_PORT: Final = 6379
 _HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?")
 
 
@@ -43,7 +50,8 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
 
     Args:
         url: `redis://`, `rediss://`, `unix://`, or `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the primary that
-            these Sentinels know by that name: it is looked up anew for each connection.
+            these Sentinels know by that name: it is looked up anew for each connection. For a cluster,
+            `redis+cluster://HOST:PORT,HOST:PORT` or `rediss+cluster://`, with some of its nodes.
         block: The longest server-side wait, in seconds, of the reads that go through this client.
         timeout: Seconds without a byte, beyond `block`, after which a connection counts as dead.
 
@@ -72,15 +80,56 @@ def _made(kind: Any, url: str, timeout: float, retry: Any) -> Any:
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     try:
+        if url.startswith(_CLUSTER):
+            return _cluster(kind, _ClusterUrl.parse(url), settings)
+        is_async = kind is redis.asyncio.Redis
+        settings["redis_connect_func"] = _connected_async if is_async else _connected
         if url.startswith(_SENTINEL):
             return _primary(kind, _SentinelUrl.parse(url), settings)
         return kind.from_url(url, **settings)
     except ValueError as error:
         raise ConfigurationError(
             f"Redis URL {_without_password(url)!r} cannot be used: {error}. "
-            "Write redis://HOST:PORT, rediss://HOST:PORT (TLS), unix:///PATH or "
-            "redis+sentinel://HOST:PORT,HOST:PORT/NAME"
+            "Write redis://HOST:PORT, rediss://HOST:PORT (TLS), unix:///PATH, "
+            "redis+sentinel://HOST:PORT,HOST:PORT/NAME or redis+cluster://HOST:PORT,HOST:PORT"
         ) from None
+
+
+def _cluster(kind: Any, url: _ClusterUrl, settings: dict[str, Any]) -> Any:
+    def open_node(address: tuple[str, int], timeout: float | None) -> Any:
+        limits = {} if timeout is None else {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        return kind.from_url(url.of(address), **settings | limits)
+
+    open_node(url.hosts[0], None)  # connects to nothing; an option that cannot be used is said now
+    return (AsyncClusterClient if kind is redis.asyncio.Redis else ClusterClient)(url.hosts, open_node)
+
+
+def _connected(connection: Any) -> None:
+    connection.on_connect()
+    if _is_of_cluster(connection):
+        connection.disconnect()
+        raise _needs_cluster(connection)
+
+
+async def _connected_async(connection: Any) -> None:
+    await connection.on_connect()
+    if _is_of_cluster(connection):
+        await connection.disconnect()
+        raise _needs_cluster(connection)
+
+
+def _is_of_cluster(connection: Any) -> bool:
+    said = connection.handshake_metadata
+    return isinstance(said, dict) and said.get(b"mode") == b"cluster"
+
+
+def _needs_cluster(connection: Any) -> ConfigurationError:
+    # On a node's own keys everything would seem to work.
+    where = f"{getattr(connection, 'host', 'HOST')}:{getattr(connection, 'port', 'PORT')}"
+    return ConfigurationError(
+        f"the server at {where} is a node of a cluster: write redis+cluster://{where} (rediss+cluster:// for TLS), "
+        "with some other nodes behind commas for when this one is down"
+    )
 
 
 def _primary(kind: Any, url: _SentinelUrl, settings: dict[str, Any]) -> Any:
@@ -135,20 +184,47 @@ class _SentinelUrl:
         found = _SENTINEL_SHAPE.fullmatch(url)
         if found is None:
             raise ValueError("it does not name Sentinels and a primary")
-        hosts = []
-        for host in found["hosts"].split(","):
-            part = _HOST_SHAPE.fullmatch(host)
-            if part is None:
-                raise ValueError(f"{host!r} is not HOST or HOST:PORT")
-            hosts.append((part["name"].strip("[]"), int(part["port"] or _SENTINEL_PORT)))
         user, password = found["user"], found["password"]
         return cls(
-            hosts,
+            _hosts(found["hosts"], _SENTINEL_PORT),
             unquote(found["name"]),
             int(found["db"] or 0),
             unquote(user) if user else None,
             unquote(password) if password else None,
         )
+
+
+@dataclass(frozen=True)
+class _ClusterUrl:
+    """`redis+cluster://[user:password@]host:port,host:port[?options]`; the rest is as for a single server."""
+
+    hosts: list[tuple[str, int]]
+    scheme: str
+    user: str
+    options: str
+
+    @classmethod
+    def parse(cls, url: str) -> _ClusterUrl:
+        found = _CLUSTER_SHAPE.fullmatch(url)
+        if found is None:
+            raise ValueError("it does not name nodes of a cluster (which has no databases but 0)")
+        user = f"{found['user']}@" if found["user"] else ""
+        return cls(_hosts(found["hosts"], _CLUSTER_PORT), found["scheme"], user, found["options"] or "")
+
+    def of(self, address: tuple[str, int]) -> str:
+        """Return the URL of one node."""
+        host, port = address
+        return f"{self.scheme}://{self.user}{f'[{host}]' if ':' in host else host}:{port}{self.options}"
+
+
+def _hosts(text: str, usual_port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for host in text.split(","):
+        part = _HOST_SHAPE.fullmatch(host)
+        if part is None:
+            raise ValueError(f"{host!r} is not HOST or HOST:PORT")
+        hosts.append((part["name"].strip("[]"), int(part["port"] or usual_port)))
+    return hosts
 
 
 def is_refusal(error: RedisError) -> bool:

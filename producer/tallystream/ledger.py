@@ -171,10 +171,14 @@ class Books:
 
 
 def query_ledger(layout: Layout) -> Query[Books]:
-    """Ask for the books of all partitions, of one moment: else an event could be seen twice, or not at all."""
-    commands: list[tuple[Any, ...]] = [("TIME",)]
+    """Ask for the books of all partitions, each of one moment: else an event could be seen twice, or not at all.
+
+    On a single server all of them are of the same moment.
+    """
+    commands: list[tuple[Any, ...]] = []
     for keys in layout.keys:
         commands += [
+            ("TIME",),
             *position_commands(keys),
             ("XLEN", keys.dead),
             ("HGETALL", keys.ledger),
@@ -183,14 +187,14 @@ def query_ledger(layout: Layout) -> Query[Books]:
 
     def parse(replies: list[Any]) -> Books:
         answers = iter(replies)
-        now = sound(next(answers))
-        return Books([_parse_partition(keys, now, list(islice(answers, 5))) for keys in layout.keys])
+        return Books([_parse_partition(keys, list(islice(answers, 6))) for keys in layout.keys])
 
     return Query(commands, parse, atomic=True)
 
 
-def _parse_partition(keys: PartitionKeys, now: tuple[int, int], replies: list[Any]) -> Partition:
-    groups, pending, *others = replies
+def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> Partition:
+    time, groups, pending, *others = replies
+    now: tuple[int, int] = sound(time)
     parked, ledger, log = map(sound, others)
     position = parse_position([groups, pending], keys.group)
     oldest = None

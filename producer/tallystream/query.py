@@ -24,7 +24,7 @@ class Query(Generic[Answer]):
     """Commands for one pipeline, and what their replies (errors among them) mean.
 
     `parse` returns the answer, or another query where the replies only say what to ask next.
-    `atomic` asks for replies that are all of one moment (MULTI).
+    `atomic` asks for replies that are of one moment (MULTI): all of a partition's, and on a single server all of them.
     """
 
     commands: Sequence[Command]

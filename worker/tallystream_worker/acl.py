@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_CONNECT: Final = "auth hello ping client|setname reset"
+_CONNECT: Final = "auth hello ping client|setname reset cluster|slots asking"
 _READ: Final = (
     "get mget strlen exists hget hmget hgetall hkeys hvals hexists hlen hscan zrange zrevrange zscore zcard "
     "pfcount bitfield_ro xlen xrange xrevrange xread xpending xinfo|groups xinfo|consumers xinfo|stream memory|usage "

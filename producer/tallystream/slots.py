@@ -1,0 +1,162 @@
+"""Which slot of a cluster a command belongs to: pure, so that threads and asyncio share it.
+
+Every command of ours names keys of one partition, which lie in one slot, or a key without a tag, or none at all.
+"""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import AskError, ClusterDownError, TryAgainError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Command = tuple[Any, ...]
+
+SLOTS: Final = 16384
+
+NOT_EXECUTED: Final = (AskError, TryAgainError, ClusterDownError)
+"""Answers (MOVED is an ASK to redis-py) after which nothing has happened: whatever it was may be sent again."""
+
+_KEYLESS: Final = frozenset(
+    {
+        "ACL", "ASKING", "AUTH", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "DBSIZE", "DEBUG", "ECHO", "FLUSHALL",
+        "HELLO", "INFO", "LATENCY", "PING", "SCAN", "SCRIPT", "SLOWLOG", "TIME", "WAIT", "WAITAOF",
+    }
+)  # fmt: skip
+_EVERYWHERE: Final = frozenset({"SCRIPT LOAD", "SCRIPT FLUSH", "FLUSHALL"})
+_FOLLOWING: Final = frozenset({"WAIT", "WAITAOF"})
+_WITH_SUBCOMMAND: Final = frozenset({"MEMORY", "OBJECT", "XGROUP", "XINFO"})
+_SCRIPTED: Final = frozenset({"EVAL", "EVALSHA"})
+_READS: Final = frozenset(
+    {
+        "BITFIELD_RO", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "MEMORY",
+        "MGET", "PFCOUNT", "PTTL", "STRLEN", "TIME", "TTL", "TYPE", "XINFO", "XLEN", "XPENDING", "XRANGE", "XREAD",
+        "XREVRANGE", "ZCARD", "ZRANGE", "ZREVRANGE", "ZSCORE",
+    }
+)  # fmt: skip
+
+
+def slot_of(key: str | bytes) -> int:
+    """Return a key's slot: that of its hash tag, where it has one."""
+    text = key.encode() if isinstance(key, str) else key
+    begin = text.find(b"{")
+    if begin >= 0 and (end := text.find(b"}", begin + 1)) > begin + 1:
+        text = text[begin + 1 : end]
+    return binascii.crc_hqx(text, 0) % SLOTS
+
+
+def key_of(command: Command) -> str | bytes | None:
+    """Return the first key that a command names, `None` where it names none."""
+    name, *subcommand = command[0].upper().split()
+    if name in _KEYLESS:
+        return None
+    place = 1
+    if name in _SCRIPTED:
+        place = 3 if int(command[2]) else len(command)
+    elif name in _WITH_SUBCOMMAND:
+        place = 1 if subcommand else 2
+    elif name == "XREAD":
+        place = _behind_streams(command, 1)
+    elif name == "XREADGROUP":
+        place = _behind_streams(command, 4)  # a group or a consumer may be called so as well
+    key: str | bytes | None = command[place] if place < len(command) else None
+    return key
+
+
+def _behind_streams(command: Command, first: int) -> int:
+    return next(i for i in range(first, len(command)) if command[i] in ("STREAMS", b"STREAMS")) + 1
+
+
+def goes_everywhere(command: Command) -> bool:
+    """Tell whether a command without a key concerns every node."""
+    words = [str(word).upper() for word in command[:2]] if command[0] == "SCRIPT" else [command[0].upper()]
+    return " ".join(words) in _EVERYWHERE
+
+
+def is_read(command: Command) -> bool:
+    """Tell whether a command changes nothing, so that it may be asked again."""
+    return command[0].upper().split()[0] in _READS
+
+
+def guarded(command: Command) -> Command:
+    """Return a script call so that no node runs it while its slot is being moved.
+
+    Scripts of ours reach keys that they do not declare: a total lies where its partition's tag says. While a slot is
+    moved key by key, such a key may be on the other node already, and the script would fail after its first write.
+    So each call declares one key more, one that never exists: with it, either node answers TRYAGAIN until the whole
+    slot is in one place, and runs nothing.
+    """
+    if command[0] != "EVALSHA" or not int(command[2]):
+        return command
+    count = int(command[2])
+    prefix, closing, _ = command[3].partition("}")
+    if not closing:
+        return command  # `tally:meta`: its one key is all that the script reaches
+    keys = command[3 : 3 + count]
+    return (*command[:2], count + 1, *keys, f"{prefix}}}:moving", *command[3 + count :])
+
+
+@dataclass
+class Part:
+    """What a pipeline asks of one slot (`None`: of any node): places in the pipeline, in order."""
+
+    slot: int | None
+    places: list[int] = field(default_factory=list)
+
+
+def parts_of(commands: Sequence[Command]) -> tuple[list[Part], list[int]]:
+    """Split a pipeline by slot.
+
+    A command without a key goes where the next one with a key goes, or else the last: `TIME` is that of the node whose
+    answers follow.
+
+    Returns:
+        The parts; and the places of those (`WAIT`) that each node is asked behind its other commands.
+    """
+    parts: dict[int | None, Part] = {}
+    following: list[int] = []
+    homeless: list[int] = []
+    last: Part | None = None
+    for place, command in enumerate(commands):
+        if command[0] in _FOLLOWING:
+            following.append(place)
+        elif (key := key_of(command)) is None:
+            homeless.append(place)
+        else:
+            slot = slot_of(key)
+            last = parts.setdefault(slot, Part(slot))
+            last.places += [*homeless, place]
+            homeless = []
+    if homeless:
+        (last or parts.setdefault(None, Part(None))).places.extend(homeless)
+    return list(parts.values()), following
+
+
+def least(replies: Sequence[Any]) -> Any:
+    """Return what several nodes' answers to one `WAIT` or `WAITAOF` say of all of them: an error, or the least."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            return reply
+    if replies and isinstance(replies[0], list):
+        return [min(column) for column in zip(*replies, strict=True)]
+    return min(replies, default=0)
+
+
+def to_send_again(commands: Sequence[Command], part: Part, replies: Sequence[Any]) -> list[int]:
+    """Return the places of a part from the first that was not executed on, where all of these may be sent again.
+
+    They may where none of them was executed, or where those that were have only read: so order is kept, and nothing is
+    written twice. Nothing, else: then the errors stay, for the caller to answer.
+    """
+    redirected = [isinstance(replies[place], NOT_EXECUTED) for place in part.places]
+    if not any(redirected):
+        return []
+    rest = part.places[redirected.index(True) :]
+    if all(is_read(commands[place]) for place in rest):
+        return rest
+    all_moved = all(isinstance(replies[place], AskError) for place in rest)
+    return rest if all_moved else []

@@ -1,0 +1,27 @@
+"""The fixtures of a single server, for a cluster: what is true of one is true of the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.local_cluster import KINDS, ClusterServer, LocalCluster, local_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def server_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServer]:
+    """Three primaries and three replicas of each kind of server, for the whole run."""
+    with local_cluster(request.param, tmp_path_factory.mktemp(request.param)) as cluster:
+        server = ClusterServer(request.param, cluster)
+        yield server
+        server.close_clients()
+
+
+@pytest.fixture
+def cluster(server: ClusterServer) -> LocalCluster:
+    """The processes of an empty cluster."""
+    return server.cluster

@@ -1,0 +1,222 @@
+"""A cluster of three primaries and three replicas, each a real process, for tests that move, kill and freeze them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from tallystream.connection import connect
+from tallystream.slots import SLOTS, slot_of
+from tallystream_worker.embedded import EmbeddedServer
+from tests.servers import Server, missing
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+KINDS = ("cluster-valkey", "cluster-redis")
+PRIMARIES = 3
+NODE_TIMEOUT = 1500
+"""Milliseconds of silence after which the others take a node for dead."""
+
+
+class LocalNode:
+    """One process of the cluster."""
+
+    def __init__(self, data: Path, binary: Path | None) -> None:
+        self.bus_port = free_port()
+        extra = [
+            "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", str(self.bus_port),
+            "--cluster-node-timeout", str(NODE_TIMEOUT), "--cluster-replica-validity-factor", "0",
+            "--repl-diskless-sync-delay", "0", "--appendfsync", "always",
+        ]  # fmt: skip
+        self.server = EmbeddedServer(data, port=0, extra=extra, binary=binary)
+        self.server.start()
+        self.port = int(self.server.url.rpartition(":")[2])
+        self.client = Redis(
+            port=self.port, protocol=3, legacy_responses=False, retry=Retry(NoBackoff(), 0), socket_timeout=5
+        )
+
+    @property
+    def id(self) -> str:
+        """The node's name for the others."""
+        return self.ask("CLUSTER", "MYID").decode()
+
+    def ask(self, *command: object) -> object:
+        """Return the node's reply as it is on the wire."""
+        return self.client.execute_command(*command)
+
+    def is_primary(self) -> bool:
+        """Tell whether it says that it is a primary."""
+        with contextlib.suppress(RedisError):
+            return self.client.info("replication")["role"] == "master"
+        return False
+
+    def freeze(self) -> None:
+        """Stop the process where it is."""
+        os.kill(self.server.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.server.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill it."""
+        self.client.close()
+        self.server.kill()
+
+
+class LocalCluster:
+    """The nodes: the first three began as primaries, each with a replica three places behind."""
+
+    def __init__(self, nodes: list[LocalNode]) -> None:
+        self.nodes = nodes
+
+    @property
+    def url(self) -> str:
+        """The URL of the cluster, by three of its nodes."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3])
+
+    def form(self) -> None:
+        """Make a cluster of the nodes: introduce them, deal the slots, and wait until all agree."""
+        first, *others = self.nodes
+        for number, node in enumerate(self.nodes):
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in others:
+            node.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+        until(lambda: all(self._known_by(node) == len(self.nodes) for node in self.nodes), 30, 0.05, "acquaintance")
+        edges = [SLOTS * i // PRIMARIES for i in range(PRIMARIES + 1)]
+        for i in range(PRIMARIES):
+            self.nodes[i].ask("CLUSTER", "ADDSLOTSRANGE", edges[i], edges[i + 1] - 1)
+        for i, replica in enumerate(self.nodes[PRIMARIES:]):
+            until(lambda r=replica, p=self.nodes[i]: _follow(r, p), 30, 0.05, "the replica")
+        self.wait_until_whole()
+
+    def wait_until_whole(self) -> None:
+        """Wait until every slot is served, every node that answers knows so, and replicas have what primaries have."""
+        until(self._is_whole, 60, 0.05, "a whole cluster")
+
+    def _is_whole(self) -> bool:
+        try:
+            for node in self.nodes:
+                if b"cluster_state:ok" not in node.ask("CLUSTER", "INFO"):
+                    return False
+                about = node.client.info("replication")
+                if about["role"] != "master" and about["master_link_status"] != "up":
+                    return False
+            return len({str(sorted(node.ask("CLUSTER", "SLOTS"), key=str)) for node in self.nodes}) == 1
+        except RedisError:
+            return False
+
+    def _known_by(self, node: LocalNode) -> int:
+        lines = bytes(node.ask("CLUSTER", "NODES")).decode().splitlines()
+        return sum("handshake" not in line for line in lines)
+
+    def owner(self, key: str) -> LocalNode:
+        """Return the primary that serves a key."""
+        for node in self.nodes:
+            with contextlib.suppress(RedisError):
+                for begin, end, (_, port, *_), *_ in node.ask("CLUSTER", "SLOTS"):
+                    if begin <= slot_of(key) <= end:
+                        return next(each for each in self.nodes if each.port == port)
+        raise AssertionError(f"nobody serves {key}")
+
+    def replica_of(self, primary: LocalNode) -> LocalNode:
+        """Return a replica of a primary that answers."""
+        name = primary.id
+        rows = [bytes(line).split() for line in bytes(primary.ask("CLUSTER", "NODES")).splitlines()]
+        port = next(int(row[1].split(b":")[1].split(b"@")[0]) for row in rows if row[3] == name.encode())
+        return next(node for node in self.nodes if node.port == port)
+
+    def open_move(self, slot: int, source: LocalNode, target: LocalNode) -> None:
+        """Begin to move a slot: from now on its keys may be on either node."""
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+
+    def move_keys(self, slot: int, source: LocalNode, target: LocalNode, most: int = 10_000) -> int:
+        """Move keys of a slot, one at a time; return how many."""
+        moved = 0
+        while moved < most and (keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1)):
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            moved += len(keys)
+        return moved
+
+    def close_move(self, slot: int, source: LocalNode, target: LocalNode) -> None:
+        """End the move of a slot whose keys have all been moved."""
+        name = target.id
+        target.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+        source.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+        for node in self.nodes:
+            if node not in (source, target) and node.is_primary():
+                node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+
+    def move(self, slot: int, source: LocalNode, target: LocalNode) -> None:
+        """Move a slot from one primary to another, while it is used."""
+        self.open_move(slot, source, target)
+        self.move_keys(slot, source, target)
+        self.close_move(slot, source, target)
+
+
+class ClusterServer(Server):
+    """What the tests of a single server ask of it, of a cluster."""
+
+    def __init__(self, kind: str, cluster: LocalCluster) -> None:
+        super().__init__(kind, cluster.url)
+        self.cluster = cluster
+
+    def client(self, **_settings: object) -> Redis:
+        """Return a new client; it is closed when the test ends."""
+        client = connect(self.url)
+        self._clients.append(client)
+        return client
+
+    def clear(self) -> None:
+        """Remove every key."""
+        with contextlib.closing(connect(self.url)) as client:
+            client.flushall()
+
+
+@contextlib.contextmanager
+def local_cluster(kind: str, folder: Path) -> Iterator[LocalCluster]:
+    """Start a cluster and kill it at the end."""
+    binary: Path | None = None
+    if kind == "cluster-redis":
+        binary = Path(shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI"))
+    with contextlib.ExitStack() as stack:
+        nodes: list[LocalNode] = []
+        for number in range(2 * PRIMARIES):
+            nodes.append(LocalNode(folder / str(number), binary))
+            stack.callback(nodes[-1].close)
+        cluster = LocalCluster(nodes)
+        cluster.form()
+        yield cluster
+
+
+def free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _follow(replica: LocalNode, primary: LocalNode) -> bool:
+    try:
+        replica.ask("CLUSTER", "REPLICATE", primary.id)
+    except RedisError:  # it has not heard of the primary's slots yet
+        return False
+    return True
+
+
+def slots_of(keys: Sequence[str]) -> list[int]:
+    """Return the slots of keys."""
+    return [slot_of(key) for key in keys]
