@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 
 from tallystream.slots import (
     NOT_EXECUTED,
@@ -73,6 +73,9 @@ class ClusterClient(redis.Redis):
             try:
                 return self._send(node, command, options, asking=asking)
             except NOT_EXECUTED as error:
+                if isinstance(error, TryAgainError) and command[0] == "MGET":
+                    # Some keys are on one node and some on the other, or nowhere: each by itself can be had.
+                    return [self.execute_command("GET", each) for each in command[1:]]
                 attempts += 1
                 node, asking = self._elsewhere(slot, node, error, deadline, attempts)
 

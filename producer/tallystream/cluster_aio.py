@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 from redis.asyncio.client import Pipeline
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 
 from tallystream.slots import (
     NOT_EXECUTED,
@@ -63,6 +63,8 @@ class AsyncClusterClient(redis.asyncio.Redis):
             try:
                 return await self._send(node, command, options, asking=asking)
             except NOT_EXECUTED as error:
+                if isinstance(error, TryAgainError) and command[0] == "MGET":
+                    return [await self.execute_command("GET", each) for each in command[1:]]
                 attempts += 1
                 if time.monotonic() >= deadline:
                     raise

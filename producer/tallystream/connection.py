@@ -106,20 +106,20 @@ def _cluster(kind: Any, url: _ClusterUrl, settings: dict[str, Any]) -> Any:
 
 def _connected(connection: Any) -> None:
     connection.on_connect()
-    if _is_of_cluster(connection):
+    if _is_of_cluster(connection.handshake_metadata):
         connection.disconnect()
         raise _needs_cluster(connection)
 
 
 async def _connected_async(connection: Any) -> None:
     await connection.on_connect()
-    if _is_of_cluster(connection):
+    await connection.send_command("HELLO")  # redis-py keeps what it was told at first for threads only
+    if _is_of_cluster(await connection.read_response()):
         await connection.disconnect()
         raise _needs_cluster(connection)
 
 
-def _is_of_cluster(connection: Any) -> bool:
-    said = connection.handshake_metadata
+def _is_of_cluster(said: Any) -> bool:
     return isinstance(said, dict) and said.get(b"mode") == b"cluster"
 
 

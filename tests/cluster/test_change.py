@@ -1,0 +1,225 @@
+"""A cluster that changes under load: slots move, primaries die, freeze and come back; nothing is restarted for it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+import structlog
+from redis.exceptions import RedisError, TryAgainError
+
+from tallystream import Producer, TallyError
+from tallystream.keys import Layout
+from tallystream.ledger import query_ledger
+from tallystream.slots import slot_of
+from tallystream.totals import Totals
+from tallystream_worker.app import counting
+from tallystream_worker.settings import RedisSettings, Settings
+from tests.rig import Rig
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tests.local_cluster import LocalCluster, LocalNode
+
+SUBJECTS = [f"article:{i}" for i in range(40)]
+
+
+class Load:
+    """Emits pairs, a view and a like at once for one subject, and counts them, until the block ends.
+
+    Checks as in the fault table: B (what was emitted is the total), P (pairs are equal), D (nothing is left waiting).
+    """
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.url = url
+        self.emitted = 0
+        self._open = contextlib.ExitStack()
+        self._stopping = threading.Event()
+        self._settings = settings
+
+    def __enter__(self) -> Self:
+        self._open.enter_context(counting(Settings(redis=RedisSettings(url=self.url)), structlog.get_logger()))
+        self.producer = self._open.enter_context(Producer(self.url, when_full="block", **self._settings))
+        self.totals = self._open.enter_context(Totals(self.url))
+        self._thread = threading.Thread(target=self._emit, name="load")
+        self._thread.start()
+        return self
+
+    def _emit(self) -> None:
+        while not self._stopping.wait(0.002):
+            subject = SUBJECTS[self.emitted % len(SUBJECTS)]
+            self.producer.emit("view", subject)
+            self.producer.emit("like", subject)
+            self.emitted += 1
+
+    def counted(self, subject: str | None = None) -> int:
+        """Return the views that are counted, of all subjects or of one; -1 where nobody can say now."""
+        wanted = [(each, "view") for each in SUBJECTS if subject in (None, each)]
+        try:
+            return sum(self.totals.get_many(wanted).values())
+        except (RedisError, TallyError):
+            return -1
+
+    def goes_on(self, subject: str | None = None) -> None:
+        """Wait until something more is counted."""
+        before = until(lambda: self.counted(subject) + 1, 60, 0.01, "a reading") - 1
+        until(lambda: self.counted(subject) > before, 60, 0.01, "progress")
+
+    def check(self) -> None:
+        """Stop emitting, and see that everything was counted once."""
+        self._stopping.set()
+        self._thread.join()
+        self.producer.flush(60, wait="counted")
+        values = self.totals.get_many((subject, metric) for subject in SUBJECTS for metric in ("view", "like"))
+        views = {subject: values[subject, "view"] for subject in SUBJECTS}
+        assert views == {subject: values[subject, "like"] for subject in SUBJECTS}
+        assert sum(views.values()) == self.emitted
+        books = self.totals.run(query_ledger(self.totals.meta.layout))
+        assert (books.waiting, books.parked, books.unaccounted) == (0, 0, 0)
+        assert books.events["trimmed"] == self.producer.stats.dropped == self.producer.stats.lost_entries == 0
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._open.close()
+
+
+def other(cluster: LocalCluster, node: LocalNode) -> LocalNode:
+    """Return another primary."""
+    return next(each for each in cluster.nodes if each is not node and each.is_primary())
+
+
+def subject_at(cluster: LocalCluster, node: LocalNode) -> str:
+    """Return a subject that is counted on a node."""
+    layout = Layout()
+    return next(each for each in SUBJECTS if cluster.owner(layout.keys_of(each).stream) is node)
+
+
+def measured(load: Load, subject: str, since: float) -> str:
+    """Say how long it took until something more of a subject was counted."""
+    load.goes_on(subject)
+    return f"counting again {time.monotonic() - since:.2f} s after the promotion"
+
+
+@pytest.mark.slow
+def test_slots_move_under_load(cluster, server):
+    """Every partition's slot is moved to another node and back, key by key, while it is written and counted."""
+    with Load(server.url) as load:
+        load.goes_on()
+        for _ in range(2):
+            for keys in Layout().keys:
+                slot, source = slot_of(keys.stream), cluster.owner(keys.stream)
+                target = other(cluster, source)
+                cluster.open_move(slot, source, target)
+                while cluster.move_keys(slot, source, target, 25):
+                    load.counted()  # a reading in between must not be in the way
+                cluster.close_move(slot, source, target)
+                load.goes_on()
+        load.check()
+        assert load.producer.stats.rewound_streams == 0
+
+
+@pytest.mark.slow
+def test_a_primary_is_killed(cluster, server, capsys):
+    """A primary dies; its replica is promoted, and what was confirmed by it is counted, once."""
+    with Load(server.url, confirm="replica") as load:
+        load.goes_on()
+        victim = cluster.owner(Layout().keys[0].stream)
+        subject, heir = subject_at(cluster, victim), cluster.replica_of(victim)
+        victim.server.kill()
+        until(heir.is_primary, 30, 0.01, "the promotion")
+        promoted = time.monotonic()
+        # Without a replica nothing is confirmed: the dead one comes back as that.
+        victim.server.start()
+        with capsys.disabled():
+            print(f"\n[{server.kind}] killed: {measured(load, subject, promoted)}")  # noqa: T201
+        cluster.wait_until_whole()
+        load.check()
+
+
+@pytest.mark.slow
+def test_a_primary_is_killed_without_confirmation(cluster, server, capsys):
+    """Where the server's memory was enough, what the new primary lacks is sent again: the producer still has it."""
+    with Load(server.url) as load:
+        load.goes_on()
+        victim = cluster.owner(Layout().keys[0].stream)
+        subject, heir = subject_at(cluster, victim), cluster.replica_of(victim)
+        victim.server.kill()
+        until(heir.is_primary, 30, 0.01, "the promotion")
+        promoted = time.monotonic()
+        with capsys.disabled():
+            print(f"\n[{server.kind}] killed: {measured(load, subject, promoted)}")  # noqa: T201
+        victim.server.start()
+        cluster.wait_until_whole()
+        load.check()
+
+
+@pytest.mark.slow
+def test_a_primary_freezes_and_comes_back(cluster, server, capsys):
+    """A frozen primary is replaced; when it comes back, what it still had to do vanishes, and nothing counts twice."""
+    with Load(server.url, confirm="replica") as load:
+        load.goes_on()
+        victim = cluster.owner(Layout().keys[0].stream)
+        subject, heir = subject_at(cluster, victim), cluster.replica_of(victim)
+        victim.freeze()
+        try:
+            until(heir.is_primary, 30, 0.01, "the promotion")
+            promoted = time.monotonic()
+            healthy = next(each for each in SUBJECTS if cluster.owner(Layout().keys_of(each).stream) is not heir)
+        finally:
+            victim.thaw()
+        with capsys.disabled():
+            print(f"\n[{server.kind}] frozen: {measured(load, subject, promoted)}")  # noqa: T201
+        load.goes_on(healthy)
+        cluster.wait_until_whole()
+        load.check()
+
+
+def test_no_script_runs_while_its_slot_is_moved(cluster, server):
+    """While a partition's keys lie on two nodes, a batch is refused before its first write; then it is counted once."""
+    with Rig(server.url) as rig, Producer(server.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        rig.drain()
+        keys = rig.layout.keys_of("article:1")
+        partition = rig.layout.keys.index(keys)
+        # With a key in each place that a script declares, nothing but the guard is missing while the slot moves.
+        rig.client.xadd(keys.dead, {"reason": "test"})
+        rig.client.set(keys.live, 1)
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        slot, source = slot_of(keys.stream), cluster.owner(keys.stream)
+        target = other(cluster, source)
+        cluster.open_move(slot, source, target)
+        source.ask("MIGRATE", "127.0.0.1", target.port, keys.total("view", "article:1"), 0, 5000)
+        with pytest.raises(TryAgainError):
+            rig.consumer(partition, "w").run_once()
+        assert len(rig.pending(partition)) == 1
+        cluster.move_keys(slot, source, target)
+        cluster.close_move(slot, source, target)
+        rig.finish()
+        assert rig.totals()["view", "article:1"] == 2
+        rig.client.delete(keys.dead)
+
+
+def test_a_reading_between_two_nodes(cluster, server):
+    """While a partition's keys lie on two nodes, a single key is read wherever it is."""
+    with Rig(server.url) as rig, Producer(server.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        rig.drain()
+        keys = rig.layout.keys_of("article:1")
+        slot, source = slot_of(keys.stream), cluster.owner(keys.stream)
+        target = other(cluster, source)
+        cluster.open_move(slot, source, target)
+        assert rig.client.get(keys.total("view", "article:1")) == b"1"
+        cluster.move_keys(slot, source, target)
+        assert rig.client.get(keys.total("view", "article:1")) == b"1"
+        with Totals(server.url) as totals:
+            assert totals.get("article:1", "view") == 1
+        cluster.close_move(slot, source, target)
+        with Totals(server.url) as totals:
+            assert totals.get("article:1", "view") == 1

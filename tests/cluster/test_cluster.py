@@ -1,0 +1,150 @@
+"""A cluster by its URL: every part of the product works with it, and is told apart from a single server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+
+import pytest
+import redis
+import structlog
+
+from tallystream import ConfigurationError, Producer, aio
+from tallystream.connection import _ClusterUrl, connect, connect_async
+from tallystream.ledger import query_ledger
+from tallystream.rules import Metric, Rules, publish
+from tallystream.totals import Totals
+from tallystream_worker.app import counting
+from tallystream_worker.settings import RedisSettings, Settings
+from tests.integration.test_cli import PROGRAM
+from tests.rig import Rig
+
+
+def test_from_emit_to_total(server):
+    """Producer, worker, readers and the books of a cluster agree, over partitions on several nodes."""
+    settings = Settings(redis=RedisSettings(url=server.url))
+    with (
+        counting(settings, structlog.get_logger()),
+        Producer(server.url) as producer,
+        Totals(server.url) as totals,
+        asyncio.Runner() as runner,
+    ):
+        for i in range(300):
+            producer.emit("view", f"article:{i % 30}")
+        producer.flush(20, wait="counted")
+        wanted = [(f"article:{i}", "view") for i in range(30)]
+        assert set(totals.get_many(wanted).values()) == {10}
+        reader = aio.Totals(server.url)
+        assert set(runner.run(reader.get_many(wanted)).values()) == {10}
+        for books in (
+            totals.run(query_ledger(totals.meta.layout)),
+            runner.run(reader.run(query_ledger(totals.meta.layout))),
+        ):
+            assert (books.appended, books.counted, books.unaccounted) == (300, 300, 0)
+        runner.run(reader.close())
+    nodes = {server.cluster.owner(keys.stream).port for keys in totals.meta.layout.keys}
+    assert len(nodes) == 3
+
+
+def test_decisions(server):
+    """A limit holds on a cluster: the verdict comes from the node of the subject's partition."""
+    rules = Rules({"call": Metric(limit=2, per="hour")})
+    with Rig(server.url, rules=rules, metrics=()) as rig, Producer(server.url) as producer:
+        rig.client.hset(rig.layout.meta, "rules", publish(rules))
+        for subject in ("a", "b", "c", "d"):
+            verdicts = [producer.decide("call", subject).accepted for _ in range(3)]
+            assert verdicts == [True, True, False]
+
+
+def test_replicas_confirm(server):
+    """With confirm = "replica", what is flushed is on a replica of each node that it was written to."""
+    with Producer(server.url, confirm="replica") as producer:
+        for i in range(50):
+            producer.emit("view", f"article:{i}")
+        producer.flush(20)
+        assert producer.stats.unconfirmed == 0
+
+
+def test_the_command_line(server):
+    """Status and get take the cluster's URL."""
+    with Producer(server.url) as producer, Rig(server.url) as rig:
+        producer.emit("view", "article:1", 3)
+        producer.flush(10)
+        rig.drain()
+    ran = subprocess.run(
+        [PROGRAM, "status", "--redis", server.url, "--json"], check=True, capture_output=True, text=True
+    )
+    assert json.loads(ran.stdout)["ledger"]["counted"] == 1
+
+
+def test_a_plain_url_to_a_node_is_refused(server):
+    """redis:// to a node of a cluster names the URL to write instead, whoever uses it; so does the reverse."""
+    port = server.cluster.nodes[0].port
+    plain = f"redis://127.0.0.1:{port}"
+    with contextlib.closing(connect(plain)) as client, pytest.raises(ConfigurationError, match="redis\\+cluster://"):
+        client.ping()
+    producer = Producer(plain)
+    producer.emit("view", "article:1")
+    with pytest.raises(ConfigurationError, match="redis\\+cluster://"):
+        producer.flush(10)
+    with contextlib.suppress(ConfigurationError):
+        producer.close()
+
+    async def ask() -> None:
+        client = connect_async(plain)
+        try:
+            await client.ping()
+        finally:
+            await client.aclose()
+
+    with pytest.raises(ConfigurationError, match="redis\\+cluster://"):
+        asyncio.run(ask())
+
+
+def test_a_cluster_url_to_a_single_server_is_refused(fresh_server):
+    """redis+cluster:// to a server that is no node says so, and what to write."""
+    url = fresh_server(port=0).url.replace("redis://", "redis+cluster://")
+    with contextlib.closing(connect(url)) as client, pytest.raises(ConfigurationError, match="write redis://"):
+        client.get("x")
+
+
+def test_a_script_that_a_node_lacks_is_loaded(server):
+    """SCRIPT FLUSH on one node, or on all, delays nothing that is not counted in the end."""
+    with Rig(server.url) as rig, Producer(server.url) as producer:
+        for round_ in range(3):
+            for node in server.cluster.nodes[: round_ + 1]:
+                with contextlib.suppress(redis.RedisError):
+                    node.ask("SCRIPT", "FLUSH")
+            for i in range(20):
+                producer.emit("view", f"article:{i}")
+            producer.flush(10)
+            rig.drain()
+        assert sum(rig.totals().values()) == 60
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "first"),
+    [
+        ("redis+cluster://a", [("a", 6379)], "redis://a:6379"),
+        ("redis+cluster://a:1,b:2,[::1]:3/0", [("a", 1), ("b", 2), ("::1", 3)], "redis://a:1"),
+        (
+            "rediss+cluster://u:p%40s@a:1,b?ssl_cert_reqs=none",
+            [("a", 1), ("b", 6379)],
+            "rediss://u:p%40s@a:1?ssl_cert_reqs=none",
+        ),
+    ],
+)
+def test_a_url_names_nodes(url, hosts, first):
+    """Every part of the URL is read; the nodes are reached by the same user and options."""
+    found = _ClusterUrl.parse(url)
+    assert (found.hosts, found.of(found.hosts[0])) == (hosts, first)
+    assert found.of(("::1", 3)).rpartition("?")[0].endswith("[::1]:3") or found.of(("::1", 3)).endswith("[::1]:3")
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://", "redis+cluster://a:x", "redis+cluster://a:1/3"])
+def test_a_url_that_cannot_be_is_refused(url):
+    """A URL without nodes, with a port that is none or with a database is refused with the shape that is wanted."""
+    with pytest.raises(ConfigurationError, match="redis\\+cluster://HOST:PORT,HOST:PORT"):
+        connect(url)
