@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
 
 from tallystream.slots import (
     NOT_EXECUTED,
@@ -68,7 +68,7 @@ class ClusterClient(redis.Redis):
             return self._everywhere(args, options) if goes_everywhere(args) else self._without_key(args, options)
         command, slot = guarded(args), slot_of(key)
         deadline = time.monotonic() + PATIENCE
-        node, asking, attempts = self._owner(slot), False, 0
+        node, asking, attempts = self._awaited(slot, deadline), False, 0
         while True:
             try:
                 return self._send(node, command, options, asking=asking)
@@ -142,6 +142,16 @@ class ClusterClient(redis.Redis):
         if not replies:
             raise failure or redis.ConnectionError("no node of the cluster is known")
         return replies[0]
+
+    def _awaited(self, slot: int, deadline: float) -> Node[redis.Redis]:
+        """Return who serves a slot; while it is known to be away, wait for its successor: nothing is sent yet."""
+        while True:
+            try:
+                return self._owner(slot)
+            except (*_BROKEN, ClusterDownError):
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(PAUSE)
 
     def _owner(self, slot: int | None) -> Node[redis.Redis]:
         self._look()

@@ -33,7 +33,7 @@ _WITH_SUBCOMMAND: Final = frozenset({"MEMORY", "OBJECT", "XGROUP", "XINFO"})
 _SCRIPTED: Final = frozenset({"EVAL", "EVALSHA"})
 _READS: Final = frozenset(
     {
-        "BITFIELD_RO", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "MEMORY",
+        "BITFIELD_RO", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "HVALS", "MEMORY",
         "MGET", "PFCOUNT", "PTTL", "STRLEN", "TIME", "TTL", "TYPE", "XINFO", "XLEN", "XPENDING", "XRANGE", "XREAD",
         "XREVRANGE", "ZCARD", "ZRANGE", "ZREVRANGE", "ZSCORE",
     }

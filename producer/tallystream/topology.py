@@ -33,7 +33,7 @@ _SUSPICION: Final = 0.5
 PATIENCE: Final = 2.0
 """Seconds for which a command is sent again that no node would execute yet."""
 
-PAUSE: Final = 0.02
+PAUSE: Final = 0.05
 """Seconds between two of these attempts."""
 
 
