@@ -6,6 +6,7 @@ Every command of ours names keys of one partition, which lie in one slot, or a k
 from __future__ import annotations
 
 import binascii
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,7 @@ NOT_EXECUTED: Final = (AskError, TryAgainError, ClusterDownError)
 _KEYLESS: Final = frozenset(
     {
         "ACL", "ASKING", "AUTH", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "DBSIZE", "DEBUG", "ECHO", "FLUSHALL",
-        "HELLO", "INFO", "LATENCY", "PING", "SCAN", "SCRIPT", "SLOWLOG", "TIME", "WAIT", "WAITAOF",
+        "HELLO", "INFO", "LATENCY", "PING", "SCRIPT", "SLOWLOG", "TIME", "WAIT", "WAITAOF",
     }
 )  # fmt: skip
 _EVERYWHERE: Final = frozenset({"SCRIPT LOAD", "SCRIPT FLUSH", "FLUSHALL"})
@@ -33,9 +34,9 @@ _WITH_SUBCOMMAND: Final = frozenset({"MEMORY", "OBJECT", "XGROUP", "XINFO"})
 _SCRIPTED: Final = frozenset({"EVAL", "EVALSHA"})
 _READS: Final = frozenset(
     {
-        "BITFIELD_RO", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "HVALS", "MEMORY",
-        "MGET", "PFCOUNT", "PTTL", "STRLEN", "TIME", "TTL", "TYPE", "XINFO", "XLEN", "XPENDING", "XRANGE", "XREAD",
-        "XREVRANGE", "ZCARD", "ZRANGE", "ZREVRANGE", "ZSCORE",
+        "BITFIELD_RO", "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "HVALS",
+        "MEMORY", "MGET", "PFCOUNT", "PTTL", "STRLEN", "TIME", "TTL", "TYPE", "XINFO", "XLEN", "XPENDING", "XRANGE",
+        "XREAD", "XREVRANGE", "ZCARD", "ZRANGE", "ZREVRANGE", "ZSCORE",
     }
 )  # fmt: skip
 
@@ -54,6 +55,8 @@ def key_of(command: Command) -> str | bytes | None:
     name, *subcommand = command[0].upper().split()
     if name in _KEYLESS:
         return None
+    if name == "SCAN":
+        return _scanned(command)
     place = 1
     if name in _SCRIPTED:
         place = 3 if int(command[2]) else len(command)
@@ -65,6 +68,15 @@ def key_of(command: Command) -> str | bytes | None:
         place = _behind_streams(command, 4)  # a group or a consumer may be called so as well
     key: str | bytes | None = command[place] if place < len(command) else None
     return key
+
+
+def _scanned(command: Command) -> str:
+    """Return the pattern of a SCAN, whose hash tag says which node has all that it matches."""
+    pattern = next((str(command[i + 1]) for i in range(2, len(command) - 1) if command[i] in ("MATCH", b"MATCH")), "")
+    if not re.search(r"\{[^*?\[\]\\{}]+\}", pattern):
+        # One node's keys would look like all of them.
+        raise ValueError(f"SCAN of a cluster needs a pattern with a hash tag, not {pattern!r}")
+    return pattern
 
 
 def _behind_streams(command: Command, first: int) -> int:

@@ -14,9 +14,9 @@ NOTHING_PENDING = {"pending": 0, "min": None}
 
 def books(*ledgers: dict[bytes, bytes], pending: dict[str, object] = NOTHING_PENDING, lag: int | None = 0) -> Books:
     """Return what the replies of a server with these ledgers mean, at second 100."""
-    replies: list[object] = [(100, 500_000)]
+    replies: list[object] = []
     for ledger in ledgers:
-        replies += [[GROUP | {"lag": lag}], pending, 2, ledger, [None, None]]
+        replies += [(100, 500_000), [GROUP | {"lag": lag}], pending, 2, ledger, [None, None]]
     return query_ledger(Layout(len(ledgers))).parse(replies)
 
 

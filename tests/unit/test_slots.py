@@ -42,6 +42,7 @@ def test_all_keys_of_a_partition_lie_in_one_slot():
         (("EVALSHA", "sha", 0, "x"), None),
         (("XREADGROUP", "GROUP", "STREAMS", "STREAMS", "COUNT", 1, "STREAMS", "k", ">"), "k"),
         (("XREAD", "COUNT", 1, b"STREAMS", "k", "$"), "k"),
+        (("SCAN", 0, b"MATCH", "tally:{p0.425}:*", b"COUNT", 10), "tally:{p0.425}:*"),
         (("TIME",), None),
         (("SCRIPT LOAD", "text"), None),
         (("WAIT", 1, 100), None),
@@ -50,6 +51,12 @@ def test_all_keys_of_a_partition_lie_in_one_slot():
 def test_the_key_of_a_command(command, key):
     """Every form of command that the product sends is routed by its first key."""
     assert key_of(command) == key
+
+
+def test_a_scan_of_one_node_is_never_taken_for_all():
+    """A SCAN whose keys may lie on several nodes is refused."""
+    with pytest.raises(ValueError, match="hash tag"):
+        key_of(("SCAN", 0, b"MATCH", "tally:*"))
 
 
 def test_a_script_call_declares_a_key_that_never_exists():
