@@ -98,7 +98,7 @@ def guarded(command: Command) -> Command:
     """Return a script call so that no node runs it while its slot is being moved.
 
     Scripts of ours reach keys that they do not declare: a total lies where its partition's tag says. While a slot is
-    moved key by key, such a key may be on the other node already, and the script would fail after its first write.
+    moved key by key, such a key may be on the other node already, and the script would fail where it meets it.
     So each call declares one key more, one that never exists: with it, either node answers TRYAGAIN until the whole
     slot is in one place, and runs nothing.
     """
