@@ -61,7 +61,7 @@ def worker(url: str, name: str, retention: dict[str, Any] | None = None, **setti
         rules=RULES,
         retention=RetentionSettings(**(retention or {})),
     )
-    return fleet.run_one(chosen, logs.configure(), name, None)
+    return fleet.run_one(chosen, logs.configure(), name)
 
 
 def producer(url: str, journal: str, seed: int, **given: Any) -> int:

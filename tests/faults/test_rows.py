@@ -22,6 +22,12 @@ def zygote():
         yield zygote
 
 
+def test_the_suite_runs(zygote):
+    """One quick row, so that the fast suite notices when the fault suite cannot start what it needs."""
+    result = run(ROWS[14], 1, zygote)
+    assert not result.failures, "\n".join(map(str, result.failures))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", sorted(ROWS))
 def test_a_row_of_the_table_holds(number, zygote):
