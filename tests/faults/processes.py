@@ -61,7 +61,7 @@ def worker(url: str, name: str, retention: dict[str, Any] | None = None, **setti
         rules=RULES,
         retention=RetentionSettings(**(retention or {})),
     )
-    return fleet.run_one(chosen, logs.configure(), name)
+    return fleet.run_one([chosen], logs.configure(), None)
 
 
 def producer(url: str, journal: str, seed: int, **given: Any) -> int:
