@@ -5,6 +5,9 @@
 # which uv owns and would remove it from.
 UV := $(shell command -v uv || echo build/uv/bin/uv)
 ARGS ?=
+# Tests wait for servers and processes more than they compute, so more of them than there are cores run at a time.
+JOBS ?= 4
+SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 SEEDS ?= 1
 MINUTES ?= 10
 
@@ -17,15 +20,15 @@ help:            ## show this
 demo: | $(UV)    ## start everything, send it a load, and say whether it was counted exactly
 	@$(UV) run --quiet --frozen --no-dev tallystream demo $(ARGS)
 
-test: | $(UV)    ## the fast suites (about a minute)
-	@$(UV) run --frozen pytest -m "not slow and not packaging" $(ARGS)
+test: | $(UV)    ## the fast suites (some minutes); JOBS=1 for one after the other
+	@$(UV) run --frozen pytest -m "not slow and not packaging" $(SIDE_BY_SIDE) $(ARGS)
 
 check: | $(UV)   ## linters, types, layers, and the slow suites (minutes)
 	$(UV) run --frozen ruff check
 	$(UV) run --frozen ruff format --check
 	$(UV) run --frozen mypy
 	$(UV) run --frozen lint-imports
-	$(UV) run --frozen pytest -m "slow or packaging" $(ARGS)
+	$(UV) run --frozen pytest -m "slow or packaging" $(SIDE_BY_SIDE) $(ARGS)
 
 faults: | $(UV)  ## inject faults, check the books: SEEDS=200, ROWS=14,15, SEED=123 (replays), ARGS=--verbose
 	@$(UV) run --quiet --frozen python -m tests.faults --seeds $(SEEDS) $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
