@@ -39,7 +39,9 @@ class Terminal:
         self.master, slave = pty.openpty()
         self.resize(40, 100)
         command = [PROGRAM, *arguments, "--redis", url]
-        env = os.environ | {"TERM": "xterm-256color"}
+        # The terminal says how wide it is, whatever the environment of the tests says of theirs.
+        env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        env |= {"TERM": "xterm-256color"}
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
         )
