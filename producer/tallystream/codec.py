@@ -25,6 +25,7 @@ A plain entry, from any Redis client, is one event in text:
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
@@ -103,6 +104,15 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
     def events(self) -> int:
         """How many events the entry stands for."""
         return sum(group.events for group in self.groups) + len(self.singles) + len(self.corrections)
+
+    @property
+    def by_metric(self) -> Counter[str]:
+        """The same for each metric."""
+        events = Counter(single.metric for single in self.singles)
+        events.update(correction.metric for correction in self.corrections)
+        for group in self.groups:
+            events[group.metric] += group.events
+        return events
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tallystream.codec import Payload
 from tallystream.errors import EventError
 from tallystream.position import parse_id
 from tallystream.windows import MINUTE
@@ -54,6 +55,14 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     def reaches(self, stream: str, entry_id: str) -> bool:
         """Tell whether an entry was appended before the retraction was made."""
         return parse_id(entry_id) <= parse_id(self.until.get(stream, "0-0"))
+
+    def without(self, payload: Payload) -> Payload:
+        """Return a payload without what is taken back."""
+        return Payload(
+            [self.strip(group) for group in payload.groups],
+            [single for single in payload.singles if not self.takes(single)],
+            [correction for correction in payload.corrections if not self.takes_correction(correction)],
+        )
 
     def strip(self, group: Group) -> Group:
         """Return a group without the events that are taken back."""

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tallystream.keys import Layout
-    from tallystream.retraction import Retraction
     from tallystream.rules import Metric, Rules
 
 _REMEMBERED: Final = 50_000
@@ -230,7 +229,8 @@ class Fold:
             return
         for retraction in self._rules.retracted:
             if retraction.reaches(self._stream, entry.id):
-                payload = _without(retraction, payload, folded.retracted)
+                before, payload = payload.by_metric, retraction.without(payload)
+                folded.retracted += before - payload.by_metric
         for group in payload.groups:
             self._add_group(folded, entry, group, excluded)
         for single in payload.singles:
@@ -390,19 +390,6 @@ class Fold:
 
 
 OVERFLOW: Final = "the total would leave +-(2^53 - 1), or its key holds something else than a whole number"
-
-
-def _without(retraction: Retraction, payload: Payload, retracted: Counter[str]) -> Payload:
-    """Return what a retraction leaves of a payload, and count what it takes, by metric."""
-    groups = [retraction.strip(group) for group in payload.groups]
-    for before, after in zip(payload.groups, groups, strict=True):
-        retracted[before.metric] += before.events - after.events
-    singles = [single for single in payload.singles if not retraction.takes(single)]
-    corrections = [each for each in payload.corrections if not retraction.takes_correction(each)]
-    for kept, had in ((singles, payload.singles), (corrections, payload.corrections)):
-        retracted.update(each.metric for each in had)
-        retracted.subtract(each.metric for each in kept)
-    return Payload(groups, singles, corrections)
 
 
 def _check_normal(field: str, text: str, limit: int) -> None:

@@ -13,7 +13,7 @@ from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
 from tallystream.meta import stored
 from tallystream_worker import logs
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.options import AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.duty import Duty
 from tallystream_worker.generation.audit import Report
@@ -32,7 +32,7 @@ SHOWN: Final = 50
 
 def audit(
     *,
-    archive: Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")] = None,
+    archive: FromArchive = None,
     sample: Annotated[float, Parameter(help="share of the counters to compare, such as 0.01")] = 1.0,
     every: Annotated[float | None, Parameter(help="seconds; audit again and again, until Ctrl-C")] = None,
     metrics_port: Annotated[int | None, Parameter(help="serve /metrics on this loopback port, with --every")] = None,

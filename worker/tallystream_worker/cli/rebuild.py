@@ -14,7 +14,7 @@ from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
 from tallystream.meta import stored
 from tallystream_worker.cli.audit import print_differences
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.generation.compare import compare
 from tallystream_worker.generation.drop import drop as remove
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 
 def rebuild(
     *,
-    archive: Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")] = None,
-    accept_loss: Annotated[
-        bool, Parameter(negative="", show_default=False, help="go on although a part of the log is gone")
-    ] = False,
+    archive: FromArchive = None,
+    accept_loss: AcceptLoss = False,
     no_switch: Annotated[
         bool, Parameter(negative="", show_default=False, help="build and compare; leave the live counters as they are")
     ] = False,

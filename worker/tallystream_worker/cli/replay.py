@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
 from tallystream.meta import stored
-from tallystream_worker.cli.options import Where
+from tallystream_worker.cli.options import FromArchive, Where
 from tallystream_worker.cli.output import error_console
 from tallystream_worker.generation.replay import Left, Wanted
 from tallystream_worker.generation.replay import replay as events
@@ -34,7 +34,7 @@ def replay(
     to: Annotated[str | None, Parameter(help="end, not included")] = None,
     metric: Annotated[list[str] | None, Parameter(help="repeat it for several; else all")] = None,
     subject: Annotated[list[str] | None, Parameter(help="repeat it for several; else all")] = None,
-    archive: Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")] = None,
+    archive: FromArchive = None,
     format: Literal["ndjson", "parquet"] = "ndjson",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="file; else standard output")] = None,
     where: Where = Where(),  # noqa: B008

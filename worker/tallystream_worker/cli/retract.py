@@ -11,7 +11,7 @@ from tallystream.connection import connect
 from tallystream.errors import EventError
 from tallystream.retraction import Retraction
 from tallystream.windows import MINUTE
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.rebuild import build, read_meta
 from tallystream_worker.cli.replay import moment
@@ -35,10 +35,8 @@ def retract(  # noqa: PLR0913  # each is an option of the command
     dry_run: Annotated[
         bool, Parameter(negative="", show_default=False, help="show what it takes, change nothing")
     ] = False,
-    archive: Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")] = None,
-    accept_loss: Annotated[
-        bool, Parameter(negative="", show_default=False, help="go on although a part of the log is gone")
-    ] = False,
+    archive: FromArchive = None,
+    accept_loss: AcceptLoss = False,
     json: AsJson = False,
     where: Where = Where(),  # noqa: B008
 ) -> None:

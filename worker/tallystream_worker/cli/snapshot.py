@@ -14,7 +14,7 @@ from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
 from tallystream.meta import establish
 from tallystream_worker import logs
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.options import AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.signals import stop_on_signals, wait_for
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.restore import Part
 
 Place = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
-FromArchive = Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")]
 
 
 def snapshot(

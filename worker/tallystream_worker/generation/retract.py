@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tallystream.codec import Payload, decode
+from tallystream.codec import decode
 from tallystream.errors import CodecError, EventError
 from tallystream_worker.generation.rebuild import propose
 from tallystream_worker.generation.source import entries
@@ -21,6 +21,7 @@ from tallystream_worker.generation.source import entries
 if TYPE_CHECKING:
     import redis
 
+    from tallystream.codec import Payload
     from tallystream.meta import Meta
     from tallystream.retraction import Retraction
 
@@ -55,8 +56,8 @@ def effect(client: redis.Redis, meta: Meta, retraction: Retraction, archive: str
                 continue  # parked, and not counted
             for earlier in meta.rules.retracted:
                 if earlier.reaches(keys.stream, entry.id):
-                    payload = _without(earlier, payload)
-            before, after = _sums(payload), _sums(_without(retraction, payload))
+                    payload = earlier.without(payload)
+            before, after = _sums(payload), _sums(retraction.without(payload))
             found.events.update(before.events - after.events)
             before.amounts.subtract(after.amounts)
             found.amounts.update({key: amount for key, amount in before.amounts.items() if amount})
@@ -81,14 +82,6 @@ def propose_without(client: redis.Redis, meta: Meta, retraction: Retraction) -> 
     assert meta.rules is not None  # noqa: S101  # the caller found rules
     rules = msgspec.structs.replace(meta.rules, retracted=(*meta.rules.retracted, retraction))
     return propose(client, replace(meta, rules=rules), rules)
-
-
-def _without(retraction: Retraction, payload: Payload) -> Payload:
-    return Payload(
-        [retraction.strip(group) for group in payload.groups],
-        [single for single in payload.singles if not retraction.takes(single)],
-        [each for each in payload.corrections if not retraction.takes_correction(each)],
-    )
 
 
 def _sums(payload: Payload) -> Effect:

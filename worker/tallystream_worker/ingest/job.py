@@ -54,6 +54,11 @@ class Job:
     first: int = 0
     segments: int | None = None
 
+    @property
+    def question(self) -> str:
+        """What is asked of the file: it belongs to the identity of the source."""
+        return f"{self.salt}\n{self.format}\n{self.mapping}"
+
 
 @dataclass
 class Progress:
@@ -145,17 +150,16 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
         head = source.head(PREFIX)
         if not head:
             return True
-        identity = identify(client, meta.layout, head, f"{job.salt}\n{job.format}\n{job.mapping}")
-        header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" and job.first else []
+        identity = identify(client, meta.layout, head, job.question)
+        # The first segment has the header of a CSV file; the others are read under it as well.
+        header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" else []
         source.seek(job.first * SEGMENT)
         for number, lines in itertools.groupby(source, key=lambda line: line.offset // SEGMENT):
             if job.segments is not None and number >= job.first + job.segments:
                 break
             gate = Gate(client, meta.layout, f"file:{identity}:{number}")
             packing = Packing(meta.layout, meta.rules, gate.offsets())
-            outcomes = PARSERS[job.format](itertools.chain(header, lines), job.mapping)
-            if job.format == "csv":
-                header = header or [Line(0, 0, head.partition(b"\n")[0])]
+            outcomes = PARSERS[job.format](itertools.chain(header if number else [], lines), job.mapping)
             try:
                 if not _append(outcomes, packing, gate, source, progress, report):
                     return True
@@ -165,9 +169,7 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
 
 
 def _pass_rows(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report: Report) -> bool:
-    identity = identify(
-        client, meta.layout, head_and_tail(job.path, PREFIX), f"{job.salt}\n{job.format}\n{job.mapping}"
-    )
+    identity = identify(client, meta.layout, head_and_tail(job.path, PREFIX), job.question)
     gate = Gate(client, meta.layout, f"file:{identity}:{job.first}")
     packing = Packing(meta.layout, meta.rules, gate.offsets())
     begin = job.first * SEGMENT_ROWS
