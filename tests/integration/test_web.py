@@ -207,7 +207,10 @@ def test_a_request_does_not_wait_for_a_server_that_is_away(caplog):
         client = app.test_client()
         assert {client.get("/x").status_code for _ in range(50)} == {404}
         assert (producer.stats.buffered, producer.stats.dropped) == (10, 40)
-        assert caplog.messages == []
+        # The middleware has nothing to say of it; the producer says once that it holds events, if it came to try.
+        said = [record.getMessage() for record in caplog.records if record.name != "tallystream"]
+        assert said == []
+        assert len(caplog.records) <= 1
     finally:
         with contextlib.suppress(TallyError):
             producer.close(timeout=0)
