@@ -39,7 +39,7 @@ def main() -> int:
             for result in lanes.map(lambda one: run(ROWS[one[0]], one[1], zygote), todo):
                 results.append(result)
                 _say(result, len(results), len(todo), verbose=asked.verbose)
-                if result.failures and asked.stop:
+                if any(failure.check in asked.stop for failure in result.failures):
                     break
         except KeyboardInterrupt:
             print(f"interrupted after {len(results):,} of {len(todo):,}: what is under way is finished", flush=True)
@@ -82,7 +82,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="the first seed; drawn and printed where none is given")
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="scenarios at a time")
     parser.add_argument("--json", type=Path, default=Path("build/faults.json"), help="where the report goes")
-    parser.add_argument("--stop", action="store_true", help="end with the first failure")
+    parser.add_argument(
+        "--stop", metavar="CHECKS", default="", help="end with the first failure of one of these, as BPD"
+    )
     parser.add_argument("--verbose", action="store_true", help="a line for each scenario")
     return parser.parse_args()
 

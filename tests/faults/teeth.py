@@ -33,7 +33,7 @@ def bite(mutant: Mutant, seed: int = 1) -> str:
     folder = mutant.make(BUILD / mutant.name)
     found = folder / "faults.json"
     command = [sys.executable, "-m", "tests.faults", "--rows", ",".join(map(str, mutant.rows)), "--seed", str(seed)]
-    command += ["--seeds", str(SEEDS), "--stop", "--json", str(found)]
+    command += ["--seeds", str(SEEDS), "--stop", mutant.checks, "--json", str(found)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder.resolve()), "."])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if not found.exists():
