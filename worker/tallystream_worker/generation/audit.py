@@ -24,7 +24,7 @@ from tallystream_worker.fold import Entry, Fold, Folded
 from tallystream_worker.generation.backfill import Backfill
 from tallystream_worker.generation.cut import Applied, Cut, cut
 from tallystream_worker.generation.source import archived_entries, stream_entries
-from tallystream_worker.generation.values import Difference, Piece, comparable, pieces, shrunk_in
+from tallystream_worker.generation.values import Difference, Piece, chunks, comparable, pieces, shrunk_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,7 +42,6 @@ _AT_ONCE: Final = 4
 """Partitions: while one waits for a server, another is folded."""
 
 _PAGE: Final = 256
-_CHUNK: Final = 1000
 _PARKED: Final = 10**9
 _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
 
@@ -144,9 +143,9 @@ class _Partition:
         self._bring_to(first)
         wrong: dict[str, Difference] = {}
         # First what should be there, then what should not.
-        for chunk in _chunks(self._noted(pieces(self._scratch, self._copy, self._rules))):
+        for chunk in chunks(self._noted(pieces(self._scratch, self._copy, self._rules, wanted=self._is_sampled))):
             self._compare(chunk, wrong, count=True)
-        for chunk in _chunks(self._unknown(pieces(self._client, self._keys, self._rules))):
+        for chunk in chunks(self._unknown(pieces(self._client, self._keys, self._rules, wanted=self._is_sampled))):
             self._compare(chunk, wrong, count=False)
         self._compare_books(wrong)
         return Report(self._counters, self._entries, self._expired, list(wrong.values()))
@@ -196,27 +195,19 @@ class _Partition:
         self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.expire.items())
 
     def _noted(self, every: Iterable[Piece]) -> Iterator[Piece]:
-        """Pass on what is sampled, and remember it."""
+        """Pass everything on, and remember it."""
         for piece in every:
-            if self._is_sampled(piece):
-                self._compared.update(map(hash, _names(piece)))
-                yield piece
+            self._compared.update(map(hash, piece.names()))
+            yield piece
 
     def _unknown(self, every: Iterable[Piece]) -> Iterator[Piece]:
-        """Pass on what is sampled and was not compared yet."""
-        known = self._compared
+        """Pass on what was not compared yet."""
         for piece in every:
-            if not self._is_sampled(piece):
-                continue
-            if piece.fields:
-                left = tuple(field for field in piece.fields if hash((piece.name, field)) not in known)
-                if left:
-                    yield Piece(piece.name, left)
-            elif hash(piece.name) not in known:
-                yield piece
+            if (left := piece.without(self._compared)) is not None:
+                yield left
 
-    def _is_sampled(self, piece: Piece) -> bool:
-        return self._sample >= 1 or zlib.crc32(piece.name.encode("utf-8", "surrogateescape")) < self._sample * 2**32
+    def _is_sampled(self, name: str) -> bool:
+        return self._sample >= 1 or zlib.crc32(name.encode("utf-8", "surrogateescape")) < self._sample * 2**32
 
     def _compare(self, chunk: list[Piece], wrong: dict[str, Difference], *, count: bool) -> None:
         due = time.time() * 1000
@@ -261,21 +252,3 @@ class _Partition:
             if wanted != found:
                 counter = f"ledger -> {name.decode(errors='replace')}"
                 wrong[counter] = Difference(self._keys.stream, counter, wanted, found)
-
-
-def _names(piece: Piece) -> Iterator[object]:
-    return ((piece.name, field) for field in piece.fields) if piece.fields else iter((piece.name,))
-
-
-def _chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Yield pieces in chunks of about so many counters that reading one holds the server for a millisecond."""
-    chunk: list[Piece] = []
-    size = 0
-    for piece in every:
-        chunk.append(piece)
-        size += piece.size
-        if size >= _CHUNK:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream_worker.generation.values import Difference, Piece, comparable, pieces, shrunk_in
+from tallystream_worker.generation.values import Difference, Piece, chunks, comparable, pieces, shrunk_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tallystream.keys import PartitionKeys
     from tallystream.meta import Meta
 
-_CHUNK: Final = 200
 _LOOKS: Final = 5
 _PAUSE: Final = 0.05
 
@@ -31,13 +30,8 @@ def compare(client: redis.Redis, meta: Meta, generation: int) -> Iterator[Differ
         seen: set[str] = set()
         shrunk = shrunk_in(*(client.execute_command("HGETALL", keys.ledger) for keys in (present, new)))
         for keys in (present, new):
-            chunk: list[Piece] = []
-            for piece in pieces(client, keys, rules):
-                chunk.append(piece)
-                if len(chunk) == _CHUNK:
-                    yield from _differences(client, present, new, chunk, seen, shrunk)
-                    chunk = []
-            yield from _differences(client, present, new, chunk, seen, shrunk)
+            for chunk in chunks(pieces(client, keys, rules)):
+                yield from _differences(client, present, new, chunk, seen, shrunk)
 
 
 def _differences(

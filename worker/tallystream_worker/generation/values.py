@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream_worker.generation.drop import counter_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     import redis
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from tallystream.rules import Rules
 
 _HASHES: Final = ("minute", "hour", "day", "month", "limit", "once", "seen")
+_NUMBERS: Final = ("total", "up")
 _PAGE: Final = 500
+_CHUNK: Final = 1000
 
 Value = int | str | None
 
@@ -44,10 +47,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some counters that are read by one command: a key behind the prefix, and fields where it is a hash."""
+    """Some counters that are read by one command.
+
+    A key behind the prefix, with fields where it is a hash; or, where it is nothing but a number, many such keys.
+    """
 
     name: str
     fields: tuple[bytes, ...] = ()
+    numbers: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -57,16 +64,31 @@ class Piece:
     @property
     def metric(self) -> str:
         """Whose it is."""
-        parts = self.name.split(":")
-        return parts[2] if self.kind == "top" and len(parts) > 2 else parts[1]  # noqa: PLR2004  # top:<window>:<metric>:<label>
+        return _metric(self.name)
 
     @property
     def size(self) -> int:
         """How many counters it is."""
-        return len(self.fields) or 1
+        return len(self.fields) or len(self.numbers) or 1
+
+    def names(self) -> Iterable[object]:
+        """Return what tells its counters from all others."""
+        if self.numbers:
+            return self.numbers
+        return ((self.name, field) for field in self.fields) if self.fields else (self.name,)
+
+    def without(self, known: AbstractSet[int]) -> Piece | None:
+        """Return what of it is not among these, given as hashes of `names`; `None` where all is."""
+        left = [hash(name) not in known for name in self.names()]
+        if not any(left):
+            return None
+        return Piece(self.name, tuple(compress(self.fields, left)), tuple(compress(self.numbers, left)))
 
     def command(self, keys: PartitionKeys) -> tuple[Any, ...]:
         """Return what reads it."""
+        if self.numbers:
+            prefix = keys.counters
+            return ("MGET", *(prefix + name for name in self.numbers))
         key = keys.counters + self.name
         if self.fields:
             return ("HMGET", key, *self.fields)
@@ -76,6 +98,8 @@ class Piece:
 
     def values(self, reply: Any) -> Mapping[str, Value]:
         """Return what was read, by counter; nothing that is absent or 0."""
+        if self.numbers:
+            return {name: value for name, raw in zip(self.numbers, reply, strict=True) if (value := _value(raw))}
         if self.fields:
             named = {_text(field): _value(value) for field, value in zip(self.fields, reply, strict=True)}
             return {f"{self.name} -> {field}": value for field, value in named.items() if value}
@@ -86,23 +110,63 @@ class Piece:
         return {self.name: value} if value else {}
 
 
-def pieces(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> Iterator[Piece]:
+def pieces(
+    client: redis.Redis, keys: PartitionKeys, rules: Rules, *, wanted: Callable[[str], bool] = lambda _: True
+) -> Iterator[Piece]:
     """Yield what is stored in a partition, some of it perhaps twice, and only what follows from the events alone.
 
     Which copies a Bloom filter lets through, and which subjects are beyond `max_subjects`, depends on their order.
+
+    Args:
+        client: Where.
+        keys: The partition's, of one generation.
+        rules: Those that it is counted by.
+        wanted: Is asked about each key's name behind the prefix.
     """
-    prefix = keys.counters.encode()
+    numbers: list[str] = []
+    follow: dict[str, bool] = {}
+    skipped = len(keys.counters.encode())
     for key in counter_keys(client, keys):
-        piece = Piece(key.removeprefix(prefix).decode(errors="surrogateescape"))
-        rule = rules.metric.get(piece.metric)
-        if rule is not None and (rule.max_subjects is not None or rule.seen == "bloom"):
+        name = key[skipped:].decode(errors="surrogateescape")
+        metric = _metric(name)
+        if metric not in follow:
+            rule = rules.metric.get(metric)
+            follow[metric] = rule is None or (rule.max_subjects is None and rule.seen != "bloom")
+        if not follow[metric] or not wanted(name):
             continue
-        if piece.kind not in _HASHES:
-            yield piece
-            continue
-        fields = (field for field, _ in client.hscan_iter(key, count=_PAGE))
-        while page := tuple(islice(fields, _PAGE)):
-            yield Piece(piece.name, page)
+        kind = name.partition(":")[0]
+        if kind in _NUMBERS:
+            numbers.append(name)
+            if len(numbers) == _PAGE:
+                yield Piece(kind, numbers=tuple(numbers))
+                numbers.clear()
+        elif kind in _HASHES:
+            fields = (field for field, _ in client.hscan_iter(key, count=_PAGE))
+            while page := tuple(islice(fields, _PAGE)):
+                yield Piece(name, page)
+        else:
+            yield Piece(name)
+    if numbers:
+        yield Piece(_NUMBERS[0], numbers=tuple(numbers))
+
+
+def chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Yield pieces in chunks of about so many counters that reading one holds the server for a millisecond."""
+    chunk: list[Piece] = []
+    size = 0
+    for piece in every:
+        chunk.append(piece)
+        size += piece.size
+        if size >= _CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _metric(name: str) -> str:
+    parts = name.split(":", 3)
+    return parts[2] if parts[0] == "top" and len(parts) > 2 else parts[1]  # noqa: PLR2004  # top:<window>:<metric>:<label>
 
 
 def comparable(
