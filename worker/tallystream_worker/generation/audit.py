@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -131,6 +132,7 @@ class _Partition:
         self._ends: dict[str, int] = {}
         self._given_up: frozenset[str] = frozenset()
         self._compared: set[int] = set()  # hashes of names: a few bytes for each counter, whatever it is called
+        self._agreed: Counter[str] = Counter()  # by hash, of how many fields both sides say the same
         self._counters = self._entries = self._expired = 0
 
     def run(self) -> Report:
@@ -143,9 +145,10 @@ class _Partition:
         self._bring_to(first)
         wrong: dict[str, Difference] = {}
         # First what should be there, then what should not.
-        for chunk in chunks(self._noted(pieces(self._scratch, self._copy, self._rules, wanted=self._is_sampled))):
+        for chunk in chunks(self._new(pieces(self._scratch, self._copy, self._rules, wanted=self._is_sampled))):
             self._compare(chunk, wrong, count=True)
-        for chunk in chunks(self._unknown(pieces(self._client, self._keys, self._rules, wanted=self._is_sampled))):
+        unknown = pieces(self._client, self._keys, self._rules, wanted=self._is_sampled, agreed=self._agreed)
+        for chunk in chunks(self._new(unknown)):
             self._compare(chunk, wrong, count=False)
         self._compare_books(wrong)
         return Report(self._counters, self._entries, self._expired, list(wrong.values()))
@@ -194,16 +197,11 @@ class _Partition:
         prefix = self._copy.counters
         self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.expire.items())
 
-    def _noted(self, every: Iterable[Piece]) -> Iterator[Piece]:
-        """Pass everything on, and remember it."""
-        for piece in every:
-            self._compared.update(map(hash, piece.names()))
-            yield piece
-
-    def _unknown(self, every: Iterable[Piece]) -> Iterator[Piece]:
-        """Pass on what was not compared yet."""
+    def _new(self, every: Iterable[Piece]) -> Iterator[Piece]:
+        """Pass on what was not compared yet, and remember it."""
         for piece in every:
             if (left := piece.without(self._compared)) is not None:
+                self._compared.update(map(hash, left.names()))
                 yield left
 
     def _is_sampled(self, name: str) -> bool:
@@ -221,8 +219,10 @@ class _Partition:
             expected = pipeline.execute()
         for piece, wanted, found in zip(chosen, expected, live, strict=True):
             self._counters += piece.size if count else 0
-            if wanted == found:
-                continue  # nearly always, and much faster than to read what each says
+            if wanted == found:  # nearly always, and much faster than to read what each says
+                if piece.fields and None not in found:
+                    self._agreed[piece.name] += piece.size
+                continue
             self._note(piece, piece.values(wanted), piece.values(found), wrong)
         self._show(self._keys.stream, self._entries, self._counters)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import compress, islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream_worker.generation.drop import counter_keys
@@ -111,7 +112,12 @@ class Piece:
 
 
 def pieces(
-    client: redis.Redis, keys: PartitionKeys, rules: Rules, *, wanted: Callable[[str], bool] = lambda _: True
+    client: redis.Redis,
+    keys: PartitionKeys,
+    rules: Rules,
+    *,
+    wanted: Callable[[str], bool] = lambda _: True,
+    agreed: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[Piece]:
     """Yield what is stored in a partition, some of it perhaps twice, and only what follows from the events alone.
 
@@ -122,6 +128,7 @@ def pieces(
         keys: The partition's, of one generation.
         rules: Those that it is counted by.
         wanted: Is asked about each key's name behind the prefix.
+        agreed: Hashes that have nothing new as long as they have just so many fields.
     """
     numbers: list[str] = []
     follow: dict[str, bool] = {}
@@ -141,6 +148,8 @@ def pieces(
                 yield Piece(kind, numbers=tuple(numbers))
                 numbers.clear()
         elif kind in _HASHES:
+            if name in agreed and client.hlen(key) == agreed[name]:
+                continue
             fields = (field for field, _ in client.hscan_iter(key, count=_PAGE))
             while page := tuple(islice(fields, _PAGE)):
                 yield Piece(name, page)
