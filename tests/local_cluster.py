@@ -1,4 +1,4 @@
-"""A cluster of three primaries and three replicas, each a real process, for tests that move, kill and freeze them."""
+"""A cluster of three primaries and up to three replicas, each a process, for tests that move, kill and freeze them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NODE_TIMEOUT = 1500
 class LocalNode:
     """One process of the cluster."""
 
-    def __init__(self, data: Path, binary: Path | None) -> None:
+    def __init__(self, data: Path, binary: Path | None, *, node_timeout: int, fsync: str) -> None:
         self.bus_port = free_port()
         extra = [
             "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", str(self.bus_port),
-            "--cluster-node-timeout", str(NODE_TIMEOUT), "--cluster-replica-validity-factor", "0",
-            "--repl-diskless-sync-delay", "0", "--appendfsync", "always",
+            "--cluster-node-timeout", str(node_timeout), "--cluster-replica-validity-factor", "0",
+            "--repl-diskless-sync-delay", "0", "--appendfsync", fsync,
         ]  # fmt: skip
         self.server = EmbeddedServer(data, port=0, extra=extra, binary=binary)
         self.server.start()
@@ -77,7 +77,7 @@ class LocalNode:
 
 
 class LocalCluster:
-    """The nodes: the first three began as primaries, each with a replica three places behind."""
+    """The nodes: the first three began as primaries; a replica's primary is three places before it."""
 
     def __init__(self, nodes: list[LocalNode]) -> None:
         self.nodes = nodes
@@ -89,11 +89,10 @@ class LocalCluster:
 
     def form(self) -> None:
         """Make a cluster of the nodes: introduce them, deal the slots, and wait until all agree."""
-        first, *others = self.nodes
         for number, node in enumerate(self.nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for node in others:
-            node.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+            for other in self.nodes[:number]:  # each with each: to wait for their gossip takes a second longer
+                node.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other.bus_port)
         until(lambda: all(self._known_by(node) == len(self.nodes) for node in self.nodes), 30, 0.05, "acquaintance")
         edges = [SLOTS * i // PRIMARIES for i in range(PRIMARIES + 1)]
         for i in range(PRIMARIES):
@@ -187,15 +186,22 @@ class ClusterServer(Server):
 
 
 @contextlib.contextmanager
-def local_cluster(kind: str, folder: Path) -> Iterator[LocalCluster]:
-    """Start a cluster and kill it at the end."""
+def local_cluster(
+    kind: str,
+    folder: Path,
+    *,
+    replicas: int = PRIMARIES,
+    node_timeout: int = NODE_TIMEOUT,
+    fsync: str = "always",
+) -> Iterator[LocalCluster]:
+    """Start a cluster and kill it at the end; the first `replicas` primaries have one each."""
     binary: Path | None = None
     if kind == "cluster-redis":
         binary = Path(shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI"))
     with contextlib.ExitStack() as stack:
         nodes: list[LocalNode] = []
-        for number in range(2 * PRIMARIES):
-            nodes.append(LocalNode(folder / str(number), binary))
+        for number in range(PRIMARIES + replicas):
+            nodes.append(LocalNode(folder / str(number), binary, node_timeout=node_timeout, fsync=fsync))
             stack.callback(nodes[-1].close)
         cluster = LocalCluster(nodes)
         cluster.form()

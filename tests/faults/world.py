@@ -23,6 +23,7 @@ from tests.faults.failure import ExpectationFailed
 from tests.faults.journal import Account
 from tests.faults.processes import RULES
 from tests.faults.watch import Watch
+from tests.local_cluster import KINDS, LocalCluster, local_cluster
 from tests.proxy import Proxy
 from tests.rig import Rig
 from tests.waiting import until
@@ -38,6 +39,8 @@ PATIENCE = 30.0
 
 SUBJECTS = 24
 SPOOLED = 0.15
+NODE_TIMEOUT = 1000
+"""Milliseconds of silence after which a cluster takes one of its nodes for dead."""
 APPLY_SHA = _APPLY.sha.encode()
 
 
@@ -56,6 +59,8 @@ class World:
         self._zygote = zygote
         self._open = contextlib.ExitStack()
         self.server: EmbeddedServer
+        self.url: str
+        """Where everything is counted: the server's URL, or the cluster's."""
         self.rig: Rig
         self.watch: Watch
         self.workers: list[Child] = []
@@ -81,6 +86,15 @@ class World:
         self.server = self.start_server("server", *extra, **settings)
         self.adopt(self.server.url)
 
+    def serve_cluster(self, *, replicas: int) -> LocalCluster:
+        """Start a cluster of either kind instead: three primaries, and so many replicas."""
+        kind = self.chance.choice(KINDS if shutil.which("redis-server") else KINDS[:1])
+        cluster = self._open.enter_context(
+            local_cluster(kind, self.folder, replicas=replicas, node_timeout=NODE_TIMEOUT, fsync="everysec")
+        )
+        self.adopt(cluster.url)
+        return cluster
+
     def start_server(
         self,
         name: str,
@@ -100,7 +114,8 @@ class World:
         return server.start()
 
     def adopt(self, url: str) -> None:
-        """Set the server at `url` up, and look at it all the time from now on."""
+        """Set the server or cluster at `url` up, and look at it all the time from now on."""
+        self.url = url
         self.rig = self._open.enter_context(Rig(url, rules=RULES))
         subjects = [f"s{number}" for number in range(SUBJECTS)]
         self.watch = Watch(url, self.rig.layout, subjects)
@@ -109,7 +124,7 @@ class World:
 
     def move(self, server: EmbeddedServer) -> None:
         """Take another server for the one that counts from now on: after a failover."""
-        self.server = server
+        self.server, self.url = server, server.url
         self.watch.follow(server.url)
         self.rig.client = self.rig.connect(server.url)
 
@@ -131,7 +146,7 @@ class World:
         """Start a worker."""
         settings.setdefault("claim_idle", round(self.chance.uniform(0.1, 0.3), 2))
         settings.setdefault("max_keys", self.chance.choice([100, 300, 3000]))
-        arguments = {"url": url or self.server.url, "name": name, **settings}
+        arguments = {"url": url or self.url, "name": name, **settings}
         child = self._fork("worker", name, arguments, {} if failpoint is None else {failpoints.VARIABLE: failpoint})
         self.workers.append(child)
         return child
@@ -141,7 +156,7 @@ class World:
         habits.setdefault("subjects", SUBJECTS)
         journal = self.folder / f"journal-{len(self.producers)}"
         arguments = {
-            "url": url or self.server.url,
+            "url": url or self.url,
             "journal": str(journal),
             "seed": self.chance.getrandbits(32),
             **habits,
@@ -150,9 +165,10 @@ class World:
         self.producers.append(child)
         return child
 
-    def process(self, function: str, **arguments: Any) -> Child:
+    def process(self, function: str, *, failpoint: str | None = None, **arguments: Any) -> Child:
         """Start a process of another kind, by the name of the function that it runs."""
-        child = self._fork(function, function, arguments, {})
+        environment = {} if failpoint is None else {failpoints.VARIABLE: failpoint}
+        child = self._fork(function, function, arguments, environment)
         self.others.append(child)
         return child
 
@@ -258,7 +274,7 @@ class World:
             status = self.ends(child, 2 * PATIENCE)
             self.expect(status in (0, -signal.SIGKILL), f"{child.name} ended with {status}: {child.said()[-1500:]}")
         until(lambda: rests(self.rig.client, self.rig.layout), PATIENCE, what="rest: no entry unread or pending")
-        with Totals(self.server.url) as totals, contextlib.suppress(AssertionError):  # the check says what is wrong
+        with Totals(self.url) as totals, contextlib.suppress(AssertionError):  # the check says what is wrong
             until(lambda: totals.run(query_ledger(totals.meta.layout)).unaccounted == 0, PATIENCE / 3)
         seconds = time.monotonic() - (self.healed_at or 0.0)
         self.watch.stop()
@@ -273,11 +289,12 @@ class World:
 
     def totals(self) -> Totals:
         """Return a reader."""
-        return self._open.enter_context(Totals(self.server.url))
+        return self._open.enter_context(Totals(self.url))
 
     def empty(self) -> Rig:
-        """Return another database of the same server, with nothing in it."""
-        return self._open.enter_context(Rig(database(self.server.url, 1), rules=RULES))
+        """Return a place with nothing in it: another database of the server, or a server beside the cluster."""
+        url = database(self.server.url, 1) if hasattr(self, "server") else self.start_server("empty").url
+        return self._open.enter_context(Rig(url, rules=RULES))
 
     def __enter__(self) -> Self:
         return self
