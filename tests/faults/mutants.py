@@ -170,4 +170,41 @@ MUTANTS: Final = (
         (20,),
         "DL",
     ),
+    Mutant(
+        "scripts-on-half-a-slot",
+        (Edit("tallystream/slots.py", 'if command[0] != "EVALSHA" or not int(command[2]):', "if True:"),),
+        (32,),
+        "BPLDR",
+    ),
+    Mutant(
+        "snapshot-in-two-transactions",
+        (
+            Edit(
+                "tallystream_worker/snapshot/database.py",
+                "            position = taken.position\n",
+                '            failpoint.reach("before-commit")\n'
+                "        with self._transaction() as connection:\n"
+                "            position = taken.position\n",
+            ),
+        ),
+        (33,),
+        "X",
+    ),
+    Mutant(
+        "snapshot-that-holds-no-log",
+        (
+            Edit(
+                "tallystream_worker/snapshot/taker.py",
+                "            self._client.hsetnx(keys.holds, HOLDER, _ALL)\n",
+                "",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/taker.py",
+                "            self._client.hset(keys.holds, HOLDER, taken.position.floor)\n",
+                "",
+            ),
+        ),
+        (33,),
+        "X",
+    ),
 )

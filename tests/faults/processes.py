@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tallystream import Producer
+from tallystream.connection import connect
 from tallystream.errors import FlushTimeout
+from tallystream.meta import establish
 from tallystream.rules import Metric, Rules
 from tallystream_worker import failpoint, fleet, logs
-from tallystream_worker.settings import RedisSettings, RetentionSettings, Settings, WorkerSettings
-from tallystream_worker.signals import stop_on_signals
+from tallystream_worker.settings import (
+    RedisSettings,
+    RetentionSettings,
+    Settings,
+    SnapshotSettings,
+    WorkerSettings,
+)
+from tallystream_worker.signals import stop_on_signals, wait_for
+from tallystream_worker.snapshot.taker import snapshotting
 from tests.faults.journal import Journal
 
 if TYPE_CHECKING:
@@ -50,18 +59,41 @@ def listening() -> Iterator[threading.Event]:
         yield stop
 
 
-def worker(url: str, name: str, retention: dict[str, Any] | None = None, **settings: Any) -> int:
+def worker(
+    url: str,
+    name: str,
+    retention: dict[str, Any] | None = None,
+    snapshot: dict[str, Any] | None = None,
+    **settings: Any,
+) -> int:
     """Count until told to stop, as `tallystream worker` does."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    if failpoint.VARIABLE in os.environ:
-        importlib.reload(failpoint)  # it is read once, at import, and that was in the zygote
+    _begin()
     chosen = Settings(
         redis=RedisSettings(url=url),
         worker=WorkerSettings(name=name, **settings),
         rules=RULES,
         retention=RetentionSettings(**(retention or {})),
+        snapshot=SnapshotSettings(**(snapshot or {})),
     )
     return fleet.run_one([chosen], logs.configure(), None)
+
+
+def snapshots(url: str, place: str, every: float) -> int:
+    """Take snapshots until told to stop, as `tallystream snapshot` does."""
+    _begin()
+    settings = Settings(redis=RedisSettings(url=url), snapshot=SnapshotSettings(place, every), rules=RULES)
+    with contextlib.closing(connect(url)) as client:
+        meta = establish(client)
+    with stop_on_signals() as stop, snapshotting(settings, meta, logs.configure()):
+        wait_for(stop)
+    return 0
+
+
+def _begin() -> None:
+    """Be a process of the product's own, rather than a copy of the zygote."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if failpoint.VARIABLE in os.environ:
+        importlib.reload(failpoint)  # it is read once, at import, and that was in the zygote
 
 
 def producer(url: str, journal: str, seed: int, **given: Any) -> int:

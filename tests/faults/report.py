@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.table import NOT_YET, ROWS
+from tests.faults.table import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,6 @@ def text(results: Sequence[Result]) -> str:
             f" {figures['confirmed']:>10,} {figures['lost']:>6,} {figures['lost_as_allowed']:>7,}"
             f" {figures['doubled']:>7,} {drain:>14}  {verdict}"
         )
-    lines += [f"{number:>3}  not yet: {why}" for number, why in sorted(NOT_YET.items())]
     whole = summary(results)
     drained = (
         ""

@@ -9,15 +9,13 @@ from tests.faults import (
     rows_link,
     rows_producer,
     rows_server,
+    rows_snapshot,
     rows_stream,
     rows_worker,
 )
-from tests.faults.table import NOT_YET, ROWS
-
-NOT_YET[33] = "not yet a row with seeds: tests/integration/test_snapshot.py kills a snapshot at each of its steps"
+from tests.faults.table import ROWS
 
 __all__ = [
-    "NOT_YET",
     "ROWS",
     "rows_cluster",
     "rows_failover",
@@ -25,6 +23,7 @@ __all__ = [
     "rows_link",
     "rows_producer",
     "rows_server",
+    "rows_snapshot",
     "rows_stream",
     "rows_worker",
 ]

@@ -22,6 +22,8 @@ def slots_move(world: World) -> None:
     worker = world.worker("a")
     if world.chance.random() < 0.4:
         world.worker("b")
+    if world.chance.random() < 0.5:
+        _with_every_key(world)
     world.flow(50)
     for _ in range(world.chance.randint(2, 4)):
         match world.chance.choice(["move", "move", "open", "back", "freeze", "kill", *["failover"] * (2 * replicas)]):
@@ -51,6 +53,15 @@ def slots_move(world: World) -> None:
         world.flow(20)
     world.heal()
     world.flow(50)
+
+
+def _with_every_key(world: World) -> None:
+    """Let all that scripts declare be there: then no key that is always missing keeps a node from running them."""
+    for keys in world.rig.layout.keys:
+        world.rig.client.xadd(keys.stream, {"no": "event"})
+        world.rig.client.set(keys.live, keys.generation)
+    world.inject("poison entry", len(world.rig.layout.keys))
+    world.until(lambda: len(world.rig.dead()) == len(world.rig.layout.keys), "the parking of all poison")
 
 
 class _Move:

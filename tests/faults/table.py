@@ -43,9 +43,6 @@ class Row:
 
 ROWS: Final[dict[int, Row]] = {}
 
-NOT_YET: Final[dict[int, str]] = {}
-"""Rows that nothing can be tried of yet, and why: never a scenario that passes without trying."""
-
 
 def row(
     number: int, name: str, checks: str, *, needs: str = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import structlog
 from structlog.testing import LogCapture
 
@@ -9,6 +11,7 @@ from tallystream import Producer
 from tallystream.ledger import query_ledger
 from tallystream.totals import Totals
 from tallystream_worker.app import counting, open_books
+from tallystream_worker.crew import Crew
 from tallystream_worker.fetch import Fetch
 from tallystream_worker.settings import RedisSettings, Settings
 from tests.waiting import until
@@ -30,6 +33,28 @@ def test_a_flushed_server_is_an_alarm(server):
         assert not any(client.exists(keys.stream) for keys in crew.layout.keys)
     alarms = [entry for entry in log.entries if "began with" in str(entry.get("problem"))]
     assert len(alarms) == len(crew.health)
+
+
+def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
+    """Emptied between the look at what is stored and the making of the group: nothing is counted on the ruins."""
+    settings = Settings(redis=RedisSettings(url=server.url))
+    meta = open_books(settings)
+    ensure, flushed = Fetch.ensure_group, threading.Lock()
+
+    def late(self):
+        if flushed.acquire(blocking=False):
+            server.client().flushall()
+            server.client().xadd(self._keys.stream, {"metric": "view", "subject": "article:1"})
+        ensure(self)
+
+    monkeypatch.setattr(Fetch, "ensure_group", late)
+    crew = Crew(settings, meta, structlog.wrap_logger(None, processors=[LogCapture()]))
+    crew.start()
+    try:
+        until(lambda: all("began with" in (lane.problem or "") for lane in crew.health), what="every partition to stop")
+    finally:
+        crew.stop(10)
+    assert not server.client().exists(*[keys.ledger for keys in meta.layout.keys])
 
 
 def test_a_crew_counts_and_stops(server):

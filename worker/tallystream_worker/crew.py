@@ -192,19 +192,26 @@ class _Lane(threading.Thread):
         After FLUSHALL, or on a wrong or restored server, a group created at the beginning of the stream would count
         without a word on top of nothing, or twice.
         """
+        found = self._stored()
+        keys = found.layout.keys[self._partition]
+        consumer = self._consumer
+        if consumer is None or consumer.keys != keys:
+            consumer = self._consumer = self._counting(found, keys)
+        consumer.fetch.ensure_group()
+        # Again: emptied just before the group was made, the server holds a new one, and nothing would look wrong.
+        # Emptied from now on, it has no group, and the next read says so.
+        self._stored()
+        consumer.fetch.recover()
+        return consumer
+
+    def _stored(self) -> Meta:
         found = stored(self._applying, self._meta.layout.namespace)
         if found is None or found.epoch != self._meta.epoch:
             raise StreamError(
                 f"{self._meta.layout.meta} is {'another' if found else 'gone'}: this is not the data that the worker "
                 "began with. Bring it back (tallystream restore), or restart the worker to begin anew with what is here"
             )
-        keys = found.layout.keys[self._partition]
-        consumer = self._consumer
-        if consumer is None or consumer.keys != keys:
-            consumer = self._consumer = self._counting(found, keys)
-        consumer.fetch.ensure_group()
-        consumer.fetch.recover()
-        return consumer
+        return found
 
     def _recover(self, *, as_delivery: bool) -> None:
         if self._consumer is not None:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from tallystream_worker.settings import Settings
 
 HOLDER: Final = "snapshot"
+_ALL: Final = "0-0"
+"""The hold of a snapshot that there is none of yet: on everything."""
+
 _READ: Final = 64
 
 
@@ -103,6 +106,8 @@ class Snapshot:
         rows, wholes, moments = 0, 0, []
         for partition, keys in enumerate(self._meta.layout.keys):
             before = self._database.position(partition)
+            # Before the first commit as well: killed behind it, it must find behind itself what it needs of the log.
+            self._client.hsetnx(keys.holds, HOLDER, _ALL)
             builds_on = not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
             rows += self._database.put(partition, taken, before[0] if before else None)

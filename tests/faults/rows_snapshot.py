@@ -1,0 +1,180 @@
+"""The row of the table in which a snapshot dies, or its database is away."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tallystream.meta import establish
+from tallystream_worker.failpoint import SNAPSHOT_PLACES
+from tallystream_worker.snapshot.cut import SILENCE, CutLost
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.drill import drill
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.taker import Snapshot
+from tests.faults.processes import RULES
+from tests.faults.table import row
+from tests.rig import Rig
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import TypeVar
+
+    from tests.faults.world import World
+    from tests.faults.zygote import Child
+
+    T = TypeVar("T")
+
+LOCK_TIMEOUT = 0.2
+"""Seconds that a snapshot waits for a database that somebody else has locked."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where snapshots go, in a folder of their own."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The database."""
+        return self.folder / "snapshot.sqlite"
+
+    @property
+    def url(self) -> str:
+        """How the product is told of it."""
+        return f"sqlite:///{self.file}?timeout={LOCK_TIMEOUT}"
+
+
+@row(33, "snapshot killed; database down", "B P D M R")
+def snapshot_dies(world: World) -> None:
+    """What it leaves brings back, with the log behind it, every value; and so does the one that is taken next."""
+    world.serve()
+    world.crowd(pause=0.02)
+    retention = None
+    if world.chance.random() < 0.3:  # the log keeps what the last snapshot needs, and hardly more
+        retention, world.replays = {"bytes": 1, "backlog_bytes": 0}, False
+    world.worker("a", retention=retention)
+    place = Place(world.folder / "kept")
+    place.folder.mkdir()
+    world.flow(50)
+    for _ in range(world.chance.randint(2, 4)):
+        world.chance.choice([_killed_somewhere, _killed_somewhere, _killed_any_time, _locked, _away])(world, place)
+        world.flow(20)
+        _hasten(world)
+        _drill(world, place)
+    world.heal()
+    world.flow(50)
+    world.afterwards.append(lambda _: _again(world, place))
+
+
+def _killed_somewhere(world: World, place: Place) -> None:
+    """Kill it at one of its steps: a process of its own, or the worker that takes snapshots beside counting."""
+    step = world.chance.choice(SNAPSHOT_PLACES)
+    point = f"{step}:{world.chance.randint(1, 6)}"
+    if world.chance.random() < 0.5:
+        victim = _snapshots(world, place, failpoint=point)
+    else:
+        victim = world.worker("b", failpoint=point, snapshot={"url": place.url, "every": 0.1})
+    world.dies(victim, f"killed {step}")
+
+
+def _killed_any_time(world: World, place: Place) -> None:
+    victim = _snapshots(world, place)
+    world.pause(0, 0.6)
+    world.kill(victim)
+
+
+def _locked(world: World, place: Place) -> None:
+    """Have somebody hold the database for as long as it takes to be noticed."""
+    with contextlib.closing(sqlite3.connect(place.file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        victim = _snapshots(world, place)
+        world.until(lambda: "does not work" in victim.said(), "the word that the database is locked")
+        world.inject("database locked")
+        other.execute("ROLLBACK")
+    _works_again(world, victim)
+
+
+def _away(world: World, place: Place) -> None:
+    """Take the database away, and bring it back."""
+    elsewhere = place.folder.rename(world.folder / "elsewhere")
+    victim = _snapshots(world, place)
+    world.until(lambda: "does not work" in victim.said(), "the word that there is no database")
+    world.inject("database away")
+    elsewhere.rename(place.folder)
+    _works_again(world, victim)
+
+
+def _works_again(world: World, victim: Child) -> None:
+    world.until(lambda: "works again" in victim.said(), "the next snapshot")
+    world.kill(victim)
+
+
+def _snapshots(world: World, place: Place, *, failpoint: str | None = None) -> Child:
+    return world.process("snapshots", failpoint=failpoint, url=world.url, place=place.url, every=0.1)
+
+
+def _hasten(world: World) -> None:
+    """Let the time pass after which the moment that a killed snapshot held is given up: mostly not by waiting."""
+    if world.chance.random() < 0.9:
+        for keys in world.rig.layout.keys:
+            for name in ("cut", "cut:before", "cut:copied"):
+                world.rig.client.pexpire(keys.ledger.removesuffix("ledger") + name, 1)
+
+
+def _drill(world: World, place: Place) -> None:
+    """Demand that what is in the database, with the log behind it, is what is counted now."""
+    with contextlib.closing(Database(place.url)) as database:
+        if not database.facts():
+            return  # the first one had not come to its end
+        verdict = _held(lambda: drill(world.rig.client, database, establish(world.rig.client)))
+    world.inject("drill")
+    told = f"{verdict.differing} of {verdict.compared} values differ: {verdict.differences[:3]}"
+    world.expect(verdict.compared and not verdict.differing, told)
+
+
+def _again(world: World, place: Place) -> None:
+    """Demand of the next snapshot that it is right by itself, and of the one after it that it is the same."""
+    with contextlib.closing(Database(place.url)) as database:
+        first, second = (_taken(world, database) for _ in range(2))
+        world.expect(first == second, f"two snapshots of the same counters differ: {sorted(first ^ second)[:6]}")
+        with Rig(world.start_server("restored").url, rules=RULES) as other:
+            other.client.flushall()
+            parts = restore(other.client, database)
+            world.expect(not any(part.missing for part in parts), f"a restore misses events: {parts}")
+            for name, live, restored in (
+                ("totals", world.rig.totals(), other.totals()),
+                ("books", world.rig.ledger(), other.ledger()),
+            ):
+                off = {each: (live.get(each), restored.get(each)) for each in live.keys() | restored.keys()}
+                off = {each: both for each, both in off.items() if both[0] != both[1]}
+                world.expect(not off, f"{name} are not as they were (live, restored): {dict(list(off.items())[:5])}")
+
+
+def _taken(world: World, database: Database) -> set[str]:
+    """Take a snapshot; return all rows, but what the books say of the stream's own entries: they are trimmed."""
+    meta = establish(world.rig.client)
+    _held(lambda: Snapshot(world.rig.client, database, meta).run_once())
+    return {
+        f"{table.name} {row}"
+        for partition in range(meta.layout.partitions)
+        for table, rows in database.read(partition)
+        for row in rows
+        if not (table.name == "ledger" and row.field.startswith("entries:"))
+    }
+
+
+def _held(take: Callable[[], T]) -> T:
+    """Call it as soon as what a killed snapshot held open is given up."""
+
+    def held() -> T | None:
+        with contextlib.suppress(CutLost):
+            return take()
+        return None
+
+    return until(held, SILENCE / 1000 + 10, 0.2, "a moment of our own")
