@@ -151,7 +151,7 @@ def _again(world: World, place: Place) -> None:
                 ("totals", world.rig.totals(), other.totals()),
                 ("books", world.rig.ledger(), other.ledger()),
             ):
-                off = {each: (live.get(each), restored.get(each)) for each in live.keys() | restored.keys()}
+                off = {each: (live.get(each, 0), restored.get(each, 0)) for each in live.keys() | restored.keys()}
                 off = {each: both for each, both in off.items() if both[0] != both[1]}
                 world.expect(not off, f"{name} are not as they were (live, restored): {dict(list(off.items())[:5])}")
 
