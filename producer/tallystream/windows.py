@@ -29,6 +29,9 @@ _UNITS: Final = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY}
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")
 
 
+_FORMATS: Final = {"minute": "%Y-%m-%dT%H:%M", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """One bucket; `start` and `end` are seconds since 1970, `end` is the first second behind it."""
@@ -77,24 +80,44 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
     at = minute * MINUTE
     match window:
         case "minute":
-            return Bucket(_utc(at).strftime("%Y-%m-%dT%H:%M"), at, at + MINUTE)
+            return Bucket(_utc(at).strftime(_FORMATS["minute"]), at, at + MINUTE)
         case "hour":
             start = at - at % HOUR
-            return Bucket(_utc(start).strftime("%Y-%m-%dT%H"), start, start + HOUR)
+            return Bucket(_utc(start).strftime(_FORMATS["hour"]), start, start + HOUR)
         case "day":
             local = dt.datetime.fromtimestamp(at, zone_of(zone)).replace(hour=0, minute=0, second=0, fold=0)
             following = (local + dt.timedelta(days=1)).replace(fold=0)
-            return Bucket(local.strftime("%Y-%m-%d"), int(local.timestamp()), int(following.timestamp()))
+            return Bucket(local.strftime(_FORMATS["day"]), int(local.timestamp()), int(following.timestamp()))
         case "month":
             local = dt.datetime.fromtimestamp(at, zone_of(zone)).replace(day=1, hour=0, minute=0, second=0, fold=0)
             following = (local + dt.timedelta(days=32)).replace(day=1, fold=0)
-            return Bucket(local.strftime("%Y-%m"), int(local.timestamp()), int(following.timestamp()))
+            return Bucket(local.strftime(_FORMATS["month"]), int(local.timestamp()), int(following.timestamp()))
         case "forever" | "total":
             return Bucket(window, 0, 2**53)
     length = seconds(window)
     assert length is not None  # noqa: S101  # the rules were checked when they were declared
     start = at - at % length
     return Bucket(f"{window}-{start // length}", start, start + length)
+
+
+def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
+    """Return the bucket of a label as `bucket` made it; `None` for what it never makes."""
+    try:
+        if window in _FORMATS:
+            found = dt.datetime.strptime(label, _FORMATS[window])  # noqa: DTZ007  # the zone is put in below
+            if window in ("minute", "hour"):
+                at = found.replace(tzinfo=dt.UTC).timestamp()
+            else:
+                # Some days have no midnight where the clocks change; all have a noon.
+                at = found.replace(hour=12, tzinfo=zone_of(zone)).timestamp()
+        elif window in ("forever", "total"):
+            at = 0
+        else:
+            at = int(label.rpartition("-")[2]) * (seconds(window) or 0)
+        named = bucket(window, int(at) // MINUTE, zone)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return named if named.label == label else None
 
 
 def cover(start: int, end: int, windows: Sequence[str], zone: str = "UTC") -> Iterator[tuple[str, Bucket]]:

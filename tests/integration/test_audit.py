@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,9 +14,14 @@ from hypothesis import strategies as st
 
 from tallystream.errors import ConfigurationError
 from tallystream.meta import establish
+from tallystream.windows import labelled
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.generation.audit import audit
+from tallystream_worker.generation.base import Sources
+from tallystream_worker.generation.span import Span
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.taker import HOLDER, Snapshot
 from tests.integration.test_rules_exact import RULES, deliver, feed, happenings
 from tests.rig import Rig
 
@@ -144,9 +151,9 @@ def test_what_the_log_no_longer_holds_is_said(rig, tmp_path):
     Archive(rig.client, store, establish(rig.client)).run_once(settled=0)
     for keys in rig.layout.keys:
         rig.client.xtrim(keys.stream, maxlen=3, approximate=False)
-    with pytest.raises(ConfigurationError, match="entries before that are gone"):
+    with pytest.raises(ConfigurationError, match="no longer hold the entries"):
         report(rig)
-    found = report(rig, archive=store.url)
+    found = report(rig, sources=Sources(archive=store))
     assert found.differences == []
     assert found.entries == 180
 
@@ -156,3 +163,155 @@ def test_a_sample_compares_a_share(rig):
     whole, part = report(rig), report(rig, sample=0.3)
     assert 0 < part.counters < whole.counters
     assert part.differences == []
+
+
+def trim(rig: Rig, left: int) -> None:
+    """Trim every stream to so many entries, as an operator might."""
+    for keys in rig.layout.keys:
+        rig.client.xtrim(keys.stream, maxlen=left, approximate=False)
+
+
+@pytest.fixture
+def snapshot(rig, tmp_path):
+    """A snapshot of the counters."""
+    database = Database(str(tmp_path / "snapshot.sqlite"))
+    Snapshot(rig.client, database, establish(rig.client)).run_once()
+    yield database
+    database.close()
+
+
+def test_an_audit_begins_with_a_snapshot(rig, snapshot):
+    """Where the stream was trimmed, a snapshot and the log behind it prove every counter; what is tampered is named."""
+    before = report(rig).counters
+    filled(rig)
+    for keys in rig.layout.keys:
+        rig.client.xtrim(keys.stream, minid=rig.client.hget(keys.holds, HOLDER).decode(), approximate=False)
+    found = report(rig, sources=Sources(snapshot=snapshot))
+    assert found.differences == []
+    assert found.counters >= before
+    assert {(scope.base, scope.unproved) for scope in found.scopes} == {("snapshot", 0)}
+    keys = rig.layout.keys_of("s3")
+    rig.client.incrby(keys.total("view", "s3"), 5)
+    rig.client.hset(keys.once("vote", "forever", "s3"), "invented", "1 1 -")
+    rig.client.hincrby(keys.ledger, "counted@view", 1)
+    named = {each.counter: each.difference for each in report(rig, sources=Sources(snapshot=snapshot)).differences}
+    assert named["total:view:s3"] == 5
+    assert named.keys() == {"total:view:s3", "once:vote:forever:s3 -> invented", "ledger -> counted@view"}
+
+
+def test_a_snapshot_that_is_named_is_begun_with(rig, snapshot):
+    """With `--snapshot` only what came behind it is folded, although the log has everything."""
+    for _ in range(2):
+        rig.client.xadd(rig.layout.keys_of("s1").stream, {"metric": "view", "subject": "s1"})
+    rig.finish()
+    found = report(rig, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
+    assert (found.differences, found.entries) == ([], 2)
+
+
+@relaxed
+@given(drawn=st.lists(happenings(), min_size=2, max_size=2), seed=st.integers(0, 10_000))
+def test_a_snapshot_is_a_base_under_all_rules(server, tmp_path_factory, drawn, seed):
+    """Whatever was pending or decided at the snapshot and since: its rows and what is behind it make every counter."""
+    chance = random.Random(seed)
+    server.clear()
+    database = Database(str(tmp_path_factory.mktemp("base") / "snapshot.sqlite"))
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        feed(rig, drawn[0], chance)
+        for partition in range(2):
+            rig.fetch(partition, "holder")(chance.randint(1, 5), 0)
+            if chance.random() < 0.5:
+                rig.consumer(partition, "other").run_once()
+        Snapshot(rig.client, database, establish(rig.client)).run_once()
+        feed(rig, drawn[1], chance)
+        if chance.random() < 0.5:
+            deliver(rig, chance)
+        assert report(rig, sources=Sources(snapshot=database, prefers_snapshot=True)).differences == []
+    database.close()
+
+
+def test_a_snapshot_that_the_log_has_left_behind_is_refused(rig, snapshot):
+    """A snapshot that is named proves nothing where entries behind it are gone, or a rebuild has switched since."""
+    filled(rig)
+    trim(rig, 3)
+    with pytest.raises(ConfigurationError, match="trimmed behind the snapshot"):
+        report(rig, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
+
+
+AGES = [0, 2, 5, 26, 50, 75]
+"""Hours ago: two events lie in one hour, one day or neither."""
+
+
+def back_dated(rig: Rig, chance: random.Random, hours: float, n: int = 25) -> None:
+    """Append and count events as they would have come so many hours ago: the entry's ID says when that was."""
+    for _ in range(n):
+        received = int((time.time() - hours * 3600) * 1000)
+        metric = chance.choice(list(RULES.metric))
+        subject = f"s{chance.randint(0, 4)}"
+        late = chance.choice([0, 0, 0, 1, 30]) * 3600
+        fields = {"metric": metric, "subject": subject, "at": received / 1000 + chance.choice([0, 0, 1800]) - late}
+        if RULES.metric[metric].once is not None:
+            fields |= {"actor": f"u{chance.randint(0, 3)}", "amount": chance.choice([1, -1, 0])}
+        elif chance.random() < 0.4:
+            fields["id"] = chance.choice("abc")
+        keys = rig.layout.keys_of(subject)
+        info = rig.client.xinfo_stream(keys.stream)
+        last = int(info["last-generated-id"].partition(b"-")[0])
+        rig.client.xadd(keys.stream, fields, id=f"{max(received, last)}-*")
+    rig.finish()
+
+
+@relaxed
+@given(seed=st.integers(0, 100_000), left=st.integers(1, 40))
+def test_what_is_left_of_the_log_proves_whole_buckets(server, seed, left):
+    """Whatever is gone: the buckets that can be proved by what is left are right under all rules, copies included."""
+    chance = random.Random(seed)
+    server.clear()
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        for hours in reversed(AGES):
+            back_dated(rig, chance, hours)
+        assert report(rig).differences == []
+        trim(rig, left)
+        with contextlib.suppress(ConfigurationError):  # so little is left that there is nothing to say
+            found = report(rig)
+            assert found.differences == []
+            assert found.unproved > 0
+
+
+def test_tampered_buckets_are_named_where_the_log_was_trimmed(server):
+    """Of a trimmed log, wrong buckets behind what is gone are named, and nothing that could not be proved is."""
+    with Rig(server.url, rules=RULES, partitions=1) as rig:
+        chance = random.Random(7)
+        back_dated(rig, chance, 75)
+        rig.client.xtrim(rig.layout.keys[0].stream, maxlen=1, approximate=False)
+        back_dated(rig, chance, 26, n=60)
+        keys = rig.layout.keys[0]
+        labels = sorted(key.decode().rpartition(":day:view:")[2] for key in rig.client.keys("*:day:view:*")
+                        if b":top:" not in key)  # fmt: skip
+        assert report(rig).differences == []
+        rig.client.hincrby(keys.window("day", "view", labels[-1]), "s1", 3)
+        rig.client.hincrby(keys.window("day", "view", labels[0]), "s1", 3)  # is not whole
+        rig.client.incrby(keys.total("view", "s1"), 3)  # nobody can know
+        found = report(rig)
+        assert [(each.counter, each.difference) for each in found.differences] == [(f"day:view:{labels[-1]} -> s1", 3)]
+        (scope,) = found.scopes
+        assert scope.base == "log"
+        assert scope.unproved > 2
+
+
+def test_an_audit_of_a_range(server):
+    """With a range, only buckets within it are compared, and only entries that may say something of them are folded."""
+    with Rig(server.url, rules=RULES, partitions=1) as rig:
+        chance = random.Random(7)
+        back_dated(rig, chance, 240)
+        back_dated(rig, chance, 26, n=60)
+        keys = rig.layout.keys[0]
+        labels = sorted(key.decode().rpartition(":day:view:")[2] for key in rig.client.keys("*:day:view:*")
+                        if b":top:" not in key)  # fmt: skip
+        for label in labels:
+            rig.client.hincrby(keys.window("day", "view", label), "s1", 3)
+        bounds = labelled("day", labels[-1])
+        found = report(rig, span=Span(bounds.start, bounds.end))
+        assert [each.counter for each in found.differences] == [f"day:view:{labels[-1]} -> s1"]
+        assert found.unproved == 0
+        assert 0 < found.entries <= 60
+        assert all(each.counter.startswith("day:") for each in report(rig, span=Span(end=bounds.end)).differences)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,23 @@ from sqlalchemy import create_engine, text
 
 from tallystream import Producer
 from tallystream.decide import Decider
-from tallystream.errors import StreamError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.event import Event
+from tallystream.ledger import query_ledger
 from tallystream.meta import establish
 from tallystream.position import parse_id
 from tallystream.rules import Metric, Rules
+from tallystream.totals import Totals
 from tallystream_worker import logs
 from tallystream_worker.app import counting
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.failpoint import RESTORE_PLACES, SNAPSHOT_PLACES, VARIABLE
+from tallystream_worker.generation.audit import audit
+from tallystream_worker.generation.base import Sources
+from tallystream_worker.generation.drop import drop
+from tallystream_worker.generation.rebuild import Rebuild, propose
 from tallystream_worker.settings import RedisSettings, Settings, SnapshotSettings
 from tallystream_worker.snapshot import taker
 from tallystream_worker.snapshot.cut import CutLost, open_cut
@@ -482,6 +489,51 @@ def test_what_is_missing_is_said(rig, database):
     assert rig.totals() == before
     ledger = books(rig)
     assert (ledger["appended"], ledger["counted"], ledger["trimmed"]) == (600, 300, 300)
+
+
+def test_after_a_restore_the_log_knows_what_it_lacks(rig, database):
+    """What is in the snapshot alone is gone from the log: a rebuild refuses, an audit begins with the next snapshot."""
+    emit_some(rig, 1)
+    take(rig, database)
+    rig.client.flushall()
+    restore(rig.client, database)
+    emit_some(rig, 2)
+    assert rig.waiting() == 0
+    chosen = Settings(RedisSettings(rig.url, partitions=2), rules=RULES)
+    generation = propose(rig.client, establish(rig.client), RULES)
+    with (
+        Rebuild(chosen, establish(rig.client), generation) as again,
+        pytest.raises(ConfigurationError, match="no longer in the streams"),
+    ):
+        again.begin()
+    drop(rig.client, establish(rig.client), generation)
+    take(rig, database)
+    emit_some(rig, 3)
+    found = audit(rig.client, establish(rig.client), RULES, sources=Sources(snapshot=database))
+    assert (found.differences, found.unproved) == ([], 0)
+    assert {scope.base for scope in found.scopes} == {"snapshot"}
+    with closing(Totals(rig.url)) as totals:
+        assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
+
+
+def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(rig, database, tmp_path):
+    """Changes whose entries somebody trimmed away are in the next snapshot; a restore takes them from the archive."""
+    emit_some(rig, 1)
+    take(rig, database)
+    emit_some(rig, 2)
+    store = Store(str(tmp_path / "archive"))
+    Archive(rig.client, store, rig.meta).run_once(settled=0)
+    before = rig.totals()
+    for keys in rig.layout.keys:
+        rig.client.xtrim(keys.stream, maxlen=1, approximate=False)
+    with pytest.raises(SnapshotError, match="trimmed behind the snapshot"):
+        drill(rig.client, database, establish(rig.client))
+    restore(rig.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
+    assert rig.totals() == before
+    for keys in rig.layout.keys:
+        rig.client.xtrim(keys.stream, maxlen=1, approximate=False)
+    assert take(rig, database).whole == 2
+    assert rows(database, "totals") == before
 
 
 def test_expired_buckets_stay_expired(server, database):

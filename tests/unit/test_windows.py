@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystream.errors import ConfigurationError
-from tallystream.windows import DAY, HOUR, WINDOWS, bucket, cover, seconds, zone_of
+from tallystream.windows import DAY, HOUR, WINDOWS, bucket, cover, labelled, seconds, zone_of
 
 ZONES = [
     "UTC",
@@ -170,3 +170,11 @@ def test_what_is_no_zone(zone):
     """A zone that does not exist, or would be a path, is a mistake in the configuration."""
     with pytest.raises(ConfigurationError, match="is not a time zone such as UTC or Europe/Vienna"):
         zone_of(zone)
+
+
+@given(second=moments, zone=st.sampled_from(ZONES), window=st.sampled_from([*WINDOWS, "forever", "30d", "6h"]))
+def test_a_label_names_its_bucket(second, zone, window):
+    """From its label comes back the bucket, in every zone; from anything else nothing."""
+    found = bucket(window, second // 60, zone)
+    assert labelled(window, found.label, zone) == found
+    assert labelled(window, f"{found.label}x", zone) is None

@@ -28,7 +28,7 @@ from tallystream.keys import tag_of
 from tallystream.position import StreamID, parse_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 FORMAT: Final = "1"
 _MANIFEST: Final = "_tallystream.json"
@@ -131,6 +131,22 @@ class Store:
                 return files[-1]
         return None
 
+    def beginning(self, partition: int) -> StreamID | None:
+        """Return the ID of the entry before the first that is archived of a partition; `None` where none is.
+
+        Raises:
+            ArchiveError: the first file cannot be read.
+        """
+        first = next(self.files(partition), None)
+        if first is None:
+            return None
+        try:
+            with self._fs.open_input_file(first.path) as source:
+                metadata = pq.read_schema(source).metadata or {}
+        except (pa.ArrowException, OSError) as error:
+            raise ArchiveError(f"{first.path} cannot be read: {error}") from error
+        return parse_id(_before_the_first(metadata, first))
+
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
         """Yield the files that hold entries behind an ID, in order."""
         for day in self._days():
@@ -148,10 +164,7 @@ class Store:
                 table = pq.read_table(source)
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"tallystream.format") != FORMAT.encode():
-            raise ArchiveError(f"{file.path} is not a file of this release's archive format ({FORMAT})")
-        return table, metadata[b"tallystream.after"].decode()
+        return table, _before_the_first(table.schema.metadata or {}, file)
 
     def _folder(self, day: str, partition: int) -> str:
         return f"{self._root}/day={day}/partition={tag_of(partition)}"
@@ -190,6 +203,12 @@ class Store:
                     sink.write(content)
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{path} cannot be written: {error}") from error
+
+
+def _before_the_first(metadata: Mapping[bytes, bytes], file: File) -> str:
+    if metadata.get(b"tallystream.format") != FORMAT.encode():
+        raise ArchiveError(f"{file.path} is not a file of this release's archive format ({FORMAT})")
+    return metadata[b"tallystream.after"].decode()
 
 
 def day_of(stream_id: StreamID) -> str:

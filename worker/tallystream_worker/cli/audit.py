@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
@@ -15,14 +16,17 @@ from tallystream.meta import stored
 from tallystream_worker import logs
 from tallystream_worker.cli.options import AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.cli.replay import moment
 from tallystream_worker.duty import Duty
 from tallystream_worker.generation.audit import Report
 from tallystream_worker.generation.audit import audit as run
+from tallystream_worker.generation.base import opened
+from tallystream_worker.generation.span import Span
 from tallystream_worker.metrics import AuditMetrics, serve_metrics
 from tallystream_worker.signals import stop_on_signals, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tallystream_worker.generation.values import Difference
     from tallystream_worker.settings import Settings
@@ -33,70 +37,123 @@ SHOWN: Final = 50
 def audit(
     *,
     archive: FromArchive = None,
+    snapshot: Annotated[
+        str | None,
+        Parameter(help="begin with this snapshot; else [snapshot] url is one where the log does not reach back"),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        Parameter(name="--from", help="only buckets that begin then or later: 2026-11-01, 2026-11-01T12:00Z, seconds"),
+    ] = None,
+    to: Annotated[str | None, Parameter(help="only buckets that end then or earlier")] = None,
     sample: Annotated[float, Parameter(help="share of the counters to compare, such as 0.01")] = 1.0,
     every: Annotated[float | None, Parameter(help="seconds; audit again and again, until Ctrl-C")] = None,
     metrics_port: Annotated[int | None, Parameter(help="serve /metrics on this loopback port, with --every")] = None,
     json: AsJson = False,
     where: Where = Where(),  # noqa: B008
 ) -> int:
-    """Fold everything that was ever appended once more, and compare it with every live counter, while events arrive.
+    """Fold the log once more, and compare every live counter with what comes of it, while events arrive.
 
-    Exit status 1 where a counter differs.
+    Where the streams were trimmed: from the archive, or from a snapshot on, or the buckets that lie wholly within what
+    is left. Exit status 1 where a counter differs.
+
+    Examples:
+        tallystream audit
+        tallystream audit --snapshot tally.sqlite
+        tallystream audit --from 2026-11-23 --to 2026-11-24
     """
     if not 0 < sample <= 1:
         raise ConfigurationError(f"--sample must be more than 0 and at most 1, not {sample}")
-    settings = where.settings()
-    source = settings.archive.url if archive is None else archive
-    if every is None:
-        return _once(settings, source, sample, json=json)
+    wanted = _Wanted(
+        where.settings(),
+        archive,
+        snapshot,
+        Span(moment("--from", from_) if from_ else 0.0, moment("--to", to) if to else float("inf")),
+        sample,
+    )
+    return _once(wanted, json=json) if every is None else _repeat(wanted, every, metrics_port)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    settings: Settings
+    archive: str | None
+    snapshot: str | None
+    span: Span
+    sample: float
+
+
+def _repeat(wanted: _Wanted, every: float, metrics_port: int | None) -> int:
     registry = CollectorRegistry()
     metrics = AuditMetrics(registry)
-    log = logs.configure()
     with stop_on_signals() as stop:
         if metrics_port is not None:
-            serve_metrics(registry, settings.serve.host, metrics_port)
+            serve_metrics(registry, wanted.settings.serve.host, metrics_port)
 
         def work() -> dict[str, object]:
-            report = _run(settings, source, sample)
+            report = _run(wanted)
             metrics.note(len(report.differences), report.counters)
-            first = ", ".join(each.counter for each in report.differences[:5])
-            return {"counters": report.counters, "differences": len(report.differences), "first": first}
+            return report.said()
 
-        duty = Duty("audit", every, work, log)
+        duty = Duty("audit", every, work, logs.configure())
         duty.start()
         wait_for(stop)
-        duty.stop(settings.worker.stop_timeout)
+        duty.stop(wanted.settings.worker.stop_timeout)
     return 0
 
 
-def _once(settings: Settings, source: str, sample: float, *, json: bool) -> int:
-    report = _run(settings, source, sample)
+def _once(wanted: _Wanted, *, json: bool) -> int:
+    report = _run(wanted)
     if json:
         print_json(_summary(report))
     else:
         print_differences(report.differences)
         console.print(f"{len(report.differences):,} of {report.counters:,} counters differ")
-        if report.expired:
-            error_console.print(f"{report.expired:,} buckets are past their retention and were not compared")
+        for line in _remarks(report):
+            error_console.print(line, soft_wrap=True)
     return 1 if report.differences else 0
 
 
-def _run(settings: Settings, source: str, sample: float) -> Report:
+def _run(wanted: _Wanted) -> Report:
+    settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
         meta = stored(client, settings.redis.namespace)
         if meta is None or meta.rules is None:
             raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
-        with error_console.status("folding") as status:
+        with (
+            opened(settings, wanted.archive, wanted.snapshot) as sources,
+            error_console.status("folding") as status,
+        ):
             return run(
                 client,
                 meta,
                 meta.rules,
-                archive=source,
-                sample=sample,
+                sources=sources,
+                span=wanted.span,
+                sample=wanted.sample,
                 show=lambda stream, entries, counters: status.update(
                     f"{stream}: {entries:,} entries folded, {counters:,} counters compared"
                 ),
             )
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    """Yield what must be known beside the verdict: what it rests on, and what it does not cover."""
+    for scope in report.scopes:
+        if scope.base == "snapshot":
+            yield f"{scope.stream}: from the snapshot of {_moment(scope.moment)} on, which was taken as right"
+        elif scope.unproved:
+            yield (
+                f"{scope.stream}: nothing is known of what was appended before {_moment(scope.moment)}; "
+                f"proved are buckets that begin behind {_moment(scope.since)}, and not: {scope.unproved:,} keys "
+                "(totals, votes that stand for ever, older buckets, the ledger)"
+            )
+    if report.expired:
+        yield f"{report.expired:,} buckets are past their retention and were not compared"
+
+
+def _moment(second: float) -> str:
+    return dt.datetime.fromtimestamp(second, dt.UTC).isoformat(" ", "seconds")
 
 
 def print_differences(differences: Iterable[Difference]) -> None:
@@ -119,5 +176,7 @@ def _summary(report: Report) -> dict[str, object]:
         "counters": report.counters,
         "entries": report.entries,
         "expired": report.expired,
+        "unproved": report.unproved,
+        "scopes": [asdict(scope) for scope in report.scopes],
         "differences": [asdict(each) | {"difference": each.difference} for each in report.differences],
     }

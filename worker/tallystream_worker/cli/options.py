@@ -91,6 +91,7 @@ LiveView = Annotated[
 Every = Annotated[float, Parameter(help="seconds between two looks of --live")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON for programs")]
 FromArchive = Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")]
+FromSnapshot = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
 AcceptLoss = Annotated[
     bool, Parameter(negative="", show_default=False, help="go on although a part of the log is gone")
 ]

@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.codec import was_decided
 from tallystream.errors import TallyError
 from tallystream.position import parse_id
 from tallystream.script import Script
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.keys import PartitionKeys
+    from tallystream_worker.fold import Entry
 
 SILENCE: Final = 30_000
 """Milliseconds after which a cut that nobody works on is given up, and what it holds in memory with it."""
@@ -60,6 +62,26 @@ class Position:
         milliseconds, number = parse_id(self.pending[0])
         before = (milliseconds, number - 1) if number else (milliseconds - 1, 2**64 - 1)
         return "{}-{}".format(*min(before, parse_id(self.delivered)))
+
+    def includes(self, entry: Entry, generation: int) -> bool:
+        """Tell whether an entry's effect was in the counters of a generation at this moment."""
+        if was_decided(entry.fields, generation):
+            return parse_id(entry.id) <= parse_id(self.generated)
+        return parse_id(entry.id) <= parse_id(self.delivered) and entry.id not in self.pending
+
+    def is_reached(self, client: redis.Redis, stream: str) -> bool:
+        """Tell whether a stream still holds everything that was not applied at this moment.
+
+        The server does not say which entries were trimmed. But the entry where the snapshot ends is kept as long as
+        the snapshot's hold is (trimming by MINID leaves the one that it names), and so is the first pending one.
+        """
+        about: Any = client.xinfo_stream(stream)
+        if about["entries-added"] == about["length"]:
+            return True
+        last = parse_id(self.pending[0] if self.pending else self.delivered)
+        if about["first-entry"] is None:
+            return not self.pending and parse_id(about["last-generated-id"].decode()) <= last
+        return parse_id(about["first-entry"][0].decode()) <= last
 
 
 @dataclass

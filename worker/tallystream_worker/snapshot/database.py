@@ -86,6 +86,11 @@ class Database:
             event.listen(self._engine, "connect", _prepare_sqlite)
         self._is_ready = False
 
+    @property
+    def place(self) -> str:
+        """The URL, without a password."""
+        return _without_password(self.url)
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -140,7 +145,7 @@ class Database:
             held = select(tables.positions).where(tables.positions.c.partition == partition).with_for_update()
             row = connection.execute(held).one_or_none()
             if (row.taken if row else None) != (before.taken if before else None):
-                raise SnapshotError(f"{self.url}: another snapshot was written meanwhile; this one is left")
+                raise SnapshotError(f"{self.place}: another snapshot was written meanwhile; this one is left")
             if taken.whole:
                 for table in metadata_of_partition():
                     connection.execute(delete(table).where(table.c.partition == partition))
@@ -255,7 +260,7 @@ class Database:
                 yield connection
         except SQLAlchemyError as error:
             problem = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-            raise SnapshotError(f"{_without_password(self.url)} cannot be used: {problem}") from error
+            raise SnapshotError(f"{self.place} cannot be used: {problem}") from error
 
 
 _OF_BUCKET: Final = {"limit": tables.limits, "once": tables.votes, "seen": tables.ids, "unique": tables.uniques}

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tallystream.codec import was_decided
 from tallystream.connection import connect
 from tallystream.meta import establish
 from tallystream.position import parse_id
 from tallystream_worker.embedded import EmbeddedServer
 from tallystream_worker.fold import Entry
+from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import bucket_of, key_of, row_of
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.taker import Snapshot
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tallystream.keys import PartitionKeys
     from tallystream.meta import Meta
     from tallystream_worker.snapshot.database import Database, Taken
     from tallystream_worker.snapshot.restore import Part
@@ -77,26 +78,17 @@ def drill(
         CutLost: a moment could not be held.
     """
     live = Snapshot(client, database, meta)
-    moments = [live.take(partition, None) for partition in range(meta.layout.partitions)]
+    moments: list[Taken] = []
 
     def source(partition: int, after: str, _before: str | None) -> Iterator[Entry]:
-        keys, moment = meta.layout.keys[partition], moments[partition]
-        first: Any = client.xrange(keys.stream, count=1)
-        reaches = _reaches(client, keys.stream, after)
-        if archived is not None and not reaches:
-            for entry in archived(partition, after, first[0][0].decode() if first else None):
-                if _is_applied(entry, moment):
-                    yield entry
-        last = after
-        while True:
-            found: Any = client.xrange(keys.stream, f"({last}", moment.position.generated, count=_READ)
-            for id_, fields in found:
-                last = id_.decode()
-                entry = Entry(last, fields)
-                if _is_applied(entry, moment):
-                    yield entry
-            if len(found) < _READ:
+        # The moment comes behind the snapshot's, which the worker may have replaced while the last partition was tried.
+        moment = live.take(partition, None)
+        moments.append(moment)
+        for entry in _behind(client, meta.layout.keys[partition], database, partition, after, archived):
+            if parse_id(entry.id) > parse_id(moment.position.generated):
                 return
+            if moment.position.includes(entry, moment.generation):
+                yield entry
 
     with tempfile.TemporaryDirectory(prefix="tally-drill-") as folder, EmbeddedServer(Path(folder)) as server:
         other = connect(server.url)
@@ -115,17 +107,33 @@ def drill(
     return Verdict(compared, len(differences), differences[:_SHOWN], parts)
 
 
-def _is_applied(entry: Entry, moment: Taken) -> bool:
-    """Tell whether an entry's effect was in the counters at a moment."""
-    position = moment.position
-    if was_decided(entry.fields, moment.generation):
-        return parse_id(entry.id) <= parse_id(position.generated)
-    return parse_id(entry.id) <= parse_id(position.delivered) and entry.id not in position.pending
-
-
-def _reaches(client: redis.Redis, stream: str, after: str) -> bool:
-    about: Any = client.xinfo_stream(stream)
-    return parse_id(about.get("max-deleted-entry-id", b"0-0").decode()) <= parse_id(after)
+def _behind(
+    client: redis.Redis,
+    keys: PartitionKeys,
+    database: Database,
+    partition: int,
+    after: str,
+    archived: Callable[[int, str, str | None], Iterable[Entry]] | None,
+) -> Iterator[Entry]:
+    """Yield what the log holds behind a snapshot: from the archive where the stream does not reach back so far."""
+    found = database.position(partition)
+    if found is not None and not found[0].is_reached(client, keys.stream):
+        if archived is None:
+            raise SnapshotError(
+                f"{keys.stream} was trimmed behind the snapshot, so it cannot be brought up to now: take another "
+                "snapshot, or name an archive (--archive URL)"
+            )
+        first: Any = client.xrange(keys.stream, count=1)
+        for entry in archived(partition, after, first[0][0].decode() if first else None):
+            yield entry
+            after = entry.id
+    while True:
+        page: Any = client.xrange(keys.stream, f"({after}", "+", count=_READ)
+        for id_, fields in page:
+            after = id_.decode()
+            yield Entry(after, fields)
+        if len(page) < _READ:
+            return
 
 
 def _compare(client: redis.Redis, live: Taken, restored: Taken) -> Iterator[Difference]:

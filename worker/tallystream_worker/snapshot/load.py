@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.batch import board_length
 from tallystream_worker.snapshot import tables
+from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of
 
 if TYPE_CHECKING:
     import redis
 
     from tallystream.rules import Rules
+    from tallystream_worker.snapshot.cut import Position
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.touched import Group
 
@@ -34,6 +36,7 @@ class Load:
         rows: Rows loaded.
         ledger: The books of the snapshot.
         producers: By producer, `<sequence> <stream ID>`.
+        expires: By bucket, the millisecond at which it expires; 0 for never.
     """
 
     def __init__(self, client: redis.Redis, counters: str, rules: Rules) -> None:
@@ -41,18 +44,25 @@ class Load:
         self._counters = counters
         self._rules = rules
         self._queued = 0
-        self._expires: dict[str, int] = {}
+        self.expires: dict[str, int] = {}
         self._now = int(time.time() * 1000)
         self._boards: dict[str, list[tuple[int, str]]] = defaultdict(list)
         self.rows = 0
         self.ledger: dict[str, int] = {}
         self.producers: dict[str, str] = {}
 
-    def run(self, database: Database, partition: int) -> None:
-        """Load everything."""
+    def run(self, database: Database, partition: int) -> tuple[Position, int]:
+        """Load everything; return of which moment and which generation it was when this began.
+
+        Raises:
+            SnapshotError: there is no snapshot of the partition.
+        """
+        found = database.position(partition)
+        if found is None:
+            raise SnapshotError(f"{database.place} holds no snapshot of partition {partition}")
         with self._pipeline:
             for bucket in database.buckets(partition):
-                self._expires[bucket.name] = bucket.expires
+                self.expires[bucket.name] = bucket.expires
             for table, rows in database.read(partition):
                 if table is tables.ledger:
                     self.ledger.update((row.field, row.value) for row in rows)
@@ -66,6 +76,7 @@ class Load:
                     self.rows += len(rows)
             self._rank()
             self._pipeline.execute()
+        return found
 
     def _counted(self, table: str, rows: list[Any]) -> None:
         groups: dict[Group, list[tuple[str, Any]]] = defaultdict(list)
@@ -74,7 +85,7 @@ class Load:
             group, item = item_of(table, tuple(row[:width]))
             groups[group].append((item, row.value))
         for group, items in groups.items():
-            expires = self._expires.get(bucket_of(group) or "", 0)
+            expires = self.expires.get(bucket_of(group) or "", 0)
             if 0 < expires <= self._now:
                 continue
             self._board(group, items)
@@ -115,11 +126,11 @@ class Load:
             board.sort(key=_by_rank, reverse=True)
             name = self._counters + key
             self._queue("ZADD", name, *(part for value, item in board[:cap] for part in (value, item)))
-            if expires := self._expires.get(key.removeprefix("top:"), 0):
+            if expires := self.expires.get(key.removeprefix("top:"), 0):
                 self._queue("PEXPIREAT", name, expires)
 
     def _structure(self, name: str, value: bytes | None) -> None:
-        expires = self._expires.get(name, 0)
+        expires = self.expires.get(name, 0)
         if value is None or 0 < expires <= self._now:
             return
         key = self._counters + name

@@ -95,9 +95,9 @@ def restore(
     """
     facts = database.facts()
     if not facts:
-        raise SnapshotError(f"{database.url} holds no complete snapshot")
+        raise SnapshotError(f"{database.place} holds no complete snapshot")
     if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
-        raise SnapshotError(f"{database.url} is of format {facts['format']}, which this release does not read")
+        raise SnapshotError(f"{database.place} is of format {facts['format']}, which this release does not read")
     layout = Layout(int(facts["partitions"]), facts["namespace"])
     marker = layout.keys[0].prefix + _MARKER
     if not force and not client.exists(marker) and (there := _found(client, layout)):
@@ -145,17 +145,16 @@ class _Partition:
 
     def bring_back(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> Part:
         """Bring the partition back."""
-        found = self._database.position(self._partition)
-        if found is None:
-            raise SnapshotError(f"{self._database.url} holds no snapshot of partition {self._partition}")
-        position, generation = found
-        self._wipe()
-        load = Load(self._client, self._keys.ledger.removesuffix("ledger"), self._rules)
-        load.run(self._database, self._partition)
-        failpoint.reach("after-load")
+        while True:
+            self._wipe()
+            load = Load(self._client, self._keys.ledger.removesuffix("ledger"), self._rules)
+            position, generation = load.run(self._database, self._partition)
+            failpoint.reach("after-load")
+            if self._database.position(self._partition) == (position, generation):
+                break  # else a worker has written the next one meanwhile: a drill, beside a live system
         survived = bool(self._client.exists(self._keys.stream))
         log = _Log(position, generation, load)
-        for entry in self._old(archived, position.floor):
+        for entry in self._old(archived, position):
             self._append(log, entry)
         copied = position.floor
         while True:
@@ -187,15 +186,16 @@ class _Partition:
         if chunk:
             self._client.unlink(*chunk)
 
-    def _old(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, floor: str) -> Iterator[Entry]:
+    def _old(
+        self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: Position
+    ) -> Iterator[Entry]:
         """Yield what the archive holds behind the snapshot, up to what is left of the stream."""
         if archived is None:
             return
-        first = self._client.xrange(self._keys.stream, f"({floor}", "+", count=1)
-        before = first[0][0].decode() if first else None
-        if first and parse_id(self._trimmed()) <= parse_id(floor):
+        first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
+        if first and position.is_reached(self._client, self._keys.stream):
             return  # the stream has it all
-        yield from archived(self._partition, floor, before)
+        yield from archived(self._partition, position.floor, first[0][0].decode() if first else None)
 
     def _left(self, after: str) -> Iterator[Entry]:
         while True:
@@ -223,9 +223,11 @@ class _Partition:
         client, position, group = self._client, log.position, self._keys.group
         with suppress(ResponseError):  # there is no stream yet
             client.xgroup_destroy(self._log, group)
-        client.xgroup_create(self._log, group, id=position.floor, mkstream=True, entries_read=0)
+        client.xgroup_create(self._log, group, id=position.floor, mkstream=True, entries_read=log.gone)
         top = max(parse_id(position.generated), parse_id(log.last or "0-0"))
-        client.execute_command("XSETID", self._log, f"{top[0]}-{top[1]}")
+        # What the snapshot has and no log brought back was appended all the same: an audit or a rebuild asks for it.
+        added = client.xlen(self._log) + log.gone
+        client.execute_command("XSETID", self._log, f"{top[0]}-{top[1]}", "ENTRIESADDED", added)
         handed = log.handed
         while handed > 0:
             reply = client.execute_command(
@@ -251,10 +253,6 @@ class _Partition:
         while consumer.run_once():
             pass
 
-    def _trimmed(self) -> str:
-        about = self._client.xinfo_stream(self._keys.stream)
-        return str(about.get("max-deleted-entry-id", b"0-0").decode())
-
     def _last(self) -> str:
         """Return the last ID of what is left of the stream; "" where nothing is."""
         if not self._client.exists(self._keys.stream):
@@ -278,6 +276,7 @@ class _Log:
         self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
         self._ledger = {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}
         self._gated = self._settled = self._settled_plain = 0
+        self._settled_before = load.ledger.get("entries:settled", 0)
         self.missing = self._ledger.get("appended", 0) - sum(
             value for name, value in self._ledger.items() if _is_outcome(name)
         )
@@ -307,10 +306,15 @@ class _Log:
         self.entries += not applied
         return Entry(entry.id, fields)
 
+    @property
+    def gone(self) -> int:
+        """Entries that are in the snapshot's counters, and that the log was not found to hold."""
+        return max(0, self._settled_before - self._settled)
+
     def ledger(self) -> dict[str, int]:
         """Return the books: those of the snapshot, what was appended since, and what is missing as trimmed."""
-        books = {**self._ledger, "entries:gated": self._gated}
-        books |= {"entries:settled": self._settled, "entries:plain": self._settled_plain}
+        books = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
+        books |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}
         if self.missing > 0:
             books["trimmed"] = books.get("trimmed", 0) + self.missing
         return books

@@ -86,7 +86,7 @@ class Snapshot:
         ]
         if differing:
             raise SnapshotError(
-                f"{database.url} holds the snapshot of other data ({', '.join(differing)} differs). "
+                f"{database.place} holds the snapshot of other data ({', '.join(differing)} differs). "
                 "Name another database; or, if these counters are lost, bring them back: tallystream restore"
             )
 
@@ -201,10 +201,8 @@ class Snapshot:
 
     def _reaches(self, keys: PartitionKeys, before: Position) -> bool:
         """Tell whether the log still has everything behind the last snapshot's floor."""
-        about: Any = self._client.xinfo_stream(keys.stream)
-        trimmed = about.get("max-deleted-entry-id", b"0-0").decode()
-        gone = parse_id(trimmed) > parse_id(before.floor)
-        return not gone and parse_id(about["last-generated-id"].decode()) >= parse_id(before.generated)
+        is_further = parse_id(self._generated(keys)) >= parse_id(before.generated)
+        return is_further and before.is_reached(self._client, keys.stream)
 
     def _generated(self, keys: PartitionKeys) -> str:
         about: Any = self._client.xinfo_stream(keys.stream)
