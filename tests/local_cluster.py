@@ -8,11 +8,12 @@ import shutil
 import signal
 import socket
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from tallystream.connection import connect
@@ -22,7 +23,7 @@ from tests.servers import Server, missing
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 KINDS = ("cluster-valkey", "cluster-redis")
 PRIMARIES = 3
@@ -79,8 +80,9 @@ class LocalNode:
 class LocalCluster:
     """The nodes: the first three began as primaries; a replica's primary is three places before it."""
 
-    def __init__(self, nodes: list[LocalNode]) -> None:
+    def __init__(self, nodes: list[LocalNode], start: Callable[[], LocalNode]) -> None:
         self.nodes = nodes
+        self._start = start
 
     @property
     def url(self) -> str:
@@ -99,6 +101,24 @@ class LocalCluster:
             self.nodes[i].ask("CLUSTER", "ADDSLOTSRANGE", edges[i], edges[i + 1] - 1)
         for i, replica in enumerate(self.nodes[PRIMARIES:]):
             until(lambda r=replica, p=self.nodes[i]: _follow(r, p), 30, 0.05, "the replica")
+        self.wait_until_whole()
+
+    def add(self) -> LocalNode:
+        """Let a primary without slots join."""
+        node = self._start()
+        node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port, self.nodes[0].bus_port)
+        self.nodes.append(node)
+        until(lambda: all(self._known_by(each) == len(self.nodes) for each in self.nodes), 30, 0.05, "acquaintance")
+        self.wait_until_whole()
+        return node
+
+    def remove(self, node: LocalNode) -> None:
+        """Let a primary that has no slots any more leave; its process goes on, and knows nobody."""
+        self.nodes.remove(node)
+        name = node.id
+        for each in self.nodes:
+            each.ask("CLUSTER", "FORGET", name)
+        node.ask("CLUSTER", "RESET", "SOFT")
         self.wait_until_whole()
 
     def wait_until_whole(self) -> None:
@@ -154,7 +174,8 @@ class LocalCluster:
         """End the move of a slot whose keys have all been moved."""
         name = target.id
         target.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
-        source.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+        with contextlib.suppress(ResponseError):  # with its last slot it has become the other's replica
+            source.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
         for node in self.nodes:
             if node not in (source, target) and node.is_primary():
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
@@ -199,11 +220,14 @@ def local_cluster(
     if kind == "cluster-redis":
         binary = Path(shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI"))
     with contextlib.ExitStack() as stack:
-        nodes: list[LocalNode] = []
-        for number in range(PRIMARIES + replicas):
-            nodes.append(LocalNode(folder / str(number), binary, node_timeout=node_timeout, fsync=fsync))
-            stack.callback(nodes[-1].close)
-        cluster = LocalCluster(nodes)
+
+        def start() -> LocalNode:
+            node = LocalNode(Path(mkdtemp(dir=folder)), binary, node_timeout=node_timeout, fsync=fsync)
+            stack.callback(node.close)
+            return node
+
+        folder.mkdir(parents=True, exist_ok=True)
+        cluster = LocalCluster([start() for _ in range(PRIMARIES + replicas)], start)
         cluster.form()
         yield cluster
 

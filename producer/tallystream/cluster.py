@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -29,14 +30,14 @@ from tallystream.slots import (
     slot_of,
     to_send_again,
 )
-from tallystream.topology import PATIENCE, PAUSE, PROBE_TIMEOUT, Address, Node, Topology, refuse_single
+from tallystream.topology import PATIENCE, PAUSE, PROBE, Address, Node, Topology, refuse_single
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tallystream.slots import Command
 
-    Opener = Callable[[Address, float | None], redis.Redis]
+    Opener = Callable[..., redis.Redis]
     Staged = tuple[Command, dict[str, Any]]
 
 _BROKEN = (redis.ConnectionError, redis.TimeoutError)
@@ -47,12 +48,21 @@ class ClusterClient(redis.Redis):
 
     Args:
         seeds: Some of the nodes.
-        open_node: Makes the client of one node, with a time limit of its own where one is given.
+        open_node: Makes a client of one node, for a question, with other settings where some are given.
+        open_watched: Makes the client of one node that commands are sent by; it asks the second argument, now and
+            then, whether to go on waiting for a reply.
     """
 
-    def __init__(self, seeds: Sequence[Address], open_node: Opener) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[Address],
+        open_node: Opener,
+        open_watched: Callable[[Address, Callable[[], bool]], redis.Redis],
+    ) -> None:
         self._open = open_node
-        self._topology: Topology[redis.Redis] = Topology(seeds, lambda address: open_node(address, None))
+        self._topology: Topology[redis.Redis] = Topology(
+            seeds, lambda address: open_watched(address, partial(self._is_replaced, address))
+        )
         self._looking = threading.Lock()
         super().__init__(connection_pool=_Pools(self._topology))
 
@@ -117,9 +127,8 @@ class ClusterClient(redis.Redis):
         """Return where to send next what a node did not execute, and whether it must be told that it was asked for."""
         if time.monotonic() >= deadline:
             raise error
-        if isinstance(error, MovedError):
-            self._topology.moved(slot, error, node)
-        elif isinstance(error, AskError):
+        self._topology.heed(slot, error, node)
+        if isinstance(error, AskError) and not isinstance(error, MovedError):
             return self._topology.node(self._topology.target(error, node)), True
         if attempts > 1 or not isinstance(error, MovedError):
             time.sleep(PAUSE)
@@ -167,7 +176,7 @@ class ClusterClient(redis.Redis):
             self._topology.is_stale = True
             raise redis.ConnectionError(f"{node.name} of the cluster did not answer, and is tried again soon")
         try:
-            with contextlib.closing(self._open(node.address, PROBE_TIMEOUT)) as probe:
+            with contextlib.closing(self._open(node.address, **PROBE)) as probe:
                 probe.ping()
         except _BROKEN as error:
             self._topology.fail(node, error)
@@ -185,17 +194,28 @@ class ClusterClient(redis.Redis):
             failure: RedisError | None = None
             for address in self._topology.informants():
                 try:
-                    with contextlib.closing(self._open(address, PROBE_TIMEOUT)) as informant:
-                        self._topology.take(informant.execute_command("CLUSTER", "SLOTS"), address)
-                except _BROKEN as error:
+                    with contextlib.closing(self._open(address, **PROBE)) as informant:
+                        left = self._topology.take(informant.execute_command("CLUSTER", "SLOTS"), address)
+                except (*_BROKEN, ClusterDownError) as error:
                     failure = error
                 except ResponseError as error:
                     refuse_single(error, address)
                     raise
                 else:
+                    for node in left:
+                        node.client.connection_pool.disconnect(inuse_connections=False)
                     return
             self._topology.looked_in_vain()
             raise failure or redis.ConnectionError("no node of the cluster is known")
+
+    def _is_replaced(self, address: Address) -> bool:
+        """Ask the others about a node that is silent."""
+        self._topology.suspect(address)
+        try:
+            self._look()
+        except RedisError:
+            return False
+        return not self._topology.serves(address)
 
     # -- pipelines --------------------------------------------------------------------------------------
 
@@ -278,8 +298,7 @@ class ClusterClient(redis.Redis):
                     found = pipeline.execute(raise_on_error=False)
             except NOT_EXECUTED as error:
                 if time.monotonic() < deadline:
-                    if isinstance(error, MovedError) and part.slot is not None:
-                        self._topology.moved(part.slot, error, node)
+                    self._topology.heed(part.slot, error, node)
                     time.sleep(PAUSE)
                     continue
                 _fill(replies, part.places, error)
@@ -366,7 +385,8 @@ class _Pools(redis.ConnectionPool):
         super().__init__(protocol=3, legacy_responses=False)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections; those in use only where told to."""
+        """Close the connections; those in use only where told to. Something is wrong: look before the next command."""
+        self._topology.is_stale = True
         for node in self._topology.nodes:
             node.client.connection_pool.disconnect(inuse_connections)
 

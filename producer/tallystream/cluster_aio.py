@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 from redis.asyncio.client import Pipeline
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
 
 from tallystream.slots import (
     NOT_EXECUTED,
@@ -21,14 +21,14 @@ from tallystream.slots import (
     slot_of,
     to_send_again,
 )
-from tallystream.topology import PATIENCE, PAUSE, PROBE_TIMEOUT, Address, Node, Topology, refuse_single
+from tallystream.topology import PATIENCE, PAUSE, PROBE, Address, Node, Topology, refuse_single
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tallystream.slots import Command
 
-    Opener = Callable[[Address, float | None], redis.asyncio.Redis]
+    Opener = Callable[..., redis.asyncio.Redis]
     Staged = tuple[Command, dict[str, Any]]
     AsyncNode = Node[redis.asyncio.Redis]
 
@@ -40,21 +40,21 @@ class AsyncClusterClient(redis.asyncio.Redis):
 
     Args:
         seeds: Some of the nodes.
-        open_node: Makes the client of one node, with a time limit of its own where one is given.
+        open_node: Makes the client of one node, with other settings where some are given.
     """
 
     def __init__(self, seeds: Sequence[Address], open_node: Opener) -> None:
         self._open = open_node
-        self._topology: Topology[redis.asyncio.Redis] = Topology(seeds, lambda address: open_node(address, None))
+        self._topology: Topology[redis.asyncio.Redis] = Topology(seeds, open_node)
         self._looking = asyncio.Lock()
         super().__init__(connection_pool=redis.asyncio.ConnectionPool(protocol=3, legacy_responses=False))
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Execute a command; see `tallystream.cluster.ClusterClient`. Nothing here goes to every node."""
+        """Execute a command; see `tallystream.cluster.ClusterClient`."""
         key = key_of(args)
         if key is None:
             if goes_everywhere(args):
-                raise NotImplementedError(f"{args[0]} is for the client of threads")
+                return await self._everywhere(args, options)
             return await self._send(await self._owner(None), args, options)
         command, slot = guarded(args), slot_of(key)
         deadline = time.monotonic() + PATIENCE
@@ -71,8 +71,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                 if asking := isinstance(error, AskError) and not isinstance(error, MovedError):
                     node = self._topology.node(self._topology.target(error, node))
                     continue
-                if isinstance(error, MovedError):
-                    self._topology.moved(slot, error, node)
+                self._topology.heed(slot, error, node)
                 if attempts > 1 or not isinstance(error, MovedError):
                     await asyncio.sleep(PAUSE)
                 node = await self._owner(slot)
@@ -106,20 +105,38 @@ class AsyncClusterClient(redis.asyncio.Redis):
     async def _owner(self, slot: int | None) -> AsyncNode:
         await self._look()
         node = self._topology.owner(slot)
+        await self._make_sure(node)
+        return node
+
+    async def _everywhere(self, command: Command, options: dict[str, Any]) -> Any:
+        """Ask all that can be reached."""
+        await self._look()
+        replies: list[Any] = []
+        failure: RedisError | None = None
+        for node in self._topology.primaries:
+            try:
+                await self._make_sure(node)
+                replies.append(await self._send(node, command, options))
+            except _BROKEN as error:
+                failure = error
+        if not replies:
+            raise failure or redis.ConnectionError("no node of the cluster is known")
+        return replies[0]
+
+    async def _make_sure(self, node: AsyncNode) -> None:
         if not node.failed:
-            return node
+            return
         if time.monotonic() < node.retry_at:
             self._topology.is_stale = True
             raise redis.ConnectionError(f"{node.name} of the cluster did not answer, and is tried again soon")
         try:
-            async with contextlib.aclosing(self._open(node.address, PROBE_TIMEOUT)) as probe:
+            async with contextlib.aclosing(self._open(node.address, **PROBE)) as probe:
                 await probe.ping()
         except _BROKEN as error:
             self._topology.fail(node, error)
             raise
         await node.client.connection_pool.disconnect(inuse_connections=False)
         node.failed = False
-        return node
 
     async def _look(self) -> None:
         """See who serves what, where something did not fit."""
@@ -131,14 +148,16 @@ class AsyncClusterClient(redis.asyncio.Redis):
             failure: RedisError | None = None
             for address in self._topology.informants():
                 try:
-                    async with contextlib.aclosing(self._open(address, PROBE_TIMEOUT)) as informant:
-                        self._topology.take(await informant.execute_command("CLUSTER", "SLOTS"), address)
-                except _BROKEN as error:
+                    async with contextlib.aclosing(self._open(address, **PROBE)) as informant:
+                        left = self._topology.take(await informant.execute_command("CLUSTER", "SLOTS"), address)
+                except (*_BROKEN, ClusterDownError) as error:
                     failure = error
                 except ResponseError as error:
                     refuse_single(error, address)
                     raise
                 else:
+                    for node in left:
+                        await node.client.connection_pool.disconnect(inuse_connections=False)
                     return
             self._topology.looked_in_vain()
             raise failure or redis.ConnectionError("no node of the cluster is known")
@@ -217,8 +236,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                 await self._run_share(node, part.places, staged, replies, transaction=True)
             except NOT_EXECUTED as error:
                 if time.monotonic() < deadline:
-                    if isinstance(error, MovedError) and part.slot is not None:
-                        self._topology.moved(part.slot, error, node)
+                    self._topology.heed(part.slot, error, node)
                     await asyncio.sleep(PAUSE)
                     continue
                 _fill(replies, part.places, error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import redis
@@ -24,6 +24,10 @@ from redis.retry import Retry
 from tallystream.cluster import ClusterClient
 from tallystream.cluster_aio import AsyncClusterClient
 from tallystream.errors import ConfigurationError
+from tallystream.silence import watchful
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379"
 TIMEOUT: Final = 5.0
@@ -96,12 +100,17 @@ def _made(kind: Any, url: str, timeout: float, retry: Any) -> Any:
 
 
 def _cluster(kind: Any, url: _ClusterUrl, settings: dict[str, Any]) -> Any:
-    def open_node(address: tuple[str, int], timeout: float | None) -> Any:
-        limits = {} if timeout is None else {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        return kind.from_url(url.of(address), **settings | limits)
+    def open_node(address: tuple[str, int], **more: Any) -> Any:
+        return kind.from_url(url.of(address), **settings | more)
 
-    open_node(url.hosts[0], None)  # connects to nothing; an option that cannot be used is said now
-    return (AsyncClusterClient if kind is redis.asyncio.Redis else ClusterClient)(url.hosts, open_node)
+    open_node(url.hosts[0])  # connects to nothing; an option that cannot be used is said now
+    if kind is redis.asyncio.Redis:
+        return AsyncClusterClient(url.hosts, open_node)
+
+    def open_watched(address: tuple[str, int], is_replaced: Callable[[], bool]) -> Any:
+        return open_node(address, **watchful(is_replaced, tls=url.scheme == "rediss"))
+
+    return ClusterClient(url.hosts, open_node, open_watched)
 
 
 def _connected(connection: Any) -> None:

@@ -8,7 +8,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from redis.exceptions import AuthenticationError, ClusterDownError, MaxConnectionsError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    MaxConnectionsError,
+    MovedError,
+    RedisError,
+    ResponseError,
+)
 
 from tallystream.errors import ConfigurationError
 from tallystream.slots import SLOTS
@@ -32,6 +39,9 @@ _SUSPICION: Final = 0.5
 
 PATIENCE: Final = 2.0
 """Seconds for which a command is sent again that no node would execute yet."""
+
+PROBE: Final = {"socket_timeout": PROBE_TIMEOUT, "socket_connect_timeout": PROBE_TIMEOUT}
+"""The settings of a client that only asks this."""
 
 PAUSE: Final = 0.05
 """Seconds between two of these attempts."""
@@ -89,8 +99,14 @@ class Topology(Generic[Client]):
         known = dict.fromkeys([*self._members, *self._seeds])
         yield from sorted(known, key=lambda address: address in self._nodes and self._nodes[address].failed)
 
-    def take(self, reply: list[Any], asked: Address) -> None:
-        """Take what a node answers to CLUSTER SLOTS."""
+    def take(self, reply: list[Any], asked: Address) -> list[Node[Client]]:
+        """Take what a node answers to CLUSTER SLOTS; return the nodes that have left, whose connections may go.
+
+        Raises:
+            ClusterDownError: it knows of nobody who serves anything: it may have left itself.
+        """
+        if not reply:
+            raise ClusterDownError("{}:{} knows of no node that serves any slot".format(*asked))
         owners: list[Address | None] = [None] * SLOTS
         members: dict[Address, None] = {}
         for first, last, *nodes in reply:
@@ -100,6 +116,8 @@ class Topology(Generic[Client]):
         self._owners, self._members = owners, list(members)
         self._looked_at = time.monotonic()
         self.is_stale = False
+        left = [address for address in self._nodes if address not in members]
+        return [self._nodes.pop(address) for address in left]
 
     def looked_in_vain(self) -> None:
         """Nobody could say: what is known has to do for now."""
@@ -127,14 +145,25 @@ class Topology(Generic[Client]):
         self.is_stale = True
         raise ClusterDownError(f"no node of the cluster is known to serve {'any slot' if slot is None else slot}")
 
-    def moved(self, slot: int, error: AskError, by: Node[Client]) -> None:
-        """Take MOVED's word for one slot; the others may have moved as well."""
-        self._owners[slot] = self.target(error, by)
-        self.is_stale = True
+    def heed(self, slot: int | None, error: RedisError, by: Node[Client]) -> None:
+        """Take MOVED's word for one slot; the others may have moved as well. CLUSTERDOWN may be of one who has left."""
+        if isinstance(error, MovedError) and slot is not None:
+            self._owners[slot] = self.target(error, by)
+        if isinstance(error, (MovedError, ClusterDownError)):
+            self.is_stale = True
 
     def target(self, error: AskError, by: Node[Client]) -> Address:
         """Return where MOVED or ASK sends us."""
         return error.host or by.address[0], error.port
+
+    def suspect(self, address: Address) -> None:
+        """Take notice of a node that has been silent for a while: it is asked last who serves what."""
+        self.node(address).failed = True
+        self.is_stale = True
+
+    def serves(self, address: Address) -> bool:
+        """Tell whether a node serves anything, as far as is known."""
+        return address in self._owners
 
     def fail(self, node: Node[Client], error: RedisError) -> None:
         """Take notice of a node that does not answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -12,6 +13,7 @@ import structlog
 from redis.exceptions import RedisError, TryAgainError
 
 from tallystream import Producer, TallyError
+from tallystream.connection import connect, connect_async
 from tallystream.keys import Layout
 from tallystream.ledger import query_ledger
 from tallystream.slots import slot_of
@@ -174,6 +176,62 @@ def test_a_primary_freezes_and_comes_back(cluster, server, capsys):
             print(f"\n[{server.kind}] frozen: {measured(load, subject, promoted)}")  # noqa: T201
         cluster.wait_until_whole()
         load.check()
+
+
+@pytest.mark.slow
+def test_a_frozen_primary_is_not_waited_for(cluster, server, capsys):
+    """While a primary is still frozen, its partitions are counted on by its replica; nobody waits for a time limit."""
+    with Load(server.url) as load:
+        load.goes_on()
+        victim = cluster.owner(Layout().keys[0].stream)
+        subject, heir = subject_at(cluster, victim), cluster.replica_of(victim)
+        victim.freeze()
+        try:
+            until(heir.is_primary, 30, 0.01, "the promotion")
+            promoted = time.monotonic()
+            with capsys.disabled():
+                print(f"\n[{server.kind}] still frozen: {measured(load, subject, promoted)}")  # noqa: T201
+        finally:
+            victim.thaw()
+        cluster.wait_until_whole()
+        load.check()
+
+
+@pytest.mark.slow
+def test_a_node_joins_and_leaves(cluster, server, capsys):
+    """A fourth primary takes the slots of every partition, under load, and gives them back, and is forgotten."""
+    with Load(server.url) as load:
+        load.goes_on()
+        homes = {keys.stream: cluster.owner(keys.stream) for keys in Layout().keys}
+        joined = cluster.add()
+        for stream, home in homes.items():
+            cluster.move(slot_of(stream), home, joined)
+        load.goes_on()
+        assert {cluster.owner(stream) for stream in homes} == {joined}
+        for stream, home in homes.items():
+            cluster.move(slot_of(stream), joined, home)
+        cluster.remove(joined)
+        left = time.monotonic()
+        load.goes_on()
+        with capsys.disabled():
+            print(f"\n[{server.kind}] left: counting {time.monotonic() - left:.2f} s after it was forgotten")  # noqa: T201
+        load.check()
+        assert load.producer.stats.rewound_streams == 0
+
+
+def test_a_node_that_has_left_is_no_informant(cluster, server):
+    """A seed that knows of nobody is passed over: the next one says who serves what."""
+    stranger = cluster._start()
+    url = server.url.replace("redis+cluster://", f"redis+cluster://127.0.0.1:{stranger.port},")
+    with contextlib.closing(connect(url)) as client:
+        assert client.get("anything") is None
+
+    async def ask() -> None:
+        other = connect_async(url)
+        assert await other.get("anything") is None
+        await other.aclose()
+
+    asyncio.run(ask())
 
 
 def test_no_script_runs_while_its_slot_is_moved(cluster, server):
