@@ -2,8 +2,9 @@
 
 Usage: python -m benchmarks.live_readers [--quick]
 
-The same backlog is drained in turn without readers and with 500 that follow the overview, everything in processes of
-their own; then events are emitted at a steady rate and the way to a reader is timed.
+The same backlog is drained in pairs, without readers and with 500 that follow the overview, everything in processes of
+their own; the median of the pairs' ratios is what readers leave to the worker. Then events are emitted at a steady rate:
+the processor time of the read service is taken for one reader and for many, and the way to a reader is timed.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 
+import psutil
+
 from tallystream import Producer
 from tallystream.live import follow
 
@@ -25,9 +28,10 @@ from .processes import SHIPPED, Running, module, program, worker
 from .server import Arena, running, until
 
 READERS = 500
-REPEATS = 5
+PAIRS = 7
 PORT = 18_080
 OVERVIEW = "/v1/live?overview=true&top=all"
+PATTERN = "/v1/live?subject=article:*"
 
 
 def main() -> None:
@@ -38,12 +42,15 @@ def main() -> None:
     with running("valkey", quick=quick) as arena:
         _cost(arena)
         arena.clear()
+        _processor(arena)
+        arena.clear()
         for readers in (0, READERS):
             _way(arena, readers)
             arena.clear()
 
 
 def _cost(arena: Arena) -> None:
+    """Drain a backlog without and with readers, in pairs whose order alternates."""
     subjects = zipf(arena.events(4_000_000, 500_000))
     with worker(arena.url, arena.scratch, SHIPPED) as counting:  # the rules are published
         until(lambda: bool(arena.client.hget("tally:meta", "rules")), "the rules")
@@ -53,19 +60,37 @@ def _cost(arena: Arena) -> None:
             producer.emit(METRIC, subject)
         producer.flush(300)
     arena.save_as("backlog")
-    rates: dict[int, list[float]] = {0: [], READERS: []}
-    for _ in range(2 if arena.quick else REPEATS):
-        for readers, found in rates.items():
+    ratios = []
+    for pair in range(2 if arena.quick else PAIRS):
+        rates = {}
+        for readers in (0, READERS) if pair % 2 else (READERS, 0):
             arena.restore("backlog")
             with _serving(arena), _reading(arena, readers), worker(arena.url, arena.scratch, SHIPPED) as counting:
                 started = wait_for_first_read(arena, counting)
-                found.append(len(subjects) / (wait_until_counted(arena, len(subjects), counting) - started))
-    medians = {readers: statistics.median(found) for readers, found in rates.items()}
-    for readers, found in rates.items():
-        print(
-            f"worker with {readers} readers: {medians[readers]:,.0f} events/s ({', '.join(f'{r:,.0f}' for r in found)})"
-        )
-    print(f"ratio {medians[READERS] / medians[0]:.3f}")
+                rates[readers] = len(subjects) / (wait_until_counted(arena, len(subjects), counting) - started)
+        ratios.append(rates[READERS] / rates[0])
+        print(f"worker alone {rates[0]:,.0f} events/s, with {READERS} readers {rates[READERS]:,.0f}: {ratios[-1]:.3f}")
+    print(f"ratio, median of {len(ratios)} pairs: {statistics.median(ratios):.3f}")
+
+
+def _processor(arena: Arena) -> None:
+    """Take the read service's processor time at 2,000 events a second."""
+    seconds = 3 if arena.quick else 15
+    for readers, path in ((1, OVERVIEW), (READERS, OVERVIEW), (1, PATTERN), (READERS, PATTERN)):
+        with (
+            worker(arena.url, arena.scratch, SHIPPED),
+            _serving(arena) as service,
+            Producer(arena.url) as producer,
+            _reading(arena, readers, path),
+        ):
+            process = psutil.Process(service.process.pid)
+            before, began = sum(process.cpu_times()[:2]), time.monotonic()
+            for subject in zipf(seconds * 2_000):
+                producer.emit(METRIC, subject)
+                time.sleep(0.0004)
+            spent = (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - began)
+        print(f"read service, {readers} readers of {path}: {spent * 1000:.0f} ms of processor time a second")
+        arena.clear()
 
 
 def _way(arena: Arena, readers: int) -> None:
@@ -109,10 +134,10 @@ def _way(arena: Arena, readers: int) -> None:
 
 
 @contextmanager
-def _serving(arena: Arena) -> Iterator[None]:
+def _serving(arena: Arena) -> Iterator[Running]:
     with program("serve", "--redis", arena.url, "--port", str(PORT), log=arena.scratch / "serve.log") as service:
         until(lambda: _answers(service), "the read service")
-        yield
+        yield service
 
 
 def _answers(service: Running) -> bool:
@@ -128,12 +153,12 @@ def _answers(service: Running) -> bool:
 
 
 @contextmanager
-def _reading(arena: Arena, readers: int):  # noqa: ANN202  # a function that says what they read
+def _reading(arena: Arena, readers: int, path: str = OVERVIEW):  # noqa: ANN202  # a function that says what they read
     with ExitStack() as stack:
         if not readers:
             yield lambda: "none"
             return
-        arguments = ("127.0.0.1", str(PORT), str(readers), OVERVIEW)
+        arguments = ("127.0.0.1", str(PORT), str(readers), path)
         crowd = stack.enter_context(module("live_clients", *arguments, scratch=arena.scratch))
         crowd.wait_for_line("reading")
 

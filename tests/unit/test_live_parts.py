@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fnmatch
 import time
 
@@ -75,6 +76,11 @@ def test_another_generation_is_other_data():
     assert vector.data_of(Meta(Layout(4), "a", None)) != vector.data_of(Meta(Layout(4), "b", None))
 
 
+async def _now(reader):
+    with contextlib.suppress(TimeoutError):
+        return await asyncio.wait_for(reader.next(), 0.01)
+
+
 def _batch(id_, *counters):
     return Batch({(subject, "view"): (value, 0) for subject, value in counters}, id_, "1-0", 0)
 
@@ -83,10 +89,10 @@ def test_a_slow_reader_gets_the_latest_of_each():
     """What comes in faster than a reader takes it is held once for each counter, the latest, with the last position."""
 
     async def scene():
-        reader = Reader(None, 0.25)
+        reader = Reader(None)
         for value in range(100):
             reader.counters(_batch(f"id{value}", ("a", value), (f"b{value % 3}", value)))
-        (message,) = await reader.next(1)
+        (message,) = await reader.next()
         return message
 
     message = asyncio.run(scene())
@@ -103,10 +109,10 @@ def test_a_reader_that_holds_too_much_is_reset():
     """Beyond its bound a reader holds nothing, and is told to read anew, before anything else."""
 
     async def scene():
-        reader = Reader(None, 0.25)
+        reader = Reader(None)
         reader.counters(_batch("id1", *((str(n), n) for n in range(MAX_HELD + 1))))
         reader.counters(_batch("id2", ("a", 1)))
-        return await reader.next(1)
+        return await reader.next()
 
     reset, after = asyncio.run(scene())
     assert (reset.event, reset.id) == ("reset", "id1")
@@ -117,13 +123,13 @@ def test_what_was_read_first_goes_first():
     """Nothing is sent before what a reader begins with is there, and later values win over it."""
 
     async def scene():
-        reader = Reader(None, 0.25)
+        reader = Reader(None)
         reader.hold_back()
         reader.counters(_batch("later", ("a", 2)))
-        assert await reader.next(0.01) == []
+        assert await _now(reader) is None
         reader.first(_batch("first", ("a", 1), ("b", 1)))
         reader.release()
-        return await reader.next(1)
+        return await reader.next()
 
     (message,) = asyncio.run(scene())
     assert message.id == "later"
@@ -136,30 +142,47 @@ def test_a_readers_pace_is_kept_and_its_end_is_told():
     async def scene():
         reader = Reader(None, 0.3)
         reader.counters(_batch("id1", ("a", 1)))
-        assert await reader.next(1)
+        assert await reader.next()
         reader.counters(_batch("id2", ("a", 2)))
         began = time.monotonic()
-        assert await reader.next(1)
+        assert await reader.next()
         assert time.monotonic() - began > 0.2
         reader.end()
-        assert await reader.next(1) is None
+        assert await reader.next() is None
 
     asyncio.run(scene())
 
 
-def test_a_crowd_is_told_less_often():
-    """The more readers there are, the further apart are the updates of each."""
+def test_the_same_updates_are_put_together_once():
+    """Readers of one filter who were not told for several passes get one message, encoded once for all of them."""
 
     async def scene():
-        reader = Reader(None, 0.01)
-        reader.spread = 0.3
-        reader.counters(_batch("id1", ("a", 1)))
-        assert await reader.next(1)
-        reader.counters(_batch("id2", ("a", 2)))
-        assert await reader.next(0.1) == []
-        assert await reader.next(1)
+        readers = [Reader(None) for _ in range(3)]
+        late = Reader(None)
+        for number, batch in enumerate(_batch(f"id{n}", ("a", n), (f"b{n}", n)) for n in range(3)):
+            for reader in [*readers, *([late] if number else [])]:
+                reader.counters(batch)
+        return [(await reader.next())[0] for reader in (*readers, late)]
 
-    asyncio.run(scene())
+    first, second, third, late = asyncio.run(scene())
+    assert first is second is third
+    assert [counted.subject for counted in first.data.counters] == ["a", "b0", "b1", "b2"]
+    assert [counted.subject for counted in late.data.counters] == ["a", "b1", "b2"]
+
+
+def test_silence_is_broken_by_a_sign_of_life():
+    """A reader without news gets a sign of life after its patience, and again, also while it is not to be told yet."""
+
+    async def scene():
+        reader = Reader(None, 60)
+        watching = asyncio.create_task(reader.watch(0.1))
+        reader.counters(_batch("id1", ("a", 1)))
+        assert await reader.next()
+        reader.counters(_batch("id2", ("a", 2)))
+        assert [await reader.next(), await reader.next()] == [[], []]
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(scene(), 5))
 
 
 def test_a_message_in_its_two_forms():
@@ -183,12 +206,11 @@ def test_a_rate_is_taken_over_the_last_seconds():
     assert rates.of("view") == 0
 
 
-def test_a_reader_that_takes_nothing_is_dropped(monkeypatch):
+def test_a_reader_that_takes_nothing_is_dropped():
     """A connection that does not take what is sent within its patience is given up."""
-    monkeypatch.setattr("tallystream_worker.http.live.PATIENCE", 0.1)
 
     async def scene():
-        reader = Reader(None, 0.25)
+        reader = Reader(None)
         reader.counters(_batch("id1", ("a", 1)))
         sent = []
 
@@ -197,7 +219,7 @@ def test_a_reader_that_takes_nothing_is_dropped(monkeypatch):
             if len(sent) > 1:  # the buffers are full, and stay so
                 await asyncio.Event().wait()
 
-        await while_present(send_events(send, reader), asyncio.Event().wait())
+        await while_present(send_events(send, reader), asyncio.Event().wait(), reader.watch(0.1))
         return sent
 
     assert len(asyncio.run(asyncio.wait_for(scene(), 5))) == 2

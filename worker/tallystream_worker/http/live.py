@@ -99,7 +99,7 @@ async def live_socket(
         return
     try:
         # Not before receiving has ended: granian never finishes to close a socket that is being read.
-        if await _while_present(_send_texts(socket, reader), _until_closed(socket)):
+        if await _while_present(_send_texts(socket, reader), _until_closed(socket), reader.watch(PATIENCE)):
             await socket.close(_GOING_AWAY, "the service stops")
     finally:
         hub.leave(reader)
@@ -130,7 +130,7 @@ class _Following(ASGIResponse):
         del scope
         try:
             await self._response.start_response(send)
-            await _while_present(_send_events(send, self._reader), _until_gone(receive))
+            await _while_present(_send_events(send, self._reader), _until_gone(receive), self._reader.watch(PATIENCE))
         finally:
             self._hub.leave(self._reader)
 
@@ -155,7 +155,8 @@ async def _reader(
     follows = None
     if metrics or subjects or not (overview or top):
         follows = wanted(metrics or rules.metric, subjects or ["*"])
-    return Reader(follows, every, overview=overview, top=top)
+    # The hub tells nobody oftener than each tick: a timer of its own is for those who want less.
+    return Reader(follows, every if every > TICK else 0.0, overview=overview, top=top)
 
 
 async def _join(hub: Hub, reader: Reader, since: str | None) -> None:
@@ -165,28 +166,27 @@ async def _join(hub: Hub, reader: Reader, since: str | None) -> None:
         raise problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": "5"}) from None
 
 
-async def _while_present(sending: Coroutine[Any, Any, None], leaving: Coroutine[Any, Any, None]) -> bool:
-    """Send until there is nothing more to send, or the other side is gone or takes nothing any more.
+async def _while_present(sending: Coroutine[Any, Any, None], *endings: Coroutine[Any, Any, None]) -> bool:
+    """Send until there is nothing more to send, or the other side is gone or takes nothing any more, which ends one.
 
     Returns:
         Whether everything was sent and the other side is still there.
     """
-    tasks = [asyncio.create_task(sending), asyncio.create_task(leaving)]
+    tasks = [asyncio.create_task(each) for each in (sending, *endings)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
-        sent, left = await asyncio.gather(*tasks, return_exceptions=True)
-    return sent is None and left is not None
+        sent, *ended = await asyncio.gather(*tasks, return_exceptions=True)
+    return sent is None and None not in ended
 
 
 async def _send_events(send: Send, reader: Reader) -> None:
     await send({"type": "http.response.body", "body": _BEGIN, "more_body": True})
-    while (messages := await reader.next(PATIENCE)) is not None:
-        body = b"".join(message.sse for message in messages) or HEARTBEAT
-        async with asyncio.timeout(PATIENCE):
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+    while (messages := await reader.next()) is not None:
+        body = b"".join([message.sse for message in messages]) or HEARTBEAT
+        await send({"type": "http.response.body", "body": body, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -196,10 +196,9 @@ async def _until_gone(receive: Receive) -> None:
 
 
 async def _send_texts(socket: WebSocket[Any, Any, Any], reader: Reader) -> None:
-    while (messages := await reader.next(PATIENCE)) is not None:
-        async with asyncio.timeout(PATIENCE):
-            for text in [message.text for message in messages] or ['{"event":"heartbeat"}']:
-                await socket.send_text(text)
+    while (messages := await reader.next()) is not None:
+        for text in [message.text for message in messages] or ['{"event":"heartbeat"}']:
+            await socket.send_text(text)
 
 
 async def _until_closed(socket: WebSocket[Any, Any, Any]) -> None:

@@ -28,8 +28,12 @@ _PAGE: Final = 64
 """Entries in one reply: at most 4 MiB, where every one is as large as a producer makes it."""
 
 
-async def changed_between(totals: Totals, layout: Layout, start: Vector, end: Vector, budget: int) -> Changes | None:
-    """Return what the entries behind `start` and up to `end` touch; `None` where they are over `budget` bytes.
+async def changed_between(
+    totals: Totals, layout: Layout, start: Vector, end: Vector, budget: int, metrics: frozenset[str]
+) -> Changes | None:
+    """Return what the entries behind `start` and up to `end` touch of these metrics.
+
+    It is `None` where the entries are over `budget` bytes, or touch too many subjects of a metric.
 
     Raises:
         RedisError: the log cannot be read.
@@ -40,7 +44,7 @@ async def changed_between(totals: Totals, layout: Layout, start: Vector, end: Ve
         for number, entries in (await totals.run(_query_page(layout, cursors, end))).items():
             for id_, fields in entries:
                 budget -= sum(map(len, fields.values()))
-                _touch(changed, id_, fields)
+                _touch(changed, metrics, id_, fields)
             if len(entries) < _PAGE:
                 del cursors[number]
             else:
@@ -79,17 +83,21 @@ def _query_page(layout: Layout, cursors: Mapping[int, StreamID], end: Vector) ->
     return Query(commands, lambda replies: dict(zip(list(cursors), map(sound, replies), strict=True)))
 
 
-def _touch(changed: Changes, id_: bytes, fields: Any) -> None:
+def _touch(changed: Changes, metrics: frozenset[str], id_: bytes, fields: Any) -> None:
     try:
         payload = decode(fields, int(id_.partition(b"-")[0]))
     except (CodecError, EventError):
         return  # the worker has parked it
     for group in payload.groups:
+        if group.metric not in metrics:
+            continue
         subjects = changed[group.metric]
         subjects.update(group.ones)
         subjects.update(group.counts)
         subjects.update(group.sums)
     for single in payload.singles:
-        changed[single.metric].add(single.subject)
+        if single.metric in metrics:
+            changed[single.metric].add(single.subject)
     for correction in payload.corrections:
-        changed[correction.metric].add(correction.subject)
+        if correction.metric in metrics:
+            changed[correction.metric].add(correction.subject)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -87,6 +87,7 @@ class Batch:
     id: str
     as_of: str
     lag: int | None
+    _merged: dict[int, tuple[Batch, Batch]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def message(self) -> Message:
@@ -95,5 +96,8 @@ class Batch:
         return Message("counters", Counters(counters, self.as_of, self.lag), self.id)
 
     def after(self, earlier: Batch) -> Batch:
-        """Return the two as one, where this one is the later."""
-        return Batch(earlier.values | self.values, self.id, self.as_of, self.lag)
+        """Return the two as one, where this one is the later: the same one to all readers who hold the same."""
+        if id(earlier) not in self._merged:
+            merged = Batch(earlier.values | self.values, self.id, self.as_of, self.lag)
+            self._merged[id(earlier)] = earlier, merged  # the earlier one as well: its address stays its own
+        return self._merged[id(earlier)][1]

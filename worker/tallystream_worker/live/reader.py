@@ -21,19 +21,22 @@ class Reader:
 
     Args:
         wanted: The counters it follows; `None` for none.
-        every: The least seconds between two updates.
+        every: The least seconds between two updates, where the hub's own pace is not enough.
         overview: Whether it gets the overview.
         top: The window whose leaderboards it gets; `None` for none.
     """
 
-    def __init__(self, wanted: Wanted | None, every: float, *, overview: bool = False, top: str | None = None) -> None:
+    def __init__(
+        self, wanted: Wanted | None, every: float = 0.0, *, overview: bool = False, top: str | None = None
+    ) -> None:
         self.wanted = wanted
         self.overview = overview
         self.top = top
-        self.spread = 0.0
-        """The least seconds between two updates that the number of readers allows."""
         self._every = every
-        self._next_at = 0.0
+        self._sent_at = time.monotonic()
+        self._is_sending = False
+        self._is_silent = False
+        self._is_pausing = False
         self._batch: Batch | None = None
         self._others: dict[str, Message] = {}
         self._wake = asyncio.Event()
@@ -78,17 +81,21 @@ class Reader:
         self._ended = True
         self._wake.set()
 
-    async def next(self, patience: float) -> list[Message] | None:
-        """Return what is to be sent, nothing after `patience` seconds without news, or `None` at the end."""
-        try:
-            async with asyncio.timeout(patience):
-                await self._news()
-        except TimeoutError:
-            return []
+    async def next(self) -> list[Message] | None:
+        """Return what is to be sent, nothing where a sign of life is due, or `None` at the end."""
+        self._is_sending = False
+        while not (self._ended or self._is_silent or self._has_news):
+            self._wake.clear()
+            await self._wake.wait()
         if self._ended:
             return None
-        self._next_at = time.monotonic() + max(self._every, self.spread)
-        self._wake.clear()
+        self._sent_at, self._is_sending = time.monotonic(), True
+        if self._is_silent:
+            self._is_silent = False
+            return []
+        if self._every:
+            self._is_pausing = True
+            asyncio.get_running_loop().call_later(self._every, self._go_on)
         others, self._others = self._others, {}
         batch, self._batch = self._batch, None
         # A reset first: what comes behind it is new.
@@ -97,14 +104,24 @@ class Reader:
             messages.append(batch.message)
         return [*messages, *others.values()]
 
-    async def _news(self) -> None:
+    async def watch(self, patience: float) -> None:
+        """Ask for a sign of life after `patience` seconds without news; return once nothing was taken for so long.
+
+        One timer for many updates, instead of two for each.
+        """
         while True:
-            await self._wake.wait()
-            if self._ended:
-                return
-            if self._held_back or not (self._batch or self._others):
-                self._wake.clear()
+            await asyncio.sleep(self._sent_at + patience - time.monotonic())
+            if time.monotonic() < self._sent_at + patience:
                 continue
-            if (pause := self._next_at - time.monotonic()) <= 0:
+            if self._is_sending:
                 return
-            await asyncio.sleep(pause)
+            self._is_silent = True
+            self._wake.set()
+
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._batch or self._others) and not (self._held_back or self._is_pausing)
+
+    def _go_on(self) -> None:
+        self._is_pausing = False
+        self._wake.set()
