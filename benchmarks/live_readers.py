@@ -2,14 +2,13 @@
 
 Usage: python -m benchmarks.live_readers [--quick]
 
-The same backlog is drained in pairs, without readers and with 500 that follow the overview, everything in processes of
-their own; the median of the pairs' ratios is what readers leave to the worker. Then events are emitted at a steady rate:
+The same backlog is drained in pairs, without readers and with 500 that follow the overview, all in processes of
+their own; the median of the pairs' ratios is what readers leave to the worker. Then, at a steady rate of events,
 the processor time of the read service is taken for one reader and for many, and the way to a reader is timed.
 """
 
 import argparse
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -65,7 +64,7 @@ def _cost(arena: Arena) -> None:
         rates = {}
         for readers in (0, READERS) if pair % 2 else (READERS, 0):
             arena.restore("backlog")
-            with _serving(arena), _reading(arena, readers), worker(arena.url, arena.scratch, SHIPPED) as counting:
+            with serving(arena), _reading(arena, readers), worker(arena.url, arena.scratch, SHIPPED) as counting:
                 started = wait_for_first_read(arena, counting)
                 rates[readers] = len(subjects) / (wait_until_counted(arena, len(subjects), counting) - started)
         ratios.append(rates[READERS] / rates[0])
@@ -79,7 +78,7 @@ def _processor(arena: Arena) -> None:
     for readers, path in ((1, OVERVIEW), (READERS, OVERVIEW), (1, PATTERN), (READERS, PATTERN)):
         with (
             worker(arena.url, arena.scratch, SHIPPED),
-            _serving(arena) as service,
+            serving(arena) as service,
             Producer(arena.url) as producer,
             _reading(arena, readers, path),
         ):
@@ -96,7 +95,7 @@ def _processor(arena: Arena) -> None:
 def _way(arena: Arena, readers: int) -> None:
     """Time the way of marked events at 2,000 events a second."""
     seconds = 3 if arena.quick else 20
-    with worker(arena.url, arena.scratch, SHIPPED) as counting, _serving(arena), _reading(arena, readers) as crowd:
+    with worker(arena.url, arena.scratch, SHIPPED) as counting, serving(arena), _reading(arena, readers) as crowd:
         emitted: dict[str, float] = {}
         took: list[float] = []
         watching = threading.Event()
@@ -134,7 +133,8 @@ def _way(arena: Arena, readers: int) -> None:
 
 
 @contextmanager
-def _serving(arena: Arena) -> Iterator[Running]:
+def serving(arena: Arena) -> Iterator[Running]:
+    """Run the read service for as long as the block."""
     with program("serve", "--redis", arena.url, "--port", str(PORT), log=arena.scratch / "serve.log") as service:
         until(lambda: _answers(service), "the read service")
         yield service
@@ -170,4 +170,4 @@ def _reading(arena: Arena, readers: int, path: str = OVERVIEW):  # noqa: ANN202 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,7 +7,7 @@ import { compact, number, rate } from "./format.js";
 import { Trends } from "./trends.js";
 
 const WINDOWS = [["hour", "Hour"], ["day", "Day"], ["7d", "7 days"], ["all", "All time"]];
-const KEPT = 240; // readings of the rate in the little chart: a minute
+const KEPT = 60; // seconds of the rate in the little chart
 const LINES = 5;
 const HINTS = new Map([["hour", "this hour "], ["day", "today "], ["7d", "in 7 days "], ["all", ""]]);
 
@@ -66,11 +66,11 @@ export class Overview {
   }
 
   overview(figures) {
-    if (figures.rate != null) this.rates.push(figures.rate);
-    if (this.rates.length > KEPT) this.rates.shift();
+    if (figures.rate != null) this.rates.push(figures);
+    while (this.rates[0]?.at < figures.at - KEPT) this.rates.shift();
     setText(this.rate, rate(figures.rate));
     setText(this.counted, `${number(figures.events.counted)} counted`);
-    drawSpark(this.spark, this.rates);
+    drawSpark(this.spark, this.rates.map((each) => each.rate));
     for (const each of figures.metrics) {
       const [value, speed] = this.tiles.get(each.metric) ?? [];
       if (!value) continue;
