@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,16 +15,24 @@ from hypothesis import strategies as st
 
 from tallystream.errors import ConfigurationError
 from tallystream.meta import establish
+from tallystream.producer import Producer
+from tallystream.totals import Totals
 from tallystream.windows import labelled
+from tallystream_worker import logs
+from tallystream_worker.app import counting
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.generation.audit import audit
 from tallystream_worker.generation.base import Sources
+from tallystream_worker.generation.scheduled import Scheduled
 from tallystream_worker.generation.span import Span
+from tallystream_worker.http.vitals import query_vitals
+from tallystream_worker.settings import AuditSettings, RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.taker import HOLDER, Snapshot
 from tests.integration.test_rules_exact import RULES, deliver, feed, happenings
 from tests.rig import Rig
+from tests.waiting import until
 
 relaxed = settings(
     max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "5")),
@@ -315,3 +324,59 @@ def test_an_audit_of_a_range(server):
         assert found.unproved == 0
         assert 0 < found.entries <= 60
         assert all(each.counter.startswith("day:") for each in report(rig, span=Span(end=bounds.end)).differences)
+
+
+def scheduled(rig: Rig, log, *, every: str = "6h", stopping: threading.Event | None = None, client=None) -> Scheduled:
+    """Return what a worker does now and then."""
+    chosen = Settings(RedisSettings(rig.url, partitions=2), rules=RULES, audit=AuditSettings(every))
+    return Scheduled(chosen, client or rig.client, log, stopping or threading.Event())
+
+
+def test_an_audit_is_done_by_one_worker_when_it_is_due(rig):
+    """Of two workers one audits, and neither again before it is time; what is wrong is logged and exported."""
+    keys = rig.layout.keys_of("s3")
+    rig.client.incrby(keys.total("view", "s3"), 5)
+    lines: list[tuple[str, dict]] = []
+
+    class Log:
+        def error(self, event: str, **fields: object) -> None:
+            lines.append((event, fields))
+
+    first, second = scheduled(rig, Log()), scheduled(rig, Log())
+    done = first.round()
+    assert done is not None
+    assert done["differences"] == 1
+    assert (second.round(), first.round()) == (None, None)
+    ((event, fields),) = lines
+    assert (event, fields["first"]) == ("counters differ", "total:view:s3")
+    with closing(Totals(rig.url)) as totals:
+        vitals = totals.run(query_vitals(totals.meta.layout))
+    assert vitals.audit is not None
+    assert vitals.audit[1:] == (done["counters"], 1)
+    at = float(rig.client.hget(rig.layout.meta, "audit").split()[0])
+    rig.client.hset(rig.layout.meta, "audit", f"{at - 6 * 3600} 1 0")
+    rig.client.set(rig.layout.keys[0].prefix + "auditing", "somebody else")
+    assert second.round() is None
+    rig.client.delete(rig.layout.keys[0].prefix + "auditing")
+    assert second.round() is not None
+    assert not rig.client.exists(rig.layout.keys[0].prefix + "auditing")
+
+
+def test_a_worker_that_stops_gives_its_audit_up(rig):
+    """A worker that is told to stop in the middle of an audit leaves no lease, and nothing that looks like a result."""
+    stopping = threading.Event()
+    stopping.set()
+    assert scheduled(rig, None, stopping=stopping).round() is None
+    assert not rig.client.exists(rig.layout.keys[0].prefix + "auditing")
+    assert rig.client.hget(rig.layout.meta, "audit") is None
+
+
+def test_a_worker_audits(server):
+    """Where `[audit] every` is set, a worker audits what it counts, without a command."""
+    chosen = Settings(RedisSettings(server.url), audit=AuditSettings("1s"))
+    client = server.client()
+    with counting(chosen, logs.configure(quiet=True)), Producer(server.url) as producer:
+        producer.emit("view", "article:1", 3)
+        producer.flush(wait="counted", timeout=20)
+        until(lambda: (client.hget("tally:meta", "audit") or b"0 0").split()[1] != b"0", timeout=20, what="an audit")
+        assert client.hget("tally:meta", "audit").split()[2] == b"0"

@@ -33,8 +33,13 @@ if TYPE_CHECKING:
 CONFIG = Path(__file__).parents[2] / "config"
 DASHBOARD = CONFIG / "grafana" / "dashboards" / "tallystream.json"
 NAME = re.compile(r"\btallystream_\w+")
-ELSEWHERE = {"tallystream_snapshot_timestamp_seconds", "tallystream_alerts_firing", "tallystream_alert_outbox_entries"}
-"""Metrics that are there only with snapshots or alerts."""
+ELSEWHERE = {
+    "tallystream_snapshot_timestamp_seconds",
+    "tallystream_alerts_firing",
+    "tallystream_alert_outbox_entries",
+    "tallystream_audit_differences",
+}
+"""Metrics that are there only with snapshots, alerts or audits."""
 
 
 def tool(name: str) -> str:

@@ -79,7 +79,7 @@ def counting(
 ) -> Iterator[Crew]:
     """Count in the background for as long as the context lasts; then finish the batches in hand.
 
-    Archives and takes snapshots beside it, where the settings name a place.
+    Archives and takes snapshots beside it, where the settings name a place, and audits where they say how often.
     """
     meta = open_books(settings, log)
     crew = Crew(settings, meta, log, subscribers, consumer=consumer)
@@ -96,6 +96,10 @@ def counting(
             from tallystream_worker.snapshot.taker import snapshotting  # noqa: PLC0415  # SQLAlchemy takes its time
 
             stack.enter_context(snapshotting(settings, meta, log))
+        if settings.audit.every:
+            from tallystream_worker.generation.scheduled import auditing  # noqa: PLC0415  # seldom asked for
+
+            stack.enter_context(auditing(settings, log))
         yield crew
 
 

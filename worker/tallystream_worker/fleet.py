@@ -109,5 +109,10 @@ def _numbered(settings: Settings, number: int) -> Settings:
     named = replace(settings, worker=replace(settings.worker, name=f"{settings.worker.consumer}-{number}"))
     if number > 0:
         # One of them is enough.
-        named = replace(named, archive=replace(settings.archive, url=""), snapshot=replace(settings.snapshot, url=""))
+        named = replace(
+            named,
+            archive=replace(settings.archive, url=""),
+            snapshot=replace(settings.snapshot, url=""),
+            audit=replace(settings.audit, every=""),
+        )
     return named

@@ -155,6 +155,23 @@ class SnapshotSettings:
 
 
 @dataclass(frozen=True)
+class AuditSettings:
+    """How often the counters are proved beside the counting."""
+
+    every: str = ""
+    sample: float = 1.0
+
+    def __post_init__(self) -> None:
+        try:
+            if self.every and seconds(self.every) is None:
+                raise ConfigurationError("audit.every: must be a time such as 6h, or empty for no audits")
+        except ValueError as error:
+            raise ConfigurationError(f"audit.every: {error}") from None
+        if not 0 < self.sample <= 1:
+            raise ConfigurationError(f"audit.sample: must be more than 0 and at most 1, not {self.sample}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that can be set."""
 
@@ -164,6 +181,7 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     rules: Rules = DEFAULT_RULES
     hooks: Mapping[str, Hook] = field(default_factory=dict)
 
@@ -177,6 +195,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)
     archive: ArchiveSettings = msgspec.field(default_factory=ArchiveSettings)
     snapshot: SnapshotSettings = msgspec.field(default_factory=SnapshotSettings)
+    audit: AuditSettings = msgspec.field(default_factory=AuditSettings)
     metric: dict[str, Metric] | None = None
     ratio: dict[str, Ratio] = {}
     zone: str = "UTC"
@@ -262,6 +281,7 @@ _SECTIONS: Final = {
     "retention": RetentionSettings,
     "archive": ArchiveSettings,
     "snapshot": SnapshotSettings,
+    "audit": AuditSettings,
 }
 _KINDS: Final = {int: "whole number", float: "number", str: "text"}
 

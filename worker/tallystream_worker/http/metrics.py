@@ -160,6 +160,11 @@ def _of_vitals(vitals: Vitals) -> Iterable[Metric]:
         yield _gauge(
             "snapshot_timestamp_seconds", "When the latest snapshot was taken, seconds since 1970.", vitals.snapshot
         )
+    if vitals.audit is not None:
+        at, counters, differences = vitals.audit
+        yield _gauge("audit_timestamp_seconds", "When the workers' latest audit ended, seconds since 1970.", at)
+        yield _gauge("audit_counters", "Counters that it compared.", counters)
+        yield _gauge("audit_differences", "Counters that differed: must be 0.", differences)
     entries = _gauge("stream_entries", "Entries in the stream, counted ones included.", None, "partition")
     for stream, length in vitals.stream_entries.items():
         entries.add_metric([stream], length)

@@ -33,6 +33,7 @@ class Vitals:
         stream_entries: By stream, how many entries it holds, counted ones included.
         stream_limits: By stream with a bound, how many it may hold; then appends are refused.
         snapshot: Second at which the latest snapshot was taken; `None` before the first.
+        audit: Second at which a worker's latest audit ended, counters compared, counters that differ; `None` before.
     """
 
     memory_used: int | None
@@ -41,6 +42,7 @@ class Vitals:
     stream_entries: dict[str, int]
     stream_limits: dict[str, int]
     snapshot: float | None
+    audit: tuple[float, int, int] | None = None
 
 
 def query_vitals(layout: Layout) -> Query[Vitals]:
@@ -49,11 +51,11 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
         commands.append(("HGET", keys.sequences, _LIMIT))
-    commands.append(("HGET", layout.meta, "snapshot"))
+    commands.append(("HMGET", layout.meta, "snapshot", "audit"))
 
     def parse(replies: list[Any]) -> Vitals:
         memory = {} if isinstance(replies[0], RedisError) else replies[0]
-        *replies, snapshot = replies
+        *replies, (snapshot, audit) = replies
         present: set[bytes] = set()
         for consumers in replies[1::3]:
             present.update(_present(consumers))
@@ -74,9 +76,17 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
             entries,
             limits,
             float(snapshot) if snapshot else None,
+            _audited(audit),
         )
 
     return Query(commands, parse)
+
+
+def _audited(text: bytes | None) -> tuple[float, int, int] | None:
+    if not text:
+        return None
+    at, counters, differences = text.split()
+    return float(at), int(counters), int(differences)
 
 
 def _present(consumers: Any) -> Iterable[bytes]:
