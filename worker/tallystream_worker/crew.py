@@ -137,7 +137,7 @@ class _Lane(threading.Thread):
         super().__init__(name=f"tallystream-partition-{partition}", daemon=True)
         self._settings = settings
         self._partition = partition
-        self._name = consumer
+        self._reader = consumer
         self._subscribers = subscribers
         self._log = log.bind(stream=meta.layout.keys[partition].stream)
         self._meta = meta
@@ -226,7 +226,7 @@ class _Lane(threading.Thread):
             found.layout,
             self._partition,
             found.rules_of(keys.generation) or self._settings.rules,
-            Fetch(self._reading, keys, self._name, claim_idle=worker.claim_idle),
+            Fetch(self._reading, keys, self._reader, claim_idle=worker.claim_idle),
             self._subscribers,
             max_keys=worker.max_keys,
             max_deliveries=worker.max_deliveries,
