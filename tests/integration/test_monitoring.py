@@ -21,6 +21,7 @@ from tallystream_worker import logs
 from tallystream_worker.app import counting
 from tallystream_worker.http.serve import serving
 from tallystream_worker.metrics import WorkerMetrics, serve_metrics
+from tallystream_worker.settings import RetentionSettings
 from tests.http_service import settings_for
 from tests.servers import missing
 from tests.waiting import until
@@ -61,8 +62,11 @@ def page(server: Server) -> Iterator[str]:
             producer.emit("view", f"article:{n % 7}", actor=f"u{n}")
             producer.emit("vote", "article:1", actor="u1")
         producer.flush(10, wait="counted")
+        server.client().xadd("tally:{p0.425}:stream", {"no": "event"})
+        until(lambda: server.client().hget("tally:{p0.425}:seq", "!dead"), what="a pass of the keeper")
         server.client().hset("tally:{p0.425}:seq", "!limit", 1000)
         until(lambda: "tallystream_batches_total 0.0" not in httpx.get(f"{url}/metrics").text)
+        until(lambda: server.client().xlen("tally:{p0.425}:dead"), what="the parking")
         yield httpx.get(f"{url}/metrics").text
 
 
@@ -91,6 +95,9 @@ def test_vitals_show(page: str) -> None:
     assert samples[("redis_memory_max_bytes",)] >= 0
     assert samples["stream_max_entries", "tally:{p0.425}:stream"] == 1000
     assert sum(value for (name, *_), value in samples.items() if name == "stream_entries") > 0
+    assert samples["dead_max_bytes", "tally:{p0.425}:stream"] == RetentionSettings().dead_bytes
+    assert 0 < samples["dead_bytes", "tally:{p0.425}:stream"] < 10_000
+    assert samples["dead_bytes", "tally:{p1.1840}:stream"] == 0
 
 
 def test_alert_rules_fire_when_they_should() -> None:

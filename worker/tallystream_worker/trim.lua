@@ -4,7 +4,10 @@
 -- KEYS[1] stream   KEYS[2] holds (hash: holder -> stream ID)   KEYS[3] the log's ledger   KEYS[4] sequences (hash)
 -- ARGV[1] group that counts   ARGV[2] milliseconds that an entry is kept, 0 for ever
 -- ARGV[3] bytes that the stream should have at most, 0 for any   ARGV[4] bytes at which appends stop, 0 for never
--- ARGV[5] entries that one call removes at most
+-- ARGV[5] entries that one call removes at most   ARGV[6] bytes that the dead stream may have, 0 for any
+--
+-- Says in the sequences what readers show beside the lengths: `!limit`, the entries at which appends are refused, and
+-- `!dead`, ARGV[6]; neither is there where there is no bound.
 --
 -- Returns { removed, entries, bytes, limit (entries, 0 for none), who holds the oldest entry }
 --
@@ -71,6 +74,11 @@ if counting then
   end
 end
 
+if ARGV[6] == '0' then
+  call('HDEL', sequences, '!dead')
+else
+  call('HSET', sequences, '!dead', ARGV[6])
+end
 local limit, backlog = 0, tonumber(ARGV[4])
 if backlog == 0 then
   call('HDEL', sequences, '!limit')

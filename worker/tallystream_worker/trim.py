@@ -43,7 +43,7 @@ class Trimmed:
 
 
 def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings, *, step: int = _STEP) -> Trimmed:
-    """Remove up to `step` of the oldest entries that are counted and out of retention; publish the stream's limit.
+    """Remove up to `step` of the oldest entries that are counted and out of retention; publish the limits.
 
     The server removes whole nodes of a stream, so up to a hundred small entries stay longer than they have to.
 
@@ -54,6 +54,13 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
     removed, entries, size, limit, holder = _TRIM(
         client,
         [keys.stream, keys.holds, keys.log_ledger, keys.sequences],
-        [keys.group, 0 if age is None else age * 1000, retention.bytes, retention.backlog_bytes, step],
+        [
+            keys.group,
+            0 if age is None else age * 1000,
+            retention.bytes,
+            retention.backlog_bytes,
+            step,
+            retention.dead_bytes,
+        ],
     )
     return Trimmed(removed, entries, size, limit, holder.decode())

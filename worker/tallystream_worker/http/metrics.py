@@ -165,13 +165,16 @@ def _of_vitals(vitals: Vitals) -> Iterable[Metric]:
         yield _gauge("audit_timestamp_seconds", "When the workers' latest audit ended, seconds since 1970.", at)
         yield _gauge("audit_counters", "Counters that it compared.", counters)
         yield _gauge("audit_differences", "Counters that differed: must be 0.", differences)
-    entries = _gauge("stream_entries", "Entries in the stream, counted ones included.", None, "partition")
-    for stream, length in vitals.stream_entries.items():
-        entries.add_metric([stream], length)
-    limits = _gauge("stream_max_entries", "Entries at which the stream takes no more.", None, "partition")
-    for stream, limit in vitals.stream_limits.items():
-        limits.add_metric([stream], limit)
-    yield from (entries, limits)
+    for name, what, values in (
+        ("stream_entries", "Entries in the stream, counted ones included.", vitals.stream_entries),
+        ("stream_max_entries", "Entries at which the stream takes no more.", vitals.stream_limits),
+        ("dead_bytes", "Memory that parked entries take.", vitals.dead_bytes),
+        ("dead_max_bytes", "Memory beyond which the oldest parked entries are dropped.", vitals.dead_limits),
+    ):
+        family = _gauge(name, what, None, "partition")
+        for stream, value in values.items():
+            family.add_metric([stream], value)
+        yield family
 
 
 def _of_alerts(firing: Firing) -> Iterable[Metric]:

@@ -21,6 +21,9 @@ SILENT_MS: Final = 15_000
 _LIMIT: Final = "!limit"
 """The field of the sequences in which append.lua finds the bound of its stream."""
 
+_DEAD_LIMIT: Final = "!dead"
+"""The one in which trim.lua says the bytes that the dead stream may have."""
+
 
 @dataclass(frozen=True)
 class Vitals:
@@ -32,6 +35,8 @@ class Vitals:
         workers: Consumers, in all partitions, that are there.
         stream_entries: By stream, how many entries it holds, counted ones included.
         stream_limits: By stream with a bound, how many it may hold; then appends are refused.
+        dead_bytes: By stream, the memory that what is parked takes.
+        dead_limits: By stream with a bound, the bytes beyond which the oldest of it is dropped.
         snapshot: Second at which the latest snapshot was taken; `None` before the first.
         audit: Second at which a worker's latest audit ended, counters compared, counters that differ; `None` before.
     """
@@ -41,6 +46,8 @@ class Vitals:
     workers: int
     stream_entries: dict[str, int]
     stream_limits: dict[str, int]
+    dead_bytes: dict[str, int]
+    dead_limits: dict[str, int]
     snapshot: float | None
     audit: tuple[float, int, int] | None = None
 
@@ -50,31 +57,32 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
     commands: list[Command] = [("INFO", "memory")]
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
-        commands.append(("HGET", keys.sequences, _LIMIT))
+        commands += [("HMGET", keys.sequences, _LIMIT, _DEAD_LIMIT), ("MEMORY USAGE", keys.dead)]
     commands.append(("HMGET", layout.meta, "snapshot", "audit"))
 
     def parse(replies: list[Any]) -> Vitals:
         memory = {} if isinstance(replies[0], RedisError) else replies[0]
         *replies, (snapshot, audit) = replies
         present: set[bytes] = set()
-        for consumers in replies[1::3]:
+        for consumers in replies[1::4]:
             present.update(_present(consumers))
-        entries = {
-            keys.stream: int(length)
-            for keys, length in zip(layout.keys, replies[2::3], strict=True)
-            if not isinstance(length, RedisError)
-        }
-        limits = {
-            keys.stream: int(limit)
-            for keys, limit in zip(layout.keys, replies[3::3], strict=True)
-            if limit and not isinstance(limit, RedisError)
-        }
+        bounds = [(None, None) if isinstance(both, RedisError) else both for both in replies[3::4]]
+
+        def by_stream(values: Iterable[Any]) -> dict[str, int]:
+            return {
+                keys.stream: int(value)
+                for keys, value in zip(layout.keys, values, strict=True)
+                if value is not None and not isinstance(value, RedisError)
+            }
+
         return Vitals(
             memory.get("used_memory"),
             memory.get("maxmemory"),
             len(present),
-            entries,
-            limits,
+            by_stream(replies[2::4]),
+            by_stream(limit for limit, _ in bounds),
+            by_stream(each or 0 for each in replies[4::4]),
+            by_stream(limit for _, limit in bounds),
             float(snapshot) if snapshot else None,
             _audited(audit),
         )
