@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tallystream import Producer
+from tallystream import Producer, codec
 from tallystream.connection import connect
 from tallystream.errors import FlushTimeout
 from tallystream.meta import establish
 from tallystream.rules import Metric, Rules
 from tallystream_worker import failpoint, fleet, logs
+from tallystream_worker.cli.dead import dead
+from tallystream_worker.cli.options import Where
+from tallystream_worker.cli.snapshot import restore
 from tallystream_worker.settings import (
     RedisSettings,
     RetentionSettings,
@@ -86,6 +89,20 @@ def snapshots(url: str, place: str, every: float) -> int:
         meta = establish(client)
     with stop_on_signals() as stop, snapshotting(settings, meta, logs.configure()):
         wait_for(stop)
+    return 0
+
+
+def retry(url: str, version: str = "") -> int:
+    """Retry all that is parked, as `tallystream dead retry --all` does; with `version`, of a release that reads it."""
+    _begin()
+    codec.VERSION = version.encode() or codec.VERSION
+    return dead("retry", all=True, where=Where(redis=url))
+
+
+def bring_back(url: str, place: str) -> int:
+    """Replace what is there by a snapshot, as `tallystream restore --force` does."""
+    _begin()
+    restore(place, force=True, where=Where(redis=url))
     return 0
 
 

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from tallystream.ledger import query_ledger
 from tallystream.totals import Totals
+from tallystream_worker.snapshot.database import Database
 from tests.faults.table import row
 
 if TYPE_CHECKING:
@@ -143,6 +144,10 @@ def flushed(world: World) -> None:
     world.crowd()
     worker = world.worker("a")
     world.flow(100)
+    kept, place = world.counted(), ""
+    if world.chance.random() < 0.5:
+        place = _copied(world)
+        world.flow(50)
     world.watch.allow_rewind()
     world.rig.client.flushall()
     world.watch.allow_rewind()
@@ -151,10 +156,33 @@ def flushed(world: World) -> None:
     world.until(lambda: "not counting" in worker.said(), "the alarm")
     world.arrive(50)
     world.expect(world.rig.totals() == {}, "something was counted on top of nothing")
-    world.kill(worker)
-    world.worker("a")  # which begins anew with what is there
+    if place:
+        _bring_back(world, place, kept)
+    else:
+        world.kill(worker)
+        world.worker("a")  # which begins anew with what is there
     world.heal()
     world.flow(50)
+
+
+def _copied(world: World) -> str:
+    """Have snapshots taken from now on, whatever happens; return where they are, once there is one."""
+    place = str(world.folder / "snapshot.sqlite")
+    world.process("snapshots", url=world.url, place=place, every=0.1)
+    with contextlib.closing(Database(place)) as database:
+        world.until(database.facts, "a complete snapshot")
+    return place
+
+
+def _bring_back(world: World, place: str, kept: int) -> None:
+    """Restore under producers that emit and a worker that waits for it; both go on by themselves."""
+    with world.unwatched():
+        child = world.process("bring_back", url=world.url, place=place)
+        status = world.ends(child)
+        world.expect(status == 0, f"the restore ended with {status}: {child.said()[-1500:]}")
+        world.expect(world.counted() >= kept, f"{world.counted()} events are counted, {kept} were before the snapshot")
+    world.inject("restore from a snapshot")
+    world.replays = False  # what lies before the snapshot is in no stream any more
 
 
 def _rewrite_log(world: World) -> None:

@@ -107,7 +107,7 @@ def _check(row: Row, world: World, result: Result) -> None:
         if totals.get(counter, 0) != hours.get(counter, 0)
     ][:5]
     if world.replays:
-        result.failures += checks.replay(world.rig, world.empty(), world.oracle_knows, world.besides & {"big"})
+        result.failures += checks.replay(world.rig, world.empty(), world.oracle_knows, world.not_replayed)
     for demand in world.afterwards:
         demand(account)
 

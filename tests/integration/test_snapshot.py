@@ -42,6 +42,7 @@ from tallystream_worker.snapshot import taker
 from tallystream_worker.snapshot.cut import CutLost, open_cut
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.drill import drill
+from tallystream_worker.snapshot.load import Load
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.taker import Snapshot
 from tallystream_worker.snapshot.values import Reading
@@ -475,6 +476,34 @@ def test_what_is_left_of_the_stream_is_enough(rig, database):
     parts = restore(rig.client, database, force=True)
     assert (rig.totals(), books(rig)) == (before, ledger)
     assert all(part.survived and part.missing == 0 for part in parts)
+
+
+def test_producers_may_append_while_it_is_restored(rig, database, monkeypatch):
+    """What arrives at an emptied server before, while and after its counters are brought back counts once."""
+    run, emitted = Load.run, Counter()
+    with Producer(rig.url) as producer:
+
+        def emit(*_: object) -> None:
+            for number in range(20):
+                producer.emit("plain", f"s{number}")
+                emitted["plain", f"s{number}"] += 1
+            producer.flush(10)
+
+        def load_late(self, *arguments) -> None:
+            emit()
+            run(self, *arguments)
+
+        emit()
+        rig.drain()
+        take(rig, database)
+        rig.client.flushall()
+        emit()
+        monkeypatch.setattr(Load, "run", load_late)
+        restore(rig.client, database, force=True)
+        emit()
+    rig.drain()
+    assert rig.totals() == emitted
+    assert books(rig)["counted"] == books(rig)["appended"] == emitted.total()
 
 
 def test_what_is_missing_is_said(rig, database):

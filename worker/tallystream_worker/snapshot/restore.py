@@ -141,7 +141,9 @@ class _Partition:
         self._partition = partition
         self._rules = rules
         self._keys: PartitionKeys = layout.keys[partition]
+        # What is put together, and takes its place in one step: producers may append until then.
         self._log = self._keys.prefix + "restoring"
+        self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
 
     def bring_back(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> Part:
         """Bring the partition back."""
@@ -165,7 +167,8 @@ class _Partition:
                 copied = entry.id
             self._send(log)
             self._set_up(log)
-            if _GRAFT(self._client, [self._log, self._keys.stream], [last]):
+            places = [self._keys.stream, self._keys.ledger, self._keys.sequences]
+            if _GRAFT(self._client, [self._log, self._ledger, self._sequences, *places], [last]):
                 break
         failpoint.reach("after-graft")
         self._drain()
@@ -173,8 +176,11 @@ class _Partition:
         return Part(self._keys.stream, load.rows, position.taken, log.entries, until, max(0, log.missing), survived)
 
     def _wipe(self) -> None:
-        """Remove everything but what is left of the stream."""
-        keep = {self._keys.stream.encode(), (self._keys.prefix + _MARKER).encode()}
+        """Remove everything but what is left of the stream, and what its gate knows.
+
+        Whoever appends meanwhile would take a gate that forgot for a stream that did, and send again what is in it.
+        """
+        keep = {name.encode() for name in (self._keys.stream, self._keys.sequences, self._keys.prefix + _MARKER)}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
         chunk = []
         for key in self._client.scan_iter(match=f"{prefix}*", count=2000):
@@ -238,10 +244,10 @@ class _Partition:
             applied = [id_ for id_ in ids if id_ not in log.pending]
             if applied:
                 client.xack(self._log, group, *applied)
-        client.delete(self._keys.ledger, self._keys.sequences)
-        client.hset(self._keys.ledger, mapping=log.ledger())
+        client.delete(self._ledger, self._sequences)
+        client.hset(self._ledger, mapping=log.ledger())
         if log.producers:
-            client.hset(self._keys.sequences, mapping=log.producers)
+            client.hset(self._sequences, mapping=log.producers)
 
     def _drain(self) -> None:
         """Count what is pending and unread."""

@@ -110,6 +110,9 @@ class Snapshot:
             self._client.hsetnx(keys.holds, HOLDER, _ALL)
             builds_on = not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
+            if self._client.hget(self._meta.layout.meta, "epoch") != self._meta.epoch.encode():
+                # Begun anew while it was read: written, it would take the place of what could bring the old one back.
+                raise SnapshotError(f"{self._meta.layout.meta} is gone or another: no snapshot of other data")
             rows += self._database.put(partition, taken, before[0] if before else None)
             wholes += taken.whole
             moments.append(taken.position.taken)
