@@ -61,3 +61,12 @@ def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             return started.enter_context(EmbeddedServer(**settings))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL, for the whole run; `tests.postgresql.emptied` before use."""
+    from tests.postgresql import running_postgresql  # noqa: PLC0415  # started only where it is asked for
+
+    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url

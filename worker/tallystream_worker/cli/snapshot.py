@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tallystream_worker.fold import Entry
     from tallystream_worker.settings import Settings
+    from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.restore import Part
 
 Place = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
@@ -43,7 +44,6 @@ def snapshot(
     where: Where = Where(),  # noqa: B008  # frozen
 ) -> None:
     """Copy the counters into a database, again and again until SIGTERM or Ctrl-C."""
-    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
     from tallystream_worker.snapshot.taker import Snapshot, snapshotting  # noqa: PLC0415
 
     settings = where.settings()
@@ -52,7 +52,7 @@ def snapshot(
     with closing(connect(settings.redis.url)) as client:
         meta = establish(client, settings.redis.partitions, settings.redis.namespace)
         if once:
-            with closing(Database(settings.snapshot.url)) as database:
+            with closing(_database(settings, None)) as database:
                 began = time.monotonic()
                 done = Snapshot(client, database, meta).run_once(whole=whole)
                 seconds = time.monotonic() - began
@@ -77,7 +77,6 @@ def restore(
     where: Where = Where(),  # noqa: B008
 ) -> None:
     """Bring the counters of a snapshot back into an empty server, and count what came after it."""
-    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415
     from tallystream_worker.snapshot.restore import restore as bring_back  # noqa: PLC0415
 
     settings = where.settings()
@@ -88,7 +87,7 @@ def restore(
             error_console.print(f"{part.stream}: {part.rows:,} rows, {part.replayed:,} entries behind them")
 
     began = time.monotonic()
-    with closing(connect(settings.redis.url)) as client, closing(Database(_place(settings, url))) as database:
+    with closing(connect(settings.redis.url)) as client, closing(_database(settings, url)) as database:
         parts = bring_back(client, database, archived, force=force, progress=tell)
     seconds = time.monotonic() - began
     if json:
@@ -121,13 +120,12 @@ def drill(
     where: Where = Where(),  # noqa: B008
 ) -> int:
     """Restore into a throwaway server and compare with the live counters; exit status 1 on any difference."""
-    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415
     from tallystream_worker.snapshot.drill import drill as try_out  # noqa: PLC0415
 
     settings = where.settings()
     archived = _archived(settings, archive)
     began = time.monotonic()
-    with closing(connect(settings.redis.url)) as client, closing(Database(_place(settings, url))) as database:
+    with closing(connect(settings.redis.url)) as client, closing(_database(settings, url)) as database:
         meta = establish(client, settings.redis.partitions, settings.redis.namespace)
         verdict = try_out(client, database, meta, archived)
     seconds = time.monotonic() - began
@@ -147,6 +145,12 @@ def drill(
     return 1 if verdict.differing else 0
 
 
+def _database(settings: Settings, url: str | None) -> Database:
+    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
+
+    return Database(_place(settings, url), settings.redis.namespace)
+
+
 def _place(settings: Settings, url: str | None) -> str:
     if not (chosen := url or settings.snapshot.url):
         raise ConfigurationError("no place for snapshots: name a file or database URL, or set [snapshot] url")
@@ -160,7 +164,7 @@ def _archived(settings: Settings, url: str | None) -> Callable[[int, str, str | 
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-    store: Any = Store(chosen)
+    store: Any = Store(chosen, settings.redis.namespace)
     return lambda partition, after, before: entries(store, partition, after, before)
 
 

@@ -72,11 +72,11 @@ def opened(settings: Settings, archive: str | None = None, snapshot: str | None 
     if url := settings.archive.url if archive is None else archive:
         from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
 
-        store = Store(url)
+        store = Store(url, settings.redis.namespace)
     if url := settings.snapshot.url if snapshot is None else snapshot:
         from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
 
-        database = Database(url)
+        database = Database(url, settings.redis.namespace)
     try:
         yield Sources(store, database, prefers_snapshot=bool(snapshot))
     finally:

@@ -229,7 +229,7 @@ class _Partition:
         backfill = Backfill(self.client, self._keys, fold)
         mark = backfill.mark
         page = []
-        for entry in archived_entries(self._archive, self._number, mark, self._first):
+        for entry in archived_entries(self._archive, self._keys, self._number, mark, self._first):
             page.append(entry)
             if len(page) == _PAGE:
                 mark = self._count(backfill, page, mark)

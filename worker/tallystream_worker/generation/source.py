@@ -29,7 +29,7 @@ def stream_entries(client: redis.Redis, keys: PartitionKeys, after: str = "", un
         after = page[-1][0].decode()
 
 
-def archived_entries(url: str, partition: int, after: str, before: str | None) -> Iterator[Entry]:
+def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, before: str | None) -> Iterator[Entry]:
     """Yield the entries that an archive holds, those behind `after` and before `before`.
 
     Raises:
@@ -38,7 +38,7 @@ def archived_entries(url: str, partition: int, after: str, before: str | None) -
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-    yield from entries(Store(url), partition, after or "0-0", before)
+    yield from entries(Store(url, keys.namespace), partition, after or "0-0", before)
 
 
 def entries(
@@ -47,7 +47,7 @@ def entries(
     """Yield everything that is still known of a partition; without an archive (`""`), what its stream holds."""
     if archive:
         held = next(stream_entries(client, keys), None)
-        yield from archived_entries(archive, partition, "0-0", None if held is None else held.id)
+        yield from archived_entries(archive, keys, partition, "0-0", None if held is None else held.id)
     yield from stream_entries(client, keys, until=until)
 
 

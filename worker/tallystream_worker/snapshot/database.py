@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Table, create_engine, delete, event, select, tuple_
+from sqlalchemy import Table, create_engine, delete, event, inspect, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateSchema, CreateTable
 
 from tallystream.errors import ConfigurationError, TallyError
+from tallystream.keys import NAMESPACE
 from tallystream_worker import failpoint
 from tallystream_worker.snapshot import tables
 from tallystream_worker.snapshot.cut import Position
@@ -63,13 +66,18 @@ class Database:
 
     Args:
         url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`.
+        namespace: Whose snapshot: another than the one that the place belongs to has a file (SQLite) or a schema
+            (PostgreSQL) of its own beside it.
 
     Raises:
         ConfigurationError: the URL cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, namespace: str = NAMESPACE) -> None:
+        self._url = self._place = url
+        self._namespace = namespace
+        self.owner: str | None = None
+        """Whose the place itself is, once that was asked."""
         if url.startswith(("postgres://", "postgresql://")):
             url = "postgresql+psycopg://" + url.partition("://")[2]
         elif "://" not in url:
@@ -82,14 +90,13 @@ class Database:
                 "(that needs: pip install 'tallystream-worker[postgresql]')"
             ) from None
         self._upsert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _prepare_sqlite)
         self._is_ready = False
+        self._preparing = threading.Lock()
 
     @property
     def place(self) -> str:
         """The URL, without a password."""
-        return _without_password(self.url)
+        return _without_password(self._place)
 
     def close(self) -> None:
         """Close all connections."""
@@ -251,17 +258,52 @@ class Database:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         try:
-            if not self._is_ready:
-                with self._engine.begin() as connection:
-                    for table in tables.metadata.sorted_tables:  # create_all() asks first, and two may ask at once
-                        connection.execute(CreateTable(table, if_not_exists=True))
-                self._is_ready = True
+            with self._preparing:
+                if not self._is_ready:
+                    self._prepare()
+                    self._is_ready = True
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             problem = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
             raise SnapshotError(f"{self.place} cannot be used: {problem}") from error
 
+    def _prepare(self) -> None:
+        """Make the tables where they are not there: those of this namespace."""
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        self.owner = self._owner()
+        schema = None
+        if (self.owner or NAMESPACE) != self._namespace:
+            if is_sqlite:
+                self._place = f"{_beside(Path(self._engine.url.database or ''), self._namespace)}"
+                self._engine.dispose()
+                self._engine = create_engine(self._engine.url.set(database=self._place))
+            else:
+                schema = f"tally_{self._namespace}"[:_LONGEST_NAME]
+                self._place = f"{self._url} (schema {schema})"
+                self._engine = self._engine.execution_options(schema_translate_map={None: schema})
+        if is_sqlite:
+            event.listen(self._engine, "connect", _prepare_sqlite)
+        with self._engine.begin() as connection:
+            if schema is not None:
+                connection.execute(CreateSchema(schema, if_not_exists=True))
+            for table in tables.metadata.sorted_tables:  # create_all() asks first, and two may ask at once
+                connection.execute(CreateTable(table, if_not_exists=True))
+
+    def _owner(self) -> str | None:
+        """Return whose snapshot lies at the place itself; `None` where none does."""
+        file = self._engine.url.database
+        if self._engine.dialect.name == "sqlite" and not (file and Path(file).exists()):
+            return None  # to connect would make it
+        with self._engine.connect() as connection:
+            if not inspect(connection).has_table(tables.facts.name):
+                return None
+            found = select(tables.facts.c.value).where(tables.facts.c.name == "namespace")
+            return connection.execute(found).scalar_one_or_none()
+
+
+_LONGEST_NAME: Final = 63
+"""Bytes of a name in PostgreSQL; namespaces are short."""
 
 _OF_BUCKET: Final = {"limit": tables.limits, "once": tables.votes, "seen": tables.ids, "unique": tables.uniques}
 
@@ -269,6 +311,10 @@ _OF_BUCKET: Final = {"limit": tables.limits, "once": tables.votes, "seen": table
 def metadata_of_partition() -> tuple[Table, ...]:
     """Return the tables whose rows belong to a partition, but its position."""
     return (*tables.COUNTERS.values(), tables.structures, tables.buckets, tables.ledger, tables.producers)
+
+
+def _beside(file: Path, namespace: str) -> Path:
+    return file.with_name(f"{file.stem}.{namespace}{file.suffix}")
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

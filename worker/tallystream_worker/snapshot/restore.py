@@ -95,7 +95,8 @@ def restore(
     """
     facts = database.facts()
     if not facts:
-        raise SnapshotError(f"{database.place} holds no complete snapshot")
+        hint = f"; there is one of the namespace {database.owner!r}" if database.owner else ""
+        raise SnapshotError(f"{database.place} holds no complete snapshot{hint}")
     if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
         raise SnapshotError(f"{database.place} is of format {facts['format']}, which this release does not read")
     layout = Layout(int(facts["partitions"]), facts["namespace"])

