@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import redis
 
 UNROUTED: Final = -1
-"""The partition of a subject while the number of partitions is not known."""
+"""The route of a subject while the number of partitions is not known."""
 
 _KNOWN_SUBJECTS: Final = 100_000
 """Subjects remembered as checked, with their partition; beyond it the memory is begun anew."""
@@ -30,8 +30,8 @@ _RULES_AGE: Final = 10.0
 class Admission:
     """Checks events against what is stored; safe across threads.
 
-    `known` maps a subject that is in normal form to its partition, `metrics` holds the names that may be emitted, and
-    `picky` those among them whose rules have no place for some events: the caller looks there first.
+    `known` maps a subject that is in normal form to its route (`Layout.routes`), `metrics` holds the names that may be
+    emitted, and `picky` those among them whose rules have no place for some events: the caller looks there first.
 
     Args:
         client: Where the events go.
@@ -60,9 +60,12 @@ class Admission:
         meta = self.meta
         if meta is not None and self.is_fresh:
             return meta
-        found = establish(self._client, self._partitions, self._namespace)
+        # What the caller expects is checked once: a live system may be moved to another number of partitions.
+        found = establish(self._client, self._partitions if meta is None else None, self._namespace)
         with self._lock:
-            if self.meta is not None and found.layout.partitions != self.meta.layout.partitions:
+            if self.meta is not None and found.layout.log != self.meta.layout.log:
+                self.known = {}
+            elif self.meta is not None and found.layout.partitions != self.meta.layout.partitions:
                 raise ConfigurationError("the number of partitions changed under this producer: start it anew")
             if self.meta is None or found.rules != self.meta.rules:
                 self.metrics = set()
@@ -82,7 +85,7 @@ class Admission:
         self._read_at = None
 
     def subject(self, subject: str) -> tuple[str, int]:
-        """Check a subject that is not known; return its normal form and its partition, or `UNROUTED`.
+        """Check a subject that is not known; return its normal form and its route, or `UNROUTED`.
 
         Raises:
             EventError: it breaks a rule.
@@ -91,14 +94,14 @@ class Admission:
         meta = self.meta
         if meta is None:
             return subject, UNROUTED
-        partition = partition_of(subject, meta.layout.partitions)
+        route = meta.layout.routes[partition_of(subject, meta.layout.partitions)]
         # Only the normal form is remembered: a spelling that needs normalising must come here each time.
         if given is subject or given == subject:
             with self._lock:
                 if len(self.known) >= _KNOWN_SUBJECTS:
                     self.known = {}
-                self.known[subject] = partition
-        return subject, partition
+                self.known[subject] = route
+        return subject, route
 
     def metric(self, metric: str) -> None:
         """Check a metric that is not known.

@@ -197,8 +197,9 @@ class Totals:
 
     async def meta(self) -> Meta:
         """Return what is stored here, at most a second old; see `tallystream.totals.query_meta`."""
-        return self._remembered.get() or self._remembered.put(
-            await self.run(query_meta(self._partitions, self._namespace))
+        remembered = self._remembered
+        return remembered.get() or remembered.put(
+            await self.run(query_meta(remembered.expected(self._partitions), self._namespace))
         )
 
     async def get(self, subject: str, metric: str) -> int:

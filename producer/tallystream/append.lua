@@ -5,11 +5,13 @@
 -- ARGV[1] wire version   ARGV[2] producer id   ARGV[3] sequence   ARGV[4] events   ARGV[5] payload
 -- ARGV[6] "1" where a WAIT follows: an entry written before then counts as a write of this connection too
 --
--- Field `!limit` of the sequences: the most entries that the stream may have; no producer's id begins with `!`.
+-- Fields of the sequences besides (no producer's id begins with `!`): `!limit`, the most entries that the stream may
+-- have; `!closed`, the log in which this one goes on.
 --
 -- Returns {"appended", id}   written now
 --         {"already", id}    written before (id is "" where a later entry has been written since)
 --         {"gap", last}      the sequence does not follow on `last`: the stream was rewound, or an entry is missing
+--         {"closed", log}    nothing is written here any more, and this entry never was: it belongs into another log
 --         {"full", limit}    the stream has as many entries as it may: counting is behind
 --
 -- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order.
@@ -18,7 +20,7 @@ local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
 local producer, sequence = ARGV[2], tonumber(ARGV[3])
 
 local last, last_id = 0, ""
-local known, limit = unpack(redis.call('HMGET', sequences, producer, '!limit'))
+local known, limit, closed = unpack(redis.call('HMGET', sequences, producer, '!limit', '!closed'))
 if known then
   last, last_id = string.match(known, '^(%d+) (.+)$')
   last = tonumber(last)
@@ -32,6 +34,9 @@ if sequence <= last then
 end
 if sequence > last + 1 then
   return { 'gap', tostring(last) }
+end
+if closed then
+  return { 'closed', closed }
 end
 if limit and redis.call('XLEN', stream) >= tonumber(limit) then
   return { 'full', limit }

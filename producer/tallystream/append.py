@@ -33,8 +33,8 @@ _BURST: Final = 32
 KEEP_BYTES: Final = 8 * 2**20
 """About how many bytes of confirmed entries are kept in all, for a server that turns out to have forgotten them."""
 
-_FULL_PAUSE: Final = 0.1
-"""Seconds for which a stream that is full is left alone."""
+_PAUSE: Final = 0.1
+"""Seconds for which a stream that is full, or closed, is left alone."""
 
 _WATCH: Final = 60.0
 """Seconds after the last confirmation during which an idle producer makes sure that the server remembers it,"""
@@ -72,7 +72,7 @@ class Appender:
         self._client = client
         self._epoch = epoch
         self._confirmation = confirmation or Confirmation()
-        self.lanes = lanes or [Lane(KEEP_BYTES // layout.partitions) for _ in layout.keys]
+        self.lanes = list(lanes or new_lanes(layout))
         self._on_rename = on_rename
         self._script_is_loaded = False
         self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server remembers
@@ -90,6 +90,8 @@ class Appender:
         """Times that a stream was found to have as many entries as it may."""
         self.unconfirmed = 0
         """Bursts that were written, and not confirmed in time."""
+        self.is_closed = False
+        """Whether a stream takes nothing more, because the log goes on in another one: `settle`, then `move`."""
 
     def push(self, partition: int, entry: Entry) -> None:
         """Queue an entry; its sequence is its place in the queue."""
@@ -169,7 +171,7 @@ class Appender:
             self.unconfirmed += is_written_only
         confirmed: list[Entry] = []
         stopped: set[int] = set()
-        for (partition, entry), reply in zip(sent, replies, strict=False):  # others follow: looks, and a confirmation
+        for (partition, _), reply in zip(sent, replies, strict=False):  # others follow: looks, and a confirmation
             if partition in stopped:
                 continue  # behind an entry that failed, the gate answers "gap": expected, and no news
             if isinstance(reply, RedisError):
@@ -184,19 +186,63 @@ class Appender:
             if answer == b"gap":
                 stopped.add(partition)
                 self._suspects[partition] = int(detail)
+            elif answer == b"closed":
+                stopped.add(partition)
+                self.is_closed = True
+                lane.resume_at = time.monotonic() + _PAUSE
             elif answer == b"full":
                 stopped.add(partition)
                 self.backlogged += 1
-                lane.resume_at = time.monotonic() + _FULL_PAUSE
+                lane.resume_at = time.monotonic() + _PAUSE
             elif not is_written_only:
                 self.resent += answer == b"already"
-                lane.confirm()
                 self.last_ids[partition] = detail or self.last_ids[partition]
-                self._confirmed_at = time.monotonic()
-                if not entry.was_confirmed:
-                    entry.was_confirmed = True
-                    confirmed.append(entry)
+                self._confirm(lane, confirmed)
         return confirmed, first_error
+
+    def _confirm(self, lane: Lane, confirmed: list[Entry]) -> None:
+        entry = lane.confirm()
+        self._confirmed_at = time.monotonic()
+        if not entry.was_confirmed:
+            entry.was_confirmed = True
+            confirmed.append(entry)
+
+    # -- to another log ---------------------------------------------------------------------------------
+
+    def lasts(self) -> list[int]:
+        """Ask how far each lane came: final in a log that is closed, whatever was still on its way.
+
+        Raises:
+            RedisError: it is not known.
+        """
+        with self._client.pipeline(transaction=False) as pipeline:
+            for keys, lane in zip(self.layout.keys, self.lanes, strict=True):
+                pipeline.execute_command("HGET", keys.sequences, lane.producer)
+            return [int(reply.split()[0]) if reply else 0 for reply in pipeline.execute()]
+
+    def settle(self, lasts: Sequence[int]) -> list[Entry]:
+        """Confirm what a closed log has taken; return what is confirmed for the first time. The rest stays waiting."""
+        confirmed: list[Entry] = []
+        for lane, last in zip(self.lanes, lasts, strict=True):
+            if last < lane.confirmed:
+                self.lost += lane.rewind(last).lost
+                self.rewound += 1
+            while lane.waiting and lane.confirmed < last:
+                self._confirm(lane, confirmed)
+        return confirmed
+
+    @property
+    def waiting(self) -> list[Entry]:
+        """What is not confirmed, in the order in which it was sealed."""
+        return sorted((entry for lane in self.lanes for entry in lane.waiting), key=lambda entry: entry.cycle)
+
+    def move(self, layout: Layout, lanes: Sequence[Lane] | None = None) -> None:
+        """Go on in another log, with nothing waiting; what became of entries so far is still counted."""
+        self.last_ids = [None] * layout.partitions  # before the layout: who waits for one of them looks at both
+        self.layout = layout
+        self.lanes = list(lanes or new_lanes(layout))
+        self._suspects.clear()
+        self._is_unsure = self.is_closed = False
 
     def _look(self, looked: Sequence[int], replies: Sequence[Any]) -> None:
         """Compare how far the server remembers lanes that have nothing to send with how far they were confirmed."""
@@ -212,7 +258,7 @@ class Appender:
         In another life of the data (the server was flushed, and begun anew) what was confirmed in the old one is no
         part of it: only what was never confirmed is sent there.
         """
-        found = self._client.hget(self.layout.meta, "epoch") if self._epoch is not None else None
+        found = self._client.hget(self.layout.root, "epoch") if self._epoch is not None else None
         epoch = found.decode() if isinstance(found, bytes) else ""
         is_another_life = self._epoch is not None and epoch != self._epoch
         for partition, last in list(self._suspects.items()):
@@ -242,3 +288,8 @@ class Appender:
         if self._on_rename is not None:
             self._on_rename(partition, name, lane.confirmed)
         lane.rename(name)
+
+
+def new_lanes(layout: Layout) -> list[Lane]:
+    """Return a new lane for each partition."""
+    return [Lane(KEEP_BYTES // layout.partitions) for _ in layout.keys]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from tallystream.codec import MAX_EVENTS, Pack
 from tallystream.errors import BufferFull, ConfigurationError, FlushTimeout, TallyError
-from tallystream.keys import partition_of
+from tallystream.keys import MAX_PARTITIONS, partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tallystream.keys import Layout
     from tallystream.lane import Entry
 
 WhenFull = Literal["block", "raise", "drop"]
@@ -65,9 +66,8 @@ class Buffer:
         self.wake = threading.Event()
         self.hurry = threading.Event()
         self._demand = False  # somebody waits: seal also what is not full
-        self._partitions = 0
         self._unrouted: list[tuple[str, str, int, float, str | None, str | None]] = []
-        self._packs: list[Pack] = []
+        self._packs: dict[int, Pack] = {}  # by route: one that belongs to another log is not found
         self._full: list[tuple[int, Pack]] = []
         self._cycle = 1
         self._confirmed_cycle = 0
@@ -81,9 +81,11 @@ class Buffer:
     # -- those who emit ---------------------------------------------------------------------------------
 
     def take(
-        self, partition: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
+        self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
         """Take one valid event; return whether it was taken (`drop` is the policy where it was not).
+
+        `route` is one of `Layout.routes`; of any other number, the event is routed when it is sealed.
 
         Raises:
             BufferFull: there is no room, and the policy is to say so, or waiting took too long.
@@ -99,15 +101,15 @@ class Buffer:
             ) and not self._make_room():
                 return False
             self.emitted += 1
-            if partition < 0 or not self._packs:
+            pack = self._packs.get(route)
+            if pack is None:
                 self._unrouted.append((metric, subject, amount, at, actor, id_))
                 self._held_bytes += len(subject) + _UNROUTED_BYTES
             else:
-                pack = self._packs[partition]
                 self._held_bytes += pack.add(metric, subject, amount, at, actor, id_)
                 if pack.events >= self._entry_events or pack.size >= self._entry_bytes:
-                    self._full.append((partition, pack))
-                    self._packs[partition] = Pack()
+                    self._full.append((route % MAX_PARTITIONS, pack))
+                    self._packs[route] = Pack()
                     self.hurry.set()
         return True
 
@@ -149,11 +151,21 @@ class Buffer:
 
     # -- the one who sends ------------------------------------------------------------------------------
 
-    def open(self, partitions: int) -> None:
-        """Learn the number of partitions; until then everything waits unrouted."""
+    def open(self, layout: Layout) -> None:
+        """Learn the partitions; until then everything waits unrouted."""
         with self._lock:
-            self._partitions = partitions
-            self._packs = [Pack() for _ in range(partitions)]
+            self._packs = _packs(layout)
+
+    def reopen(self, layout: Layout) -> tuple[int, list[tuple[int, Pack]]]:
+        """Learn of another log's partitions; hand over what was packed by those before, all of it, as `seal` does."""
+        with self._lock:
+            self._route()
+            sealed, self._full = self._full, []
+            sealed.extend((route % MAX_PARTITIONS, pack) for route, pack in self._packs.items() if pack.events)
+            self._packs = _packs(layout)
+            cycle = self._cycle
+            self._cycle += 1
+        return cycle, sealed
 
     def seal(self) -> tuple[int, list[tuple[int, Pack]]]:
         """Hand over what is to be sent now: full packs, and the others once they have lingered or are asked for.
@@ -166,8 +178,8 @@ class Buffer:
             sealed, self._full = self._full, []
             now = time.monotonic()
             if self._demand or self.is_closing or now - self._sealed_at >= self._settings.linger:
-                sealed.extend((i, pack) for i, pack in enumerate(self._packs) if pack.events)
-                self._packs = [Pack() for _ in self._packs]
+                sealed.extend((route % MAX_PARTITIONS, pack) for route, pack in self._packs.items() if pack.events)
+                self._packs = {route: Pack() for route in self._packs}
                 self._demand = False
                 self._sealed_at = now
             else:
@@ -243,14 +255,20 @@ class Buffer:
 
     def _route(self) -> None:
         """Put what was emitted before the partitions were known where it belongs."""
+        routes = list(self._packs)
         for event in self._unrouted:
-            partition = partition_of(event[1], self._partitions)
-            pack = self._packs[partition]
+            partition = partition_of(event[1], len(routes))
+            route = routes[partition]
+            pack = self._packs[route]
             self._held_bytes += pack.add(*event) - len(event[1]) - _UNROUTED_BYTES
             if pack.events >= self._entry_events or pack.size >= self._entry_bytes:
                 self._full.append((partition, pack))
-                self._packs[partition] = Pack()
+                self._packs[route] = Pack()
         self._unrouted = []
 
     def _holds_unsealed(self) -> bool:
-        return bool(self._unrouted or self._full or any(pack.events for pack in self._packs))
+        return bool(self._unrouted or self._full or any(pack.events for pack in self._packs.values()))
+
+
+def _packs(layout: Layout) -> dict[int, Pack]:
+    return {route: Pack() for route in layout.routes}

@@ -17,6 +17,8 @@ and as `decide.lua` writes it, `d` in place of `p` and `q`: `d <generation>`, in
 `minute` is whole minutes since 1970, the finest grain that any rule of a plain count asks for; `at` of a single
 is milliseconds. Three shapes for a group, because each folds at the speed of C or close to it.
 
+What was copied from an earlier log says so, `p copy`, and in `q` the millisecond at which that log took it.
+
 A plain entry, from any Redis client, is one event in text:
 
     metric view   subject article:1   [amount 1] [actor u1] [at 1763900000.5] [id abc]
@@ -35,9 +37,12 @@ from tallystream.event import MAX_AMOUNT, Event
 from tallystream.windows import MINUTE, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 VERSION: Final = b"1"
+COPIED: Final = b"copy"
+"""The producer of what was copied from an earlier log; no other has this name."""
+
 MAX_EVENTS: Final = 1_000_000
 """The most events that one entry may state: a bound on what a forged entry can claim."""
 
@@ -193,6 +198,11 @@ def encode(payload: Payload) -> bytes:
     return _encode(payload)
 
 
+def decode_packed(body: bytes) -> Payload:
+    """Return what `encode` made the msgpack form of."""
+    return _decode(body)
+
+
 def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
     """Read one entry, packed or plain.
 
@@ -221,10 +231,47 @@ def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
     return payload
 
 
+def split(payload: Payload, home: Callable[[str], int]) -> dict[int, Payload]:
+    """Return a payload in parts, by where `home` says that a subject is counted."""
+    parts: dict[int, Payload] = {}
+
+    def part(number: int) -> Payload:
+        return parts.setdefault(number, Payload([], [], []))
+
+    for group in payload.groups:
+        groups: dict[int, Group] = {}
+
+        def of(subject: str, group: Group = group, groups: dict[int, Group] = groups) -> Group:
+            number = home(subject)
+            if number not in groups:
+                groups[number] = Group(group.metric, group.minute, [], {}, {})
+                part(number).groups.append(groups[number])
+            return groups[number]
+
+        for subject in group.ones:
+            of(subject).ones.append(subject)
+        for subject, events in group.counts.items():
+            of(subject).counts[subject] = events
+        for subject, pair in group.sums.items():
+            of(subject).sums[subject] = pair
+    for single in payload.singles:
+        part(home(single.subject)).singles.append(single)
+    for correction in payload.corrections:
+        part(home(correction.subject)).corrections.append(correction)
+    return parts
+
+
 def stated_events(fields: Mapping[bytes, bytes]) -> int:
     """Return how many events an entry says it holds: field `n`, or 1 where that is missing or unreadable."""
     stated = fields.get(b"n", b"")
     return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
+
+
+def received_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
+    """Return the millisecond at which the server took an entry: its ID's, or what a copy says of the original."""
+    if fields.get(b"p") == COPIED and (taken := fields.get(b"q", b"")).isdigit():
+        return int(taken)
+    return int(entry_id.partition("-")[0])
 
 
 def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:

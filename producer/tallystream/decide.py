@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 _DECIDE: Final = Script("tallystream", "decide")
 
-_LOOKS: Final = 5
-"""How often one decision may find that another generation has become the live one."""
+_PATIENCE: Final = 5.0
+"""Seconds for which a decision follows the counters while they go on in another generation or another log,"""
+_LOOK: Final = 0.03
+"""and seconds between looks while nothing says yet where."""
 
 Reason = Literal["limit", "once", "duplicate"]
 
@@ -76,16 +78,22 @@ class Decider:
             EventError: the event breaks a rule of its metric, or would take its total out of bounds.
             Backlogged: the stream has as many entries as it may; nothing was counted.
             Unconfirmed: the event was counted, and no replica or disk has confirmed it in time.
-            GenerationMoved: it was not counted: generations are being switched to and fro; decide again.
+            GenerationMoved: it was not counted: the counters are being moved, and took longer than 5 seconds; decide
+                again.
             redis.RedisError: it is not known whether the event was counted; deciding again may count it twice,
                 unless the metric counts once per actor or the event has an id.
         """
-        for _ in range(_LOOKS):
-            outcome = self._decide(self.meta, event)
-            if outcome is not None:
-                return outcome
-            self.meta = establish(self._client, None, self.meta.layout.namespace)
-        raise GenerationMoved("the live generation of counters changes faster than it can be followed: decide again")
+        deadline = time.monotonic() + _PATIENCE
+        while (outcome := self._decide(self.meta, event)) is None:
+            if time.monotonic() > deadline:
+                raise GenerationMoved(
+                    f"the counters are being moved, for longer than {_PATIENCE:g} seconds by now: nothing was counted, "
+                    "decide again"
+                )
+            before, self.meta = self.meta, establish(self._client, None, self.meta.layout.namespace)
+            if self.meta.layout == before.layout:  # closed, and nothing says yet where it goes on
+                time.sleep(_LOOK)
+        return outcome
 
     def _decide(self, meta: Meta, event: Event) -> Outcome | None:
         """Decide by what is known of the deployment; `None` where another generation is live by now."""

@@ -140,6 +140,8 @@ class Flusher:
 
     def _pass(self) -> bool:
         """Take a step with all that is to be sent; tell whether any of them led on."""
+        if any(outbox.appender.is_closed for outbox in self._outboxes()):
+            self._admission.forget()  # the log goes on in another one: look again and again, until it says in which
         meta = self._admission.refresh()
         if self._own is None:
             self._confirmation.check(self._client)
@@ -147,7 +149,9 @@ class Flusher:
         if self._spool is not None and time.monotonic() >= self._scan_at:
             self._adopt(self._spool, meta)
         progress = False
-        for outbox in [self._own, *self._adopted]:
+        for outbox in self._outboxes():
+            if outbox.appender.layout.log != meta.layout.log:
+                outbox.move(meta.layout)
             led_on, error = outbox.step()
             progress = progress or led_on
             if error is not None:
@@ -156,11 +160,14 @@ class Flusher:
                 self._lost(error)
             elif led_on:
                 self._say(None)
-        for outbox in [each for each in self._adopted if _is_delivered(each.buffer)]:
+        for outbox in [each for each in self._adopted if _is_delivered(each)]:
             self._adopted.remove(outbox)
             self.adopted_events += outbox.buffer.appended
             _release(outbox.buffer)
         return progress
+
+    def _outboxes(self) -> list[Outbox]:
+        return self._adopted if self._own is None else [self._own, *self._adopted]
 
     def _adopt(self, spool: SpoolSettings, meta: Meta) -> None:
         """Take over what dead processes have left in the spool, one at a time: reading it takes a while."""
@@ -204,8 +211,8 @@ class Flusher:
         self._problem = problem
 
 
-def _is_delivered(buffer: Buffer) -> bool:
-    return isinstance(buffer, Spool) and buffer.is_delivered
+def _is_delivered(outbox: Outbox) -> bool:
+    return isinstance(outbox.buffer, Spool) and outbox.buffer.is_delivered
 
 
 def _release(buffer: Buffer) -> None:

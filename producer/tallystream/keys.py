@@ -29,6 +29,9 @@ GROUP: Final = "tally"
 FIRST: Final = 1
 """The generation of counters that every deployment begins with; a rebuild makes the next."""
 
+FIRST_LOG: Final = 1
+"""The log that every deployment begins with; a move to another number of partitions makes the next."""
+
 
 def partition_of(subject: str, partitions: int) -> int:
     """Return the number of the partition that counts `subject`."""
@@ -56,7 +59,8 @@ class PartitionKeys:
     """The names of one partition's keys: those of its log, and those of one generation of its counters.
 
     The first generation's counters lie directly under the partition's prefix, those of a later one behind its
-    number: `tally:{p0.425}:total:view:article:1`, then `tally:{p0.425}:g2:total:view:article:1`.
+    number: `tally:{p0.425}:total:view:article:1`, then `tally:{p0.425}:g2:total:view:article:1`. A later log has
+    another prefix, `tally:{p0.425}:l2:`, and everything below it.
     """
 
     prefix: str
@@ -67,6 +71,12 @@ class PartitionKeys:
         """The first part of every key."""
         return self.prefix.partition(":")[0]
 
+    @property
+    def log(self) -> int:
+        """The log that it is a partition of."""
+        below = self.prefix.rpartition("}:")[2]
+        return int(below[1:-1]) if below else FIRST_LOG
+
     # -- the log's, whatever the generation -------------------------------------------------------------
 
     @cached_property
@@ -76,8 +86,13 @@ class PartitionKeys:
 
     @cached_property
     def sequences(self) -> str:
-        """Hash: producer id -> last appended sequence and its stream ID."""
+        """Hash: producer id -> last appended sequence and its stream ID; `!limit` and `!closed` are the log's own."""
         return self.prefix + "seq"
+
+    @cached_property
+    def copied(self) -> str:
+        """Hash: partition of the log before -> ID of its last entry that was copied to here."""
+        return self.prefix + "copied"
 
     @cached_property
     def holds(self) -> str:
@@ -189,33 +204,51 @@ class PartitionKeys:
 class Layout:
     """How many partitions there are, under which prefix, and which generation of its counters each one means.
 
-    `generations` is by partition; empty where all mean the first.
+    `generations` is by partition; empty where all mean the first. `log` is the log that they are partitions of.
     """
 
     partitions: int = DEFAULT_PARTITIONS
     namespace: str = NAMESPACE
     generations: tuple[int, ...] = ()
+    log: int = FIRST_LOG
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= MAX_PARTITIONS:
             raise ConfigurationError(f"partitions must be 1 to {MAX_PARTITIONS:,}, not {self.partitions:,}")
 
     @property
-    def meta(self) -> str:
-        """The hash that says what is stored here."""
+    def root(self) -> str:
+        """The hash that says which log holds, and what the first one is like."""
         return f"{self.namespace}:meta"
+
+    @property
+    def meta(self) -> str:
+        """The hash that says what is stored in this log."""
+        return self.root if self.log == FIRST_LOG else self._prefix(0) + "meta"
+
+    @property
+    def files(self) -> str:
+        """Hash: identity of a file that was ingested -> bytes of its head; one for all logs."""
+        return f"{self.namespace}:{{{tag_of(0)}}}:files"
 
     @cached_property
     def keys(self) -> tuple[PartitionKeys, ...]:
         """The keys of every partition, by partition number."""
         generations = self.generations or (FIRST,) * self.partitions
-        return tuple(
-            PartitionKeys(f"{self.namespace}:{{{tag_of(i)}}}:", generation) for i, generation in enumerate(generations)
-        )
+        return tuple(PartitionKeys(self._prefix(i), generation) for i, generation in enumerate(generations))
+
+    @cached_property
+    def routes(self) -> range:
+        """What a buffer knows the partitions by: numbers that no other log's partitions have."""
+        return range(self.log * MAX_PARTITIONS, self.log * MAX_PARTITIONS + self.partitions)
 
     def of(self, generation: int) -> Layout:
         """Return the same with one generation's counters in every partition."""
         return replace(self, generations=() if generation == FIRST else (generation,) * self.partitions)
+
+    def _prefix(self, partition: int) -> str:
+        below = "" if self.log == FIRST_LOG else f"l{self.log}:"
+        return f"{self.namespace}:{{{tag_of(partition)}}}:{below}"
 
     def keys_of(self, subject: str) -> PartitionKeys:
         """Return the keys of the partition that counts `subject`."""

@@ -3,6 +3,10 @@
 Once a rebuild has begun it says more: `generation`, the one that readers begin with, and for each other one that is
 there the rules that it counts by, in `rules@<generation>`. Which generation is live in a partition is said by the
 partition itself (`PartitionKeys.live`), where the scripts see it.
+
+Once the events were moved to another number of partitions, `log` names the log that holds; what is stored there is said
+by a hash of its own (`Layout.meta`), with the same fields. `partitions@<log>` says how many partitions an earlier log
+had, `kept` which of them is still there, and `moving` the log that is being filled.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import ConfigurationError
-from tallystream.keys import DEFAULT_PARTITIONS, FIRST, LAYOUT, Layout, tag_of
+from tallystream.keys import DEFAULT_PARTITIONS, FIRST, FIRST_LOG, LAYOUT, Layout, tag_of
 from tallystream.rules import Rules, read
 from tallystream.script import Script
 
@@ -36,6 +40,9 @@ class Meta:
         others: The rules of the other generations that are there: being built, or kept.
         was_rebuilt: There is, or was, another generation than the first.
         building: The generation that is being built, beside the live one.
+        earlier: By log, how many partitions those before this one had.
+        kept: The earlier log whose entries and counters are still there.
+        moving: The log that is being filled, to hold in place of this one.
     """
 
     layout: Layout
@@ -45,14 +52,26 @@ class Meta:
     others: Mapping[int, Rules] = field(default_factory=dict)
     was_rebuilt: bool = False
     building: int | None = None
+    earlier: Mapping[int, int] = field(default_factory=dict)
+    kept: int | None = None
+    moving: int | None = None
 
     def rules_of(self, generation: int) -> Rules | None:
         """Return the rules that a generation is counted by."""
         return self.rules if generation == self.generation else self.others.get(generation, self.rules)
 
     def with_live(self, live: Sequence[bytes | None]) -> Meta:
-        """Return the same with the generations that the partitions themselves call live, by partition."""
-        return replace(self, layout=replace(self.layout, generations=tuple(int(each or FIRST) for each in live)))
+        """Return the same with the generations that the partitions themselves call live, by partition.
+
+        Behind the number stands `closed` where nothing is counted any more, since the log goes on in another one.
+        """
+        generations = tuple(int((each or b"%d" % FIRST).split()[0]) for each in live)
+        return replace(self, layout=replace(self.layout, generations=generations))
+
+    def layout_of(self, log: int) -> Layout | None:
+        """Return where an earlier log lies, its first generation; `None` where there was none of that number."""
+        partitions = self.earlier.get(log)
+        return None if partitions is None else Layout(partitions, self.layout.namespace, log=log)
 
 
 def establish(client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Meta:
@@ -68,14 +87,8 @@ def establish(client: redis.Redis, partitions: int | None = None, namespace: str
         ConfigurationError: what is stored disagrees with `partitions` or with this release's layout.
     """
     wanted = Layout(partitions or DEFAULT_PARTITIONS, namespace)
-    fields = {
-        "layout": LAYOUT,
-        "partitions": wanted.partitions,
-        "tags": " ".join(tag_of(i) for i in range(wanted.partitions)),
-        "epoch": uuid.uuid4().hex,
-    }
-    flat = [part for field in fields.items() for part in field]
-    return _with_live(client, parse(_pairs(_ESTABLISH(client, [wanted.meta], flat)), partitions, namespace))
+    flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
+    return _followed(client, _pairs(_ESTABLISH(client, [wanted.root], flat)), partitions, namespace)
 
 
 def stored(client: redis.Redis, namespace: str = "tally") -> Meta | None:
@@ -84,11 +97,25 @@ def stored(client: redis.Redis, namespace: str = "tally") -> Meta | None:
     Raises:
         ConfigurationError: it is not of this release's layout.
     """
-    fields = client.execute_command("HGETALL", Layout(namespace=namespace).meta)
-    return _with_live(client, parse(fields, None, namespace)) if fields else None
+    fields = client.execute_command("HGETALL", Layout(namespace=namespace).root)
+    return _followed(client, fields, None, namespace) if fields else None
 
 
-def _with_live(client: redis.Redis, meta: Meta) -> Meta:
+def fields_of(layout: Layout, epoch: str) -> dict[str, Any]:
+    """Return what the hash of a new log says."""
+    tags = " ".join(tag_of(i) for i in range(layout.partitions))
+    return {"layout": LAYOUT, "partitions": layout.partitions, "tags": tags, "epoch": epoch}
+
+
+def pointed(root: Mapping[bytes, bytes], namespace: str) -> Layout:
+    """Return the log that holds, by the fields of the root's hash: where its own hash lies, and nothing else of it."""
+    return Layout(namespace=namespace, log=int(root.get(b"log", FIRST_LOG)))
+
+
+def _followed(client: redis.Redis, root: dict[bytes, bytes], partitions: int | None, namespace: str) -> Meta:
+    there = pointed(root, namespace)
+    fields = root if there.log == FIRST_LOG else client.execute_command("HGETALL", there.meta)
+    meta = parse(fields, partitions, namespace, root)
     if not meta.was_rebuilt:
         return meta
     with client.pipeline(transaction=False) as pipeline:
@@ -97,33 +124,51 @@ def _with_live(client: redis.Redis, meta: Meta) -> Meta:
         return meta.with_live(pipeline.execute())
 
 
-def parse(fields: dict[bytes, bytes], partitions: int | None = None, namespace: str = "tally") -> Meta:
-    """Return what the fields of `tally:meta` say; see `establish` for the rest."""
+def parse(
+    fields: Mapping[bytes, bytes],
+    partitions: int | None = None,
+    namespace: str = "tally",
+    root: Mapping[bytes, bytes] | None = None,
+) -> Meta:
+    """Return what the fields of a log's hash say, and those of the root's; see `establish` for the rest."""
+    root = fields if root is None else root
+    there = pointed(root, namespace)
     layout = fields.get(b"layout", b"").decode(errors="replace")
     if layout != str(LAYOUT):
         raise ConfigurationError(
-            f"{namespace}:meta holds layout version {layout or 'none'}, this release reads and writes {LAYOUT}"
+            f"{there.meta} holds layout version {layout or 'none'}, this release reads and writes {LAYOUT}"
         )
     found = int(fields[b"partitions"])
     if partitions is not None and partitions != found:
+        since = "was created with" if there.log == FIRST_LOG else "says that the events were moved to"
         raise ConfigurationError(
-            f"partitions is set to {partitions}, but {namespace}:meta was created with {found}. "
-            f"Set partitions = {found}: the number cannot change while counts are stored under it"
+            f"partitions is set to {partitions}, but {there.root} {since} {found}. "
+            f"Set partitions = {found}, or leave the setting out; another number is made by: "
+            f"tallystream rebuild --partitions {partitions}"
         )
     rules = fields.get(b"rules")
-    others = {
-        int(name.removeprefix(b"rules@")): read(text) for name, text in fields.items() if name.startswith(b"rules@")
-    }
+    others = {int(number): read(text) for number, text in _numbered(fields, b"rules@")}
     generation = fields.get(b"generation")
     return Meta(
-        Layout(found, namespace).of(int(generation or FIRST)),
+        Layout(found, namespace, log=there.log).of(int(generation or FIRST)),
         fields[b"epoch"].decode(),
         None if rules is None else read(rules),
         int(generation or FIRST),
         others,
         was_rebuilt=generation is not None,
-        building=int(fields[b"building"]) if b"building" in fields else None,
+        building=_number(fields, b"building"),
+        earlier={int(log): int(count) for log, count in _numbered(root, b"partitions@")},
+        kept=_number(root, b"kept"),
+        moving=_number(root, b"moving"),
     )
+
+
+def _numbered(fields: Mapping[bytes, bytes], prefix: bytes) -> list[tuple[bytes, bytes]]:
+    return [(name.removeprefix(prefix), value) for name, value in fields.items() if name.startswith(prefix)]
+
+
+def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
+    return int(fields[name]) if name in fields else None
 
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:

@@ -165,9 +165,9 @@ class Producer:
         """
         # The common case costs three look-ups: text that has been checked before is not checked again.
         admission = self._admission
-        partition = admission.known.get(subject) if subject.__class__ is str else None
-        if partition is None:
-            subject, partition = admission.subject(subject)
+        route = admission.known.get(subject) if subject.__class__ is str else None
+        if route is None:
+            subject, route = admission.subject(subject)
         if metric not in admission.metrics:
             self._admit_metric(metric)
         if amount.__class__ is not int or not -rule.MAX_AMOUNT <= amount <= rule.MAX_AMOUNT:
@@ -183,7 +183,7 @@ class Producer:
             actor = rule.check_text("actor", actor, rule.MAX_ACTOR_BYTES)
         if id is not None:
             id = rule.check_text("id", id, rule.MAX_ID_BYTES)  # noqa: A001
-        if self._buffer.take(partition, metric, subject, amount, at, actor, id) and not self._wake.is_set():
+        if self._buffer.take(route, metric, subject, amount, at, actor, id) and not self._wake.is_set():
             self._flusher.start()
 
     def decide(
@@ -290,12 +290,17 @@ class Producer:
         appender = self._flusher.appender
         if appender is None:
             return  # nothing was ever appended
-        layout, look_again = appender.layout, 0.0
-        for partition, last_id in enumerate(list(appender.last_ids)):
+        layout, last_ids, look_again = appender.layout, list(appender.last_ids), 0.0
+        while layout is not appender.layout:  # the flusher has just moved on
+            layout, last_ids = appender.layout, list(appender.last_ids)
+        log = layout.log
+        for partition, last_id in enumerate(last_ids):
             while last_id is not None:
                 if time.monotonic() >= look_again:  # another generation of counters may be the one that counts by now
-                    layout = establish(self._client, self._partitions, self._namespace).layout
+                    layout = establish(self._client, None, self._namespace).layout
                     look_again = time.monotonic() + _META_LOOK
+                if layout.log != log:
+                    return  # what the log before held was counted in this one before it began to hold
                 keys = layout.keys[partition]
                 with self._client.pipeline(transaction=False) as pipeline:
                     for command in position_commands(keys):

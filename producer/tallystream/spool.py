@@ -4,6 +4,9 @@ Events are written as they come, unrouted. What is to be sent is *cut*: the even
 entry for each partition, with the next sequences. A cut is written before anything of it is sent, and the same events
 give the same entries, so whoever takes over a dead process's spool sends the same entries under the same names, and
 the gate lets through those that are missing.
+
+When the log goes on in another one, with other partitions, it is written down how far each lane had come in the closed
+log. From that follows which events of which cuts are not in it: these are cut anew, for the new partitions.
 """
 
 from __future__ import annotations
@@ -19,13 +22,14 @@ from tallystream.buffer import Buffer, BufferSettings
 from tallystream.codec import Pack
 from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.journal import MAX_BODY, Journal
-from tallystream.keys import partition_of
+from tallystream.keys import FIRST_LOG, partition_of
 from tallystream.lane import new_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
+    from tallystream.keys import Layout
     from tallystream.lane import Entry
 
 Sync = Literal["os", "disk"]
@@ -34,6 +38,7 @@ _EVENT: Final = 1
 _STATE: Final = 2
 _CUT: Final = 3
 _RENAME: Final = 4
+_MOVE: Final = 5
 
 _IN_FLIGHT: Final = 8
 """Cuts that are on their way at once: bounds what is held in memory."""
@@ -48,14 +53,20 @@ class _State(msgspec.Struct, array_like=True):
     cut: int
     names: list[str]
     sequences: list[int]
+    log: int = FIRST_LOG
 
 
 class _Cut(msgspec.Struct, array_like=True):
-    """The events from `start` to `end` are sealed: partition, sequence and number of events of each entry."""
+    """The events from `start` to `end` are sealed: partition, sequence and number of events of each entry.
+
+    `left` says which of them a closed log has not taken: for each such log the number of its partitions, and those that
+    are left. Until they are sealed for the partitions of the present one, there are no entries.
+    """
 
     start: int
     end: int
     entries: list[tuple[int, int, int]]
+    left: list[tuple[int, list[int]]] = []
 
 
 class _Rename(msgspec.Struct, array_like=True):
@@ -66,11 +77,21 @@ class _Rename(msgspec.Struct, array_like=True):
     base: int
 
 
+class _Move(msgspec.Struct, array_like=True):
+    """The log goes on in log `log`: its lanes' names and first sequences, and the last ones in the log before."""
+
+    log: int
+    names: list[str]
+    sequences: list[int]
+    lasts: list[int]
+
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _event: Final = msgspec.msgpack.Decoder(Event).decode
 _state: Final = msgspec.msgpack.Decoder(_State).decode
 _cut: Final = msgspec.msgpack.Decoder(_Cut).decode
 _rename: Final = msgspec.msgpack.Decoder(_Rename).decode
+_move: Final = msgspec.msgpack.Decoder(_Move).decode
 
 
 @dataclass(frozen=True)
@@ -116,8 +137,10 @@ class Spool(Buffer):
         self._journal = journal
         self._cut_at = self._confirmed_at = 0
         self._flight: deque[tuple[int, int]] = deque()  # cycle and end of each cut that is on its way
-        self._planned: deque[_Cut] = deque()  # what a dead process had cut
+        self._planned: deque[_Cut] = deque()  # what a dead process had cut, or must be cut anew for another log
+        self._sealed: deque[_Cut] = deque()  # what is on its way, as in `_flight`
         self._uncut = 0
+        self._log = FIRST_LOG
         self.names: list[str] = []
         """The lanes' names, by partition."""
         self._sequences: list[int] = []
@@ -136,6 +159,15 @@ class Spool(Buffer):
             return self._is_delivered()
 
     @property
+    def log(self) -> int | None:
+        """The log whose partitions the lanes are for; `None` before there are any."""
+        return self._log if self.names else None
+
+    def covers(self, cycle: int) -> bool:
+        """Tell whether what was sealed in a cycle is cut anew when the log moves."""
+        return any(cycle == each for each, _ in self._flight)
+
+    @property
     def confirmed_sequences(self) -> list[int]:
         """By partition, the sequence before the first that is to be sent."""
         first = list(self._sequences)
@@ -146,14 +178,14 @@ class Spool(Buffer):
         return first
 
     def take(
-        self, partition: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
+        self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
-        """Write one valid event; see `Buffer.take`. `partition` is not looked at: events are routed when they are cut.
+        """Write one valid event; see `Buffer.take`. `route` is not looked at: events are routed when they are cut.
 
         Raises:
             SpoolError: it could not be written, and was not taken.
         """
-        del partition
+        del route
         body = _encode((metric, subject, amount, at, actor, id_))
         with self._lock:
             if (self.is_closing or self._failure or not self._has_room()) and not self._make_room():
@@ -168,24 +200,44 @@ class Spool(Buffer):
                 self.hurry.set()
         return True
 
-    def open(self, partitions: int) -> None:
-        """Learn the number of partitions.
+    def open(self, layout: Layout) -> None:
+        """Learn the partitions: those of the log that entries were cut for, where some were.
 
         Raises:
             SpoolError: entries were cut for another number of partitions.
         """
         with self._lock:
-            if self.names and len(self.names) != partitions:
+            if self.names and (len(self.names), self._log) != (layout.partitions, layout.log):
                 raise SpoolError(
                     f"{self._spool.folder}: what is spooled was sealed for {len(self.names)} partitions, "
-                    f"and there are {partitions}: deliver it where it belongs"
+                    f"and there are {layout.partitions}: deliver it where it belongs"
                 )
-            self._partitions = partitions
             if not self.names:
-                self.names = [new_name() for _ in range(partitions)]
-                self._sequences = [0] * partitions
+                self.names = [new_name() for _ in layout.keys]
+                self._sequences = [0] * layout.partitions
+                self._log = layout.log
                 if self._journal is not None:
                     self._write(self._journal, _STATE, self._state())
+
+    def move(self, layout: Layout, lasts: Sequence[int], sequences: Sequence[int]) -> None:
+        """Cut anew, for another log's partitions, what the closed log has not taken.
+
+        Args:
+            layout: The log that is written to from here on.
+            lasts: By partition of the closed one, the last sequence that it has.
+            sequences: By partition of the new one, the entries that are sent there from elsewhere first.
+
+        Raises:
+            SpoolError: that could not be written down; nothing has changed.
+        """
+        with self._lock:
+            moved = _Move(layout.log, [new_name() for _ in layout.keys], list(sequences), list(lasts))
+            if self._journal is not None:
+                self._write(self._journal, _MOVE, moved)
+            self._planned.extendleft(reversed(self._sealed))
+            self._flight.clear()
+            self._sealed.clear()
+            self._move(moved)
 
     def rename(self, partition: int, name: str, base: int) -> None:
         """Remember that a lane begins again, before anything is sent under its new name."""
@@ -206,29 +258,30 @@ class Spool(Buffer):
             journal = self._journal
             if journal is None or len(self._flight) >= _IN_FLIGHT:
                 return cycle - 1, []
-            start, end = self._cut_at, journal.end
-        planned = self._planned[0] if self._planned else None
-        packs, at, events = self._pack(journal, start, end if planned is None else planned.end, bounded=planned is None)
+            planned = self._planned[0] if self._planned else None
+            cut = planned or _Cut(self._cut_at, journal.end, [])
+        packs, at, events = self._pack(journal, cut, bounded=planned is None)
         with self._lock:
-            if at == start:
+            if at == cut.start:
                 return cycle - 1, []
+            cut.end = at
+            if not cut.entries:
+                cut.entries = [(p, self._sequences[p] + 1, pack.events) for p, pack in sorted(packs.items())]
+                if cut.entries:
+                    self._write(journal, _CUT, cut)
+                for partition, sequence, _ in cut.entries:
+                    self._sequences[partition] = sequence
             if planned is not None:
                 self._planned.popleft()
-                entries = planned.entries
-            else:
-                entries = [(p, self._sequences[p] + 1, pack.events) for p, pack in sorted(packs.items())]
-                if entries:
-                    self._write(journal, _CUT, _Cut(start, at, entries))
-                for partition, sequence, _ in entries:
-                    self._sequences[partition] = sequence
             self._uncut = max(0, self._uncut - events)
-            self._cut_at = at
+            self._cut_at = max(self._cut_at, at)
             self._cycle += 1
             self._sealed_at = time.monotonic()
             self._flight.append((cycle, at))
-            if at < journal.end:
+            self._sealed.append(cut)
+            if self._planned or self._cut_at < journal.end:
                 self.wake.set()
-            return cycle, [(p, packs[p]) for p, sequence, _ in entries if sequence > 0 and p in packs]
+            return cycle, [(p, packs[p]) for p, sequence, _ in cut.entries if sequence > 0 and p in packs]
 
     def settle(self, confirmed: Sequence[Entry], cycle: int) -> None:
         """Let go of confirmed entries, and of the files that hold nothing else."""
@@ -237,6 +290,9 @@ class Spool(Buffer):
             before = self._confirmed_at
             while self._flight and self._flight[0][0] <= cycle:
                 self._confirmed_at = self._flight.popleft()[1]
+                self._sealed.popleft()
+            if not self._flight and not self._planned:
+                self._confirmed_at = self._cut_at
             if self._confirmed_at != before and self._journal is not None:
                 self._journal.drop(self._confirmed_at)
             if confirmed or self._confirmed_at != before:
@@ -269,7 +325,7 @@ class Spool(Buffer):
         return journal is not None and any(kind == _EVENT for kind, _, _ in journal.read(self._cut_at, journal.end))
 
     def _is_delivered(self) -> bool:
-        return not self._flight and not self._holds_unsealed()
+        return not self._flight and not self._planned and not self._holds_unsealed()
 
     def _target(self) -> int:
         return self._journal.end if self._holds_unsealed() and self._journal else self._cut_at
@@ -301,20 +357,23 @@ class Spool(Buffer):
             journal.write(kind, body)
 
     def _state(self) -> _State:
-        return _State(self._spool.namespace, self._cut_at, self.names, self._sequences)
+        return _State(self._spool.namespace, self._cut_at, self.names, self._sequences, self._log)
 
     # -- reading back -----------------------------------------------------------------------------------
 
-    def _pack(self, journal: Journal, start: int, end: int, *, bounded: bool) -> tuple[dict[int, Pack], int, int]:
+    def _pack(self, journal: Journal, cut: _Cut, *, bounded: bool) -> tuple[dict[int, Pack], int, int]:
         """Pack events by partition; return the packs, how far that came, and how many events there were."""
         packs: dict[int, Pack] = {}
-        at, events = start, 0
-        for kind, body, after in journal.read(start, end):
+        at, events = cut.start, 0
+        left = [(of, frozenset(partitions)) for of, partitions in cut.left]
+        for kind, body, after in journal.read(cut.start, cut.end):
             at = after
             if kind != _EVENT:
                 continue
             event = _event(body)
-            partition = partition_of(event[1], self._partitions)
+            if left and not all(partition_of(event[1], of) in partitions for of, partitions in left):
+                continue
+            partition = partition_of(event[1], len(self.names))
             pack = packs.get(partition)
             if pack is None:
                 pack = packs[partition] = Pack()
@@ -326,7 +385,7 @@ class Spool(Buffer):
 
     def _recover(self, journal: Journal) -> None:
         """Read what a dead process has left: its lanes, its cuts, and where its last whole record ends."""
-        at = cut_at = journal.start
+        at = cut_at = end = journal.start
         for kind, body, after in journal.read(journal.start, journal.end):
             at = after
             if kind == _STATE:
@@ -334,27 +393,44 @@ class Spool(Buffer):
                 if state.namespace != self._spool.namespace:
                     raise SpoolError(f"{journal.folder} holds events of {state.namespace}, not {self._spool.namespace}")
                 if not self.names:
-                    self.names, self._sequences = state.names, state.sequences
+                    self.names, self._sequences, self._log = state.names, state.sequences, state.log
             elif kind == _CUT:
                 cut = _cut(body)
                 for partition, sequence, _ in cut.entries:
                     self._sequences[partition] = sequence
-                if cut.start >= journal.start:
+                end = max(end, cut.end)
+                anew = next((each for each in self._planned if not each.entries and each.start == cut.start), None)
+                if anew is not None:
+                    anew.entries = cut.entries
+                elif cut.start >= journal.start:
                     self._planned.append(cut)
                 else:  # its first events are gone: they were removed because all of it was confirmed
                     cut_at = max(cut_at, cut.end)
             elif kind == _RENAME:
                 self._begin_again(_rename(body))
+            elif kind == _MOVE:
+                self._move(_move(body))
         if journal.end - at > MAX_BODY:
             raise SpoolError(f"{journal.folder} is damaged at position {at:,}: look at it before it is delivered")
         journal.end_at(at)
-        self._cut_at = self._confirmed_at = cut_at
+        self._cut_at, self._confirmed_at = max(cut_at, end), cut_at
         self.emitted = sum(kind == _EVENT for kind, _, _ in journal.read(cut_at, at))
+
+    def _move(self, moved: _Move) -> None:
+        """Leave of each cut what the closed log has not taken, to be cut anew."""
+        of = len(self.names)
+        self._log, self.names, self._sequences = moved.log, moved.names, moved.sequences
+        planned, self._planned = self._planned, deque()
+        for cut in planned:
+            if not cut.entries:  # it came from yet another log, and nothing of it was sent to this one
+                self._planned.append(cut)
+            elif left := [partition for partition, sequence, _ in cut.entries if sequence > moved.lasts[partition]]:
+                self._planned.append(_Cut(cut.start, cut.end, [], [*cut.left, (of, left)]))
 
     def _begin_again(self, rename: _Rename) -> None:
         self.names[rename.partition] = rename.name
         self._sequences[rename.partition] -= rename.base
-        for cut in self._planned:
+        for cut in (*self._sealed, *self._planned):
             cut.entries = [(p, s - rename.base if p == rename.partition else s, n) for p, s, n in cut.entries]
 
 

@@ -17,8 +17,8 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from tallystream.connection import DEFAULT_URL, connect
 from tallystream.errors import ConfigurationError, EventError, FlushTimeout
 from tallystream.event import MAX_SUBJECT_BYTES, check_metric, check_text
-from tallystream.keys import DEFAULT_PARTITIONS, Layout, partition_of
-from tallystream.meta import Meta
+from tallystream.keys import DEFAULT_PARTITIONS, FIRST_LOG, Layout, partition_of
+from tallystream.meta import Meta, pointed
 from tallystream.meta import parse as parse_meta
 from tallystream.position import Position, parse_id, parse_position, position_commands
 from tallystream.query import Answer, Command, Query, as_of, lag_of, sound
@@ -86,12 +86,19 @@ def query_meta(partitions: int | None, namespace: str) -> Query[Meta]:
     def parse(replies: list[Any]) -> Meta | Query[Meta]:
         if isinstance(replies[0], RedisError):
             raise replies[0]
-        if not replies[0]:
+        root = replies[0]
+        if not root:
             return unstored
-        meta = parse_meta(replies[0], partitions, namespace)
+        there = pointed(root, namespace)
+        if there.log == FIRST_LOG:
+            return found(root, root)
+        return Query([("HGETALL", there.meta)], lambda replies: found(sound(replies[0]), root))
+
+    def found(fields: dict[bytes, bytes], root: dict[bytes, bytes]) -> Meta | Query[Meta]:
+        meta = parse_meta(fields, partitions, namespace, root)
         return query_live(meta) if meta.was_rebuilt else meta
 
-    return Query([("HGETALL", unstored.layout.meta)], parse)
+    return Query([("HGETALL", unstored.layout.root)], parse)
 
 
 def query_live(meta: Meta) -> Query[Meta]:
@@ -179,6 +186,10 @@ class Remembered:
         """Return it, or `None` where it must be read."""
         return self._meta if time.monotonic() < self._until else None
 
+    def expected(self, partitions: int | None) -> int | None:
+        """Return the number to check against: none once it was checked, since a live system may be moved to another."""
+        return partitions if self._meta is None else None
+
     def put(self, meta: Meta) -> Meta:
         """Keep it, unless it still lacks the rules: these come the moment that a worker starts."""
         if meta.rules is not None:
@@ -246,7 +257,10 @@ class Totals:
     @property
     def meta(self) -> Meta:
         """What is stored here, at most a second old; see `query_meta`."""
-        return self._remembered.get() or self._remembered.put(self.run(query_meta(self._partitions, self._namespace)))
+        remembered = self._remembered
+        return remembered.get() or remembered.put(
+            self.run(query_meta(remembered.expected(self._partitions), self._namespace))
+        )
 
     def get(self, subject: str, metric: str) -> int:
         """Return one total."""

@@ -121,7 +121,7 @@ def test_commands_and_settings_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert variables - known - passwords == set()
     for name in variables & known:
         monkeypatch.delenv(name, raising=False)
-    assert load(KUBERNETES / "tallystream.toml", {}).redis.partitions == DEFAULT_PARTITIONS
+    assert load(KUBERNETES / "tallystream.toml", {}).redis.expected is None
 
 
 def test_secrets_have_what_is_asked_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tallystream.buffer import BufferSettings
 from tallystream.errors import BufferFull, ConfigurationError, SpoolError
+from tallystream.keys import Layout
 from tallystream.lane import Entry
 from tallystream.spool import Spool, SpoolSettings, left_behind
 
@@ -56,7 +57,7 @@ def test_what_was_cut_is_cut_the_same_again(tmp_path):
     """Whoever takes over a spool sends the entries that its owner had sealed: same bytes, names and numbers."""
     spool = spool_in(tmp_path)
     emit(spool, 0, 3)  # before the partitions are known
-    spool.open(PARTITIONS)
+    spool.open(Layout(PARTITIONS))
     emit(spool, 3, 20)
     before = []
     for _ in range(2):
@@ -64,7 +65,7 @@ def test_what_was_cut_is_cut_the_same_again(tmp_path):
     names = spool.names
     emit(spool, 23, 4)
     again = spool_in(tmp_path, dead(tmp_path, spool))
-    again.open(PARTITIONS)
+    again.open(Layout(PARTITIONS))
     assert (again.names, again.confirmed_sequences) == (names, [0] * PARTITIONS)
     assert again.emitted == 27
     after = sealed(again)
@@ -81,7 +82,7 @@ def test_a_tail_cut_at_any_byte(cut, events, seals):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spool = spool_in(folder)
-        spool.open(PARTITIONS)
+        spool.open(Layout(PARTITIONS))
         ends = []
         for number in range(events):
             emit(spool, number, 1)
@@ -97,7 +98,7 @@ def test_a_tail_cut_at_any_byte(cut, events, seals):
         (journal,) = left_behind(folder)
         again = spool_in(folder, journal)
         assert again.emitted == sum(end <= cut for end in ends)
-        again.open(PARTITIONS)
+        again.open(Layout(PARTITIONS))
         emit(again, 1000, 1)
         assert sum(payload.count(b"s:") for _, payload in sealed(again)) == again.emitted
         again.release()
@@ -106,13 +107,13 @@ def test_a_tail_cut_at_any_byte(cut, events, seals):
 def test_a_new_name_is_remembered(tmp_path):
     """After a lane was renamed, whoever takes over goes on under the new name, from the sequence where it began."""
     spool = spool_in(tmp_path)
-    spool.open(1)
+    spool.open(Layout(1))
     emit(spool, 0, 15)
     for _ in range(3):
         spool.seal()
     spool.rename(0, "second", 1)  # the server has the first entry under the old name, and none of the others
     again = spool_in(tmp_path, dead(tmp_path, spool))
-    again.open(1)
+    again.open(Layout(1))
     assert (again.names, again.confirmed_sequences) == (["second"], [0])
     assert [payload.count(b"s:") for _, payload in sealed(again)] == [5, 5]
     again.release()
@@ -122,7 +123,7 @@ def test_files_that_are_confirmed_are_removed(tmp_path, monkeypatch):
     """The spool keeps no more than the files that hold something unconfirmed, and is taken over from there."""
     monkeypatch.setattr("tallystream.journal.SEGMENT_BYTES", 300)
     spool = spool_in(tmp_path)
-    spool.open(1)
+    spool.open(Layout(1))
     sizes = []
     for round_ in range(40):
         emit(spool, 5 * round_, 5)
@@ -133,7 +134,7 @@ def test_files_that_are_confirmed_are_removed(tmp_path, monkeypatch):
     assert max(sizes[:35]) < 1500
     assert len(list(tmp_path.glob("*/*.log"))) > 2
     again = spool_in(tmp_path, dead(tmp_path, spool))
-    again.open(1)
+    again.open(Layout(1))
     (confirmed,) = again.confirmed_sequences
     payloads = [payload for _, payload in sealed(again)]
     assert confirmed + len(payloads) == 40
@@ -170,7 +171,7 @@ def test_a_full_spool_follows_the_policy(tmp_path):
 def test_another_deployment_is_refused(tmp_path):
     """What was spooled for another namespace, or cut for another number of partitions, is not sent here."""
     spool = spool_in(tmp_path)
-    spool.open(PARTITIONS)
+    spool.open(Layout(PARTITIONS))
     emit(spool, 0, 1)
     journal = dead(tmp_path, spool)
     other = SpoolSettings(tmp_path, 2**20, "os", "other")
@@ -178,7 +179,7 @@ def test_another_deployment_is_refused(tmp_path):
         Spool(BufferSettings(), other, journal)
     again = spool_in(tmp_path, journal)
     with pytest.raises(SpoolError, match="sealed for 3 partitions, and there are 5"):
-        again.open(5)
+        again.open(Layout(5))
     again.release()
 
 

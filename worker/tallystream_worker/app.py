@@ -15,6 +15,7 @@ from tallystream.rules import publish
 from tallystream_worker.alerts.service import alerting
 from tallystream_worker.crew import Crew
 from tallystream_worker.fetch import Fetch
+from tallystream_worker.follow import Follower
 from tallystream_worker.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> M
     """
     client = connect(settings.redis.url)
     try:
-        meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        meta = establish(client, settings.redis.expected, settings.redis.namespace)
         Confirmation(settings.worker.confirm).check(client)
         # Groups first: who reads the metrics may decide at once, and what is decided before there is a group to
         # acknowledge it would look like the work of a group that is gone.
@@ -76,33 +77,39 @@ def counting(
     subscribers: Sequence[Subscriber] = (),
     *,
     consumer: str | None = None,
-) -> Iterator[Crew]:
+) -> Iterator[Follower]:
     """Count in the background for as long as the context lasts; then finish the batches in hand.
 
     Archives and takes snapshots beside it, where the settings name a place, and audits where they say how often.
     """
     meta = open_books(settings, log)
-    crew = Crew(settings, meta, log, subscribers, consumer=consumer)
-    with ExitStack() as stack:
-        stack.callback(_stop, crew, settings, log)
-        crew.start()
-        delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
-        stack.enter_context(alerting(settings, meta.layout, log, consumer or settings.worker.consumer, delivered))
-        if settings.archive.url:
-            from tallystream_worker.archive.service import archiving  # noqa: PLC0415  # pyarrow is an extra
+    delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
 
-            stack.enter_context(archiving(settings, meta, log))
-        if settings.snapshot.url:
-            from tallystream_worker.snapshot.taker import snapshotting  # noqa: PLC0415  # SQLAlchemy takes its time
+    def crew(meta: Meta) -> Crew:
+        return Crew(settings, meta, log, subscribers, consumer=consumer)
 
-            stack.enter_context(snapshotting(settings, meta, log))
-        if settings.audit.every:
-            from tallystream_worker.generation.scheduled import auditing  # noqa: PLC0415  # seldom asked for
+    @contextmanager
+    def beside(meta: Meta) -> Iterator[None]:
+        with ExitStack() as stack:
+            name = consumer or settings.worker.consumer
+            stack.enter_context(alerting(settings, meta.layout, log, name, delivered))
+            if settings.archive.url:
+                from tallystream_worker.archive.service import archiving  # noqa: PLC0415  # pyarrow is an extra
 
-            stack.enter_context(auditing(settings, log))
-        yield crew
+                stack.enter_context(archiving(settings, meta, log))
+            if settings.snapshot.url:
+                from tallystream_worker.snapshot.taker import snapshotting  # noqa: PLC0415  # SQLAlchemy takes its time
 
+                stack.enter_context(snapshotting(settings, meta, log))
+            if settings.audit.every:
+                from tallystream_worker.generation.scheduled import auditing  # noqa: PLC0415  # seldom asked for
 
-def _stop(crew: Crew, settings: Settings, log: FilteringBoundLogger) -> None:
-    if not crew.stop(settings.worker.stop_timeout):
-        log.warning("stopped in mid-batch", after_seconds=settings.worker.stop_timeout, left="pending, counted later")
+                stack.enter_context(auditing(settings, log))
+            yield
+
+    follower = Follower(settings, meta, log, crew, beside)
+    try:
+        follower.begin()
+        yield follower
+    finally:
+        follower.stop()

@@ -120,5 +120,7 @@ def _append(client: redis.Redis, meta: Meta, partition: int, payloads: list[Payl
         confirmed, error = appender.send()
         if error is not None and not confirmed:
             raise StreamError(f"{meta.layout.keys[partition].stream}: the server refused the events: {error}")
+        if appender.is_closed:
+            raise StreamError("the counters are being moved to other partitions: try again in a moment")
         if appender.backlogged and not confirmed:
             raise Backlogged(f"{meta.layout.keys[partition].stream} is at its limit: workers have to catch up first")

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 BLOCK: Final = 1.0
 """Seconds that a read waits on the server for new entries: also the most by which a stop is delayed."""
 
+_MOVED_PAUSE: Final = 0.05
+"""Seconds between looks which generation is live: none is, while the log is moved to another one."""
+
 _BACKOFF: Final = (0.1, 5.0)
 """Seconds to wait after the first failure, and at the most."""
 
@@ -166,6 +169,7 @@ class _Lane(threading.Thread):
             except GenerationMoved as moved:
                 # What is in hand stays pending in the old generation: should a rebuild be undone, it is counted then.
                 self._say(str(moved))
+                self._stopping.wait(_MOVED_PAUSE)
             except (RedisError, StreamError, Unconfirmed) as error:
                 failures += 1
                 self._lost(error)

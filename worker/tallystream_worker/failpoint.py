@@ -33,13 +33,21 @@ REBUILD_PLACES: Final = (
 )  # fmt: skip
 """The groups are there; the archive is counted; all is; a partition is switched; the meta hash says so."""
 
+MOVE_PLACES: Final = (
+    "move-begun", "move-copying", "move-caught-up", "move-closed", "move-copied", "move-counted", "move-pointed"
+)  # fmt: skip
+"""A new log is there; some of the old one is copied; nearly all is; the old one is closed; its end is copied, and
+counted; the new one holds."""
+
 SNAPSHOT_PLACES: Final = ("after-cut", "before-commit", "after-commit")
 """A moment is read, and nothing written; it is written and not committed; it is committed, and nobody was told."""
 
 RESTORE_PLACES: Final = ("after-load", "after-graft", "after-partition")
 """A partition's rows are loaded; its log is in place; what was in it is counted."""
 
-_ALL: Final = (*PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *REBUILD_PLACES, *SNAPSHOT_PLACES, *RESTORE_PLACES)
+_ALL: Final = (
+    *PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *REBUILD_PLACES, *MOVE_PLACES, *SNAPSHOT_PLACES, *RESTORE_PLACES
+)  # fmt: skip
 
 
 def _pass_by(_place: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream_worker.crew import Crew
+    from tallystream_worker.follow import Follower
     from tallystream_worker.settings import Settings
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
@@ -43,7 +43,7 @@ def run_one(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port
     consumer = first.worker.consumer
     registries: dict[str, CollectorRegistry] = {}
     vigils: dict[str, Vigil] = {}
-    crews: list[Crew] = []
+    crews: list[Follower] = []
     with stop_on_signals() as stop, ExitStack() as stack:
         for settings in tenants:
             namespace = settings.redis.namespace

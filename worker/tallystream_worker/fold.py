@@ -20,6 +20,7 @@ from tallystream.codec import (
     Single,
     decode,
     encode,
+    received_of,
     stated_events,
     was_decided,
     went_through_the_gate,
@@ -63,7 +64,7 @@ class Entry:
     @property
     def received(self) -> int:
         """The millisecond at which the server took the entry: its clock, and it never changes."""
-        return int(self.id.partition("-")[0])
+        return received_of(self.id, self.fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,20 @@
 --
 -- Returns {"appended", id}
 --         {"at", offset}    the source stands at `offset`, which is not `from`: nothing was written
+--         {"closed", log}   nothing is written here any more: what follows belongs into another log
 --         {"full", limit}   the stream has as many entries as it may: nothing was written
 --
 -- Invariant: for each source the stretches in the stream adjoin, [0, a), [a, b), [b, c), ..., each once. Whoever
 -- reads the file again is told how far it is counted, and goes on from there.
 -- Everything is checked before the first write; the writes cannot fail once the checks have passed.
 local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
-local known, limit = unpack(redis.call('HMGET', sequences, ARGV[2], '!limit'))
+local known, limit, closed = unpack(redis.call('HMGET', sequences, ARGV[2], '!limit', '!closed'))
 local at = known and string.match(known, '^%d+') or '0'
 if at ~= ARGV[3] then
   return { 'at', at }
+end
+if closed then
+  return { 'closed', closed }
 end
 if limit and redis.call('XLEN', stream) >= tonumber(limit) then
   return { 'full', limit }

@@ -18,7 +18,7 @@ import msgspec
 from tallystream.confirm import Confirm, Confirmation
 from tallystream.connection import DEFAULT_URL
 from tallystream.errors import ConfigurationError
-from tallystream.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS, NAMESPACE
+from tallystream.keys import MAX_PARTITIONS, NAMESPACE
 from tallystream.rules import Metric, Ratio, Rules
 from tallystream.windows import seconds
 from tallystream_worker.alerts.table import AlertTable, Hook  # noqa: TC001  # so here
@@ -43,16 +43,22 @@ DEFAULT_RULES: Final = Rules(
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Where the data is."""
+    """Where the data is; 0 `partitions` are those that are stored, or 4 at the first start."""
 
     url: str = DEFAULT_URL
     namespace: str = NAMESPACE
-    partitions: int = DEFAULT_PARTITIONS
+    partitions: int = 0
 
     def __post_init__(self) -> None:
-        _within("redis.partitions", self.partitions, 1, MAX_PARTITIONS)
+        if self.partitions:
+            _within("redis.partitions", self.partitions, 1, MAX_PARTITIONS)
         if not self.namespace or any(c in self.namespace for c in "{}: ") or not self.namespace.isprintable():
             raise ConfigurationError("redis.namespace: must be a word without braces, colons or blanks")
+
+    @property
+    def expected(self) -> int | None:
+        """The number of partitions to check against what is stored; `None` takes that as it is."""
+        return self.partitions or None
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def archiving(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> Iter
         yield
         return
     client = connect(settings.redis.url)
-    archive = Archive(client, Store(settings.archive.url, meta.layout.namespace), meta)
+    store = Store(settings.archive.url, meta.layout.namespace, meta.layout.log)
+    archive = Archive(client, store, meta)
 
     def work() -> dict[str, object] | None:
         events = archive.run_once()

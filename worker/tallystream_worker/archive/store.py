@@ -3,6 +3,7 @@
     <url>/_tallystream.json                                            whose archive this is
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
     <url>/namespace=shop/_tallystream.json, ...                        the same of another namespace
+    <url>/log=2/_tallystream.json, ...                                 the same since the events went to other partitions
 
 A file's name says which entries are in it: all of its partition from the first to the last, both included. A file
 is there complete or not at all, and whoever writes the same name writes the same rows.
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from tallystream.errors import ConfigurationError, TallyError
-from tallystream.keys import NAMESPACE, tag_of
+from tallystream.keys import FIRST_LOG, NAMESPACE, tag_of
 from tallystream.position import StreamID, parse_id
 
 if TYPE_CHECKING:
@@ -59,13 +60,15 @@ class Store:
         url: A folder, or what `pyarrow.fs.FileSystem.from_uri` takes: `s3://bucket/path`, `gs://`, `abfs://`,
             `hdfs://`, `fsspec+<protocol>://`.
         namespace: Whose files: another than the one that the place belongs to has a folder of its own there.
+        log: Of which log: a later one than the first has a folder of its own, since what was copied to it is in both.
 
     Raises:
         ConfigurationError: the URL cannot be used.
     """
 
-    def __init__(self, url: str, namespace: str = NAMESPACE) -> None:
+    def __init__(self, url: str, namespace: str = NAMESPACE, log: int = FIRST_LOG) -> None:
         self.url = url
+        self._below = "" if log == FIRST_LOG else f"/log={log}"
         self._namespace = namespace
         try:
             if "://" in url:
@@ -82,7 +85,8 @@ class Store:
         """The folder of this namespace: the place itself, where it was there first or is the usual one."""
         found = self._read(f"{self._place}/{_MANIFEST}")
         owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
-        return self._place if owner == self._namespace else f"{self._place}/namespace={self._namespace}"
+        own = self._place if owner == self._namespace else f"{self._place}/namespace={self._namespace}"
+        return own + self._below
 
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
         """Mark the archive as the one of these streams, where nothing is yet; else see that it is.

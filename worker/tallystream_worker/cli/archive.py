@@ -44,10 +44,12 @@ def archive(
         raise ConfigurationError("no place for the archive: name a folder or URL, or set [archive] url")
     settings = replace(settings, archive=chosen)
     with closing(connect(settings.redis.url)) as client:
-        meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        meta = establish(client, settings.redis.expected, settings.redis.namespace)
         if once:
             began = time.monotonic()
-            events = Archive(client, Store(chosen.url, meta.layout.namespace), meta).run_once(settled=0)
+            events = Archive(client, Store(chosen.url, meta.layout.namespace, meta.layout.log), meta).run_once(
+                settled=0
+            )
             seconds = time.monotonic() - began
             if json:
                 print_json({"archive": chosen.url, "events": events, "seconds": round(seconds, 3)})

@@ -121,7 +121,7 @@ def _run(wanted: _Wanted) -> Report:
         if meta is None or meta.rules is None:
             raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
         with (
-            opened(settings, wanted.archive, wanted.snapshot) as sources,
+            opened(settings, wanted.archive, wanted.snapshot, log=meta.layout.log) as sources,
             error_console.status("folding") as status,
         ):
             return run(

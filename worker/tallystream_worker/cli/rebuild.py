@@ -14,6 +14,7 @@ from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
 from tallystream.meta import stored
 from tallystream_worker.cli.audit import print_differences
+from tallystream_worker.cli.move import clean, to_partitions
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.generation.compare import compare
@@ -41,27 +42,42 @@ def rebuild(
         bool, Parameter(negative="", show_default=False, help="catch up the counters from before, and go back to them")
     ] = False,
     drop: Annotated[
-        bool, Parameter(negative="", show_default=False, help="remove the counters that are not live")
+        bool, Parameter(negative="", show_default=False, help="remove the counters, and the log, that are not live")
     ] = False,
+    partitions: Annotated[
+        int | None, Parameter(help="move everything to this many partitions, while events flow")
+    ] = None,
     json: AsJson = False,
     where: Where = Where(),  # noqa: B008
 ) -> None:
     """Make the counters anew by the configured rules, beside the live ones; show what differs; switch to them.
 
     The counters from before are kept until --drop. A rebuild that was interrupted goes on where it was.
+
+    With --partitions, by the live rules and in a new log: `tallystream rebuild --partitions 16`. Before the switch it
+    can be given up with --drop; there is no way back after it, but to move again.
     """
-    if undo and drop:
-        raise ConfigurationError("either --undo or --drop, not both")
+    if sum((undo, drop, partitions is not None)) > 1 or (no_switch and partitions is not None):
+        raise ConfigurationError(
+            "one of --undo, --drop and --partitions at a time, and no --no-switch with --partitions"
+        )
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
         meta = read_meta(client, settings)
         if drop:
             removed = {generation: remove(client, meta, generation) for generation in sorted(meta.others)}
+            logs = clean(client, meta)
             if json:
-                print_json({"removed": removed})
+                print_json({"removed": removed, "logs": logs})
             else:
-                said = ", ".join(f"generation {each} ({keys:,} keys)" for each, keys in removed.items())
+                named = {f"generation {each}": keys for each, keys in removed.items()}
+                named |= {f"log {each}": keys for each, keys in logs.items()}
+                said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
                 console.print(f"removed {said or 'nothing: there are only the live counters'}")
+            return
+        if partitions is not None:
+            source = settings.archive.url if archive is None else archive
+            to_partitions(settings, meta, partitions, source, accept_loss=accept_loss, json=json)
             return
         if undo:
             generation = _kept(meta)
@@ -126,6 +142,11 @@ def read_meta(client: redis.Redis, settings: Settings) -> Meta:
 
 
 def _kept(meta: Meta) -> int:
+    if meta.kept is not None and not meta.others:
+        raise ConfigurationError(
+            "there is no way back from other partitions: what came since is not in the log before. Move again with "
+            f"--partitions {meta.earlier[meta.kept]}, once --drop has removed that"
+        )
     kept = [generation for generation in meta.others if generation != meta.building]
     if meta.building is not None or len(kept) != 1:
         raise ConfigurationError("there are no counters to go back to")

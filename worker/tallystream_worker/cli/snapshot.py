@@ -50,7 +50,7 @@ def snapshot(
     settings = replace(settings, snapshot=replace(settings.snapshot, url=_place(settings, url)))
     settings = replace(settings, snapshot=replace(settings.snapshot, every=every or settings.snapshot.every))
     with closing(connect(settings.redis.url)) as client:
-        meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        meta = establish(client, settings.redis.expected, settings.redis.namespace)
         if once:
             with closing(_database(settings, None)) as database:
                 began = time.monotonic()
@@ -126,7 +126,7 @@ def drill(
     archived = _archived(settings, archive)
     began = time.monotonic()
     with closing(connect(settings.redis.url)) as client, closing(_database(settings, url)) as database:
-        meta = establish(client, settings.redis.partitions, settings.redis.namespace)
+        meta = establish(client, settings.redis.expected, settings.redis.namespace)
         verdict = try_out(client, database, meta, archived)
     seconds = time.monotonic() - began
     if json:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import ConfigurationError
+from tallystream.keys import FIRST_LOG
 from tallystream.position import StreamID, parse_id
 
 if TYPE_CHECKING:
@@ -60,19 +61,22 @@ class Base:
 
 
 @contextmanager
-def opened(settings: Settings, archive: str | None = None, snapshot: str | None = None) -> Iterator[Sources]:
+def opened(
+    settings: Settings, archive: str | None = None, snapshot: str | None = None, *, log: int = FIRST_LOG
+) -> Iterator[Sources]:
     """Open what is named, else what the settings name.
 
     Args:
         settings: What was configured.
         archive: URL of the archive; `""` for none, `None` for the one of the settings.
         snapshot: URL of the snapshot to begin with; `None` for the one of the settings, as a last resort.
+        log: The log that is audited: each has an archive of its own.
     """
     store = database = None
     if url := settings.archive.url if archive is None else archive:
         from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
 
-        store = Store(url, settings.redis.namespace)
+        store = Store(url, settings.redis.namespace, log)
     if url := settings.snapshot.url if snapshot is None else snapshot:
         from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
 

@@ -56,8 +56,13 @@ def propose(client: redis.Redis, meta: Meta, rules: Rules) -> int:
     """Return the number of the generation to build by these rules: a new one, or the one that was begun.
 
     Raises:
-        ConfigurationError: one is being built by other rules, or an old one is still kept.
+        ConfigurationError: one is being built by other rules, an old one is still kept, or the events are being moved.
     """
+    if meta.moving is not None:
+        raise ConfigurationError(
+            "the events are being moved to other partitions: let that come to its end, or give it up with: "
+            "tallystream rebuild --drop"
+        )
     if meta.rules is not None:  # what was retracted is no setting: it stays retracted
         rules = replace(rules, retracted=meta.rules.retracted)
     answer, number = _PROPOSE(client, [meta.layout.meta], [publish(rules)])

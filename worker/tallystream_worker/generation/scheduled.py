@@ -109,7 +109,7 @@ class Scheduled:
                 renewed = time.monotonic()
                 self._client.pexpire(lease, int(_LEASE * 1000))
 
-        with opened(self._settings) as sources:
+        with opened(self._settings, log=meta.layout.log) as sources:
             return audit(self._client, meta, meta.rules, sources=sources, sample=self._settings.audit.sample, show=show)
 
 

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 _PAGE: Final = 500
 
 
-def stream_entries(client: redis.Redis, keys: PartitionKeys, after: str = "", until: str = "+") -> Iterator[Entry]:
-    """Yield the entries that a stream holds, those behind `after` up to `until`."""
+def stream_entries(
+    client: redis.Redis, keys: PartitionKeys, after: str = "", until: str = "+", *, count: int = _PAGE
+) -> Iterator[Entry]:
+    """Yield the entries that a stream holds, those behind `after` up to `until`; reads `count` at a time."""
     while True:
         page: list[Any] = client.execute_command(
-            "XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", _PAGE
+            "XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count
         )
         for id_, fields in page:
             yield Entry(id_.decode(), _named(fields))
-        if len(page) < _PAGE:
+        if len(page) < count:
             return
         after = page[-1][0].decode()
 
@@ -38,7 +40,7 @@ def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, 
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-    yield from entries(Store(url, keys.namespace), partition, after or "0-0", before)
+    yield from entries(Store(url, keys.namespace, keys.log), partition, after or "0-0", before)
 
 
 def entries(

@@ -12,7 +12,14 @@ from litestar.response.base import ASGIResponse
 from litestar.serialization import encode_json
 from redis.exceptions import RedisError
 
-from tallystream.errors import Backlogged, ConfigurationError, EventError, FlushTimeout, Unconfirmed
+from tallystream.errors import (
+    Backlogged,
+    ConfigurationError,
+    EventError,
+    FlushTimeout,
+    GenerationMoved,
+    Unconfirmed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +68,7 @@ def plugin() -> ProblemDetailsPlugin:
         EventError: lambda error: bad_request(error.field, error.problem),
         FlushTimeout: _not_counted_yet,
         Backlogged: _backlogged,
+        GenerationMoved: _moving,
         Unconfirmed: _unconfirmed,
         ConfigurationError: _not_set_up,
         RedisError: _unreachable,
@@ -77,6 +85,10 @@ def _not_counted_yet(error: FlushTimeout) -> ProblemDetailsException:
 
 def _backlogged(error: Backlogged) -> ProblemDetailsException:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was counted: {error}", headers=_RETRY)
+
+
+def _moving(error: GenerationMoved) -> ProblemDetailsException:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers=_RETRY)
 
 
 def _unconfirmed(error: Unconfirmed) -> ProblemDetailsException:

@@ -101,6 +101,8 @@ class Gate:
                 if is_refusal(reply):
                     raise reply
                 problem = f"the server answers {reply}"
+            elif reply[0] == b"closed":
+                raise Moved(f"{self._layout.keys[partition].stream} is closed: the events go on to other partitions")
             elif reply[0] == b"full":
                 limit = int(reply[1])
                 problem = f"the backlog is at its limit of {limit:,} entries a stream: the workers must catch up"

@@ -33,8 +33,7 @@ def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str
 
     Two runs that see a new file at the same time agree, unless it grows between them.
     """
-    # In the first partition's keys: whoever may append may use them.
-    files = f"{layout.keys[0].prefix}files"
+    files = layout.files
     stored: dict[bytes, bytes] = client.execute_command("HGETALL", files)
     known = {identity.decode(): int(size) for identity, size in stored.items()}
     # The longest beginning that was seen before: a file may have been shorter then.

@@ -133,11 +133,13 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Prog
     """
     client = connect(store.url)
     try:
-        meta = establish(client, store.partitions, store.namespace)
+        meta = establish(client, store.expected, store.namespace)
         while True:
             progress = Progress()
             if _pass(job, client, meta, progress, report):
                 return progress
+            time.sleep(_BACKOFF[0])  # where the events go on to other partitions, it takes a moment until it says where
+            meta = establish(client, None, store.namespace)
     finally:
         client.close()
 

@@ -1,0 +1,277 @@
+"""Other numbers of partitions: everything is moved into a new log while events flow, each event once."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tallystream.buffer import BufferSettings
+from tallystream.confirm import Confirmation
+from tallystream.decide import Decider
+from tallystream.errors import ConfigurationError, GenerationMoved, StreamError
+from tallystream.event import Event
+from tallystream.ledger import query_ledger
+from tallystream.meta import establish
+from tallystream.outbox import Outbox
+from tallystream.producer import Producer
+from tallystream.rules import Metric, Rules
+from tallystream.spool import Spool, SpoolSettings
+from tallystream.totals import Totals
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.generation.audit import audit
+from tallystream_worker.moving import log
+from tallystream_worker.moving.copying import Copying
+from tallystream_worker.moving.counting import Counting
+from tallystream_worker.moving.move import Move, move
+from tests.integration.test_rebuild import settings_for, stored
+from tests.integration.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
+from tests.oracle_rules import tally
+from tests.rig import Rig
+from tests.waiting import until
+
+relaxed = settings(
+    max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "4")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+PLAIN = Rules({"view": Metric(ids=None), "call": Metric(limit=5, per="total")})
+
+
+def moved(rig: Rig, partitions: int, **options) -> None:
+    """Move everything; the rig looks at the new log from then on."""
+    move(settings_for(rig.url, rig.rules, 0), establish(rig.client), partitions, **options)
+    rig.layout = establish(rig.client).layout
+
+
+def emit(rig: Rig, subject: str, n: int) -> None:
+    """Append plain views."""
+    for _ in range(n):
+        rig.client.xadd(rig.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
+
+
+@relaxed
+@given(drawn=happenings(), seed=st.integers(0, 10_000), before=st.integers(1, 4), after=st.integers(1, 7))
+def test_after_a_move_everything_is_what_the_oracle_says(server, drawn, seed, before, after):
+    """Totals, votes and windows of any number of partitions are the oracle's; the books balance, an audit is silent."""
+    chance = random.Random(seed)
+    server.clear()
+    with Rig(server.url, rules=RULES, partitions=before) as rig:
+        happened = feed(rig, drawn, chance)
+        if chance.random() < 0.5:
+            deliver(rig, chance)  # else nobody has counted anything: the move does not depend on it
+        moved(rig, after)
+        assert rig.layout.partitions == after
+        expected, found = tally(happened, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows"):
+            assert found[name] == without_zeros(getattr(expected, name)), name
+        assert audit(rig.client, establish(rig.client), RULES).differences == []
+        with Totals(server.url) as totals:
+            books = totals.run(query_ledger(totals.meta.layout))
+        assert (books.unaccounted, books.appended) == (0, len(drawn))
+
+
+@relaxed
+@given(drawn=happenings(), seed=st.integers(0, 10_000))
+def test_a_second_move_equals_the_first(server, drawn, seed):
+    """What was moved once is moved again, to fewer partitions, and is still the oracle's."""
+    chance = random.Random(seed)
+    server.clear()
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        happened = feed(rig, drawn, chance)
+        moved(rig, 5)
+        log.drop(rig.client, establish(rig.client))
+        happened += feed(rig, drawn[:10], chance)
+        moved(rig, 1)
+        expected, found = tally(happened, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows"):
+            assert found[name] == without_zeros(getattr(expected, name)), name
+
+
+def test_a_copied_entry_is_as_late_as_the_original(server):
+    """Lateness is judged by when the first log took an event, though its copy follows on much later ones."""
+    with Rig(server.url, rules=Rules({"aside": Metric(accept_late="1h", late="aside")}), partitions=2) as rig:
+        for keys, id_ in zip(rig.layout.keys, ("7200000-0", "1-5"), strict=True):
+            subject = next(s for n in range(99) if rig.layout.keys_of(s := f"s:{n}") == keys)
+            rig.client.xadd(keys.stream, {"metric": "aside", "subject": subject, "at": "60"}, id=id_)
+        rig.finish()
+        before = rig.ledger(), rig.totals()
+        meta = establish(rig.client)
+        new = log.begin(rig.client, meta, log.propose(rig.client, meta, 1))
+        for source in (0, 1):  # the newer one first: its copies have the larger IDs
+            other = Copying(rig.client, meta.layout, new.layout)
+            other.look()
+            other._from = lambda n, only=source, read=other._from: read(n) if n == only else iter(())
+            other()
+        rig.layout = new.layout
+        with Counting(settings_for(rig.url, rig.rules, 0), new, rig.rules) as counting:
+            counting()
+        assert (rig.ledger(), rig.totals()) == before
+
+
+def test_what_lies_in_a_wrong_partition_does_so_after_the_move(server):
+    """An event that was parked because it was appended to another partition's stream is parked again, not counted."""
+    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
+        right = rig.layout.keys_of("a")
+        wrong = next(keys for keys in rig.layout.keys if keys != right)
+        rig.client.xadd(wrong.stream, {"metric": "view", "subject": "a"})
+        rig.client.xadd(right.stream, {"metric": "view", "subject": "a"})
+        rig.client.xadd(right.stream, {"metric": "view", "colour": "red"})
+        rig.finish()
+        before = rig.ledger()
+        moved(rig, 3)
+        assert rig.totals() == {("view", "a"): 1}
+        assert rig.ledger() == before
+
+
+def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_path):
+    """Events emitted before, during and after the switch are each counted once, from memory and from a spool."""
+    with Rig(server.url, rules=PLAIN, partitions=3) as rig, ExitStack() as stack:
+        plain = stack.enter_context(Producer(rig.url, linger=0))
+        spooled = stack.enter_context(Producer(rig.url, linger=0, spool=tmp_path, entry_events=7))
+        expected = {}
+
+        def emit_all(amount: int) -> None:
+            for producer, name in ((plain, "p"), (spooled, "s")):
+                for n in range(50):
+                    producer.emit("view", f"{name}:{n}", amount)
+                    expected["view", f"{name}:{n}"] = expected.get(("view", f"{name}:{n}"), 0) + amount
+
+        emit_all(1)
+        plain.flush(5)
+        spooled.flush(5)
+        meta = establish(rig.client)
+        configured = settings_for(rig.url, PLAIN, 0)
+        run = Move(configured, rig.client, meta, log.propose(rig.client, meta, 5))
+        run.begin()
+        with Counting(configured, run.new, PLAIN) as counting:
+            run.catch_up(counting)
+            emit_all(10)
+            log.close(rig.client, meta, run.new.layout)
+            emit_all(100)  # refused, and held
+            until(lambda: plain.stats.buffered and spooled.stats.buffered, what="held events")
+            run.switch(counting)
+        emit_all(1000)
+        for producer in (plain, spooled):
+            producer.flush(10)
+            assert producer.stats.appended == producer.stats.emitted
+        rig.layout = establish(rig.client).layout
+        rig.finish()
+        assert rig.totals() == expected
+        for producer in (plain, spooled):
+            producer.flush(5, wait="counted")
+
+
+@pytest.mark.parametrize("held", [(), (1,), (0, 2), (0, 1, 2, 3)])
+def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, tmp_path, held):
+    """Of what a dead process had sealed, the old log is asked what it has; only the rest goes to the new one."""
+    with Rig(server.url, rules=PLAIN, partitions=4) as rig:
+        spool = Spool(BufferSettings(entry_events=5), SpoolSettings(tmp_path, 2**20, "os", "tally"))
+        outbox = Outbox(rig.client, establish(rig.client), spool, Confirmation())
+        for lane in (outbox.appender.lanes[partition] for partition in held):
+            lane.resume_at = float("inf")  # the process dies before it comes to these
+        for n in range(60):
+            spool.take(-1, "view", f"s:{n % 10}", 1, 60.0, None, None)
+        for _ in range(4):
+            outbox.step()
+        spool.abandon()
+        moved(rig, 3)
+        log.drop(rig.client, establish(rig.client))
+        with Producer(rig.url, spool=tmp_path) as other:
+            until(lambda: not any(path.is_dir() for path in tmp_path.iterdir()), what="delivery")
+            assert other.stats.lost_entries == 0
+        rig.finish()
+        assert rig.totals() == {("view", f"s:{n}"): 6 for n in range(10)}
+
+
+def test_a_decision_waits_until_it_is_known_where_it_goes(server):
+    """Decisions during the switch are made in the new log, by limits that know what was decided before."""
+    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
+        decide = Decider(rig.connect(), establish(rig.client))
+        assert [decide(Event("call", "k")).accepted for _ in range(3)] == [True] * 3
+        meta = establish(rig.client)
+        layout = log.propose(rig.client, meta, 3)
+        configured = settings_for(rig.url, PLAIN, 0)
+        run = Move(configured, rig.client, meta, layout)
+        run.begin()
+        verdicts = []
+        with Counting(configured, run.new, PLAIN) as counting:
+            run.catch_up(counting)
+            log.close(rig.client, meta, layout)
+            waiting = threading.Thread(target=lambda: verdicts.append(decide(Event("call", "k")).remaining))
+            waiting.start()
+            run.switch(counting)
+        waiting.join(10)
+        assert verdicts == [1]
+        assert [decide(Event("call", "k")).accepted for _ in range(2)] == [True, False]
+        rig.layout = establish(rig.client).layout
+        rig.finish()
+        assert rig.totals() == {("call", "k"): 5}
+
+
+def test_a_decision_that_waits_for_too_long_was_not_made(server, monkeypatch):
+    """Where a log stays closed, a decision says that nothing was counted, and nothing was."""
+    monkeypatch.setattr("tallystream.decide._PATIENCE", 0.1)
+    with Rig(server.url, rules=PLAIN, partitions=1) as rig:
+        meta = establish(rig.client)
+        decide = Decider(rig.client, meta)
+        log.close(rig.client, meta, log.propose(rig.client, meta, 2))
+        with pytest.raises(GenerationMoved, match="nothing was counted"):
+            decide(Event("call", "k"))
+        assert log.give_up(rig.client, establish(rig.client)) == 0
+        assert decide(Event("call", "k")).total == 1
+
+
+def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
+    """Before the switch a move can be given up: the old log goes on, and nothing of the new one is left."""
+    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
+        emit(rig, "a", 5)
+        rig.finish()
+        before = set(rig.client.scan_iter())
+        meta = establish(rig.client)
+        configured = settings_for(rig.url, PLAIN, 0)
+        run = Move(configured, rig.client, meta, log.propose(rig.client, meta, 3))
+        run.begin()
+        with Counting(configured, run.new, PLAIN) as counting:
+            run.catch_up(counting)
+            assert log.give_up(rig.client, establish(rig.client)) > 0
+            with pytest.raises(StreamError, match="given up"):
+                run.switch(counting)
+        assert set(rig.client.scan_iter()) - {keys.holds.encode() for keys in rig.layout.keys} == before
+        with Producer(rig.url) as producer:
+            producer.emit("view", "a")
+        rig.finish()
+        assert rig.totals() == {("view", "a"): 6}
+        assert log.propose(rig.client, establish(rig.client), 4).log == 3  # a number is never used again
+
+
+def test_trimmed_entries_are_moved_from_the_archive(server, tmp_path):
+    """What the streams no longer hold comes from the archive; without one the move is refused."""
+    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
+        for subject in "abcdef":
+            emit(rig, subject, 20)
+        rig.finish()
+        Archive(rig.client, Store(str(tmp_path)), establish(rig.client)).run_once(settled=0)
+        before = rig.totals(), rig.ledger()
+        for keys in rig.layout.keys:
+            rig.client.xtrim(keys.stream, maxlen=3, approximate=False)
+        with pytest.raises(ConfigurationError, match="no longer in the streams"):
+            moved(rig, 3)
+        moved(rig, 3, archive=str(tmp_path))
+        assert (rig.totals(), rig.ledger()) == before
+
+
+def test_without_an_archive_a_move_may_accept_the_loss(server):
+    """With accept_loss the new counters are those of what is left."""
+    with Rig(server.url, rules=PLAIN, partitions=1) as rig:
+        emit(rig, "a", 5)
+        rig.finish()
+        rig.client.xtrim(rig.layout.keys[0].stream, maxlen=2, approximate=False)
+        moved(rig, 2, accept_loss=True)
+        assert rig.totals() == {("view", "a"): 2}

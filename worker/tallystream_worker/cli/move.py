@@ -1,0 +1,79 @@
+"""The part of `tallystream rebuild` that moves everything to another number of partitions, and cleans up behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from tallystream.errors import ConfigurationError
+from tallystream.keys import MAX_PARTITIONS
+from tallystream_worker.cli.output import console, error_console, print_json
+from tallystream_worker.moving import log
+from tallystream_worker.moving.move import Progress, move
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.meta import Meta
+    from tallystream_worker.settings import Settings
+
+
+def to_partitions(
+    settings: Settings, meta: Meta, partitions: int, archive: str, *, accept_loss: bool, json: bool
+) -> None:
+    """Move to so many partitions, with a bar, and say what is left to do.
+
+    Raises:
+        ConfigurationError: the move cannot be begun.
+        StreamError: it was given up, or must be.
+    """
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise ConfigurationError(f"--partitions must be 1 to {MAX_PARTITIONS:,}, not {partitions:,}")
+    before, layout = meta.layout.partitions, meta.layout
+    if is_needed := partitions != before:
+        with _bar() as bar:
+            task = bar.add_task("copying", total=None, entries=0)
+
+            def show(at: Progress) -> None:
+                bar.update(task, description=at.stage, completed=at.entries, total=at.of, entries=at.entries)
+
+            layout = move(settings, meta, partitions, archive=archive, accept_loss=accept_loss, show=show)
+    if json:
+        print_json({"partitions": partitions, "before": before, "log": layout.log, "moved": is_needed})
+        return
+    if not is_needed:
+        console.print(f"there are {partitions} partitions already")
+        return
+    console.print(
+        f"everything is in {partitions} partitions (log {layout.log}); producers, workers and readers go on there. "
+        "What was before is kept: --drop removes it"
+    )
+    console.print(
+        f"to do: where a configuration says partitions = {before}, write {partitions} or leave it out; clients that "
+        "XADD plain events go to the streams that tallystream status names (until --drop, what they append to the old "
+        "ones is fetched from there)",
+        highlight=False,
+    )
+
+
+def clean(client: redis.Redis, meta: Meta) -> dict[int, int]:
+    """Give up a log that is being filled, and remove the one from before the last move; return their keys' numbers."""
+    removed = {}
+    if meta.moving is not None:
+        removed[meta.moving] = log.give_up(client, meta)
+    if meta.kept is not None:
+        removed[meta.kept] = log.drop(client, meta)
+    return removed
+
+
+def _bar() -> Bar:
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[entries]:,} entries"),
+        TimeRemainingColumn(),
+        console=error_console,
+        disable=not error_console.is_terminal,
+    )
