@@ -3,7 +3,7 @@
     <url>/_tallystream.json                                            whose archive this is
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
     <url>/namespace=shop/_tallystream.json, ...                        the same of another namespace
-    <url>/log=2/_tallystream.json, ...                                 the same since the events went to other partitions
+    <url>/log=2/_tallystream.json, ...                                 the same of a later log, of other partitions
 
 A file's name says which entries are in it: all of its partition from the first to the last, both included. A file
 is there complete or not at all, and whoever writes the same name writes the same rows.
