@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
     import redis
 
+SNAPSHOT_AT: Final = "snapshot"
+SNAPSHOT_EVERY: Final = "snapshot-every"
+"""Fields for whoever watches: the second of the latest snapshot, and how many seconds lie between two, while a worker
+takes them by itself."""
+
 _ESTABLISH: Final = Script("tallystream", "establish")
 
 

@@ -168,3 +168,6 @@ def test_the_time_of_the_latest_snapshot(server):
         assert "tallystream_snapshot_timestamp_seconds" not in client.get("/metrics").text
         rig.client.hset(rig.layout.meta, "snapshot", "1763900000.125")
         assert "tallystream_snapshot_timestamp_seconds 1.763900000125e+09" in client.get("/metrics").text
+        assert "tallystream_snapshot_interval_seconds" not in client.get("/metrics").text
+        rig.client.hset(rig.layout.meta, "snapshot-every", "60")
+        assert "tallystream_snapshot_interval_seconds 60.0" in client.get("/metrics").text

@@ -15,6 +15,7 @@ from tests.rig import Rig
 if TYPE_CHECKING:
     from tests.servers import Server
 
+QUERIES = {"/v1/counters": "?subject=article:1", "/v1/subjects": "?prefix=art"}
 OF_RULES = {"/v1/limits": "api-call", "/v1/votes": "vote"}
 
 
@@ -22,7 +23,7 @@ def url_of(path: str) -> str:
     """Return a path with something in the place of its names."""
     metric = next((metric for prefix, metric in OF_RULES.items() if path.startswith(prefix)), "view")
     filled = path.replace("{subject}", "article:1").replace("{metric}", metric)
-    return filled + "?subject=article:1" if path == "/v1/counters" else filled
+    return filled + QUERIES.get(path, "")
 
 
 def without_nulls(example: Any) -> Any:
@@ -30,6 +31,12 @@ def without_nulls(example: Any) -> Any:
     if isinstance(example, dict):
         return {name: without_nulls(value) for name, value in example.items() if value is not None}
     return [without_nulls(value) for value in example] if isinstance(example, list) else example
+
+
+def shape(answer: Any) -> Any:
+    """Return the names of an answer's fields and of those of the records in it, without values."""
+    fields = {name: shape(value) if isinstance(value, dict) else None for name, value in answer.items()}
+    return {name: inner and inner.keys() if name == "overview" else None for name, inner in fields.items()}
 
 
 def test_the_page_of_the_interface_is_current() -> None:
@@ -55,7 +62,7 @@ def test_examples_are_what_is_answered(server: Server) -> None:
         for (path, method), example in ANSWERS.items():
             if method == "get":
                 answer = http.get(url_of(path))
-                assert (answer.status_code, answer.json().keys()) == (200, example.keys()), path
+                assert (answer.status_code, shape(answer.json())) == (200, shape(example)), path
 
 
 def test_every_route_is_described(server: Server) -> None:
@@ -77,4 +84,4 @@ def test_every_route_is_described(server: Server) -> None:
         for path, item in description["paths"].items()
         if path.startswith("/v1") and not {(path, method) for method in item} & ANSWERS.keys()
     }
-    assert undescribed <= {"/v1/session", "/v1/live", "/v1/overview", "/v1/subjects"}
+    assert undescribed <= {"/v1/session", "/v1/live"}

@@ -165,6 +165,7 @@ def test_a_leaderboard_is_ranked(rig: Rig, http: httpx.Client) -> None:
         "metric": "view",
         "window": "all",
         "top": [{"subject": "old", "value": 1000}, {"subject": "s19", "value": 20}],
+        "next": 10,
         "as_of": "",
         "lag": 0,
         "error": 0,
@@ -174,6 +175,12 @@ def test_a_leaderboard_is_ranked(rig: Rig, http: httpx.Client) -> None:
     assert [place["subject"] for place in answer["top"]] == ["s19", "s18", "s17"]
     assert (answer["window"], answer["error"]) == ("7d", 0)
     assert http.get("/v1/top/view?window=day&n=1").json()["window"] == "day"
+    pages = [http.get(f"/v1/top/view?n=7&offset={offset}").json() for offset in (0, 7, 14)]
+    assert [len(page["top"]) for page in pages] == [7, 7, 7]
+    assert [page["next"] for page in pages] == [7, 14, 21]
+    last = http.get("/v1/top/view?n=100").json()
+    assert [place for page in pages for place in page["top"]] == last["top"][:21]
+    assert (last["next"], http.get("/v1/top/view?offset=99").json()["top"]) == (None, [])
     assert http.get("/v1/top/tag").json()["top"] == []  # a shorter board than the usual ten places
 
 
@@ -232,6 +239,8 @@ def test_uniques_are_an_estimate_with_its_error(rig: Rig, http: httpx.Client) ->
         ("/v1/counters/a/clap?over=7d", 400, "metric", "clap has no windows"),
         ("/v1/top/view?n=101", 400, "n", "1 to 100"),
         ("/v1/top/view?n=0", 400, "n", "1 to 100"),
+        ("/v1/top/view?offset=100", 400, "offset", "0 to 99"),
+        ("/v1/top/view?offset=-1", 400, "offset", "0 to 99"),
         ("/v1/top/view?window=week", 400, "over", "400d"),
         ("/v1/top/view?window=month", 400, "window", "kept are: hour, day"),
         ("/v1/top/share", 404, "metric", "share is not declared"),
@@ -424,6 +433,7 @@ def test_events_while_redis_is_away_are_held(
 ) -> None:
     """Without Redis a decision is unknown and events are held: each says so, and the held ones are appended later."""
     monkeypatch.setattr("tallystream_worker.http.events.CONFIRM_TIMEOUT", 0.2)
+    monkeypatch.setattr("tallystream_worker.http.room._HOLDS", 60)  # it goes away just after it was asked
     server = fresh_server(extra=["--appendfsync", "always"])
     event = json.loads(GOOD)
     with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
@@ -441,20 +451,24 @@ def test_events_while_redis_is_away_are_held(
 
 
 def test_a_full_stream_is_backpressure(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a stream has as many entries as it may, one request is held, and the next are told when to come again."""
-    monkeypatch.setattr("tallystream_worker.http.events.CONFIRM_TIMEOUT", 0.2)
+    """While a stream has as many entries as it may, its events are refused at once, and those of other streams not."""
+    monkeypatch.setattr("tallystream_worker.http.room._HOLDS", 0.0)
     event = json.loads(GOOD)
     with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
         assert http.post("/v1/events", json=event).status_code == 202
-        sequences = rig.layout.keys_of(event["subject"]).sequences
-        rig.client.hset(sequences, "!limit", 1)
-        assert http.post("/v1/events", json=event).status_code == 504
+        full = rig.layout.keys_of(event["subject"])
+        rig.client.hset(full.sequences, "!limit", 1)
         for path in ("/v1/events", "/v1/decide"):
             answer = http.post(path, json=event)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        rig.client.hdel(sequences, "!limit")
-        taken = 2 + posted_until_taken(http, event)
-        assert rig.ledger()["appended"] == taken
+        assert "none of these was taken" in http.post("/v1/events", json=event).json()["detail"]
+        other = next(name for name in map(str, range(99)) if rig.layout.keys_of(name) is not full)
+        assert http.post("/v1/events", json=[event, event | {"subject": other}]).status_code == 503
+        assert http.post("/v1/events", json=event | {"subject": other}).status_code == 202
+        assert rig.client.xlen(full.stream) == 1
+        rig.client.hdel(full.sequences, "!limit")
+        assert http.post("/v1/events", json=event).status_code == 202
+        assert rig.ledger()["appended"] == 3
 
 
 def test_a_full_buffer_takes_all_or_none(
@@ -463,6 +477,7 @@ def test_a_full_buffer_takes_all_or_none(
     """Events for which there is no room are refused together, and may be sent again."""
     monkeypatch.setattr("tallystream_worker.http.events.CONFIRM_TIMEOUT", 0.1)
     monkeypatch.setattr("tallystream_worker.http.events.MAX_HELD", 5)
+    monkeypatch.setattr("tallystream_worker.http.room._HOLDS", 60)
     server = fresh_server(extra=["--appendfsync", "always"])
     event = json.loads(GOOD)
     with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:

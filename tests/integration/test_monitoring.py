@@ -36,6 +36,7 @@ DASHBOARD = CONFIG / "grafana" / "dashboards" / "tallystream.json"
 NAME = re.compile(r"\btallystream_\w+")
 ELSEWHERE = {
     "tallystream_snapshot_timestamp_seconds",
+    "tallystream_snapshot_interval_seconds",
     "tallystream_alerts_firing",
     "tallystream_alert_outbox_entries",
     "tallystream_audit_differences",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.rig import Rig
@@ -31,6 +33,12 @@ def get(port: int, path: str) -> tuple[int, str]:
         return 0, ""
 
 
+def listening(port: int) -> list[str]:
+    """Return the addresses on which something listens at a port."""
+    found = psutil.net_connections("inet")
+    return [each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN and each.laddr.port == port]
+
+
 @pytest.fixture
 def port():
     """Return a free port."""
@@ -42,10 +50,15 @@ def test_a_worker_says_how_it_is(fresh_server, port):
     """While its server is frozen or down a worker lives, is not ready and says why; then it counts again by itself."""
     server = fresh_server(extra=["--appendfsync", "always"])
     command = [PROGRAM, "worker", "--redis", server.url, "--name", "w", "--metrics-port", str(port)]
-    with Rig(server.url) as rig, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as worker:
+    elsewhere = os.environ | {"TALLYSTREAM_SERVE_HOST": "0.0.0.0"}  # noqa: S104  # the read service's
+    with (
+        Rig(server.url) as rig,
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=elsewhere) as worker,
+    ):
         try:
             until(lambda: get(port, "/readyz")[0] == 200, timeout=30, what="the worker to be ready")
             assert 'tallystream_partition_up{partition="0"} 1.0' in get(port, "/metrics")[1]
+            assert listening(port) == ["127.0.0.1"]
             server.kill()
             _, body = until(
                 lambda: (found := get(port, "/readyz"))[0] == 503 and found, timeout=30, what="the worker to notice"

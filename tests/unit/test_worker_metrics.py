@@ -7,6 +7,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
 from tallystream.errors import ConfigurationError
@@ -37,6 +38,17 @@ def test_outcomes_become_samples() -> None:
     assert value("tallystream_batch_keys_sum") == 2007
     assert value("tallystream_apply_seconds_sum") == pytest.approx(0.503)
     assert value("tallystream_apply_seconds_bucket", {"le": "0.01"}) == 1
+
+
+@pytest.mark.parametrize(("host", "warnings"), [("127.0.0.1", 0), ("localhost", 0), ("0.0.0.0", 1)])  # noqa: S104
+def test_metrics_that_others_can_read_are_warned_of(host: str, warnings: int) -> None:
+    """On loopback nothing is said; beyond it a line says what is read there without a token, and what to do."""
+    with structlog.testing.capture_logs() as said:
+        server = serve_metrics(CollectorRegistry(), host, 0)
+    server.shutdown()
+    server.server_close()
+    assert [line["host"] for line in said] == [host] * warnings
+    assert all("--metrics-host" in line["remedy"] for line in said)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from tallystream_worker import logs
 from tallystream_worker.app import counting, open_books
+from tallystream_worker.exposure import LOOPBACK
 from tallystream_worker.metrics import ByNamespace, WorkerMetrics, serve_metrics
 from tallystream_worker.signals import stop_on_signals, wait_for
 from tallystream_worker.vigil import Vigil, Vigils
@@ -31,16 +32,18 @@ _SPAWN: Final = multiprocessing.get_context("spawn")
 _RESTART_PAUSE: Final = 1.0
 
 
-def run_one(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None) -> int:
+def run_one(
+    tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None, metrics_host: str = LOOPBACK
+) -> int:
     """Count in this process until SIGTERM or Ctrl-C; return the exit status.
 
     Args:
-        tenants: The settings of each namespace; the first one's say where metrics are served.
+        tenants: The settings of each namespace.
         log: Where changes of state are said.
         metrics_port: A port for metrics and health, or `None`.
+        metrics_host: The address that they are served on.
     """
-    first, several = tenants[0], len(tenants) > 1
-    consumer = first.worker.consumer
+    consumer, several = tenants[0].worker.consumer, len(tenants) > 1
     registries: dict[str, CollectorRegistry] = {}
     vigils: dict[str, Vigil] = {}
     crews: list[Follower] = []
@@ -57,7 +60,7 @@ def run_one(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port
             if several:
                 registry = CollectorRegistry()
                 registry.register(ByNamespace(registries))
-            serve_metrics(registry, first.serve.host, metrics_port, Vigils(vigils) if several else vigil)
+            serve_metrics(registry, metrics_host, metrics_port, Vigils(vigils) if several else vigil)
         log.info("worker started", consumer=consumer)
         wait_for(stop)
         log.info("worker stopping", consumer=consumer)
@@ -67,7 +70,9 @@ def run_one(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port
     return 0
 
 
-def run(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None) -> int:
+def run(
+    tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None, metrics_host: str = LOOPBACK
+) -> int:
     """Keep as many workers alive as the first of `tenants` says, until SIGTERM or Ctrl-C; return the exit status.
 
     Each has a stable consumer name of its own, `<name>-<number>`, so that a restarted one goes on at once with
@@ -76,13 +81,13 @@ def run(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: in
     for settings in tenants:
         open_books(settings, log)  # a mistake in the settings is one message here, not one from each process
     with stop_on_signals() as stop:
-        crew = [_start(tenants, number, metrics_port) for number in range(tenants[0].worker.processes)]
+        crew = [_start(tenants, number, metrics_port, metrics_host) for number in range(tenants[0].worker.processes)]
         while not stop.wait(0.2):
             for number, process in enumerate(crew):
                 if process.exitcode is not None:
                     log.error("worker process died", number=number, status=process.exitcode)
                     stop.wait(_RESTART_PAUSE)
-                    crew[number] = _start(tenants, number, metrics_port)
+                    crew[number] = _start(tenants, number, metrics_port, metrics_host)
         for process in crew:
             process.terminate()
         deadline = time.monotonic() + sum(settings.worker.stop_timeout for settings in tenants) + 2.0
@@ -94,15 +99,17 @@ def run(tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: in
     return 0
 
 
-def _start(tenants: Sequence[Settings], number: int, metrics_port: int | None) -> SpawnProcess:
+def _start(tenants: Sequence[Settings], number: int, metrics_port: int | None, metrics_host: str) -> SpawnProcess:
     port = None if metrics_port is None else metrics_port + number
-    process = _SPAWN.Process(target=_child, args=(tenants, number, port), name=f"tallystream-worker-{number}")
+    process = _SPAWN.Process(
+        target=_child, args=(tenants, number, port, metrics_host), name=f"tallystream-worker-{number}"
+    )
     process.start()
     return process
 
 
-def _child(tenants: Sequence[Settings], number: int, metrics_port: int | None) -> None:
-    run_one([_numbered(settings, number) for settings in tenants], logs.configure(), metrics_port)
+def _child(tenants: Sequence[Settings], number: int, metrics_port: int | None, metrics_host: str) -> None:
+    run_one([_numbered(settings, number) for settings in tenants], logs.configure(), metrics_port, metrics_host)
 
 
 def _numbered(settings: Settings, number: int) -> Settings:

@@ -12,6 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tallystream.errors import ConfigurationError
+from tallystream_worker.exposure import warn_if_metrics_are_exposed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -141,6 +142,7 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigi
         raise ConfigurationError(
             f"metrics: cannot listen on {host} port {port} ({error.strerror}); choose another with --metrics-port"
         ) from None
+    warn_if_metrics_are_exposed(host, server.server_port)
     threading.Thread(target=server.serve_forever, name="tallystream-metrics", daemon=True).start()
     return server
 

@@ -14,10 +14,11 @@ from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
 from tallystream.meta import stored
 from tallystream_worker import logs
-from tallystream_worker.cli.options import AsJson, FromArchive, Where
+from tallystream_worker.cli.options import AsJson, FromArchive, MetricsHost, MetricsPort, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.replay import moment
 from tallystream_worker.duty import Duty
+from tallystream_worker.exposure import LOOPBACK
 from tallystream_worker.generation.audit import Report
 from tallystream_worker.generation.audit import audit as run
 from tallystream_worker.generation.base import opened
@@ -48,7 +49,8 @@ def audit(
     to: Annotated[str | None, Parameter(help="only buckets that end then or earlier")] = None,
     sample: Annotated[float, Parameter(help="share of the counters to compare, such as 0.01")] = 1.0,
     every: Annotated[float | None, Parameter(help="seconds; audit again and again, until Ctrl-C")] = None,
-    metrics_port: Annotated[int | None, Parameter(help="serve /metrics on this loopback port, with --every")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
     json: AsJson = False,
     where: Where = Where(),  # noqa: B008
 ) -> int:
@@ -71,7 +73,7 @@ def audit(
         Span(moment("--from", from_) if from_ else 0.0, moment("--to", to) if to else float("inf")),
         sample,
     )
-    return _once(wanted, json=json) if every is None else _repeat(wanted, every, metrics_port)
+    return _once(wanted, json=json) if every is None else _repeat(wanted, every, metrics_port, metrics_host)
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ class _Wanted:
     sample: float
 
 
-def _repeat(wanted: _Wanted, every: float, metrics_port: int | None) -> int:
+def _repeat(wanted: _Wanted, every: float, metrics_port: int | None, metrics_host: str) -> int:
     registry = CollectorRegistry()
     metrics = AuditMetrics(registry)
     with stop_on_signals() as stop:
         if metrics_port is not None:
-            serve_metrics(registry, wanted.settings.serve.host, metrics_port)
+            serve_metrics(registry, metrics_host, metrics_port)
 
         def work() -> dict[str, object]:
             report = _run(wanted)

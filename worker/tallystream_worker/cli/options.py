@@ -95,3 +95,5 @@ FromSnapshot = Annotated[str | None, Parameter(help="SQLite file or database URL
 AcceptLoss = Annotated[
     bool, Parameter(negative="", show_default=False, help="go on although a part of the log is gone")
 ]
+MetricsPort = Annotated[int | None, Parameter(help="serve metrics of its own on this port, and how it is")]
+MetricsHost = Annotated[str, Parameter(help="the address for them; they ask for no token: keep it inside")]

@@ -13,10 +13,11 @@ from prometheus_client import CollectorRegistry
 from tallystream_worker import fleet, logs
 from tallystream_worker.advisory import warn_of_holes
 from tallystream_worker.app import counting
-from tallystream_worker.cli.options import Tenants, Where
+from tallystream_worker.cli.options import MetricsHost, MetricsPort, Tenants, Where
 from tallystream_worker.cli.output import error_console
 from tallystream_worker.demo import Demo
 from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.exposure import LOOPBACK
 from tallystream_worker.http.serve import serving
 from tallystream_worker.metrics import WorkerMetrics
 from tallystream_worker.settings import Settings
@@ -30,7 +31,8 @@ def worker(
     *,
     processes: Annotated[int | None, Parameter(help="worker processes; one for each core to spend")] = None,
     name: Annotated[str | None, Parameter(help="consumer name; default the host's name")] = None,
-    metrics_port: Annotated[int | None, Parameter(help="serve the worker's own /metrics on this loopback port")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
     tenants: Tenants = Tenants(),  # noqa: B008  # frozen
 ) -> int:
     """Count: consumer-group workers only, until SIGTERM or Ctrl-C.
@@ -42,8 +44,8 @@ def worker(
     for url in {each.redis.url for each in settings}:
         warn_of_holes(url, log)
     if settings[0].worker.processes > 1:
-        return fleet.run(settings, log, metrics_port)
-    return fleet.run_one(settings, log, metrics_port)
+        return fleet.run(settings, log, metrics_port, metrics_host)
+    return fleet.run_one(settings, log, metrics_port, metrics_host)
 
 
 def serve(

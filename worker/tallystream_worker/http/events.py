@@ -15,6 +15,7 @@ from tallystream.aio import Producer, Totals
 from tallystream.decide import Outcome
 from tallystream.errors import ConfigurationError, EventError, FlushTimeout
 from tallystream.event import Event
+from tallystream.keys import Layout
 from tallystream_worker.http.bodies import KINDS, receive
 from tallystream_worker.http.names import published
 from tallystream_worker.http.problems import problem
@@ -74,13 +75,13 @@ class Events(Controller):
         `partial` the good ones are taken, for senders that cannot put anything right.
         """
         kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
-        _, rules = await published(totals)
+        layout, rules = await published(totals)
         read = read_events(kind, body, rules)
         if read.faults and not (partial and read.events):
             raise at_fault(read.faults)
         producer = writer.producer()
         try:
-            await _append(writer, producer, read.events)
+            await _append(writer, producer, read.events, totals, layout)
         except ConfigurationError:
             await writer.give_up(producer)
             raise
@@ -115,14 +116,19 @@ class Events(Controller):
         return Response(outcome, status_code=_STATUS[outcome.reason], headers=headers)
 
 
-async def _append(writer: Writer, producer: Producer, events: list[Event]) -> None:
+def _no_room(why: str) -> Exception:
+    detail = f"{why}: none of these was taken, send them again"
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+
+
+async def _append(writer: Writer, producer: Producer, events: list[Event], totals: Totals, layout: Layout) -> None:
     if writer.is_stalled:
-        detail = "earlier events still wait for Redis to take them: none of these was taken, send them again"
-        raise problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+        raise _no_room("earlier events still wait for Redis to take them")
+    if not await writer.room.is_there_for(events, totals, layout):
+        raise _no_room("the log is full until some of it is counted and trimmed")
     # Room for all or for none. Only this loop emits, and `emit` does not suspend: the room stays.
     if len(events) > MAX_HELD - producer.stats.buffered:
-        detail = "too many events wait for Redis to take them: none of these was taken, send them again"
-        raise problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+        raise _no_room("too many events wait for Redis to take them")
     for index, event in enumerate(events):
         try:
             await producer.emit(event.metric, event.subject, event.amount, actor=event.actor, at=event.at, id=event.id)

@@ -42,7 +42,30 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
         "reset_at": 1763902800.0, **_GOOD,
     },
     ("/v1/top/{metric}", "get"): {
-        "metric": "view", "window": "day", "top": [{"subject": "article:1", "value": 42}], **_GOOD,
+        "metric": "view", "window": "day", "top": [{"subject": "article:1", "value": 42}], "next": None, **_GOOD,
+    },
+    ("/v1/overview", "get"): {
+        "overview": {
+            "metrics": [{"metric": "view", "total": 42, "counted": 40, "rate": 1.5}], "rate": 1.5,
+            "events": {
+                "appended": 41, "counted": 40, "rejected": 0, "duplicate": 1, "late": 0, "dead": 0, "trimmed": 0,
+            },
+            "lag": 0, "pending": 0, "oldest_pending_seconds": None, "dead": 0, "unaccounted": 0, "workers": 2,
+            "snapshot_age_seconds": 12.5, "as_of": "1763900000000-0", "at": 1763900000.25,
+        },
+        "declared": [
+            {
+                "metric": "view", "description": "a page was looked at", "windows": ["hour", "day"], "top": 100,
+                "unique": "day", "votes": False, "limit": None, "per": None, "exact": True,
+            }
+        ],
+        "ratios": ["engagement_rate"],
+        "zone": "UTC",
+    },
+    ("/v1/subjects", "get"): {
+        "prefix": "art",
+        "subjects": [{"subject": "article:1", "metric": "view", "value": 42}],
+        "searched": ["like", "share", "view"],
     },
     ("/v1/uniques/{metric}/{subject}", "get"): {
         "metric": "view", "subject": "article:1", "over": "day", "value": 37, **_GOOD, "error": 0.0081,

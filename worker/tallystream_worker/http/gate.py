@@ -7,13 +7,11 @@ address (DNS rebinding).
 
 from __future__ import annotations
 
-import ipaddress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import structlog
-
+from tallystream_worker.exposure import address_of, is_loopback
 from tallystream_worker.http.problems import refusal
 
 if TYPE_CHECKING:
@@ -88,31 +86,7 @@ class Gate:
 
     def _is_ours(self, name: str) -> bool:
         assert self._hosts is not None  # noqa: S101  # asked only where there are
-        return name in self._hosts or _address(name) is not None
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address."""
-    address = _address(host)
-    return host.lower() == "localhost" if address is None else address.is_loopback
-
-
-def warn_if_exposed(serve: ServeSettings) -> None:
-    """Say loudly that anybody who reaches the address may read and write all counters."""
-    if not is_loopback(serve.host) and not (serve.read_token or serve.write_token or serve.admin_token):
-        structlog.get_logger().warning(
-            "EXPOSED WITHOUT A TOKEN: whoever reaches this address may read and write every counter",
-            host=serve.host,
-            remedy="set TALLYSTREAM_SERVE_READ_TOKEN, _WRITE_TOKEN and _ADMIN_TOKEN, or listen on 127.0.0.1",
-        )
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    # Nobody can point an address at another one: only names are rebound.
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
+        return name in self._hosts or address_of(name) is not None
 
 
 def _name(host: str) -> str:

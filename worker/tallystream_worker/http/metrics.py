@@ -160,6 +160,11 @@ def _of_vitals(vitals: Vitals) -> Iterable[Metric]:
         yield _gauge(
             "snapshot_timestamp_seconds", "When the latest snapshot was taken, seconds since 1970.", vitals.snapshot
         )
+    if vitals.snapshot_every is not None:
+        yield _gauge(
+            "snapshot_interval_seconds", "Seconds from one snapshot to the next, where a worker takes them.",
+            vitals.snapshot_every,
+        )  # fmt: skip
     if vitals.audit is not None:
         at, counters, differences = vitals.audit
         yield _gauge("audit_timestamp_seconds", "When the workers' latest audit ended, seconds since 1970.", at)

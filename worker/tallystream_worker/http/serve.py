@@ -18,7 +18,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from tallystream.errors import ConfigurationError, TallyError
-from tallystream_worker.http.gate import warn_if_exposed
+from tallystream_worker.exposure import warn_if_exposed
 from tallystream_worker.http.service import create_app
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from tallystream.ranking import query_top
 from tallystream.standing import query_limit, query_uniques, query_votes
 from tallystream_worker.http.answers import Figure, at
 from tallystream_worker.http.names import published, subject_in_path
+from tallystream_worker.http.problems import bad_request
 
 PLACES: Final = 10
 """The places of a leaderboard that are shown where none are asked for, or all where it is shorter."""
@@ -27,11 +28,15 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Top(Figure, frozen=True):
-    """The subjects with the most; `error` is by how much a value, or an unlisted subject, may be off."""
+    """The subjects with the most; `error` is by how much a value, or an unlisted subject, may be off.
+
+    `next` is the `offset` of the places behind these, `null` at the end of the leaderboard.
+    """
 
     metric: str
     window: str
     top: list[Place]
+    next: int | None
 
 
 class Limit(Figure, frozen=True):
@@ -80,13 +85,19 @@ class Standing(Controller):
             QueryParameter(name="window", description="such as day, or a range such as 7d; else of all time"),
         ] = None,
         n: Annotated[int | None, QueryParameter(name="n", description="how many, at most the metric's top")] = None,
+        offset: Annotated[int, QueryParameter(name="offset", description="behind so many; `next` of the answer")] = 0,
     ) -> Top:
-        """Return a leaderboard, largest first."""
+        """Return a leaderboard, largest first; between two pages counting goes on, and subjects change places."""
         layout, rules = await published(totals, metric)
-        places = min(PLACES, rules.metric[metric].top) if n is None else n
-        ranking = await totals.run(query_top(layout, rules, metric, places, window, now=time.time()))
+        length = rules.metric[metric].top
+        if length and not 0 <= offset < length:
+            raise bad_request("offset", f"must be 0 to {length - 1:,}, the last place of {metric}'s leaderboard")
+        places = min(PLACES, length - offset) if n is None else n
+        behind = min(offset + places, length) if 1 <= places <= length else places  # which is refused
+        ranking = await totals.run(query_top(layout, rules, metric, behind, window, now=time.time()))
         return Top(
-            metric, window or "all", [Place(*place) for place in ranking.places],
+            metric, window or "all", [Place(*place) for place in ranking.places[offset:]],
+            behind if len(ranking.places) == behind < length else None,
             as_of=as_of(ranking.positions), lag=lag_of(ranking.positions), error=ranking.error,
         )  # fmt: skip
 

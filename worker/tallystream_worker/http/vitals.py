@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from tallystream.meta import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.query import Command, Query
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ SILENT_MS: Final = 15_000
 """Milliseconds after which a worker that has not asked for entries counts as gone; it asks every second."""
 
 
-_LIMIT: Final = "!limit"
+LIMIT: Final = "!limit"
 """The field of the sequences in which append.lua finds the bound of its stream."""
 
 _DEAD_LIMIT: Final = "!dead"
@@ -38,6 +39,7 @@ class Vitals:
         dead_bytes: By stream, the memory that what is parked takes.
         dead_limits: By stream with a bound, the bytes beyond which the oldest of it is dropped.
         snapshot: Second at which the latest snapshot was taken; `None` before the first.
+        snapshot_every: Seconds between two, where they are taken by themselves.
         audit: Second at which a worker's latest audit ended, counters compared, counters that differ; `None` before.
     """
 
@@ -49,6 +51,7 @@ class Vitals:
     dead_bytes: dict[str, int]
     dead_limits: dict[str, int]
     snapshot: float | None
+    snapshot_every: float | None = None
     audit: tuple[float, int, int] | None = None
 
 
@@ -57,12 +60,12 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
     commands: list[Command] = [("INFO", "memory")]
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
-        commands += [("HMGET", keys.sequences, _LIMIT, _DEAD_LIMIT), ("MEMORY USAGE", keys.dead)]
-    commands.append(("HMGET", layout.meta, "snapshot", "audit"))
+        commands += [("HMGET", keys.sequences, LIMIT, _DEAD_LIMIT), ("MEMORY USAGE", keys.dead)]
+    commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit"))
 
     def parse(replies: list[Any]) -> Vitals:
         memory = {} if isinstance(replies[0], RedisError) else replies[0]
-        *replies, (snapshot, audit) = replies
+        *replies, (snapshot, every, audit) = replies
         present: set[bytes] = set()
         for consumers in replies[1::4]:
             present.update(_present(consumers))
@@ -84,6 +87,7 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
             by_stream(each or 0 for each in replies[4::4]),
             by_stream(limit for _, limit in bounds),
             float(snapshot) if snapshot else None,
+            float(every) if every else None,
             _audited(audit),
         )
 

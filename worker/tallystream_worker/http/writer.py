@@ -7,6 +7,7 @@ import structlog
 
 from tallystream.aio import Producer
 from tallystream.errors import TallyError
+from tallystream_worker.http.room import Room
 from tallystream_worker.settings import RedisSettings
 
 MAX_HELD: Final = 40_000
@@ -23,6 +24,7 @@ class Writer:
         self._store = store
         self._producer: Producer | None = None
         self._is_stalled = False
+        self.room = Room()
 
     @property
     def is_stalled(self) -> bool:

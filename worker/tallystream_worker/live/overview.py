@@ -10,6 +10,7 @@ import msgspec
 
 from tallystream.errors import EventError
 from tallystream.ledger import OUTCOMES
+from tallystream.meta import SNAPSHOT_AT
 from tallystream.query import Query, as_of, sound
 from tallystream.ranking import query_top
 
@@ -152,7 +153,7 @@ def query_snapshot(layout: Layout, now: float) -> Query[float | None]:
         except (TypeError, ValueError):
             return None
 
-    return Query([("HGET", layout.meta, "snapshot")], parse)
+    return Query([("HGET", layout.meta, SNAPSHOT_AT)], parse)
 
 
 async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> Top:

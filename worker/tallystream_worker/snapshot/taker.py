@@ -7,13 +7,15 @@ round, and keeps a minute of the log for longer.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError
+
 from tallystream.connection import connect
 from tallystream.keys import LAYOUT
-from tallystream.meta import stored
+from tallystream.meta import SNAPSHOT_AT, SNAPSHOT_EVERY, stored
 from tallystream.position import parse_id
 from tallystream.rules import publish
 from tallystream_worker import failpoint
@@ -120,7 +122,7 @@ class Snapshot:
         if whole:
             self._database.state(self._facts)
         now = min(moments)
-        self._client.hset(self._meta.layout.meta, "snapshot", f"{now / 1000:.3f}")  # for the metric of its age
+        self._client.hset(self._meta.layout.meta, SNAPSHOT_AT, f"{now / 1000:.3f}")
         return Round(rows, wholes, now)
 
     def take(self, partition: int, before: Position | None) -> Taken:
@@ -242,6 +244,7 @@ def snapshotting(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> I
         now = stored(client, meta.layout.namespace)
         if now is None or now.epoch != meta.epoch:
             raise SnapshotError(f"{meta.layout.meta} is {'another' if now else 'gone'}: no snapshot of other data")
+        client.hset(meta.layout.meta, SNAPSHOT_EVERY, f"{settings.snapshot.every:g}")
         done = Snapshot(client, database, now).run_once()
         return {"rows": done.rows} if done.rows else None
 
@@ -251,5 +254,7 @@ def snapshotting(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> I
         yield
     finally:
         if duty.stop(settings.worker.stop_timeout):
+            with suppress(RedisError):
+                client.hdel(meta.layout.meta, SNAPSHOT_EVERY)  # nobody promises the next one any more
             client.close()
             database.close()
