@@ -6,6 +6,7 @@ key that they touch. Only commands of Redis 7.0 are named: an unknown one makes 
     reader      the read service, `get`, `top`, `status`, Prometheus: reads, and changes nothing
     producer    reads and appends; apps, `emit`, `ingest`, a read service that takes events by POST
     worker      counts, parks and trims
+    copier      that, and archives, takes snapshots and audits: a worker that does so beside counting, or the commands
     admin       operators: the command line, all of the namespace's keys
 """
 
@@ -30,8 +31,12 @@ _APPEND: Final = (
     "pttl pexpire rpush sadd copy"  # while a snapshot is read: see rule_before.lua
 )
 _COUNT: Final = (
-    "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer del unlink"
+    "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer "
+    "xgroup|setid del unlink"  # see losses.lua; who may write the counters gains nothing by it
 )
+_COPY: Final = "scan type hsetnx llen lpop lrange pexpiretime"
+"""SCAN names the keys of every namespace on the server: so the plain worker, which does without, may not."""
+
 _OPERATE: Final = "+@read +@write -@dangerous -function +xgroup +xinfo +info +scan"
 
 
@@ -60,6 +65,7 @@ def users(*, fsync: bool = False) -> list[User]:
         User("reader", reader, writes=False),
         User("producer", producer, writes=True),
         User("worker", worker, writes=True),
+        User("copier", f"{worker} {_allow(_COPY)}", writes=True),
         User("admin", f"{worker} {_OPERATE}", writes=True),
     ]
 

@@ -71,7 +71,8 @@ end
 
 -- Nothing lies between what was delivered last and what was appended last: without this the server's lag never
 -- falls to 0 where the last entries vanished unread. Forward over nothing, so the gate is as tight as before. Who may
--- not set it moves the ledger all the same; the lag then stays wrong: until the next read, or for good (Redis 7.0).
+-- not set it (an ACL of before) moves the ledger all the same; the lag then stays wrong: until the next read, or for
+-- good (Redis 7.0).
 if delivered ~= generated or group.lag ~= 0 then
   redis.pcall('XGROUP', 'SETID', stream, ARGV[1], generated, 'ENTRIESREAD', added)
 end
