@@ -70,8 +70,9 @@ class Journal:
         try:
             folder.mkdir(parents=True, mode=0o700)
             # A journal is known by its first file, which comes after the lock: so nobody takes over a newborn one.
+            # Who looks for journals of the dead may hold it for as long as it takes to see that there is no file.
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-            _hold(lock)
+            _hold(lock, wait=True)
             (folder / "reserve").write_bytes(bytes(_RESERVE_BYTES))
         except OSError as error:
             raise SpoolError(f"spool {spool} cannot be written ({error.strerror}): name a folder that can") from None
@@ -230,11 +231,11 @@ class Journal:
         )
 
 
-def _hold(lock: int) -> None:
+def _hold(lock: int, *, wait: bool = False) -> None:
     """Take the lock until the file is closed, or its process ends; an `OSError` where another has it."""
     import fcntl  # noqa: PLC0415  # not on Windows, where there is no spool
 
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sync_folder(folder: Path) -> None:

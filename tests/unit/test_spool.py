@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -13,12 +14,10 @@ from hypothesis import strategies as st
 
 from tallystream.buffer import BufferSettings
 from tallystream.errors import BufferFull, ConfigurationError, SpoolError
+from tallystream.journal import Journal
 from tallystream.keys import Layout
 from tallystream.lane import Entry
 from tallystream.spool import Spool, SpoolSettings, left_behind
-
-if TYPE_CHECKING:
-    from tallystream.journal import Journal
 
 PARTITIONS = 3
 
@@ -151,6 +150,27 @@ def test_the_living_are_left_alone(tmp_path):
     spool.release()
     (journal,) = left_behind(tmp_path)
     journal.close()
+
+
+def test_a_journal_begins_while_others_look_for_the_dead(tmp_path):
+    """Who looks whether a newborn journal belongs to a dead process does not keep its owner from having it."""
+    begun = threading.Event()
+
+    def look() -> None:
+        while not begun.is_set():
+            assert all(Journal.claim(folder) is None for folder in tmp_path.iterdir())
+
+    with ThreadPoolExecutor(2) as threads:
+        looking = [threads.submit(look) for _ in range(2)]
+        try:
+            journals = [Journal.create(tmp_path) for _ in range(100)]
+        finally:
+            begun.set()
+        for each in looking:
+            each.result()
+    for journal in journals:
+        journal.close()
+    assert len(journals) == 100
 
 
 def test_a_full_spool_follows_the_policy(tmp_path):
