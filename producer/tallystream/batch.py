@@ -91,7 +91,7 @@ class Batch:
         self.limited: dict[Place, Counter[str]] = defaultdict(Counter)
         self._seen: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)
         self._votes: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
-        self._uniques: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        self._uniques: dict[tuple[str, str, int], dict[str, set[str]]] = {}
         self._rules: dict[str, Metric] = {}
         self.expire: dict[str, int] = {}
         self._places: dict[Place, int] = {}
@@ -115,10 +115,23 @@ class Batch:
         else:
             self.sums[place][subject] += amount
         if rule.unique is not None and actor is not None:
-            period = bucket(rule.unique, at // 60_000, self._zone)
-            key = self._keys.unique(place.metric, period.label, subject)
-            self._uniques[place.metric, key, subject].add(actor)
-            self._keep(key, period.end, rule.kept(rule.unique))
+            self._actors(place, rule.unique, at // 60_000)[subject].add(actor)
+
+    def add_visits(self, place: Place, minute: int, subjects: list[str], actors: list[str]) -> None:
+        """Add events of amount 1 of one place and minute, each by one of the actors; their rule is not `once`."""
+        sums = self.sums if place.rule.limit is None else self.limited
+        sums[place].update(subjects)
+        if (unique := place.rule.unique) is not None:
+            found = self._actors(place, unique, minute)
+            for subject, actor in zip(subjects, actors, strict=True):
+                found[subject].add(actor)
+
+    def _actors(self, place: Place, unique: str, minute: int) -> dict[str, set[str]]:
+        """Return, by subject, the actors of a metric that keeps uniques, in the bucket of a minute."""
+        period = bucket(unique, minute, self._zone)
+        prefix = self._keys.unique(place.metric, period.label, "")
+        key = (place.metric, prefix, _until(period.end, place.rule.kept(unique)))
+        return self._uniques.setdefault(key, defaultdict(set))
 
     @property
     def counters(self) -> int:
@@ -128,7 +141,8 @@ class Batch:
         """
         plain = sum(len(sums) * (4 + len(place.buckets)) for place, sums in self.sums.items())
         limited = sum(len(sums) * (12 + len(place.buckets)) for place, sums in self.limited.items())
-        rest = sum(map(len, self._seen.values())) + sum(map(len, self._votes.values())) + len(self._uniques)
+        rest = sum(map(len, self._seen.values())) + sum(map(len, self._votes.values()))
+        rest += sum(map(len, self._uniques.values()))
         return plain // 4 + limited // 4 + 4 * rest
 
     def encode(self, ids: list[str], ledger: dict[str, int]) -> bytes:
@@ -161,7 +175,8 @@ class Batch:
                 (numbers[metric], key, subject, *events) for (metric, key, subject), events in self._votes.items()
             ],
             "uniques": [
-                (numbers[metric], subject, key, *actors) for (metric, key, subject), actors in self._uniques.items()
+                (numbers[metric], prefix, until, [(subject, *actors) for subject, actors in by_subject.items()])
+                for (metric, prefix, until), by_subject in self._uniques.items()
             ],
             "expire": [part for pair in self.expire.items() for part in pair],
             "ledger": [part for move in ledger.items() for part in move],
@@ -266,8 +281,7 @@ class Batch:
                 self._keep(self._keys.window_top(window, place.metric, each.label), each.end, rule.kept(window))
 
     def _keep(self, key: str, end: int | None, kept: int | None) -> None:
-        """Note until when a bucket's key is kept: its end and `kept` seconds more; `None` of either is for ever."""
-        self.expire[key] = 0 if end is None or kept is None else (end + kept) * 1000
+        self.expire[key] = _until(end, kept)
 
 
 _SEEN_LATE: Final = 7 * 86_400
@@ -285,6 +299,11 @@ def _added(columns: Iterable[Counter[str]]) -> Counter[str]:
         for subject, delta in column.items():
             added[subject] = added.get(subject, 0) + delta
     return added
+
+
+def _until(end: int | None, kept: int | None) -> int:
+    """Return until when a bucket's key is kept: its end and `kept` seconds more; `None` of either is for ever (0)."""
+    return 0 if end is None or kept is None else (end + kept) * 1000
 
 
 def _labels(place: Place) -> dict[str | int, str]:

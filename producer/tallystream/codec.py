@@ -6,16 +6,19 @@ A packed entry, version 1, as `append.lua` writes it:
 
 and as `decide.lua` writes it, `d` in place of `p` and `q`: `d <generation>`, in whose counters its effect is already.
 
-    b = [groups, singles, corrections]
+    b = [groups, singles, corrections, visits]
     group  = [metric, minute, ones, counts, sums]     events that only their sum matters of
                ones    [subject, ...]                 one event of amount 1 each
                counts  {subject: events}              several events of amount 1
                sums    {subject: [amount, events]}    the rest
     single = [metric, subject, amount, at, actor, id] an event that must be looked at by itself
     correction = [metric, subject, amount, at, finest]  what an operator takes back, past the metric's rules
+    visits = [metric, minute, subjects, actors, moments]  singles of amount 1 with an actor and no id, in columns
 
 `minute` is whole minutes since 1970, the finest grain that any rule of a plain count asks for; `at` of a single
-is milliseconds. Three shapes for a group, because each folds at the speed of C or close to it.
+is milliseconds, and a moment is milliseconds into the minute. Three shapes for a group, and columns for visits,
+because each folds at the speed of C or close to it. A release that does not know visits parks their entry, because
+`n` states more events than it sees.
 
 What was copied from an earlier log says so, `p copy`, and in `q` the millisecond at which that log took it.
 
@@ -28,7 +31,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -37,7 +40,7 @@ from tallystream.event import MAX_AMOUNT, Event
 from tallystream.windows import MINUTE, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 VERSION: Final = b"1"
 COPIED: Final = b"copy"
@@ -50,6 +53,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_EVENTS)]
 Amount = Annotated[int, msgspec.Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
 Sum = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_800_000)]
+Minute = Annotated[int, msgspec.Meta(ge=0, le=4_223_371_680)]
 
 # An amount this large goes by itself: so a sum of up to a million others stays far from 64 bits.
 _LARGE: Final = 2**40
@@ -63,7 +67,7 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Events of one metric in one minute, of which only the sums per subject matter."""
 
     metric: str
-    minute: Annotated[int, msgspec.Meta(ge=0, le=4_223_371_680)]
+    minute: Minute
     ones: list[str]
     counts: dict[str, Count]
     sums: dict[str, tuple[Sum, Count]]
@@ -98,17 +102,38 @@ class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
     finest: Window | Literal["total"] | None = None
 
 
+class Visits(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Events of one metric in one minute, each of amount 1, with an actor and without an id: one in each row.
+
+    Says what as many singles would say, in columns that are read and summed at once.
+    """
+
+    metric: str
+    minute: Minute
+    subjects: list[str]
+    actors: list[str]
+    moments: list[Annotated[int, msgspec.Meta(ge=0, lt=MINUTE * 1000)]]
+
+    def singles(self) -> Iterator[Single]:
+        """Yield each event by itself."""
+        begin = self.minute * MINUTE * 1000
+        for subject, actor, moment in zip(self.subjects, self.actors, self.moments, strict=True):
+            yield Single(self.metric, subject, 1, begin + moment, actor, None)
+
+
 class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """What one entry holds."""
 
     groups: list[Group]
     singles: list[Single]
     corrections: list[Correction] = []
+    visits: list[Visits] = []
 
     @property
     def events(self) -> int:
         """How many events the entry stands for."""
-        return sum(group.events for group in self.groups) + len(self.singles) + len(self.corrections)
+        columns = sum(len(visits.subjects) for visits in self.visits)
+        return sum(group.events for group in self.groups) + len(self.singles) + len(self.corrections) + columns
 
     @property
     def by_metric(self) -> Counter[str]:
@@ -117,8 +142,20 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
         events.update(correction.metric for correction in self.corrections)
         for group in self.groups:
             events[group.metric] += group.events
+        for visits in self.visits:
+            events[visits.metric] += len(visits.subjects)
         return events
 
+    def by_singles(self) -> Payload:
+        """Return the same with each visit as a single."""
+        if not self.visits:
+            return self
+        spelled = [single for visits in self.visits for single in visits.singles()]
+        return Payload(self.groups, self.singles + spelled, self.corrections)
+
+
+Columns: TypeAlias = tuple[list[str], list[str], list[int]]
+"""Subjects, actors and moments of visits."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Payload).decode
@@ -130,7 +167,7 @@ class Pack:
     `events` is how many it holds and `size` about how many bytes they will take.
     """
 
-    __slots__ = ("events", "singles", "size", "sums", "units")
+    __slots__ = ("events", "singles", "size", "sums", "units", "visits")
 
     def __init__(self) -> None:
         self.events = 0
@@ -138,11 +175,19 @@ class Pack:
         self.units: dict[tuple[str, int], dict[str, int]] = {}
         self.sums: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
         self.singles: list[Single] = []
+        self.visits: dict[tuple[str, int], Columns] = {}
 
     def add(self, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None) -> int:
         """Take one valid event that happened at `at` seconds; return the bytes by which `size` grew."""
         self.events += 1
-        if actor is not None or id_ is not None or not -_LARGE < amount < _LARGE:
+        if actor is not None and amount == 1 and id_ is None:
+            minute, moment = divmod(int(at * 1000), MINUTE * 1000)
+            subjects, actors, moments = self.columns(metric, minute)
+            subjects.append(subject)
+            actors.append(actor)
+            moments.append(moment)
+            grown = len(subject) + len(actor) + 5
+        elif actor is not None or id_ is not None or not -_LARGE < amount < _LARGE:
             self.singles.append(Single(metric, subject, amount, int(at * 1000), actor, id_))
             grown = len(metric) + len(subject) + len(actor or "") + len(id_ or "") + 20
         elif amount == 1:
@@ -163,6 +208,14 @@ class Pack:
             grown = len(subject) + 10
         self.size += grown
         return grown
+
+    def columns(self, metric: str, minute: int) -> Columns:
+        """Return the columns of visits in a minute; whoever appends to them adds to `events` and `size` as well."""
+        key = (metric, minute)
+        found = self.visits.get(key)
+        if found is None:
+            found = self.visits[key] = ([], [], [])
+        return found
 
     def add_sum(self, metric: str, subject: str, minute: int, amount: int, events: int, *, unit: bool) -> None:
         """Take the sum of several valid events of one minute; `unit` says that each has the amount 1."""
@@ -190,7 +243,11 @@ class Pack:
                     sums=self.sums.get(key, {}),
                 )
             )
-        return _encode(Payload(groups, self.singles))
+        visits = [
+            Visits(metric, minute, subjects, actors, moments)
+            for (metric, minute), (subjects, actors, moments) in self.visits.items()
+        ]
+        return _encode(Payload(groups, self.singles, [], visits))
 
 
 def encode(payload: Payload) -> bytes:
@@ -199,12 +256,17 @@ def encode(payload: Payload) -> bytes:
 
 
 def decode_packed(body: bytes) -> Payload:
-    """Return what `encode` made the msgpack form of."""
-    return _decode(body)
+    """Return what `encode` or `Pack.seal` made the msgpack form of, with each visit as a single."""
+    return _decode(body).by_singles()
 
 
 def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
-    """Read one entry, packed or plain.
+    """Read one entry, packed or plain, with each visit as a single; see `decode_columns`."""
+    return decode_columns(fields, received).by_singles()
+
+
+def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
+    """Read one entry, packed or plain, as it was packed.
 
     Args:
         fields: The entry's fields as Redis holds them.
@@ -226,13 +288,17 @@ def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # msgspec.ValidationError is a DecodeError; deep nesting raises RecursionError instead.
         raise CodecError(f"field b: {error}") from None
+    for each in payload.visits:
+        if not len(each.subjects) == len(each.actors) == len(each.moments):
+            raise CodecError("field b: columns of visits are not of one length")
     if stated_events(fields) != payload.events:
         raise CodecError(f"field n does not state the {payload.events} events that field b holds")
     return payload
 
 
 def split(payload: Payload, home: Callable[[str], int]) -> dict[int, Payload]:
-    """Return a payload in parts, by where `home` says that a subject is counted."""
+    """Return a payload in parts, by where `home` says that a subject is counted, with each visit as a single."""
+    payload = payload.by_singles()
     parts: dict[int, Payload] = {}
 
     def part(number: int) -> Payload:

@@ -58,6 +58,7 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     def without(self, payload: Payload) -> Payload:
         """Return a payload without what is taken back."""
+        payload = payload.by_singles()
         return Payload(
             [self.strip(group) for group in payload.groups],
             [single for single in payload.singles if not self.takes(single)],

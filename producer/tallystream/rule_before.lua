@@ -41,7 +41,7 @@ local function before(result)
   end
   local sets = {}
   for i, unique in ipairs(result.uniques) do
-    sets[i] = unique[3]
+    sets[i] = unique[1]
   end
   strings(sets)
   for _, hash in ipairs(result.hashes) do

@@ -30,9 +30,21 @@ local function write(result)
       call('BITFIELD', bits[1], unpack(sets))
     end
   end
+  local time = call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local soonest = now + KEPT
   for _, unique in ipairs(result.uniques) do
-    for first = 4, #unique, CHUNK do
-      call('PFADD', unique[3], unpack(unique, first, math.min(first + CHUNK - 1, #unique)))
+    local key, actors, expiry, is_new = unpack(unique, 1, 4)
+    for first = 2, #actors, CHUNK do
+      pcall_('PFADD', key, unpack(actors, first, math.min(first + CHUNK - 1, #actors))) -- fails of damaged bytes only
+    end
+    if expiry > 0 then
+      -- There are many, and a look is cheaper than a write: one that is kept long enough is left alone.
+      local wanted = math.max(expiry, soonest)
+      local kept = is_new and 0 or now + call('PTTL', key)
+      if kept < wanted - 1000 or kept > wanted + SLACK then
+        call('PEXPIREAT', key, format('%.0f', expiry < soonest and soonest + SLACK or expiry))
+      end
     end
   end
   for _, sketch in ipairs(result.sketches) do
@@ -68,25 +80,19 @@ local function write(result)
     end
   end
   for _, touched in ipairs(result.touched or {}) do
-    local time = call('TIME')
-    local now = format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
     for first = 2, #touched, CHUNK do
       local scored = {}
       for i = first, math.min(first + CHUNK - 1, #touched) do
-        scored[#scored + 1] = now
+        scored[#scored + 1] = format('%.0f', now)
         scored[#scored + 1] = touched[i]
       end
       call('ZADD', touched[1], unpack(scored))
     end
     call('ZREMRANGEBYRANK', touched[1], 0, -(MAX_FIRING + 1))
   end
-  if #result.expire > 0 then
-    local time = call('TIME')
-    local soonest = tonumber(time[1]) * 1000 + KEPT
-    for i = 1, #result.expire, 2 do
-      if result.expire[i + 1] > 0 then
-        call('PEXPIREAT', result.expire[i], format('%.0f', math.max(result.expire[i + 1], soonest)))
-      end
+  for i = 1, #result.expire, 2 do
+    if result.expire[i + 1] > 0 then
+      call('PEXPIREAT', result.expire[i], format('%.0f', math.max(result.expire[i + 1], soonest)))
     end
   end
   for field, events in pairs(result.ledger) do

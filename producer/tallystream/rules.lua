@@ -14,7 +14,7 @@
 --   limited = { { rule, labels, subjects, counts }, ... }             events of amount 1 of a limited metric
 --   seen   = { { rule, key, { field, subject, amount, at, labels }, ... }, ... }   events with an id
 --   votes  = { { rule, key, subject, { actor, amount, at, labels, record }, ... }, ... }   once an actor
---   uniques = { { rule, subject, key, actor, ... }, ... }
+--   uniques = { { rule, key prefix, millisecond as in expire, { { subject, actor, ... }, ... } }, ... }
 --   expire = { key, millisecond, ... }     each bucket's keys that the batch's events lie in; 0 means never
 --   sketches = { { rule, subjects, deltas }, ... }                     sums of metrics that are not exact
 --   ledger = { field, events, ... }
@@ -31,6 +31,8 @@ local MAX = 9007199254740991 -- 2^53 - 1: what a double holds exactly
 local NO_NUMBER = 2 * MAX + 2 -- out of bounds whatever is added
 local CHUNK = 2000 -- arguments in one call: unpack fails at 8,000
 local KEPT = 86400000 -- milliseconds that a key is kept at least after its last write, however old its bucket
+local SLACK = 3600000 -- milliseconds by which it may be kept longer, so that not every write sets its expiry anew
+local HYLL = 1213811788 -- these four letters
 local SKETCH_ROWS, SKETCH_WIDTH = 4, 32768
 local BLOOM_BITS, BLOOM_HASHES = 8388608, 7 -- 1 MiB; with 400,000 ids, 1 in 6,600 is taken for a copy
 
@@ -152,13 +154,18 @@ local function plan(batch)
 --@include tallystream rule_sums
 
   -- Uniques: HyperLogLogs; adding an actor again changes nothing.
-  for _, unique in ipairs(batch.uniques) do
-    local overflow = sketched[rules[unique[1]]]
-    if not (overflow and overflow.known[unique[2]]) then -- subjects beyond the quota get no keys of their own
-      result.uniques[#result.uniques + 1] = unique
-      local reply = pcall_('PFCOUNT', unique[3])
-      if type(reply) == 'table' and reply.err then
-        refuse(rules[unique[1]], unique[2])
+  for _, bucket in ipairs(batch.uniques) do
+    local rule, prefix = rules[bucket[1]], bucket[2]
+    local overflow = sketched[rule]
+    for _, unique in ipairs(bucket[4]) do
+      if not (overflow and overflow.known[unique[1]]) then -- subjects beyond the quota get no keys of their own
+        local key = prefix .. unique[1]
+        -- What a HyperLogLog begins with. PFCOUNT would tell as well, and write what it has counted into the log.
+        local head = pcall_('BITFIELD_RO', key, 'GET', 'u32', 0, 'GET', 'u8', 32)
+        if head.err or (head[1] ~= 0 and (head[1] ~= HYLL or head[2] > 1)) then
+          refuse(rule, unique[1])
+        end
+        result.uniques[#result.uniques + 1] = { key, unique, bucket[3], head[1] == 0 }
       end
     end
   end

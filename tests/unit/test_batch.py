@@ -185,8 +185,8 @@ def test_actors_are_noted_once(batch, add):
     add("view", actor="u1", after=12 * HOUR)
     document = encoded(batch)
     assert document["uniques"] == [
-        [1, "a", KEYS.unique("view", "2026-03-01", "a"), "u1"],
-        [1, "a", KEYS.unique("view", "2026-03-02", "a"), "u1"],
+        [1, KEYS.unique("view", "2026-03-01", ""), NOON + 12 * HOUR + 400 * 24 * HOUR, [["a", "u1"]]],
+        [1, KEYS.unique("view", "2026-03-02", ""), NOON + 36 * HOUR + 400 * 24 * HOUR, [["a", "u1"]]],
     ]
 
 
@@ -206,7 +206,6 @@ def test_until_when_keys_are_kept(batch, add):
         KEYS.window_top("hour", "view", "2026-03-01T12"): NOON + HOUR + 8 * day,
         KEYS.window("day", "view", "2026-03-01"): midnight + 400 * day,
         KEYS.window_top("day", "view", "2026-03-01"): midnight + 400 * day,
-        KEYS.unique("view", "2026-03-01", "a"): midnight + 400 * day,
         KEYS.limit("call", "2026-03-01T12"): NOON + HOUR + 2 * HOUR,
         KEYS.window("day", "call", "2026-03-01"): midnight + 400 * day,
         KEYS.once("vote", "forever", "a"): 0,

@@ -18,7 +18,8 @@ from tallystream.codec import (
     Group,
     Payload,
     Single,
-    decode,
+    Visits,
+    decode_columns,
     encode,
     received_of,
     stated_events,
@@ -168,6 +169,7 @@ class Fold:
         self._stream = layout.keys[partition].stream
         self._begun = parse_id(begun)
         self._known: set[str] = set()
+        self._known_actors: set[str] = set()
 
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[Fault, str] | None = None
@@ -215,7 +217,7 @@ class Fold:
             reason = f"delivered {entry.deliveries - 1} times without success"
         else:
             try:
-                payload = decode(entry.fields, entry.received)
+                payload = decode_columns(entry.fields, entry.received)
             except (CodecError, EventError) as error:
                 reason = str(error)
         events = stated_events(entry.fields) if payload is None else payload.events
@@ -234,6 +236,8 @@ class Fold:
                 folded.retracted += before - payload.by_metric
         for group in payload.groups:
             self._add_group(folded, entry, group, excluded)
+        for visits in payload.visits:
+            self._add_visits(folded, entry, visits, excluded)
         for single in payload.singles:
             self._add_single(folded, entry, single, excluded)
         for correction in payload.corrections:
@@ -263,6 +267,37 @@ class Fold:
         folded.settled[metric] += events
         if rule.limit is None:
             folded.counted[metric] += events
+
+    def _add_visits(self, folded: Folded, entry: Entry, visits: Visits, excluded: Mapping[Fault, str]) -> None:
+        metric = visits.metric
+        rule = self._rules.metric.get(metric)
+        if rule is None or excluded or not self._are_sound(entry, visits, rule):
+            for single in visits.singles():
+                self._add_single(folded, entry, single, excluded)
+            return
+        folded.batch.add_visits(self._places(metric, visits.minute), visits.minute, visits.subjects, visits.actors)
+        events = len(visits.subjects)
+        folded.settled[metric] += events
+        if rule.limit is None:
+            folded.counted[metric] += events
+
+    def _are_sound(self, entry: Entry, visits: Visits, rule: Metric) -> bool:
+        """Tell whether visits may be counted together: none can be ahead, late or a vote, and the actors are sound."""
+        begin, accepted = visits.minute * MINUTE * 1000, rule.late_seconds
+        if rule.once is not None or begin + MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
+            return False
+        if accepted is not None and entry.received - begin > accepted * 1000:
+            return False
+        fresh = set(visits.actors) - self._known_actors
+        try:
+            for actor in fresh:
+                _check_normal("actor", actor, MAX_ACTOR_BYTES)
+        except EventError:
+            return False
+        if len(self._known_actors) >= _REMEMBERED:
+            self._known_actors.clear()
+        self._known_actors |= fresh
+        return True
 
     def _add_single(self, folded: Folded, entry: Entry, single: Single, excluded: Mapping[Fault, str]) -> None:
         metric, subject, amount, at, actor, id_ = (
