@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystream_worker.ingest import Mapping, SourceError, parquet_rows
+from tallystream_worker.ingest import Mapping, SourceError, packing, parquet_rows, readers
 from tallystream_worker.ingest import job as jobs
 from tallystream_worker.ingest.job import Progress, jobs_of, run
 from tallystream_worker.settings import RedisSettings
@@ -104,6 +104,36 @@ def test_parts_of_any_size(fresh_rig, subjects, segment, packed, grown):
             for job in reversed(jobs_of(str(path), "ndjson", Mapping())):
                 run(job, RedisSettings(url=rig.url))
     assert counted(rig) == expected
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pages=st.lists(st.sampled_from(["/a", "/b", "/c?d", "/\u00e9", "nonsense", ""]), max_size=60),
+    sizes=st.lists(st.tuples(st.integers(100, 900), st.integers(1, 9), st.integers(1, 4)), min_size=2, max_size=4),
+    segment=st.integers(200, 3000),
+    grown=st.integers(0, 60),
+)
+def test_an_access_log_in_blocks_of_any_size(fresh_rig, pages, sizes, segment, grown):
+    """Stopped anywhere, and read on in blocks and entries of other sizes, while it grows: each line counts once."""
+    rig = fresh_rig()
+    lines = [
+        f'10.0.0.{number % 3} - - [17/May/2015:10:{number % 60:02}:00 +0000] "GET {page} HTTP/1.1" 200 1 "-" "-"\n'
+        if page.startswith("/")
+        else f"{page}\n"
+        for number, page in enumerate(pages)
+    ]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "SEGMENT", segment)
+        patch.setattr(jobs, "_BURST", 1)
+        path = Path(folder) / "access.log"
+        for nth, (chunk, entry_events, reports) in enumerate(sizes):
+            patch.setattr(readers, "CHUNK", chunk)
+            patch.setattr(packing, "_ENTRY_EVENTS", entry_events)
+            path.write_text("".join(lines[:grown] if nth == 0 else lines))
+            for job in jobs_of(str(path), "combined", Mapping()):
+                left = iter(range(reports if nth < len(sizes) - 1 else 10**6))
+                run(job, RedisSettings(url=rig.url), lambda _, left=left: next(left, None) is not None)
+    assert counted(rig) == Counter(page for page in pages if page.startswith("/"))
 
 
 @pytest.fixture

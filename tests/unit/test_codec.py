@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tallystream.codec import MAX_EVENTS, Pack, Payload, decode, encode, stated_events, went_through_the_gate
+from tallystream.codec import MAX_EVENTS, Pack, Payload, Visits, decode, encode, stated_events, went_through_the_gate
 from tallystream.errors import CodecError, EventError, UnknownVersion
 from tallystream.event import MAX_AMOUNT
 
@@ -99,6 +99,24 @@ def test_any_fields_are_read_or_refused(fields):
         decode(fields, RECEIVED)
     assert 1 <= stated_events(fields) <= MAX_EVENTS
     assert went_through_the_gate(fields) == (b"p" in fields and b"q" in fields)
+
+
+@pytest.mark.parametrize("columns", [(["a"], ["u", "v"], [0]), (["a"], ["u"], []), ([], ["u"], [])])
+def test_columns_of_other_lengths_are_refused(columns):
+    """Visits whose columns do not agree are no payload, whatever the entry says of their number."""
+    payload = encode(Payload([], [], [], [Visits("view", 1, *columns)]))
+    for events in range(3):
+        with pytest.raises(CodecError):
+            decode(packed(payload, events), RECEIVED)
+
+
+def test_who_does_not_know_visits_counts_none_of_their_entry():
+    """A reader of groups, singles and corrections alone sees fewer events than the entry states, and so parks it."""
+    pack = Pack()
+    pack.add("view", "a", 1, 60.5, "u1", None)
+    pack.add("view", "b", 1, 60.5, None, None)
+    seen = msgspec.msgpack.decode(pack.seal())[:3]
+    assert msgspec.convert(seen, Payload).events == 1 < pack.events
 
 
 shapes = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystream.codec import Pack, Payload, Single, decode, encode
+from tallystream.codec import Pack, Payload, Single, Visits, decode, encode
 from tallystream.event import MAX_AHEAD, MAX_AMOUNT
 from tallystream.keys import Layout
 from tallystream.rules import Metric, Rules
@@ -95,6 +95,51 @@ def test_a_batch_is_bounded_in_keys(max_keys, sizes):
         found |= totals(batch)["view"]
     assert settled == [e.id for e in entries]
     assert len(found) == sum(sizes)
+
+
+actors = st.sampled_from(["u1", "u2", "\u00e9", "e\u0301", "bad\n", "u" * 300])
+minutes = st.sampled_from([int(NOW) // 60 - 3 * 1440, int(NOW) // 60 - 1, int(NOW) // 60, int(NOW) // 60 + 61])
+visits = st.builds(
+    lambda metric, minute, rows: Visits(metric, minute, *(list(column) for column in zip(*rows, strict=True))),
+    st.sampled_from(["view", "vote", "call", "late", "set-aside", "unknown"]),
+    minutes,
+    st.lists(st.tuples(st.sampled_from(["a", "b", "bad\n"]), actors, st.integers(0, 59_999)), min_size=1, max_size=6),
+)
+MANY_RULES = Rules(
+    {
+        "view": Metric(windows=("hour", "day"), unique="day"),
+        "vote": Metric(once="day"),
+        "call": Metric(limit=3, per="hour", unique="hour"),
+        "late": Metric(accept_late="1d"),
+        "set-aside": Metric(accept_late="1d", late="aside"),
+    }
+)
+
+
+@given(st.lists(visits, min_size=1, max_size=4))
+def test_visits_fold_to_what_singles_fold_to(given_visits):
+    """Events in columns count, are rejected, late or parked exactly as if each had come by itself."""
+    in_columns = Payload([], [], [], given_visits)
+    found = []
+    for payload in (in_columns, in_columns.by_singles()):
+        fields = {b"v": b"1", b"p": b"p", b"q": b"1", b"n": str(payload.events).encode(), b"b": encode(payload)}
+        folded, _ = Fold(Layout(1), 0, MANY_RULES)([Entry(f"{RECEIVED}-0", fields)])
+        document = msgspec.msgpack.decode(folded.encode())
+        uniques = {
+            (prefix, until, subject, actor)
+            for _, prefix, until, rows in document.pop("uniques")
+            for subject, *names in rows
+            for actor in names
+        }
+        parked = Counter((part.reason, part.events, part.metric, part.fields[b"b"]) for part in folded.parked)
+        sums = {(place.metric, place.labels, s): n for place, by in folded.batch.sums.items() for s, n in by.items()}
+        limited = {
+            (place.metric, place.labels, s): n for place, by in folded.batch.limited.items() for s, n in by.items()
+        }
+        votes = sorted(str(vote) for _, _, _, *some in document["votes"] for vote in some)
+        expire = dict(zip(document["expire"][::2], document["expire"][1::2], strict=True))
+        found.append((uniques, parked, sums, limited, votes, expire, folded.ledger, folded.settled))
+    assert found[0] == found[1]
 
 
 def test_an_excluded_counter_is_parked_alone():

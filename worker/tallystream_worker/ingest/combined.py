@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 
 # Every repetition stops where the next part starts, so a line costs its length, whatever it contains.
 # The user (the third word) may contain spaces; a path may, too, if a client sent such a request.
+# No part of it reaches over a line's end, so that it serves for many lines at once as well.
 _HEAD: Final = (
-    rb"(?P<host>\S+) [^\[]*"
-    rb"\[(?P<hour>\d\d/\w{3}/\d{4}:\d\d):(?P<second>\d\d:\d\d) (?P<zone>[+-][01]\d[0-5]\d)\] "
-    rb'"[!#-\[\]-~]+ (?P<path>(?=[^" ])[^"\\ ]*+(?:(?:\\.| (?!HTTP/))[^"\\ ]*+)*+)(?: HTTP/[^"\\]*+)?" '
+    rb"(?P<host>\S+) [^\[\n]*"
+    rb"\[(?P<stamp>\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-][01]\d[0-5]\d)\] "
+    rb'"[!#-\[\]-~]+ (?P<path>(?=[^" \n])[^"\\ \n]*+(?:(?:\\[^\n]| (?!HTTP/))[^"\\ \n]*+)*+)(?: HTTP/[^"\\\n]*+)?" '
     rb"(?P<status>\d{3})\b"
 )
 # The last quote may be missing: servers cut the longest lines short, and lose no request that way.
-_TAIL: Final = rb' \S+ "(?P<referrer>[^"\\]*+(?:\\.[^"\\]*+)*+)" "(?P<agent>[^"\\]*+(?:\\.[^"\\]*+)*+)'
+_TAIL: Final = rb' \S+ "(?P<referrer>[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+)" "(?P<agent>[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+)'
 _MONTHS: Final = {
     name: number
     for number, name in enumerate(
@@ -53,11 +54,11 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[Outcome]:
     A `-` (nothing known) stands for itself as a subject, and for no actor as an actor.
     """
     metric, actor_field = mapping.metric, mapping.actor
-    needs_tail = not _NEEDS_TAIL.isdisjoint((mapping.subject, actor_field))
-    match = re.compile(_HEAD + _TAIL if needs_tail else _HEAD, re.DOTALL).match
+    pattern = re.compile(pattern_of(mapping))
+    match = pattern.match
     # Group numbers, not names: this loop runs once a line, and a number costs half of what a name does.
-    groups = re.compile(_HEAD + _TAIL).groupindex
-    wanted = [groups[name] for name in ("hour", "zone", "second", mapping.subject, actor_field or mapping.subject)]
+    groups = pattern.groupindex
+    wanted = [groups[name] for name in ("stamp", mapping.subject, actor_field or mapping.subject)]
     for number, offset, text in lines:
         if len(text) > MAX_LINE_BYTES:
             yield BadLine(number, TOO_LONG)
@@ -65,19 +66,30 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[Outcome]:
         if (found := match(text)) is None:
             yield BadLine(number, "not a line of an access log in the combined format")
             continue
-        hour, zone, second, subject, actor = found.group(*wanted)
-        start = _hour_start(hour, zone)
-        past = _SECONDS.get(second)
-        if start is None or past is None:
+        stamp, subject, actor = found.group(*wanted)
+        at = moment_of(stamp)
+        if at is None:
             yield BadLine(number, "the time is not a date of the calendar and a time of the day")
             continue
         try:
             who = None if actor_field is None or actor == b"-" else str(actor, "utf-8")
-            fields = (metric, str(subject, "utf-8"), 1, who, start + past, None)
+            fields = (metric, str(subject, "utf-8"), 1, who, at, None)
         except UnicodeDecodeError:
             yield BadLine(number, "not UTF-8")
             continue
         yield ParsedLine(number, offset, fields)
+
+
+def pattern_of(mapping: Mapping) -> bytes:
+    """Return what the wanted part of a line looks like, from its beginning, with a group for each field."""
+    needs_tail = not _NEEDS_TAIL.isdisjoint((mapping.subject, mapping.actor))
+    return _HEAD + _TAIL if needs_tail else _HEAD
+
+
+def moment_of(stamp: bytes) -> float | None:
+    """Return the seconds since 1970 of `17/May/2015:10:05:03 +0200`; `None` where there was no such time."""
+    start, past = _hour_start(stamp[:14], stamp[21:]), _SECONDS.get(stamp[15:20])
+    return None if start is None or past is None else start + past
 
 
 @lru_cache(maxsize=1024)

@@ -17,10 +17,12 @@ from tallystream.errors import EventError
 from tallystream.meta import establish
 from tallystream.position import parse_id
 from tallystream_worker import failpoint
+from tallystream_worker.ingest import combined
+from tallystream_worker.ingest.blocks import BlockReader, Found
 from tallystream_worker.ingest.formats import PARSERS, Format
 from tallystream_worker.ingest.gate import Gate, Moved
 from tallystream_worker.ingest.identity import PREFIX, identify
-from tallystream_worker.ingest.lines import BadLine, Line, Mapping
+from tallystream_worker.ingest.lines import BadLine, Block, Line, Mapping
 from tallystream_worker.ingest.packing import Packing
 from tallystream_worker.ingest.parquet_rows import SEGMENT_ROWS, head_and_tail, pack_rows, rows_of
 from tallystream_worker.ingest.readers import Source, open_source
@@ -156,17 +158,22 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
         # The first segment has the header of a CSV file; the others are read under it as well.
         header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" else []
         source.seek(job.first * SEGMENT)
-        for number, lines in itertools.groupby(source, key=lambda line: line.offset // SEGMENT):
+        for number, blocks in itertools.groupby(source.blocks(SEGMENT), key=lambda block: block.offset // SEGMENT):
             if job.segments is not None and number >= job.first + job.segments:
                 break
             gate = Gate(client, meta.layout, f"file:{identity}:{number}")
             packing = Packing(meta.layout, meta.rules, gate.offsets())
-            outcomes = PARSERS[job.format](itertools.chain(header if number else [], lines), job.mapping)
             try:
-                if not _append(outcomes, packing, gate, source, progress, report):
-                    return True
+                if job.format == "combined" and packing.takes_together(job.mapping.metric):
+                    goes_on = _append_blocks(blocks, job.mapping, packing, gate, source, progress, report)
+                else:
+                    lines = itertools.chain.from_iterable(block.lines() for block in blocks)
+                    outcomes = PARSERS[job.format](itertools.chain(header if number else [], lines), job.mapping)
+                    goes_on = _append(outcomes, packing, gate, source, progress, report)
             except Moved:
                 return False
+            if not goes_on:
+                return True
     return True
 
 
@@ -218,10 +225,51 @@ def _append(
             progress.read = max(before, source.bytes_read)
             if not report(progress):
                 return False
+    progress.read = max(before, source.bytes_read)
+    return _finish(end, packing, gate, progress, report)
+
+
+def _append_blocks(
+    blocks: Iterable[Block],
+    mapping: Mapping,
+    packing: Packing,
+    gate: Gate,
+    source: Source,
+    progress: Progress,
+    report: Report,
+) -> bool:
+    """Append the events of one segment of an access log; tell whether to go on with the next.
+
+    A stretch ends where a block does: until then everything in the block is taken, in whatever order.
+    """
+    read = BlockReader(mapping, packing)
+    before, end = progress.read, 0
+    for block in blocks:
+        end = block.end
+        found = Found({}, {}, list(block.lines())) if packing.splits(block.offset, end) else read(block)
+        for outcome in combined.parse(found.doubtful, mapping):
+            if isinstance(outcome, BadLine):
+                progress.note(source.name, outcome.number, outcome.reason)
+                continue
+            try:
+                packing.take(outcome.event, outcome.offset)
+            except EventError as error:
+                progress.note(source.name, outcome.number, str(error))
+        packing.add_found(mapping.metric, found, end)
+        for partition, stretch in packing.full(end):
+            gate.push(partition, stretch)
+        if gate.waiting >= _BURST and not _send(gate, progress, report):
+            return False
+        progress.read = max(before, source.bytes_read)
+        if not report(progress):
+            return False
+    return _finish(end, packing, gate, progress, report)
+
+
+def _finish(end: int, packing: Packing, gate: Gate, progress: Progress, report: Report) -> bool:
     for partition, stretch in packing.rest(end):
         gate.push(partition, stretch)
     progress.known += packing.known
-    progress.read = max(before, source.bytes_read)
     return _send(gate, progress, report) and report(progress)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_LINE_BYTES: Final = 64 * 1024
 """The longest line that is read; a longer one is a bad line, so a file without line ends needs no memory."""
@@ -28,6 +31,30 @@ class Line(NamedTuple):
     number: int
     offset: int
     text: bytes
+
+
+class Block(NamedTuple):
+    """Whole lines that follow one another, each with its line end; the file's last line may have none.
+
+    Attributes:
+        number: That of the first line, as in `Line`.
+        offset: Bytes of (decompressed) text before it.
+        end: Bytes of text up to its end, which is more than it has where it is one line that is cut off.
+        text: The bytes of all lines.
+    """
+
+    number: int
+    offset: int
+    end: int
+    text: bytes
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines that are not blank."""
+        offset = self.offset
+        for number, text in enumerate(self.text.split(b"\n"), self.number):
+            if text and not text.isspace():
+                yield Line(number, offset, text)
+            offset += len(text) + 1
 
 
 class Mapping(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tallystream.keys import Layout
     from tallystream.rules import Rules
+    from tallystream_worker.ingest.blocks import Found
     from tallystream_worker.ingest.lines import EventFields
 
 _ENTRY_EVENTS: Final = 2000
@@ -53,8 +54,19 @@ class Packing:
         Raises:
             EventError: the event breaks a rule; it was not taken.
         """
+        partition = self.take(fields, offset)
+        if partition is not None and self._is_full(partition):
+            return partition, self._seal(partition, offset + 1)
+        return None
+
+    def take(self, fields: EventFields, offset: int) -> int | None:
+        """Take the event that lies at an offset; return its partition, `None` where it was appended before.
+
+        Raises:
+            EventError: the event breaks a rule; it was not taken.
+        """
         metric, subject, amount, actor, at, id_ = fields
-        subject, partition = self._known.get(subject) or self._admit(subject)
+        subject, partition = self.place(subject)
         if metric not in self._metrics:
             self._admit_metric(metric)
         if amount != 1:
@@ -64,8 +76,8 @@ class Packing:
         elif not 0 < at < self._sound_until:
             rule.check_at(at, time.time())
             self._sound_until = time.time()
-        if actor is not None and actor not in self._actors:
-            actor = self._admit_actor(actor)
+        if actor is not None:
+            actor = self.actor(actor)
         if id_ is not None:
             id_ = rule.check_text("id", id_, rule.MAX_ID_BYTES)
         if metric in self._picky and self._rules is not None:
@@ -73,11 +85,8 @@ class Packing:
         if offset < self.done[partition]:
             self.known += 1
             return None
-        pack = self._packs[partition]
-        pack.add(metric, subject, amount, at, actor, id_)
-        if pack.events >= _ENTRY_EVENTS or pack.size >= _ENTRY_BYTES:
-            return partition, self._seal(partition, offset + 1)
-        return None
+        self._packs[partition].add(metric, subject, amount, at, actor, id_)
+        return partition
 
     def add_sum(self, metric: str, subject: str, minute: int, amounts: tuple[int, int, int], events: int) -> None:
         """Take several events of one minute that are not appended yet, without actors and ids.
@@ -92,7 +101,7 @@ class Packing:
         Raises:
             EventError: they break a rule; none was taken.
         """
-        subject, partition = self._known.get(subject) or self._admit(subject)
+        subject, partition = self.place(subject)
         if metric not in self._metrics:
             self._admit_metric(metric)
         if not minute * MINUTE < self._sound_until:
@@ -104,19 +113,72 @@ class Packing:
                 self._rules.refuse(metric, amount, None)
         self._packs[partition].add_sum(metric, subject, minute, total, events, unit=least == most == 1)
 
-    def partition(self, subject: str) -> int:
-        """Return where a subject is counted.
+    def splits(self, begin: int, end: int) -> bool:
+        """Tell whether only a part of what lies in [begin, end) may be appended already."""
+        return any(begin < done < end for done in self.done)
+
+    def takes_together(self, metric: str) -> bool:
+        """Tell whether the rules of a metric have a place for every event of amount 1, whoever did it.
+
+        Raises:
+            EventError: the metric is not declared.
+        """
+        if metric not in self._metrics:
+            self._admit_metric(metric)
+        return metric not in self._picky
+
+    def add_found(self, metric: str, found: Found, end: int) -> None:
+        """Take what a block of lines says that lies before `end`, and does not split (see `splits`)."""
+        for (partition, minute), (subjects, actors, moments) in found.visits.items():
+            events = len(subjects)
+            if end <= self.done[partition]:
+                self.known += events
+            elif events:
+                pack = self._packs[partition]
+                columns = pack.columns(metric, minute)
+                columns[0].extend(subjects)
+                columns[1].extend(actors)
+                columns[2].extend(moments)
+                pack.events += events
+                pack.size += sum(map(len, subjects)) + sum(map(len, actors)) + 5 * events
+        for (partition, minute), counts in found.units.items():
+            if end <= self.done[partition]:
+                self.known += counts.total()
+                continue
+            for subject, events in counts.items():
+                self._packs[partition].add_sum(metric, subject, minute, events, events, unit=True)
+
+    def full(self, end: int) -> Iterator[tuple[int, Stretch]]:
+        """Yield a stretch up to `end` for each partition that has enough for one."""
+        for partition in range(self._partitions):
+            if self._is_full(partition):
+                yield partition, self._seal(partition, end)
+
+    def place(self, subject: str) -> tuple[str, int]:
+        """Return a subject in normal form, and the partition that counts it.
 
         Raises:
             EventError: it is none.
         """
-        return (self._known.get(subject) or self._admit(subject))[1]
+        return self._known.get(subject) or self._admit(subject)
+
+    def actor(self, actor: str) -> str:
+        """Return an actor in normal form.
+
+        Raises:
+            EventError: it is none.
+        """
+        return actor if actor in self._actors else self._admit_actor(actor)
 
     def rest(self, end: int) -> Iterator[tuple[int, Stretch]]:
         """Yield a stretch up to `end` for each partition that has events left."""
         for partition, pack in enumerate(self._packs):
             if pack.events:
                 yield partition, self._seal(partition, end)
+
+    def _is_full(self, partition: int) -> bool:
+        pack = self._packs[partition]
+        return pack.events >= _ENTRY_EVENTS or pack.size >= _ENTRY_BYTES
 
     def _seal(self, partition: int, end: int) -> Stretch:
         pack, self._packs[partition] = self._packs[partition], Pack()

@@ -154,7 +154,7 @@ def _pack(pc: Any, part: Any, row: int, packing: Packing, note: Callable[[int, s
     columns = (sums[name].to_pylist() for name in _GROUP)
     for metric, minute, subject, total, least, most, first, events in zip(*columns, strict=True):
         try:
-            if row < packing.done[packing.partition(subject)]:
+            if row < packing.done[packing.place(subject)[1]]:
                 packing.known += events
             else:
                 packing.add_sum(metric, subject, minute, (total, least, most), events)

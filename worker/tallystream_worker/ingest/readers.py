@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from tallystream.errors import TallyError
-from tallystream_worker.ingest.lines import MAX_LINE_BYTES, Line
+from tallystream_worker.ingest.lines import MAX_LINE_BYTES, Block, Line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from _typeshed import WriteableBuffer
 
-CHUNK: Final = 256 * 1024
-"""Bytes taken from a file at a time; splitting a chunk at once is what makes reading lines cheap."""
+CHUNK: Final = 128 * 1024
+"""Bytes taken from a file at a time; reading lines a chunk at once is what makes it cheap."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
@@ -75,25 +75,48 @@ class Source:
         Raises:
             SourceError: the file cannot be read on; all lines before that place have been yielded.
         """
-        number = cut = 0
+        for block in self.blocks():
+            yield from block.lines()
+
+    def blocks(self, segment: int | None = None) -> Iterator[Block]:
+        """Yield all lines in blocks of about `CHUNK` bytes; none has lines that begin in two segments.
+
+        Args:
+            segment: Bytes of text in a segment; `None` for one segment in all.
+
+        Raises:
+            SourceError: the file cannot be read on; all lines before that place have been yielded.
+        """
+        number = 1
+        for piece in self._pieces():
+            for offset, end, text in _at_borders(*piece, segment):
+                yield Block(number, offset, end, text)
+                number += text.count(b"\n")
+
+    def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield whole lines as they are read, from the first that begins where we do, with their begin and end."""
         # One byte early: whether a line starts at a byte, the one before it tells.
         offset = 0 if self.compressed else max(0, self._begin - 1)
-        rest = b""
+        rest, cut = b"", 0
         for chunk in self._chunks():
-            *whole, rest = (rest + chunk).split(b"\n")
-            for text in whole:
+            text = rest + chunk
+            if cut and (end := text.find(b"\n") + 1):
+                # The end of an endless line, which goes by itself: it is longer than its text.
                 if offset >= self._begin:
-                    number += 1
-                    if text and not text.isspace():
-                        yield Line(number, offset, text)
-                offset += len(text) + 1 + cut
-                cut = 0
+                    yield offset, offset + end + cut, text[:end]
+                offset, cut, text = offset + end + cut, 0, text[end:]
+            end = 0 if cut else text.rfind(b"\n") + 1
+            whole, rest = text[:end], text[end:]
+            skipped = whole.find(b"\n", self._begin - 1 - offset) + 1 or end if offset < self._begin else 0
+            if skipped < end:
+                yield offset + skipped, offset + end, whole[skipped:]
+            offset += end
             if len(rest) > MAX_LINE_BYTES + 1:
-                # Keep just enough of an endless line for the parser to see that it is too long.
+                # Just enough of an endless line for the parser to see that it is too long.
                 cut += len(rest) - MAX_LINE_BYTES - 1
                 rest = rest[: MAX_LINE_BYTES + 1]
-        if rest and not rest.isspace() and offset >= self._begin:
-            yield Line(number + 1, offset, rest)
+        if rest and offset >= self._begin:
+            yield offset, offset + len(rest) + cut, rest
 
     def close(self) -> None:
         """Close the file; standard input stays open."""
@@ -113,6 +136,17 @@ class Source:
                 yield chunk
         except (OSError, EOFError, zlib.error) as error:
             raise SourceError(f"cannot read {self.name} beyond byte {self.bytes_read:,}: {error}") from error
+
+
+def _at_borders(offset: int, end: int, text: bytes, segment: int | None) -> Iterator[tuple[int, int, bytes]]:
+    """Cut lines where the first line of another segment begins; yield each part with its begin and end."""
+    while segment is not None and end > (border := (offset // segment + 1) * segment):
+        cut = text.find(b"\n", border - 1 - offset) + 1
+        if not 0 < cut < len(text):
+            break
+        yield offset, offset + cut, text[:cut]
+        offset, text = offset + cut, text[cut:]
+    yield offset, end, text
 
 
 class _Counted(io.RawIOBase):
