@@ -28,7 +28,7 @@ MAX_LIMIT: Final = 1_000_000_000
 Per = Literal["minute", "hour", "day", "month", "total"]
 
 
-class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The rules of one metric; see `config/tallystream.toml` for what each means."""
 
     description: str = ""
@@ -118,14 +118,14 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"windows: {', '.join(finer)} finer than the limit's per = {self.per}; take coarser ones")
 
 
-class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A derived figure: the sum of some metrics by the sum of others, 0 where the latter is 0."""
 
     of: tuple[str, ...]
     by: tuple[str, ...]
 
 
-class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The declared metrics and ratios by name, the zone in which days begin, and what was retracted.
 
     Retractions are no setting: a generation of counters is made without the events, and remembers which.
@@ -212,7 +212,11 @@ _decoder: Final = msgspec.json.Decoder(Rules)
 
 
 def publish(rules: Rules) -> bytes:
-    """Return the form in which `tally:meta` holds the rules."""
+    """Return the form in which `tally:meta` holds the rules.
+
+    What is at its default is left out, so that a release which does not know a rule goes on as long as nobody uses it.
+    So a default must never change: another release would take it for its own.
+    """
     return _encoder.encode(rules)
 
 

@@ -15,6 +15,24 @@ def test_what_is_published_is_read():
     assert read(publish(RULES)) == RULES
 
 
+def test_what_nobody_uses_is_not_published():
+    """A release that does not know a rule can read what is published, while the rule is not used."""
+    assert publish(Rules({"view": Metric()})) == b'{"metric":{"view":{}}}'
+    assert publish(Rules({"view": Metric(top=3)})) == b'{"metric":{"view":{"top":3}}}'
+
+
+def test_defaults_never_change():
+    """What is left out means the same to every release: these values are a promise."""
+    stated = {
+        "description": "", "windows": (), "retention": {}, "unique": None, "top": 0, "floor": None, "once": None,
+        "limit": None, "per": None, "ids": "day", "seen": "exact", "exact": True, "max_subjects": None,
+        "accept_late": None, "late": "count",
+    }  # fmt: skip
+    metric, rules = Metric(), Rules({})
+    assert {name: getattr(metric, name) for name in stated} == stated
+    assert (rules.ratio, rules.zone, rules.alert, rules.retracted) == ({}, "UTC", (), ())
+
+
 def test_publishing_is_stable():
     """The same rules are the same bytes, in whatever order they were declared."""
     assert publish(Rules({"like": Metric(), "view": Metric("looked at")})) == publish(RULES)
