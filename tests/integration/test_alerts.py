@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from tallystream.alert import Alert
 from tallystream.decide import Decider
@@ -26,9 +27,15 @@ from tallystream_worker.alerts.courier import Courier
 from tallystream_worker.alerts.table import AlertTable, Hook
 from tallystream_worker.alerts.watcher import Watcher
 from tallystream_worker.app import counting
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
 from tallystream_worker.consumer import Consumer
 from tallystream_worker.fetch import Fetch
 from tallystream_worker.settings import RedisSettings, Settings, load
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.taker import Snapshot
 from tests.http_service import http_service
 from tests.rig import Rig
 from tests.waiting import until
@@ -411,3 +418,54 @@ def test_alerts_are_configured(tmp_path: Path) -> None:
             load(file, {})
     with pytest.raises(ConfigurationError, match="http or https"):
         AlertTable("a", "view", above=1, webhook="ftp://x").hook({})
+
+
+def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_path: Path) -> None:
+    """States, watched subjects and waiting notifications come back with the counters; a later crossing fires once."""
+    alerts = (
+        Alert("viral", "view", above=4),
+        Alert("busy", "view", window="day", above=4),
+        Alert("lively", "view", over="1h", above=4),
+    )
+    database = Database(str(tmp_path / "snapshot.sqlite"))
+    with Rig(server.url, rules=rules(*alerts), partitions=1) as rig:
+        count(rig, ("view", "s", 5), ("view", "t", 3))
+        watcher(rig).round()
+        before = noticed(rig)
+        assert sorted(before) == [(name, "s", "firing", "5") for name in ("busy", "lively", "viral")]
+        states = states_of(rig)
+        Snapshot(rig.client, database, establish(rig.client)).run_once()
+        count(rig, ("view", "t", 2))  # is lost with the server, but for the archive
+        store = Store(str(tmp_path / "archive"))
+        Archive(rig.client, store, rig.meta).run_once(settled=0)
+        rig.client.flushall()
+        restore(rig.client, database, lambda n, after, end: entries(store, n, after, end))
+        since = noticed(rig)[len(before) :]
+        assert noticed(rig)[: len(before)] == before
+        assert sorted(since) == [(name, "t", "firing", "5") for name in ("busy", "viral")]
+        assert states_of(rig).items() >= states.items()
+        assert count(rig, ("view", "s", 1)) == []
+        watcher(rig).round()
+        assert noticed(rig)[len(before) + len(since) :] == [("lively", "t", "firing", "5")]
+    database.close()
+
+
+def states_of(rig: Rig) -> dict[tuple[bytes, bytes], bytes]:
+    """Return the records of what fires, by key and subject."""
+    return {
+        (key, subject): record
+        for key in rig.client.scan_iter(match="*:alerting:*")
+        for subject, record in rig.client.hgetall(key).items()
+    }
+
+
+def test_a_courier_goes_on_after_a_restore(server: Server) -> None:
+    """A courier whose groups are gone with the server makes them anew, and delivers what waits."""
+    with Rig(server.url, rules=rules(Alert("viral", "view", above=0)), partitions=1) as rig:
+        courier = Courier(rig.connect(), rig.layout, "w", {}, logs.configure(quiet=True))
+        courier.round()
+        rig.client.delete(rig.layout.keys[0].outbox)
+        with pytest.raises(ResponseError, match="NOGROUP"):
+            courier.round()
+        count(rig, ("view", "s"))
+        assert courier.round() == 1

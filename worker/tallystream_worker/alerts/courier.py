@@ -110,7 +110,12 @@ class Courier:
             for keys in self._layout.keys:
                 with suppress(ResponseError):  # it is there already
                     self._client.xgroup_create(keys.outbox, GROUP, id="0", mkstream=True)
-        self._collect()
+        try:
+            self._collect()
+        except ResponseError as error:
+            # The server was emptied, and perhaps brought back: make the groups anew.
+            self._begun = self._begun and not str(error).startswith("NOGROUP")
+            raise
         self._begun = True
         return sum(self._deliver(url, queue) for url, queue in self._queues.items())
 

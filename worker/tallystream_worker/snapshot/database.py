@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -55,6 +55,7 @@ class Taken:
         ledger: The books.
         producers: By producer, `<sequence> <stream ID>`.
         whole: It is everything that there is: what is not among it is not there.
+        alerts: What alerts remember: by name, as JSON, and when it expires.
     """
 
     position: Position
@@ -64,6 +65,7 @@ class Taken:
     ledger: Mapping[str, int]
     producers: Mapping[str, str]
     whole: bool
+    alerts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 class Database:
@@ -166,6 +168,7 @@ class Database:
             self._put_named(connection, partition, tables.buckets, "name", "expires", taken.expires)
             self._put_named(connection, partition, tables.ledger, "field", "value", taken.ledger)
             self._put_named(connection, partition, tables.producers, "producer", "value", taken.producers)
+            self._put_alerts(connection, partition, taken.alerts)
             self._forget_expired(connection, partition, taken.position.taken)
             position = taken.position
             self._put(
@@ -226,6 +229,14 @@ class Database:
         self, connection: Connection, partition: int, table: Table, name: str, value: str, rows: Mapping[str, Any]
     ) -> None:
         self._put(connection, table, [{"partition": partition, name: key, value: each} for key, each in rows.items()])
+
+    def _put_alerts(self, connection: Connection, partition: int, found: Mapping[str, tuple[str, int]]) -> None:
+        connection.execute(delete(tables.alerts).where(tables.alerts.c.partition == partition))
+        rows = [
+            {"partition": partition, "name": name, "value": value, "expires": expires}
+            for name, (value, expires) in found.items()
+        ]
+        self._put(connection, tables.alerts, rows)
 
     def _put(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
         if len(rows) >= _MANY and connection.dialect.name == "postgresql":
@@ -318,7 +329,8 @@ _OF_BUCKET: Final = {"limit": tables.limits, "once": tables.votes, "seen": table
 
 def metadata_of_partition() -> tuple[Table, ...]:
     """Return the tables whose rows belong to a partition, but its position."""
-    return (*tables.COUNTERS.values(), tables.structures, tables.buckets, tables.ledger, tables.producers)
+    others = (tables.structures, tables.buckets, tables.ledger, tables.producers, tables.alerts)
+    return (*tables.COUNTERS.values(), *others)
 
 
 def _beside(file: Path, namespace: str) -> Path:

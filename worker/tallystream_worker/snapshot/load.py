@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.batch import board_length
-from tallystream_worker.snapshot import tables
+from tallystream_worker.snapshot import alerting, tables
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of
 
@@ -71,6 +71,9 @@ class Load:
                 elif table is tables.structures:
                     for row in rows:
                         self._structure(row.name, row.value)
+                elif table is tables.alerts:
+                    for row in rows:
+                        self._alert(row)
                 elif table.name in tables.COUNTERS:
                     self._counted(table.name, rows)
                     self.rows += len(rows)
@@ -141,6 +144,11 @@ class Load:
             self._queue("SET", key, value)
         if expires:
             self._queue("PEXPIREAT", key, expires)
+
+    def _alert(self, row: Any) -> None:
+        if not 0 < row.expires <= self._now:
+            for command in alerting.commands(self._counters, row.name, row.value, row.expires):
+                self._queue(*command)
 
     def _queue(self, *command: Any) -> None:
         self._pipeline.execute_command(*command)

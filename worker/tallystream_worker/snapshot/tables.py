@@ -56,6 +56,16 @@ ledger: Final = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+alerts: Final = Table(
+    "alerts",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+)
+"""What alerts remember, as JSON: see `tallystream_worker.snapshot.alerting`."""
+
 producers: Final = Table(
     "producers",
     metadata,

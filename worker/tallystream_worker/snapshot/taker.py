@@ -21,6 +21,7 @@ from tallystream.rules import publish
 from tallystream_worker import failpoint
 from tallystream_worker.duty import Duty
 from tallystream_worker.fold import Entry
+from tallystream_worker.snapshot import alerting
 from tallystream_worker.snapshot.cut import Cut, Position, open_cut
 from tallystream_worker.snapshot.database import Database, SnapshotError, Taken
 from tallystream_worker.snapshot.tables import FORMAT
@@ -148,7 +149,9 @@ class Snapshot:
                 for name in (f"sketch:{metric}", f"top:{metric}")]  # fmt: skip
         counters = keys.ledger.removesuffix("ledger")
         cut = open_cut(self._client, keys, [counters + name for name in copy])
+        first = parse_id(cut.position.floor)[0]
         try:
+            alerts = alerting.read(self._client, keys, self._rules, first, cut.position.taken)
             reading = self._read(cut, keys, touched, read, copy, whole=before is None)
         except BaseException:
             cut.give_up()
@@ -160,7 +163,14 @@ class Snapshot:
         producers |= {name: f"{sequence} {id_}" for name, (sequence, id_) in touched.producers.items()}
         ledger = {name.decode(): int(value) for name, value in cut.ledger.items()}
         return Taken(
-            cut.position, keys.generation, reading.values, reading.expires, ledger, producers, whole=before is None
+            cut.position,
+            keys.generation,
+            reading.values,
+            reading.expires,
+            ledger,
+            producers,
+            whole=before is None,
+            alerts=alerts,
         )
 
     def _read(
