@@ -342,13 +342,15 @@ def received_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
 
 def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:
     """Tell whether `decide.lua` wrote the entry, and so has already counted it in a generation (`None`: in any)."""
-    decided = fields.get(b"d")
-    return decided is not None and (generation is None or decided == b"%d" % generation)
+    decided = fields.get(b"d", b"")
+    if b"v" not in fields or not decided.isdigit():
+        return False  # any client may call a field so
+    return generation is None or decided == b"%d" % generation
 
 
 def went_through_the_gate(fields: Mapping[bytes, bytes]) -> bool:
     """Tell whether `append.lua` wrote the entry, and so has already put it into the ledger as appended."""
-    return (b"p" in fields and b"q" in fields) or was_decided(fields)
+    return (b"p" in fields and fields.get(b"q", b"").isdigit()) or was_decided(fields)
 
 
 def _plain(fields: Mapping[bytes, bytes], received: int) -> Single:

@@ -166,7 +166,7 @@ def _flood(url: str, events: int, seed: int) -> None:
 def _poison(chance: Random) -> dict[bytes, bytes]:
     """Draw an entry that is none of ours, from noise to one that is wrong by a byte."""
     good = encode(Payload([Group("score", 29_000_000, ["fuzz", "fuss"], {}, {})], []))
-    kind = chance.randrange(6)
+    kind = chance.randrange(7)
     if kind == 0:
         return {chance.randbytes(chance.randint(1, 20)): chance.randbytes(chance.randint(0, 200))}
     if kind == 1:
@@ -177,4 +177,6 @@ def _poison(chance: Random) -> dict[bytes, bytes]:
         return {b"v": b"1", b"n": b"1", b"b": b"\xdd\xff\xff\xff\xff" + chance.randbytes(10)}
     if kind == 4:
         return {b"v": b"1", b"n": chance.choice([b"3", b"0", b"-1", b"9" * 400, b"\xff"]), b"b": good}
+    if kind == 5:  # a field that is called like one of ours
+        return {chance.choice([b"d", b"p", b"q", b"n", b"b", b"v"]): chance.choice([b"1", chance.randbytes(3)])}
     return {b"metric": chance.choice([b"view", b"\xff\xfe"]), b"subject": b"s1\x1b[2J", b"amount": b"1"}

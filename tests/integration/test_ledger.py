@@ -25,6 +25,26 @@ def test_empty_books_balance(server: Server) -> None:
     assert (books.appended, books.counted, books.waiting, books.pending, books.unaccounted) == (0, 0, 0, 0, 0)
 
 
+def test_fields_that_others_call_as_we_do(server: Server) -> None:
+    """An entry of another client with a field of the name of one of ours is parked, and the books balance."""
+    strangers = (
+        {"d": "x"},
+        {"d": "1"},
+        {"p": "x"},
+        {"q": "7"},
+        {"p": "x", "q": "y"},
+        {"n": "3"},
+        {"b": "x"},
+        {"v": "1"},
+    )
+    with Rig(server.url) as rig, Totals(server.url) as totals:
+        for fields in strangers:
+            rig.client.xadd(rig.layout.keys[0].stream, fields)
+        rig.drain()
+        books = totals.run(query_ledger(rig.layout))
+    assert (books.parked, books.unaccounted) == (len(strangers), 0)
+
+
 def test_the_summary_is_what_status_prints(server: Server) -> None:
     """The summary has lag, pending and dead entries by stream and in all, and events by outcome."""
     with Rig(server.url) as rig, Producer(server.url) as producer, Totals(server.url) as totals:

@@ -98,7 +98,7 @@ def test_any_fields_are_read_or_refused(fields):
     with contextlib.suppress(CodecError, EventError):
         decode(fields, RECEIVED)
     assert 1 <= stated_events(fields) <= MAX_EVENTS
-    assert went_through_the_gate(fields) == (b"p" in fields and b"q" in fields)
+    assert went_through_the_gate(fields) == (b"p" in fields and fields.get(b"q", b"").isdigit())
 
 
 @pytest.mark.parametrize("columns", [(["a"], ["u", "v"], [0]), (["a"], ["u"], []), ([], ["u"], [])])
