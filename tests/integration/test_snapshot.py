@@ -668,3 +668,46 @@ def test_a_worker_takes_snapshots_from_its_first_start(server, tmp_path):
         until(lambda: database.facts() and rows(database, "totals"), timeout=20, what="the snapshot")
         assert rows(database, "totals") == {("view", "article:1"): 3}
         database.close()
+
+
+@settings(
+    max_examples=max(2, EXAMPLES // 3), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(drawn=st.lists(happenings(), min_size=3, max_size=3), seed=st.integers(0, 10_000))
+def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, drawn, seed):
+    """The snapshot of a second generation, restored as the first one of a new life, equals the oracle's."""
+    chance = random.Random(seed)
+    server.clear()
+    folder = tmp_path_factory.mktemp("restore")
+    database = Database(str(folder / "snapshot.sqlite"))
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        happened = feed(rig, drawn[0], chance)
+        rig.finish()
+        generation = propose(rig.client, establish(rig.client), RULES)
+        chosen = Settings(RedisSettings(rig.url, partitions=2), rules=RULES)
+        with Rebuild(chosen, establish(rig.client), generation) as again:
+            again.begin()
+            again.catch_up()
+            again.switch()
+        rig.layout = establish(rig.client).layout
+        happened += feed(rig, drawn[1], chance)
+        partly(rig, chance)
+        take(rig, database)
+        happened += feed(rig, drawn[2], chance)
+        partly(rig, chance)
+        store = Store(str(folder / "archive"))
+        Archive(rig.client, store, establish(rig.client)).run_once(settled=0)
+        assert drill(rig.client, database, establish(rig.client)).differences == []
+        server.clear()
+        restore(rig.client, database, lambda n, after, before: entries(store, n, after, before))
+        rig.layout = establish(rig.client).layout
+        assert {keys.generation for keys in rig.layout.keys} == {1}
+        expected, found = tally(happened, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows", "asked"):
+            assert without_zeros(found[name]) == without_zeros(getattr(expected, name)), name
+        assert without_zeros(books(rig)) == without_zeros(expected.ledger)
+        take(rig, database)
+        assert rows(database, "totals") == rig.totals()
+        found = audit(rig.client, establish(rig.client), RULES, sources=Sources(archive=store))
+        assert (found.differences, found.unproved) == ([], 0)
+    database.close()

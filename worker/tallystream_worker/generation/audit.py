@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from tallystream_worker.generation.values import Value
     from tallystream_worker.snapshot.cut import Position
 
-_SCRATCH: Final = 0
-"""The generation of the scratch counters: no entry was ever decided in it, so all are counted."""
+_SCRATCH: Final = -1
+"""The generation of the scratch counters: no entry was ever decided in it, so all are counted. (A restore marks what
+nobody has counted as decided in generation 0.)"""
 
 _AT_ONCE: Final = 4
 """Partitions: while one waits for a server, another is folded."""
