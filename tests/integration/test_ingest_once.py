@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystream_worker.ingest import Mapping, SourceError, packing, parquet_rows, readers
+from tallystream_worker.ingest import Mapping, SourceError, packing, parquet_rows, readers, sending
 from tallystream_worker.ingest import job as jobs
 from tallystream_worker.ingest.job import Progress, jobs_of, run
 from tallystream_worker.settings import RedisSettings
@@ -124,7 +124,7 @@ def test_an_access_log_in_blocks_of_any_size(fresh_rig, pages, sizes, segment, g
     ]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "SEGMENT", segment)
-        patch.setattr(jobs, "_BURST", 1)
+        patch.setattr(sending, "BURST", 1)
         path = Path(folder) / "access.log"
         for nth, (chunk, entry_events, reports) in enumerate(sizes):
             patch.setattr(readers, "CHUNK", chunk)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from tallystream.connection import connect, is_refusal
+from tallystream.connection import connect
 from tallystream.errors import EventError
 from tallystream.meta import establish
 from tallystream.position import parse_id
-from tallystream_worker import failpoint
 from tallystream_worker.ingest import combined
 from tallystream_worker.ingest.blocks import BlockReader, Found
 from tallystream_worker.ingest.formats import PARSERS, Format
@@ -26,6 +21,7 @@ from tallystream_worker.ingest.lines import BadLine, Block, Line, Mapping
 from tallystream_worker.ingest.packing import Packing
 from tallystream_worker.ingest.parquet_rows import SEGMENT_ROWS, head_and_tail, pack_rows, rows_of
 from tallystream_worker.ingest.readers import Source, open_source
+from tallystream_worker.ingest.sending import Sending
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,10 +35,9 @@ if TYPE_CHECKING:
 SEGMENT: Final = 64 * 2**20
 """Bytes of text in one source: parts of a file that are read side by side each have a place of their own."""
 
-_BURST: Final = 1024 * 1024
 _SHOWN: Final = 10
 _REPORT_EVERY: Final = 2000
-_BACKOFF: Final = (0.1, 5.0)
+_AGAIN: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Prog
             progress = Progress()
             if _pass(job, client, meta, progress, report):
                 return progress
-            time.sleep(_BACKOFF[0])  # where the events go on to other partitions, it takes a moment until it says where
+            time.sleep(_AGAIN)  # where the events go on to other partitions, it takes a moment until it says where
             meta = establish(client, None, store.namespace)
     finally:
         client.close()
@@ -164,12 +159,13 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
             gate = Gate(client, meta.layout, f"file:{identity}:{number}")
             packing = Packing(meta.layout, meta.rules, gate.offsets())
             try:
-                if job.format == "combined" and packing.takes_together(job.mapping.metric):
-                    goes_on = _append_blocks(blocks, job.mapping, packing, gate, source, progress, report)
-                else:
-                    lines = itertools.chain.from_iterable(block.lines() for block in blocks)
-                    outcomes = PARSERS[job.format](itertools.chain(header if number else [], lines), job.mapping)
-                    goes_on = _append(outcomes, packing, gate, source, progress, report)
+                with Sending(gate, progress, report) as sending:
+                    if job.format == "combined" and packing.takes_together(job.mapping.metric):
+                        goes_on = _append_blocks(blocks, job.mapping, packing, sending, source, progress, report)
+                    else:
+                        lines = itertools.chain.from_iterable(block.lines() for block in blocks)
+                        outcomes = PARSERS[job.format](itertools.chain(header if number else [], lines), job.mapping)
+                        goes_on = _append(outcomes, packing, sending, source, progress, report)
             except Moved:
                 return False
             if not goes_on:
@@ -187,15 +183,12 @@ def _pass_rows(job: Job, client: redis.Redis, meta: Meta, progress: Progress, re
         progress.note(job.path, row + 1, reason, rows)
 
     try:
-        for end in pack_rows(job.path, job.mapping.metric, begin, begin + SEGMENT_ROWS, packing, note):
-            for partition, stretch in packing.rest(end):
-                gate.push(partition, stretch)
-            progress.read = end - begin
-            if gate.waiting >= _BURST and not _send(gate, progress, report):
-                return True
-            if not report(progress):
-                return True
-        _send(gate, progress, report)
+        with Sending(gate, progress, report) as sending:
+            for end in pack_rows(job.path, job.mapping.metric, begin, begin + SEGMENT_ROWS, packing, note):
+                progress.read = end - begin
+                if not sending.push(packing.rest(end)) or not report(progress):
+                    return True
+            sending.finish()
     except Moved:
         return False
     progress.known += packing.known
@@ -203,7 +196,7 @@ def _pass_rows(job: Job, client: redis.Redis, meta: Meta, progress: Progress, re
 
 
 def _append(
-    outcomes: Iterable[Outcome], packing: Packing, gate: Gate, source: Source, progress: Progress, report: Report
+    outcomes: Iterable[Outcome], packing: Packing, sending: Sending, source: Source, progress: Progress, report: Report
 ) -> bool:
     """Append the events of one segment; tell whether to go on with the next."""
     before, end = progress.read, 0
@@ -217,23 +210,21 @@ def _append(
                 progress.note(source.name, outcome.number, str(error))
             else:
                 end = outcome.offset + 1
-                if full is not None:
-                    gate.push(*full)
-                    if gate.waiting >= _BURST and not _send(gate, progress, report):
-                        return False
+                if full is not None and not sending.push([full]):
+                    return False
         if count % _REPORT_EVERY == 0:
             progress.read = max(before, source.bytes_read)
             if not report(progress):
                 return False
     progress.read = max(before, source.bytes_read)
-    return _finish(end, packing, gate, progress, report)
+    return _finish(end, packing, sending, progress, report)
 
 
 def _append_blocks(
     blocks: Iterable[Block],
     mapping: Mapping,
     packing: Packing,
-    gate: Gate,
+    sending: Sending,
     source: Source,
     progress: Progress,
     report: Report,
@@ -256,47 +247,16 @@ def _append_blocks(
             except EventError as error:
                 progress.note(source.name, outcome.number, str(error))
         packing.add_found(mapping.metric, found, end)
-        for partition, stretch in packing.full(end):
-            gate.push(partition, stretch)
-        if gate.waiting >= _BURST and not _send(gate, progress, report):
-            return False
         progress.read = max(before, source.bytes_read)
-        if not report(progress):
+        if not sending.push(packing.full(end)) or not report(progress):
             return False
-    return _finish(end, packing, gate, progress, report)
+    return _finish(end, packing, sending, progress, report)
 
 
-def _finish(end: int, packing: Packing, gate: Gate, progress: Progress, report: Report) -> bool:
-    for partition, stretch in packing.rest(end):
-        gate.push(partition, stretch)
+def _finish(end: int, packing: Packing, sending: Sending, progress: Progress, report: Report) -> bool:
+    goes_on = sending.push(packing.rest(end)) and sending.finish()
     progress.known += packing.known
-    return _send(gate, progress, report) and report(progress)
-
-
-def _send(gate: Gate, progress: Progress, report: Report) -> bool:
-    """Send until everything is appended; tell whether it was, or the run is to end."""
-    failures = 0
-    while gate.waiting:
-        failpoint.reach("before-ingest")
-        try:
-            events, problem = gate.send()
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            if is_refusal(error):
-                raise
-            events, problem = 0, str(error)
-        failpoint.reach("after-ingest")
-        progress.events += events
-        progress.waiting_for = problem
-        failures = 0 if problem is None or events else failures + 1
-        if failures:
-            if not report(progress):
-                return False
-            first, most = _BACKOFF
-            time.sleep(min(most, first * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))  # noqa: S311
-    for partition, last_id in enumerate(gate.last_ids):
-        if last_id is not None:
-            progress.last_ids[partition] = last_id
-    return True
+    return goes_on and report(progress)
 
 
 def _order(stream_id: str) -> tuple[int, int]:
