@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -43,6 +44,10 @@ PRODUCERS: Final = 2
 SUBJECTS: Final = 20_000
 METRICS: Final = {"view": 80, "like": 12, "share": 5, "clap": 3}
 """The demo's metrics with their share of the load, in percent."""
+
+TRICKLE: Final = 400
+ACTORS: Final = 5_000
+"""Events a second after the verdict, and how many different actors look at something."""
 
 STALL: Final = 60.0
 """Seconds without any progress after which the demo gives up."""
@@ -80,7 +85,7 @@ class Demo:
         events: How many to emit.
         seed: Which load.
         stop: Set when the user wants to end.
-        serve_on: Go on serving after the verdict.
+        serve_on: Go on serving after the verdict, with a small load.
         port_is_given: The user chose the port; else a free one will do where the usual one is taken.
     """
 
@@ -111,7 +116,7 @@ class Demo:
             registry = CollectorRegistry()
             stack.enter_context(counting(settings, logs.configure(quiet=True), [WorkerMetrics(registry)]))
             url = stack.enter_context(serving(settings, registry, any_port=not self._port_is_given))
-            error_console.print(f"server {server.url}\nservice {url}/v1/counters/article:1")
+            error_console.print(f"server     {server.url}\ndashboard  {url}")
             totals = stack.enter_context(Totals(server.url, namespace=settings.redis.namespace))
             began = time.monotonic()
             producers = [
@@ -127,10 +132,22 @@ class Demo:
                 return 130 if self._stop.is_set() else self._stalled(totals)
             status = self._verdict(totals, time.monotonic() - began)
             if self._serve_on and status == 0:
-                error_console.print(f"still serving on {url}; Ctrl-C ends it")
-                while not self._stop.wait(0.5):
-                    pass
+                error_console.print(
+                    f"going on with {TRICKLE} events/s: look at {url} (one counter: {url}/v1/counters/article:1)\n"
+                    "Ctrl-C ends it, and leaves nothing behind",
+                    soft_wrap=True,
+                )
+                self._go_on(settings)
             return status
+
+    def _go_on(self, settings: Settings) -> None:
+        """Emit a little until the user wants to end: a dashboard on which nothing moves shows nothing."""
+        draw = random.Random()  # noqa: S311  # who the actors are does not matter
+        with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:
+            for metric, subject in load(self._seeds[-1] + 1, sys.maxsize):
+                producer.emit(metric, subject, actor=f"user:{draw.randrange(ACTORS)}" if metric == "view" else None)
+                if self._stop.wait(1 / TRICKLE):
+                    return
 
     def _producer(self, settings: Settings, seed: int, share: int) -> SpawnProcess:
         args = (settings.redis.url, settings.redis.namespace, seed, share)

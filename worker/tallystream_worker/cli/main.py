@@ -72,7 +72,7 @@ def _run() -> int:
     try:
         status = app(exit_on_error=True, print_error=True, result_action="return_value")
     except EventError as error:
-        return _say(f"the event was refused: {error}", 2)
+        return _say(str(error), 2)
     except TallyError as error:
         return _say(str(error), 1)
     except (RedisConnectionError, RedisTimeoutError) as error:

@@ -87,7 +87,9 @@ def up(
         registry = CollectorRegistry()
         stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
         url = stack.enter_context(serving(settings, registry))
-        error_console.print(f"server   {settings.redis.url}\nservice  {url}\nCtrl-C stops everything; counts are kept")
+        error_console.print(
+            f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; counts are kept"
+        )
         wait_for(stop)
 
 

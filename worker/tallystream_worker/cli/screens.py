@@ -93,7 +93,10 @@ class StatusScreen:
         return table
 
     def _events(self, books: Books) -> Text:
-        shown = [f"{name} {books.events[name]:,}" for name in ("appended", "counted", "rejected", "duplicate", "late")]
+        shown = [
+            f"{name} {books.events[name]:,}"
+            for name in ("appended", "counted", "rejected", "duplicate", "late", "retracted")
+        ]
         text = Text("  ".join(shown), style="dim")
         for name in ("dead", "trimmed"):
             text.append(f"  {name} {books.events[name]:,}", style="bold red" if books.events[name] else "dim")

@@ -44,11 +44,11 @@ def status(
             for row in summary["partitions"]
         ],
     )
-    print_table("events", list(summary["ledger"]), [[f"{value:,}" for value in summary["ledger"].values()]])
     book = summary["ledger"]
     # The conservation equation: what came in became exactly one of these, or waits.
     became = " + ".join(f"{book[name]:,} {name}" for name in OUTCOMES)
-    console.print(f"{book['appended']:,} appended = {became}, and {_count(summary['lag'])} entries that wait")
+    waiting = f"and {_count(summary['lag'])} entries that wait"
+    console.print(f"events: {book['appended']:,} appended = {became}, {waiting}", soft_wrap=True)
     unaccounted = summary["unaccounted"]
     if unaccounted is None:
         error_console.print(f"books: open, {_count(summary['lag'])} entries wait to be counted")

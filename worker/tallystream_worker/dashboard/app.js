@@ -10,7 +10,7 @@ import { buildStrip, showStrip } from "./strip.js";
 import { Subject } from "./subject.js";
 
 const page = byId("page");
-let [shown, declared] = [null, null];
+let [shown, declared, ratios] = [null, null, null];
 
 const live = new Live({
   overview: (figures) => { showStrip(figures); showAsOf(figures.as_of); shown?.overview(figures); },
@@ -32,7 +32,7 @@ function route() {
   try { subject = kind && decodeURIComponent(name); } catch { /* not an address of ours: the overview */ }
   const before = shown;
   before?.destroy();
-  shown = subject ? new Subject(declared, subject) : new Overview(declared, () => live.open(shown.query));
+  shown = subject ? new Subject(declared, ratios, subject) : new Overview(declared, () => live.open(shown.query));
   document.title = subject ? `${subject} – tallystream` : "tallystream";
   page.replaceChildren(shown.element);
   page.setAttribute("aria-busy", "false");
@@ -58,6 +58,7 @@ async function begin() {
     await enter();
     const whole = await ask("/v1/overview");
     const counted = new Map(whole.overview.metrics.map((metric) => [metric.metric, metric.counted]));
+    ratios = whole.ratios;
     declared = whole.declared.toSorted((one, other) => counted.get(other.metric) - counted.get(one.metric));
   } catch (error) {
     document.body.dataset.state = "stale";

@@ -8,11 +8,11 @@ const REFRESH = 5000;
 const PER = new Map([["total", " in all"], ["day", " today"]]);
 
 export class Subject {
-  constructor(declared, subject) {
+  constructor(declared, ratios, subject) {
     this.declared = declared;
+    this.formulas = ratios;
     this.subject = subject;
     this.tiles = new Map();
-    this.ratios = new Map();
     this.rules = el("div", { class: "rules" });
     this.note = el("div", {});
     const tiles = declared.map(({ metric, description }) => {
@@ -34,6 +34,12 @@ export class Subject {
   get query() {
     // A star in a name would be taken for a pattern; what it brings besides is passed over.
     return `overview=true&subject=${encodeURIComponent(this.subject)}`;
+  }
+
+  formula(name) {
+    const sum = (metrics) => (metrics.length > 1 ? `(${metrics.join(" + ")})` : metrics[0]);
+    const { of, by } = this.formulas[name] ?? {}; // one that was declared since
+    return of ? `${sum(of)} / ${sum(by)}` : "";
   }
 
   start() {
@@ -68,7 +74,7 @@ export class Subject {
         metric.votes ? ask(`/v1/votes/${inPath(metric.metric)}/${path}`).then((votes) => votesCard(metric, votes)) : null,
         metric.unique ? this.uniques(metric, path) : null,
       ].filter(Boolean)));
-      const ratios = Object.entries(whole.ratios).map(([name, value]) => figure(name.replaceAll("_", " "), percent(value), "a derived ratio"));
+      const ratios = Object.entries(whole.ratios).map(([name, value]) => figure(name.replaceAll("_", " "), percent(value), this.formula(name)));
       this.rules.replaceChildren(...ratios, ...cards);
       this.note.replaceChildren(...(Object.values(whole.counters).some(Boolean) ? [] : [notice("Nothing was counted for this subject yet. The page updates by itself when something is.")]));
     } catch (error) {

@@ -59,7 +59,7 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
                 "unique": "day", "votes": False, "limit": None, "per": None, "exact": True,
             }
         ],
-        "ratios": ["engagement_rate"],
+        "ratios": {"engagement_rate": {"of": ["like", "share"], "by": ["view"]}},
         "zone": "UTC",
     },
     ("/v1/subjects", "get"): {

@@ -10,6 +10,7 @@ from litestar.params import QueryParameter
 from tallystream.aio import Totals
 from tallystream.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.query import Query, sound
+from tallystream.rules import Ratio
 from tallystream.totals import floored
 from tallystream_worker.http.names import published
 from tallystream_worker.http.problems import bad_request
@@ -37,11 +38,11 @@ class Declared(msgspec.Struct, frozen=True):
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """The overview, the declared metrics and the names of the ratios."""
+    """The overview, the declared metrics, and of the ratios what they are of and by."""
 
     overview: Overview
     declared: list[Declared]
-    ratios: list[str]
+    ratios: dict[str, Ratio]
     zone: str
 
 
@@ -78,7 +79,7 @@ class Summary(Controller):
             )
             for name, rule in rules.metric.items()
         ]  # fmt: skip
-        return Whole(await hub.overview(), declared, sorted(rules.ratio), rules.zone)
+        return Whole(await hub.overview(), declared, rules.ratio, rules.zone)
 
     @get("/subjects", summary="Subjects of the leaderboards by the beginning of their name")
     async def subjects(
