@@ -73,6 +73,12 @@ class Meta:
         generations = tuple(int((each or b"%d" % FIRST).split()[0]) for each in live)
         return replace(self, layout=replace(self.layout, generations=generations))
 
+    @property
+    def earlier_layouts(self) -> list[Layout]:
+        """Where the logs before this one lie, or lay."""
+        namespace = self.layout.namespace
+        return [Layout(partitions, namespace, log=log) for log, partitions in sorted(self.earlier.items())]
+
     def layout_of(self, log: int) -> Layout | None:
         """Return where an earlier log lies, its first generation; `None` where there was none of that number."""
         partitions = self.earlier.get(log)

@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
@@ -37,10 +39,13 @@ from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.failpoint import MOVE_PLACES
 from tallystream_worker.generation.audit import audit
+from tallystream_worker.ingest.job import jobs_of, run
+from tallystream_worker.ingest.lines import Mapping
 from tallystream_worker.moving import log
 from tallystream_worker.moving.copying import CopiedElsewhere, Copying
 from tallystream_worker.moving.counting import Counting
 from tallystream_worker.moving.move import Move, move
+from tallystream_worker.settings import RedisSettings
 from tests.integration.test_rebuild import settings_for, stored
 from tests.integration.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.oracle_rules import tally
@@ -162,15 +167,15 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
         spooled.flush(5)
         meta = establish(rig.client)
         configured = settings_for(rig.url, PLAIN, 0)
-        run = Move(configured, rig.client, meta, log.propose(rig.client, meta, 5))
-        run.begin()
-        with Counting(configured, run.new, PLAIN) as counting:
-            run.catch_up(counting)
+        moving = Move(configured, rig.client, meta, log.propose(rig.client, meta, 5))
+        moving.begin()
+        with Counting(configured, moving.new, PLAIN) as counting:
+            moving.catch_up(counting)
             emit_all(10)
-            log.close(rig.client, meta, run.new.layout)
+            log.close(rig.client, meta, moving.new.layout)
             emit_all(100)  # refused, and held
             until(lambda: plain.stats.buffered and spooled.stats.buffered, what="held events")
-            run.switch(counting)
+            moving.switch(counting)
         emit_all(1000)
         for producer in (plain, spooled):
             producer.flush(10)
@@ -212,15 +217,15 @@ def test_a_decision_waits_until_it_is_known_where_it_goes(server):
         meta = establish(rig.client)
         layout = log.propose(rig.client, meta, 3)
         configured = settings_for(rig.url, PLAIN, 0)
-        run = Move(configured, rig.client, meta, layout)
-        run.begin()
+        moving = Move(configured, rig.client, meta, layout)
+        moving.begin()
         verdicts = []
-        with Counting(configured, run.new, PLAIN) as counting:
-            run.catch_up(counting)
+        with Counting(configured, moving.new, PLAIN) as counting:
+            moving.catch_up(counting)
             log.close(rig.client, meta, layout)
             waiting = threading.Thread(target=lambda: verdicts.append(decide(Event("call", "k")).remaining))
             waiting.start()
-            run.switch(counting)
+            moving.switch(counting)
         waiting.join(10)
         assert verdicts == [1]
         assert [decide(Event("call", "k")).accepted for _ in range(2)] == [True, False]
@@ -250,13 +255,13 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         before = set(rig.client.scan_iter())
         meta = establish(rig.client)
         configured = settings_for(rig.url, PLAIN, 0)
-        run = Move(configured, rig.client, meta, log.propose(rig.client, meta, 3))
-        run.begin()
-        with Counting(configured, run.new, PLAIN) as counting:
-            run.catch_up(counting)
+        moving = Move(configured, rig.client, meta, log.propose(rig.client, meta, 3))
+        moving.begin()
+        with Counting(configured, moving.new, PLAIN) as counting:
+            moving.catch_up(counting)
             assert log.give_up(rig.client, establish(rig.client)) > 0
             with pytest.raises(StreamError, match="given up"):
-                run.switch(counting)
+                moving.switch(counting)
         assert set(rig.client.scan_iter()) - {keys.holds.encode() for keys in rig.layout.keys} == before
         with Producer(rig.url) as producer:
             producer.emit("view", "a")
@@ -438,3 +443,32 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
         assert audit(rig.client, meta, rules).differences == []
         with Totals(server.url) as reader:
             assert reader.run(query_ledger(meta.layout)).unaccounted == 0
+
+
+@pytest.mark.parametrize("format_", ["ndjson", "combined", "parquet"])
+def test_a_file_that_is_half_ingested_is_ingested_to_its_end_after_the_move(server, tmp_path, format_):
+    """Each line counts once, though the partitions had come to different places of the file before the move."""
+    file = tmp_path / "file"
+    subjects = [f"article:{n % 7}" for n in range(200)]
+    if format_ == "parquet":
+        pq.write_table(pa.table({"subject": subjects, "at": [1e9 + n for n in range(200)]}), file)
+    elif format_ == "ndjson":
+        file.write_text("".join(f'{{"metric": "view", "subject": "{s}", "at": 1e9}}\n' for s in subjects))
+    else:
+        line = '1.2.3.4 - - [10/Oct/2024:13:55:36 +0000] "GET /{} HTTP/1.1" 200 1 "-" "x"\n'
+        file.write_text("".join(line.format(s) for s in subjects))
+    (job,) = jobs_of(str(file), format_, Mapping(metric="view"))
+    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
+        full = rig.layout.keys[1].sequences
+        rig.client.hset(full, "!limit", 0)
+        store = RedisSettings(url=server.url)
+        run(job, store, lambda progress: progress.waiting_for is None)  # the other partition takes its part
+        rig.client.hdel(full, "!limit")
+        first = rig.client.xlen(rig.layout.keys[0].stream)
+        assert (first > 0, rig.client.xlen(rig.layout.keys[1].stream)) == (True, 0)
+        moved(rig, 3)
+        assert run(job, store).known > 0
+        log.drop(rig.client, establish(rig.client))
+        assert run(job, store).events == 0
+        rig.finish()
+        assert sum(rig.totals().values()) == 200

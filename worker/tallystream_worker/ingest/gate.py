@@ -14,6 +14,8 @@ from tallystream.errors import TallyError
 from tallystream.script import Script
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import redis
 
     from tallystream.keys import Layout
@@ -54,8 +56,15 @@ class Gate:
 
     def offsets(self) -> list[int]:
         """Return how far the source is appended, for each partition."""
+        return self._offsets(self._layout)
+
+    def before(self, earlier: Iterable[Layout]) -> list[list[int]]:
+        """Return the same of logs before this one, which are closed."""
+        return [self._offsets(layout) for layout in earlier]
+
+    def _offsets(self, layout: Layout) -> list[int]:
         with self._client.pipeline(transaction=False) as pipeline:
-            for keys in self._layout.keys:
+            for keys in layout.keys:
                 pipeline.hget(keys.sequences, self._source)
             return [int(stands.split()[0]) if stands else 0 for stands in pipeline.execute()]
 

@@ -157,7 +157,7 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
             if job.segments is not None and number >= job.first + job.segments:
                 break
             gate = Gate(client, meta.layout, f"file:{identity}:{number}")
-            packing = Packing(meta.layout, meta.rules, gate.offsets())
+            packing = Packing(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
             try:
                 with Sending(gate, progress, report) as sending:
                     if job.format == "combined" and packing.takes_together(job.mapping.metric):
@@ -176,7 +176,7 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
 def _pass_rows(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report: Report) -> bool:
     identity = identify(client, meta.layout, head_and_tail(job.path, PREFIX), job.question)
     gate = Gate(client, meta.layout, f"file:{identity}:{job.first}")
-    packing = Packing(meta.layout, meta.rules, gate.offsets())
+    packing = Packing(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
     begin = job.first * SEGMENT_ROWS
 
     def note(row: int, reason: str, rows: int) -> None:

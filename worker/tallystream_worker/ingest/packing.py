@@ -12,7 +12,7 @@ from tallystream.windows import MINUTE
 from tallystream_worker.ingest.gate import Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tallystream.keys import Layout
     from tallystream.rules import Rules
@@ -31,12 +31,17 @@ class Packing:
         layout: How many partitions there are.
         rules: The declared metrics, `None` where no worker has published them yet.
         done: How far the file is appended, for each partition.
+        before: The same for each log before this one, whatever its partitions.
     """
 
-    def __init__(self, layout: Layout, rules: Rules | None, done: list[int]) -> None:
+    def __init__(
+        self, layout: Layout, rules: Rules | None, done: list[int], before: Sequence[Sequence[int]] = ()
+    ) -> None:
         self._partitions = layout.partitions
         self._rules = rules
-        self.done = done
+        self._before = [marks for marks in before if any(marks)]
+        floor = max((min(marks) for marks in self._before), default=0)
+        self.done = [max(mark, floor) for mark in done]
         """How far the file was appended before, for each partition."""
         self._begin = list(done)
         self._packs = [Pack() for _ in done]
@@ -82,7 +87,7 @@ class Packing:
             id_ = rule.check_text("id", id_, rule.MAX_ID_BYTES)
         if metric in self._picky and self._rules is not None:
             self._rules.refuse(metric, amount, actor)
-        if offset < self.done[partition]:
+        if self.is_known(subject, partition, offset):
             self.known += 1
             return None
         self._packs[partition].add(metric, subject, amount, at, actor, id_)
@@ -115,7 +120,20 @@ class Packing:
 
     def splits(self, begin: int, end: int) -> bool:
         """Tell whether only a part of what lies in [begin, end) may be appended already."""
-        return any(begin < done < end for done in self.done)
+        return any(begin < done < end for done in self.done) or any(
+            begin < max(marks) and min(marks) < end for marks in self._before
+        )
+
+    def is_known(self, subject: str, partition: int, offset: int) -> bool:
+        """Tell whether an event was appended before: to this partition, or to that of its subject in an earlier log."""
+        return offset < self.done[partition] or any(
+            offset < marks[partition_of(subject, len(marks))] for marks in self._before
+        )
+
+    @property
+    def cuts(self) -> set[int]:
+        """Offsets at which something ends that was appended before."""
+        return set(self.done).union(*self._before)
 
     def takes_together(self, metric: str) -> bool:
         """Tell whether the rules of a metric have a place for every event of amount 1, whoever did it.

@@ -87,13 +87,13 @@ def pack_rows(
                 table = file.read_row_group(group)
                 first, last = max(begin - row, 0), min(end - row, rows)
                 columns = _columns(pa, pc, table.slice(first, last - first), metric, path)
-                for at, part in _slices(columns, row + first, packing.done):
+                for at, part in _slices(columns, row + first, packing.cuts):
                     _pack(pc, part, at, packing, note)
                     yield at + part.num_rows
             row += rows
 
 
-def _slices(table: Any, row: int, done: list[int]) -> Iterator[tuple[int, Any]]:
+def _slices(table: Any, row: int, done: set[int]) -> Iterator[tuple[int, Any]]:
     """Yield slices of the table with the row at which each begins: none reaches over the end of what is done."""
     end = row + table.num_rows
     cuts = sorted({row, *range(row + _SLICE, end, _SLICE), *(each for each in done if row < each < end)})
@@ -154,7 +154,7 @@ def _pack(pc: Any, part: Any, row: int, packing: Packing, note: Callable[[int, s
     columns = (sums[name].to_pylist() for name in _GROUP)
     for metric, minute, subject, total, least, most, first, events in zip(*columns, strict=True):
         try:
-            if row < packing.done[packing.place(subject)[1]]:
+            if packing.is_known(*packing.place(subject), row):
                 packing.known += events
             else:
                 packing.add_sum(metric, subject, minute, (total, least, most), events)
