@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from tallystream.rules import Metric, Rules
 from tallystream.spool import Spool, SpoolSettings
 from tallystream.totals import Totals
 from tallystream_worker.app import counting
+from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.failpoint import MOVE_PLACES
@@ -45,7 +47,11 @@ from tallystream_worker.moving import log
 from tallystream_worker.moving.copying import CopiedElsewhere, Copying
 from tallystream_worker.moving.counting import Counting
 from tallystream_worker.moving.move import Move, move
-from tallystream_worker.settings import RedisSettings
+from tallystream_worker.settings import ArchiveSettings, RedisSettings
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.drill import drill
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.taker import Snapshot
 from tests.integration.test_rebuild import settings_for, stored
 from tests.integration.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.oracle_rules import tally
@@ -472,3 +478,39 @@ def test_a_file_that_is_half_ingested_is_ingested_to_its_end_after_the_move(serv
         assert run(job, store).events == 0
         rig.finish()
         assert sum(rig.totals().values()) == 200
+
+
+def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
+    """After a move the snapshot is taken whole, in the same database; with the new log's archive it brings all back."""
+    database = Database(str(tmp_path / "snapshot.sqlite"))
+    configured = replace(settings_for(server.url, PLAIN, 0), archive=ArchiveSettings(url=str(tmp_path / "archive")))
+    with Rig(server.url, rules=PLAIN, partitions=4) as rig:
+        for subject in "abcdefgh":
+            emit(rig, subject, 3)
+        rig.finish()
+        Archive(rig.client, Store(configured.archive.url), establish(rig.client)).run_once(settled=0)
+        Snapshot(rig.client, database, establish(rig.client)).run_once()
+        for keys in rig.layout.keys:
+            rig.client.xtrim(keys.stream, maxlen=0, approximate=False)
+        move(configured, establish(rig.client), 3, archive=configured.archive.url)
+        meta = establish(rig.client)
+        rig.layout = meta.layout
+        assert Snapshot(rig.client, database, meta).run_once().whole == 3
+        assert Snapshot(rig.client, database, meta).run_once().whole == 0
+        assert drill(rig.client, database, meta).differing == 0
+        emit(rig, "a", 5)
+        rig.drain()
+        store = Store(configured.archive.url, log=2)
+        Archive(rig.client, store, meta).run_once(settled=0)
+        expected = rig.totals(), rig.ledger()
+        rig.client.flushall()
+        restore(rig.client, database, lambda partition, after, before: entries(store, partition, after, before))
+        after = establish(rig.client)
+        assert (after.layout, after.earlier, after.epoch) == (meta.layout, {1: 4}, meta.epoch)
+        assert rig.totals() == expected[0]
+        with Producer(server.url) as producer:
+            producer.emit("view", "a")
+        rig.drain()
+        with Totals(server.url) as totals:
+            assert totals.get("a", "view") == 9
+    database.close()

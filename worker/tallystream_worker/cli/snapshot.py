@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
+from tallystream.keys import FIRST_LOG
 from tallystream.meta import establish
 from tallystream_worker import logs
 from tallystream_worker.cli.options import AsJson, FromArchive, Where
@@ -80,7 +81,6 @@ def restore(
     from tallystream_worker.snapshot.restore import restore as bring_back  # noqa: PLC0415
 
     settings = where.settings()
-    archived = _archived(settings, archive)
 
     def tell(part: Part) -> None:
         if not json:
@@ -88,7 +88,7 @@ def restore(
 
     began = time.monotonic()
     with closing(connect(settings.redis.url)) as client, closing(_database(settings, url)) as database:
-        parts = bring_back(client, database, archived, force=force, progress=tell)
+        parts = bring_back(client, database, _archived(settings, archive, database), force=force, progress=tell)
     seconds = time.monotonic() - began
     if json:
         print_json({"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)})
@@ -123,11 +123,10 @@ def drill(
     from tallystream_worker.snapshot.drill import drill as try_out  # noqa: PLC0415
 
     settings = where.settings()
-    archived = _archived(settings, archive)
     began = time.monotonic()
     with closing(connect(settings.redis.url)) as client, closing(_database(settings, url)) as database:
         meta = establish(client, settings.redis.expected, settings.redis.namespace)
-        verdict = try_out(client, database, meta, archived)
+        verdict = try_out(client, database, meta, _archived(settings, archive, database))
     seconds = time.monotonic() - began
     if json:
         print_json({**asdict(verdict), "seconds": round(seconds, 3)})
@@ -157,14 +156,17 @@ def _place(settings: Settings, url: str | None) -> str:
     return chosen
 
 
-def _archived(settings: Settings, url: str | None) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
-    """Return what reads the archive, where there is one."""
+def _archived(
+    settings: Settings, url: str | None, database: Database
+) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
+    """Return what reads the archive of the log that a snapshot is of, where there is one."""
     if not (chosen := url or settings.archive.url):
         return None
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-    store: Any = Store(chosen, settings.redis.namespace)
+    log = int(database.facts().get("log", FIRST_LOG))
+    store: Any = Store(chosen, settings.redis.namespace, log)
     return lambda partition, after, before: entries(store, partition, after, before)
 
 

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
     from tallystream.keys import Layout
 
+SOURCE: Final = "file:"
+"""How the names of sources begin, among the producers'."""
+
+_AT: Final = "@"
+"""What stands between a source and the partition of an earlier log, where its offset there is kept."""
+
 _INGEST: Final = Script("tallystream_worker", "ingest")
 
 
@@ -54,19 +60,21 @@ class Gate:
         self.last_ids: list[str | None] = [None] * layout.partitions
         """Per partition, the stream ID of the last entry that was appended here."""
 
+    def before(self, earlier: Iterable[Layout]) -> list[list[int]]:
+        """Return the same of logs before this one, as it was noted when they were closed; see `keep_offsets`."""
+        found = []
+        for layout in earlier:
+            names = [_earlier(self._source, layout, partition) for partition in range(layout.partitions)]
+            marks: Any = self._client.hmget(self._layout.keys[0].sequences, names)
+            found.append([_offset(mark) for mark in marks])
+        return found
+
     def offsets(self) -> list[int]:
         """Return how far the source is appended, for each partition."""
-        return self._offsets(self._layout)
-
-    def before(self, earlier: Iterable[Layout]) -> list[list[int]]:
-        """Return the same of logs before this one, which are closed."""
-        return [self._offsets(layout) for layout in earlier]
-
-    def _offsets(self, layout: Layout) -> list[int]:
         with self._client.pipeline(transaction=False) as pipeline:
-            for keys in layout.keys:
+            for keys in self._layout.keys:
                 pipeline.hget(keys.sequences, self._source)
-            return [int(stands.split()[0]) if stands else 0 for stands in pipeline.execute()]
+            return [_offset(mark) for mark in pipeline.execute()]
 
     def push(self, partition: int, stretch: Stretch) -> None:
         """Queue a stretch that adjoins the one before it."""
@@ -126,3 +134,22 @@ class Gate:
                 continue
             stopped.add(partition)
         return events, problem
+
+
+def keep_offsets(client: redis.Redis, old: Layout, new: Layout) -> None:
+    """Note in a log how far files were appended in the one before, which is closed, and in those before that."""
+    for partition, keys in enumerate(old.keys):
+        kept: dict[str, bytes] = {}
+        for name, mark in client.hscan_iter(keys.sequences, match=f"{SOURCE}*", count=1000):
+            source = name.decode()
+            kept[source if _AT in source else _earlier(source, old, partition)] = mark
+        if kept:
+            client.hset(new.keys[0].sequences, items=[part for pair in kept.items() for part in pair])
+
+
+def _earlier(source: str, layout: Layout, partition: int) -> str:
+    return f"{source}{_AT}{layout.log}.{partition}"
+
+
+def _offset(mark: bytes | None) -> int:
+    return int(mark.split()[0]) if mark else 0

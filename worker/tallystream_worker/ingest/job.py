@@ -15,7 +15,7 @@ from tallystream.position import parse_id
 from tallystream_worker.ingest import combined
 from tallystream_worker.ingest.blocks import BlockReader, Found
 from tallystream_worker.ingest.formats import PARSERS, Format
-from tallystream_worker.ingest.gate import Gate, Moved
+from tallystream_worker.ingest.gate import SOURCE, Gate, Moved
 from tallystream_worker.ingest.identity import PREFIX, identify
 from tallystream_worker.ingest.lines import BadLine, Block, Line, Mapping
 from tallystream_worker.ingest.packing import Packing
@@ -156,7 +156,7 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
         for number, blocks in itertools.groupby(source.blocks(SEGMENT), key=lambda block: block.offset // SEGMENT):
             if job.segments is not None and number >= job.first + job.segments:
                 break
-            gate = Gate(client, meta.layout, f"file:{identity}:{number}")
+            gate = Gate(client, meta.layout, f"{SOURCE}{identity}:{number}")
             packing = Packing(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
             try:
                 with Sending(gate, progress, report) as sending:
@@ -175,7 +175,7 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
 
 def _pass_rows(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report: Report) -> bool:
     identity = identify(client, meta.layout, head_and_tail(job.path, PREFIX), job.question)
-    gate = Gate(client, meta.layout, f"file:{identity}:{job.first}")
+    gate = Gate(client, meta.layout, f"{SOURCE}{identity}:{job.first}")
     packing = Packing(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
     begin = job.first * SEGMENT_ROWS
 

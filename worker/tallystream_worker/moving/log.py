@@ -30,7 +30,7 @@ _FORSAKE: Final = Script("tallystream_worker.moving", "forsake")
 _STEP: Final = 500
 _OF_A_LATER_LOG: Final = re.compile(rb"l[0-9]+:")
 _KEPT: Final = frozenset({b"seq", b"files"})
-"""What stays of a removed log: how far each producer and each file came. A spool that comes late is told by it."""
+"""What stays of a removed log: how far each producer came, so that a spool that comes late is told by it."""
 
 
 def propose(client: redis.Redis, meta: Meta, partitions: int) -> Layout:
@@ -112,7 +112,7 @@ def give_up(client: redis.Redis, meta: Meta) -> int:
 def drop(client: redis.Redis, meta: Meta) -> int:
     """Remove the log from before the last move; return how many keys that were.
 
-    How far producers and files came in it stays: who comes with what was sealed for it is told what it had taken.
+    How far producers came in it stays: who comes with what was sealed for it is told what it had taken.
     """
     layout = None if meta.kept is None else meta.layout_of(meta.kept)
     assert layout is not None  # noqa: S101  # the caller has looked

@@ -14,6 +14,7 @@ from tallystream.connection import connect
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.meta import stored
 from tallystream_worker import failpoint
+from tallystream_worker.ingest.gate import keep_offsets
 from tallystream_worker.moving import log
 from tallystream_worker.moving.copying import HOLDER, Copying
 from tallystream_worker.moving.counting import Counting
@@ -138,6 +139,7 @@ class Move:
         failpoint.reach("move-closed")
         self._told("switching")
         self._copying()
+        keep_offsets(self._client, self._old.layout, self.new.layout)
         failpoint.reach("move-copied")
         while counting.waiting:
             counting()

@@ -99,6 +99,7 @@ class Database:
         self._upsert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         self._schema: str | None = None
         self._is_ready = False
+        self._open: Connection | None = None
         self._preparing = threading.Lock()
 
     @property
@@ -119,6 +120,22 @@ class Database:
         """Note what the snapshot is of."""
         with self._transaction() as connection:
             self._put(connection, tables.facts, [{"name": name, "value": value} for name, value in facts.items()])
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Write everything that is written in the context, or nothing. For one thread."""
+        with self._transaction() as connection:
+            self._open = connection
+            try:
+                yield
+            finally:
+                self._open = None
+
+    def clear(self) -> None:
+        """Remove everything."""
+        with self._transaction() as connection:
+            for table in tables.metadata.sorted_tables:
+                connection.execute(delete(table))
 
     def position(self, partition: int) -> tuple[Position, int] | None:
         """Return the moment of a partition's rows and the generation that they are of; `None` before the first."""
@@ -277,6 +294,9 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        if self._open is not None:
+            yield self._open
+            return
         try:
             with self._preparing:
                 if not self._is_ready:

@@ -17,7 +17,8 @@ from redis.exceptions import ResponseError
 
 from tallystream.codec import stated_events, was_decided, went_through_the_gate
 from tallystream.errors import StreamError
-from tallystream.keys import FIRST, LAYOUT, Layout, tag_of
+from tallystream.keys import FIRST, FIRST_LOG, LAYOUT, Layout
+from tallystream.meta import fields_of
 from tallystream.position import parse_id
 from tallystream.rules import read as read_rules
 from tallystream.script import Script
@@ -99,7 +100,7 @@ def restore(
         raise SnapshotError(f"{database.place} holds no complete snapshot{hint}")
     if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
         raise SnapshotError(f"{database.place} is of format {facts['format']}, which this release does not read")
-    layout = Layout(int(facts["partitions"]), facts["namespace"])
+    layout = Layout(int(facts["partitions"]), facts["namespace"], log=int(facts.get("log", FIRST_LOG)))
     marker = layout.keys[0].prefix + _MARKER
     if not force and not client.exists(marker) and (there := _found(client, layout)):
         raise StreamError(
@@ -107,6 +108,7 @@ def restore(
             "snapshot and count what its streams hold, say --force"
         )
     client.set(marker, "1")
+    client.delete(layout.root)
     client.delete(layout.meta)
     rules = read_rules(facts["rules"].encode())
     parts = []
@@ -115,22 +117,19 @@ def restore(
         parts.append(part)
         progress(part)
         failpoint.reach("after-partition")
-    client.hset(
-        layout.meta,
-        mapping={
-            "layout": LAYOUT,
-            "partitions": layout.partitions,
-            "tags": " ".join(tag_of(i) for i in range(layout.partitions)),
-            "epoch": facts["epoch"],
-            "rules": facts["rules"],
-        },
-    )
+    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
+    client.hset(layout.meta, mapping=fields | {"rules": facts["rules"]})
+    if layout.log != FIRST_LOG:
+        logs = dict(each.split(":") for each in facts["earlier"].split())
+        fields |= {"log": layout.log, "newest-log": layout.log}
+        client.hset(layout.root, mapping=fields | {f"partitions@{log}": count for log, count in logs.items()})
     client.delete(marker)
     return parts
 
 
 def _found(client: redis.Redis, layout: Layout) -> str | None:
-    names = [layout.meta, *(name for keys in layout.keys for name in (keys.stream, keys.ledger, keys.sequences))]
+    names = [layout.root, layout.meta]
+    names += [name for keys in layout.keys for name in (keys.stream, keys.ledger, keys.sequences)]
     return next((name for name in names if client.exists(name)), None)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from tallystream.connection import connect
-from tallystream.keys import LAYOUT
+from tallystream.keys import FIRST_LOG, LAYOUT
 from tallystream.meta import SNAPSHOT_AT, SNAPSHOT_EVERY, stored
 from tallystream.position import parse_id
 from tallystream.rules import publish
@@ -87,6 +87,9 @@ class Snapshot:
             for name in ("format", "namespace", "partitions", "epoch")
             if found and found.get(name) != self._facts[name]
         ]
+        self._moved = bool(found) and found.get("log") != self._facts.get("log")
+        if self._moved and differing == ["partitions"]:
+            differing = []  # the same data, in another log by now
         if differing:
             raise SnapshotError(
                 f"{database.place} holds the snapshot of other data ({', '.join(differing)} differs). "
@@ -106,6 +109,15 @@ class Snapshot:
         """
         # By other rules, entries that were counted in between went to other buckets: the log does not say where.
         whole = whole or self._database.facts() != self._facts
+        if self._moved:
+            with self._database.at_once():  # until all of it is there, the snapshot of the log before is
+                self._database.clear()
+                done = self._round(whole=True)
+            self._moved = False
+            return done
+        return self._round(whole=whole)
+
+    def _round(self, *, whole: bool) -> Round:
         rows, wholes, moments = 0, 0, []
         for partition, keys in enumerate(self._meta.layout.keys):
             before = self._database.position(partition)
@@ -231,7 +243,7 @@ class Snapshot:
 def facts_of(meta: Meta) -> dict[str, str]:
     """Return what a snapshot is of."""
     assert meta.rules is not None  # noqa: S101  # the callers saw to it
-    return {
+    facts = {
         "format": FORMAT,
         "layout": str(LAYOUT),
         "namespace": meta.layout.namespace,
@@ -239,6 +251,10 @@ def facts_of(meta: Meta) -> dict[str, str]:
         "epoch": meta.epoch,
         "rules": publish(meta.rules).decode(),
     }
+    if meta.layout.log != FIRST_LOG:
+        facts["log"] = str(meta.layout.log)
+        facts["earlier"] = " ".join(f"{log}:{partitions}" for log, partitions in sorted(meta.earlier.items()))
+    return facts
 
 
 @contextmanager
