@@ -57,9 +57,9 @@ async function begin() {
   try {
     await enter();
     const whole = await ask("/v1/overview");
-    const counted = new Map(whole.overview.metrics.map((metric) => [metric.metric, metric.counted]));
+    const totals = new Map(whole.overview.metrics.map((metric) => [metric.metric, metric.total]));
     ratios = whole.ratios;
-    declared = whole.declared.toSorted((one, other) => counted.get(other.metric) - counted.get(one.metric));
+    declared = whole.declared.toSorted((one, other) => totals.get(other.metric) - totals.get(one.metric));
   } catch (error) {
     document.body.dataset.state = "stale";
     setText(byId("state-text"), "stale");
