@@ -30,7 +30,7 @@ from tallystream_worker.fetch import Fetch
 from . import memory, report
 
 TARGET: Final = Path(costs.__file__).with_name("costs.json")
-_ROUNDS: Final = 3
+_ROUNDS: Final = 4
 _ENTRY: Final = 1000
 _SUBJECTS: Final = 200_000
 _HIGH: Final = 200
@@ -137,6 +137,7 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
     hot = case("one subject", Metric(), 1, events=500_000)
     again = case("subjects that repeat in a batch", Metric(), _ENTRY)
     total = case("totals", Metric())
+    known = case("totals of subjects that the worker remembers", Metric(), 40_000)
     hour = case("an hour", Metric(windows=("hour",)))
     day = case("an hour and a day", Metric(windows=("hour", "day")))
     below = case("a leaderboard that nobody enters", Metric(top=100), high=1_000_000)
@@ -171,8 +172,9 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
         worker=costs.Worker(
             entry=at_least_0(alone.apply_worker),
             subject=at_least_0(again.apply_worker - alone.apply_worker / _ENTRY),
-            counter=at_least_0(total.apply_worker - again.apply_worker),
-            single=at_least_0(vote.apply_worker - total.apply_worker),
+            counter=at_least_0(known.apply_worker - again.apply_worker),
+            fresh=at_least_0(total.apply_worker - known.apply_worker),
+            single=at_least_0(vote.apply_worker - known.apply_worker),
         ),
         producer=costs.Producer(
             entry=at_least_0(alone.append_producer - hot.append_producer), event=at_least_0(hot.append_producer)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -60,8 +63,9 @@ def worker(url: str, name: str) -> Iterator[Worker]:
     try:
         yield running
     finally:
-        running.process.terminate()
-        assert running.process.wait(30) == 0
+        if running.process.poll() is None:
+            running.process.terminate()
+            assert running.process.wait(30) == 0
 
 
 @pytest.fixture
@@ -112,3 +116,107 @@ def test_workers_share_the_load_and_come_and_go(server: EmbeddedServer, monkeypa
         assert (
             sum(value for (value,) in [(totals.get(f"article:{n}", "view"),) for n in range(PARTITIONS * 8)]) == emitted
         )
+
+
+class Watch:
+    """Looks at the books of every partition while the block runs; keeps the longest time that one stood still."""
+
+    def __init__(self, url: str) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._look, args=(url,), name="watch")
+        self._longest = 0.0
+
+    def _look(self, url: str) -> None:
+        with contextlib.closing(connect(url)) as client:
+            layout = establish(client).layout
+            before: list[bytes | None] = []
+            moved = [time.monotonic()] * layout.partitions
+            while not self._stopping.wait(0.01):
+                with client.pipeline(transaction=False) as pipeline:
+                    for keys in layout.keys:
+                        pipeline.hget(keys.ledger, "counted")
+                    found, now = pipeline.execute(), time.monotonic()
+                for partition, (old, new) in enumerate(itertools.zip_longest(before, found)):
+                    self._longest = max(self._longest, now - moved[partition])
+                    if old != new:
+                        moved[partition] = now
+                before = found
+
+    def longest(self) -> float:
+        """Return it, in seconds, and begin anew."""
+        found, self._longest = self._longest, 0.0
+        return found
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
+class Load:
+    """Emits to every partition, again and again, and ten times as much to one of them, until it is stopped."""
+
+    def __init__(self, url: str) -> None:
+        self._stopping = threading.Event()
+        self.producer = Producer(url)
+        self.emitted = 0
+        self._thread = threading.Thread(target=self._emit, name="load")
+
+    def _emit(self) -> None:
+        cold = [f"article:{number}" for number in range(PARTITIONS * 8)]
+        while not self._stopping.wait(0.005):
+            for subject in (*cold, *["hot"] * 10 * len(cold)):
+                self.producer.emit("view", subject)
+            self.emitted += 11 * len(cold)
+
+    def stop(self) -> None:
+        """Emit no more."""
+        self._stopping.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.producer.close()
+
+
+@pytest.mark.slow
+def test_no_partition_waits_while_workers_come_and_go(server, monkeypatch, capsys) -> None:
+    """While workers join, leave and are killed, and one subject is hot, every partition goes on being counted."""
+    monkeypatch.setenv("TALLYSTREAM_REDIS_PARTITIONS", str(PARTITIONS))
+    url, gaps = server.url, {}
+    with worker(url, "stays") as stays, Load(url) as load:
+        until(lambda: stays.events > 1000, what="the load")
+        with Watch(url) as watch:
+
+            def note(what: str) -> None:
+                """Let the load go on for a while behind a change."""
+                end = time.monotonic() + 2
+                until(lambda: time.monotonic() > end, what="two seconds")
+                gaps[what] = watch.longest()
+
+            note("one worker")
+            with worker(url, "leaves"):
+                note("a worker joins")
+            note("it leaves")
+            with worker(url, "dies") as dies:
+                note("another joins")
+                dies.process.kill()
+                dies.process.wait()
+                note("it is killed")
+                with worker(url, "dies"):  # who comes under its name begins with what it held
+                    note("it comes back")
+                    load.stop()
+        load.producer.flush(60, wait="counted")
+        with Totals(url) as totals:
+            books = totals.run(query_ledger(totals.meta.layout))
+    with capsys.disabled():
+        print("".join(f"\n{what}: no partition stood still for over {gap:.2f} s" for what, gap in gaps.items()))  # noqa: T201
+    assert (books.counted, books.unaccounted) == (load.emitted, 0)
+    assert max(gaps.values()) < 10, gaps

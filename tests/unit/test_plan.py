@@ -28,7 +28,7 @@ COSTS = msgspec.convert(
         "software": "a server",
         "server": dict.fromkeys(("append_entry", "entry", "total", "window", "board", "place"), 1.0)
         | {"append_subject": 0.0, "subject": 0.0, "limit": 2.0, "vote": 10.0, "unique": 5.0},
-        "worker": {"entry": 8.0, "subject": 0.0, "counter": 0.5, "single": 4.0},
+        "worker": {"entry": 8.0, "subject": 0.0, "counter": 0.5, "fresh": 0.25, "single": 4.0},
         "producer": {"entry": 15.0, "event": 1.0},
         "memory": {
             "total": 100.0,
@@ -117,7 +117,15 @@ def test_the_servers_time_adds_up() -> None:
     assert spent["totals"] == pytest.approx(1.0, rel=0.01)
     assert spent["windows"] == pytest.approx(2.0, rel=0.01)
     assert spent["leaderboards"] == pytest.approx(3 * (1 + 150 / packing.batch_events), rel=0.01)
-    assert worker_seconds(packing, COSTS) == pytest.approx(packing.entries * 8e-6 + 0.5, rel=0.01)
+    assert worker_seconds(packing, COSTS) == pytest.approx(packing.entries * 8e-6 + 0.5 + 0.25, rel=0.01)
+
+
+def test_a_worker_remembers_so_many_subjects() -> None:
+    """Nothing is looked at anew where all subjects of a partition are remembered, everything where none comes twice."""
+    assert pack(load(1e6, 4 * 50_000), 4, 3000).fresh == 0
+    assert pack(load(1e6, 10**10, skew=0.0), 4, 3000).fresh == pytest.approx(1e6, rel=0.01)
+    some = pack(load(1e6, 10**6), 4, 3000).fresh
+    assert 0 < some < pack(load(1e6, 10**8), 4, 3000).fresh < 1e6
 
 
 def test_memory_at_known_points() -> None:

@@ -55,12 +55,14 @@ class Worker(msgspec.Struct, frozen=True):
         subject: Each subject in it.
         counter: A counter of a batch.
         single: An event with an actor.
+        fresh: More for one that is of a subject which the worker does not remember; 0 where `counter` has it in it.
     """
 
     entry: float
     subject: float
     counter: float
     single: float
+    fresh: float = 0.0
 
 
 class Producer(msgspec.Struct, frozen=True):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tallystream.keys import Layout
     from tallystream.rules import Metric, Rules
 
-_REMEMBERED: Final = 50_000
+REMEMBERED: Final = 50_000
 """Subjects remembered as checked; beyond it the memory is begun anew."""
 
 _REASON_BYTES: Final = 300
@@ -294,7 +294,7 @@ class Fold:
                 _check_normal("actor", actor, MAX_ACTOR_BYTES)
         except EventError:
             return False
-        if len(self._known_actors) >= _REMEMBERED:
+        if len(self._known_actors) >= REMEMBERED:
             self._known_actors.clear()
         self._known_actors |= fresh
         return True
@@ -420,7 +420,7 @@ class Fold:
         home = partition_of(subject, self._layout.partitions)
         if home != self._partition:
             raise EventError("subject", f"belongs to another partition: append it to {self._layout.keys[home].stream}")
-        if len(self._known) >= _REMEMBERED:
+        if len(self._known) >= REMEMBERED:
             self._known.clear()
         self._known.add(subject)
 

@@ -61,7 +61,8 @@ def lines(load: Load, plan: Plan, costs: Costs, settings: Settings, replicas: in
             "worker processes",
             f"{plan.workers:,}",
             f"{plan.worker:,.2f} cores at {UTILISATION:.0%} each: {costs.worker.entry:.1f} us an entry, "
-            f"{costs.worker.subject:.2f} a subject in it, {costs.worker.counter:.2f} a counter",
+            f"{costs.worker.subject:.2f} a subject in it, {costs.worker.counter:.2f} a counter, "
+            f"{costs.worker.fresh:.2f} more a subject that is not remembered",
         ),
         Line(
             "memory of the primaries",

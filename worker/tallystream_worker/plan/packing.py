@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tallystream_worker.consumer import MAX_READ
+from tallystream_worker.fold import REMEMBERED
 
 if TYPE_CHECKING:
     from tallystream_worker.plan.load import Load
 
 ENTRY_EVENTS: Final = 1000
 """Events at which a producer flushes an entry before its linger is over."""
+
+_NEVER: Final = 1e15
+"""Events after which a memory that is not full yet counts as one that never is."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Packing:
         batch_events: Events in a batch once the worker has no time to waste: full, or of the largest read.
         batches: Batches.
         counters: By metric, the subjects in the batches: each is one update of a total.
+        fresh: Subjects in them that a worker does not remember, and looks at again.
     """
 
     entry_events: float
@@ -35,6 +40,7 @@ class Packing:
     batch_events: float
     batches: float
     counters: dict[str, float]
+    fresh: float
 
 
 def pack(load: Load, partitions: int, max_keys: int) -> Packing:
@@ -51,7 +57,27 @@ def pack(load: Load, partitions: int, max_keys: int) -> Packing:
     batches = load.events / batch_events
     counters = {name: batches * subjects for name, subjects in _subjects(load, partitions, batch_events).items()}
     singles = sum(load.of(name) for name in load.metrics if load.bears_actors(name))
-    return Packing(entry_events, entries, entries * in_entry, singles, batch_events, batches, counters)
+    return Packing(
+        entry_events, entries, entries * in_entry, singles, batch_events, batches, counters, _fresh(load, partitions)
+    )
+
+
+def _fresh(load: Load, partitions: int) -> float:
+    """Return the subjects, by the second, that are looked at anew: of each partition so many are remembered.
+
+    The memory begins anew when it is full: after as many events as are of so many different subjects.
+    """
+    if load.subjects <= REMEMBERED * partitions:
+        return 0.0
+    low = high = float(REMEMBERED)
+    while load.distinct(high * partitions) < REMEMBERED * partitions:
+        low, high = high, high * 2
+        if high > _NEVER:
+            return 0.0
+    while high / low > 1.001:  # noqa: PLR2004  # far within what a plan is good for
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if load.distinct(middle * partitions) < REMEMBERED * partitions else (low, middle)
+    return load.events * REMEMBERED / high
 
 
 def _subjects(load: Load, partitions: int, events: float) -> dict[str, float]:

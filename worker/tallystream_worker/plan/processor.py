@@ -41,7 +41,8 @@ def worker_seconds(packing: Packing, costs: Costs) -> float:
     each = costs.worker
     counters = sum(packing.counters.values())
     spent = packing.entries * each.entry + packing.subjects * each.subject
-    return (spent + counters * each.counter + packing.singles * each.single) * MICROSECOND
+    spent += counters * each.counter + packing.fresh * each.fresh
+    return (spent + packing.singles * each.single) * MICROSECOND
 
 
 def producer_seconds(load: Load, packing: Packing, costs: Costs) -> float:
