@@ -40,7 +40,7 @@ from tallystream.event import MAX_AMOUNT, Event
 from tallystream.windows import MINUTE, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 VERSION: Final = b"1"
 COPIED: Final = b"copy"
@@ -228,6 +228,20 @@ class Pack:
             sums = self.sums.setdefault((metric, minute), {})
             amount_so_far, events_so_far = sums.get(subject, (0, 0))
             sums[subject] = (amount_so_far + amount, events_so_far + events)
+
+    def add_units(self, metric: str, minute: int, subjects: Sequence[str], events: Sequence[int]) -> None:
+        """Take numbers of valid events of amount 1 of one minute, by subject."""
+        n = sum(events)
+        self.events += n
+        self.size += sum(map(len, subjects)) + 3 * n
+        units = self.units.setdefault((metric, minute), {})
+        if not units:
+            units.update(zip(subjects, events, strict=True))
+            if len(units) == len(subjects):
+                return
+            units.clear()  # some came twice: they were written in two ways
+        for subject, more in zip(subjects, events, strict=True):
+            units[subject] = units.get(subject, 0) + more
 
     def seal(self) -> bytes:
         """Return the msgpack form of everything gathered."""

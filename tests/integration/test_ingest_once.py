@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tallystream.rules import Metric, Rules
 from tallystream_worker.ingest import Mapping, SourceError, packing, parquet_rows, readers, sending
 from tallystream_worker.ingest import job as jobs
 from tallystream_worker.ingest.job import Progress, jobs_of, run
@@ -255,6 +256,35 @@ def test_rows_that_are_no_events(rig, table):
         (2, "subject"), (3, "subject"), (4, "amount"), (5, "at"),
     ]  # fmt: skip
     assert counted(rig) == {"good": 2 + 2**45}
+
+
+def test_rows_of_units_are_judged_one_by_one(server, table):
+    """Where every amount is 1, a subject in two spellings is one, and what no rule has a place for is named."""
+    path = table(
+        subject=["e\u0301", "\u00e9", "bad\n", "\u00e9", "a", "a", "a", "a"],
+        metric=["view", "view", "view", "view", "view", "vote", "call", "nothing"],
+        at=[0.5, 1.0, 2.0, 61.0, 9e9, 3.0, 3.0, 3.0],
+    )
+    rules = Rules({"view": Metric(), "vote": Metric(once="forever"), "call": Metric(limit=9, per="total")})
+    with Rig(server.url, rules=rules) as rig:
+        progress = ingest(rig, path, "parquet")
+        assert (progress.events, progress.bad) == (4, 4)
+        assert sorted((row["line"], row["reason"].split(":")[0]) for row in progress.examples) == [
+            (3, "subject"), (5, "at"), (6, "actor"), (8, "metric"),
+        ]  # fmt: skip
+        assert (ingest(rig, path, "parquet").events, ingest(rig, path, "parquet").known) == (0, 4)
+        rig.drain()
+        assert rig.totals() == {("view", "\u00e9"): 3}
+        assert rig.ledger()["late"] == 1  # a limit of 1970 is not kept
+
+
+def test_rows_with_actors_fill_many_entries(server, table):
+    """A file of which every row has an actor, all for one partition, counts every row once."""
+    path = table(subject=["a"] * 20_000, actor=[f"{row}:{'u' * 200}" for row in range(20_000)], at=[1.0] * 20_000)
+    with Rig(server.url, partitions=1) as rig:
+        assert ingest(rig, path, "parquet").events == 20_000
+        assert (ingest(rig, path, "parquet").events, ingest(rig, path, "parquet").known) == (0, 20_000)
+        assert counted(rig) == {"a": 20_000}
 
 
 def test_parquet_that_holds_no_events(table, tmp_path):

@@ -93,8 +93,10 @@ class Packing:
         self._packs[partition].add(metric, subject, amount, at, actor, id_)
         return partition
 
-    def add_sum(self, metric: str, subject: str, minute: int, amounts: tuple[int, int, int], events: int) -> None:
-        """Take several events of one minute that are not appended yet, without actors and ids.
+    def add_sum(
+        self, metric: str, subject: str, minute: int, amounts: tuple[int, int, int], events: int, offset: int
+    ) -> None:
+        """Take several events of one minute, without actors and ids.
 
         Args:
             metric: Of all of them.
@@ -102,6 +104,7 @@ class Packing:
             minute: Whole minutes since 1970.
             amounts: Their sum, the least and the largest of them.
             events: How many they are.
+            offset: Where they lie: all of them are appended already, or none is.
 
         Raises:
             EventError: they break a rule; none was taken.
@@ -109,14 +112,36 @@ class Packing:
         subject, partition = self.place(subject)
         if metric not in self._metrics:
             self._admit_metric(metric)
-        if not minute * MINUTE < self._sound_until:
-            rule.check_at(minute * MINUTE, time.time())
-            self._sound_until = time.time()
+        self._check_minute(minute)
         total, least, most = amounts
         if metric in self._picky and self._rules is not None:
             for amount in {least, most}:
                 self._rules.refuse(metric, amount, None)
+        if self.is_known(subject, partition, offset):
+            self.known += events
+            return
         self._packs[partition].add_sum(metric, subject, minute, total, events, unit=least == most == 1)
+
+    def add_units(
+        self, metric: str, partition: int | None, minute: int, subjects: list[str], events: list[int]
+    ) -> None:
+        """Take numbers of events of amount 1 of one minute, by subject, of a metric that `takes_together`.
+
+        Args:
+            metric: Of all of them.
+            partition: The one that counts the subjects; `None` where they are appended already.
+            minute: Whole minutes since 1970.
+            subjects: As `place` returns them.
+            events: How many of each.
+
+        Raises:
+            EventError: they lie too far ahead; none was taken.
+        """
+        self._check_minute(minute)
+        if partition is None:
+            self.known += sum(events)
+        else:
+            self._packs[partition].add_units(metric, minute, subjects, events)
 
     def splits(self, begin: int, end: int) -> bool:
         """Tell whether only a part of what lies in [begin, end) may be appended already."""
@@ -162,9 +187,8 @@ class Packing:
         for (partition, minute), counts in found.units.items():
             if end <= self.done[partition]:
                 self.known += counts.total()
-                continue
-            for subject, events in counts.items():
-                self._packs[partition].add_sum(metric, subject, minute, events, events, unit=True)
+            else:
+                self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
 
     def full(self, end: int) -> Iterator[tuple[int, Stretch]]:
         """Yield a stretch up to `end` for each partition that has enough for one."""
@@ -202,6 +226,11 @@ class Packing:
         pack, self._packs[partition] = self._packs[partition], Pack()
         begin, self._begin[partition] = self._begin[partition], end
         return Stretch(begin, end, pack.events, pack.seal())
+
+    def _check_minute(self, minute: int) -> None:
+        if not minute * MINUTE < self._sound_until:
+            rule.check_at(minute * MINUTE, time.time())
+            self._sound_until = time.time()
 
     def _admit(self, subject: str) -> tuple[str, int]:
         normal = rule.check_text("subject", subject, rule.MAX_SUBJECT_BYTES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -140,36 +142,88 @@ def _pack(pc: Any, part: Any, row: int, packing: Packing, note: Callable[[int, s
         at = event.pop("row")
         fields = (event["metric"], event["subject"] or "", event["amount"], event["actor"], event["at"], event["id"])
         try:
-            packing.add(fields, at)
+            packing.take(fields, at)
         except EventError as error:
             note(at, str(error), 1)
     together = numbered.filter(pc.invert(by_itself))
-    minutes = pc.cast(pc.floor(pc.divide(together["at"], 60.0)), "int64")
-    sums = (
-        together.select(["metric", "subject", "amount", "row"])
-        .append_column("minute", minutes)
-        .group_by(["metric", "minute", "subject"], use_threads=False)
-        .aggregate([("amount", "sum"), ("amount", "min"), ("amount", "max"), ("row", "min"), ("row", "count")])
-    )
-    columns = (sums[name].to_pylist() for name in _GROUP)
-    for metric, minute, subject, total, least, most, first, events in zip(*columns, strict=True):
+    for metric in pc.unique(together["metric"]).to_pylist():
+        _pack_together(pc, metric, together.filter(pc.equal(together["metric"], metric)), row, packing, note)
+
+
+def _pack_together(
+    pc: Any, metric: str, rows: Any, row: int, packing: Packing, note: Callable[[int, str, int], None]
+) -> None:
+    """Pack the rows of one metric that lie behind `row` and of which only the sums matter."""
+    subjects = pc.dictionary_encode(rows["subject"].combine_chunks())
+    try:
+        are_units = packing.takes_together(metric) and pc.all(pc.equal(rows["amount"], 1)).as_py()
+    except EventError as error:
+        note(pc.min(rows["row"]).as_py(), str(error), rows.num_rows)
+        return
+    names, lanes, faults = [], [], {}
+    for number, subject in enumerate(subjects.dictionary.to_pylist()):
         try:
-            if packing.is_known(*packing.place(subject), row):
-                packing.known += events
-            else:
-                packing.add_sum(metric, subject, minute, (total, least, most), events)
+            name, lane = packing.place(subject)
+            if packing.is_known(name, lane, row):
+                lane = _KNOWN
         except EventError as error:
-            note(first, str(error), events)
+            name, lane = "", _NOWHERE
+            faults[number] = str(error)
+        names.append(name)
+        lanes.append(lane)
+    pa, _, _ = _arrow()
+    sums = (
+        pa.table(
+            {
+                "lane": pa.array(lanes, pa.int32()).take(subjects.indices),
+                "minute": pc.cast(pc.floor(pc.divide(rows["at"], 60.0)), "int64"),
+                "number": subjects.indices,
+                "amount": rows["amount"],
+                "row": rows["row"],
+            }
+        )
+        .group_by(["lane", "minute", "number"], use_threads=False)
+        .aggregate(_UNITS if are_units else _SUMS)
+        .sort_by([("lane", "ascending"), ("minute", "ascending")])
+    )
+    where, minutes, numbers, events, firsts, *amounts = (sums[name].to_pylist() for name in sums.column_names)
+    begin = 0
+    for (lane, minute), run in groupby(zip(where, minutes, strict=True)):
+        end = begin + len(list(run))
+        if lane == _NOWHERE:
+            for number, n, first in zip(numbers[begin:end], events[begin:end], firsts[begin:end], strict=True):
+                note(first, faults[number], n)
+        elif are_units:
+            of_run = [names[number] for number in numbers[begin:end]]
+            try:
+                packing.add_units(metric, None if lane == _KNOWN else lane, minute, of_run, events[begin:end])
+            except EventError as error:
+                note(min(firsts[begin:end]), str(error), sum(events[begin:end]))
+        else:
+            for at in range(begin, end):
+                try:
+                    total, least, most = (column[at] for column in amounts)
+                    packing.add_sum(metric, names[numbers[at]], minute, (total, least, most), events[at], row)
+                except EventError as error:
+                    note(firsts[at], str(error), events[at])
+        begin = end
 
 
-_GROUP: Final = (
-    "metric", "minute", "subject", "amount_sum", "amount_min", "amount_max", "row_min", "row_count",
-)  # fmt: skip
+_NOWHERE: Final = -1
+_KNOWN: Final = -2
+_UNITS: Final = [("row", "count"), ("row", "min")]
+_SUMS: Final = [*_UNITS, ("amount", "sum"), ("amount", "min"), ("amount", "max")]
 
 
 def _range(begin: int, rows: int) -> Any:
+    _, pc, _ = _arrow()
+    return pc.add(_first_rows().slice(0, rows), begin)
+
+
+@cache
+def _first_rows() -> Any:
     pa, _, _ = _arrow()
-    return pa.array(range(begin, begin + rows), pa.int64())
+    return pa.array(range(_SLICE), pa.int64())
 
 
 def _opened(pq: Any, path: str) -> Any:
