@@ -422,9 +422,11 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
         for _ in range(3):
             producer.decide("call", "k")
         if place == "move-copying":  # it is reached only every so many entries
-            for number in range(45_000):
-                producer.emit("view", f"s{number % 9}")
-            producer.flush(20)
+            with rig.client.pipeline(transaction=False) as pipeline:
+                for number in range(9000):
+                    subject = f"s{number % 9}"
+                    pipeline.xadd(rig.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
+                pipeline.execute()
         rig.finish()
         before = rig.totals()
         killed = subprocess.run(

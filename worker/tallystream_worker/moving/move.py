@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _NEAR: Final = 1000
 """Entries that may be left when the old log is closed: copied and counted in a fraction of a second."""
 
-_PAGES: Final = 50
+_PAGES: Final = 20
 """Pages that are copied between two countings."""
 
 
