@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
+from tallystream.alert import Alert
 from tallystream.buffer import BufferSettings
 from tallystream.confirm import Confirmation
 from tallystream.decide import Decider
@@ -52,6 +53,7 @@ from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.drill import drill
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.taker import Snapshot
+from tests.integration.test_alerts import count
 from tests.integration.test_rebuild import settings_for, stored
 from tests.integration.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.oracle_rules import tally
@@ -516,3 +518,14 @@ def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
         with Totals(server.url) as totals:
             assert totals.get("a", "view") == 9
     database.close()
+
+
+def test_what_fires_goes_on_firing_after_a_move(server):
+    """An alert that fired before the move does not fire again behind it, and ends there when its total is back."""
+    alert = Alert("hot", "like", above=10, clear=5)
+    with Rig(server.url, rules=Rules({"like": Metric(ids=None)}, alert=(alert,)), partitions=2) as rig:
+        for subject in ("a", "b", "c"):
+            assert count(rig, ("like", subject, 11)) == [("hot", subject, "firing", "11")]
+        moved(rig, 5)
+        assert count(rig, *(("like", subject, 1) for subject in ("a", "b", "c"))) == []
+        assert count(rig, ("like", "b", -10)) == [("hot", "b", "resolved", "2")]

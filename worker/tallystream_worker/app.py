@@ -92,7 +92,8 @@ def counting(
     def beside(meta: Meta) -> Iterator[None]:
         with ExitStack() as stack:
             name = consumer or settings.worker.consumer
-            stack.enter_context(alerting(settings, meta.layout, log, name, delivered))
+            kept = None if meta.kept is None else meta.layout_of(meta.kept)
+            stack.enter_context(alerting(settings, meta.layout, log, name, delivered, kept))
             if settings.archive.url:
                 from tallystream_worker.archive.service import archiving  # noqa: PLC0415  # pyarrow is an extra
 

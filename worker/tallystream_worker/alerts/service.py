@@ -36,8 +36,12 @@ def alerting(
     log: FilteringBoundLogger,
     consumer: str,
     delivered: Callable[[str, str], None] | None = None,
+    before: Layout | None = None,
 ) -> Iterator[None]:
-    """Look after the declared alerts for as long as the context lasts."""
+    """Look after the declared alerts for as long as the context lasts.
+
+    Also delivers what was still waiting in the log before, where that is kept.
+    """
     if not settings.rules.alert:
         yield
         return
@@ -51,8 +55,11 @@ def alerting(
         watching = client()
         namespace = settings.redis.namespace
         watcher = Watcher(watching, lambda: establish(watching, None, namespace).layout, settings.rules)
-        courier = Courier(client(), layout, consumer, settings.hooks, log, delivered)
-        for name, every, work in (("watch", WATCH_EVERY, watcher.round), ("deliver", DELIVER_EVERY, courier.round)):
+        duties: list[tuple[str, float, Callable[[], int]]] = [("watch", WATCH_EVERY, watcher.round)]
+        for each in [layout] if before is None else [layout, before]:
+            courier = Courier(client(), each, consumer, settings.hooks, log, delivered)
+            duties.append(("deliver", DELIVER_EVERY, courier.round))
+        for name, every, work in duties:
             duty = Duty(f"alerts-{name}", every, partial(_quietly, work), log)
             stack.callback(duty.stop, _STOP_TIMEOUT)
             duty.start()

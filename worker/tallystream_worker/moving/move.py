@@ -15,7 +15,7 @@ from tallystream.errors import ConfigurationError, StreamError
 from tallystream.meta import stored
 from tallystream_worker import failpoint
 from tallystream_worker.ingest.gate import keep_offsets
-from tallystream_worker.moving import log
+from tallystream_worker.moving import alerting, log
 from tallystream_worker.moving.copying import HOLDER, Copying
 from tallystream_worker.moving.counting import Counting
 
@@ -140,6 +140,7 @@ class Move:
         self._told("switching")
         self._copying()
         keep_offsets(self._client, self._old.layout, self.new.layout)
+        alerting.carry(self._client, self.rules, self._old.layout, self.new.layout)
         failpoint.reach("move-copied")
         while counting.waiting:
             counting()
