@@ -20,18 +20,25 @@ if TYPE_CHECKING:
 UNROUTED: Final = -1
 """The route of a subject while the number of partitions is not known."""
 
+ANYWHERE: Final = -2
+"""The route of an event that any partition may count: the buffer chooses."""
+
 _KNOWN_SUBJECTS: Final = 100_000
 """Subjects remembered as checked, with their partition; beyond it the memory is begun anew."""
 
 _RULES_AGE: Final = 10.0
 """Seconds after which the published rules are read again."""
 
+_ALL_KNOW: Final = 3.0
+"""Seconds within which every reader has read them again: see `totals.META_AGE`."""
+
 
 class Admission:
     """Checks events against what is stored; safe across threads.
 
     `known` maps a subject that is in normal form to its route (`Layout.routes`), `metrics` holds the names that may be
-    emitted, and `picky` those among them whose rules have no place for some events: the caller looks there first.
+    emitted, and `picky` those among them whose events `admit` has to look at: the rules have no place for some, or they
+    are spread.
 
     Args:
         client: Where the events go.
@@ -49,6 +56,9 @@ class Admission:
         self.known: dict[str, int] = {}
         self.metrics: set[str] = set()
         self.picky: set[str] = set()
+        self._spread_seen: dict[str, float] = {}
+        self.spread: frozenset[str] = frozenset()
+        """The metrics whose events are spread over the partitions."""
 
     def refresh(self) -> Meta:
         """Return what is stored, reading it again where the last look is too old.
@@ -70,7 +80,12 @@ class Admission:
             if self.meta is None or found.rules != self.meta.rules:
                 self.metrics = set()
                 self.picky = set()
-            self._read_at = time.monotonic()
+            now = self._read_at = time.monotonic()
+            # Where others may still go by rules without it, a metric is spread from a later look on.
+            seen = float("-inf") if self.meta is None or self.meta.rules is None else now
+            spread = found.rules.spread if found.rules is not None else ()
+            self._spread_seen = {metric: self._spread_seen.get(metric, seen) for metric in spread}
+            self.spread = frozenset(metric for metric, at in self._spread_seen.items() if now - at >= _ALL_KNOW)
             self.meta = found
         return found
 
@@ -119,16 +134,22 @@ class Admission:
             self.forget()
             raise
         declared = meta.rules.metric[metric]
-        if declared.once is not None or declared.limit is not None or not declared.exact:
+        if declared.once is not None or declared.limit is not None or not declared.exact or declared.spread:
             self.picky.add(metric)
         self.metrics.add(metric)
 
-    def refuse(self, metric: str, amount: int, actor: str | None) -> None:
-        """Refuse an event that the rules of its metric have no place for.
+    def admit(self, metric: str, amount: int, actor: str | None, id_: str | None, home: int) -> int:
+        """Return the route for an event of a picky metric: `home`, its subject's, or `ANYWHERE`.
 
         Raises:
-            EventError: says which field is at fault.
+            EventError: the rules have no place for it; says which field is at fault.
         """
         meta = self.meta
         if meta is not None and meta.rules is not None:
             meta.rules.refuse(metric, amount, actor)
+        return ANYWHERE if metric in self.spread and is_spreadable(actor, id_) else home
+
+
+def is_spreadable(actor: str | None, id_: str | None) -> bool:
+    """Tell whether an event of a spread metric may leave its subject's home: copies of an id must meet there."""
+    return actor is None and id_ is None

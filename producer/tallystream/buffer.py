@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tallystream.admission import ANYWHERE, is_spreadable
 from tallystream.codec import MAX_EVENTS, Pack
 from tallystream.errors import BufferFull, ConfigurationError, FlushTimeout, TallyError
 from tallystream.keys import MAX_PARTITIONS, partition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from tallystream.keys import Layout
     from tallystream.lane import Entry
 
 WhenFull = Literal["block", "raise", "drop"]
+
+Event = tuple[str, str, int, float, str | None, str | None]
+"""Metric, subject, amount, second, actor, id."""
 
 _UNROUTED_BYTES = 100
 """About what an event takes, beside its subject, while its partition is not known."""
@@ -66,8 +71,10 @@ class Buffer:
         self.wake = threading.Event()
         self.hurry = threading.Event()
         self._demand = False  # somebody waits: seal also what is not full
-        self._unrouted: list[tuple[str, str, int, float, str | None, str | None]] = []
+        self._unrouted: list[Event] = []
         self._packs: dict[int, Pack] = {}  # by route: one that belongs to another log is not found
+        self._routes = range(0)
+        self._turn = ANYWHERE  # the route of what may be counted anywhere, until its pack is sealed
         self._full: list[tuple[int, Pack]] = []
         self._cycle = 1
         self._confirmed_cycle = 0
@@ -75,6 +82,8 @@ class Buffer:
         self._held_bytes = 0
         self._failure: TallyError | None = None
         self.emitted = self.appended = self.dropped = 0
+        self.spread: frozenset[str] = frozenset()
+        """The metrics whose events may be counted in any partition."""
         self.is_closing = False
         self.is_closed = False
 
@@ -101,6 +110,8 @@ class Buffer:
             ) and not self._make_room():
                 return False
             self.emitted += 1
+            if route == ANYWHERE and metric in self.spread:  # looked at again: in another log it may not be
+                route = self._turn
             pack = self._packs.get(route)
             if pack is None:
                 self._unrouted.append((metric, subject, amount, at, actor, id_))
@@ -108,8 +119,7 @@ class Buffer:
             else:
                 self._held_bytes += pack.add(metric, subject, amount, at, actor, id_)
                 if pack.events >= self._entry_events or pack.size >= self._entry_bytes:
-                    self._full.append((route % MAX_PARTITIONS, pack))
-                    self._packs[route] = Pack()
+                    self._fill(route, pack)
                     self.hurry.set()
         return True
 
@@ -154,7 +164,7 @@ class Buffer:
     def open(self, layout: Layout) -> None:
         """Learn the partitions; until then everything waits unrouted."""
         with self._lock:
-            self._packs = _packs(layout)
+            self._begin(layout)
 
     def reopen(self, layout: Layout) -> tuple[int, list[tuple[int, Pack]]]:
         """Learn of another log's partitions; hand over what was packed by those before, all of it, as `seal` does."""
@@ -162,13 +172,16 @@ class Buffer:
             self._route()
             sealed, self._full = self._full, []
             sealed.extend((route % MAX_PARTITIONS, pack) for route, pack in self._packs.items() if pack.events)
-            self._packs = _packs(layout)
+            self._begin(layout)
             cycle = self._cycle
             self._cycle += 1
         return cycle, sealed
 
     def seal(self) -> tuple[int, list[tuple[int, Pack]]]:
         """Hand over what is to be sent now: full packs, and the others once they have lingered or are asked for.
+
+        Events that may be counted anywhere go to one partition after another, entry by entry: so a subject that gets
+        many of them is still one sum in each entry.
 
         Returns:
             The number of this seal, and partitions with their packs.
@@ -180,6 +193,7 @@ class Buffer:
             if self._demand or self.is_closing or now - self._sealed_at >= self._settings.linger:
                 sealed.extend((route % MAX_PARTITIONS, pack) for route, pack in self._packs.items() if pack.events)
                 self._packs = {route: Pack() for route in self._packs}
+                self._take_turns()
                 self._demand = False
                 self._sealed_at = now
             else:
@@ -255,20 +269,36 @@ class Buffer:
 
     def _route(self) -> None:
         """Put what was emitted before the partitions were known where it belongs."""
-        routes = list(self._packs)
         for event in self._unrouted:
-            partition = partition_of(event[1], len(routes))
-            route = routes[partition]
+            partition = partition_for(event, len(self._routes), self.spread, self._turn % MAX_PARTITIONS)
+            route = self._routes[partition]
             pack = self._packs[route]
             self._held_bytes += pack.add(*event) - len(event[1]) - _UNROUTED_BYTES
             if pack.events >= self._entry_events or pack.size >= self._entry_bytes:
-                self._full.append((partition, pack))
-                self._packs[route] = Pack()
+                self._fill(route, pack)
         self._unrouted = []
+
+    def _begin(self, layout: Layout) -> None:
+        self._routes = layout.routes
+        self._packs = {route: Pack() for route in layout.routes}
+        self._turn = random.choice(layout.routes)  # noqa: S311  # so that producers do not go round in step
+
+    def _fill(self, route: int, pack: Pack) -> None:
+        self._full.append((route % MAX_PARTITIONS, pack))
+        self._packs[route] = Pack()
+        if route == self._turn:
+            self._take_turns()
+
+    def _take_turns(self) -> None:
+        """Let what may be counted anywhere go to the next partition."""
+        if self._routes:
+            self._turn = self._routes[(self._turn % MAX_PARTITIONS + 1) % len(self._routes)]
 
     def _holds_unsealed(self) -> bool:
         return bool(self._unrouted or self._full or any(pack.events for pack in self._packs.values()))
 
 
-def _packs(layout: Layout) -> dict[int, Pack]:
-    return {route: Pack() for route in layout.routes}
+def partition_for(event: Event, partitions: int, spread: Collection[str], turn: int) -> int:
+    """Return where an event goes: to the partition whose turn it is, or to its subject's."""
+    metric, subject, _, _, actor, id_ = event
+    return turn if metric in spread and is_spreadable(actor, id_) else partition_of(subject, partitions)

@@ -150,4 +150,6 @@ def _check(rules: Rules, event: Event) -> Metric:
     rule = rules.metric[event.metric]
     if not rule.exact:
         raise EventError("metric", f"{event.metric} is kept in a sketch (exact = false): emit it instead")
+    if rule.spread:
+        raise EventError("metric", f"{event.metric} is spread over the partitions (spread = true): emit it instead")
     return rule

@@ -150,6 +150,7 @@ class Flusher:
             self._adopt(self._spool, meta)
         progress = False
         for outbox in self._outboxes():
+            outbox.buffer.spread = self._admission.spread  # first: it is what holds in the log that follows
             if outbox.appender.layout.log != meta.layout.log:
                 outbox.move(meta.layout)
             led_on, error = outbox.step()

@@ -11,9 +11,12 @@ import binascii
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LAYOUT: Final = 1
 """The version of the key layout, stored in `tally:meta`."""
@@ -249,6 +252,10 @@ class Layout:
     def _prefix(self, partition: int) -> str:
         below = "" if self.log == FIRST_LOG else f"l{self.log}:"
         return f"{self.namespace}:{{{tag_of(partition)}}}:{below}"
+
+    def holding(self, subject: str, *, spread: bool) -> Sequence[int]:
+        """Return the numbers of the partitions that may hold counters of `subject`: its own, or, spread, all."""
+        return range(self.partitions) if spread else (partition_of(subject, self.partitions),)
 
     def keys_of(self, subject: str) -> PartitionKeys:
         """Return the keys of the partition that counts `subject`."""

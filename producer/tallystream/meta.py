@@ -7,6 +7,9 @@ partition itself (`PartitionKeys.live`), where the scripts see it.
 Once the events were moved to another number of partitions, `log` names the log that holds; what is stored there is said
 by a hash of its own (`Layout.meta`), with the same fields. `partitions@<log>` says how many partitions an earlier log
 had, `kept` which of them is still there, and `moving` the log that is being filled.
+
+`spread@<metric>` says that events of a metric may lie in any partition of this log. It is a fact of the log, not of a
+generation, so it stays, and every generation's rules are read in its light.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from tallystream.rules import Rules, read
 from tallystream.script import Script
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import redis
 
@@ -29,6 +32,7 @@ SNAPSHOT_AT: Final = "snapshot"
 SNAPSHOT_EVERY: Final = "snapshot-every"
 """Fields for whoever watches: the second of the latest snapshot, and how many seconds lie between two, while a worker
 takes them by itself."""
+_SPREAD: Final = b"spread@"
 
 _ESTABLISH: Final = Script("tallystream", "establish")
 
@@ -48,6 +52,7 @@ class Meta:
         earlier: By log, how many partitions those before this one had.
         kept: The earlier log whose entries and counters are still there.
         moving: The log that is being filled, to hold in place of this one.
+        spread: The metrics whose events may lie in any partition.
     """
 
     layout: Layout
@@ -60,10 +65,24 @@ class Meta:
     earlier: Mapping[int, int] = field(default_factory=dict)
     kept: int | None = None
     moving: int | None = None
+    spread: frozenset[str] = frozenset()
 
     def rules_of(self, generation: int) -> Rules | None:
         """Return the rules that a generation is counted by."""
         return self.rules if generation == self.generation else self.others.get(generation, self.rules)
+
+    def refuse_gathering(self, rules: Rules) -> None:
+        """Refuse rules that would read at home what lies in every partition.
+
+        Raises:
+            ConfigurationError: a metric is not spread any more.
+        """
+        if gathered := sorted((self.spread & rules.metric.keys()) - rules.spread):
+            name = gathered[0]
+            raise ConfigurationError(
+                f"[metric.{name}] spread: events of {name} lie in every partition of this log, so its counters cannot "
+                f"be read from one of them. Keep spread = true in [metric.{name}] for as long as this log is used"
+            )
 
     def with_live(self, live: Sequence[bytes | None]) -> Meta:
         """Return the same with the generations that the partitions themselves call live, by partition.
@@ -160,17 +179,19 @@ def parse(
     rules = fields.get(b"rules")
     others = {int(number): read(text) for number, text in _numbered(fields, b"rules@")}
     generation = fields.get(b"generation")
+    spread = frozenset(name.removeprefix(_SPREAD).decode() for name in fields if name.startswith(_SPREAD))
     return Meta(
         Layout(found, namespace, log=there.log).of(int(generation or FIRST)),
         fields[b"epoch"].decode(),
-        None if rules is None else read(rules),
+        None if rules is None else read(rules).spreading(spread),
         int(generation or FIRST),
-        others,
+        {number: its.spreading(spread) for number, its in others.items()},
         was_rebuilt=generation is not None,
         building=_number(fields, b"building"),
         earlier={int(log): int(count) for log, count in _numbered(root, b"partitions@")},
         kept=_number(root, b"kept"),
         moving=_number(root, b"moving"),
+        spread=spread,
     )
 
 
@@ -180,6 +201,11 @@ def _numbered(fields: Mapping[bytes, bytes], prefix: bytes) -> list[tuple[bytes,
 
 def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
     return int(fields[name]) if name in fields else None
+
+
+def spread_fields(metrics: Iterable[str]) -> dict[Any, Any]:
+    """Return the fields by which `tally:meta` says that events of metrics may lie in any partition."""
+    return {f"{_SPREAD.decode()}{metric}": 1 for metric in sorted(metrics)}
 
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:

@@ -173,7 +173,7 @@ class Producer:
         if amount.__class__ is not int or not -rule.MAX_AMOUNT <= amount <= rule.MAX_AMOUNT:
             rule.check_amount(amount)
         if metric in admission.picky:
-            admission.refuse(metric, amount, actor)
+            route = admission.admit(metric, amount, actor, id, route)
         now = time.time()
         if at is None:
             at = now

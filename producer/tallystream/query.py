@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redis.exceptions import RedisError
 
+from tallystream.position import Position
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tallystream.position import Position
-
 Answer = TypeVar("Answer")
+Other = TypeVar("Other")
 Command = tuple[Any, ...]
 
 
@@ -30,6 +31,15 @@ class Query(Generic[Answer]):
     commands: Sequence[Command]
     parse: Callable[[list[Any]], Answer | Query[Answer]]
     atomic: bool = False
+
+    def then(self, use: Callable[[Answer], Other]) -> Query[Other]:
+        """Return the same query with something made of its answer."""
+
+        def parse(replies: list[Any]) -> Other | Query[Other]:
+            answer = self.parse(replies)
+            return answer.then(use) if isinstance(answer, Query) else use(answer)
+
+        return Query(self.commands, parse, self.atomic)
 
     def of_several_moments(self) -> Query[Answer]:
         """Return the same query without MULTI, which a server refuses when its memory is full.
@@ -55,6 +65,13 @@ def lag_of(positions: Sequence[Position]) -> int | None:
 def as_of(positions: Sequence[Position]) -> str:
     """Return the stream ID up to which several partitions are all complete."""
     return min((position.as_of for position in positions), key=_order, default="0-0")
+
+
+def combined(positions: Sequence[Position]) -> Position:
+    """Return how far counting has come in several partitions, as one."""
+    if len(positions) == 1:
+        return positions[0]
+    return Position(as_of(positions), sum(position.pending for position in positions), lag_of(positions))
 
 
 def _order(stream_id: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tallystream.batch import board_length
@@ -12,6 +13,7 @@ from tallystream.position import Position, parse_position, position_commands
 from tallystream.query import Command, Query, sound
 from tallystream.series import declared_window, rolling_buckets
 from tallystream.sketch import bound
+from tallystream.threshold import Board, Largest, query_largest, rank
 from tallystream.totals import floored
 from tallystream.windows import MINUTE, WINDOWS, Bucket, bucket
 
@@ -64,12 +66,19 @@ def query_top(
     if not 1 <= n <= top:
         raise EventError("n", f"must be 1 to {top:,}, the length of {metric}'s leaderboard, not {n:,}")
     if window is None:
+        if rules.metric[metric].spread:
+            return _spread(layout, rules, metric, n, None)
         return _board(layout, rules, metric, n, lambda keys: keys.top(metric), exact=rules.metric[metric].exact)
     if window in WINDOWS:
         name = declared_window(rules, metric, window)
-        label = bucket(name, int(now) // MINUTE, rules.zone).label
-        return _board(layout, rules, metric, n, lambda keys: keys.window_top(name, metric, label), exact=True)
-    return _rolling(layout, rules, metric, n, rolling_buckets(rules, metric, window, now))
+        current = bucket(name, int(now) // MINUTE, rules.zone)
+        if rules.metric[metric].spread:
+            return _spread(layout, rules, metric, n, [(name, current)])
+        return _board(layout, rules, metric, n, lambda keys: keys.window_top(name, metric, current.label), exact=True)
+    covering = rolling_buckets(rules, metric, window, now)
+    if rules.metric[metric].spread:
+        return _spread(layout, rules, metric, n, covering)
+    return _rolling(layout, rules, metric, n, covering)
 
 
 def _board(
@@ -97,7 +106,7 @@ def _board(
                 error = max(error, abs(board[n - 1][1] - board[-1][1]) + 1 if len(board) >= n else 0)
             if sketched or not exact:
                 error = max(error, bound(sketched))
-        places.sort(key=lambda place: (place[1], place[0].encode()), reverse=True)
+        places.sort(key=rank, reverse=True)
         shown = [(subject, floored(rules, metric, value)) for subject, value in places[:n]]
         return Ranking(shown, positions, error)
 
@@ -151,14 +160,66 @@ def _rolling(
                 for _ in covering:
                     for subject, value in zip(subjects, sound(next(answers)), strict=True):
                         totals[subject] += int(value or 0)
-            places = sorted(totals.items(), key=lambda place: (place[1], place[0].encode()), reverse=True)[:n]
-            last = places[-1][1] if len(places) == n else 0
+            places = sorted(totals.items(), key=rank, reverse=True)[:n]
+            last = max(0, places[-1][1]) if len(places) == n else 0
             shown = [(subject, floored(rules, metric, value)) for subject, value in places]
             return Ranking(shown, positions, max(0, unseen - last))
 
         return Query(follow_up, parse)
 
     return Query(commands, candidates)
+
+
+def _spread(
+    layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]] | None
+) -> Query[Ranking]:
+    """Sum a spread metric's leaderboards over all partitions, and over all buckets; `None`: of all time."""
+    cap = board_length(rules.metric[metric].top)
+    sources: list[tuple[str, Callable[[Sequence[str]], Command]]] = []
+    commands: list[Command] = []
+    for keys in layout.keys:
+        commands += [*position_commands(keys), ("HGET", keys.ledger, f"shrunk@{metric}")]
+        if covering is None:
+            sources.append((keys.top(metric), partial(_totals_of, keys, metric)))
+        for window, each in covering or ():
+            fields = partial(_fields_of, keys.window(window, metric, each.label))
+            sources.append((keys.window_top(window, metric, each.label), fields))
+        of_partition = sources[-(len(covering) if covering else 1) :]
+        commands += [("ZREVRANGE", key, 0, cap - 1, "WITHSCORES") for key, _ in of_partition]
+    each_partition = len(sources) // layout.partitions
+
+    def candidates(replies: list[Any]) -> Query[Ranking]:
+        positions: list[Position] = []
+        boards: list[Board] = []
+        answers, lookups = iter(replies), iter(sources)
+        for keys in layout.keys:
+            positions.append(parse_position([next(answers), next(answers)], keys.group))
+            has_shrunk = bool(int(sound(next(answers)) or 0))
+            for _ in range(each_partition):
+                scores = {subject.decode(): int(score) for subject, score in _pairs(sound(next(answers)))}
+                unseen = 0
+                if len(scores) >= cap:
+                    # Where some sank while it was full, one that had been cut may belong above the last by now.
+                    unseen = list(scores.values())[n - 1] + 1 if has_shrunk else min(scores.values())
+                boards.append(Board(scores, max(0, unseen), next(lookups)[1]))
+        found = query_largest(boards, n)
+
+        def show(largest: Largest) -> Ranking:
+            last = max(0, largest.places[-1][1]) if len(largest.places) == n else 0
+            places = [(subject, floored(rules, metric, value)) for subject, value in largest.places]
+            return Ranking(places, positions, max(0, largest.unseen - last))
+
+        return found.then(show)
+
+    return Query(commands, candidates)
+
+
+def _totals_of(keys: PartitionKeys, metric: str, subjects: Sequence[str]) -> Command:
+    return ("MGET", *(keys.total(metric, subject) for subject in subjects))
+
+
+def _fields_of(key: str, subjects: Sequence[str]) -> Command:
+    return ("HMGET", key, *subjects)
 
 
 def _pairs(reply: Any) -> list[tuple[bytes, float]]:

@@ -6,15 +6,19 @@ readers take it from there, so that nobody has to copy a configuration file to e
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from tallystream.alert import Alert  # noqa: TC001  # msgspec reads the annotations
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.event import check_metric
 from tallystream.retraction import Retraction  # noqa: TC001  # msgspec reads the annotations
 from tallystream.windows import DAY, WINDOWS, Window, seconds, zone_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 RETENTION: Final[dict[str, str]] = {"minute": "2h", "hour": "8d", "day": "400d", "month": "forever"}
 """How long the buckets of a window are kept behind their end, where nothing else is declared."""
@@ -46,6 +50,19 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     max_subjects: int | None = None
     accept_late: str | None = None
     late: Literal["count", "aside"] = "count"
+    spread: bool = False
+
+    @property
+    def stays_home(self) -> str | None:
+        """The rule that needs all events of a subject in one partition, so that they cannot be spread."""
+        rules = {
+            "once": self.once is not None,
+            "limit": self.limit is not None,
+            "unique": self.unique is not None,
+            "max_subjects": self.max_subjects is not None,
+            "exact = false": not self.exact,
+        }
+        return next((rule for rule, is_declared in rules.items() if is_declared), None)
 
     @property
     def remembers(self) -> bool:
@@ -91,6 +108,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ValueError("max_subjects: does not go with once or limit, which remember every subject anyway")
         if not self.exact and (self.once or self.limit is not None or self.windows or self.unique or self.max_subjects):
             raise ValueError("exact = false: goes with top and floor only; windows and rules need exact counters")
+        if self.spread and self.stays_home is not None:
+            raise ValueError(
+                f"spread: does not go with {self.stays_home}, which needs all events of a subject in one partition"
+            )
 
     def _check_once(self) -> None:
         if self.once is None:
@@ -173,10 +194,32 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             raise ConfigurationError(f"{where}: metric {alert.metric[:64]!r} is not declared")
         if not rule.exact:
             raise ConfigurationError(f"{where}: {alert.metric} is kept in a sketch, whose values are estimates")
+        if rule.spread:
+            raise ConfigurationError(f"{where}: {alert.metric} is spread, and no partition alone sees what it comes to")
         try:
             alert.check(rule.windows)
         except ValueError as error:
             raise ConfigurationError(f"{where}: {error}") from None
+
+    @property
+    def spread(self) -> frozenset[str]:
+        """The metrics whose events may lie in any partition."""
+        return frozenset(name for name, metric in self.metric.items() if metric.spread)
+
+    def spreading(self, metrics: Collection[str]) -> Rules:
+        """Return the same for a log in which events of these metrics may lie in any partition.
+
+        Whatever else is declared of them: a generation that was counted before they were spread is read, and goes on,
+        like one that was counted since. Metrics with a rule that needs one partition are left as they are.
+        """
+        strewn = {
+            name: replace(metric, spread=True)
+            for name, metric in self.metric.items()
+            if name in metrics and not metric.spread and metric.stays_home is None
+        }
+        watched = {alert.metric for alert in self.alert}
+        strewn = {name: metric for name, metric in strewn.items() if name not in watched}
+        return replace(self, metric=self.metric | strewn) if strewn else self
 
     def refuse_undeclared(self, metric: str) -> None:
         """Raise `EventError` where `metric` is not declared."""

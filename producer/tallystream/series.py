@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
 from tallystream.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.keys import partition_of
 from tallystream.position import Position, parse_position, position_commands
-from tallystream.query import Command, Query, sound
+from tallystream.query import Answer, Command, Query, combined, sound
 from tallystream.totals import floored
 from tallystream.windows import MINUTE, WINDOWS, Bucket, Window, bucket, cover, seconds
 
 if TYPE_CHECKING:
-    from tallystream.keys import Layout, PartitionKeys
+    from collections.abc import Callable, Sequence
+
+    from tallystream.keys import Layout
     from tallystream.rules import Rules
 
 MAX_POINTS: Final = 1000
@@ -71,18 +71,13 @@ def query_series(
         buckets.append(bucket(name, at // MINUTE, rules.zone))
         at = buckets[-1].start - 1
     buckets.reverse()
-    subject, keys = _home(layout, subject)
-    commands = [
-        *position_commands(keys),
-        *(("HGET", keys.window(name, metric, each.label), subject) for each in buckets),
-    ]
 
-    def parse(replies: list[Any]) -> Series:
-        values = [floored(rules, metric, int(sound(reply) or 0)) for reply in replies[2:]]
+    def parse(found: _Found) -> Series:
+        values = [floored(rules, metric, value) for value in found.values]
         points = [Point(each.label, each.start, value) for each, value in zip(buckets, values, strict=True)]
-        return Series(points, parse_position(replies[:2], keys.group))
+        return Series(points, found.position)
 
-    return Query(commands, parse)
+    return _query_buckets(layout, rules, subject, metric, [(name, each) for each in buckets], parse)
 
 
 def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over: str, now: float) -> Query[Rolling]:
@@ -91,24 +86,13 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
     Raises:
         EventError: a duration that cannot be read or is too long, or a metric without windows.
     """
-    subject, keys = _home(layout, subject)
     covering = rolling_buckets(rules, metric, over, now)
-    by_window: dict[str, list[Bucket]] = defaultdict(list)
-    for window, each in covering:
-        by_window[window].append(each)
-    commands: list[Command] = [
-        *position_commands(keys),
-        *(("HGET", keys.window(window, metric, each.label), subject) for window, each in covering),
-    ]
 
-    def parse(replies: list[Any]) -> Rolling:
-        value = sum(int(sound(reply) or 0) for reply in replies[2:])
+    def parse(found: _Found) -> Rolling:
         start, end = covering[0][1].start, covering[-1][1].end
-        return Rolling(
-            floored(rules, metric, value), start, end, len(covering), parse_position(replies[:2], keys.group)
-        )
+        return Rolling(floored(rules, metric, sum(found.values)), start, end, len(covering), found.position)
 
-    return Query(commands, parse)
+    return _query_buckets(layout, rules, subject, metric, covering, parse)
 
 
 def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tuple[str, Bucket]]:
@@ -146,6 +130,35 @@ def declared_window(rules: Rules, metric: str, window: str) -> Window:
     raise EventError("window", f"{window[:32]!r} is not kept for {metric}; kept are: {kept}")
 
 
-def _home(layout: Layout, subject: str) -> tuple[str, PartitionKeys]:
+@dataclass(frozen=True)
+class _Found:
+    values: list[int]
+    position: Position
+
+
+def _query_buckets(
+    layout: Layout,
+    rules: Rules,
+    subject: str,
+    metric: str,
+    buckets: Sequence[tuple[str, Bucket]],
+    parse: Callable[[_Found], Answer],
+) -> Query[Answer]:
+    """Ask for what a subject has in each of some buckets, in all partitions that hold it."""
     normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
-    return normal, layout.keys[partition_of(normal, layout.partitions)]
+    holding = [layout.keys[number] for number in layout.holding(normal, spread=rules.metric[metric].spread)]
+    commands: list[Command] = []
+    for keys in holding:
+        commands += position_commands(keys)
+        commands += [("HGET", keys.window(window, metric, each.label), normal) for window, each in buckets]
+    stride = 2 + len(buckets)
+
+    def read(replies: list[Any]) -> Answer:
+        values, positions = [0] * len(buckets), []
+        for number, keys in enumerate(holding):
+            positions.append(parse_position(replies[stride * number : stride * number + 2], keys.group))
+            for nth, reply in enumerate(replies[stride * number + 2 : stride * (number + 1)]):
+                values[nth] += int(sound(reply) or 0)
+        return parse(_Found(values, combined(positions)))
+
+    return Query(commands, read)

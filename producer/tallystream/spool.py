@@ -11,6 +11,7 @@ log. From that follows which events of which cuts are not in it: these are cut a
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from tallystream.buffer import Buffer, BufferSettings
+from tallystream.buffer import Buffer, BufferSettings, Event, partition_for
 from tallystream.codec import Pack
 from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.journal import MAX_BODY, Journal
-from tallystream.keys import FIRST_LOG, partition_of
+from tallystream.keys import FIRST_LOG, MAX_PARTITIONS
 from tallystream.lane import new_name
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ _MOVE: Final = 5
 _IN_FLIGHT: Final = 8
 """Cuts that are on their way at once: bounds what is held in memory."""
 
-Event = tuple[str, str, int, float, str | None, str | None]
-
 
 class _State(msgspec.Struct, array_like=True):
     """The lanes at this point: names, and the sequences given out; `cut` is the position up to which there are cuts."""
@@ -59,14 +58,18 @@ class _State(msgspec.Struct, array_like=True):
 class _Cut(msgspec.Struct, array_like=True):
     """The events from `start` to `end` are sealed: partition, sequence and number of events of each entry.
 
-    `left` says which of them a closed log has not taken: for each such log the number of its partitions, and those that
-    are left. Until they are sealed for the partitions of the present one, there are no entries.
+    What may be counted anywhere, which is what is `spread`, went to the partition `turn`.
+
+    `left` says which of them a closed log has not taken: for each such log the number of its partitions, those that are
+    left, and its `turn` and `spread`. Until they are sealed for partitions of the present one, there are no entries.
     """
 
     start: int
     end: int
     entries: list[tuple[int, int, int]]
-    left: list[tuple[int, list[int]]] = []
+    left: list[tuple[int, list[int], int, list[str]]] = []
+    turn: int = 0
+    spread: list[str] = []
 
 
 class _Rename(msgspec.Struct, array_like=True):
@@ -140,6 +143,7 @@ class Spool(Buffer):
         self._planned: deque[_Cut] = deque()  # what a dead process had cut, or must be cut anew for another log
         self._sealed: deque[_Cut] = deque()  # what is on its way, as in `_flight`
         self._uncut = 0
+        self._cuts = random.randrange(MAX_PARTITIONS)  # noqa: S311  # so that producers do not go round in step
         self._log = FIRST_LOG
         self.names: list[str] = []
         """The lanes' names, by partition."""
@@ -260,6 +264,8 @@ class Spool(Buffer):
                 return cycle - 1, []
             planned = self._planned[0] if self._planned else None
             cut = planned or _Cut(self._cut_at, journal.end, [])
+            if not cut.entries:
+                cut.turn, cut.spread = self._cuts % len(self.names), sorted(self.spread)
         packs, at, events = self._pack(journal, cut, bounded=planned is None)
         with self._lock:
             if at == cut.start:
@@ -269,6 +275,7 @@ class Spool(Buffer):
                 cut.entries = [(p, self._sequences[p] + 1, pack.events) for p, pack in sorted(packs.items())]
                 if cut.entries:
                     self._write(journal, _CUT, cut)
+                    self._cuts += 1
                 for partition, sequence, _ in cut.entries:
                     self._sequences[partition] = sequence
             if planned is not None:
@@ -365,15 +372,14 @@ class Spool(Buffer):
         """Pack events by partition; return the packs, how far that came, and how many events there were."""
         packs: dict[int, Pack] = {}
         at, events = cut.start, 0
-        left = [(of, frozenset(partitions)) for of, partitions in cut.left]
         for kind, body, after in journal.read(cut.start, cut.end):
             at = after
             if kind != _EVENT:
                 continue
             event = _event(body)
-            if left and not all(partition_of(event[1], of) in partitions for of, partitions in left):
+            if any(partition_for(event, of, spread, turn) not in left for of, left, turn, spread in cut.left):
                 continue
-            partition = partition_of(event[1], len(self.names))
+            partition = partition_for(event, len(self.names), cut.spread, cut.turn)
             pack = packs.get(partition)
             if pack is None:
                 pack = packs[partition] = Pack()
@@ -401,7 +407,7 @@ class Spool(Buffer):
                 end = max(end, cut.end)
                 anew = next((each for each in self._planned if not each.entries and each.start == cut.start), None)
                 if anew is not None:
-                    anew.entries = cut.entries
+                    anew.entries, anew.turn, anew.spread = cut.entries, cut.turn, cut.spread
                 elif cut.start >= journal.start:
                     self._planned.append(cut)
                 else:  # its first events are gone: they were removed because all of it was confirmed
@@ -425,7 +431,7 @@ class Spool(Buffer):
             if not cut.entries:  # it came from yet another log, and nothing of it was sent to this one
                 self._planned.append(cut)
             elif left := [partition for partition, sequence, _ in cut.entries if sequence > moved.lasts[partition]]:
-                self._planned.append(_Cut(cut.start, cut.end, [], [*cut.left, (of, left)]))
+                self._planned.append(_Cut(cut.start, cut.end, [], [*cut.left, (of, left, cut.turn, cut.spread)]))
 
     def _begin_again(self, rename: _Rename) -> None:
         self.names[rename.partition] = rename.name

@@ -17,7 +17,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from tallystream.connection import DEFAULT_URL, connect
 from tallystream.errors import ConfigurationError, EventError, FlushTimeout
 from tallystream.event import MAX_SUBJECT_BYTES, check_metric, check_text
-from tallystream.keys import DEFAULT_PARTITIONS, FIRST_LOG, Layout, partition_of
+from tallystream.keys import DEFAULT_PARTITIONS, FIRST_LOG, Layout
 from tallystream.meta import Meta, pointed
 from tallystream.meta import parse as parse_meta
 from tallystream.position import Position, parse_id, parse_position, position_commands
@@ -113,16 +113,19 @@ def query_live(meta: Meta) -> Query[Meta]:
 def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
     """Ask for counters, each a subject and a metric.
 
-    With `rules`, a floor is applied to what is shown, and what has no counter of its own is read from its sketch.
+    With `rules`, a floor is applied to what is shown, what has no counter of its own is read from its sketch, and what
+    is spread is the sum over all partitions.
 
     Raises:
         EventError: a subject or a metric that cannot exist.
     """
     by_partition: dict[int, list[Counter]] = defaultdict(list)
+    spread = rules.spread if rules is not None else frozenset()
     for subject, metric in counters:
         check_metric(metric)
         normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
-        by_partition[partition_of(normal, layout.partitions)].append((normal, metric))
+        for number in layout.holding(normal, spread=metric in spread):
+            by_partition[number].append((normal, metric))
     commands: list[Command] = []
     sketched: list[list[Counter]] = []
     for partition, wanted in by_partition.items():
@@ -147,7 +150,9 @@ def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | N
                     values[counter] = estimate(cells)
                     reading.errors[counter] = bound(sketched_sum)
             for counter, value in values.items():
-                reading.values[counter] = floored(rules, counter[1], int(value or 0))
+                reading.values[counter] = reading.values.get(counter, 0) + int(value or 0)
+        for counter, value in reading.values.items():
+            reading.values[counter] = floored(rules, counter[1], value)
         return reading
 
     return Query(commands, parse)

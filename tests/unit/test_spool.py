@@ -52,6 +52,25 @@ def dead(folder: Path, spool: Spool) -> Journal:
     return journal
 
 
+def test_what_was_spread_is_cut_the_same_again(tmp_path):
+    """Spread events go round, entry by entry; whoever takes over sends the same, whatever it knows of the rules."""
+    spool = spool_in(tmp_path)
+    spool.open(Layout(PARTITIONS))
+    spool.spread = frozenset({"view"})
+    for number in range(40):
+        spool.take(-1, "view", "hot", 1, 60.0, None, None)
+        spool.take(-1, "view", "hot", 1, 60.0, None, f"i:{number}" if number % 7 == 0 else None)
+    entries = []
+    for _ in range(7):
+        _, packs = spool.seal()
+        entries += [(partition, pack.seal()) for partition, pack in packs]
+    assert {partition for partition, _ in entries} == set(range(PARTITIONS))
+    journal = dead(tmp_path, spool)
+    again = spool_in(tmp_path, journal)
+    again.open(Layout(PARTITIONS))
+    assert sealed(again)[: len(entries)] == entries
+
+
 def test_what_was_cut_is_cut_the_same_again(tmp_path):
     """Whoever takes over a spool sends the entries that its owner had sealed: same bytes, names and numbers."""
     spool = spool_in(tmp_path)

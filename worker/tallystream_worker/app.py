@@ -10,7 +10,7 @@ from msgspec.structs import replace as changed
 from tallystream.confirm import Confirmation
 from tallystream.connection import connect
 from tallystream.errors import GroupLost
-from tallystream.meta import establish
+from tallystream.meta import establish, spread_fields
 from tallystream.rules import publish
 from tallystream_worker.alerts.service import alerting
 from tallystream_worker.crew import Crew
@@ -40,6 +40,7 @@ def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> M
     client = connect(settings.redis.url)
     try:
         meta = establish(client, settings.redis.expected, settings.redis.namespace)
+        meta.refuse_gathering(settings.rules)
         Confirmation(settings.worker.confirm).check(client)
         # Groups first: who reads the metrics may decide at once, and what is decided before there is a group to
         # acknowledge it would look like the work of a group that is gone.
@@ -53,7 +54,8 @@ def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> M
             )
         # What was retracted is no setting: a worker that starts leaves it as it is.
         rules = changed(settings.rules, retracted=meta.rules.retracted) if meta.rules else settings.rules
-        client.hset(meta.layout.meta, "rules", publish(rules))
+        # One write: whoever reads that a metric is spread, or was, also reads the rules that say so, or later ones.
+        client.hset(meta.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
     finally:
         client.close()
     return meta
@@ -61,7 +63,8 @@ def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> M
 
 def without_history(before: Rules, now: Rules) -> list[str]:
     """Return the metrics of which older events were counted by rules that counted otherwise."""
-    shown = {"description": "", "floor": None}  # matters where a number is shown, not where it is counted
+    # What matters where a number is shown, or where an event is counted, and not to what it comes to.
+    shown = {"description": "", "floor": None, "spread": False}
     moved = before.zone != now.zone
     return [
         name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError, ResponseError
@@ -67,6 +68,8 @@ class Consumer:
         max_deliveries: An entry handed out more often than this, without success, is parked unread.
         on_refused: Who is told of an entry that cannot be counted and is left pending for now, with the error.
         begun: The last stream ID before the generation that is counted began.
+        latest: Returns the rules that hold by now: asked where something seems to be in the wrong partition, because
+            another worker may have published meanwhile that its metric is spread.
         beside: Count whether or not that generation is the live one.
     """
 
@@ -84,21 +87,25 @@ class Consumer:
         confirmation: Confirmation | None = None,
         on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
         begun: str = "0-0",
+        latest: Callable[[], Rules | None] = lambda: None,
         beside: bool = False,
     ) -> None:
         self.partition = partition
         self.fetch = fetch
         self._client = client
         self.keys = layout.keys[partition]
-        self._fold = Fold(
+        self._rules = rules
+        self._latest = latest
+        self._folding = partial(
+            Fold,
             layout,
             partition,
-            rules,
             max_keys=max_keys,
             max_deliveries=max_deliveries,
             begun=begun,
             watching=not beside,
         )
+        self._fold = self._folding(rules)
         self._confirmation = confirmation or Confirmation()
         self._beside = beside
         self._subscribers = subscribers
@@ -156,6 +163,10 @@ class Consumer:
         stale = 0
         while True:
             folded, rest = self._fold(entries, excluded)
+            if self._fold.has_strayed and (rules := self._latest()) is not None and rules != self._rules:
+                self._rules = rules
+                self._fold = self._folding(rules)
+                continue
             failpoint.reach("before-parking" if folded.parked else "before-apply")
             began = time.perf_counter()
             verdict = apply(self._client, self.keys, folded, self._confirmation, beside=self._beside)

@@ -7,6 +7,7 @@ own. Where actors hold standing votes, each gets a vote of 0 instead.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.append import Appender
@@ -41,21 +42,23 @@ def reset(client: redis.Redis, meta: Meta, subject: str, metrics: list[str]) -> 
         Backlogged: the stream has as many entries as it may; ask again later.
     """
     assert meta.rules is not None  # noqa: S101  # the caller names declared metrics
-    partition = meta.layout.keys.index(meta.layout.keys_of(subject))
-    keys = meta.layout.keys[partition]
-    taken: dict[str, int] = {}
-    payloads: list[Payload] = []
+    taken = dict.fromkeys(metrics, 0)
+    payloads: dict[int, list[Payload]] = defaultdict(list)
     for metric in metrics:
         rule = meta.rules.metric[metric]
         if not rule.exact:
             raise EventError("metric", f"{metric} is kept in a sketch (exact = false), which cannot take back")
-        taken[metric] = int(client.get(keys.total(metric, subject)) or 0)
-        if rule.once == "forever":
-            payloads += _chunks(Payload([], list(_no_votes(client, keys, metric, subject))))
-        elif taken[metric]:
-            corrections = _compensation(client, keys, metric, rule, subject, taken[metric], meta.rules.zone)
-            payloads += _chunks(Payload([], [], corrections))
-    _append(client, meta, partition, payloads)
+        for partition in meta.layout.holding(subject, spread=rule.spread):
+            keys = meta.layout.keys[partition]
+            total = int(client.get(keys.total(metric, subject)) or 0)
+            taken[metric] += total
+            if rule.once == "forever":
+                payloads[partition] += _chunks(Payload([], list(_no_votes(client, keys, metric, subject))))
+            elif total:
+                corrections = _compensation(client, keys, metric, rule, subject, total, meta.rules.zone)
+                payloads[partition] += _chunks(Payload([], [], corrections))
+    for partition, of_partition in payloads.items():
+        _append(client, meta, partition, of_partition)
     return taken
 
 

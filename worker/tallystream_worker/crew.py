@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from tallystream.keys import PartitionKeys
     from tallystream.meta import Meta
+    from tallystream.rules import Rules
     from tallystream_worker.fold import Entry
     from tallystream_worker.outcome import Subscriber
     from tallystream_worker.settings import Settings
@@ -237,7 +238,12 @@ class _Lane(threading.Thread):
             confirmation=self._confirmation,
             on_refused=self._refused,
             begun=begun.decode() if begun else "0-0",
+            latest=lambda: self._rules_of(keys.generation),
         )
+
+    def _rules_of(self, generation: int) -> Rules | None:
+        found = stored(self._applying, self._meta.layout.namespace)
+        return None if found is None or found.epoch != self._meta.epoch else found.rules_of(generation)
 
     def _lost(self, error: Exception) -> None:
         if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):

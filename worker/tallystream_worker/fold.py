@@ -170,6 +170,9 @@ class Fold:
         self._begun = parse_id(begun)
         self._known: set[str] = set()
         self._known_actors: set[str] = set()
+        self._known_anywhere: set[str] = set()
+        self.has_strayed = False
+        """Whether the last call left something out because it belongs to another partition, by these rules."""
 
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[Fault, str] | None = None
@@ -186,6 +189,7 @@ class Fold:
         excluded = dict(excluded or {})
         # The gate asks whether an entry is pending, and it is as often as it is asked within one call.
         entries = list({entry.id: entry for entry in entries}.values())
+        self.has_strayed = False
         while True:
             folded, rest = self._pass(entries, excluded)
             faults = self._faults(folded)
@@ -314,8 +318,8 @@ class Fold:
             reason = self._refusal(metric, at, entry)
         elif reason is None:
             try:
-                if subject not in self._known:
-                    self._admit(subject)
+                # Copies of an id find each other at home.
+                self._admit(subject, anywhere=rule.spread and id_ is None)
                 if actor is not None:
                     _check_normal("actor", actor, MAX_ACTOR_BYTES)
                 if id_ is not None:
@@ -406,23 +410,28 @@ class Fold:
         """Look at each distinct counter of the batch once; return what must not be counted, with the reason."""
         faults: dict[Fault, str] = {}
         for place, sums in (*folded.batch.sums.items(), *folded.batch.limited.items()):
-            for subject in sums.keys() - self._known:
+            anywhere = place.rule.spread
+            for subject in sums.keys() - (self._known_anywhere if anywhere else self._known):
                 try:
-                    self._admit(subject)
+                    self._admit(subject, anywhere=anywhere)
                 except EventError as error:
                     faults[place.metric, subject] = str(error)
             if sums and (max(sums.values()) > MAX_AMOUNT or min(sums.values()) < -MAX_AMOUNT):
                 faults |= {(place.metric, s): OVERFLOW for s, total in sums.items() if abs(total) > MAX_AMOUNT}
         return faults
 
-    def _admit(self, subject: str) -> None:
+    def _admit(self, subject: str, *, anywhere: bool) -> None:
+        known = self._known_anywhere if anywhere else self._known
+        if subject in known:
+            return
         _check_normal("subject", subject, MAX_SUBJECT_BYTES)
         home = partition_of(subject, self._layout.partitions)
-        if home != self._partition:
+        if home != self._partition and not anywhere:
+            self.has_strayed = True
             raise EventError("subject", f"belongs to another partition: append it to {self._layout.keys[home].stream}")
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known.add(subject)
+        if len(known) >= REMEMBERED:
+            known.clear()
+        known.add(subject)
 
 
 OVERFLOW: Final = "the total would leave +-(2^53 - 1), or its key holds something else than a whole number"

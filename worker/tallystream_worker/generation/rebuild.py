@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from tallystream.connection import connect
 from tallystream.errors import ConfigurationError, StreamError
+from tallystream.meta import spread_fields, stored
 from tallystream.rules import publish
 from tallystream.script import Script
 from tallystream_worker import failpoint
@@ -56,7 +57,8 @@ def propose(client: redis.Redis, meta: Meta, rules: Rules) -> int:
     """Return the number of the generation to build by these rules: a new one, or the one that was begun.
 
     Raises:
-        ConfigurationError: one is being built by other rules, an old one is still kept, or the events are being moved.
+        ConfigurationError: one is being built by other rules, an old one is still kept, the events are being moved, or
+            a metric is not spread any more.
     """
     if meta.moving is not None:
         raise ConfigurationError(
@@ -65,6 +67,7 @@ def propose(client: redis.Redis, meta: Meta, rules: Rules) -> int:
         )
     if meta.rules is not None:  # what was retracted is no setting: it stays retracted
         rules = replace(rules, retracted=meta.rules.retracted)
+    meta.refuse_gathering(rules)
     answer, number = _PROPOSE(client, [meta.layout.meta], [publish(rules)])
     if answer == b"other":
         raise ConfigurationError(
@@ -163,7 +166,10 @@ class Rebuild:
         for partition in self._partitions:
             partition.switch()
             failpoint.reach("rebuild-switching")
-        _PROMOTE(self._partitions[0].client, [self._meta.layout.meta], [self._generation])
+        rules, client = self._meta.rules_of(self._generation), self._partitions[0].client
+        if rules is not None and rules.spread:
+            client.hset(self._meta.layout.meta, mapping=spread_fields(rules.spread))
+        _PROMOTE(client, [self._meta.layout.meta], [self._generation])
         failpoint.reach("rebuild-switched")
 
     def told(self, partition: int, entries: int) -> None:
@@ -261,9 +267,14 @@ class _Partition:
                 max_keys=self._max_keys,
                 max_deliveries=_MOST_TRIES,
                 begun=(begun or b"0-0").decode(),
+                latest=self._latest,
                 beside=True,
             )
         return self._consumer.run_once()
+
+    def _latest(self) -> Rules | None:
+        found = stored(self.client, self._layout.namespace)
+        return None if found is None else found.rules_of(self._keys.generation)
 
     def _tell(self, outcome: Outcome) -> None:
         self._rebuild.told(self._number, outcome.entries)

@@ -1,5 +1,6 @@
 """The figures of the whole, what is declared, and subjects by the beginning of their name."""
 
+from collections import Counter
 from typing import Annotated, Final
 
 import msgspec
@@ -96,11 +97,18 @@ class Summary(Controller):
         boards = [(metric, keys) for metric, rule in rules.metric.items() if rule.top for keys in layout.keys]
         commands = [("ZREVRANGE", keys.top(metric), 0, _SEARCHED - 1, "WITHSCORES") for metric, keys in boards]
         replies = await totals.run(Query(commands, lambda replies: [sound(reply) for reply in replies]))
-        best: dict[str, Found] = {}
+        listed: Counter[tuple[str, str]] = Counter()
         for (metric, _), reply in zip(boards, replies, strict=True):
             for raw, score in reply:
-                subject, value = raw.decode(), floored(rules, metric, int(float(score)))
-                if subject.startswith(begins) and (subject not in best or best[subject].value < value):
-                    best[subject] = Found(subject, metric, value)
+                if (subject := raw.decode()).startswith(begins):
+                    listed[subject, metric] += int(float(score))
+        # What is spread may be below the boards of some partitions: what is shown is read there, too.
+        in_parts = [counter for counter, _ in listed.most_common(_SEARCHED) if counter[1] in rules.spread]
+        values = dict(listed) | ((await totals.read(in_parts)).values if in_parts else {})
+        best: dict[str, Found] = {}
+        for (subject, metric), stored in values.items():
+            value = floored(rules, metric, stored)
+            if subject not in best or best[subject].value < value:
+                best[subject] = Found(subject, metric, value)
         found = sorted(best.values(), key=lambda each: (-each.value, each.subject))[:n]
         return Subjects(begins, found, sorted({metric for metric, _ in boards}))

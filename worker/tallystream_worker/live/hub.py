@@ -19,7 +19,6 @@ from redis.exceptions import RedisError
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError, EventError, TallyError
 from tallystream.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.keys import partition_of
 from tallystream.position import Position, parse_id, parse_position, position_commands
 from tallystream.query import Query, lag_of
 from tallystream_worker.live import vector
@@ -230,7 +229,7 @@ class Hub:
         end, layout = _vector(positions), meta.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
         if time.monotonic() < self._rest_until:  # what changed was too much a moment ago, and still will be
-            return {wanted: _named(wanted, moved, layout) for wanted in self._channels}
+            return {wanted: _named(wanted, moved, meta) for wanted in self._channels}
         metrics = frozenset[str]().union(*(wanted.metrics for wanted in self._channels))
         budget = int(_BUDGET * self._pace)
         changed = await changed_between(self._totals, layout, before, end, budget, metrics)
@@ -238,11 +237,11 @@ class Hub:
         if changed is None or self._comparisons(changed) > _MATCHES:
             self._rest_until = time.monotonic() + _REST
             self._reset(_MANY, [wanted for wanted in self._channels if wanted.patterns])
-            return {wanted: _named(wanted, moved, layout) for wanted in self._channels}
+            return {wanted: _named(wanted, moved, meta) for wanted in self._channels}
         found = {wanted: wanted.among(changed) for wanted in self._channels}
         for wanted in [wanted for wanted, counters in found.items() if len(counters) > MAX_HELD]:
             self._reset(_MANY, [wanted])
-            found[wanted] = _named(wanted, moved, layout)
+            found[wanted] = _named(wanted, moved, meta)
         return found
 
     def _move(self, data: str, positions: Sequence[Position]) -> None:
@@ -327,8 +326,14 @@ def _is_ahead(one: Vector, other: Vector) -> bool:
     return any(mine > theirs for mine, theirs in zip(one, other, strict=True))
 
 
-def _named(wanted: Wanted, partitions: set[int], layout: Layout) -> set[Counter]:
-    return {counter for counter in wanted.named if partition_of(counter[0], layout.partitions) in partitions}
+def _named(wanted: Wanted, partitions: set[int], meta: Meta) -> set[Counter]:
+    """Return the counters that a reader names and that may have changed in one of these partitions."""
+    spread = meta.rules.spread if meta.rules is not None else frozenset()
+    return {
+        (subject, metric)
+        for subject, metric in wanted.named
+        if not partitions.isdisjoint(meta.layout.holding(subject, spread=metric in spread))
+    }
 
 
 def _is_normal(subject: str) -> bool:

@@ -10,7 +10,7 @@ from msgspec.structs import replace as changed
 
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.keys import FIRST_LOG, Layout
-from tallystream.meta import fields_of, parse
+from tallystream.meta import fields_of, parse, spread_fields
 from tallystream.rules import publish
 from tallystream.script import Script
 from tallystream_worker.moving.copying import HOLDER
@@ -65,8 +65,8 @@ def begin(client: redis.Redis, meta: Meta, layout: Layout) -> Meta:
     """
     assert meta.rules is not None  # noqa: S101  # the caller found rules
     if not client.exists(layout.meta):
-        rules = publish(changed(meta.rules, retracted=()))
-        fields = fields_of(layout, meta.epoch) | {"rules": rules}
+        rules = changed(meta.rules, retracted=())
+        fields = fields_of(layout, meta.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
     stored = client.execute_command("HGETALL", layout.meta)
     return replace(parse(stored, namespace=layout.namespace), layout=layout)

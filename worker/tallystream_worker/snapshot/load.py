@@ -83,7 +83,7 @@ class Load:
 
     def _counted(self, table: str, rows: list[Any]) -> None:
         groups: dict[Group, list[tuple[str, Any]]] = defaultdict(list)
-        width = len(tables.COUNTERS[table].primary_key)
+        width = sum(column.name != "partition" for column in tables.COUNTERS[table].primary_key)
         for row in rows:
             group, item = item_of(table, tuple(row[:width]))
             groups[group].append((item, row.value))

@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from tallystream.codec import stated_events, was_decided, went_through_the_gate
 from tallystream.errors import StreamError
 from tallystream.keys import FIRST, FIRST_LOG, LAYOUT, Layout
-from tallystream.meta import fields_of
+from tallystream.meta import fields_of, spread_fields
 from tallystream.position import parse_id
 from tallystream.rules import read as read_rules
 from tallystream.script import Script
@@ -118,7 +118,7 @@ def restore(
         progress(part)
         failpoint.reach("after-partition")
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
-    client.hset(layout.meta, mapping=fields | {"rules": facts["rules"]})
+    client.hset(layout.meta, mapping=fields | {"rules": facts["rules"], **spread_fields(facts["spread"].split())})
     if layout.log != FIRST_LOG:
         logs = dict(each.split(":") for each in facts["earlier"].split())
         fields |= {"log": layout.log, "newest-log": layout.log}

@@ -1,6 +1,10 @@
 """The tables of a snapshot, for SQLite and PostgreSQL alike; made for people who ask, too.
 
 SELECT subject, value FROM totals WHERE metric = 'view' ORDER BY value DESC LIMIT 10
+
+A metric that is spread has a row for each partition:
+
+SELECT subject, SUM(value) AS value FROM totals WHERE metric = 'view' GROUP BY subject ORDER BY value DESC LIMIT 10
 """
 
 from __future__ import annotations
@@ -9,19 +13,20 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 
 metadata: Final = MetaData()
 
 
-def _table(name: str, keys: str, value: Any, column: str = "value") -> Table:
+def _table(name: str, keys: str, value: Any, *, spread: bool = False) -> Table:
     parts = [Column(key, Text, primary_key=True) for key in keys.split()]
-    return Table(name, metadata, *parts, Column("partition", Integer, nullable=False), Column(column, value))
+    partition = Column("partition", Integer, nullable=False, primary_key=spread, autoincrement=False)
+    return Table(name, metadata, *parts, partition, Column("value", value))
 
 
-totals: Final = _table("totals", "metric subject", BigInteger)
+totals: Final = _table("totals", "metric subject", BigInteger, spread=True)
 upvotes: Final = _table("upvotes", "metric subject", BigInteger)
-windows: Final = _table("windows", "window metric label subject", BigInteger)
+windows: Final = _table("windows", "window metric label subject", BigInteger, spread=True)
 limits: Final = _table("limits", "metric label subject", BigInteger)  # what was asked, the rejected included
 votes: Final = _table("votes", "metric label subject actor", Text)  # "<at> <amount> <labels>"
 ids: Final = _table("ids", "metric label subject id", Text)  # the same

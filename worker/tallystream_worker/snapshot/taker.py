@@ -250,6 +250,7 @@ def facts_of(meta: Meta) -> dict[str, str]:
         "partitions": str(meta.layout.partitions),
         "epoch": meta.epoch,
         "rules": publish(meta.rules).decode(),
+        "spread": " ".join(sorted(meta.spread)),
     }
     if meta.layout.log != FIRST_LOG:
         facts["log"] = str(meta.layout.log)
