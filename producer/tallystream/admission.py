@@ -147,9 +147,9 @@ class Admission:
         meta = self.meta
         if meta is not None and meta.rules is not None:
             meta.rules.refuse(metric, amount, actor)
-        return ANYWHERE if metric in self.spread and is_spreadable(actor, id_) else home
+        return ANYWHERE if metric in self.spread and is_spreadable(id_) else home
 
 
-def is_spreadable(actor: str | None, id_: str | None) -> bool:
+def is_spreadable(id_: str | None) -> bool:
     """Tell whether an event of a spread metric may leave its subject's home: copies of an id must meet there."""
-    return actor is None and id_ is None
+    return id_ is None

@@ -300,5 +300,5 @@ class Buffer:
 
 def partition_for(event: Event, partitions: int, spread: Collection[str], turn: int) -> int:
     """Return where an event goes: to the partition whose turn it is, or to its subject's."""
-    metric, subject, _, _, actor, id_ = event
-    return turn if metric in spread and is_spreadable(actor, id_) else partition_of(subject, partitions)
+    metric, subject, _, _, _, id_ = event
+    return turn if metric in spread and is_spreadable(id_) else partition_of(subject, partitions)

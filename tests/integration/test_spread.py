@@ -204,7 +204,8 @@ def test_a_producer_spreads_what_has_no_id(rig, tmp_path, spooled):
         producer.emit("hot", "s1")
         producer.flush(10)  # by now it knows the partitions, and the rules
         for number in range(3000):
-            producer.emit("hot", "s1", id=f"i{number % 100}" if number % 10 == 0 else None)
+            id_ = f"i{number % 100}" if number % 10 == 0 else None
+            producer.emit("hot", "s1", actor="u1" if number % 3 == 0 else None, id=id_)
         producer.flush(10)
     assert min(in_streams(rig)) > 500
     rig.finish()
