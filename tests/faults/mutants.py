@@ -207,4 +207,16 @@ MUTANTS: Final = (
         (33,),
         "X",
     ),
+    Mutant(
+        "restore-that-forgets-the-gate",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "(self._keys.stream, self._keys.sequences, self._keys.prefix + _MARKER)",
+                "(self._keys.stream, self._keys.prefix + _MARKER)",
+            ),
+        ),
+        (21,),
+        "B",
+    ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tallystream.ledger import query_ledger
 from tallystream.totals import Totals
+from tallystream_worker.embedded import EmbeddedServerError
 from tests.faults import checks
 from tests.faults.memory import Memory, is_flat
 from tests.faults.world import World
@@ -80,7 +82,8 @@ class Soak:
     def _roles(self) -> Iterator[tuple[str, int]]:
         yield from (("worker", child.pid) for child in self._workers)
         yield from (("producer", child.pid) for child in self._producers)
-        yield "server", self._world.server.pid
+        with contextlib.suppress(EmbeddedServerError):  # it is being restarted
+            yield "server", self._world.server.pid
 
     def _inject(self) -> None:
         world = self._world
