@@ -1,0 +1,86 @@
+"""A move under real processes: an app with a spool, a worker and a read service that nobody restarts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream.connection import connect
+from tallystream.meta import establish
+from tests.secured import free_port
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAM = str(Path(sys.executable).with_name("tallystream"))
+APP = """
+import sys, time
+from tallystream import Producer
+
+with Producer(sys.argv[1], spool=sys.argv[2]) as producer:
+    n = 0
+    while n < 3_000:
+        producer.emit("view", f"article:{n % 20}")
+        n += 1
+        time.sleep(0.002)
+        if n % 500 == 0:
+            producer.decide("like", "article:0")
+    producer.flush(30)
+print(n)
+"""
+
+
+@contextlib.contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process until the block ends; it must stop cleanly."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_processes_go_on_by_themselves_while_everything_is_moved(fresh_server, tmp_path):
+    """The answers of a read service never fall, and in the end every event of the app is in them, by 7 partitions."""
+    server, port = fresh_server(), free_port()
+    where = ("--redis", server.url)
+
+    def asked() -> int:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/counters/article:1/view", timeout=5) as answer,
+        ):
+            return int(json.load(answer)["value"])
+        return -1
+
+    seen: list[int] = []
+    with running(PROGRAM, "worker", *where), running(PROGRAM, "serve", "--port", str(port), *where):
+        until(lambda: asked() == 0, timeout=60, what="the read service")
+        app = subprocess.Popen([sys.executable, "-c", APP, server.url, str(tmp_path / "spool")], stdout=subprocess.PIPE)
+        until(lambda: asked() > 5, timeout=30, what="the app's events")
+        mover = subprocess.Popen([PROGRAM, "rebuild", "--partitions", "7", "--json", *where], stdout=subprocess.PIPE)
+        while mover.poll() is None or app.poll() is None:
+            seen.append(asked())
+        moved, emitted = json.loads(mover.communicate()[0]), int(app.communicate()[0])
+        assert (mover.returncode, app.returncode, moved["moved"]) == (0, 0, True)
+        until(lambda: asked() == emitted // 20, timeout=30, what="every event to be counted")
+        assert seen == sorted(seen)
+        assert len(seen) > 10
+        assert min(seen) > 0  # no moment without an answer
+        with contextlib.closing(connect(server.url)) as client:
+            meta = establish(client)
+            assert (meta.layout.partitions, meta.layout.log) == (7, 2)
+        audit = subprocess.run([PROGRAM, "audit", "--json", *where], check=True, stdout=subprocess.PIPE)
+        assert json.loads(audit.stdout)["differences"] == []
+        subprocess.run([PROGRAM, "rebuild", "--drop", *where], check=True, stdout=subprocess.DEVNULL)
+        assert asked() == emitted // 20
