@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -380,3 +384,26 @@ def test_a_worker_audits(server):
         producer.flush(wait="counted", timeout=20)
         until(lambda: (client.hget("tally:meta", "audit") or b"0 0").split()[1] != b"0", timeout=20, what="an audit")
         assert client.hget("tally:meta", "audit").split()[2] == b"0"
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_the_command_says_what_the_verdict_rests_on(rig, tmp_path):
+    """`audit` names the snapshot that it began with and its exit status says whether all is right; it makes no file."""
+    program = Path(sys.executable).with_name("tallystream")
+    environment = {**os.environ, "TALLYSTREAM_REDIS_URL": rig.url}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [program, "audit", *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    place = ("--snapshot", str(tmp_path / "snapshot.sqlite"))
+    said = command(*place)
+    assert (said.returncode, "proved from the snapshot of" in said.stderr) == (0, True), said.stderr
+    rig.client.incr(rig.layout.keys_of("s3").total("view", "s3"))
+    said = command(*place, "--json")
+    assert said.returncode == 1
+    assert [each["counter"] for each in json.loads(said.stdout)["differences"]] == ["total:view:s3"]
+    said = command("--snapshot", "nowhere.sqlite")
+    assert (said.returncode, "there is no such snapshot" in said.stderr) == (1, True), said.stderr
+    assert not (tmp_path / "nowhere.sqlite").exists()

@@ -141,10 +141,10 @@ def _run(wanted: _Wanted) -> Report:
 
 def _remarks(report: Report) -> Iterator[str]:
     """Yield what must be known beside the verdict: what it rests on, and what it does not cover."""
+    if taken := [scope.moment for scope in report.scopes if scope.base == "snapshot"]:
+        yield f"proved from the snapshot of {_moment(min(taken))} on ({len(taken)} partitions), taken as right"
     for scope in report.scopes:
-        if scope.base == "snapshot":
-            yield f"{scope.stream}: from the snapshot of {_moment(scope.moment)} on, which was taken as right"
-        elif scope.unproved:
+        if scope.unproved:
             yield (
                 f"{scope.stream}: nothing is known of what was appended before {_moment(scope.moment)}; "
                 f"proved are buckets that begin behind {_moment(scope.since)}, and not: {scope.unproved:,} keys "

@@ -87,7 +87,7 @@ def restore(
             error_console.print(f"{part.stream}: {part.rows:,} rows, {part.replayed:,} entries behind them")
 
     began = time.monotonic()
-    with closing(connect(settings.redis.url)) as client, closing(_database(settings, url)) as database:
+    with closing(connect(settings.redis.url)) as client, closing(_database(settings, url, is_there=True)) as database:
         parts = bring_back(client, database, _archived(settings, archive, database), force=force, progress=tell)
     seconds = time.monotonic() - began
     if json:
@@ -124,7 +124,7 @@ def drill(
 
     settings = where.settings()
     began = time.monotonic()
-    with closing(connect(settings.redis.url)) as client, closing(_database(settings, url)) as database:
+    with closing(connect(settings.redis.url)) as client, closing(_database(settings, url, is_there=True)) as database:
         meta = establish(client, settings.redis.expected, settings.redis.namespace)
         verdict = try_out(client, database, meta, _archived(settings, archive, database))
     seconds = time.monotonic() - began
@@ -144,10 +144,10 @@ def drill(
     return 1 if verdict.differing else 0
 
 
-def _database(settings: Settings, url: str | None) -> Database:
+def _database(settings: Settings, url: str | None, *, is_there: bool = False) -> Database:
     from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
 
-    return Database(_place(settings, url), settings.redis.namespace)
+    return Database(_place(settings, url), settings.redis.namespace, is_there=is_there)
 
 
 def _place(settings: Settings, url: str | None) -> str:

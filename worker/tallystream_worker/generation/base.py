@@ -80,7 +80,7 @@ def opened(
     if url := settings.snapshot.url if snapshot is None else snapshot:
         from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
 
-        database = Database(url, settings.redis.namespace)
+        database = Database(url, settings.redis.namespace, is_there=True)
     try:
         yield Sources(store, database, prefers_snapshot=bool(snapshot))
     finally:

@@ -75,14 +75,16 @@ class Database:
         url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`.
         namespace: Whose snapshot: another than the one that the place belongs to has a file (SQLite) or a schema
             (PostgreSQL) of its own beside it.
+        is_there: It is only read, so a file that is missing is an error, when it is first used, and not made.
 
     Raises:
         ConfigurationError: the URL cannot be used.
     """
 
-    def __init__(self, url: str, namespace: str = NAMESPACE) -> None:
+    def __init__(self, url: str, namespace: str = NAMESPACE, *, is_there: bool = False) -> None:
         self._url = self._place = url
         self._namespace = namespace
+        self._is_there = is_there
         self.owner: str | None = None
         """Whose the place itself is, once that was asked."""
         if url.startswith(("postgres://", "postgresql://")):
@@ -322,6 +324,8 @@ class Database:
                 self._place = f"{self._url} (schema {self._schema})"
                 self._engine = self._engine.execution_options(schema_translate_map={None: self._schema})
         if is_sqlite:
+            if self._is_there and not Path(self._engine.url.database or "").exists():
+                raise ConfigurationError(f"{self._engine.url.database}: there is no such snapshot")
             event.listen(self._engine, "connect", _prepare_sqlite)
         with self._engine.begin() as connection:
             if self._schema is not None:
