@@ -3,7 +3,8 @@
 Usage: python -m benchmarks.live_readers [--quick]
 
 The same backlog is drained in pairs, without readers and with 500 that follow the overview, all in processes of
-their own; the median of the pairs' ratios is what readers leave to the worker. Then, at a steady rate of events,
+their own; the median of the pairs' ratios is what readers leave to the worker. On a machine that does other things
+as well, the processor time that worker and server need says more than the rate. Then, at a steady rate of events,
 the processor time of the read service is taken for one reader and for many, and the way to a reader is timed.
 """
 
@@ -22,7 +23,7 @@ from tallystream.live import follow
 
 from .counting import wait_for_first_read, wait_until_counted
 from .load import METRIC, zipf
-from .measure import percentile
+from .measure import percentile, server_cpu_seconds
 from .processes import SHIPPED, Running, module, program, worker
 from .server import Arena, running, until
 
@@ -59,17 +60,31 @@ def _cost(arena: Arena) -> None:
             producer.emit(METRIC, subject)
         producer.flush(300)
     arena.save_as("backlog")
-    ratios = []
+    ratios, costs = [], []
     for pair in range(2 if arena.quick else PAIRS):
-        rates = {}
+        rates, spent = {}, {}
         for readers in (0, READERS) if pair % 2 else (READERS, 0):
             arena.restore("backlog")
             with serving(arena), _reading(arena, readers), worker(arena.url, arena.scratch, SHIPPED) as counting:
                 started = wait_for_first_read(arena, counting)
+                before = _spent(arena, counting)
                 rates[readers] = len(subjects) / (wait_until_counted(arena, len(subjects), counting) - started)
+                spent[readers] = _spent(arena, counting) - before
         ratios.append(rates[READERS] / rates[0])
-        print(f"worker alone {rates[0]:,.0f} events/s, with {READERS} readers {rates[READERS]:,.0f}: {ratios[-1]:.3f}")
-    print(f"ratio, median of {len(ratios)} pairs: {statistics.median(ratios):.3f}")
+        costs.append(spent[READERS] / spent[0])
+        print(
+            f"worker alone {rates[0]:,.0f} events/s, with {READERS} readers {rates[READERS]:,.0f}: {ratios[-1]:.3f}; "
+            f"processor time {spent[0]:.2f} s, {spent[READERS]:.2f} s: {costs[-1]:.3f}"
+        )
+    print(
+        f"medians of {len(ratios)} pairs: rate {statistics.median(ratios):.3f}, "
+        f"processor time of worker and server {statistics.median(costs):.3f}"
+    )
+
+
+def _spent(arena: Arena, counting: Running) -> float:
+    """Return the processor time of worker and server until now."""
+    return sum(psutil.Process(counting.process.pid).cpu_times()[:2]) + server_cpu_seconds(arena.client)
 
 
 def _processor(arena: Arena) -> None:

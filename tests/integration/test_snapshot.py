@@ -711,3 +711,23 @@ def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, draw
         found = audit(rig.client, establish(rig.client), RULES, sources=Sources(archive=store))
         assert (found.differences, found.unproved) == ([], 0)
     database.close()
+
+
+def test_whoever_watches_is_told_how_often(rig, tmp_path):
+    """While a worker takes snapshots by itself the server says how often; also where none succeeds; not afterwards."""
+    place = SnapshotSettings(url=str(tmp_path / "s.sqlite"), every=0.2)
+    configured = Settings(redis=RedisSettings(url=rig.url), snapshot=place)
+
+    def said(field):
+        return rig.client.hget(rig.layout.meta, field)
+
+    with taker.snapshotting(configured, rig.meta, logs.configure(quiet=True)):
+        until(lambda: said("snapshot") is not None, what="a snapshot")
+        assert said("snapshot-every") == b"0.2"
+    assert said("snapshot-every") is None
+    with closing(Database(place.url)) as database, database._engine.begin() as connection:
+        connection.execute(text("update facts set value = 'another' where name = 'epoch'"))
+    rig.client.hdel(rig.layout.meta, "snapshot")
+    with taker.snapshotting(configured, rig.meta, logs.configure(quiet=True)):
+        until(lambda: said("snapshot-every") == b"0.2", what="the interval")
+    assert said("snapshot") is None

@@ -71,3 +71,5 @@ def test_a_worker_has_a_port_of_its_own() -> None:
             assert b"tallystream_batches_total 1.0" in answer.read()
         with pytest.raises(ConfigurationError, match=r"cannot listen on 127\.0\.0\.1 port \d+ .*--metrics-port"):
             serve_metrics(registry, "127.0.0.1", server.server_port)
+    with pytest.raises(ConfigurationError, match=r"--metrics-port: must be 0 to 65,535, not 99,999"):
+        serve_metrics(registry, "127.0.0.1", 99_999)

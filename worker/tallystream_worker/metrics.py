@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from tallystream_worker.outcome import Outcome
     from tallystream_worker.vigil import Vigil, Vigils
+
+
+MAX_PORT: Final = 65_535
 
 
 class WorkerMetrics:
@@ -124,6 +127,8 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigi
     Raises:
         ConfigurationError: the address cannot be listened on.
     """
+    if not 0 <= port <= MAX_PORT:
+        raise ConfigurationError(f"--metrics-port: must be 0 to {MAX_PORT:,}, not {port:,}")
     metrics = make_wsgi_app(registry)
 
     def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:

@@ -96,7 +96,10 @@ def _unreachable(error: Exception) -> str:
             f"the certificate of {current_url()} is not trusted: {error}. Name the authority that signed it with "
             "?ssl_ca_certs=FILE in the URL, and the host as the certificate has it"
         )
-    return f"cannot reach {current_url()}: {error}. Name another server with --redis, or start one with: tallystream up"
+    problem = str(error).rstrip(".")
+    return (
+        f"cannot reach {current_url()}: {problem}. Name another server with --redis, or start one with: tallystream up"
+    )
 
 
 def _say(message: str, status: int) -> int:

@@ -59,6 +59,7 @@ class Tenants:
         tuple[Path, ...],
         Parameter(
             negative="",
+            show_default=False,
             help="configuration; repeated: one for each namespace; else tallystream.toml or config/tallystream.toml",
         ),
     ] = ()
@@ -95,5 +96,7 @@ FromSnapshot = Annotated[str | None, Parameter(help="SQLite file or database URL
 AcceptLoss = Annotated[
     bool, Parameter(negative="", show_default=False, help="go on although a part of the log is gone")
 ]
-MetricsPort = Annotated[int | None, Parameter(help="serve metrics of its own on this port, and how it is")]
+MetricsPort = Annotated[
+    int | None, Parameter(help="serve its own /metrics on this port; a worker also /healthz and /readyz")
+]
 MetricsHost = Annotated[str, Parameter(help="the address for them; they ask for no token: keep it inside")]
