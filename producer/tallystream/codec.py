@@ -310,8 +310,11 @@ def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
     return payload
 
 
-def split(payload: Payload, home: Callable[[str], int]) -> dict[int, Payload]:
-    """Return a payload in parts, by where `home` says that a subject is counted, with each visit as a single."""
+def split(payload: Payload, home: Callable[[str, str, bool], int]) -> dict[int, Payload]:
+    """Return a payload in parts, with each visit as a single.
+
+    `home` says where events go: by metric, subject, and whether they have an id.
+    """
     payload = payload.by_singles()
     parts: dict[int, Payload] = {}
 
@@ -322,7 +325,7 @@ def split(payload: Payload, home: Callable[[str], int]) -> dict[int, Payload]:
         groups: dict[int, Group] = {}
 
         def of(subject: str, group: Group = group, groups: dict[int, Group] = groups) -> Group:
-            number = home(subject)
+            number = home(group.metric, subject, False)  # noqa: FBT003  # it goes by position
             if number not in groups:
                 groups[number] = Group(group.metric, group.minute, [], {}, {})
                 part(number).groups.append(groups[number])
@@ -335,9 +338,10 @@ def split(payload: Payload, home: Callable[[str], int]) -> dict[int, Payload]:
         for subject, pair in group.sums.items():
             of(subject).sums[subject] = pair
     for single in payload.singles:
-        part(home(single.subject)).singles.append(single)
+        part(home(single.metric, single.subject, single.id is not None)).singles.append(single)
     for correction in payload.corrections:
-        part(home(correction.subject)).corrections.append(correction)
+        home_of = home(correction.metric, correction.subject, False)  # noqa: FBT003  # as above
+        part(home_of).corrections.append(correction)
     return parts
 
 

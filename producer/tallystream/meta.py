@@ -81,7 +81,8 @@ class Meta:
             name = gathered[0]
             raise ConfigurationError(
                 f"[metric.{name}] spread: events of {name} lie in every partition of this log, so its counters cannot "
-                f"be read from one of them. Keep spread = true in [metric.{name}] for as long as this log is used"
+                f"be read from one of them. Keep spread = true in [metric.{name}], or gather them in a new log by "
+                "this configuration: tallystream rebuild"
             )
 
     def with_live(self, live: Sequence[bytes | None]) -> Meta:

@@ -130,7 +130,7 @@ def _lanes(spool: Spool, layout: Layout, sent_first: Counter[int] | None = None)
 def _parts(entry: Entry, layout: Layout) -> Iterator[tuple[int, Entry]]:
     """Yield what an entry holds for each partition; its size in the buffer stays what it is in all."""
     size = entry.size
-    parts = split(decode_packed(entry.payload), lambda subject: partition_of(subject, layout.partitions))
+    parts = split(decode_packed(entry.payload), lambda _, subject, __: partition_of(subject, layout.partitions))
     for partition, payload in parts.items():
         yield partition, Entry(entry.cycle, payload.events, size, encode(payload), entry.was_confirmed)
         size = 0

@@ -30,16 +30,17 @@ from tallystream.decide import Decider
 from tallystream.errors import ConfigurationError, GenerationMoved, StreamError
 from tallystream.event import Event
 from tallystream.ledger import query_ledger
-from tallystream.meta import establish
+from tallystream.meta import establish, spread_fields
 from tallystream.outbox import Outbox
 from tallystream.producer import Producer
 from tallystream.rules import Metric, Rules
 from tallystream.spool import Spool, SpoolSettings
 from tallystream.totals import Totals
-from tallystream_worker.app import counting
+from tallystream_worker.app import counting, open_books
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.move import to_partitions
 from tallystream_worker.failpoint import MOVE_PLACES
 from tallystream_worker.generation.audit import audit
 from tallystream_worker.ingest.job import jobs_of, run
@@ -130,7 +131,7 @@ def test_a_copied_entry_is_as_late_as_the_original(server):
         rig.finish()
         before = rig.ledger(), rig.totals()
         meta = establish(rig.client)
-        new = log.begin(rig.client, meta, log.propose(rig.client, meta, 1))
+        new = log.begin(rig.client, meta, log.propose(rig.client, meta, 1), rig.rules)
         for source in (0, 1):  # the newer one first: its copies have the larger IDs
             other = Copying(rig.client, meta.layout, new.layout)
             other.look()
@@ -393,7 +394,7 @@ def test_two_who_copy_the_same_copy_it_once(server):
         for subject in "abcdef":
             emit(rig, subject, 3)
         meta = establish(rig.client)
-        new = log.begin(rig.client, meta, log.propose(rig.client, meta, 3))
+        new = log.begin(rig.client, meta, log.propose(rig.client, meta, 3), rig.rules)
         first, second = (Copying(rig.client, meta.layout, new.layout) for _ in range(2))
         second.look()
         assert first() == 18
@@ -529,3 +530,41 @@ def test_what_fires_goes_on_firing_after_a_move(server):
         moved(rig, 5)
         assert count(rig, *(("like", subject, 1) for subject in ("a", "b", "c"))) == []
         assert count(rig, ("like", "b", -10)) == [("hot", "b", "resolved", "2")]
+
+
+def test_what_is_not_spread_any_more_goes_home(server):
+    """A rebuild without spread moves a spread metric's events home, in as many partitions; every total stays."""
+    spread = Rules({"view": Metric(ids=None, spread=True), "like": Metric(ids=None)})
+    plain = Rules({"view": Metric(ids=None), "like": Metric(ids=None)})
+    with Rig(server.url, rules=spread, partitions=3) as rig:
+        rig.client.hset(rig.layout.meta, mapping=spread_fields(spread.spread))
+        for keys in rig.layout.keys:
+            for subject in "abc":
+                rig.client.xadd(keys.stream, {"metric": "view", "subject": subject})
+        rig.client.xadd(rig.layout.keys_of("d").stream, {"metric": "like", "subject": "d"})
+        rig.finish()
+        with pytest.raises(ConfigurationError, match="tallystream rebuild"):
+            open_books(settings_for(rig.url, plain, 0))
+        meta = establish(rig.client)
+        to_partitions(settings_for(rig.url, plain, 0), meta, 3, "", accept_loss=False, json=True)
+        rig.layout = establish(rig.client).layout
+        open_books(settings_for(rig.url, plain, 0))
+        assert establish(rig.client).spread == frozenset()
+        assert rig.totals() == {**{("view", subject): 3 for subject in "abc"}, ("like", "d"): 1}
+        for subject in "abc":
+            assert rig.client.get(rig.layout.keys_of(subject).total("view", subject)) == b"3"
+
+
+def test_a_spread_metric_stays_spread_in_other_partitions(server):
+    """What lies in any partition counts in any, before the move and after it."""
+    spread = Rules({"view": Metric(ids=None, spread=True)})
+    with Rig(server.url, rules=spread, partitions=3) as rig, Totals(server.url) as totals:
+        rig.client.hset(rig.layout.meta, mapping=spread_fields(spread.spread))
+        for _ in range(2):
+            for keys in rig.layout.keys:
+                rig.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+            rig.finish()
+            moved(rig, rig.layout.partitions + 1)
+            log.drop(rig.client, establish(rig.client))
+        assert establish(rig.client).spread == {"view"}
+        until(lambda: totals.get("a", "view") == 7, what="the reader to follow")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace as changed
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -17,13 +18,24 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.meta import Meta
+    from tallystream.rules import Rules
     from tallystream_worker.settings import Settings
+
+
+def gathered(meta: Meta, rules: Rules) -> Rules | None:
+    """Return the live rules without spreading what the configured ones do not spread; `None` where all is as it was."""
+    assert meta.rules is not None  # noqa: S101  # the caller found rules
+    names = (meta.spread & rules.metric.keys()) - rules.spread
+    if not names:
+        return None
+    at_home = {name: changed(meta.rules.metric[name], spread=False) for name in names & meta.rules.metric.keys()}
+    return changed(meta.rules, metric=meta.rules.metric | at_home)
 
 
 def to_partitions(
     settings: Settings, meta: Meta, partitions: int, archive: str, *, accept_loss: bool, json: bool
 ) -> None:
-    """Move to so many partitions, with a bar, and say what is left to do.
+    """Move to so many partitions, with a bar, and say what is left to do; what is not spread any more goes home.
 
     Raises:
         ConfigurationError: the move cannot be begun.
@@ -32,14 +44,15 @@ def to_partitions(
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ConfigurationError(f"--partitions must be 1 to {MAX_PARTITIONS:,}, not {partitions:,}")
     before, layout = meta.layout.partitions, meta.layout
-    if is_needed := partitions != before:
+    rules = gathered(meta, settings.rules)
+    if is_needed := partitions != before or rules is not None:
         with _bar() as bar:
             task = bar.add_task("copying", total=None, entries=0)
 
             def show(at: Progress) -> None:
                 bar.update(task, description=at.stage, completed=at.entries, total=at.of, entries=at.entries)
 
-            layout = move(settings, meta, partitions, archive=archive, accept_loss=accept_loss, show=show)
+            layout = move(settings, meta, partitions, rules=rules, archive=archive, accept_loss=accept_loss, show=show)
     if json:
         print_json({"partitions": partitions, "before": before, "log": layout.log, "moved": is_needed})
         return

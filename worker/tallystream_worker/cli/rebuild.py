@@ -14,7 +14,7 @@ from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
 from tallystream.meta import stored
 from tallystream_worker.cli.audit import print_differences
-from tallystream_worker.cli.move import clean, to_partitions
+from tallystream_worker.cli.move import clean, gathered, to_partitions
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.generation.compare import compare
@@ -55,7 +55,8 @@ def rebuild(
     The counters from before are kept until --drop. A rebuild that was interrupted goes on where it was.
 
     With --partitions, by the live rules and in a new log: `tallystream rebuild --partitions 16`. Before the switch it
-    can be given up with --drop; there is no way back after it, but to move again.
+    can be given up with --drop; there is no way back after it, but to move again. Where a metric is not spread any
+    more, that is done with the number of partitions that there are.
     """
     if sum((undo, drop, partitions is not None)) > 1 or (no_switch and partitions is not None):
         raise ConfigurationError(
@@ -75,6 +76,8 @@ def rebuild(
                 said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
                 console.print(f"removed {said or 'nothing: there are only the live counters'}")
             return
+        if partitions is None and not undo and not no_switch and gathered(meta, settings.rules) is not None:
+            partitions = meta.layout.partitions  # a log whose events are at home again is another log
         if partitions is not None:
             source = settings.archive.url if archive is None else archive
             to_partitions(settings, meta, partitions, source, accept_loss=accept_loss, json=json)

@@ -29,7 +29,7 @@ from tallystream.script import Script
 from tallystream_worker.generation.source import archived_entries, stream_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     import redis
 
@@ -66,6 +66,7 @@ class Copying:
         old: The log that is read.
         new: The log that is written.
         retracted: What was taken back of the first; it is not copied.
+        spread: The metrics whose events may lie in any partition of the first.
         archive: URL of the first one's archive, for what its streams no longer hold; `""` for none.
         accept_loss: Copy although the archive does not have all of that.
     """
@@ -78,12 +79,14 @@ class Copying:
         retracted: Sequence[Retraction] = (),
         archive: str = "",
         *,
+        spread: Collection[str] = (),
         accept_loss: bool = False,
     ) -> None:
         self._client = client
         self._old, self._new = old, new
         self._retracted = retracted
         self._archive = archive
+        self._spread = spread
         self._accepts_loss = accept_loss
         self._archived_wholly: set[int] = set()
         self._marks: list[dict[int, str]] = []
@@ -228,13 +231,14 @@ class Copying:
             fields = {b"v": VERSION, b"p": COPIED, b"q": b"%d" % entry.received}
             yield home, _part(entry, events, fields | {b"n": b"%d" % events, b"b": encode(part)})
 
-    def _home_from(self, source: int) -> Callable[[str], int]:
-        """Return what says where a subject's events go; those that lay in a wrong partition go to a wrong one again."""
+    def _home_from(self, source: int) -> Callable[[str, str, bool], int]:
+        """Return what says where events go; those that lay in a wrong partition go to a wrong one again."""
         before, after = self._old.partitions, self._new.partitions
 
-        def home(subject: str) -> int:
+        def home(metric: str, subject: str, has_id: bool) -> int:  # it goes by position
             right = partition_of(subject, after)
-            return right if partition_of(subject, before) == source else (right + 1) % after
+            was_right = partition_of(subject, before) == source or (metric in self._spread and not has_id)
+            return right if was_right else (right + 1) % after
 
         return home
 

@@ -35,7 +35,7 @@ class Ferry:
             return 0
         between = (old.log, meta.layout.log)
         if self._copying is None or self._between != between:
-            self._copying, self._between = Copying(self._client, old, meta.layout), between
+            self._copying, self._between = Copying(self._client, old, meta.layout, spread=meta.spread), between
         try:
             return self._copying()
         except CopiedElsewhere:

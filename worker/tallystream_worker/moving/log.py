@@ -58,18 +58,25 @@ def propose(client: redis.Redis, meta: Meta, partitions: int) -> Layout:
     return Layout(partitions, meta.layout.namespace, log=int(number))
 
 
-def begin(client: redis.Redis, meta: Meta, layout: Layout) -> Meta:
-    """Store what a new log is like, where that is not stored yet; it counts by the live rules.
+def begin(client: redis.Redis, meta: Meta, layout: Layout, rules: Rules) -> Meta:
+    """Store what a new log is like, where that is not stored yet, and by which rules it counts.
 
     What was retracted of the log before is not copied, so the new one's rules need not remember it.
+
+    Raises:
+        ConfigurationError: it was begun by other rules.
     """
-    assert meta.rules is not None  # noqa: S101  # the caller found rules
+    rules = changed(rules, retracted=())
     if not client.exists(layout.meta):
-        rules = changed(meta.rules, retracted=())
         fields = fields_of(layout, meta.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
     stored = client.execute_command("HGETALL", layout.meta)
-    return replace(parse(stored, namespace=layout.namespace), layout=layout)
+    found = replace(parse(stored, namespace=layout.namespace), layout=layout)
+    if found.rules is None or publish(found.rules) != publish(rules):
+        raise ConfigurationError(
+            "the move was begun by other rules: give it up with tallystream rebuild --drop, then begin anew"
+        )
+    return found
 
 
 def close(client: redis.Redis, meta: Meta, layout: Layout) -> None:

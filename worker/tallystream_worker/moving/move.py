@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tallystream.keys import Layout
     from tallystream.meta import Meta
+    from tallystream.rules import Rules
     from tallystream_worker.settings import Settings
 
 _NEAR: Final = 1000
@@ -53,6 +54,7 @@ class Move:
         meta: What is stored of the old log.
         layout: Where the new one lies.
         archive: URL of the old log's archive, `""` for none.
+        rules: Those to count by; the live ones where none are given.
         accept_loss: Move although a part of the log is gone.
         show: Told of the progress, now and then.
     """
@@ -64,6 +66,7 @@ class Move:
         meta: Meta,
         layout: Layout,
         *,
+        rules: Rules | None = None,
         archive: str = "",
         accept_loss: bool = False,
         show: Callable[[Progress], Any] = lambda _: None,
@@ -71,7 +74,7 @@ class Move:
         assert meta.rules is not None  # noqa: S101  # the caller found rules
         self._settings, self._client = settings, client
         self._old = meta
-        self.new = log.begin(client, meta, layout)
+        self.new = log.begin(client, meta, layout, rules or meta.rules)
         """What is stored of the new log,"""
         assert self.new.rules is not None  # noqa: S101  # it has just been begun with rules
         self.rules = self.new.rules
@@ -79,7 +82,15 @@ class Move:
         self._accepts_loss = accept_loss
         self._has_archive = bool(archive)
         self._show = show
-        self._copying = Copying(client, meta.layout, layout, meta.rules.retracted, archive, accept_loss=accept_loss)
+        self._copying = Copying(
+            client,
+            meta.layout,
+            layout,
+            meta.rules.retracted,
+            archive,
+            spread=meta.rules.spread,
+            accept_loss=accept_loss,
+        )
         self._of = 0
 
     def begin(self) -> None:
@@ -166,7 +177,7 @@ class Move:
         now = stored(self._client, self._old.layout.namespace)
         if now is None or now.moving != self.new.layout.log:
             raise self._given_up()
-        if log.without_retracted(now.rules) != log.without_retracted(self.new.rules):
+        if log.without_retracted(now.rules) != log.without_retracted(self._old.rules):
             raise StreamError(
                 "the rules have changed since the move began, and what was counted by others would differ: give it up "
                 "with tallystream rebuild --drop, then begin anew"
@@ -184,11 +195,12 @@ def move(
     meta: Meta,
     partitions: int,
     *,
+    rules: Rules | None = None,
     archive: str = "",
     accept_loss: bool = False,
     show: Callable[[Progress], Any] = lambda _: None,
 ) -> Layout:
-    """Move everything to another number of partitions; return where it lies then.
+    """Move everything to another number of partitions; return where it lies then. See `Move` for the rest.
 
     Raises:
         ConfigurationError: the move cannot be begun; says why, and what to do.
@@ -198,7 +210,7 @@ def move(
     client = connect(settings.redis.url)
     try:
         layout = log.propose(client, meta, partitions)
-        run = Move(settings, client, meta, layout, archive=archive, accept_loss=accept_loss, show=show)
+        run = Move(settings, client, meta, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show)
         run.begin()
         with Counting(settings, run.new, run.rules) as counting:
             run.catch_up(counting)
