@@ -407,3 +407,10 @@ def test_the_command_says_what_the_verdict_rests_on(rig, tmp_path):
     said = command("--snapshot", "nowhere.sqlite")
     assert (said.returncode, "there is no such snapshot" in said.stderr) == (1, True), said.stderr
     assert not (tmp_path / "nowhere.sqlite").exists()
+
+
+def test_the_snapshot_of_an_earlier_log_is_no_base(rig, snapshot):
+    """A snapshot from before the number of partitions was changed is refused where it is named: it proves nothing."""
+    snapshot.state({"log": "2"})
+    with pytest.raises(ConfigurationError, match="before the partitions were changed"):
+        report(rig, sources=Sources(snapshot=snapshot, prefers_snapshot=True))

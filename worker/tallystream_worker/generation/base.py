@@ -144,6 +144,11 @@ def _of_snapshot(client: redis.Redis, meta: Meta, number: int, database: Databas
     facts, (position, generation) = database.facts(), found
     if facts.get("epoch") != meta.epoch or facts.get("namespace") != meta.layout.namespace:
         raise ConfigurationError(f"{database.place} holds the snapshot of other data")
+    if facts.get("log", str(FIRST_LOG)) != str(meta.layout.log):
+        raise ConfigurationError(
+            f"{database.place} is of the log before the partitions were changed: take another snapshot "
+            "(tallystream snapshot --once)"
+        )
     moment = dt.datetime.fromtimestamp(position.taken / 1000, dt.UTC).isoformat(" ", "seconds")
     if generation != keys.generation:
         raise ConfigurationError(
