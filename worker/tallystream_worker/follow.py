@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from tallystream_worker.settings import Settings
 
 _EVERY: Final = 0.5
-"""Seconds between looks which log holds: about how long new entries wait after a move."""
+"""Seconds between looks which log holds: about how long new entries wait after a move,"""
+_FETCH_EVERY: Final = 2.0
+"""and between looks for what still comes to the log before."""
 
 
 class Follower(threading.Thread):
@@ -58,6 +61,9 @@ class Follower(threading.Thread):
         self._stopping = threading.Event()
         self._crew = crew(meta)
         self._beside = ExitStack()
+        self._is_begun = False  # what is done beside the counting
+        self._fetch_at = 0.0
+        self._problem: str | None = None
 
     @property
     def health(self) -> list[Health]:
@@ -72,7 +78,7 @@ class Follower(threading.Thread):
     def begin(self) -> None:
         """Begin to count, and to follow."""
         self._crew.start()
-        self._beside.enter_context(self._do(self._meta))
+        self._begin_beside()
         self.start()
 
     def quiet(self) -> None:
@@ -94,8 +100,14 @@ class Follower(threading.Thread):
         while not self._stopping.wait(_EVERY):
             try:
                 self.look()
-            except (RedisError, TallyError) as error:
+            except RedisError as error:
                 self._log.debug("cannot look which log holds", error=str(error))  # the lanes say what is wrong
+            except TallyError as error:
+                self._say(str(error))
+            except Exception as error:  # noqa: BLE001  # a thread that dies in silence is worse than any bug
+                self._say(f"{type(error).__name__}: {error}", exc_info=True)
+            else:
+                self._problem = None
 
     def look(self) -> None:
         """Go on where the log that holds is; fetch what still comes to the one before."""
@@ -104,8 +116,12 @@ class Follower(threading.Thread):
             return  # not our data: the lanes sound the alarm
         if found.layout.log != self._meta.layout.log:
             self._go_on(found)
-        if fetched := self._ferry(found):
-            self._log.info("entries fetched from the log before", entries=fetched)
+        if not self._is_begun and not self._stopping.is_set():
+            self._begin_beside()
+        if time.monotonic() >= self._fetch_at:
+            self._fetch_at = time.monotonic() + _FETCH_EVERY
+            if fetched := self._ferry(found):
+                self._log.info("entries fetched from the log before", entries=fetched)
 
     def _go_on(self, found: Meta) -> None:
         before, self._meta = self._crew, found
@@ -114,10 +130,20 @@ class Follower(threading.Thread):
         if self._stopping.is_set():
             self._crew.quiet()
         self._log.info("counting goes on in another log", log=found.layout.log, partitions=found.layout.partitions)
+        self._is_begun = False
         self._beside.close()
         self._end(before)
+
+    def _begin_beside(self) -> None:
         self._beside = ExitStack()
-        self._beside.enter_context(self._do(found))
+        self._beside.enter_context(self._do(self._meta))
+        self._is_begun = True
+
+    def _say(self, problem: str, **details: object) -> None:
+        """One line for each problem, however often it is met."""
+        if problem != self._problem:
+            self._log.error("does not follow the log", problem=problem, **details)
+        self._problem = problem
 
     def _end(self, crew: Crew) -> None:
         if not crew.stop(self._timeout):

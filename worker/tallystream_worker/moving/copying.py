@@ -128,7 +128,8 @@ class Copying:
                 show()
         if page:
             self._copy(page)
-        self.hold()
+        if self.entries != before:
+            self.hold()
         return self.entries - before
 
     def hold(self) -> None:
