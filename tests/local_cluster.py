@@ -32,18 +32,25 @@ NODE_TIMEOUT = 1500
 
 
 class LocalNode:
-    """One process of the cluster."""
+    """One process of the cluster; with certificates, one that speaks TLS to others and on a port of its own to us."""
 
-    def __init__(self, data: Path, binary: Path | None, *, node_timeout: int, fsync: str) -> None:
+    def __init__(
+        self, data: Path, binary: Path | None, *, node_timeout: int, fsync: str, certificates: Path | None = None
+    ) -> None:
         self.bus_port = free_port()
         extra = [
             "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", str(self.bus_port),
             "--cluster-node-timeout", str(node_timeout), "--cluster-replica-validity-factor", "0",
             "--repl-diskless-sync-delay", "0", "--appendfsync", fsync,
         ]  # fmt: skip
+        if certificates is not None:
+            extra += ["--tls-port", str(free_port()), "--tls-cluster", "yes", "--tls-replication", "yes"]
+            extra += ["--tls-cert-file", f"{certificates}/server.crt", "--tls-key-file", f"{certificates}/server.key"]
+            extra += ["--tls-ca-cert-file", f"{certificates}/ca.crt"]
         self.server = EmbeddedServer(data, port=0, extra=extra, binary=binary)
         self.server.start()
         self.port = int(self.server.url.rpartition(":")[2])
+        self.tls_port = None if certificates is None else int(extra[extra.index("--tls-port") + 1])
         self.client = Redis(
             port=self.port, protocol=3, legacy_responses=False, retry=Retry(NoBackoff(), 0), socket_timeout=5
         )
@@ -94,7 +101,7 @@ class LocalCluster:
         for number, node in enumerate(self.nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             for other in self.nodes[:number]:  # each with each: to wait for their gossip takes a second longer
-                node.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other.bus_port)
+                node.ask("CLUSTER", "MEET", "127.0.0.1", other.tls_port or other.port, other.bus_port)
         until(lambda: all(self._known_by(node) == len(self.nodes) for node in self.nodes), 30, 0.05, "acquaintance")
         edges = [SLOTS * i // PRIMARIES for i in range(PRIMARIES + 1)]
         for i in range(PRIMARIES):
@@ -214,6 +221,7 @@ def local_cluster(
     replicas: int = PRIMARIES,
     node_timeout: int = NODE_TIMEOUT,
     fsync: str = "always",
+    certificates: Path | None = None,
 ) -> Iterator[LocalCluster]:
     """Start a cluster and kill it at the end; the first `replicas` primaries have one each."""
     binary: Path | None = None
@@ -222,7 +230,8 @@ def local_cluster(
     with contextlib.ExitStack() as stack:
 
         def start() -> LocalNode:
-            node = LocalNode(Path(mkdtemp(dir=folder)), binary, node_timeout=node_timeout, fsync=fsync)
+            data = Path(mkdtemp(dir=folder))
+            node = LocalNode(data, binary, node_timeout=node_timeout, fsync=fsync, certificates=certificates)
             stack.callback(node.close)
             return node
 
