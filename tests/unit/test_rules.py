@@ -26,7 +26,7 @@ def test_defaults_never_change():
     stated = {
         "description": "", "windows": (), "retention": {}, "unique": None, "top": 0, "floor": None, "once": None,
         "limit": None, "per": None, "ids": "day", "seen": "exact", "exact": True, "max_subjects": None,
-        "accept_late": None, "late": "count",
+        "accept_late": None, "late": "count", "spread": False,
     }  # fmt: skip
     metric, rules = Metric(), Rules({})
     assert {name: getattr(metric, name) for name in stated} == stated
