@@ -81,19 +81,25 @@ def places() -> Iterator[list[Place]]:
 
 
 def measure(place: Place, partitions: int, subjects: list[str]) -> tuple[float, float]:
-    """Return the microseconds of server and worker that an event takes to be counted."""
+    """Return the microseconds of server and worker that an event takes to be counted, without what a start takes."""
     place.clear()
     settings = Settings(redis=RedisSettings(url=place.url, partitions=partitions), rules=_RULES)
+    start = _spent(place, settings, 0)
     with Producer(place.url, partitions=partitions, linger=5.0, buffer_bytes=2**30) as producer:
         for subject in subjects:
             producer.emit(METRIC, subject)
         producer.flush(300)
-    with Totals(place.url) as totals:
-        server, worker = place.spent(), time.process_time()
-        with counting(settings, structlog.wrap_logger(None, processors=[_silent])):
-            until(lambda: _counted(totals) >= len(subjects), "everything to be counted", interval=0.05)
-            spent = place.spent() - server, time.process_time() - worker
-    return spent[0] / len(subjects) * 1e6, spent[1] / len(subjects) * 1e6
+    whole = _spent(place, settings, len(subjects))
+    return (whole[0] - start[0]) / len(subjects) * 1e6, (whole[1] - start[1]) / len(subjects) * 1e6
+
+
+def _spent(place: Place, settings: Settings, events: int) -> tuple[float, float]:
+    """Return the seconds of servers and worker from the start until so many events are counted."""
+    server, worker = place.spent(), time.process_time()
+    with counting(settings, structlog.wrap_logger(None, processors=[_silent])) as crew, Totals(place.url) as totals:
+        until(lambda: all(each.problem is None for each in crew.health), "every partition to be served")
+        until(lambda: _counted(totals) >= events, "everything to be counted", interval=0.05)
+        return place.spent() - server, time.process_time() - worker
 
 
 def _counted(totals: Totals) -> int:
