@@ -19,6 +19,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from structlog.testing import LogCapture
 
 from tallystream.connection import connect
+from tallystream.keys import Layout
 from tallystream.producer import Producer
 from tallystream.totals import Totals
 from tallystream_worker import logs
@@ -366,3 +367,21 @@ def test_the_command_makes_users_and_secrets(tmp_path: Path) -> None:
     assert again.returncode == 1
     assert "locked out" in again.stderr
     assert secrets.read_text().count(values["TALLYSTREAM_ADMIN_PASSWORD"]) == 1
+
+
+def test_everything_is_moved_by_an_operator_and_followed_by_the_others(server: Secured) -> None:
+    """Other partitions are made by the admin; worker, producer and reader go on there, each with the rights it has."""
+    log = logs.configure(quiet=True)
+    with counting(settings_for(server.url("worker")), log), Producer(server.url("producer")) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10, wait="counted")
+        command_line(server.url("admin"), "rebuild", "--partitions", "6")
+        producer.emit("view", "article:1")
+        with server.client("producer") as plain:  # to a stream of before
+            home = Layout().keys_of("article:2").stream
+            plain.xadd(home, {"metric": "view", "subject": "article:2"})
+        producer.flush(10, wait="counted")
+        with contextlib.closing(Totals(server.url("reader"))) as totals:
+            assert totals.get("article:1", "view") == 2
+            until(lambda: totals.get("article:2", "view") == 1, what="what came late")
+        command_line(server.url("admin"), "rebuild", "--drop")
