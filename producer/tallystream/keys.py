@@ -108,6 +108,11 @@ class PartitionKeys:
         return self.prefix + "live"
 
     @cached_property
+    def hottest(self) -> str:
+        """The subject that gets the most of the partition's events, as JSON; for a minute."""
+        return self.prefix + "hottest"
+
+    @cached_property
     def log_ledger(self) -> str:
         """Hash: `appended`, what the gate let in; it is the first generation's ledger as well."""
         return self.prefix + "ledger"

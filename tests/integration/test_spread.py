@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from tallystream_worker.app import counting, open_books
 from tallystream_worker.corrections import reset
 from tallystream_worker.generation.audit import audit
 from tallystream_worker.generation.rebuild import Rebuild, propose
+from tallystream_worker.hottest import Hottest, query_hottest
+from tallystream_worker.keeper import Keeper
 from tallystream_worker.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
@@ -334,6 +337,27 @@ def test_an_old_generation_stays_readable_after_the_switch_back(server):
         assert rig.dead() == []
         with Totals(rig.url) as totals:
             assert totals.get("s1", "hot") == 3 * PARTITIONS + 1
+
+
+def test_the_hottest_subject_is_shown(rig, capsys):
+    """Whoever asks sees which subject gets most of a partition's events, and the log says once what would help."""
+    hottest, log = Hottest(PARTITIONS), structlog.get_logger()
+    keeper = Keeper(settings_for(rig), establish(rig.client), log, "w", threading.Event(), hottest)
+    (home,) = rig.layout.holding("s1", spread=False)
+    with Producer(rig.url, linger=5) as producer:
+        for number in range(50_000):
+            producer.emit("view", "s1" if number % 10 else f"x{number}")
+        producer.flush(10)
+    while rig.consumer(home, subscribers=[hottest]).run_once():
+        pass
+    for _ in range(2):
+        keeper.keep()
+    with Totals(rig.url) as totals:
+        found = totals.run(query_hottest(rig.layout))
+    stream = rig.layout.keys[home].stream
+    assert (found[stream].metric, found[stream].subject) == ("view", "s1")
+    assert 0.9 < found[stream].share < 1
+    assert capsys.readouterr().out.count("spread = true in [metric.view]") == 1
 
 
 def test_published_rules_and_the_mark_come_together(rig):

@@ -195,6 +195,8 @@ class Consumer:
         for part in folded.parked:
             parked[part.reason] += part.events
         counters = folded.batch.counters
-        outcome = Outcome(self.partition, len(folded.ids), dict(folded.settled), parked, counters, seconds, stale)
+        outcome = Outcome(
+            self.partition, len(folded.ids), dict(folded.settled), parked, counters, seconds, stale, folded.sample
+        )
         for subscriber in self._subscribers:
             subscriber(outcome)

@@ -10,7 +10,7 @@ import random
 import re
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
@@ -21,6 +21,7 @@ from tallystream.errors import GenerationMoved, StreamError, Unconfirmed
 from tallystream.meta import stored
 from tallystream_worker.consumer import Consumer, concerns_entries
 from tallystream_worker.fetch import Fetch
+from tallystream_worker.hottest import Hot, Hottest
 from tallystream_worker.keeper import Keeper
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ class Health:
         problem: Why it does not count, `None` while it does.
         passed: Monotonic second of the last pass that succeeded.
         tried: Monotonic second at which the last pass began, whatever became of it.
+        hottest: The subject with the most of the events that were counted here lately.
     """
 
     partition: int
     problem: str | None
     passed: float
     tried: float
+    hottest: Hot | None = None
 
 
 class Crew:
@@ -85,6 +88,8 @@ class Crew:
         self.layout = meta.layout
         self._stopping = threading.Event()
         consumer = consumer or settings.worker.consumer
+        self._hottest = Hottest(meta.layout.partitions)
+        subscribers = [*subscribers, self._hottest]
         self._lanes = [
             _Lane(
                 settings,
@@ -97,7 +102,7 @@ class Crew:
             )
             for partition in range(meta.layout.partitions)
         ]
-        self._keeper = Keeper(settings, meta, log, consumer, self._stopping)
+        self._keeper = Keeper(settings, meta, log, consumer, self._stopping, self._hottest)
 
     def start(self) -> None:
         """Begin to count."""
@@ -124,7 +129,7 @@ class Crew:
     @property
     def health(self) -> list[Health]:
         """How each partition's thread is."""
-        return [lane.health for lane in self._lanes]
+        return [replace(lane.health, hottest=self._hottest.of(n)) for n, lane in enumerate(self._lanes)]
 
 
 class _Lane(threading.Thread):

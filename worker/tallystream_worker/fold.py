@@ -97,6 +97,7 @@ class Folded:
             the generation that is counted.
         plain: The entries that hold them.
         plain_events: The events of plain entries.
+        sample: The events of the first entry that could be read, for whoever wants to know what comes.
     """
 
     batch: Batch
@@ -110,6 +111,7 @@ class Folded:
     appended: int = 0
     plain: int = 0
     plain_events: int = 0
+    sample: Payload | None = None
 
     @property
     def ledger(self) -> dict[str, int]:
@@ -238,6 +240,7 @@ class Fold:
             if retraction.reaches(self._stream, entry.id):
                 before, payload = payload.by_metric, retraction.without(payload)
                 folded.retracted += before - payload.by_metric
+        folded.sample = folded.sample or payload
         for group in payload.groups:
             self._add_group(folded, entry, group, excluded)
         for visits in payload.visits:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from tallystream.connection import connect
 from tallystream.meta import stored
 from tallystream_worker.dead_letter import shorten
+from tallystream_worker.hottest import advice, show
 from tallystream_worker.losses import settle_losses
 from tallystream_worker.reap import reap_consumers, reap_producers
 from tallystream_worker.trim import trim
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from tallystream.keys import PartitionKeys
     from tallystream.meta import Meta
+    from tallystream.rules import Rules
+    from tallystream_worker.hottest import Hottest
     from tallystream_worker.settings import Settings
 
 EVERY: Final = 2.0
@@ -46,10 +49,17 @@ class Keeper(threading.Thread):
         log: Where losses and changes of state are said.
         consumer: The name that takes over what gone consumers held.
         stopping: Set when it is time to end.
+        hottest: What is known of hot subjects; it is shown to others.
     """
 
     def __init__(
-        self, settings: Settings, meta: Meta, log: FilteringBoundLogger, consumer: str, stopping: threading.Event
+        self,
+        settings: Settings,
+        meta: Meta,
+        log: FilteringBoundLogger,
+        consumer: str,
+        stopping: threading.Event,
+        hottest: Hottest | None = None,
     ) -> None:
         super().__init__(name="tallystream-keeper", daemon=True)
         self._retention = settings.retention
@@ -57,6 +67,8 @@ class Keeper(threading.Thread):
         self._log = log
         self._consumer = consumer
         self._stopping = stopping
+        self._hottest = hottest
+        self._hot: dict[str, tuple[str, str]] = {}  # by stream, what was said to be hot
         self._client = connect(settings.redis.url)
         self._cursors = dict.fromkeys(range(meta.layout.partitions), "0")
         self._reap_at = time.monotonic()
@@ -90,11 +102,14 @@ class Keeper(threading.Thread):
         found = stored(self._client, self._meta.layout.namespace)
         if found is None or found.epoch != self._meta.epoch:
             return  # not our data: the lanes sound the alarm
+        if self._hottest is not None:
+            self._hottest.tick()
         reaping = time.monotonic() >= self._reap_at
         failed: RedisError | None = None
         for partition, keys in enumerate(found.layout.keys):
             try:
                 self._keep(partition, keys, reaping=reaping)
+                self._show_hottest(partition, keys, found.rules)
             except RedisError as error:
                 # A partition without its stream or group is its lane's to say, and no reason to leave the others.
                 if not (isinstance(error, ResponseError) and ("no such key" in str(error) or "NOGROUP" in str(error))):
@@ -131,6 +146,19 @@ class Keeper(threading.Thread):
             self._cursors[partition], producers = reap_producers(self._client, keys, self._cursors[partition])
             if producers:
                 self._log.info("producers forgotten", stream=keys.stream, producers=producers)
+
+    def _show_hottest(self, partition: int, keys: PartitionKeys, rules: Rules | None) -> None:
+        hot = None if self._hottest is None else self._hottest.of(partition)
+        if hot is None or not hot.events_per_second:
+            return  # what is shown fades by itself
+        show(self._client, keys, hot)
+        name = (hot.metric, hot.subject)
+        if hot.is_hot and self._hot.get(keys.stream) != name:
+            self._hot[keys.stream] = name
+            self._log.info(
+                "one subject gets most of a partition's events", stream=keys.stream, metric=hot.metric,
+                subject=hot.subject, share=round(hot.share, 2), help=advice(hot, rules),
+            )  # fmt: skip
 
     def _bound_dead(self, keys: PartitionKeys) -> None:
         used, entries, events = shorten(self._client, keys, self._retention.dead_bytes)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tallystream.codec import Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,7 @@ class Outcome:
         keys: Counters that it touched.
         seconds: How long the script call took, the way there and back included.
         stale: Times that it came too late and was folded again.
+        sample: The events of one of the entries.
     """
 
     partition: int
@@ -27,6 +32,7 @@ class Outcome:
     keys: int
     seconds: float
     stale: int
+    sample: Payload | None = None
 
     @property
     def events(self) -> int:

@@ -66,11 +66,18 @@ class Vigil:
         passed = GaugeMetricFamily(
             "tallystream_last_pass_timestamp_seconds", "When the last pass was completed.", labels=["partition"]
         )
+        hottest = GaugeMetricFamily(
+            "tallystream_partition_hottest_share",
+            "Part of the partition's events, 0 to 1, that one subject gets; tallystream status names it.",
+            labels=["partition"],
+        )
         wall = time.time() - time.monotonic()
         for each in self._health():
             up.add_metric([str(each.partition)], each.problem is None)
             passed.add_metric([str(each.partition)], wall + each.passed)
-        yield from (up, passed)
+            if each.hottest is not None:
+                hottest.add_metric([str(each.partition)], each.hottest.share)
+        yield from (up, passed, hottest)
 
 
 class Vigils:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import asdict
 
 from tallystream.ledger import OUTCOMES, query_ledger
 from tallystream.totals import Totals
@@ -10,6 +11,7 @@ from tallystream_worker.cli.live import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
+from tallystream_worker.hottest import advice, query_hottest
 
 
 def status(
@@ -26,8 +28,9 @@ def status(
             follow(lambda: totals.run(query_ledger(totals.meta.layout)), StatusScreen(), every=every, json=json)
             return
         books = totals.run(query_ledger(totals.meta.layout))
+        hottest, rules = totals.run(query_hottest(totals.meta.layout)), totals.meta.rules
     if json:
-        print_json(books.summary())
+        print_json(books.summary() | {"hottest": {stream: asdict(hot) for stream, hot in hottest.items()}})
         return
     summary = books.summary()
     print_table(
@@ -44,6 +47,10 @@ def status(
             for row in summary["partitions"]
         ],
     )
+    for stream, hot in hottest.items():
+        if hot.is_hot:
+            what = f"{hot.metric} of {hot.subject} is {hot.share:.0%} of the events of {stream}"
+            console.print(f"hot: {what}: {advice(hot, rules)}", soft_wrap=True, markup=False)
     book = summary["ledger"]
     # The conservation equation: what came in became exactly one of these, or waits.
     became = " + ".join(f"{book[name]:,} {name}" for name in OUTCOMES)
