@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from tallystream.meta import establish
 from tallystream_worker.failpoint import SNAPSHOT_PLACES
 from tallystream_worker.snapshot.cut import SILENCE, CutLost
-from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.drill import drill
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.taker import Snapshot
+from tests.faults.failure import ExpectationFailed
 from tests.faults.processes import RULES
 from tests.faults.table import row
 from tests.rig import Rig
@@ -132,7 +133,10 @@ def _drill(world: World, place: Place) -> None:
     with contextlib.closing(Database(place.url)) as database:
         if not database.facts():
             return  # the first one had not come to its end
-        verdict = _held(lambda: drill(world.rig.client, database, establish(world.rig.client)))
+        try:
+            verdict = _held(lambda: drill(world.rig.client, database, establish(world.rig.client)))
+        except SnapshotError as error:  # the log was not kept for it
+            raise ExpectationFailed(str(error)) from error
     world.inject("drill")
     told = f"{verdict.differing} of {verdict.compared} values differ: {verdict.differences[:3]}"
     world.expect(verdict.compared and not verdict.differing, told)
