@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # CI draws the same examples each time, so that a red run can be run again; mutants need no minimal example.
+# No deadlines: what a machine does beside us is no failure.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 settings.register_profile("ci", derandomize=True, print_blob=True)
 settings.register_profile("mutants", derandomize=True, phases=[Phase.generate], max_examples=60)
 if "CI" in os.environ:
