@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,10 @@ settings.register_profile("ci", derandomize=True, print_blob=True)
 settings.register_profile("mutants", derandomize=True, phases=[Phase.generate], max_examples=60)
 if "CI" in os.environ:
     settings.load_profile("ci")
+
+
+# A shell that runs us in the background has us ignore Ctrl-C, and so would every program that a test starts and stops.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

@@ -6,6 +6,7 @@ import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from tallystream_worker.consumer import concerns_entries
+from tallystream_worker.fold import Fold
 from tests.rig import Rig
 
 
@@ -103,16 +104,15 @@ def test_an_outage_is_no_delivery(rig):
 def test_a_bug_in_folding_stands_alone(rig, monkeypatch):
     """An entry that an unforeseen error comes from is left pending like any poison, and its neighbours count."""
     append(rig, "a", "b", "c")
-    consumer = rig.consumer()
-    real = consumer._fold
+    real = Fold.__call__
 
-    def fragile(entries, excluded):
+    def fragile(fold, entries, excluded):
         if any(entry.fields[b"subject"] == b"b" for entry in entries):
             raise RecursionError("too deep")
-        return real(entries, excluded)
+        return real(fold, entries, excluded)
 
-    monkeypatch.setattr(consumer, "_fold", fragile)
-    consumer.run_once()
+    monkeypatch.setattr(Fold, "__call__", fragile)
+    rig.consumer().run_once()
     assert set(rig.totals()) == {("view", "a"), ("view", "c")}
     assert len(rig.pending()) == 1
 

@@ -13,6 +13,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import LogCapture
 
 from tallystream.append import Appender, Entry
 from tallystream.codec import Pack
@@ -339,9 +340,10 @@ def test_an_old_generation_stays_readable_after_the_switch_back(server):
             assert totals.get("s1", "hot") == 3 * PARTITIONS + 1
 
 
-def test_the_hottest_subject_is_shown(rig, capsys):
+def test_the_hottest_subject_is_shown(rig):
     """Whoever asks sees which subject gets most of a partition's events, and the log says once what would help."""
-    hottest, log = Hottest(PARTITIONS), structlog.get_logger()
+    hottest, heard = Hottest(PARTITIONS), LogCapture()
+    log = structlog.wrap_logger(None, processors=[heard])
     keeper = Keeper(settings_for(rig), establish(rig.client), log, "w", threading.Event(), hottest)
     (home,) = rig.layout.holding("s1", spread=False)
     with Producer(rig.url, linger=5) as producer:
@@ -357,7 +359,7 @@ def test_the_hottest_subject_is_shown(rig, capsys):
     stream = rig.layout.keys[home].stream
     assert (found[stream].metric, found[stream].subject) == ("view", "s1")
     assert 0.9 < found[stream].share < 1
-    assert capsys.readouterr().out.count("spread = true in [metric.view]") == 1
+    assert str(heard.entries).count("spread = true in [metric.view]") == 1
 
 
 def test_published_rules_and_the_mark_come_together(rig):
