@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from tallystream.ledger import OUTCOMES, query_ledger
 from tallystream.totals import Totals
@@ -12,6 +13,11 @@ from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
 from tallystream_worker.hottest import advice, query_hottest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream.meta import Meta
 
 
 def status(
@@ -28,9 +34,13 @@ def status(
             follow(lambda: totals.run(query_ledger(totals.meta.layout)), StatusScreen(), every=every, json=json)
             return
         books = totals.run(query_ledger(totals.meta.layout))
-        hottest, rules = totals.run(query_hottest(totals.meta.layout)), totals.meta.rules
+        hottest, meta = totals.run(query_hottest(totals.meta.layout)), totals.meta
     if json:
-        print_json(books.summary() | {"hottest": {stream: asdict(hot) for stream, hot in hottest.items()}})
+        print_json(
+            books.summary()
+            | {"hottest": {stream: asdict(hot) for stream, hot in hottest.items()}}
+            | {"building": meta.building, "moving": meta.moving, "kept_log": meta.kept}
+        )
         return
     summary = books.summary()
     print_table(
@@ -50,7 +60,9 @@ def status(
     for stream, hot in hottest.items():
         if hot.is_hot:
             what = f"{hot.metric} of {hot.subject} is {hot.share:.0%} of the events of {stream}"
-            console.print(f"hot: {what}: {advice(hot, rules)}", soft_wrap=True, markup=False)
+            console.print(f"hot: {what}: {advice(hot, meta.rules)}", soft_wrap=True, markup=False)
+    for line in _unfinished(meta):
+        console.print(line, soft_wrap=True, markup=False)
     book = summary["ledger"]
     # The conservation equation: what came in became exactly one of these, or waits.
     became = " + ".join(f"{book[name]:,} {name}" for name in OUTCOMES)
@@ -63,6 +75,16 @@ def status(
         error_console.print("books: balance, every appended event is accounted for", style="green")
     else:
         error_console.print(f"books: {unaccounted:,} events are UNACCOUNTED for", style="bold red")
+
+
+def _unfinished(meta: Meta) -> Iterator[str]:
+    """Yield what a rebuild has left to do."""
+    if meta.building is not None:
+        yield f"rebuild: generation {meta.building} is being built: run tallystream rebuild to go on, --drop to give up"
+    if meta.moving is not None:
+        yield f"move: log {meta.moving} is being filled: run the same tallystream rebuild to go on, --drop to give up"
+    if meta.kept is not None:
+        yield f"move: log {meta.kept} is kept from before the last one: tallystream rebuild --drop removes it"
 
 
 def _count(value: int | None) -> str:
