@@ -14,6 +14,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tallystream.alert import Alert
+from tallystream.connection import connect
+from tallystream.meta import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.producer import Producer
 from tallystream.rules import Metric, Rules
 from tallystream_worker import logs
@@ -292,6 +294,19 @@ def test_what_fires_is_shown(visit: Callable[..., Page], fresh_server: Callable[
         producer.emit("view", HOSTILE[0], 6)
         expect(page.locator(".alerts")).to_contain_text("1 alert is firing")
         expect(page.locator(".alerts a")).to_have_text(HOSTILE[0])
+
+
+def test_a_late_snapshot_is_shown(visit: Callable[..., Page], fresh_server: Callable[..., EmbeddedServer]) -> None:
+    """A snapshot that is older than two intervals and five minutes stands out; one that is in time does not."""
+    server = fresh_server()
+    settings = settings_for(server.url)
+    with counting(settings, logs.configure(quiet=True)), serving(settings) as url, connect(server.url) as client:
+        snapshot = visit(url).locator(".cell.snapshot dd")
+        expect(snapshot).to_have_text("none")
+        for age, tone in ((100, ""), (3600, "bad")):
+            client.hset("tally:meta", mapping={SNAPSHOT_AT: time.time() - age, SNAPSHOT_EVERY: 60})
+            expect(snapshot).to_have_attribute("data-tone", tone)
+        expect(snapshot).to_have_text("60 min ago")
 
 
 def test_nothing_counted_yet(visit: Callable[..., Page], fresh_server: Callable[..., object]) -> None:

@@ -32,7 +32,8 @@ export function showStrip(figures) {
   put("oldest", duration(figures.oldest_pending_seconds), figures.oldest_pending_seconds > 60 ? "bad" : "");
   put("dead", number(figures.dead), figures.dead > 0 ? "warn" : "");
   put("workers", number(figures.workers), figures.workers === 0 ? "bad" : "");
-  put("snapshot", figures.snapshot_age_seconds == null ? "none" : `${duration(figures.snapshot_age_seconds)} ago`, "");
+  const [snapshot, late] = snapshotOf(figures);
+  put("snapshot", snapshot, late);
 }
 
 function booksOf(figures) {
@@ -40,6 +41,12 @@ function booksOf(figures) {
   if (figures.unaccounted != null) return [`${number(figures.unaccounted)} unaccounted`, "bad"];
   // What waiting entries hold is not known: under a steady load the books close only now and then.
   return balanced && figures.at - balanced < 60 ? ["balance", "good"] : ["counting", ""];
+}
+
+// The same bound as the alert TallystreamSnapshotTooOld has.
+function snapshotOf({ snapshot_age_seconds: age, snapshot_every_seconds: every }) {
+  if (age == null) return ["none", every == null ? "" : "warn"];
+  return [`${duration(age)} ago`, every != null && age > 2 * every + 300 ? "bad" : ""];
 }
 
 function put(key, text, tone) {

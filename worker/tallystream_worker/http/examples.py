@@ -51,7 +51,8 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
                 "appended": 41, "counted": 40, "rejected": 0, "duplicate": 1, "late": 0, "dead": 0, "trimmed": 0,
             },
             "lag": 0, "pending": 0, "oldest_pending_seconds": None, "dead": 0, "unaccounted": 0, "workers": 2,
-            "snapshot_age_seconds": 12.5, "as_of": "1763900000000-0", "at": 1763900000.25,
+            "snapshot_age_seconds": 12.5, "snapshot_every_seconds": 60.0,
+            "as_of": "1763900000000-0", "at": 1763900000.25,
         },
         "declared": [
             {

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Final
 from tallystream.errors import ConfigurationError
 from tallystream.ledger import query_ledger
 from tallystream_worker.live.messages import Message
-from tallystream_worker.live.overview import Overview, Rates, overview, query_snapshot, query_workers, top_of
+from tallystream_worker.live.overview import (
+    Overview,
+    Rates,
+    Snapshots,
+    overview,
+    query_snapshots,
+    query_workers,
+    top_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +41,7 @@ class Figures:
         self._tops: dict[str, tuple[Message, float]] = {}
         self._slow_at = 0.0
         self._workers = 0
-        self._snapshot: float | None = None
+        self._snapshots = Snapshots(None, None)
 
     def welcome(self, reader: Reader) -> None:
         """Give a new reader what was read last."""
@@ -64,10 +72,10 @@ class Figures:
         if now >= self._slow_at:
             self._slow_at = now + _SLOWLY
             self._workers = await self._totals.run(query_workers(meta.layout))
-            self._snapshot = await self._totals.run(query_snapshot(meta.layout, time.time()))
+            self._snapshots = await self._totals.run(query_snapshots(meta.layout, time.time()))
         books = await self._totals.run(query_ledger(meta.layout))
         self._rates.take(now, books.by_metric("counted"))
-        figures = overview(meta.rules, books, self._rates, self._workers, self._snapshot)
+        figures = overview(meta.rules, books, self._rates, self._workers, self._snapshots)
         return [partition.position for partition in books.partitions], figures
 
     async def _read_top(self, meta: Meta, window: str, readers: set[Reader]) -> None:

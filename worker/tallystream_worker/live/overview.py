@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from tallystream.errors import EventError
 from tallystream.ledger import OUTCOMES
-from tallystream.meta import SNAPSHOT_AT
+from tallystream.meta import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.query import Query, as_of, sound
 from tallystream.ranking import query_top
 
@@ -58,8 +58,16 @@ class Overview(msgspec.Struct, frozen=True):
     unaccounted: int | None
     workers: int
     snapshot_age_seconds: float | None
+    snapshot_every_seconds: float | None
     as_of: str
     at: float
+
+
+class Snapshots(NamedTuple):
+    """Seconds since the latest snapshot, and between two where a worker takes them; `None` where there are none."""
+
+    age: float | None
+    every: float | None
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -95,7 +103,7 @@ class Rates:
         return max(0, self._read[-1][1].get(metric, 0) - self._read[0][1].get(metric, 0)) / seconds
 
 
-def overview(rules: Rules, books: Books, rates: Rates, workers: int, snapshot: float | None) -> Overview:
+def overview(rules: Rules, books: Books, rates: Rates, workers: int, snapshot: Snapshots) -> Overview:
     """Put the figures together."""
     counted, totals = books.by_metric("counted"), books.totals
     metrics = [
@@ -114,7 +122,8 @@ def overview(rules: Rules, books: Books, rates: Rates, workers: int, snapshot: f
         dead=books.parked,
         unaccounted=books.unaccounted,
         workers=workers,
-        snapshot_age_seconds=snapshot,
+        snapshot_age_seconds=snapshot.age,
+        snapshot_every_seconds=snapshot.every,
         as_of=as_of(
             [each.position for each in books.partitions if each.position.lag != 0 or each.position.as_of != "0-0"]
         ),
@@ -144,16 +153,16 @@ def query_workers(layout: Layout) -> Query[int]:
     return Query([("XINFO CONSUMERS", keys.stream, keys.group) for keys in layout.keys], parse)
 
 
-def query_snapshot(layout: Layout, now: float) -> Query[float | None]:
-    """Ask for the age of the latest snapshot in seconds: the taker notes its time."""
+def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
+    """Ask how old the latest snapshot is at second `now`: the taker notes its time, and how often it takes one."""
 
-    def parse(replies: list[Any]) -> float | None:
-        try:
-            return max(0.0, now - float(sound(replies[0])))
-        except (TypeError, ValueError):
-            return None
+    def parse(replies: list[Any]) -> Snapshots:
+        taken, every = sound(replies[0])
+        return Snapshots(
+            None if taken is None else max(0.0, now - float(taken)), None if every is None else float(every)
+        )
 
-    return Query([("HGET", layout.meta, SNAPSHOT_AT)], parse)
+    return Query([("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY)], parse)
 
 
 async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> Top:
