@@ -343,7 +343,7 @@ def test_an_old_generation_stays_readable_after_the_switch_back(server):
 def test_the_hottest_subject_is_shown(rig):
     """Whoever asks sees which subject gets most of a partition's events, and the log says once what would help."""
     hottest, heard = Hottest(PARTITIONS), LogCapture()
-    log = structlog.wrap_logger(None, processors=[heard])
+    log = structlog.wrap_logger(None, processors=[heard], wrapper_class=structlog.make_filtering_bound_logger(0))
     keeper = Keeper(settings_for(rig), establish(rig.client), log, "w", threading.Event(), hottest)
     (home,) = rig.layout.holding("s1", spread=False)
     with Producer(rig.url, linger=5) as producer:
