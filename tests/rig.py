@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
 
 METRICS = ("view", "like", "vote")
 

@@ -20,8 +20,8 @@ from tallystream_worker.archive.archivist import ARCHIVE_GROUP, Archivist
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import ArchiveError, Store, day_of
+from tallystream_worker.entry import Entry
 from tallystream_worker.failpoint import ARCHIVE_PLACES, VARIABLE
-from tallystream_worker.fold import Entry
 from tests.rig import Rig
 from tests.unit.test_archive_rows import meaning
 

@@ -28,7 +28,7 @@ from tests.oracle import MAX, Event, home
 from tests.rig import METRICS, Rig
 
 if TYPE_CHECKING:
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
 
 PARTITIONS = 4
 DAY = 86_400

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tallystream.codec import Correction, Group, Payload, Single, decode, encode, stated_events
 from tallystream.errors import CodecError, EventError
 from tallystream_worker.archive.rows import Rows, entries_of
-from tallystream_worker.fold import Entry
+from tallystream_worker.entry import Entry
 
 names = st.text(st.characters(codec="utf-8"), max_size=6)
 amounts = st.integers(-(2**53) + 1, 2**53 - 1)

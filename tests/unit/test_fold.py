@@ -13,7 +13,8 @@ from tallystream.codec import Pack, Payload, Single, Visits, decode, encode
 from tallystream.event import MAX_AHEAD, MAX_AMOUNT
 from tallystream.keys import Layout
 from tallystream.rules import Metric, Rules
-from tallystream_worker.fold import OVERFLOW, Entry, Fold
+from tallystream_worker.entry import Entry
+from tallystream_worker.fold import OVERFLOW, Fold
 
 RECEIVED = 1_763_900_000_000
 NOW = RECEIVED / 1000

@@ -9,7 +9,8 @@ from tallystream.errors import EventError
 from tallystream.keys import Layout
 from tallystream.retraction import Retraction
 from tallystream.rules import Metric, Rules
-from tallystream_worker.fold import Entry, Fold
+from tallystream_worker.entry import Entry
+from tallystream_worker.fold import Fold
 
 LAYOUT = Layout(1)
 STREAM = LAYOUT.keys[0].stream

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tallystream.confirm import Confirmation
     from tallystream.keys import PartitionKeys
-    from tallystream_worker.fold import Folded, Parked
+    from tallystream_worker.folded import Folded, Parked
 
 _APPLY: Final = Script("tallystream_worker", "apply")
 

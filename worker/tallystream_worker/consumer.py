@@ -17,7 +17,7 @@ from tallystream.confirm import Confirmation
 from tallystream.errors import GenerationMoved, StreamError, Unconfirmed
 from tallystream_worker import failpoint
 from tallystream_worker.apply import Applied, Moved, Refused, Stale, apply
-from tallystream_worker.fold import OVERFLOW, Entry, Fault, Fold, Folded
+from tallystream_worker.fold import OVERFLOW, Fault, Fold
 from tallystream_worker.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from tallystream.keys import Layout
     from tallystream.rules import Rules
+    from tallystream_worker.entry import Entry
     from tallystream_worker.fetch import Fetch
+    from tallystream_worker.folded import Folded
     from tallystream_worker.outcome import Subscriber
 
 _MIN_READ: Final = 8

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tallystream.keys import PartitionKeys
     from tallystream.meta import Meta
     from tallystream.rules import Rules
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
     from tallystream_worker.outcome import Subscriber
     from tallystream_worker.settings import Settings
 

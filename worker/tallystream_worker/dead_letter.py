@@ -15,7 +15,8 @@ from tallystream.codec import was_decided
 from tallystream.errors import StreamError
 from tallystream.script import Script
 from tallystream_worker.apply import dead_entry
-from tallystream_worker.fold import OVERFLOW, Entry, Fold
+from tallystream_worker.entry import Entry
+from tallystream_worker.fold import OVERFLOW, Fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from tallystream.errors import GroupLost
 from tallystream_worker import failpoint
-from tallystream_worker.fold import Entry
+from tallystream_worker.entry import Entry
 
 if TYPE_CHECKING:
     import redis

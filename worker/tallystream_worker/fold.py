@@ -7,8 +7,7 @@ again with it *excluded*: its events go to the parked side of the batch, everyth
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from tallystream.batch import Batch, Places
@@ -21,118 +20,28 @@ from tallystream.codec import (
     Visits,
     decode_columns,
     encode,
-    received_of,
     stated_events,
     was_decided,
     went_through_the_gate,
 )
 from tallystream.errors import CodecError, EventError
-from tallystream.event import (
-    MAX_ACTOR_BYTES,
-    MAX_AHEAD,
-    MAX_AMOUNT,
-    MAX_ID_BYTES,
-    MAX_SUBJECT_BYTES,
-    check_text,
-)
-from tallystream.keys import partition_of
+from tallystream.event import MAX_ACTOR_BYTES, MAX_AHEAD, MAX_AMOUNT, MAX_ID_BYTES
 from tallystream.position import parse_id
 from tallystream.windows import MINUTE
+from tallystream_worker.checked import Checked, check_normal
+from tallystream_worker.folded import Folded, Parked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tallystream.keys import Layout
     from tallystream.rules import Metric, Rules
-
-REMEMBERED: Final = 50_000
-"""Subjects remembered as checked; beyond it the memory is begun anew."""
+    from tallystream_worker.entry import Entry
 
 _REASON_BYTES: Final = 300
 
 Fault = tuple[str, str]
 """A metric and a subject of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One stream entry as fetched; `deliveries` is how often it has been handed to a worker."""
-
-    id: str
-    fields: Mapping[bytes, bytes]
-    deliveries: int = 1
-
-    @property
-    def received(self) -> int:
-        """The millisecond at which the server took the entry: its clock, and it never changes."""
-        return received_of(self.id, self.fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """Events that cannot be counted, as an entry that could be appended again."""
-
-    source: str
-    reason: str
-    events: int
-    deliveries: int
-    fields: Mapping[bytes, bytes]
-    metric: str = ""
-
-
-@dataclass(slots=True)
-class Folded:
-    """What several entries add up to, and what else must be said of them.
-
-    Attributes:
-        batch: The sums, votes and ids, for the script.
-        ids: The entries that are acknowledged when the batch is applied.
-        settled: By metric, the events in the batch.
-        counted: By metric, those of them that no rule can reject.
-        late: By metric, the events that are set aside as too late.
-        late_counted: By metric, the events that came late and are counted all the same.
-        retracted: By metric, the events that were taken back later, and are passed over.
-        parked: The events that are not counted.
-        appended: Events that no gate has put into the ledger yet: those of plain entries, and whatever is older than
-            the generation that is counted.
-        plain: The entries that hold them.
-        plain_events: The events of plain entries.
-        sample: The events of the first entry that could be read, for whoever wants to know what comes.
-    """
-
-    batch: Batch
-    ids: list[str] = field(default_factory=list)
-    settled: Counter[str] = field(default_factory=Counter)
-    counted: Counter[str] = field(default_factory=Counter)
-    late: Counter[str] = field(default_factory=Counter)
-    late_counted: Counter[str] = field(default_factory=Counter)
-    retracted: Counter[str] = field(default_factory=Counter)
-    parked: list[Parked] = field(default_factory=list)
-    appended: int = 0
-    plain: int = 0
-    plain_events: int = 0
-    sample: Payload | None = None
-
-    @property
-    def ledger(self) -> dict[str, int]:
-        """By ledger field, the events to add: in all, and `outcome@metric` for each metric."""
-        moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.ids)})
-        moves["plain"] = self.plain_events
-        for outcome, by_metric in (("counted", self.counted), ("late", self.late), ("retracted", self.retracted)):
-            for metric, events in by_metric.items():
-                moves[outcome] += events
-                moves[f"{outcome}@{metric}"] += events
-        for metric, events in self.late_counted.items():
-            moves[f"late-counted@{metric}"] += events
-        for parked in self.parked:
-            moves["dead"] += parked.events
-            if parked.metric:
-                moves[f"dead@{parked.metric}"] += parked.events
-        return {name: events for name, events in moves.items() if events}
-
-    def encode(self) -> bytes:
-        """Return the batch as the script reads it."""
-        return self.batch.encode(self.ids, self.ledger)
 
 
 class Fold:
@@ -170,11 +79,7 @@ class Fold:
         self._generation = layout.keys[partition].generation
         self._stream = layout.keys[partition].stream
         self._begun = parse_id(begun)
-        self._known: set[str] = set()
-        self._known_actors: set[str] = set()
-        self._known_anywhere: set[str] = set()
-        self.has_strayed = False
-        """Whether the last call left something out because it belongs to another partition, by these rules."""
+        self._checked = Checked(layout, partition)
 
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[Fault, str] | None = None
@@ -191,13 +96,18 @@ class Fold:
         excluded = dict(excluded or {})
         # The gate asks whether an entry is pending, and it is as often as it is asked within one call.
         entries = list({entry.id: entry for entry in entries}.values())
-        self.has_strayed = False
+        self._checked.has_strayed = False
         while True:
             folded, rest = self._pass(entries, excluded)
             faults = self._faults(folded)
             if not faults:
                 return folded, rest
             excluded |= faults
+
+    @property
+    def has_strayed(self) -> bool:
+        """Whether the last call left something out because it belongs to another partition, by these rules."""
+        return self._checked.has_strayed
 
     def _pass(self, entries: Sequence[Entry], excluded: Mapping[Fault, str]) -> tuple[Folded, Sequence[Entry]]:
         batch = Batch(self._layout.keys[self._partition], self._rules.zone, self._alerts)
@@ -295,16 +205,7 @@ class Fold:
             return False
         if accepted is not None and entry.received - begin > accepted * 1000:
             return False
-        fresh = set(visits.actors) - self._known_actors
-        try:
-            for actor in fresh:
-                _check_normal("actor", actor, MAX_ACTOR_BYTES)
-        except EventError:
-            return False
-        if len(self._known_actors) >= REMEMBERED:
-            self._known_actors.clear()
-        self._known_actors |= fresh
-        return True
+        return self._checked.are_actors(visits.actors)
 
     def _add_single(self, folded: Folded, entry: Entry, single: Single, excluded: Mapping[Fault, str]) -> None:
         metric, subject, amount, at, actor, id_ = (
@@ -322,11 +223,11 @@ class Fold:
         elif reason is None:
             try:
                 # Copies of an id find each other at home.
-                self._admit(subject, anywhere=rule.spread and id_ is None)
+                self._checked.subject(subject, anywhere=rule.spread and id_ is None)
                 if actor is not None:
-                    _check_normal("actor", actor, MAX_ACTOR_BYTES)
+                    check_normal("actor", actor, MAX_ACTOR_BYTES)
                 if id_ is not None:
-                    _check_normal("id", id_, MAX_ID_BYTES)
+                    check_normal("id", id_, MAX_ID_BYTES)
                 self._rules.refuse(metric, amount, actor)
             except EventError as error:
                 reason = str(error)
@@ -414,36 +315,17 @@ class Fold:
         faults: dict[Fault, str] = {}
         for place, sums in (*folded.batch.sums.items(), *folded.batch.limited.items()):
             anywhere = place.rule.spread
-            for subject in sums.keys() - (self._known_anywhere if anywhere else self._known):
+            for subject in sums.keys() - self._checked.subjects(anywhere=anywhere):
                 try:
-                    self._admit(subject, anywhere=anywhere)
+                    self._checked.subject(subject, anywhere=anywhere)
                 except EventError as error:
                     faults[place.metric, subject] = str(error)
             if sums and (max(sums.values()) > MAX_AMOUNT or min(sums.values()) < -MAX_AMOUNT):
                 faults |= {(place.metric, s): OVERFLOW for s, total in sums.items() if abs(total) > MAX_AMOUNT}
         return faults
 
-    def _admit(self, subject: str, *, anywhere: bool) -> None:
-        known = self._known_anywhere if anywhere else self._known
-        if subject in known:
-            return
-        _check_normal("subject", subject, MAX_SUBJECT_BYTES)
-        home = partition_of(subject, self._layout.partitions)
-        if home != self._partition and not anywhere:
-            self.has_strayed = True
-            raise EventError("subject", f"belongs to another partition: append it to {self._layout.keys[home].stream}")
-        if len(known) >= REMEMBERED:
-            known.clear()
-        known.add(subject)
-
 
 OVERFLOW: Final = "the total would leave +-(2^53 - 1), or its key holds something else than a whole number"
-
-
-def _check_normal(field: str, text: str, limit: int) -> None:
-    """Refuse text that no producer of ours would have sent: it breaks a rule, or is not normalised."""
-    if check_text(field, text, limit) != text:
-        raise EventError(field, "is not in Unicode normal form C")
 
 
 def _part(group: Group, subjects: set[str], *, keep: bool) -> Group:

@@ -20,7 +20,7 @@ from tallystream.script import Script
 from tallystream_worker import failpoint
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
-from tallystream_worker.fold import Entry
+from tallystream_worker.entry import Entry
 
 if TYPE_CHECKING:
     import redis

@@ -11,7 +11,7 @@ from tallystream_worker.archive.store import ArchiveError, Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
 
 
 def entries(store: Store, partition: int, after: str = "0-0", before: str | None = None) -> Iterator[Entry]:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from tallystream.codec import VERSION, Correction, Group, Payload, Single, decode, encode, stated_events
 from tallystream.errors import CodecError, EventError
 from tallystream.position import parse_id
-from tallystream_worker.fold import Entry
+from tallystream_worker.entry import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

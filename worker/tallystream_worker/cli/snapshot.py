@@ -22,7 +22,7 @@ from tallystream_worker.signals import stop_on_signals, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
     from tallystream_worker.settings import Settings
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.restore import Part

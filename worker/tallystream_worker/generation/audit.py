@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
 from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.fold import Entry, Fold, Folded
+from tallystream_worker.entry import Entry
+from tallystream_worker.fold import Fold
 from tallystream_worker.generation.backfill import Backfill
 from tallystream_worker.generation.base import Base, Sources, choose
 from tallystream_worker.generation.cut import Applied, Cut, cut
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from tallystream.meta import Meta
     from tallystream.rules import Rules
+    from tallystream_worker.folded import Folded
     from tallystream_worker.generation.values import Value
     from tallystream_worker.snapshot.cut import Position
 

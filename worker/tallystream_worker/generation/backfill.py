@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.errors import StreamError
 from tallystream.script import Script
 from tallystream_worker.apply import parked_arguments
-from tallystream_worker.fold import OVERFLOW, Entry, Fault, Fold
+from tallystream_worker.fold import OVERFLOW, Fault, Fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.keys import PartitionKeys
-    from tallystream_worker.fold import Folded
+    from tallystream_worker.entry import Entry
+    from tallystream_worker.folded import Folded
 
 _BACKFILL: Final = Script("tallystream_worker.generation", "backfill")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.keys import PartitionKeys
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
 
 _MOST_PENDING: Final = 20_000
 _TRIES: Final = 50

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.keys import Layout
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
 
 
 @dataclass(frozen=True)

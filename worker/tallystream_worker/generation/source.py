@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream_worker.fold import Entry
+from tallystream_worker.entry import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

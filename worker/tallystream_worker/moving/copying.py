@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tallystream.codec import Payload
     from tallystream.keys import Layout
     from tallystream.retraction import Retraction
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
 
 HOLDER: Final = "move"
 """Who holds the entries that are not copied yet."""

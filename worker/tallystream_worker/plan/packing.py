@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tallystream_worker.checked import REMEMBERED
 from tallystream_worker.consumer import MAX_READ
-from tallystream_worker.fold import REMEMBERED
 
 if TYPE_CHECKING:
     from tallystream_worker.plan.load import Load

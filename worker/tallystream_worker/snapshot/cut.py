@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.keys import PartitionKeys
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
 
 SILENCE: Final = 30_000
 """Milliseconds after which a cut that nobody works on is given up, and what it holds in memory with it."""

@@ -16,7 +16,7 @@ from tallystream.connection import connect
 from tallystream.meta import establish
 from tallystream.position import parse_id
 from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.fold import Entry
+from tallystream_worker.entry import Entry
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import bucket_of, key_of, row_of
 from tallystream_worker.snapshot.restore import restore

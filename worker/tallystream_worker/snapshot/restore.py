@@ -24,8 +24,8 @@ from tallystream.rules import read as read_rules
 from tallystream.script import Script
 from tallystream_worker import failpoint
 from tallystream_worker.consumer import Consumer
+from tallystream_worker.entry import Entry
 from tallystream_worker.fetch import Fetch
-from tallystream_worker.fold import Entry
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.load import Load
 from tallystream_worker.snapshot.tables import FORMAT

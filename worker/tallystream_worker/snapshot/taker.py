@@ -20,7 +20,7 @@ from tallystream.position import parse_id
 from tallystream.rules import publish
 from tallystream_worker import failpoint
 from tallystream_worker.duty import Duty
-from tallystream_worker.fold import Entry
+from tallystream_worker.entry import Entry
 from tallystream_worker.snapshot import alerting
 from tallystream_worker.snapshot.cut import Cut, Position, open_cut
 from tallystream_worker.snapshot.database import Database, SnapshotError, Taken

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tallystream.batch import Place
     from tallystream.rules import Metric, Rules
-    from tallystream_worker.fold import Entry
+    from tallystream_worker.entry import Entry
 
 Group = tuple[str, ...]
 """A table and the first parts of its key: rows that lie together in Redis."""
