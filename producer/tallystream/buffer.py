@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tallystream.admission import ANYWHERE, is_spreadable
-from tallystream.codec import MAX_EVENTS, Pack
+from tallystream.codec import MAX_EVENTS
 from tallystream.errors import BufferFull, ConfigurationError, FlushTimeout, TallyError
 from tallystream.keys import MAX_PARTITIONS, partition_of
+from tallystream.pack import Pack
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

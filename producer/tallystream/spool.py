@@ -17,84 +17,27 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-import msgspec
-
-from tallystream.buffer import Buffer, BufferSettings, Event, partition_for
-from tallystream.codec import Pack
+from tallystream import spool_records as records
+from tallystream.buffer import Buffer, BufferSettings, partition_for
 from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.journal import MAX_BODY, Journal
 from tallystream.keys import FIRST_LOG, MAX_PARTITIONS
 from tallystream.lane import new_name
+from tallystream.pack import Pack
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
+
+    import msgspec
 
     from tallystream.keys import Layout
     from tallystream.lane import Entry
 
 Sync = Literal["os", "disk"]
 
-_EVENT: Final = 1
-_STATE: Final = 2
-_CUT: Final = 3
-_RENAME: Final = 4
-_MOVE: Final = 5
-
 _IN_FLIGHT: Final = 8
 """Cuts that are on their way at once: bounds what is held in memory."""
-
-
-class _State(msgspec.Struct, array_like=True):
-    """The lanes at this point: names, and the sequences given out; `cut` is the position up to which there are cuts."""
-
-    namespace: str
-    cut: int
-    names: list[str]
-    sequences: list[int]
-    log: int = FIRST_LOG
-
-
-class _Cut(msgspec.Struct, array_like=True):
-    """The events from `start` to `end` are sealed: partition, sequence and number of events of each entry.
-
-    What may be counted anywhere, which is what is `spread`, went to the partition `turn`.
-
-    `left` says which of them a closed log has not taken: for each such log the number of its partitions, those that are
-    left, and its `turn` and `spread`. Until they are sealed for partitions of the present one, there are no entries.
-    """
-
-    start: int
-    end: int
-    entries: list[tuple[int, int, int]]
-    left: list[tuple[int, list[int], int, list[str]]] = []
-    turn: int = 0
-    spread: list[str] = []
-
-
-class _Rename(msgspec.Struct, array_like=True):
-    """The lane begins again: sequence `base + 1` is 1 from here on, what came before is not sent any more."""
-
-    partition: int
-    name: str
-    base: int
-
-
-class _Move(msgspec.Struct, array_like=True):
-    """The log goes on in log `log`: its lanes' names and first sequences, and the last ones in the log before."""
-
-    log: int
-    names: list[str]
-    sequences: list[int]
-    lasts: list[int]
-
-
-_encode: Final = msgspec.msgpack.Encoder().encode
-_event: Final = msgspec.msgpack.Decoder(Event).decode
-_state: Final = msgspec.msgpack.Decoder(_State).decode
-_cut: Final = msgspec.msgpack.Decoder(_Cut).decode
-_rename: Final = msgspec.msgpack.Decoder(_Rename).decode
-_move: Final = msgspec.msgpack.Decoder(_Move).decode
 
 
 @dataclass(frozen=True)
@@ -140,8 +83,8 @@ class Spool(Buffer):
         self._journal = journal
         self._cut_at = self._confirmed_at = 0
         self._flight: deque[tuple[int, int]] = deque()  # cycle and end of each cut that is on its way
-        self._planned: deque[_Cut] = deque()  # what a dead process had cut, or must be cut anew for another log
-        self._sealed: deque[_Cut] = deque()  # what is on its way, as in `_flight`
+        self._planned: deque[records.Cut] = deque()  # what a dead process had cut, or must be cut anew for another log
+        self._sealed: deque[records.Cut] = deque()  # what is on its way, as in `_flight`
         self._uncut = 0
         self._cuts = random.randrange(MAX_PARTITIONS)  # noqa: S311  # so that producers do not go round in step
         self._log = FIRST_LOG
@@ -190,14 +133,14 @@ class Spool(Buffer):
             SpoolError: it could not be written, and was not taken.
         """
         del route
-        body = _encode((metric, subject, amount, at, actor, id_))
+        body = records.encode((metric, subject, amount, at, actor, id_))
         with self._lock:
             if (self.is_closing or self._failure or not self._has_room()) and not self._make_room():
                 return False
             journal = self._open_journal()
             if journal.is_due:
                 self._rotate(journal)
-            journal.write(_EVENT, body)
+            journal.write(records.EVENT, body)
             self.emitted += 1
             self._uncut += 1
             if self._uncut >= self._entry_events:
@@ -221,7 +164,7 @@ class Spool(Buffer):
                 self._sequences = [0] * layout.partitions
                 self._log = layout.log
                 if self._journal is not None:
-                    self._write(self._journal, _STATE, self._state())
+                    self._write(self._journal, records.STATE, self._state())
 
     def move(self, layout: Layout, lasts: Sequence[int], sequences: Sequence[int]) -> None:
         """Cut anew, for another log's partitions, what the closed log has not taken.
@@ -235,9 +178,9 @@ class Spool(Buffer):
             SpoolError: that could not be written down; nothing has changed.
         """
         with self._lock:
-            moved = _Move(layout.log, [new_name() for _ in layout.keys], list(sequences), list(lasts))
+            moved = records.Move(layout.log, [new_name() for _ in layout.keys], list(sequences), list(lasts))
             if self._journal is not None:
-                self._write(self._journal, _MOVE, moved)
+                self._write(self._journal, records.MOVE, moved)
             self._planned.extendleft(reversed(self._sealed))
             self._flight.clear()
             self._sealed.clear()
@@ -247,8 +190,8 @@ class Spool(Buffer):
         """Remember that a lane begins again, before anything is sent under its new name."""
         with self._lock:
             journal = self._open_journal()
-            rename = _Rename(partition, name, base)
-            self._write(journal, _RENAME, rename)
+            rename = records.Rename(partition, name, base)
+            self._write(journal, records.RENAME, rename)
             self._begin_again(rename)
 
     def seal(self) -> tuple[int, list[tuple[int, Pack]]]:
@@ -263,7 +206,7 @@ class Spool(Buffer):
             if journal is None or len(self._flight) >= _IN_FLIGHT:
                 return cycle - 1, []
             planned = self._planned[0] if self._planned else None
-            cut = planned or _Cut(self._cut_at, journal.end, [])
+            cut = planned or records.Cut(self._cut_at, journal.end, [])
             if not cut.entries:
                 cut.turn, cut.spread = self._cuts % len(self.names), sorted(self.spread)
         packs, at, events = self._pack(journal, cut, bounded=planned is None)
@@ -274,7 +217,7 @@ class Spool(Buffer):
             if not cut.entries:
                 cut.entries = [(p, self._sequences[p] + 1, pack.events) for p, pack in sorted(packs.items())]
                 if cut.entries:
-                    self._write(journal, _CUT, cut)
+                    self._write(journal, records.CUT, cut)
                     self._cuts += 1
                 for partition, sequence, _ in cut.entries:
                     self._sequences[partition] = sequence
@@ -329,7 +272,9 @@ class Spool(Buffer):
     def _holds_unsealed(self) -> bool:
         """Whether events, and not only what is known of them, lie behind the last cut."""
         journal = self._journal
-        return journal is not None and any(kind == _EVENT for kind, _, _ in journal.read(self._cut_at, journal.end))
+        return journal is not None and any(
+            kind == records.EVENT for kind, _, _ in journal.read(self._cut_at, journal.end)
+        )
 
     def _is_delivered(self) -> bool:
         return not self._flight and not self._planned and not self._holds_unsealed()
@@ -347,12 +292,12 @@ class Spool(Buffer):
 
     def _rotate(self, journal: Journal) -> None:
         journal.rotate()
-        self._force(journal, _STATE, _encode(self._state()))
+        self._force(journal, records.STATE, records.encode(self._state()))
 
     def _write(self, journal: Journal, kind: int, what: msgspec.Struct) -> None:
         if journal.is_due:
             self._rotate(journal)
-        self._force(journal, kind, _encode(what))
+        self._force(journal, kind, records.encode(what))
 
     def _force(self, journal: Journal, kind: int, body: bytes) -> None:
         """Write what is needed to deliver what is there, on a full disk as well."""
@@ -363,20 +308,20 @@ class Spool(Buffer):
                 raise
             journal.write(kind, body)
 
-    def _state(self) -> _State:
-        return _State(self._spool.namespace, self._cut_at, self.names, self._sequences, self._log)
+    def _state(self) -> records.State:
+        return records.State(self._spool.namespace, self._cut_at, self.names, self._sequences, self._log)
 
     # -- reading back -----------------------------------------------------------------------------------
 
-    def _pack(self, journal: Journal, cut: _Cut, *, bounded: bool) -> tuple[dict[int, Pack], int, int]:
+    def _pack(self, journal: Journal, cut: records.Cut, *, bounded: bool) -> tuple[dict[int, Pack], int, int]:
         """Pack events by partition; return the packs, how far that came, and how many events there were."""
         packs: dict[int, Pack] = {}
         at, events = cut.start, 0
         for kind, body, after in journal.read(cut.start, cut.end):
             at = after
-            if kind != _EVENT:
+            if kind != records.EVENT:
                 continue
-            event = _event(body)
+            event = records.read_event(body)
             if any(partition_for(event, of, spread, turn) not in left for of, left, turn, spread in cut.left):
                 continue
             partition = partition_for(event, len(self.names), cut.spread, cut.turn)
@@ -394,14 +339,14 @@ class Spool(Buffer):
         at = cut_at = end = journal.start
         for kind, body, after in journal.read(journal.start, journal.end):
             at = after
-            if kind == _STATE:
-                state = _state(body)
+            if kind == records.STATE:
+                state = records.read_state(body)
                 if state.namespace != self._spool.namespace:
                     raise SpoolError(f"{journal.folder} holds events of {state.namespace}, not {self._spool.namespace}")
                 if not self.names:
                     self.names, self._sequences, self._log = state.names, state.sequences, state.log
-            elif kind == _CUT:
-                cut = _cut(body)
+            elif kind == records.CUT:
+                cut = records.read_cut(body)
                 for partition, sequence, _ in cut.entries:
                     self._sequences[partition] = sequence
                 end = max(end, cut.end)
@@ -412,17 +357,17 @@ class Spool(Buffer):
                     self._planned.append(cut)
                 else:  # its first events are gone: they were removed because all of it was confirmed
                     cut_at = max(cut_at, cut.end)
-            elif kind == _RENAME:
-                self._begin_again(_rename(body))
-            elif kind == _MOVE:
-                self._move(_move(body))
+            elif kind == records.RENAME:
+                self._begin_again(records.read_rename(body))
+            elif kind == records.MOVE:
+                self._move(records.read_move(body))
         if journal.end - at > MAX_BODY:
             raise SpoolError(f"{journal.folder} is damaged at position {at:,}: look at it before it is delivered")
         journal.end_at(at)
         self._cut_at, self._confirmed_at = max(cut_at, end), cut_at
-        self.emitted = sum(kind == _EVENT for kind, _, _ in journal.read(cut_at, at))
+        self.emitted = sum(kind == records.EVENT for kind, _, _ in journal.read(cut_at, at))
 
-    def _move(self, moved: _Move) -> None:
+    def _move(self, moved: records.Move) -> None:
         """Leave of each cut what the closed log has not taken, to be cut anew."""
         of = len(self.names)
         self._log, self.names, self._sequences = moved.log, moved.names, moved.sequences
@@ -431,9 +376,9 @@ class Spool(Buffer):
             if not cut.entries:  # it came from yet another log, and nothing of it was sent to this one
                 self._planned.append(cut)
             elif left := [partition for partition, sequence, _ in cut.entries if sequence > moved.lasts[partition]]:
-                self._planned.append(_Cut(cut.start, cut.end, [], [*cut.left, (of, left, cut.turn, cut.spread)]))
+                self._planned.append(records.Cut(cut.start, cut.end, [], [*cut.left, (of, left, cut.turn, cut.spread)]))
 
-    def _begin_again(self, rename: _Rename) -> None:
+    def _begin_again(self, rename: records.Rename) -> None:
         self.names[rename.partition] = rename.name
         self._sequences[rename.partition] -= rename.base
         for cut in (*self._sealed, *self._planned):

@@ -7,8 +7,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from tallystream.append import _APPEND, Appender
-from tallystream.codec import Pack
 from tallystream.lane import Entry
+from tallystream.pack import Pack
 from tests.proxy import Proxy
 from tests.rig import Rig
 from tests.waiting import until

@@ -6,8 +6,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from tallystream.codec import Pack
 from tallystream.keys import GROUP, partition_of
+from tallystream.pack import Pack
 from tallystream_worker.apply import _APPLY, Applied, Refused, Stale, apply
 from tallystream_worker.fold import OVERFLOW, Fold
 from tests.proxy import Proxy

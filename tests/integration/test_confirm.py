@@ -13,9 +13,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from tallystream import ConfigurationError, FlushTimeout, Producer, Unconfirmed
 from tallystream.append import Appender
-from tallystream.codec import Pack
 from tallystream.confirm import Confirmation
 from tallystream.lane import Entry
+from tallystream.pack import Pack
 from tallystream.rules import Metric, Rules
 from tests.proxy import Proxy
 from tests.rig import Rig

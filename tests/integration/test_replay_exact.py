@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from tallystream.append import Appender
 from tallystream.append import Entry as Sealed
-from tallystream.codec import Pack, Payload, decode, encode
+from tallystream.codec import Payload, decode, encode
 from tallystream.keys import GROUP
+from tallystream.pack import Pack
 from tests import oracle
 from tests.oracle import MAX, Event, home
 from tests.rig import METRICS, Rig

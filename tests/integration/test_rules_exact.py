@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tallystream.append import Appender, Entry
-from tallystream.codec import Pack
 from tallystream.decide import Decider
 from tallystream.event import Event
 from tallystream.keys import partition_of
 from tallystream.ledger import query_ledger
 from tallystream.meta import establish
+from tallystream.pack import Pack
 from tallystream.ranking import query_top
 from tallystream.rules import Metric, Rules, publish
 from tallystream.totals import Totals

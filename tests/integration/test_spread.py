@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from tallystream.append import Appender, Entry
-from tallystream.codec import Pack
 from tallystream.decide import Decider
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.event import Event
 from tallystream.ledger import query_ledger
 from tallystream.meta import establish, spread_fields
+from tallystream.pack import Pack
 from tallystream.producer import Producer
 from tallystream.ranking import query_top
 from tallystream.rules import Metric, Ratio, Rules, publish

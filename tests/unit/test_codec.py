@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tallystream.codec import MAX_EVENTS, Pack, Payload, Visits, decode, encode, stated_events, went_through_the_gate
+from tallystream.codec import MAX_EVENTS, Payload, Visits, decode, encode, stated_events, went_through_the_gate
 from tallystream.errors import CodecError, EventError, UnknownVersion
 from tallystream.event import MAX_AMOUNT
+from tallystream.pack import Pack
 
 RECEIVED = 1_763_900_000_000
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystream.codec import Pack, Payload, Single, Visits, decode, encode
+from tallystream.codec import Payload, Single, Visits, decode, encode
 from tallystream.event import MAX_AHEAD, MAX_AMOUNT
 from tallystream.keys import Layout
+from tallystream.pack import Pack
 from tallystream.rules import Metric, Rules
 from tallystream_worker.entry import Entry
 from tallystream_worker.fold import OVERFLOW, Fold

@@ -22,7 +22,7 @@ from tallystream_worker.ingest.lines import MAX_LINE_BYTES, Line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tallystream.codec import Columns
+    from tallystream.pack import Columns
     from tallystream_worker.ingest.lines import Block, Mapping
     from tallystream_worker.ingest.packing import Packing
 

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tallystream import event as rule
-from tallystream.codec import Pack
 from tallystream.keys import partition_of
+from tallystream.pack import Pack
 from tallystream.windows import MINUTE
 from tallystream_worker.ingest.gate import Stretch
 
