@@ -90,6 +90,8 @@ class Crew:
         consumer = consumer or settings.worker.consumer
         self._hottest = Hottest(meta.layout.partitions)
         subscribers = [*subscribers, self._hottest]
+        # Over a cluster, FLUSHALL is not one moment: a thread may begin anew before the meta hash is gone.
+        strange = threading.Event()
         self._lanes = [
             _Lane(
                 settings,
@@ -99,10 +101,11 @@ class Crew:
                 subscribers,
                 log,
                 self._stopping,
+                strange,
             )
             for partition in range(meta.layout.partitions)
         ]
-        self._keeper = Keeper(settings, meta, log, consumer, self._stopping, self._hottest)
+        self._keeper = Keeper(settings, meta, log, consumer, self._stopping, self._hottest, strange)
 
     def start(self) -> None:
         """Begin to count."""
@@ -142,6 +145,7 @@ class _Lane(threading.Thread):
         subscribers: Sequence[Subscriber],
         log: FilteringBoundLogger,
         stopping: threading.Event,
+        strange: threading.Event,
     ) -> None:
         super().__init__(name=f"tallystream-partition-{partition}", daemon=True)
         self._settings = settings
@@ -151,6 +155,7 @@ class _Lane(threading.Thread):
         self._log = log.bind(stream=meta.layout.keys[partition].stream)
         self._meta = meta
         self._stopping = stopping
+        self._strange = strange
         self._reading = connect(settings.redis.url, block=BLOCK)
         self._applying = connect(settings.redis.url)
         self._confirmation = Confirmation(settings.worker.confirm)
@@ -169,7 +174,7 @@ class _Lane(threading.Thread):
             self._tried = time.monotonic()
             try:
                 consumer = self._consumer
-                if consumer is None or self._problem is not None:
+                if consumer is None or self._problem is not None or self._strange.is_set():
                     consumer = self._open()
                 consumer.run_once(BLOCK)
             except GenerationMoved as moved:

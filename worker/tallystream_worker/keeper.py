@@ -50,6 +50,7 @@ class Keeper(threading.Thread):
         consumer: The name that takes over what gone consumers held.
         stopping: Set when it is time to end.
         hottest: What is known of hot subjects; it is shown to others.
+        strange: Set while other data, or none, lies there.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Keeper(threading.Thread):
         consumer: str,
         stopping: threading.Event,
         hottest: Hottest | None = None,
+        strange: threading.Event | None = None,
     ) -> None:
         super().__init__(name="tallystream-keeper", daemon=True)
         self._retention = settings.retention
@@ -68,6 +70,7 @@ class Keeper(threading.Thread):
         self._consumer = consumer
         self._stopping = stopping
         self._hottest = hottest
+        self._strange = strange or threading.Event()
         self._hot: dict[str, tuple[str, str]] = {}  # by stream, what was said to be hot
         self._client = connect(settings.redis.url)
         self._cursors = dict.fromkeys(range(meta.layout.partitions), "0")
@@ -101,7 +104,9 @@ class Keeper(threading.Thread):
         """
         found = stored(self._client, self._meta.layout.namespace)
         if found is None or found.epoch != self._meta.epoch:
+            self._strange.set()
             return  # not our data: the lanes sound the alarm
+        self._strange.clear()
         if self._hottest is not None:
             self._hottest.tick()
         reaping = time.monotonic() >= self._reap_at
