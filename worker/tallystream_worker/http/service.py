@@ -35,6 +35,7 @@ from tallystream_worker.http.schema import SchemaPage
 from tallystream_worker.http.session import Sessions
 from tallystream_worker.http.standing import Standing
 from tallystream_worker.http.tokens import tokens_of
+from tallystream_worker.http.unread import watched
 from tallystream_worker.http.writer import Writer
 from tallystream_worker.live.hub import Hub
 from tallystream_worker.settings import Settings
@@ -73,7 +74,8 @@ class ReadService(Litestar):
             http = cast("HTTPScope", scope)
             http["path"] = http["raw_path"].decode("latin-1")
             if scope["type"] == ScopeType.HTTP:
-                send = delivered(http, cast("Send", send))
+                receive, send = watched(http, cast("Receive", receive), cast("Send", send))
+                send = delivered(http, send)
             headers = dict(http["headers"])
             answer = self._gate.refuses(http["type"], http.get("method", "GET"), headers) or _refusal(
                 http["raw_path"], http["query_string"]

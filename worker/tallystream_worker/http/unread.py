@@ -1,0 +1,34 @@
+"""A request that is answered before its body was read: the connection ends with the answer, and the answer says so.
+
+The server closes such a connection, because what is left of the body is in the way of the next request. A client that
+is not told sends its next request into it, and hears nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from litestar.types import HTTPReceiveMessage, HTTPScope, Message, Receive, Send
+
+
+def watched(scope: HTTPScope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Return a `receive` and a `send` by which an answer to a half-read request says `Connection: close`."""
+    headers = dict(scope["headers"])
+    has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+    if not has_body or not scope["http_version"].startswith("1"):
+        return receive, send
+    is_read = False
+
+    async def receive_noting() -> HTTPReceiveMessage:
+        nonlocal is_read
+        message = cast("HTTPReceiveMessage", await receive())
+        is_read = is_read or not (message["type"] == "http.request" and message["more_body"])
+        return message
+
+    async def send_telling(message: Message) -> None:
+        if message["type"] == "http.response.start" and not is_read:
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return cast("Receive", receive_noting), send_telling
