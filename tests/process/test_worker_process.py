@@ -66,7 +66,14 @@ def children(pid: int) -> list[int]:
     """Return the worker processes that a parent started."""
     started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     # One of them is the tracker that multiprocessing itself starts.
-    return [int(child) for child in started if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in started if b"spawn_main" in command_of(int(child))]
+
+
+def command_of(pid: int) -> bytes:
+    """Return the command line of a process; nothing where it has ended."""
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def drained(rig: Rig) -> bool:
@@ -173,6 +180,20 @@ def test_several_processes_share_the_work(rig):
         output, _ = process.communicate(timeout=20)
         assert process.returncode == 0, output
     check(rig, expected, 2 * EVENTS)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes by /proc")
+def test_no_process_outlives_its_parent(rig):
+    """When the parent of several workers is killed, they finish what they have in hand, and end."""
+    expected = Counter(emit(rig))
+    with worker(rig.url, "--processes", "2") as process:
+        until(lambda: rig.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
+        started = children(process.pid)
+        process.kill()
+        until(lambda: not any(map(command_of, started)), timeout=30, what="their end")
+    with worker(rig.url):
+        until(lambda: drained(rig), timeout=60, what="the end of the stream")
+    check(rig, expected, EVENTS)
 
 
 def test_two_workers_with_one_name(rig):

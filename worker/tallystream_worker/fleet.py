@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -109,7 +112,16 @@ def _start(tenants: Sequence[Settings], number: int, metrics_port: int | None, m
 
 
 def _child(tenants: Sequence[Settings], number: int, metrics_port: int | None, metrics_host: str) -> None:
+    threading.Thread(target=_end_with_parent, name="tallystream-parent", daemon=True).start()
     run_one([_numbered(settings, number) for settings in tenants], logs.configure(), metrics_port, metrics_host)
+
+
+def _end_with_parent() -> None:
+    """Stop, as on SIGTERM, when the parent was killed: nobody would start this process again, or stop it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101  # it has started us
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _numbered(settings: Settings, number: int) -> Settings:
