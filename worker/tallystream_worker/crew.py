@@ -214,7 +214,7 @@ class _Lane(threading.Thread):
             consumer = self._consumer = self._counting(found, keys)
         consumer.fetch.ensure_group()
         # Again: emptied just before the group was made, the server holds a new one, and nothing would look wrong.
-        # Emptied from now on, it has no group, and the next read says so.
+        # Emptied from now on, it has no group, and the next read says so; of a cluster, node by node, the keeper does.
         self._stored()
         consumer.fetch.recover()
         return consumer

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as changed
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from tallystream.errors import ConfigurationError
 from tallystream.keys import MAX_PARTITIONS
-from tallystream_worker.cli.output import console, error_console, print_json
+from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.moving import log
 from tallystream_worker.moving.move import Progress, move
 
@@ -46,7 +45,7 @@ def to_partitions(
     before, layout = meta.layout.partitions, meta.layout
     rules = gathered(meta, settings.rules)
     if is_needed := partitions != before or rules is not None:
-        with _bar() as bar:
+        with entries_bar() as bar:
             task = bar.add_task("copying", total=None, entries=0)
 
             def show(at: Progress) -> None:
@@ -79,14 +78,3 @@ def clean(client: redis.Redis, meta: Meta) -> dict[int, int]:
     if meta.kept is not None:
         removed[meta.kept] = log.drop(client, meta)
     return removed
-
-
-def _bar() -> Bar:
-    return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[entries]:,} entries"),
-        TimeRemainingColumn(),
-        console=error_console,
-        disable=not error_console.is_terminal,
-    )

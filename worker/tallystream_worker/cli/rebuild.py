@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from tallystream.connection import connect
 from tallystream.errors import ConfigurationError
@@ -16,7 +14,8 @@ from tallystream.meta import stored
 from tallystream_worker.cli.audit import print_differences
 from tallystream_worker.cli.move import clean, gathered, to_partitions
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
-from tallystream_worker.cli.output import console, error_console, print_json
+from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.generation.compare import compare
 from tallystream_worker.generation.drop import drop as remove
 from tallystream_worker.generation.rebuild import Progress, Rebuild, propose
@@ -121,7 +120,7 @@ def build(
     with Rebuild(settings, meta, generation, archive=archive, accept_loss=accept_loss) as run:
         if not begun:
             run.begin()
-        with _bar() as bar:
+        with entries_bar() as bar:
             task = bar.add_task("counting", total=None, entries=0)
 
             def show(progress: Progress) -> None:
@@ -159,14 +158,3 @@ def _kept(meta: Meta) -> int:
 def _as_changes(differences: list[Difference]) -> list[Difference]:
     """Return them the other way round: what is live now is what was found, what is new is expected."""
     return [replace(each, expected=each.found, found=each.expected) for each in differences]
-
-
-def _bar() -> Bar:
-    return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[entries]:,} entries"),
-        TimeRemainingColumn(),
-        console=error_console,
-        disable=not error_console.is_terminal,
-    )
