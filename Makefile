@@ -40,7 +40,7 @@ secrets: | $(UV) ## users of the server, passwords and tokens for docker compose
 	@$(UV) run --quiet --frozen --no-dev tallystream acl secrets && ln -s secrets/tallystream.env .env
 
 teeth: | $(UV)   ## break the product in known ways; the fault suite must notice each
-	@$(UV) run --quiet --frozen python -m tests.faults.teeth $(ARGS)
+	@$(UV) run --quiet --frozen python -m tests.faults.check_mutants $(ARGS)
 
 soak: | $(UV)    ## a sustained load with random faults, the memory of all processes watched: MINUTES=10, RATE=100000
 	@$(UV) run --quiet --frozen python -m tests.faults.soak --minutes $(MINUTES) $(if $(RATE),--rate $(RATE)) $(ARGS)

@@ -12,16 +12,16 @@ from pathlib import Path
 import structlog
 
 from tallystream import Producer
-from tallystream.connection import connect
-from tallystream.ledger import query_ledger
-from tallystream.meta import establish
-from tallystream.totals import Totals
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.generation.audit import audit
-from tallystream_worker.generation.rebuild import Rebuild, propose
-from tallystream_worker.settings import RedisSettings, Settings
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream_worker.process import logs
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.settings.settings import RedisSettings, Settings
 
 from .load import zipf
 from .server import until

@@ -8,13 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 from tallystream import Producer
-from tallystream.connection import connect
-from tallystream.meta import establish
-from tallystream.rules import Metric, Rules, publish
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
-from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.server.embedded import EmbeddedServer
 
 from .load import METRIC, zipf
 

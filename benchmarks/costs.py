@@ -16,16 +16,16 @@ from typing import Final
 import msgspec
 import redis
 
-from tallystream.batch import board_length
-from tallystream.connection import connect
-from tallystream.meta import establish
-from tallystream.producer import Producer
-from tallystream.rules import Metric, Rules, publish
-from tallystream_worker import costs
-from tallystream_worker.consumer import Consumer
-from tallystream_worker.costs import Costs
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.fetch import Fetch
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.producing.producer import Producer
+from tallystream.rules.batch import board_length
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream_worker.capacity import costs
+from tallystream_worker.capacity.costs import Costs
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.server.embedded import EmbeddedServer
 
 from . import memory, report
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import redis
 from redis.exceptions import ResponseError
 
-from tallystream.keys import GROUP, Layout
-from tallystream.totals import Totals
+from tallystream.reading.totals import Totals
+from tallystream.storage.keys import GROUP, Layout
 
 from .load import METRIC
 from .processes import Running

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tallystream import Producer
-from tallystream.keys import Layout
+from tallystream.storage.keys import Layout
 
 from .counting import check_exact, stream_bytes, wait_for_first_read, wait_until_counted
 from .load import LOADS, METRIC

@@ -12,14 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tallystream.connection import connect
-from tallystream.meta import establish, spread_fields
-from tallystream.producer import Producer
-from tallystream.rules import Metric, Rules, publish
-from tallystream.totals import Totals
-from tallystream_worker.consumer import Consumer
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.fetch import Fetch
+from tallystream.client.connect import connect
+from tallystream.deployment import establish, spread_fields
+from tallystream.producing.producer import Producer
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.server.embedded import EmbeddedServer
 
 from .load import METRIC, zipf
 from .measure import server_cpu_seconds

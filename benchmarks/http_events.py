@@ -12,10 +12,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from tallystream.connection import connect
-from tallystream_worker.app import open_books
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.settings import RedisSettings, Settings
+from tallystream.client.connect import connect
+from tallystream_worker.runtime.app import open_books
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.settings.settings import RedisSettings, Settings
 
 from .http_load import cpu_seconds, load, request, service
 

@@ -12,11 +12,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from tallystream.producer import Producer
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.settings import RedisSettings, Settings
+from tallystream.producing.producer import Producer
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.settings.settings import RedisSettings, Settings
 
 from .http_load import cpu_seconds, load, request, service
 

@@ -10,10 +10,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
 from tallystream.errors import ConfigurationError
-from tallystream.meta import establish
-from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.server.embedded import EmbeddedServer
 
 from .processes import TOTALS_ONLY, worker
 from .server import until

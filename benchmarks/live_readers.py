@@ -19,7 +19,7 @@ from http.client import HTTPConnection
 import psutil
 
 from tallystream import Producer
-from tallystream.live import follow
+from tallystream.subscribe import follow
 
 from .counting import wait_for_first_read, wait_until_counted
 from .load import METRIC, zipf

@@ -14,13 +14,13 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from tallystream.connection import connect
-from tallystream.meta import establish
-from tallystream.producer import Producer
-from tallystream.rules import Metric, Rules, publish
-from tallystream_worker.consumer import Consumer
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.fetch import Fetch
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.producing.producer import Producer
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.server.embedded import EmbeddedServer
 
 SUBJECTS = 20_000
 CASES = {

@@ -21,15 +21,15 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
 from tallystream.errors import ConfigurationError
-from tallystream.ledger import query_ledger
-from tallystream.producer import Producer
-from tallystream.rules import Metric, Rules
-from tallystream.totals import Totals
-from tallystream_worker.app import counting
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.settings import RedisSettings, Settings
+from tallystream.producing.producer import Producer
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.local_cluster import local_cluster  # the one place that makes a cluster of local processes
 
 from .load import METRIC, uniform, zipf

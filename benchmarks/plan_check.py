@@ -17,19 +17,19 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from tallystream.connection import connect
-from tallystream.meta import establish
-from tallystream.producer import Producer
-from tallystream.rules import Metric, Rules, publish
-from tallystream_worker.consumer import Consumer
-from tallystream_worker.costs import Costs, load_costs
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.fetch import Fetch
-from tallystream_worker.footprint import parts
-from tallystream_worker.plan.load import Load
-from tallystream_worker.plan.packing import pack
-from tallystream_worker.plan.processor import server_seconds, worker_seconds
-from tallystream_worker.plan.storage import entry_bytes
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.producing.producer import Producer
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream_worker.capacity.costs import Costs, load_costs
+from tallystream_worker.capacity.footprint import parts
+from tallystream_worker.capacity.load import Load
+from tallystream_worker.capacity.packing import pack
+from tallystream_worker.capacity.processor import server_seconds, worker_seconds
+from tallystream_worker.capacity.storage import entry_bytes
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.server.embedded import EmbeddedServer
 
 from . import costs as pieces
 from .memory import held

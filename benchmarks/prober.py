@@ -8,7 +8,7 @@ import sys
 import time
 
 from tallystream import Producer
-from tallystream.totals import Totals
+from tallystream.reading.totals import Totals
 
 from .load import METRIC, zipf
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from tallystream import Producer
-from tallystream.ledger import OUTCOMES, query_ledger
-from tallystream.totals import Totals
+from tallystream.reading.ledger import OUTCOMES, query_ledger
+from tallystream.reading.totals import Totals
 
 from .load import zipf
 from .measure import RATE, Sample, script_milliseconds

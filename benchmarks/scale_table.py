@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from tallystream.errors import ConfigurationError
-from tallystream.rules import Metric
-from tallystream_worker.costs import load_costs
-from tallystream_worker.plan.explain import size
-from tallystream_worker.plan.load import Load
-from tallystream_worker.plan.sizing import plan
-from tallystream_worker.settings import RetentionSettings, Settings
+from tallystream.rules.metrics import Metric
+from tallystream_worker.capacity.costs import load_costs
+from tallystream_worker.capacity.explain import size
+from tallystream_worker.capacity.load import Load
+from tallystream_worker.capacity.sizing import plan
+from tallystream_worker.settings.settings import RetentionSettings, Settings
 
 _VIEW = Metric(windows=("hour", "day"), retention={"hour": "2d", "day": "30d"}, top=100)
 _STEPS = ((10**5, 10**6, 10, 0.005), (10**6, 10**7, 20, 0.02), (10**7, 10**8, 100, 0.2), (10**8, 10**9, 400, 1.0))

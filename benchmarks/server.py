@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.server.embedded import EmbeddedServer
 
 from .measure import Skipped
 

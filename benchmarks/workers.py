@@ -19,12 +19,12 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from tallystream.connection import connect
-from tallystream.ledger import query_ledger
-from tallystream.meta import establish
-from tallystream.producer import Producer
-from tallystream.totals import Totals
-from tallystream_worker.embedded import EmbeddedServer
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.producing.producer import Producer
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream_worker.server.embedded import EmbeddedServer
 
 from .processes import TOTALS_ONLY, program
 from .server import until

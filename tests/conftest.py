@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import Phase, settings
 
-from tallystream_worker.embedded import EmbeddedServer
+from tallystream_worker.server.embedded import EmbeddedServer
 from tests.servers import Server, matrix, running
 
 if TYPE_CHECKING:

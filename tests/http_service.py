@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tallystream_worker.http.serve import serving
-from tallystream_worker.settings import RedisSettings, ServeSettings, Settings
+from tallystream_worker.service.server import serving
+from tallystream_worker.settings.settings import RedisSettings, ServeSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from tallystream.connection import connect
-from tallystream.slots import SLOTS, slot_of
-from tallystream_worker.embedded import EmbeddedServer
+from tallystream.client.cluster.slots import SLOTS, slot_of
+from tallystream.client.connect import connect
+from tallystream_worker.server.embedded import EmbeddedServer
 from tests.servers import Server, missing
 from tests.waiting import until
 

@@ -10,12 +10,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tallystream.windows import bucket
+from tallystream.rules.windows import bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
-    from tallystream.rules import Metric
+    from tallystream.rules.metrics import Metric
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from tallystream.connection import connect
-from tallystream_worker.embedded import find_binary
+from tallystream.client.connect import connect
+from tallystream_worker.server.embedded import find_binary
 from tests.servers import missing
 from tests.waiting import until
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tallystream_worker.embedded import EmbeddedServer
+    from tallystream_worker.server.embedded import EmbeddedServer
 
 NAME = "counters"
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from tallystream_worker.settings import _SECTIONS
+from tallystream_worker.settings.settings import _SECTIONS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "config" / "tallystream.toml"

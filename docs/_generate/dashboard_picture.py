@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 from playwright.sync_api import sync_playwright
 
 from tallystream import Producer
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.http.serve import serving
-from tallystream_worker.settings import RedisSettings, ServeSettings, Settings, SnapshotSettings
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.service.server import serving
+from tallystream_worker.settings.settings import RedisSettings, ServeSettings, Settings, SnapshotSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

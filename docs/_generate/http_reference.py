@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tallystream_worker.http.service import create_app
-from tallystream_worker.settings import Settings
+from tallystream_worker.service.app import create_app
+from tallystream_worker.settings.settings import Settings
 
 PAGE = Path(__file__).parents[1] / "http-reference.md"
 

@@ -17,9 +17,9 @@ from fastapi.responses import JSONResponse
 
 from tallystream import EventError
 from tallystream.aio import Producer, Totals
-from tallystream.connection import DEFAULT_URL
-from tallystream.ranking import query_top
-from tallystream.standing import ratios
+from tallystream.client.connect import DEFAULT_URL
+from tallystream.reading.actor_rules import ratios
+from tallystream.reading.leaderboards import query_top
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

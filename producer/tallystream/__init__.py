@@ -8,7 +8,6 @@ with Producer("redis://127.0.0.1:6379") as producer:
 
 import logging
 
-from tallystream.decide import Outcome
 from tallystream.errors import (
     Backlogged,
     BufferFull,
@@ -23,8 +22,9 @@ from tallystream.errors import (
     Unconfirmed,
     UnknownVersion,
 )
-from tallystream.event import Event
-from tallystream.producer import Producer, ProducerStats
+from tallystream.producing.decider import Outcome
+from tallystream.producing.producer import Producer, ProducerStats
+from tallystream.wire.event import Event
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # an app decides what is shown
 

@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from redis.exceptions import OutOfMemoryError
 
-from tallystream.connection import DEFAULT_URL, connect_async
+from tallystream.client.connect import DEFAULT_URL, connect_async
 from tallystream.errors import BufferFull, TallyError
-from tallystream.producer import Producer as ThreadedProducer
-from tallystream.query import Answer, Query
-from tallystream.together import Together
-from tallystream.totals import Patience, Reading, Remembered, declared, query_counters, query_meta
+from tallystream.producing.producer import Producer as ThreadedProducer
+from tallystream.reading.coalescing import Together
+from tallystream.reading.query import Answer, Query
+from tallystream.reading.totals import Patience, Reading, Remembered, declared, query_counters, query_meta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
-    from tallystream.buffer import WhenFull
-    from tallystream.decide import Outcome
-    from tallystream.meta import Meta
-    from tallystream.producer import ProducerStats
-    from tallystream.totals import Counter
+    from tallystream.deployment import Meta
+    from tallystream.producing.buffer import WhenFull
+    from tallystream.producing.decider import Outcome
+    from tallystream.producing.producer import ProducerStats
+    from tallystream.reading.totals import Counter
 
 _LOOK: Final = 0.005
 """Seconds between looks for room in a full buffer."""
@@ -51,14 +51,14 @@ _CONNECTIONS: Final = 32
 class Producer:
     """Counts events from asyncio without making the loop wait.
 
-    Sending stays with the producer of `tallystream.producer` and its thread: redis-py packs commands in C for the
-    synchronous client only (about twice as fast), and a loop that is busy elsewhere delays no event.
+    Sending stays with the threaded producer and its thread: redis-py packs commands in C for the synchronous client
+    only (about twice as fast), and a loop that is busy elsewhere delays no event.
 
     Args:
         url: Where Redis or Valkey is.
         when_full: What `emit` does when the buffer is full; `block` suspends the caller until there is room.
         block_timeout: Seconds after which `block` gives up, as `raise` does at once.
-        settings: Everything else that `tallystream.producer.Producer` takes.
+        settings: Everything else that `tallystream.producing.producer.Producer` takes.
 
     Raises:
         ConfigurationError: the URL or another setting cannot be used.
@@ -125,7 +125,7 @@ class Producer:
         at: float | None = None,
         id: str | None = None,  # noqa: A002  # the event's own word
     ) -> Outcome:
-        """Count one event now and return the verdict; see `tallystream.producer.Producer.decide`.
+        """Count one event now and return the verdict; see `tallystream.producing.producer.Producer.decide`.
 
         A call that is cancelled may have counted its event all the same.
 
@@ -133,7 +133,7 @@ class Producer:
             EventError: the event breaks a rule; it was not counted.
             ConfigurationError: no worker has published the rules yet.
             TallyError: the producer is closed.
-            redis.RedisError: it is not known whether it was counted; see `tallystream.decide.Decider`.
+            redis.RedisError: it is not known whether it was counted; see `tallystream.producing.decider.Decider`.
         """
         if self._closed:
             raise TallyError("this producer is closed")
@@ -196,7 +196,7 @@ class Totals:
         self._together = Together(self.run)
 
     async def meta(self) -> Meta:
-        """Return what is stored here, at most a second old; see `tallystream.totals.query_meta`."""
+        """Return what is stored here, at most a second old; see `tallystream.reading.totals.query_meta`."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
             await self.run(query_meta(remembered.expected(self._partitions), self._namespace))
@@ -224,7 +224,7 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,  # noqa: ASYNC109  # says how long the counting may take, and how that failed
     ) -> Reading:
-        """Return totals and how good they are; see `tallystream.totals.Totals.read`.
+        """Return totals and how good they are; see `tallystream.reading.totals.Totals.read`.
 
         Raises:
             EventError: a subject, a metric or a stream ID that cannot exist.
@@ -233,7 +233,7 @@ class Totals:
         patience = Patience(after, timeout)
         wanted = list(counters)
         while True:
-            meta = await self.meta()  # anew each time: see tallystream.totals
+            meta = await self.meta()  # anew each time: see tallystream.reading.totals
             reading = await self._together.run(query_counters(meta.layout, wanted, meta.rules))
             if patience.ends(reading):
                 return reading

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tallystream.producer import Producer
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.http.serve import serving
+from tallystream.producing.producer import Producer
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.service.server import serving
 from tests.http_service import settings_for
 from tests.servers import missing
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-    from tallystream_worker.settings import Settings
+    from tallystream_worker.settings.settings import Settings
 
 SCREENSHOTS = Path("build/screenshots")
 

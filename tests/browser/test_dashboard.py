@@ -13,14 +13,14 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tallystream.alert import Alert
-from tallystream.connection import connect
-from tallystream.meta import SNAPSHOT_AT, SNAPSHOT_EVERY
-from tallystream.producer import Producer
-from tallystream.rules import Metric, Rules
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.http.serve import serving
+from tallystream.client.connect import connect
+from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY
+from tallystream.producing.producer import Producer
+from tallystream.rules.alerts import Alert
+from tallystream.rules.metrics import Metric, Rules
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.service.server import serving
 from tests.http_service import settings_for
 from tests.waiting import until
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Locator, Page
 
-    from tallystream_worker.embedded import EmbeddedServer
-    from tallystream_worker.settings import Settings
+    from tallystream_worker.server.embedded import EmbeddedServer
+    from tallystream_worker.settings.settings import Settings
 
 HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\">",

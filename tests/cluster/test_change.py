@@ -13,14 +13,14 @@ import structlog
 from redis.exceptions import RedisError, TryAgainError
 
 from tallystream import Producer, TallyError
-from tallystream.connection import connect, connect_async
-from tallystream.keys import Layout
-from tallystream.ledger import query_ledger
-from tallystream.slots import slot_of
-from tallystream.totals import Totals
-from tallystream_worker.app import counting
-from tallystream_worker.settings import RedisSettings, Settings
-from tests.rig import Rig
+from tallystream.client.cluster.slots import slot_of
+from tallystream.client.connect import connect, connect_async
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream.storage.keys import Layout
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.harness import Rig
 from tests.waiting import until
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ import redis
 import structlog
 
 from tallystream import ConfigurationError, Producer, aio
-from tallystream.connection import _ClusterUrl, connect, connect_async
-from tallystream.ledger import query_ledger
-from tallystream.rules import Metric, Rules, publish
-from tallystream.totals import Totals
-from tallystream_worker.app import counting
-from tallystream_worker.settings import RedisSettings, Settings
-from tests.integration.test_cli import PROGRAM
-from tests.rig import Rig
+from tallystream.client.connect import _ClusterUrl, connect, connect_async
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.harness import Rig
+from tests.integration.cli.test_cli import PROGRAM
 
 
 def test_from_emit_to_total(server):

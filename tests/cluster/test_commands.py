@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tallystream.connection import connect
-from tallystream.keys import Layout
-from tallystream.totals import Totals
-from tallystream_worker import logs
-from tallystream_worker.acl import generate, hashed, users
-from tallystream_worker.app import counting
-from tallystream_worker.settings import RedisSettings, Settings
-from tests.integration.test_acl import _fields
-from tests.integration.test_cli import Shell
+from tallystream.client.connect import connect
+from tallystream.reading.totals import Totals
+from tallystream.storage.keys import Layout
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.server.acl import generate, hashed, users
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.integration.cli.test_cli import Shell
+from tests.integration.server.test_acl import _fields
 from tests.waiting import until
 
 if TYPE_CHECKING:

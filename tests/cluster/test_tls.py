@@ -9,14 +9,14 @@ import httpx
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tallystream.connection import connect
-from tallystream.producer import Producer
-from tallystream.totals import Totals
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.http.serve import serving
+from tallystream.client.connect import connect
+from tallystream.producing.producer import Producer
+from tallystream.reading.totals import Totals
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.service.server import serving
 from tests.http_service import settings_for
-from tests.integration.test_tls import certificates  # noqa: F401  # a fixture
+from tests.integration.client.test_tls import certificates  # noqa: F401  # a fixture
 from tests.local_cluster import LocalCluster, local_cluster
 
 if TYPE_CHECKING:

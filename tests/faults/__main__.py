@@ -13,9 +13,9 @@ from pathlib import Path
 import tallystream
 import tallystream_worker
 from tests.faults import report
+from tests.faults.fork_server import Zygote
 from tests.faults.rows import ROWS
 from tests.faults.run import Result, run
-from tests.faults.zygote import Zygote
 
 
 def main() -> int:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from tallystream import codec
 from tallystream.errors import CodecError, EventError
-from tallystream.ledger import query_ledger
+from tallystream.reading.ledger import query_ledger
+from tallystream.wire import codec
 from tests.faults.failure import Failure
 from tests.faults.processes import RULES
 from tests.faults.watch import PAIR
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.codec import Payload
-    from tallystream.keys import Layout
-    from tallystream.totals import Totals
+    from tallystream.reading.totals import Totals
+    from tallystream.storage.keys import Layout
+    from tallystream.wire.codec import Payload
     from tests.faults.journal import Account
-    from tests.rig import Rig
+    from tests.harness import Rig
 
 Totalled = dict[tuple[str, str], int]
 

@@ -65,8 +65,8 @@ class Mutant:
         return folder
 
 
-_APPLY: Final = "tallystream_worker/apply.lua"
-_APPEND: Final = "tallystream/append.lua"
+_APPLY: Final = "tallystream_worker/counting/lua/apply.lua"
+_APPEND: Final = "tallystream/storage/lua/append.lua"
 _ACKNOWLEDGE: Final = "call('XACK', stream, group, unpack(ids))\n"
 _GATE: Final = "if #pending < #ids then"
 _NO_GATE: Final = Edit(_APPLY, _GATE, "if false then")
@@ -93,7 +93,7 @@ MUTANTS: Final = (
         (
             _NO_GATE,
             Edit(
-                "tallystream_worker/apply.py",
+                "tallystream_worker/counting/apply.py",
                 "    (answer, *details), is_confirmed =",
                 "    client.xack(keys.stream, keys.group, *folded.ids)\n    (answer, *details), is_confirmed =",
             ),
@@ -112,7 +112,7 @@ MUTANTS: Final = (
         "trim-by-maxlen",
         (
             Edit(
-                "tallystream_worker/trim.lua",
+                "tallystream_worker/maintenance/lua/trim.lua",
                 "removed = call('XTRIM', stream, 'MINID', '~', by_age, 'LIMIT', step)",
                 "removed = call('XTRIM', stream, 'MAXLEN', 8)",
             ),
@@ -122,7 +122,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "group-recreated-at-0",
-        (Edit("tallystream_worker/fetch.py", "if settled and not self._group_exists():", "if False:"),),
+        (Edit("tallystream_worker/counting/fetch.py", "if settled and not self._group_exists():", "if False:"),),
         (23,),
         "BLMX",
     ),
@@ -132,7 +132,7 @@ MUTANTS: Final = (
             _AGAIN,
             Edit(_APPEND, "if sequence > last + 1 then", "if false then"),
             Edit(
-                "tallystream/connection.py",
+                "tallystream/client/connect.py",
                 "block + timeout, Retry(NoBackoff(), 0))",
                 "block + timeout, Retry(NoBackoff(), 3))",
             ),
@@ -144,7 +144,7 @@ MUTANTS: Final = (
         "last-arrival-wins",
         (
             Edit(
-                "tallystream/rule_votes.lua",
+                "tallystream/storage/lua/rules/votes.lua",
                 "replaces = at > old_at or (at == old_at and amount > old_amount)",
                 "replaces = true",
             ),
@@ -156,7 +156,7 @@ MUTANTS: Final = (
         "clamp-on-write",
         (
             Edit(
-                "tallystream/rule_sums.lua",
+                "tallystream/storage/lua/rules/sums.lua",
                 "        sum = sum + delta\n",
                 "        sum = sum + delta\n        new = math.max(new, 0)\n",
             ),
@@ -166,13 +166,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "ledger-forgets",
-        (Edit("tallystream/rule_write.lua", "    if events ~= 0 then", "    if events % 7 ~= 0 then"),),
+        (Edit("tallystream/storage/lua/rules/write.lua", "    if events ~= 0 then", "    if events % 7 ~= 0 then"),),
         (20,),
         "DL",
     ),
     Mutant(
         "scripts-on-half-a-slot",
-        (Edit("tallystream/slots.py", 'if command[0] != "EVALSHA" or not int(command[2]):', "if True:"),),
+        (Edit("tallystream/client/cluster/slots.py", 'if command[0] != "EVALSHA" or not int(command[2]):', "if True:"),),
         (32,),
         "BPLDR",
     ),
@@ -194,12 +194,12 @@ MUTANTS: Final = (
         "snapshot-that-holds-no-log",
         (
             Edit(
-                "tallystream_worker/snapshot/taker.py",
+                "tallystream_worker/snapshot/snapshotter.py",
                 "            self._client.hsetnx(keys.holds, HOLDER, _ALL)\n",
                 "",
             ),
             Edit(
-                "tallystream_worker/snapshot/taker.py",
+                "tallystream_worker/snapshot/snapshotter.py",
                 "            self._client.hset(keys.holds, HOLDER, taken.position.floor)\n",
                 "",
             ),

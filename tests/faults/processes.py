@@ -12,24 +12,26 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tallystream import Producer, codec
-from tallystream.connection import connect
+from tallystream import Producer
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
 from tallystream.errors import FlushTimeout
-from tallystream.meta import establish
-from tallystream.rules import Metric, Rules
-from tallystream_worker import failpoint, fleet, logs
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.wire import codec
 from tallystream_worker.cli.dead import dead
 from tallystream_worker.cli.options import Where
 from tallystream_worker.cli.snapshot import restore
-from tallystream_worker.settings import (
+from tallystream_worker.process import failpoints, logs
+from tallystream_worker.process.signals import stop_on_signals, wait_for
+from tallystream_worker.runtime import processes
+from tallystream_worker.settings.settings import (
     RedisSettings,
     RetentionSettings,
     Settings,
     SnapshotSettings,
     WorkerSettings,
 )
-from tallystream_worker.signals import stop_on_signals, wait_for
-from tallystream_worker.snapshot.taker import snapshotting
+from tallystream_worker.snapshot.snapshotter import snapshotting
 from tests.faults.journal import Journal
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def worker(
         retention=RetentionSettings(**(retention or {})),
         snapshot=SnapshotSettings(**(snapshot or {})),
     )
-    return fleet.run_one([chosen], logs.configure(), None)
+    return processes.run_one([chosen], logs.configure(), None)
 
 
 def snapshots(url: str, place: str, every: float) -> int:
@@ -109,8 +111,8 @@ def bring_back(url: str, place: str) -> int:
 def _begin() -> None:
     """Be a process of the product's own, rather than a copy of the zygote."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    if failpoint.VARIABLE in os.environ:
-        importlib.reload(failpoint)  # it is read once, at import, and that was in the zygote
+    if failpoints.VARIABLE in os.environ:
+        importlib.reload(failpoints)  # it is read once, at import, and that was in the zygote
 
 
 def producer(url: str, journal: str, seed: int, **given: Any) -> int:

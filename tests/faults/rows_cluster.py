@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystream.slots import slot_of
+from tallystream.client.cluster.slots import slot_of
 from tests.faults.table import row
 from tests.local_cluster import PRIMARIES
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.faults.table import row
 
 if TYPE_CHECKING:
-    from tallystream_worker.embedded import EmbeddedServer
+    from tallystream_worker.server.embedded import EmbeddedServer
     from tests.faults.world import World
     from tests.proxy import Proxy
 

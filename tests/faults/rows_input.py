@@ -6,8 +6,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from tallystream import Producer
-from tallystream.codec import Group, Payload, encode
-from tallystream.event import MAX_AMOUNT
+from tallystream.wire.codec import Group, Payload, encode
+from tallystream.wire.event import MAX_AMOUNT
 from tests.faults.processes import RULES
 from tests.faults.table import row
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystream.append import _APPEND
+from tallystream.producing.appender import _APPEND
 from tests.faults.table import row
 from tests.faults.world import APPLY_SHA, patient
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystream.keys import partition_of
+from tallystream.storage.keys import partition_of
 from tests.faults.table import row
 
 if TYPE_CHECKING:

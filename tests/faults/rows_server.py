@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from tallystream.ledger import query_ledger
-from tallystream.totals import Totals
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
 from tallystream_worker.snapshot.database import Database
 from tests.faults.table import row
 

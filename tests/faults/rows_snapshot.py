@@ -7,17 +7,17 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tallystream.meta import establish
-from tallystream_worker.failpoint import SNAPSHOT_PLACES
-from tallystream_worker.snapshot.cut import SILENCE, CutLost
+from tallystream.deployment import establish
+from tallystream_worker.process.failpoints import SNAPSHOT_PLACES
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.drill import drill
+from tallystream_worker.snapshot.point_in_time import SILENCE, CutLost
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.taker import Snapshot
+from tallystream_worker.snapshot.snapshotter import Snapshot
 from tests.faults.failure import ExpectationFailed
 from tests.faults.processes import RULES
 from tests.faults.table import row
-from tests.rig import Rig
+from tests.harness import Rig
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TypeVar
 
+    from tests.faults.fork_server import Child
     from tests.faults.world import World
-    from tests.faults.zygote import Child
 
     T = TypeVar("T")
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tallystream import EventError, Producer
-from tallystream.position import parse_id, parse_position, position_commands
-from tallystream_worker.embedded import find_binary
+from tallystream.wire.position import parse_id, parse_position, position_commands
+from tallystream_worker.server.embedded import find_binary
 from tests.faults.table import faketime, row
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tallystream.keys import PartitionKeys
+    from tallystream.storage.keys import PartitionKeys
     from tests.faults.journal import Account
     from tests.faults.world import World
 

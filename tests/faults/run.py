@@ -15,8 +15,8 @@ from tests.faults.failure import ExpectationFailed, Failure
 from tests.faults.world import World
 
 if TYPE_CHECKING:
+    from tests.faults.fork_server import Zygote
     from tests.faults.table import Row
-    from tests.faults.zygote import Zygote
 
 
 @dataclass

@@ -16,19 +16,19 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tallystream.ledger import query_ledger
-from tallystream.totals import Totals
-from tallystream_worker.embedded import EmbeddedServerError
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream_worker.server.embedded import EmbeddedServerError
 from tests.faults import checks
+from tests.faults.fork_server import Zygote
 from tests.faults.memory import Memory, is_flat
 from tests.faults.world import World
-from tests.faults.zygote import Zygote
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.faults.zygote import Child
+    from tests.faults.fork_server import Child
 
 SUBJECTS = 10_000
 PRODUCERS = 2

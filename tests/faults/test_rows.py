@@ -7,9 +7,9 @@ import secrets
 
 import pytest
 
+from tests.faults.fork_server import Zygote
 from tests.faults.rows import ROWS
 from tests.faults.run import run
-from tests.faults.zygote import Zygote
 from tests.servers import missing
 
 SEED = int(os.environ.get("TALLYSTREAM_FAULT_SEED") or (1 if "CI" in os.environ else secrets.randbelow(10**6)))

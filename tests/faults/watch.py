@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from tallystream.connection import connect
-from tallystream.keys import partition_of
-from tallystream.ledger import OUTCOMES
+from tallystream.client.connect import connect
+from tallystream.reading.ledger import OUTCOMES
+from tallystream.storage.keys import partition_of
 from tests.faults.failure import Failure
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.keys import Layout, PartitionKeys
+    from tallystream.storage.keys import Layout, PartitionKeys
 
 PAIR: Final = ("view", "like")
 _LOOK: Final = """#!lua flags=no-writes

@@ -13,26 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from tallystream.ledger import query_ledger
-from tallystream.totals import Totals
-from tallystream_worker import failpoint as failpoints
-from tallystream_worker.apply import _APPLY
-from tallystream_worker.embedded import EmbeddedServer, EmbeddedServerError
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream_worker.counting.apply import _APPLY
+from tallystream_worker.process import failpoints
+from tallystream_worker.server.embedded import EmbeddedServer, EmbeddedServerError
 from tests.faults.checks import rests
 from tests.faults.failure import ExpectationFailed
 from tests.faults.journal import Account
 from tests.faults.processes import RULES
 from tests.faults.watch import Watch
+from tests.harness import Rig
 from tests.local_cluster import KINDS, LocalCluster, local_cluster
 from tests.proxy import Proxy
-from tests.rig import Rig
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from random import Random
 
-    from tests.faults.zygote import Child, Zygote
+    from tests.faults.fork_server import Child, Zygote
 
 PATIENCE = 30.0
 """Seconds within which everything that must happen happens, on a machine that is busy with other things."""

@@ -19,12 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from tallystream.codec import Group, Payload, Single, decode, encode
 from tallystream.errors import CodecError, ConfigurationError, EventError
-from tallystream.rules import Metric, Rules
-from tallystream_worker.http.reading import read_event
-from tallystream_worker.ingest import BadLine, Line, ParsedLine, combined, csv_rows, ndjson_lines
-from tallystream_worker.settings import load
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.wire.codec import Group, Payload, Single, decode, encode
+from tallystream_worker.ingest import BadLine, Line, ParsedLine
+from tallystream_worker.ingest.formats import combined, csv_rows, ndjson_lines
+from tallystream_worker.service.bodies.events import read_event
+from tallystream_worker.settings.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

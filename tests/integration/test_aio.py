@@ -12,16 +12,16 @@ import pytest
 
 from tallystream.aio import Producer, Totals
 from tallystream.errors import BufferFull, ConfigurationError, EventError, FlushTimeout, TallyError
-from tallystream.rules import Metric, Rules
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.settings import RedisSettings, Settings
-from tests.rig import Rig
+from tallystream.rules.metrics import Metric, Rules
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.harness import Rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tallystream_worker.embedded import EmbeddedServer
+    from tallystream_worker.server.embedded import EmbeddedServer
     from tests.servers import Server
 
 NOBODY = "redis://127.0.0.1:1"

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from tallystream.producer import Producer
-from tallystream.standing import query_limit, query_votes, ratios
-from tallystream.totals import Totals
-from tallystream.windows import HOUR
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.settings import RedisSettings, Settings
+from tallystream.producing.producer import Producer
+from tallystream.reading.actor_rules import query_limit, query_votes, ratios
+from tallystream.reading.totals import Totals
+from tallystream.rules.windows import HOUR
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
 
 LIMIT = 1000
 
@@ -36,7 +36,7 @@ class Shop:
 @pytest.fixture
 def shop(server, monkeypatch):
     """An application beside a worker that counts."""
-    monkeypatch.setattr("tallystream_worker.crew.BLOCK", 0.05)  # the worker is stopped after each test
+    monkeypatch.setattr("tallystream_worker.runtime.supervisor.BLOCK", 0.05)  # the worker is stopped after each test
     settings = Settings(redis=RedisSettings(url=server.url))
     with (
         counting(settings, logs.configure(quiet=True)),

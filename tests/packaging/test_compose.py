@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.paths import ROOT
 from tests.secured import free_port
 from tests.servers import missing
 from tests.waiting import until
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 PROJECT = "tallystream-test"
 
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.servers import missing
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
 
 # Runs in the clean environment: what can be imported there, and one event.
 APPLICATION = """
 import importlib.util, json, sys
 from importlib.metadata import version
 
-from tallystream.producer import Producer
+from tallystream.producing.producer import Producer
 
 with Producer(sys.argv[1]) as producer:
     producer.emit("view", "article:1", 3)

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import establish, stored
 from tallystream.errors import ConfigurationError
-from tallystream.ledger import query_ledger
-from tallystream.meta import establish, stored
-from tallystream.totals import Totals
-from tallystream_worker.generation.audit import audit
-from tallystream_worker.settings import DEFAULT_RULES
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.settings.settings import DEFAULT_RULES
+from tests.paths import ROOT
 from tests.servers import missing
 from tests.waiting import until
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
 BEFORE = "0cd6d1cab2"
 """A commit that stands for the release before: it has groups, gates, books and rules, and was made before generations,
 alerts, the keeper, the spool, snapshots and clusters."""
@@ -44,7 +44,7 @@ SUBJECTS = 20
 
 PRODUCER = """
 import sys, time
-from tallystream.producer import Producer
+from tallystream.producing.producer import Producer
 with Producer(sys.argv[1]) as producer:
     for number in range(int(sys.argv[2])):
         for subject in range(int(sys.argv[3])):

@@ -6,15 +6,17 @@ import gzip
 import signal
 import subprocess
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.harness import Rig
+from tests.paths import REAL_LOG
 from tests.process.test_worker_process import PROGRAM, worker
-from tests.rig import Rig
 from tests.waiting import until
 
-REAL_LOG = Path(__file__).parents[3] / "shared" / "data" / "apache_access.log.gz"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

@@ -17,13 +17,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tallystream.windows import HOUR
-from tallystream_worker import logs
-from tallystream_worker.app import counting
-from tallystream_worker.settings import RedisSettings, load
+from tallystream.rules.windows import HOUR
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, load
+from tests.paths import ROOT
 from tests.waiting import until
-
-ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
@@ -61,7 +60,7 @@ def articles(redis_url):
 @pytest.fixture
 def client(server, monkeypatch):
     """A client of the application, beside a worker that counts what its configuration declares."""
-    monkeypatch.setattr("tallystream_worker.crew.BLOCK", 0.05)
+    monkeypatch.setattr("tallystream_worker.runtime.supervisor.BLOCK", 0.05)
     # A limit begins anew with the hour: none of these tests may be cut in two by one.
     until(lambda: time.time() % HOUR < HOUR - 20, timeout=30, what="the hour to begin")
     settings = load(ROOT / "examples/articles/tallystream.toml", {})

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from tallystream.connection import connect
-from tallystream.ledger import query_ledger
-from tallystream.meta import establish
-from tallystream.producer import Producer
-from tallystream.totals import Totals
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.producing.producer import Producer
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
 from tests.secured import free_port
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tallystream_worker.embedded import EmbeddedServer
+    from tallystream_worker.server.embedded import EmbeddedServer
 
 PROGRAM = Path(sys.executable).with_name("tallystream")
 PARTITIONS = 16

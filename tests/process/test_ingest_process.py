@@ -9,9 +9,9 @@ from collections import Counter
 
 import pytest
 
+from tests.harness import Rig
 from tests.process.test_access_log import independent, log  # noqa: F401  # a fixture
 from tests.process.test_worker_process import PROGRAM
-from tests.rig import Rig
 
 
 @pytest.mark.parametrize("place", ["before-ingest:1", "after-ingest:1", "after-ingest:2"])

@@ -6,15 +6,15 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from tallystream.rules import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules
+from tests.harness import Rig
 from tests.http_service import http_service
-from tests.rig import Rig
+from tests.paths import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "javascript.md"
+PAGE = ROOT / "docs" / "integrations" / "javascript.md"
 
 
 @pytest.fixture

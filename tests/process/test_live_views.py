@@ -17,15 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tallystream.producer import Producer
-from tallystream.rules import Metric, Rules
+from tallystream.producing.producer import Producer
+from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.cli.live import sparkline
-from tests.rig import Rig
+from tests.harness import Rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tallystream_worker.embedded import EmbeddedServer
+    from tallystream_worker.server.embedded import EmbeddedServer
     from tests.servers import Server
 
 PROGRAM = str(Path(sys.executable).with_name("tallystream"))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tallystream.connection import connect
-from tallystream.meta import establish
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
 from tests.secured import free_port
 from tests.waiting import until
 

@@ -6,14 +6,14 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from tallystream.keys import partition_of
-from tests.rig import Rig
+from tallystream.storage.keys import partition_of
+from tests.harness import Rig
+from tests.paths import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "redis-cli.md"
+PAGE = ROOT / "docs" / "integrations" / "redis-cli.md"
 SUBJECTS = ["article:1", "article:2", "a b", "ümlaut", "a}b{c"]
 
 

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tallystream import Producer
-from tests.rig import Rig
+from tests.harness import Rig
 from tests.waiting import until
 
 EMITTING = """

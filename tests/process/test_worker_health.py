@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.rig import Rig
+from tests.harness import Rig
 from tests.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("tallystream")

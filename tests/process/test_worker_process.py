@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from tallystream import Producer
-from tallystream_worker.apply import _APPLY
-from tallystream_worker.failpoint import VARIABLE
+from tallystream_worker.counting.apply import _APPLY
+from tallystream_worker.process.failpoints import VARIABLE
+from tests.harness import Rig
 from tests.proxy import Proxy
-from tests.rig import Rig
 from tests.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("tallystream")

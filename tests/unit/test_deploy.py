@@ -7,24 +7,27 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from docs._generate import prometheus_rule
-from tallystream.keys import DEFAULT_PARTITIONS
-from tallystream_worker import acl
+from tallystream.storage.keys import DEFAULT_PARTITIONS
 from tallystream_worker.cli.acl import acl as write_secrets
 from tallystream_worker.cli.main import app
 from tallystream_worker.cli.options import Where
-from tallystream_worker.settings import _SECTIONS, WorkerSettings, load
+from tallystream_worker.server import acl
+from tallystream_worker.settings.settings import _SECTIONS, WorkerSettings, load
+from tests.paths import ROOT
 from tests.servers import missing
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="of the dev group: uv sync")
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 API = ("1.31", kubernetes_validate.latest_version())

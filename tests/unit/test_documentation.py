@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from pathlib import Path
 
 import msgspec
 
 from docs._generate import configuration
-from tallystream.rules import Metric
-from tallystream_worker.settings import _SECTIONS
-
-ROOT = Path(__file__).parents[2]
+from tallystream.rules.metrics import Metric
+from tallystream_worker.settings.settings import _SECTIONS
+from tests.paths import ROOT
 
 
 def test_the_page_of_the_configuration_is_current():

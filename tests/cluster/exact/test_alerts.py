@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_alerts import *  # noqa: F403
+from tests.integration.alerts.test_alerts import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_archive import *  # noqa: F403
+from tests.integration.archive.test_archive import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

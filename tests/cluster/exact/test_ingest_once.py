@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.test_ingest_once import *  # noqa: F403
+from tests.integration.ingest.test_ingest_once import *  # noqa: F403
 
 del test_a_lost_reply_counts_nothing_twice  # noqa: F821  # through a proxy, behind which is one server
 

@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_live import *  # noqa: F403
+from tests.integration.live.test_live import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_rebuild import *  # noqa: F403
+from tests.integration.rebuild.test_rebuild import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_replay_exact import *  # noqa: F403
+from tests.integration.counting.test_replay_exact import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

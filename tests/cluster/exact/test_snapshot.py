@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_snapshot import *  # noqa: F403
+from tests.integration.snapshot.test_snapshot import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_spread import *  # noqa: F403
+from tests.integration.counting.test_spread import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_totals import *  # noqa: F403
+from tests.integration.reading.test_totals import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

@@ -2,6 +2,6 @@
 
 import pytest
 
-from tests.integration.test_trim import *  # noqa: F403
+from tests.integration.maintenance.test_trim import *  # noqa: F403
 
 pytestmark = pytest.mark.slow

@@ -6,11 +6,11 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tallystream.connection import connect
-from tallystream.meta import establish
-from tallystream_worker.alerts.courier import Courier
-from tallystream_worker.alerts.watcher import Watcher
-from tallystream_worker.duty import Duty
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream_worker.alerts.evaluator import Watcher
+from tallystream_worker.alerts.notifier import Courier
+from tallystream_worker.process.periodic import Duty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import redis
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.keys import Layout
-    from tallystream_worker.settings import Settings
+    from tallystream.storage.keys import Layout
+    from tallystream_worker.settings.settings import Settings
 
 WATCH_EVERY: Final = 5.0
 DELIVER_EVERY: Final = 0.5

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tallystream_worker.alerts.table import Hook
+    from tallystream_worker.settings.alerts import Hook
 
 TIMEOUT: Final = 10.0
 """Seconds that a receiver may take to answer."""

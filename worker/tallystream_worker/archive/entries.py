@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystream.position import parse_id
+from tallystream.wire.position import parse_id
 from tallystream_worker.archive.rows import entries_of
 from tallystream_worker.archive.store import ArchiveError, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tallystream_worker.entry import Entry
+    from tallystream_worker.counting.entry import Entry
 
 
 def entries(store: Store, partition: int, after: str = "0-0", before: str | None = None) -> Iterator[Entry]:

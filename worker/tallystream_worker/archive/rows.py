@@ -18,10 +18,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tallystream.codec import VERSION, Correction, Group, Payload, Single, decode, encode, stated_events
 from tallystream.errors import CodecError, EventError
-from tallystream.position import parse_id
-from tallystream_worker.entry import Entry
+from tallystream.wire.codec import VERSION, Correction, Group, Payload, Single, decode, encode, stated_events
+from tallystream.wire.position import parse_id
+from tallystream_worker.counting.entry import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ SCHEMA: Final = pa.schema(
 unit        `events` plain events of amount 1 in the minute `happened`; `amount` is their sum
 sum         `events` plain events of other amounts in the minute `happened`; `amount` is their sum
 single      one event by itself
-correction  what an operator took back; `finest` as in `tallystream.codec.Correction`
+correction  what an operator took back; `finest` as in `tallystream.wire.codec.Correction`
 raw         an entry that cannot be read, which claims to hold `events`: its fields and values, as msgpack
 """
 

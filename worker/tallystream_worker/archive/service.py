@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tallystream.connection import connect
-from tallystream_worker.archive.archivist import SETTLED, Archivist
+from tallystream.client.connect import connect
+from tallystream_worker.archive.archiver import SETTLED, Archivist
 from tallystream_worker.archive.store import Store
-from tallystream_worker.duty import Duty
+from tallystream_worker.process.periodic import Duty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import redis
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.meta import Meta
-    from tallystream_worker.settings import Settings
+    from tallystream.deployment import Meta
+    from tallystream_worker.settings.settings import Settings
 
 
 class Archive:

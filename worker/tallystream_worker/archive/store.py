@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from tallystream.errors import ConfigurationError, TallyError
-from tallystream.keys import FIRST_LOG, NAMESPACE, tag_of
-from tallystream.position import StreamID, parse_id
+from tallystream.storage.keys import FIRST_LOG, NAMESPACE, tag_of
+from tallystream.wire.position import StreamID, parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,9 +10,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
-from tallystream_worker.acl import generate, hashed, render
 from tallystream_worker.cli.options import Where
 from tallystream_worker.cli.output import error_console
+from tallystream_worker.server.acl import generate, hashed, render
 
 ACL_FILE = "users.acl"
 SECRETS_FILE = "tallystream.env"

@@ -9,13 +9,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
 from tallystream.errors import ConfigurationError
-from tallystream.meta import establish
-from tallystream_worker import logs
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import console, print_json
-from tallystream_worker.signals import stop_on_signals, wait_for
+from tallystream_worker.process import logs
+from tallystream_worker.process.signals import stop_on_signals, wait_for
 
 
 def archive(

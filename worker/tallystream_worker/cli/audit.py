@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import stored
 from tallystream.errors import ConfigurationError
-from tallystream.meta import stored
-from tallystream_worker import logs
 from tallystream_worker.cli.options import AsJson, FromArchive, MetricsHost, MetricsPort, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.replay import moment
-from tallystream_worker.duty import Duty
-from tallystream_worker.exposure import LOOPBACK
-from tallystream_worker.generation.audit import Report
-from tallystream_worker.generation.audit import audit as run
-from tallystream_worker.generation.base import opened
-from tallystream_worker.generation.span import Span
-from tallystream_worker.metrics import AuditMetrics, serve_metrics
-from tallystream_worker.signals import stop_on_signals, wait_for
+from tallystream_worker.process import logs
+from tallystream_worker.process.listen_address import LOOPBACK
+from tallystream_worker.process.periodic import Duty
+from tallystream_worker.process.signals import stop_on_signals, wait_for
+from tallystream_worker.rebuild.audit import Report
+from tallystream_worker.rebuild.audit import audit as run
+from tallystream_worker.rebuild.baseline import opened
+from tallystream_worker.rebuild.scope import Span
+from tallystream_worker.runtime.metrics import AuditMetrics, serve_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tallystream_worker.generation.values import Difference
-    from tallystream_worker.settings import Settings
+    from tallystream_worker.rebuild.values import Difference
+    from tallystream_worker.settings.settings import Settings
 
 SHOWN: Final = 50
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tallystream.rules import Metric
+from tallystream.rules.metrics import Metric
+from tallystream_worker.capacity.costs import Memory, load_costs
+from tallystream_worker.capacity.footprint import parts
 from tallystream_worker.cli.options import AsJson
 from tallystream_worker.cli.output import print_json, print_table
-from tallystream_worker.costs import Memory, load_costs
-from tallystream_worker.footprint import parts
-from tallystream_worker.settings import load
+from tallystream_worker.settings.settings import load
 
 
 def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = False) -> None:

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.progress import track
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
 from tallystream.errors import ConfigurationError
-from tallystream.meta import establish
-from tallystream.position import parse_id
-from tallystream_worker import dead_letter
+from tallystream.wire.position import parse_id
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.dead_letters import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import redis
 
-    from tallystream.meta import Meta
-    from tallystream_worker.dead_letter import DeadLetter
+    from tallystream.deployment import Meta
+    from tallystream_worker.dead_letters.store import DeadLetter
 
 _SHOWN = 100
 
@@ -85,13 +85,13 @@ def _chosen(
             raise ConfigurationError(
                 f"{name!r} is no parked entry's name: write PARTITION/ID, such as 0/1763900000000-0"
             )
-        if letter := dead_letter.find(client, meta.layout, number, id_):
+        if letter := store.find(client, meta.layout, number, id_):
             yield letter
         else:
             error_console.print(f"{name} is not parked (any more)")
     if not ids:
         for number in partitions:
-            for letter in dead_letter.letters(client, meta.layout, number):
+            for letter in store.letters(client, meta.layout, number):
                 if reason is None or reason in letter.reason:
                     yield letter
 
@@ -100,7 +100,7 @@ def _retry(client: redis.Redis, meta: Meta, chosen: Any) -> dict[str, int]:
     assert meta.rules is not None  # noqa: S101  # the caller saw to it
     done = {"entries": 0, "events_counted": 0, "parked_again": 0}
     for letter in chosen:
-        if (became := dead_letter.retry(client, meta.layout, meta.rules, letter)) is not None:
+        if (became := store.retry(client, meta.layout, meta.rules, letter)) is not None:
             done["entries"] += 1
             done["events_counted"] += became.counted
             done["parked_again"] += became.parked
@@ -110,7 +110,7 @@ def _retry(client: redis.Redis, meta: Meta, chosen: Any) -> dict[str, int]:
 def _drop(client: redis.Redis, meta: Meta, chosen: Any) -> dict[str, int]:
     done = {"entries": 0, "events_dropped": 0}
     for letter in chosen:
-        entries, events = dead_letter.drop(client, meta.layout.keys[letter.partition], [letter.id])
+        entries, events = store.drop(client, meta.layout.keys[letter.partition], [letter.id])
         done["entries"] += entries
         done["events_dropped"] += events
     return done

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tallystream.producer import Producer
-from tallystream.totals import Totals
+from tallystream.producing.producer import Producer
+from tallystream.reading.totals import Totals
 from tallystream_worker.cli.options import Where
 
 

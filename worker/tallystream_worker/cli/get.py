@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tallystream.errors import EventError
-from tallystream.series import query_rolling, query_series
-from tallystream.standing import ratios
-from tallystream.totals import Totals, declared
+from tallystream.reading.actor_rules import ratios
+from tallystream.reading.series import query_rolling, query_series
+from tallystream.reading.totals import Totals, declared
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import error_console, print_json, print_table
 

@@ -14,24 +14,24 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from tallystream.errors import EventError
-from tallystream.position import parse_id, parse_position, position_commands
-from tallystream.query import Query
-from tallystream.totals import Totals
+from tallystream.reading.query import Query
+from tallystream.reading.totals import Totals
+from tallystream.wire.position import parse_id, parse_position, position_commands
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import error_console, print_json
 from tallystream_worker.ingest import Field, Format, Mapping, open_source
-from tallystream_worker.ingest.formats import format_of
+from tallystream_worker.ingest.formats.parquet_rows import SEGMENT_ROWS, rows_of
+from tallystream_worker.ingest.formats.registry import format_of
 from tallystream_worker.ingest.job import SEGMENT, Job, Progress, jobs_of
-from tallystream_worker.ingest.parquet_rows import SEGMENT_ROWS, rows_of
 from tallystream_worker.ingest.piped import run_piped
 from tallystream_worker.ingest.pool import run_all
-from tallystream_worker.signals import stop_on_signals
+from tallystream_worker.process.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from threading import Event
     from typing import Self
 
-    from tallystream_worker.settings import RedisSettings
+    from tallystream_worker.settings.settings import RedisSettings
 
 _COUNTED_POLL: Final = 0.02
 

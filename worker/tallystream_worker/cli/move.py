@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace as changed
 
 from tallystream.errors import ConfigurationError
-from tallystream.keys import MAX_PARTITIONS
+from tallystream.storage.keys import MAX_PARTITIONS
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.progress import entries_bar
-from tallystream_worker.moving import log
-from tallystream_worker.moving.move import Progress, move
+from tallystream_worker.repartition import topic
+from tallystream_worker.repartition.migration import Progress, move
 
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.meta import Meta
-    from tallystream.rules import Rules
-    from tallystream_worker.settings import Settings
+    from tallystream.deployment import Meta
+    from tallystream.rules.metrics import Rules
+    from tallystream_worker.settings.settings import Settings
 
 
 def gathered(meta: Meta, rules: Rules) -> Rules | None:
@@ -74,7 +74,7 @@ def clean(client: redis.Redis, meta: Meta) -> dict[int, int]:
     """Give up a log that is being filled, and remove the one from before the last move; return their keys' numbers."""
     removed = {}
     if meta.moving is not None:
-        removed[meta.moving] = log.give_up(client, meta)
+        removed[meta.moving] = topic.give_up(client, meta)
     if meta.kept is not None:
-        removed[meta.kept] = log.drop(client, meta)
+        removed[meta.kept] = topic.drop(client, meta)
     return removed

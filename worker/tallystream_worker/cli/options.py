@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
-from tallystream_worker.settings import load
+from tallystream_worker.settings.settings import load
 
 if TYPE_CHECKING:
-    from tallystream_worker.settings import Settings
+    from tallystream_worker.settings.settings import Settings
 
 _last_url = ""
 

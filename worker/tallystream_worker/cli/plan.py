@@ -12,13 +12,13 @@ from cyclopts import Parameter
 from rich.table import Column, Table
 
 from tallystream.errors import ConfigurationError
+from tallystream_worker.capacity.costs import load_costs
+from tallystream_worker.capacity.explain import Line, document, drivers, lines
+from tallystream_worker.capacity.load import Load
+from tallystream_worker.capacity.sizing import plan as make
 from tallystream_worker.cli.options import AsJson
 from tallystream_worker.cli.output import console, print_json
-from tallystream_worker.costs import load_costs
-from tallystream_worker.plan.explain import Line, document, drivers, lines
-from tallystream_worker.plan.load import Load
-from tallystream_worker.plan.sizing import plan as make
-from tallystream_worker.settings import Settings, load
+from tallystream_worker.settings.settings import Settings, load
 
 GIB = 2**30
 

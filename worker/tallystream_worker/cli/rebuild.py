@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import stored
 from tallystream.errors import ConfigurationError
-from tallystream.meta import stored
 from tallystream_worker.cli.audit import print_differences
 from tallystream_worker.cli.move import clean, gathered, to_partitions
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.progress import entries_bar
-from tallystream_worker.generation.compare import compare
-from tallystream_worker.generation.drop import drop as remove
-from tallystream_worker.generation.rebuild import Progress, Rebuild, propose
+from tallystream_worker.rebuild.compare import compare
+from tallystream_worker.rebuild.drop import drop as remove
+from tallystream_worker.rebuild.rebuild import Progress, Rebuild, propose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import redis
 
-    from tallystream.meta import Meta
-    from tallystream_worker.generation.values import Difference
-    from tallystream_worker.settings import Settings
+    from tallystream.deployment import Meta
+    from tallystream_worker.rebuild.values import Difference
+    from tallystream_worker.settings.settings import Settings
 
 
 def rebuild(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from cyclopts import Parameter
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import stored
 from tallystream.errors import ConfigurationError
-from tallystream.meta import stored
 from tallystream_worker.cli.options import FromArchive, Where
 from tallystream_worker.cli.output import error_console
-from tallystream_worker.generation.replay import Left, Wanted
-from tallystream_worker.generation.replay import replay as events
+from tallystream_worker.rebuild.replay import Left, Wanted
+from tallystream_worker.rebuild.replay import replay as events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

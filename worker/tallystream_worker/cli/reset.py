@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from tallystream.connection import connect
-from tallystream.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.totals import Totals, declared
+from tallystream.client.connect import connect
+from tallystream.reading.totals import Totals, declared
+from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import print_json, print_table
-from tallystream_worker.corrections import reset as take_back
+from tallystream_worker.rebuild.reset import reset as take_back
 
 
 def reset(

@@ -7,15 +7,15 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
 from tallystream.errors import EventError
-from tallystream.retraction import Retraction
-from tallystream.windows import MINUTE
+from tallystream.rules.retraction import Retraction
+from tallystream.rules.windows import MINUTE
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.rebuild import build, read_meta
 from tallystream_worker.cli.replay import moment
-from tallystream_worker.generation.retract import Effect, effect, ends, propose_without, unfinished
+from tallystream_worker.rebuild.retract import Effect, effect, ends, propose_without, unfinished
 
 _SHOWN: Final = 20
 

@@ -10,18 +10,19 @@ from typing import Annotated
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
-from tallystream_worker import fleet, logs
-from tallystream_worker.advisory import warn_of_holes
-from tallystream_worker.app import counting
+from tallystream_worker.cli.demo import Demo
 from tallystream_worker.cli.options import MetricsHost, MetricsPort, Tenants, Where
 from tallystream_worker.cli.output import error_console
-from tallystream_worker.demo import Demo
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.exposure import LOOPBACK
-from tallystream_worker.http.serve import serving
-from tallystream_worker.metrics import WorkerMetrics
-from tallystream_worker.settings import Settings
-from tallystream_worker.signals import stop_on_signals, wait_for
+from tallystream_worker.process import logs
+from tallystream_worker.process.listen_address import LOOPBACK
+from tallystream_worker.process.signals import stop_on_signals, wait_for
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.metrics import WorkerMetrics
+from tallystream_worker.runtime.processes import run_many, run_one
+from tallystream_worker.server.advisory import warn_of_holes
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.service.server import serving
+from tallystream_worker.settings.settings import Settings
 
 Host = Annotated[str | None, Parameter(help="address to listen on; default 127.0.0.1")]
 Port = Annotated[int | None, Parameter(help="port to listen on; default 8080, 0 for any free one")]
@@ -44,8 +45,8 @@ def worker(
     for url in {each.redis.url for each in settings}:
         warn_of_holes(url, log)
     if settings[0].worker.processes > 1:
-        return fleet.run(settings, log, metrics_port, metrics_host)
-    return fleet.run_one(settings, log, metrics_port, metrics_host)
+        return run_many(settings, log, metrics_port, metrics_host)
+    return run_one(settings, log, metrics_port, metrics_host)
 
 
 def serve(

@@ -14,8 +14,8 @@ from tallystream_worker.cli.live import sparkline
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tallystream.ledger import Books
-    from tallystream.ranking import Ranking
+    from tallystream.reading.leaderboards import Ranking
+    from tallystream.reading.ledger import Books
 
 _KEPT: Final = 600
 _NARROW: Final = 70

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
 from tallystream.errors import ConfigurationError
-from tallystream.keys import FIRST_LOG
-from tallystream.meta import establish
-from tallystream_worker import logs
+from tallystream.storage.keys import FIRST_LOG
 from tallystream_worker.cli.options import AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
-from tallystream_worker.signals import stop_on_signals, wait_for
+from tallystream_worker.process import logs
+from tallystream_worker.process.signals import stop_on_signals, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tallystream_worker.entry import Entry
-    from tallystream_worker.settings import Settings
+    from tallystream_worker.counting.entry import Entry
+    from tallystream_worker.settings.settings import Settings
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.restore import Part
 
@@ -45,7 +45,7 @@ def snapshot(
     where: Where = Where(),  # noqa: B008  # frozen
 ) -> None:
     """Copy the counters into a database, again and again until SIGTERM or Ctrl-C."""
-    from tallystream_worker.snapshot.taker import Snapshot, snapshotting  # noqa: PLC0415
+    from tallystream_worker.snapshot.snapshotter import Snapshot, snapshotting  # noqa: PLC0415
 
     settings = where.settings()
     settings = replace(settings, snapshot=replace(settings.snapshot, url=_place(settings, url)))

@@ -9,10 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tallystream.buffer import BufferSettings
 from tallystream.errors import FlushTimeout, SpoolError
-from tallystream.producer import Producer
-from tallystream.spool import Spool, SpoolSettings, left_behind
+from tallystream.producing.buffer import BufferSettings
+from tallystream.producing.producer import Producer
+from tallystream.producing.spool.buffer import Spool, SpoolSettings, left_behind
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import error_console, print_json, print_table
 

@@ -6,18 +6,18 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tallystream.ledger import OUTCOMES, query_ledger
-from tallystream.totals import Totals
+from tallystream.reading.ledger import OUTCOMES, query_ledger
+from tallystream.reading.totals import Totals
 from tallystream_worker.cli.live import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
-from tallystream_worker.hottest import advice, query_hottest
+from tallystream_worker.maintenance.hot_subjects import advice, query_hottest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tallystream.meta import Meta
+    from tallystream.deployment import Meta
 
 
 def status(

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
-from tallystream.query import as_of, lag_of
-from tallystream.ranking import Ranking, query_top
-from tallystream.totals import Totals
+from tallystream.reading.leaderboards import Ranking, query_top
+from tallystream.reading.query import as_of, lag_of
+from tallystream.reading.totals import Totals
 from tallystream_worker.cli.live import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import error_console, print_json, print_table

@@ -11,8 +11,7 @@ The parsers are pure functions over lines; only `readers` touches files.
 
 from __future__ import annotations
 
-from tallystream_worker.ingest.formats import PARSERS, Format
-from tallystream_worker.ingest.lines import (
+from tallystream_worker.ingest.formats.lines import (
     MAX_LINE_BYTES,
     VIEWS,
     BadLine,
@@ -23,7 +22,8 @@ from tallystream_worker.ingest.lines import (
     Outcome,
     ParsedLine,
 )
-from tallystream_worker.ingest.readers import Source, SourceError, open_source
+from tallystream_worker.ingest.formats.registry import PARSERS, Format
+from tallystream_worker.ingest.source import Source, SourceError, open_source
 
 __all__ = [
     "MAX_LINE_BYTES",

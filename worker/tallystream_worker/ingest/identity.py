@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.keys import Layout
+    from tallystream.storage.keys import Layout
 
 PREFIX: Final = 64 * 1024
 """Bytes from the beginning of a file that tell it from all others."""

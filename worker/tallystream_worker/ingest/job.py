@@ -8,29 +8,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.connection import connect
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
 from tallystream.errors import EventError
-from tallystream.meta import establish
-from tallystream.position import parse_id
-from tallystream_worker.ingest import combined
-from tallystream_worker.ingest.blocks import BlockReader, Found
-from tallystream_worker.ingest.formats import PARSERS, Format
-from tallystream_worker.ingest.gate import SOURCE, Gate, Moved
+from tallystream.wire.position import parse_id
+from tallystream_worker.ingest.chunks import BlockReader, Found
+from tallystream_worker.ingest.formats import combined
+from tallystream_worker.ingest.formats.lines import BadLine, Block, Line, Mapping
+from tallystream_worker.ingest.formats.parquet_rows import SEGMENT_ROWS, head_and_tail, pack_rows, rows_of
+from tallystream_worker.ingest.formats.registry import PARSERS, Format
 from tallystream_worker.ingest.identity import PREFIX, identify
-from tallystream_worker.ingest.lines import BadLine, Block, Line, Mapping
-from tallystream_worker.ingest.packing import Packing
-from tallystream_worker.ingest.parquet_rows import SEGMENT_ROWS, head_and_tail, pack_rows, rows_of
-from tallystream_worker.ingest.readers import Source, open_source
-from tallystream_worker.ingest.sending import Sending
+from tallystream_worker.ingest.offsets import SOURCE, Gate, Moved
+from tallystream_worker.ingest.packer import Packing
+from tallystream_worker.ingest.sender import Sending
+from tallystream_worker.ingest.source import Source, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import redis
 
-    from tallystream.meta import Meta
-    from tallystream_worker.ingest.lines import Outcome
-    from tallystream_worker.settings import RedisSettings
+    from tallystream.deployment import Meta
+    from tallystream_worker.ingest.formats.lines import Outcome
+    from tallystream_worker.settings.settings import RedisSettings
 
 SEGMENT: Final = 64 * 2**20
 """Bytes of text in one source: parts of a file that are read side by side each have a place of their own."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tallystream.errors import EventError
-from tallystream.producer import Producer
-from tallystream_worker.ingest.formats import PARSERS
+from tallystream.producing.producer import Producer
+from tallystream_worker.ingest.formats.lines import BadLine
+from tallystream_worker.ingest.formats.registry import PARSERS
 from tallystream_worker.ingest.job import Progress
-from tallystream_worker.ingest.lines import BadLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tallystream_worker.ingest.formats import Format
-    from tallystream_worker.ingest.lines import Mapping
-    from tallystream_worker.ingest.readers import Source
-    from tallystream_worker.settings import RedisSettings
+    from tallystream_worker.ingest.formats.lines import Mapping
+    from tallystream_worker.ingest.formats.registry import Format
+    from tallystream_worker.ingest.source import Source
+    from tallystream_worker.settings.settings import RedisSettings
 
 
 def run_piped(

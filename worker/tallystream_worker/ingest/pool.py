@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from tallystream_worker.ingest.job import Report
-    from tallystream_worker.settings import RedisSettings
+    from tallystream_worker.settings.settings import RedisSettings
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.codec import decode
 from tallystream.errors import CodecError, EventError
-from tallystream.position import parse_id
-from tallystream.query import Query, sound
+from tallystream.reading.query import Query, sound
+from tallystream.wire.codec import decode
+from tallystream.wire.position import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tallystream.aio import Totals
-    from tallystream.keys import Layout
-    from tallystream.position import StreamID
-    from tallystream_worker.live.vector import Vector
+    from tallystream.storage.keys import Layout
+    from tallystream.wire.position import StreamID
+    from tallystream_worker.live.cursor import Vector
 
 Changes = dict[str, set[str]]
 """Subjects by metric."""

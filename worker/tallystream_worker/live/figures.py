@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import ConfigurationError
-from tallystream.ledger import query_ledger
+from tallystream.reading.ledger import query_ledger
 from tallystream_worker.live.messages import Message
 from tallystream_worker.live.overview import (
     Overview,
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tallystream.aio import Totals
-    from tallystream.meta import Meta
-    from tallystream.position import Position
-    from tallystream_worker.live.reader import Reader
+    from tallystream.deployment import Meta
+    from tallystream.wire.position import Position
+    from tallystream_worker.live.subscriber import Reader
 
 _SLOWLY: Final = 1.0
 _ROLLING: Final = 5.0

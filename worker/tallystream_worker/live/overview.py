@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.errors import EventError
-from tallystream.ledger import OUTCOMES
-from tallystream.meta import SNAPSHOT_AT, SNAPSHOT_EVERY
-from tallystream.query import Query, as_of, sound
-from tallystream.ranking import query_top
+from tallystream.reading.leaderboards import query_top
+from tallystream.reading.ledger import OUTCOMES
+from tallystream.reading.query import Query, as_of, sound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tallystream.aio import Totals
-    from tallystream.keys import Layout
-    from tallystream.ledger import Books
-    from tallystream.position import Position
-    from tallystream.rules import Rules
+    from tallystream.reading.ledger import Books
+    from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import Layout
+    from tallystream.wire.position import Position
 
 PLACES: Final = 10
 """Places of a leaderboard on the dashboard."""

@@ -15,19 +15,19 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, CreateTable
 
 from tallystream.errors import ConfigurationError, TallyError
-from tallystream.keys import NAMESPACE
-from tallystream_worker import failpoint
-from tallystream_worker.snapshot import tables
-from tallystream_worker.snapshot.copying import copy
-from tallystream_worker.snapshot.cut import Position
+from tallystream.storage.keys import NAMESPACE
+from tallystream_worker.process import failpoints
+from tallystream_worker.snapshot import schema
+from tallystream_worker.snapshot.copy import copy
 from tallystream_worker.snapshot.names import row_of
+from tallystream_worker.snapshot.point_in_time import Position
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy import Connection
 
-    from tallystream_worker.snapshot.touched import Group
+    from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.values import Values
 
 _CHUNK: Final = 20_000
@@ -116,12 +116,12 @@ class Database:
     def facts(self) -> dict[str, str]:
         """Return what the snapshot is of; nothing where there is none."""
         with self._transaction() as connection:
-            return {row.name: row.value for row in connection.execute(select(tables.facts))}
+            return {row.name: row.value for row in connection.execute(select(schema.facts))}
 
     def state(self, facts: Mapping[str, str]) -> None:
         """Note what the snapshot is of."""
         with self._transaction() as connection:
-            self._put(connection, tables.facts, [{"name": name, "value": value} for name, value in facts.items()])
+            self._put(connection, schema.facts, [{"name": name, "value": value} for name, value in facts.items()])
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -136,14 +136,14 @@ class Database:
     def clear(self) -> None:
         """Remove everything."""
         with self._transaction() as connection:
-            for table in tables.metadata.sorted_tables:
+            for table in schema.metadata.sorted_tables:
                 connection.execute(delete(table))
 
     def position(self, partition: int) -> tuple[Position, int] | None:
         """Return the moment of a partition's rows and the generation that they are of; `None` before the first."""
         with self._transaction() as connection:
             row = connection.execute(
-                select(tables.positions).where(tables.positions.c.partition == partition)
+                select(schema.positions).where(schema.positions.c.partition == partition)
             ).one_or_none()
         if row is None:
             return None
@@ -151,7 +151,7 @@ class Database:
 
     def records(self, group: Group, items: Iterable[str]) -> dict[str, str]:
         """Return the standing votes or events among some of a group, by item."""
-        table = tables.COUNTERS[group[0]]
+        table = schema.COUNTERS[group[0]]
         names = [column.name for column in table.primary_key]
         columns = tuple_(*(table.c[name] for name in names))
         rows = {row_of(group, item): item for item in items}
@@ -176,7 +176,7 @@ class Database:
             SnapshotError: it could not be written, or somebody else has written one meanwhile.
         """
         with self._transaction() as connection:
-            held = select(tables.positions).where(tables.positions.c.partition == partition).with_for_update()
+            held = select(schema.positions).where(schema.positions.c.partition == partition).with_for_update()
             row = connection.execute(held).one_or_none()
             if (row.taken if row else None) != (before.taken if before else None):
                 raise SnapshotError(f"{self.place}: another snapshot was written meanwhile; this one is left")
@@ -184,15 +184,15 @@ class Database:
                 for table in metadata_of_partition():
                     connection.execute(delete(table).where(table.c.partition == partition))
             rows = self._put_values(connection, partition, taken)
-            self._put_named(connection, partition, tables.buckets, "name", "expires", taken.expires)
-            self._put_named(connection, partition, tables.ledger, "field", "value", taken.ledger)
-            self._put_named(connection, partition, tables.producers, "producer", "value", taken.producers)
+            self._put_named(connection, partition, schema.buckets, "name", "expires", taken.expires)
+            self._put_named(connection, partition, schema.ledger, "field", "value", taken.ledger)
+            self._put_named(connection, partition, schema.producers, "producer", "value", taken.producers)
             self._put_alerts(connection, partition, taken.alerts)
             self._forget_expired(connection, partition, taken.position.taken)
             position = taken.position
             self._put(
                 connection,
-                tables.positions,
+                schema.positions,
                 [
                     {
                         "partition": partition, "taken": position.taken, "delivered": position.delivered,
@@ -201,14 +201,14 @@ class Database:
                     }
                 ],
             )  # fmt: skip
-            failpoint.reach("before-commit")
-        failpoint.reach("after-commit")
+            failpoints.reach("before-commit")
+        failpoints.reach("after-commit")
         return rows
 
     def buckets(self, partition: int) -> list[Any]:
         """Return the buckets of a partition, each with `name` and `expires`."""
         with self._transaction() as connection:
-            return list(connection.execute(select(tables.buckets).where(tables.buckets.c.partition == partition)))
+            return list(connection.execute(select(schema.buckets).where(schema.buckets.c.partition == partition)))
 
     def read(self, partition: int) -> Iterator[tuple[Table, list[Any]]]:
         """Yield a partition's rows, table by table, some thousands at a time."""
@@ -224,9 +224,9 @@ class Database:
         by_table: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
         for group, values in taken.values.items():
             there, gone = by_table.setdefault(group[0], ([], []))
-            table = tables.COUNTERS.get(group[0], tables.structures)
+            table = schema.COUNTERS.get(group[0], schema.structures)
             names = [column.name for column in table.primary_key if column.name != "partition"]
-            text = isinstance(table.c.value.type, type(tables.votes.c.value.type))
+            text = isinstance(table.c.value.type, type(schema.votes.c.value.type))
             number = table.c.value.type.python_type is int
             for item, value in values.items():
                 row: dict[str, Any] = dict(zip(names, row_of(group, item), strict=True))
@@ -237,7 +237,7 @@ class Database:
                     row["value"] = int(value) if number else value.decode() if text else value
                     there.append(row)
         for name, (there, gone) in by_table.items():
-            table = tables.COUNTERS.get(name, tables.structures)
+            table = schema.COUNTERS.get(name, schema.structures)
             self._put(connection, table, there)
             if gone and not taken.whole:
                 self._remove(connection, table, gone)
@@ -250,12 +250,12 @@ class Database:
         self._put(connection, table, [{"partition": partition, name: key, value: each} for key, each in rows.items()])
 
     def _put_alerts(self, connection: Connection, partition: int, found: Mapping[str, tuple[str, int]]) -> None:
-        connection.execute(delete(tables.alerts).where(tables.alerts.c.partition == partition))
+        connection.execute(delete(schema.alerts).where(schema.alerts.c.partition == partition))
         rows = [
             {"partition": partition, "name": name, "value": value, "expires": expires}
             for name, (value, expires) in found.items()
         ]
-        self._put(connection, tables.alerts, rows)
+        self._put(connection, schema.alerts, rows)
 
     def _put(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
         if len(rows) >= _MANY and connection.dialect.name == "postgresql":
@@ -278,18 +278,18 @@ class Database:
 
     def _forget_expired(self, connection: Connection, partition: int, now: int) -> None:
         """Remove the rows of buckets that have expired: a restore must not bring them back."""
-        buckets = tables.buckets
+        buckets = schema.buckets
         over = (buckets.c.partition == partition) & (buckets.c.expires > 0) & (buckets.c.expires <= now)
         for row in connection.execute(select(buckets.c.name).where(over)).all():
             kind, metric, label = row.name.split(":", 2)
             connection.execute(
-                delete(tables.structures).where(
-                    (tables.structures.c.name == row.name) & (tables.structures.c.partition == partition)
+                delete(schema.structures).where(
+                    (schema.structures.c.name == row.name) & (schema.structures.c.partition == partition)
                 )
             )
-            table = _OF_BUCKET.get(kind, tables.windows)
+            table = _OF_BUCKET.get(kind, schema.windows)
             of_bucket = (table.c.partition == partition) & (table.c.metric == metric) & (table.c.label == label)
-            if table is tables.windows:
+            if table is schema.windows:
                 of_bucket &= table.c.window == kind
             connection.execute(delete(table).where(of_bucket))
         connection.execute(delete(buckets).where(over))
@@ -330,7 +330,7 @@ class Database:
         with self._engine.begin() as connection:
             if self._schema is not None:
                 connection.execute(CreateSchema(self._schema, if_not_exists=True))
-            for table in tables.metadata.sorted_tables:  # create_all() asks first, and two may ask at once
+            for table in schema.metadata.sorted_tables:  # create_all() asks first, and two may ask at once
                 connection.execute(CreateTable(table, if_not_exists=True))
 
     def _owner(self) -> str | None:
@@ -339,22 +339,22 @@ class Database:
         if self._engine.dialect.name == "sqlite" and not (file and Path(file).exists()):
             return None  # to connect would make it
         with self._engine.connect() as connection:
-            if not inspect(connection).has_table(tables.facts.name):
+            if not inspect(connection).has_table(schema.facts.name):
                 return None
-            found = select(tables.facts.c.value).where(tables.facts.c.name == "namespace")
+            found = select(schema.facts.c.value).where(schema.facts.c.name == "namespace")
             return connection.execute(found).scalar_one_or_none()
 
 
 _LONGEST_NAME: Final = 63
 """Bytes of a name in PostgreSQL; namespaces are short."""
 
-_OF_BUCKET: Final = {"limit": tables.limits, "once": tables.votes, "seen": tables.ids, "unique": tables.uniques}
+_OF_BUCKET: Final = {"limit": schema.limits, "once": schema.votes, "seen": schema.ids, "unique": schema.uniques}
 
 
 def metadata_of_partition() -> tuple[Table, ...]:
     """Return the tables whose rows belong to a partition, but its position."""
-    others = (tables.structures, tables.buckets, tables.ledger, tables.producers, tables.alerts)
-    return (*tables.COUNTERS.values(), *others)
+    others = (schema.structures, schema.buckets, schema.ledger, schema.producers, schema.alerts)
+    return (*schema.COUNTERS.values(), *others)
 
 
 def _beside(file: Path, namespace: str) -> Path:

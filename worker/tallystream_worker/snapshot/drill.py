@@ -12,26 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tallystream.connection import connect
-from tallystream.meta import establish
-from tallystream.position import parse_id
-from tallystream_worker.embedded import EmbeddedServer
-from tallystream_worker.entry import Entry
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.wire.position import parse_id
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import bucket_of, key_of, row_of
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.taker import Snapshot
+from tallystream_worker.snapshot.snapshotter import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import redis
 
-    from tallystream.keys import PartitionKeys
-    from tallystream.meta import Meta
+    from tallystream.deployment import Meta
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database, Taken
     from tallystream_worker.snapshot.restore import Part
-    from tallystream_worker.snapshot.touched import Group
 
 _READ = 512
 _SUMS = frozenset({"totals", "upvotes", "windows", "limits"})

@@ -7,18 +7,18 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.batch import board_length
-from tallystream_worker.snapshot import alerting, tables
+from tallystream.rules.batch import board_length
+from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of
 
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.rules import Rules
-    from tallystream_worker.snapshot.cut import Position
+    from tallystream.rules.metrics import Rules
+    from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database
-    from tallystream_worker.snapshot.touched import Group
+    from tallystream_worker.snapshot.point_in_time import Position
 
 _FIELDS: Final = 1000
 _COMMANDS: Final = 500
@@ -64,17 +64,17 @@ class Load:
             for bucket in database.buckets(partition):
                 self.expires[bucket.name] = bucket.expires
             for table, rows in database.read(partition):
-                if table is tables.ledger:
+                if table is schema.ledger:
                     self.ledger.update((row.field, row.value) for row in rows)
-                elif table is tables.producers:
+                elif table is schema.producers:
                     self.producers.update((row.producer, row.value) for row in rows)
-                elif table is tables.structures:
+                elif table is schema.structures:
                     for row in rows:
                         self._structure(row.name, row.value)
-                elif table is tables.alerts:
+                elif table is schema.alerts:
                     for row in rows:
                         self._alert(row)
-                elif table.name in tables.COUNTERS:
+                elif table.name in schema.COUNTERS:
                     self._counted(table.name, rows)
                     self.rows += len(rows)
             self._rank()
@@ -83,7 +83,7 @@ class Load:
 
     def _counted(self, table: str, rows: list[Any]) -> None:
         groups: dict[Group, list[tuple[str, Any]]] = defaultdict(list)
-        width = sum(column.name != "partition" for column in tables.COUNTERS[table].primary_key)
+        width = sum(column.name != "partition" for column in schema.COUNTERS[table].primary_key)
         for row in rows:
             group, item = item_of(table, tuple(row[:width]))
             groups[group].append((item, row.value))
@@ -147,7 +147,7 @@ class Load:
 
     def _alert(self, row: Any) -> None:
         if not 0 < row.expires <= self._now:
-            for command in alerting.commands(self._counters, row.name, row.value, row.expires):
+            for command in alerts.commands(self._counters, row.name, row.value, row.expires):
                 self._queue(*command)
 
     def _queue(self, *command: Any) -> None:

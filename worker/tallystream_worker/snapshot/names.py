@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from tallystream.windows import WINDOWS
-from tallystream_worker.snapshot.touched import SEPARATOR, Group
+from tallystream.rules.windows import WINDOWS
+from tallystream_worker.snapshot.changed_keys import SEPARATOR, Group
 
 if TYPE_CHECKING:
-    from tallystream.rules import Rules
+    from tallystream.rules.metrics import Rules
 
 HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
 _LENGTH: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}

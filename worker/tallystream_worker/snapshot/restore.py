@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from tallystream.codec import stated_events, was_decided, went_through_the_gate
+from tallystream.deployment import fields_of, spread_fields
 from tallystream.errors import StreamError
-from tallystream.keys import FIRST, FIRST_LOG, LAYOUT, Layout
-from tallystream.meta import fields_of, spread_fields
-from tallystream.position import parse_id
-from tallystream.rules import read as read_rules
-from tallystream.script import Script
-from tallystream_worker import failpoint
-from tallystream_worker.consumer import Consumer
-from tallystream_worker.entry import Entry
-from tallystream_worker.fetch import Fetch
+from tallystream.rules.metrics import read as read_rules
+from tallystream.storage.keys import FIRST, FIRST_LOG, LAYOUT, Layout
+from tallystream.storage.scripts import Script
+from tallystream.wire.codec import stated_events, was_decided, went_through_the_gate
+from tallystream.wire.position import parse_id
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.load import Load
-from tallystream_worker.snapshot.tables import FORMAT
+from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import redis
 
-    from tallystream.keys import PartitionKeys
-    from tallystream.rules import Rules
-    from tallystream_worker.snapshot.cut import Position
+    from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.snapshot.point_in_time import Position
 
 CONSUMER: Final = "restore"
 _READ: Final = 512
@@ -47,7 +47,7 @@ _NOBODY: Final = b"0"
 _MARKER: Final = "restore"
 """Key of the first partition: a restore has begun here, and what is there may be replaced by the next."""
 
-_GRAFT: Final = Script("tallystream_worker.snapshot", "graft")
+_GRAFT: Final = Script("tallystream_worker.snapshot", "replace_stream")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def restore(
         part = _Partition(client, database, layout, partition, rules).bring_back(archived)
         parts.append(part)
         progress(part)
-        failpoint.reach("after-partition")
+        failpoints.reach("after-partition")
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     client.hset(layout.meta, mapping=fields | {"rules": facts["rules"], **spread_fields(facts["spread"].split())})
     if layout.log != FIRST_LOG:
@@ -151,7 +151,7 @@ class _Partition:
             self._wipe()
             load = Load(self._client, self._keys.ledger.removesuffix("ledger"), self._rules)
             position, generation = load.run(self._database, self._partition)
-            failpoint.reach("after-load")
+            failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):
                 break  # else a worker has written the next one meanwhile: a drill, beside a live system
         survived = bool(self._client.exists(self._keys.stream))
@@ -170,7 +170,7 @@ class _Partition:
             places = [self._keys.stream, self._keys.ledger, self._keys.sequences]
             if _GRAFT(self._client, [self._log, self._ledger, self._sequences, *places], [last]):
                 break
-        failpoint.reach("after-graft")
+        failpoints.reach("after-graft")
         self._drain()
         until = log.last or position.generated
         return Part(self._keys.stream, load.rows, position.taken, log.entries, until, max(0, log.missing), survived)

@@ -12,9 +12,9 @@ from tallystream_worker.snapshot.names import HASHES, bucket_of, key_of, parse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from tallystream.rules import Rules
-    from tallystream_worker.snapshot.cut import Cut
-    from tallystream_worker.snapshot.touched import Group
+    from tallystream.rules.metrics import Rules
+    from tallystream_worker.snapshot.changed_keys import Group
+    from tallystream_worker.snapshot.point_in_time import Cut
 
 Values = dict[str, Any]
 """By item, the value; `None` where there is none."""

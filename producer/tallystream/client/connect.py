@@ -1,0 +1,249 @@
+"""The one place that knows how to reach Redis.
+
+redis-py's defaults are made for caches: it retries ten times and sends writes again, and its time limit cuts
+blocking reads short. Both would make counts wrong, so every client of ours is made here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from tallystream.client.cluster.awaitable import AsyncClusterClient
+from tallystream.client.cluster.threaded import ClusterClient
+from tallystream.client.silence_watch import watchful
+from tallystream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_URL: Final = "redis://127.0.0.1:6379"
+TIMEOUT: Final = 5.0
+"""Seconds without a byte after which a connection is taken for dead."""
+
+_SENTINEL: Final = "redis+sentinel://"
+_SENTINEL_PORT: Final = 26379
+_SENTINEL_TIMEOUT: Final = 1.0
+"""Seconds for one Sentinel to answer."""
+_SENTINEL_SHAPE: Final = re.compile(
+    re.escape(_SENTINEL)
+    + r"(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?(?P<hosts>[^@/]+)/(?P<name>[^/?#]+)(?:/(?P<db>\d{1,4}))?/?"
+)
+_CLUSTER_SHAPE: Final = re.compile(
+    r"(?P<scheme>rediss?)\+cluster://(?:(?P<user>[^@/?]*)@)?(?P<hosts>[^@/?]+)(?:/0?)?(?P<options>\?.*)?"
+)
+_CLUSTER: Final = ("redis+cluster://", "rediss+cluster://")
+_CLUSTER_PORT: Final = 6379
+_HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?")
+
+
+def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.Redis:
+    """Return a client that never sends anything twice; it connects on first use.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix://`, or `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the primary that
+            these Sentinels know by that name: it is looked up anew for each connection. For a cluster,
+            `redis+cluster://HOST:PORT,HOST:PORT` or `rediss+cluster://`, with some of its nodes.
+        block: The longest server-side wait, in seconds, of the reads that go through this client.
+        timeout: Seconds without a byte, beyond `block`, after which a connection counts as dead.
+
+    Raises:
+        ConfigurationError: the URL cannot be read.
+    """
+    client: redis.Redis = _made(redis.Redis, url, block + timeout, Retry(NoBackoff(), 0))
+    return client
+
+
+def connect_async(url: str, *, timeout: float = TIMEOUT) -> redis.asyncio.Redis:
+    """Return an asyncio client with the same settings as `connect`."""
+    client: redis.asyncio.Redis = _made(redis.asyncio.Redis, url, timeout, AsyncRetry(NoBackoff(), 0))
+    return client
+
+
+def _made(kind: Any, url: str, timeout: float, retry: Any) -> Any:
+    settings: dict[str, Any] = {
+        "protocol": 3,
+        "legacy_responses": False,
+        "decode_responses": False,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(timeout, TIMEOUT),
+        "retry": retry,
+        "driver_info": None,  # it would be announced with a command that Redis 7.0 does not know, nor an ACL of it
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    try:
+        if url.startswith(_CLUSTER):
+            return _cluster(kind, _ClusterUrl.parse(url), settings)
+        is_async = kind is redis.asyncio.Redis
+        settings["redis_connect_func"] = _connected_async if is_async else _connected
+        if url.startswith(_SENTINEL):
+            return _primary(kind, _SentinelUrl.parse(url), settings)
+        return kind.from_url(url, **settings)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"Redis URL {_without_password(url)!r} cannot be used: {error}. "
+            "Write redis://HOST:PORT, rediss://HOST:PORT (TLS), unix:///PATH, "
+            "redis+sentinel://HOST:PORT,HOST:PORT/NAME or redis+cluster://HOST:PORT,HOST:PORT"
+        ) from None
+
+
+def _cluster(kind: Any, url: _ClusterUrl, settings: dict[str, Any]) -> Any:
+    def open_node(address: tuple[str, int], **more: Any) -> Any:
+        return kind.from_url(url.of(address), **settings | more)
+
+    open_node(url.hosts[0])  # connects to nothing; an option that cannot be used is said now
+    if kind is redis.asyncio.Redis:
+        return AsyncClusterClient(url.hosts, open_node)
+
+    def open_watched(address: tuple[str, int], is_replaced: Callable[[], bool]) -> Any:
+        return open_node(address, **watchful(is_replaced, tls=url.scheme == "rediss"))
+
+    return ClusterClient(url.hosts, open_node, open_watched)
+
+
+def _connected(connection: Any) -> None:
+    connection.on_connect()
+    if _is_of_cluster(connection.handshake_metadata):
+        connection.disconnect()
+        raise _needs_cluster(connection)
+
+
+async def _connected_async(connection: Any) -> None:
+    await connection.on_connect()
+    await connection.send_command("HELLO")  # redis-py keeps what it was told at first for threads only
+    if _is_of_cluster(await connection.read_response()):
+        await connection.disconnect()
+        raise _needs_cluster(connection)
+
+
+def _is_of_cluster(said: Any) -> bool:
+    return isinstance(said, dict) and said.get(b"mode") == b"cluster"
+
+
+def _needs_cluster(connection: Any) -> ConfigurationError:
+    # On a node's own keys everything would seem to work.
+    where = f"{getattr(connection, 'host', 'HOST')}:{getattr(connection, 'port', 'PORT')}"
+    return ConfigurationError(
+        f"the server at {where} is a node of a cluster: write redis+cluster://{where} (rediss+cluster:// for TLS), "
+        "with some other nodes behind commas for when this one is down"
+    )
+
+
+def _primary(kind: Any, url: _SentinelUrl, settings: dict[str, Any]) -> Any:
+    is_async = kind is redis.asyncio.Redis
+    sentinels = redis.asyncio.sentinel if is_async else redis.sentinel
+    # A Sentinel that is gone must not take the whole of our patience: the others are asked next.
+    asking = settings | {"socket_timeout": _SENTINEL_TIMEOUT, "socket_connect_timeout": _SENTINEL_TIMEOUT}
+    sentinel = sentinels.Sentinel(url.hosts, sentinel_kwargs=asking)
+    return sentinel.master_for(
+        url.name,
+        kind,
+        _AsyncPrimaryPool if is_async else _PrimaryPool,
+        username=url.username,
+        password=url.password,
+        db=url.db,
+        **settings,
+    )
+
+
+class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
+    """Connections to the primary; those to the Sentinels end with them."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections; those in use only where told to."""
+        super().disconnect(inuse_connections)
+        for sentinel in self.sentinel_manager.sentinels:
+            sentinel.connection_pool.disconnect(inuse_connections)
+
+
+class _AsyncPrimaryPool(redis.asyncio.sentinel.SentinelConnectionPool):
+    """The same for asyncio."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections; those in use only where told to."""
+        await super().disconnect(inuse_connections)
+        for sentinel in self.sentinel_manager.sentinels:
+            await sentinel.connection_pool.disconnect(inuse_connections)
+
+
+@dataclass(frozen=True)
+class _SentinelUrl:
+    """`redis+sentinel://[user:password@]host:port,host:port/name[/db]`; user and password are the primary's."""
+
+    hosts: list[tuple[str, int]]
+    name: str
+    db: int
+    username: str | None
+    password: str | None
+
+    @classmethod
+    def parse(cls, url: str) -> _SentinelUrl:
+        found = _SENTINEL_SHAPE.fullmatch(url)
+        if found is None:
+            raise ValueError("it does not name Sentinels and a primary")
+        user, password = found["user"], found["password"]
+        return cls(
+            _hosts(found["hosts"], _SENTINEL_PORT),
+            unquote(found["name"]),
+            int(found["db"] or 0),
+            unquote(user) if user else None,
+            unquote(password) if password else None,
+        )
+
+
+@dataclass(frozen=True)
+class _ClusterUrl:
+    """`redis+cluster://[user:password@]host:port,host:port[?options]`; the rest is as for a single server."""
+
+    hosts: list[tuple[str, int]]
+    scheme: str
+    user: str
+    options: str
+
+    @classmethod
+    def parse(cls, url: str) -> _ClusterUrl:
+        found = _CLUSTER_SHAPE.fullmatch(url)
+        if found is None:
+            raise ValueError("it does not name nodes of a cluster (which has no databases but 0)")
+        user = f"{found['user']}@" if found["user"] else ""
+        return cls(_hosts(found["hosts"], _CLUSTER_PORT), found["scheme"], user, found["options"] or "")
+
+    def of(self, address: tuple[str, int]) -> str:
+        """Return the URL of one node."""
+        host, port = address
+        return f"{self.scheme}://{self.user}{f'[{host}]' if ':' in host else host}:{port}{self.options}"
+
+
+def _hosts(text: str, usual_port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for host in text.split(","):
+        part = _HOST_SHAPE.fullmatch(host)
+        if part is None:
+            raise ValueError(f"{host!r} is not HOST or HOST:PORT")
+        hosts.append((part["name"].strip("[]"), int(part["port"] or usual_port)))
+    return hosts
+
+
+def is_refusal(error: RedisError) -> bool:
+    """Tell whether trying again cannot help: a wrong password, a missing right, a command that is unknown."""
+    # redis-py turns the first word of some errors into a class and cuts it off.
+    if isinstance(error, (AuthenticationError, NoPermissionError)):
+        return True
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]

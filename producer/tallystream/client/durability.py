@@ -1,0 +1,104 @@
+"""Confirmation: when a write counts as done. In the server's memory, on a replica, or on its disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from tallystream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import redis
+    from redis.client import Pipeline
+
+    from tallystream.storage.scripts import Script
+
+Confirm = Literal["memory", "replica", "fsync"]
+
+_PATIENCE: Final = 1000
+"""Milliseconds that a write waits for its confirmation before it is taken for unconfirmed."""
+
+
+class Confirmation:
+    """Asks, behind a write and on the same connection, whether the write is as safe as it has to be.
+
+    Args:
+        confirm: `memory`: the server's answer is enough. `replica`: at least one replica must have it (`WAIT`).
+            `fsync`: the server's append-only file must be on its disk (`WAITAOF`; Redis 7.2 or Valkey).
+
+    Raises:
+        ConfigurationError: there is no such confirmation.
+    """
+
+    def __init__(self, confirm: Confirm = "memory") -> None:
+        if confirm not in get_args(Confirm):
+            raise ConfigurationError(f"confirm must be memory, replica or fsync, not {confirm!r}")
+        self._confirm = confirm
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a write needs more than the server's answer."""
+        return self._confirm != "memory"
+
+    def check(self, client: redis.Redis) -> None:
+        """Refuse a server that cannot give this confirmation.
+
+        Raises:
+            ConfigurationError: it has no such command, or writes no append-only file.
+            redis.RedisError: it cannot be asked.
+        """
+        if self._confirm != "fsync":
+            return
+        try:
+            client.execute_command("WAITAOF", 1, 0, 1)
+        except ResponseError as error:
+            if "unknown command" in str(error):
+                raise ConfigurationError(
+                    'confirm = "fsync" needs WAITAOF, which this server does not have: use Redis 7.2 or later, or '
+                    'Valkey, or confirm = "memory" with appendfsync always in the server\'s configuration'
+                ) from None
+            if "appendonly is disabled" in str(error):
+                raise ConfigurationError(
+                    'confirm = "fsync" needs an append-only file, and this server writes none: set appendonly yes'
+                ) from None
+            raise
+
+    def queue(self, pipeline: Pipeline) -> None:
+        """Ask, behind the writes on a pipeline; its last reply is the one to give to `is_enough`."""
+        if self._confirm == "replica":
+            pipeline.execute_command("WAIT", 1, _PATIENCE)
+        elif self._confirm == "fsync":
+            pipeline.execute_command("WAITAOF", 1, 0, _PATIENCE)
+
+    def is_enough(self, reply: Any) -> bool:
+        """Tell whether a reply confirms the writes before it."""
+        return bool((reply[0] if isinstance(reply, list) else reply) >= 1)
+
+    def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, bool]:
+        """Run a script; return its reply, and whether what it wrote is confirmed.
+
+        Raises:
+            redis.RedisError: as `Script` does; of `WAIT` itself only once the script has run.
+        """
+        if not self.is_needed:
+            return script(client, keys, args), True
+        reply, waited = self._attempt(script, client, keys, args)
+        if isinstance(reply, NoScriptError):
+            script.load(client)
+            reply, waited = self._attempt(script, client, keys, args)
+        for answer in (reply, waited):
+            if isinstance(answer, RedisError):
+                raise answer
+        return reply, self.is_enough(waited)
+
+    def _attempt(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, Any]:
+        with client.pipeline(transaction=False) as pipeline:
+            script.queue(pipeline, keys, args)
+            self.queue(pipeline)
+            reply, waited = pipeline.execute(raise_on_error=False)
+        return reply, waited
+
+
+MEMORY: Final = Confirmation()
+"""The server's answer is enough."""

@@ -1,0 +1,295 @@
+"""Appends sealed entries to the streams, each exactly once, in order, however often it takes.
+
+An entry's bytes, partition and sequence are frozen before it is first sent. Whatever happens to the reply, the
+same call is made again from the first unconfirmed entry on, and the gate in `append.lua` lets it through once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import NoScriptError, RedisError
+
+from tallystream.client.durability import Confirmation
+from tallystream.producing.partition_queue import Entry, Lane, new_name
+from tallystream.storage.scripts import Script
+from tallystream.wire.codec import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import redis
+
+    from tallystream.storage.keys import Layout
+
+_APPEND: Final = Script("tallystream.storage", "append")
+
+_BURST: Final = 32
+"""The most entries per partition in one pipeline: bounds what a cut connection makes us send again."""
+
+KEEP_BYTES: Final = 8 * 2**20
+"""About how many bytes of confirmed entries are kept in all, for a server that turns out to have forgotten them."""
+
+_PAUSE: Final = 0.1
+"""Seconds for which a stream that is full, or closed, is left alone."""
+
+_WATCH: Final = 60.0
+"""Seconds after the last confirmation during which an idle producer makes sure that the server remembers it,"""
+_LOOK: Final = 5.0
+"""and seconds between two looks."""
+
+_log: Final = logging.getLogger("tallystream")
+
+
+class Appender:
+    """The unconfirmed entries of every partition, and the gate's counterpart on this side.
+
+    Not safe across threads: the flusher owns it.
+
+    Args:
+        client: A client that never sends anything twice.
+        layout: The partitions.
+        epoch: The life of the data that the entries belong to; `None` where that is not to be told apart.
+        confirmation: What counts as confirmed.
+        lanes: The lanes, where they are not new ones.
+        on_rename: Told, before anything is sent under it, of a lane's new name: partition, name, and the sequence under
+            the old name after which it begins at 1.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        layout: Layout,
+        epoch: str | None = None,
+        confirmation: Confirmation | None = None,
+        lanes: Sequence[Lane] | None = None,
+        on_rename: Callable[[int, str, int], None] | None = None,
+    ) -> None:
+        self.layout = layout
+        self._client = client
+        self._epoch = epoch
+        self._confirmation = confirmation or Confirmation()
+        self.lanes = list(lanes or new_lanes(layout))
+        self._on_rename = on_rename
+        self._script_is_loaded = False
+        self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server remembers
+        self._is_unsure = False
+        self._confirmed_at = self._looked_at = float("-inf")
+        self.last_ids: list[str | None] = [None] * layout.partitions
+        """Per partition, the stream ID of the last entry of ours that was confirmed."""
+        self.resent = 0
+        """Entries that the gate had already let through when they came again."""
+        self.rewound = 0
+        """Times that a stream turned out to have lost entries that it had confirmed,"""
+        self.lost = 0
+        """and how many of these entries were not held any more."""
+        self.backlogged = 0
+        """Times that a stream was found to have as many entries as it may."""
+        self.unconfirmed = 0
+        """Bursts that were written, and not confirmed in time."""
+        self.is_closed = False
+        """Whether a stream takes nothing more, because the log goes on in another one: `settle`, then `move`."""
+
+    def push(self, partition: int, entry: Entry) -> None:
+        """Queue an entry; its sequence is its place in the queue."""
+        self.lanes[partition].waiting.append(entry)
+
+    @property
+    def oldest_cycle(self) -> int | None:
+        """The lowest cycle among the unconfirmed entries, `None` where there are none."""
+        return min((lane.waiting[0].cycle for lane in self.lanes if lane.waiting), default=None)
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until there is something to send or to look at; 0 now, `None` not until more is pushed."""
+        now = time.monotonic()
+        moments = [lane.resume_at for lane in self.lanes if lane.waiting]
+        if self._suspects:
+            moments.append(now)
+        if now - self._confirmed_at < _WATCH:
+            moments.append(max(self._looked_at, self._confirmed_at) + _LOOK)
+        return max(0.0, min(moments) - now) if moments else None
+
+    def send(self) -> tuple[list[Entry], RedisError | None]:
+        """Send a burst of unconfirmed entries.
+
+        Returns:
+            The entries that are confirmed for the first time, and the first error that a server answered with (memory
+            full, read-only, loading, no right); entries that it concerns stay queued.
+
+        Raises:
+            RedisError: the connection broke; nothing is known of the burst, all of it stays queued.
+        """
+        if self._suspects:
+            self._heal()
+        now = time.monotonic()
+        sent: list[tuple[int, Entry]] = []
+        looked: list[int] = []
+        with self._client.pipeline(transaction=False) as pipeline:
+            for partition, lane in enumerate(self.lanes):
+                if lane.waiting and lane.resume_at <= now:
+                    for sequence, entry in enumerate(islice(lane.waiting, _BURST), start=lane.confirmed + 1):
+                        self._queue(pipeline, partition, sequence, entry)
+                        sent.append((partition, entry))
+            if self._is_unsure or now - max(self._looked_at, self._confirmed_at) >= _LOOK:
+                self._looked_at = now
+                looked = [partition for partition, lane in enumerate(self.lanes) if lane.kept and not lane.waiting]
+            for partition in looked:
+                pipeline.execute_command("HGET", self.layout.keys[partition].sequences, self.lanes[partition].producer)
+            if not sent and not looked:
+                return [], None
+            if sent:
+                self._confirmation.queue(pipeline)
+            if sent and not self._script_is_loaded:
+                _APPEND.load(self._client)
+                self._script_is_loaded = True
+            self._is_unsure = True  # until the replies are here
+            replies = pipeline.execute(raise_on_error=False)
+            self._is_unsure = False
+        self._look(looked, replies[len(sent) : len(sent) + len(looked)])
+        return self._settle(sent, replies)
+
+    def _queue(self, pipeline: Any, partition: int, sequence: int, entry: Entry) -> None:
+        keys = self.layout.keys[partition]
+        arguments = [VERSION, self.lanes[partition].producer, sequence, entry.events, entry.payload]
+        if self._confirmation.is_needed:
+            arguments.append(1)
+        _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.log_ledger], arguments)
+
+    def _settle(
+        self, sent: Sequence[tuple[int, Entry]], replies: Sequence[Any]
+    ) -> tuple[list[Entry], RedisError | None]:
+        first_error: RedisError | None = None
+        if is_written_only := bool(sent) and self._confirmation.is_needed:
+            if isinstance(replies[-1], RedisError):
+                first_error = replies[-1]
+            elif is_enough := self._confirmation.is_enough(replies[-1]):
+                is_written_only = not is_enough
+            self.unconfirmed += is_written_only
+        confirmed: list[Entry] = []
+        stopped: set[int] = set()
+        for (partition, _), reply in zip(sent, replies, strict=False):  # others follow: looks, and a confirmation
+            if partition in stopped:
+                continue  # behind an entry that failed, the gate answers "gap": expected, and no news
+            if isinstance(reply, RedisError):
+                stopped.add(partition)
+                if isinstance(reply, NoScriptError):
+                    self._script_is_loaded = False  # a restart, a failover, SCRIPT FLUSH: the next burst begins with it
+                else:
+                    first_error = first_error or reply
+                continue
+            lane = self.lanes[partition]
+            answer, detail = reply[0], reply[1].decode()
+            if answer == b"gap":
+                stopped.add(partition)
+                self._suspects[partition] = int(detail)
+            elif answer == b"closed":
+                stopped.add(partition)
+                self.is_closed = True
+                lane.resume_at = time.monotonic() + _PAUSE
+            elif answer == b"full":
+                stopped.add(partition)
+                self.backlogged += 1
+                lane.resume_at = time.monotonic() + _PAUSE
+            elif not is_written_only:
+                self.resent += answer == b"already"
+                self.last_ids[partition] = detail or self.last_ids[partition]
+                self._confirm(lane, confirmed)
+        return confirmed, first_error
+
+    def _confirm(self, lane: Lane, confirmed: list[Entry]) -> None:
+        entry = lane.confirm()
+        self._confirmed_at = time.monotonic()
+        if not entry.was_confirmed:
+            entry.was_confirmed = True
+            confirmed.append(entry)
+
+    # -- to another log ---------------------------------------------------------------------------------
+
+    def lasts(self) -> list[int]:
+        """Ask how far each lane came: final in a log that is closed, whatever was still on its way.
+
+        Raises:
+            RedisError: it is not known.
+        """
+        with self._client.pipeline(transaction=False) as pipeline:
+            for keys, lane in zip(self.layout.keys, self.lanes, strict=True):
+                pipeline.execute_command("HGET", keys.sequences, lane.producer)
+            return [int(reply.split()[0]) if reply else 0 for reply in pipeline.execute()]
+
+    def settle(self, lasts: Sequence[int]) -> list[Entry]:
+        """Confirm what a closed log has taken; return what is confirmed for the first time. The rest stays waiting."""
+        confirmed: list[Entry] = []
+        for lane, last in zip(self.lanes, lasts, strict=True):
+            if last < lane.confirmed:
+                self.lost += lane.rewind(last).lost
+                self.rewound += 1
+            while lane.waiting and lane.confirmed < last:
+                self._confirm(lane, confirmed)
+        return confirmed
+
+    @property
+    def waiting(self) -> list[Entry]:
+        """What is not confirmed, in the order in which it was sealed."""
+        return sorted((entry for lane in self.lanes for entry in lane.waiting), key=lambda entry: entry.cycle)
+
+    def move(self, layout: Layout, lanes: Sequence[Lane] | None = None) -> None:
+        """Go on in another log, with nothing waiting; what became of entries so far is still counted."""
+        self.last_ids = [None] * layout.partitions  # before the layout: who waits for one of them looks at both
+        self.layout = layout
+        self.lanes = list(lanes or new_lanes(layout))
+        self._suspects.clear()
+        self._is_unsure = self.is_closed = False
+
+    def _look(self, looked: Sequence[int], replies: Sequence[Any]) -> None:
+        """Compare how far the server remembers lanes that have nothing to send with how far they were confirmed."""
+        for partition, reply in zip(looked, replies, strict=True):
+            if not isinstance(reply, RedisError):
+                last = int(reply.split()[0]) if reply else 0
+                if last < self.lanes[partition].confirmed:
+                    self._suspects[partition] = last
+
+    def _heal(self) -> None:
+        """Go back where the server did: it remembers less than it had confirmed.
+
+        In another life of the data (the server was flushed, and begun anew) what was confirmed in the old one is no
+        part of it: only what was never confirmed is sent there.
+        """
+        found = self._client.hget(self.layout.root, "epoch") if self._epoch is not None else None
+        epoch = found.decode() if isinstance(found, bytes) else ""
+        is_another_life = self._epoch is not None and epoch != self._epoch
+        for partition, last in list(self._suspects.items()):
+            lane, stream = self.lanes[partition], self.layout.keys[partition].stream
+            if is_another_life:
+                self._rename(partition, lane)
+                _log.warning("%s was begun anew: what was confirmed there before is not sent again", stream)
+                continue
+            rewind = lane.rewind(last)
+            if rewind.lost:
+                self._rename(partition, lane)
+            self.lost += rewind.lost
+            _log.warning(
+                "%s lost entries that it had confirmed: %d are sent again, %d are not held any more",
+                stream, rewind.again, rewind.lost,
+            )  # fmt: skip
+        self.rewound += len(self._suspects)
+        self._suspects.clear()
+        if is_another_life:
+            self._epoch = epoch
+            for lane in self.lanes:
+                # A name is given up only upon a gap, which proves that nothing of what waits has been written.
+                lane.forget()
+
+    def _rename(self, partition: int, lane: Lane) -> None:
+        name = new_name()
+        if self._on_rename is not None:
+            self._on_rename(partition, name, lane.confirmed)
+        lane.rename(name)
+
+
+def new_lanes(layout: Layout) -> list[Lane]:
+    """Return a new lane for each partition."""
+    return [Lane(KEEP_BYTES // layout.partitions) for _ in layout.keys]

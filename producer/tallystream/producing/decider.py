@@ -1,0 +1,155 @@
+"""Decisions: one event, logged and counted at once, for callers that need the verdict now."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from tallystream.client.durability import Confirmation
+from tallystream.deployment import establish
+from tallystream.errors import Backlogged, ConfigurationError, EventError, GenerationMoved, Unconfirmed
+from tallystream.rules.batch import Batch, Places
+from tallystream.storage.scripts import Script
+from tallystream.wire.codec import VERSION, Payload, Single, encode
+from tallystream.wire.event import MAX_AMOUNT, Event, check_at
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.deployment import Meta
+    from tallystream.rules.metrics import Metric, Rules
+
+_DECIDE: Final = Script("tallystream.storage", "decide")
+
+_PATIENCE: Final = 5.0
+"""Seconds for which a decision follows the counters while they go on in another generation or another log,"""
+_LOOK: Final = 0.03
+"""and seconds between looks while nothing says yet where."""
+
+Reason = Literal["limit", "once", "duplicate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The verdict on one event.
+
+    Attributes:
+        accepted: The event changed the count: it was within the limit, or it is the actor's standing vote now.
+        total: The subject's total with this event; `None` where it has no counter of its own (`max_subjects`).
+        remaining: How many more events the limit has room for in this bucket; `None` without a limit.
+        reset_at: Second at which the limit's bucket ends; `None` without a limit or for `per = "total"`.
+        reason: Why it was not accepted: `limit`, `once` (this vote stands already) or `duplicate` (its id was seen).
+        id: Stream ID of the entry that records the event, whatever the verdict.
+    """
+
+    accepted: bool
+    total: int | None
+    remaining: int | None
+    reset_at: float | None
+    reason: Reason | None
+    id: str
+
+
+class Decider:
+    """Decides events of one deployment; safe across threads.
+
+    Args:
+        client: A client that never sends anything twice.
+        meta: What is stored, with the published rules.
+        confirmation: What a decision needs beside the server's answer.
+
+    Raises:
+        ConfigurationError: no worker has published the rules yet.
+    """
+
+    def __init__(self, client: redis.Redis, meta: Meta, confirmation: Confirmation | None = None) -> None:
+        if meta.rules is None:
+            raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
+        self.meta = meta
+        self._client = client
+        self._confirmation = confirmation or Confirmation()
+        self._places: dict[int, Places] = {}
+
+    def __call__(self, event: Event) -> Outcome:
+        """Log and count one event, and return the verdict: one round trip.
+
+        Raises:
+            EventError: the event breaks a rule of its metric, or would take its total out of bounds.
+            Backlogged: the stream has as many entries as it may; nothing was counted.
+            Unconfirmed: the event was counted, and no replica or disk has confirmed it in time.
+            GenerationMoved: it was not counted: the counters are being moved, and took longer than 5 seconds; decide
+                again.
+            redis.RedisError: it is not known whether the event was counted; deciding again may count it twice,
+                unless the metric counts once per actor or the event has an id.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while (outcome := self._decide(self.meta, event)) is None:
+            if time.monotonic() > deadline:
+                raise GenerationMoved(
+                    f"the counters are being moved, for longer than {_PATIENCE:g} seconds by now: nothing was counted, "
+                    "decide again"
+                )
+            before, self.meta = self.meta, establish(self._client, None, self.meta.layout.namespace)
+            if self.meta.layout == before.layout:  # closed, and nothing says yet where it goes on
+                time.sleep(_LOOK)
+        return outcome
+
+    def _decide(self, meta: Meta, event: Event) -> Outcome | None:
+        """Decide by what is known of the deployment; `None` where another generation is live by now."""
+        keys = meta.layout.keys_of(event.subject)
+        rules = meta.rules_of(keys.generation)
+        assert rules is not None  # noqa: S101  # they were there at the beginning, and stay
+        rule = _check(rules, event)
+        now = time.time()
+        at = int((now if event.at is None else event.at) * 1000)
+        if event.at is not None:
+            check_at(event.at, now)
+            if rule.late_seconds is not None and now - event.at > rule.late_seconds:
+                raise EventError("at", f"is more than {rule.late_seconds:,} seconds ago, too late for {event.metric}")
+        places = self._places.get(keys.generation)
+        if places is None or places.rules is not rules:
+            places = self._places[keys.generation] = Places(rules)
+        place = places(event.metric, at // 60_000)
+        batch = Batch(keys, rules.zone, rules.alerts)
+        batch.received = int(now * 1000)
+        batch.add(place, event.subject, event.amount, at, event.actor, event.id)
+        single = Single(event.metric, event.subject, event.amount, at, event.actor, event.id)
+        entry = ["v", VERSION, "d", keys.generation, "n", 1, "b", encode(Payload([], [single]))]
+        # No rule can reject a plain sum; the script counts the others.
+        ledger = {"counted": 1, f"counted@{event.metric}": 1} if batch.sums else {}
+        total_key = keys.total(event.metric, event.subject)
+        names = [keys.stream, keys.live, keys.ledger, keys.log_ledger, keys.sequences]
+        arguments = [batch.encode([], ledger), keys.generation, total_key, *entry]
+        (answer, *details), is_confirmed = self._confirmation.run(_DECIDE, self._client, names, arguments)
+        if answer == b"moved":
+            return None
+        if answer == b"full":
+            raise Backlogged(
+                f"{keys.stream} has {int(details[0]):,} entries, its limit: workers have to catch up first"
+            )
+        if answer != b"decided":
+            raise EventError("amount", f"would take the total of {event.subject} out of +-{MAX_AMOUNT:,}")
+        id_, accepted, reason, total, used = details
+        if not is_confirmed:
+            raise Unconfirmed(f"the event was counted as {id_.decode()}, but that was not confirmed in time")
+        limited = rule.limit is not None and used
+        return Outcome(
+            accepted=bool(accepted),
+            total=max(int(total), rule.floor if rule.floor is not None else -MAX_AMOUNT) if total else None,
+            remaining=max(0, (rule.limit or 0) - int(used)) if limited else None,
+            reset_at=float(place.limit.end) if limited and place.limit and rule.per != "total" else None,
+            reason=reason.decode() or None,
+            id=id_.decode(),
+        )
+
+
+def _check(rules: Rules, event: Event) -> Metric:
+    rules.refuse_undeclared(event.metric)
+    rules.refuse(event.metric, event.amount, event.actor)
+    rule = rules.metric[event.metric]
+    if not rule.exact:
+        raise EventError("metric", f"{event.metric} is kept in a sketch (exact = false): emit it instead")
+    if rule.spread:
+        raise EventError("metric", f"{event.metric} is spread over the partitions (spread = true): emit it instead")
+    return rule

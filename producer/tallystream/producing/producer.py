@@ -1,0 +1,336 @@
+"""The producer: `emit` returns at once, a thread in the background packs, appends and retries."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from redis.exceptions import RedisError
+
+from tallystream.client.connect import DEFAULT_URL, connect
+from tallystream.client.durability import Confirm, Confirmation
+from tallystream.deployment import establish
+from tallystream.errors import EventError, FlushTimeout, TallyError
+from tallystream.producing.buffer import Buffer, BufferSettings, WhenFull
+from tallystream.producing.decider import Decider, Outcome
+from tallystream.producing.sender import Flusher
+from tallystream.producing.spool.buffer import Spool, SpoolSettings, Sync
+from tallystream.producing.validation import Admission
+from tallystream.wire import event as rule
+from tallystream.wire.position import parse_id, parse_position, position_commands
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+_META_LOOK: Final = 0.5
+"""Seconds after which a wait looks again which generation of counters is live."""
+
+_COUNTED_POLL: Final = 0.003
+"""Seconds between looks at how far the worker has come."""
+
+
+@dataclass(frozen=True)
+class ProducerStats:
+    """What became of the events given to one producer so far.
+
+    `emitted = appended + buffered`; dropped ones were never taken in.
+
+    Attributes:
+        emitted: Events that were taken.
+        appended: Events that are in the streams, confirmed.
+        buffered: Events that wait to be.
+        dropped: Events for which there was no room.
+        resent_entries: Entries that came again, and had been let through before.
+        rewound_streams: Times that a stream turned out to have forgotten what it had confirmed,
+        lost_entries: and how many of the forgotten entries were not held any more, and so could not be sent again.
+        backlogged: Times that a stream was found to have as many entries as it may.
+        spooled_bytes: Bytes in the spool,
+        adopted: and events of dead processes that were sent from there.
+        unconfirmed: Bursts that were written and not confirmed in time, to be sent again.
+    """
+
+    emitted: int
+    appended: int
+    buffered: int
+    dropped: int
+    resent_entries: int
+    rewound_streams: int
+    lost_entries: int
+    backlogged: int
+    unconfirmed: int
+    spooled_bytes: int
+    adopted: int
+
+
+class Producer:
+    """Counts events without making the caller wait.
+
+    Safe across threads and after `fork` (the child starts empty; what the parent holds is the parent's to send).
+    Reconnects for as long as it lives. At interpreter exit it tries for five seconds to deliver what it holds.
+
+    Args:
+        url: Where Redis or Valkey is: `redis://`, `rediss://` or `unix://`.
+        linger: Seconds that an event may wait for others to share its entry; also the most that is lost when the
+            process is killed.
+        entry_events: An entry is sent as soon as it holds this many events,
+        entry_bytes: or about this many bytes.
+        buffer_events: The most events held while they cannot be sent,
+        buffer_bytes: and about the most bytes.
+        when_full: What `emit` does when the buffer is full: `block` until there is room (for `block_timeout`
+            seconds, then as `raise`), `raise` `BufferFull`, or `drop` the event; each is counted in `stats`.
+        block_timeout: Seconds that `block` waits.
+        confirm: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
+            `replica`, or on the server's disk (`fsync`). What is not confirmed is sent again. See docs/durability.md.
+        spool: A folder on a local disk. Events are written there before `emit` returns, so they survive the death of
+            this process and an outage of Redis of any length; what a dead process has left there is sent by
+            whoever uses the folder next. One folder for each deployment; any number of processes. See
+            docs/durability.md.
+        spool_bytes: The most bytes that this producer may have in the spool; then `when_full` holds.
+        spool_sync: `os`: an event is with the operating system when `emit` returns. `disk`: it is on disk, and survives
+            a power cut as well; that takes as long as the disk takes for each event.
+        partitions: The number of partitions, where the caller wants it checked; `None` takes what is stored.
+        namespace: The first part of every key.
+
+    Raises:
+        ConfigurationError: the URL or another setting cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913  # each is a setting with a default, and given by name
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        linger: float = 0.005,
+        entry_events: int = 1000,
+        entry_bytes: int = 65536,
+        buffer_events: int = 1_000_000,
+        buffer_bytes: int = 64 * 2**20,
+        when_full: WhenFull = "block",
+        block_timeout: float = 30.0,
+        confirm: Confirm = "memory",
+        spool: str | os.PathLike[str] | None = None,
+        spool_bytes: int = 256 * 2**20,
+        spool_sync: Sync = "os",
+        partitions: int | None = None,
+        namespace: str = "tally",
+    ) -> None:
+        self._settings = BufferSettings(
+            linger, entry_events, entry_bytes, buffer_events, buffer_bytes, when_full, block_timeout
+        )
+        self._confirmation = Confirmation(confirm)
+        self._url = url
+        self._partitions = partitions
+        self._namespace = namespace
+        self._spool = None if spool is None else SpoolSettings(Path(spool), spool_bytes, spool_sync, namespace)
+        self._begin()
+        if self._spool is not None and any(folder.is_dir() for folder in self._spool.folder.iterdir()):
+            self._flusher.start()  # somebody has left something, or is at work
+        _producers.add(self)
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def _begin(self) -> None:
+        """Start empty: at construction, and in the child after a fork."""
+        self._client = connect(self._url)
+        self._admission = Admission(self._client, self._partitions, self._namespace)
+        self._buffer = Buffer(self._settings) if self._spool is None else Spool(self._settings, self._spool)
+        self._wake = self._buffer.wake
+        self._flusher = Flusher(
+            self._client, self._admission, self._buffer, self._settings.linger, self._confirmation, self._spool
+        )
+        self._decider: Decider | None = None
+
+    def emit(
+        self,
+        metric: str,
+        subject: str,
+        amount: int = 1,
+        *,
+        actor: str | None = None,
+        at: float | None = None,
+        id: str | None = None,  # noqa: A002  # the event's own word
+    ) -> None:
+        """Take one event and return; see `Event` for the arguments.
+
+        Raises:
+            EventError: the event breaks a rule; it was not taken.
+            BufferFull: there is no room, and `when_full` says to raise (or blocking took too long).
+            SpoolError: the spool cannot be written; the event was not taken.
+            ConfigurationError: this producer cannot work with what is stored in Redis.
+            TallyError: the producer is closed.
+        """
+        # The common case costs three look-ups: text that has been checked before is not checked again.
+        admission = self._admission
+        route = admission.known.get(subject) if subject.__class__ is str else None
+        if route is None:
+            subject, route = admission.subject(subject)
+        if metric not in admission.metrics:
+            self._admit_metric(metric)
+        if amount.__class__ is not int or not -rule.MAX_AMOUNT <= amount <= rule.MAX_AMOUNT:
+            rule.check_amount(amount)
+        if metric in admission.picky:
+            route = admission.admit(metric, amount, actor, id, route)
+        now = time.time()
+        if at is None:
+            at = now
+        else:
+            rule.check_at(at, now)
+        if actor is not None:
+            actor = rule.check_text("actor", actor, rule.MAX_ACTOR_BYTES)
+        if id is not None:
+            id = rule.check_text("id", id, rule.MAX_ID_BYTES)  # noqa: A001
+        if self._buffer.take(route, metric, subject, amount, at, actor, id) and not self._wake.is_set():
+            self._flusher.start()
+
+    def decide(
+        self,
+        metric: str,
+        subject: str,
+        amount: int = 1,
+        *,
+        actor: str | None = None,
+        at: float | None = None,
+        id: str | None = None,  # noqa: A002  # the event's own word
+    ) -> Outcome:
+        """Count one event now and return the verdict, in one round trip: for limits and votes.
+
+        The event is in the stream like an emitted one, and a replay counts it the same. What was emitted before
+        and is not counted yet is not in the verdict.
+
+        Raises:
+            EventError: the event breaks a rule; it was not counted.
+            ConfigurationError: no worker has published the rules yet.
+            Backlogged: the stream has as many entries as it may; nothing was counted.
+            Unconfirmed: it was counted, and that was not confirmed in time.
+            redis.RedisError: it is not known whether it was counted; see `Decider`.
+        """
+        event = rule.Event(metric, subject, amount, actor, at, id)
+        decider = self._decider
+        if decider is None or not self._admission.is_fresh:
+            meta = self._admission.meta
+            if meta is None or meta.rules is None:
+                self._admission.forget()  # a worker may have published them since
+            meta = self._admission.refresh()
+            if decider is None or decider.meta.rules != meta.rules:
+                decider = self._decider = Decider(self._client, meta, self._confirmation)
+        return decider(event)
+
+    def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
+        """Wait until everything emitted before this call is in the stream, or with `wait="counted"` in the totals.
+
+        Args:
+            timeout: Seconds to wait at most; `None` waits for as long as it takes.
+            wait: `appended` (durable as far as the server's settings go) or `counted` (readable).
+
+        Raises:
+            FlushTimeout: not in time; the events stay buffered and are still sent.
+            ConfigurationError: this producer cannot work with what is stored in Redis.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._buffer.wait_until_appended(deadline)
+        if wait == "counted":
+            self._wait_until_counted(deadline)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Deliver what is held, then stop; further calls change nothing.
+
+        Raises:
+            FlushTimeout: something could not be delivered within `timeout` seconds, and is lost with this producer, or
+                waits in its spool.
+        """
+        if not self._buffer.refuse_more():
+            return
+        try:
+            self.flush(timeout)
+        finally:
+            self._buffer.close()
+            self._flusher.join(max(timeout, 1.0))
+            self._flusher.release()
+            self._client.close()
+
+    @property
+    def stats(self) -> ProducerStats:
+        """What became of the events so far."""
+        buffer, appender = self._buffer, self._flusher.appender
+        appended, emitted = buffer.appended, buffer.emitted
+        return ProducerStats(
+            emitted=emitted,
+            appended=appended,
+            buffered=emitted - appended,
+            dropped=buffer.dropped,
+            resent_entries=0 if appender is None else appender.resent,
+            rewound_streams=0 if appender is None else appender.rewound,
+            lost_entries=0 if appender is None else appender.lost,
+            backlogged=0 if appender is None else appender.backlogged,
+            unconfirmed=0 if appender is None else appender.unconfirmed,
+            spooled_bytes=buffer.size if isinstance(buffer, Spool) else 0,
+            adopted=self._flusher.adopted_events,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _admit_metric(self, metric: str) -> None:
+        try:
+            self._admission.metric(metric)
+        except EventError:
+            self._flusher.start()  # it may have been declared since: look before the next refusal
+            raise
+
+    def _wait_until_counted(self, deadline: float | None) -> None:
+        appender = self._flusher.appender
+        if appender is None:
+            return  # nothing was ever appended
+        layout, last_ids, look_again = appender.layout, list(appender.last_ids), 0.0
+        while layout is not appender.layout:  # the flusher has just moved on
+            layout, last_ids = appender.layout, list(appender.last_ids)
+        log = layout.log
+        for partition, last_id in enumerate(last_ids):
+            while last_id is not None:
+                if time.monotonic() >= look_again:  # another generation of counters may be the one that counts by now
+                    layout = establish(self._client, None, self._namespace).layout
+                    look_again = time.monotonic() + _META_LOOK
+                if layout.log != log:
+                    return  # what the log before held was counted in this one before it began to hold
+                keys = layout.keys[partition]
+                with self._client.pipeline(transaction=False) as pipeline:
+                    for command in position_commands(keys):
+                        pipeline.execute_command(*command)
+                    position = parse_position(pipeline.execute(raise_on_error=False), keys.group)
+                if parse_id(position.as_of) >= parse_id(last_id):
+                    break
+                remaining = _COUNTED_POLL if deadline is None else deadline - time.monotonic()
+                if remaining <= 0:
+                    raise FlushTimeout(f"not everything was counted in time: {position.lag or 0:,} entries are left")
+                time.sleep(min(_COUNTED_POLL, remaining))
+
+
+_producers: Final[weakref.WeakSet[Producer]] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for producer in list(_producers):
+        producer._flusher.abandon()  # noqa: SLF001  # the same module
+        producer._begin()  # noqa: SLF001  # the same module
+
+
+def _close_at_exit(reference: weakref.ref[Producer]) -> None:
+    producer = reference()
+    if producer is not None:
+        try:
+            producer.close()
+        except (TallyError, RedisError) as error:
+            # There is nobody left to catch it: say it where a person will see it.
+            os.write(2, f"tallystream: {error}\n".encode())
+
+
+os.register_at_fork(after_in_child=_begin_in_child)

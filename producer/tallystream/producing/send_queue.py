@@ -1,0 +1,136 @@
+"""An outbox: a buffer and the appender that empties it, one step at a time, and from one log into the next."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import SpoolError
+from tallystream.producing.appender import KEEP_BYTES, Appender
+from tallystream.producing.partition_queue import Entry, Lane
+from tallystream.producing.spool.buffer import Spool
+from tallystream.storage.keys import partition_of
+from tallystream.wire.codec import decode_packed, encode, split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+    from redis.exceptions import RedisError
+
+    from tallystream.client.durability import Confirmation
+    from tallystream.deployment import Meta
+    from tallystream.producing.buffer import Buffer
+    from tallystream.storage.keys import Layout
+
+_log: Final = logging.getLogger("tallystream")
+
+
+class Outbox:
+    """Sends what a buffer holds. Not safe across threads: the flusher owns it.
+
+    Args:
+        client: A client that never sends anything twice.
+        meta: What is stored there.
+        buffer: What is to be sent.
+        confirmation: What counts as sent.
+
+    Raises:
+        SpoolError: what is spooled cannot be delivered here.
+    """
+
+    def __init__(self, client: redis.Redis, meta: Meta, buffer: Buffer, confirmation: Confirmation) -> None:
+        self.buffer = buffer
+        layout = _sealed_for(buffer, meta)
+        buffer.open(layout)
+        lanes, on_rename = None, None
+        if isinstance(buffer, Spool):
+            lanes, on_rename = _lanes(buffer, layout), buffer.rename
+        self.appender = Appender(client, layout, meta.epoch, confirmation, lanes, on_rename)
+        self._cycle = 0
+
+    def step(self) -> tuple[bool, RedisError | None]:
+        """Seal what has gathered, send a burst.
+
+        Returns:
+            Whether that led on, and the first error that the server answered with.
+
+        Raises:
+            SpoolError: the spool cannot be written; nothing was sent.
+            redis.RedisError: the connection broke.
+        """
+        appender = self.appender
+        self._cycle, sealed = self.buffer.seal()
+        for partition, pack in sealed:
+            appender.push(partition, Entry(self._cycle, pack.events, pack.size, pack.seal()))
+        confirmed, error = appender.send()
+        oldest = appender.oldest_cycle
+        self._settle(confirmed)
+        return bool(confirmed) or oldest is None or appender.due != 0, error
+
+    def move(self, layout: Layout) -> None:
+        """Go on in another log, the present one being closed: what that has not taken is sealed for other partitions.
+
+        What it has taken follows from its gates alone, whatever became of any reply. Until that is known nothing is
+        changed here, and until it is written down nothing is sent: this may fail at any point, and be done again.
+
+        Raises:
+            SpoolError: the spool cannot be written.
+            redis.RedisError: it is not known what the closed log has taken.
+        """
+        appender, buffer = self.appender, self.buffer
+        lasts = appender.lasts()
+        self._settle(appender.settle(lasts))
+        if isinstance(buffer, Spool):
+            held = [each for each in appender.waiting if not buffer.covers(each.cycle)]
+            parts = [part for each in held for part in _parts(each, layout)]
+            counts = Counter(partition for partition, _ in parts)
+            buffer.move(layout, lasts, [counts[partition] for partition in range(layout.partitions)])
+            appender.move(layout, _lanes(buffer, layout, counts))
+        else:
+            self._cycle, packs = buffer.reopen(layout)
+            rest = [Entry(self._cycle, pack.events, pack.size, pack.seal()) for _, pack in packs]
+            parts = [part for each in (*appender.waiting, *rest) for part in _parts(each, layout)]
+            appender.move(layout)
+        for partition, entry in parts:
+            appender.push(partition, entry)
+        _log.info("the events go on to %d partitions, in log %d", layout.partitions, layout.log)
+
+    def _settle(self, confirmed: list[Entry]) -> None:
+        oldest = self.appender.oldest_cycle
+        self.buffer.settle(confirmed, self._cycle if oldest is None else oldest - 1)
+
+
+def _sealed_for(buffer: Buffer, meta: Meta) -> Layout:
+    """Return the partitions that what a buffer holds is sealed for: those of a closed log are asked first.
+
+    Raises:
+        SpoolError: nobody knows what that log has taken.
+    """
+    log = buffer.log if isinstance(buffer, Spool) else None
+    if log is None or log == meta.layout.log:
+        return meta.layout
+    layout = meta.layout_of(log)
+    if layout is None:
+        raise SpoolError(
+            f"what is spooled was sealed for log {log} of {meta.layout.namespace}, of which nothing is known here: "
+            "deliver it where it belongs"
+        )
+    return layout
+
+
+def _lanes(spool: Spool, layout: Layout, sent_first: Counter[int] | None = None) -> list[Lane]:
+    keep = KEEP_BYTES // layout.partitions
+    begun = zip(spool.names, spool.confirmed_sequences, strict=True)
+    first = sent_first or Counter()
+    return [Lane(keep, name, confirmed - first[n]) for n, (name, confirmed) in enumerate(begun)]
+
+
+def _parts(entry: Entry, layout: Layout) -> Iterator[tuple[int, Entry]]:
+    """Yield what an entry holds for each partition; its size in the buffer stays what it is in all."""
+    size = entry.size
+    parts = split(decode_packed(entry.payload), lambda _, subject, __: partition_of(subject, layout.partitions))
+    for partition, payload in parts.items():
+        yield partition, Entry(entry.cycle, payload.events, size, encode(payload), entry.was_confirmed)
+        size = 0

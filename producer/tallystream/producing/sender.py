@@ -1,0 +1,221 @@
+"""The flusher: the thread behind a producer that seals, sends, and tries again for as long as it takes."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+
+from tallystream.client.connect import is_refusal
+from tallystream.errors import ConfigurationError, SpoolError
+from tallystream.producing.buffer import BufferSettings
+from tallystream.producing.send_queue import Outbox
+from tallystream.producing.spool.buffer import Spool, SpoolSettings, left_behind
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.client.durability import Confirmation
+    from tallystream.deployment import Meta
+    from tallystream.producing.appender import Appender
+    from tallystream.producing.buffer import Buffer
+    from tallystream.producing.validation import Admission
+
+_BACKOFF: Final = (0.05, 2.0)
+"""Seconds to wait after the first failure, and at the most."""
+
+_SCAN: Final = 10.0
+"""Seconds between looks for what dead processes have left."""
+
+_log: Final = logging.getLogger("tallystream")
+
+
+class Flusher:
+    """Sends what a buffer holds.
+
+    The thread starts with the first need for it, so that a fork before the first event is free.
+
+    Args:
+        client: A client that never sends anything twice.
+        admission: What is stored there.
+        buffer: What is to be sent.
+        linger: Seconds that events may gather.
+        confirmation: What counts as sent.
+        spool: Where dead processes may have left events.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        admission: Admission,
+        buffer: Buffer,
+        linger: float,
+        confirmation: Confirmation,
+        spool: SpoolSettings | None = None,
+    ) -> None:
+        self._client = client
+        self._admission = admission
+        self._buffer = buffer
+        self._linger = linger
+        self._confirmation = confirmation
+        self._problem: str | None = None
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._spool = spool
+        self._scan_at = float("-inf")
+        self._refused: set[str] = set()  # journals that cannot be delivered here
+        self._own: Outbox | None = None
+        self._adopted: list[Outbox] = []
+        self.adopted_events = 0
+        """Events of dead processes that were delivered from the spool."""
+
+    @property
+    def appender(self) -> Appender | None:
+        """What became of the producer's own entries; `None` before there can be any."""
+        return None if self._own is None else self._own.appender
+
+    def start(self) -> None:
+        """Wake the thread; start it where there is none."""
+        self._buffer.wake.set()
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="tallystream-producer", daemon=True)
+                    thread.start()
+                    self._thread = thread
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        buffer = self._buffer
+        failures = 0
+        while not buffer.is_closed:
+            self._wait()
+            try:
+                failures = 0 if self._pass() else failures + 1
+            except ConfigurationError as error:
+                buffer.fail(error)
+                return
+            except RedisError as error:
+                if is_refusal(error):
+                    buffer.fail(ConfigurationError(f"Redis refuses this producer: {error}"))
+                    return
+                self._lost(error)
+                failures += 1
+            except SpoolError as error:
+                self._say(str(error))
+                failures += 1
+            if failures:
+                first, most = _BACKOFF
+                # Jitter, so that a fleet of producers does not come back in step.
+                pause = min(most, first * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+                buffer.rest(pause)
+                buffer.wake.set()
+
+    def _wait(self) -> None:
+        """Wait until there is something to do, and then for more to share its entry."""
+        buffer = self._buffer
+        due = self._due()
+        if buffer.wake.wait(due) and not buffer.is_closing and due != 0:
+            buffer.hurry.wait(self._linger if due is None else min(self._linger, due))
+        buffer.wake.clear()
+        buffer.hurry.clear()
+
+    def _due(self) -> float | None:
+        moments = [outbox.appender.due for outbox in self._adopted]
+        if self._adopted:
+            moments.append(0.0)
+        if self._own is not None:
+            moments.append(self._own.appender.due)
+            if self._spool is not None:
+                moments.append(max(0.0, self._scan_at - time.monotonic()))
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _pass(self) -> bool:
+        """Take a step with all that is to be sent; tell whether any of them led on."""
+        if any(outbox.appender.is_closed for outbox in self._outboxes()):
+            self._admission.forget()  # the log goes on in another one: look again and again, until it says in which
+        meta = self._admission.refresh()
+        if self._own is None:
+            self._confirmation.check(self._client)
+            self._own = Outbox(self._client, meta, self._buffer, self._confirmation)
+        if self._spool is not None and time.monotonic() >= self._scan_at:
+            self._adopt(self._spool, meta)
+        progress = False
+        for outbox in self._outboxes():
+            outbox.buffer.spread = self._admission.spread  # first: it is what holds in the log that follows
+            if outbox.appender.layout.log != meta.layout.log:
+                outbox.move(meta.layout)
+            led_on, error = outbox.step()
+            progress = progress or led_on
+            if error is not None:
+                if is_refusal(error):
+                    raise error
+                self._lost(error)
+            elif led_on:
+                self._say(None)
+        for outbox in [each for each in self._adopted if _is_delivered(each)]:
+            self._adopted.remove(outbox)
+            self.adopted_events += outbox.buffer.appended
+            _release(outbox.buffer)
+        return progress
+
+    def _outboxes(self) -> list[Outbox]:
+        return self._adopted if self._own is None else [self._own, *self._adopted]
+
+    def _adopt(self, spool: SpoolSettings, meta: Meta) -> None:
+        """Take over what dead processes have left in the spool, one at a time: reading it takes a while."""
+        for journal in left_behind(spool.folder, self._refused):
+            try:
+                buffer = Spool(BufferSettings(), spool, journal)
+                self._adopted.append(Outbox(self._client, meta, buffer, self._confirmation))
+            except SpoolError as error:
+                journal.close()
+                self._refused.add(journal.folder.name)
+                _log.warning("%s", error)
+                continue
+            _log.info("%s: %d events of a process that has died are sent", journal.folder, buffer.emitted)
+            return
+        self._scan_at = time.monotonic() + _SCAN
+
+    def release(self) -> None:
+        """Let go of the files, once the thread has ended."""
+        if self._thread is None or not self._thread.is_alive():
+            for buffer in (self._buffer, *(outbox.buffer for outbox in self._adopted)):
+                _release(buffer)
+
+    def abandon(self) -> None:
+        """Close what a fork has copied of the parent's files."""
+        for buffer in (self._buffer, *(outbox.buffer for outbox in self._adopted)):
+            if isinstance(buffer, Spool):
+                buffer.abandon()
+
+    def _lost(self, error: RedisError) -> None:
+        if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):
+            # Idle connections would keep going to a node that was demoted, or is gone; those in use find out.
+            self._client.connection_pool.disconnect(inuse_connections=False)
+        self._say(str(error) or type(error).__name__)
+
+    def _say(self, problem: str | None) -> None:
+        """One line for each change of state, however often it is met."""
+        if problem is None and self._problem is not None:
+            _log.info("events are sent again")
+        elif problem is not None and self._problem is None:
+            _log.warning("events are held, because they cannot be sent: %s", problem)
+        self._problem = problem
+
+
+def _is_delivered(outbox: Outbox) -> bool:
+    return isinstance(outbox.buffer, Spool) and outbox.buffer.is_delivered
+
+
+def _release(buffer: Buffer) -> None:
+    if isinstance(buffer, Spool):
+        buffer.release()

@@ -1,0 +1,68 @@
+"""What a spool writes into its journal: events, and how they were cut into entries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from tallystream.producing.buffer import Event
+from tallystream.storage.keys import FIRST_LOG
+
+EVENT: Final = 1
+STATE: Final = 2
+CUT: Final = 3
+RENAME: Final = 4
+MOVE: Final = 5
+
+
+class State(msgspec.Struct, array_like=True):
+    """The lanes at this point: names, and the sequences given out; `cut` is the position up to which there are cuts."""
+
+    namespace: str
+    cut: int
+    names: list[str]
+    sequences: list[int]
+    log: int = FIRST_LOG
+
+
+class Cut(msgspec.Struct, array_like=True):
+    """The events from `start` to `end` are sealed: partition, sequence and number of events of each entry.
+
+    What may be counted anywhere, which is what is `spread`, went to the partition `turn`.
+
+    `left` says which of them a closed log has not taken: for each such log the number of its partitions, those that are
+    left, and its `turn` and `spread`. Until they are sealed for partitions of the present one, there are no entries.
+    """
+
+    start: int
+    end: int
+    entries: list[tuple[int, int, int]]
+    left: list[tuple[int, list[int], int, list[str]]] = []
+    turn: int = 0
+    spread: list[str] = []
+
+
+class Rename(msgspec.Struct, array_like=True):
+    """The lane begins again: sequence `base + 1` is 1 from here on, what came before is not sent any more."""
+
+    partition: int
+    name: str
+    base: int
+
+
+class Move(msgspec.Struct, array_like=True):
+    """The log goes on in log `log`: its lanes' names and first sequences, and the last ones in the log before."""
+
+    log: int
+    names: list[str]
+    sequences: list[int]
+    lasts: list[int]
+
+
+encode: Final = msgspec.msgpack.Encoder().encode
+read_event: Final = msgspec.msgpack.Decoder(Event).decode
+read_state: Final = msgspec.msgpack.Decoder(State).decode
+read_cut: Final = msgspec.msgpack.Decoder(Cut).decode
+read_rename: Final = msgspec.msgpack.Decoder(Rename).decode
+read_move: Final = msgspec.msgpack.Decoder(Move).decode

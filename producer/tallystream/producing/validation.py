@@ -1,0 +1,155 @@
+"""Admission: which events may enter, judged by their own form and by what is stored where they go.
+
+What has been checked before is remembered, so that the common event costs its caller three look-ups.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from tallystream.deployment import Meta, establish
+from tallystream.errors import ConfigurationError, EventError
+from tallystream.storage.keys import partition_of
+from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
+
+if TYPE_CHECKING:
+    import redis
+
+UNROUTED: Final = -1
+"""The route of a subject while the number of partitions is not known."""
+
+ANYWHERE: Final = -2
+"""The route of an event that any partition may count: the buffer chooses."""
+
+_KNOWN_SUBJECTS: Final = 100_000
+"""Subjects remembered as checked, with their partition; beyond it the memory is begun anew."""
+
+_RULES_AGE: Final = 10.0
+"""Seconds after which the published rules are read again."""
+
+_ALL_KNOW: Final = 3.0
+"""Seconds within which every reader has read them again: see `totals.META_AGE`."""
+
+
+class Admission:
+    """Checks events against what is stored; safe across threads.
+
+    `known` maps a subject that is in normal form to its route (`Layout.routes`), `metrics` holds the names that may be
+    emitted, and `picky` those among them whose events `admit` has to look at: the rules have no place for some, or they
+    are spread.
+
+    Args:
+        client: Where the events go.
+        partitions: How many partitions the caller expects; `None` takes what is stored.
+        namespace: The first part of every key.
+    """
+
+    def __init__(self, client: redis.Redis, partitions: int | None, namespace: str) -> None:
+        self._client = client
+        self._partitions = partitions
+        self._namespace = namespace
+        self._lock = threading.Lock()
+        self._read_at: float | None = None
+        self.meta: Meta | None = None
+        self.known: dict[str, int] = {}
+        self.metrics: set[str] = set()
+        self.picky: set[str] = set()
+        self._spread_seen: dict[str, float] = {}
+        self.spread: frozenset[str] = frozenset()
+        """The metrics whose events are spread over the partitions."""
+
+    def refresh(self) -> Meta:
+        """Return what is stored, reading it again where the last look is too old.
+
+        Raises:
+            ConfigurationError: it disagrees with what the caller expects, or with what was found before.
+            redis.RedisError: it cannot be read.
+        """
+        meta = self.meta
+        if meta is not None and self.is_fresh:
+            return meta
+        # What the caller expects is checked once: a live system may be moved to another number of partitions.
+        found = establish(self._client, self._partitions if meta is None else None, self._namespace)
+        with self._lock:
+            if self.meta is not None and found.layout.log != self.meta.layout.log:
+                self.known = {}
+            elif self.meta is not None and found.layout.partitions != self.meta.layout.partitions:
+                raise ConfigurationError("the number of partitions changed under this producer: start it anew")
+            if self.meta is None or found.rules != self.meta.rules:
+                self.metrics = set()
+                self.picky = set()
+            now = self._read_at = time.monotonic()
+            # Where others may still go by rules without it, a metric is spread from a later look on.
+            seen = float("-inf") if self.meta is None or self.meta.rules is None else now
+            spread = found.rules.spread if found.rules is not None else ()
+            self._spread_seen = {metric: self._spread_seen.get(metric, seen) for metric in spread}
+            self.spread = frozenset(metric for metric, at in self._spread_seen.items() if now - at >= _ALL_KNOW)
+            self.meta = found
+        return found
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the last look is recent enough."""
+        read_at = self._read_at
+        return read_at is not None and time.monotonic() - read_at <= _RULES_AGE
+
+    def forget(self) -> None:
+        """Make the next refresh look, however recent the last one is."""
+        self._read_at = None
+
+    def subject(self, subject: str) -> tuple[str, int]:
+        """Check a subject that is not known; return its normal form and its route, or `UNROUTED`.
+
+        Raises:
+            EventError: it breaks a rule.
+        """
+        given, subject = subject, check_text("subject", subject, MAX_SUBJECT_BYTES)
+        meta = self.meta
+        if meta is None:
+            return subject, UNROUTED
+        route = meta.layout.routes[partition_of(subject, meta.layout.partitions)]
+        # Only the normal form is remembered: a spelling that needs normalising must come here each time.
+        if given is subject or given == subject:
+            with self._lock:
+                if len(self.known) >= _KNOWN_SUBJECTS:
+                    self.known = {}
+                self.known[subject] = route
+        return subject, route
+
+    def metric(self, metric: str) -> None:
+        """Check a metric that is not known.
+
+        Raises:
+            EventError: it breaks a rule, or is not declared; then the next refresh looks whether it is by now.
+        """
+        check_metric(metric)
+        meta = self.meta
+        if meta is None or meta.rules is None:
+            return
+        try:
+            meta.rules.refuse_undeclared(metric)
+        except EventError:
+            self.forget()
+            raise
+        declared = meta.rules.metric[metric]
+        if declared.once is not None or declared.limit is not None or not declared.exact or declared.spread:
+            self.picky.add(metric)
+        self.metrics.add(metric)
+
+    def admit(self, metric: str, amount: int, actor: str | None, id_: str | None, home: int) -> int:
+        """Return the route for an event of a picky metric: `home`, its subject's, or `ANYWHERE`.
+
+        Raises:
+            EventError: the rules have no place for it; says which field is at fault.
+        """
+        meta = self.meta
+        if meta is not None and meta.rules is not None:
+            meta.rules.refuse(metric, amount, actor)
+        return ANYWHERE if metric in self.spread and is_spreadable(id_) else home
+
+
+def is_spreadable(id_: str | None) -> bool:
+    """Tell whether an event of a spread metric may leave its subject's home: copies of an id must meet there."""
+    return id_ is None

@@ -1,0 +1,1 @@
+"""Reads counters: queries without I/O, and `Totals`, which runs them."""

@@ -1,0 +1,160 @@
+"""Reads of what the rules hold of a subject: its limit, its votes, its unique actors, its ratios."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.errors import EventError
+from tallystream.reading.query import Command, Query, sound
+from tallystream.reading.series import MAX_RANGE
+from tallystream.rules.windows import MINUTE, WINDOWS, bucket, cover, seconds
+from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
+from tallystream.wire.position import Position, parse_position, position_commands
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import Layout
+
+HLL_ERROR: Final = 0.0081
+"""The standard error of a HyperLogLog of 16,384 registers, as a share: 1.04 / sqrt(16384)."""
+
+_MAX_SKETCHES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit's bucket now: `used` counts what was asked, `remaining` what may still be; `reset_at` ends it.
+
+    `reset_at` is a second, `None` for `per = "total"`.
+    """
+
+    limit: int
+    used: int
+    remaining: int
+    reset_at: float | None
+    position: Position
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The standing votes of a subject: `score = up - down`."""
+
+    score: int
+    up: int
+    down: int
+    position: Position
+
+
+@dataclass(frozen=True)
+class Uniques:
+    """About how many different actors; `error` is the standard error as a share of `value`."""
+
+    value: int
+    error: float
+    position: Position
+
+
+def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: float) -> Query[Limit]:
+    """Ask how much of a subject's limit is used in the bucket of second `now`.
+
+    Raises:
+        EventError: the metric has no limit.
+    """
+    rules.refuse_undeclared(metric)
+    limit, per = rules.metric[metric].limit, rules.metric[metric].per
+    if limit is None or per is None:
+        raise EventError("metric", f"{metric} has no limit: declare limit and per in [metric.{metric}]")
+    subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
+    keys = layout.keys_of(subject)
+    current = bucket(per, int(now) // MINUTE, rules.zone)
+    reset_at = None if per == "total" else float(current.end)
+    commands: list[Command] = [*position_commands(keys), ("HGET", keys.limit(metric, current.label), subject)]
+
+    def parse(replies: list[Any]) -> Limit:
+        used = int(sound(replies[2]) or 0)
+        return Limit(limit, used, max(0, limit - used), reset_at, parse_position(replies[:2], keys.group))
+
+    return Query(commands, parse)
+
+
+def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Query[Votes]:
+    """Ask for the standing votes of a subject.
+
+    Raises:
+        EventError: the metric does not count once per actor.
+    """
+    rules.refuse_undeclared(metric)
+    if rules.metric[metric].once is None:
+        raise EventError("metric", f'{metric} has no votes: declare once = "forever" in [metric.{metric}]')
+    subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
+    keys = layout.keys_of(subject)
+    commands: list[Command] = [
+        *position_commands(keys),
+        ("MGET", keys.total(metric, subject), keys.up(metric, subject)),
+    ]
+
+    def parse(replies: list[Any]) -> Votes:
+        score, up = (int(value or 0) for value in sound(replies[2]))
+        return Votes(score, up, up - score, parse_position(replies[:2], keys.group))
+
+    return Query(commands, parse)
+
+
+def query_uniques(layout: Layout, rules: Rules, subject: str, metric: str, over: str, now: float) -> Query[Uniques]:
+    """Ask for the different actors of a subject in the bucket of second `now`, or over a duration that ends there.
+
+    Args:
+        layout: How many partitions there are.
+        rules: The declared metrics.
+        subject: Whose.
+        metric: One with `unique` declared.
+        over: The metric's `unique` window, such as `day`, for its bucket now; or a duration such as `7d`, rounded
+            up to whole buckets.
+        now: Second at which to look.
+
+    Raises:
+        EventError: the metric keeps no uniques, or the duration cannot be read or is too long.
+    """
+    rules.refuse_undeclared(metric)
+    unique = rules.metric[metric].unique
+    if unique is None:
+        raise EventError("metric", f'{metric} keeps no uniques: declare unique = "day" in [metric.{metric}]')
+    subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
+    if over in WINDOWS and over != unique:
+        raise EventError("over", f"{metric} keeps uniques by {unique}; ask for that, or for a duration such as 7d")
+    if over == unique:
+        buckets = [bucket(unique, int(now) // MINUTE, rules.zone)]
+    else:
+        try:
+            length = seconds(over)
+        except ValueError as error:
+            raise EventError("over", str(error)) from None
+        if length is None or length > MAX_RANGE:
+            raise EventError("over", "must be at most 4000d")
+        covering = cover(int(now) - length + 1, int(now) + 1, [unique], rules.zone)
+        buckets = [each for _, each in islice(covering, _MAX_SKETCHES + 1)]
+    if len(buckets) > _MAX_SKETCHES:
+        raise EventError("over", f"would merge more than {_MAX_SKETCHES:,} buckets: ask for a shorter range")
+    keys = layout.keys_of(subject)
+    commands: list[Command] = [
+        *position_commands(keys),
+        ("PFCOUNT", *(keys.unique(metric, each.label, subject) for each in buckets)),
+    ]
+
+    def parse(replies: list[Any]) -> Uniques:
+        return Uniques(int(sound(replies[2])), HLL_ERROR, parse_position(replies[:2], keys.group))
+
+    return Query(commands, parse)
+
+
+def ratios(rules: Rules, values: Mapping[str, int]) -> dict[str, float]:
+    """Return the declared ratios of a subject's values by metric; 0 where the denominator is 0."""
+    found = {}
+    for name, ratio in rules.ratio.items():
+        below = sum(values.get(metric, 0) for metric in ratio.by)
+        found[name] = sum(values.get(metric, 0) for metric in ratio.of) / below if below else 0.0
+    return found

@@ -1,0 +1,66 @@
+"""What the script is told of the alerts on a batch's metrics: which subjects to look at, in which buckets. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from tallystream.rules.alerts import Alert
+    from tallystream.rules.windows import Bucket
+    from tallystream.storage.keys import PartitionKeys
+
+_REMEMBERED_MS: Final = 86_400_000
+"""Milliseconds for which a bucket's alerts are remembered behind its end: late events must not fire them again."""
+
+
+def looks(
+    keys: PartitionKeys,
+    alerts: Iterable[tuple[int, Alert]],
+    subjects: Collection[str],
+    buckets: Mapping[int, Collection[Bucket]],
+    received: int,
+) -> list[dict[str, Any]]:
+    """Return the alerts that the script looks at for one metric.
+
+    Args:
+        keys: The partition's.
+        alerts: Those on the metric, each with the number of its window, 0 for the total.
+        subjects: All of the metric's in the batch.
+        buckets: By number of the window, those that the batch adds to.
+        received: Millisecond at which the server took the batch's first entry. A bucket that had ended by then is not
+            looked at: nobody wants to hear today that yesterday was busy.
+    """
+    found = []
+    for nth, alert in alerts:
+        if nth == 0:
+            places: dict[str, tuple[str, int]] = {"": (keys.alerting(alert.name, ""), 0)}
+        else:
+            places = {
+                each.label: (keys.alerting(alert.name, each.label), each.end * 1000 + _REMEMBERED_MS)
+                for each in buckets.get(nth, ())
+                if each.end * 1000 > received
+            }
+        matching = subjects if alert.subject == "*" else [each for each in subjects if alert.matches(each)]
+        if matching and places:
+            found.append(
+                {
+                    "name": alert.name,
+                    "metric": alert.metric,
+                    "nth": nth,
+                    "above": int(alert.above is not None),
+                    "bound": alert.bound,
+                    "clear": alert.cleared_at,
+                    "all": int(alert.subject == "*"),
+                    "subjects": {} if alert.subject == "*" else dict.fromkeys(matching, 1),
+                    "buckets": places,
+                }
+            )
+    return found
+
+
+def touches(keys: PartitionKeys, alerts: Iterable[Alert], subjects: Collection[str]) -> list[list[str]]:
+    """Return, for each alert on a range, the key of its subjects and those of the batch."""
+    matching = ((alert, [subject for subject in subjects if alert.matches(subject)]) for alert in alerts)
+    return [[keys.watched(alert.name), *found] for alert, found in matching if found]

@@ -1,0 +1,1 @@
+"""What an entry of a stream holds, and how events are packed into it."""

@@ -1,0 +1,289 @@
+"""The wire: what a stream entry says, and the only module that knows it.
+
+A packed entry, version 1, as `append.lua` writes it:
+
+    v 1   p <producer id>   q <sequence>   n <events>   b <msgpack>
+
+and as `decide.lua` writes it, `d` in place of `p` and `q`: `d <generation>`, in whose counters its effect is already.
+
+    b = [groups, singles, corrections, visits]
+    group  = [metric, minute, ones, counts, sums]     events that only their sum matters of
+               ones    [subject, ...]                 one event of amount 1 each
+               counts  {subject: events}              several events of amount 1
+               sums    {subject: [amount, events]}    the rest
+    single = [metric, subject, amount, at, actor, id] an event that must be looked at by itself
+    correction = [metric, subject, amount, at, finest]  what an operator takes back, past the metric's rules
+    visits = [metric, minute, subjects, actors, moments]  singles of amount 1 with an actor and no id, in columns
+
+`minute` is whole minutes since 1970, the finest grain that any rule of a plain count asks for; `at` of a single
+is milliseconds, and a moment is milliseconds into the minute. Three shapes for a group, and columns for visits,
+because each folds at the speed of C or close to it. A release that does not know visits parks their entry, because
+`n` states more events than it sees.
+
+What was copied from an earlier log says so, `p copy`, and in `q` the millisecond at which that log took it.
+
+A plain entry, from any Redis client, is one event in text:
+
+    metric view   subject article:1   [amount 1] [actor u1] [at 1763900000.5] [id abc]
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import msgspec
+
+from tallystream.errors import CodecError, UnknownVersion
+from tallystream.rules.windows import MINUTE, Window
+from tallystream.wire.event import MAX_AMOUNT, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+VERSION: Final = b"1"
+COPIED: Final = b"copy"
+"""The producer of what was copied from an earlier log; no other has this name."""
+
+MAX_EVENTS: Final = 1_000_000
+"""The most events that one entry may state: a bound on what a forged entry can claim."""
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_EVENTS)]
+Amount = Annotated[int, msgspec.Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
+Sum = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_800_000)]
+Minute = Annotated[int, msgspec.Meta(ge=0, le=4_223_371_680)]
+
+_PLAIN_FIELDS: Final = frozenset({b"metric", b"subject", b"amount", b"actor", b"at", b"id"})
+_WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
+_DECIMAL: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
+
+
+class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Events of one metric in one minute, of which only the sums per subject matter."""
+
+    metric: str
+    minute: Minute
+    ones: list[str]
+    counts: dict[str, Count]
+    sums: dict[str, tuple[Sum, Count]]
+
+    @property
+    def events(self) -> int:
+        """How many events the group stands for."""
+        return len(self.ones) + sum(self.counts.values()) + sum(n for _, n in self.sums.values())
+
+
+class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An event that must be looked at by itself: it has an actor or an id, or its amount is very large."""
+
+    metric: str
+    subject: str
+    amount: Amount
+    at: Moment
+    actor: str | None
+    id: str | None
+
+
+class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An amount that goes to the totals past the metric's rules: how a reset or a retraction is written.
+
+    `finest` is the finest window whose bucket it goes to, `total` for none; `None` for the buckets of every window.
+    """
+
+    metric: str
+    subject: str
+    amount: Amount
+    at: Moment
+    finest: Window | Literal["total"] | None = None
+
+
+class Visits(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Events of one metric in one minute, each of amount 1, with an actor and without an id: one in each row.
+
+    Says what as many singles would say, in columns that are read and summed at once.
+    """
+
+    metric: str
+    minute: Minute
+    subjects: list[str]
+    actors: list[str]
+    moments: list[Annotated[int, msgspec.Meta(ge=0, lt=MINUTE * 1000)]]
+
+    def singles(self) -> Iterator[Single]:
+        """Yield each event by itself."""
+        begin = self.minute * MINUTE * 1000
+        for subject, actor, moment in zip(self.subjects, self.actors, self.moments, strict=True):
+            yield Single(self.metric, subject, 1, begin + moment, actor, None)
+
+
+class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What one entry holds."""
+
+    groups: list[Group]
+    singles: list[Single]
+    corrections: list[Correction] = []
+    visits: list[Visits] = []
+
+    @property
+    def events(self) -> int:
+        """How many events the entry stands for."""
+        columns = sum(len(visits.subjects) for visits in self.visits)
+        return sum(group.events for group in self.groups) + len(self.singles) + len(self.corrections) + columns
+
+    @property
+    def by_metric(self) -> Counter[str]:
+        """The same for each metric."""
+        events = Counter(single.metric for single in self.singles)
+        events.update(correction.metric for correction in self.corrections)
+        for group in self.groups:
+            events[group.metric] += group.events
+        for visits in self.visits:
+            events[visits.metric] += len(visits.subjects)
+        return events
+
+    def by_singles(self) -> Payload:
+        """Return the same with each visit as a single."""
+        if not self.visits:
+            return self
+        spelled = [single for visits in self.visits for single in visits.singles()]
+        return Payload(self.groups, self.singles + spelled, self.corrections)
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Payload).decode
+
+
+def encode(payload: Payload) -> bytes:
+    """Return the msgpack form of a payload."""
+    return _encode(payload)
+
+
+def decode_packed(body: bytes) -> Payload:
+    """Return what `encode` made the msgpack form of, with each visit as a single."""
+    return _decode(body).by_singles()
+
+
+def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
+    """Read one entry, packed or plain, with each visit as a single; see `decode_columns`."""
+    return decode_columns(fields, received).by_singles()
+
+
+def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
+    """Read one entry, packed or plain, as it was packed.
+
+    Args:
+        fields: The entry's fields as Redis holds them.
+        received: The millisecond part of the entry's stream ID: the time of a plain event that states none.
+
+    Raises:
+        UnknownVersion: a version that this release does not know.
+        CodecError: anything else that is not an entry of ours.
+    """
+    version = fields.get(b"v")
+    if version is None:
+        return Payload([], [_plain(fields, received)])
+    if version != VERSION:
+        raise UnknownVersion(f"wire version {version[:16]!r} is not known to this release, which reads 1")
+    try:
+        payload = _decode(fields[b"b"])
+    except KeyError:
+        raise CodecError("field b is missing") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec.ValidationError is a DecodeError; deep nesting raises RecursionError instead.
+        raise CodecError(f"field b: {error}") from None
+    for each in payload.visits:
+        if not len(each.subjects) == len(each.actors) == len(each.moments):
+            raise CodecError("field b: columns of visits are not of one length")
+    if stated_events(fields) != payload.events:
+        raise CodecError(f"field n does not state the {payload.events} events that field b holds")
+    return payload
+
+
+def split(payload: Payload, home: Callable[[str, str, bool], int]) -> dict[int, Payload]:
+    """Return a payload in parts, with each visit as a single.
+
+    `home` says where events go: by metric, subject, and whether they have an id.
+    """
+    payload = payload.by_singles()
+    parts: dict[int, Payload] = {}
+
+    def part(number: int) -> Payload:
+        return parts.setdefault(number, Payload([], [], []))
+
+    for group in payload.groups:
+        groups: dict[int, Group] = {}
+
+        def of(subject: str, group: Group = group, groups: dict[int, Group] = groups) -> Group:
+            number = home(group.metric, subject, False)  # noqa: FBT003  # it goes by position
+            if number not in groups:
+                groups[number] = Group(group.metric, group.minute, [], {}, {})
+                part(number).groups.append(groups[number])
+            return groups[number]
+
+        for subject in group.ones:
+            of(subject).ones.append(subject)
+        for subject, events in group.counts.items():
+            of(subject).counts[subject] = events
+        for subject, pair in group.sums.items():
+            of(subject).sums[subject] = pair
+    for single in payload.singles:
+        part(home(single.metric, single.subject, single.id is not None)).singles.append(single)
+    for correction in payload.corrections:
+        home_of = home(correction.metric, correction.subject, False)  # noqa: FBT003  # as above
+        part(home_of).corrections.append(correction)
+    return parts
+
+
+def stated_events(fields: Mapping[bytes, bytes]) -> int:
+    """Return how many events an entry says it holds: field `n`, or 1 where that is missing or unreadable."""
+    stated = fields.get(b"n", b"")
+    return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
+
+
+def received_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
+    """Return the millisecond at which the server took an entry: its ID's, or what a copy says of the original."""
+    if fields.get(b"p") == COPIED and (taken := fields.get(b"q", b"")).isdigit():
+        return int(taken)
+    return int(entry_id.partition("-")[0])
+
+
+def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:
+    """Tell whether `decide.lua` wrote the entry, and so has already counted it in a generation (`None`: in any)."""
+    decided = fields.get(b"d", b"")
+    if b"v" not in fields or not decided.isdigit():
+        return False  # any client may call a field so
+    return generation is None or decided == b"%d" % generation
+
+
+def went_through_the_gate(fields: Mapping[bytes, bytes]) -> bool:
+    """Tell whether `append.lua` wrote the entry, and so has already put it into the ledger as appended."""
+    return (b"p" in fields and fields.get(b"q", b"").isdigit()) or was_decided(fields)
+
+
+def _plain(fields: Mapping[bytes, bytes], received: int) -> Single:
+    if extra := fields.keys() - _PLAIN_FIELDS:
+        raise CodecError(f"field {min(extra)[:32]!r} is not one of metric, subject, amount, actor, at, id")
+    try:
+        text = {name.decode(): value.decode() for name, value in fields.items()}
+    except UnicodeDecodeError as error:
+        raise CodecError(f"not UTF-8: {error.reason}") from None
+    if missing := {"metric", "subject"} - text.keys():
+        raise CodecError(f"field {min(missing)} is missing")
+    amount = text.get("amount", "1")
+    if _WHOLE.fullmatch(amount) is None:
+        raise CodecError("field amount must be a whole number within +-(2^53 - 1)")
+    at = text.get("at")
+    if at is not None and _DECIMAL.fullmatch(at) is None:
+        raise CodecError("field at must be seconds since 1970, such as 1763900000.5")
+    event = Event(  # an EventError is a ValueError of ours with a better message: it goes up as it is
+        text["metric"],
+        text["subject"],
+        int(amount),
+        text.get("actor"),
+        None if at is None else float(at),
+        text.get("id"),
+    )
+    moment = received if event.at is None else int(event.at * 1000)
+    return Single(event.metric, event.subject, event.amount, moment, event.actor, event.id)

@@ -1,7 +1,0 @@
-"""What is proved of a single server, proved of a cluster."""
-
-import pytest
-
-from tests.integration.test_crew import *  # noqa: F403
-
-pytestmark = pytest.mark.slow

@@ -1,0 +1,7 @@
+"""What is proved of a single server, proved of a cluster."""
+
+import pytest
+
+from tests.integration.maintenance.test_reaper import *  # noqa: F403
+
+pytestmark = pytest.mark.slow

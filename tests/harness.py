@@ -1,0 +1,129 @@
+"""The parts of the system wired to one server, as the composition root wires them, but held by a test."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Self
+
+from tallystream.client.connect import connect
+from tallystream.deployment import establish
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.loop import Consumer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import redis
+
+    from tallystream_worker.counting.entry import Entry
+
+METRICS = ("view", "like", "vote")
+
+
+class Rig:
+    """Clients, consumers and readings of one server; a context manager that closes them all."""
+
+    def __init__(
+        self, url: str, *, metrics: Sequence[str] = METRICS, partitions: int = 4, rules: Rules | None = None
+    ) -> None:
+        self.url = url
+        self._open = contextlib.ExitStack()
+        self.client = self.connect()
+        self.rules = rules or Rules({name: Metric(ids=None) for name in metrics})
+        self.meta = establish(self.client, partitions)
+        self.layout = self.meta.layout
+        self.client.hset(self.layout.meta, "rules", publish(self.rules))
+        for partition in range(partitions):
+            self.fetch(partition, "rig").ensure_group()
+
+    def connect(self, url: str | None = None, **settings: Any) -> redis.Redis:
+        """Return a client of the library's own kind."""
+        client = connect(url or self.url, **settings)
+        self._open.callback(client.close)
+        return client
+
+    def fetch(self, partition: int, name: str = "w", **settings: Any) -> Fetch:
+        """Return the fetch of one consumer."""
+        return Fetch(self.connect(), self.layout.keys[partition], name, **settings)
+
+    def consumer(
+        self,
+        partition: int = 0,
+        name: str = "w",
+        *,
+        fetch: Callable[[int, float], list[Entry]] | None = None,
+        claim_idle: float = 30.0,
+        client: redis.Redis | None = None,
+        **settings: Any,
+    ) -> Consumer:
+        """Return a consumer; with `fetch`, one that is handed what the test decides."""
+        fetch = fetch or self.fetch(partition, name, claim_idle=claim_idle)
+        return Consumer(client or self.connect(), self.layout, partition, self.rules, fetch, **settings)
+
+    def drain(self, name: str = "w", **settings: Any) -> None:
+        """Count everything that is there, in all partitions."""
+        for partition in range(self.layout.partitions):
+            consumer = self.consumer(partition, name, **settings)
+            while consumer.run_once():
+                pass
+
+    def finish(self) -> None:
+        """Count everything that is there, whoever holds it: what a worker does that comes after a crash."""
+        self.drain("closer", claim_idle=0, max_deliveries=1_000_000)
+        assert self.waiting() == 0
+
+    def finish_beside(self) -> None:
+        """Count everything that is there in this rig's generation, whether or not it is the live one."""
+        self.drain("closer", claim_idle=0, max_deliveries=1_000_000, beside=True)
+
+    def waiting(self) -> int:
+        """Return how many entries are unread or unacknowledged."""
+        waiting = 0
+        for keys in self.layout.keys:
+            (group,) = self.client.xinfo_groups(keys.stream)
+            waiting += int(group["pending"]) + int(group["lag"])
+        return waiting
+
+    def totals(self) -> dict[tuple[str, str], int]:
+        """Return every total that is stored, by metric and subject."""
+        found = {}
+        for keys in self.layout.keys:
+            for key in self.client.scan_iter(match=f"{keys.counters}total:*", count=1000):
+                metric, _, subject = key.decode().removeprefix(f"{keys.counters}total:").partition(":")
+                found[metric, subject] = int(self.client.get(key))
+        return found
+
+    def ledger(self) -> dict[str, int]:
+        """Return the events in the ledgers of all partitions as one; nothing that is 0.
+
+        Without `plain`, which is a part of `appended` and only matters to later generations.
+        """
+        sums: Counter[str] = Counter()
+        for keys in self.layout.keys:
+            for name, events in self.client.hgetall(keys.ledger).items():
+                sums[name.decode()] += int(events)
+        return {
+            name: events
+            for name, events in sums.items()
+            if events and name != "plain" and not name.startswith("entries:")
+        }
+
+    def dead(self, partition: int | None = None) -> list[dict[bytes, bytes]]:
+        """Return the parked entries' fields."""
+        chosen = self.layout.keys if partition is None else [self.layout.keys[partition]]
+        return [fields for keys in chosen for _, fields in self.client.xrange(keys.dead)]
+
+    def pending(self, partition: int = 0) -> list[str]:
+        """Return the IDs that somebody holds."""
+        rows = self.client.xpending_range(
+            self.layout.keys[partition].stream, self.layout.keys[partition].group, "-", "+", 100_000
+        )
+        return [row["message_id"].decode() for row in rows]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()

@@ -1,0 +1,238 @@
+"""The archive holds every entry of the streams once, whoever dies when, and adds up to the totals."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tallystream import Producer
+from tallystream.errors import ConfigurationError, StreamError
+from tallystream_worker.archive.archiver import ARCHIVE_GROUP, Archivist
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import ArchiveError, Store, day_of
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.process.failpoints import ARCHIVE_PLACES, VARIABLE
+from tests.harness import Rig
+from tests.paths import ROOT
+from tests.unit.archive.test_rows import meaning
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+DAY = 86_400_000
+
+
+@pytest.fixture
+def rig(server):
+    """Parts wired to a clean server, two partitions."""
+    with Rig(server.url, partitions=2) as wired:
+        yield wired
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The archive's folder."""
+    return tmp_path / "archive"
+
+
+def emit(rig: Rig, events: int = 600, seed: int = 1) -> Counter:
+    """Emit events in small entries, some plain ones and some that nobody can read; return what the totals must be."""
+    chance = random.Random(seed)
+    expected: Counter = Counter()
+    with Producer(rig.url, entry_events=20) as producer:
+        for _ in range(events):
+            metric, subject = chance.choice(["view", "like"]), f"article:{chance.randint(1, 40)}"
+            amount = chance.choice([1, 1, 1, 5, -2])
+            producer.emit(metric, subject, amount, actor=chance.choice([None, None, "u1"]))
+            expected[metric, subject] += amount
+    keys = rig.layout.keys_of("article:1")
+    for _ in range(5):
+        rig.client.xadd(keys.stream, {"metric": "view", "subject": "article:1", "amount": "3"})
+        rig.client.xadd(keys.stream, {"v": "99", "b": "from the future"})
+    expected["view", "article:1"] += 15
+    return expected
+
+
+def stream(rig: Rig, partition: int) -> list[tuple]:
+    """Return what a stream holds, by meaning."""
+    found = rig.client.xrange(rig.layout.keys[partition].stream)
+    return [meaning(Entry(id_.decode(), fields)) for id_, fields in found]
+
+
+def archived(folder: Path, partition: int, after: str = "0-0", before: str | None = None) -> list[tuple]:
+    """Return what the archive holds, by meaning."""
+    return [meaning(entry) for entry in entries(Store(str(folder)), partition, after, before)]
+
+
+def check(rig: Rig, folder: Path) -> None:
+    """Compare the archive with the streams."""
+    for partition in range(rig.layout.partitions):
+        assert archived(folder, partition) == stream(rig, partition)
+
+
+def open_archive(rig: Rig, folder: Path) -> Archive:
+    """Return a new archive, as a new process would have it."""
+    return Archive(rig.connect(), Store(str(folder)), rig.meta)
+
+
+def test_everything_is_archived_once(rig, folder):
+    """Files in several rounds hold each entry once, in order; nothing new writes nothing."""
+    archive = open_archive(rig, folder)
+    for seed in range(3):
+        emit(rig, 200, seed)
+        assert archive.run_once(settled=0) == 200 + 10
+        check(rig, folder)
+    assert archive.run_once(settled=0) == 0
+    for keys in rig.layout.keys:
+        (group,) = (g for g in rig.client.xinfo_groups(keys.stream) if g["name"] == ARCHIVE_GROUP.encode())
+        assert (group["pending"], group["lag"]) == (0, 0)
+
+
+def test_sums_by_duckdb_are_the_totals(rig, folder):
+    """The queries of docs/archive.md read the files as they lie, and the first gives the totals."""
+    expected = emit(rig)
+    rig.drain()
+    open_archive(rig, folder).run_once(settled=0)
+    page = (ROOT / "docs" / "archive.md").read_text()
+    queries = [part.partition("```")[0] for part in page.split("```sql")[1:]]
+    assert len(queries) == 3
+    answers = [duckdb.sql(query.replace("./archive", str(folder))).fetchall() for query in queries]
+    totals = {("view", subject): int(amount) for subject, amount in answers[0]}
+    assert totals == {name: value for name, value in rig.totals().items() if name[0] == "view"}
+    assert totals == {name: value for name, value in expected.items() if name[0] == "view"}
+    assert sum(events for *_, events in answers[1]) == 600 + 5
+    assert answers[2]
+
+
+def test_a_day_has_files_of_its_own(rig, folder):
+    """Entries are filed under the UTC day of their ID, also where one round spans several."""
+    keys = rig.layout.keys[0]
+    midnight = 20_000 * DAY
+    for milliseconds in (midnight - 1, midnight, midnight + DAY):
+        rig.client.xadd(keys.stream, {"metric": "view", "subject": "article:4"}, id=f"{milliseconds}-0")
+    open_archive(rig, folder).run_once(settled=0)
+    days = sorted(path.parent.parent.name for path in folder.rglob("*.parquet"))
+    assert days == [f"day={day_of((milliseconds, 0))}" for milliseconds in (midnight - 1, midnight, midnight + DAY)]
+    check(rig, folder)
+
+
+def test_a_range_is_read(rig, folder):
+    """Entries can be had behind an ID and in front of one."""
+    emit(rig)
+    open_archive(rig, folder).run_once(settled=0)
+    everything = stream(rig, 0)
+    after, before = everything[3][0], everything[-4][0]
+    assert archived(folder, 0, after, before) == everything[4:-4]
+
+
+def test_a_missing_file_is_noticed(rig, folder):
+    """A gap is an error, for a reader that needs what lay in it."""
+    archive = open_archive(rig, folder)
+    for seed in range(3):
+        emit(rig, 60, seed)
+        archive.run_once(settled=0)
+    first, second, third = sorted(folder.rglob("partition=p0*/*.parquet"))
+    second.unlink()
+    with pytest.raises(ArchiveError, match="missing"):
+        archived(folder, 0)
+    last = second.stem.partition("_")[2]
+    assert archived(folder, 0, last)
+    second.touch()
+    with pytest.raises(ArchiveError, match="cannot be read"):
+        archived(folder, 0)
+    assert first.exists()
+    assert third.exists()
+
+
+@pytest.mark.parametrize("place", ARCHIVE_PLACES)
+def test_a_killed_archivist(rig, folder, place):
+    """SIGKILL before a file is complete, or before its range is settled, leaves each entry in one file."""
+    emit(rig)
+    command = [PROGRAM, "archive", folder, "--once", "--redis", rig.url]
+    environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "2"}
+    killed = subprocess.run(command, env=environment | {VARIABLE: f"{place}:2"}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    emit(rig, seed=2)
+    again = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    check(rig, folder)
+
+
+def test_two_archivists_write_the_same_files(rig, folder):
+    """However two of them interleave, each entry is in one file: what is to be written is agreed on first."""
+    keys, store = rig.layout.keys[0], Store(str(folder))
+    slow, fast = (Archivist(rig.connect(), store, keys, 0) for _ in range(2))
+    slow.ensure_group()
+    fast.ensure_group()
+    for seed in range(4):
+        emit(rig, 60, seed)
+        read = slow._read
+
+        def late(position, until, count, seed=seed, read=read):
+            found = read(position, until, count)
+            slow._read = read
+            if seed % 2:  # the other one sees more, and is done before this one claims
+                emit(rig, 60, 100 + seed)
+            fast.run_once(settled=0)
+            return found
+
+        slow._read = late
+        slow.run_once(settled=0)
+    while fast.run_once(settled=0):
+        pass
+    assert archived(folder, 0) == stream(rig, 0)
+    files = list(Store(str(folder)).files(0))
+    assert all(before.last < after.first for before, after in pairwise(files))
+
+
+def test_a_server_that_came_back_with_less(rig, folder):
+    """Where files are ahead of the group, archiving goes on behind them: nothing is filed twice."""
+    archive = open_archive(rig, folder)
+    emit(rig, 60)
+    archive.run_once(settled=0)
+    before = archived(folder, 0)
+    keys = rig.layout.keys[0]
+    rig.client.xgroup_destroy(keys.stream, ARCHIVE_GROUP)
+    rig.client.xgroup_create(keys.stream, ARCHIVE_GROUP, id=before[2][0])
+    emit(rig, 60, 2)
+    open_archive(rig, folder).run_once(settled=0)
+    check(rig, folder)
+
+
+def test_what_was_trimmed_is_not_passed_over(rig, folder):
+    """A range that was claimed and then trimmed away is an error, not a file with a hole."""
+    archive = open_archive(rig, folder)
+    emit(rig, 100)
+    archivist = archive.archivists[0]
+    archivist.ensure_group()
+    keys = rig.layout.keys[0]
+    first, *_, last = (entry[0] for entry in stream(rig, 0))
+    count = rig.client.xlen(keys.stream)
+    rig.client.hset(keys.archive, mapping={"first": first, "last": last, "entries": count})
+    rig.client.xtrim(keys.stream, maxlen=count - 2, approximate=False)
+    with pytest.raises(StreamError, match="trimmed"):
+        archivist.run_once(settled=0)
+
+
+def test_the_archive_of_other_data_is_refused(rig, folder):
+    """Entries of another deployment, or of another life of this one, do not get into the same files."""
+    open_archive(rig, folder)
+    store = Store(str(folder))
+    store.claim("tally", 2, ("new life", rig.meta.epoch))
+    with pytest.raises(ArchiveError, match="other data"):
+        open_archive(rig, folder)
+    with pytest.raises(ArchiveError, match="partitions"):
+        store.claim("tally", 4, ("new life",))
+    with pytest.raises(ConfigurationError, match=r"archive\.url"):
+        Store("nonsense://x")
+    (folder.parent / "file").touch()
+    with pytest.raises(ArchiveError, match="cannot be"):
+        open_archive(rig, folder.parent / "file")

@@ -1,0 +1,328 @@
+"""The commands as a user runs them: processes of their own, against a server with a worker beside it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tallystream.rules.windows import bucket
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.paths import REAL_LOG, ROOT
+from tests.servers import missing
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+SHIPPED = ROOT / "config" / "tallystream.toml"
+NOBODY = "redis://127.0.0.1:1"
+
+
+class Shell:
+    """Runs commands in a folder without a configuration."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.folder = folder
+
+    def __call__(self, *arguments: str, status: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run `tallystream` with arguments; it must end with this status and never show a traceback."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
+        environment |= {"TALLYSTREAM_REDIS_URL": self.url, "COLUMNS": "160"}
+        done = subprocess.run(
+            [PROGRAM, *arguments],
+            env=environment,
+            cwd=self.folder,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == status, done.stderr
+        return done
+
+    def json(self, *arguments: str) -> dict:
+        """Run a command with --json and return its document, the only thing on standard output."""
+        return json.loads(self(*arguments, "--json").stdout)
+
+
+@pytest.fixture
+def shell(fresh_server, tmp_path, monkeypatch):
+    """Commands against a server where the shipped metrics are counted."""
+    monkeypatch.setattr("tallystream_worker.runtime.supervisor.BLOCK", 0.05)  # the worker is stopped after each test
+    server = fresh_server()
+    with counting(Settings(redis=RedisSettings(url=server.url)), logs.configure(quiet=True)):
+        yield Shell(server.url, tmp_path)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """Commands without any server."""
+    return Shell(NOBODY, tmp_path)
+
+
+def log_line(path: str, host: str = "10.0.0.1", at: float | None = None) -> str:
+    """Return a line of an access log."""
+    stamp = datetime.fromtimestamp(time.time() if at is None else at, UTC).strftime("%d/%b/%Y:%H:%M:%S +0000")
+    return f'{host} - - [{stamp}] "GET {path} HTTP/1.1" 200 512 "-" "Mozilla/5.0"\n'
+
+
+def test_emit_and_get(shell):
+    """What is emitted with --wait is in the next answer, with how complete that is."""
+    shell("emit", "view", "article:1", "--wait")
+    shell("emit", "view", "article:1", "--amount", "4", "--wait")
+    shell("emit", "like", "article:1", "--actor", "u1", "--wait")
+    found = shell.json("get", "article:1")
+    assert found["subject"] == "article:1"
+    assert found["counters"] == {
+        "view": 5, "like": 1, "share": 0, "vote": 0, "api-call": 0, "read": 0, "clap": 0, "highlight": 0,
+    }  # fmt: skip
+    assert found["ratios"] == {"engagement_rate": 0.2}
+    assert (found["lag"], found["error"]) == (0, 0)
+    milliseconds, _, sequence = found["as_of"].partition("-")
+    assert milliseconds.isdigit()
+    assert sequence.isdigit()
+    assert shell.json("get", "article:1", "view")["counters"] == {"view": 5}
+    table = shell("get", "article:1").stdout
+    assert "20.00%" in table
+    assert "article:1" in table
+
+
+def test_what_was_never_counted_is_zero(shell):
+    """A subject that nobody has counted for has every metric at 0."""
+    assert set(shell.json("get", "nobody:1")["counters"].values()) == {0}
+
+
+def test_windows(shell):
+    """A series ends with the bucket of now, and a range says which buckets it is the sum of."""
+    now = time.time()
+    for ago in (0, 3600, 7200):
+        shell("emit", "view", "article:1", "--at", str(now - ago), "--wait")
+    found = shell.json("get", "article:1", "view", "--window", "hour", "--last", "3")
+    assert (found["subject"], found["metric"], found["window"], found["lag"]) == ("article:1", "view", "hour", 0)
+    points = {point["bucket"]: point["value"] for point in found["series"]}
+    assert len(points) == 3
+    label = bucket("hour", int(now) // 60).label
+    assert points[label] == 1
+    assert [point["start"] % 3600 for point in found["series"]] == [0, 0, 0]
+    rolling = shell.json("get", "article:1", "view", "--over", "7d")
+    assert (rolling["over"], rolling["value"], rolling["lag"]) == ("7d", 3, 0)
+    assert rolling["end"] - rolling["start"] >= 7 * 86_400
+    assert rolling["buckets"] >= 7
+    assert "--window and --over read a single metric" in shell("get", "a", "--window", "hour", status=2).stderr
+    refused = shell("get", "a", "view", "--window", "week", status=2).stderr
+    assert "'week' is not kept for view; kept are: hour, day, month" in refused
+
+
+def test_top(shell):
+    """The leaderboard comes in order, all-time or of a window."""
+    lines = [{"metric": "view", "subject": f"article:{n}", "amount": n} for n in range(1, 6)]
+    shell("ingest", "-", "--format", "ndjson", "--wait", stdin="".join(json.dumps(line) + "\n" for line in lines))
+    found = shell.json("top", "view", "-n", "2")
+    assert found["top"] == [{"subject": "article:5", "value": 5}, {"subject": "article:4", "value": 4}]
+    assert (found["metric"], found["window"], found["error"], found["lag"]) == ("view", "all", 0, 0)
+    assert shell.json("top", "view", "-n", "1", "--window", "7d")["top"] == [{"subject": "article:5", "value": 5}]
+    assert "article:5" in shell("top", "view", "--window", "month").stdout
+    assert "read has no leaderboard: declare top = 100" in shell("top", "read", status=2).stderr
+
+
+def test_status(shell):
+    """The status names each partition and every outcome, and says that nothing is unaccounted for."""
+    shell("emit", "view", "article:1", "--wait")
+    found = shell.json("status")
+    assert found["partitions"][0]["stream"] == "tally:{p0.425}:stream"
+    for row in found["partitions"]:
+        assert row.keys() == {"stream", "as_of", "lag", "pending", "oldest_pending_seconds", "dead"}
+        assert (row["lag"], row["pending"], row["dead"]) == (0, 0, 0)
+    assert len(found["partitions"]) == 4
+    assert (found["lag"], found["pending"], found["dead"], found["unaccounted"]) == (0, 0, 0, 0)
+    assert found["ledger"].keys() >= {"appended", "counted", "rejected", "duplicate", "late", "dead"}
+    assert (found["ledger"]["appended"], found["ledger"]["counted"]) == (1, 1)
+    assert "books: balance, every appended event is accounted for" in shell("status").stderr
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_access_log(shell, tmp_path, packed):
+    """An access log is counted by path, plain or gzip; lines that are none are named, and stop nothing."""
+    lines = [log_line(f"/page/{n % 7}", f"10.0.0.{n % 3}") for n in range(70)]
+    lines.insert(10, "this is no line of a log\n")
+    lines.insert(20, lines[0].replace("/20", "/x20"))
+    text = "".join(lines).encode()
+    file = tmp_path / ("access.log.gz" if packed else "access.log")
+    file.write_bytes(gzip.compress(text) if packed else text)
+    done = shell("ingest", str(file), "--wait")
+    assert "70 events counted, 2 bad lines" in done.stderr
+    assert f"{file}:11: not a line of an access log" in done.stderr.replace("\n", "")
+    assert shell.json("get", "/page/3", "view")["counters"] == {"view": 10}
+    again = shell.json("ingest", str(file), "--wait")
+    assert (again["events"], again["known"], again["bad_lines"], again["complete"]) == (0, 70, 2, True)
+    assert [example["line"] for example in again["examples"]] == [11, 21]
+    assert shell.json("status")["ledger"]["counted"] == 70
+    assert shell.json("ingest", str(file), "--source", "once more", "--wait")["events"] == 70
+    assert shell.json("status")["ledger"]["counted"] == 140
+
+
+def test_the_real_log(shell):
+    """The example log counts as its source says: 10,000 lines of 1,498 paths, the icon 807 times."""
+    if not REAL_LOG.is_file():
+        missing("the example log is not here", unless="TALLYSTREAM_REQUIRE_LOG")
+    found = shell.json("ingest", str(REAL_LOG), "--wait")
+    assert (found["events"], found["bad_lines"]) == (10_000, 0)
+    assert shell.json("get", "/favicon.ico")["counters"]["view"] == 807
+    top = shell.json("top", "view", "-n", "5")["top"]
+    assert [place["value"] for place in top] == [807, 546, 538, 533, 516]
+    status = shell.json("status")
+    assert (status["ledger"]["counted"], status["unaccounted"]) == (10_000, 0)
+
+
+def test_a_file_that_is_not_there(shell, tmp_path):
+    """A misspelt name is said before anything is sent, whatever else is named."""
+    good = tmp_path / "access.log"
+    good.write_text(log_line("/a"))
+    assert "nowhere.log" in shell("ingest", str(good), "nowhere.log", status=1).stderr
+    assert shell.json("status")["ledger"]["appended"] == 0
+
+
+def test_reset(shell):
+    """A reset says what it takes back, and the counters are at 0 afterwards."""
+    shell("emit", "view", "article:1", "--amount", "5", "--wait")
+    shell("emit", "vote", "article:1", "--actor", "u1", "--wait")
+    taken = shell.json("reset", "article:1")
+    assert taken["subject"] == "article:1"
+    assert {name: value for name, value in taken["taken_back"].items() if value} == {"view": 5, "vote": 1}
+    shell("emit", "read", "article:1", "--wait")  # one partition, so what was before it is counted with it
+    assert {name: value for name, value in shell.json("get", "article:1")["counters"].items() if value} == {"read": 1}
+    assert shell.json("status")["unaccounted"] == 0
+
+
+@pytest.mark.parametrize(
+    "command", [("emit", "veiw", "a"), ("get", "a", "veiw"), ("top", "veiw"), ("reset", "a", "veiw")]
+)
+def test_an_unknown_metric(shell, command):
+    """A misspelt metric is refused with the declared ones and with where to declare another."""
+    error = shell(*command, status=2).stderr
+    assert "veiw is not declared; declared are api-call, clap" in error
+    assert "Add [metric.veiw] to tallystream.toml" in error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("emit", "view", "a"), ("get", "a"), ("top", "view"), ("status",), ("reset", "a"), ("ingest", "access.log")],
+)
+def test_no_server(alone, command):
+    """Where no server answers, one line says which, and how to name or start another."""
+    (alone.folder / "access.log").write_text(log_line("/a"))
+    error = alone(*command, status=1).stderr
+    assert f"cannot reach {NOBODY}" in error
+    assert "--redis" in error
+    assert "tallystream up" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_password_is_not_repeated(alone):
+    """The message about a server that does not answer leaves out the password."""
+    error = alone("status", "--redis", "redis://user:secret@127.0.0.1:1", status=1).stderr
+    assert "cannot reach redis://127.0.0.1:1" in error
+    assert "secret" not in error
+
+
+def test_check(alone):
+    """The shipped configuration is sound; each metric comes with what it stores and costs."""
+    found = alone.json("check", str(SHIPPED))
+    assert found["metrics"].keys() == {"view", "like", "share", "vote", "api-call", "read", "clap", "highlight"}
+    assert "limit 1,000 per hour" in found["metrics"]["api-call"]["stores"]
+    assert all(metric["bytes_per_subject"] > 0 for metric in found["metrics"].values())
+    assert found["ratios"] == ["engagement_rate"]
+    assert "sound" in alone("check", str(SHIPPED)).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[metric.view]\nlimit = 5\n", ["[metric.view]", "limit and per go together"]),
+        ('[metric.view]\nwindows = ["week"]\n', ["metric", "windows", "week"]),
+        ("[metric.view]\ntpo = 5\n", ["tpo"]),
+        ("[metric.View]\n", ["[metric.View]: the name must be 1 to 64 of a-z"]),
+        ("[metric.view\n", ["line 1"]),
+        ("[redis]\nulr = 'x'\n", ["redis.ulr: there is no such setting", "namespace, partitions, url"]),
+        ("zone = 'Wien'\n[metric.view]\n", ["zone: 'Wien' is not a time zone"]),
+    ],
+)
+def test_check_of_a_broken_file(alone, text, parts):
+    """A mistake in a configuration is named with the file, the setting, and what is allowed."""
+    (alone.folder / "broken.toml").write_text(text)
+    error = alone("check", "broken.toml", status=1).stderr
+    for part in ("tallystream: broken.toml: ", *parts):
+        assert part in error
+
+
+def test_check_of_no_file(alone):
+    """A configuration that is not there is said by name."""
+    assert "nowhere.toml: cannot be read" in alone("check", "nowhere.toml", status=1).stderr
+
+
+def test_the_demo(alone):
+    """The demo starts everything itself, counts exactly, says so, and ends."""
+    done = alone("demo", "--events", "20000", "--once")
+    assert done.stdout.startswith("counted exactly: 20,000 of 20,000 events over ")
+
+
+def test_parked_entries_are_listed_retried_and_dropped(shell):
+    """`dead` lists what is parked, shows its bytes safely, counts nothing twice, and says when nothing was done."""
+    import redis  # noqa: PLC0415
+
+    with redis.Redis.from_url(shell.url) as client:
+        client.xadd("tally:{p0.425}:stream", {"metric": "undeclared", "subject": "a\x1b[31m"})
+        deadline = time.monotonic() + 10
+        while not client.xlen("tally:{p0.425}:dead") and time.monotonic() < deadline:
+            time.sleep(0.01)
+    (row,) = json.loads(shell("dead", "list", "--json").stdout)
+    assert (row["events"], row["attempts"]) == (1, 1)
+    assert "subject" in shell("dead").stdout
+    shown = shell("dead", "show", row["name"]).stdout
+    assert "\x1b" not in shown
+    assert "undeclared" in shown
+    assert "parked again 1" in shell("dead", "retry", "--all", status=1).stdout
+    assert "say which" in shell("dead", "drop", status=1).stderr
+    assert "is no parked entry's name" in shell("dead", "drop", "7/x", status=1).stderr
+    assert "events dropped 1" in shell("dead", "drop", "--reason", "subject").stdout
+    assert json.loads(shell("dead", "--json").stdout) == []
+    assert "1 dead" in shell("status").stdout
+
+
+def test_plan(alone):
+    """`plan` says what a load needs, with reasons for people and all constants for programs."""
+    asked = ["plan", "--events-per-second", "1e6", "--subjects", "1000000", "--config", str(SHIPPED)]
+    shown = alone(*asked).stdout
+    assert "primaries" in shown
+    assert "what costs most" in shown
+    found = alone.json(*asked, "--metric", "view", "--metric", "vote=0.25", "--actors", "3", "--retention", "1h")
+    assert found["load"]["shares"] == {"view": 0.75, "vote": 0.25}
+    assert found["workers"] >= 1
+    assert found["measured"]["memory"]["total"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--metric", "viw"], "viw: is not declared"),
+        (["--metric", "view=much"], "must be a number"),
+        (["--metric", "view=0.5"], "the shares are 0.5"),
+        (["--skew", "9"], "skew must be"),
+        (["--node-memory", "0"], "--node-memory must be"),
+        (["--costs", "nowhere.json"], "nowhere.json: cannot be read"),
+    ],
+)
+def test_plan_of_what_makes_no_sense(alone, more, words):
+    """What `plan` cannot work with is named in one line."""
+    asked = ["plan", "--events-per-second", "1000", "--subjects", "10", "--config", str(SHIPPED)]
+    assert words in alone(*asked, *more, status=1).stderr

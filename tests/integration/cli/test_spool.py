@@ -1,0 +1,51 @@
+"""`tallystream spool`: what dead processes left is listed, and delivered when asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tallystream.producing.buffer import BufferSettings
+from tallystream.producing.spool.buffer import Spool, SpoolSettings
+from tests.harness import Rig
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+
+
+def run(*arguments) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run([PROGRAM, "spool", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def left(tmp_path):
+    """A spool with five events of a process that has died."""
+    spool = Spool(BufferSettings(), SpoolSettings(tmp_path, 2**20, "os", "tally"))
+    for number in range(5):
+        spool.take(-1, "view", f"article:{number}", 1, 60.0, None, None)
+    spool.abandon()
+    return tmp_path
+
+
+def test_what_waits_is_listed_and_sent(server, left):
+    """Without --send nothing changes; with it everything is delivered once, and the spool is empty."""
+    listed = json.loads(run(left, "--json").stdout)
+    assert [(row["events"], row["problem"]) for row in listed["waiting"]] == [(5, None)]
+    with Rig(server.url) as rig:
+        assert rig.ledger() == {}
+        done = run(left, "--send", "--json", "--redis", server.url)
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"waiting": [], "sent": 5}), done.stderr
+        assert rig.ledger() == {"appended": 5}
+        assert json.loads(run(left, "--send", "--json", "--redis", server.url).stdout)["sent"] == 0
+        assert rig.ledger() == {"appended": 5}
+
+
+def test_a_folder_that_is_none(tmp_path):
+    """A misspelt folder is one line and a status, not an empty list."""
+    done = run(tmp_path / "nowhere")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not a folder" in done.stderr

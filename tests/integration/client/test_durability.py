@@ -1,0 +1,153 @@
+"""Confirmation: an event is not called appended before it is as safe as was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from redis.exceptions import RedisError, ResponseError
+
+from tallystream import ConfigurationError, FlushTimeout, Producer, Unconfirmed
+from tallystream.client.durability import Confirmation
+from tallystream.producing.appender import Appender
+from tallystream.producing.partition_queue import Entry
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.wire.packer import Pack
+from tests.harness import Rig
+from tests.proxy import Proxy
+from tests.servers import missing
+from tests.waiting import until
+
+
+@pytest.fixture
+def primary(fresh_server):
+    """A server that a replica may follow."""
+    return fresh_server(port=0, extra=["--repl-diskless-sync-delay", "0"])
+
+
+def replica_of(fresh_server, primary):
+    """Start a replica and wait until it is in step."""
+    replica = fresh_server(extra=["--replicaof", "127.0.0.1", primary.url.rpartition(":")[2]])
+    with Rig(primary.url) as rig:
+        until(lambda: rig.client.execute_command("WAIT", 1, 100) == 1, what="a replica in step")
+    return replica
+
+
+@contextlib.contextmanager
+def frozen(server):
+    """Stop a server's process, as a machine that hangs does."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def test_nothing_is_appended_before_a_replica_has_it(fresh_server, primary):
+    """With confirm="replica" events wait for a replica, are confirmed once it has them, and are in the stream once."""
+    with Rig(primary.url) as rig, Producer(primary.url, confirm="replica") as producer:
+        for _ in range(10):
+            producer.emit("view", "article:1")
+        with pytest.raises(FlushTimeout):
+            producer.flush(1.3)
+        assert (producer.stats.appended, producer.stats.buffered) == (0, 10)
+        assert producer.stats.unconfirmed >= 1
+        replica = replica_of(fresh_server, primary)
+        producer.flush(20)
+        assert producer.stats.appended == 10
+        copy = rig.connect(replica.url)
+        assert sum(copy.xlen(keys.stream) for keys in rig.layout.keys) == 1
+        rig.drain()
+        assert rig.totals() == {("view", "article:1"): 10}
+
+
+def test_a_confirmation_covers_what_another_connection_wrote(fresh_server, primary):
+    """An entry whose connection broke is not confirmed by a replica that does not have it yet."""
+    replica = replica_of(fresh_server, primary)
+    pack = Pack()
+    pack.add("view", "a", 1, 60.0, None, None)
+    with Rig(primary.url) as rig, Proxy(primary.url) as proxy:
+        appender = Appender(rig.connect(proxy.url), rig.layout, confirmation=Confirmation("replica"))
+        appender.push(0, Entry(1, 1, 1, pack.seal()))
+        assert len(appender.send()[0]) == 1
+        appender.push(0, Entry(2, 1, 1, pack.seal()))
+        with frozen(replica):
+            assert appender.send() == ([], None)
+            assert rig.client.xlen(rig.layout.keys[0].stream) == 2  # written, not confirmed
+            proxy.cut()
+            with contextlib.suppress(RedisError):
+                appender.send()
+            assert appender.send() == ([], None)
+        until(lambda: appender.send()[0])
+        assert appender.resent == 1
+        assert rig.client.xlen(rig.layout.keys[0].stream) == 2
+
+
+def test_a_decision_that_no_replica_has_says_so(primary):
+    """With confirm="replica" a decision that is not confirmed in time is an error that says it was counted."""
+    rules = Rules({"call": Metric(ids=None, limit=5, per="total")})
+    with Rig(primary.url, rules=rules) as rig, Producer(primary.url, confirm="replica") as producer:
+        with pytest.raises(Unconfirmed, match="was counted as"):
+            producer.decide("call", "key:1")
+        rig.drain()
+        assert rig.ledger()["counted"] == 1
+
+
+def test_an_event_can_wait_for_the_disk(fresh_server):
+    """With confirm="fsync" what is confirmed survives, however rarely the server syncs by itself."""
+    server = fresh_server(extra=["--appendfsync", "everysec"])
+    with Rig(server.url) as rig, Producer(server.url, confirm="fsync") as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        rig.drain()
+        assert rig.totals() == {("view", "article:1"): 1}
+
+
+def test_a_server_without_waitaof_is_refused_with_what_to_do(fresh_server):
+    """Redis 7.0 cannot confirm its disk, and the producer says so at once, with the way out."""
+    binary = shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI")
+    server = fresh_server(binary=Path(binary))
+    with Rig(server.url) as rig, contextlib.suppress(ResponseError):
+        rig.client.execute_command("WAITAOF", 0, 0, 0)
+        pytest.skip("this server has WAITAOF")
+    producer = Producer(server.url, confirm="fsync")
+    producer.emit("view", "article:1")
+    with pytest.raises(ConfigurationError, match="needs WAITAOF, which this server does not have"):
+        producer.flush(10)
+    with pytest.raises(ConfigurationError):
+        producer.close()
+
+
+def test_a_server_without_an_append_only_file_is_refused(fresh_server):
+    """confirm="fsync" on a server that writes no append-only file is an error, not a wait for ever."""
+    server = fresh_server(extra=["--appendonly", "no"])
+    producer = Producer(server.url, confirm="fsync")
+    producer.emit("view", "article:1")
+    with pytest.raises(ConfigurationError, match="set appendonly yes"):
+        producer.flush(10)
+    with pytest.raises(ConfigurationError):
+        producer.close()
+
+
+def test_an_unknown_confirmation_is_refused():
+    """A word that is no confirmation is refused at construction, with those that are."""
+    with pytest.raises(ConfigurationError, match="confirm must be memory, replica or fsync, not 'disk'"):
+        Producer(confirm="disk")
+
+
+def test_a_worker_says_that_no_replica_has_what_it_counted(primary):
+    """With confirm="replica" a batch that no replica has is counted once, and the pass says that it is not safe yet."""
+    with Rig(primary.url) as rig:
+        with Producer(primary.url) as producer:
+            producer.emit("view", "article:1")
+        partition = next(n for n, keys in enumerate(rig.layout.keys) if rig.client.xlen(keys.stream))
+        consumer = rig.consumer(partition, confirmation=Confirmation("replica"))
+        with pytest.raises(Unconfirmed, match="no replica or disk"):
+            consumer.run_once()
+        assert consumer.run_once() == 0
+        assert rig.totals() == {("view", "article:1"): 1}
+        assert rig.waiting() == 0

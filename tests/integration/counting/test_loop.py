@@ -1,0 +1,134 @@
+"""The loop when something in it fails: outages blame nobody, and a poison entry stands alone."""
+
+from __future__ import annotations
+
+import pytest
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from tallystream_worker.counting.fold import Fold
+from tallystream_worker.counting.loop import concerns_entries
+from tests.harness import Rig
+
+
+@pytest.fixture
+def rig(server):
+    """The parts, wired to an empty server, with one partition."""
+    with Rig(server.url, partitions=1) as rig:
+        yield rig
+
+
+def append(rig: Rig, *subjects: str, metric: str = "view") -> list[str]:
+    """Append a plain event for each subject; return the IDs."""
+    stream = rig.layout.keys[0].stream
+    return [rig.client.xadd(stream, {"metric": metric, "subject": subject}).decode() for subject in subjects]
+
+
+def poison(rig: Rig) -> str:
+    """Append an entry that makes the script itself fail; return its ID."""
+    rig.client.set(rig.layout.keys[0].limit("vote", "total"), "not a hash")
+    return append(rig, "p", metric="vote")[0]
+
+
+@pytest.fixture
+def limited(server):
+    """One partition where the limit's bucket of `vote` can be broken, so that apply.lua raises."""
+    from tallystream.rules.metrics import Metric, Rules  # noqa: PLC0415
+
+    rules = Rules({"view": Metric(ids=None), "vote": Metric(ids=None, limit=5, per="total", accept_late="1d")})
+    with Rig(server.url, partitions=1, rules=rules) as rig:
+        yield rig
+
+
+def test_a_poison_entry_leaves_its_neighbours_alone(limited):
+    """An entry that makes the script fail stays pending; all around it counts in the same pass, and nothing stops."""
+    append(limited, *(f"a{n}" for n in range(20)))
+    bad = poison(limited)
+    append(limited, *(f"b{n}" for n in range(20)))
+    refused = []
+    consumer = limited.consumer(on_refused=lambda entry, error: refused.append((entry.id, str(error))))
+    while consumer.run_once():
+        pass
+    assert len(limited.totals()) == 40
+    assert limited.pending() == [bad]
+    assert [id_ for id_, _ in refused] == [bad]
+    assert "WRONGTYPE" in refused[0][1]
+    append(limited, "later")
+    assert consumer.run_once() == 1
+
+
+def test_a_poison_entry_alone_is_parked(limited):
+    """After its deliveries a poison entry is parked by itself, with the reason, and the books balance."""
+    append(limited, "a", "b")
+    bad = poison(limited)
+    append(limited, "c")
+    for _ in range(5):
+        limited.drain(claim_idle=0, max_deliveries=3)
+    assert set(limited.totals()) == {("view", "a"), ("view", "b"), ("view", "c")}
+    assert [dead[b"source"] for dead in limited.dead()] == [bad.encode()]
+    ledger = limited.ledger()
+    assert (ledger["appended"], ledger["counted"], ledger["dead"], limited.waiting()) == (4, 3, 1, 0)
+
+
+def test_many_that_fail_are_no_poison(rig):
+    """Where entry after entry fails, the error comes out: the fault is not in them, and none is parked for it."""
+    append(rig, *(f"a{n}" for n in range(20)))
+    rig.client.set(rig.layout.keys[0].ledger, "not a hash")
+    consumer = rig.consumer()
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        consumer.run_once()
+    assert len(rig.pending()) == 8
+    rig.client.delete(rig.layout.keys[0].ledger)
+    consumer.fetch.recover()
+    while consumer.run_once():
+        pass
+    assert (len(rig.totals()), rig.ledger().get("dead", 0)) == (20, 0)
+
+
+def test_an_outage_is_no_delivery(rig):
+    """However often a batch fails for want of memory, its entries are counted afterwards and none is parked."""
+    append(rig, *(f"a{n}" for n in range(20)))
+    consumer = rig.consumer(max_deliveries=3)
+    rig.client.config_set("maxmemory", 1)
+    try:
+        for _ in range(10):
+            with pytest.raises(OutOfMemoryError):
+                consumer.run_once()
+            consumer.fetch.recover()
+    finally:
+        rig.client.config_set("maxmemory", 0)
+    while consumer.run_once():
+        pass
+    assert (len(rig.totals()), rig.dead(), rig.waiting()) == (20, [], 0)
+
+
+def test_a_bug_in_folding_stands_alone(rig, monkeypatch):
+    """An entry that an unforeseen error comes from is left pending like any poison, and its neighbours count."""
+    append(rig, "a", "b", "c")
+    real = Fold.__call__
+
+    def fragile(fold, entries, excluded):
+        if any(entry.fields[b"subject"] == b"b" for entry in entries):
+            raise RecursionError("too deep")
+        return real(fold, entries, excluded)
+
+    monkeypatch.setattr(Fold, "__call__", fragile)
+    rig.consumer().run_once()
+    assert set(rig.totals()) == {("view", "a"), ("view", "c")}
+    assert len(rig.pending()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "about_entries"),
+    [
+        (ResponseError("WRONGTYPE Operation against a key"), True),
+        (ResponseError("ERR value is not an integer"), True),
+        (KeyError("b"), True),
+        (ResponseError("NOGROUP No such key"), False),
+        (ResponseError("MISCONF Redis is configured to save"), False),
+        (OutOfMemoryError("command not allowed"), False),
+        (ConnectionResetError(), True),
+    ],
+)
+def test_what_an_error_is_about(error, about_entries):
+    """An answer about the server's state says nothing about the entries; any other may."""
+    assert concerns_entries(error) is about_entries

@@ -1,0 +1,325 @@
+"""Order-free and replay-exact: every total is a function of the set of entries, however they are delivered.
+
+The events come from Hypothesis, the delivery from a random generator whose seed Hypothesis draws: a failure
+prints both, and repeats from what it prints. With CI set the examples are the same in every run. With SHRINK set
+a failing example is made smaller, which takes minutes against a real server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tallystream.producing.appender import Appender
+from tallystream.producing.appender import Entry as Sealed
+from tallystream.storage.keys import GROUP
+from tallystream.wire.codec import Payload, decode, encode
+from tallystream.wire.packer import Pack
+from tests import oracle
+from tests.harness import METRICS, Rig
+from tests.oracle import MAX, Event, home
+
+if TYPE_CHECKING:
+    from tallystream_worker.counting.entry import Entry
+
+PARTITIONS = 4
+DAY = 86_400
+
+exact = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+    phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain) or os.environ.get("SHRINK")],
+    # The fixture is a server, which each example empties.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+good_subjects = st.sampled_from(
+    [
+        *("article:1", "article:2", "post:3", "a}b{c", "{}", "{p0.425}", "*?[x]", "a:b:c", " ", "' OR 1=1"),
+        *("caf\u00e9", "\u65e5\u672c\u8a9e", "\U0001f600", "/favicon.ico", "<img onerror=x>", "x" * 1024),
+    ]
+)
+bad_subjects = st.sampled_from(["", "x" * 1025, "a\nb", "a\x00", "\x1b[31m", "\u202egpj", "\u2028", "e\u0301"])
+subjects = good_subjects | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+amounts = st.just(1) | st.integers(-5, 5) | st.sampled_from([2**40, -(2**40), 10**15, -(10**15), 2**45 + 1, -(2**46)])
+short = st.none() | st.sampled_from(["u1", "u2", "\u00fc", "}{"])
+
+
+@dataclass(frozen=True)
+class Told:
+    """One event and the way that it takes into a stream."""
+
+    event: Event
+    way: str
+    misplaced: bool
+
+
+@st.composite
+def events(draw, subjects=subjects, amounts=amounts):
+    """Return an event that can be counted, or seldom one that cannot."""
+    metric = draw(st.sampled_from([*METRICS, *METRICS, *METRICS, "undeclared"]))
+    ages = st.none() | st.sampled_from([0, 30, 59, 3 * DAY, 9000 * DAY, 0, 30, -2 * DAY])
+    age = draw(ages)
+    at = None if age is None else float(int(time.time()) - age)
+    return Event(metric, draw(subjects), draw(amounts), draw(short), at, draw(short))
+
+
+ways = st.sampled_from(["gate", "gate", "packed", "plain"])
+told = st.builds(Told, events(), ways, st.sampled_from([False] * 9 + [True]))
+spoilt = st.builds(Told, events(subjects=bad_subjects), ways, st.sampled_from([False]))
+garbage = st.tuples(
+    st.integers(0, PARTITIONS - 1),
+    st.sampled_from(["noise", "noise through the gate", "future version", "wrong n", "no payload", "plain"]),
+    st.binary(max_size=40),
+    st.integers(1, 2000),
+)
+sets_of_events = st.tuples(
+    st.lists(told, max_size=60),
+    st.lists(spoilt, max_size=3),
+    st.lists(garbage, max_size=4),
+)
+seeds = st.integers(0, 2**32)
+
+
+def bytes_of(events: list[Event]) -> bytes:
+    """Return what a producer sends for these events."""
+    pack = Pack()
+    for event in events:
+        at = time.time() if event.at is None else event.at
+        pack.add(event.metric, event.subject, event.amount, at, event.actor, event.id)
+    return pack.seal()
+
+
+def plain_fields(event: Event) -> dict[str, str]:
+    """Return what a person types."""
+    fields = {"metric": event.metric, "subject": event.subject, "amount": str(event.amount)}
+    optional = {"actor": event.actor, "id": event.id, "at": None if event.at is None else f"{event.at:.1f}"}
+    return fields | {name: value for name, value in optional.items() if value is not None}
+
+
+def append(rig: Rig, chosen, chance: random.Random) -> list[oracle.Entry]:
+    """Append everything in some order and packing; return what the oracle is told."""
+    well, ill, noise = chosen
+    written: list[oracle.Entry] = []
+    gate = Appender(rig.client, rig.layout)
+    by_place = {}
+    for each in [*well, *ill]:
+        partition = home(each.event.subject, PARTITIONS)
+        place = (each.way, (partition + each.misplaced) % PARTITIONS)
+        by_place.setdefault(place, []).append(each.event)
+
+    def through_the_gate(partition: int, payload: bytes, events: int) -> str:
+        gate.push(partition, Sealed(1, events, len(payload), payload))
+        while gate.oldest_cycle is not None:
+            _, error = gate.send()
+            assert error is None
+        return gate.last_ids[partition]
+
+    for (way, partition), events_there in by_place.items():
+        stream = rig.layout.keys[partition].stream
+        while events_there:
+            size = 1 if way == "plain" else chance.choice([1, 2, 5, 30])
+            group, events_there = events_there[:size], events_there[size:]  # noqa: PLW2901
+            if way == "gate":
+                id_ = through_the_gate(partition, bytes_of(group), len(group))
+            elif way == "packed":
+                fields = {"v": 1, "n": len(group), "b": bytes_of(group)}
+                id_ = rig.client.xadd(stream, fields).decode()
+            else:
+                id_ = rig.client.xadd(stream, plain_fields(group[0])).decode()
+            written.append(oracle.Entry(id_, partition, tuple(group), plain=way == "plain"))
+    for partition, kind, payload, n in noise:
+        stream = rig.layout.keys[partition].stream
+        if kind == "noise through the gate":
+            written.append(oracle.Entry(through_the_gate(partition, payload, n), partition, unreadable=n))
+            continue
+        fields, claimed = {
+            "noise": ({"v": 1, "n": n, "b": payload}, n),
+            "future version": ({"v": 99, "n": n, "b": payload}, n),
+            "wrong n": ({"v": 1, "n": n + 1, "b": encode(Payload([], []))}, n + 1),
+            "no payload": ({"v": 1, "n": n}, n),
+            "plain": ({"metric": "view", "subject": "x", "amount": "1.0"}, 1),
+        }[kind]
+        written.append(oracle.Entry(rig.client.xadd(stream, fields).decode(), partition, unreadable=claimed))
+    return written
+
+
+def fetched(rig: Rig, partition: int, names: list[str], chance: random.Random) -> list[Entry]:
+    """Hand every entry of a partition to some consumer, and some on to another; return them all."""
+    keys = rig.layout.keys[partition]
+    fetches = [rig.fetch(partition, name) for name in names]
+    found: list[Entry] = []
+    while new := chance.choice(fetches)(chance.choice([1, 3, 50]), 0):
+        found += new
+    stolen = [entry.id for entry in found if chance.random() < 0.3]
+    if stolen:
+        rig.client.xclaim(keys.stream, GROUP, chance.choice(names), 0, stolen)
+    return found
+
+
+class Scripted:
+    """A fetch that hands out prepared batches, then nothing."""
+
+    def __init__(self, entries: list[Entry], chance: random.Random) -> None:
+        self._batches = []
+        chance.shuffle(entries)
+        while entries:
+            size = chance.choice([1, 2, 7, 40])
+            batch, entries = entries[:size], entries[size:]
+            self._batches.append(batch)
+
+    def __call__(self, _count: int, _block: float) -> list[Entry]:
+        """Return the next batch."""
+        return self._batches.pop() if self._batches else []
+
+    def __bool__(self) -> bool:
+        """Tell whether there is another."""
+        return bool(self._batches)
+
+
+def check(rig: Rig, written: list[oracle.Entry]) -> None:
+    """Compare every total and the ledger with the oracle's, and balance the books."""
+    expected = oracle.fold(written, METRICS, PARTITIONS)
+    ledger = rig.ledger()
+    assert rig.totals() == expected.totals
+    assert ledger == expected.ledger
+    assert ledger.get("appended", 0) == ledger.get("counted", 0) + ledger.get("dead", 0)
+    assert sum(int(fields[b"events"]) for fields in rig.dead()) == ledger.get("dead", 0)
+
+
+@contextlib.contextmanager
+def example(server, seed: int):
+    """Return an empty rig and the example's chance."""
+    server.clear()
+    with Rig(server.url, partitions=PARTITIONS) as rig:
+        yield rig, random.Random(seed)
+
+
+@exact
+@given(chosen=sets_of_events, seed=seeds)
+def test_any_order_any_split_any_repetition(server, chosen, seed):
+    """Entries delivered shuffled, split and repeatedly, to two owners, count as the set of them does."""
+    with example(server, seed) as (rig, chance):
+        written = append(rig, chosen, chance)
+        for partition in range(PARTITIONS):
+            entries = fetched(rig, partition, ["a", "b"], chance)
+            # A batch may hold what was counted before, and even the same entry twice.
+            again = [entry for entry in entries if chance.random() < 0.4]
+            script = Scripted(entries + again, chance)
+            consumer = rig.consumer(partition, fetch=script, max_keys=chance.choice([1, 3, 1000]))
+            while script:
+                consumer.run_once()
+        assert rig.waiting() == 0
+        check(rig, written)
+
+
+@exact
+@given(chosen=sets_of_events, seed=seeds)
+def test_several_workers_with_the_same_entries(server, chosen, seed):
+    """Three workers that hold the same entries at the same time count each of them once."""
+    with example(server, seed) as (rig, chance):
+        written = append(rig, chosen, chance)
+        work = []
+        for partition in range(PARTITIONS):
+            entries = fetched(rig, partition, ["a", "b", "c"], chance)
+            for _ in range(3):
+                script = Scripted([e for e in entries if chance.random() < 0.8], chance)
+                work.append((script, rig.consumer(partition, fetch=script, max_keys=chance.choice([2, 1000]))))
+        failures: list[Exception] = []
+
+        def run(share) -> None:
+            try:
+                for script, consumer in share:
+                    while script:
+                        consumer.run_once()
+            except Exception as error:  # noqa: BLE001  # handed to the test's own thread
+                failures.append(error)
+
+        threads = [threading.Thread(target=run, args=(work[i::3],)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        rig.finish()
+        check(rig, written)
+
+
+@exact
+@given(chosen=sets_of_events, seed=seeds)
+def test_workers_that_die_with_entries_in_hand(server, chosen, seed):
+    """Workers that die between fetch and apply leave entries that their successors count once."""
+    with example(server, seed) as (rig, chance):
+        written = append(rig, chosen, chance)
+        for partition in range(PARTITIONS):
+            for _ in range(chance.randrange(4)):
+                name = chance.choice(["a", "b"])  # it comes back under its name, or another takes over
+                if chance.random() < 0.5:
+                    rig.fetch(partition, name, claim_idle=0)(chance.choice([1, 4, 100]), 0)
+                else:
+                    rig.consumer(partition, name, claim_idle=0, max_deliveries=1000).run_once()
+        rig.finish()
+        check(rig, written)
+
+
+@exact
+@given(
+    amounts=st.lists(st.integers(-MAX, MAX) | st.sampled_from([MAX, -MAX, MAX - 3, 7, 1]), max_size=40),
+    seed=seeds,
+)
+def test_no_total_leaves_its_bounds(server, amounts, seed):
+    """With amounts that overflow, totals stay within 2^53 - 1 and are what was appended less what was parked."""
+    with example(server, seed) as (rig, chance):
+        given_, parked = {}, {}
+        for start in range(0, len(amounts), 5):
+            for subject in ("article:1", "article:2"):
+                group = [Event("view", subject, amount) for amount in amounts[start : start + 5]]
+                fields = {"v": 1, "n": len(group), "b": bytes_of(group)}
+                rig.client.xadd(rig.layout.keys_of(subject).stream, fields)
+                given_[subject] = given_.get(subject, 0) + sum(event.amount for event in group)
+        for partition in range(PARTITIONS):
+            entries = fetched(rig, partition, ["a", "b"], chance)
+            script = Scripted(entries, chance)
+            consumer = rig.consumer(partition, fetch=script)
+            while script:
+                consumer.run_once()
+        for fields in rig.dead():
+            entry = {name[2:]: value for name, value in fields.items() if name.startswith(b"e.")}
+            payload = decode(entry, int(fields[b"source"].partition(b"-")[0]))
+            for single in payload.singles:
+                parked[single.subject] = parked.get(single.subject, 0) + single.amount
+            for group in payload.groups:
+                for subject in {*group.ones, *group.counts, *group.sums}:
+                    more = group.ones.count(subject) + group.counts.get(subject, 0)
+                    more += group.sums.get(subject, (0, 0))[0]
+                    parked[subject] = parked.get(subject, 0) + more
+        totals, ledger = rig.totals(), rig.ledger()
+        assert rig.waiting() == 0
+        assert all(abs(total) <= MAX for total in totals.values())
+        for subject, amount in given_.items():
+            assert totals.get(("view", subject), 0) == amount - parked.get(subject, 0)
+        assert ledger.get("appended", 0) == 2 * len(amounts)
+        assert ledger.get("appended", 0) == ledger.get("counted", 0) + ledger.get("dead", 0)
+        assert ledger.get("total@view", 0) == sum(totals.values())
+
+
+def test_the_oracle_knows_a_wrong_count(server):
+    """An entry that is counted a second time, past the gate, does not go unnoticed."""
+    with Rig(server.url) as rig:
+        written = append(rig, ([Told(Event("view", "article:1"), "gate", misplaced=False)], [], []), random.Random(1))
+        rig.finish()
+        check(rig, written)
+        rig.client.incr(rig.layout.keys_of("article:1").total("view", "article:1"))
+        with pytest.raises(AssertionError):
+            check(rig, written)

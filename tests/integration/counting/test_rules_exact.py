@@ -1,0 +1,211 @@
+"""Every counting rule is a pure function of the set of events: order, batches, workers and repeats change nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tallystream.deployment import establish
+from tallystream.producing.appender import Appender, Entry
+from tallystream.producing.decider import Decider
+from tallystream.reading.leaderboards import query_top
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream.storage.keys import partition_of
+from tallystream.wire.event import Event
+from tallystream.wire.packer import Pack
+from tests.harness import Rig
+from tests.oracle_rules import Happened, tally
+
+HOUR = 3_600_000
+RULES = Rules(
+    {
+        "view": Metric(windows=("hour", "day", "month"), top=5),
+        "plain": Metric(ids=None),
+        "vote": Metric(windows=("day",), once="forever", top=5),
+        "daily": Metric(windows=("hour",), once="day"),
+        "call": Metric(windows=("hour", "day"), limit=3, per="hour"),
+        "fast": Metric(limit=2, per="minute", accept_late="forever"),
+        "aside": Metric(windows=("hour",), accept_late="2h", late="aside"),
+        "tardy": Metric(accept_late="2h"),
+    }
+)
+SUBJECTS = [f"s{n}" for n in range(5)]
+EXAMPLES = int(os.environ.get("TALLYSTREAM_EXAMPLES", "40"))
+
+
+@st.composite
+def happenings(draw) -> list[tuple[Event, bool]]:
+    """Draw events over all rules, each with whether it is decided at once rather than emitted."""
+    now = int(time.time()) * 1000
+    drawn = []
+    # A few of each for one example: rules matter where events of one subject, actor, id or moment meet.
+    metrics = draw(st.lists(st.sampled_from(list(RULES.metric)), min_size=1, max_size=3, unique=True))
+    subjects = draw(st.lists(st.sampled_from(SUBJECTS), min_size=1, max_size=3, unique=True))
+    moments = [0, 1, 500, 59_000, HOUR, 3 * HOUR, 30 * HOUR, 50 * 24 * HOUR]
+    agos = draw(st.lists(st.sampled_from(moments), min_size=1, max_size=3, unique=True))
+    for _ in range(draw(st.integers(1, 60))):
+        metric = draw(st.sampled_from(metrics))
+        rule = RULES.metric[metric]
+        ago = draw(st.sampled_from(agos))
+        if rule.once is not None:
+            amount = draw(st.sampled_from([1, 1, -1, 0]))
+        else:
+            amount = 1 if rule.limit else draw(st.sampled_from([1, 1, 1, 2, -3, 10**12]))
+        actor = draw(st.sampled_from(["u1", "u2", "u3"])) if rule.once else draw(st.sampled_from([None, "u1"]))
+        id_ = draw(st.sampled_from([None, None, "a", "b"]))
+        event = Event(metric, draw(st.sampled_from(subjects)), amount, actor, (now - ago) / 1000, id_)
+        decided = draw(st.booleans()) and (rule.late_seconds is None or ago <= rule.late_seconds * 1000)
+        drawn.append((event, decided))
+    return drawn
+
+
+def said(event: Event, received: int) -> Happened:
+    """Return what the oracle is told of an event; a plain one keeps only its minute, and is as late as its end."""
+    at = int((event.at or 0) * 1000)
+    if event.actor is None and event.id is None and abs(event.amount) < 2**40:
+        at = at // 60_000 * 60_000 + 59_999
+    return Happened(event.metric, event.subject, event.amount, at, received, event.actor, event.id)
+
+
+def feed(rig: Rig, drawn: list[tuple[Event, bool]], chance: random.Random) -> list[Happened]:
+    """Append or decide each event; return them as the oracle sees them."""
+    decide = Decider(rig.client, establish(rig.client))
+    happened = []
+    packs: dict[int, Pack] = defaultdict(Pack)
+    packed: dict[int, list[Event]] = defaultdict(list)
+    appender = Appender(rig.client, rig.layout)
+
+    def seal(partition: int) -> None:
+        pack = packs.pop(partition)
+        appender.push(partition, Entry(1, pack.events, pack.size, pack.seal()))
+        appender.send()
+        received = int(str(appender.last_ids[partition]).partition("-")[0])
+        happened.extend(said(event, received) for event in packed.pop(partition))
+
+    for event, decided in drawn:
+        if decided:
+            received = int(decide(event).id.partition("-")[0])
+            at = int((event.at or 0) * 1000)
+            happened.append(Happened(event.metric, event.subject, event.amount, at, received, event.actor, event.id))
+            continue
+        partition = partition_of(event.subject, rig.layout.partitions)
+        packs[partition].add(event.metric, event.subject, event.amount, event.at or 0, event.actor, event.id)
+        packed[partition].append(event)
+        if chance.random() < 0.3:
+            seal(partition)
+    for partition in list(packs):
+        seal(partition)
+    return happened
+
+
+def deliver(rig: Rig, chance: random.Random) -> None:
+    """Hand the entries out shuffled, split, more than once and to several consumers, and lose some on the way."""
+    for partition in range(rig.layout.partitions):
+        held = rig.fetch(partition, "reader")(10_000, 0)
+        chance.shuffle(held)
+        while held:
+            part = held[: chance.randint(1, 4)]
+            again = chance.sample(held, min(len(held), 2))
+            handed = iter([part + again if chance.random() < 0.5 else part])
+            rig.consumer(
+                partition,
+                f"w{chance.randint(0, 2)}",
+                fetch=lambda *_, handed=handed: next(handed),
+                max_keys=chance.choice([1, 3000]),
+            ).run_once()
+            held = [entry for entry in held if entry not in part] if chance.random() < 0.9 else held
+    rig.finish()
+
+
+def stored(rig: Rig) -> dict[str, Counter]:
+    """Return everything that the rules keep, as the oracle names it; nothing that is 0."""
+    found: dict[str, Counter] = {name: Counter() for name in ("totals", "up", "windows", "asked")}
+    for keys in rig.layout.keys:
+        for key in rig.client.scan_iter(match=f"{keys.prefix}*", count=1000):
+            kind, _, rest = key.decode().removeprefix(keys.prefix).partition(":")
+            metric, _, name = rest.partition(":")
+            if kind in ("total", "up"):
+                found["totals" if kind == "total" else "up"][metric, name] = int(rig.client.get(key))
+            elif kind in ("minute", "hour", "day", "month"):
+                for subject, value in rig.client.hgetall(key).items():
+                    found["windows"][kind, metric, name, subject.decode()] = int(value)
+            elif kind == "limit":
+                for subject, value in rig.client.hgetall(key).items():
+                    found["asked"][metric, name, subject.decode()] = int(value)
+    return found
+
+
+def without_zeros(counts) -> dict:
+    """Return only what is not 0: a counter that came back to 0 says the same as none."""
+    return {name: count for name, count in counts.items() if count}
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=happenings(), seed=st.integers(0, 10_000))
+def test_all_rules_together_equal_the_oracle(server, drawn, seed):
+    """Totals, windows, limits, standing votes, ledger and leaderboards equal the oracle's, however events arrive."""
+    chance = random.Random(seed)
+    server.client().flushall()
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        happened = feed(rig, drawn, chance)
+        deliver(rig, chance)
+        expected, found = tally(happened, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows", "asked"):
+            assert without_zeros(found[name]) == without_zeros(getattr(expected, name)), name
+        assert without_zeros(rig.ledger()) == without_zeros(expected.ledger)
+        with Totals(server.url) as totals:
+            for metric in ("view", "vote"):
+                ranking = totals.run(query_top(rig.layout, RULES, metric, 5, now=time.time()))
+                assert ranking.error == 0
+                assert without_zeros(dict(ranking.places)) == without_zeros(dict(expected.top(metric, 5)))
+
+
+@pytest.fixture
+def rig(server):
+    """Parts wired to a clean server, with all the rules of this module."""
+    with Rig(server.url, rules=RULES, partitions=2) as wired:
+        yield wired
+
+
+def test_a_vote_that_overtakes_a_later_one_stays_behind_it(rig):
+    """The latest vote by its own time stands, although it was counted first."""
+    decide = Decider(rig.client, establish(rig.client))
+    now = time.time()
+    assert decide(Event("vote", "post:1", -1, "u1", now)).accepted
+    assert not decide(Event("vote", "post:1", 1, "u1", now - 60)).accepted
+    assert decide(Event("vote", "post:1", 0, "u1", now + 1)).total == 0
+
+
+def test_a_limit_holds_between_threads(rig):
+    """Of 300 verdicts asked for at once, a limit of 100 accepts exactly 100: to look and to add is one step."""
+    rules = Rules({"call": Metric(limit=100, per="hour")})
+    rig.client.hset(rig.layout.meta, "rules", publish(rules))
+    decide = Decider(rig.client, establish(rig.client))
+    at = time.time() // 3600 * 3600 + 1
+    with ThreadPoolExecutor(16) as threads:
+        verdicts = list(threads.map(lambda _: decide(Event("call", "key:1", at=at)), range(300)))
+    assert sum(verdict.accepted for verdict in verdicts) == 100
+    assert sorted(verdict.remaining for verdict in verdicts if verdict.accepted) == list(range(100))
+    assert {verdict.reason for verdict in verdicts if not verdict.accepted} == {"limit"}
+
+
+def test_decided_events_are_not_counted_again(rig):
+    """The worker acknowledges what was decided and changes nothing; the books balance."""
+    decide = Decider(rig.client, establish(rig.client))
+    for number in range(5):
+        decide(Event("call", "key:1", at=time.time() - 1))
+        decide(Event("vote", "post:1", 1, f"u{number}"))
+    before = stored(rig), rig.ledger()
+    rig.finish()
+    assert (stored(rig), rig.ledger()) == before
+    with Totals(rig.url) as totals:
+        assert totals.run(query_ledger(rig.layout)).unaccounted == 0

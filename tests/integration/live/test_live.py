@@ -1,0 +1,398 @@
+"""Live updates over HTTP: what is sent, when, to whom, and how a client goes on after a break."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from http.client import HTTPConnection, HTTPException
+from queue import Empty, Queue
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tallystream import subscribe
+from tallystream.errors import TallyError
+from tallystream.producing.producer import Producer
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream_worker.service.server import serving
+from tests.harness import Rig
+from tests.http_service import settings_for
+from tests.waiting import until
+from tests.web_socket import WebSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers import Server
+
+
+@pytest.fixture
+def rig(server: Server) -> Iterator[Rig]:
+    """Layout, groups and consumers."""
+    with Rig(server.url) as rig:
+        yield rig
+
+
+@pytest.fixture
+def url(rig: Rig) -> Iterator[str]:
+    """A read service."""
+    with serving(settings_for(rig.url)) as url:
+        yield url
+
+
+class Following:
+    """One stream, read by a thread; its events come out of `next` as (name, id, data)."""
+
+    def __init__(self, url: str, **headers: str) -> None:
+        self._events: Queue[tuple[str, str, Any] | None] = Queue()
+        self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        address = urlsplit(url)
+        self._connection = HTTPConnection(address.hostname, address.port, timeout=30)
+        self._connection.request("GET", f"{address.path}?{address.query}", headers=self._headers)
+        self._socket = self._connection.sock
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, HTTPException), self._connection.getresponse() as response:
+            name, id_ = "", ""
+            while line := response.readline():
+                field, _, value = line.decode().rstrip("\n").partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "id":
+                    id_ = value
+                elif field == "data":
+                    self._events.put((name, id_, json.loads(value)))
+        self._events.put(None)
+
+    def next(self, name: str = "counters", timeout: float = 10) -> tuple[str, Any]:
+        """Return id and data of the next event of a name; others are passed over."""
+        deadline = time.monotonic() + timeout
+        while (event := self._events.get(timeout=max(0.01, deadline - time.monotonic()))) is not None:
+            if event[0] == name:
+                return event[1:]
+        raise AssertionError(f"the stream ended before {name}")
+
+    def until_value(self, value: int, metric: str = "view") -> str:
+        """Read until a counter of the metric has a value; return the id of that update."""
+        while True:
+            id_, data = self.next()
+            if any(each["value"] == value and each["metric"] == metric for each in data["counters"]):
+                return id_
+
+    def ended(self, timeout: float = 10) -> bool:
+        """Wait for the end of the stream."""
+        deadline = time.monotonic() + timeout
+        with contextlib.suppress(Empty):
+            while self._events.get(timeout=max(0.01, deadline - time.monotonic())) is not None:
+                pass
+            return True
+        return False
+
+    def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._connection.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def count(rig: Rig, *events: tuple[str, str], times: int = 1) -> None:
+    """Emit events and count them."""
+    with Producer(rig.url) as producer:
+        for _ in range(times):
+            for metric, subject in events:
+                producer.emit(metric, subject)
+    rig.drain()
+
+
+def values(data: Any) -> dict[tuple[str, str], int]:
+    """Return the values of an update by metric and subject."""
+    return {(each["metric"], each["subject"]): each["value"] for each in data["counters"]}
+
+
+def test_a_named_counter_comes_at_once_and_as_it_changes(rig: Rig, url: str) -> None:
+    """A reader gets the total of what it names as it is, and again whenever it changes, with how good it is."""
+    count(rig, ("view", "article:1"), times=3)
+    with Following(f"{url}/v1/live?metric=view&subject=article:1") as stream:
+        _, data = stream.next()
+        assert values(data) == {("view", "article:1"): 3}
+        assert data["lag"] == 0
+        assert data["as_of"] == httpx.get(f"{url}/v1/counters/article:1/view").json()["as_of"]
+        count(rig, ("view", "article:1"), ("view", "article:2"), ("like", "article:1"))
+        _, data = stream.next()
+        assert values(data) == {("view", "article:1"): 4}
+
+
+def test_a_pattern_gets_what_matches_and_nothing_else(rig: Rig, url: str) -> None:
+    """A pattern's reader is told of counters that match, and of no others."""
+    with Following(f"{url}/v1/live?subject=article:*&metric=view&metric=like") as stream:
+        assert values(stream.next()[1]) == {}
+        count(rig, ("view", "user:1"), ("vote", "article:9"))
+        count(rig, ("view", "article:é}{"), ("like", "article:7"))
+        got = values(stream.next()[1])
+        while len(got) < 2:
+            got |= values(stream.next()[1])
+        assert got == {("view", "article:é}{"): 1, ("like", "article:7"): 1}
+
+
+def test_a_client_that_comes_back_misses_nothing(rig: Rig, url: str) -> None:
+    """With the id of the last event a client gets what changed while it was away, and only that."""
+    count(rig, ("view", "a"), ("view", "b"))
+    with Following(f"{url}/v1/live?metric=view") as stream:
+        id_, _ = stream.next()
+        count(rig, ("view", "a"))
+        id_ = stream.until_value(2)
+    count(rig, ("view", "b"), ("view", "new"), times=2)
+    with Following(f"{url}/v1/live?metric=view", last_event_id=id_) as stream:
+        again, data = stream.next()
+        got = values(data)
+        while len(got) < 2:
+            again, data = stream.next()
+            got |= values(data)
+        assert got == {("view", "b"): 3, ("view", "new"): 2}
+    with Following(f"{url}/v1/live?metric=view&since={again}") as stream:
+        assert values(stream.next()[1]) == {}
+
+
+def test_a_log_that_was_trimmed_resets(rig: Rig, url: str) -> None:
+    """Where the log no longer reaches back to the client's position, it is told to read anew."""
+    count(rig, ("view", "a"))
+    with Following(f"{url}/v1/live?metric=view") as stream:
+        id_, _ = stream.next()
+    count(rig, ("view", "a"))
+    rig.client.xtrim(rig.layout.keys_of("a").stream, maxlen=0)
+    with Following(f"{url}/v1/live?metric=view", last_event_id=id_) as stream:
+        _, data = stream.next("reset")
+        assert "log" in data["reason"]
+        count(rig, ("view", "a"))
+        stream.until_value(3)
+
+
+def test_other_data_resets(url: str) -> None:
+    """A position in another life of the data is told so, not taken for one in this."""
+    with Following(f"{url}/v1/live?metric=view", last_event_id="00000000.1.1.1.1") as stream:
+        assert "another" in stream.next("reset")[1]["reason"]
+
+
+def test_more_than_can_be_told_resets_patterns_and_rereads_names(rig: Rig, url: str) -> None:
+    """Where far more changes than one by one can be told, patterns are reset, and named counters stay exact."""
+    with (
+        Following(f"{url}/v1/live?metric=view") as everything,
+        Following(f"{url}/v1/live?subject=s7&metric=view") as one,
+    ):
+        everything.next()
+        one.next()
+        with Producer(rig.url) as producer:
+            for number in range(60_000):
+                producer.emit("view", f"s{number}")
+        rig.drain()
+        assert "changed" in everything.next("reset")[1]["reason"]
+        one.until_value(1)
+        count(rig, ("view", "s7"))
+        one.until_value(2)
+
+        def told() -> bool:
+            count(rig, ("view", "afterwards"))
+            with contextlib.suppress(Empty):
+                return ("view", "afterwards") in values(everything.next(timeout=1)[1])
+            return False
+
+        until(told, what="being told one by one again")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("metric=nothing", "metric"),
+        ("metric=Bad%20Name", "metric"),
+        ("subject=", "subject"),
+        ("subject=%00", "subject"),
+        ("subject=*********", "subject"),
+        ("&".join(f"subject={n}" for n in range(51)), "subject"),
+        ("every=0.01", "every"),
+        ("every=1e9", "every"),
+        ("every=nan", "every"),
+        ("top=fortnight", "top"),
+        ("since=nonsense", "last-event-id"),
+    ],
+)
+def test_bad_questions_are_refused(url: str, query: str, field: str) -> None:
+    """What cannot be followed is refused with the field and its limit."""
+    answer = httpx.get(f"{url}/v1/live?{query}")
+    assert answer.status_code in (400, 404)
+    assert answer.json()["field"] == field
+
+
+def test_the_overview_and_the_leaderboards(server: Server) -> None:
+    """The overview channel has the totals of each metric, the books and the workers; the leaderboards follow."""
+    from tallystream_worker import logs  # noqa: PLC0415
+    from tallystream_worker.runtime.app import counting  # noqa: PLC0415
+
+    settings = settings_for(server.url)
+    with (
+        counting(settings, logs.configure(quiet=True)),
+        serving(settings) as url,
+        Producer(server.url) as producer,
+        Following(f"{url}/v1/live?overview=true&top=day") as stream,
+    ):
+        stream.next("overview")
+        producer.emit("view", "article:1", 5)
+        producer.flush(10, wait="counted")
+
+        def totals() -> Any:
+            _, data = stream.next("overview")
+            found = {each["metric"]: each["total"] for each in data["metrics"]}
+            return data if found["view"] == 5 and data["unaccounted"] == 0 and data["rate"] else None
+
+        data = until(totals, interval=0)
+        assert (data["workers"], data["lag"], data["dead"], data["snapshot_age_seconds"]) == (1, 0, 0, None)
+        _, top = stream.next("top")
+        assert top["window"] == "day"
+        assert top["metrics"].get("view") == [{"subject": "article:1", "value": 5}]
+
+
+def test_a_stop_ends_every_stream(rig: Rig) -> None:
+    """A service that stops ends its streams at once and cleanly, and the client goes on with the next service."""
+    with serving(settings_for(rig.url)) as url:
+        port = int(url.rpartition(":")[2])
+        updates = subscribe.follow(url, metric="view", subject="a")
+        assert next(updates).values == {("a", "view"): 0}
+        stream = Following(f"{url}/v1/live")
+        stream.next()
+        began = time.monotonic()
+    assert time.monotonic() - began < 3
+    assert stream.ended()
+    stream.close()
+    count(rig, ("view", "a"), times=4)
+    with serving(settings_for(rig.url, port=port)):
+        assert next(updates).values == {("a", "view"): 4}
+        updates.close()
+
+
+def test_the_helper_says_why_it_is_refused(url: str) -> None:
+    """`follow` raises what the service says, gives up after its patience, and refuses a URL that is none."""
+    with pytest.raises(subscribe.Refused, match="not declared"):
+        next(subscribe.follow(url, metric="nothing"))
+    with pytest.raises(TallyError, match="no connection"):
+        next(subscribe.follow("http://127.0.0.1:1", patience=0.2))
+    with pytest.raises(TallyError, match="http://HOST:PORT"):
+        next(subscribe.follow("redis://x"))
+
+
+def test_redis_away_is_told_and_nothing_is_missed(fresh_server: Any) -> None:
+    """While Redis is away readers are told so; what was counted afterwards reaches them by itself."""
+    server = fresh_server()
+    with (
+        Rig(server.url) as rig,
+        serving(settings_for(server.url)) as url,
+        Following(f"{url}/v1/live?metric=view&subject=a") as stream,
+    ):
+        count(rig, ("view", "a"))
+        stream.until_value(1)
+        server.stop()
+        assert stream.next("stale")[1]["since"] <= time.time()
+        server.start()
+        count(rig, ("view", "a"))
+        stream.until_value(2)
+
+
+def test_no_reader_no_question(rig: Rig, url: str) -> None:
+    """Redis is asked nothing while nobody follows."""
+    with Following(f"{url}/v1/live?metric=view&overview=true") as stream:
+        stream.next()
+    rig.client.config_resetstat()
+
+    def calls() -> int:
+        return sum(v["calls"] for k, v in rig.client.info("commandstats").items() if "xinfo" in k)
+
+    seen = [-1]
+
+    def quiet() -> bool:
+        seen.append(calls())
+        return seen[-1] == seen[-2]
+
+    until(quiet, interval=0.6)
+
+
+def test_a_socket_says_the_same(rig: Rig, url: str) -> None:
+    """Over a WebSocket the same messages come as JSON texts, and a bad question is answered in the closing frame."""
+    count(rig, ("view", "a"))
+    with WebSocket(url, "/v1/live/ws?metric=view&subject=a") as web:
+        first = json.loads(web.receive())
+        assert (first["event"], values(first["data"])) == ("counters", {("view", "a"): 1})
+        count(rig, ("view", "a"))
+        assert values(json.loads(web.receive())["data"]) == {("view", "a"): 2}
+    count(rig, ("view", "a"))
+    with WebSocket(url, f"/v1/live/ws?metric=view&since={first['id']}") as web:
+        assert values(json.loads(web.receive())["data"]) == {("view", "a"): 3}
+    with WebSocket(url, "/v1/live/ws?metric=nothing") as web:
+        code, reason = web.closing()
+        assert code == 1008
+        assert "not declared" in reason
+
+
+def test_a_page_of_another_site_opens_no_socket(url: str) -> None:
+    """Browsers let any page open a WebSocket: one whose origin is not this service's is refused."""
+    with pytest.raises(ConnectionError), WebSocket(url, "/v1/live/ws", origin="https://evil.example"):
+        pass
+
+
+def test_a_stop_closes_sockets(rig: Rig) -> None:
+    """A service that stops tells its sockets that it goes away."""
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as service:
+        url = service.enter_context(serving(settings_for(rig.url)))
+        web = stack.enter_context(WebSocket(url, "/v1/live/ws?metric=view"))
+        assert json.loads(web.receive())["event"] == "counters"
+        service.close()
+        assert web.closing()[0] == 1001
+
+
+def test_subjects_are_found_by_their_beginning(rig: Rig, url: str) -> None:
+    """A prefix finds the leaders that begin so, largest first; limits and what cannot be a prefix are refused."""
+    rules = Rules({"view": Metric(top=10), "like": Metric()})
+    rig.client.hset(rig.layout.meta, "rules", publish(rules))
+    with Rig(rig.url, rules=rules) as ranked, Producer(rig.url) as producer:
+        for place in range(1, 4):
+            producer.emit("view", f"article:{place}", place)
+        producer.emit("view", "user:1", 9)
+        producer.emit("like", "article:9", 99)
+        producer.flush(5)
+        ranked.drain()
+        answer = until(
+            lambda: (found := httpx.get(f"{url}/v1/subjects?prefix=article:&n=2").json()).get("subjects") and found
+        )
+    assert answer["subjects"] == [
+        {"subject": "article:3", "metric": "view", "value": 3},
+        {"subject": "article:2", "metric": "view", "value": 2},
+    ]
+    assert answer["searched"] == ["view"]
+    assert httpx.get(f"{url}/v1/subjects?prefix=*").json()["subjects"] == []
+    for query in ("prefix=", "prefix=%00", "prefix=a&n=51", "prefix=a&n=0", "n=3"):
+        assert httpx.get(f"{url}/v1/subjects?{query}").status_code == 400
+
+
+def test_the_whole_at_once(rig: Rig, url: str) -> None:
+    """The overview as one answer has totals, books and what is declared."""
+    count(rig, ("view", "a"), ("like", "b"))
+    answer = httpx.get(f"{url}/v1/overview").json()
+    assert {each["metric"]: each["total"] for each in answer["overview"]["metrics"]} == {
+        "view": 1,
+        "like": 1,
+        "vote": 0,
+    }
+    assert answer["overview"]["unaccounted"] == 0
+    assert [each["metric"] for each in answer["declared"]] == ["like", "view", "vote"]

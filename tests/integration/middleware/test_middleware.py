@@ -1,0 +1,228 @@
+"""Middleware: requests are counted by route, and none waits or fails for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import django
+import fastapi
+import flask
+import httpx
+import pytest
+import starlette.routing
+from django.conf import settings as django_settings
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpResponse
+from django.urls import path
+from litestar import Litestar, get
+from litestar.middleware import DefineMiddleware
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from werkzeug.test import Client
+
+from tallystream import Producer
+from tallystream.errors import TallyError
+from tallystream.middleware import RequestCounter
+from tallystream.middleware.asgi import CountRequests
+from tallystream.middleware.flask import count_requests
+from tests.harness import Rig
+
+
+@pytest.fixture
+def rig(server):
+    """The parts, wired to an empty server."""
+    with Rig(server.url, metrics=["request", "request-failed"]) as rig:
+        yield rig
+
+
+@pytest.fixture
+def counter(rig):
+    """What the middleware counts with."""
+    with Producer(rig.url, when_full="drop") as producer:
+        yield RequestCounter(producer)
+
+
+def counted(rig, counter):
+    """Return the totals by metric and subject."""
+    counter.producer.flush(10)
+    rig.drain()
+    return rig.totals()
+
+
+def ask(app, *paths, method="GET"):
+    """Send requests to an ASGI application, and return the states of the answers."""
+
+    async def asking():
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            return [(await client.request(method, path)).status_code for path in paths]
+
+    return asyncio.run(asking())
+
+
+def test_fastapi(rig, counter):
+    """Requests are counted by the pattern of their route; failures twice; what no route takes is one subject."""
+    app = fastapi.FastAPI()
+    app.add_middleware(CountRequests, counter=counter)
+
+    @app.get("/articles/{article}")
+    def article(article: str) -> str:
+        return article
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError
+
+    assert ask(app, "/articles/1", "/articles/2", "/wp-admin", "/login.php", "/broken") == [200, 200, 404, 404, 500]
+    assert counted(rig, counter) == {
+        ("request", "GET /articles/{article}"): 2,
+        ("request", "GET unmatched"): 2,
+        ("request", "GET /broken"): 1,
+        ("request-failed", "GET /broken"): 1,
+    }
+
+
+def test_starlette_and_its_mounts(rig, counter):
+    """A mounted route is named with the place where it is mounted."""
+
+    def answer(_request):
+        return PlainTextResponse("here")
+
+    inner = [starlette.routing.Route("/items/{item:int}", answer)]
+    app = Starlette(routes=[starlette.routing.Mount("/shop", routes=inner), starlette.routing.Route("/", answer)])
+    app.add_middleware(CountRequests, counter=counter)
+    assert ask(app, "/shop/items/1", "/shop/items/2", "/") == [200, 200, 200]
+    assert counted(rig, counter) == {("request", "GET /shop/items/{item:int}"): 2, ("request", "GET /"): 1}
+
+
+def test_litestar(rig, counter):
+    """Litestar's requests are counted by its path templates."""
+
+    @get("/articles/{article:int}", sync_to_thread=False)
+    def article() -> str:
+        return "here"
+
+    app = Litestar([article], middleware=[DefineMiddleware(CountRequests, counter=counter)], logging_config=None)
+    assert ask(app, "/articles/1", "/articles/2") == [200, 200]
+    assert counted(rig, counter) == {("request", "GET /articles/{article}"): 2}
+
+
+def test_flask(rig, counter):
+    """Flask's requests are counted by its rules, an exception as a failure."""
+    app = flask.Flask("articles")
+    app.logger.disabled = True
+    count_requests(app, counter=counter)
+
+    @app.post("/articles/<int:article>/view")
+    def view(article: int) -> str:
+        return str(article)
+
+    @app.get("/broken")
+    def broken() -> str:
+        raise RuntimeError
+
+    client = app.test_client()
+    states = [client.post("/articles/1/view"), client.post("/articles/2/view"), client.get("/x"), client.get("/broken")]
+    assert [state.status_code for state in states] == [200, 200, 404, 500]
+    assert counted(rig, counter) == {
+        ("request", "POST /articles/<int:article>/view"): 2,
+        ("request", "GET unmatched"): 1,
+        ("request", "GET /broken"): 1,
+        ("request-failed", "GET /broken"): 1,
+    }
+
+
+urlpatterns = [
+    path("articles/<int:article>/", lambda _request, article: HttpResponse(str(article))),
+    path("broken/", lambda _request: 1 / 0),
+]
+
+
+@pytest.fixture
+def site(rig, monkeypatch):
+    """A Django project whose middleware sends to the rig; the counters that it made, to be closed."""
+    if not django_settings.configured:
+        django_settings.configure(
+            ROOT_URLCONF=__name__,
+            ALLOWED_HOSTS=["*"],
+            MIDDLEWARE=["tallystream.middleware.django.count_requests"],
+            LOGGING_CONFIG=None,
+        )
+        django.setup()
+    monkeypatch.setattr(django_settings, "TALLYSTREAM_URL", rig.url, raising=False)
+    monkeypatch.setattr(logging.getLogger("django.request"), "disabled", True)
+    made: list[RequestCounter] = []
+    connect = RequestCounter.connect
+
+    def remembering(url):
+        made.append(connect(url))
+        return made[-1]
+
+    monkeypatch.setattr(RequestCounter, "connect", remembering)
+    yield made
+    for counter in made:
+        with contextlib.suppress(TallyError):
+            counter.producer.close()
+
+
+def django_totals(rig, counters):
+    """Return the totals by subject, once everything that was emitted is counted."""
+    for counter in counters:
+        counter.producer.flush(10)
+    rig.drain()
+    return {f"{metric} {subject}": total for (metric, subject), total in rig.totals().items()}
+
+
+EXPECTED_OF_DJANGO = {
+    "request GET /articles/<int:article>/": 2,
+    "request GET unmatched": 1,
+    "request GET /broken/": 1,
+    "request-failed GET /broken/": 1,
+}
+
+
+def test_django_under_wsgi(rig, site):
+    """Django's requests are counted by their URL patterns, an exception as a failure."""
+    client = Client(WSGIHandler())
+    states = [client.get(path).status_code for path in ("/articles/1/", "/articles/2/", "/x", "/broken/")]
+    assert states == [200, 200, 404, 500]
+    assert django_totals(rig, site) == EXPECTED_OF_DJANGO
+
+
+def test_django_under_asgi(rig, site):
+    """The same under ASGI."""
+    assert ask(ASGIHandler(), "/articles/1/", "/articles/2/", "/x", "/broken/") == [200, 200, 404, 500]
+    assert django_totals(rig, site) == EXPECTED_OF_DJANGO
+
+
+def test_a_request_does_not_wait_for_a_server_that_is_away(caplog):
+    """Without a server requests are answered, and what finds no room is dropped and told by `stats`."""
+    producer = Producer("unix:///nonexistent/server.sock", when_full="drop", buffer_events=10, entry_events=10)
+    try:
+        app = flask.Flask("articles")
+        count_requests(app, counter=RequestCounter(producer))
+        client = app.test_client()
+        assert {client.get("/x").status_code for _ in range(50)} == {404}
+        assert (producer.stats.buffered, producer.stats.dropped) == (10, 40)
+        # The middleware has nothing to say of it; the producer says once that it holds events, if it came to try.
+        said = [record.getMessage() for record in caplog.records if record.name != "tallystream"]
+        assert said == []
+        assert len(caplog.records) <= 1
+    finally:
+        with contextlib.suppress(TallyError):
+            producer.close(timeout=0)
+
+
+def test_an_undeclared_metric_is_said_once(rig, caplog):
+    """Requests go on, and one line says which metric is missing."""
+    with Producer(rig.url, when_full="drop") as producer:
+        producer.emit("request", "a")
+        producer.flush(10)  # the declared metrics are known from here on
+        count = RequestCounter(producer, metric="hit")
+        for _ in range(3):
+            count("GET", "/", 200)
+    (line,) = caplog.messages
+    assert "hit" in line

@@ -1,0 +1,435 @@
+"""The producer: emit returns at once, and what was emitted arrives once."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import structlog
+
+from tallystream import Backlogged, BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, TallyError
+from tallystream.producing.appender import _APPEND
+from tallystream.reading.totals import Totals
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.harness import Rig
+from tests.proxy import Proxy
+from tests.waiting import until
+
+NOWHERE = "unix:///nonexistent/server.sock"
+
+
+@pytest.fixture
+def rig(server):
+    """The parts, wired to an empty server."""
+    with Rig(server.url) as rig:
+        yield rig
+
+
+@contextlib.contextmanager
+def without_a_server(**settings):
+    """Return a producer that has nowhere to send to."""
+    producer = Producer(NOWHERE, **settings)
+    try:
+        yield producer
+    finally:
+        with contextlib.suppress(TallyError):
+            producer.close(timeout=0)
+
+
+def test_what_is_emitted_is_counted(rig):
+    """Events of every kind arrive, and add up."""
+    with Producer(rig.url) as producer:
+        for number in range(3000):
+            producer.emit("view", f"article:{number % 7}")
+        producer.emit("like", "article:1", -3)
+        producer.emit("vote", "article:1", 1, actor="u1", at=12.5, id="i1")
+        producer.emit("view", "e\u0301")
+    rig.drain()
+    totals = rig.totals()
+    assert sum(total for (metric, _), total in totals.items() if metric == "view") == 3001
+    assert totals["like", "article:1"] == -3
+    assert totals["vote", "article:1"] == 1
+    assert totals["view", "\u00e9"] == 1
+    assert rig.dead() == []
+    assert rig.ledger()["appended"] == rig.ledger()["counted"] == 3003
+
+
+def test_a_flush_waits_for_the_stream(rig):
+    """After flush everything emitted before it is in the stream, and the numbers say so."""
+    with Producer(rig.url, linger=60) as producer:
+        for number in range(2500):
+            producer.emit("view", f"article:{number}")
+        producer.flush(10)
+        stats = producer.stats
+        assert (stats.emitted, stats.appended, stats.buffered, stats.dropped) == (2500, 2500, 0, 0)
+        assert rig.ledger()["appended"] == 2500
+        producer.flush(10)  # nothing to do
+
+
+def test_events_are_sent_without_a_flush(rig):
+    """An event is appended soon after it was emitted, whether or not others follow."""
+    with Producer(rig.url) as producer:
+        producer.emit("view", "article:1")
+        until(lambda: producer.stats.appended == 1, what="the event's arrival")
+        producer.emit("view", "article:1")
+        until(lambda: producer.stats.appended == 2, what="the second event's arrival")
+
+
+def test_a_flush_can_wait_for_the_totals(rig):
+    """After flush(wait="counted") a reader sees what was emitted before it."""
+    settings = Settings(redis=RedisSettings(url=rig.url))
+    with counting(settings, structlog.get_logger()), Producer(rig.url) as producer, Totals(rig.url) as totals:
+        for round_ in range(1, 6):
+            for subject in ("article:1", "article:2", "article:3"):
+                producer.emit("view", subject)
+            producer.flush(10, wait="counted")
+            assert totals.get_many([("article:1", "view"), ("article:3", "view")]) == {
+                ("article:1", "view"): round_,
+                ("article:3", "view"): round_,
+            }
+
+
+def test_a_flush_without_a_worker_times_out(rig):
+    """Waiting for the totals ends in time where nobody counts; the events are in the stream."""
+    with Producer(rig.url) as producer:
+        producer.emit("view", "article:1")
+        with pytest.raises(FlushTimeout, match="counted"):
+            producer.flush(0.2, wait="counted")
+        assert producer.stats.appended == 1
+
+
+def test_closing_delivers_and_ends(rig):
+    """Close delivers what is held; afterwards emit says that the producer is closed, and close changes nothing."""
+    producer = Producer(rig.url, linger=60)
+    producer.emit("view", "article:1")
+    producer.close()
+    assert rig.ledger()["appended"] == 1
+    producer.close()
+    with pytest.raises(TallyError, match="closed"):
+        producer.emit("view", "article:1")
+    assert producer.stats.emitted == 1
+
+
+def test_a_refused_event_is_not_taken(rig):
+    """An event that breaks a rule is refused by emit itself, with its field, and nothing of it is kept."""
+    with Producer(rig.url) as producer:
+        for wrong in (
+            {"metric": "a b"},
+            {"subject": ""},
+            {"amount": True},
+            {"amount": 2**53},
+            {"amount": 1.0},
+            {"actor": "\x1b"},
+            {"at": time.time() + 7200},
+            {"at": 10**400},
+            {"id": ""},
+        ):
+            (field,) = wrong
+            with pytest.raises(EventError) as refused:
+                producer.emit(**({"metric": "view", "subject": "a"} | wrong))
+            assert refused.value.field == field
+        assert producer.stats.emitted == 0
+
+
+def test_an_undeclared_metric_is_refused(rig):
+    """Once the worker's rules are known, emit refuses a metric that is not declared; a new one is learnt."""
+    with Producer(rig.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        with pytest.raises(EventError, match="veiw is not declared; declared are like, view, vote"):
+            producer.emit("veiw", "article:1")
+        assert producer.stats.emitted == 1
+        with Rig(rig.url, metrics=["view", "veiw"]):
+
+            def accepted() -> bool:
+                try:
+                    producer.emit("veiw", "article:1")
+                except EventError:
+                    return False
+                return True
+
+            until(accepted, what="the declaration's arrival at the producer")
+
+
+def test_raising_when_full():
+    """With when_full="raise" a full buffer is said at once, and the refused events are counted."""
+    with without_a_server(when_full="raise", buffer_events=10, entry_events=10) as producer:
+        for _ in range(10):
+            producer.emit("view", "article:1")
+        for _ in range(3):
+            with pytest.raises(BufferFull, match=r"10 events .* the limits are 10 and .*unreachable"):
+                producer.emit("view", "article:1")
+        stats = producer.stats
+        assert (stats.emitted, stats.buffered, stats.appended, stats.dropped) == (10, 10, 0, 3)
+
+
+def test_dropping_when_full():
+    """With when_full="drop" events beyond a full buffer are dropped without an error, and counted."""
+    with without_a_server(when_full="drop", buffer_events=10, entry_events=10) as producer:
+        for _ in range(25):
+            producer.emit("view", "article:1")
+        assert (producer.stats.emitted, producer.stats.dropped) == (10, 15)
+
+
+def test_a_buffer_is_bounded_in_bytes():
+    """Large subjects fill the buffer by their size, however few they are."""
+    with without_a_server(when_full="drop", buffer_bytes=10_000, entry_bytes=5_000) as producer:
+        for number in range(100):
+            producer.emit("view", f"{number:0>1000}")
+        assert 5 <= producer.stats.emitted <= 12
+        assert producer.stats.emitted + producer.stats.dropped == 100
+
+
+def test_blocking_when_full_gives_up_in_time():
+    """With when_full="block" emit waits for room for block_timeout seconds, then raises; it is counted."""
+    with without_a_server(when_full="block", block_timeout=0.1, buffer_events=1, entry_events=1) as producer:
+        producer.emit("view", "article:1")
+        began = time.monotonic()
+        with pytest.raises(BufferFull):
+            producer.emit("view", "article:1")
+        assert 0.1 <= time.monotonic() - began < 5
+        assert producer.stats.dropped == 1
+
+
+def test_blocking_when_full_loses_nothing(rig):
+    """A producer that is faster than its small buffer waits, and everything arrives."""
+    with Producer(rig.url, buffer_events=50, entry_events=10, linger=0.001) as producer:
+        for _ in range(1000):
+            producer.emit("view", "article:1")
+        producer.flush(10)
+        assert (producer.stats.appended, producer.stats.dropped) == (1000, 0)
+    rig.drain()
+    assert rig.totals() == {("view", "article:1"): 1000}
+
+
+def test_events_emitted_before_the_server_is_up(fresh_server):
+    """What is emitted while there is no server is delivered when it comes."""
+    server = fresh_server()
+    url = server.url
+    server.kill()
+    with Producer(url) as producer:
+        for number in range(1500):
+            producer.emit("view", f"article:{number}")
+        with pytest.raises(FlushTimeout, match="1,500 events are left"):
+            producer.flush(0.1)
+        server.start()
+        producer.flush(20)
+        assert producer.stats.appended == 1500
+    with Rig(url) as rig:
+        rig.drain()
+        assert len(rig.totals()) == rig.ledger()["counted"] == 1500
+
+
+def test_a_server_that_crashes_and_comes_back(fresh_server):
+    """With appendfsync always, every event is counted once although the server was killed between them."""
+    server = fresh_server(extra=["--appendfsync", "always"])
+    with Producer(server.url) as producer:
+        for round_ in range(3):
+            for number in range(500):
+                producer.emit("view", f"article:{number}")
+            if round_ < 2:
+                server.kill()
+                producer.emit("like", "article:1")
+                server.start()
+            producer.flush(20)
+        assert producer.stats.rewound_streams == 0
+    with Rig(server.url) as rig:
+        rig.drain()
+        assert rig.ledger()["counted"] == 1502
+        assert rig.totals()["view", "article:1"] == 3
+
+
+@pytest.mark.parametrize("cut", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_lost_reply_appends_once(rig, cut):
+    """When the reply to an append is lost, or never comes, the producer sends again and it counts once."""
+    with Proxy(rig.url) as proxy, Producer(proxy.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        proxy.lose_reply_to(_APPEND.sha.encode(), cut=cut)
+        for _ in range(100):
+            producer.emit("view", "article:1")
+        producer.flush(20)
+        assert proxy.lost.is_set()
+        assert (producer.stats.appended, producer.stats.resent_entries) == (101, 1)
+    rig.drain()
+    assert rig.totals() == {("view", "article:1"): 101}
+
+
+def test_a_connection_that_is_cut_again_and_again(rig):
+    """Cuts at any moment leave every event in the stream once."""
+    with Proxy(rig.url) as proxy, Producer(proxy.url, linger=0.001) as producer:
+        for number in range(5000):
+            producer.emit("view", f"article:{number % 5}")
+            if number % 500 == 0:
+                proxy.cut()
+        producer.flush(20)
+    rig.drain()
+    assert rig.totals() == {("view", f"article:{n}"): 1000 for n in range(5)}
+
+
+def test_threads_share_a_producer(rig):
+    """Eight threads emit through one producer, and nothing is lost or doubled."""
+    with Producer(rig.url) as producer:
+
+        def work(number: int) -> None:
+            for i in range(2000):
+                producer.emit("view", f"article:{i % 10}")
+                if i % 500 == 0:
+                    producer.flush(10)
+            producer.emit("like", f"thread:{number}")
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    rig.drain()
+    assert rig.totals() == {("view", f"article:{n}"): 1600 for n in range(10)} | {
+        ("like", f"thread:{n}"): 1 for n in range(8)
+    }
+
+
+FORKING = """
+import os, sys
+from tallystream import Producer
+
+producer = Producer(sys.argv[1], linger=3600)
+if sys.argv[2] == "running":
+    producer.emit("view", "warm-up")
+    producer.flush(10)
+for _ in range(10):
+    producer.emit("view", "parent")
+child = os.fork()
+if child == 0:
+    for _ in range(5):
+        producer.emit("view", "child")
+    producer.flush(10)
+    assert producer.stats.emitted == 5
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+producer.emit("view", "parent")
+producer.flush(10)
+producer.close()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+LEAVING = """
+import sys
+from tallystream import Producer
+
+producer = Producer(sys.argv[1], linger=3600)
+for _ in range(10):
+    producer.emit("view", "article:1")
+"""
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own."""
+    # Python 3.12 warns of a fork beside threads, which is just what is tried here.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("state", ["idle", "running"])
+def test_a_fork_does_not_double(rig, state):
+    """A forked child sends what it emitted itself; what the parent held is sent by the parent, once."""
+    done = run(FORKING, rig.url, state)
+    assert (done.returncode, done.stderr) == (0, "")
+    rig.drain()
+    totals = rig.totals()
+    totals.pop(("view", "warm-up"), None)
+    assert totals == {("view", "parent"): 11, ("view", "child"): 5}
+
+
+def test_leaving_without_a_close(rig):
+    """A program that ends without closing its producer delivers what it held."""
+    done = run(LEAVING, rig.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    rig.drain()
+    assert rig.totals() == {("view", "article:1"): 10}
+
+
+@pytest.mark.slow  # five seconds, because it tries for so long
+def test_leaving_without_a_server():
+    """A program that ends with events that nobody takes says how many, in one line."""
+    done = run(LEAVING, NOWHERE)
+    assert done.returncode == 0
+    assert done.stderr == "tallystream: not everything was appended in time: 10 events are left\n"
+
+
+def test_another_number_of_partitions(rig):
+    """A producer that expects another number of partitions than is stored says so, at flush and at emit."""
+    producer = Producer(rig.url, partitions=8)
+    producer.emit("view", "article:1")
+    for attempt in (producer.flush, lambda: producer.emit("view", "article:1"), producer.close):
+        with pytest.raises(ConfigurationError, match=r"partitions is set to 8, but tally:meta was created with 4"):
+            attempt()
+    assert rig.ledger() == {}
+
+
+def test_a_user_without_rights(rig):
+    """A producer that the server refuses says so, instead of trying for ever."""
+    if rig.url.startswith("unix://"):
+        url = rig.url.replace("unix://", "unix://nobody:secret@")
+    else:
+        url = rig.url.replace("redis://", "redis://nobody:secret@")
+    rig.client.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "~*", "+ping", "+hello")
+    try:
+        producer = Producer(url)
+        producer.emit("view", "article:1")
+        with pytest.raises(ConfigurationError, match="Redis refuses this producer"):
+            producer.flush(10)
+        with pytest.raises(ConfigurationError):
+            producer.close()
+    finally:
+        rig.client.execute_command("ACL", "DELUSER", "nobody")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"when_full": "wait"}, "when_full must be block, raise or drop, not 'wait'"),
+        ({"linger": -1}, "linger must be 0 to 3,600 seconds, not -1"),
+        ({"linger": float("nan")}, "linger must be"),
+        ({"block_timeout": 3601}, "block_timeout must be"),
+        ({"entry_events": 0}, "entry_events must be 1 to 1,000,000, not 0"),
+        ({"entry_events": 2**20}, "entry_events must be 1 to 1,000,000"),
+        ({"entry_bytes": 0}, "entry_bytes must be 1 to 1,048,576"),
+        ({"buffer_events": 10}, "the buffer must hold at least one entry"),
+        ({"url": "http://example.org"}, "Redis URL"),
+    ],
+)
+def test_a_setting_that_cannot_be(settings, message):
+    """A wrong setting is refused at construction, with what is allowed."""
+    with pytest.raises(ConfigurationError, match=message):
+        Producer(**settings)
+
+
+def test_a_password_is_not_repeated():
+    """A message about a URL does not show its password."""
+    with pytest.raises(ConfigurationError) as refused:
+        Producer("http://user:secret@example.org")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_full_stream_is_said_and_nothing_is_lost(rig):
+    """At its limit a stream takes neither events nor decisions; both say so, and what is held arrives later."""
+    for keys in rig.layout.keys:
+        rig.client.hset(keys.sequences, "!limit", 1)
+    with Producer(rig.url, entry_events=1) as producer:
+        for _ in range(3):
+            producer.emit("view", "article:1")
+        until(lambda: producer.stats.backlogged, what="the answer that the stream is full")
+        with pytest.raises(Backlogged, match="has 1 entries, its limit"):
+            producer.decide("view", "article:1")
+        assert (producer.stats.appended, producer.stats.buffered) == (1, 2)
+        for keys in rig.layout.keys:
+            rig.client.hdel(keys.sequences, "!limit")
+        producer.flush(10)
+    rig.drain()
+    assert rig.totals() == {("view", "article:1"): 3}

@@ -1,0 +1,120 @@
+"""The books as they are read from a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+from tallystream import aio
+from tallystream.producing.producer import Producer
+from tallystream.reading.ledger import Books, query_ledger
+from tallystream.reading.totals import Totals
+from tallystream.storage.keys import Layout
+from tests.harness import Rig
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+
+def test_empty_books_balance(server: Server) -> None:
+    """Where nothing is stored the books are all 0 and balance."""
+    with Totals(server.url) as totals:
+        books = totals.run(query_ledger(Layout()))
+    assert (books.appended, books.counted, books.waiting, books.pending, books.unaccounted) == (0, 0, 0, 0, 0)
+
+
+def test_fields_that_others_call_as_we_do(server: Server) -> None:
+    """An entry of another client with a field of the name of one of ours is parked, and the books balance."""
+    strangers = (
+        {"d": "x"},
+        {"d": "1"},
+        {"p": "x"},
+        {"q": "7"},
+        {"p": "x", "q": "y"},
+        {"n": "3"},
+        {"b": "x"},
+        {"v": "1"},
+    )
+    with Rig(server.url) as rig, Totals(server.url) as totals:
+        for fields in strangers:
+            rig.client.xadd(rig.layout.keys[0].stream, fields)
+        rig.drain()
+        books = totals.run(query_ledger(rig.layout))
+    assert (books.parked, books.unaccounted) == (len(strangers), 0)
+
+
+def test_the_summary_is_what_status_prints(server: Server) -> None:
+    """The summary has lag, pending and dead entries by stream and in all, and events by outcome."""
+    with Rig(server.url) as rig, Producer(server.url) as producer, Totals(server.url) as totals:
+        for n in range(100):
+            producer.emit("view", f"article:{n}")
+        producer.flush()
+        rig.client.xadd(rig.layout.keys[0].stream, {"nonsense": "x"})
+        waiting = totals.run(query_ledger(rig.layout)).summary()
+        rig.drain()
+        summary = totals.run(query_ledger(rig.layout)).summary()
+    assert waiting["lag"] == sum(row["lag"] for row in waiting["partitions"]) > 0
+    assert waiting["unaccounted"] is None
+    assert [row["stream"] for row in summary["partitions"]] == [keys.stream for keys in rig.layout.keys]
+    assert summary["ledger"] == {
+        "appended": 101, "counted": 100, "rejected": 0, "duplicate": 0, "late": 0, "dead": 1, "trimmed": 0,
+        "retracted": 0,
+    }  # fmt: skip
+    assert (summary["lag"], summary["pending"], summary["dead"], summary["unaccounted"]) == (0, 0, 1, 0)
+
+
+def test_the_books_balance_whenever_one_looks(server: Server) -> None:
+    """While events are emitted and counted, every look finds the books open or balanced, and never off."""
+    stop = threading.Event()
+    with Rig(server.url) as rig, Producer(server.url, linger=0.001) as producer, Totals(server.url) as totals:
+        consumers = [rig.consumer(partition) for partition in range(rig.layout.partitions)]
+
+        def count() -> None:
+            while not stop.is_set():
+                for consumer in consumers:
+                    consumer.run_once()
+
+        worker = threading.Thread(target=count)
+        worker.start()
+        try:
+            for look in range(300):
+                producer.emit("view", f"article:{look % 7}")
+                if look % 3 == 0:
+                    producer.flush()
+                assert totals.run(query_ledger(rig.layout)).unaccounted in {None, 0}
+            producer.flush()
+            until(lambda: totals.run(query_ledger(rig.layout)).unaccounted == 0, what="the books to balance")
+        finally:
+            stop.set()
+            worker.join()
+
+
+def test_the_books_are_read_while_the_memory_is_full(server: Server) -> None:
+    """A server that refuses every write, and MULTI with it, still says what became of every event."""
+    with Rig(server.url) as rig, Producer(server.url) as producer, Totals(server.url) as totals:
+        producer.emit("view", "a")
+        producer.flush()
+        rig.drain()
+        rig.client.config_set("maxmemory", 1)
+        try:
+            books = totals.run(query_ledger(rig.layout))
+            again = asyncio.run(_read_books(server.url, rig.layout))
+        finally:
+            rig.client.config_set("maxmemory", 0)
+    assert (books.counted, books.unaccounted) == (again.counted, again.unaccounted) == (1, 0)
+
+
+async def _read_books(url: str, layout: Layout) -> Books:
+    async with aio.Totals(url) as totals:
+        return await totals.run(query_ledger(layout))
+
+
+def test_a_stream_without_its_group_cannot_tell_its_lag(server: Server) -> None:
+    """Entries that no group has read are no balanced books."""
+    with Totals(server.url) as totals, Producer(server.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush()
+        books = totals.run(query_ledger(totals.meta.layout))
+    assert (books.appended, books.waiting, books.unaccounted) == (1, None, None)

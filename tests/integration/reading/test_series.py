@@ -1,0 +1,229 @@
+"""Series, sums over ranges, and leaderboards of windows: what the events' own times say, and no more."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from tallystream.errors import EventError
+from tallystream.producing.producer import Producer
+from tallystream.reading.leaderboards import query_top
+from tallystream.reading.series import query_rolling, query_series
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.windows import DAY, HOUR, bucket, seconds
+from tests.harness import Rig
+
+ZONE = "Europe/Vienna"
+RULES = Rules(
+    {
+        "view": Metric(windows=("hour", "day", "month"), top=5),
+        "like": Metric(windows=("day",), floor=0),
+        "click": Metric(windows=("minute", "hour"), retention={"minute": "3h", "hour": "forever"}, top=2),
+        "call": Metric(windows=("day",), limit=2, per="hour", accept_late="2d"),
+        "daily": Metric(once="day", unique="hour", accept_late="3d"),
+        "plain": Metric(),
+    },
+    zone=ZONE,
+)
+SUBJECT = "article:1"
+
+
+@pytest.fixture
+def rig(server):
+    """Parts wired to a clean server, with the rules of this module."""
+    with Rig(server.url, rules=RULES, partitions=2) as wired:
+        yield wired
+
+
+@pytest.fixture
+def ask(rig):
+    """Ask a query's function about this module's rules."""
+    with Totals(rig.url) as totals:
+        yield lambda query, *arguments, **named: totals.run(query(rig.layout, RULES, *arguments, **named))
+
+
+def count(rig, events):
+    """Emit `(metric, subject, amount, at)` and count them."""
+    with Producer(rig.url, linger=0.001) as producer:
+        for metric, subject, amount, at in events:
+            producer.emit(metric, subject, amount, at=at, actor="u1" if metric == "daily" else None)
+    rig.drain()
+
+
+def scattered(now, days, events, subjects=1, seed=3):
+    """Return views at random times of the last days; the first subjects have most of them."""
+    draw = random.Random(seed)
+    names = [f"article:{number + 1}" for number in range(subjects)]
+    weights = [1 / (rank + 1) for rank in range(subjects)]
+    return [
+        ("view", draw.choices(names, weights)[0], draw.choice([1, 1, 1, 4]), now - draw.random() * days * DAY)
+        for _ in range(events)
+    ]
+
+
+@pytest.mark.parametrize(("window", "last"), [("hour", 30), ("day", 12), ("month", 2)])
+def test_a_series_has_every_bucket(rig, ask, window, last):
+    """A series is the latest buckets, oldest first, those without an event as 0, in the days of the zone."""
+    now = time.time()
+    events = scattered(now, 10, 200)
+    count(rig, events)
+    expected = Counter()
+    for _, _, amount, at in events:
+        expected[bucket(window, int(at) // 60, ZONE).label] += amount
+    series = ask(query_series, SUBJECT, "view", window, last, now)
+    assert len(series.points) == last
+    assert series.points[-1].label == bucket(window, int(now) // 60, ZONE).label
+    assert [point.value for point in series.points] == [expected[point.label] for point in series.points]
+    starts = [point.start for point in series.points]
+    assert starts == sorted(set(starts))
+    assert series.position.lag == 0
+
+
+@pytest.mark.parametrize("over", ["24h", "7d", "90m", "40d"])
+def test_a_rolling_sum_is_exact(rig, ask, over):
+    """A sum over a range is the sum of the events between the bounds that it states, which hold the range tightly."""
+    now = time.time()
+    events = scattered(now, 10, 400)
+    count(rig, events)
+    rolling = ask(query_rolling, SUBJECT, "view", over, now)
+    assert rolling.value == sum(amount for _, _, amount, at in events if rolling.start <= at < rolling.end)
+    begin = int(now) - seconds(over) + 1
+    assert begin - HOUR < rolling.start <= begin
+    assert now < rolling.end <= now + HOUR
+
+
+def test_a_rolling_week_reads_few_buckets(ask):
+    """Seven days are read from days and hours: never more than 6 days with the hours of two, nor fewer than 7."""
+    for hour in range(24):
+        rolling = ask(query_rolling, SUBJECT, "view", "7d", time.time() + hour * HOUR)
+        assert 7 <= rolling.buckets <= 6 + 2 * 24
+
+
+def test_a_window_is_shown_from_its_floor(rig, ask):
+    """A day with more taken back than given shows the floor, and the sum over days is floored once, at its end."""
+    now = bucket("day", int(time.time()) // 60, ZONE).start - DAY / 2  # about noon: far from where days meet
+    yesterday = now - DAY
+    count(rig, [("like", SUBJECT, -2, now), ("like", SUBJECT, 3, yesterday)])
+    assert [point.value for point in ask(query_series, SUBJECT, "like", "day", 2, now).points] == [3, 0]
+    assert ask(query_rolling, SUBJECT, "like", "1d", now).value == 1
+
+
+def test_buckets_expire_by_themselves(rig):
+    """Each bucket is kept from its end for as long as declared, with its leaderboard; what is forever has no end."""
+    now = int(time.time())
+    count(rig, [(metric, SUBJECT, 1, now) for metric in ("view", "click", "call", "daily")])
+    keys = rig.layout.keys_of(SUBJECT)
+
+    def label(window):
+        return bucket(window, now // 60, ZONE).label
+
+    def kept(key, window):
+        """Return how many seconds behind the end of its bucket a key is kept; `None`: for ever."""
+        assert rig.client.exists(key), key
+        expires = rig.client.pexpiretime(key)
+        return None if expires == -1 else expires / 1000 - bucket(window, now // 60, ZONE).end
+
+    assert kept(keys.window("hour", "view", label("hour")), "hour") == 8 * DAY
+    assert kept(keys.window_top("hour", "view", label("hour")), "hour") == 8 * DAY
+    assert kept(keys.window("day", "view", label("day")), "day") == 400 * DAY
+    assert kept(keys.window_top("day", "view", label("day")), "day") == 400 * DAY
+    assert kept(keys.window("month", "view", label("month")), "month") is None
+    assert kept(keys.window("hour", "click", label("hour")), "hour") is None
+    assert kept(keys.limit("call", label("hour")), "hour") == 2 * DAY
+    assert kept(keys.once("daily", label("day"), SUBJECT), "day") == 3 * DAY
+    assert kept(keys.unique("daily", label("hour"), SUBJECT), "hour") == 8 * DAY
+    assert kept(keys.total("view", SUBJECT), "hour") is None
+    assert kept(keys.top("view"), "hour") is None
+
+
+def test_a_bucket_is_kept_for_a_day_at_least(rig, ask):
+    """An event that comes when its bucket should be gone is counted there, and the bucket is kept for another day."""
+    now = time.time()
+    long_ago = now - 30 * DAY
+    count(rig, [("view", SUBJECT, 1, long_ago), ("click", SUBJECT, 1, now)])
+    keys = rig.layout.keys_of(SUBJECT)
+    for key in (
+        keys.window("hour", "view", bucket("hour", int(long_ago) // 60).label),
+        keys.window("minute", "click", bucket("minute", int(now) // 60).label),
+    ):
+        assert DAY - 60 < rig.client.pttl(key) / 1000 <= DAY
+    assert sum(point.value for point in ask(query_series, SUBJECT, "view", "hour", 800, now).points) == 1
+
+
+@pytest.mark.parametrize("window", [None, "hour", "day", "month", "7d", "24h"])
+def test_tops_are_exact(rig, ask, window):
+    """While every subject fits, a top list is the exact order of sums: of all time, of a bucket, and of a range."""
+    now = time.time()
+    events = scattered(now, 9, 500, subjects=20)
+    count(rig, events)
+    expected = Counter()
+    rolling = ask(query_rolling, SUBJECT, "view", window, now) if window in ("7d", "24h") else None
+    for _, subject, amount, at in events:
+        if rolling is not None:
+            inside = rolling.start <= at < rolling.end
+        else:
+            inside = window is None or bucket(window, int(at) // 60, ZONE) == bucket(window, int(now) // 60, ZONE)
+        expected[subject] += amount * inside
+    places = sorted((+expected).items(), key=lambda place: (place[1], place[0].encode()), reverse=True)
+    ranking = ask(query_top, "view", 5, window, now=now)
+    assert ranking.places == places[:5]
+    assert ranking.error == 0
+
+
+def test_a_rolling_top_states_what_it_cannot_know(rig, ask):
+    """With more subjects than the lists hold, the values are exact and nobody left out has more than is stated."""
+    now = time.time()
+    events = scattered(now, 6, 4000, subjects=400)
+    count(rig, events)
+    exact = Counter()
+    for _, subject, amount, _ in events:
+        exact[subject] += amount
+    ranking = ask(query_top, "view", 5, "7d", now=now)
+    assert all(exact[subject] == value for subject, value in ranking.places)
+    listed = {subject for subject, _ in ranking.places}
+    best_unlisted = max(value for subject, value in exact.items() if subject not in listed)
+    assert best_unlisted <= ranking.places[-1][1] + ranking.error
+
+
+@pytest.mark.parametrize(
+    ("query", "arguments", "field", "message"),
+    [
+        (query_series, (SUBJECT, "view", "week", 3), "window", "is not kept for view; kept are: hour, day, month"),
+        (query_series, (SUBJECT, "plain", "day", 3), "window", "kept are: none"),
+        (query_series, (SUBJECT, "view", "hour", 1001), "last", "must be 1 to 1,000 buckets, not 1,001"),
+        (query_series, (SUBJECT, "view", "hour", 0), "last", "must be 1 to 1,000 buckets, not 0"),
+        (query_series, (SUBJECT, "veiw", "hour", 1), "metric", "veiw is not declared"),
+        (query_series, ("a\nb", "view", "hour", 1), "subject", "control characters"),
+        (query_rolling, (SUBJECT, "plain", "7d"), "metric", "plain has no windows: declare windows"),
+        (query_rolling, (SUBJECT, "view", "a week"), "over", "'a week' is not a duration"),
+        (query_rolling, (SUBJECT, "view", "forever"), "over", "must be at most 4000d"),
+        (query_rolling, (SUBJECT, "view", "4001d"), "over", "must be at most 4000d"),
+        (query_rolling, (SUBJECT, "click", "60d"), "over", "would read more than 1,000 minute buckets"),
+    ],
+)
+def test_questions_that_cannot_be_answered(ask, query, arguments, field, message):
+    """A question about what is not kept is refused by field, with what is."""
+    with pytest.raises(EventError, match=message) as refused:
+        ask(query, *arguments, time.time())
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "message"),
+    [
+        (("plain", 1, None), "metric", "plain has no leaderboard: declare top = 100"),
+        (("view", 6, None), "n", "must be 1 to 5, the length of view's leaderboard, not 6"),
+        (("view", 0, None), "n", "must be 1 to 5"),
+        (("view", 5, "minute"), "window", "'minute' is not kept for view"),
+        (("view", 5, "long"), "over", "'long' is not a duration"),
+    ],
+)
+def test_tops_that_are_not_kept(ask, arguments, field, message):
+    """A leaderboard that is not kept, or not so long, is refused by field, with what is."""
+    with pytest.raises(EventError, match=message) as refused:
+        ask(query_top, *arguments, now=time.time())
+    assert refused.value.field == field

@@ -1,0 +1,280 @@
+"""Rebuild: counters made anew beside the live ones, switched to without a jump, undone, dropped."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import LogCapture
+
+from tallystream.deployment import establish
+from tallystream.errors import ConfigurationError
+from tallystream.producing.decider import Decider
+from tallystream.producing.producer import Producer
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.wire.event import Event
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.compare import compare
+from tallystream_worker.rebuild.drop import counter_keys, drop
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.harness import Rig
+from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
+from tests.oracle_rules import tally
+from tests.waiting import until
+
+relaxed = settings(
+    max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "4")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def settings_for(url: str, rules: Rules, partitions: int = 2) -> Settings:
+    """Return settings for one server."""
+    return Settings(redis=RedisSettings(url=url, partitions=partitions), rules=rules)
+
+
+def rebuilt(rig: Rig, rules: Rules | None = None, **options) -> int:
+    """Rebuild, switch, and return the new generation's number; the rig looks at it from then on."""
+    rules = rules or rig.rules
+    generation = propose(rig.client, establish(rig.client), rules)
+    with Rebuild(settings_for(rig.url, rules), establish(rig.client), generation, **options) as run:
+        run.begin()
+        run.catch_up()
+        run.switch()
+    rig.rules, rig.layout = rules, establish(rig.client).layout
+    return generation
+
+
+def stored(rig: Rig) -> dict[str, dict]:
+    """Return totals, standing votes and windows of the rig's generation, nothing that is 0."""
+    found = {"totals": {}, "up": {}, "windows": {}}
+    for keys in rig.layout.keys:
+        for key in counter_keys(rig.client, keys):
+            kind, _, rest = key.decode().removeprefix(keys.counters).partition(":")
+            metric, _, name = rest.partition(":")
+            if kind in ("total", "up"):
+                found["totals" if kind == "total" else "up"][metric, name] = int(rig.client.get(key))
+            elif kind in ("minute", "hour", "day", "month"):
+                for subject, value in rig.client.hgetall(key).items():
+                    found["windows"][kind, metric, name, subject.decode()] = int(value)
+    return {name: without_zeros(values) for name, values in found.items()}
+
+
+@relaxed
+@given(drawn=happenings(), seed=st.integers(0, 10_000))
+def test_a_rebuild_by_the_same_rules_equals_the_live_counters(server, drawn, seed):
+    """Every counter of the new generation equals the live one, the books of both balance, and an audit is silent."""
+    chance = random.Random(seed)
+    server.clear()
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        feed(rig, drawn, chance)
+        deliver(rig, chance)
+        before = stored(rig)
+        assert rebuilt(rig) == 2
+        assert stored(rig) == before
+        assert list(compare(rig.client, establish(rig.client), 1)) == []
+        assert audit(rig.client, establish(rig.client), RULES).differences == []
+        with Totals(server.url) as totals:
+            for layout in (rig.layout, rig.layout.of(1)):
+                books = totals.run(query_ledger(layout))
+                assert (books.unaccounted, books.appended) == (0, len(drawn))
+
+
+@relaxed
+@given(drawn=happenings(), seed=st.integers(0, 10_000))
+def test_a_rebuild_by_other_rules_equals_the_oracle_under_these(server, drawn, seed):
+    """After the rules have changed, the rebuilt counters are what the oracle says of the same events."""
+    chance = random.Random(seed)
+    server.clear()
+    old = Rules({name: Metric(ids=None) for name in RULES.metric if RULES.metric[name].once is None})
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        happened = feed(rig, drawn, chance)  # decided by the new rules' limits and votes
+        rig.rules = old
+        deliver(rig, chance)
+        rebuilt(rig, RULES)
+        expected, found = tally(happened, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows"):
+            assert found[name] == without_zeros(getattr(expected, name)), name
+
+
+def emit(rig: Rig, subject: str, n: int) -> None:
+    """Append plain views."""
+    for _ in range(n):
+        rig.client.xadd(rig.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
+
+
+def test_undo_catches_up_and_goes_back(server):
+    """What was counted after the switch is in the old counters when these are live again; then the new ones can go."""
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        emit(rig, "a", 3)
+        rig.finish()
+        rebuilt(rig)
+        emit(rig, "a", 4)
+        rig.drain()
+        Decider(rig.client, establish(rig.client))(Event("view", "a"))
+        meta = establish(rig.client)
+        with Rebuild(settings_for(server.url, RULES), meta, 1) as run:
+            run.catch_up()
+            run.switch()
+        with Totals(server.url) as totals:
+            assert totals.get("a", "view") == 8
+            assert totals.meta.generation == 1
+        assert drop(rig.client, establish(rig.client), 2) > 0
+        assert not list(rig.client.scan_iter("tally:*:g2:*"))
+        assert all(len(rig.client.xinfo_groups(keys.stream)) == 1 for keys in rig.layout.keys)
+        assert propose(rig.client, establish(rig.client), RULES) == 3  # a number is never used again
+
+
+def test_the_first_generation_can_be_dropped(server):
+    """Its counters and group go, the log's books stay, and what comes is counted by the new generation."""
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        emit(rig, "a", 3)
+        rig.finish()
+        rebuilt(rig)
+        drop(rig.client, establish(rig.client), 1)
+        assert not any(list(counter_keys(rig.client, keys)) for keys in rig.layout.of(1).keys)
+        emit(rig, "a", 2)
+        rig.drain()
+        with Totals(server.url) as totals:
+            assert totals.get("a", "view") == 5
+            books = totals.run(query_ledger(totals.meta.layout))
+            assert (books.appended, books.unaccounted) == (5, 0)
+
+
+def test_readers_never_see_a_total_go_back(server):
+    """While events are emitted and counted, a reader that looks all the time sees no total fall, and none missing."""
+    configured = settings_for(server.url, RULES)
+    logger = structlog.wrap_logger(None, processors=[LogCapture()])
+    seen: list[int] = []
+    stop = threading.Event()
+    with counting(configured, logger), Producer(server.url) as producer, Totals(server.url) as totals:
+        producer.emit("view", "a")
+        producer.flush(10, wait="counted")
+
+        def read() -> None:
+            while not stop.is_set():
+                seen.append(totals.get("a", "view"))
+
+        def write() -> None:
+            while not stop.is_set():
+                producer.emit("view", "a")
+                stop.wait(0.0005)
+
+        threads = [threading.Thread(target=read), threading.Thread(target=write)]
+        for thread in threads:
+            thread.start()
+        try:
+            with Rig(server.url, rules=RULES, partitions=2) as rig:
+                rebuilt(rig)
+                with Rebuild(configured, establish(rig.client), 1) as run:
+                    run.catch_up()
+                    run.switch()
+            looks = len(seen)
+            until(lambda: len(seen) > looks + 20, what="the reader to go on")
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        producer.flush(20, wait="counted")
+        emitted = producer.stats.emitted
+        until(lambda: totals.get("a", "view") == emitted, what="the reader to follow the switch")
+        assert seen == sorted(seen)
+        assert seen[0] >= 1
+        assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
+
+
+def test_a_lost_group_is_made_good(server):
+    """Where somebody destroyed the group nothing can be counted; a rebuild from the log makes it right again."""
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        emit(rig, "a", 3)
+        rig.finish()
+        emit(rig, "a", 2)
+        for keys in rig.layout.keys:
+            rig.client.xgroup_destroy(keys.stream, keys.group)
+        rebuilt(rig)
+        with Totals(server.url) as totals:
+            assert totals.get("a", "view") == 5
+
+
+def test_what_is_gone_comes_from_the_archive(server, tmp_path):
+    """A rebuild refuses a trimmed log without an archive; with one, it counts everything, each entry once."""
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        emit(rig, "a", 30)
+        emit(rig, "b", 30)
+        rig.finish()
+        store = Store(str(tmp_path / "archive"))
+        Archive(rig.client, store, establish(rig.client)).run_once(settled=0)
+        for keys in rig.layout.keys:
+            rig.client.xtrim(keys.stream, maxlen=2, approximate=False)
+        with pytest.raises(ConfigurationError, match="no longer in the streams"):
+            rebuilt(rig)
+        rebuilt(rig, archive=store.url)
+        emit(rig, "a", 1)
+        rig.drain()
+        with Totals(server.url) as totals:
+            assert (totals.get("a", "view"), totals.get("b", "view")) == (31, 30)
+            books = totals.run(query_ledger(totals.meta.layout))
+            assert (books.appended, books.unaccounted) == (61, 0)
+
+
+PLACES = ["rebuild-begun:1", "before-apply:1", "after-apply:2", "rebuild-filled:2", "rebuild-caught-up:1"]
+SWITCHING = ["rebuild-switching:1", "rebuild-switching:2", "rebuild-switched:1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [*PLACES, *SWITCHING])
+def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
+    """Killed with SIGKILL at any step, the answers stay right, and the same command again completes it."""
+    config = tmp_path / "tallystream.toml"
+    config.write_text('[redis]\npartitions = 2\n[metric.view]\nwindows = ["day"]\ntop = 5\n')
+    rules = Rules({"view": Metric(windows=("day",), top=5)})
+    program = Path(sys.executable).parent / "tallystream"
+    command = [str(program), "rebuild", "--redis", server.url, "--config", str(config)]
+    with Rig(server.url, rules=rules, partitions=2) as rig, Totals(server.url) as totals:
+        for number in range(600):
+            emit(rig, f"s{number % 9}", 1)
+        rig.finish()
+        before = totals.get_many((f"s{n}", "view") for n in range(9))
+        killed = subprocess.run(command, env=os.environ | {"TALLYSTREAM_FAILPOINT": place}, check=False, timeout=60)
+        assert killed.returncode == -9
+        with Totals(server.url) as reader:
+            assert reader.get_many((f"s{n}", "view") for n in range(9)) == before
+        if place != "rebuild-switched:1":
+            subprocess.run(command, check=True, timeout=60)
+        rig.layout = establish(rig.client).layout
+        emit(rig, "s0", 1)
+        rig.drain()
+        meta = establish(rig.client)
+        assert {keys.generation for keys in meta.layout.keys} == {meta.generation} == {2}
+        with Totals(server.url) as reader:
+            assert reader.get("s0", "view") == before["s0", "view"] + 1
+            assert reader.run(query_ledger(meta.layout)).unaccounted == 0
+        assert audit(rig.client, meta, rules).differences == []
+
+
+def test_rules_that_change_are_said(server):
+    """A worker that starts with other rules names the metrics whose history does not follow, and how it will."""
+    log = LogCapture()
+    logger = structlog.wrap_logger(None, processors=[log])
+    with counting(settings_for(server.url, Rules({"view": Metric(), "like": Metric()})), logger):
+        pass
+    with counting(settings_for(server.url, Rules({"view": Metric(top=5), "like": Metric(floor=0)})), logger):
+        pass
+    (warning,) = [entry for entry in log.entries if "rules have changed" in entry["event"]]
+    assert warning["metrics"] == "view"
+    assert "tallystream rebuild" in warning["event"]

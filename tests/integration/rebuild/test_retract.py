@@ -1,0 +1,151 @@
+"""Retractions: events taken back count as if they had never happened, and a refold says the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystream.deployment import establish
+from tallystream.producing.decider import Decider
+from tallystream.producing.producer import Producer
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.retraction import Retraction
+from tallystream.wire.event import Event
+from tallystream_worker.cli.rebuild import build
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.retract import effect, ends, propose_without
+from tallystream_worker.runtime.app import open_books
+from tests.harness import Rig
+from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
+from tests.integration.rebuild.test_rebuild import rebuilt, relaxed, settings_for, stored
+from tests.oracle_rules import tally
+
+PROGRAM = Path(sys.executable).parent / "tallystream"
+
+
+def taken_back(rig, **of):
+    """Take events back, and let the rig look at the generation without them; return what was taken."""
+    meta = establish(rig.client)
+    retraction = Retraction(ends(rig.client, meta), **of)
+    found = effect(rig.client, meta, retraction)
+    generation = propose_without(rig.client, meta, retraction)
+    build(settings_for(rig.url, rig.rules), establish(rig.client), generation, "")
+    meta = establish(rig.client)
+    rig.layout, rig.rules = meta.layout, meta.rules
+    return found
+
+
+@relaxed
+@given(drawn=happenings(), seed=st.integers(0, 10_000), by=st.sampled_from(["actor", "subject", "metric", "id", "two"]))
+def test_what_is_taken_back_never_happened(server, drawn, seed, by):
+    """Under all rules together the counters are what the oracle says of the other events; so says every refold."""
+    chance = random.Random(seed)
+    server.clear()
+    victim, _ = chance.choice(drawn)
+    of = {by: getattr(victim, by)} if by != "two" else {"metric": victim.metric, "subject": victim.subject}
+    of = {name: value for name, value in of.items() if value is not None} or {"subject": victim.subject}
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        happened = feed(rig, drawn, chance)
+        deliver(rig, chance)
+        kept = [one for one in happened if any(getattr(one, name) != value for name, value in of.items())]
+        found = taken_back(rig, **of)
+        assert found.total == len(happened) - len(kept)
+        expected, now = tally(kept, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows"):
+            assert now[name] == without_zeros(getattr(expected, name)), name
+        with Totals(server.url) as totals:
+            books = totals.run(query_ledger(totals.meta.layout))
+            assert (books.unaccounted, books.appended, books.events["retracted"]) == (0, len(drawn), found.total)
+        assert audit(rig.client, establish(rig.client), rig.rules).differences == []
+
+
+@pytest.fixture
+def rig(server):
+    """Views by actors and votes, counted; a worker's rules published."""
+    rules = Rules({"view": Metric(unique="day", windows=("hour",), top=5), "vote": Metric(once="forever")})
+    with Rig(server.url, rules=rules) as rig:
+        with Producer(server.url) as producer:
+            for number in range(60):
+                producer.emit("view", f"a:{number % 3}", actor=f"u{number % 10}")
+            producer.emit("view", "a:0", 5)
+            producer.emit("vote", "a:0", 1, actor="u1", at=1_700_000_000)
+            producer.emit("vote", "a:0", -1, actor="u1", at=1_700_000_060)
+        rig.drain()
+        yield rig
+
+
+def test_a_vote_uncovers_the_one_before_it(rig):
+    """When the latest vote is taken back, the one before it stands again."""
+    assert rig.totals()["vote", "a:0"] == -1
+    found = taken_back(rig, metric="vote", begin=1_700_000_040_000)
+    assert found.total == 1
+    assert rig.totals()["vote", "a:0"] == 1
+
+
+def test_unique_actors_forget_one(rig):
+    """An actor that is taken back is not among the unique ones."""
+    (key,) = [key for keys in rig.layout.keys for key in rig.client.scan_iter(f"{keys.prefix}unique:view:*:a:0")]
+    assert rig.client.pfcount(key) == 10
+    taken_back(rig, actor="u1")
+    (key,) = [key for keys in rig.layout.keys for key in rig.client.scan_iter(f"{keys.counters}unique:view:*:a:0")]
+    assert rig.client.pfcount(key) == 9
+
+
+def test_what_happens_afterwards_counts(rig):
+    """Events of the same description that are emitted or decided later count, also after a worker's start."""
+    taken_back(rig, subject="a:1")
+    assert ("view", "a:1") not in rig.totals()
+    with Producer(rig.url) as producer:
+        producer.emit("view", "a:1", actor="u1")
+    rig.drain()
+    Decider(rig.client, establish(rig.client))(Event("view", "a:1"))
+    assert rig.totals()["view", "a:1"] == 2
+    retracted = rig.rules.retracted
+    open_books(settings_for(rig.url, Rules(rig.rules.metric), partitions=4))
+    meta = establish(rig.client)
+    assert meta.rules.retracted == retracted != ()
+    assert audit(rig.client, meta, meta.rules).differences == []
+
+
+def test_a_second_retraction_and_a_rebuild_keep_the_first(rig):
+    """What was taken back stays taken back when the counters are made anew again."""
+    taken_back(rig, subject="a:1")
+    subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", rig.url], check=True, capture_output=True)
+    taken_back(rig, subject="a:2")
+    subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", rig.url], check=True, capture_output=True)
+    rebuilt(rig)
+    assert {subject for _, subject in rig.totals()} == {"a:0"}
+
+
+def test_the_command(rig):
+    """A dry run shows what would go and changes nothing; the command takes it back; nothing found is said."""
+
+    def retract(*arguments, status=0):
+        done = subprocess.run(
+            [PROGRAM, "retract", *arguments, "--redis", rig.url], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+        return done
+
+    dry = json.loads(retract("--actor", "u1", "--metric", "view", "--dry-run", "--json").stdout)
+    assert (dry["events"], dry["generation"]) == (6, None)
+    assert {(row["subject"], row["events"], row["amount"]) for row in dry["counters"]} == {
+        ("a:0", 2, 2), ("a:1", 2, 2), ("a:2", 2, 2),
+    }  # fmt: skip
+    assert rig.totals()["view", "a:0"] == 25
+    assert "6 events of 3 counters" in retract("--actor", "u1", "--metric", "view", "--dry-run").stdout
+    assert "generation 2 is live" in retract("--actor", "u1", "--metric", "view").stdout.replace("\n", " ")
+    with Totals(rig.url) as totals:
+        assert totals.get("a:0", "view") == 23
+    assert "no such events" in retract("--actor", "nobody").stdout
+    assert "say which events" in retract(status=2).stderr
+    assert "whole minute" in retract("--from", "1700000001", status=2).stderr

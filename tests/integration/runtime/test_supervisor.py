@@ -1,0 +1,113 @@
+"""A crew counts until it is told to stop, and refuses to go on with data that is not its own."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+from structlog.testing import LogCapture
+
+from tallystream import Producer
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.runtime.app import counting, open_books
+from tallystream_worker.runtime.supervisor import Crew
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.waiting import until
+
+
+def test_a_flushed_server_is_an_alarm(server):
+    """After FLUSHALL every partition stops with one log line, and no group is created on the ruins."""
+    log = LogCapture()
+    logger = structlog.wrap_logger(None, processors=[log])
+    settings = Settings(redis=RedisSettings(url=server.url))
+    with counting(settings, logger) as crew:
+        with Producer(server.url) as producer:
+            producer.emit("view", "article:1")
+            producer.flush(10, wait="counted")
+        until(lambda: all(lane.problem is None for lane in crew.health), what="every partition to count")
+        server.client().flushall()
+        until(lambda: all("began with" in (lane.problem or "") for lane in crew.health), what="every partition to stop")
+        client = server.client()
+        assert not any(client.exists(keys.stream) for keys in crew.layout.keys)
+    alarms = [entry for entry in log.entries if "began with" in str(entry.get("problem"))]
+    assert len(alarms) == len(crew.health)
+
+
+def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
+    """Emptied between the look at what is stored and the making of the group: nothing is counted on the ruins."""
+    settings = Settings(redis=RedisSettings(url=server.url))
+    meta = open_books(settings)
+    ensure, flushed = Fetch.ensure_group, threading.Lock()
+
+    def late(self):
+        if flushed.acquire(blocking=False):
+            server.client().flushall()
+            server.client().xadd(self._keys.stream, {"metric": "view", "subject": "article:1"})
+        ensure(self)
+
+    monkeypatch.setattr(Fetch, "ensure_group", late)
+    crew = Crew(settings, meta, structlog.wrap_logger(None, processors=[LogCapture()]))
+    crew.start()
+    try:
+        until(lambda: all("began with" in (lane.problem or "") for lane in crew.health), what="every partition to stop")
+    finally:
+        crew.stop(10)
+    client = server.client()
+    assert not any(client.exists(keys.ledger) for keys in meta.layout.keys)
+
+
+def test_a_crew_counts_and_stops(server):
+    """What is emitted is counted, and a crew that has stopped leaves the rest to the next."""
+    settings = Settings(redis=RedisSettings(url=server.url))
+    logger = structlog.wrap_logger(None, processors=[LogCapture()])
+    with Producer(server.url) as producer, Totals(server.url) as totals:
+        with counting(settings, logger):
+            producer.emit("view", "article:1", 3)
+            producer.flush(10, wait="counted")
+            assert totals.get("article:1", "view") == 3
+        producer.emit("view", "article:1", 4)
+        producer.flush(10)
+        assert totals.get("article:1", "view") == 3
+        with counting(settings, logger):
+            producer.flush(10, wait="counted")
+            assert totals.get("article:1", "view") == 7
+
+
+def test_the_keeper_counts_what_vanished(server):
+    """A stream trimmed by somebody else under a running crew is said with its events, and the books balance."""
+    log = LogCapture()
+    logger = structlog.wrap_logger(None, processors=[log])
+    settings = Settings(redis=RedisSettings(url=server.url))
+    client = server.client()
+    with Producer(server.url) as producer, Totals(server.url) as totals:
+        with counting(settings, logger):
+            producer.emit("view", "a")
+            producer.flush(10, wait="counted")
+        for number in range(5):
+            producer.emit("view", f"b{number}")
+        producer.flush(10)
+        for keys in totals.meta.layout.keys:
+            client.xtrim(keys.stream, maxlen=0, approximate=False)
+        with counting(settings, logger):
+            books = until(
+                lambda: (found := totals.run(query_ledger(totals.meta.layout))).events["trimmed"] == 5 and found,
+                what="the loss to be in the books",
+            )
+        assert (books.appended, books.counted, books.events["trimmed"], books.unaccounted) == (6, 1, 5, 0)
+    lines = [entry for entry in log.entries if entry["event"].startswith("events lost")]
+    assert sum(line["events"] for line in lines) == 5
+    assert {line["log_level"] for line in lines} == {"error"}
+
+
+def test_a_decision_in_the_first_moment_is_no_lost_group(server):
+    """Whoever sees the metrics may decide: the groups are there before the metrics are."""
+    settings = Settings(redis=RedisSettings(url=server.url))
+    meta = open_books(settings)
+    with Producer(server.url) as producer:
+        assert producer.decide("view", "article:1").total == 1
+    client = server.client()
+    for keys in meta.layout.keys:
+        assert [group["name"] for group in client.xinfo_groups(keys.stream)] == [keys.group.encode()]
+        Fetch(client, keys, "w").ensure_group()

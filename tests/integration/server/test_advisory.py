@@ -1,0 +1,47 @@
+"""Servers with known holes are named, and no others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from tallystream_worker.server.advisory import lua_advice, warn_of_holes
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"redis_version": "8.2.1"}, "8.2.2"),
+        ({"redis_version": "8.2.2"}, None),
+        ({"redis_version": "8.4.0"}, None),
+        ({"redis_version": "7.4.5"}, "7.4.6"),
+        ({"redis_version": "7.4.6"}, None),
+        ({"redis_version": "7.2.10"}, "7.2.11"),
+        ({"redis_version": "7.0.15"}, "distributions"),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}, None),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "8.1.3"}, "8.1.4"),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "8.1.4"}, None),
+        ({"redis_version": "unknown"}, None),
+        ({}, None),
+    ],
+)
+def test_advice(info: dict[str, str], said: str | None) -> None:
+    """A version before the fix of its line is told which has it; one whose line got none, to ask; the rest nothing."""
+    advice = lua_advice(info)
+    assert advice is None if said is None else said in (advice or "")
+
+
+def test_a_server_is_asked(server: Server) -> None:
+    """The worker warns of the server that it talks to, with a user that may ask; one that cannot is not judged."""
+    with capture_logs() as said:
+        warn_of_holes(server.url, structlog.get_logger())
+        warn_of_holes("redis://127.0.0.1:1", structlog.get_logger())
+    info = server.client().info("server")
+    expected = lua_advice(info)
+    assert [line["reason"] for line in said] == ([] if expected is None else [expected])

@@ -1,0 +1,93 @@
+"""Liveness and readiness."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tallystream.storage.keys import GROUP
+from tests.harness import Rig
+from tests.http_service import http_service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tallystream_worker.server.embedded import EmbeddedServer
+    from tests.servers import Server
+
+
+def test_ready_when_everything_is_there(server: Server) -> None:
+    """With a server, a layout and a group in every partition the service is ready."""
+    with Rig(server.url), http_service(server.url) as http:
+        answer = http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+
+
+def test_what_is_wrong_with_the_books_is_a_warning(server: Server) -> None:
+    """Events that were lost and entries that are parked leave the service ready, with a warning for each."""
+    with Rig(server.url, partitions=1) as rig, http_service(server.url) as http:
+        rig.client.xadd(rig.layout.keys[0].stream, {"nonsense": "x"})
+        rig.drain()
+        rig.client.hincrby(rig.layout.keys[0].ledger, "trimmed", 1200)
+        rig.client.hincrby(rig.layout.keys[0].ledger, "appended", 1200)
+        answer = http.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["warnings"] == [
+        "1,200 events were trimmed away before they were counted",
+        "1 entries are parked: see tallystream dead",
+    ]
+
+
+def test_an_empty_server_is_alive_and_not_ready(server: Server) -> None:
+    """Without a layout the service lives, and says why it is not ready."""
+    with http_service(server.url) as http:
+        assert http.get("/healthz").status_code == 200
+        answer = http.get("/readyz")
+    assert answer.status_code == 503
+    assert "tally:meta does not exist" in answer.json()["reasons"][0]
+
+
+def test_every_missing_group_is_named(server: Server) -> None:
+    """A partition without its group, or without its stream, makes the service unready and is named."""
+    with Rig(server.url) as rig, http_service(server.url) as http:
+        without_group, without_stream = rig.layout.keys[1].stream, rig.layout.keys[2].stream
+        rig.client.xgroup_destroy(without_group, GROUP)
+        rig.client.delete(without_stream)
+        answer = http.get("/readyz")
+    assert answer.status_code == 503
+    assert [reason.split()[0] for reason in answer.json()["reasons"]] == [without_group, without_stream]
+
+
+def test_what_was_lost_is_noticed_at_once(server: Server) -> None:
+    """After everything was flushed the service is not ready, whatever it remembers."""
+    with Rig(server.url) as rig, http_service(server.url) as http:
+        assert http.get("/readyz").status_code == 200
+        assert http.get("/v1/counters/a").status_code == 200
+        rig.client.flushall()
+        assert http.get("/readyz").status_code == 503
+
+
+def test_another_layout_is_not_ready(server: Server) -> None:
+    """A layout of another release makes the service unready, with both versions in the reason."""
+    with Rig(server.url) as rig, http_service(server.url) as http:
+        rig.client.hset(rig.layout.meta, "layout", "99")
+        (reason,) = http.get("/readyz").json()["reasons"]
+    assert "layout version 99" in reason
+
+
+def test_a_server_that_is_away(fresh_server: Callable[..., EmbeddedServer]) -> None:
+    """Without Redis the service lives, is not ready, answers reads with 503, and recovers by itself."""
+    server = fresh_server(extra=["--appendfsync", "always"])
+    with Rig(server.url):
+        pass
+    with http_service(server.url) as http:
+        assert http.get("/v1/counters/a/view").status_code == 200
+        server.kill()
+        assert http.get("/healthz").status_code == 200
+        ready, read = http.get("/readyz"), http.get("/v1/counters/a/view")
+        assert (ready.status_code, read.status_code) == (503, 503)
+        assert "Redis does not answer" in ready.json()["reasons"][0]
+        assert read.headers["retry-after"] == "1"
+        assert server.url.removeprefix("unix://") not in read.text
+        server.start()
+        assert http.get("/readyz").status_code == 200
+        assert http.get("/v1/counters/a/view").status_code == 200

@@ -1,0 +1,87 @@
+"""The description of the interface: complete, true of what is answered, and printed as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from docs._generate import http_reference
+from tallystream_worker.service.examples import ANSWERS, BODIES
+from tallystream_worker.settings.settings import DEFAULT_RULES
+from tests.harness import Rig
+from tests.http_service import http_service
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+QUERIES = {"/v1/counters": "?subject=article:1", "/v1/subjects": "?prefix=art"}
+OF_RULES = {"/v1/limits": "api-call", "/v1/votes": "vote"}
+
+
+def url_of(path: str) -> str:
+    """Return a path with something in the place of its names."""
+    metric = next((metric for prefix, metric in OF_RULES.items() if path.startswith(prefix)), "view")
+    filled = path.replace("{subject}", "article:1").replace("{metric}", metric)
+    return filled + QUERIES.get(path, "")
+
+
+def without_nulls(example: Any) -> Any:
+    """Return an example as the description has it, which says nothing of what is null."""
+    if isinstance(example, dict):
+        return {name: without_nulls(value) for name, value in example.items() if value is not None}
+    return [without_nulls(value) for value in example] if isinstance(example, list) else example
+
+
+def shape(answer: Any) -> Any:
+    """Return the names of an answer's fields and of those of the records in it, without values."""
+    fields = {name: shape(value) if isinstance(value, dict) else None for name, value in answer.items()}
+    return {name: inner and inner.keys() if name == "overview" else None for name, inner in fields.items()}
+
+
+def test_the_page_of_the_interface_is_current() -> None:
+    """`docs/http-reference.md` is what its generator makes of the service of today."""
+    made = http_reference.page()
+    assert http_reference.PAGE.read_text(encoding="utf-8") == made, "run: python -m docs._generate.http_reference"
+
+
+def test_examples_are_what_is_answered(server: Server) -> None:
+    """Every example has the fields that the route answers with, and every example of a body is taken."""
+    with Rig(server.url, rules=DEFAULT_RULES) as rig, http_service(server.url) as http:
+        rig.drain()
+        for path, kinds in BODIES.items():
+            for kind, example in kinds.items():
+                if isinstance(example, str):
+                    answer = http.post(path, content=example, headers={"content-type": kind})
+                else:
+                    content = httpx.Request("POST", "http://x", json=example).content
+                    answer = http.post(path, content=content, headers={"content-type": kind})
+                assert answer.status_code in (200, 202), answer.text
+                assert answer.json().keys() == ANSWERS[path, "post"].keys()
+        rig.drain()
+        for (path, method), example in ANSWERS.items():
+            if method == "get":
+                answer = http.get(url_of(path))
+                assert (answer.status_code, shape(answer.json())) == (200, shape(example)), path
+
+
+def test_every_route_is_described(server: Server) -> None:
+    """Each route has words, an example of its answer, bodies where it takes one, and the form of a refusal."""
+    with http_service(server.url) as http:
+        description = http.get("/schema/openapi.json").json()
+    assert description["openapi"].startswith("3.1")
+    for path, item in description["paths"].items():
+        for method, operation in item.items():
+            assert operation["summary"], path
+            assert operation["description"], path
+            if method == "post" and path in BODIES:
+                assert operation["requestBody"]["content"].keys() == BODIES[path].keys()
+            if (path, method) in ANSWERS:
+                success = next(answer for status, answer in operation["responses"].items() if status.startswith("2"))
+                assert next(iter(success["content"].values()))["example"] == without_nulls(ANSWERS[path, method])
+    undescribed = {
+        path
+        for path, item in description["paths"].items()
+        if path.startswith("/v1") and not {(path, method) for method in item} & ANSWERS.keys()
+    }
+    assert undescribed <= {"/v1/session", "/v1/live"}

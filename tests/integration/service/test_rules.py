@@ -1,0 +1,546 @@
+"""The counting rules over HTTP: windows, leaderboards, limits, votes, uniques, and writes of events."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tallystream.producing.producer import Producer
+from tallystream.rules.metrics import Metric, Ratio, Rules
+from tests.harness import Rig
+from tests.http_service import http_service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import httpx
+
+    from tallystream_worker.server.embedded import EmbeddedServer
+    from tests.servers import Server
+
+RULES = Rules(
+    {
+        "view": Metric("", ("hour", "day"), unique="day", top=100),
+        "like": Metric("", ("day",), floor=0),
+        "vote": Metric("", once="forever"),
+        "call": Metric("", limit=3, per="total", ids=None),
+        "api-call": Metric("", limit=2, per="day"),
+        "tag": Metric("", exact=False, top=5, ids=None),
+        "page": Metric("", ("day",), max_subjects=1, ids=None),
+        "clap": Metric(""),
+    },
+    {"engagement_rate": Ratio(("like",), ("view",))},
+)
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture
+def rig(server: Server) -> Iterator[Rig]:
+    """Layout, groups and consumers of metrics with every rule."""
+    with Rig(server.url, rules=RULES) as rig:
+        yield rig
+
+
+@pytest.fixture
+def http(rig: Rig) -> Iterator[httpx.Client]:
+    """A client of the service."""
+    with http_service(rig.url) as client:
+        yield client
+
+
+def refused(answer: httpx.Response) -> tuple[int, str]:
+    """Return the status and the field of a problem, which must be a complete one."""
+    body = answer.json()
+    assert answer.headers["content-type"] == PROBLEM
+    assert body["status"] == answer.status_code
+    assert body["field"] in body["detail"]
+    assert "Traceback" not in answer.text
+    return answer.status_code, body["field"]
+
+
+def posted_until_taken(http: httpx.Client, event: dict[str, str]) -> int:
+    """Post an event until one is appended; return how many were taken, those that were only held among them."""
+    deadline = time.monotonic() + 20
+    taken = 0
+    while time.monotonic() < deadline:
+        status = http.post("/v1/events", json=event).status_code
+        taken += status in (202, 504)
+        if status == 202:
+            return taken
+    pytest.fail("nothing was appended after the server had come back")
+
+
+def test_a_subject_has_its_ratios_and_floors(rig: Rig, http: httpx.Client) -> None:
+    """A subject's answer has the declared ratios, and a counter with a floor is shown no lower."""
+    with Producer(rig.url) as producer:
+        producer.emit("view", "a", 5)
+        producer.emit("like", "a", 2)
+        producer.emit("like", "b", -3)
+    rig.drain()
+    answer = http.get("/v1/counters/a").json()
+    assert answer["ratios"] == {"engagement_rate": 0.4}
+    assert (answer["counters"]["like"], answer["error"]) == (2, 0)
+    answer = http.get("/v1/counters/b").json()
+    assert answer["ratios"] == {"engagement_rate": 0.0}
+    assert answer["counters"]["like"] == 0
+
+
+def test_a_window_is_a_series_of_buckets(rig: Rig, http: httpx.Client) -> None:
+    """`window` and `last` give the latest buckets, oldest first, each event in the bucket of its own time."""
+    now = time.time()
+    with Producer(rig.url) as producer:
+        producer.emit("view", "/a", 7, at=now - 86_400)
+        producer.emit("view", "/a", 3, at=now)
+    rig.drain()
+    answer = http.get("/v1/counters/%2Fa/view?window=day&last=3").json()
+    assert [point["value"] for point in answer["series"]][-3:] in ([0, 7, 3], [7, 3, 0])  # midnight may pass
+    assert all(b["start"] - a["start"] == 86_400 for a, b in zip(answer["series"], answer["series"][1:], strict=False))
+    assert answer["series"][0]["bucket"] == time.strftime("%Y-%m-%d", time.gmtime(answer["series"][0]["start"]))
+    assert (answer["subject"], answer["metric"], answer["window"]) == ("/a", "view", "day")
+    assert (answer["lag"], answer["error"]) == (0, 0)
+    assert answer["as_of"] != "0-0"
+    assert len(http.get("/v1/counters/%2Fa/view?window=hour").json()["series"]) == 24
+
+
+def test_over_is_a_rolling_sum(rig: Rig, http: httpx.Client) -> None:
+    """`over` gives the sum of the last days, says from which seconds, and leaves out what is older."""
+    now = time.time()
+    with Producer(rig.url) as producer:
+        for days, amount in ((0, 1), (3, 10), (6, 100), (9, 1000)):
+            producer.emit("view", "a", amount, at=now - days * 86_400)
+    rig.drain()
+    answer = http.get("/v1/counters/a/view?over=7d").json()
+    assert (answer["value"], answer["over"], answer["lag"], answer["error"]) == (111, "7d", 0, 0)
+    assert answer["end"] > now - 1
+    assert 7 * 86_400 <= answer["end"] - answer["start"] <= 7 * 86_400 + 2 * 3600
+
+
+def test_a_window_waits_for_a_position(rig: Rig, http: httpx.Client) -> None:
+    """A series after a stream ID that nobody counts is a 504, as a total is."""
+    with Producer(rig.url) as producer:
+        producer.emit("view", "a")
+    ((id_, _),) = rig.client.xrange(rig.layout.keys_of("a").stream)
+    path = f"/v1/counters/a/view?window=day&last=2&after={id_.decode()}"
+    assert http.get(path).status_code == 504
+    rig.drain()
+    assert sum(point["value"] for point in http.get(path).json()["series"]) == 1
+
+
+def test_a_subject_beyond_the_quota_says_what_its_buckets_lack(rig: Rig, http: httpx.Client) -> None:
+    """A subject without buckets of its own states as the error what was counted for it and is in none."""
+    first, beyond = [name for name in map(str, range(99)) if rig.layout.keys_of(name) is rig.layout.keys[0]][:2]
+    for subject in (first, beyond):
+        with Producer(rig.url) as producer:
+            producer.emit("page", subject, 5)
+        rig.drain()
+    for query in ("window=day", "over=2d"):
+        assert http.get(f"/v1/counters/{first}/page?{query}").json()["error"] == 0
+        answer = http.get(f"/v1/counters/{beyond}/page?{query}").json()
+        assert answer["error"] == 5
+    assert answer["value"] == 0
+    total = http.get(f"/v1/counters/{beyond}/page").json()
+    assert (total["value"], total["error"]) == (5, 1)
+    assert http.get(f"/v1/counters/{beyond}").json()["error"] == 1
+    assert http.get("/v1/counters", params={"subject": beyond}).json()["error"] == 1
+
+
+def test_a_leaderboard_is_ranked(rig: Rig, http: httpx.Client) -> None:
+    """The subjects with the most come largest first: of all time, of a window, and over a range."""
+    now = time.time()
+    with Producer(rig.url) as producer:
+        for n in range(20):
+            producer.emit("view", f"s{n:02}", n + 1, at=now)
+        producer.emit("view", "old", 1000, at=now - 30 * 86_400)
+    rig.drain()
+    answer = http.get("/v1/top/view").json()
+    assert answer["as_of"] != ""
+    assert answer | {"as_of": "", "top": answer["top"][:2]} == {
+        "metric": "view",
+        "window": "all",
+        "top": [{"subject": "old", "value": 1000}, {"subject": "s19", "value": 20}],
+        "next": 10,
+        "as_of": "",
+        "lag": 0,
+        "error": 0,
+    }
+    assert len(answer["top"]) == 10
+    answer = http.get("/v1/top/view?window=7d&n=3").json()
+    assert [place["subject"] for place in answer["top"]] == ["s19", "s18", "s17"]
+    assert (answer["window"], answer["error"]) == ("7d", 0)
+    assert http.get("/v1/top/view?window=day&n=1").json()["window"] == "day"
+    pages = [http.get(f"/v1/top/view?n=7&offset={offset}").json() for offset in (0, 7, 14)]
+    assert [len(page["top"]) for page in pages] == [7, 7, 7]
+    assert [page["next"] for page in pages] == [7, 14, 21]
+    last = http.get("/v1/top/view?n=100").json()
+    assert [place for page in pages for place in page["top"]] == last["top"][:21]
+    assert (last["next"], http.get("/v1/top/view?offset=99").json()["top"]) == (None, [])
+    assert http.get("/v1/top/tag").json()["top"] == []  # a shorter board than the usual ten places
+
+
+def test_a_limit_says_what_remains(rig: Rig, http: httpx.Client) -> None:
+    """A limit's answer is what was asked of it, what remains, and the second at which it begins anew."""
+    with Producer(rig.url) as producer:
+        for _ in range(5):
+            producer.emit("call", "key:1")
+        producer.emit("api-call", "key/2")
+    rig.drain()
+    answer = http.get("/v1/limits/call/key:1").json()
+    assert (answer["limit"], answer["used"], answer["remaining"], answer["reset_at"]) == (3, 5, 0, None)
+    assert (answer["metric"], answer["subject"], answer["lag"]) == ("call", "key:1", 0)
+    answer = http.get("/v1/limits/api-call/key%2F2").json()
+    assert answer["reset_at"] % 86_400 == 0
+    assert (answer["used"], answer["remaining"]) in ((1, 1), (0, 2))  # midnight may pass
+
+
+def test_votes_are_a_score_and_both_sides(rig: Rig, http: httpx.Client) -> None:
+    """Votes show as score, up and down; one that was taken back is in none of them."""
+    with Producer(rig.url) as producer:
+        for actor, amount in (("u1", 1), ("u2", 1), ("u3", -1), ("u4", 1)):
+            producer.emit("vote", "post:1", amount, actor=actor, at=1_763_900_000)
+        producer.emit("vote", "post:1", 0, actor="u4", at=1_763_900_001)
+    rig.drain()
+    answer = http.get("/v1/votes/vote/post:1").json()
+    assert (answer["score"], answer["up"], answer["down"], answer["lag"]) == (1, 2, 1, 0)
+
+
+def test_uniques_are_an_estimate_with_its_error(rig: Rig, http: httpx.Client) -> None:
+    """Different actors are estimated for the window now and over a range, with the standard error as a share."""
+    with Producer(rig.url) as producer:
+        for n in range(200):
+            producer.emit("view", "a", actor=f"u{n % 100}")
+    rig.drain()
+    for query, span in (("", "day"), ("?over=day", "day"), ("?over=7d", "7d")):
+        answer = http.get(f"/v1/uniques/view/a{query}").json()
+        assert (answer["over"], answer["error"], answer["lag"]) == (span, 0.0081, 0)
+        assert 95 <= answer["value"] <= 105
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "field", "limit"),
+    [
+        ("/v1/counters/a/view?window=month", 400, "window", "kept are: hour, day"),
+        ("/v1/counters/a/clap?window=day", 400, "window", "kept are: none"),
+        ("/v1/counters/a/share?window=day", 404, "metric", "share is not declared"),
+        ("/v1/counters/a/view?window=day&last=0", 400, "last", "1 to 1,000"),
+        ("/v1/counters/a/view?window=day&last=1001", 400, "last", "1 to 1,000"),
+        ("/v1/counters/a/view?window=day&last=" + "9" * 5000, 400, "last", ""),
+        ("/v1/counters/a/view?window=day&last=x", 400, "last", "int"),
+        ("/v1/counters/a/view?window=day&over=7d", 400, "window", "either"),
+        ("/v1/counters/a/view?over=week", 400, "over", "90s, 15m, 8h, 400d"),
+        ("/v1/counters/a/view?over=forever", 400, "over", "4000d"),
+        ("/v1/counters/a/view?over=", 400, "over", "90s"),
+        ("/v1/counters/a/clap?over=7d", 400, "metric", "clap has no windows"),
+        ("/v1/top/view?n=101", 400, "n", "1 to 100"),
+        ("/v1/top/view?n=0", 400, "n", "1 to 100"),
+        ("/v1/top/view?offset=100", 400, "offset", "0 to 99"),
+        ("/v1/top/view?offset=-1", 400, "offset", "0 to 99"),
+        ("/v1/top/view?window=week", 400, "over", "400d"),
+        ("/v1/top/view?window=month", 400, "window", "kept are: hour, day"),
+        ("/v1/top/share", 404, "metric", "share is not declared"),
+        ("/v1/top/View", 400, "metric", "a-z"),
+        ("/v1/top/clap", 400, "metric", "clap has no leaderboard"),
+        ("/v1/limits/share/a", 404, "metric", "share is not declared"),
+        ("/v1/limits/clap/a", 400, "metric", "clap has no limit"),
+        ("/v1/limits/call/a%00", 400, "subject", "control characters"),
+        ("/v1/votes/share/a", 404, "metric", "share is not declared"),
+        ("/v1/votes/clap/a", 400, "metric", "clap has no votes"),
+        ("/v1/uniques/share/a", 404, "metric", "share is not declared"),
+        ("/v1/uniques/clap/a", 400, "metric", "clap keeps no uniques"),
+        ("/v1/uniques/view/a?over=hour", 400, "over", "uniques by day"),
+        ("/v1/uniques/view/a?over=x", 400, "over", "400d"),
+        ("/v1/uniques/view/a?over=9999999d", 400, "over", "4000d"),
+    ],
+)
+def test_a_bad_read_names_field_and_limit(http: httpx.Client, path: str, status: int, field: str, limit: str) -> None:
+    """A window, a range, a metric or a rule that is not there is refused with what there is."""
+    answer = http.get(path)
+    assert refused(answer) == (status, field)
+    assert limit in answer.json()["limit"]
+
+
+def test_events_are_appended(rig: Rig, http: httpx.Client) -> None:
+    """One event, or a list of a thousand, is answered once it is in the streams, and is then counted."""
+    answer = http.post("/v1/events", json={"metric": "view", "subject": "a", "amount": 2, "actor": "u1", "id": "x"})
+    assert (answer.status_code, answer.json()) == (202, {"appended": 1})
+    assert rig.ledger()["appended"] == 1
+    answer = http.post("/v1/events", json=[{"metric": "view", "subject": "a", "at": 1_763_900_000}] * 1000)
+    assert (answer.status_code, answer.json()) == (202, {"appended": 1000})
+    rig.drain()
+    assert http.get("/v1/counters/a/view").json()["value"] == 1002
+
+
+GOOD = '{"metric": "view", "subject": "a"}'
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "limit"),
+    [
+        ('{"metric": "share", "subject": "a"}', "metric", "not declared"),
+        ('{"metric": "view", "subject": ""}', "subject", "empty"),
+        ('{"metric": "view", "subject": "a\\u0000"}', "subject", "control characters"),
+        ('{"metric": "view"}', "subject", "missing"),
+        ('{"metric": "view", "subject": "a", "amount": "1"}', "amount", "int"),
+        ('{"metric": "view", "subject": "a", "amount": 9007199254740992}', "amount", "2^53"),
+        ('{"metric": "view", "subject": "a", "amount": 1.5}', "amount", "int"),
+        ('{"metric": "view", "subject": "a", "at": 253402300799}', "at", "future"),
+        ('{"metric": "view", "subject": "a", "at": -1}', "at", "1970"),
+        ('{"metric": "view", "subject": "a", "at": 1e400}', "at", ""),
+        ('{"metric": "view", "subject": "a", "colour": 1}', "colour", "unknown field"),
+        ('{"metric": "view", "subject": "a", "subject": "b"}', "subject", "once"),
+        ('{"metric": "view", "subject": "a", "\\u0073ubject": "b"}', "subject", "once"),
+        ('{"metric": "vote", "subject": "a"}', "actor", "once per actor"),
+        ('{"metric": "api-call", "subject": "a", "amount": 2}', "amount", "limit"),
+        ('{"metric": "tag", "subject": "a", "amount": -2}', "amount", "sketch"),
+        ("7", "body", "object"),
+        ("[]", "body", "object"),
+        ("null", "body", "object"),
+    ],
+)
+def test_a_bad_event_keeps_the_others_out(rig: Rig, http: httpx.Client, event: str, field: str, limit: str) -> None:
+    """A bad event is refused by its place and field, whoever is asked, and nothing at all is appended."""
+    headers = {"content-type": "application/json"}
+    answer = http.post("/v1/events", content=f"[{GOOD}, {event}, {GOOD}]", headers=headers)
+    assert refused(answer) == (400, field)
+    assert answer.json()["index"] == 1
+    assert answer.json()["detail"].startswith("event 1: ")
+    assert limit in answer.json()["limit"]
+    answer = http.post("/v1/decide", content=event, headers=headers)
+    assert refused(answer) == (400, field)
+    assert rig.ledger() == {}
+    assert all(rig.client.xlen(keys.stream) == 0 for keys in rig.layout.keys)
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/decide"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[",
+        b"\xff",
+        b'{"metric": "view", "subject": "\xff"}',
+        b'{"metric": "view", "subject": "\\ud800"}',
+        b"[" * 60_000,
+    ],
+)
+def test_what_is_no_json_is_refused(http: httpx.Client, path: str, body: bytes) -> None:
+    """A body that cannot be read is a 400, however it is broken."""
+    assert refused(http.post(path, content=body, headers={"content-type": "application/json"})) == (400, "body")
+
+
+@pytest.mark.parametrize("kind", [None, "text/html", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_a_body_must_say_that_it_is_json(rig: Rig, http: httpx.Client, kind: str | None) -> None:
+    """What a page of another site can make a browser send is refused: it never says that it is JSON."""
+    for path in ("/v1/events", "/v1/decide"):
+        answer = http.post(path, content=GOOD, headers={} if kind is None else {"content-type": kind})
+        assert refused(answer) == (415, "content-type")
+    assert http.post("/v1/decide", content=GOOD, headers={"content-type": "text/plain"}).status_code == 415
+    assert rig.ledger() == {}
+
+
+def test_too_much_at_once_is_refused(rig: Rig, http: httpx.Client) -> None:
+    """More than a thousand events, none, or more bytes than a body may have, are refused with the bound."""
+    event = json.loads(GOOD)
+    for events in ([], [event] * 1001):
+        assert refused(http.post("/v1/events", json=events)) == (400, "body")
+    headers = {"content-type": "application/json"}
+    for path, most in (("/v1/events", 2**20), ("/v1/decide", 2**16)):
+        answer = http.post(path, content=GOOD.ljust(most), headers=headers)
+        assert answer.status_code in (200, 202)
+        answer = http.post(path, content=GOOD.ljust(most + 1), headers=headers)
+        assert (refused(answer), answer.headers["connection"]) == ((413, "body"), "close")  # most of it was not read
+        assert f"{most:,} bytes" in answer.json()["limit"]
+        answer = http.post(path, content=iter([b" " * 4096] * (most // 4096 + 1)), headers=headers)  # no length given
+        assert refused(answer) == (413, "body")
+    assert rig.ledger()["appended"] == 2
+
+
+def test_a_limit_is_decided_at_once(rig: Rig, http: httpx.Client) -> None:
+    """Calls pass up to the limit with what remains, and the next is a 429 that says when to come again."""
+    event = {"metric": "api-call", "subject": "key:1", "at": time.time()}
+    answers = [http.post("/v1/decide", json=event) for _ in range(3)]
+    bodies = [answer.json() for answer in answers]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [(body["accepted"], body["remaining"], body["reason"]) for body in bodies] == [
+        (True, 1, None),
+        (True, 0, None),
+        (False, 0, "limit"),
+    ]
+    assert [body["total"] for body in bodies] == [1, 2, 2]
+    assert len({body["id"] for body in bodies}) == 3
+    assert 0 <= int(answers[2].headers["retry-after"]) <= 86_400
+    assert bodies[2]["reset_at"] % 86_400 == 0
+    assert "retry-after" not in answers[0].headers
+    assert rig.ledger()["rejected:limit@api-call"] == 1
+    for _ in range(4):
+        final = http.post("/v1/decide", json={"metric": "call", "subject": "key:1"})
+    assert (final.status_code, final.json()["reset_at"]) == (429, None)
+    assert "retry-after" not in final.headers  # it will never pass
+
+
+def test_a_second_vote_and_a_second_id_conflict(http: httpx.Client) -> None:
+    """The same vote again, or an id again, is a 409 with the reason; another actor's vote counts."""
+    vote = {"metric": "vote", "subject": "post:1", "actor": "u1"}
+    assert http.post("/v1/decide", json=vote).status_code == 200
+    again = http.post("/v1/decide", json=vote)
+    assert (again.status_code, again.json()["reason"], again.json()["total"]) == (409, "once", 1)
+    assert http.post("/v1/decide", json=vote | {"actor": "u2"}).json()["total"] == 2
+    view = {"metric": "view", "subject": "a", "id": "x", "at": 1_763_900_000}
+    assert http.post("/v1/decide", json=view).json()["accepted"]
+    again = http.post("/v1/decide", json=view)
+    assert (again.status_code, again.json()["reason"], again.json()["total"]) == (409, "duplicate", 1)
+
+
+def test_a_sketched_metric_cannot_be_decided(http: httpx.Client) -> None:
+    """A metric that has no exact counters is refused with what to do instead."""
+    answer = http.post("/v1/decide", json={"metric": "tag", "subject": "a"})
+    assert refused(answer) == (400, "metric")
+    assert "emit it instead" in answer.json()["limit"]
+
+
+def test_decisions_at_once_accept_exactly_the_limit(rig: Rig, http: httpx.Client) -> None:
+    """Of many requests at the same time, exactly as many pass as the limit has room for."""
+
+    def decide(_: int) -> int:
+        return http.post("/v1/decide", json={"metric": "call", "subject": "key:1"}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(decide, range(40)))
+    assert (answers.count(200), answers.count(429)) == (3, 37)
+    rig.drain()
+    assert http.get("/v1/counters/key:1/call").json()["value"] == 3
+
+
+def test_writes_before_any_worker_has_started(server: Server) -> None:
+    """On an empty server a write is refused with what to do, and stores nothing."""
+    with http_service(server.url) as http:
+        for path in ("/v1/events", "/v1/decide"):
+            answer = http.post(path, json=json.loads(GOOD))
+            assert answer.status_code == 503
+            assert "start a worker" in answer.json()["detail"]
+    assert server.client().dbsize() == 0
+
+
+def test_events_while_redis_is_away_are_held(
+    fresh_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Redis a decision is unknown and events are held: each says so, and the held ones are appended later."""
+    monkeypatch.setattr("tallystream_worker.service.routes.events.CONFIRM_TIMEOUT", 0.2)
+    monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 60)  # it goes away just after it was asked
+    server = fresh_server(extra=["--appendfsync", "always"])
+    event = json.loads(GOOD)
+    with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
+        assert http.post("/v1/events", json=event).status_code == 202
+        server.kill()
+        answer = http.post("/v1/events", json=[event] * 3)
+        assert (answer.status_code, answer.headers.get("retry-after")) == (504, None)
+        assert "held" in answer.json()["detail"]
+        answer = http.post("/v1/decide", json=event)
+        assert (answer.status_code, answer.headers.get("retry-after")) == (503, None)
+        assert "not known whether" in answer.json()["detail"]
+        server.start()
+        taken = 4 + posted_until_taken(http, event)
+        assert rig.ledger()["appended"] == taken
+
+
+def test_a_full_stream_is_backpressure(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a stream has as many entries as it may, its events are refused at once, and those of other streams not."""
+    monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 0.0)
+    event = json.loads(GOOD)
+    with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
+        assert http.post("/v1/events", json=event).status_code == 202
+        full = rig.layout.keys_of(event["subject"])
+        rig.client.hset(full.sequences, "!limit", 1)
+        for path in ("/v1/events", "/v1/decide"):
+            answer = http.post(path, json=event)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "none of these was taken" in http.post("/v1/events", json=event).json()["detail"]
+        other = next(name for name in map(str, range(99)) if rig.layout.keys_of(name) is not full)
+        assert http.post("/v1/events", json=[event, event | {"subject": other}]).status_code == 503
+        assert http.post("/v1/events", json=event | {"subject": other}).status_code == 202
+        assert rig.client.xlen(full.stream) == 1
+        rig.client.hdel(full.sequences, "!limit")
+        assert http.post("/v1/events", json=event).status_code == 202
+        assert rig.ledger()["appended"] == 3
+
+
+def test_a_full_buffer_takes_all_or_none(
+    fresh_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events for which there is no room are refused together, and may be sent again."""
+    monkeypatch.setattr("tallystream_worker.service.routes.events.CONFIRM_TIMEOUT", 0.1)
+    monkeypatch.setattr("tallystream_worker.service.routes.events.MAX_HELD", 5)
+    monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 60)
+    server = fresh_server(extra=["--appendfsync", "always"])
+    event = json.loads(GOOD)
+    with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
+        assert http.post("/v1/events", json=event).status_code == 202
+        server.kill()
+        assert http.post("/v1/events", json=[event] * 3).status_code == 504
+        answer = http.post("/v1/events", json=[event] * 3)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "none of these was taken" in answer.json()["detail"]
+        server.start()
+        taken = 4 + posted_until_taken(http, event)
+        assert rig.ledger()["appended"] == taken
+
+
+def test_a_body_that_never_ends_is_given_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that announces a body and does not send it is answered in time."""
+    monkeypatch.setattr("tallystream_worker.service.bodies.body._RECEIVE_TIMEOUT", 0.1)
+    with http_service(rig.url) as http:
+        address = (http.base_url.host, http.base_url.port or 80)
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(
+                b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_sketches_show_on_the_metrics_page(rig: Rig, http: httpx.Client) -> None:
+    """What is in sketches and how many subjects are exact show by metric, and no subject does."""
+    names = [name for name in map(str, range(99)) if rig.layout.keys_of(name) is rig.layout.keys[0]][:3]
+    with Producer(rig.url) as producer:
+        for name in names:
+            producer.emit("page", name, 5)
+        producer.emit("tag", "secret-subject", 7)
+        for _ in range(2):
+            producer.emit("vote", "a", actor="u1")
+            producer.emit("view", "a", id="x", at=1_763_900_000)
+    rig.drain()
+    page = http.get("/metrics").text
+    samples = {
+        (sample.name, sample.labels.get("metric"), sample.labels.get("rule")): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+    assert samples["tallystream_exact_subjects", "page", None] == 1
+    assert samples["tallystream_sketched_amount", "page", None] == 10
+    assert samples["tallystream_sketched_amount", "tag", None] == 7
+    assert samples["tallystream_events_rejected_total", "vote", "once"] == 1
+    assert samples["tallystream_events_duplicate_total", "view", None] == 1
+    assert samples["tallystream_unaccounted_events", None, None] == 0
+    assert "secret-subject" not in page
+
+
+def test_the_schema_names_every_path(http: httpx.Client) -> None:
+    """The service describes the paths of the rules as well."""
+    paths = http.get("/schema/openapi.json").json()["paths"].keys()
+    assert {"/v1/top/{metric}", "/v1/limits/{metric}/{subject}", "/v1/votes/{metric}/{subject}"} <= paths
+    assert {"/v1/uniques/{metric}/{subject}", "/v1/events", "/v1/decide"} <= paths
+
+
+def test_a_subject_with_a_slash_is_found(rig: Rig, http: httpx.Client) -> None:
+    """A percent-encoded slash belongs to the subject, in the paths that end in one as well."""
+    with Producer(rig.url) as producer:
+        producer.emit("call", "/a/b")
+    rig.drain()
+    assert http.get(f"/v1/limits/call/{quote('/a/b', safe='')}").json()["used"] == 1

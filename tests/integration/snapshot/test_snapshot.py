@@ -1,0 +1,733 @@
+"""A snapshot is of one moment, whatever is counted while it is read; and everything can be brought back from it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from tallystream import Producer
+from tallystream.deployment import establish
+from tallystream.errors import ConfigurationError, StreamError
+from tallystream.producing.decider import Decider
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.wire.event import Event
+from tallystream.wire.position import parse_id
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.process import logs
+from tallystream_worker.process.failpoints import RESTORE_PLACES, SNAPSHOT_PLACES, VARIABLE
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.drop import drop
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings, SnapshotSettings
+from tallystream_worker.snapshot.database import Database, SnapshotError
+from tallystream_worker.snapshot.drill import drill
+from tallystream_worker.snapshot.load import Load
+from tallystream_worker.snapshot.point_in_time import CutLost, open_cut
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshot
+from tallystream_worker.snapshot.values import Reading
+from tests.harness import Rig
+from tests.integration.counting.test_rules_exact import RULES, feed, happenings, stored, without_zeros
+from tests.oracle_rules import tally
+from tests.paths import ROOT
+from tests.postgresql import emptied
+from tests.waiting import until
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+EXAMPLES = int(os.environ.get("TALLYSTREAM_EXAMPLES", "10"))
+
+
+STRUCTURES = Rules(
+    {
+        "seen": Metric(windows=("hour",), seen="bloom", top=3),
+        "visit": Metric(unique="day", windows=("day",), top=2),
+        "rough": Metric(exact=False, top=3),
+        "some": Metric(max_subjects=3, top=3),
+        "vote": Metric(once="30d", windows=("day",)),
+    }
+)
+
+
+@pytest.fixture
+def rig(server):
+    """Parts wired to a clean server, two partitions, all rules."""
+    with Rig(server.url, partitions=2, rules=RULES) as wired:
+        yield wired
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path, monkeypatch):
+    """An empty database of each kind; in PostgreSQL, three rows are many, so they are copied."""
+    monkeypatch.setattr("tallystream_worker.snapshot.database._MANY", 3)
+    if request.param == "sqlite":
+        url = str(tmp_path / "snapshot.sqlite")
+    else:
+        url = emptied(request.getfixturevalue("postgresql"))
+    opened = Database(url)
+    yield opened
+    opened.close()
+
+
+def take(rig: Rig, database: Database, *, whole: bool = False):
+    """Take a snapshot, as a new process would."""
+    return Snapshot(rig.client, database, establish(rig.client)).run_once(whole=whole)
+
+
+def books(rig: Rig) -> dict[str, int]:
+    """Return the ledger without the figures of the stream's own entries, which begins anew."""
+    return {name: value for name, value in rig.ledger().items() if not name.startswith("entries:")}
+
+
+def partly(rig: Rig, chance: random.Random) -> None:
+    """Count some of what waits, leave some of it pending and some unread."""
+    for partition in range(rig.layout.partitions):
+        held = rig.fetch(partition, "reader")(chance.randint(0, 6), 0)
+        chance.shuffle(held)
+        handed = iter([held[: len(held) // 2]])
+        rig.consumer(partition, "w", fetch=lambda *_, handed=handed: next(handed)).run_once()
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=st.lists(happenings(), min_size=3, max_size=3), seed=st.integers(0, 10_000))
+def test_after_a_loss_everything_is_as_before(server, tmp_path_factory, drawn, seed):
+    """Two snapshots, the archive, the loss of everything, a restore: all rules together equal the oracle's."""
+    chance = random.Random(seed)
+    server.clear()
+    folder = tmp_path_factory.mktemp("restore")
+    database = Database(str(folder / "snapshot.sqlite"))
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        happened = []
+        for round_ in drawn:
+            happened += feed(rig, round_, chance)
+            partly(rig, chance)
+            if round_ is not drawn[-1]:
+                take(rig, database)
+        store = Store(str(folder / "archive"))
+        Archive(rig.client, store, rig.meta).run_once(settled=0)
+        server.clear()
+        restore(rig.client, database, lambda n, after, before: entries(store, n, after, before))
+        database.close()
+        expected, found = tally(happened, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows", "asked"):
+            assert without_zeros(found[name]) == without_zeros(getattr(expected, name)), name
+        assert without_zeros(books(rig)) == without_zeros(expected.ledger)
+        assert rig.waiting() == 0
+
+
+def test_a_snapshot_is_of_one_moment(rig, database):
+    """While events arrive and are counted, two metrics that every entry moves together are equal in each snapshot."""
+    stop = threading.Event()
+
+    def load() -> None:
+        decide = Decider(rig.connect(), establish(rig.client))
+        with Producer(rig.url, linger=0.001) as producer:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                subject = f"s{number % 300}"
+                for metric in ("view", "plain"):
+                    producer.emit(metric, subject, 1)
+                if number % 50 == 0:
+                    decide(Event("call", subject))
+                    producer.flush()
+
+    def count(partition: int) -> None:
+        consumer = rig.consumer(partition)
+        while not stop.is_set():
+            consumer.run_once(0.01)
+
+    threads = [threading.Thread(target=load), *(threading.Thread(target=count, args=(n,)) for n in range(2))]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(6):
+            take(rig, database, whole=number == 3)
+            totals = rows(database, "totals")
+            windows = rows(database, "windows")
+            # An entry holds both, so each subject's are equal at any moment between entries.
+            assert {s: v for (m, s), v in totals.items() if m == "view"} == {
+                s: v for (m, s), v in totals.items() if m == "plain"
+            }
+            by_hour = Counter()
+            for (window, metric, _, subject), value in windows.items():
+                if (window, metric) == ("hour", "view"):
+                    by_hour[subject] += value
+            assert by_hour == {s: v for (m, s), v in totals.items() if m == "view"}
+            ledger = rows(database, "ledger")
+            assert sum(v for (name, _), v in ledger.items() if name == "total@view") == sum(by_hour.values())
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert rig.client.keys("*cut*") == []
+
+
+def rows(database: Database, table: str) -> dict[tuple, int]:
+    """Return a table's values by key."""
+    with database._engine.connect() as connection:
+        found = (
+            connection.execute(
+                text(f"SELECT * FROM {table}")  # noqa: S608
+            )
+            .mappings()
+            .all()
+        )
+    names = {
+        "totals": ("metric", "subject"),
+        "windows": ("window", "metric", "label", "subject"),
+        "ledger": ("field", "partition"),
+    }
+    return {tuple(row[name] for name in names[table]): row["value"] for row in found}
+
+
+def test_what_has_not_changed_is_not_read(rig, database):
+    """The first snapshot has everything, the next only what changed, and both together are what is there."""
+    with Producer(rig.url) as producer:
+        for number in range(2000):
+            producer.emit("plain", f"s{number}")
+    rig.drain()
+    first = take(rig, database)
+    assert (first.whole, first.rows >= 2000) == (2, True)
+    with Producer(rig.url) as producer:
+        producer.emit("plain", "s7", 5)
+        producer.emit("plain", "new", 1)
+    rig.drain()
+    second = take(rig, database)
+    assert (second.whole, second.rows) == (0, 2)
+    assert rows(database, "totals") == rig.totals()
+    assert take(rig, database).rows == 0
+
+
+def test_a_person_can_ask(rig, database):
+    """The tables answer the question that docs/backup.md shows."""
+    with Producer(rig.url) as producer:
+        for number in range(50):
+            producer.emit("view", f"article:{number % 10}", number)
+    rig.drain()
+    take(rig, database)
+    query = "SELECT subject, value FROM totals WHERE metric = 'view' ORDER BY value DESC LIMIT 10"
+    assert query in (ROOT / "docs" / "backup.md").read_text()
+    with database._engine.connect() as connection:
+        answer = connection.execute(text(query)).all()
+    assert answer[0] == ("article:9", 9 + 19 + 29 + 39 + 49)
+    assert len(answer) == 10
+
+
+def test_everything_that_is_kept_comes_back(server, database):
+    """Sketches, Bloom filters, unique counts, leaderboards, sequences and expiry come back, not only sums."""
+    with Rig(server.url, partitions=2, rules=STRUCTURES) as rig, Producer(rig.url) as producer:
+        for round_ in range(3):
+            emit_structures(rig, producer, round_)
+            take(rig, database)
+        before = dump(rig)
+        server.client().flushall()
+        restore(rig.client, database)
+        assert dump(rig) == before
+        producer.emit("seen", "s1", id="0-1")  # the same producer goes on: the gate knows it, the filter the id
+        producer.flush()
+        rig.drain()
+        assert books(rig)["duplicate"] == before["ledger"]["duplicate"] + 1
+        assert producer.stats.rewound_streams == 0
+
+
+def emit_structures(rig: Rig, producer: Producer, round_: int) -> None:
+    """Emit and count events of every rule that keeps more than a sum."""
+    for number in range(60):
+        producer.emit("seen", f"s{number % 7}", id=f"{round_ % 2}-{number}")
+        producer.emit("visit", f"s{number % 5}", actor=f"u{number * (round_ + 1)}")
+        producer.emit("rough", f"s{number % 11}", number)
+        producer.emit("some", f"s{number % 13}", number)
+        producer.emit("vote", f"s{number % 3}", (number + round_) % 3 - 1, actor=f"u{number % 20}")
+    producer.flush()
+    rig.drain()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_written_while_it_is_read_is_not_in_it(server, tmp_path, monkeypatch, whole):
+    """Every kind of counter is kept as it was when the cut was opened, although each is written before it is read."""
+    database = Database(str(tmp_path / "snapshot.sqlite"))
+    with Rig(server.url, partitions=1, rules=STRUCTURES) as rig, Producer(rig.url) as producer:
+        emit_structures(rig, producer, 0)
+        if not whole:
+            take(rig, database)
+            emit_structures(rig, producer, 2)
+        before, copies = dump(rig), Reading.copies
+
+        def write_first(self, names):
+            emit_structures(rig, producer, 1)
+            emit_structures(rig, producer, 5)
+            copies(self, names)
+
+        monkeypatch.setattr(Reading, "copies", write_first)
+        take(rig, database)
+        assert dump(rig) != before
+        server.client().flushall()
+        restore(rig.client, database)
+        # A key's time to live is at least a day after its last write, and the last was after the moment.
+        assert {name: kept(value) for name, value in dump(rig).items()} == {
+            name: kept(value) for name, value in before.items()
+        }
+    database.close()
+
+
+def kept(value):
+    """Return a dumped value without its expiry."""
+    return value[0] if isinstance(value, tuple) else value
+
+
+def test_what_is_counted_just_before_the_cut_is_in_it(rig, database, monkeypatch):
+    """Entries that come between the reading of the log and the moment are read as well."""
+    emit_some(rig, 1)
+    take(rig, database)
+
+    came = []
+
+    def late(*arguments):
+        with Producer(rig.url) as producer:
+            for number in range(8):
+                subject = f"late:{len(came)}:{number}"
+                producer.emit("plain", subject)
+                if rig.layout.keys_of(subject) == arguments[1]:
+                    came.append(subject)
+        rig.drain()
+        return open_cut(*arguments)
+
+    emit_some(rig, 2)
+    monkeypatch.setattr(snapshotter, "open_cut", late)
+    take(rig, database)
+    assert len(came) >= 2
+    assert {("plain", subject) for subject in came} <= rows(database, "totals").keys()
+
+
+def test_a_replaced_vote_leaves_its_old_bucket(rig, database):
+    """A vote or id that is replaced changes a bucket that no new entry names: the snapshot has that one, too."""
+    now = time.time()
+    early, late = now - 3 * 86_400, now - 60
+    with Producer(rig.url) as producer:
+        producer.emit("vote", "p1", 1, actor="u1", at=early)
+        producer.emit("view", "a1", 5, at=late, id="i1")
+        producer.flush()
+        rig.drain()
+        take(rig, database)
+        producer.emit("vote", "p1", -1, actor="u1", at=late)
+        producer.emit("view", "a1", 5, at=late - 1800, id="i1")
+        producer.flush()
+    rig.drain()
+    take(rig, database)
+    windows = Counter()
+    for (window, metric, label, subject), value in rows(database, "windows").items():
+        windows[window, metric, label, subject] += value
+    assert without_zeros(windows) == without_zeros(stored(rig)["windows"])
+
+
+def test_the_log_is_held_for_what_is_pending(rig, database):
+    """The hold of a snapshot leaves in the log what was handed out and not counted at its moment."""
+    emit_some(rig, 1)
+    emit_some(rig, 2, drain=False)
+    held = {n: rig.fetch(n, "slow")(3, 0) for n in range(2)}
+    take(rig, database)
+    for partition, keys in enumerate(rig.layout.keys):
+        hold = rig.client.hget(f"{keys.prefix}holds", "snapshot").decode()
+        assert parse_id(hold) < parse_id(held[partition][0].id)
+
+
+def test_a_whole_snapshot_forgets_what_is_gone(rig, database):
+    """A counter that somebody removed by hand is gone from the next snapshot of everything."""
+    emit_some(rig, 1)
+    take(rig, database)
+    (key, *_) = rig.client.scan_iter(match="*total:view:*")
+    rig.client.delete(key)
+    take(rig, database, whole=True)
+    assert rows(database, "totals") == rig.totals()
+
+
+def dump(rig: Rig) -> dict:
+    """Return everything that is kept, with expiry to the millisecond."""
+    client, found = rig.client, {"ledger": books(rig)}
+    for keys in rig.layout.keys:
+        for key in client.scan_iter(match=f"{keys.prefix}*"):
+            name = key.decode()
+            if name.endswith((":stream", ":ledger", ":holds", ":dead")):
+                continue
+            kind = client.type(key)
+            if kind == b"string" and "unique:" in name:
+                value = client.pfcount(key)
+            elif kind == b"string":
+                value = client.get(key)
+            elif kind == b"hash":
+                value = client.hgetall(key)
+            else:
+                value = client.zrange(key, 0, -1, withscores=True)
+            found[name] = (value, client.execute_command("PEXPIRETIME", key))
+    return found
+
+
+@pytest.mark.parametrize("place", SNAPSHOT_PLACES)
+def test_a_killed_snapshot(rig, tmp_path, place):
+    """SIGKILL before the commit, in it or behind it: the log is kept, counting goes on, and the next one is right."""
+    emit_some(rig, 1)
+    file = tmp_path / "snapshot.sqlite"
+    command = [PROGRAM, "snapshot", file, "--once", "--redis", rig.url]
+    environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "2"}
+    for nth in (1, 2):
+        killed = subprocess.run(
+            command, env=environment | {VARIABLE: f"{place}:{nth}"}, capture_output=True, check=False
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert_log_is_held(rig, file)
+        emit_some(rig, 2 + nth)
+    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    database = Database(str(file))
+    assert rows(database, "totals") == rig.totals()
+    for keys in rig.layout.keys:
+        position, _ = database.position(rig.layout.keys.index(keys))
+        assert rig.client.hget(f"{keys.prefix}holds", "snapshot") == position.floor.encode()
+    database.close()
+
+
+def assert_log_is_held(rig: Rig, file: Path) -> None:
+    """Demand that nothing behind what is in the database may be trimmed."""
+    database = Database(str(file))
+    for partition, keys in enumerate(rig.layout.keys):
+        if (found := database.position(partition)) is not None:
+            hold = rig.client.hget(keys.holds, "snapshot")
+            assert hold is not None
+            assert parse_id(hold.decode()) <= parse_id(found[0].floor)
+    database.close()
+
+
+@pytest.mark.parametrize("place", RESTORE_PLACES)
+def test_a_killed_restore(rig, tmp_path, place):
+    """A restore that was killed is run again, and ends where one that was not killed ends."""
+    emit_some(rig, 1)
+    file = tmp_path / "snapshot.sqlite"
+    database = Database(str(file))
+    take(rig, database)
+    emit_some(rig, 2, drain=False)
+    Archive(rig.client, Store(str(tmp_path / "archive")), rig.meta).run_once(settled=0)
+    rig.drain()
+    before, ledger = rig.totals(), books(rig)
+    rig.client.flushall()
+    command = [PROGRAM, "restore", file, "--archive", tmp_path / "archive", "--redis", rig.url]
+    killed = subprocess.run(command, env=os.environ | {VARIABLE: f"{place}:2"}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not rig.client.exists(rig.layout.meta)
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (rig.totals(), books(rig)) == (before, ledger)
+    database.close()
+
+
+def emit_some(rig: Rig, seed: int, *, drain: bool = True) -> None:
+    """Emit events of a few metrics, and count them."""
+    chance = random.Random(seed)
+    with Producer(rig.url, entry_events=20) as producer:
+        for _ in range(300):
+            producer.emit(chance.choice(["view", "plain"]), f"s{chance.randint(1, 50)}", chance.randint(1, 5))
+    if drain:
+        rig.drain()
+
+
+def test_what_is_left_of_the_stream_is_enough(rig, database):
+    """Without an archive, what the stream still holds is counted: nothing is missing where it was not lost."""
+    emit_some(rig, 1)
+    take(rig, database)
+    emit_some(rig, 2)
+    before, ledger = rig.totals(), books(rig)
+    for key in rig.client.scan_iter(match="*total:*"):
+        rig.client.delete(key)
+    with pytest.raises(StreamError, match="not empty"):
+        restore(rig.client, database)
+    parts = restore(rig.client, database, force=True)
+    assert (rig.totals(), books(rig)) == (before, ledger)
+    assert all(part.survived and part.missing == 0 for part in parts)
+
+
+def test_producers_may_append_while_it_is_restored(rig, database, monkeypatch):
+    """What arrives at an emptied server before, while and after its counters are brought back counts once."""
+    run, emitted = Load.run, Counter()
+    with Producer(rig.url) as producer:
+
+        def emit(*_: object) -> None:
+            for number in range(20):
+                producer.emit("plain", f"s{number}")
+                emitted["plain", f"s{number}"] += 1
+            producer.flush(10)
+
+        def load_late(self, *arguments):
+            emit()
+            return run(self, *arguments)
+
+        emit()
+        rig.drain()
+        take(rig, database)
+        rig.client.flushall()
+        emit()
+        monkeypatch.setattr(Load, "run", load_late)
+        restore(rig.client, database, force=True)
+        emit()
+    rig.drain()
+    assert rig.totals() == emitted
+    assert books(rig)["counted"] == books(rig)["appended"] == emitted.total()
+
+
+def test_what_is_missing_is_said(rig, database):
+    """What waited at the snapshot and is nowhere now is reported to the event, and the books balance."""
+    emit_some(rig, 1)
+    before = rig.totals()
+    emit_some(rig, 2, drain=False)
+    take(rig, database)
+    rig.client.flushall()
+    parts = restore(rig.client, database)
+    assert sum(part.missing for part in parts) == 300
+    assert rig.totals() == before
+    ledger = books(rig)
+    assert (ledger["appended"], ledger["counted"], ledger["trimmed"]) == (600, 300, 300)
+
+
+def test_after_a_restore_the_log_knows_what_it_lacks(rig, database):
+    """What is in the snapshot alone is gone from the log: a rebuild refuses, an audit begins with the next snapshot."""
+    emit_some(rig, 1)
+    take(rig, database)
+    rig.client.flushall()
+    restore(rig.client, database)
+    emit_some(rig, 2)
+    assert rig.waiting() == 0
+    chosen = Settings(RedisSettings(rig.url, partitions=2), rules=RULES)
+    generation = propose(rig.client, establish(rig.client), RULES)
+    with (
+        Rebuild(chosen, establish(rig.client), generation) as again,
+        pytest.raises(ConfigurationError, match="no longer in the streams"),
+    ):
+        again.begin()
+    drop(rig.client, establish(rig.client), generation)
+    take(rig, database)
+    emit_some(rig, 3)
+    found = audit(rig.client, establish(rig.client), RULES, sources=Sources(snapshot=database))
+    assert (found.differences, found.unproved) == ([], 0)
+    assert {scope.base for scope in found.scopes} == {"snapshot"}
+    with closing(Totals(rig.url)) as totals:
+        assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
+
+
+def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(rig, database, tmp_path):
+    """Changes whose entries somebody trimmed away are in the next snapshot; a restore takes them from the archive."""
+    emit_some(rig, 1)
+    take(rig, database)
+    emit_some(rig, 2)
+    store = Store(str(tmp_path / "archive"))
+    Archive(rig.client, store, rig.meta).run_once(settled=0)
+    before = rig.totals()
+    for keys in rig.layout.keys:
+        rig.client.xtrim(keys.stream, maxlen=1, approximate=False)
+    with pytest.raises(SnapshotError, match="trimmed behind the snapshot"):
+        drill(rig.client, database, establish(rig.client))
+    restore(rig.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
+    assert rig.totals() == before
+    for keys in rig.layout.keys:
+        rig.client.xtrim(keys.stream, maxlen=1, approximate=False)
+    assert take(rig, database).whole == 2
+    assert rows(database, "totals") == before
+
+
+def test_expired_buckets_stay_expired(server, database):
+    """A bucket that has expired since is not brought back, and leaves the database with the next snapshot."""
+    rules = Rules({"view": Metric(windows=("minute",), retention={"minute": "1s"})})
+    with Rig(server.url, partitions=2, rules=rules) as rig:
+        emit_views(rig)
+        take(rig, database)
+        assert rows(database, "windows")
+        (key,) = rig.client.scan_iter(match="*minute:view:*")
+        rig.client.pexpireat(key, int(time.time() * 1000) + 5)
+        partition = next(n for n, keys in enumerate(rig.layout.keys) if key.startswith(keys.prefix.encode()))
+        with database._engine.begin() as connection:
+            connection.execute(text("UPDATE buckets SET expires = 1"))
+        server.client().flushall()
+        restore(rig.client, database)
+        assert list(rig.client.scan_iter(match="*minute:view:*")) == []
+        assert rig.totals() == {("view", "a"): 1}
+        take(rig, database)
+        assert rows(database, "windows") == {}
+        assert partition in (0, 1)
+
+
+def emit_views(rig: Rig) -> None:
+    """Emit and count one view."""
+    with Producer(rig.url) as producer:
+        producer.emit("view", "a")
+    rig.drain()
+
+
+def test_a_snapshot_that_stops_holds_up_nothing(rig, database):
+    """A cut that nobody finishes ends by itself; meanwhile counting goes on, and a second snapshot is refused."""
+    emit_some(rig, 1)
+    cut = open_cut(rig.client, rig.layout.keys[0], [])
+    emit_some(rig, 2)
+    with pytest.raises(CutLost, match="being taken"):
+        take(rig, database)
+    assert 0 < rig.client.pttl(cut.key) <= 30_000
+    assert 0 < rig.client.pttl(cut.key + ":before") <= 30_000
+    rig.client.delete(cut.key)
+    with pytest.raises(CutLost, match="silent"):
+        cut.close()
+    emit_some(rig, 3)
+    take(rig, database)
+    assert rows(database, "totals") == rig.totals()
+
+
+def test_the_snapshot_of_other_data_is_refused(rig, database):
+    """A database that holds the counters of another life of the data is not overwritten."""
+    emit_some(rig, 1)
+    take(rig, database)
+    before = rows(database, "totals")
+    rig.client.hset(rig.layout.meta, "epoch", "another")
+    with pytest.raises(SnapshotError, match="other data"):
+        take(rig, database)
+    assert rows(database, "totals") == before
+
+
+def test_a_database_that_is_down(rig, tmp_path):
+    """Without its database a snapshot says so, and counting does not notice."""
+    emit_some(rig, 1)
+    gone = Database("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(SnapshotError, match="cannot be used"):
+        take(rig, gone)
+    gone.close()
+    empty = Database(str(tmp_path / "empty.sqlite"))
+    with pytest.raises(SnapshotError, match="no complete snapshot"):
+        restore(rig.client, empty)
+    empty.close()
+
+
+def test_a_drill_compares_everything(rig, database):
+    """A drill finds nothing on a healthy system, whatever is pending; and names what was tampered with."""
+    for seed in (1, 2):
+        feed(rig, [(event, bool(seed % 2)) for event in varied()], random.Random(seed))
+        partly(rig, random.Random(seed))
+        take(rig, database) if seed == 1 else None
+    verdict = drill(rig.client, database, establish(rig.client))
+    assert (verdict.differing, verdict.compared > 20) == (0, True), verdict.differences
+    (key, *_) = sorted(rig.client.scan_iter(match="*total:view:*"))
+    rig.client.incrby(key, 7)
+    verdict = drill(rig.client, database, establish(rig.client))
+    (difference,) = verdict.differences
+    assert difference.table == "totals"
+    assert int(difference.live) - int(difference.restored) == 7
+
+
+def test_a_drill_takes_a_sum_of_nothing_for_none(rig, database):
+    """A vote that was counted and taken back in two batches is no difference, although one batch leaves no sum."""
+    emit_some(rig, 1)
+    take(rig, database)
+    with Producer(rig.url) as producer:
+        for amount in (1, 0):
+            producer.emit("vote", "p1", amount, actor="u1")
+            producer.flush()
+            rig.drain()
+    assert rig.totals()["vote", "p1"] == 0
+    verdict = drill(rig.client, database, establish(rig.client))
+    assert (verdict.differing, verdict.compared > 20) == (0, True), verdict.differences
+
+
+def varied() -> list[Event]:
+    """Return events of every rule."""
+    at = time.time() - 1
+    views = [Event("view", f"s{n % 5}", n, at=at - 3600 * (n % 3), id=f"i{n % 7}") for n in range(20)]
+    votes = [Event(m, f"s{n % 3}", n % 3 - 1, f"u{n % 4}", at - n) for n in range(20) for m in ("vote", "daily")]
+    return views + votes + [Event("call", f"s{n % 2}", at=at) for n in range(12)]
+
+
+def test_a_worker_takes_snapshots_from_its_first_start(server, tmp_path):
+    """Where `[snapshot] url` is set, an empty server's first worker copies what it counts, without a command."""
+    file = tmp_path / "snapshot.sqlite"
+    chosen = Settings(RedisSettings(server.url), snapshot=SnapshotSettings(str(file), every=0.1))
+    with counting(chosen, logs.configure(quiet=True)), Producer(server.url) as producer:
+        producer.emit("view", "article:1", 3)
+        producer.flush(wait="counted", timeout=20)
+        database = Database(str(file))
+        until(lambda: database.facts() and rows(database, "totals"), timeout=20, what="the snapshot")
+        assert rows(database, "totals") == {("view", "article:1"): 3}
+        database.close()
+
+
+@settings(
+    max_examples=max(2, EXAMPLES // 3), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(drawn=st.lists(happenings(), min_size=3, max_size=3), seed=st.integers(0, 10_000))
+def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, drawn, seed):
+    """The snapshot of a second generation, restored as the first one of a new life, equals the oracle's."""
+    chance = random.Random(seed)
+    server.clear()
+    folder = tmp_path_factory.mktemp("restore")
+    database = Database(str(folder / "snapshot.sqlite"))
+    with Rig(server.url, rules=RULES, partitions=2) as rig:
+        happened = feed(rig, drawn[0], chance)
+        rig.finish()
+        generation = propose(rig.client, establish(rig.client), RULES)
+        chosen = Settings(RedisSettings(rig.url, partitions=2), rules=RULES)
+        with Rebuild(chosen, establish(rig.client), generation) as again:
+            again.begin()
+            again.catch_up()
+            again.switch()
+        rig.layout = establish(rig.client).layout
+        happened += feed(rig, drawn[1], chance)
+        partly(rig, chance)
+        take(rig, database)
+        happened += feed(rig, drawn[2], chance)
+        partly(rig, chance)
+        store = Store(str(folder / "archive"))
+        Archive(rig.client, store, establish(rig.client)).run_once(settled=0)
+        assert drill(rig.client, database, establish(rig.client)).differences == []
+        server.clear()
+        restore(rig.client, database, lambda n, after, before: entries(store, n, after, before))
+        rig.layout = establish(rig.client).layout
+        assert {keys.generation for keys in rig.layout.keys} == {1}
+        expected, found = tally(happened, RULES.metric), stored(rig)
+        for name in ("totals", "up", "windows", "asked"):
+            assert without_zeros(found[name]) == without_zeros(getattr(expected, name)), name
+        assert without_zeros(books(rig)) == without_zeros(expected.ledger)
+        take(rig, database)
+        assert rows(database, "totals") == rig.totals()
+        found = audit(rig.client, establish(rig.client), RULES, sources=Sources(archive=store))
+        assert (found.differences, found.unproved) == ([], 0)
+    database.close()
+
+
+def test_whoever_watches_is_told_how_often(rig, tmp_path):
+    """While a worker takes snapshots by itself the server says how often; also where none succeeds; not afterwards."""
+    place = SnapshotSettings(url=str(tmp_path / "s.sqlite"), every=0.2)
+    configured = Settings(redis=RedisSettings(url=rig.url), snapshot=place)
+
+    def said(field):
+        return rig.client.hget(rig.layout.meta, field)
+
+    with snapshotter.snapshotting(configured, rig.meta, logs.configure(quiet=True)):
+        until(lambda: said("snapshot") is not None, what="a snapshot")
+        assert said("snapshot-every") == b"0.2"
+    assert said("snapshot-every") is None
+    with closing(Database(place.url)) as database, database._engine.begin() as connection:
+        connection.execute(text("update facts set value = 'another' where name = 'epoch'"))
+    rig.client.hdel(rig.layout.meta, "snapshot")
+    with snapshotter.snapshotting(configured, rig.meta, logs.configure(quiet=True)):
+        until(lambda: said("snapshot-every") == b"0.2", what="the interval")
+    assert said("snapshot") is None

@@ -1,0 +1,297 @@
+"""Folding: pure, bounded, and one event at fault never takes its neighbours with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.keys import Layout
+from tallystream.wire.codec import Payload, Single, Visits, decode, encode
+from tallystream.wire.event import MAX_AHEAD, MAX_AMOUNT
+from tallystream.wire.packer import Pack
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.counting.fold import OVERFLOW, Fold
+
+RECEIVED = 1_763_900_000_000
+NOW = RECEIVED / 1000
+RULES = Rules({"view": Metric(), "like": Metric()})
+
+
+def fold(**settings) -> Fold:
+    """Return the fold of a layout of one partition, to which every subject belongs."""
+    return Fold(Layout(1), 0, RULES, **settings)
+
+
+def entry(*events, number: int = 0, deliveries: int = 1, **fields: bytes) -> Entry:
+    """Return an entry of events, each a tuple of what `Pack.add` takes without the time it may leave out."""
+    pack = Pack()
+    for metric, subject, amount, *rest in events:
+        at, actor, id_ = (*rest, *[NOW, None, None][len(rest) :])
+        pack.add(metric, subject, amount, at, actor, id_)
+    packed = {b"v": b"1", b"p": b"p", b"q": b"1", b"n": str(pack.events).encode(), b"b": pack.seal()}
+    return Entry(f"{RECEIVED}-{number}", packed | {name.encode(): v for name, v in fields.items()}, deliveries)
+
+
+def totals(folded) -> dict[str, dict[str, int]]:
+    """Return the plain sums by metric and subject, whatever buckets they are in."""
+    found: dict[str, Counter[str]] = {}
+    for place, sums in folded.batch.sums.items():
+        found.setdefault(place.metric, Counter()).update(sums)
+    return found
+
+
+def plain(number: int = 0, **fields: str) -> Entry:
+    """Return a plain entry."""
+    return Entry(f"{RECEIVED}-{number}", {name.encode(): value.encode() for name, value in fields.items()})
+
+
+def test_sums_by_metric_and_subject():
+    """Ones, counts, sums and singles of several entries are one sum for each counter."""
+    batch, rest = fold()(
+        [
+            entry(("view", "a", 1), ("view", "a", 1), ("view", "b", 1), ("like", "a", -2)),
+            entry(("view", "a", 1), ("view", "a", 10), ("view", "a", 2**45), ("like", "a", 1, NOW, "u1"), number=1),
+            plain(2, metric="view", subject="b", amount="5"),
+        ]
+    )
+    assert not rest
+    assert batch.ids == [f"{RECEIVED}-{i}" for i in range(3)]
+    assert totals(batch) == {"view": {"a": 13 + 2**45, "b": 6}, "like": {"a": -1}}
+    assert batch.counted == {"view": 7, "like": 2}
+    assert batch.parked == []
+    assert batch.appended == 1
+    counted = {"counted": 9, "counted@view": 7, "counted@like": 2}
+    assert batch.ledger == {"appended": 1, "plain": 1, "entries:plain": 1, "entries:settled": 3} | counted
+
+
+def test_nothing_is_nothing():
+    """No entries fold to an empty batch."""
+    batch, rest = fold()([])
+    assert (batch.ids, batch.batch.counters, batch.ledger, list(rest)) == ([], 0, {}, [])
+
+
+def test_an_entry_that_comes_twice_counts_once():
+    """The same ID twice in one read is one entry: within one script call the gate would let both through."""
+    batch, _ = fold()([entry(("view", "a", 1)), entry(("view", "a", 1))])
+    assert (len(batch.ids), totals(batch)["view"]["a"]) == (1, 1)
+
+
+@given(st.integers(1, 20), st.lists(st.integers(1, 6), min_size=1, max_size=12))
+def test_a_batch_is_bounded_in_keys(max_keys, sizes):
+    """A batch closes with the entry that reaches `max_keys`, and the rest is handed back, nothing lost."""
+    subjects = iter(range(1000))
+    entries = [entry(*(("view", f"s{next(subjects)}", 1) for _ in range(n)), number=i) for i, n in enumerate(sizes)]
+    left, settled, found = entries, [], {}
+    while left:
+        before = len(left)
+        batch, left = fold(max_keys=max_keys)(left)
+        assert batch.ids
+        assert batch.batch.counters < max_keys + sizes[len(settled) + len(batch.ids) - 1]
+        assert len(batch.ids) + len(left) == before
+        settled += batch.ids
+        found |= totals(batch)["view"]
+    assert settled == [e.id for e in entries]
+    assert len(found) == sum(sizes)
+
+
+actors = st.sampled_from(["u1", "u2", "\u00e9", "e\u0301", "bad\n", "u" * 300])
+minutes = st.sampled_from([int(NOW) // 60 - 3 * 1440, int(NOW) // 60 - 1, int(NOW) // 60, int(NOW) // 60 + 61])
+visits = st.builds(
+    lambda metric, minute, rows: Visits(metric, minute, *(list(column) for column in zip(*rows, strict=True))),
+    st.sampled_from(["view", "vote", "call", "late", "set-aside", "unknown"]),
+    minutes,
+    st.lists(st.tuples(st.sampled_from(["a", "b", "bad\n"]), actors, st.integers(0, 59_999)), min_size=1, max_size=6),
+)
+MANY_RULES = Rules(
+    {
+        "view": Metric(windows=("hour", "day"), unique="day"),
+        "vote": Metric(once="day"),
+        "call": Metric(limit=3, per="hour", unique="hour"),
+        "late": Metric(accept_late="1d"),
+        "set-aside": Metric(accept_late="1d", late="aside"),
+    }
+)
+
+
+@given(st.lists(visits, min_size=1, max_size=4))
+def test_visits_fold_to_what_singles_fold_to(given_visits):
+    """Events in columns count, are rejected, late or parked exactly as if each had come by itself."""
+    in_columns = Payload([], [], [], given_visits)
+    found = []
+    for payload in (in_columns, in_columns.by_singles()):
+        fields = {b"v": b"1", b"p": b"p", b"q": b"1", b"n": str(payload.events).encode(), b"b": encode(payload)}
+        folded, _ = Fold(Layout(1), 0, MANY_RULES)([Entry(f"{RECEIVED}-0", fields)])
+        document = msgspec.msgpack.decode(folded.encode())
+        uniques = {
+            (prefix, until, subject, actor)
+            for _, prefix, until, rows in document.pop("uniques")
+            for subject, *names in rows
+            for actor in names
+        }
+        parked = Counter((part.reason, part.events, part.metric, part.fields[b"b"]) for part in folded.parked)
+        sums = {(place.metric, place.labels, s): n for place, by in folded.batch.sums.items() for s, n in by.items()}
+        limited = {
+            (place.metric, place.labels, s): n for place, by in folded.batch.limited.items() for s, n in by.items()
+        }
+        votes = sorted(str(vote) for _, _, _, *some in document["votes"] for vote in some)
+        expire = dict(zip(document["expire"][::2], document["expire"][1::2], strict=True))
+        found.append((uniques, parked, sums, limited, votes, expire, folded.ledger, folded.settled))
+    assert found[0] == found[1]
+
+
+def test_an_excluded_counter_is_parked_alone():
+    """Everything of an excluded counter goes to the parked side, singles and groups; its neighbours count."""
+    entries = [
+        entry(("view", "a", 1), ("view", "a", 1), ("view", "b", 1), ("view", "a", 5), ("view", "c", 7)),
+        entry(("view", "a", 1, NOW, "u1"), ("view", "b", 1, NOW, "u1"), ("like", "a", 1), number=1),
+    ]
+    batch, _ = fold()(entries, {("view", "a"): "because"})
+    assert totals(batch) == {"view": {"b": 2, "c": 7}, "like": {"a": 1}}
+    assert batch.counted == {"view": 3, "like": 1}
+    assert [(p.source, p.reason, p.events, p.metric) for p in batch.parked] == [
+        (f"{RECEIVED}-0", "because", 3, "view"),
+        (f"{RECEIVED}-1", "because", 1, "view"),
+    ]
+    assert (batch.ledger["counted"], batch.ledger["dead"], batch.ledger["dead@view"]) == (4, 4, 4)
+
+
+def test_what_is_parked_can_be_appended_again():
+    """The parked side holds entries of our own format, with the events that were not counted and no others."""
+    batch, _ = fold()([entry(("view", "a", 1), ("view", "b", 1), ("view", "a", 5))], {("view", "a"): "because"})
+    (parked,) = batch.parked
+    payload = decode(parked.fields, RECEIVED)
+    again, _ = fold()([Entry(f"{RECEIVED + 86_400_000}-0", parked.fields)])
+    assert payload.events == parked.events == 2
+    assert totals(again) == {"view": {"a": 6}}
+
+
+def test_an_undeclared_metric_is_parked_alone():
+    """An undeclared metric is parked with a reason that names it, and without a label of its own."""
+    batch, _ = fold()([entry(("veiw", "a", 1), ("view", "a", 1), ("veiw", "b", 1, NOW, "u"))])
+    assert totals(batch) == {"view": {"a": 1}}
+    assert all("veiw is not declared" in parked.reason for parked in batch.parked)
+    assert batch.ledger == {"counted": 1, "counted@view": 1, "dead": 2, "entries:settled": len(batch.ids)}
+
+
+def test_a_metric_of_control_characters_is_parked():
+    """What could not be a metric's name is parked, and does not get into the reason."""
+    batch, _ = fold()([entry(("\x1b[31m", "a", 1), ("m" * 1000, "a", 1), ("view", "a", 1))])
+    assert totals(batch) == {"view": {"a": 1}}
+    assert all(parked.reason.isprintable() and len(parked.reason) < 200 for parked in batch.parked)
+
+
+@pytest.mark.parametrize("subject", ["", "x" * 1025, "a\x1b", "\u202e", "\u2028", "e\u0301"])
+@pytest.mark.parametrize("actor", [None, "u1"])
+def test_a_bad_subject_is_parked_alone(subject, actor):
+    """A subject that emit would have refused is parked, in a group or by itself; the others count."""
+    batch, _ = fold()([entry(("view", subject, 1, NOW, actor), ("view", "a", 1), ("view", "b", 2, NOW, actor))])
+    assert totals(batch) == {"view": {"a": 1, "b": 2}}
+    (parked,) = batch.parked
+    assert parked.reason.startswith("subject: ")
+    assert parked.events == 1
+
+
+@pytest.mark.parametrize(
+    ("actor", "id_", "field"), [("", None, "actor"), ("u" * 257, None, "actor"), (None, "\x00", "id")]
+)
+def test_a_bad_actor_or_id_is_parked_alone(actor, id_, field):
+    """An actor or id that emit would have refused is parked; the others count."""
+    batch, _ = fold()([entry(("view", "a", 1, NOW, actor, id_), ("view", "a", 1))])
+    assert totals(batch) == {"view": {"a": 1}}
+    assert [parked.reason.partition(":")[0] for parked in batch.parked] == [field]
+
+
+def test_another_partitions_subject_is_parked_with_the_right_stream():
+    """A subject of another partition is not counted where no reader looks; the reason names where it belongs."""
+    layout = Layout(4)
+    home = layout.keys_of("article:1")
+    wrong = next(i for i, keys in enumerate(layout.keys) if keys != home)
+    batch, _ = Fold(layout, wrong, RULES)([plain(metric="view", subject="article:1")])
+    assert totals(batch).get("view", {}) == {}
+    assert [parked.reason for parked in batch.parked] == [
+        f"subject: belongs to another partition: append it to {home.stream}"
+    ]
+
+
+@pytest.mark.parametrize("amounts", [[MAX_AMOUNT, 1], [-MAX_AMOUNT, -1], [MAX_AMOUNT] * 3, [2**52, 2**52]])
+def test_an_overflow_within_a_batch_is_parked_alone(amounts):
+    """A subject whose sum leaves the bounds within one batch is parked; the others count."""
+    batch, _ = fold()([entry(("view", "b", 1), *(("view", "a", amount) for amount in amounts))])
+    assert totals(batch) == {"view": {"b": 1}}
+    assert {parked.reason for parked in batch.parked} == {OVERFLOW}
+    assert batch.ledger["dead"] == len(amounts)
+
+
+def test_the_bounds_themselves_count():
+    """A sum of exactly 2^53 - 1 is counted."""
+    batch, _ = fold()([entry(("view", "a", MAX_AMOUNT), ("view", "b", -MAX_AMOUNT), ("view", "b", 0))])
+    assert totals(batch) == {"view": {"a": MAX_AMOUNT, "b": -MAX_AMOUNT}}
+
+
+@pytest.mark.parametrize("actor", [None, "u1"])
+def test_events_from_the_future_are_parked(actor):
+    """An event may lie an hour ahead of the server's clock; one from further ahead is parked alone."""
+    soon, later = NOW + MAX_AHEAD - 60, NOW + MAX_AHEAD + 60
+    batch, _ = fold()([entry(("view", "a", 1, soon, actor), ("view", "a", 1, later, actor), ("view", "a", 1))])
+    assert totals(batch) == {"view": {"a": 2}}
+    (parked,) = batch.parked
+    assert "3,600 seconds after the server took the entry" in parked.reason
+    assert (parked.events, parked.metric) == (1, "view")
+
+
+def test_the_past_is_welcome():
+    """An event of 1970 counts like any other."""
+    batch, _ = fold()([entry(("view", "a", 1, 0.0), ("view", "a", 1, 0.0, "u1"))])
+    assert totals(batch) == {"view": {"a": 2}}
+
+
+def test_an_entry_delivered_too_often_is_parked_unread():
+    """An entry that was handed out more often than allowed is parked as it is, and counts as what it states."""
+    poison = entry(("view", "a", 1), ("view", "b", 1), deliveries=11)
+    batch, _ = fold(max_deliveries=10)([poison, entry(("view", "a", 1), number=1, deliveries=10)])
+    assert totals(batch) == {"view": {"a": 1}}
+    (parked,) = batch.parked
+    assert (parked.reason, parked.events, parked.fields) == ("delivered 10 times without success", 2, poison.fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "events"),
+    [
+        ({b"v": b"99", b"n": b"7", b"b": b"?"}, 7),
+        ({b"v": b"1", b"n": b"7", b"b": b"?"}, 7),
+        ({b"v": b"1", b"n": b"7", b"b": encode(Payload([], []))}, 7),
+        ({b"v": b"1", b"n": b"1000000000", b"b": b"?"}, 1),
+        ({b"v": b"1"}, 1),
+        ({}, 1),
+        ({b"\xff": b"\xff"}, 1),
+    ],
+)
+def test_an_unreadable_entry_is_parked_whole(fields, events):
+    """What cannot be read is parked byte by byte, as the number of events that it states; its neighbours count."""
+    batch, _ = fold()([Entry("1-0", fields), entry(("view", "a", 1))])
+    assert totals(batch) == {"view": {"a": 1}}
+    (parked,) = batch.parked
+    assert (parked.source, parked.events, parked.fields) == ("1-0", events, fields)
+    assert (batch.appended, batch.ledger["dead"]) == (events, events)
+
+
+def test_only_the_gate_has_counted_as_appended():
+    """An entry of the gate is in the ledger already; one from any other client is added with its batch."""
+    gated = entry(("view", "a", 1))
+    foreign = Entry("1-0", {name: value for name, value in gated.fields.items() if name not in (b"p", b"q")})
+    assert fold()([gated])[0].appended == 0
+    assert fold()([foreign])[0].appended == 1
+
+
+def test_a_forged_single_is_checked():
+    """A payload that no producer of ours would have made is held to the same rules."""
+    single = Single("view", "a", 1, RECEIVED, "\x1b", None)
+    forged = Entry(f"{RECEIVED}-0", {b"v": b"1", b"n": b"1", b"b": msgspec.msgpack.encode(Payload([], [single]))})
+    batch, _ = fold()([forged])
+    assert batch.batch.counters == 0
+    assert [parked.reason for parked in batch.parked] == ["actor: must not contain control characters"]

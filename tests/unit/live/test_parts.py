@@ -1,0 +1,225 @@
+"""The parts of the live updates that know no Redis: filters, positions, readers, rates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fnmatch
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystream.deployment import Meta
+from tallystream.errors import EventError
+from tallystream.storage.keys import Layout
+from tallystream_worker.live import cursor
+from tallystream_worker.live.messages import Batch, Message, Reset
+from tallystream_worker.live.overview import Rates
+from tallystream_worker.live.subscriber import MAX_HELD, Reader
+from tallystream_worker.live.subscription import MAX_SUBJECTS, Pattern, wanted
+from tallystream_worker.service.routes.live import _send_events as send_events
+from tallystream_worker.service.routes.live import _while_present as while_present
+
+POSITIONS = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), min_size=1, max_size=9)
+
+
+@given(st.text("ab*", min_size=1, max_size=8), st.text("ab", max_size=10))
+def test_a_pattern_matches_as_a_shell_does(pattern, subject):
+    """`*` stands for anything, also for nothing, and everything else for itself."""
+    assert Pattern(pattern)(subject) == fnmatch.fnmatchcase(subject, pattern)
+
+
+def test_a_hostile_pattern_takes_no_time():
+    """A pattern that would send a regular expression into the woods is answered at once."""
+    began = time.monotonic()
+    assert not Pattern("*a*a*a*a*a*a*b")("a" * 1024)
+    assert time.monotonic() - began < 1
+
+
+def test_too_many_patterns_are_refused():
+    """The number of patterns, the stars in one and its length are limited, and the message names the field."""
+    for subjects in (["x*" + str(n) for n in range(MAX_SUBJECTS + 1)], ["*********"], ["x" * 1025], ["\x00"], [""]):
+        with pytest.raises(EventError, match="subject"):
+            wanted(["view"], subjects)
+
+
+def test_a_filter_finds_what_it_names_and_what_matches():
+    """Names and patterns are looked for among the changes of the metrics that are followed, and no others."""
+    found = wanted(["view", "like"], ["article:1", "user:*"]).among(
+        {"view": {"article:1", "article:2", "user:7"}, "like": {"user:"}, "share": {"article:1"}}
+    )
+    assert found == {("article:1", "view"), ("user:7", "view"), ("user:", "like")}
+
+
+@given(POSITIONS)
+def test_a_position_reads_as_it_was_spelled(positions):
+    """The text of a position gives the same position again; of other data, or other partitions, none."""
+    text = cursor.spell("0123abcd", positions)
+    assert cursor.read(text, "0123abcd", len(positions)) == tuple(positions)
+    assert cursor.read(text, "0123abce", len(positions)) is None
+    assert cursor.read(text, "0123abcd", len(positions) + 1) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0123abcd", "0123abcd.", "0123abcd.-1", "0123abcd.g", "0123abcd.1-2-3", "0" * 99_999]
+)
+def test_what_is_no_position_is_refused(text):
+    """A forged id is refused with the name of the header."""
+    with pytest.raises(EventError, match="last-event-id"):
+        cursor.read(text, "0123abcd", 1)
+
+
+def test_another_generation_is_other_data():
+    """What names the data changes with its epoch."""
+    assert cursor.data_of(Meta(Layout(4), "a", None)) != cursor.data_of(Meta(Layout(4), "b", None))
+
+
+async def _now(reader):
+    with contextlib.suppress(TimeoutError):
+        return await asyncio.wait_for(reader.next(), 0.01)
+
+
+def _batch(id_, *counters):
+    return Batch({(subject, "view"): (value, 0) for subject, value in counters}, id_, "1-0", 0)
+
+
+def test_a_slow_reader_gets_the_latest_of_each():
+    """What comes in faster than a reader takes it is held once for each counter, the latest, with the last position."""
+
+    async def scene():
+        reader = Reader(None)
+        for value in range(100):
+            reader.counters(_batch(f"id{value}", ("a", value), (f"b{value % 3}", value)))
+        (message,) = await reader.next()
+        return message
+
+    message = asyncio.run(scene())
+    assert message.id == "id99"
+    assert {counted.subject: counted.value for counted in message.data.counters} == {
+        "a": 99,
+        "b0": 99,
+        "b1": 97,
+        "b2": 98,
+    }
+
+
+def test_a_reader_that_holds_too_much_is_reset():
+    """Beyond its bound a reader holds nothing, and is told to read anew, before anything else."""
+
+    async def scene():
+        reader = Reader(None)
+        reader.counters(_batch("id1", *((str(n), n) for n in range(MAX_HELD + 1))))
+        reader.counters(_batch("id2", ("a", 1)))
+        return await reader.next()
+
+    reset, after = asyncio.run(scene())
+    assert (reset.event, reset.id) == ("reset", "id1")
+    assert (after.event, after.id) == ("counters", "id2")
+
+
+def test_what_was_read_first_goes_first():
+    """Nothing is sent before what a reader begins with is there, and later values win over it."""
+
+    async def scene():
+        reader = Reader(None)
+        reader.hold_back()
+        reader.counters(_batch("later", ("a", 2)))
+        assert await _now(reader) is None
+        reader.first(_batch("first", ("a", 1), ("b", 1)))
+        reader.release()
+        return await reader.next()
+
+    (message,) = asyncio.run(scene())
+    assert message.id == "later"
+    assert {counted.subject: counted.value for counted in message.data.counters} == {"a": 2, "b": 1}
+
+
+def test_a_readers_pace_is_kept_and_its_end_is_told():
+    """Two updates are at least `every` seconds apart; after the end there is nothing more."""
+
+    async def scene():
+        reader = Reader(None, 0.3)
+        reader.counters(_batch("id1", ("a", 1)))
+        assert await reader.next()
+        reader.counters(_batch("id2", ("a", 2)))
+        began = time.monotonic()
+        assert await reader.next()
+        assert time.monotonic() - began > 0.2
+        reader.end()
+        assert await reader.next() is None
+
+    asyncio.run(scene())
+
+
+def test_the_same_updates_are_put_together_once():
+    """Readers of one filter who were not told for several passes get one message, encoded once for all of them."""
+
+    async def scene():
+        readers = [Reader(None) for _ in range(3)]
+        late = Reader(None)
+        for number, batch in enumerate(_batch(f"id{n}", ("a", n), (f"b{n}", n)) for n in range(3)):
+            for reader in [*readers, *([late] if number else [])]:
+                reader.counters(batch)
+        return [(await reader.next())[0] for reader in (*readers, late)]
+
+    first, second, third, late = asyncio.run(scene())
+    assert first is second is third
+    assert [counted.subject for counted in first.data.counters] == ["a", "b0", "b1", "b2"]
+    assert [counted.subject for counted in late.data.counters] == ["a", "b1", "b2"]
+
+
+def test_silence_is_broken_by_a_sign_of_life():
+    """A reader without news gets a sign of life after its patience, and again, also while it is not to be told yet."""
+
+    async def scene():
+        reader = Reader(None, 60)
+        watching = asyncio.create_task(reader.watch(0.1))
+        reader.counters(_batch("id1", ("a", 1)))
+        assert await reader.next()
+        reader.counters(_batch("id2", ("a", 2)))
+        assert [await reader.next(), await reader.next()] == [[], []]
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(scene(), 5))
+
+
+def test_a_message_in_its_two_forms():
+    """A message says the same as a server-sent event and as a WebSocket text."""
+    message = Message("reset", Reset("trimmed"), "0123abcd.1")
+    assert message.sse == b'id: 0123abcd.1\nevent: reset\ndata: {"reason":"trimmed"}\n\n'
+    assert message.text == '{"event":"reset","id":"0123abcd.1","data":{"reason":"trimmed"}}'
+
+
+def test_a_rate_is_taken_over_the_last_seconds():
+    """A rate is unknown at first, steady under a steady load, and falls to 0 when the load ends."""
+    rates = Rates()
+    rates.take(0.0, {"view": 0})
+    assert rates.of("view") is None
+    for quarter in range(1, 41):
+        rates.take(quarter / 4, {"view": quarter * 25})
+    assert rates.of("view") == pytest.approx(100)
+    assert rates.of("like") == 0
+    for quarter in range(41, 60):
+        rates.take(quarter / 4, {"view": 1000})
+    assert rates.of("view") == 0
+
+
+def test_a_reader_that_takes_nothing_is_dropped():
+    """A connection that does not take what is sent within its patience is given up."""
+
+    async def scene():
+        reader = Reader(None)
+        reader.counters(_batch("id1", ("a", 1)))
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+            if len(sent) > 1:  # the buffers are full, and stay so
+                await asyncio.Event().wait()
+
+        await while_present(send_events(send, reader), asyncio.Event().wait(), reader.watch(0.1))
+        return sent
+
+    assert len(asyncio.run(asyncio.wait_for(scene(), 5))) == 2

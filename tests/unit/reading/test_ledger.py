@@ -1,0 +1,78 @@
+"""Books from ledgers, without a server."""
+
+from __future__ import annotations
+
+import pytest
+from redis.exceptions import ResponseError
+
+from tallystream.reading.ledger import Books, query_ledger
+from tallystream.storage.keys import Layout
+
+GROUP = {"name": b"tally", "last-delivered-id": b"5-0", "lag": 0}
+NOTHING_PENDING = {"pending": 0, "min": None}
+
+
+def books(*ledgers: dict[bytes, bytes], pending: dict[str, object] = NOTHING_PENDING, lag: int | None = 0) -> Books:
+    """Return what the replies of a server with these ledgers mean, at second 100."""
+    replies: list[object] = []
+    for ledger in ledgers:
+        replies += [(100, 500_000), [GROUP | {"lag": lag}], pending, 2, ledger, [None, None]]
+    return query_ledger(Layout(len(ledgers))).parse(replies)
+
+
+def test_outcomes_add_up_over_partitions() -> None:
+    """Every outcome is the sum over partitions and rules, and what is left of appended is unaccounted."""
+    found = books(
+        {b"appended": b"10", b"counted": b"4", b"rejected:once": b"1", b"rejected:limit": b"2", b"dead": b"1"},
+        {b"appended": b"5", b"counted": b"1", b"duplicate": b"1", b"late": b"1", b"trimmed": b"1"},
+    )
+    assert dict(found.events) == {
+        "appended": 15, "counted": 5, "rejected": 3, "duplicate": 1, "late": 1, "dead": 1, "trimmed": 1,
+    }  # fmt: skip
+    assert found.unaccounted == 3
+    assert found.parked == 4
+
+
+def test_events_by_metric_leave_nothing_out() -> None:
+    """By metric, the events add up to those of the outcome: what names no metric is under the empty name."""
+    found = books({b"dead": b"7", b"dead@view": b"2", b"dead@like": b"1"}, {b"dead": b"3", b"dead@view": b"3"})
+    assert found.by_metric("dead") == {"view": 5, "like": 1, "": 4}
+    assert found.by_metric("counted") == {}
+
+
+def test_events_by_metric_and_rule() -> None:
+    """A rejected event is told apart by metric and by the rule that decided."""
+    found = books({b"rejected:once": b"3", b"rejected:once@vote": b"2", b"rejected:once@like": b"1"})
+    assert found.by_metric_and_rule("rejected") == {("vote", "once"): 2, ("like", "once"): 1}
+    assert found.by_metric("rejected") == {"vote": 2, "like": 1}
+
+
+def test_totals_may_be_negative() -> None:
+    """The sum of a metric's amounts is added over partitions with its sign, and is no outcome."""
+    found = books({b"total@like": b"-3"}, {b"total@like": b"1", b"total@view": b"9007199254740991"})
+    assert found.totals == {"like": -2, "view": 9007199254740991}
+    assert found.unaccounted == 0
+
+
+@pytest.mark.parametrize(
+    ("pending", "lag"),
+    [(NOTHING_PENDING, 1), (NOTHING_PENDING, None), ({"pending": 1, "min": b"3-0"}, 0)],
+)
+def test_open_books_have_no_unaccounted_events(pending: dict[str, object], lag: int | None) -> None:
+    """While anything waits, or the server cannot tell, no difference is stated."""
+    assert books({b"appended": b"5"}, pending=pending, lag=lag).unaccounted is None
+
+
+def test_the_age_of_the_oldest_pending_entry() -> None:
+    """The age is the server's time less that of the lowest pending ID, and never negative."""
+    (partition,) = books({}, pending={"pending": 1, "min": b"98000-7"}).partitions
+    assert partition.oldest_pending == 2.5
+    (partition,) = books({}, pending={"pending": 1, "min": b"999000-0"}).partitions
+    assert partition.oldest_pending == 0
+
+
+def test_a_key_of_another_type_is_an_error() -> None:
+    """A ledger that is no hash is raised, not taken for an empty one."""
+    query = query_ledger(Layout(1))
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        query.parse([(1, 0), [GROUP], NOTHING_PENDING, 0, ResponseError("WRONGTYPE Operation against a key")])

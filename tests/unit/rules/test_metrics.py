@@ -1,0 +1,227 @@
+"""Rules: declared once, published, and read by everybody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from tallystream.errors import ConfigurationError, EventError
+from tallystream.rules.metrics import Metric, Ratio, Rules, publish, read
+
+RULES = Rules({"view": Metric("looked at"), "like": Metric()})
+
+
+def test_what_is_published_is_read():
+    """Producers and readers get the rules that the worker has."""
+    assert read(publish(RULES)) == RULES
+
+
+def test_what_nobody_uses_is_not_published():
+    """A release that does not know a rule can read what is published, while the rule is not used."""
+    assert publish(Rules({"view": Metric()})) == b'{"metric":{"view":{}}}'
+    assert publish(Rules({"view": Metric(top=3)})) == b'{"metric":{"view":{"top":3}}}'
+
+
+def test_defaults_never_change():
+    """What is left out means the same to every release: these values are a promise."""
+    stated = {
+        "description": "", "windows": (), "retention": {}, "unique": None, "top": 0, "floor": None, "once": None,
+        "limit": None, "per": None, "ids": "day", "seen": "exact", "exact": True, "max_subjects": None,
+        "accept_late": None, "late": "count", "spread": False,
+    }  # fmt: skip
+    metric, rules = Metric(), Rules({})
+    assert {name: getattr(metric, name) for name in stated} == stated
+    assert (rules.ratio, rules.zone, rules.alert, rules.retracted) == ({}, "UTC", (), ())
+
+
+def test_publishing_is_stable():
+    """The same rules are the same bytes, in whatever order they were declared."""
+    assert publish(Rules({"like": Metric(), "view": Metric("looked at")})) == publish(RULES)
+
+
+def test_a_declared_metric_passes():
+    """A declared metric is not refused."""
+    RULES.refuse_undeclared("view")
+
+
+def test_an_undeclared_metric_is_refused():
+    """The refusal names the metric, the declared ones, and where to add it."""
+    with pytest.raises(EventError) as refused:
+        RULES.refuse_undeclared("veiw")
+    assert refused.value.field == "metric"
+    for part in ("veiw is not declared", "like, view", "[metric.veiw]", "tallystream.toml"):
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize("metric", ["\x1b[31m", "m" * 5000, "", "a\nb"])
+def test_a_refusal_repeats_nothing_harmful(metric):
+    """What could not be a metric's name does not get into a message."""
+    with pytest.raises(EventError) as refused:
+        RULES.refuse_undeclared(metric)
+    assert len(str(refused.value)) < 200
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["", "View", "a b", "-x", "m" * 65])
+def test_a_metric_that_cannot_be_declared(name):
+    """A name that no event could carry is a mistake in the configuration."""
+    with pytest.raises(ConfigurationError, match=r"the name must be 1 to 64 of a-z"):
+        Rules({name: Metric()})
+
+
+@pytest.mark.parametrize("published", [b"", b"{}", b"[]", b'{"metric":{"view":{"windows":["hour"],"new":1}}}', b"\xff"])
+def test_rules_of_another_release(published):
+    """Rules that this release cannot follow are an error that says what to do, never ignored."""
+    with pytest.raises(ConfigurationError, match="update this library"):
+        read(published)
+
+
+def refusal(rule: Metric) -> str:
+    """Return what is said of a rule that is declared."""
+    with pytest.raises(ConfigurationError) as refused:
+        Rules({"view": rule})
+    message = str(refused.value)
+    assert message.startswith("[metric.view] ")
+    return message.removeprefix("[metric.view] ")
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts"),
+    [
+        (Metric(retention={"hour": "a week"}), ["retention.hour: 'a week' is not a duration", "8h, 400d or forever"]),
+        (Metric(retention={"day": "4001d"}), ["retention.day: 4001d is over 4000d", "forever"]),
+        (Metric(accept_late="soon"), ["accept_late: 'soon' is not a duration", "90s, 15m"]),
+        (Metric(top=-1), ["top: must be 0 (none) to 10,000, not -1"]),
+        (Metric(top=10_001), ["top: must be 0 (none) to 10,000, not 10,001"]),
+        (Metric(max_subjects=0), ["max_subjects: must be 1 to 1,000,000,000"]),
+        (Metric(max_subjects=10**9 + 1), ["max_subjects: must be 1 to 1,000,000,000"]),
+        (Metric(spread=True, once="day"), ["spread: does not go with once", "in one partition"]),
+        (Metric(spread=True, limit=5, per="day"), ["spread: does not go with limit", "in one partition"]),
+        (Metric(spread=True, unique="day"), ["spread: does not go with unique", "in one partition"]),
+        (Metric(spread=True, max_subjects=5), ["spread: does not go with max_subjects", "in one partition"]),
+        (Metric(spread=True, exact=False), ["spread: does not go with exact = false", "in one partition"]),
+        (Metric(max_subjects=5, once="day"), ["max_subjects: does not go with once or limit"]),
+        (Metric(max_subjects=5, limit=1, per="day"), ["max_subjects: does not go with once or limit"]),
+        (Metric(once="always"), ["once: 'always' is not a duration"]),
+        (Metric(once="12h"), ["once: must be", '"forever", "hour", "day"', '"30d"', "'12h'"]),
+        (Metric(once="day", limit=1, per="day"), ["once and limit: only one of them"]),
+        (Metric(limit=5), ['limit and per go together: limit = 1000, per = "hour"']),
+        (Metric(per="hour"), ['limit and per go together: limit = 1000, per = "hour"']),
+        (Metric(limit=0, per="hour"), ["limit: must be 1 to 1,000,000,000, not 0"]),
+        (Metric(limit=10**9 + 1, per="hour"), ["limit: must be 1 to 1,000,000,000, not 1,000,000,001"]),
+        (Metric(limit=5, per="day", windows=("minute", "hour", "day")), ["windows: minute, hour", "per = day"]),
+        (Metric(limit=5, per="total", windows=("month",)), ["windows: month", "per = total"]),
+        (Metric(exact=False, windows=("day",)), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, unique="day"), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, once="day"), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, limit=1, per="day"), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, max_subjects=5), ["exact = false: goes with top and floor only"]),
+    ],
+)
+def test_rules_that_cannot_be(rule, parts):
+    """A rule that contradicts itself is refused by the name of its setting, with what is allowed."""
+    message = refusal(rule)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Metric(retention={"hour": "1h", "day": "4000d", "month": "forever"}, accept_late="forever"),
+        Metric(top=10_000, max_subjects=10**9),
+        Metric(once="365d", windows=("minute", "hour", "day", "month")),
+        Metric(limit=10**9, per="total"),
+        Metric(limit=1, per="minute", windows=("minute", "hour", "day", "month")),
+        Metric(exact=False, top=10, floor=0),
+    ],
+)
+def test_rules_at_their_bounds(rule):
+    """What is allowed at most is allowed."""
+    assert Rules({"view": rule}).metric["view"] == rule
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        (Ratio(("like",), ("viev",)), r"\[ratio.rate\]: viev is not declared as a metric"),
+        (Ratio((), ("view",)), r"\[ratio.rate\]: of and by must each name at least one metric"),
+        (Ratio(("like",), ()), r"\[ratio.rate\]: of and by must each name at least one metric"),
+    ],
+)
+def test_ratios_that_cannot_be(ratio, message):
+    """A ratio of what is not declared, or of nothing, is refused by its name."""
+    with pytest.raises(ConfigurationError, match=message):
+        Rules({"view": Metric(), "like": Metric()}, {"rate": ratio})
+
+
+def test_a_zone_that_does_not_exist():
+    """A zone that nobody knows is refused when it is declared."""
+    with pytest.raises(ConfigurationError, match="zone: 'Mars/Olympus' is not a time zone"):
+        Rules({"view": Metric()}, zone="Mars/Olympus")
+
+
+PICKY = Rules(
+    {
+        "view": Metric(),
+        "vote": Metric(once="forever"),
+        "call": Metric(limit=3, per="hour"),
+        "path": Metric(exact=False),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("metric", "amount", "actor", "field", "message"),
+    [
+        ("vote", 1, None, "actor", "is needed: vote counts once per actor"),
+        ("vote", 2, "u1", "amount", "must be 1, -1 or 0: vote holds one vote per actor"),
+        ("call", 2, None, "amount", "must be 1: call has a limit"),
+        ("call", 0, "u1", "amount", "must be 1: call has a limit"),
+        ("path", -1, None, "amount", "must not be negative: path is kept in a sketch"),
+    ],
+)
+def test_events_that_a_rule_has_no_place_for(metric, amount, actor, field, message):
+    """An event that its rule cannot count is refused by field, with what the rule needs."""
+    with pytest.raises(EventError, match=message) as refused:
+        PICKY.refuse(metric, amount, actor)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("metric", "amount", "actor"),
+    [
+        ("view", -5, None),
+        ("view", 0, "u1"),
+        ("vote", -1, "u1"),
+        ("vote", 0, "u1"),
+        ("call", 1, None),
+        ("path", 0, None),
+        ("path", 10**12, "u1"),
+    ],
+)
+def test_events_that_a_rule_takes(metric, amount, actor):
+    """Any amount goes to a plain metric, and to another what its rule can count."""
+    PICKY.refuse(metric, amount, actor)
+
+
+@pytest.mark.parametrize(
+    ("rule", "late", "aside"),
+    [
+        (Metric(), None, False),
+        (Metric(accept_late="2h"), 7200, False),
+        (Metric(accept_late="2h", late="aside"), 7200, True),
+        (Metric(limit=1, per="hour"), 7 * 86_400, True),
+        (Metric(limit=1, per="hour", accept_late="1d"), 86_400, True),
+        (Metric(once="day"), 7 * 86_400, True),
+        (Metric(once="forever"), None, False),
+    ],
+)
+def test_how_late_events_may_be(rule, late, aside):
+    """A rule that needs memory bounds lateness and sets aside what is later; the others take everything."""
+    assert (rule.late_seconds, rule.sets_late_aside) == (late, aside)
+
+
+def test_how_long_buckets_are_kept():
+    """Each window has a retention of its own, and the declared one comes first."""
+    rule = Metric(retention={"hour": "2d"})
+    assert [rule.kept(window) for window in ("minute", "hour", "day", "month")] == [7200, 172_800, 34_560_000, None]

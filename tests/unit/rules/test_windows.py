@@ -1,0 +1,180 @@
+"""Buckets of time: where they begin and end, and how few of them cover a range."""
+
+from __future__ import annotations
+
+import datetime as dt
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tallystream.errors import ConfigurationError
+from tallystream.rules.windows import DAY, HOUR, WINDOWS, bucket, cover, labelled, seconds, zone_of
+
+ZONES = [
+    "UTC",
+    "Europe/Vienna",
+    "America/New_York",
+    "Africa/Cairo",
+    "Asia/Kolkata",
+    "America/Havana",
+    "Australia/Lord_Howe",
+]
+moments = st.integers(0, 4_000_000_000)
+
+
+def at(text: str) -> int:
+    """Return a UTC time as seconds since 1970."""
+    return int(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC).timestamp())
+
+
+@pytest.mark.parametrize(
+    ("window", "label", "start", "end"),
+    [
+        ("minute", "2026-02-28T23:59", "2026-02-28T23:59", "2026-03-01T00:00"),
+        ("hour", "2026-02-28T23", "2026-02-28T23:00", "2026-03-01T00:00"),
+        ("day", "2026-02-28", "2026-02-28", "2026-03-01"),
+        ("month", "2026-02", "2026-02-01", "2026-03-01"),
+    ],
+)
+def test_labels(window, label, start, end):
+    """A bucket is named by its own time, and ends where the next one begins."""
+    found = bucket(window, at("2026-02-28T23:59:59") // 60)
+    assert (found.label, found.start, found.end) == (label, at(start), at(end))
+
+
+@pytest.mark.parametrize("window", ["forever", "total"])
+def test_the_bucket_of_everything(window):
+    """`forever` and `total` are one bucket, whatever the time."""
+    assert bucket(window, 0) == bucket(window, 50_000_000)
+    assert bucket(window, 0).label == window
+
+
+@pytest.mark.parametrize(
+    ("day", "hours", "start", "end"),
+    [
+        ("2026-03-29", 23, "2026-03-28T23:00", "2026-03-29T22:00"),
+        ("2026-10-25", 25, "2026-10-24T22:00", "2026-10-25T23:00"),
+        ("2026-07-01", 24, "2026-06-30T22:00", "2026-07-01T22:00"),
+    ],
+)
+def test_days_of_a_zone(day, hours, start, end):
+    """A day in Vienna has 23 hours when summer time begins and 25 when it ends, and all of them are in it."""
+    first, last = at(start), at(end) - 1
+    for moment in (first, last, (first + last) // 2):
+        found = bucket("day", moment // 60, "Europe/Vienna")
+        assert (found.label, found.start, found.end) == (day, at(start), at(end))
+    assert found.end - found.start == hours * HOUR
+
+
+def test_months_of_a_zone():
+    """A month begins at the zone's midnight, and takes an hour less where summer time begins in it."""
+    found = bucket("month", at("2026-03-01T00:30") // 60, "Europe/Vienna")
+    assert (found.label, found.start, found.end) == ("2026-03", at("2026-02-28T23:00"), at("2026-03-31T22:00"))
+    assert found.end - found.start == 31 * DAY - HOUR
+
+
+@given(moment=moments)
+def test_aligned_days(moment):
+    """30d buckets are counted from 1970, one behind the other, in every zone."""
+    found = bucket("30d", moment // 60, "Europe/Vienna")
+    number = moment // (30 * DAY)
+    assert (found.label, found.start, found.end) == (f"30d-{number}", number * 30 * DAY, (number + 1) * 30 * DAY)
+
+
+@given(window=st.sampled_from(WINDOWS), moment=moments, zone=st.sampled_from(ZONES))
+def test_buckets_tile_time(window, moment, zone):
+    """Each moment lies in one bucket; its neighbours begin where it ends, and have labels of their own."""
+    found = bucket(window, moment // 60, zone)
+    assert found.start <= moment < found.end
+    assert bucket(window, (found.end - 1) // 60, zone) == found
+    following = bucket(window, found.end // 60, zone)
+    assert following.start == found.end
+    assert following.label > found.label
+
+
+@given(
+    start=moments,
+    length=st.one_of(st.integers(0, 3 * HOUR), st.integers(0, 90 * DAY)),
+    windows=st.sampled_from(
+        [["hour"], ["day"], ["hour", "day"], ["month", "hour", "day"], ["day", "month"], ["minute", "day"]]
+    ),
+    zone=st.sampled_from(ZONES),
+)
+def test_cover(start, length, windows, zone):
+    """A range is covered by adjacent buckets, none reaches out but to the finest's bounds, and each is the largest."""
+    length = min(length, 2 * DAY) if "minute" in windows else length
+    end = start + length
+    covering = list(cover(start, end, windows, zone))
+    finest = min(windows, key=WINDOWS.index)
+    first, last = covering[0][1], covering[-1][1]
+    assert first.start == bucket(finest, start // 60, zone).start
+    assert last.end == bucket(finest, max(end - 1, start) // 60, zone).end
+    for (_, before), (_, after) in pairwise(covering):
+        assert before.end == after.start
+    for window, each in covering:
+        assert each == bucket(window, each.start // 60, zone)
+        for coarser in WINDOWS[WINDOWS.index(window) + 1 :]:
+            larger = bucket(coarser, each.start // 60, zone)
+            fits = larger.start == each.start and larger.end <= last.end
+            ends_at_a_bound = bucket(finest, larger.end // 60, zone).start == larger.end
+            assert coarser not in windows or not (fits and ends_at_a_bound)
+
+
+@given(start=st.integers(0, 10_000), hours=st.integers(1, 100))
+def test_a_cover_has_the_fewest_buckets(start, hours):
+    """No choice of hours and days covers a range with fewer buckets."""
+    fewest = {start: 0}
+    for hour in range(start + 1, start + hours + 1):
+        fewest[hour] = fewest[hour - 1] + 1
+        if hour % 24 == 0 and hour - 24 >= start:
+            fewest[hour] = min(fewest[hour], fewest[hour - 24] + 1)
+    covering = list(cover(start * HOUR, (start + hours) * HOUR, ["day", "hour"]))
+    assert len(covering) == fewest[start + hours]
+
+
+def test_a_day_that_ends_within_an_hour():
+    """Where the clocks go back by half an hour, nothing is covered twice: that day is read by the hour."""
+    end = at("2026-04-08T00:00")
+    covering = [each for _, each in cover(end - 7 * DAY, end, ["hour", "day"], "Australia/Lord_Howe")]
+    assert all(before.end == after.start for before, after in pairwise(covering))
+    assert sum(each.end - each.start for each in covering) == 7 * DAY
+
+
+def test_a_week_takes_few_buckets():
+    """The last seven days that end in the middle of a day are six days and 24 hours."""
+    end = at("2026-03-10T15:00")
+    covering = list(cover(end - 7 * DAY, end, ["hour", "day", "month"]))
+    assert [window for window, _ in covering] == ["hour"] * 9 + ["day"] * 6 + ["hour"] * 15
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [("90s", 90), ("15m", 900), ("8h", 28_800), ("400d", 400 * DAY), ("forever", None)],
+)
+def test_durations(duration, expected):
+    """A duration is a whole number and its unit."""
+    assert seconds(duration) == expected
+
+
+@pytest.mark.parametrize("duration", ["", "d", "0d", "-1d", "1", "1w", "1.5h", " 1h", "1h\n", "99999999s", "\u0661d"])
+def test_what_is_no_duration(duration):
+    """The refusal repeats what was given and shows how to write one."""
+    with pytest.raises(ValueError, match="is not a duration: write 90s, 15m, 8h, 400d or forever"):
+        seconds(duration)
+
+
+@pytest.mark.parametrize("zone", ["", "Wien", "../etc/passwd", "/etc/localtime", "Europe", "a\0b"])
+def test_what_is_no_zone(zone):
+    """A zone that does not exist, or would be a path, is a mistake in the configuration."""
+    with pytest.raises(ConfigurationError, match="is not a time zone such as UTC or Europe/Vienna"):
+        zone_of(zone)
+
+
+@given(second=moments, zone=st.sampled_from(ZONES), window=st.sampled_from([*WINDOWS, "forever", "30d", "6h"]))
+def test_a_label_names_its_bucket(second, zone, window):
+    """From its label comes back the bucket, in every zone; from anything else nothing."""
+    found = bucket(window, second // 60, zone)
+    assert labelled(window, found.label, zone) == found
+    assert labelled(window, f"{found.label}x", zone) is None

@@ -1,0 +1,228 @@
+"""The wire: what is packed comes out again, and nothing that comes in can break the reader."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections import Counter
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tallystream.errors import CodecError, EventError, UnknownVersion
+from tallystream.wire.codec import MAX_EVENTS, Payload, Visits, decode, encode, stated_events, went_through_the_gate
+from tallystream.wire.event import MAX_AMOUNT
+from tallystream.wire.packer import Pack
+
+RECEIVED = 1_763_900_000_000
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
+events = st.tuples(
+    st.sampled_from(["view", "like"]),
+    st.sampled_from(["a", "b", "\u00e9", "{}"]) | texts,
+    st.sampled_from([1, 1, 1, 0, -1, 2**40, -(2**40), 2**40 - 1]) | st.integers(-MAX_AMOUNT, MAX_AMOUNT),
+    st.sampled_from([0.0, 59.999, 60.0, 1_763_900_000.5]),
+    st.none() | texts,
+    st.none() | texts,
+)
+
+
+def packed(payload: bytes, n: object = 1) -> dict[bytes, bytes]:
+    """Return the fields of an entry as Redis would hand them out."""
+    return {b"v": b"1", b"p": b"p1", b"q": b"1", b"n": str(n).encode(), b"b": payload}
+
+
+def unpacked(payload: Payload) -> tuple[Counter, Counter, list]:
+    """Return sums and numbers of events by metric, subject and minute, and the singles."""
+    sums, numbers = Counter(), Counter()
+    for group in payload.groups:
+        for subject in group.ones:
+            sums[group.metric, subject, group.minute] += 1
+            numbers[group.metric, subject, group.minute] += 1
+        for subject, n in group.counts.items():
+            sums[group.metric, subject, group.minute] += n
+            numbers[group.metric, subject, group.minute] += n
+        for subject, (amount, n) in group.sums.items():
+            sums[group.metric, subject, group.minute] += amount
+            numbers[group.metric, subject, group.minute] += n
+    return sums, numbers, list(payload.singles)
+
+
+@given(st.lists(events, max_size=50))
+def test_what_is_packed_comes_out(given_events):
+    """Sums, numbers of events and everything that must stay by itself survive the way there and back."""
+    pack = Pack()
+    sums, numbers, singles = Counter(), Counter(), []
+    for metric, subject, amount, at, actor, id_ in given_events:
+        pack.add(metric, subject, amount, at, actor, id_)
+        if actor is not None or id_ is not None or abs(amount) >= 2**40:
+            singles.append((metric, subject, amount, int(at * 1000), actor, id_))
+        else:
+            sums[metric, subject, int(at) // 60] += amount
+            numbers[metric, subject, int(at) // 60] += 1
+    if not given_events:
+        return
+    payload = decode(packed(pack.seal(), pack.events), RECEIVED)
+    found_sums, found_numbers, found_singles = unpacked(payload)
+    assert payload.events == pack.events == len(given_events)
+    assert (found_sums, found_numbers) == (sums, numbers)
+    assert Counter(msgspec.structs.astuple(single) for single in found_singles) == Counter(singles)
+    assert decode(packed(encode(payload), payload.events), RECEIVED) == payload
+
+
+def test_a_million_events_of_one_subject():
+    """The largest entry of the largest amounts that are summed can be read: it is a total that may refuse them."""
+    pack = Pack()
+    pack.sums["view", 0] = {"a": ((2**40 - 1) * MAX_EVENTS, MAX_EVENTS)}
+    pack.events = MAX_EVENTS
+    assert decode(packed(pack.seal(), MAX_EVENTS), RECEIVED).events == MAX_EVENTS
+
+
+def test_plain_views_are_small():
+    """A thousand plain views of different subjects take less than 16 bytes each."""
+    pack = Pack()
+    for number in range(1000):
+        pack.add("view", f"article:{number}", 1, 60.0, None, None)
+    assert len(pack.seal()) < 16_000
+    assert len(pack.seal()) <= pack.size + 50
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([b"v", b"p", b"q", b"n", b"b", b"metric", b"subject", b"amount", b"x"]), st.binary()
+    )
+)
+@settings(max_examples=300)
+def test_any_fields_are_read_or_refused(fields):
+    """Whatever the fields of an entry are, reading gives a payload or an error of ours."""
+    with contextlib.suppress(CodecError, EventError):
+        decode(fields, RECEIVED)
+    assert 1 <= stated_events(fields) <= MAX_EVENTS
+    assert went_through_the_gate(fields) == (b"p" in fields and fields.get(b"q", b"").isdigit())
+
+
+@pytest.mark.parametrize("columns", [(["a"], ["u", "v"], [0]), (["a"], ["u"], []), ([], ["u"], [])])
+def test_columns_of_other_lengths_are_refused(columns):
+    """Visits whose columns do not agree are no payload, whatever the entry says of their number."""
+    payload = encode(Payload([], [], [], [Visits("view", 1, *columns)]))
+    for events in range(3):
+        with pytest.raises(CodecError):
+            decode(packed(payload, events), RECEIVED)
+
+
+def test_who_does_not_know_visits_counts_none_of_their_entry():
+    """A reader of groups, singles and corrections alone sees fewer events than the entry states, and so parks it."""
+    pack = Pack()
+    pack.add("view", "a", 1, 60.5, "u1", None)
+    pack.add("view", "b", 1, 60.5, None, None)
+    seen = msgspec.msgpack.decode(pack.seal())[:3]
+    assert msgspec.convert(seen, Payload).events == 1 < pack.events
+
+
+shapes = st.recursive(
+    st.none() | st.integers(-(2**63), 2**64 - 1) | st.floats() | texts | st.binary(max_size=5) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=200) | shapes.map(msgspec.msgpack.encode), st.integers(0, 3))
+@settings(max_examples=300)
+def test_any_payload_is_read_or_refused(payload, n):
+    """Random bytes, and well-formed msgpack of the wrong shape, are a CodecError and nothing else."""
+    try:
+        assert decode(packed(payload, n), RECEIVED).events == n
+    except CodecError as error:
+        assert str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("opener", [b"\x91", b"\x81\xa1a", b"\x92\x90"])
+def test_deep_nesting_is_refused(opener):
+    """A hundred thousand nested arrays are a CodecError, not a RecursionError."""
+    with pytest.raises(CodecError):
+        decode(packed(opener * 100_000), RECEIVED)
+    nested = encode(Payload([], []))[:1] + opener * 100_000
+    with pytest.raises(CodecError):
+        decode(packed(nested), RECEIVED)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x92\xdd\xff\xff\xff\xff",  # groups: an array of 4 G items
+        b"\x92\x90\xdd\xff\xff\xff\xff",  # singles
+        b"\x92\x91\x95\xa1v\x00\xdd\xff\xff\xff\xff",  # ones
+        b"\x92\x91\x95\xa1v\x00\x90\xdf\xff\xff\xff\xff",  # counts: a map of 4 G pairs
+        b"\xdb\xff\xff\xff\xff",  # text of 4 GiB
+    ],
+)
+def test_a_header_that_claims_too_much(payload):
+    """An array that claims four billion items is refused before memory is taken for them."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CodecError):
+        decode(packed(payload), RECEIVED)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64_000  # KiB
+
+
+@pytest.mark.parametrize("stated", [0, 1, 3, 10**9, "", "two", "-2", "2.0", "\u0662"])
+def test_a_wrong_number_of_events_is_refused(stated):
+    """An entry whose field n does not state what its payload holds is refused: the ledger rests on it."""
+    pack = Pack()
+    pack.add("view", "a", 1, 60.0, None, None)
+    pack.add("view", "b", 1, 60.0, None, None)
+    with pytest.raises(CodecError, match="field n"):
+        decode(packed(pack.seal(), stated), RECEIVED)
+
+
+@pytest.mark.parametrize("version", [b"", b"0", b"2", b"99", b"1.0", b"\xff" * 1000])
+def test_another_version_is_named(version):
+    """An entry of a version that this release does not know is told apart from a broken one."""
+    with pytest.raises(UnknownVersion) as refused:
+        decode({b"v": version, b"n": b"1", b"b": b""}, RECEIVED)
+    assert len(str(refused.value)) < 200
+
+
+def test_a_missing_payload_is_named():
+    """An entry without its payload is refused by the field's name."""
+    with pytest.raises(CodecError, match="field b is missing"):
+        decode({b"v": b"1", b"n": b"1"}, RECEIVED)
+
+
+def test_a_plain_entry():
+    """Fields that a person types into redis-cli are an event that happened when the server took it."""
+    (single,) = decode({b"metric": b"view", b"subject": b"e\xcc\x81"}, RECEIVED).singles
+    assert msgspec.structs.astuple(single) == ("view", "\u00e9", 1, RECEIVED, None, None)
+    fields = {b"metric": b"like", b"subject": b"a", b"amount": b"-3", b"actor": b"u", b"at": b"12.5", b"id": b"i"}
+    (single,) = decode(fields, RECEIVED).singles
+    assert msgspec.structs.astuple(single) == ("like", "a", -3, 12_500, "u", "i")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        *((b"amount", bad, "amount") for bad in (b"1.0", b"1e3", b"05", b"+1", b"true", b"NaN", b"", b" 1")),
+        *((b"amount", str(bad).encode(), "amount") for bad in (2**53, 2**63, 10**400, "\u0661")),
+        *((b"at", bad, "at") for bad in (b"-1", b"1e9", b"inf", b"", b"2025-01-01", b"999999999999")),
+        (b"subject", b"", "subject"),
+        (b"subject", b"\xff\xfe", "UTF-8"),
+        (b"subject", b"a\x1b", "subject"),
+        (b"metric", b"a b", "metric"),
+        (b"actor", b"", "actor"),
+        (b"id", b"i" * 257, "id"),
+        (b"colour", b"red", "colour"),
+    ],
+)
+def test_a_plain_entry_at_fault(field, value, message):
+    """A plain entry is held to the rules of emit, and the reason names the field."""
+    with pytest.raises((CodecError, EventError), match=message):
+        decode({b"metric": b"view", b"subject": b"a"} | {field: value}, RECEIVED)
+
+
+@pytest.mark.parametrize("missing", [b"metric", b"subject"])
+def test_a_plain_entry_without(missing):
+    """A plain entry names its metric and its subject."""
+    fields = {b"metric": b"view", b"subject": b"a"}
+    del fields[missing]
+    with pytest.raises(CodecError, match=f"field {missing.decode()} is missing"):
+        decode(fields, RECEIVED)

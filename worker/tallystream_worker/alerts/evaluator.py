@@ -1,0 +1,120 @@
+"""Looks at what changes as time passes: sums over a range, rates, and buckets that have ended."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from tallystream.reading.series import rolling_buckets
+from tallystream.rules.alerts import ENDED, Alert
+from tallystream.rules.windows import bucket
+from tallystream.storage.keys import partition_of
+from tallystream.storage.scripts import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import redis
+
+    from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import Layout, PartitionKeys
+
+_CHANGE: Final = Script("tallystream_worker.alerts", "change_alerts")
+_CHUNK: Final = 500
+Change = tuple[str, str, float]
+"""A subject, what becomes of it, and its value."""
+
+
+class Watcher:
+    """Changes the states of alerts that no event changes; several may, the script lets one of them.
+
+    Args:
+        client: Where.
+        layout: How many partitions there are; called in each round, since the live counters may have moved.
+        rules: The declared metrics and alerts.
+    """
+
+    def __init__(self, client: redis.Redis, layout: Callable[[], Layout], rules: Rules) -> None:
+        self._client = client
+        self._layout = layout
+        self._rules = rules
+        self._seen: dict[str, float] = {}
+
+    def round(self, now: float | None = None) -> int:
+        """Look once at everything, as of second `now`; return how many states have changed."""
+        now = time.time() if now is None else now
+        layout = self._layout()
+        changed = 0
+        for number, keys in enumerate(layout.keys):
+            for alert in self._rules.alert:
+                if alert.window is not None:
+                    changed += self._end_bucket(keys, alert, now)
+                elif alert.span is not None and (
+                    not alert.names_one or partition_of(alert.subject, layout.partitions) == number
+                ):
+                    changed += self._look(keys, alert, now)
+        return changed
+
+    def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
+        """Resolve what fires for the bucket before the current one: it has ended."""
+        assert alert.window is not None  # noqa: S101  # asked by the caller
+        current = bucket(alert.window, int(now) // 60, self._rules.zone)
+        label = bucket(alert.window, current.start // 60 - 1, self._rules.zone).label
+        records: dict[bytes, bytes] = self._client.execute_command("HGETALL", keys.alerting(alert.name, label))
+        ending = [
+            (subject.decode(), "ended", float(record.split()[-1]))
+            for subject, record in records.items()
+            if record != ENDED.encode()
+        ]
+        return self._change(keys, alert, label, ending)
+
+    def _look(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
+        watched = keys.watched(alert.name)
+        # What lies above a bound gets there by events alone: only what was counted since, and what fires, is looked at.
+        least = self._seen.get(watched, 0) if alert.above is not None else 0
+        scored: list[tuple[bytes, float]] = self._client.execute_command(
+            "ZRANGE", watched, least, "+inf", "BYSCORE", "WITHSCORES"
+        )
+        subjects = {subject.decode() for subject, _ in scored}
+        states: list[bytes] = self._client.execute_command("HKEYS", keys.alerting(alert.name, ""))
+        firing = {subject.decode() for subject in states}
+        subjects |= firing
+        if alert.names_one:
+            subjects.add(alert.subject)
+        changes: list[Change] = []
+        names = sorted(subjects)
+        for first in range(0, len(names), _CHUNK):
+            for subject, value in self._values(keys, alert, names[first : first + _CHUNK], now):
+                if subject in firing and alert.clears(value):
+                    changes.append((subject, "resolved", value))
+                elif subject not in firing and alert.fires(value):
+                    changes.append((subject, "firing", value))
+        changed = self._change(keys, alert, "", changes)
+        if scored and changed == len(changes):  # else some are looked at again
+            self._seen[watched] = max(float(score) for _, score in scored)
+        return changed
+
+    def _values(
+        self, keys: PartitionKeys, alert: Alert, subjects: list[str], now: float
+    ) -> Iterable[tuple[str, float]]:
+        assert alert.span is not None  # noqa: S101  # asked by the caller
+        covering = rolling_buckets(self._rules, alert.metric, alert.span, now)
+        with self._client.pipeline(transaction=False) as pipeline:
+            for window, each in covering:
+                pipeline.hmget(keys.window(window, alert.metric, each.label), subjects)
+            columns = pipeline.execute()
+        span = max(1.0, now - covering[0][1].start) if alert.rate is not None else 1.0
+        for subject, *amounts in zip(subjects, *columns, strict=True):
+            yield subject, sum(int(amount or 0) for amount in amounts) / span
+
+    def _change(self, keys: PartitionKeys, alert: Alert, label: str, changes: list[Change]) -> int:
+        changed = 0
+        for first in range(0, len(changes), _CHUNK):
+            some = [
+                part
+                for subject, state, value in changes[first : first + _CHUNK]
+                for part in (subject, state, f"{value:.16g}")
+            ]
+            names = [keys.alerting(alert.name, label), keys.outbox]
+            changed += int(_CHANGE(self._client, names, [alert.name, alert.metric, label, *some]))
+        return changed

@@ -1,0 +1,204 @@
+"""Delivers notifications: each from its partition's outbox, at least once, in order, until somebody has taken it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from tallystream_worker.alerts import webhook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.storage.keys import Layout, PartitionKeys
+    from tallystream_worker.settings.alerts import Hook
+
+GROUP: Final = "notify"
+CLAIM_IDLE: Final = 120.0
+"""Seconds after which a notification that another worker holds is taken over; who holds one says so more often."""
+
+KEPT: Final = 86_400.0
+"""Seconds after which a notification that nobody takes is given up, with a word in the log."""
+
+_BACKOFF: Final = (1.0, 60.0)
+_SAY_SO: Final = 30.0
+_COUNT: Final = 100
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One notification: its id, the same in every attempt, and what it says."""
+
+    keys: PartitionKeys
+    entry: str
+    fields: Mapping[str, str]
+
+    @property
+    def id(self) -> str:
+        """Unique in the deployment: partition and stream ID."""
+        return f"{self.keys.prefix.split('{')[1].split('}')[0]}-{self.entry}"
+
+    @property
+    def at(self) -> float:
+        """Second at which it was noticed."""
+        return int(self.entry.partition("-")[0]) / 1000
+
+    def body(self) -> bytes:
+        """Return the JSON that is sent."""
+        fields = self.fields
+        data: dict[str, Any] = {
+            "id": self.id,
+            "alert": fields["alert"],
+            "state": fields["state"],
+            "metric": fields["metric"],
+            "subject": fields["subject"],
+            "value": float(fields["value"]),
+            "bucket": fields["bucket"] or None,
+            # What began it: the same for both ends of one crossing.
+            "since": _time(int(fields["fired"].partition("-")[0]) / 1000 if fields["fired"] else self.at),
+        }
+        return msgspec.json.encode({"type": f"alert.{fields['state']}", "timestamp": _time(self.at), "data": data})
+
+
+class Courier:
+    """Delivers what waits in the outboxes.
+
+    Args:
+        client: Where.
+        layout: Whose outboxes.
+        consumer: The name in the group.
+        hooks: Where an alert's notifications go; one without is only logged.
+        log: Where each notification is said, once.
+        delivered: Told of each attempt: alert, and `delivered`, `failed` or `abandoned`.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        layout: Layout,
+        consumer: str,
+        hooks: Mapping[str, Hook],
+        log: FilteringBoundLogger,
+        delivered: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._client = client
+        self._layout = layout
+        self._consumer = consumer
+        self._hooks = hooks
+        self._log = log
+        self._delivered = delivered or (lambda _alert, _outcome: None)
+        self._queues: dict[str, deque[Notice]] = {}
+        self._held: set[tuple[str, str]] = set()
+        self._due: dict[str, tuple[float, int]] = {}
+        self._begun = False
+        self._say_so_at = 0.0
+
+    def round(self) -> int:
+        """Take what is new, and deliver what is due; return how many notifications were settled."""
+        if not self._begun:
+            for keys in self._layout.keys:
+                with suppress(ResponseError):  # it is there already
+                    self._client.xgroup_create(keys.outbox, GROUP, id="0", mkstream=True)
+        try:
+            self._collect()
+        except ResponseError as error:
+            # The server was emptied, and perhaps brought back: make the groups anew.
+            self._begun = self._begun and not str(error).startswith("NOGROUP")
+            raise
+        self._begun = True
+        return sum(self._deliver(url, queue) for url, queue in self._queues.items())
+
+    def _collect(self) -> None:
+        says_so = time.monotonic() >= self._say_so_at
+        if says_so:
+            self._say_so_at = time.monotonic() + _SAY_SO * random.uniform(0.75, 1.25)  # noqa: S311
+        for keys in self._layout.keys:
+            if not self._begun:
+                self._take(keys, self._read(keys, "0"))
+            if says_so:
+                self._say_that_we_hold(keys)
+                _, claimed, *_ = self._client.execute_command(
+                    "XAUTOCLAIM", keys.outbox, GROUP, self._consumer, int(CLAIM_IDLE * 1000), "0-0", "COUNT", _COUNT
+                )
+                self._take(keys, claimed)
+            if len(self._held) < _COUNT * 10:
+                self._take(keys, self._read(keys, ">"))
+
+    def _read(self, keys: PartitionKeys, start: str) -> list[Any]:
+        reply = self._client.execute_command(
+            "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", _COUNT, "STREAMS", keys.outbox, start
+        )
+        found: list[Any] = reply.get(keys.outbox.encode(), []) if reply else []
+        return found
+
+    def _take(self, keys: PartitionKeys, entries: list[Any]) -> None:
+        for id_, fields in entries:
+            place = (keys.outbox, id_.decode())
+            if not fields or place in self._held:
+                continue
+            notice = Notice(keys, place[1], {name.decode(): value.decode() for name, value in fields.items()})
+            self._held.add(place)
+            hook = self._hooks.get(notice.fields["alert"])
+            self._log.warning(
+                "alert", alert=notice.fields["alert"], state=notice.fields["state"], metric=notice.fields["metric"],
+                subject=notice.fields["subject"], value=notice.fields["value"], id=notice.id,
+            )  # fmt: skip
+            self._queues.setdefault(hook.url if hook else "", deque()).append(notice)
+
+    def _say_that_we_hold(self, keys: PartitionKeys) -> None:
+        """Keep others from taking over what waits here for its next attempt."""
+        ours = [entry for outbox, entry in self._held if outbox == keys.outbox]
+        if ours:
+            self._client.execute_command("XCLAIM", keys.outbox, GROUP, self._consumer, 0, *ours, "JUSTID")
+
+    def _deliver(self, url: str, queue: deque[Notice]) -> int:
+        """Deliver a receiver's notifications in order; one that is not taken holds up those behind it."""
+        settled = 0
+        due, failures = self._due.get(url, (0.0, 0))
+        while queue and time.monotonic() >= due:
+            notice = queue[0]
+            alert = notice.fields["alert"]
+            hook = self._hooks.get(alert)
+            problem = webhook.send(hook, notice.id, notice.body()) if hook else None
+            if problem is not None and time.time() - notice.at < KEPT:
+                first, most = _BACKOFF
+                pause = min(most, first * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+                if not failures:
+                    self._log.error("notification not taken", alert=alert, problem=problem, id=notice.id)
+                self._delivered(alert, "failed")
+                self._due[url] = (time.monotonic() + pause, failures + 1)
+                return settled
+            if problem is None:
+                self._delivered(alert, "delivered")
+            else:
+                self._log.error("notification given up", alert=alert, problem=problem, id=notice.id)
+                self._delivered(alert, "abandoned")
+            self._settle(notice)
+            queue.popleft()
+            settled += 1
+            failures = 0
+            self._due.pop(url, None)
+        return settled
+
+    def _settle(self, notice: Notice) -> None:
+        # A crash before it delivers once more, under the same id.
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.xack(notice.keys.outbox, GROUP, notice.entry)
+            pipeline.xdel(notice.keys.outbox, notice.entry)
+            pipeline.execute()
+        self._held.discard((notice.keys.outbox, notice.entry))
+
+
+def _time(second: float) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

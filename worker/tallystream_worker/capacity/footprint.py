@@ -1,0 +1,70 @@
+"""What each rule of a metric keeps in the server's memory: known once, for `tallystream check` and `plan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tallystream.rules.batch import board_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream.rules.metrics import Metric
+    from tallystream_worker.capacity.costs import Memory
+
+SKETCH_BYTES: Final = 2.5 * 2**20
+"""Of a Count-Min Sketch in one partition, at most."""
+
+UNIQUE_BYTES: Final = 12_336
+"""Of a HyperLogLog that has more than some thousand actors: it grows no more."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that a metric keeps.
+
+    Attributes:
+        text: What it is, for people.
+        subject: Bytes for each subject that is active in the bucket.
+        actor: Bytes for each of a subject's actors in the bucket, up to `most` a subject.
+        partition: Bytes for each partition and bucket, however many subjects.
+        window: What one bucket spans, such as `hour` or `30d`; `None` where there is only one for all time.
+        kept: Seconds for which a bucket is kept behind its end; `None` for ever.
+    """
+
+    text: str
+    subject: float = 0.0
+    actor: float = 0.0
+    most: float = float("inf")
+    partition: float = 0.0
+    window: str | None = None
+    kept: int | None = None
+
+
+def parts(metric: Metric, memory: Memory) -> Iterator[Part]:
+    """Yield what a metric keeps."""
+    board = memory.member * board_length(metric.top)
+    if not metric.exact:
+        yield Part("sketch of 1 MiB for each partition, any number of subjects", partition=SKETCH_BYTES + board)
+        return
+    yield Part("total", memory.total, partition=board)
+    for window in metric.windows:
+        stated = metric.retention.get(window)
+        text = f"{window}s" + (f" for {stated}" if stated else "")
+        yield Part(text, memory.field, partition=board, window=window, kept=metric.kept(window))
+    if metric.top:
+        yield Part(f"top {metric.top}")
+    if metric.limit is not None:
+        text = f"limit {metric.limit:,} per {metric.per}"
+        yield Part(text, memory.field, window=None if metric.per == "total" else metric.per, kept=metric.late_seconds)
+    if metric.once is not None:
+        text = f"a vote per actor ({metric.once}), {memory.vote:.0f} bytes each"
+        period = None if metric.once == "forever" else metric.once
+        yield Part(text, memory.votes, memory.vote, window=period, kept=metric.late_seconds)
+    if metric.unique is not None:
+        text = f"unique actors by {metric.unique}, up to 12 KiB"
+        kept = metric.kept(metric.unique)
+        yield Part(text, memory.unique, memory.actor, most=UNIQUE_BYTES, window=metric.unique, kept=kept)
+    if metric.floor is not None:
+        yield Part(f"shown from {metric.floor}")

@@ -1,0 +1,31 @@
+"""Bytes between the parts, and to the disk, for each second."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tallystream_worker.capacity.costs import Costs
+    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.packing import Packing
+
+
+def traffic(load: Load, packing: Packing, costs: Costs) -> dict[str, float]:
+    """Return bytes a second, of all servers together: from apps, to and from workers, and to the disk.
+
+    What goes to the append-only file is also what each replica is sent.
+    """
+    each = costs.wire
+    payload = packing.subjects * each.append_subject + packing.singles * each.append_single
+    counters = sum(packing.counters.values())
+    fields = sum(count * len(load.metrics[name].windows) for name, count in packing.counters.items())
+    return {
+        "from apps": packing.entries * each.append_entry + payload,
+        "to workers": packing.entries * each.read_entry + payload,
+        "from workers": counters * each.apply_counter + packing.singles * each.apply_single,
+        "to the disk": packing.entries * each.log_entry
+        + payload
+        + counters * each.log_total
+        + fields * each.log_window
+        + packing.singles * each.log_single,
+    }

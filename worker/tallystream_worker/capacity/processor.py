@@ -1,0 +1,50 @@
+"""Processor time: of the servers' main threads, of the workers, and of the apps that emit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tallystream.rules.batch import board_length
+
+if TYPE_CHECKING:
+    from tallystream_worker.capacity.costs import Costs
+    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.packing import Packing
+
+MICROSECOND: Final = 1e-6
+
+
+def server_seconds(load: Load, packing: Packing, costs: Costs) -> dict[str, float]:
+    """Return seconds of servers' main threads for each second, by what they are spent on."""
+    each = costs.server
+    spent = dict.fromkeys(("appending", "reading and acknowledging", "totals", "windows", "leaderboards"), 0.0)
+    spent |= dict.fromkeys(("limits", "votes", "unique actors"), 0.0)
+    travelling = packing.subjects + packing.singles
+    spent["appending"] = packing.entries * each.append_entry + travelling * each.append_subject
+    spent["reading and acknowledging"] = packing.entries * each.entry + travelling * each.subject
+    for name, counters in packing.counters.items():
+        rule = load.metrics[name]
+        spent["totals"] += counters * each.total
+        spent["windows"] += counters * each.window * len(rule.windows)
+        # At most so many of a batch's subjects are in a list; where subjects are alike, ties may be more for a while.
+        placed = min(counters, packing.batches * board_length(rule.top))
+        boards = 1 + len(rule.windows) if rule.top else 0
+        spent["leaderboards"] += (counters * each.board + placed * each.place) * boards
+        spent["limits"] += counters * each.limit * (rule.limit is not None)
+        spent["votes"] += load.of(name) * each.vote * (rule.once is not None)
+        spent["unique actors"] += load.of(name) * each.unique * (rule.unique is not None and load.bears_actors(name))
+    return {what: seconds * MICROSECOND for what, seconds in spent.items() if seconds}
+
+
+def worker_seconds(packing: Packing, costs: Costs) -> float:
+    """Return seconds of workers' processor time for each second."""
+    each = costs.worker
+    counters = sum(packing.counters.values())
+    spent = packing.entries * each.entry + packing.subjects * each.subject
+    spent += counters * each.counter + packing.fresh * each.fresh
+    return (spent + packing.singles * each.single) * MICROSECOND
+
+
+def producer_seconds(load: Load, packing: Packing, costs: Costs) -> float:
+    """Return seconds of all apps' processor time for each second."""
+    return (load.events * costs.producer.event + packing.entries * costs.producer.entry) * MICROSECOND

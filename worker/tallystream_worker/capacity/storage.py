@@ -1,0 +1,58 @@
+"""Memory of the servers: counters by metric and rule, and the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tallystream.rules.windows import DAY, HOUR, MINUTE, seconds
+from tallystream_worker.capacity.footprint import parts
+
+if TYPE_CHECKING:
+    from tallystream_worker.capacity.costs import Costs
+    from tallystream_worker.capacity.footprint import Part
+    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.packing import Packing
+    from tallystream_worker.settings.settings import RetentionSettings
+
+YEAR: Final = 365 * DAY
+"""For how far ahead a plan is made where something is kept for ever."""
+
+_LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY}
+
+
+def counter_bytes(load: Load, partitions: int, costs: Costs) -> dict[str, float]:
+    """Return the bytes that counters take after a year, by metric and rule: `view: hours`."""
+    found: dict[str, float] = {}
+    for name, rule in load.metrics.items():
+        for part in parts(rule, costs.memory):
+            if part.actor and not load.bears_actors(name):
+                continue
+            taken = _bytes(part, load, name, partitions)
+            if taken:
+                found[f"{name}: {part.text.partition(',')[0]}"] = taken
+    return found
+
+
+def _bytes(part: Part, load: Load, metric: str, partitions: int) -> float:
+    if part.window is None:
+        span, buckets = float(YEAR), 1.0
+    else:
+        span = float(_LENGTHS.get(part.window) or seconds(part.window) or YEAR)
+        buckets = 1 + (YEAR if part.kept is None else min(part.kept, YEAR)) / span
+    events = load.of(metric) * span
+    active = load.distinct(events)
+    actors = min(load.actors or 1, max(1.0, events / active)) if part.actor else 0.0
+    return buckets * (active * (part.subject + min(part.most, part.actor * actors)) + part.partition * partitions)
+
+
+def entry_bytes(packing: Packing, costs: Costs) -> float:
+    """Return the bytes by which the log grows each second."""
+    each = costs.memory
+    return packing.entries * each.entry + packing.subjects * each.subject + packing.singles * each.single
+
+
+def log_bytes(packing: Packing, partitions: int, costs: Costs, retention: RetentionSettings) -> float:
+    """Return the bytes of the log at its bound: of age, or of size, whichever comes first."""
+    age = retention.age_seconds
+    by_age = entry_bytes(packing, costs) * (YEAR if age is None else age)
+    return min(by_age, retention.bytes * partitions) if retention.bytes else by_age

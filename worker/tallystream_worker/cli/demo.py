@@ -1,0 +1,211 @@
+"""The demo: everything on this machine, a skewed load, and a verdict that does not trust the counters.
+
+The load comes from a seed. The producers, processes of their own, draw it and emit it; this process draws the
+same load again and adds it up in a dictionary. The two must agree on every counter.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tallystream.producing.producer import Producer
+from tallystream.reading.ledger import query_ledger
+from tallystream.reading.totals import Totals
+from tallystream_worker.cli.output import console, error_console
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.metrics import WorkerMetrics
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.service.server import serving
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+    from multiprocessing.context import SpawnProcess
+
+    from tallystream_worker.settings.settings import Settings
+
+PRODUCERS: Final = 2
+SUBJECTS: Final = 20_000
+METRICS: Final = {"view": 80, "like": 12, "share": 5, "clap": 3}
+"""The demo's metrics with their share of the load, in percent."""
+
+TRICKLE: Final = 400
+ACTORS: Final = 5_000
+"""Events a second after the verdict, and how many different actors look at something."""
+
+STALL: Final = 60.0
+"""Seconds without any progress after which the demo gives up."""
+
+_SPAWN: Final = multiprocessing.get_context("spawn")
+_CHUNK: Final = 5_000
+
+
+def load(seed: int, events: int) -> Iterator[tuple[str, str]]:
+    """Yield `(metric, subject)` pairs: the same for the same seed, with few subjects that get most of it."""
+    draw = random.Random(seed)  # noqa: S311  # repeatable on purpose
+    weights = list(accumulate(1 / (rank + 1) ** 1.05 for rank in range(SUBJECTS)))
+    subjects = [f"article:{number}" for number in range(1, SUBJECTS + 1)]
+    while events > 0:
+        count = min(events, _CHUNK)
+        metrics = draw.choices(list(METRICS), weights=list(METRICS.values()), k=count)
+        yield from zip(metrics, draw.choices(subjects, cum_weights=weights, k=count), strict=True)
+        events -= count
+
+
+def emit_load(url: str, namespace: str, seed: int, events: int) -> None:
+    """Emit a load and wait until all of it is appended; what a producer process does."""
+    with Producer(url, namespace=namespace) as producer:
+        emit = producer.emit
+        for metric, subject in load(seed, events):
+            emit(metric, subject)
+        producer.flush()
+
+
+class Demo:
+    """One run of the demo.
+
+    Args:
+        settings: What was configured; its server is replaced by an embedded one.
+        events: How many to emit.
+        seed: Which load.
+        stop: Set when the user wants to end.
+        serve_on: Go on serving after the verdict, with a small load.
+        port_is_given: The user chose the port; else a free one will do where the usual one is taken.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        events: int,
+        seed: int,
+        stop: threading.Event,
+        *,
+        serve_on: bool,
+        port_is_given: bool,
+    ) -> None:
+        self._settings = settings
+        self._shares = [events // PRODUCERS + (number < events % PRODUCERS) for number in range(PRODUCERS)]
+        self._seeds = [seed * 1000 + number for number in range(PRODUCERS)]
+        self._events = events
+        self._stop = stop
+        self._serve_on = serve_on
+        self._port_is_given = port_is_given
+
+    def run(self) -> int:
+        """Run it; return 0 if everything was counted exactly, 1 if not, 130 if it was interrupted."""
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tally-", ignore_cleanup_errors=True))
+            server = stack.enter_context(EmbeddedServer(Path(folder)))
+            settings = replace(self._settings, redis=replace(self._settings.redis, url=server.url))
+            registry = CollectorRegistry()
+            stack.enter_context(counting(settings, logs.configure(quiet=True), [WorkerMetrics(registry)]))
+            url = stack.enter_context(serving(settings, registry, any_port=not self._port_is_given))
+            error_console.print(f"server     {server.url}\ndashboard  {url}")
+            totals = stack.enter_context(Totals(server.url, namespace=settings.redis.namespace))
+            began = time.monotonic()
+            producers = [
+                self._producer(settings, seed, share) for seed, share in zip(self._seeds, self._shares, strict=True)
+            ]
+            try:
+                finished = self._watch(totals, producers, began)
+            finally:
+                for process in producers:
+                    process.terminate()
+                    process.join()
+            if not finished:
+                return 130 if self._stop.is_set() else self._stalled(totals)
+            status = self._verdict(totals, time.monotonic() - began)
+            if self._serve_on and status == 0:
+                error_console.print(
+                    f"going on with {TRICKLE} events/s: look at {url} (one counter: {url}/v1/counters/article:1)\n"
+                    "Ctrl-C ends it, and leaves nothing behind",
+                    soft_wrap=True,
+                )
+                self._go_on(settings)
+            return status
+
+    def _go_on(self, settings: Settings) -> None:
+        """Emit a little until the user wants to end: a dashboard on which nothing moves shows nothing."""
+        draw = random.Random()  # noqa: S311  # who the actors are does not matter
+        with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:
+            for metric, subject in load(self._seeds[-1] + 1, sys.maxsize):
+                producer.emit(metric, subject, actor=f"user:{draw.randrange(ACTORS)}" if metric == "view" else None)
+                if self._stop.wait(1 / TRICKLE):
+                    return
+
+    def _producer(self, settings: Settings, seed: int, share: int) -> SpawnProcess:
+        args = (settings.redis.url, settings.redis.namespace, seed, share)
+        process = _SPAWN.Process(target=emit_load, args=args, daemon=True)
+        process.start()
+        return process
+
+    def _watch(self, totals: Totals, producers: list[SpawnProcess], began: float) -> bool:
+        """Show how it goes; tell whether everything was counted."""
+        moved, counted_before = time.monotonic(), -1
+        with Live(console=error_console, refresh_per_second=8, transient=True) as live:
+            while not self._stop.is_set():
+                books = totals.run(query_ledger(totals.meta.layout))
+                live.update(self._view(totals, books.appended, books.counted, time.monotonic() - began))
+                if books.counted >= self._events and all(process.exitcode == 0 for process in producers):
+                    return True
+                if books.counted + books.appended != counted_before:
+                    moved, counted_before = time.monotonic(), books.counted + books.appended
+                if time.monotonic() - moved > STALL or any(process.exitcode for process in producers):
+                    return False
+                self._stop.wait(0.1)
+        return False
+
+    def _view(self, totals: Totals, appended: int, counted: int, seconds: float) -> Table:
+        view = Table.grid(padding=(0, 3))
+        view.add_row("appended", f"{appended:,}", f"{appended / seconds:,.0f} events/s")
+        view.add_row("counted", f"{counted:,}", f"{counted / seconds:,.0f} events/s")
+        first = [(f"article:{number}", "view") for number in range(1, 6)]
+        for (subject, _), value in totals.get_many(first).items():
+            view.add_row(Text(subject, style="dim"), f"{value:,}", Text("views", style="dim"))
+        return view
+
+    def _stalled(self, totals: Totals) -> int:
+        books = totals.run(query_ledger(totals.meta.layout))
+        error_console.print(f"gave up: {books.counted:,} of {self._events:,} events are counted and nothing moves")
+        return 1
+
+    def _verdict(self, totals: Totals, seconds: float) -> int:
+        """Compare every counter with what the same load adds up to without Redis."""
+        expected: Counter[tuple[str, str]] = Counter()
+        for seed, share in zip(self._seeds, self._shares, strict=True):
+            expected.update((subject, metric) for metric, subject in load(seed, share))
+        names = [(f"article:{number}", metric) for number in range(1, SUBJECTS + 1) for metric in METRICS]
+        found: dict[tuple[str, str], int] = {}
+        remaining = iter(names)
+        while chunk := list(islice(remaining, _CHUNK)):
+            found |= totals.get_many(chunk)
+        wrong = [name for name in names if found[name] != expected[name]]
+        rate = f"{self._events / seconds:,.0f} events/s end to end" if seconds else ""
+        if not wrong and sum(found.values()) == self._events:
+            console.print(
+                f"counted exactly: {self._events:,} of {self._events:,} events over {len(expected):,} counters"
+                f" in {seconds:.1f} s ({rate})",
+                soft_wrap=True,
+            )
+            return 0
+        console.print(f"NOT counted exactly: {len(wrong):,} of {len(names):,} counters differ")
+        for subject, metric in wrong[:20]:
+            name = (subject, metric)
+            console.print(f"  {subject} {metric}: expected {expected[name]:,}, found {found[name]:,}")
+        return 1

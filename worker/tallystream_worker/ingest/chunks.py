@@ -1,0 +1,169 @@
+"""Access logs, many lines at once: what `combined.parse` says of each line, at a fraction of what it costs.
+
+One regular expression finds the wanted parts of all lines of a block, and what comes again and again (a path, a host,
+a second) is judged once. A line that is not an event beyond doubt is left to `combined.parse`, which knows why.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter, defaultdict
+from itertools import compress, groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tallystream.errors import EventError
+from tallystream.rules.windows import MINUTE
+from tallystream.wire import event as rule
+from tallystream_worker.ingest.formats.combined import moment_of, pattern_of
+from tallystream_worker.ingest.formats.lines import MAX_LINE_BYTES, Line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tallystream.wire.packer import Columns
+    from tallystream_worker.ingest.formats.lines import Block, Mapping
+    from tallystream_worker.ingest.packer import Packing
+
+_REMEMBERED: Final = 200_000
+_MOMENTS: Final = {b"%02d" % second: second * 1000 for second in range(60)}
+_NAMED: Final = re.compile(rb"\(\?P<\w+>")
+
+
+class Found(NamedTuple):
+    """What a block says.
+
+    Attributes:
+        visits: By partition and minute, the events with an actor.
+        units: By partition and minute, the number of events without one by subject.
+        doubtful: The lines that are for `combined.parse`.
+    """
+
+    visits: dict[tuple[int, int], Columns]
+    units: dict[tuple[int, int], Counter[str]]
+    doubtful: list[Line]
+
+
+class BlockReader:
+    """Reads the blocks of an access log.
+
+    Args:
+        mapping: Which part of a line becomes which part of an event.
+        packing: Judges subjects and actors, and knows where a subject is counted.
+    """
+
+    def __init__(self, mapping: Mapping, packing: Packing) -> None:
+        self._packing = packing
+        self._has_actor = mapping.actor is not None
+        wanted = ["stamp", mapping.subject, mapping.actor or mapping.subject]
+        # Every line matches once, whatever is in it; where it is no event, with empty groups.
+        whole = rb"(?:%b)[^\n]*\n?|[^\n]+\n?|\n" % pattern_of(mapping)
+        groups = [b"(?P<%b>" % name.encode() for name in wanted]
+        pattern = re.compile(_NAMED.sub(lambda named: named[0] if named[0] in groups else b"(?:", whole))
+        self._rows = pattern.findall
+        self._nth = [pattern.groupindex[name] - 1 for name in wanted]
+        self._subjects = _Memory(self._subject)
+        self._partitions = _Memory(self._partition)
+        self._actors = _Memory(self._actor)
+        self._minutes = _Memory(self._minute)
+        self._calendar = _Memory(self._judge_minute)
+
+    def __call__(self, block: Block) -> Found:
+        """Return what the lines of a block say."""
+        found = Found({}, {}, [])
+        if _has_long_line(block.text):
+            found.doubtful.extend(block.lines())
+            return found
+        stamps, texts, names = itemgetter(*self._nth)(list(zip(*self._rows(block.text), strict=True)))
+        subjects: list[Any] = list(map(self._subjects.__getitem__, texts))
+        partitions: list[Any] = list(map(self._partitions.__getitem__, texts))
+        minutes: list[Any] = list(map(self._minutes.__getitem__, stamps))
+        columns = [subjects, partitions, minutes]
+        if self._has_actor:
+            columns += [
+                list(map(self._actors.__getitem__, names)),
+                [_MOMENTS.get(stamp[18:20], 0) for stamp in stamps],
+            ]
+        if any(None in column for column in columns):
+            sure = [None not in row for row in zip(*columns, strict=True)]
+            found.doubtful.extend(_lines(block, sure))
+            columns = [list(compress(column, sure)) for column in columns]
+        subjects, partitions, minutes = columns[:3]
+        begin = 0
+        for minute, run in groupby(minutes):
+            end = begin + len(list(run))
+            lanes: dict[int, list[int]] = defaultdict(list)
+            for row, partition in enumerate(partitions[begin:end], begin):
+                lanes[partition].append(row)
+            for partition, rows in lanes.items():
+                if self._has_actor:
+                    visits = found.visits.setdefault((partition, minute), ([], [], []))
+                    visits[0].extend(map(subjects.__getitem__, rows))
+                    visits[1].extend(map(columns[3].__getitem__, rows))
+                    visits[2].extend(map(columns[4].__getitem__, rows))
+                else:
+                    found.units.setdefault((partition, minute), Counter()).update(map(subjects.__getitem__, rows))
+            begin = end
+        return found
+
+    def _subject(self, text: bytes) -> str | None:
+        try:
+            return self._packing.place(str(text, "utf-8"))[0]
+        except (UnicodeDecodeError, EventError):
+            return None
+
+    def _partition(self, text: bytes) -> int | None:
+        try:
+            return self._packing.place(str(text, "utf-8"))[1]
+        except (UnicodeDecodeError, EventError):
+            return None
+
+    def _actor(self, text: bytes) -> str | None:
+        try:
+            return None if text == b"-" else self._packing.actor(str(text, "utf-8"))
+        except (UnicodeDecodeError, EventError):
+            return None
+
+    def _minute(self, stamp: bytes) -> int | None:
+        # A busy log has a line in every second of the day, so the calendar is asked for minutes only.
+        return self._calendar[stamp[:18] + b"00" + stamp[20:]] if stamp[18:20] in _MOMENTS else None
+
+    def _judge_minute(self, stamp: bytes) -> int | None:
+        at = moment_of(stamp)
+        try:
+            rule.check_at(at, time.time() - MINUTE)
+        except EventError:
+            return None
+        return None if at is None else int(at) // MINUTE
+
+
+class _Memory(dict[Any, Any]):
+    """Remembers what was found good of what it was asked; `None` is what is not, and asked again."""
+
+    def __init__(self, judge: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._judge = judge
+
+    def __missing__(self, key: Any) -> Any:
+        found = self._judge(key)
+        if found is not None:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[key] = found
+        return found
+
+
+def _lines(block: Block, sure: list[bool]) -> Iterator[Line]:
+    """Yield the lines that are not sure, and not blank."""
+    offset = block.offset
+    for number, (text, is_sure) in enumerate(zip(block.text.split(b"\n"), sure, strict=False), block.number):
+        if not is_sure and text and not text.isspace():
+            yield Line(number, offset, text)
+        offset += len(text) + 1
+
+
+def _has_long_line(text: bytes) -> bool:
+    """Tell whether a line may be longer than is read: it would cover one of these stretches, line end and all."""
+    half = MAX_LINE_BYTES // 2
+    return any(text.find(b"\n", at, at + half) < 0 for at in range(0, len(text) - half + 1, half))

@@ -1,0 +1,1 @@
+"""Parsers from lines and rows to events, one file for each format."""

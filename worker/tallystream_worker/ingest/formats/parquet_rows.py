@@ -1,0 +1,236 @@
+"""Rows of Parquet files, summed in Arrow before Python sees them."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.errors import ConfigurationError, EventError
+from tallystream.wire.event import MAX_AT
+from tallystream_worker.ingest.formats.csv_rows import COLUMNS
+from tallystream_worker.ingest.source import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tallystream_worker.ingest.packer import Packing
+
+SEGMENT_ROWS: Final = 2**20
+"""Rows that one process reads by itself."""
+
+_SLICE: Final = 8192
+"""Rows that are summed together: few enough that an entry stays small where no subject repeats."""
+
+_LARGE: Final = 2**40
+"""An amount that goes by itself, so that sums stay far from 64 bits."""
+
+
+def _arrow() -> tuple[Any, Any, Any]:
+    try:
+        import pyarrow as pa  # noqa: PLC0415  # an extra, and a heavy one
+        import pyarrow.compute as pc  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415
+    except ImportError:
+        raise ConfigurationError("Parquet needs pyarrow: pip install 'tallystream-worker[archive]'") from None
+    return pa, pc, pq
+
+
+def rows_of(path: str) -> int:
+    """Return how many rows a Parquet file has.
+
+    Raises:
+        SourceError: it is none, or has columns that no event has.
+    """
+    _, _, pq = _arrow()
+    with _opened(pq, path) as file:
+        names = file.schema_arrow.names
+        if unknown := [name for name in names if name not in COLUMNS]:
+            raise SourceError(f"{path}: there is a column {unknown[0]!r}; events have {', '.join(COLUMNS)}")
+        if "subject" not in names:
+            raise SourceError(f"{path}: there is no column 'subject'")
+        return int(file.metadata.num_rows)
+
+
+def head_and_tail(path: str, size: int) -> bytes:
+    """Return the first and the last bytes of a file, `size` in all: a Parquet file ends with what it holds."""
+    with Path(path).open("rb") as file:
+        head = file.read(size // 2)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size // 2))
+        return head + file.read()
+
+
+def pack_rows(
+    path: str,
+    metric: str,
+    begin: int,
+    end: int,
+    packing: Packing,
+    note: Callable[[int, str, int], None],
+) -> Iterator[int]:
+    """Pack the rows from `begin` to before `end`; yield the row behind each slice that is packed.
+
+    Args:
+        path: The file.
+        metric: Of rows that name none.
+        begin: The first row, counted from 0.
+        end: The row behind the last one.
+        packing: Takes the events.
+        note: Told of rows that are no events: the first one, why, how many.
+    """
+    pa, pc, pq = _arrow()
+    row = 0
+    with _opened(pq, path) as file:
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row + rows > begin and row < end:
+                table = file.read_row_group(group)
+                first, last = max(begin - row, 0), min(end - row, rows)
+                columns = _columns(pa, pc, table.slice(first, last - first), metric, path)
+                for at, part in _slices(columns, row + first, packing.cuts):
+                    _pack(pc, part, at, packing, note)
+                    yield at + part.num_rows
+            row += rows
+
+
+def _slices(table: Any, row: int, done: set[int]) -> Iterator[tuple[int, Any]]:
+    """Yield slices of the table with the row at which each begins: none reaches over the end of what is done."""
+    end = row + table.num_rows
+    cuts = sorted({row, *range(row + _SLICE, end, _SLICE), *(each for each in done if row < each < end)})
+    for first, last in zip(cuts, [*cuts[1:], end], strict=True):
+        yield first, table.slice(first - row, last - first)
+
+
+def _columns(pa: Any, pc: Any, table: Any, metric: str, path: str) -> Any:
+    """Return the columns of events in their own types, with what is not given filled in."""
+    rows = table.num_rows
+
+    def column(name: str, kind: Any) -> Any:
+        if name not in table.column_names:
+            return pa.nulls(rows, kind)
+        found = table[name].combine_chunks()
+        try:
+            if name == "at" and pa.types.is_timestamp(found.type):
+                found = pc.divide(pc.cast(pc.cast(found, pa.timestamp("us", tz=found.type.tz)), pa.int64()), 1e6)
+            return pc.cast(found, kind)
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{path}: column {name!r} does not hold what an event's {name} is: {error}") from None
+
+    return pa.table(
+        {
+            "metric": pc.fill_null(column("metric", pa.string()), metric),
+            "subject": column("subject", pa.string()),
+            "amount": pc.fill_null(column("amount", pa.int64()), 1),
+            "actor": column("actor", pa.string()),
+            "at": column("at", pa.float64()),
+            "id": column("id", pa.string()),
+        }
+    )
+
+
+def _pack(pc: Any, part: Any, row: int, packing: Packing, note: Callable[[int, str, int], None]) -> None:
+    by_itself = pc.or_(pc.is_valid(part["actor"]), pc.is_valid(part["id"]))
+    by_itself = pc.or_(by_itself, pc.is_null(part["subject"]))
+    by_itself = pc.or_(by_itself, pc.greater_equal(pc.abs(part["amount"]), _LARGE))
+    # What has no time gets the time of its reading; what cannot be a time is refused where events are checked.
+    sound = pc.and_(pc.greater_equal(part["at"], 0.0), pc.less(part["at"], float(MAX_AT)))
+    by_itself = pc.or_(by_itself, pc.invert(pc.fill_null(sound, fill_value=False)))
+    numbered = part.append_column("row", _range(row, part.num_rows))
+    for event in numbered.filter(by_itself).to_pylist():
+        at = event.pop("row")
+        fields = (event["metric"], event["subject"] or "", event["amount"], event["actor"], event["at"], event["id"])
+        try:
+            packing.take(fields, at)
+        except EventError as error:
+            note(at, str(error), 1)
+    together = numbered.filter(pc.invert(by_itself))
+    for metric in pc.unique(together["metric"]).to_pylist():
+        _pack_together(pc, metric, together.filter(pc.equal(together["metric"], metric)), row, packing, note)
+
+
+def _pack_together(
+    pc: Any, metric: str, rows: Any, row: int, packing: Packing, note: Callable[[int, str, int], None]
+) -> None:
+    """Pack the rows of one metric that lie behind `row` and of which only the sums matter."""
+    subjects = pc.dictionary_encode(rows["subject"].combine_chunks())
+    try:
+        are_units = packing.takes_together(metric) and pc.all(pc.equal(rows["amount"], 1)).as_py()
+    except EventError as error:
+        note(pc.min(rows["row"]).as_py(), str(error), rows.num_rows)
+        return
+    names, lanes, faults = [], [], {}
+    for number, subject in enumerate(subjects.dictionary.to_pylist()):
+        try:
+            name, lane = packing.place(subject)
+            if packing.is_known(name, lane, row):
+                lane = _KNOWN
+        except EventError as error:
+            name, lane = "", _NOWHERE
+            faults[number] = str(error)
+        names.append(name)
+        lanes.append(lane)
+    pa, _, _ = _arrow()
+    sums = (
+        pa.table(
+            {
+                "lane": pa.array(lanes, pa.int32()).take(subjects.indices),
+                "minute": pc.cast(pc.floor(pc.divide(rows["at"], 60.0)), "int64"),
+                "number": subjects.indices,
+                "amount": rows["amount"],
+                "row": rows["row"],
+            }
+        )
+        .group_by(["lane", "minute", "number"], use_threads=False)
+        .aggregate(_UNITS if are_units else _SUMS)
+        .sort_by([("lane", "ascending"), ("minute", "ascending")])
+    )
+    where, minutes, numbers, events, firsts, *amounts = (sums[name].to_pylist() for name in sums.column_names)
+    begin = 0
+    for (lane, minute), run in groupby(zip(where, minutes, strict=True)):
+        end = begin + len(list(run))
+        if lane == _NOWHERE:
+            for number, n, first in zip(numbers[begin:end], events[begin:end], firsts[begin:end], strict=True):
+                note(first, faults[number], n)
+        elif are_units:
+            of_run = [names[number] for number in numbers[begin:end]]
+            try:
+                packing.add_units(metric, None if lane == _KNOWN else lane, minute, of_run, events[begin:end])
+            except EventError as error:
+                note(min(firsts[begin:end]), str(error), sum(events[begin:end]))
+        else:
+            for at in range(begin, end):
+                try:
+                    total, least, most = (column[at] for column in amounts)
+                    packing.add_sum(metric, names[numbers[at]], minute, (total, least, most), events[at], row)
+                except EventError as error:
+                    note(firsts[at], str(error), events[at])
+        begin = end
+
+
+_NOWHERE: Final = -1
+_KNOWN: Final = -2
+_UNITS: Final = [("row", "count"), ("row", "min")]
+_SUMS: Final = [*_UNITS, ("amount", "sum"), ("amount", "min"), ("amount", "max")]
+
+
+def _range(begin: int, rows: int) -> Any:
+    _, pc, _ = _arrow()
+    return pc.add(_first_rows().slice(0, rows), begin)
+
+
+@cache
+def _first_rows() -> Any:
+    pa, _, _ = _arrow()
+    return pa.array(range(_SLICE), pa.int64())
+
+
+def _opened(pq: Any, path: str) -> Any:
+    pa, _, _ = _arrow()
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise SourceError(f"cannot read {path}: No such file or directory") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SourceError(f"cannot read {path}: {error}") from None

@@ -1,0 +1,256 @@
+"""Packs the events of a file into stretches, one lane for each partition."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from tallystream.rules.windows import MINUTE
+from tallystream.storage.keys import partition_of
+from tallystream.wire import event as rule
+from tallystream.wire.packer import Pack
+from tallystream_worker.ingest.offsets import Stretch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import Layout
+    from tallystream_worker.ingest.chunks import Found
+    from tallystream_worker.ingest.formats.lines import EventFields
+
+_ENTRY_EVENTS: Final = 2000
+_ENTRY_BYTES: Final = 64 * 1024
+_KNOWN: Final = 200_000
+
+
+class Packing:
+    """Checks events and packs them; what is appended already is passed over.
+
+    Args:
+        layout: How many partitions there are.
+        rules: The declared metrics, `None` where no worker has published them yet.
+        done: How far the file is appended, for each partition.
+        before: The same for each log before this one, whatever its partitions.
+    """
+
+    def __init__(
+        self, layout: Layout, rules: Rules | None, done: list[int], before: Sequence[Sequence[int]] = ()
+    ) -> None:
+        self._partitions = layout.partitions
+        self._rules = rules
+        self._before = [marks for marks in before if any(marks)]
+        floor = max((min(marks) for marks in self._before), default=0)
+        self.done = [max(mark, floor) for mark in done]
+        """How far the file was appended before, for each partition."""
+        self._begin = list(done)
+        self._packs = [Pack() for _ in done]
+        self._known: dict[str, tuple[str, int]] = {}
+        self._metrics: set[str] = set()
+        self._picky: set[str] = set()  # metrics whose rules have no place for some events
+        self._actors: set[str] = set()
+        self._sound_until = 0.0  # seconds; a time before it has been checked against the clock
+        self.known = 0
+        """Events that were appended before, and are passed over."""
+
+    def add(self, fields: EventFields, offset: int) -> tuple[int, Stretch] | None:
+        """Take the event that lies at an offset; return the stretch that is full with it, with its partition.
+
+        Raises:
+            EventError: the event breaks a rule; it was not taken.
+        """
+        partition = self.take(fields, offset)
+        if partition is not None and self._is_full(partition):
+            return partition, self._seal(partition, offset + 1)
+        return None
+
+    def take(self, fields: EventFields, offset: int) -> int | None:
+        """Take the event that lies at an offset; return its partition, `None` where it was appended before.
+
+        Raises:
+            EventError: the event breaks a rule; it was not taken.
+        """
+        metric, subject, amount, actor, at, id_ = fields
+        subject, partition = self.place(subject)
+        if metric not in self._metrics:
+            self._admit_metric(metric)
+        if amount != 1:
+            rule.check_amount(amount)
+        if at is None:
+            at = time.time()
+        elif not 0 < at < self._sound_until:
+            rule.check_at(at, time.time())
+            self._sound_until = time.time()
+        if actor is not None:
+            actor = self.actor(actor)
+        if id_ is not None:
+            id_ = rule.check_text("id", id_, rule.MAX_ID_BYTES)
+        if metric in self._picky and self._rules is not None:
+            self._rules.refuse(metric, amount, actor)
+        if self.is_known(subject, partition, offset):
+            self.known += 1
+            return None
+        self._packs[partition].add(metric, subject, amount, at, actor, id_)
+        return partition
+
+    def add_sum(
+        self, metric: str, subject: str, minute: int, amounts: tuple[int, int, int], events: int, offset: int
+    ) -> None:
+        """Take several events of one minute, without actors and ids.
+
+        Args:
+            metric: Of all of them.
+            subject: Of all of them.
+            minute: Whole minutes since 1970.
+            amounts: Their sum, the least and the largest of them.
+            events: How many they are.
+            offset: Where they lie: all of them are appended already, or none is.
+
+        Raises:
+            EventError: they break a rule; none was taken.
+        """
+        subject, partition = self.place(subject)
+        if metric not in self._metrics:
+            self._admit_metric(metric)
+        self._check_minute(minute)
+        total, least, most = amounts
+        if metric in self._picky and self._rules is not None:
+            for amount in {least, most}:
+                self._rules.refuse(metric, amount, None)
+        if self.is_known(subject, partition, offset):
+            self.known += events
+            return
+        self._packs[partition].add_sum(metric, subject, minute, total, events, unit=least == most == 1)
+
+    def add_units(
+        self, metric: str, partition: int | None, minute: int, subjects: list[str], events: list[int]
+    ) -> None:
+        """Take numbers of events of amount 1 of one minute, by subject, of a metric that `takes_together`.
+
+        Args:
+            metric: Of all of them.
+            partition: The one that counts the subjects; `None` where they are appended already.
+            minute: Whole minutes since 1970.
+            subjects: As `place` returns them.
+            events: How many of each.
+
+        Raises:
+            EventError: they lie too far ahead; none was taken.
+        """
+        self._check_minute(minute)
+        if partition is None:
+            self.known += sum(events)
+        else:
+            self._packs[partition].add_units(metric, minute, subjects, events)
+
+    def splits(self, begin: int, end: int) -> bool:
+        """Tell whether only a part of what lies in [begin, end) may be appended already."""
+        return any(begin < done < end for done in self.done) or any(
+            begin < max(marks) and min(marks) < end for marks in self._before
+        )
+
+    def is_known(self, subject: str, partition: int, offset: int) -> bool:
+        """Tell whether an event was appended before: to this partition, or to that of its subject in an earlier log."""
+        return offset < self.done[partition] or any(
+            offset < marks[partition_of(subject, len(marks))] for marks in self._before
+        )
+
+    @property
+    def cuts(self) -> set[int]:
+        """Offsets at which something ends that was appended before."""
+        return set(self.done).union(*self._before)
+
+    def takes_together(self, metric: str) -> bool:
+        """Tell whether the rules of a metric have a place for every event of amount 1, whoever did it.
+
+        Raises:
+            EventError: the metric is not declared.
+        """
+        if metric not in self._metrics:
+            self._admit_metric(metric)
+        return metric not in self._picky
+
+    def add_found(self, metric: str, found: Found, end: int) -> None:
+        """Take what a block of lines says that lies before `end`, and does not split (see `splits`)."""
+        for (partition, minute), (subjects, actors, moments) in found.visits.items():
+            events = len(subjects)
+            if end <= self.done[partition]:
+                self.known += events
+            elif events:
+                pack = self._packs[partition]
+                columns = pack.columns(metric, minute)
+                columns[0].extend(subjects)
+                columns[1].extend(actors)
+                columns[2].extend(moments)
+                pack.events += events
+                pack.size += sum(map(len, subjects)) + sum(map(len, actors)) + 5 * events
+        for (partition, minute), counts in found.units.items():
+            if end <= self.done[partition]:
+                self.known += counts.total()
+            else:
+                self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
+
+    def full(self, end: int) -> Iterator[tuple[int, Stretch]]:
+        """Yield a stretch up to `end` for each partition that has enough for one."""
+        for partition in range(self._partitions):
+            if self._is_full(partition):
+                yield partition, self._seal(partition, end)
+
+    def place(self, subject: str) -> tuple[str, int]:
+        """Return a subject in normal form, and the partition that counts it.
+
+        Raises:
+            EventError: it is none.
+        """
+        return self._known.get(subject) or self._admit(subject)
+
+    def actor(self, actor: str) -> str:
+        """Return an actor in normal form.
+
+        Raises:
+            EventError: it is none.
+        """
+        return actor if actor in self._actors else self._admit_actor(actor)
+
+    def rest(self, end: int) -> Iterator[tuple[int, Stretch]]:
+        """Yield a stretch up to `end` for each partition that has events left."""
+        for partition, pack in enumerate(self._packs):
+            if pack.events:
+                yield partition, self._seal(partition, end)
+
+    def _is_full(self, partition: int) -> bool:
+        pack = self._packs[partition]
+        return pack.events >= _ENTRY_EVENTS or pack.size >= _ENTRY_BYTES
+
+    def _seal(self, partition: int, end: int) -> Stretch:
+        pack, self._packs[partition] = self._packs[partition], Pack()
+        begin, self._begin[partition] = self._begin[partition], end
+        return Stretch(begin, end, pack.events, pack.seal())
+
+    def _check_minute(self, minute: int) -> None:
+        if not minute * MINUTE < self._sound_until:
+            rule.check_at(minute * MINUTE, time.time())
+            self._sound_until = time.time()
+
+    def _admit(self, subject: str) -> tuple[str, int]:
+        normal = rule.check_text("subject", subject, rule.MAX_SUBJECT_BYTES)
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        known = self._known[subject] = (normal, partition_of(normal, self._partitions))
+        return known
+
+    def _admit_metric(self, metric: str) -> None:
+        rule.check_metric(metric)
+        if self._rules is not None:
+            self._rules.refuse_undeclared(metric)
+            declared = self._rules.metric[metric]
+            if declared.once is not None or declared.limit is not None or not declared.exact:
+                self._picky.add(metric)
+        self._metrics.add(metric)
+
+    def _admit_actor(self, actor: str) -> str:
+        normal = rule.check_text("actor", actor, rule.MAX_ACTOR_BYTES)
+        if len(self._actors) >= _KNOWN:
+            self._actors.clear()
+        self._actors.add(normal)
+        return normal

@@ -1,0 +1,1 @@
+"""What any long-running process needs: periodic tasks, signals, logs, listen addresses."""

@@ -1,0 +1,68 @@
+"""Removes a generation of counters: in bounded steps, and so that it can be begun again where it was cut short."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import ResponseError
+
+from tallystream.errors import ConfigurationError
+from tallystream.storage.keys import FIRST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+    from tallystream.deployment import Meta
+    from tallystream.storage.keys import PartitionKeys
+
+KINDS: Final = frozenset(
+    "total up minute hour day month top limit once seen unique sketch".split()  # noqa: SIM905  # as they are named
+)
+"""What the names of counters begin with, behind the generation's prefix."""
+
+_OF_THE_LOG: Final = frozenset({b"appended", b"plain", b"entries:gated", b"entries:retired"})
+_STEP: Final = 500
+
+
+def drop(client: redis.Redis, meta: Meta, generation: int) -> int:
+    """Remove a generation that is not live anywhere; return how many keys that were.
+
+    Raises:
+        ConfigurationError: it is live.
+    """
+    if any(keys.generation == generation for keys in meta.layout.keys) or generation == meta.generation:
+        raise ConfigurationError(f"generation {generation} is the live one")
+    removed = 0
+    for keys in meta.layout.of(generation).keys:
+        try:
+            client.xgroup_destroy(keys.stream, keys.group)
+        except ResponseError as error:
+            if "key" not in str(error):
+                raise
+        page: list[bytes] = []
+        for name in counter_keys(client, keys):
+            page.append(name)
+            if len(page) == _STEP:
+                removed += client.unlink(*page)
+                page = []
+        removed += client.unlink(*page, keys.dead, keys.begun, keys.backfilled)
+        if generation == FIRST:
+            if own := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_LOG]:
+                client.hdel(keys.ledger, *own)
+        else:
+            removed += client.unlink(keys.ledger)
+    client.hdel(meta.layout.meta, f"rules@{generation}")
+    if meta.building == generation:
+        client.hdel(meta.layout.meta, "building")
+    return removed
+
+
+def counter_keys(client: redis.Redis, keys: PartitionKeys) -> Iterator[bytes]:
+    """Yield the names of a generation's counters in one partition: by SCAN, some of them perhaps twice."""
+    prefix = keys.counters.encode()
+    pattern = keys.counters.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
+    for name in client.scan_iter(match=pattern, count=1000):
+        if name.removeprefix(prefix).partition(b":")[0].decode(errors="replace") in KINDS:
+            yield name

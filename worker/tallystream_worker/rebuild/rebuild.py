@@ -1,0 +1,296 @@
+"""Builds a generation of counters beside the live one, and makes it the live one when it has caught up.
+
+Each step may be cut short and made again: what is counted is known by the generation's own group and marks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from msgspec.structs import replace
+
+from tallystream.client.connect import connect
+from tallystream.deployment import spread_fields, stored
+from tallystream.errors import ConfigurationError, StreamError
+from tallystream.rules.metrics import publish
+from tallystream.storage.scripts import Script
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
+from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.process import failpoints
+from tallystream_worker.rebuild.backfill import Backfill
+from tallystream_worker.rebuild.source import archived_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from tallystream.deployment import Meta
+    from tallystream.rules.metrics import Rules
+    from tallystream_worker.counting.outcome import Outcome
+    from tallystream_worker.settings.settings import Settings
+
+_PROPOSE: Final = Script("tallystream_worker.rebuild", "propose")
+_BEGIN: Final = Script("tallystream_worker.rebuild", "begin")
+_SWITCH: Final = Script("tallystream_worker.rebuild", "switch")
+_PROMOTE: Final = Script("tallystream_worker.rebuild", "promote")
+
+_CONSUMER: Final = "rebuild"
+_PAGE: Final = 256
+_MOST_TRIES: Final = 1_000_000
+"""Deliveries after which an entry is parked: an interrupted rebuild must not park what it only never came to."""
+
+CLAIM_IDLE: Final = 1.0
+"""Seconds after which what the workers of an old generation still held is taken over."""
+
+SWITCH_TIMEOUT: Final = 60.0
+"""Seconds within which a partition must have overtaken the live generation for once."""
+
+
+def propose(client: redis.Redis, meta: Meta, rules: Rules) -> int:
+    """Return the number of the generation to build by these rules: a new one, or the one that was begun.
+
+    Raises:
+        ConfigurationError: one is being built by other rules, an old one is still kept, the events are being moved, or
+            a metric is not spread any more.
+    """
+    if meta.moving is not None:
+        raise ConfigurationError(
+            "the events are being moved to other partitions: let that come to its end, or give it up with: "
+            "tallystream rebuild --drop"
+        )
+    if meta.rules is not None:  # what was retracted is no setting: it stays retracted
+        rules = replace(rules, retracted=meta.rules.retracted)
+    meta.refuse_gathering(rules)
+    answer, number = _PROPOSE(client, [meta.layout.meta], [publish(rules)])
+    if answer == b"other":
+        raise ConfigurationError(
+            f"generation {number.decode()} is being built by other rules: go on with the configuration that it was "
+            "begun with, or give it up with: tallystream rebuild --drop"
+        )
+    if answer == b"kept":
+        raise ConfigurationError(
+            f"generation {number.decode()} is still kept beside the live one: go back to it with "
+            "tallystream rebuild --undo, or remove it with tallystream rebuild --drop"
+        )
+    return int(number)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is: `entries` counted of about `of`."""
+
+    entries: int
+    of: int
+
+
+class Rebuild:
+    """Counts one generation, not the live one, until it can take over; a context manager.
+
+    Args:
+        settings: What was configured.
+        meta: What is stored.
+        generation: The one to count.
+        archive: URL of the archive, `""` for none.
+        accept_loss: Build it although a part of the log is gone.
+    """
+
+    def __init__(
+        self, settings: Settings, meta: Meta, generation: int, *, archive: str = "", accept_loss: bool = False
+    ) -> None:
+        self._meta = meta
+        self._generation = generation
+        self._archive = archive
+        self._accept_loss = accept_loss
+        self._open = ExitStack()
+        self.stopping = threading.Event()
+        self._counted = [0] * meta.layout.partitions
+        self._partitions = [_Partition(self, settings, number) for number in range(meta.layout.partitions)]
+        self._gone = 0
+
+    def begin(self) -> None:
+        """Make the groups, where they are not there yet, so that nothing is trimmed from here on.
+
+        Raises:
+            ConfigurationError: a part of the log is gone, and no archive is named.
+        """
+        for partition in self._partitions:
+            partition.begin()
+        failpoints.reach("rebuild-begun")
+        gone = sum(partition.gone for partition in self._partitions)
+        if gone and not self._archive and not self._accept_loss:
+            raise ConfigurationError(
+                f"{gone:,} entries are no longer in the streams, so counters made from these would lack them. Name an "
+                "archive that has them (--archive URL), or count without them (--accept-loss)"
+            )
+
+    def catch_up(self, show: Callable[[Progress], Any] = lambda _: None) -> None:
+        """Count everything that is there, from the archive and from the streams.
+
+        Raises:
+            StreamError: entries are neither in the archive nor in the streams.
+        """
+        of = sum(partition.waiting() for partition in self._partitions)
+        with ThreadPoolExecutor(len(self._partitions), thread_name_prefix="tallystream-rebuild") as threads:
+            running = [threads.submit(partition.catch_up) for partition in self._partitions]
+            try:
+                while not all(each.done() for each in running):
+                    show(Progress(sum(self._counted), of))
+                    time.sleep(0.1)
+            except BaseException:
+                self.stopping.set()
+                raise
+        for each in running:
+            each.result()
+        show(Progress(sum(self._counted), of))
+        missing = sum(partition.missing() for partition in self._partitions)
+        if missing > 0 and not self._accept_loss:
+            raise StreamError(
+                f"{missing:,} entries are neither in the streams nor in the archive: the new counters lack them. "
+                "Name another archive, or count without them (--accept-loss)"
+            )
+        failpoints.reach("rebuild-caught-up")
+
+    def switch(self) -> None:
+        """Make it the live generation: partition by partition, then for those who ask the meta hash.
+
+        Raises:
+            StreamError: it cannot overtake the live one.
+        """
+        for partition in self._partitions:
+            partition.switch()
+            failpoints.reach("rebuild-switching")
+        rules, client = self._meta.rules_of(self._generation), self._partitions[0].client
+        if rules is not None and rules.spread:
+            client.hset(self._meta.layout.meta, mapping=spread_fields(rules.spread))
+        _PROMOTE(client, [self._meta.layout.meta], [self._generation])
+        failpoints.reach("rebuild-switched")
+
+    def told(self, partition: int, entries: int) -> None:
+        """Take note of entries that were counted."""
+        self._counted[partition] += entries
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        for partition in self._partitions:
+            partition.close()
+
+    @property
+    def source(self) -> tuple[Meta, int, str]:
+        """What is stored, which generation is counted, and from which archive."""
+        return self._meta, self._generation, self._archive
+
+
+class _Partition:
+    def __init__(self, rebuild: Rebuild, settings: Settings, number: int) -> None:
+        meta, generation, self._archive = rebuild.source
+        self._rebuild = rebuild
+        self._number = number
+        self._max_keys = settings.worker.max_keys
+        self._layout = meta.layout.of(generation)
+        self._present = meta.layout.keys[number]
+        self._keys = self._layout.keys[number]
+        rules = meta.rules_of(generation)
+        assert rules is not None  # noqa: S101  # `propose` has stored them, or a worker has
+        self._rules = rules
+        self._reading, self.client = connect(settings.redis.url), connect(settings.redis.url)
+        self._consumer: Consumer | None = None
+        self.gone = 0
+        self._first: str | None = None
+
+    def close(self) -> None:
+        self._reading.close()
+        self.client.close()
+
+    def begin(self) -> None:
+        names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.log_ledger]
+        _, first, self.gone = _BEGIN(self.client, names, [self._keys.group])
+        self._first = first.decode() or None
+
+    def waiting(self) -> int:
+        groups = self.client.xinfo_groups(self._keys.stream)
+        lags = (int(group["lag"] or 0) for group in groups if group["name"].decode() == self._keys.group)
+        return sum(lags) + max(0, self.missing())
+
+    def missing(self) -> int:
+        """Return how many of the entries that the stream no longer holds are not counted."""
+        if self._keys.generation < self._present.generation or not self.gone:
+            return 0
+        return self.gone - int(self.client.hget(self._keys.ledger, "entries:backfilled") or 0)
+
+    def catch_up(self) -> None:
+        if self._archive and self.missing() > 0:
+            self._backfill()
+        failpoints.reach("rebuild-filled")
+        while not self._rebuild.stopping.is_set() and self._step():
+            pass
+
+    def _backfill(self) -> None:
+        begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
+        fold = Fold(self._layout, self._number, self._rules, max_keys=self._max_keys, begun=(begun or b"0-0").decode())
+        backfill = Backfill(self.client, self._keys, fold)
+        mark = backfill.mark
+        page = []
+        for entry in archived_entries(self._archive, self._keys, self._number, mark, self._first):
+            page.append(entry)
+            if len(page) == _PAGE:
+                mark = self._count(backfill, page, mark)
+                page = []
+            if self._rebuild.stopping.is_set():
+                return
+        self._count(backfill, page, mark)
+
+    def _count(self, backfill: Backfill, page: list[Any], mark: str) -> str:
+        return backfill(
+            page, mark, lambda entry: entry.id, lambda folded: self._rebuild.told(self._number, len(folded.ids))
+        )
+
+    def _step(self) -> int:
+        if self._consumer is None:
+            begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
+            self._consumer = Consumer(
+                self.client,
+                self._layout,
+                self._number,
+                self._rules,
+                Fetch(self._reading, self._keys, _CONSUMER, claim_idle=CLAIM_IDLE),
+                [self._tell],
+                max_keys=self._max_keys,
+                max_deliveries=_MOST_TRIES,
+                begun=(begun or b"0-0").decode(),
+                latest=self._latest,
+                beside=True,
+            )
+        return self._consumer.run_once()
+
+    def _latest(self) -> Rules | None:
+        found = stored(self.client, self._layout.namespace)
+        return None if found is None else found.rules_of(self._keys.generation)
+
+    def _tell(self, outcome: Outcome) -> None:
+        self._rebuild.told(self._number, outcome.entries)
+
+    def switch(self) -> None:
+        deadline = time.monotonic() + SWITCH_TIMEOUT
+        present, keys = self._present, self._keys
+        arguments = [present.generation, present.group, keys.generation, keys.group]
+        while True:
+            (answer,) = _SWITCH(self.client, [keys.stream, keys.live], arguments)
+            if answer == b"switched":
+                return
+            if answer == b"other":
+                raise StreamError(f"{keys.stream}: another rebuild has switched it to a third generation")
+            if not self._step() and time.monotonic() > deadline:
+                raise StreamError(
+                    f"{keys.stream}: the new counters did not overtake the live ones within {SWITCH_TIMEOUT:g} "
+                    "seconds; try again when there is less to count"
+                )

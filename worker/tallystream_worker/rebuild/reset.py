@@ -1,0 +1,129 @@
+"""Takes counts back by compensating events: what was counted stays in the log, and a replay gives the same.
+
+A correction passes by its metric's rules and goes to the buckets of its own time, so each bucket gets one of its
+own. Where actors hold standing votes, each gets a vote of 0 instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.errors import Backlogged, EventError, StreamError
+from tallystream.producing.appender import Appender
+from tallystream.producing.partition_queue import Entry
+from tallystream.rules.windows import MINUTE, WINDOWS, Bucket, bucket
+from tallystream.wire.codec import Correction, Payload, Single, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+    from tallystream.deployment import Meta
+    from tallystream.rules.metrics import Metric
+    from tallystream.storage.keys import PartitionKeys
+
+_ENTRY_EVENTS: Final = 1000
+_MOST_BUCKETS: Final = 1000
+"""The buckets of one window that are looked at: as many as a series can show. Also those whose retention is over,
+because one that was written late is kept for another day."""
+
+
+def reset(client: redis.Redis, meta: Meta, subject: str, metrics: list[str]) -> dict[str, int]:
+    """Append events that bring totals of a subject to 0; return what they take back, by metric.
+
+    What is counted while this runs stays counted.
+
+    Raises:
+        EventError: the metric is kept in a sketch, from which nothing can be taken back.
+        StreamError: the server did not take the events.
+        Backlogged: the stream has as many entries as it may; ask again later.
+    """
+    assert meta.rules is not None  # noqa: S101  # the caller names declared metrics
+    taken = dict.fromkeys(metrics, 0)
+    payloads: dict[int, list[Payload]] = defaultdict(list)
+    for metric in metrics:
+        rule = meta.rules.metric[metric]
+        if not rule.exact:
+            raise EventError("metric", f"{metric} is kept in a sketch (exact = false), which cannot take back")
+        for partition in meta.layout.holding(subject, spread=rule.spread):
+            keys = meta.layout.keys[partition]
+            total = int(client.get(keys.total(metric, subject)) or 0)
+            taken[metric] += total
+            if rule.once == "forever":
+                payloads[partition] += _chunks(Payload([], list(_no_votes(client, keys, metric, subject))))
+            elif total:
+                corrections = _compensation(client, keys, metric, rule, subject, total, meta.rules.zone)
+                payloads[partition] += _chunks(Payload([], [], corrections))
+    for partition, of_partition in payloads.items():
+        _append(client, meta, partition, of_partition)
+    return taken
+
+
+def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: str) -> Iterator[Single]:
+    """Yield a vote of 0 for each actor whose vote stands, later than that one by its own time."""
+    now = int(time.time() * 1000)
+    for actor, record in client.hscan_iter(keys.once(metric, "forever", subject), count=1000):
+        at, amount = record.split()[:2]
+        if int(amount):
+            yield Single(metric, subject, 0, max(now, int(at) + 1), actor.decode(), None)
+
+
+def _compensation(
+    client: redis.Redis, keys: PartitionKeys, metric: str, rule: Metric, subject: str, total: int, zone: str
+) -> list[Correction]:
+    """Return corrections that empty each bucket that is there, and the total with them.
+
+    Each goes to buckets of its own window and of coarser ones: a day's is not in any hour.
+    """
+    now = int(time.time())
+    corrections: list[Correction] = []
+    for window in (each for each in WINDOWS if each in rule.windows):
+        buckets = list(_latest(window, now, zone))
+        with client.pipeline(transaction=False) as pipeline:
+            for each in buckets:
+                pipeline.hget(keys.window(window, metric, each.label), subject)
+            values: list[Any] = pipeline.execute()
+        for each, value in zip(buckets, values, strict=True):
+            # What finer buckets inside this one take back already is taken from this one as well.
+            begun = max(0, each.start * 1000)
+            inside = sum(c.amount for c in corrections if begun <= c.at < each.end * 1000)
+            if left := int(value or 0) + inside:
+                corrections.append(Correction(metric, subject, -left, begun, window))
+    if left := total + sum(correction.amount for correction in corrections):
+        corrections.append(Correction(metric, subject, -left, 0, "total"))  # from buckets that have expired
+    return corrections
+
+
+def _latest(window: str, now: int, zone: str) -> Iterator[Bucket]:
+    at = now
+    for _ in range(_MOST_BUCKETS):
+        each = bucket(window, at // MINUTE, zone)
+        yield each
+        at = each.start - 1
+        if at < 0:
+            return
+
+
+def _chunks(payload: Payload) -> Iterator[Payload]:
+    for first in range(0, len(payload.singles), _ENTRY_EVENTS):
+        yield Payload([], payload.singles[first : first + _ENTRY_EVENTS])
+    for first in range(0, len(payload.corrections), _ENTRY_EVENTS):
+        yield Payload([], [], payload.corrections[first : first + _ENTRY_EVENTS])
+
+
+def _append(client: redis.Redis, meta: Meta, partition: int, payloads: list[Payload]) -> None:
+    appender = Appender(client, meta.layout)
+    for payload in payloads:
+        body = encode(payload)
+        appender.push(partition, Entry(1, payload.events, len(body), body))
+    while appender.oldest_cycle is not None:
+        confirmed, error = appender.send()
+        if error is not None and not confirmed:
+            raise StreamError(f"{meta.layout.keys[partition].stream}: the server refused the events: {error}")
+        if appender.is_closed:
+            raise StreamError("the counters are being moved to other partitions: try again in a moment")
+        if appender.backlogged and not confirmed:
+            raise Backlogged(f"{meta.layout.keys[partition].stream} is at its limit: workers have to catch up first")

@@ -1,0 +1,105 @@
+"""Takes events back, as if they had never happened: finds them in the log, and counts a generation without them.
+
+Compensating amounts could not do that: a vote that is taken back uncovers the one before it, a sketch of actors cannot
+forget one, and a copy of an event counts once the first is gone. A refold that passes the events over can, and every
+later refold passes them over as well, because the generation's rules remember them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tallystream.errors import CodecError, EventError
+from tallystream.wire.codec import decode
+from tallystream_worker.rebuild.rebuild import propose
+from tallystream_worker.rebuild.source import entries
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.deployment import Meta
+    from tallystream.rules.retraction import Retraction
+    from tallystream.wire.codec import Payload
+
+
+@dataclass
+class Effect:
+    """What a retraction takes, before rules: events, and the sums of their amounts, by metric and subject."""
+
+    events: Counter[tuple[str, str]] = field(default_factory=Counter)
+    amounts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """All events that it takes."""
+        return self.events.total()
+
+
+def ends(client: redis.Redis, meta: Meta) -> dict[str, str]:
+    """Return the ID of the last entry of each stream: how far a retraction that is made now reaches."""
+    return {keys.stream: client.xinfo_stream(keys.stream)["last-generated-id"].decode() for keys in meta.layout.keys}
+
+
+def effect(client: redis.Redis, meta: Meta, retraction: Retraction, archive: str = "") -> Effect:
+    """Return what a retraction takes of everything that the archive and the streams hold; change nothing."""
+    assert meta.rules is not None  # noqa: S101  # the caller found rules
+    found = Effect()
+    for partition, keys in enumerate(meta.layout.keys):
+        for entry in entries(client, keys, archive, partition, until=retraction.until[keys.stream]):
+            try:
+                payload = decode(entry.fields, entry.received)
+            except (CodecError, EventError):
+                continue  # parked, and not counted
+            for earlier in meta.rules.retracted:
+                if earlier.reaches(keys.stream, entry.id):
+                    payload = earlier.without(payload)
+            before, after = _sums(payload), _sums(retraction.without(payload))
+            found.events.update(before.events - after.events)
+            before.amounts.subtract(after.amounts)
+            found.amounts.update({key: amount for key, amount in before.amounts.items() if amount})
+    return found
+
+
+def unfinished(meta: Meta, retraction: Retraction) -> Retraction | None:
+    """Return the same retraction where it was begun before, and its generation is still being built."""
+    rules = meta.others.get(meta.building) if meta.building is not None else None
+    if rules is None or not rules.retracted:
+        return None
+    last = rules.retracted[-1]
+    return last if msgspec.structs.replace(last, until=retraction.until) == retraction else None
+
+
+def propose_without(client: redis.Redis, meta: Meta, retraction: Retraction) -> int:
+    """Return the number of the generation that is to be counted without the events.
+
+    Raises:
+        ConfigurationError: another generation is being built, or an old one is still kept.
+    """
+    assert meta.rules is not None  # noqa: S101  # the caller found rules
+    rules = msgspec.structs.replace(meta.rules, retracted=(*meta.rules.retracted, retraction))
+    return propose(client, replace(meta, rules=rules), rules)
+
+
+def _sums(payload: Payload) -> Effect:
+    sums = Effect()
+
+    def add(metric: str, subject: str, amount: int, events: int) -> None:
+        sums.events[metric, subject] += events
+        sums.amounts[metric, subject] += amount
+
+    for group in payload.groups:
+        for subject in group.ones:
+            add(group.metric, subject, 1, 1)
+        for subject, events in group.counts.items():
+            add(group.metric, subject, events, events)
+        for subject, (amount, events) in group.sums.items():
+            add(group.metric, subject, amount, events)
+    for single in payload.singles:
+        add(single.metric, single.subject, single.amount, 1)
+    for correction in payload.corrections:
+        add(correction.metric, correction.subject, correction.amount, 1)
+    return sums

@@ -1,0 +1,131 @@
+"""Audits beside the counting, every so often: one worker of all that serve a namespace does it.
+
+When the last one ended stands in `tally:meta`, with what it found, so it matters to none which worker that was; a lease
+keeps two from doing it at once. If both did, for a lease that ran out, that would cost time and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.client.connect import connect
+from tallystream.deployment import stored
+from tallystream.errors import TallyError
+from tallystream.rules.windows import seconds
+from tallystream_worker.process.periodic import Duty
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.baseline import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.deployment import Meta
+    from tallystream_worker.rebuild.audit import Report
+    from tallystream_worker.settings.settings import Settings
+
+FIELD: Final = "audit"
+"""Of the meta hash: when the last audit ended (seconds since 1970), how many counters it compared, how many differ."""
+
+LOOK_EVERY: Final = 60.0
+"""Seconds between two looks whether one is due."""
+
+RETRY_AFTER: Final = 900.0
+"""Seconds at most until an audit that failed is tried again by the same worker."""
+
+_LEASE: Final = 60.0
+_RENEW: Final = 10.0
+
+
+class _Stopped(TallyError):
+    """The worker ends, and the audit with it."""
+
+
+class Scheduled:
+    """Looks whether an audit is due, and does it.
+
+    Args:
+        settings: What was configured.
+        client: The live server.
+        log: Where counters that differ are said.
+        stopping: Ends an audit in hand.
+    """
+
+    def __init__(
+        self, settings: Settings, client: redis.Redis, log: FilteringBoundLogger, stopping: threading.Event
+    ) -> None:
+        self._settings, self._log, self._stopping = settings, log, stopping
+        self._client: Any = client  # its replies are bytes
+        self._every = float(seconds(settings.audit.every) or 0)
+        self._again_at = float("-inf")
+
+    def round(self) -> dict[str, object] | None:
+        """Audit, if it is time and nobody else does; return what is worth a line of the log.
+
+        Raises:
+            ConfigurationError: nothing can be proved; it is tried again after a while.
+        """
+        meta = stored(self._client, self._settings.redis.namespace)
+        if meta is None or meta.rules is None or time.monotonic() < self._again_at or not self._is_due(meta):
+            return None
+        lease, token = meta.layout.keys[0].prefix + "auditing", uuid.uuid4().hex
+        if not self._client.set(lease, token, nx=True, px=int(_LEASE * 1000)):
+            return None
+        try:
+            if not self._is_due(meta):
+                return None  # somebody else has ended one just now
+            self._again_at = time.monotonic() + min(self._every, RETRY_AFTER)
+            report = self._audit(meta, lease)
+            self._again_at = float("-inf")
+        except _Stopped:
+            return None
+        finally:
+            if self._client.get(lease) == token.encode():
+                self._client.delete(lease)
+        self._client.hset(meta.layout.meta, FIELD, f"{time.time():.3f} {report.counters} {len(report.differences)}")
+        if report.differences:
+            self._log.error("counters differ", **report.said())
+        return report.said()
+
+    def _is_due(self, meta: Meta) -> bool:
+        found: bytes | None = self._client.hget(meta.layout.meta, FIELD)
+        return found is None or time.time() - float(found.split()[0]) >= self._every
+
+    def _audit(self, meta: Meta, lease: str) -> Report:
+        assert meta.rules is not None  # noqa: S101  # the caller looked
+        renewed = time.monotonic()
+
+        def show(*_: object) -> None:
+            nonlocal renewed
+            if self._stopping.is_set():
+                raise _Stopped
+            if time.monotonic() - renewed > _RENEW:
+                renewed = time.monotonic()
+                self._client.pexpire(lease, int(_LEASE * 1000))
+
+        with opened(self._settings, log=meta.layout.log) as sources:
+            return audit(self._client, meta, meta.rules, sources=sources, sample=self._settings.audit.sample, show=show)
+
+
+@contextmanager
+def auditing(settings: Settings, log: FilteringBoundLogger) -> Iterator[None]:
+    """Audit in the background for as long as the context lasts, where `[audit] every` says how often."""
+    if not settings.audit.every:
+        yield
+        return
+    stopping = threading.Event()
+    with closing(connect(settings.redis.url)) as client:
+        scheduled = Scheduled(settings, client, log, stopping)
+        duty = Duty("audit", min(LOOK_EVERY, float(seconds(settings.audit.every) or 0)), scheduled.round, log)
+        duty.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            duty.stop(settings.worker.stop_timeout)

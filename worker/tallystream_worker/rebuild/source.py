@@ -1,0 +1,57 @@
+"""What was ever appended, partition by partition, in the order of its IDs: from the archive, then from the stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream_worker.counting.entry import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+    from tallystream.storage.keys import PartitionKeys
+
+_PAGE: Final = 500
+
+
+def stream_entries(
+    client: redis.Redis, keys: PartitionKeys, after: str = "", until: str = "+", *, count: int = _PAGE
+) -> Iterator[Entry]:
+    """Yield the entries that a stream holds, those behind `after` up to `until`; reads `count` at a time."""
+    while True:
+        page: list[Any] = client.execute_command(
+            "XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count
+        )
+        for id_, fields in page:
+            yield Entry(id_.decode(), _named(fields))
+        if len(page) < count:
+            return
+        after = page[-1][0].decode()
+
+
+def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, before: str | None) -> Iterator[Entry]:
+    """Yield the entries that an archive holds, those behind `after` and before `before`.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+    """
+    from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415
+
+    yield from entries(Store(url, keys.namespace, keys.log), partition, after or "0-0", before)
+
+
+def entries(
+    client: redis.Redis, keys: PartitionKeys, archive: str, partition: int, until: str = "+"
+) -> Iterator[Entry]:
+    """Yield everything that is still known of a partition; without an archive (`""`), what its stream holds."""
+    if archive:
+        held = next(stream_entries(client, keys), None)
+        yield from archived_entries(archive, keys, partition, "0-0", None if held is None else held.id)
+    yield from stream_entries(client, keys, until=until)
+
+
+def _named(fields: Any) -> dict[bytes, bytes]:
+    return fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))

@@ -1,0 +1,116 @@
+"""Counts what is copied into a new log, archives it where events are archived, and trims it as a worker would."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tallystream.client.connect import connect
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.maintenance.trim import trim
+
+if TYPE_CHECKING:
+    from tallystream.deployment import Meta
+    from tallystream.rules.metrics import Rules
+    from tallystream_worker.archive.service import Archive
+    from tallystream_worker.settings.settings import Settings
+
+CONSUMER: Final = "move"
+CLAIM_IDLE: Final = 1.0
+"""Seconds after which what an interrupted move still held is taken over."""
+
+_MOST_TRIES: Final = 1_000_000
+"""Deliveries after which an entry is parked: an interrupted move must not park what it only never came to."""
+
+_THREADS: Final = 8
+_TRIMS: Final = 20
+
+
+class Counting:
+    """Counts a log that does not hold yet; a context manager.
+
+    Args:
+        settings: What was configured.
+        meta: What is stored of that log.
+        rules: Those to count by.
+    """
+
+    def __init__(self, settings: Settings, meta: Meta, rules: Rules) -> None:
+        self._settings = settings
+        self._meta = meta
+        self._rules = rules
+        self._open = ExitStack()
+        self._threads = self._open.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="tallystream-move"))
+        self._client = self._connect()
+        self._consumers = [self._consumer(partition) for partition in range(meta.layout.partitions)]
+        self._archive = self._open_archive()
+
+    def __call__(self) -> int:
+        """Count everything that is there; return how many entries that were."""
+        counted = sum(self._threads.map(_count, self._consumers))
+        if counted:
+            self._shorten()
+        return counted
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are not counted yet."""
+        waiting = 0
+        for keys in self._meta.layout.keys:
+            (group,) = (each for each in self._client.xinfo_groups(keys.stream) if each["name"] == keys.group.encode())
+            about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
+            behind = group["last-delivered-id"] != about["last-generated-id"]
+            waiting += int(group["pending"]) + (int(group["lag"]) if group["lag"] is not None else int(behind))
+        return waiting
+
+    def _shorten(self) -> None:
+        """Keep as much of the log as a worker would: what is archived, and out of retention, goes."""
+        if self._archive is not None:
+            self._archive.run_once(settled=0)
+        for keys in self._meta.layout.keys:
+            for _ in range(_TRIMS):
+                if not trim(self._client, keys, self._settings.retention).removed:
+                    break
+
+    def _consumer(self, partition: int) -> Consumer:
+        fetch = Fetch(self._connect(), self._meta.layout.keys[partition], CONSUMER, claim_idle=CLAIM_IDLE)
+        fetch.ensure_group()
+        return Consumer(
+            self._connect(),
+            self._meta.layout,
+            partition,
+            self._rules,
+            fetch,
+            max_keys=self._settings.worker.max_keys,
+            max_deliveries=_MOST_TRIES,
+            beside=True,
+        )
+
+    def _open_archive(self) -> Archive | None:
+        url, layout = self._settings.archive.url, self._meta.layout
+        if not url:
+            return None
+        from tallystream_worker.archive.service import Archive  # noqa: PLC0415  # pyarrow is an extra
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415
+
+        return Archive(self._client, Store(url, layout.namespace, layout.log), self._meta)
+
+    def _connect(self) -> Any:
+        client = connect(self._settings.redis.url)
+        self._open.callback(client.close)
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+
+def _count(consumer: Consumer) -> int:
+    counted = 0
+    while settled := consumer.run_once():
+        counted += settled
+    return counted

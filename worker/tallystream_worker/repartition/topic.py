@@ -1,0 +1,152 @@
+"""What is done to a log as a whole: begun, closed, opened again, made the one that holds, given up, removed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace as changed
+
+from tallystream.deployment import fields_of, parse, spread_fields
+from tallystream.errors import ConfigurationError, StreamError
+from tallystream.rules.metrics import publish
+from tallystream.storage.keys import FIRST_LOG, Layout
+from tallystream.storage.scripts import Script
+from tallystream_worker.repartition.copy import HOLDER
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.deployment import Meta
+    from tallystream.rules.metrics import Rules
+
+_PROPOSE: Final = Script("tallystream_worker.repartition", "propose")
+_CLOSE: Final = Script("tallystream_worker.repartition", "close")
+_REOPEN: Final = Script("tallystream_worker.repartition", "reopen")
+_POINT: Final = Script("tallystream_worker.repartition", "activate")
+_FORSAKE: Final = Script("tallystream_worker.repartition", "give_up")
+
+_STEP: Final = 500
+_OF_A_LATER_LOG: Final = re.compile(rb"l[0-9]+:")
+_KEPT: Final = frozenset({b"seq", b"files"})
+"""What stays of a removed log: how far each producer came, so that a spool that comes late is told by it."""
+
+
+def propose(client: redis.Redis, meta: Meta, partitions: int) -> Layout:
+    """Return where a new log lies, with so many partitions: the one that was begun, if one was.
+
+    Raises:
+        ConfigurationError: another one is being filled, an earlier one is still kept, or a generation is being built.
+    """
+    if meta.building is not None:
+        raise ConfigurationError(
+            f"generation {meta.building} of the counters is being built: let that rebuild come to its end, or give it "
+            "up with: tallystream rebuild --drop"
+        )
+    answer, number = _PROPOSE(client, [meta.layout.root], [partitions])
+    if answer == b"other":
+        raise ConfigurationError(
+            f"the events are being moved to {number.decode()} partitions: go on with --partitions {number.decode()}, "
+            "or give that up with: tallystream rebuild --drop"
+        )
+    if answer == b"kept":
+        raise ConfigurationError(
+            f"log {number.decode()}, from before the last move, is still kept: remove it with: "
+            "tallystream rebuild --drop"
+        )
+    return Layout(partitions, meta.layout.namespace, log=int(number))
+
+
+def begin(client: redis.Redis, meta: Meta, layout: Layout, rules: Rules) -> Meta:
+    """Store what a new log is like, where that is not stored yet, and by which rules it counts.
+
+    What was retracted of the log before is not copied, so the new one's rules need not remember it.
+
+    Raises:
+        ConfigurationError: it was begun by other rules.
+    """
+    rules = changed(rules, retracted=())
+    if not client.exists(layout.meta):
+        fields = fields_of(layout, meta.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
+        client.hset(layout.meta, items=[part for field in fields.items() for part in field])
+    stored = client.execute_command("HGETALL", layout.meta)
+    found = replace(parse(stored, namespace=layout.namespace), layout=layout)
+    if found.rules is None or publish(found.rules) != publish(rules):
+        raise ConfigurationError(
+            "the move was begun by other rules: give it up with tallystream rebuild --drop, then begin anew"
+        )
+    return found
+
+
+def close(client: redis.Redis, meta: Meta, layout: Layout) -> None:
+    """Let nothing more be written to a log, or counted in it: what is in its streams then is all there is."""
+    for keys in meta.layout.keys:
+        _CLOSE(client, [keys.sequences, keys.live], [layout.log])
+
+
+def reopen(client: redis.Redis, meta: Meta) -> None:
+    """Let a log be written to again; nothing that was refused meanwhile is in it, nor in another."""
+    for keys in meta.layout.keys:
+        _REOPEN(client, [keys.sequences, keys.live], [])
+
+
+def point(client: redis.Redis, meta: Meta, layout: Layout) -> bool:
+    """Make a log the one that holds; tell whether it may be: nobody has given it up."""
+    before = meta.layout
+    answer = _POINT(client, [before.root], [layout.log, before.log, before.partitions])
+    return bool(answer[0] == b"holds")
+
+
+def give_up(client: redis.Redis, meta: Meta) -> int:
+    """Give up a log that is being filled; return how many of its keys were removed.
+
+    Raises:
+        StreamError: it holds by now.
+    """
+    assert meta.moving is not None  # noqa: S101  # the caller has looked
+    if not _FORSAKE(client, [meta.layout.root], [meta.moving]):
+        raise StreamError(f"log {meta.moving} holds by now: there is nothing to give up")
+    reopen(client, meta)
+    for keys in meta.layout.keys:
+        client.hdel(keys.holds, HOLDER)
+    found = client.hget(Layout(namespace=meta.layout.namespace, log=meta.moving).meta, "partitions")
+    if found is None:
+        return 0
+    return _remove(client, Layout(int(found), meta.layout.namespace, log=meta.moving), kept=frozenset())
+
+
+def drop(client: redis.Redis, meta: Meta) -> int:
+    """Remove the log from before the last move; return how many keys that were.
+
+    How far producers came in it stays: who comes with what was sealed for it is told what it had taken.
+    """
+    layout = None if meta.kept is None else meta.layout_of(meta.kept)
+    assert layout is not None  # noqa: S101  # the caller has looked
+    removed = _remove(client, layout, kept=_KEPT)
+    client.hdel(layout.root, "kept")
+    return removed
+
+
+def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
+    removed = 0
+    for keys in layout.keys:
+        prefix = keys.prefix.encode()
+        pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
+        page: list[bytes] = []
+        for name in client.scan_iter(match=pattern, count=1000):
+            below = name.removeprefix(prefix)
+            if below in kept or (layout.log == FIRST_LOG and _OF_A_LATER_LOG.match(below)):
+                continue
+            page.append(name)
+            if len(page) == _STEP:
+                removed += client.unlink(*page)
+                page = []
+        if page:
+            removed += client.unlink(*page)
+    return removed
+
+
+def without_retracted(rules: Rules | None) -> bytes:
+    """Return rules as they are published, but for what was retracted: what two logs must agree on."""
+    return b"" if rules is None else publish(changed(rules, retracted=()))

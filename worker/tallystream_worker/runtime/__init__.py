@@ -1,0 +1,1 @@
+"""Runs the worker: puts its services together, starts, supervises and stops them."""

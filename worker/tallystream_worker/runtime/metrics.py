@@ -1,0 +1,161 @@
+"""What a worker measures about itself: a subscriber of outcomes, and a port of its own to read them from."""
+
+from __future__ import annotations
+
+import threading
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from tallystream.errors import ConfigurationError
+from tallystream_worker.process.listen_address import warn_if_metrics_are_exposed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from prometheus_client import CollectorRegistry
+
+    from tallystream_worker.counting.outcome import Outcome
+    from tallystream_worker.runtime.health import Vigil, Vigils
+
+
+MAX_PORT: Final = 65_535
+
+
+class WorkerMetrics:
+    """Turns outcomes into Prometheus metrics; safe across threads.
+
+    What is counted is in Redis, and the read service exports it; here is only how the work is done.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._batches = Counter("tallystream_batches", "Batches that were applied.", registry=registry)
+        self._stale = Counter(
+            "tallystream_stale_batches",
+            "Batches that came too late, because another worker had applied part of them, and were folded again.",
+            registry=registry,
+        )
+        self._events = Histogram(
+            "tallystream_batch_events",
+            "Events in an applied batch.",
+            registry=registry,
+            buckets=(1, 10, 100, 1_000, 10_000, 100_000, 1_000_000),
+        )
+        self._keys = Histogram(
+            "tallystream_batch_keys",
+            "Counters that an applied batch touched.",
+            registry=registry,
+            buckets=(1, 10, 100, 300, 1_000, 2_000, 3_000, 4_000, 6_000, 10_000, 30_000),
+        )
+        self._seconds = Histogram(
+            "tallystream_apply_seconds",
+            "Seconds that an apply call took, the way there and back included.",
+            registry=registry,
+            buckets=(0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.025, 0.05, 0.1, 0.5, 2.5),
+        )
+
+        self._notifications = Counter(
+            "tallystream_alert_notifications",
+            "Attempts to deliver a notification: delivered, failed (it is tried again), or abandoned.",
+            ["alert", "outcome"],
+            registry=registry,
+        )
+
+    def delivered(self, alert: str, outcome: str) -> None:
+        """Take note of one attempt to deliver a notification."""
+        self._notifications.labels(alert, outcome).inc()
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Take note of one applied batch."""
+        self._batches.inc()
+        self._stale.inc(outcome.stale)
+        self._events.observe(outcome.events)
+        self._keys.observe(outcome.keys)
+        self._seconds.observe(outcome.seconds)
+
+
+class AuditMetrics:
+    """What the last audit found; nothing before the first has ended."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._differences = Gauge(
+            "tallystream_audit_differences", "Counters that differed in the last audit: must be 0.", registry=registry
+        )
+        self._differences.set(float("nan"))
+        self._counters = Gauge("tallystream_audit_counters", "Counters that it compared.", registry=registry)
+        self._timestamp = Gauge("tallystream_audit_timestamp_seconds", "When it ended, 0 for never.", registry=registry)
+
+    def note(self, differences: int, counters: int) -> None:
+        """Take note of an audit that has ended."""
+        self._differences.set(differences)
+        self._counters.set(counters)
+        self._timestamp.set_to_current_time()
+
+
+class ByNamespace(Collector):
+    """The metrics of several registries as one page, each sample with the `namespace` that it is of.
+
+    Args:
+        registries: By namespace.
+    """
+
+    def __init__(self, registries: Mapping[str, CollectorRegistry]) -> None:
+        self._registries = registries
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield each family once, with the samples of all."""
+        families: dict[str, Metric] = {}
+        for namespace, registry in self._registries.items():
+            for found in registry.collect():
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                family.samples += [
+                    sample._replace(labels={"namespace": namespace, **sample.labels}) for sample in found.samples
+                ]
+        return families.values()
+
+
+def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigil | Vigils | None = None) -> WSGIServer:
+    """Serve a registry on a port of its own, in the background; port 0 takes a free one, the server's `server_port`.
+
+    With `vigil` also `/healthz` and `/readyz`: 200, or 503 with the reasons.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+    """
+    if not 0 <= port <= MAX_PORT:
+        raise ConfigurationError(f"--metrics-port: must be 0 to {MAX_PORT:,}, not {port:,}")
+    metrics = make_wsgi_app(registry)
+
+    def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        checks = {} if vigil is None else {"/healthz": vigil.liveness, "/readyz": vigil.readiness}
+        check = checks.get(environ["PATH_INFO"])
+        if check is None:
+            exported: Iterable[bytes] = metrics(environ, start)
+            return exported
+        status, body = check()
+        start(f"{status.value} {status.phrase}", [("Content-Type", "application/json")])
+        return [body]
+
+    try:
+        server = make_server(host, port, app, _Server, handler_class=_Silent)
+    except OSError as error:
+        raise ConfigurationError(
+            f"metrics: cannot listen on {host} port {port} ({error.strerror}); choose another with --metrics-port"
+        ) from None
+    warn_if_metrics_are_exposed(host, server.server_port)
+    threading.Thread(target=server.serve_forever, name="tallystream-metrics", daemon=True).start()
+    return server
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+        """Say nothing of each scrape."""

@@ -1,0 +1,196 @@
+"""Puts the service together: routes, errors, limits, security headers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Final, cast
+from urllib.parse import unquote_to_bytes
+
+from litestar import Litestar
+from litestar.datastructures import MutableScopeHeaders, State
+from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.openapi import OpenAPIConfig
+from litestar.response.base import ASGIResponse
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
+from prometheus_client import CollectorRegistry
+
+from tallystream.aio import Totals
+from tallystream_worker.live.broadcaster import Hub
+from tallystream_worker.service import problems
+from tallystream_worker.service.access import Access
+from tallystream_worker.service.compression import delivered
+from tallystream_worker.service.early_response import watched
+from tallystream_worker.service.examples import illustrate
+from tallystream_worker.service.fast_path import one_counter, send_json
+from tallystream_worker.service.host_check import Gate
+from tallystream_worker.service.problems import refusal
+from tallystream_worker.service.routes.alerts import alerts
+from tallystream_worker.service.routes.counters import Counters
+from tallystream_worker.service.routes.dashboard import page, part
+from tallystream_worker.service.routes.events import Events
+from tallystream_worker.service.routes.health import healthz, readyz
+from tallystream_worker.service.routes.live import live, live_socket
+from tallystream_worker.service.routes.metrics import ExtraMetrics, metrics
+from tallystream_worker.service.routes.overview import Summary
+from tallystream_worker.service.routes.rules import Standing
+from tallystream_worker.service.routes.session import Sessions
+from tallystream_worker.service.schema import SchemaPage
+from tallystream_worker.service.tokens import tokens_of
+from tallystream_worker.service.writer import Writer
+from tallystream_worker.settings.settings import Settings
+
+MAX_PATH: Final = 4096
+"""Bytes of a path: room for the longest subject with every byte percent-encoded, and for the metric."""
+
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+_RAW_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+
+
+class ReadService(Litestar):
+    """The application; it routes by the path as it was sent.
+
+    Decoded, as ASGI has it, `%2F` could not be told from `/`, nor where a subject ends and its metric begins.
+    """
+
+    def __init__(self, gate: Gate, access: Access, **settings: Any) -> None:
+        self._gate = gate
+        self._access = access
+        super().__init__(**settings, before_send=[self._protect])
+
+    async def __call__(
+        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
+    ) -> None:
+        """Answer a request, or follow the server through its life."""
+        if scope["type"] != "lifespan":
+            http = cast("HTTPScope", scope)
+            http["path"] = http["raw_path"].decode("latin-1")
+            if scope["type"] == ScopeType.HTTP:
+                receive, send = watched(http, cast("Receive", receive), cast("Send", send))
+                send = delivered(http, send)
+            headers = dict(http["headers"])
+            answer = self._gate.refuses(http["type"], http.get("method", "GET"), headers) or _refusal(
+                http["raw_path"], http["query_string"]
+            )
+            if answer is not None:
+                if scope["type"] == ScopeType.WEBSOCKET:
+                    await cast("Send", send)({"type": "websocket.close", "code": 1008, "reason": "refused"})
+                    return
+                await answer(http, cast("Receive", receive), self._wrap_send(cast("Send", send), http))
+                return
+            if scope["type"] == ScopeType.HTTP:
+                body = await one_counter(http, headers, self.state.totals, self._access)
+                if body is not None:
+                    await send_json(cast("Send", send), body, _RAW_HEADERS, self._gate.headers_for(""))
+                    return
+        await super().__call__(scope, receive, send)
+
+    async def _protect(self, message: Message, scope: Scope) -> None:
+        """Add the headers that every answer has, errors among them."""
+        if message["type"] == "http.response.start":
+            origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+            headers = MutableScopeHeaders.from_message(message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            for name, value in self._gate.headers_for(origin).items():
+                headers.extend_header_value(name, value)
+
+
+def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Litestar:
+    """Return the read service.
+
+    Args:
+        settings: Where the counters are, and how long `?after=` may wait.
+        extra: Metrics that `/metrics` shows besides: those of workers in the same process.
+    """
+    store = settings.redis
+    access = Access(tokens_of(settings.serve))
+
+    @asynccontextmanager
+    async def reading(app: Litestar) -> AsyncIterator[None]:
+        writer = Writer(store)
+        hub = Hub(store)
+        async with Totals(store.url, namespace=store.namespace) as totals:
+            app.state.totals = totals
+            app.state.writer = writer
+            app.state.hub = hub
+            try:
+                yield
+            finally:
+                await hub.close()
+                await writer.close()
+
+    def totals_of(state: State) -> Totals:
+        totals: Totals = state.totals
+        return totals
+
+    def writer_of(state: State) -> Writer:
+        writer: Writer = state.writer
+        return writer
+
+    def hub_of(state: State) -> Hub:
+        hub: Hub = state.hub
+        return hub
+
+    app = ReadService(
+        Gate(settings.serve, guarded=bool(access.tokens)),
+        access,
+        route_handlers=[
+            *(page, part, Counters, Standing, Summary, Events, alerts, Sessions, live, live_socket),
+            *(healthz, readyz, metrics),
+        ],
+        guards=[access.guard],
+        lifespan=[reading],
+        dependencies={
+            "totals": Provide(totals_of, sync_to_thread=False),
+            "writer": Provide(writer_of, sync_to_thread=False),
+            "hub": Provide(hub_of, sync_to_thread=False),
+            "store": Provide(lambda: store, sync_to_thread=False),
+            "limits": Provide(lambda: settings.serve, sync_to_thread=False),
+            "access": Provide(lambda: access, sync_to_thread=False),
+            "extra": Provide(lambda: ExtraMetrics(extra), sync_to_thread=False),
+        },
+        plugins=[problems.plugin()],
+        # The one page of documentation: the ones for people load scripts from somewhere else.
+        openapi_config=OpenAPIConfig(
+            title="tallystream",
+            version="1",
+            path="/schema",
+            description="Exact event counters. Every figure says how good it is.",
+            render_plugins=[SchemaPage()],
+            use_handler_docstrings=True,
+        ),
+        logging_config=None,
+        debug=False,
+    )
+    illustrate(app.openapi_schema)
+    return app
+
+
+def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
+    """Return the answer to a URL that must not reach the router.
+
+    It remembers paths of any length, drops their empty segments, and replaces what is not UTF-8: a subject could
+    turn into another one.
+    """
+    if len(path) > MAX_PATH:
+        return refusal(HTTPStatus.REQUEST_URI_TOO_LONG, "path", f"at most {MAX_PATH:,} bytes")
+    if b"//" in path or (path.endswith(b"/") and path != b"/"):
+        return refusal(
+            HTTPStatus.NOT_FOUND,
+            "path",
+            "no empty segments: write a slash that belongs to the subject as %2F, or use /v1/counters?subject=",
+        )
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return refusal(HTTPStatus.BAD_REQUEST, "query", "must be UTF-8, percent-encoded")
+    return None

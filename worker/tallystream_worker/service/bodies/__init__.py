@@ -1,0 +1,1 @@
+"""Request bodies: decompressed, decoded and checked into events."""

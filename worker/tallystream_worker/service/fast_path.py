@@ -1,0 +1,68 @@
+"""The shortest way to one counter: what is asked for most is answered before the router, and the same.
+
+Only a plain question is answered here: anything else, and whatever goes wrong, goes the long way, which has the words
+for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from litestar.connection import ASGIConnection
+from litestar.plugins.problem_details import ProblemDetailsException
+from redis.exceptions import RedisError
+
+from tallystream.errors import TallyError
+from tallystream_worker.service.responses import how_good
+from tallystream_worker.service.routes.counters import Counter
+from tallystream_worker.service.tokens import Role
+
+if TYPE_CHECKING:
+    from litestar.types import HTTPResponseStartEvent, HTTPScope, Send
+
+    from tallystream.aio import Totals
+    from tallystream_worker.service.access import Access
+    from tallystream_worker.service.compression import Headers
+
+_PREFIX: Final = "/v1/counters/"
+_encode: Final = msgspec.json.Encoder().encode
+
+
+async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Totals, access: Access) -> bytes | None:
+    """Return the answer to a request for one total, `None` where the request must go the long way."""
+    path = scope["path"]
+    if scope["method"] != "GET" or scope["query_string"] or not path.startswith(_PREFIX) or b"origin" in headers:
+        return None
+    subject, separator, metric = path[len(_PREFIX) :].partition("/")
+    if not separator or "/" in metric or "%" in metric:
+        return None
+    try:
+        if access.tokens and access.role_of(ASGIConnection(scope)) < Role.READ:
+            return None
+        name = unquote_to_bytes(subject).decode() if "%" in subject else subject
+        meta = await totals.meta()
+        if meta.rules is None or metric not in meta.rules.metric:
+            return None
+        reading = await totals.read([(name, metric)])
+    except (TallyError, RedisError, ValueError, ProblemDetailsException):
+        return None
+    (((counted, _), value),) = reading.values.items()
+    return _encode(Counter(counted, metric, value, **how_good(reading)))
+
+
+async def send_json(send: Send, body: bytes, headers: Headers, more: dict[str, str]) -> None:
+    """Send an answer with the headers that every answer has."""
+    start: HTTPResponseStartEvent = {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+            *((name.lower().encode(), value.encode()) for name, value in more.items()),
+        ],
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": body, "more_body": False})

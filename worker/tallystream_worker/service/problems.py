@@ -1,0 +1,115 @@
+"""Errors as problem details (RFC 9457): what was wrong, in which field, and what the limit is. Never a traceback."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from litestar.exceptions import HTTPException, NotFoundException
+from litestar.plugins.problem_details import ProblemDetailsConfig, ProblemDetailsException, ProblemDetailsPlugin
+from litestar.response.base import ASGIResponse
+from litestar.serialization import encode_json
+from redis.exceptions import RedisError
+
+from tallystream.errors import Backlogged, ConfigurationError, EventError, FlushTimeout, GenerationMoved, Unconfirmed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+_RETRY: Final = {"Retry-After": "1"}
+
+
+def problem(
+    status: HTTPStatus, detail: str, *, headers: dict[str, str] | None = None, **members: Any
+) -> ProblemDetailsException:
+    """Return the exception that answers with this status.
+
+    Args:
+        status: The HTTP status, whose phrase becomes the title.
+        detail: One or two sentences for a person.
+        headers: Headers of the answer.
+        members: Further members of the problem, for programs: `field`, `limit`, `reasons`.
+    """
+    return ProblemDetailsException(
+        status_code=status, title=status.phrase, detail=detail, headers=headers, extra=members or None
+    )
+
+
+def bad_request(field: str, limit: str) -> ProblemDetailsException:
+    """Return the answer to a part of the request that breaks a limit."""
+    return problem(HTTPStatus.BAD_REQUEST, f"{field}: {limit}", field=field, limit=limit)
+
+
+def refusal(
+    status: HTTPStatus, field: str = "", limit: str = "", headers: dict[str, str] | None = None
+) -> ASGIResponse:
+    """Return the same answer for a request that never comes to a route; without a field, one without a body."""
+    if not field:
+        return ASGIResponse(status_code=status, headers=headers)
+    members = {
+        "status": status.value, "title": status.phrase, "detail": f"{field}: {limit}", "field": field, "limit": limit,
+    }  # fmt: skip
+    return ASGIResponse(body=encode_json(members), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def plugin() -> ProblemDetailsPlugin:
+    """Return the plugin that turns everything that can be raised into a problem."""
+    conversions: dict[type[Exception], Callable[[Any], ProblemDetailsException]] = {
+        EventError: lambda error: bad_request(error.field, error.problem),
+        FlushTimeout: _not_counted_yet,
+        Backlogged: _backlogged,
+        GenerationMoved: _moving,
+        Unconfirmed: _unconfirmed,
+        ConfigurationError: _not_set_up,
+        RedisError: _unreachable,
+        HTTPException: _refused,
+        Exception: _unexpected,
+    }
+    return ProblemDetailsPlugin(ProblemDetailsConfig(exception_to_problem_detail_map=conversions))
+
+
+def _not_counted_yet(error: FlushTimeout) -> ProblemDetailsException:
+    detail = f"{error}: ask again, or leave out after= to read what is counted"
+    return problem(HTTPStatus.GATEWAY_TIMEOUT, detail, headers=_RETRY, field="after")
+
+
+def _backlogged(error: Backlogged) -> ProblemDetailsException:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was counted: {error}", headers=_RETRY)
+
+
+def _moving(error: GenerationMoved) -> ProblemDetailsException:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers=_RETRY)
+
+
+def _unconfirmed(error: Unconfirmed) -> ProblemDetailsException:
+    return problem(HTTPStatus.GATEWAY_TIMEOUT, str(error))
+
+
+def _not_set_up(error: ConfigurationError) -> ProblemDetailsException:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers=_RETRY)
+
+
+def _unreachable(error: RedisError) -> ProblemDetailsException:
+    # The reason names hosts and users: that is for the log.
+    structlog.get_logger().warning("cannot read", problem=str(error) or type(error).__name__)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server that holds the counters cannot be read", headers=_RETRY)
+
+
+def _refused(error: HTTPException) -> ProblemDetailsException:
+    members = {}
+    detail = error.detail
+    if isinstance(error.extra, list) and error.extra:
+        first = error.extra[0]  # litestar's list of what did not validate
+        members = {"field": str(first.get("key", "")), "limit": str(first.get("message", ""))}
+        detail = f"{members['field']}: {members['limit']}"
+    elif isinstance(error, NotFoundException):
+        detail = "nothing is here: /schema/openapi.json has the paths; a slash that belongs to a subject is written %2F"
+    return problem(HTTPStatus(error.status_code), detail, headers=error.headers, **members)
+
+
+def _unexpected(error: Exception) -> ProblemDetailsException:
+    structlog.get_logger().error("request failed", exc_info=error)
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the service; its log says more")

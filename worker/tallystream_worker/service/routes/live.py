@@ -1,0 +1,209 @@
+"""Live updates over HTTP: server-sent events, and the same messages over a WebSocket."""
+
+import asyncio
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from litestar import Request, WebSocket, get, websocket
+from litestar.di import NamedDependency
+from litestar.exceptions import HTTPException, WebSocketDisconnect
+from litestar.params import QueryParameter
+from litestar.response import Stream
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
+from redis.exceptions import RedisError
+
+from tallystream.aio import Totals
+from tallystream.errors import TallyError
+from tallystream.rules.windows import WINDOWS, seconds
+from tallystream_worker.live.broadcaster import TICK, Full, Hub
+from tallystream_worker.live.messages import HEARTBEAT
+from tallystream_worker.live.subscriber import Reader
+from tallystream_worker.live.subscription import wanted
+from tallystream_worker.service.parameters import published
+from tallystream_worker.service.problems import bad_request, problem
+
+PATIENCE: Final = 15.0
+"""Seconds after which a reader that takes nothing is dropped, and a silent stream shows that it lives."""
+
+MAX_EVERY: Final = 60.0
+
+_BEGIN: Final = b"retry: 1000\n\n"
+_GOING_AWAY: Final = 1001
+_REFUSED: Final = 1008
+_TRY_LATER: Final = 1013
+_REASON_BYTES: Final = 120
+"""A closing frame has room for 123 bytes of reason."""
+
+Metrics = Annotated[
+    list[str] | None, QueryParameter(name="metric", description="follow these; repeat it for several; else all")
+]
+Subjects = Annotated[
+    list[str] | None,
+    QueryParameter(
+        name="subject",
+        description="a subject, or a pattern in which * stands for anything; repeat it for several; else all",
+    ),
+]
+Every = Annotated[float, QueryParameter(name="every", description="the least seconds between two updates")]
+Since = Annotated[str | None, QueryParameter(name="since", description="an event's id, in place of Last-Event-ID")]
+WithOverview = Annotated[
+    bool, QueryParameter(name="overview", description="also the figures of the whole; alone, only these")
+]
+WithTop = Annotated[
+    str | None, QueryParameter(name="top", description="also the leaderboards of all, hour, day, ... or such as 7d")
+]
+
+
+@get("/v1/live", tags=["live"], summary="Totals as they change: server-sent events", media_type="text/event-stream")
+async def live(
+    totals: NamedDependency[Totals],
+    hub: NamedDependency[Hub],
+    request: Request[Any, Any, Any],
+    metric: Metrics = None,
+    subject: Subjects = None,
+    every: Every = TICK,
+    since: Since = None,
+    overview: WithOverview = False,
+    top: WithTop = None,
+) -> Stream:
+    """Send `counters`, `overview`, `top`, `reset` and `stale` events until the client leaves; see docs/live.md."""
+    reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
+    await _join(hub, reader, request.headers.get("last-event-id") or since)
+    return _Events(hub, reader)
+
+
+@websocket("/v1/live/ws")
+async def live_socket(
+    socket: WebSocket[Any, Any, Any],
+    totals: NamedDependency[Totals],
+    hub: NamedDependency[Hub],
+    metric: Metrics = None,
+    subject: Subjects = None,
+    every: Every = TICK,
+    since: Since = None,
+    overview: WithOverview = False,
+    top: WithTop = None,
+) -> None:
+    """Send the same messages as JSON texts; what the client sends is not looked at."""
+    await socket.accept()  # a browser shows no reason for a refusal, but it does show that of a closing frame
+    try:
+        reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
+        await _join(hub, reader, since)
+    except (TallyError, RedisError, HTTPException) as error:
+        refused = isinstance(error, ValueError) or getattr(error, "status_code", 503) < HTTPStatus.INTERNAL_SERVER_ERROR
+        reason = getattr(error, "detail", None) or str(error)
+        shown = reason.encode()[:_REASON_BYTES].decode(errors="ignore") if refused else "try again later"
+        await socket.close(_REFUSED if refused else _TRY_LATER, shown)
+        return
+    try:
+        # Not before receiving has ended: granian never finishes to close a socket that is being read.
+        if await _while_present(_send_texts(socket, reader), _until_closed(socket), reader.watch(PATIENCE)):
+            await socket.close(_GOING_AWAY, "the service stops")
+    finally:
+        hub.leave(reader)
+
+
+class _Events(Stream):
+    """An answer that lasts for as long as the reader follows."""
+
+    def __init__(self, hub: Hub, reader: Reader) -> None:
+        # A proxy that collects an answer before it passes it on would hold back every update.
+        super().__init__((), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self._hub = hub
+        self._reader = reader
+
+    def to_asgi_response(self, *args: Any, **settings: Any) -> ASGIResponse:
+        """Return the application that sends it."""
+        return _Following(self._hub, self._reader, super().to_asgi_response(*args, **settings))
+
+
+class _Following(ASGIResponse):
+    def __init__(self, hub: Hub, reader: Reader, response: ASGIResponse) -> None:
+        self._hub = hub
+        self._reader = reader
+        self._response = response
+        super().__init__()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        try:
+            await self._response.start_response(send)
+            await _while_present(_send_events(send, self._reader), _until_gone(receive), self._reader.watch(PATIENCE))
+        finally:
+            self._hub.leave(self._reader)
+
+
+async def _reader(
+    totals: Totals,
+    metrics: list[str] | None,
+    subjects: list[str] | None,
+    every: float,
+    *,
+    overview: bool,
+    top: str | None,
+) -> Reader:
+    _, rules = await published(totals, *(metrics or []))
+    if not TICK <= every <= MAX_EVERY:
+        raise bad_request("every", f"must be {TICK:g} to {MAX_EVERY:g} seconds")
+    if top is not None and top != "all" and top not in WINDOWS:
+        try:
+            seconds(top)
+        except ValueError:
+            raise bad_request("top", "must be all, hour, day, month, or a duration such as 7d") from None
+    follows = None
+    if metrics or subjects or not (overview or top):
+        follows = wanted(metrics or rules.metric, subjects or ["*"])
+    # The hub tells nobody oftener than each tick: a timer of its own is for those who want less.
+    return Reader(follows, every if every > TICK else 0.0, overview=overview, top=top)
+
+
+async def _join(hub: Hub, reader: Reader, since: str | None) -> None:
+    try:
+        await hub.join(reader, since)
+    except Full as error:
+        raise problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": "5"}) from None
+
+
+async def _while_present(sending: Coroutine[Any, Any, None], *endings: Coroutine[Any, Any, None]) -> bool:
+    """Send until there is nothing more to send, or the other side is gone or takes nothing any more, which ends one.
+
+    Returns:
+        Whether everything was sent and the other side is still there.
+    """
+    tasks = [asyncio.create_task(each) for each in (sending, *endings)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        sent, *ended = await asyncio.gather(*tasks, return_exceptions=True)
+    return sent is None and None not in ended
+
+
+async def _send_events(send: Send, reader: Reader) -> None:
+    await send({"type": "http.response.body", "body": _BEGIN, "more_body": True})
+    while (messages := await reader.next()) is not None:
+        body = b"".join([message.sse for message in messages]) or HEARTBEAT
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_texts(socket: WebSocket[Any, Any, Any], reader: Reader) -> None:
+    while (messages := await reader.next()) is not None:
+        for text in [message.text for message in messages] or ['{"event":"heartbeat"}']:
+            await socket.send_text(text)
+
+
+async def _until_closed(socket: WebSocket[Any, Any, Any]) -> None:
+    try:
+        while True:
+            await socket.receive_data(mode="text")
+    except WebSocketDisconnect:
+        return

@@ -1,0 +1,102 @@
+"""What the routes' signatures cannot say of themselves in `/schema/openapi.json`: bodies, problems and tokens."""
+
+from typing import Any, Final
+
+from litestar import Request
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from tallystream.wire.event import MAX_ACTOR_BYTES, MAX_AMOUNT, MAX_AT, MAX_ID_BYTES, MAX_SUBJECT_BYTES, METRIC
+from tallystream_worker.service.bodies.body import CLOUD_EVENT, CLOUD_EVENTS, JSON, NDJSON, PLAIN
+from tallystream_worker.service.bodies.events import MAX_EVENTS
+from tallystream_worker.service.problems import MEDIA_TYPE
+
+_OPEN: Final = ("/healthz", "/readyz", "/v1/session")
+
+
+def _text(most: int) -> dict[str, Any]:
+    return {"type": "string", "minLength": 1, "maxLength": most}
+
+
+_EVENT: Final = {
+    "type": "object",
+    "description": "One thing that happened. Lengths are bytes of UTF-8; control characters are refused.",
+    "additionalProperties": False,
+    "required": ["metric", "subject"],
+    "properties": {
+        "metric": {"type": "string", "pattern": f"^{METRIC.pattern}$", "description": "a declared metric"},
+        "subject": _text(MAX_SUBJECT_BYTES),
+        "amount": {"type": "integer", "minimum": -MAX_AMOUNT, "maximum": MAX_AMOUNT, "default": 1},
+        "actor": {"oneOf": [_text(MAX_ACTOR_BYTES), {"type": "null"}]},
+        "at": {"type": ["number", "null"], "minimum": 0, "exclusiveMaximum": MAX_AT, "description": "seconds, UTC"},
+        "id": {"oneOf": [_text(MAX_ID_BYTES), {"type": "null"}]},
+    },
+    "examples": [{"metric": "view", "subject": "article:1"}],
+}
+_PROBLEM: Final = {
+    "type": "object",
+    "description": "What was wrong, in which field, and what the limit is (RFC 9457).",
+    "required": ["status", "title", "detail"],
+    "properties": {
+        "status": {"type": "integer"},
+        "title": {"type": "string"},
+        "detail": {"type": "string"},
+        "field": {"type": "string"},
+        "limit": {"type": "string"},
+    },
+}
+_A_PROBLEM: Final = {
+    "description": "A problem",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+_EVENT_REF: Final = {"$ref": "#/components/schemas/Event"}
+_EVENTS: Final = {"type": "array", "items": _EVENT_REF, "minItems": 1, "maxItems": MAX_EVENTS}
+_BODIES: Final[dict[str, dict[str, Any]]] = {
+    "/v1/events": {
+        JSON: {"schema": {"anyOf": [_EVENT_REF, _EVENTS]}},
+        NDJSON: {"schema": {"type": "string", "description": "an event in JSON on each line"}},
+        PLAIN: {"schema": {"type": "string", "description": "the same as JSON, as navigator.sendBeacon sends it"}},
+        CLOUD_EVENT: {"schema": {"type": "object", "description": "a CloudEvent 1.0, structured"}},
+        CLOUD_EVENTS: {"schema": {"type": "array", "items": {"type": "object"}, "description": "several of them"}},
+    },
+    "/v1/decide": {JSON: {"schema": _EVENT_REF}},
+}
+
+
+class SchemaPage(JsonRenderPlugin):
+    """Serves the schema, completed."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Return the schema as JSON."""
+        return super().render(request, completed(openapi_schema))
+
+
+def completed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with the bodies of requests, the shape of every error, and the tokens that are asked for."""
+    components = schema.get("components", {})
+    paths = {
+        path: {
+            method: _operation(path, operation) if isinstance(operation, dict) else operation
+            for method, operation in item.items()
+        }
+        for path, item in schema["paths"].items()
+    }
+    return schema | {
+        "paths": paths,
+        "components": components
+        | {
+            "schemas": components.get("schemas", {}) | {"Event": _EVENT, "Problem": _PROBLEM},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(path: str, operation: dict[str, Any]) -> dict[str, Any]:
+    answers = {status: answer for status, answer in operation["responses"].items() if int(status) < 400}  # noqa: PLR2004
+    if "204" in answers:
+        answers["204"] = {"description": answers["204"]["description"]}  # nothing, not even of some kind
+    if path == "/v1/decide":
+        answers |= {status: answers["201"] for status in ("200", "409", "429") if "201" in answers}
+        answers.pop("201", None)
+    more = {"requestBody": {"required": True, "content": _BODIES[path]}} if path in _BODIES else {}
+    security: list[dict[str, list[str]]] = [{}] if path in _OPEN else [{}, {"token": []}]
+    return operation | more | {"responses": answers | {"default": _A_PROBLEM}, "security": security}

@@ -1,0 +1,58 @@
+"""Whether the streams have room: asked before events are taken, so that a full one is told at once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.reading.query import Command, Query, sound
+from tallystream.storage.keys import partition_of
+from tallystream_worker.service.server_stats import LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tallystream.aio import Totals
+    from tallystream.storage.keys import Layout
+    from tallystream.wire.event import Event
+
+_HOLDS: Final = 0.1
+"""Seconds for which an answer holds: events that come in just after a stream became full are held, not lost."""
+
+
+class Room:
+    """Knows which streams are full, from at most ten questions a second."""
+
+    def __init__(self) -> None:
+        self._full: frozenset[int] = frozenset()
+        self._until = 0.0
+
+    async def is_there_for(self, events: Sequence[Event], totals: Totals, layout: Layout) -> bool:
+        """Tell whether every stream that these events go to takes more.
+
+        Raises:
+            RedisError: it cannot be asked.
+        """
+        if time.monotonic() >= self._until:
+            self._full = await totals.run(query_full(layout))
+            self._until = time.monotonic() + _HOLDS
+        return not self._full or self._full.isdisjoint(
+            partition_of(event.subject, layout.partitions) for event in events
+        )
+
+
+def query_full(layout: Layout) -> Query[frozenset[int]]:
+    """Ask for the partitions whose stream has as many entries as it may: append.lua refuses more."""
+    commands: list[Command] = []
+    for keys in layout.keys:
+        commands += [("HGET", keys.sequences, LIMIT), ("XLEN", keys.stream)]
+
+    def parse(replies: list[Any]) -> frozenset[int]:
+        pairs = zip(replies[::2], replies[1::2], strict=True)
+        return frozenset(
+            partition
+            for partition, (limit, length) in enumerate(pairs)
+            if sound(limit) is not None and sound(length) >= int(limit)
+        )
+
+    return Query(commands, parse)

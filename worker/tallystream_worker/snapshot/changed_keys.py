@@ -1,0 +1,100 @@
+"""Which counters entries may have changed: what a snapshot has to read. Pure: no Redis, no clock.
+
+It may name too many (an event that was rejected, parked or already there): reading one again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import CodecError, EventError
+from tallystream.rules.batch import Places
+from tallystream.rules.windows import bucket
+from tallystream.wire.codec import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tallystream.rules.batch import Place
+    from tallystream.rules.metrics import Metric, Rules
+    from tallystream_worker.counting.entry import Entry
+
+Group = tuple[str, ...]
+"""A table and the first parts of its key: rows that lie together in Redis."""
+
+SEPARATOR: Final = "\n"
+"""Between subject and id, as the field of a seen id has it."""
+
+
+class Touched:
+    """Gathers what entries may have changed.
+
+    Attributes:
+        items: By group, the last parts of the keys.
+        producers: By producer, the last sequence and the entry that carries it.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._places = Places(rules)
+        self.items: dict[Group, set[str]] = defaultdict(set)
+        self.producers: dict[str, tuple[int, str]] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Take one entry."""
+        try:
+            payload = decode(entry.fields, entry.received)
+        except (CodecError, EventError):
+            return
+        producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
+        if producer is not None and sequence.isdigit():
+            self.producers[producer.decode(errors="replace")] = (int(sequence), entry.id)
+        metrics = self._rules.metric
+        for group in payload.groups:
+            if group.metric in metrics:
+                place = self._places(group.metric, group.minute)
+                for subjects in (group.ones, group.counts, group.sums):
+                    self._sums(place, subjects)
+        for single in payload.singles:
+            if (rule := metrics.get(single.metric)) is not None:
+                self._sums(self._places(single.metric, single.at // 60_000), (single.subject,))
+                self._remembered(rule, single.metric, single.subject, single.at, single.actor, single.id)
+        for correction in payload.corrections:
+            if correction.metric in metrics:
+                self._sums(self._places(correction.metric, correction.at // 60_000), (correction.subject,))
+
+    def replaced(self, metric: str, subject: str, labels: str) -> None:
+        """Take what a standing vote or event had been added to, by the labels of its record, before it was replaced."""
+        rule = self._rules.metric.get(metric)
+        if rule is None or not labels:
+            return
+        limit, *windows = ("" if label == "-" else label for label in labels.split(" "))
+        if limit:
+            self.items["limits", metric, limit].add(subject)
+        for window, label in zip(rule.windows, windows, strict=False):
+            if label:
+                self.items["windows", window, metric, label].add(subject)
+
+    def _sums(self, place: Place, subjects: Iterable[str]) -> None:
+        rule, metric = place.rule, place.metric
+        self.items["totals", metric].update(subjects)
+        if place.limit is not None:
+            self.items["limits", metric, place.limit.label].update(subjects)
+        for window, each in zip(rule.windows, place.buckets, strict=True):
+            if each is not None:
+                self.items["windows", window, metric, each.label].update(subjects)
+
+    def _remembered(self, rule: Metric, metric: str, subject: str, at: int, actor: str | None, id_: str | None) -> None:
+        zone, minute = self._rules.zone, at // 60_000
+        if rule.once is not None and actor is not None:
+            self.items["votes", metric, bucket(rule.once, minute, zone).label, subject].add(actor)
+            self.items["upvotes", metric].add(subject)
+        elif id_ is not None and rule.ids is not None and rule.exact:
+            label = bucket(rule.ids, minute, zone).label
+            if rule.seen == "bloom":
+                self.items[("structures",)].add(f"seen:{metric}:{label}")
+            else:
+                self.items["ids", metric, label].add(f"{subject}{SEPARATOR}{id_}")
+        if rule.unique is not None and actor is not None:
+            self.items["uniques", metric, bucket(rule.unique, minute, zone).label].add(subject)

@@ -1,0 +1,287 @@
+"""Takes snapshots: what changed since the last one, by partition, each of one moment and in one transaction.
+
+The log says what changed, so counting pays nothing for it. A crash before the commit leaves the last snapshot and
+its hold on the log, and the next round begins from there; a crash after it leaves a hold that is too low for one
+round, and keeps a minute of the log for longer.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError
+
+from tallystream.client.connect import connect
+from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY, stored
+from tallystream.rules.metrics import publish
+from tallystream.storage.keys import FIRST_LOG, LAYOUT
+from tallystream.wire.position import parse_id
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.process import failpoints
+from tallystream_worker.process.periodic import Duty
+from tallystream_worker.snapshot import alerts
+from tallystream_worker.snapshot.changed_keys import SEPARATOR, Touched
+from tallystream_worker.snapshot.database import Database, SnapshotError, Taken
+from tallystream_worker.snapshot.point_in_time import Cut, Position, open_cut
+from tallystream_worker.snapshot.schema import FORMAT
+from tallystream_worker.snapshot.values import Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.deployment import Meta
+    from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.settings.settings import Settings
+
+HOLDER: Final = "snapshot"
+_ALL: Final = "0-0"
+"""The hold of a snapshot that there is none of yet: on everything."""
+
+_READ: Final = 64
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did.
+
+    Attributes:
+        rows: Rows written.
+        whole: Partitions that were read as a whole.
+        taken: The moment of the oldest part, milliseconds since 1970.
+    """
+
+    rows: int
+    whole: int
+    taken: int
+
+
+class Snapshot:
+    """Takes snapshots of one deployment into one database.
+
+    Args:
+        client: Where the counters are.
+        database: Where they go.
+        meta: What is stored, with the published rules.
+
+    Raises:
+        SnapshotError: the database holds the snapshot of other data.
+    """
+
+    def __init__(self, client: redis.Redis, database: Database, meta: Meta) -> None:
+        if meta.rules is None:
+            raise SnapshotError("there is nothing to take a snapshot of: start a worker (tallystream worker) once")
+        self._client = client
+        self._database = database
+        self._meta = meta
+        self._rules: Rules = meta.rules
+        self._facts = facts_of(meta)
+        found = database.facts()
+        differing = [
+            name
+            for name in ("format", "namespace", "partitions", "epoch")
+            if found and found.get(name) != self._facts[name]
+        ]
+        self._moved = bool(found) and found.get("log") != self._facts.get("log")
+        if self._moved and differing == ["partitions"]:
+            differing = []  # the same data, in another log by now
+        if differing:
+            raise SnapshotError(
+                f"{database.place} holds the snapshot of other data ({', '.join(differing)} differs). "
+                "Name another database; or, if these counters are lost, bring them back: tallystream restore"
+            )
+
+    def run_once(self, *, whole: bool = False) -> Round:
+        """Take a snapshot of every partition.
+
+        Args:
+            whole: Read everything, rather than what changed.
+
+        Raises:
+            CutLost: the moment could not be held; nothing was written of that partition.
+            SnapshotError: the database cannot be used.
+            redis.RedisError: the server cannot be read.
+        """
+        # By other rules, entries that were counted in between went to other buckets: the log does not say where.
+        whole = whole or self._database.facts() != self._facts
+        if self._moved:
+            with self._database.at_once():  # until all of it is there, the snapshot of the log before is
+                self._database.clear()
+                done = self._round(whole=True)
+            self._moved = False
+            return done
+        return self._round(whole=whole)
+
+    def _round(self, *, whole: bool) -> Round:
+        rows, wholes, moments = 0, 0, []
+        for partition, keys in enumerate(self._meta.layout.keys):
+            before = self._database.position(partition)
+            # Before the first commit as well: killed behind it, it must find behind itself what it needs of the log.
+            self._client.hsetnx(keys.holds, HOLDER, _ALL)
+            builds_on = not whole and before is not None and before[1] == keys.generation
+            taken = self.take(partition, before[0] if before and builds_on else None)
+            if self._client.hget(self._meta.layout.meta, "epoch") != self._meta.epoch.encode():
+                # Begun anew while it was read: written, it would take the place of what could bring the old one back.
+                raise SnapshotError(f"{self._meta.layout.meta} is gone or another: no snapshot of other data")
+            rows += self._database.put(partition, taken, before[0] if before else None)
+            wholes += taken.whole
+            moments.append(taken.position.taken)
+            self._client.hset(keys.holds, HOLDER, taken.position.floor)
+        if whole:
+            self._database.state(self._facts)
+        now = min(moments)
+        self._client.hset(self._meta.layout.meta, SNAPSHOT_AT, f"{now / 1000:.3f}")
+        return Round(rows, wholes, now)
+
+    def take(self, partition: int, before: Position | None) -> Taken:
+        """Read a partition as it is at one moment.
+
+        Args:
+            partition: Its number.
+            before: The moment of the last snapshot; `None` reads everything.
+        """
+        keys = self._meta.layout.keys[partition]
+        touched = Touched(self._rules)
+        if before is not None and not self._reaches(keys, before):
+            before = None  # what lies between is not in the log any more
+        producers: dict[str, str] = {}
+        if before is None:
+            read = self._generated(keys)
+            producers = self._producers(keys)
+        else:
+            # Most of the log before the moment, so that the cut is open for as short as can be.
+            read = self._touch(touched, keys, before.floor, "+")
+            self._touch_replaced(touched)
+        copy = [name for metric, rule in self._rules.metric.items() if rule.max_subjects is not None or not rule.exact
+                for name in (f"sketch:{metric}", f"top:{metric}")]  # fmt: skip
+        counters = keys.ledger.removesuffix("ledger")
+        cut = open_cut(self._client, keys, [counters + name for name in copy])
+        first = parse_id(cut.position.floor)[0]
+        try:
+            firing = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
+            reading = self._read(cut, keys, touched, read, copy, whole=before is None)
+        except BaseException:
+            cut.give_up()
+            raise
+        finally:
+            if copy:
+                self._client.delete(*(f"{cut.key}:copy:{counters}{name}" for name in copy))
+        failpoints.reach("after-cut")
+        producers |= {name: f"{sequence} {id_}" for name, (sequence, id_) in touched.producers.items()}
+        ledger = {name.decode(): int(value) for name, value in cut.ledger.items()}
+        return Taken(
+            cut.position,
+            keys.generation,
+            reading.values,
+            reading.expires,
+            ledger,
+            producers,
+            whole=before is None,
+            alerts=firing,
+        )
+
+    def _read(
+        self, cut: Cut, keys: PartitionKeys, touched: Touched, read: str, copy: list[str], *, whole: bool
+    ) -> Reading:
+        reading = Reading(cut, self._rules)
+        reading.copies(copy)
+        if whole:
+            reading.everything()
+            self._touch(touched, keys, read, cut.position.generated)
+        else:
+            reading.some(touched.items)
+            late = Touched(self._rules)
+            self._touch(late, keys, read, cut.position.generated)
+            self._touch_replaced(late)
+            reading.some(late.items)
+            touched.producers |= late.producers
+        cut.close()
+        reading.settle()
+        return reading
+
+    def _touch(self, touched: Touched, keys: PartitionKeys, after: str, until: str) -> str:
+        """Take what entries behind one ID and up to another may have changed; return the last entry's ID."""
+        while True:
+            found: Any = self._client.xrange(keys.stream, f"({after}", until, count=_READ)
+            for id_, fields in found:
+                after = id_.decode()
+                touched.add(Entry(after, fields))
+            if len(found) < _READ:
+                return after
+
+    def _touch_replaced(self, touched: Touched) -> None:
+        """Take also where the votes and ids that are replaced had been added to: the last snapshot knows."""
+        for group, items in list(touched.items.items()):
+            if group[0] not in ("votes", "ids"):
+                continue
+            rule = self._rules.metric[group[1]]
+            if not rule.windows and rule.limit is None:
+                continue
+            for item, record in self._database.records(group, items).items():
+                subject = group[3] if group[0] == "votes" else item.split(SEPARATOR, 1)[0]
+                touched.replaced(group[1], subject, record.split(" ", 2)[2] if record.count(" ") > 1 else "")
+
+    def _reaches(self, keys: PartitionKeys, before: Position) -> bool:
+        """Tell whether the log still has everything behind the last snapshot's floor."""
+        is_further = parse_id(self._generated(keys)) >= parse_id(before.generated)
+        return is_further and before.is_reached(self._client, keys.stream)
+
+    def _generated(self, keys: PartitionKeys) -> str:
+        about: Any = self._client.xinfo_stream(keys.stream)
+        return str(about["last-generated-id"].decode())
+
+    def _producers(self, keys: PartitionKeys) -> dict[str, str]:
+        found = self._client.hscan_iter(keys.sequences, count=1000)
+        return {name.decode(): value.decode() for name, value in found if not name.startswith(b"!")}
+
+
+def facts_of(meta: Meta) -> dict[str, str]:
+    """Return what a snapshot is of."""
+    assert meta.rules is not None  # noqa: S101  # the callers saw to it
+    facts = {
+        "format": FORMAT,
+        "layout": str(LAYOUT),
+        "namespace": meta.layout.namespace,
+        "partitions": str(meta.layout.partitions),
+        "epoch": meta.epoch,
+        "rules": publish(meta.rules).decode(),
+        "spread": " ".join(sorted(meta.spread)),
+    }
+    if meta.layout.log != FIRST_LOG:
+        facts["log"] = str(meta.layout.log)
+        facts["earlier"] = " ".join(f"{log}:{partitions}" for log, partitions in sorted(meta.earlier.items()))
+    return facts
+
+
+@contextmanager
+def snapshotting(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> Iterator[None]:
+    """Take snapshots in the background for as long as the context lasts, where `[snapshot] url` names a place."""
+    if not settings.snapshot.url:
+        yield
+        return
+    client, database = connect(settings.redis.url), Database(settings.snapshot.url, meta.layout.namespace)
+
+    def work() -> dict[str, object] | None:
+        # Read anew: rules are published, and generations switched, while this goes on.
+        now = stored(client, meta.layout.namespace)
+        if now is None or now.epoch != meta.epoch:
+            raise SnapshotError(f"{meta.layout.meta} is {'another' if now else 'gone'}: no snapshot of other data")
+        client.hset(meta.layout.meta, SNAPSHOT_EVERY, f"{settings.snapshot.every:g}")
+        done = Snapshot(client, database, now).run_once()
+        return {"rows": done.rows} if done.rows else None
+
+    duty = Duty("snapshot", settings.snapshot.every, work, log)
+    duty.start()
+    try:
+        yield
+    finally:
+        if duty.stop(settings.worker.stop_timeout):
+            with suppress(RedisError):
+                client.hdel(meta.layout.meta, SNAPSHOT_EVERY)  # nobody promises the next one any more
+            client.close()
+            database.close()
