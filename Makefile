@@ -12,7 +12,7 @@ SEEDS ?= 1
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench faults secrets teeth soak fuzz
+.PHONY: help demo test check docs bench faults secrets mutants soak fuzz
 
 help:            ## show this
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,7 +39,7 @@ docs: | $(UV)    ## build the documentation to build/docs; a broken link or refe
 secrets: | $(UV) ## users of the server, passwords and tokens for docker compose: secrets/, and .env beside it
 	@$(UV) run --quiet --frozen --no-dev tallystream acl secrets && ln -s secrets/tallystream.env .env
 
-teeth: | $(UV)   ## break the product in known ways; the fault suite must notice each
+mutants: | $(UV)   ## break the product in known ways; the fault suite must notice each
 	@$(UV) run --quiet --frozen python -m tests.faults.check_mutants $(ARGS)
 
 soak: | $(UV)    ## a sustained load with random faults, the memory of all processes watched: MINUTES=10, RATE=100000

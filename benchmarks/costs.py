@@ -17,14 +17,14 @@ import msgspec
 import redis
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.producing.producer import Producer
 from tallystream.rules.batch import board_length
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.capacity import costs
 from tallystream_worker.capacity.costs import Costs
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 
 from . import memory, report
@@ -75,13 +75,13 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
         client.config_set("auto-aof-rewrite-percentage", 0)
-        meta = establish(client, 1)
+        meta = create_or_load(client, 1)
         rules = Rules({"view": metric})
         client.hset(meta.layout.meta, "rules", publish(rules))
         keys = meta.layout.keys[0]
         fetch = Fetch(client, keys, "costs")
         fetch.ensure_group()
-        consumer = Consumer(client, meta.layout, 0, rules, fetch)
+        consumer = CountingLoop(client, meta.layout, 0, rules, fetch)
         appended, applied = _Meter(client), _Meter(client)
         for number in range(_ROUNDS):
             with appended, Producer(server.url, entry_events=entry, linger=1.0) as producer:
@@ -156,7 +156,7 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
     return Costs(
         machine=f"{report.processor()}, {report.system()}",
         software=_software(),
-        server=costs.Server(
+        server=costs.ServerCosts(
             append_entry=at_least_0(alone.append_server),
             append_subject=at_least_0(total.append_server - alone.append_server / _ENTRY),
             entry=at_least_0(alone.apply_server),
@@ -169,17 +169,17 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
             vote=at_least_0(vote.apply_server - total.apply_server),
             unique=at_least_0(unique.apply_server - total.apply_server),
         ),
-        worker=costs.Worker(
+        worker=costs.WorkerCosts(
             entry=at_least_0(alone.apply_worker),
             subject=at_least_0(again.apply_worker - alone.apply_worker / _ENTRY),
             counter=at_least_0(known.apply_worker - again.apply_worker),
             fresh=at_least_0(total.apply_worker - known.apply_worker),
             single=at_least_0(vote.apply_worker - known.apply_worker),
         ),
-        producer=costs.Producer(
+        producer=costs.ProducerCosts(
             entry=at_least_0(alone.append_producer - hot.append_producer), event=at_least_0(hot.append_producer)
         ),
-        memory=costs.Memory(
+        memory=costs.MemoryCosts(
             total=round(held["total"], 1),
             field=round((held["total, hour, day"] - held["total"]) / 2, 1),
             votes=round(held["total, vote of 1 actor"] - held["total"] - _vote(held), 1),
@@ -191,7 +191,7 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
             subject=round(total.stream - alone.stream / _ENTRY, 1),
             single=round(vote.stream, 1),
         ),
-        wire=costs.Wire(
+        wire=costs.WireCosts(
             append_entry=round(alone.append_in, 1),
             append_subject=round(total.append_in - alone.append_in / _ENTRY, 1),
             append_single=round(vote.append_in, 1),

@@ -1,4 +1,4 @@
-"""Case g: what `emit()` costs the thread that calls it, with the flusher at work and a live server."""
+"""Case g: what `emit()` costs the thread that calls it, with the sender at work and a live server."""
 
 import time
 
@@ -15,8 +15,8 @@ _PAUSE_SECONDS = 0.0005
 def batches(arena: Arena) -> Sample:
     """Time batches of 100 calls with half a millisecond between them: about 150,000 events a second.
 
-    A call's cost is its batch's time by 100, loop included. The pause lets the flusher keep up, as it does
-    in an app that also has other work to do; what the flusher takes from the caller stays in the figure.
+    A call's cost is its batch's time by 100, loop included. The pause lets the sender keep up, as it does
+    in an app that also has other work to do; what the sender takes from the caller stays in the figure.
     """
     subjects = zipf(arena.events(500_000, 100_000))
     nanoseconds: list[float] = []

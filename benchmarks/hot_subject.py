@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish, spread_fields
+from tallystream.deployment import create_or_load, spread_fields
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 
 from .load import METRIC, zipf
@@ -41,13 +41,13 @@ def measure(subjects: list[str], *, spread: bool) -> tuple[float, float, float]:
     rules = Rules({METRIC: Metric(windows=("hour",), spread=spread)})
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
-        meta = establish(client, _PARTITIONS)
+        meta = create_or_load(client, _PARTITIONS)
         client.hset(meta.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
         consumers = []
         for partition, keys in enumerate(meta.layout.keys):
             fetch = Fetch(client, keys, "hot")
             fetch.ensure_group()
-            consumers.append(Consumer(client, meta.layout, partition, rules, fetch))
+            consumers.append(CountingLoop(client, meta.layout, partition, rules, fetch))
         with Producer(server.url, buffer_bytes=2**30) as producer:
             producer.emit(METRIC, _HOT)
             producer.flush(60)  # it knows the rules now

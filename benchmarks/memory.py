@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 
 SUBJECTS = 20_000
@@ -41,13 +41,13 @@ def measure(metric: Metric, extra: dict[str, Any]) -> float:
     """Return the bytes that the server holds more per subject once each has one event."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
-        meta = establish(client, 1)
+        meta = create_or_load(client, 1)
         rules = Rules({"view": metric})
         client.hset(meta.layout.meta, "rules", publish(rules))
         keys = meta.layout.keys[0]
         fetch = Fetch(client, keys, "memory")
         fetch.ensure_group()
-        consumer = Consumer(client, meta.layout, 0, rules, fetch)
+        consumer = CountingLoop(client, meta.layout, 0, rules, fetch)
         before = held(client)
         with Producer(server.url) as producer:
             for actor in range(100_000, 100_000 + extra.get("actors", 0)) or [None]:

@@ -97,8 +97,8 @@ def measure(place: Place, partitions: int, subjects: list[str]) -> tuple[float, 
 def _spent(place: Place, settings: Settings, events: int) -> tuple[float, float]:
     """Return the seconds of servers and worker from the start until so many events are counted."""
     server, worker = place.spent(), time.process_time()
-    with counting(settings, structlog.wrap_logger(None, processors=[_silent])) as crew, Totals(place.url) as totals:
-        until(lambda: all(each.problem is None for each in crew.health), "every partition to be served", interval=0.05)
+    with counting(settings, structlog.wrap_logger(None, processors=[_silent])) as pool, Totals(place.url) as totals:
+        until(lambda: all(each.problem is None for each in pool.health), "every partition to be served", interval=0.05)
         until(lambda: _counted(totals) >= events, "everything to be counted", interval=0.05)
         return place.spent() - server, time.process_time() - worker
 

@@ -18,17 +18,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.capacity.costs import Costs, load_costs
 from tallystream_worker.capacity.footprint import parts
-from tallystream_worker.capacity.load import Load
+from tallystream_worker.capacity.load import ExpectedLoad
 from tallystream_worker.capacity.packing import pack
 from tallystream_worker.capacity.processor import server_seconds, worker_seconds
 from tallystream_worker.capacity.storage import entry_bytes
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 
 from . import costs as pieces
@@ -76,14 +76,14 @@ def _measure(case: Case) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
         client.config_set("auto-aof-rewrite-percentage", 0)
-        layout = establish(client, _PARTITIONS).layout
+        layout = create_or_load(client, _PARTITIONS).layout
         rules = Rules({"view": case.metric})
         client.hset(layout.meta, "rules", publish(rules))
         consumers = []
         for partition, keys in enumerate(layout.keys):
             fetch = Fetch(client, keys, "check")
             fetch.ensure_group()
-            consumers.append(Consumer(client, layout, partition, rules, fetch))
+            consumers.append(CountingLoop(client, layout, partition, rules, fetch))
         before = held(client)
         spent = _server(client)
         with Producer(server.url, linger=5.0) as producer:
@@ -111,7 +111,7 @@ def _measure(case: Case) -> dict[str, float]:
 
 def predict(case: Case, constants: Costs) -> dict[str, float]:
     """Return what the plan says of the same load, at a rate that fills the entries."""
-    load = Load(1e9, case.subjects, {"view": case.metric}, {"view": 1.0}, case.actors, 1, 5.0, case.skew)
+    load = ExpectedLoad(1e9, case.subjects, {"view": case.metric}, {"view": 1.0}, case.actors, 1, 5.0, case.skew)
     seen = case.subjects if case.actors else load.distinct(case.events)
     # The worker begins with remembering none.
     packing = replace(pack(load, _PARTITIONS, 3000), fresh=load.events * seen / case.events)

@@ -8,7 +8,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric
 from tallystream_worker.capacity.costs import load_costs
 from tallystream_worker.capacity.explain import size
-from tallystream_worker.capacity.load import Load
+from tallystream_worker.capacity.load import ExpectedLoad
 from tallystream_worker.capacity.sizing import plan
 from tallystream_worker.settings.settings import RetentionSettings, Settings
 
@@ -26,7 +26,7 @@ def main() -> int:
         return 2
     settings = replace(Settings(), retention=RetentionSettings(age="1h", bytes=0, backlog_bytes=0))
     for events, subjects, producers, linger in _STEPS:
-        load = Load(events, subjects, {"view": _VIEW}, {"view": 1.0}, producers=producers, linger=linger)
+        load = ExpectedLoad(events, subjects, {"view": _VIEW}, {"view": 1.0}, producers=producers, linger=linger)
         found = plan(load, costs, settings, node_memory=_NODE_MEMORY)
         cells = (
             f"{events:,}",

@@ -16,15 +16,15 @@ from redis import Redis
 
 from tallystream import Producer
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import GROUP
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.snapshotter import Snapshot
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 
 RULES = Rules({"view": Metric()})
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 def _measure(url: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
     client = connect(url, timeout=60)
-    meta = establish(client)
+    meta = create_or_load(client)
     client.hset(meta.layout.meta, "rules", publish(RULES))
     client.config_set("slowlog-log-slower-than", 1000)
     _count(url, given.counters)
@@ -65,7 +65,7 @@ def _measure(url: str, folder: Path, given: argparse.Namespace) -> dict[str, flo
 
 
 def _take(client: Redis, database: Database) -> None:
-    Snapshot(client, database, establish(client)).run_once()
+    Snapshotter(client, database, create_or_load(client)).run_once()
 
 
 def _timed(client: Redis, name: str, work: Callable[[], object]) -> dict[str, float]:
@@ -83,11 +83,11 @@ def _count(url: str, subjects: int) -> None:
         for number in range(subjects):
             producer.emit("view", f"article:{number}")
     client = connect(url, timeout=60)
-    meta = establish(client)
+    meta = create_or_load(client)
     for partition, keys in enumerate(meta.layout.keys):
         fetch = Fetch(client, keys, "bench")
         fetch.ensure_group()
-        consumer = Consumer(client, meta.layout, partition, RULES, fetch)
+        consumer = CountingLoop(client, meta.layout, partition, RULES, fetch)
         while consumer.run_once():
             pass
         assert not client.xpending(keys.stream, GROUP)["pending"]  # noqa: S101

@@ -7,10 +7,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 METRICS = ("view", "like", "vote")
 
 
-class Rig:
+class Harness:
     """Clients, consumers and readings of one server; a context manager that closes them all."""
 
     def __init__(
@@ -32,11 +32,11 @@ class Rig:
         self._open = contextlib.ExitStack()
         self.client = self.connect()
         self.rules = rules or Rules({name: Metric(ids=None) for name in metrics})
-        self.meta = establish(self.client, partitions)
+        self.meta = create_or_load(self.client, partitions)
         self.layout = self.meta.layout
         self.client.hset(self.layout.meta, "rules", publish(self.rules))
         for partition in range(partitions):
-            self.fetch(partition, "rig").ensure_group()
+            self.fetch(partition, "harness").ensure_group()
 
     def connect(self, url: str | None = None, **settings: Any) -> redis.Redis:
         """Return a client of the library's own kind."""
@@ -57,10 +57,10 @@ class Rig:
         claim_idle: float = 30.0,
         client: redis.Redis | None = None,
         **settings: Any,
-    ) -> Consumer:
+    ) -> CountingLoop:
         """Return a consumer; with `fetch`, one that is handed what the test decides."""
         fetch = fetch or self.fetch(partition, name, claim_idle=claim_idle)
-        return Consumer(client or self.connect(), self.layout, partition, self.rules, fetch, **settings)
+        return CountingLoop(client or self.connect(), self.layout, partition, self.rules, fetch, **settings)
 
     def drain(self, name: str = "w", **settings: Any) -> None:
         """Count everything that is there, in all partitions."""
@@ -75,7 +75,7 @@ class Rig:
         assert self.waiting() == 0
 
     def finish_beside(self) -> None:
-        """Count everything that is there in this rig's generation, whether or not it is the live one."""
+        """Count everything that is there in this harness's generation, whether or not it is the live one."""
         self.drain("closer", claim_idle=0, max_deliveries=1_000_000, beside=True)
 
     def waiting(self) -> int:

@@ -24,7 +24,7 @@ from tallystream.reading.leaderboards import query_top
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tallystream import Outcome
+    from tallystream import Decision
 
 Answer = dict[str, Any]
 
@@ -52,7 +52,7 @@ async def counters(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="articles", lifespan=counters)
 
 
-async def decided(metric: str, subject: str, amount: int = 1, actor: str | None = None) -> Outcome:
+async def decided(metric: str, subject: str, amount: int = 1, actor: str | None = None) -> Decision:
     """Count one event and return its verdict: these callers show the number that it led to.
 
     Who needs no number calls `emit` instead, which does not wait at all.

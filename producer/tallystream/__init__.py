@@ -9,39 +9,39 @@ with Producer("redis://127.0.0.1:6379") as producer:
 import logging
 
 from tallystream.errors import (
-    Backlogged,
     BufferFull,
     CodecError,
     ConfigurationError,
+    ConsumerGroupMissing,
     EventError,
     FlushTimeout,
-    GroupLost,
     SpoolError,
     StreamError,
+    StreamFull,
     TallyError,
     Unconfirmed,
     UnknownVersion,
 )
-from tallystream.producing.decider import Outcome
+from tallystream.producing.decider import Decision
 from tallystream.producing.producer import Producer, ProducerStats
 from tallystream.wire.event import Event
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # an app decides what is shown
 
 __all__ = [
-    "Backlogged",
     "BufferFull",
     "CodecError",
     "ConfigurationError",
+    "ConsumerGroupMissing",
+    "Decision",
     "Event",
     "EventError",
     "FlushTimeout",
-    "GroupLost",
-    "Outcome",
     "Producer",
     "ProducerStats",
     "SpoolError",
     "StreamError",
+    "StreamFull",
     "TallyError",
     "Unconfirmed",
     "UnknownVersion",

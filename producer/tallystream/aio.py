@@ -22,18 +22,18 @@ from redis.exceptions import OutOfMemoryError
 from tallystream.client.connect import DEFAULT_URL, connect_async
 from tallystream.errors import BufferFull, TallyError
 from tallystream.producing.producer import Producer as ThreadedProducer
-from tallystream.reading.coalescing import Together
+from tallystream.reading.coalescing import ReadCoalescer
 from tallystream.reading.query import Answer, Query
-from tallystream.reading.totals import Patience, Reading, Remembered, declared, query_counters, query_meta
+from tallystream.reading.totals import DeploymentCache, ReadBarrier, Reading, declared, query_counters, query_meta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.producing.buffer import WhenFull
-    from tallystream.producing.decider import Outcome
+    from tallystream.producing.decider import Decision
     from tallystream.producing.producer import ProducerStats
     from tallystream.reading.totals import Counter
 
@@ -124,7 +124,7 @@ class Producer:
         actor: str | None = None,
         at: float | None = None,
         id: str | None = None,  # noqa: A002  # the event's own word
-    ) -> Outcome:
+    ) -> Decision:
         """Count one event now and return the verdict; see `tallystream.producing.producer.Producer.decide`.
 
         A call that is cancelled may have counted its event all the same.
@@ -191,11 +191,11 @@ class Totals:
         self._client = connect_async(url)
         self._partitions = partitions
         self._namespace = namespace
-        self._remembered = Remembered()
+        self._remembered = DeploymentCache()
         self._turn = asyncio.Semaphore(_CONNECTIONS)
-        self._together = Together(self.run)
+        self._together = ReadCoalescer(self.run)
 
-    async def meta(self) -> Meta:
+    async def meta(self) -> Deployment:
         """Return what is stored here, at most a second old; see `tallystream.reading.totals.query_meta`."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
@@ -230,7 +230,7 @@ class Totals:
             EventError: a subject, a metric or a stream ID that cannot exist.
             FlushTimeout: not counted in time.
         """
-        patience = Patience(after, timeout)
+        patience = ReadBarrier(after, timeout)
         wanted = list(counters)
         while True:
             meta = await self.meta()  # anew each time: see tallystream.reading.totals
@@ -250,7 +250,7 @@ class Totals:
                 except OutOfMemoryError:
                     if not query.atomic:
                         raise
-                    query = query.of_several_moments()
+                    query = query.without_transaction()
                     continue
             answer = query.parse(replies)
             if not isinstance(answer, Query):

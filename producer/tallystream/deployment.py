@@ -38,7 +38,7 @@ _ESTABLISH: Final = Script("tallystream.storage", "init_deployment")
 
 
 @dataclass(frozen=True)
-class Meta:
+class Deployment:
     """What the parts agree on.
 
     Attributes:
@@ -85,7 +85,7 @@ class Meta:
                 "this configuration: tallystream rebuild"
             )
 
-    def with_live(self, live: Sequence[bytes | None]) -> Meta:
+    def with_live(self, live: Sequence[bytes | None]) -> Deployment:
         """Return the same with the generations that the partitions themselves call live, by partition.
 
         Behind the number stands `closed` where nothing is counted any more, since the log goes on in another one.
@@ -105,7 +105,7 @@ class Meta:
         return None if partitions is None else Layout(partitions, self.layout.namespace, log=log)
 
 
-def establish(client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Meta:
+def create_or_load(client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Deployment:
     """Read what is stored here, or store it where nothing is yet.
 
     Args:
@@ -122,7 +122,7 @@ def establish(client: redis.Redis, partitions: int | None = None, namespace: str
     return _followed(client, _pairs(_ESTABLISH(client, [wanted.root], flat)), partitions, namespace)
 
 
-def stored(client: redis.Redis, namespace: str = "tally") -> Meta | None:
+def load(client: redis.Redis, namespace: str = "tally") -> Deployment | None:
     """Return what is stored here, `None` where nothing is; never write.
 
     Raises:
@@ -143,7 +143,7 @@ def pointed(root: Mapping[bytes, bytes], namespace: str) -> Layout:
     return Layout(namespace=namespace, log=int(root.get(b"log", FIRST_LOG)))
 
 
-def _followed(client: redis.Redis, root: dict[bytes, bytes], partitions: int | None, namespace: str) -> Meta:
+def _followed(client: redis.Redis, root: dict[bytes, bytes], partitions: int | None, namespace: str) -> Deployment:
     there = pointed(root, namespace)
     fields = root if there.log == FIRST_LOG else client.execute_command("HGETALL", there.meta)
     meta = parse(fields, partitions, namespace, root)
@@ -160,8 +160,8 @@ def parse(
     partitions: int | None = None,
     namespace: str = "tally",
     root: Mapping[bytes, bytes] | None = None,
-) -> Meta:
-    """Return what the fields of a log's hash say, and those of the root's; see `establish` for the rest."""
+) -> Deployment:
+    """Return what the fields of a log's hash say, and those of the root's; see `create_or_load` for the rest."""
     root = fields if root is None else root
     there = pointed(root, namespace)
     layout = fields.get(b"layout", b"").decode(errors="replace")
@@ -181,7 +181,7 @@ def parse(
     others = {int(number): read(text) for number, text in _numbered(fields, b"rules@")}
     generation = fields.get(b"generation")
     spread = frozenset(name.removeprefix(_SPREAD).decode() for name in fields if name.startswith(_SPREAD))
-    return Meta(
+    return Deployment(
         Layout(found, namespace, log=there.log).of(int(generation or FIRST)),
         fields[b"epoch"].decode(),
         None if rules is None else read(rules).spreading(spread),

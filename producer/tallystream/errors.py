@@ -4,15 +4,15 @@ TallyError
 |- EventError            an event breaks a rule; says which field and which limit
 |- BufferFull            the producer's buffer is full and its policy is to say so
 |- FlushTimeout          what was emitted is not confirmed (or not counted) within the time given
-|- Backlogged            a stream has as many entries as it may: counting is behind
+|- StreamFull            a stream has as many entries as it may: counting is behind
 |- Unconfirmed           it was written, and no replica or disk has said so in time
 |- SpoolError            the spool cannot be written or read; says where, and what to do
 |- ConfigurationError    a setting, or a setting against what is stored in Redis
 |- CodecError            bytes that are not an entry of ours
 |  '- UnknownVersion     an entry that a newer producer wrote: kept, never guessed at
 '- StreamError           the stream is not what the books say
-   |- GroupLost          the consumer group is gone while its counts are still there
-   '- GenerationMoved    another generation of counters is live by now
+   |- ConsumerGroupMissing          the consumer group is gone while its counts are still there
+   '- GenerationSwitched    another generation of counters is live by now
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FlushTimeout(TallyError, TimeoutError):
     """Not everything emitted before the call was confirmed in time; it stays buffered and is still sent."""
 
 
-class Backlogged(TallyError):
+class StreamFull(TallyError):
     """The stream has as many entries as it may have; nothing was written. Ask again once workers have caught up."""
 
 
@@ -67,9 +67,9 @@ class StreamError(TallyError):
     """The stream and the books beside it do not fit together."""
 
 
-class GroupLost(StreamError):
+class ConsumerGroupMissing(StreamError):
     """The consumer group is missing although entries were counted through it."""
 
 
-class GenerationMoved(StreamError):
+class GenerationSwitched(StreamError):
     """A rebuild has made another generation of counters the live one: look which, and go on with that."""

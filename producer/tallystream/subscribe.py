@@ -31,7 +31,7 @@ _MAX_SHOWN: Final = 500
 _BUSY: Final = frozenset({429, 502, 503, 504})
 
 
-class Refused(TallyError):
+class SubscriptionRefused(TallyError):
     """The service refuses what was asked, and would again: says why."""
 
 
@@ -79,7 +79,7 @@ def follow(
         patience: Seconds without a connection after which to give up; `None` for never.
 
     Raises:
-        Refused: the service will not serve this: a wrong token, an undeclared metric, a limit.
+        SubscriptionRefused: the service will not serve this: a wrong token, an undeclared metric, a limit.
         ConfigurationError: the URL cannot be used.
         TallyError: there was no connection for longer than `patience`.
     """
@@ -119,7 +119,7 @@ def _updates(connection: http.client.HTTPConnection, path: str, since: str, toke
     if response.status in _BUSY:
         raise http.client.HTTPException(f"status {response.status}")
     if response.status != http.client.OK:
-        raise Refused(f"{response.status} {response.reason}: {_detail(response.read(_MAX_LINE))}")
+        raise SubscriptionRefused(f"{response.status} {response.reason}: {_detail(response.read(_MAX_LINE))}")
     event, data, id_ = "", "", ""
     while line := response.readline(_MAX_LINE):
         name, _, value = line.decode().rstrip("\r\n").partition(":")

@@ -20,7 +20,7 @@ from tallystream.reading.totals import Totals
 from tallystream.storage.keys import Layout
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def test_slots_move_under_load(cluster, server):
 @pytest.mark.slow
 def test_a_primary_is_killed(cluster, server, capsys):
     """A primary dies; its replica is promoted, and what was confirmed by it is counted, once."""
-    with Load(server.url, confirm="replica") as load:
+    with Load(server.url, durability="replica") as load:
         load.goes_on()
         victim = cluster.owner(Layout().keys[0].stream)
         subject, heir = subject_at(cluster, victim), cluster.replica_of(victim)
@@ -162,7 +162,7 @@ def test_a_primary_is_killed_without_confirmation(cluster, server, capsys):
 @pytest.mark.slow
 def test_a_primary_freezes_and_comes_back(cluster, server, capsys):
     """A frozen primary is replaced; when it comes back, what it still had to do vanishes, and nothing counts twice."""
-    with Load(server.url, confirm="replica") as load:
+    with Load(server.url, durability="replica") as load:
         load.goes_on()
         victim = cluster.owner(Layout().keys[0].stream)
         subject, heir = subject_at(cluster, victim), cluster.replica_of(victim)
@@ -236,15 +236,15 @@ def test_a_node_that_has_left_is_no_informant(cluster, server):
 
 def test_no_script_runs_while_its_slot_is_moved(cluster, server):
     """While a partition's keys lie on two nodes, a batch is refused before its first write; then it is counted once."""
-    with Rig(server.url) as rig, Producer(server.url) as producer:
+    with Harness(server.url) as harness, Producer(server.url) as producer:
         producer.emit("view", "article:1")
         producer.flush(10)
-        rig.drain()
-        keys = rig.layout.keys_of("article:1")
-        partition = rig.layout.keys.index(keys)
+        harness.drain()
+        keys = harness.layout.keys_of("article:1")
+        partition = harness.layout.keys.index(keys)
         # With a key in each place that a script declares, nothing but the guard is missing while the slot moves.
-        rig.client.xadd(keys.dead, {"reason": "test"})
-        rig.client.set(keys.live, 1)
+        harness.client.xadd(keys.dead, {"reason": "test"})
+        harness.client.set(keys.live, 1)
         producer.emit("view", "article:1")
         producer.flush(10)
         slot, source = slot_of(keys.stream), cluster.owner(keys.stream)
@@ -252,28 +252,28 @@ def test_no_script_runs_while_its_slot_is_moved(cluster, server):
         cluster.open_move(slot, source, target)
         source.ask("MIGRATE", "127.0.0.1", target.port, keys.total("view", "article:1"), 0, 5000)
         with pytest.raises(TryAgainError):
-            rig.consumer(partition, "w").run_once()
-        assert len(rig.pending(partition)) == 1
+            harness.consumer(partition, "w").run_once()
+        assert len(harness.pending(partition)) == 1
         cluster.move_keys(slot, source, target)
         cluster.close_move(slot, source, target)
-        rig.finish()
-        assert rig.totals()["view", "article:1"] == 2
-        rig.client.delete(keys.dead)
+        harness.finish()
+        assert harness.totals()["view", "article:1"] == 2
+        harness.client.delete(keys.dead)
 
 
 def test_a_reading_between_two_nodes(cluster, server):
     """While a partition's keys lie on two nodes, a single key is read wherever it is."""
-    with Rig(server.url) as rig, Producer(server.url) as producer:
+    with Harness(server.url) as harness, Producer(server.url) as producer:
         producer.emit("view", "article:1")
         producer.flush(10)
-        rig.drain()
-        keys = rig.layout.keys_of("article:1")
+        harness.drain()
+        keys = harness.layout.keys_of("article:1")
         slot, source = slot_of(keys.stream), cluster.owner(keys.stream)
         target = other(cluster, source)
         cluster.open_move(slot, source, target)
-        assert rig.client.get(keys.total("view", "article:1")) == b"1"
+        assert harness.client.get(keys.total("view", "article:1")) == b"1"
         cluster.move_keys(slot, source, target)
-        assert rig.client.get(keys.total("view", "article:1")) == b"1"
+        assert harness.client.get(keys.total("view", "article:1")) == b"1"
         with Totals(server.url) as totals:
             assert totals.get("article:1", "view") == 1
         cluster.close_move(slot, source, target)

@@ -18,7 +18,7 @@ from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.integration.cli.test_cli import PROGRAM
 
 
@@ -51,16 +51,16 @@ def test_from_emit_to_total(server):
 def test_decisions(server):
     """A limit holds on a cluster: the verdict comes from the node of the subject's partition."""
     rules = Rules({"call": Metric(limit=2, per="hour")})
-    with Rig(server.url, rules=rules, metrics=()) as rig, Producer(server.url) as producer:
-        rig.client.hset(rig.layout.meta, "rules", publish(rules))
+    with Harness(server.url, rules=rules, metrics=()) as harness, Producer(server.url) as producer:
+        harness.client.hset(harness.layout.meta, "rules", publish(rules))
         for subject in ("a", "b", "c", "d"):
             verdicts = [producer.decide("call", subject).accepted for _ in range(3)]
             assert verdicts == [True, True, False]
 
 
 def test_replicas_confirm(server):
-    """With confirm = "replica", what is flushed is on a replica of each node that it was written to."""
-    with Producer(server.url, confirm="replica") as producer:
+    """With durability = "replica", what is flushed is on a replica of each node that it was written to."""
+    with Producer(server.url, durability="replica") as producer:
         for i in range(50):
             producer.emit("view", f"article:{i}")
         producer.flush(20)
@@ -69,10 +69,10 @@ def test_replicas_confirm(server):
 
 def test_the_command_line(server):
     """Status and get take the cluster's URL."""
-    with Producer(server.url) as producer, Rig(server.url) as rig:
+    with Producer(server.url) as producer, Harness(server.url) as harness:
         producer.emit("view", "article:1", 3)
         producer.flush(10)
-        rig.drain()
+        harness.drain()
     ran = subprocess.run(
         [PROGRAM, "status", "--redis", server.url, "--json"], check=True, capture_output=True, text=True
     )
@@ -112,7 +112,7 @@ def test_a_cluster_url_to_a_single_server_is_refused(fresh_server):
 
 def test_a_script_that_a_node_lacks_is_loaded(server):
     """SCRIPT FLUSH on one node, or on all, delays nothing that is not counted in the end."""
-    with Rig(server.url) as rig, Producer(server.url) as producer:
+    with Harness(server.url) as harness, Producer(server.url) as producer:
         for round_ in range(3):
             for node in server.cluster.nodes[: round_ + 1]:
                 with contextlib.suppress(redis.RedisError):
@@ -120,8 +120,8 @@ def test_a_script_that_a_node_lacks_is_loaded(server):
             for i in range(20):
                 producer.emit("view", f"article:{i}")
             producer.flush(10)
-            rig.drain()
-        assert sum(rig.totals().values()) == 60
+            harness.drain()
+        assert sum(harness.totals().values()) == 60
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import tallystream
 import tallystream_worker
 from tests.faults import report
-from tests.faults.fork_server import Zygote
+from tests.faults.fork_server import ForkServer
 from tests.faults.rows import ROWS
 from tests.faults.run import Result, run
 
@@ -33,10 +33,10 @@ def main() -> int:
     print(f"rows {asked.rows}, seeds {seeds[0]} to {seeds[-1]}, {asked.jobs} at a time", flush=True)
     began = time.monotonic()
     results: list[Result] = []
-    with Zygote() as zygote, ThreadPoolExecutor(asked.jobs) as lanes:
+    with ForkServer() as fork_server, ThreadPoolExecutor(asked.jobs) as lanes:
         todo = [(number, seed) for seed in seeds for number in rows]
         try:
-            for result in lanes.map(lambda one: run(ROWS[one[0]], one[1], zygote), todo):
+            for result in lanes.map(lambda one: run(ROWS[one[0]], one[1], fork_server), todo):
                 results.append(result)
                 _say(result, len(results), len(todo), verbose=asked.verbose)
                 if any(failure.check in asked.stop for failure in result.failures):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
     from tallystream.wire.codec import Payload
     from tests.faults.journal import Account
-    from tests.harness import Rig
+    from tests.harness import Harness
 
 Totalled = dict[tuple[str, str], int]
 
@@ -112,19 +112,19 @@ def windows(client: redis.Redis, layout: Layout) -> dict[tuple[str, str], int]:
     return dict(sums)
 
 
-def replay(rig: Rig, empty: Rig, known: Collection[str], besides: Collection[str]) -> list[Failure]:
+def replay(harness: Harness, empty: Harness, known: Collection[str], besides: Collection[str]) -> list[Failure]:
     """Count the log again, by the system on an empty database and by the oracle, and compare.
 
     Args:
-        rig: The system after the scenario.
+        harness: The system after the scenario.
         empty: Another database of the same server.
         known: The metrics whose totals are a function of the log; others depend on what came first.
         besides: Subjects of which the same is not true: a counter at its limit.
     """
-    live = _of(known, rig.totals())
+    live = _of(known, harness.totals())
     happened: list[Happened] = []
-    for keys, copies in zip(rig.layout.keys, empty.layout.keys, strict=True):
-        entries = rig.client.xrange(keys.stream)
+    for keys, copies in zip(harness.layout.keys, empty.layout.keys, strict=True):
+        entries = harness.client.xrange(keys.stream)
         with empty.client.pipeline(transaction=False) as pipeline:
             for id_, fields in entries:
                 pipeline.xadd(copies.stream, fields, id=id_)

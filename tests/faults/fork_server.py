@@ -1,7 +1,7 @@
 """Real processes within milliseconds: a process that has imported everything forks the ones that are asked for.
 
 A worker that starts from nothing spends a second on imports; a run of thousands of scenarios would be imports. The
-zygote is one thread without a connection, so its children are what a fresh process would be: own PID, own memory,
+fork_server is one thread without a connection, so its children are what a fresh process would be: own PID, own memory,
 own sockets, to be killed, stopped and continued. It is their parent and reaps them, so a PID is theirs until
 somebody has asked for its status. When the connection to it ends, it kills what is left and ends.
 """
@@ -30,20 +30,20 @@ _POLL = 0.004
 
 
 class Child:
-    """A process that the zygote forked."""
+    """A process that the fork_server forked."""
 
-    def __init__(self, zygote: Zygote, pid: int, name: str, output: Path) -> None:
+    def __init__(self, fork_server: ForkServer, pid: int, name: str, output: Path) -> None:
         self.pid = pid
         self.name = name
         self.output = output
-        self._zygote = zygote
+        self._fork_server = fork_server
         self._status: int | None = None
 
     @property
     def status(self) -> int | None:
         """Its exit status, minus the signal's number where one killed it; `None` while it lives."""
         if self._status is None:
-            self._status = self._zygote.ask({"wait": self.pid})["status"]
+            self._status = self._fork_server.ask({"wait": self.pid})["status"]
         return self._status
 
     def signal(self, number: int) -> None:
@@ -63,7 +63,7 @@ class Child:
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
 
-class Zygote:
+class ForkServer:
     """The parent of forked processes; safe across threads."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 Production code has no switch for any of this: a mutant is a copy of the packages with a few lines replaced, put
 first on the path. Where those lines have changed, so that the replacement does not apply, that is an error: a mutant
-that is none would pass for a suite without teeth, or worse, for one with.
+that is none would pass for a suite without mutants, or worse, for one with.
 """
 
 from __future__ import annotations
@@ -172,7 +172,11 @@ MUTANTS: Final = (
     ),
     Mutant(
         "scripts-on-half-a-slot",
-        (Edit("tallystream/client/cluster/slots.py", 'if command[0] != "EVALSHA" or not int(command[2]):', "if True:"),),
+        (
+            Edit(
+                "tallystream/client/cluster/slots.py", 'if command[0] != "EVALSHA" or not int(command[2]):', "if True:"
+            ),
+        ),
         (32,),
         "BPLDR",
     ),
@@ -195,12 +199,12 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/snapshotter.py",
-                "            self._client.hsetnx(keys.holds, HOLDER, _ALL)\n",
+                "            self._client.hsetnx(keys.retention_holds, HOLDER, _ALL)\n",
                 "",
             ),
             Edit(
                 "tallystream_worker/snapshot/snapshotter.py",
-                "            self._client.hset(keys.holds, HOLDER, taken.position.floor)\n",
+                "            self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)\n",
                 "",
             ),
         ),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tallystream import Producer
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import FlushTimeout
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire import codec
@@ -88,7 +88,7 @@ def snapshots(url: str, place: str, every: float) -> int:
     _begin()
     settings = Settings(redis=RedisSettings(url=url), snapshot=SnapshotSettings(place, every), rules=RULES)
     with contextlib.closing(connect(url)) as client:
-        meta = establish(client)
+        meta = create_or_load(client)
     with stop_on_signals() as stop, snapshotting(settings, meta, logs.configure()):
         wait_for(stop)
     return 0
@@ -109,10 +109,10 @@ def bring_back(url: str, place: str) -> int:
 
 
 def _begin() -> None:
-    """Be a process of the product's own, rather than a copy of the zygote."""
+    """Be a process of the product's own, rather than a copy of the fork_server."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if failpoints.VARIABLE in os.environ:
-        importlib.reload(failpoints)  # it is read once, at import, and that was in the zygote
+        importlib.reload(failpoints)  # it is read once, at import, and that was in the fork_server
 
 
 def producer(url: str, journal: str, seed: int, **given: Any) -> int:
@@ -134,7 +134,7 @@ class Habits:
         hot: The share of pairs that goes to the first of them.
         pairs: The most pairs in a chunk.
         pause: The most seconds between chunks.
-        flush: When to wait for confirmation: after `each` chunk, after `some`, or at the `end`.
+        flush: When to wait for durability: after `each` chunk, after `some`, or at the `end`.
         extras: Emit votes and scores besides.
         chunks: End after so many; 0 goes on until told to stop.
     """

@@ -57,18 +57,18 @@ def slots_move(world: World) -> None:
 
 def _with_every_key(world: World) -> None:
     """Let all that scripts declare be there: then no key that is always missing keeps a node from running them."""
-    for keys in world.rig.layout.keys:
-        world.rig.client.xadd(keys.stream, {"no": "event"})
-        world.rig.client.set(keys.live, keys.generation)
-    world.inject("poison entry", len(world.rig.layout.keys))
-    world.until(lambda: len(world.rig.dead()) == len(world.rig.layout.keys), "the parking of all poison")
+    for keys in world.harness.layout.keys:
+        world.harness.client.xadd(keys.stream, {"no": "event"})
+        world.harness.client.set(keys.live, keys.generation)
+    world.inject("poison entry", len(world.harness.layout.keys))
+    world.until(lambda: len(world.harness.dead()) == len(world.harness.layout.keys), "the parking of all poison")
 
 
 class _Move:
     """A move of the slot of a partition, from the node that serves it to another."""
 
     def __init__(self, world: World, cluster: LocalCluster) -> None:
-        keys = world.chance.choice(world.rig.layout.keys)
+        keys = world.chance.choice(world.harness.layout.keys)
         self._world, self._cluster = world, cluster
         self._slot, self._source = slot_of(keys.stream), cluster.owner(keys.stream)
         others = [node for node in cluster.nodes if node.is_primary() and node is not self._source]

@@ -36,15 +36,15 @@ def failover_confirmed(world: World) -> None:
     """What a replica has confirmed survives the primary."""
     primary, replica, link = _replicated(world)
     address = world.proxy()
-    world.crowd(url=address.url, confirm="replica")
-    world.worker("a", url=address.url, confirm=world.chance.choice(["memory", "replica"]))
+    world.crowd(url=address.url, durability="replica")
+    world.worker("a", url=address.url, durability=world.chance.choice(["memory", "replica"]))
     world.flow(100)
     link.freeze()  # nothing more is confirmed, whatever the primary takes
     world.pause(0, 0.3)
     _fail_over(world, primary, replica, address, link)
     # The new primary has no replica: it confirms nothing until it has one again.
     os.kill(primary.pid, signal.SIGCONT)
-    world.rig.connect(primary.url).replicaof("127.0.0.1", int(replica.url.rpartition(":")[2]))
+    world.harness.connect(primary.url).replicaof("127.0.0.1", int(replica.url.rpartition(":")[2]))
     world.heal()
     world.flow(50)
 
@@ -64,7 +64,7 @@ def old_primary_returns(world: World) -> None:
     world.loss = "the replica had not got it"
     world.flow(50)
     os.kill(primary.pid, signal.SIGCONT)  # it answers what was in its sockets when it stopped
-    returned = world.rig.connect(primary.url)
+    returned = world.harness.connect(primary.url)
     world.pause(0, 0.1)
     returned.replicaof("127.0.0.1", int(replica.url.rpartition(":")[2]))
     world.inject("old primary came back")
@@ -85,7 +85,7 @@ def _replicated(world: World) -> tuple[EmbeddedServer, EmbeddedServer, Proxy]:
     link = world.proxy(primary.url)
     replica = world.start_server("replica", "--repl-diskless-sync-delay", "0", kind=kind, tcp=True)
     world.adopt(primary.url)
-    client = world.rig.connect(replica.url)
+    client = world.harness.connect(replica.url)
     client.replicaof("127.0.0.1", int(link.url.rpartition(":")[2]))
     world.until(lambda: client.info("replication")["master_link_status"] == "up", "the first synchronisation")
     return primary, replica, link
@@ -101,7 +101,7 @@ def _fail_over(
         link.cut()
         link.thaw()
     world.watch.allow_rewind()
-    world.rig.connect(replica.url).replicaof("NO", "ONE")
+    world.harness.connect(replica.url).replicaof("NO", "ONE")
     world.move(replica)
     address.retarget(replica.url)
     world.inject("promotion of the replica")
@@ -110,7 +110,7 @@ def _fail_over(
 def _rewinds_were_noticed(world: World) -> None:
     def demand(account) -> None:
         missing = sum(account.confirmed.values()) - sum(
-            total for (metric, _), total in world.rig.totals().items() if metric == "view"
+            total for (metric, _), total in world.harness.totals().items() if metric == "view"
         )
         if missing > 0:
             noticed = sum(statistics["rewound_streams"] for statistics in account.statistics)

@@ -31,14 +31,14 @@ def poison(world: World) -> None:
         world.worker("b")
     sent = world.chance.randint(5, 40)
     for _ in range(sent):
-        keys = world.chance.choice(world.rig.layout.keys)
-        world.rig.client.xadd(keys.stream, _poison(world.chance))
+        keys = world.chance.choice(world.harness.layout.keys)
+        world.harness.client.xadd(keys.stream, _poison(world.chance))
         world.inject("poison entry")
         if world.chance.random() < 0.3:
             world.arrive(2)
     world.heal()
-    world.until(lambda: len(world.rig.dead()) >= sent, "the parking of all poison")
-    dead = world.rig.dead()
+    world.until(lambda: len(world.harness.dead()) >= sent, "the parking of all poison")
+    dead = world.harness.dead()
     world.expect(len(dead) == sent, f"{sent} poison entries, {len(dead)} parked")
     crashed = [entry[b"reason"] for entry in dead if b"without success" in entry[b"reason"]]
     world.expect(not crashed, f"reading some of them raised what nobody expected: {crashed[:2]}")
@@ -53,18 +53,18 @@ def from_the_future(world: World) -> None:
     payload = encode(
         Payload([Group("view", 29_000_000, ["s1"], {}, {}), Group("like", 29_000_000, ["s1"], {}, {})], [])
     )
-    keys = world.rig.layout.keys_of("s1")
+    keys = world.harness.layout.keys_of("s1")
     entry = {b"v": FUTURE.encode(), b"n": b"2", b"b": payload}
     sent = world.chance.randint(1, 5)
     for _ in range(sent):
-        world.rig.client.xadd(keys.stream, entry)
+        world.harness.client.xadd(keys.stream, entry)
         world.inject(f"entry of version {FUTURE}")
-    world.until(lambda: len(world.rig.dead()) >= sent, "the parking of all of them")
+    world.until(lambda: len(world.harness.dead()) >= sent, "the parking of all of them")
     tries = world.chance.randint(0, 2)
     for _ in range(tries):
         world.ends(world.process("retry", url=world.url))
         world.inject("retry by a release that cannot read it")
-    for parked in world.rig.dead():
+    for parked in world.harness.dead():
         kept = {name[2:]: value for name, value in parked.items() if name.startswith(b"e.")}
         world.expect(kept == entry, f"parked as {kept}, which is not how it came")
         world.expect(int(parked[b"attempts"]) > tries, f"{parked[b'attempts']} attempts after {tries} retries")
@@ -72,7 +72,7 @@ def from_the_future(world: World) -> None:
     statuses = [world.ends(child) for child in together]
     world.inject("retry by a release that reads it", len(together))
     world.expect(0 in statuses, f"no retry succeeded: {[child.said()[-500:] for child in together]}")
-    world.expect(not world.rig.dead(), f"still parked: {world.rig.dead()[:1]}")
+    world.expect(not world.harness.dead(), f"still parked: {world.harness.dead()[:1]}")
     world.besides = world.not_replayed = {"s1"}
     world.afterwards.append(lambda account: _counted_once(world, account, sent))
     world.heal()
@@ -81,7 +81,7 @@ def from_the_future(world: World) -> None:
 def _counted_once(world: World, account: Account, sent: int) -> None:
     least = account.confirmed["s1"] + sent
     for metric in ("view", "like"):
-        total = world.rig.totals()[metric, "s1"]
+        total = world.harness.totals()[metric, "s1"]
         world.expect(least <= total <= least + account.unknown["s1"], f"{total} {metric}s of s1, must be {least}")
 
 
@@ -92,12 +92,12 @@ def overflow(world: World) -> None:
     world.watch.sums = False
     near = MAX_AMOUNT - world.chance.randint(0, 6)
     world.besides = world.not_replayed = {"big"}
-    big = world.rig.layout.keys_of("big")
-    world.rig.client.xadd(big.stream, {"metric": "view", "subject": "big", "amount": near})
+    big = world.harness.layout.keys_of("big")
+    world.harness.client.xadd(big.stream, {"metric": "view", "subject": "big", "amount": near})
     world.crowd()
     world.worker("a")
-    world.until(lambda: world.rig.client.get(big.total("view", "big")), "the large amount")
-    neighbours = [s for s in (f"s{n}" for n in range(24)) if world.rig.layout.keys_of(s) == big][:3]
+    world.until(lambda: world.harness.client.get(big.total("view", "big")), "the large amount")
+    neighbours = [s for s in (f"s{n}" for n in range(24)) if world.harness.layout.keys_of(s) == big][:3]
     with Producer(world.server.url, linger=3600) as producer:
         producer.emit("view", neighbours[0], 0)
         producer.flush(20)
@@ -106,10 +106,10 @@ def overflow(world: World) -> None:
             producer.emit("like", subject, 2)
         producer.emit("view", "big", 7)
     world.inject("overflow")
-    world.until(world.rig.dead, "the parking of the event")
-    world.expect(world.rig.ledger()["dead"] == 1, f"more was parked: {world.rig.dead()}")
+    world.until(world.harness.dead, "the parking of the event")
+    world.expect(world.harness.ledger()["dead"] == 1, f"more was parked: {world.harness.dead()}")
     world.besides = {"big", *neighbours}
-    world.expect(int(world.rig.client.get(big.total("view", "big"))) == near, "the counter moved")
+    world.expect(int(world.harness.client.get(big.total("view", "big"))) == near, "the counter moved")
     world.heal()
     world.flow(50)
 
@@ -123,7 +123,7 @@ def hot(world: World) -> None:
     world.worker("a", max_keys=3000)
     world.inject("hot subject")
     world.until(lambda: world.counted() > 1000, "the first thousand")
-    stats = world.rig.client.info("commandstats")
+    stats = world.harness.client.info("commandstats")
     batches, writes = stats["cmdstat_xack"]["calls"], stats["cmdstat_mset"]["calls"]
     counted = world.counted()
     # A batch writes the totals of view, like, score and vote, each metric in one call.
@@ -140,19 +140,19 @@ def bomb(world: World) -> None:
     world.worker("a")
     world.flow(50)
     flood = world.chance.randint(3_000, 12_000)
-    quota = (RULES.metric["flood"].max_subjects or 0) * world.rig.layout.partitions
-    before = world.rig.client.info("memory")["used_memory"]
+    quota = (RULES.metric["flood"].max_subjects or 0) * world.harness.layout.partitions
+    before = world.harness.client.info("memory")["used_memory"]
     bomber = threading.Thread(target=_flood, args=(world.server.url, flood, world.chance.getrandbits(32)))
     bomber.start()
     bomber.join()
     world.inject("invented subjects", flood)
-    world.until(lambda: world.rig.ledger().get("counted@flood", 0) == flood, "the end of the flood")
-    ledger = world.rig.ledger()
-    exact = [subject for metric, subject in world.rig.totals() if metric == "flood"]
+    world.until(lambda: world.harness.ledger().get("counted@flood", 0) == flood, "the end of the flood")
+    ledger = world.harness.ledger()
+    exact = [subject for metric, subject in world.harness.totals() if metric == "flood"]
     world.expect(len(exact) <= quota, f"{len(exact)} exact counters, the quota is {quota}")
     told = (ledger.get("sketched@flood", 0), len(exact))
     world.expect(sum(told) == flood, f"sketched and exact: {told}, must add up to {flood}")
-    grown = world.rig.client.info("memory")["used_memory"] - before
+    grown = world.harness.client.info("memory")["used_memory"] - before
     world.expect(grown < 40 * 2**20, f"the server grew by {grown:,} bytes")
     world.heal()
 

@@ -55,15 +55,15 @@ def producer_killed(world: World) -> None:
 
 def _took_all(world: World, account: Account) -> None:
     """Look for what a producer had taken and nobody counted."""
-    totals = world.rig.totals()
+    totals = world.harness.totals()
     missing = {s: n - totals.get(("view", s), 0) for s, n in account.taken.items() if n > totals.get(("view", s), 0)}
     world.expect(not missing, f"taken into the spool, and not counted: {missing}")
 
 
 def _lost_only_the_last(world: World, account: Account) -> None:
     """Of each partition a suffix is missing, for entries go in order: look how old its first event is."""
-    totals = world.rig.totals()
-    partitions = world.rig.layout.partitions
+    totals = world.harness.totals()
+    partitions = world.harness.layout.partitions
     killed = account.youngest_unknown
     for partition in range(partitions):
         unknown = [pair for pair in account.doubtful if partition_of(pair[1], partitions) == partition]

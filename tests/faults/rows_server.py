@@ -88,14 +88,14 @@ def out_of_memory(world: World) -> None:
         world.worker("b", claim_idle=30.0, max_deliveries=3)
     world.flow(50)
     for _ in range(world.chance.randint(1, 2)):
-        world.rig.client.config_set("maxmemory", 1_000_000)
+        world.harness.client.config_set("maxmemory", 1_000_000)
         world.until(lambda: not _takes_writes(world), "the refusal of writes")
         world.inject("maxmemory reached")
         world.pause(0.1, 1.5)
         with Totals(world.server.url) as totals:
             totals.get("s1", "view")
             totals.run(query_ledger(totals.meta.layout))  # neither raises: that is when it is wanted most
-        world.rig.client.config_set("maxmemory", 0)
+        world.harness.client.config_set("maxmemory", 0)
         world.heal()
         world.flow(50)
 
@@ -109,10 +109,10 @@ def demoted_or_loading(world: World) -> None:
     world.flow(100)
     for _ in range(world.chance.randint(1, 2)):
         if world.chance.random() < 0.6:
-            world.rig.client.replicaof("127.0.0.1", 1)
+            world.harness.client.replicaof("127.0.0.1", 1)
             world.inject("READONLY")
             world.pause(0.1, 0.6)
-            world.rig.client.replicaof("NO", "ONE")
+            world.harness.client.replicaof("NO", "ONE")
         else:
             world.server.stop()  # in order: with everysec a killed one may forget, and that is row 7
             world.server._extra = ("--key-load-delay", str(world.chance.randint(500, 3000)))
@@ -121,7 +121,7 @@ def demoted_or_loading(world: World) -> None:
             world.inject(f"LOADING for {'more' if time.monotonic() - began > 0.3 else 'less'} than 0.3 s")
         world.heal()
         world.flow(50)
-    world.expect(not world.rig.dead(), f"parked: {world.rig.dead()[:1]}")
+    world.expect(not world.harness.dead(), f"parked: {world.harness.dead()[:1]}")
 
 
 @row(20, "SCRIPT FLUSH", "B P D M R")
@@ -132,7 +132,7 @@ def scripts_flushed(world: World) -> None:
     world.worker("a")
     for _ in range(world.chance.randint(3, 20)):
         world.arrive(20)
-        world.rig.client.script_flush()
+        world.harness.client.script_flush()
         world.inject("SCRIPT FLUSH")
     world.flow(50)
 
@@ -149,13 +149,13 @@ def flushed(world: World) -> None:
         place = _copied(world)
         world.flow(50)
     world.watch.allow_rewind()
-    world.rig.client.flushall()
+    world.harness.client.flushall()
     world.watch.allow_rewind()
     world.inject("FLUSHALL")
     world.loss = "FLUSHALL deleted it"
     world.until(lambda: "not counting" in worker.said(), "the alarm")
     world.arrive(50)
-    world.expect(world.rig.totals() == {}, "something was counted on top of nothing")
+    world.expect(world.harness.totals() == {}, "something was counted on top of nothing")
     if place:
         _bring_back(world, place, kept)
     else:
@@ -187,8 +187,10 @@ def _bring_back(world: World, place: str, kept: int) -> None:
 
 def _rewrite_log(world: World) -> None:
     """Have the server begin a new log: it restarts from a picture of its memory then, and from what came after."""
-    world.rig.client.bgrewriteaof()
-    world.until(lambda: not world.rig.client.info("persistence")["aof_rewrite_in_progress"], "the end of the rewrite")
+    world.harness.client.bgrewriteaof()
+    world.until(
+        lambda: not world.harness.client.info("persistence")["aof_rewrite_in_progress"], "the end of the rewrite"
+    )
     world.flow(50)
     world.inject("log rewritten")
 
@@ -221,7 +223,7 @@ def _log(world: World) -> Path:
 
 def _takes_writes(world: World) -> bool:
     try:
-        world.rig.client.set("?", 1)
+        world.harness.client.set("?", 1)
     except RedisError:
         return False
     return True

@@ -7,17 +7,17 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream_worker.process.failpoints import SNAPSHOT_PLACES
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.drill import drill
-from tallystream_worker.snapshot.point_in_time import SILENCE, CutLost
+from tallystream_worker.snapshot.point_in_time import SILENCE, ViewLost
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.snapshotter import Snapshot
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.faults.failure import ExpectationFailed
 from tests.faults.processes import RULES
 from tests.faults.table import row
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ def _snapshots(world: World, place: Place, *, failpoint: str | None = None) -> C
 def _hasten(world: World) -> None:
     """Let the time pass after which the moment that a killed snapshot held is given up: mostly not by waiting."""
     if world.chance.random() < 0.9:
-        for keys in world.rig.layout.keys:
+        for keys in world.harness.layout.keys:
             for name in ("cut", "cut:before", "cut:copied"):
-                world.rig.client.pexpire(keys.ledger.removesuffix("ledger") + name, 1)
+                world.harness.client.pexpire(keys.ledger.removesuffix("ledger") + name, 1)
 
 
 def _drill(world: World, place: Place) -> None:
@@ -134,7 +134,7 @@ def _drill(world: World, place: Place) -> None:
         if not database.facts():
             return  # the first one had not come to its end
         try:
-            verdict = _held(lambda: drill(world.rig.client, database, establish(world.rig.client)))
+            verdict = _held(lambda: drill(world.harness.client, database, create_or_load(world.harness.client)))
         except SnapshotError as error:  # the log was not kept for it
             raise ExpectationFailed(str(error)) from error
     world.inject("drill")
@@ -147,13 +147,13 @@ def _again(world: World, place: Place) -> None:
     with contextlib.closing(Database(place.url)) as database:
         first, second = (_taken(world, database) for _ in range(2))
         world.expect(first == second, f"two snapshots of the same counters differ: {sorted(first ^ second)[:6]}")
-        with Rig(world.start_server("restored").url, rules=RULES) as other:
+        with Harness(world.start_server("restored").url, rules=RULES) as other:
             other.client.flushall()
             parts = restore(other.client, database)
             world.expect(not any(part.missing for part in parts), f"a restore misses events: {parts}")
             for name, live, restored in (
-                ("totals", world.rig.totals(), other.totals()),
-                ("books", world.rig.ledger(), other.ledger()),
+                ("totals", world.harness.totals(), other.totals()),
+                ("books", world.harness.ledger(), other.ledger()),
             ):
                 off = {each: (live.get(each, 0), restored.get(each, 0)) for each in live.keys() | restored.keys()}
                 off = {each: both for each, both in off.items() if both[0] != both[1]}
@@ -162,8 +162,8 @@ def _again(world: World, place: Place) -> None:
 
 def _taken(world: World, database: Database) -> set[str]:
     """Take a snapshot; return all rows, but what the books say of the stream's own entries: they are trimmed."""
-    meta = establish(world.rig.client)
-    _held(lambda: Snapshot(world.rig.client, database, meta).run_once())
+    meta = create_or_load(world.harness.client)
+    _held(lambda: Snapshotter(world.harness.client, database, meta).run_once())
     return {
         f"{table.name} {row}"
         for partition in range(meta.layout.partitions)
@@ -177,7 +177,7 @@ def _held(take: Callable[[], T]) -> T:
     """Call it as soon as what a killed snapshot held open is given up."""
 
     def held() -> T | None:
-        with contextlib.suppress(CutLost):
+        with contextlib.suppress(ViewLost):
             return take()
         return None
 

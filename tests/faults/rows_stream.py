@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tallystream import EventError, Producer
-from tallystream.wire.position import parse_id, parse_position, position_commands
+from tallystream.wire.position import parse_position, position_commands
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.server.embedded import find_binary
 from tests.faults.table import faketime, row
 
@@ -31,9 +32,9 @@ def trimmed_away(world: World) -> None:
     world.flow(100)
     worker.signal(signal.SIGSTOP)
     world.arrive(world.chance.randint(50, 300))
-    for keys in world.rig.layout.keys:
+    for keys in world.harness.layout.keys:
         if world.chance.random() < 0.7:
-            world.rig.client.xtrim(keys.stream, maxlen=0, approximate=False)
+            world.harness.client.xtrim(keys.stream, maxlen=0, approximate=False)
             world.inject("XTRIM MAXLEN 0")
     worker.signal(signal.SIGCONT)
     world.loss = "it was trimmed away" if world.faults else ""
@@ -45,10 +46,10 @@ def trimmed_away(world: World) -> None:
 
 
 def _losses_are_counted(world: World, account: Account) -> None:
-    totals = world.rig.totals()
+    totals = world.harness.totals()
     missing = sum(account.confirmed.values()) - sum(n for (metric, _), n in totals.items() if metric == "view")
     trimmed = sum(
-        n for name, n in world.rig.ledger().items() if name.partition(":")[0] == "trimmed" and "@" not in name
+        n for name, n in world.harness.ledger().items() if name.partition(":")[0] == "trimmed" and "@" not in name
     )
     world.expect(trimmed or not missing, f"{missing} views are missing, and the ledger knows of no loss")
 
@@ -60,8 +61,8 @@ def group_destroyed(world: World) -> None:
     world.crowd()
     worker = world.worker("a")
     world.flow(100)
-    keys = world.chance.choice(world.rig.layout.keys)
-    world.until(lambda: world.rig.client.hget(keys.ledger, "counted"), "a count in the partition")
+    keys = world.chance.choice(world.harness.layout.keys)
+    world.until(lambda: world.harness.client.hget(keys.ledger, "counted"), "a count in the partition")
     position = _destroy(world, keys)
     world.inject("XGROUP DESTROY")
     if world.chance.random() < 0.5:
@@ -70,7 +71,7 @@ def group_destroyed(world: World) -> None:
     world.until(lambda: "is missing" in worker.said(), "the alarm")
     world.pause(0, 0.2)
     world.expect(not _has_group(world, keys), "the group was created anew behind the operator's back")
-    world.rig.client.xgroup_create(keys.stream, keys.group, id=position)
+    world.harness.client.xgroup_create(keys.stream, keys.group, id=position)
     world.heal()
     world.flow(50)
 
@@ -95,17 +96,17 @@ def clock_jump(world: World) -> None:
     with Producer(world.server.url) as producer, pytest.raises(EventError):
         producer.emit("view", "s1", at=YEAR_9999)
     event = {"metric": "view", "subject": "s1", "at": str(YEAR_9999)}
-    world.rig.client.xadd(world.rig.layout.keys_of("s1").stream, event)
+    world.harness.client.xadd(world.harness.layout.keys_of("s1").stream, event)
     world.inject("event from the year 9999")
-    world.until(lambda: world.rig.ledger().get("dead"), "the parking of the event")
-    world.expect(world.rig.ledger()["dead"] == 1, f"more was parked: {world.rig.dead()}")
+    world.until(lambda: world.harness.ledger().get("dead"), "the parking of the event")
+    world.expect(world.harness.ledger()["dead"] == 1, f"more was parked: {world.harness.dead()}")
     # A server whose clock went back takes a pending entry for young: what nobody holds is read all the same.
     world.oracle_knows = frozenset()
 
 
 def _destroy(world: World, keys: PartitionKeys) -> str:
     """Destroy a partition's group; return up to where it had counted, to the entry."""
-    with world.rig.client.pipeline(transaction=True) as pipeline:
+    with world.harness.client.pipeline(transaction=True) as pipeline:
         for command in position_commands(keys):
             pipeline.execute_command(*command)
         pipeline.xgroup_destroy(keys.stream, keys.group)
@@ -114,11 +115,11 @@ def _destroy(world: World, keys: PartitionKeys) -> str:
 
 
 def _has_group(world: World, keys: PartitionKeys) -> bool:
-    return any(group["name"] == keys.group.encode() for group in world.rig.client.xinfo_groups(keys.stream))
+    return any(group["name"] == keys.group.encode() for group in world.harness.client.xinfo_groups(keys.stream))
 
 
 def _last_ids(world: World) -> list[str]:
-    streams = [world.rig.client.xinfo_stream(keys.stream) for keys in world.rig.layout.keys]
+    streams = [world.harness.client.xinfo_stream(keys.stream) for keys in world.harness.layout.keys]
     return [stream["last-generated-id"].decode() for stream in streams]
 
 

@@ -60,15 +60,17 @@ def killed_in_a_claim(world: World) -> None:
         else:
             place = world.chance.choice(["before-parking", "after-parking"])
             victim = world.worker("a", failpoint=f"{place}:1")
-            keys = world.chance.choice(world.rig.layout.keys)
-            world.rig.client.xadd(keys.stream, {"no": "event"})
+            keys = world.chance.choice(world.harness.layout.keys)
+            world.harness.client.xadd(keys.stream, {"no": "event"})
             poisoned += 1
             world.dies(victim, f"killed {place}")
     world.worker("b", claim_idle=0.1)
     world.flow()
-    world.until(lambda: len(world.rig.dead()) >= poisoned, "the parking of all poison")
+    world.until(lambda: len(world.harness.dead()) >= poisoned, "the parking of all poison")
     world.afterwards.append(
-        lambda _: world.expect(len(world.rig.dead()) == poisoned, f"{len(world.rig.dead())} of {poisoned} parked")
+        lambda _: world.expect(
+            len(world.harness.dead()) == poisoned, f"{len(world.harness.dead())} of {poisoned} parked"
+        )
     )
 
 

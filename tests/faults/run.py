@@ -15,7 +15,7 @@ from tests.faults.failure import ExpectationFailed, Failure
 from tests.faults.world import World
 
 if TYPE_CHECKING:
-    from tests.faults.fork_server import Zygote
+    from tests.faults.fork_server import ForkServer
     from tests.faults.table import Row
 
 
@@ -60,14 +60,14 @@ class Result:
         return asdict(self)
 
 
-def run(row: Row, seed: int, zygote: Zygote) -> Result:
+def run(row: Row, seed: int, fork_server: ForkServer) -> Result:
     """Run a row's scenario with what a seed draws, and check everything that it claims."""
     result = Result(row.number, seed)
     began = time.monotonic()
     chance = random.Random(f"{row.number}/{seed}")
     with (
         tempfile.TemporaryDirectory(prefix="tally-fault-", ignore_cleanup_errors=True) as folder,
-        World(Path(folder), chance, zygote) as world,
+        World(Path(folder), chance, fork_server) as world,
     ):
         try:
             row.scenario(world)
@@ -90,7 +90,7 @@ def run(row: Row, seed: int, zygote: Zygote) -> Result:
 
 def _check(row: Row, world: World, result: Result) -> None:
     account = world.account()
-    totals = world.rig.totals()
+    totals = world.harness.totals()
     result.confirmed, result.unknown = 2 * account.pairs, 2 * account.unknown_pairs
     result.refused = 2 * account.refused_pairs
     balance = checks.balance(account, totals, besides=world.besides, loss=world.loss)
@@ -100,14 +100,14 @@ def _check(row: Row, world: World, result: Result) -> None:
     # Where a pair may lie in two entries and entries may be lost, one half may be.
     if "P" in row.checks and (world.watch.pairs or not world.loss):
         result.failures += checks.pairs(totals, besides=world.besides)
-    hours = checks.windows(world.rig.client, world.rig.layout)
+    hours = checks.windows(world.harness.client, world.harness.layout)
     result.failures += [
         Failure("L", f"{counter}: total {totals.get(counter, 0)}, its hours add up to {hours.get(counter, 0)}")
         for counter in sorted(hours.keys() | {counter for counter in totals if counter[0] in checks.PAIR})
         if totals.get(counter, 0) != hours.get(counter, 0)
     ][:5]
     if world.replays:
-        result.failures += checks.replay(world.rig, world.empty(), world.oracle_knows, world.not_replayed)
+        result.failures += checks.replay(world.harness, world.empty(), world.oracle_knows, world.not_replayed)
     for demand in world.afterwards:
         demand(account)
 

@@ -20,7 +20,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream_worker.server.embedded import EmbeddedServerError
 from tests.faults import checks
-from tests.faults.fork_server import Zygote
+from tests.faults.fork_server import ForkServer
 from tests.faults.memory import Memory, is_flat
 from tests.faults.world import World
 from tests.waiting import until
@@ -105,7 +105,7 @@ class Soak:
                 world.inject("restart of the server")
                 world.restart_server()
             case "flush":
-                world.rig.client.script_flush()
+                world.harness.client.script_flush()
                 world.inject("SCRIPT FLUSH")
 
     def _drain(self) -> float:
@@ -116,7 +116,7 @@ class Soak:
         for child in self._producers:
             status = world.ends(child, 180)
             world.expect(status == 0, f"{child.name} ended with {status}: {child.said()[-2000:]}")
-        until(lambda: checks.rests(world.rig.client, world.rig.layout), 120, what="rest")
+        until(lambda: checks.rests(world.harness.client, world.harness.layout), 120, what="rest")
         world.watch.stop()
         return time.monotonic() - began
 
@@ -126,7 +126,7 @@ class Soak:
         expected: Counter[str] = Counter()
         for one in told:
             expected.update(one["sums"])
-        totals = {counter: total for counter, total in world.rig.totals().items() if total}
+        totals = {counter: total for counter, total in world.harness.totals().items() if total}
         off = [totals.get((metric, s), 0) - n for metric in checks.PAIR for s, n in expected.items()]
         with Totals(world.server.url) as reader:
             unaccounted = reader.run(query_ledger(reader.meta.layout)).unaccounted
@@ -157,9 +157,9 @@ class Soak:
 def soak(seconds: float, rate: float, seed: int) -> dict[str, Any]:
     """Run a soak of some seconds and events a second; return its report."""
     with (
-        Zygote() as zygote,
+        ForkServer() as fork_server,
         tempfile.TemporaryDirectory(prefix="tally-soak-", ignore_cleanup_errors=True) as folder,
-        World(Path(folder), random.Random(f"soak/{seed}"), zygote) as world,
+        World(Path(folder), random.Random(f"soak/{seed}"), fork_server) as world,
     ):
         return Soak(world, seconds, rate).run() | {"seed": seed, "rate": rate}
 

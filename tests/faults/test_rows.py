@@ -7,7 +7,7 @@ import secrets
 
 import pytest
 
-from tests.faults.fork_server import Zygote
+from tests.faults.fork_server import ForkServer
 from tests.faults.rows import ROWS
 from tests.faults.run import run
 from tests.servers import missing
@@ -16,25 +16,25 @@ SEED = int(os.environ.get("TALLYSTREAM_FAULT_SEED") or (1 if "CI" in os.environ 
 
 
 @pytest.fixture(scope="module")
-def zygote():
+def fork_server():
     """One parent of all processes."""
-    with Zygote() as zygote:
-        yield zygote
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
-def test_the_suite_runs(zygote):
+def test_the_suite_runs(fork_server):
     """One quick row, so that the fast suite notices when the fault suite cannot start what it needs."""
-    result = run(ROWS[14], 1, zygote)
+    result = run(ROWS[14], 1, fork_server)
     assert not result.failures, "\n".join(map(str, result.failures))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", sorted(ROWS))
-def test_a_row_of_the_table_holds(number, zygote):
+def test_a_row_of_the_table_holds(number, fork_server):
     """Whatever the fault, the books balance, and everything else that the row claims is so."""
     row = ROWS[number]
     if row.lacks:
         missing(row.lacks, unless="CI")
-    result = run(row, SEED, zygote)
+    result = run(row, SEED, fork_server)
     assert result.faults, "nothing was injected"
     assert not result.failures, f"make faults ROWS={number} SEED={SEED}\n" + "\n".join(map(str, result.failures))

@@ -23,7 +23,7 @@ from tests.faults.failure import ExpectationFailed
 from tests.faults.journal import Account
 from tests.faults.processes import RULES
 from tests.faults.watch import Watch
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.local_cluster import KINDS, LocalCluster, local_cluster
 from tests.proxy import Proxy
 from tests.waiting import until
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from random import Random
 
-    from tests.faults.fork_server import Child, Zygote
+    from tests.faults.fork_server import Child, ForkServer
 
 PATIENCE = 30.0
 """Seconds within which everything that must happen happens, on a machine that is busy with other things."""
@@ -50,18 +50,18 @@ class World:
     Args:
         folder: For data, journals and output.
         chance: The scenario's own randomness: whatever is drawn from it comes again with the seed.
-        zygote: Starts the processes.
+        fork_server: Starts the processes.
     """
 
-    def __init__(self, folder: Path, chance: Random, zygote: Zygote) -> None:
+    def __init__(self, folder: Path, chance: Random, fork_server: ForkServer) -> None:
         self.folder = folder
         self.chance = chance
-        self._zygote = zygote
+        self._fork_server = fork_server
         self._open = contextlib.ExitStack()
         self.server: EmbeddedServer
         self.url: str
         """Where everything is counted: the server's URL, or the cluster's."""
-        self.rig: Rig
+        self.harness: Harness
         self.watch: Watch
         self.workers: list[Child] = []
         self.producers: list[Child] = []
@@ -118,7 +118,7 @@ class World:
     def adopt(self, url: str) -> None:
         """Set the server or cluster at `url` up, and look at it all the time from now on."""
         self.url = url
-        self.rig = self._open.enter_context(Rig(url, rules=RULES))
+        self.harness = self._open.enter_context(Harness(url, rules=RULES))
         self.watch = self._watching()
 
     @contextlib.contextmanager
@@ -130,7 +130,7 @@ class World:
         self.watch.take_over(before)
 
     def _watching(self) -> Watch:
-        watch = Watch(self.url, self.rig.layout, [f"s{number}" for number in range(SUBJECTS)])
+        watch = Watch(self.url, self.harness.layout, [f"s{number}" for number in range(SUBJECTS)])
         watch.start()
         self._open.callback(watch.stop)
         return watch
@@ -139,7 +139,7 @@ class World:
         """Take another server for the one that counts from now on: after a failover."""
         self.server, self.url = server, server.url
         self.watch.follow(server.url)
-        self.rig.client = self.rig.connect(server.url)
+        self.harness.client = self.harness.connect(server.url)
 
     def small_disk(self, size: int) -> Path:
         """Mount a file system of `size` bytes, for as long as the world lasts; needs root."""
@@ -248,11 +248,11 @@ class World:
 
     def counted(self) -> int:
         """Return how many events are counted."""
-        return self.rig.ledger().get("counted", 0)
+        return self.harness.ledger().get("counted", 0)
 
     def appended(self) -> int:
         """Return how many events are appended."""
-        return self.rig.ledger().get("appended", 0)
+        return self.harness.ledger().get("appended", 0)
 
     def until(self, condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
         """Wait for a condition of the row's own."""
@@ -286,7 +286,9 @@ class World:
         for child in self.producers:
             status = self.ends(child, 2 * PATIENCE)
             self.expect(status in (0, -signal.SIGKILL), f"{child.name} ended with {status}: {child.said()[-1500:]}")
-        until(lambda: rests(self.rig.client, self.rig.layout), PATIENCE, what="rest: no entry unread or pending")
+        until(
+            lambda: rests(self.harness.client, self.harness.layout), PATIENCE, what="rest: no entry unread or pending"
+        )
         with Totals(self.url) as totals, contextlib.suppress(AssertionError):  # the check says what is wrong
             until(lambda: totals.run(query_ledger(totals.meta.layout)).unaccounted == 0, PATIENCE / 3)
         seconds = time.monotonic() - (self.healed_at or 0.0)
@@ -304,10 +306,10 @@ class World:
         """Return a reader."""
         return self._open.enter_context(Totals(self.url))
 
-    def empty(self) -> Rig:
+    def empty(self) -> Harness:
         """Return a place with nothing in it: another database of the server, or a server beside the cluster."""
         url = database(self.server.url, 1) if hasattr(self, "server") else self.start_server("empty").url
-        return self._open.enter_context(Rig(url, rules=RULES))
+        return self._open.enter_context(Harness(url, rules=RULES))
 
     def __enter__(self) -> Self:
         return self
@@ -321,7 +323,7 @@ class World:
     def _fork(self, function: str, name: str, arguments: dict[str, Any], environment: dict[str, str]) -> Child:
         number = len(self.workers) + len(self.producers) + len(self.others)
         output = self.folder / f"{function}-{name}-{number}.log"
-        return self._zygote.fork(function, arguments, output, environment)
+        return self._fork_server.fork(function, arguments, output, environment)
 
 
 def database(url: str, number: int) -> str:

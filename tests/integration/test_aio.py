@@ -16,7 +16,7 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
-from tests.harness import Rig
+from tests.harness import Harness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,24 +53,24 @@ def test_what_is_emitted_can_be_read(server: Server) -> None:
 def test_reading_waits_for_a_position(server: Server) -> None:
     """A read after a stream ID returns once that is counted, and fails in time where it never is."""
 
-    async def scenario(rig: Rig) -> None:
+    async def scenario(harness: Harness) -> None:
         async with Producer(server.url) as producer, Totals(server.url) as totals:
             await producer.emit("view", "article:1")
             await producer.flush(10)
-            ((id_, _),) = rig.client.xrange(rig.layout.keys_of("article:1").stream)
+            ((id_, _),) = harness.client.xrange(harness.layout.keys_of("article:1").stream)
             after = id_.decode()
             with pytest.raises(FlushTimeout, match=f"entry {after} was not counted within 0.05 seconds"):
                 await totals.read([("article:1", "view")], after=after, timeout=0.05)
             waiting = asyncio.create_task(totals.read([("article:1", "view")], after=after, timeout=20))
             await asyncio.sleep(0)
-            await asyncio.to_thread(rig.drain)
+            await asyncio.to_thread(harness.drain)
             reading = await waiting
             assert (reading.values["article:1", "view"], reading.lag) == (1, 0)
             with pytest.raises(EventError, match="after: "):
                 await totals.read([("article:1", "view")], after="yesterday")
 
-    with Rig(server.url) as rig:
-        asyncio.run(scenario(rig))
+    with Harness(server.url) as harness:
+        asyncio.run(scenario(harness))
 
 
 def test_reading_an_empty_server_stores_nothing(server: Server) -> None:
@@ -93,21 +93,21 @@ def test_a_wrong_number_of_partitions_is_refused(server: Server) -> None:
         async with Totals(server.url, partitions=8) as totals:
             await totals.get("article:1", "view")
 
-    with Rig(server.url), pytest.raises(ConfigurationError, match="Set partitions = 4"):
+    with Harness(server.url), pytest.raises(ConfigurationError, match="Set partitions = 4"):
         asyncio.run(scenario())
 
 
 def test_more_readers_than_connections(server: Server) -> None:
     """Hundreds of reads at once are all answered, over a bounded number of connections."""
 
-    async def scenario(rig: Rig) -> None:
+    async def scenario(harness: Harness) -> None:
         async with Totals(server.url) as totals:
-            before = rig.client.info("clients")["connected_clients"]
+            before = harness.client.info("clients")["connected_clients"]
             assert await asyncio.gather(*(totals.get(f"a:{n}", "view") for n in range(500))) == [0] * 500
-            assert rig.client.info("clients")["connected_clients"] - before <= 32
+            assert harness.client.info("clients")["connected_clients"] - before <= 32
 
-    with Rig(server.url) as rig:
-        asyncio.run(scenario(rig))
+    with Harness(server.url) as harness:
+        asyncio.run(scenario(harness))
 
 
 def test_a_full_buffer_suspends_the_caller_and_not_the_loop(fresh_server: Callable[..., EmbeddedServer]) -> None:
@@ -192,7 +192,7 @@ def test_decisions_at_once_accept_exactly_the_limit(server: Server) -> None:
         with pytest.raises(TallyError, match="closed"):
             await producer.decide("call", "key:1")
 
-    with Rig(server.url, rules=Rules({"call": Metric(limit=30, per="day")})):
+    with Harness(server.url, rules=Rules({"call": Metric(limit=30, per="day")})):
         asyncio.run(scenario())
 
 

@@ -11,7 +11,7 @@ import pytest
 from tallystream.producing.producer import Producer
 from tallystream.reading.actor_rules import query_limit, query_votes, ratios
 from tallystream.reading.totals import Totals
-from tallystream.rules.windows import HOUR
+from tallystream.wire.window import HOUR
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings

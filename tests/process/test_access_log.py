@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.paths import REAL_LOG
 from tests.process.test_worker_process import PROGRAM, worker
 from tests.waiting import until
@@ -44,15 +44,17 @@ def independent(log: Path) -> Counter[str]:
 def test_a_log_counts_exactly_though_workers_are_killed(fresh_server, log, place):
     """Each path has its number of lines, with a worker killed by SIGKILL in mid-run and another started."""
     expected = independent(log)
-    with Rig(fresh_server().url, metrics=["view"]) as rig:
-        with worker(rig.url, failpoint=place) as doomed:
-            subprocess.run([PROGRAM, "ingest", log, "--redis", rig.url], check=True, timeout=60, capture_output=True)
+    with Harness(fresh_server().url, metrics=["view"]) as harness:
+        with worker(harness.url, failpoint=place) as doomed:
+            subprocess.run(
+                [PROGRAM, "ingest", log, "--redis", harness.url], check=True, timeout=60, capture_output=True
+            )
             until(lambda: doomed.poll() is not None, timeout=30, what="the worker to be killed")
             assert doomed.returncode == -signal.SIGKILL
-        assert rig.waiting() > 0 or place.startswith("after-apply")
-        with worker(rig.url):
-            until(lambda: rig.waiting() == 0, timeout=30, what="the rest to be counted")
-        assert {subject: total for (_, subject), total in rig.totals().items()} == expected
-        assert rig.ledger()["counted"] == rig.ledger()["appended"] == expected.total() == 10_000
+        assert harness.waiting() > 0 or place.startswith("after-apply")
+        with worker(harness.url):
+            until(lambda: harness.waiting() == 0, timeout=30, what="the rest to be counted")
+        assert {subject: total for (_, subject), total in harness.totals().items()} == expected
+        assert harness.ledger()["counted"] == harness.ledger()["appended"] == expected.total() == 10_000
     if log == REAL_LOG:
         assert (len(expected), expected["/favicon.ico"], expected["/style2.css"]) == (1498, 807, 546)

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tallystream.rules.windows import HOUR
+from tallystream.wire.window import HOUR
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, load

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tallystream.rules.metrics import Metric, Rules
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 from tests.paths import ROOT
 
@@ -37,11 +37,11 @@ def test_the_lines_of_the_page(server, node):
     """What the page tells a developer to write emits two events, and tells a voter who votes twice."""
     emit, _beacon, decide = re.findall(r"```javascript\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     rules = Rules({"view": Metric(), "like": Metric(), "vote": Metric(once="forever")})
-    with Rig(server.url, rules=rules) as rig, http_service(server.url) as client:
+    with Harness(server.url, rules=rules) as harness, http_service(server.url) as client:
         address = str(client.base_url).rstrip("/")
         emit, decide = (script.replace("http://127.0.0.1:8080", address) for script in (emit, decide))
         assert node(emit) == ""
-        rig.drain()
-        assert rig.totals() == {("view", "article:1"): 1, ("like", "article:1"): 1}
+        harness.drain()
+        assert harness.totals() == {("view", "article:1"): 1, ("like", "article:1"): 1}
         assert [node(decide), node(decide)] == ["", "you voted already"]
-        assert rig.totals()["vote", "post:123"] == 1
+        assert harness.totals()["vote", "post:123"] == 1

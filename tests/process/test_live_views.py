@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.cli.live import sparkline
-from tests.harness import Rig
+from tests.harness import Harness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,14 +92,14 @@ def on_terminal(*arguments: str, url: str) -> Iterator[Terminal]:
 
 def test_status_ticks_on_a_terminal_until_q(server: Server) -> None:
     """The view shows new counts by itself, fits a smaller window, and `q` gives the terminal back."""
-    with Rig(server.url) as rig:
-        rig.drain()
+    with Harness(server.url) as harness:
+        harness.drain()
         with on_terminal("status", "--live", "--every", "0.1", url=server.url) as terminal:
             terminal.shows("books balance")
-            with Producer(rig.url) as producer:
+            with Producer(harness.url) as producer:
                 producer.emit("view", "a", 5)
             terminal.shows("books open: 1 entries wait")
-            rig.drain()
+            harness.drain()
             terminal.shows("books balance(?s:.*)counted 1 ")
             terminal.resize(24, 50)
             terminal.process.send_signal(signal.SIGWINCH)
@@ -110,15 +110,15 @@ def test_status_ticks_on_a_terminal_until_q(server: Server) -> None:
 
 def test_top_shows_who_grows(server: Server) -> None:
     """The leaderboard shows values, rates and who is new; Ctrl-C ends it without an error."""
-    with Rig(server.url, rules=Rules({"view": Metric("", top=5)})) as rig, Producer(rig.url) as producer:
+    with Harness(server.url, rules=Rules({"view": Metric("", top=5)})) as harness, Producer(harness.url) as producer:
         producer.emit("view", "article:1", 3)
         producer.flush()
-        rig.drain()
+        harness.drain()
         with on_terminal("top", "view", "-n", "5", "--live", "--every", "0.1", url=server.url) as terminal:
             terminal.shows(r"1\s+article:1\s+3\s")
             producer.emit("view", "article:[2]", 9)
             producer.flush()
-            rig.drain()
+            harness.drain()
             terminal.shows(r"1\s+article:\[2\]\s+9\s+new")
             terminal.process.send_signal(signal.SIGINT)
             assert terminal.ends() == 0
@@ -127,8 +127,8 @@ def test_top_shows_who_grows(server: Server) -> None:
 def test_a_server_that_goes_and_comes_back_shows(fresh_server: Callable[..., EmbeddedServer]) -> None:
     """While the server is away the view says for how long, and goes on when it is back."""
     server = fresh_server(extra=["--appendfsync", "always"])
-    with Rig(server.url) as rig:
-        rig.drain()
+    with Harness(server.url) as harness:
+        harness.drain()
         with on_terminal("status", "--live", "--every", "0.1", url=server.url) as terminal:
             terminal.shows("books balance")
             server.kill()
@@ -142,8 +142,8 @@ def test_a_server_that_goes_and_comes_back_shows(fresh_server: Callable[..., Emb
 
 def test_without_a_terminal_each_look_is_printed(server: Server) -> None:
     """In a pipe the view prints one look after the other, as text or as a line of JSON, until it is stopped."""
-    with Rig(server.url) as rig:
-        rig.drain()
+    with Harness(server.url) as harness:
+        harness.drain()
         command = [PROGRAM, "status", "--live", "--every", "0.1", "--redis", server.url]
         for more, wanted in (["--json"], '"unaccounted":0'), ([], "books balance"):
             with subprocess.Popen(

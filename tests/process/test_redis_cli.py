@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tallystream.storage.keys import partition_of
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.paths import ROOT
 
 PAGE = ROOT / "docs" / "integrations" / "redis-cli.md"
@@ -53,24 +53,24 @@ def test_the_shell_finds_the_partition(subject):
 
 def test_an_event_from_redis_cli_counts(server, cli):
     """Entries written by hand into the streams that `tally:meta` lists are counted, whatever the subject."""
-    with Rig(server.url) as rig:
+    with Harness(server.url) as harness:
         tags = cli("HGET", "tally:meta", "tags").split()
         for subject in SUBJECTS:
             stream = f"tally:{{{tags[partition_by_shell(subject)]}}}:stream"
             assert re.fullmatch(r"\d+-\d+", cli("XADD", stream, "*", "metric", "view", "subject", subject))
             cli("XADD", stream, "*", "metric", "like", "subject", subject, "amount", "-2", "at", "1763900000.5")
-        rig.drain()
+        harness.drain()
         expected = {("view", subject): 1 for subject in SUBJECTS} | {("like", subject): -2 for subject in SUBJECTS}
-        assert rig.totals() == expected
+        assert harness.totals() == expected
 
 
 def test_an_event_in_the_wrong_stream_is_parked_with_the_name_of_the_right_one(server, cli):
     """A mistake in the partition is told, with what to write instead."""
-    with Rig(server.url) as rig:
-        right = rig.layout.keys_of("article:1").stream
-        wrong = next(keys.stream for keys in rig.layout.keys if keys.stream != right)
+    with Harness(server.url) as harness:
+        right = harness.layout.keys_of("article:1").stream
+        wrong = next(keys.stream for keys in harness.layout.keys if keys.stream != right)
         cli("XADD", wrong, "*", "metric", "view", "subject", "article:1")
-        rig.drain()
-        (parked,) = rig.dead()
+        harness.drain()
+        (parked,) = harness.dead()
         assert right in parked[b"reason"].decode()
-        assert rig.totals() == {}
+        assert harness.totals() == {}

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tallystream import Producer
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.waiting import until
 
 EMITTING = """
@@ -76,9 +76,9 @@ def test_an_outage_and_a_kill(fresh_server, tmp_path):
     with Producer(url, spool=tmp_path / "spool") as producer:
         until(lambda: producer.stats.adopted == 3000, timeout=30, what="the dead process's events")
         assert list((tmp_path / "spool").iterdir()) == []
-    with Rig(url) as rig:
-        rig.drain()
-        assert sum(rig.totals().values()) == 3000
+    with Harness(url) as harness:
+        harness.drain()
+        assert sum(harness.totals().values()) == 3000
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -96,14 +96,14 @@ def test_killed_at_any_moment(fresh_server, tmp_path, seed):
             taken += killed(process)
         if round_ == 2:
             server.start()
-    with Rig(server.url) as rig:
+    with Harness(server.url) as harness:
         with Producer(server.url, spool=tmp_path / "spool") as producer:
             until(lambda: list((tmp_path / "spool").iterdir()) == [], timeout=30, what="an empty spool")
             assert producer.stats.lost_entries == 0
-        rig.drain()
-        total = sum(rig.totals().values())
+        harness.drain()
+        total = sum(harness.totals().values())
         assert taken <= total <= taken + 4  # each kill may come between emit's end and the word of it
-        assert rig.ledger()["appended"] == total
+        assert harness.ledger()["appended"] == total
 
 
 def test_a_child_does_not_keep_its_parents_spool(fresh_server, tmp_path):
@@ -118,8 +118,8 @@ def test_a_child_does_not_keep_its_parents_spool(fresh_server, tmp_path):
         process.wait()
         server.start()
         # Whoever comes first, the child or this one, sends what the parent left.
-        with Producer(url, spool=tmp_path), Rig(url) as rig:
-            until(lambda: rig.ledger().get("appended") == 2, timeout=30, what="the parent's event")
+        with Producer(url, spool=tmp_path), Harness(url) as harness:
+            until(lambda: harness.ledger().get("appended") == 2, timeout=30, what="the parent's event")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -158,7 +158,7 @@ def test_a_disk_that_is_full(fresh_server, tmp_path):
     taken, _, problem = done.stdout.partition(" ")
     assert "nothing was taken; make room on its disk" in problem or "the event was not taken" in problem
     server.start()
-    with Producer(url, spool=tmp_path) as producer, Rig(url) as rig:
+    with Producer(url, spool=tmp_path) as producer, Harness(url) as harness:
         until(lambda: producer.stats.adopted == int(taken), timeout=30, what="what was taken")
-        rig.drain()
-        assert sum(rig.totals().values()) == int(taken)
+        harness.drain()
+        assert sum(harness.totals().values()) == int(taken)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("tallystream")
@@ -52,7 +52,7 @@ def test_a_worker_says_how_it_is(fresh_server, port):
     command = [PROGRAM, "worker", "--redis", server.url, "--name", "w", "--metrics-port", str(port)]
     elsewhere = os.environ | {"TALLYSTREAM_SERVE_HOST": "0.0.0.0"}  # noqa: S104  # the read service's
     with (
-        Rig(server.url) as rig,
+        Harness(server.url) as harness,
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=elsewhere) as worker,
     ):
         try:
@@ -68,8 +68,8 @@ def test_a_worker_says_how_it_is(fresh_server, port):
             assert 'tallystream_partition_up{partition="' in get(port, "/metrics")[1]
             server.start()
             until(lambda: get(port, "/readyz")[0] == 200, timeout=30, what="the worker to come back")
-            rig.client.xadd(rig.layout.keys_of("a").stream, {"metric": "view", "subject": "a"})
-            until(lambda: rig.totals() == {("view", "a"): 1}, timeout=30, what="the count")
+            harness.client.xadd(harness.layout.keys_of("a").stream, {"metric": "view", "subject": "a"})
+            until(lambda: harness.totals() == {("view", "a"): 1}, timeout=30, what="the count")
         finally:
             worker.send_signal(signal.SIGTERM)
             _, log = worker.communicate(timeout=20)

@@ -19,7 +19,7 @@ import pytest
 from tallystream import Producer
 from tallystream_worker.counting.apply import _APPLY
 from tallystream_worker.process.failpoints import VARIABLE
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.proxy import Proxy
 from tests.waiting import until
 
@@ -28,10 +28,10 @@ EVENTS = 6000
 
 
 @pytest.fixture
-def rig(fresh_server):
+def harness(fresh_server):
     """The parts, wired to an empty server."""
-    with Rig(fresh_server().url, metrics=["view", "like", "share", "vote"]) as rig:
-        yield rig
+    with Harness(fresh_server().url, metrics=["view", "like", "share", "vote"]) as harness:
+        yield harness
 
 
 @contextlib.contextmanager
@@ -50,10 +50,10 @@ def worker(url: str, *arguments: str, failpoint: str | None = None, name: str = 
         process.communicate()
 
 
-def emit(rig: Rig, events: int = EVENTS) -> dict[tuple[str, str], int]:
+def emit(harness: Harness, events: int = EVENTS) -> dict[tuple[str, str], int]:
     """Emit two metrics for each of some subjects; return what the totals must be."""
     expected: Counter[tuple[str, str]] = Counter()
-    with Producer(rig.url, entry_events=20, linger=0.001) as producer:
+    with Producer(harness.url, entry_events=20, linger=0.001) as producer:
         for number in range(events // 2):
             subject = f"article:{number % 97}"
             for metric, amount in (("view", 1), ("like", number % 5 - 2)):
@@ -76,154 +76,154 @@ def command_of(pid: int) -> bytes:
     return b""
 
 
-def drained(rig: Rig) -> bool:
+def drained(harness: Harness) -> bool:
     """Tell whether everything is counted."""
-    return rig.waiting() == 0
+    return harness.waiting() == 0
 
 
-def check(rig: Rig, expected: dict[tuple[str, str], int], events: int = EVENTS) -> None:
+def check(harness: Harness, expected: dict[tuple[str, str], int], events: int = EVENTS) -> None:
     """Compare totals and books with what was emitted."""
-    assert rig.totals() == expected
-    ledger = rig.ledger()
+    assert harness.totals() == expected
+    ledger = harness.ledger()
     assert (ledger["appended"], ledger["counted"], ledger.get("dead", 0)) == (events, events, 0)
     assert sum(ledger.get(f"total@{metric}", 0) for metric in ("view", "like")) == sum(expected.values())
 
 
-def test_a_worker_counts_everything(rig):
+def test_a_worker_counts_everything(harness):
     """A worker process counts a backlog, and what comes later."""
-    expected = Counter(emit(rig))
-    with worker(rig.url):
-        until(lambda: drained(rig), timeout=30, what="the backlog's end")
-        expected.update(emit(rig))
-        until(lambda: drained(rig), timeout=30, what="the end of what came later")
-    check(rig, expected, 2 * EVENTS)
+    expected = Counter(emit(harness))
+    with worker(harness.url):
+        until(lambda: drained(harness), timeout=30, what="the backlog's end")
+        expected.update(emit(harness))
+        until(lambda: drained(harness), timeout=30, what="the end of what came later")
+    check(harness, expected, 2 * EVENTS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_worker_in_time(rig, number):
+def test_a_signal_ends_a_worker_in_time(harness, number):
     """SIGTERM and Ctrl-C end a worker with status 0 within its deadline, without a traceback; the rest is left."""
-    expected = emit(rig)
-    with worker(rig.url) as process:
-        until(lambda: rig.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
+    expected = emit(harness)
+    with worker(harness.url) as process:
+        until(lambda: harness.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
         began = time.monotonic()
         process.send_signal(number)
         output, _ = process.communicate(timeout=15)
         assert time.monotonic() - began < 10
         assert process.returncode == 0, output
         assert "Traceback" not in output
-    assert rig.pending() == []
-    with worker(rig.url):
-        until(lambda: drained(rig), timeout=30, what="the end of what was left")
-    check(rig, expected)
+    assert harness.pending() == []
+    with worker(harness.url):
+        until(lambda: drained(harness), timeout=30, what="the end of what was left")
+    check(harness, expected)
 
 
 @pytest.mark.parametrize(("place", "nth"), [("after-fetch", 1), ("before-apply", 4), ("after-apply", 7)])
-def test_a_worker_killed_at_a_failpoint(rig, place, nth):
+def test_a_worker_killed_at_a_failpoint(harness, place, nth):
     """A worker killed after a read, before an apply or after it leaves nothing lost and nothing doubled."""
-    expected = emit(rig)
-    with worker(rig.url, failpoint=f"{place}:{nth}") as process:
+    expected = emit(harness)
+    with worker(harness.url, failpoint=f"{place}:{nth}") as process:
         assert process.wait(30) == -signal.SIGKILL
-    assert rig.waiting() > 0
-    with worker(rig.url):
-        until(lambda: drained(rig), timeout=30, what="the end of what was left")
-    check(rig, expected)
+    assert harness.waiting() > 0
+    with worker(harness.url):
+        until(lambda: drained(harness), timeout=30, what="the end of what was left")
+    check(harness, expected)
 
 
-def test_another_worker_takes_over(rig):
+def test_another_worker_takes_over(harness):
     """What a killed worker held is counted by one of another name, which takes it over."""
-    expected = emit(rig)
-    with worker(rig.url, failpoint="before-apply:3", name="gone") as process:
+    expected = emit(harness)
+    with worker(harness.url, failpoint="before-apply:3", name="gone") as process:
         assert process.wait(30) == -signal.SIGKILL
-    assert any(rig.pending(partition) for partition in range(4))
-    with worker(rig.url, name="here"):
-        until(lambda: drained(rig), timeout=30, what="the end of what was left")
-    check(rig, expected)
+    assert any(harness.pending(partition) for partition in range(4))
+    with worker(harness.url, name="here"):
+        until(lambda: drained(harness), timeout=30, what="the end of what was left")
+    check(harness, expected)
 
 
-def test_a_worker_killed_before_the_reply(rig):
+def test_a_worker_killed_before_the_reply(harness):
     """A worker killed after the server applied and before it heard so leaves a batch that counts once."""
-    expected = emit(rig)
-    rig.client.script_load(_APPLY.text)
-    with Proxy(rig.url) as proxy:
+    expected = emit(harness)
+    harness.client.script_load(_APPLY.text)
+    with Proxy(harness.url) as proxy:
         proxy.lose_reply_to(_APPLY.sha.encode(), nth=3, cut=False)
         with worker(proxy.url) as process:
             assert proxy.lost.wait(30)
             process.kill()
             assert process.wait(10) == -signal.SIGKILL
-    with worker(rig.url):
-        until(lambda: drained(rig), timeout=30, what="the end of what was left")
-    check(rig, expected)
+    with worker(harness.url):
+        until(lambda: drained(harness), timeout=30, what="the end of what was left")
+    check(harness, expected)
 
 
-def test_a_worker_that_loses_its_connections(rig):
+def test_a_worker_that_loses_its_connections(harness):
     """A worker whose connections are cut again and again comes back by itself and counts everything once."""
     expected: Counter[tuple[str, str]] = Counter()
-    with Proxy(rig.url) as proxy, worker(proxy.url):
+    with Proxy(harness.url) as proxy, worker(proxy.url):
         for _ in range(5):
-            expected.update(emit(rig, 1000))
+            expected.update(emit(harness, 1000))
             proxy.cut()
-        until(lambda: drained(rig), timeout=30, what="the end of the stream")
-    check(rig, expected, 5000)
+        until(lambda: drained(harness), timeout=30, what="the end of the stream")
+    check(harness, expected, 5000)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes by /proc")
-def test_several_processes_share_the_work(rig):
+def test_several_processes_share_the_work(harness):
     """Several workers of one command count together, one of them killed in between, and end with their parent."""
-    expected = Counter(emit(rig))
-    with worker(rig.url, "--processes", "2") as process:
-        until(lambda: rig.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
+    expected = Counter(emit(harness))
+    with worker(harness.url, "--processes", "2") as process:
+        until(lambda: harness.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
         os.kill(children(process.pid)[0], signal.SIGKILL)
-        expected.update(emit(rig))
-        until(lambda: drained(rig), timeout=30, what="the end of the stream")
+        expected.update(emit(harness))
+        until(lambda: drained(harness), timeout=30, what="the end of the stream")
         until(lambda: len(children(process.pid)) == 2, timeout=30, what="the killed one's successor")
         process.terminate()
         output, _ = process.communicate(timeout=20)
         assert process.returncode == 0, output
-    check(rig, expected, 2 * EVENTS)
+    check(harness, expected, 2 * EVENTS)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes by /proc")
-def test_no_process_outlives_its_parent(rig):
+def test_no_process_outlives_its_parent(harness):
     """When the parent of several workers is killed, they finish what they have in hand, and end."""
-    expected = Counter(emit(rig))
-    with worker(rig.url, "--processes", "2") as process:
-        until(lambda: rig.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
+    expected = Counter(emit(harness))
+    with worker(harness.url, "--processes", "2") as process:
+        until(lambda: harness.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
         started = children(process.pid)
         process.kill()
         until(lambda: not any(map(command_of, started)), timeout=30, what="their end")
-    with worker(rig.url):
-        until(lambda: drained(rig), timeout=60, what="the end of the stream")
-    check(rig, expected, EVENTS)
+    with worker(harness.url):
+        until(lambda: drained(harness), timeout=60, what="the end of the stream")
+    check(harness, expected, EVENTS)
 
 
-def test_two_workers_with_one_name(rig):
+def test_two_workers_with_one_name(harness):
     """Two workers that were given the same name do work twice, and count once."""
-    expected = emit(rig)
-    with worker(rig.url, name="twin"), worker(rig.url, name="twin"):
-        until(lambda: drained(rig), timeout=30, what="the backlog's end")
-    check(rig, expected)
+    expected = emit(harness)
+    with worker(harness.url, name="twin"), worker(harness.url, name="twin"):
+        until(lambda: drained(harness), timeout=30, what="the backlog's end")
+    check(harness, expected)
 
 
-def test_a_paused_worker_comes_back(rig):
+def test_a_paused_worker_comes_back(harness):
     """A worker stopped for longer than others wait finds its batch counted, and doubles nothing."""
-    expected = emit(rig)
-    with Proxy(rig.url) as proxy:
+    expected = emit(harness)
+    with Proxy(harness.url) as proxy:
         proxy.delay = 0.05
         with worker(proxy.url, name="paused") as process:
-            until(lambda: any(rig.pending(partition) for partition in range(4)), timeout=30, what="a batch in hand")
+            until(lambda: any(harness.pending(partition) for partition in range(4)), timeout=30, what="a batch in hand")
             process.send_signal(signal.SIGSTOP)
-            with worker(rig.url, name="other"):
-                until(lambda: drained(rig), timeout=30, what="the end of the stream")
+            with worker(harness.url, name="other"):
+                until(lambda: drained(harness), timeout=30, what="the end of the stream")
             process.send_signal(signal.SIGCONT)
             expected_later = Counter(expected)
-            expected_later.update(emit(rig, 1000))
-            until(lambda: drained(rig), timeout=30, what="the paused worker's return")
-    check(rig, expected_later, EVENTS + 1000)
+            expected_later.update(emit(harness, 1000))
+            until(lambda: drained(harness), timeout=30, what="the paused worker's return")
+    check(harness, expected_later, EVENTS + 1000)
 
 
-def test_a_wrong_failpoint_is_refused(rig):
+def test_a_wrong_failpoint_is_refused(harness):
     """A failpoint that does not exist is said, rather than never reached."""
-    with worker(rig.url, failpoint="nowhere") as process:
+    with worker(harness.url, failpoint="nowhere") as process:
         output, _ = process.communicate(timeout=30)
         assert process.returncode != 0
         assert "must be one of after-fetch, before-apply, after-apply" in output

@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from tallystream.client.cluster.awaitable import AsyncClusterClient
 from tallystream.client.cluster.threaded import ClusterClient
-from tallystream.client.silence_watch import watchful
+from tallystream.client.silence_watch import failover_aware
 from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _cluster(kind: Any, url: _ClusterUrl, settings: dict[str, Any]) -> Any:
         return AsyncClusterClient(url.hosts, open_node)
 
     def open_watched(address: tuple[str, int], is_replaced: Callable[[], bool]) -> Any:
-        return open_node(address, **watchful(is_replaced, tls=url.scheme == "rediss"))
+        return open_node(address, **failover_aware(is_replaced, tls=url.scheme == "rediss"))
 
     return ClusterClient(url.hosts, open_node, open_watched)
 

@@ -14,61 +14,61 @@ if TYPE_CHECKING:
 
     from tallystream.storage.scripts import Script
 
-Confirm = Literal["memory", "replica", "fsync"]
+Durability = Literal["memory", "replica", "fsync"]
 
 _PATIENCE: Final = 1000
-"""Milliseconds that a write waits for its confirmation before it is taken for unconfirmed."""
+"""Milliseconds that a write waits for its durability before it is taken for unconfirmed."""
 
 
-class Confirmation:
+class DurabilityCheck:
     """Asks, behind a write and on the same connection, whether the write is as safe as it has to be.
 
     Args:
-        confirm: `memory`: the server's answer is enough. `replica`: at least one replica must have it (`WAIT`).
+        durability: `memory`: the server's answer is enough. `replica`: at least one replica must have it (`WAIT`).
             `fsync`: the server's append-only file must be on its disk (`WAITAOF`; Redis 7.2 or Valkey).
 
     Raises:
-        ConfigurationError: there is no such confirmation.
+        ConfigurationError: there is no such durability.
     """
 
-    def __init__(self, confirm: Confirm = "memory") -> None:
-        if confirm not in get_args(Confirm):
-            raise ConfigurationError(f"confirm must be memory, replica or fsync, not {confirm!r}")
-        self._confirm = confirm
+    def __init__(self, durability: Durability = "memory") -> None:
+        if durability not in get_args(Durability):
+            raise ConfigurationError(f"durability must be memory, replica or fsync, not {durability!r}")
+        self._durability = durability
 
     @property
     def is_needed(self) -> bool:
         """Whether a write needs more than the server's answer."""
-        return self._confirm != "memory"
+        return self._durability != "memory"
 
     def check(self, client: redis.Redis) -> None:
-        """Refuse a server that cannot give this confirmation.
+        """Refuse a server that cannot give this durability.
 
         Raises:
             ConfigurationError: it has no such command, or writes no append-only file.
             redis.RedisError: it cannot be asked.
         """
-        if self._confirm != "fsync":
+        if self._durability != "fsync":
             return
         try:
             client.execute_command("WAITAOF", 1, 0, 1)
         except ResponseError as error:
             if "unknown command" in str(error):
                 raise ConfigurationError(
-                    'confirm = "fsync" needs WAITAOF, which this server does not have: use Redis 7.2 or later, or '
-                    'Valkey, or confirm = "memory" with appendfsync always in the server\'s configuration'
+                    'durability = "fsync" needs WAITAOF, which this server does not have: use Redis 7.2 or later, or '
+                    'Valkey, or durability = "memory" with appendfsync always in the server\'s configuration'
                 ) from None
             if "appendonly is disabled" in str(error):
                 raise ConfigurationError(
-                    'confirm = "fsync" needs an append-only file, and this server writes none: set appendonly yes'
+                    'durability = "fsync" needs an append-only file, and this server writes none: set appendonly yes'
                 ) from None
             raise
 
     def queue(self, pipeline: Pipeline) -> None:
         """Ask, behind the writes on a pipeline; its last reply is the one to give to `is_enough`."""
-        if self._confirm == "replica":
+        if self._durability == "replica":
             pipeline.execute_command("WAIT", 1, _PATIENCE)
-        elif self._confirm == "fsync":
+        elif self._durability == "fsync":
             pipeline.execute_command("WAITAOF", 1, 0, _PATIENCE)
 
     def is_enough(self, reply: Any) -> bool:
@@ -100,5 +100,5 @@ class Confirmation:
         return reply, waited
 
 
-MEMORY: Final = Confirmation()
+MEMORY: Final = DurabilityCheck()
 """The server's answer is enough."""

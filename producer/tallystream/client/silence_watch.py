@@ -21,7 +21,7 @@ _AGAIN: Final = 0.25
 """Seconds until they are asked again."""
 
 
-class _Watchful:
+class _FailoverAware:
     """What the two kinds of connection have in common.
 
     Args:
@@ -55,14 +55,17 @@ class _Watchful:
         return super().read_response(*args, **options)  # type: ignore[misc]  # that of the connection it is mixed into
 
 
-class WatchfulConnection(_Watchful, redis.Connection):
+class FailoverAwareConnection(_FailoverAware, redis.Connection):
     """A connection to a node."""
 
 
-class WatchfulSSLConnection(_Watchful, redis.SSLConnection):
+class FailoverAwareSSLConnection(_FailoverAware, redis.SSLConnection):
     """The same by TLS."""
 
 
-def watchful(is_replaced: Callable[[], bool], *, tls: bool) -> dict[str, Any]:
+def failover_aware(is_replaced: Callable[[], bool], *, tls: bool) -> dict[str, Any]:
     """Return the settings of a client of one node by which its connections are such."""
-    return {"connection_class": WatchfulSSLConnection if tls else WatchfulConnection, "is_replaced": is_replaced}
+    return {
+        "connection_class": FailoverAwareSSLConnection if tls else FailoverAwareConnection,
+        "is_replaced": is_replaced,
+    }

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
 
-from tallystream.client.durability import Confirmation
-from tallystream.producing.partition_queue import Entry, Lane, new_name
+from tallystream.client.durability import DurabilityCheck
+from tallystream.producing.partition_queue import PartitionQueue, SealedEntry, new_name
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION
 
@@ -37,7 +37,7 @@ _PAUSE: Final = 0.1
 """Seconds for which a stream that is full, or closed, is left alone."""
 
 _WATCH: Final = 60.0
-"""Seconds after the last confirmation during which an idle producer makes sure that the server remembers it,"""
+"""Seconds after the last durability during which an idle producer makes sure that the server remembers it,"""
 _LOOK: Final = 5.0
 """and seconds between two looks."""
 
@@ -47,16 +47,16 @@ _log: Final = logging.getLogger("tallystream")
 class Appender:
     """The unconfirmed entries of every partition, and the gate's counterpart on this side.
 
-    Not safe across threads: the flusher owns it.
+    Not safe across threads: the sender owns it.
 
     Args:
         client: A client that never sends anything twice.
         layout: The partitions.
         epoch: The life of the data that the entries belong to; `None` where that is not to be told apart.
-        confirmation: What counts as confirmed.
-        lanes: The lanes, where they are not new ones.
-        on_rename: Told, before anything is sent under it, of a lane's new name: partition, name, and the sequence under
-            the old name after which it begins at 1.
+        durability: What counts as confirmed.
+        queues: The queues, where they are not new ones.
+        on_rename: Told, before anything is sent under it, of a queue's new name: partition, name, and the sequence
+            under the old name after which it begins at 1.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class Appender:
         client: redis.Redis,
         layout: Layout,
         epoch: str | None = None,
-        confirmation: Confirmation | None = None,
-        lanes: Sequence[Lane] | None = None,
+        durability: DurabilityCheck | None = None,
+        queues: Sequence[PartitionQueue] | None = None,
         on_rename: Callable[[int, str, int], None] | None = None,
     ) -> None:
         self.layout = layout
         self._client = client
         self._epoch = epoch
-        self._confirmation = confirmation or Confirmation()
-        self.lanes = list(lanes or new_lanes(layout))
+        self._durability = durability or DurabilityCheck()
+        self.queues = list(queues or new_queues(layout))
         self._on_rename = on_rename
         self._script_is_loaded = False
         self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server remembers
@@ -93,27 +93,27 @@ class Appender:
         self.is_closed = False
         """Whether a stream takes nothing more, because the log goes on in another one: `settle`, then `move`."""
 
-    def push(self, partition: int, entry: Entry) -> None:
+    def push(self, partition: int, entry: SealedEntry) -> None:
         """Queue an entry; its sequence is its place in the queue."""
-        self.lanes[partition].waiting.append(entry)
+        self.queues[partition].waiting.append(entry)
 
     @property
     def oldest_cycle(self) -> int | None:
         """The lowest cycle among the unconfirmed entries, `None` where there are none."""
-        return min((lane.waiting[0].cycle for lane in self.lanes if lane.waiting), default=None)
+        return min((queue.waiting[0].cycle for queue in self.queues if queue.waiting), default=None)
 
     @property
     def due(self) -> float | None:
         """Seconds until there is something to send or to look at; 0 now, `None` not until more is pushed."""
         now = time.monotonic()
-        moments = [lane.resume_at for lane in self.lanes if lane.waiting]
+        moments = [queue.resume_at for queue in self.queues if queue.waiting]
         if self._suspects:
             moments.append(now)
         if now - self._confirmed_at < _WATCH:
             moments.append(max(self._looked_at, self._confirmed_at) + _LOOK)
         return max(0.0, min(moments) - now) if moments else None
 
-    def send(self) -> tuple[list[Entry], RedisError | None]:
+    def send(self) -> tuple[list[SealedEntry], RedisError | None]:
         """Send a burst of unconfirmed entries.
 
         Returns:
@@ -126,23 +126,23 @@ class Appender:
         if self._suspects:
             self._heal()
         now = time.monotonic()
-        sent: list[tuple[int, Entry]] = []
+        sent: list[tuple[int, SealedEntry]] = []
         looked: list[int] = []
         with self._client.pipeline(transaction=False) as pipeline:
-            for partition, lane in enumerate(self.lanes):
-                if lane.waiting and lane.resume_at <= now:
-                    for sequence, entry in enumerate(islice(lane.waiting, _BURST), start=lane.confirmed + 1):
+            for partition, queue in enumerate(self.queues):
+                if queue.waiting and queue.resume_at <= now:
+                    for sequence, entry in enumerate(islice(queue.waiting, _BURST), start=queue.confirmed + 1):
                         self._queue(pipeline, partition, sequence, entry)
                         sent.append((partition, entry))
             if self._is_unsure or now - max(self._looked_at, self._confirmed_at) >= _LOOK:
                 self._looked_at = now
-                looked = [partition for partition, lane in enumerate(self.lanes) if lane.kept and not lane.waiting]
+                looked = [partition for partition, queue in enumerate(self.queues) if queue.kept and not queue.waiting]
             for partition in looked:
-                pipeline.execute_command("HGET", self.layout.keys[partition].sequences, self.lanes[partition].producer)
+                pipeline.execute_command("HGET", self.layout.keys[partition].sequences, self.queues[partition].producer)
             if not sent and not looked:
                 return [], None
             if sent:
-                self._confirmation.queue(pipeline)
+                self._durability.queue(pipeline)
             if sent and not self._script_is_loaded:
                 _APPEND.load(self._client)
                 self._script_is_loaded = True
@@ -152,26 +152,26 @@ class Appender:
         self._look(looked, replies[len(sent) : len(sent) + len(looked)])
         return self._settle(sent, replies)
 
-    def _queue(self, pipeline: Any, partition: int, sequence: int, entry: Entry) -> None:
+    def _queue(self, pipeline: Any, partition: int, sequence: int, entry: SealedEntry) -> None:
         keys = self.layout.keys[partition]
-        arguments = [VERSION, self.lanes[partition].producer, sequence, entry.events, entry.payload]
-        if self._confirmation.is_needed:
+        arguments = [VERSION, self.queues[partition].producer, sequence, entry.events, entry.payload]
+        if self._durability.is_needed:
             arguments.append(1)
         _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.log_ledger], arguments)
 
     def _settle(
-        self, sent: Sequence[tuple[int, Entry]], replies: Sequence[Any]
-    ) -> tuple[list[Entry], RedisError | None]:
+        self, sent: Sequence[tuple[int, SealedEntry]], replies: Sequence[Any]
+    ) -> tuple[list[SealedEntry], RedisError | None]:
         first_error: RedisError | None = None
-        if is_written_only := bool(sent) and self._confirmation.is_needed:
+        if is_written_only := bool(sent) and self._durability.is_needed:
             if isinstance(replies[-1], RedisError):
                 first_error = replies[-1]
-            elif is_enough := self._confirmation.is_enough(replies[-1]):
+            elif is_enough := self._durability.is_enough(replies[-1]):
                 is_written_only = not is_enough
             self.unconfirmed += is_written_only
-        confirmed: list[Entry] = []
+        confirmed: list[SealedEntry] = []
         stopped: set[int] = set()
-        for (partition, _), reply in zip(sent, replies, strict=False):  # others follow: looks, and a confirmation
+        for (partition, _), reply in zip(sent, replies, strict=False):  # others follow: looks, and a durability
             if partition in stopped:
                 continue  # behind an entry that failed, the gate answers "gap": expected, and no news
             if isinstance(reply, RedisError):
@@ -181,7 +181,7 @@ class Appender:
                 else:
                     first_error = first_error or reply
                 continue
-            lane = self.lanes[partition]
+            queue = self.queues[partition]
             answer, detail = reply[0], reply[1].decode()
             if answer == b"gap":
                 stopped.add(partition)
@@ -189,19 +189,19 @@ class Appender:
             elif answer == b"closed":
                 stopped.add(partition)
                 self.is_closed = True
-                lane.resume_at = time.monotonic() + _PAUSE
+                queue.resume_at = time.monotonic() + _PAUSE
             elif answer == b"full":
                 stopped.add(partition)
                 self.backlogged += 1
-                lane.resume_at = time.monotonic() + _PAUSE
+                queue.resume_at = time.monotonic() + _PAUSE
             elif not is_written_only:
                 self.resent += answer == b"already"
                 self.last_ids[partition] = detail or self.last_ids[partition]
-                self._confirm(lane, confirmed)
+                self._confirm(queue, confirmed)
         return confirmed, first_error
 
-    def _confirm(self, lane: Lane, confirmed: list[Entry]) -> None:
-        entry = lane.confirm()
+    def _confirm(self, queue: PartitionQueue, confirmed: list[SealedEntry]) -> None:
+        entry = queue.confirm()
         self._confirmed_at = time.monotonic()
         if not entry.was_confirmed:
             entry.was_confirmed = True
@@ -210,46 +210,46 @@ class Appender:
     # -- to another log ---------------------------------------------------------------------------------
 
     def lasts(self) -> list[int]:
-        """Ask how far each lane came: final in a log that is closed, whatever was still on its way.
+        """Ask how far each queue came: final in a log that is closed, whatever was still on its way.
 
         Raises:
             RedisError: it is not known.
         """
         with self._client.pipeline(transaction=False) as pipeline:
-            for keys, lane in zip(self.layout.keys, self.lanes, strict=True):
-                pipeline.execute_command("HGET", keys.sequences, lane.producer)
+            for keys, queue in zip(self.layout.keys, self.queues, strict=True):
+                pipeline.execute_command("HGET", keys.sequences, queue.producer)
             return [int(reply.split()[0]) if reply else 0 for reply in pipeline.execute()]
 
-    def settle(self, lasts: Sequence[int]) -> list[Entry]:
+    def settle(self, lasts: Sequence[int]) -> list[SealedEntry]:
         """Confirm what a closed log has taken; return what is confirmed for the first time. The rest stays waiting."""
-        confirmed: list[Entry] = []
-        for lane, last in zip(self.lanes, lasts, strict=True):
-            if last < lane.confirmed:
-                self.lost += lane.rewind(last).lost
+        confirmed: list[SealedEntry] = []
+        for queue, last in zip(self.queues, lasts, strict=True):
+            if last < queue.confirmed:
+                self.lost += queue.roll_back(last).lost
                 self.rewound += 1
-            while lane.waiting and lane.confirmed < last:
-                self._confirm(lane, confirmed)
+            while queue.waiting and queue.confirmed < last:
+                self._confirm(queue, confirmed)
         return confirmed
 
     @property
-    def waiting(self) -> list[Entry]:
+    def waiting(self) -> list[SealedEntry]:
         """What is not confirmed, in the order in which it was sealed."""
-        return sorted((entry for lane in self.lanes for entry in lane.waiting), key=lambda entry: entry.cycle)
+        return sorted((entry for queue in self.queues for entry in queue.waiting), key=lambda entry: entry.cycle)
 
-    def move(self, layout: Layout, lanes: Sequence[Lane] | None = None) -> None:
+    def move(self, layout: Layout, queues: Sequence[PartitionQueue] | None = None) -> None:
         """Go on in another log, with nothing waiting; what became of entries so far is still counted."""
         self.last_ids = [None] * layout.partitions  # before the layout: who waits for one of them looks at both
         self.layout = layout
-        self.lanes = list(lanes or new_lanes(layout))
+        self.queues = list(queues or new_queues(layout))
         self._suspects.clear()
         self._is_unsure = self.is_closed = False
 
     def _look(self, looked: Sequence[int], replies: Sequence[Any]) -> None:
-        """Compare how far the server remembers lanes that have nothing to send with how far they were confirmed."""
+        """Compare how far the server remembers queues that have nothing to send with how far they were confirmed."""
         for partition, reply in zip(looked, replies, strict=True):
             if not isinstance(reply, RedisError):
                 last = int(reply.split()[0]) if reply else 0
-                if last < self.lanes[partition].confirmed:
+                if last < self.queues[partition].confirmed:
                     self._suspects[partition] = last
 
     def _heal(self) -> None:
@@ -262,14 +262,14 @@ class Appender:
         epoch = found.decode() if isinstance(found, bytes) else ""
         is_another_life = self._epoch is not None and epoch != self._epoch
         for partition, last in list(self._suspects.items()):
-            lane, stream = self.lanes[partition], self.layout.keys[partition].stream
+            queue, stream = self.queues[partition], self.layout.keys[partition].stream
             if is_another_life:
-                self._rename(partition, lane)
+                self._rename(partition, queue)
                 _log.warning("%s was begun anew: what was confirmed there before is not sent again", stream)
                 continue
-            rewind = lane.rewind(last)
+            rewind = queue.roll_back(last)
             if rewind.lost:
-                self._rename(partition, lane)
+                self._rename(partition, queue)
             self.lost += rewind.lost
             _log.warning(
                 "%s lost entries that it had confirmed: %d are sent again, %d are not held any more",
@@ -279,17 +279,17 @@ class Appender:
         self._suspects.clear()
         if is_another_life:
             self._epoch = epoch
-            for lane in self.lanes:
+            for queue in self.queues:
                 # A name is given up only upon a gap, which proves that nothing of what waits has been written.
-                lane.forget()
+                queue.forget()
 
-    def _rename(self, partition: int, lane: Lane) -> None:
+    def _rename(self, partition: int, queue: PartitionQueue) -> None:
         name = new_name()
         if self._on_rename is not None:
-            self._on_rename(partition, name, lane.confirmed)
-        lane.rename(name)
+            self._on_rename(partition, name, queue.confirmed)
+        queue.rename(name)
 
 
-def new_lanes(layout: Layout) -> list[Lane]:
-    """Return a new lane for each partition."""
-    return [Lane(KEEP_BYTES // layout.partitions) for _ in layout.keys]
+def new_queues(layout: Layout) -> list[PartitionQueue]:
+    """Return a new queue for each partition."""
+    return [PartitionQueue(KEEP_BYTES // layout.partitions) for _ in layout.keys]

@@ -12,12 +12,12 @@ from tallystream.errors import BufferFull, ConfigurationError, FlushTimeout, Tal
 from tallystream.producing.validation import ANYWHERE, is_spreadable
 from tallystream.storage.keys import MAX_PARTITIONS, partition_of
 from tallystream.wire.codec import MAX_EVENTS
-from tallystream.wire.packer import Pack
+from tallystream.wire.packer import EntryBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from tallystream.producing.partition_queue import Entry
+    from tallystream.producing.partition_queue import SealedEntry
     from tallystream.storage.keys import Layout
 
 WhenFull = Literal["block", "raise", "drop"]
@@ -68,15 +68,15 @@ class Buffer:
         self._buffer_events = settings.buffer_events
         self._buffer_bytes = settings.buffer_bytes
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # room, confirmation, failure or the end
+        self._changed = threading.Condition(self._lock)  # room, durability, failure or the end
         self.wake = threading.Event()
         self.hurry = threading.Event()
         self._demand = False  # somebody waits: seal also what is not full
         self._unrouted: list[Event] = []
-        self._packs: dict[int, Pack] = {}  # by route: one that belongs to another log is not found
+        self._packs: dict[int, EntryBuilder] = {}  # by route: one that belongs to another log is not found
         self._routes = range(0)
         self._turn = ANYWHERE  # the route of what may be counted anywhere, until its pack is sealed
-        self._full: list[tuple[int, Pack]] = []
+        self._full: list[tuple[int, EntryBuilder]] = []
         self._cycle = 1
         self._confirmed_cycle = 0
         self._sealed_at = 0.0
@@ -90,7 +90,7 @@ class Buffer:
 
     # -- those who emit ---------------------------------------------------------------------------------
 
-    def take(
+    def put(
         self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
         """Take one valid event; return whether it was taken (`drop` is the policy where it was not).
@@ -136,7 +136,7 @@ class Buffer:
             while not self._reached(target):
                 if self._failure is not None:
                     raise self._failure
-                self._urge()
+                self._request_flush()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     left = self.emitted - self.appended
@@ -167,7 +167,7 @@ class Buffer:
         with self._lock:
             self._begin(layout)
 
-    def reopen(self, layout: Layout) -> tuple[int, list[tuple[int, Pack]]]:
+    def reopen(self, layout: Layout) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Learn of another log's partitions; hand over what was packed by those before, all of it, as `seal` does."""
         with self._lock:
             self._route()
@@ -178,7 +178,7 @@ class Buffer:
             self._cycle += 1
         return cycle, sealed
 
-    def seal(self) -> tuple[int, list[tuple[int, Pack]]]:
+    def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Hand over what is to be sent now: full packs, and the others once they have lingered or are asked for.
 
         Events that may be counted anywhere go to one partition after another, entry by entry: so a subject that gets
@@ -193,7 +193,7 @@ class Buffer:
             now = time.monotonic()
             if self._demand or self.is_closing or now - self._sealed_at >= self._settings.linger:
                 sealed.extend((route % MAX_PARTITIONS, pack) for route, pack in self._packs.items() if pack.events)
-                self._packs = {route: Pack() for route in self._packs}
+                self._packs = {route: EntryBuilder() for route in self._packs}
                 self._take_turns()
                 self._demand = False
                 self._sealed_at = now
@@ -203,7 +203,7 @@ class Buffer:
             self._cycle += 1
         return cycle, sealed
 
-    def settle(self, confirmed: Sequence[Entry], cycle: int) -> None:
+    def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
         """Let go of confirmed entries; `cycle` is the last seal of which nothing is left to confirm."""
         with self._changed:
             for entry in confirmed:
@@ -219,7 +219,7 @@ class Buffer:
             self._failure = error
             self._changed.notify_all()
 
-    def rest(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         """Wait, though not beyond the end."""
         with self._changed:
             if not self.is_closed:
@@ -245,7 +245,7 @@ class Buffer:
             if settings.when_full == "raise" or remaining <= 0:
                 self.dropped += 1
                 raise BufferFull(f"{self._full_text()}: Redis is unreachable or slower than the load")
-            self._urge()
+            self._request_flush()
             self._changed.wait(remaining)
 
     def _has_room(self) -> bool:
@@ -263,7 +263,7 @@ class Buffer:
     def _reached(self, target: int) -> bool:
         return self._confirmed_cycle >= target
 
-    def _urge(self) -> None:
+    def _request_flush(self) -> None:
         self._demand = True
         self.hurry.set()
         self.wake.set()
@@ -281,12 +281,12 @@ class Buffer:
 
     def _begin(self, layout: Layout) -> None:
         self._routes = layout.routes
-        self._packs = {route: Pack() for route in layout.routes}
+        self._packs = {route: EntryBuilder() for route in layout.routes}
         self._turn = random.choice(layout.routes)  # noqa: S311  # so that producers do not go round in step
 
-    def _fill(self, route: int, pack: Pack) -> None:
+    def _fill(self, route: int, pack: EntryBuilder) -> None:
         self._full.append((route % MAX_PARTITIONS, pack))
-        self._packs[route] = Pack()
+        self._packs[route] = EntryBuilder()
         if route == self._turn:
             self._take_turns()
 

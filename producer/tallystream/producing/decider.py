@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from tallystream.client.durability import Confirmation
-from tallystream.deployment import establish
-from tallystream.errors import Backlogged, ConfigurationError, EventError, GenerationMoved, Unconfirmed
-from tallystream.rules.batch import Batch, Places
+from tallystream.client.durability import DurabilityCheck
+from tallystream.deployment import create_or_load
+from tallystream.errors import ConfigurationError, EventError, GenerationSwitched, StreamFull, Unconfirmed
+from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION, Payload, Single, encode
 from tallystream.wire.event import MAX_AMOUNT, Event, check_at
@@ -17,7 +17,7 @@ from tallystream.wire.event import MAX_AMOUNT, Event, check_at
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Metric, Rules
 
 _DECIDE: Final = Script("tallystream.storage", "decide")
@@ -31,7 +31,7 @@ Reason = Literal["limit", "once", "duplicate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Decision:
     """The verdict on one event.
 
     Attributes:
@@ -57,28 +57,28 @@ class Decider:
     Args:
         client: A client that never sends anything twice.
         meta: What is stored, with the published rules.
-        confirmation: What a decision needs beside the server's answer.
+        durability: What a decision needs beside the server's answer.
 
     Raises:
         ConfigurationError: no worker has published the rules yet.
     """
 
-    def __init__(self, client: redis.Redis, meta: Meta, confirmation: Confirmation | None = None) -> None:
+    def __init__(self, client: redis.Redis, meta: Deployment, durability: DurabilityCheck | None = None) -> None:
         if meta.rules is None:
             raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
         self.meta = meta
         self._client = client
-        self._confirmation = confirmation or Confirmation()
-        self._places: dict[int, Places] = {}
+        self._durability = durability or DurabilityCheck()
+        self._places: dict[int, BucketResolver] = {}
 
-    def __call__(self, event: Event) -> Outcome:
+    def __call__(self, event: Event) -> Decision:
         """Log and count one event, and return the verdict: one round trip.
 
         Raises:
             EventError: the event breaks a rule of its metric, or would take its total out of bounds.
-            Backlogged: the stream has as many entries as it may; nothing was counted.
+            StreamFull: the stream has as many entries as it may; nothing was counted.
             Unconfirmed: the event was counted, and no replica or disk has confirmed it in time.
-            GenerationMoved: it was not counted: the counters are being moved, and took longer than 5 seconds; decide
+            GenerationSwitched: it was not counted: the counters are being moved, and took longer than 5 seconds; decide
                 again.
             redis.RedisError: it is not known whether the event was counted; deciding again may count it twice,
                 unless the metric counts once per actor or the event has an id.
@@ -86,16 +86,16 @@ class Decider:
         deadline = time.monotonic() + _PATIENCE
         while (outcome := self._decide(self.meta, event)) is None:
             if time.monotonic() > deadline:
-                raise GenerationMoved(
+                raise GenerationSwitched(
                     f"the counters are being moved, for longer than {_PATIENCE:g} seconds by now: nothing was counted, "
                     "decide again"
                 )
-            before, self.meta = self.meta, establish(self._client, None, self.meta.layout.namespace)
+            before, self.meta = self.meta, create_or_load(self._client, None, self.meta.layout.namespace)
             if self.meta.layout == before.layout:  # closed, and nothing says yet where it goes on
                 time.sleep(_LOOK)
         return outcome
 
-    def _decide(self, meta: Meta, event: Event) -> Outcome | None:
+    def _decide(self, meta: Deployment, event: Event) -> Decision | None:
         """Decide by what is known of the deployment; `None` where another generation is live by now."""
         keys = meta.layout.keys_of(event.subject)
         rules = meta.rules_of(keys.generation)
@@ -109,7 +109,7 @@ class Decider:
                 raise EventError("at", f"is more than {rule.late_seconds:,} seconds ago, too late for {event.metric}")
         places = self._places.get(keys.generation)
         if places is None or places.rules is not rules:
-            places = self._places[keys.generation] = Places(rules)
+            places = self._places[keys.generation] = BucketResolver(rules)
         place = places(event.metric, at // 60_000)
         batch = Batch(keys, rules.zone, rules.alerts)
         batch.received = int(now * 1000)
@@ -121,11 +121,11 @@ class Decider:
         total_key = keys.total(event.metric, event.subject)
         names = [keys.stream, keys.live, keys.ledger, keys.log_ledger, keys.sequences]
         arguments = [batch.encode([], ledger), keys.generation, total_key, *entry]
-        (answer, *details), is_confirmed = self._confirmation.run(_DECIDE, self._client, names, arguments)
+        (answer, *details), is_confirmed = self._durability.run(_DECIDE, self._client, names, arguments)
         if answer == b"moved":
             return None
         if answer == b"full":
-            raise Backlogged(
+            raise StreamFull(
                 f"{keys.stream} has {int(details[0]):,} entries, its limit: workers have to catch up first"
             )
         if answer != b"decided":
@@ -134,7 +134,7 @@ class Decider:
         if not is_confirmed:
             raise Unconfirmed(f"the event was counted as {id_.decode()}, but that was not confirmed in time")
         limited = rule.limit is not None and used
-        return Outcome(
+        return Decision(
             accepted=bool(accepted),
             total=max(int(total), rule.floor if rule.floor is not None else -MAX_AMOUNT) if total else None,
             remaining=max(0, (rule.limit or 0) - int(used)) if limited else None,

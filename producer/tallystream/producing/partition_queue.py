@@ -1,4 +1,4 @@
-"""A lane: the entries of one producer for one partition, on their way and for a while after."""
+"""A queue: the entries of one producer for one partition, on their way and for a while after."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ENTRY_BYTES: Final = 250
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class SealedEntry:
     """A sealed entry on its way.
 
     `cycle` numbers the seal that froze it: what was emitted earlier has a lower or equal one. `was_confirmed` tells
@@ -27,14 +27,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Rewind:
+class Rollback:
     """What a stream that went back cost: entries that are sent again, and entries that nobody holds any more."""
 
     again: int
     lost: int
 
 
-class Lane:
+class PartitionQueue:
     """Entries in the order of their sequences: `kept` ends with `confirmed`, and `waiting` begins after it.
 
     What was confirmed is kept for a while: a server that fails over or restarts may have forgotten it, and says in
@@ -42,7 +42,7 @@ class Lane:
 
     Args:
         keep_bytes: About how many bytes of confirmed entries are kept.
-        producer: The lane's name at the gate; a new one where none is given.
+        producer: The queue's name at the gate; a new one where none is given.
         confirmed: The sequence before the first that is to be sent.
     """
 
@@ -50,15 +50,15 @@ class Lane:
 
     def __init__(self, keep_bytes: int, producer: str | None = None, confirmed: int = 0) -> None:
         self._keep_bytes = keep_bytes
-        self.waiting: deque[Entry] = deque()
-        self.kept: deque[Entry] = deque()
+        self.waiting: deque[SealedEntry] = deque()
+        self.kept: deque[SealedEntry] = deque()
         self._kept_bytes = 0
         self.resume_at = 0.0
         """Monotonic second before which nothing is sent: the stream was full."""
         self.producer = producer or new_name()
         self.confirmed = confirmed
 
-    def confirm(self) -> Entry:
+    def confirm(self) -> SealedEntry:
         """Move the first waiting entry to those that the server has; return it."""
         entry = self.waiting.popleft()
         self.confirmed += 1
@@ -68,7 +68,7 @@ class Lane:
             self._kept_bytes -= len(self.kept.popleft().payload) + _ENTRY_BYTES
         return entry
 
-    def rewind(self, last: int) -> Rewind:
+    def roll_back(self, last: int) -> Rollback:
         """Go back to where the server is: it has the entries up to `last`, and none after it.
 
         Where all that it forgot is still kept, it is sent again as the same entries. Where it is not, the gate would
@@ -83,7 +83,7 @@ class Lane:
             self.waiting.appendleft(entry)
             self.confirmed -= 1
             again += 1
-        return Rewind(again, lost)
+        return Rollback(again, lost)
 
     def rename(self, name: str) -> None:
         """Begin again at 1, with what waits; what is kept belongs to the old name."""

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Final, Literal
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import DEFAULT_URL, connect
-from tallystream.client.durability import Confirm, Confirmation
-from tallystream.deployment import establish
+from tallystream.client.durability import Durability, DurabilityCheck
+from tallystream.deployment import create_or_load
 from tallystream.errors import EventError, FlushTimeout, TallyError
 from tallystream.producing.buffer import Buffer, BufferSettings, WhenFull
-from tallystream.producing.decider import Decider, Outcome
-from tallystream.producing.sender import Flusher
+from tallystream.producing.decider import Decider, Decision
+from tallystream.producing.sender import Sender
 from tallystream.producing.spool.buffer import Spool, SpoolSettings, Sync
-from tallystream.producing.validation import Admission
+from tallystream.producing.validation import EventValidator
 from tallystream.wire import event as rule
-from tallystream.wire.position import parse_id, parse_position, position_commands
+from tallystream.wire.position import parse_position, position_commands
+from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,7 +86,7 @@ class Producer:
         when_full: What `emit` does when the buffer is full: `block` until there is room (for `block_timeout`
             seconds, then as `raise`), `raise` `BufferFull`, or `drop` the event; each is counted in `stats`.
         block_timeout: Seconds that `block` waits.
-        confirm: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
+        durability: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
             `replica`, or on the server's disk (`fsync`). What is not confirmed is sent again. See docs/durability.md.
         spool: A folder on a local disk. Events are written there before `emit` returns, so they survive the death of
             this process and an outage of Redis of any length; what a dead process has left there is sent by
@@ -112,7 +113,7 @@ class Producer:
         buffer_bytes: int = 64 * 2**20,
         when_full: WhenFull = "block",
         block_timeout: float = 30.0,
-        confirm: Confirm = "memory",
+        durability: Durability = "memory",
         spool: str | os.PathLike[str] | None = None,
         spool_bytes: int = 256 * 2**20,
         spool_sync: Sync = "os",
@@ -122,25 +123,25 @@ class Producer:
         self._settings = BufferSettings(
             linger, entry_events, entry_bytes, buffer_events, buffer_bytes, when_full, block_timeout
         )
-        self._confirmation = Confirmation(confirm)
+        self._durability = DurabilityCheck(durability)
         self._url = url
         self._partitions = partitions
         self._namespace = namespace
         self._spool = None if spool is None else SpoolSettings(Path(spool), spool_bytes, spool_sync, namespace)
         self._begin()
         if self._spool is not None and any(folder.is_dir() for folder in self._spool.folder.iterdir()):
-            self._flusher.start()  # somebody has left something, or is at work
+            self._sender.start()  # somebody has left something, or is at work
         _producers.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def _begin(self) -> None:
         """Start empty: at construction, and in the child after a fork."""
         self._client = connect(self._url)
-        self._admission = Admission(self._client, self._partitions, self._namespace)
+        self._validator = EventValidator(self._client, self._partitions, self._namespace)
         self._buffer = Buffer(self._settings) if self._spool is None else Spool(self._settings, self._spool)
         self._wake = self._buffer.wake
-        self._flusher = Flusher(
-            self._client, self._admission, self._buffer, self._settings.linger, self._confirmation, self._spool
+        self._sender = Sender(
+            self._client, self._validator, self._buffer, self._settings.linger, self._durability, self._spool
         )
         self._decider: Decider | None = None
 
@@ -164,16 +165,16 @@ class Producer:
             TallyError: the producer is closed.
         """
         # The common case costs three look-ups: text that has been checked before is not checked again.
-        admission = self._admission
-        route = admission.known.get(subject) if subject.__class__ is str else None
+        validator = self._validator
+        route = validator.known.get(subject) if subject.__class__ is str else None
         if route is None:
-            subject, route = admission.subject(subject)
-        if metric not in admission.metrics:
+            subject, route = validator.subject(subject)
+        if metric not in validator.metrics:
             self._admit_metric(metric)
         if amount.__class__ is not int or not -rule.MAX_AMOUNT <= amount <= rule.MAX_AMOUNT:
             rule.check_amount(amount)
-        if metric in admission.picky:
-            route = admission.admit(metric, amount, actor, id, route)
+        if metric in validator.needs_check:
+            route = validator.admit(metric, amount, actor, id, route)
         now = time.time()
         if at is None:
             at = now
@@ -183,8 +184,8 @@ class Producer:
             actor = rule.check_text("actor", actor, rule.MAX_ACTOR_BYTES)
         if id is not None:
             id = rule.check_text("id", id, rule.MAX_ID_BYTES)  # noqa: A001
-        if self._buffer.take(route, metric, subject, amount, at, actor, id) and not self._wake.is_set():
-            self._flusher.start()
+        if self._buffer.put(route, metric, subject, amount, at, actor, id) and not self._wake.is_set():
+            self._sender.start()
 
     def decide(
         self,
@@ -195,7 +196,7 @@ class Producer:
         actor: str | None = None,
         at: float | None = None,
         id: str | None = None,  # noqa: A002  # the event's own word
-    ) -> Outcome:
+    ) -> Decision:
         """Count one event now and return the verdict, in one round trip: for limits and votes.
 
         The event is in the stream like an emitted one, and a replay counts it the same. What was emitted before
@@ -210,13 +211,13 @@ class Producer:
         """
         event = rule.Event(metric, subject, amount, actor, at, id)
         decider = self._decider
-        if decider is None or not self._admission.is_fresh:
-            meta = self._admission.meta
+        if decider is None or not self._validator.is_fresh:
+            meta = self._validator.meta
             if meta is None or meta.rules is None:
-                self._admission.forget()  # a worker may have published them since
-            meta = self._admission.refresh()
+                self._validator.forget()  # a worker may have published them since
+            meta = self._validator.refresh()
             if decider is None or decider.meta.rules != meta.rules:
-                decider = self._decider = Decider(self._client, meta, self._confirmation)
+                decider = self._decider = Decider(self._client, meta, self._durability)
         return decider(event)
 
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
@@ -248,14 +249,14 @@ class Producer:
             self.flush(timeout)
         finally:
             self._buffer.close()
-            self._flusher.join(max(timeout, 1.0))
-            self._flusher.release()
+            self._sender.join(max(timeout, 1.0))
+            self._sender.release()
             self._client.close()
 
     @property
     def stats(self) -> ProducerStats:
         """What became of the events so far."""
-        buffer, appender = self._buffer, self._flusher.appender
+        buffer, appender = self._buffer, self._sender.appender
         appended, emitted = buffer.appended, buffer.emitted
         return ProducerStats(
             emitted=emitted,
@@ -268,7 +269,7 @@ class Producer:
             backlogged=0 if appender is None else appender.backlogged,
             unconfirmed=0 if appender is None else appender.unconfirmed,
             spooled_bytes=buffer.size if isinstance(buffer, Spool) else 0,
-            adopted=self._flusher.adopted_events,
+            adopted=self._sender.adopted_events,
         )
 
     def __enter__(self) -> Self:
@@ -281,23 +282,23 @@ class Producer:
 
     def _admit_metric(self, metric: str) -> None:
         try:
-            self._admission.metric(metric)
+            self._validator.metric(metric)
         except EventError:
-            self._flusher.start()  # it may have been declared since: look before the next refusal
+            self._sender.start()  # it may have been declared since: look before the next refusal
             raise
 
     def _wait_until_counted(self, deadline: float | None) -> None:
-        appender = self._flusher.appender
+        appender = self._sender.appender
         if appender is None:
             return  # nothing was ever appended
         layout, last_ids, look_again = appender.layout, list(appender.last_ids), 0.0
-        while layout is not appender.layout:  # the flusher has just moved on
+        while layout is not appender.layout:  # the sender has just moved on
             layout, last_ids = appender.layout, list(appender.last_ids)
         log = layout.log
         for partition, last_id in enumerate(last_ids):
             while last_id is not None:
                 if time.monotonic() >= look_again:  # another generation of counters may be the one that counts by now
-                    layout = establish(self._client, None, self._namespace).layout
+                    layout = create_or_load(self._client, None, self._namespace).layout
                     look_again = time.monotonic() + _META_LOOK
                 if layout.log != log:
                     return  # what the log before held was counted in this one before it began to hold
@@ -319,7 +320,7 @@ _producers: Final[weakref.WeakSet[Producer]] = weakref.WeakSet()
 
 def _begin_in_child() -> None:
     for producer in list(_producers):
-        producer._flusher.abandon()  # noqa: SLF001  # the same module
+        producer._sender.abandon()  # noqa: SLF001  # the same module
         producer._begin()  # noqa: SLF001  # the same module
 
 

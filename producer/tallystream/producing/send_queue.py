@@ -1,4 +1,4 @@
-"""An outbox: a buffer and the appender that empties it, one step at a time, and from one log into the next."""
+"""An send_queue: a buffer and the appender that empties it, one step at a time, and from one log into the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import SpoolError
 from tallystream.producing.appender import KEEP_BYTES, Appender
-from tallystream.producing.partition_queue import Entry, Lane
+from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
 from tallystream.producing.spool.buffer import Spool
 from tallystream.storage.keys import partition_of
 from tallystream.wire.codec import decode_packed, encode, split
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
     import redis
     from redis.exceptions import RedisError
 
-    from tallystream.client.durability import Confirmation
-    from tallystream.deployment import Meta
+    from tallystream.client.durability import DurabilityCheck
+    from tallystream.deployment import Deployment
     from tallystream.producing.buffer import Buffer
     from tallystream.storage.keys import Layout
 
 _log: Final = logging.getLogger("tallystream")
 
 
-class Outbox:
-    """Sends what a buffer holds. Not safe across threads: the flusher owns it.
+class SendQueue:
+    """Sends what a buffer holds. Not safe across threads: the sender owns it.
 
     Args:
         client: A client that never sends anything twice.
         meta: What is stored there.
         buffer: What is to be sent.
-        confirmation: What counts as sent.
+        durability: What counts as sent.
 
     Raises:
         SpoolError: what is spooled cannot be delivered here.
     """
 
-    def __init__(self, client: redis.Redis, meta: Meta, buffer: Buffer, confirmation: Confirmation) -> None:
+    def __init__(self, client: redis.Redis, meta: Deployment, buffer: Buffer, durability: DurabilityCheck) -> None:
         self.buffer = buffer
         layout = _sealed_for(buffer, meta)
         buffer.open(layout)
-        lanes, on_rename = None, None
+        queues, on_rename = None, None
         if isinstance(buffer, Spool):
-            lanes, on_rename = _lanes(buffer, layout), buffer.rename
-        self.appender = Appender(client, layout, meta.epoch, confirmation, lanes, on_rename)
+            queues, on_rename = _queues(buffer, layout), buffer.rename
+        self.appender = Appender(client, layout, meta.epoch, durability, queues, on_rename)
         self._cycle = 0
 
     def step(self) -> tuple[bool, RedisError | None]:
@@ -63,7 +63,7 @@ class Outbox:
         appender = self.appender
         self._cycle, sealed = self.buffer.seal()
         for partition, pack in sealed:
-            appender.push(partition, Entry(self._cycle, pack.events, pack.size, pack.seal()))
+            appender.push(partition, SealedEntry(self._cycle, pack.events, pack.size, pack.build()))
         confirmed, error = appender.send()
         oldest = appender.oldest_cycle
         self._settle(confirmed)
@@ -87,22 +87,22 @@ class Outbox:
             parts = [part for each in held for part in _parts(each, layout)]
             counts = Counter(partition for partition, _ in parts)
             buffer.move(layout, lasts, [counts[partition] for partition in range(layout.partitions)])
-            appender.move(layout, _lanes(buffer, layout, counts))
+            appender.move(layout, _queues(buffer, layout, counts))
         else:
             self._cycle, packs = buffer.reopen(layout)
-            rest = [Entry(self._cycle, pack.events, pack.size, pack.seal()) for _, pack in packs]
+            rest = [SealedEntry(self._cycle, pack.events, pack.size, pack.build()) for _, pack in packs]
             parts = [part for each in (*appender.waiting, *rest) for part in _parts(each, layout)]
             appender.move(layout)
         for partition, entry in parts:
             appender.push(partition, entry)
         _log.info("the events go on to %d partitions, in log %d", layout.partitions, layout.log)
 
-    def _settle(self, confirmed: list[Entry]) -> None:
+    def _settle(self, confirmed: list[SealedEntry]) -> None:
         oldest = self.appender.oldest_cycle
         self.buffer.settle(confirmed, self._cycle if oldest is None else oldest - 1)
 
 
-def _sealed_for(buffer: Buffer, meta: Meta) -> Layout:
+def _sealed_for(buffer: Buffer, meta: Deployment) -> Layout:
     """Return the partitions that what a buffer holds is sealed for: those of a closed log are asked first.
 
     Raises:
@@ -120,17 +120,17 @@ def _sealed_for(buffer: Buffer, meta: Meta) -> Layout:
     return layout
 
 
-def _lanes(spool: Spool, layout: Layout, sent_first: Counter[int] | None = None) -> list[Lane]:
+def _queues(spool: Spool, layout: Layout, sent_first: Counter[int] | None = None) -> list[PartitionQueue]:
     keep = KEEP_BYTES // layout.partitions
     begun = zip(spool.names, spool.confirmed_sequences, strict=True)
     first = sent_first or Counter()
-    return [Lane(keep, name, confirmed - first[n]) for n, (name, confirmed) in enumerate(begun)]
+    return [PartitionQueue(keep, name, confirmed - first[n]) for n, (name, confirmed) in enumerate(begun)]
 
 
-def _parts(entry: Entry, layout: Layout) -> Iterator[tuple[int, Entry]]:
+def _parts(entry: SealedEntry, layout: Layout) -> Iterator[tuple[int, SealedEntry]]:
     """Yield what an entry holds for each partition; its size in the buffer stays what it is in all."""
     size = entry.size
     parts = split(decode_packed(entry.payload), lambda _, subject, __: partition_of(subject, layout.partitions))
     for partition, payload in parts.items():
-        yield partition, Entry(entry.cycle, payload.events, size, encode(payload), entry.was_confirmed)
+        yield partition, SealedEntry(entry.cycle, payload.events, size, encode(payload), entry.was_confirmed)
         size = 0

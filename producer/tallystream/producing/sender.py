@@ -1,4 +1,4 @@
-"""The flusher: the thread behind a producer that seals, sends, and tries again for as long as it takes."""
+"""The sender: the thread behind a producer that seals, sends, and tries again for as long as it takes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from tallystream.client.connect import is_refusal
 from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.producing.buffer import BufferSettings
-from tallystream.producing.send_queue import Outbox
-from tallystream.producing.spool.buffer import Spool, SpoolSettings, left_behind
+from tallystream.producing.send_queue import SendQueue
+from tallystream.producing.spool.buffer import Spool, SpoolSettings, orphaned_segments
 
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.client.durability import Confirmation
-    from tallystream.deployment import Meta
+    from tallystream.client.durability import DurabilityCheck
+    from tallystream.deployment import Deployment
     from tallystream.producing.appender import Appender
     from tallystream.producing.buffer import Buffer
-    from tallystream.producing.validation import Admission
+    from tallystream.producing.validation import EventValidator
 
 _BACKOFF: Final = (0.05, 2.0)
 """Seconds to wait after the first failure, and at the most."""
@@ -34,42 +34,42 @@ _SCAN: Final = 10.0
 _log: Final = logging.getLogger("tallystream")
 
 
-class Flusher:
+class Sender:
     """Sends what a buffer holds.
 
     The thread starts with the first need for it, so that a fork before the first event is free.
 
     Args:
         client: A client that never sends anything twice.
-        admission: What is stored there.
+        validator: What is stored there.
         buffer: What is to be sent.
         linger: Seconds that events may gather.
-        confirmation: What counts as sent.
+        durability: What counts as sent.
         spool: Where dead processes may have left events.
     """
 
     def __init__(
         self,
         client: redis.Redis,
-        admission: Admission,
+        validator: EventValidator,
         buffer: Buffer,
         linger: float,
-        confirmation: Confirmation,
+        durability: DurabilityCheck,
         spool: SpoolSettings | None = None,
     ) -> None:
         self._client = client
-        self._admission = admission
+        self._validator = validator
         self._buffer = buffer
         self._linger = linger
-        self._confirmation = confirmation
+        self._durability = durability
         self._problem: str | None = None
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._spool = spool
         self._scan_at = float("-inf")
         self._refused: set[str] = set()  # journals that cannot be delivered here
-        self._own: Outbox | None = None
-        self._adopted: list[Outbox] = []
+        self._own: SendQueue | None = None
+        self._adopted: list[SendQueue] = []
         self.adopted_events = 0
         """Events of dead processes that were delivered from the spool."""
 
@@ -116,7 +116,7 @@ class Flusher:
                 first, most = _BACKOFF
                 # Jitter, so that a fleet of producers does not come back in step.
                 pause = min(most, first * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
-                buffer.rest(pause)
+                buffer.sleep(pause)
                 buffer.wake.set()
 
     def _wait(self) -> None:
@@ -129,7 +129,7 @@ class Flusher:
         buffer.hurry.clear()
 
     def _due(self) -> float | None:
-        moments = [outbox.appender.due for outbox in self._adopted]
+        moments = [send_queue.appender.due for send_queue in self._adopted]
         if self._adopted:
             moments.append(0.0)
         if self._own is not None:
@@ -140,20 +140,20 @@ class Flusher:
 
     def _pass(self) -> bool:
         """Take a step with all that is to be sent; tell whether any of them led on."""
-        if any(outbox.appender.is_closed for outbox in self._outboxes()):
-            self._admission.forget()  # the log goes on in another one: look again and again, until it says in which
-        meta = self._admission.refresh()
+        if any(send_queue.appender.is_closed for send_queue in self._outboxes()):
+            self._validator.forget()  # the log goes on in another one: look again and again, until it says in which
+        meta = self._validator.refresh()
         if self._own is None:
-            self._confirmation.check(self._client)
-            self._own = Outbox(self._client, meta, self._buffer, self._confirmation)
+            self._durability.check(self._client)
+            self._own = SendQueue(self._client, meta, self._buffer, self._durability)
         if self._spool is not None and time.monotonic() >= self._scan_at:
             self._adopt(self._spool, meta)
         progress = False
-        for outbox in self._outboxes():
-            outbox.buffer.spread = self._admission.spread  # first: it is what holds in the log that follows
-            if outbox.appender.layout.log != meta.layout.log:
-                outbox.move(meta.layout)
-            led_on, error = outbox.step()
+        for send_queue in self._outboxes():
+            send_queue.buffer.spread = self._validator.spread  # first: it is what holds in the log that follows
+            if send_queue.appender.layout.log != meta.layout.log:
+                send_queue.move(meta.layout)
+            led_on, error = send_queue.step()
             progress = progress or led_on
             if error is not None:
                 if is_refusal(error):
@@ -161,21 +161,21 @@ class Flusher:
                 self._lost(error)
             elif led_on:
                 self._say(None)
-        for outbox in [each for each in self._adopted if _is_delivered(each)]:
-            self._adopted.remove(outbox)
-            self.adopted_events += outbox.buffer.appended
-            _release(outbox.buffer)
+        for send_queue in [each for each in self._adopted if _is_delivered(each)]:
+            self._adopted.remove(send_queue)
+            self.adopted_events += send_queue.buffer.appended
+            _release(send_queue.buffer)
         return progress
 
-    def _outboxes(self) -> list[Outbox]:
+    def _outboxes(self) -> list[SendQueue]:
         return self._adopted if self._own is None else [self._own, *self._adopted]
 
-    def _adopt(self, spool: SpoolSettings, meta: Meta) -> None:
+    def _adopt(self, spool: SpoolSettings, meta: Deployment) -> None:
         """Take over what dead processes have left in the spool, one at a time: reading it takes a while."""
-        for journal in left_behind(spool.folder, self._refused):
+        for journal in orphaned_segments(spool.folder, self._refused):
             try:
                 buffer = Spool(BufferSettings(), spool, journal)
-                self._adopted.append(Outbox(self._client, meta, buffer, self._confirmation))
+                self._adopted.append(SendQueue(self._client, meta, buffer, self._durability))
             except SpoolError as error:
                 journal.close()
                 self._refused.add(journal.folder.name)
@@ -188,12 +188,12 @@ class Flusher:
     def release(self) -> None:
         """Let go of the files, once the thread has ended."""
         if self._thread is None or not self._thread.is_alive():
-            for buffer in (self._buffer, *(outbox.buffer for outbox in self._adopted)):
+            for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
                 _release(buffer)
 
     def abandon(self) -> None:
         """Close what a fork has copied of the parent's files."""
-        for buffer in (self._buffer, *(outbox.buffer for outbox in self._adopted)):
+        for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
             if isinstance(buffer, Spool):
                 buffer.abandon()
 
@@ -212,8 +212,8 @@ class Flusher:
         self._problem = problem
 
 
-def _is_delivered(outbox: Outbox) -> bool:
-    return isinstance(outbox.buffer, Spool) and outbox.buffer.is_delivered
+def _is_delivered(send_queue: SendQueue) -> bool:
+    return isinstance(send_queue.buffer, Spool) and send_queue.buffer.is_delivered
 
 
 def _release(buffer: Buffer) -> None:

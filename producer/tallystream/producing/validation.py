@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tallystream.deployment import Meta, establish
+from tallystream.deployment import Deployment, create_or_load
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.storage.keys import partition_of
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
@@ -33,12 +33,12 @@ _ALL_KNOW: Final = 3.0
 """Seconds within which every reader has read them again: see `totals.META_AGE`."""
 
 
-class Admission:
+class EventValidator:
     """Checks events against what is stored; safe across threads.
 
     `known` maps a subject that is in normal form to its route (`Layout.routes`), `metrics` holds the names that may be
-    emitted, and `picky` those among them whose events `admit` has to look at: the rules have no place for some, or they
-    are spread.
+    emitted, and `needs_check` those among them whose events `admit` has to look at: the rules have no place for some,
+    or they are spread.
 
     Args:
         client: Where the events go.
@@ -52,15 +52,15 @@ class Admission:
         self._namespace = namespace
         self._lock = threading.Lock()
         self._read_at: float | None = None
-        self.meta: Meta | None = None
+        self.meta: Deployment | None = None
         self.known: dict[str, int] = {}
         self.metrics: set[str] = set()
-        self.picky: set[str] = set()
+        self.needs_check: set[str] = set()
         self._spread_seen: dict[str, float] = {}
         self.spread: frozenset[str] = frozenset()
         """The metrics whose events are spread over the partitions."""
 
-    def refresh(self) -> Meta:
+    def refresh(self) -> Deployment:
         """Return what is stored, reading it again where the last look is too old.
 
         Raises:
@@ -71,7 +71,7 @@ class Admission:
         if meta is not None and self.is_fresh:
             return meta
         # What the caller expects is checked once: a live system may be moved to another number of partitions.
-        found = establish(self._client, self._partitions if meta is None else None, self._namespace)
+        found = create_or_load(self._client, self._partitions if meta is None else None, self._namespace)
         with self._lock:
             if self.meta is not None and found.layout.log != self.meta.layout.log:
                 self.known = {}
@@ -79,7 +79,7 @@ class Admission:
                 raise ConfigurationError("the number of partitions changed under this producer: start it anew")
             if self.meta is None or found.rules != self.meta.rules:
                 self.metrics = set()
-                self.picky = set()
+                self.needs_check = set()
             now = self._read_at = time.monotonic()
             # Where others may still go by rules without it, a metric is spread from a later look on.
             seen = float("-inf") if self.meta is None or self.meta.rules is None else now
@@ -135,11 +135,11 @@ class Admission:
             raise
         declared = meta.rules.metric[metric]
         if declared.once is not None or declared.limit is not None or not declared.exact or declared.spread:
-            self.picky.add(metric)
+            self.needs_check.add(metric)
         self.metrics.add(metric)
 
     def admit(self, metric: str, amount: int, actor: str | None, id_: str | None, home: int) -> int:
-        """Return the route for an event of a picky metric: `home`, its subject's, or `ANYWHERE`.
+        """Return the route for an event of a needs_check metric: `home`, its subject's, or `ANYWHERE`.
 
         Raises:
             EventError: the rules have no place for it; says which field is at fault.

@@ -7,11 +7,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
-from tallystream.reading.query import Command, Query, sound
+from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.reading.series import MAX_RANGE
-from tallystream.rules.windows import MINUTE, WINDOWS, bucket, cover, seconds
+from tallystream.rules.windows import bucket, cover, seconds
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.wire.position import Position, parse_position, position_commands
+from tallystream.wire.position import CountingPosition, parse_position, position_commands
+from tallystream.wire.window import MINUTE, WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,7 @@ class Limit:
     used: int
     remaining: int
     reset_at: float | None
-    position: Position
+    position: CountingPosition
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Votes:
     score: int
     up: int
     down: int
-    position: Position
+    position: CountingPosition
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Uniques:
 
     value: int
     error: float
-    position: Position
+    position: CountingPosition
 
 
 def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: float) -> Query[Limit]:
@@ -75,7 +76,7 @@ def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: fl
     commands: list[Command] = [*position_commands(keys), ("HGET", keys.limit(metric, current.label), subject)]
 
     def parse(replies: list[Any]) -> Limit:
-        used = int(sound(replies[2]) or 0)
+        used = int(raise_on_error(replies[2]) or 0)
         return Limit(limit, used, max(0, limit - used), reset_at, parse_position(replies[:2], keys.group))
 
     return Query(commands, parse)
@@ -98,7 +99,7 @@ def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Quer
     ]
 
     def parse(replies: list[Any]) -> Votes:
-        score, up = (int(value or 0) for value in sound(replies[2]))
+        score, up = (int(value or 0) for value in raise_on_error(replies[2]))
         return Votes(score, up, up - score, parse_position(replies[:2], keys.group))
 
     return Query(commands, parse)
@@ -146,7 +147,7 @@ def query_uniques(layout: Layout, rules: Rules, subject: str, metric: str, over:
     ]
 
     def parse(replies: list[Any]) -> Uniques:
-        return Uniques(int(sound(replies[2])), HLL_ERROR, parse_position(replies[:2], keys.group))
+        return Uniques(int(raise_on_error(replies[2])), HLL_ERROR, parse_position(replies[:2], keys.group))
 
     return Query(commands, parse)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.reading.query import Command, Query, sound
+from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.rules.alerts import ENDED, Alert
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _SHOWN: Final = 1000
 
 
 @dataclass(frozen=True)
-class Fired:
+class FiredAlert:
     """An alert that is firing for a subject since second `since`, when its value was `value`."""
 
     alert: Alert
@@ -30,7 +30,7 @@ class Fired:
 
 
 @dataclass(frozen=True)
-class Firing:
+class FiringAlerts:
     """What is firing now.
 
     Attributes:
@@ -40,11 +40,11 @@ class Firing:
     """
 
     counts: Mapping[str, int]
-    fired: list[Fired]
+    fired: list[FiredAlert]
     waiting: Mapping[str, int]
 
 
-def query_firing(layout: Layout, rules: Rules, now: float, *, listed: bool = False) -> Query[Firing]:
+def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = False) -> Query[FiringAlerts]:
     """Ask which alerts fire in second `now`; `listed` asks for the subjects as well."""
     commands: list[Command] = []
     for keys in layout.keys if rules.alert else ():
@@ -55,29 +55,29 @@ def query_firing(layout: Layout, rules: Rules, now: float, *, listed: bool = Fal
             if listed:
                 commands.append(("HSCAN", key, 0, "COUNT", _SHOWN))
 
-    def parse(replies: list[Any]) -> Firing:
+    def parse(replies: list[Any]) -> FiringAlerts:
         answers = iter(replies)
         counts = {alert.name: 0 for alert in rules.alert}
-        fired: list[Fired] = []
+        fired: list[FiredAlert] = []
         waiting: dict[str, int] = {}
         for keys in layout.keys if rules.alert else ():
-            waiting[keys.stream] = int(sound(next(answers)))
+            waiting[keys.stream] = int(raise_on_error(next(answers)))
             for alert in rules.alert:
-                counts[alert.name] += int(sound(next(answers)))
+                counts[alert.name] += int(raise_on_error(next(answers)))
                 if listed:
-                    fired += _listed(keys.prefix, alert, sound(next(answers))[1])
+                    fired += _listed(keys.prefix, alert, raise_on_error(next(answers))[1])
         fired.sort(key=lambda each: (-each.since, each.alert.name, each.subject))
-        return Firing(counts, fired, waiting)
+        return FiringAlerts(counts, fired, waiting)
 
     return Query(commands, parse)
 
 
-def _listed(prefix: str, alert: Alert, records: Mapping[bytes, bytes]) -> list[Fired]:
+def _listed(prefix: str, alert: Alert, records: Mapping[bytes, bytes]) -> list[FiredAlert]:
     tag = prefix.partition("{")[2].partition("}")[0]
     found = []
     for subject, record in records.items():
         if record != ENDED.encode():
             entry, _, value = record.decode().partition(" ")
             since = int(entry.partition("-")[0]) / 1000
-            found.append(Fired(alert, subject.decode(), float(value), since, f"{tag}-{entry}"))
+            found.append(FiredAlert(alert, subject.decode(), float(value), since, f"{tag}-{entry}"))
     return found

@@ -26,7 +26,7 @@ _MOST: Final = 256
 Waiting = tuple[Query["Reading"], "asyncio.Future[Reading]"]
 
 
-class Together:
+class ReadCoalescer:
     """Asks queries for counters together; for one event loop.
 
     Args:
@@ -75,18 +75,18 @@ class Together:
                     _settle(answer, query, [_reply(replies, at) for at in place])
 
 
-Place = tuple[int, int, int]
+CommandPlace = tuple[int, int, int]
 """Where a command's reply is: the number of the merged command, and from which to which of its values; -1 is all."""
 
 
-def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[list[Place]]]:
+def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[list[CommandPlace]]]:
     """Return the commands of several queries without repeats, one MGET for each partition, and each query's places."""
     numbers: dict[Any, int] = {}
     merged: list[Command] = []
     keys: dict[int, list[Any]] = {}
-    places: list[list[Place]] = []
+    places: list[list[CommandPlace]] = []
     for commands in queries:
-        found: list[Place] = []
+        found: list[CommandPlace] = []
         for command in commands:
             many = command[0] == "MGET"
             shared = command[1].partition("}")[0] if many else command
@@ -108,7 +108,7 @@ def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[lis
     return merged, places
 
 
-def _reply(replies: list[Any], place: Place) -> Any:
+def _reply(replies: list[Any], place: CommandPlace) -> Any:
     number, first, last = place
     reply = replies[number]
     return reply if first < 0 or not isinstance(reply, list) else reply[first:last]

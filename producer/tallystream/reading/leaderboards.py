@@ -8,14 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import EventError
-from tallystream.reading.merge import Board, Largest, query_largest, rank
-from tallystream.reading.query import Command, Query, sound
+from tallystream.reading.merge import Board, Largest, merge_top_k, rank
+from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.reading.series import declared_window, rolling_buckets
 from tallystream.reading.sketches import bound
 from tallystream.reading.totals import floored
 from tallystream.rules.batch import board_length
-from tallystream.rules.windows import MINUTE, WINDOWS, Bucket, bucket
-from tallystream.wire.position import Position, parse_position, position_commands
+from tallystream.rules.windows import Bucket, bucket
+from tallystream.wire.position import CountingPosition, parse_position, position_commands
+from tallystream.wire.window import MINUTE, WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout, PartitionKeys
 
-Place = tuple[str, int]
+Rank = tuple[str, int]
 """A subject and its value."""
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Leaderboard:
     """The subjects with the most, largest first; equal ones by name, last first.
 
     Attributes:
@@ -38,14 +39,14 @@ class Ranking:
             0 when the list is exact.
     """
 
-    places: list[Place]
-    positions: Sequence[Position]
+    places: list[Rank]
+    positions: Sequence[CountingPosition]
     error: int
 
 
 def query_top(
     layout: Layout, rules: Rules, metric: str, n: int, window: str | None = None, *, now: float
-) -> Query[Ranking]:
+) -> Query[Leaderboard]:
     """Ask for the `n` subjects with the most.
 
     Args:
@@ -83,7 +84,7 @@ def query_top(
 
 def _board(
     layout: Layout, rules: Rules, metric: str, n: int, key: Callable[[PartitionKeys], str], *, exact: bool
-) -> Query[Ranking]:
+) -> Query[Leaderboard]:
     """Read one leaderboard from every partition; the subjects of all partitions are disjoint."""
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []
@@ -94,12 +95,12 @@ def _board(
             ("HMGET", keys.ledger, f"shrunk@{metric}", f"sketched@{metric}"),
         ]
 
-    def parse(replies: list[Any]) -> Ranking:
+    def parse(replies: list[Any]) -> Leaderboard:
         positions, places, error = [], [], 0
         for first, keys in zip(range(0, len(replies), 4), layout.keys, strict=True):
             positions.append(parse_position(replies[first : first + 2], keys.group))
-            board = [(subject.decode(), int(score)) for subject, score in _pairs(sound(replies[first + 2]))]
-            shrunk, sketched = (int(value or 0) for value in sound(replies[first + 3]))
+            board = [(subject.decode(), int(score)) for subject, score in _pairs(raise_on_error(replies[first + 2]))]
+            shrunk, sketched = (int(value or 0) for value in raise_on_error(replies[first + 3]))
             places += board
             if shrunk and len(board) >= cap:
                 # Some sank while the list was full: one that had been cut may belong above the last by now.
@@ -108,14 +109,14 @@ def _board(
                 error = max(error, bound(sketched))
         places.sort(key=rank, reverse=True)
         shown = [(subject, floored(rules, metric, value)) for subject, value in places[:n]]
-        return Ranking(shown, positions, error)
+        return Leaderboard(shown, positions, error)
 
     return Query(commands, parse)
 
 
 def _rolling(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]]
-) -> Query[Ranking]:
+) -> Query[Leaderboard]:
     """Sum the candidates of each bucket's leaderboard over all buckets.
 
     A subject in none of the boards has at most the sum of their last values, where they are full: what the n-th
@@ -130,8 +131,8 @@ def _rolling(
         commands.append(("HGET", keys.ledger, f"sketched@{metric}"))
     stride = 3 + len(covering)
 
-    def candidates(replies: list[Any]) -> Query[Ranking]:
-        positions: list[Position] = []
+    def candidates(replies: list[Any]) -> Query[Leaderboard]:
+        positions: list[CountingPosition] = []
         unseen = 0
         asked: list[tuple[PartitionKeys, list[str]]] = []
         for number, keys in enumerate(layout.keys):
@@ -140,11 +141,11 @@ def _rolling(
             subjects: dict[str, None] = {}
             beyond = 0
             for reply in part[2:-1]:
-                board = _pairs(sound(reply))
+                board = _pairs(raise_on_error(reply))
                 subjects.update((subject.decode(), None) for subject, _ in board)
                 beyond += int(board[-1][1]) if len(board) >= cap else 0
             # What is kept in a sketch has no buckets: all of it may lie in the range.
-            unseen = max(unseen, beyond, int(sound(part[-1]) or 0))
+            unseen = max(unseen, beyond, int(raise_on_error(part[-1]) or 0))
             if subjects:
                 asked.append((keys, list(subjects)))
         follow_up: list[Command] = [
@@ -153,17 +154,17 @@ def _rolling(
             for window, each in covering
         ]
 
-        def parse(sums: list[Any]) -> Ranking:
+        def parse(sums: list[Any]) -> Leaderboard:
             totals: dict[str, int] = defaultdict(int)
             answers = iter(sums)
             for _, subjects in asked:
                 for _ in covering:
-                    for subject, value in zip(subjects, sound(next(answers)), strict=True):
+                    for subject, value in zip(subjects, raise_on_error(next(answers)), strict=True):
                         totals[subject] += int(value or 0)
             places = sorted(totals.items(), key=rank, reverse=True)[:n]
             last = max(0, places[-1][1]) if len(places) == n else 0
             shown = [(subject, floored(rules, metric, value)) for subject, value in places]
-            return Ranking(shown, positions, max(0, unseen - last))
+            return Leaderboard(shown, positions, max(0, unseen - last))
 
         return Query(follow_up, parse)
 
@@ -172,7 +173,7 @@ def _rolling(
 
 def _spread(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]] | None
-) -> Query[Ranking]:
+) -> Query[Leaderboard]:
     """Sum a spread metric's leaderboards over all partitions, and over all buckets; `None`: of all time."""
     cap = board_length(rules.metric[metric].top)
     sources: list[tuple[str, Callable[[Sequence[str]], Command]]] = []
@@ -188,26 +189,26 @@ def _spread(
         commands += [("ZREVRANGE", key, 0, cap - 1, "WITHSCORES") for key, _ in of_partition]
     each_partition = len(sources) // layout.partitions
 
-    def candidates(replies: list[Any]) -> Query[Ranking]:
-        positions: list[Position] = []
+    def candidates(replies: list[Any]) -> Query[Leaderboard]:
+        positions: list[CountingPosition] = []
         boards: list[Board] = []
         answers, lookups = iter(replies), iter(sources)
         for keys in layout.keys:
             positions.append(parse_position([next(answers), next(answers)], keys.group))
-            has_shrunk = bool(int(sound(next(answers)) or 0))
+            has_shrunk = bool(int(raise_on_error(next(answers)) or 0))
             for _ in range(each_partition):
-                scores = {subject.decode(): int(score) for subject, score in _pairs(sound(next(answers)))}
+                scores = {subject.decode(): int(score) for subject, score in _pairs(raise_on_error(next(answers)))}
                 unseen = 0
                 if len(scores) >= cap:
                     # Where some sank while it was full, one that had been cut may belong above the last by now.
                     unseen = list(scores.values())[n - 1] + 1 if has_shrunk else min(scores.values())
                 boards.append(Board(scores, max(0, unseen), next(lookups)[1]))
-        found = query_largest(boards, n)
+        found = merge_top_k(boards, n)
 
-        def show(largest: Largest) -> Ranking:
+        def show(largest: Largest) -> Leaderboard:
             last = max(0, largest.places[-1][1]) if len(largest.places) == n else 0
             places = [(subject, floored(rules, metric, value)) for subject, value in largest.places]
-            return Ranking(places, positions, max(0, largest.unseen - last))
+            return Leaderboard(places, positions, max(0, largest.unseen - last))
 
         return found.then(show)
 

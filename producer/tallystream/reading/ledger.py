@@ -19,8 +19,9 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.reading.query import Query, lag_of, sound
-from tallystream.wire.position import Position, parse_id, parse_position, position_commands
+from tallystream.reading.query import Query, lag_of, raise_on_error
+from tallystream.wire.position import CountingPosition, parse_position, position_commands
+from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Partition:
+class PartitionLedger:
     """The books of one partition, all of one moment.
 
     Attributes:
@@ -58,17 +59,17 @@ class Partition:
     """
 
     stream: str
-    position: Position
+    position: CountingPosition
     oldest_pending: float | None
     parked: int
     accounts: Sequence[Account]
 
 
 @dataclass(frozen=True)
-class Books:
+class Ledger:
     """The books of all partitions; events, where nothing else is said."""
 
-    partitions: Sequence[Partition]
+    partitions: Sequence[PartitionLedger]
 
     @cached_property
     def events(self) -> Mapping[str, int]:
@@ -170,7 +171,7 @@ class Books:
         return (account for partition in self.partitions for account in partition.accounts)
 
 
-def query_ledger(layout: Layout) -> Query[Books]:
+def query_ledger(layout: Layout) -> Query[Ledger]:
     """Ask for the books of all partitions, each of one moment: else an event could be seen twice, or not at all.
 
     On a single server all of them are of the same moment.
@@ -185,17 +186,17 @@ def query_ledger(layout: Layout) -> Query[Books]:
             ("HMGET", keys.log_ledger, "appended", "plain"),
         ]
 
-    def parse(replies: list[Any]) -> Books:
+    def parse(replies: list[Any]) -> Ledger:
         answers = iter(replies)
-        return Books([_parse_partition(keys, list(islice(answers, 6))) for keys in layout.keys])
+        return Ledger([_parse_partition(keys, list(islice(answers, 6))) for keys in layout.keys])
 
     return Query(commands, parse, atomic=True)
 
 
-def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> Partition:
+def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> PartitionLedger:
     time, groups, pending, *others = replies
-    now: tuple[int, int] = sound(time)
-    parked, ledger, log = map(sound, others)
+    now: tuple[int, int] = raise_on_error(time)
+    parked, ledger, log = map(raise_on_error, others)
     position = parse_position([groups, pending], keys.group)
     oldest = None
     if position.pending and pending["min"] is not None:
@@ -205,7 +206,7 @@ def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> Partition:
     if keys.ledger != keys.log_ledger:
         appended, plain = (int(events or 0) for events in log)
         accounts.append(Account("appended", None, None, appended - plain))
-    return Partition(keys.stream, position, oldest, parked, accounts)
+    return PartitionLedger(keys.stream, position, oldest, parked, accounts)
 
 
 def _parse_account(field: str, amount: int) -> Account:

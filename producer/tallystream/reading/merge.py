@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.reading.query import Command, Query, sound
+from tallystream.reading.query import Command, Query, raise_on_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Largest:
     unseen: int
 
 
-def query_largest(boards: Sequence[Board], n: int) -> Query[Largest]:
+def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
     """Ask for the `n` subjects with the largest sums over all boards, among those that a board lists."""
     unseen = sum(board.unseen for board in boards)
     bounds = Counter[str]()
@@ -64,7 +64,7 @@ def query_largest(boards: Sequence[Board], n: int) -> Query[Largest]:
         def parse(replies: list[Any]) -> Largest | Query[Largest]:
             sums = found | dict.fromkeys(subjects, 0)
             for reply in replies:
-                for subject, part in zip(subjects, sound(reply), strict=True):
+                for subject, part in zip(subjects, raise_on_error(reply), strict=True):
                     sums[subject] += int(part or 0)
             places = sorted(sums.items(), key=rank, reverse=True)[:n]
             following = first + page

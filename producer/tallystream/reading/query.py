@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redis.exceptions import RedisError
 
-from tallystream.wire.position import Position
+from tallystream.wire.position import CountingPosition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class Query(Generic[Answer]):
 
         return Query(self.commands, parse, self.atomic)
 
-    def of_several_moments(self) -> Query[Answer]:
+    def without_transaction(self) -> Query[Answer]:
         """Return the same query without MULTI, which a server refuses when its memory is full.
 
         Such a server refuses to append and to count as well, so the moments do not differ in what matters.
@@ -49,29 +49,29 @@ class Query(Generic[Answer]):
         return replace(self, atomic=False)
 
 
-def sound(reply: Any) -> Any:
+def raise_on_error(reply: Any) -> Any:
     """Return a reply, or raise the error that it is."""
     if isinstance(reply, RedisError):
         raise reply
     return reply
 
 
-def lag_of(positions: Sequence[Position]) -> int | None:
+def lag_of(positions: Sequence[CountingPosition]) -> int | None:
     """Return the entries that are not counted yet in several partitions; `None` where the server cannot tell."""
     lags = [position.lag for position in positions]
     return None if None in lags else sum(lag for lag in lags if lag is not None)
 
 
-def as_of(positions: Sequence[Position]) -> str:
+def as_of(positions: Sequence[CountingPosition]) -> str:
     """Return the stream ID up to which several partitions are all complete."""
     return min((position.as_of for position in positions), key=_order, default="0-0")
 
 
-def combined(positions: Sequence[Position]) -> Position:
+def combined(positions: Sequence[CountingPosition]) -> CountingPosition:
     """Return how far counting has come in several partitions, as one."""
     if len(positions) == 1:
         return positions[0]
-    return Position(as_of(positions), sum(position.pending for position in positions), lag_of(positions))
+    return CountingPosition(as_of(positions), sum(position.pending for position in positions), lag_of(positions))
 
 
 def _order(stream_id: str) -> tuple[int, int]:

@@ -7,11 +7,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
-from tallystream.reading.query import Answer, Command, Query, combined, sound
+from tallystream.reading.query import Answer, Command, Query, combined, raise_on_error
 from tallystream.reading.totals import floored
-from tallystream.rules.windows import MINUTE, WINDOWS, Bucket, Window, bucket, cover, seconds
+from tallystream.rules.windows import Bucket, bucket, cover, seconds
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.wire.position import Position, parse_position, position_commands
+from tallystream.wire.position import CountingPosition, parse_position, position_commands
+from tallystream.wire.window import MINUTE, WINDOWS, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ class Series:
     """The latest buckets of a window, oldest first; those without an event, or expired, are 0."""
 
     points: list[Point]
-    position: Position
+    position: CountingPosition
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Rolling:
     start: int
     end: int
     buckets: int
-    position: Position
+    position: CountingPosition
 
 
 def query_series(
@@ -133,7 +134,7 @@ def declared_window(rules: Rules, metric: str, window: str) -> Window:
 @dataclass(frozen=True)
 class _Found:
     values: list[int]
-    position: Position
+    position: CountingPosition
 
 
 def _query_buckets(
@@ -158,7 +159,7 @@ def _query_buckets(
         for number, keys in enumerate(holding):
             positions.append(parse_position(replies[stride * number : stride * number + 2], keys.group))
             for nth, reply in enumerate(replies[stride * number + 2 : stride * (number + 1)]):
-                values[nth] += int(sound(reply) or 0)
+                values[nth] += int(raise_on_error(reply) or 0)
         return parse(_Found(values, combined(positions)))
 
     return Query(commands, read)

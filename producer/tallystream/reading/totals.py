@@ -1,7 +1,7 @@
 """Reads: totals, and how good they are.
 
 What to ask and how to read the answer (`Query`) is apart from who asks, so threads and asyncio (`aio.Totals`) share
-it, as they share how to wait (`Patience`). A query asks for positions first and values after: the values are
+it, as they share how to wait (`ReadBarrier`). A query asks for positions first and values after: the values are
 complete up to the position, or further. Nothing here writes: a reader needs no right to.
 """
 
@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from tallystream.client.connect import DEFAULT_URL, connect
-from tallystream.deployment import Meta, pointed
+from tallystream.deployment import Deployment, pointed
 from tallystream.deployment import parse as parse_meta
 from tallystream.errors import ConfigurationError, EventError, FlushTimeout
-from tallystream.reading.query import Answer, Command, Query, as_of, lag_of, sound
+from tallystream.reading.query import Answer, Command, Query, as_of, lag_of, raise_on_error
 from tallystream.reading.sketches import bound, estimate, estimate_command
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_LOG, Layout
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
-from tallystream.wire.position import Position, parse_id, parse_position, position_commands
+from tallystream.wire.position import CountingPosition, parse_position, position_commands
+from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,7 +56,7 @@ class Reading:
     """
 
     values: dict[Counter, int]
-    positions: dict[int, Position]
+    positions: dict[int, CountingPosition]
     errors: dict[Counter, int] = field(default_factory=dict)
 
     @property
@@ -73,7 +74,7 @@ class Reading:
         return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
 
 
-def query_meta(partitions: int | None, namespace: str) -> Query[Meta]:
+def query_meta(partitions: int | None, namespace: str) -> Query[Deployment]:
     """Ask what is stored here.
 
     Where nothing is yet, the answer has an empty `epoch`, no rules, and the partitions that are expected or usual.
@@ -81,9 +82,9 @@ def query_meta(partitions: int | None, namespace: str) -> Query[Meta]:
     Raises:
         ConfigurationError: what is stored disagrees with `partitions` or with this release's layout.
     """
-    unstored = Meta(Layout(partitions or DEFAULT_PARTITIONS, namespace), "", None)
+    unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace), "", None)
 
-    def parse(replies: list[Any]) -> Meta | Query[Meta]:
+    def parse(replies: list[Any]) -> Deployment | Query[Deployment]:
         if isinstance(replies[0], RedisError):
             raise replies[0]
         root = replies[0]
@@ -92,20 +93,20 @@ def query_meta(partitions: int | None, namespace: str) -> Query[Meta]:
         there = pointed(root, namespace)
         if there.log == FIRST_LOG:
             return found(root, root)
-        return Query([("HGETALL", there.meta)], lambda replies: found(sound(replies[0]), root))
+        return Query([("HGETALL", there.meta)], lambda replies: found(raise_on_error(replies[0]), root))
 
-    def found(fields: dict[bytes, bytes], root: dict[bytes, bytes]) -> Meta | Query[Meta]:
+    def found(fields: dict[bytes, bytes], root: dict[bytes, bytes]) -> Deployment | Query[Deployment]:
         meta = parse_meta(fields, partitions, namespace, root)
         return query_live(meta) if meta.was_rebuilt else meta
 
     return Query([("HGETALL", unstored.layout.root)], parse)
 
 
-def query_live(meta: Meta) -> Query[Meta]:
+def query_live(meta: Deployment) -> Query[Deployment]:
     """Ask which generation is live in each partition."""
 
-    def parse(replies: list[Any]) -> Meta:
-        return meta.with_live([sound(reply) for reply in replies])
+    def parse(replies: list[Any]) -> Deployment:
+        return meta.with_live([raise_on_error(reply) for reply in replies])
 
     return Query([("GET", keys.live) for keys in meta.layout.keys], parse)
 
@@ -143,9 +144,9 @@ def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | N
         for (partition, wanted), in_sketch in zip(by_partition.items(), sketched, strict=True):
             group = layout.keys[partition].group
             reading.positions[partition] = parse_position([next(answers), next(answers)], group)
-            values = dict(zip(wanted, sound(next(answers)), strict=True))
+            values = dict(zip(wanted, raise_on_error(next(answers)), strict=True))
             for counter in in_sketch:
-                cells, sketched_sum = sound(next(answers)), int(sound(next(answers)) or 0)
+                cells, sketched_sum = raise_on_error(next(answers)), int(raise_on_error(next(answers)) or 0)
                 if values[counter] is None and sketched_sum > 0:
                     values[counter] = estimate(cells)
                     reading.errors[counter] = bound(sketched_sum)
@@ -169,7 +170,7 @@ def _may_be_sketched(rules: Rules | None, metric: str) -> bool:
     return rule is not None and (not rule.exact or rule.max_subjects is not None)
 
 
-def declared(meta: Meta) -> list[str]:
+def declared(meta: Deployment) -> list[str]:
     """Return the names of the declared metrics.
 
     Raises:
@@ -180,14 +181,14 @@ def declared(meta: Meta) -> list[str]:
     return sorted(meta.rules.metric)
 
 
-class Remembered:
-    """The `Meta` that was last read, while it may still be used."""
+class DeploymentCache:
+    """The `Deployment` that was last read, while it may still be used."""
 
     def __init__(self) -> None:
-        self._meta: Meta | None = None
+        self._meta: Deployment | None = None
         self._until = 0.0
 
-    def get(self) -> Meta | None:
+    def get(self) -> Deployment | None:
         """Return it, or `None` where it must be read."""
         return self._meta if time.monotonic() < self._until else None
 
@@ -195,7 +196,7 @@ class Remembered:
         """Return the number to check against: none once it was checked, since a live system may be moved to another."""
         return partitions if self._meta is None else None
 
-    def put(self, meta: Meta) -> Meta:
+    def put(self, meta: Deployment) -> Deployment:
         """Keep it, unless it still lacks the rules: these come the moment that a worker starts."""
         if meta.rules is not None:
             self._meta = meta
@@ -203,7 +204,7 @@ class Remembered:
         return meta
 
 
-class Patience:
+class ReadBarrier:
     """Says whether to look again while waiting until everything up to a stream ID is counted.
 
     Args:
@@ -257,10 +258,10 @@ class Totals:
         self._client = connect(url)
         self._partitions = partitions
         self._namespace = namespace
-        self._remembered = Remembered()
+        self._remembered = DeploymentCache()
 
     @property
-    def meta(self) -> Meta:
+    def meta(self) -> Deployment:
         """What is stored here, at most a second old; see `query_meta`."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
@@ -292,7 +293,7 @@ class Totals:
             EventError: a subject, a metric or a stream ID that cannot exist.
             FlushTimeout: not counted in time.
         """
-        patience = Patience(after, timeout)
+        patience = ReadBarrier(after, timeout)
         wanted = list(counters)
         while True:
             meta = self.meta  # anew each time: what is waited for may be counted by another generation by now
@@ -316,7 +317,7 @@ class Totals:
                 except OutOfMemoryError:
                     if not query.atomic:
                         raise
-                    query = query.of_several_moments()
+                    query = query.without_transaction()
                     continue
             answer = query.parse(replies)
             if not isinstance(answer, Query):

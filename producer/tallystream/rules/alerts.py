@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from tallystream.rules.windows import WINDOWS, Window, bucket, seconds
+from tallystream.rules.windows import bucket, seconds
 from tallystream.wire.event import MAX_AMOUNT, METRIC
+from tallystream.wire.window import WINDOWS, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

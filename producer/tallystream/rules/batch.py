@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.rules.alert_watch import looks, touches
-from tallystream.rules.windows import WINDOWS, Bucket, bucket
+from tallystream.rules.windows import Bucket, bucket
+from tallystream.wire.window import WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ SKETCH_ROWS: Final = 4
 SKETCH_WIDTH: Final = 32_768
 
 
-class Place:
+class BucketSet:
     """A metric and the buckets that an event's minute lies in: of its limit first (if any), then of each window."""
 
     __slots__ = ("buckets", "labels", "limit", "metric", "rule", "text")
@@ -41,15 +42,15 @@ class Place:
         self.text = "" if self.labels == ("",) else " ".join(label or "-" for label in self.labels)
 
 
-class Places:
+class BucketResolver:
     """Finds the place of a metric and minute; there is one object for each, so it serves as a dictionary's key."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self._by_minute: dict[tuple[str, int], Place] = {}
-        self._by_labels: dict[tuple[str, tuple[str, ...]], Place] = {}
+        self._by_minute: dict[tuple[str, int], BucketSet] = {}
+        self._by_labels: dict[tuple[str, tuple[str, ...]], BucketSet] = {}
 
-    def __call__(self, metric: str, minute: int) -> Place:
+    def __call__(self, metric: str, minute: int) -> BucketSet:
         """Return the place of a declared metric at a minute (whole minutes since 1970)."""
         place = self._by_minute.get((metric, minute))
         if place is None:
@@ -58,17 +59,17 @@ class Places:
                 self._by_labels.clear()
             rule, zone = self.rules.metric[metric], self.rules.zone
             limit = bucket(rule.per, minute, zone) if rule.per is not None else None
-            place = Place(metric, rule, limit, tuple(bucket(window, minute, zone) for window in rule.windows))
+            place = BucketSet(metric, rule, limit, tuple(bucket(window, minute, zone) for window in rule.windows))
             place = self._by_labels.setdefault((metric, place.labels), place)
             self._by_minute[metric, minute] = place
         return place
 
-    def without_finer(self, place: Place, finest: str) -> Place:
+    def without_finer(self, place: BucketSet, finest: str) -> BucketSet:
         """Return a place without the buckets of windows finer than `finest`; of `total`, without any."""
         first = WINDOWS.index(finest) if finest in WINDOWS else len(WINDOWS)
         windows = zip(place.rule.windows, place.buckets, strict=True)
         buckets = tuple(each if WINDOWS.index(window) >= first else None for window, each in windows)
-        coarser = Place(place.metric, place.rule, place.limit, buckets)
+        coarser = BucketSet(place.metric, place.rule, place.limit, buckets)
         return self._by_labels.setdefault((place.metric, coarser.labels), coarser)
 
 
@@ -87,16 +88,16 @@ class Batch:
         self._zone = zone
         self._alerts = alerts or {}
         self.received = 0
-        self.sums: dict[Place, Counter[str]] = defaultdict(Counter)
-        self.limited: dict[Place, Counter[str]] = defaultdict(Counter)
+        self.sums: dict[BucketSet, Counter[str]] = defaultdict(Counter)
+        self.limited: dict[BucketSet, Counter[str]] = defaultdict(Counter)
         self._seen: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)
         self._votes: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
         self._uniques: dict[tuple[str, str, int], dict[str, set[str]]] = {}
         self._rules: dict[str, Metric] = {}
         self.expire: dict[str, int] = {}
-        self._places: dict[Place, int] = {}
+        self._places: dict[BucketSet, int] = {}
 
-    def add(self, place: Place, subject: str, amount: int, at: int, actor: str | None, id_: str | None) -> None:
+    def add(self, place: BucketSet, subject: str, amount: int, at: int, actor: str | None, id_: str | None) -> None:
         """Add one event that its rules have a place for; `at` is milliseconds since 1970."""
         rule = place.rule
         if rule.once is not None and actor is not None:
@@ -117,7 +118,7 @@ class Batch:
         if rule.unique is not None and actor is not None:
             self._actors(place, rule.unique, at // 60_000)[subject].add(actor)
 
-    def add_visits(self, place: Place, minute: int, subjects: list[str], actors: list[str]) -> None:
+    def add_visits(self, place: BucketSet, minute: int, subjects: list[str], actors: list[str]) -> None:
         """Add events of amount 1 of one place and minute, each by one of the actors; their rule is not `once`."""
         sums = self.sums if place.rule.limit is None else self.limited
         sums[place].update(subjects)
@@ -126,11 +127,11 @@ class Batch:
             for subject, actor in zip(subjects, actors, strict=True):
                 found[subject].add(actor)
 
-    def _actors(self, place: Place, unique: str, minute: int) -> dict[str, set[str]]:
+    def _actors(self, place: BucketSet, unique: str, minute: int) -> dict[str, set[str]]:
         """Return, by subject, the actors of a metric that keeps uniques, in the bucket of a minute."""
         period = bucket(unique, minute, self._zone)
         prefix = self._keys.unique(place.metric, period.label, "")
-        key = (place.metric, prefix, _until(period.end, place.rule.kept(unique)))
+        key = (place.metric, prefix, _until(period.end, place.rule.retention_seconds(unique)))
         return self._uniques.setdefault(key, defaultdict(set))
 
     @property
@@ -218,7 +219,7 @@ class Batch:
 
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
         """Return the plain sums as columns: all-time, by window, and those of sketched metrics."""
-        by_metric: dict[str, list[Place]] = defaultdict(list)
+        by_metric: dict[str, list[BucketSet]] = defaultdict(list)
         for place in self.sums:
             by_metric[place.metric].append(place)
         sums: list[Any] = []
@@ -238,7 +239,7 @@ class Batch:
                     if label := places[0].labels[nth]:
                         windows.append((number, nth, label, len(sums)))
                     continue
-                by_label: dict[str, list[Place]] = defaultdict(list)
+                by_label: dict[str, list[BucketSet]] = defaultdict(list)
                 for place in places:
                     by_label[place.labels[nth]].append(place)
                 by_label.pop("", None)  # what goes to no bucket of this window
@@ -265,10 +266,10 @@ class Batch:
             "bloom": int(rule.seen == "bloom"),
         }
 
-    def _number(self, place: Place) -> int:
+    def _number(self, place: BucketSet) -> int:
         return self._places.setdefault(place, len(self._places) + 1)
 
-    def _keep_buckets(self, place: Place) -> None:
+    def _keep_buckets(self, place: BucketSet) -> None:
         rule = place.rule
         if place.limit is not None:
             end = None if rule.per == "total" else place.limit.end
@@ -276,9 +277,11 @@ class Batch:
         for window, each in zip(rule.windows, place.buckets, strict=True):
             if each is None:
                 continue
-            self._keep(self._keys.window(window, place.metric, each.label), each.end, rule.kept(window))
+            self._keep(self._keys.window(window, place.metric, each.label), each.end, rule.retention_seconds(window))
             if rule.top:
-                self._keep(self._keys.window_top(window, place.metric, each.label), each.end, rule.kept(window))
+                self._keep(
+                    self._keys.window_top(window, place.metric, each.label), each.end, rule.retention_seconds(window)
+                )
 
     def _keep(self, key: str, end: int | None, kept: int | None) -> None:
         self.expire[key] = _until(end, kept)
@@ -306,7 +309,7 @@ def _until(end: int | None, kept: int | None) -> int:
     return 0 if end is None or kept is None else (end + kept) * 1000
 
 
-def _labels(place: Place) -> dict[str | int, str]:
+def _labels(place: BucketSet) -> dict[str | int, str]:
     """Return the labels by position from 1, and as the text in which a record keeps them."""
     numbered: dict[str | int, str] = dict(enumerate(place.labels, 1))
     return numbered | {"text": place.text}

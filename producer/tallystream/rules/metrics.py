@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.rules.alerts import Alert  # noqa: TC001  # msgspec reads the annotations
 from tallystream.rules.retraction import Retraction  # noqa: TC001  # msgspec reads the annotations
-from tallystream.rules.windows import DAY, WINDOWS, Window, seconds, zone_of
+from tallystream.rules.windows import seconds, zone_of
 from tallystream.wire.event import check_metric
+from tallystream.wire.window import DAY, WINDOWS, Window
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -53,7 +54,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     spread: bool = False
 
     @property
-    def stays_home(self) -> str | None:
+    def unspreadable_reason(self) -> str | None:
         """The rule that needs all events of a subject in one partition, so that they cannot be spread."""
         rules = {
             "once": self.once is not None,
@@ -84,7 +85,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         """Tell whether an event that is too late is set aside rather than counted in its bucket."""
         return self.late == "aside" or self.remembers
 
-    def kept(self, window: str) -> int | None:
+    def retention_seconds(self, window: str) -> int | None:
         """Return how many seconds behind its end a window's bucket is kept; `None`: for ever."""
         return seconds(self.retention.get(window) or RETENTION[window])  # type: ignore[call-overload]  # a window
 
@@ -108,9 +109,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ValueError("max_subjects: does not go with once or limit, which remember every subject anyway")
         if not self.exact and (self.once or self.limit is not None or self.windows or self.unique or self.max_subjects):
             raise ValueError("exact = false: goes with top and floor only; windows and rules need exact counters")
-        if self.spread and self.stays_home is not None:
+        if self.spread and self.unspreadable_reason is not None:
             raise ValueError(
-                f"spread: does not go with {self.stays_home}, which needs all events of a subject in one partition"
+                f"spread: does not go with {self.unspreadable_reason}, which needs all events of a subject in one "
+                "partition"
             )
 
     def _check_once(self) -> None:
@@ -215,7 +217,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         strewn = {
             name: replace(metric, spread=True)
             for name, metric in self.metric.items()
-            if name in metrics and not metric.spread and metric.stays_home is None
+            if name in metrics and not metric.spread and metric.unspreadable_reason is None
         }
         watched = {alert.metric for alert in self.alert}
         strewn = {name: metric for name, metric in strewn.items() if name not in watched}

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tallystream.errors import EventError
-from tallystream.rules.windows import MINUTE
 from tallystream.wire.codec import Payload
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
+from tallystream.wire.window import MINUTE
 
 if TYPE_CHECKING:
     from tallystream.wire.codec import Correction, Group, Single

@@ -9,21 +9,14 @@ import datetime as dt
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tallystream.errors import ConfigurationError
+from tallystream.wire.window import DAY, HOUR, MINUTE, WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-Window = Literal["minute", "hour", "day", "month"]
-WINDOWS: Final[tuple[Window, ...]] = ("minute", "hour", "day", "month")
-"""From the finest to the coarsest."""
-
-MINUTE: Final = 60
-HOUR: Final = 3600
-DAY: Final = 86_400
 
 _UNITS: Final = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY}
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")

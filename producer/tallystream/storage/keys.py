@@ -98,7 +98,7 @@ class PartitionKeys:
         return self.prefix + "copied"
 
     @cached_property
-    def holds(self) -> str:
+    def retention_holds(self) -> str:
         """Hash: holder -> stream ID up to which it is done with the log; entries above it are not trimmed."""
         return self.prefix + "holds"
 
@@ -108,7 +108,7 @@ class PartitionKeys:
         return self.prefix + "live"
 
     @cached_property
-    def hottest(self) -> str:
+    def hot_subject(self) -> str:
         """The subject that gets the most of the partition's events, as JSON; for a minute."""
         return self.prefix + "hottest"
 

@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import msgspec
 
 from tallystream.errors import CodecError, UnknownVersion
-from tallystream.rules.windows import MINUTE, Window
 from tallystream.wire.event import MAX_AMOUNT, Event
+from tallystream.wire.window import MINUTE, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +99,7 @@ class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
     finest: Window | Literal["total"] | None = None
 
 
-class Visits(msgspec.Struct, array_like=True, gc=False, frozen=True):
+class ActorColumns(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Events of one metric in one minute, each of amount 1, with an actor and without an id: one in each row.
 
     Says what as many singles would say, in columns that are read and summed at once.
@@ -124,7 +124,7 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
     groups: list[Group]
     singles: list[Single]
     corrections: list[Correction] = []
-    visits: list[Visits] = []
+    visits: list[ActorColumns] = []
 
     @property
     def events(self) -> int:
@@ -257,7 +257,7 @@ def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) ->
     return generation is None or decided == b"%d" % generation
 
 
-def went_through_the_gate(fields: Mapping[bytes, bytes]) -> bool:
+def was_sequenced(fields: Mapping[bytes, bytes]) -> bool:
     """Tell whether `append.lua` wrote the entry, and so has already put it into the ledger as appended."""
     return (b"p" in fields and fields.get(b"q", b"").isdigit()) or was_decided(fields)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from tallystream.rules.windows import MINUTE
-from tallystream.wire.codec import Group, Payload, Single, Visits, encode
+from tallystream.wire.codec import ActorColumns, Group, Payload, Single, encode
+from tallystream.wire.window import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ Columns: TypeAlias = tuple[list[str], list[str], list[int]]
 _LARGE: Final = 2**40
 
 
-class Pack:
+class EntryBuilder:
     """Gathers events of one partition until they are sealed into one entry.
 
     `events` is how many it holds and `size` about how many bytes they will take.
@@ -99,7 +99,7 @@ class Pack:
         for subject, more in zip(subjects, events, strict=True):
             units[subject] = units.get(subject, 0) + more
 
-    def seal(self) -> bytes:
+    def build(self) -> bytes:
         """Return the msgpack form of everything gathered."""
         groups = []
         for key in self.units.keys() | self.sums.keys():
@@ -114,7 +114,7 @@ class Pack:
                 )
             )
         visits = [
-            Visits(metric, minute, subjects, actors, moments)
+            ActorColumns(metric, minute, subjects, actors, moments)
             for (metric, minute), (subjects, actors, moments) in self.visits.items()
         ]
         return encode(Payload(groups, self.singles, [], visits))

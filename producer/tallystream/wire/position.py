@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
+from tallystream.wire.stream_id import before, parse_id
+
 if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 Command = tuple[Any, ...]
-StreamID = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Position:
+class CountingPosition:
     """Where a partition's counting stands.
 
     Attributes:
@@ -29,19 +30,6 @@ class Position:
     lag: int | None
 
 
-def parse_id(text: str) -> StreamID:
-    """Return a stream ID as two comparable numbers.
-
-    Raises:
-        ValueError: it is not of the form `1763900000000-0`.
-    """
-    milliseconds, separator, sequence = text.partition("-")
-    numbers = (milliseconds, sequence) if separator else (milliseconds, "0")
-    if not all(part.isascii() and part.isdigit() and len(part) <= 20 for part in numbers):  # noqa: PLR2004  # digits of 2^64
-        raise ValueError("a stream ID is of the form 1763900000000-0")
-    return int(numbers[0]), int(numbers[1])
-
-
 def position_commands(keys: PartitionKeys) -> list[Command]:
     """Return the commands whose replies `parse_position` reads.
 
@@ -50,33 +38,26 @@ def position_commands(keys: PartitionKeys) -> list[Command]:
     return [("XINFO GROUPS", keys.stream), ("XPENDING", keys.stream, keys.group)]
 
 
-def parse_position(replies: list[Any], group_name: str) -> Position:
+def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
     """Read the replies to `position_commands` for that group; a stream or group that does not exist yet is at `0-0`."""
     groups, pending_summary = replies
     if isinstance(groups, ResponseError):
         if _is_missing(groups):
-            return Position("0-0", 0, 0)
+            return CountingPosition("0-0", 0, 0)
         raise groups
     group = next((group for group in groups if group["name"] == group_name.encode()), None)
     if group is None:
-        return Position("0-0", 0, None)  # a stream whose entries nobody counts: XPENDING says NOGROUP
+        return CountingPosition("0-0", 0, None)  # a stream whose entries nobody counts: XPENDING says NOGROUP
     if isinstance(pending_summary, ResponseError):
         raise pending_summary
     delivered = parse_id(group["last-delivered-id"].decode())
     pending = int(pending_summary["pending"])
     if pending_summary["min"] is not None:
         # The two replies are of two moments: the lower of both is true of each.
-        delivered = min(delivered, _before(parse_id(pending_summary["min"].decode())))
+        delivered = min(delivered, before(parse_id(pending_summary["min"].decode())))
     lag = None if group["lag"] is None else int(group["lag"]) + pending
-    return Position(f"{delivered[0]}-{delivered[1]}", pending, lag)
+    return CountingPosition(f"{delivered[0]}-{delivered[1]}", pending, lag)
 
 
 def _is_missing(error: ResponseError) -> bool:
     return str(error).startswith(("NOGROUP", "no such key", "ERR no such key"))
-
-
-def _before(stream_id: StreamID) -> StreamID:
-    milliseconds, sequence = stream_id
-    if sequence > 0:
-        return milliseconds, sequence - 1
-    return (milliseconds - 1, 2**64 - 1) if milliseconds > 0 else (0, 0)

@@ -15,28 +15,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import ResponseError
 
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.event import Event
-from tallystream_worker.alerts.evaluator import Watcher
-from tallystream_worker.alerts.notifier import Courier
+from tallystream_worker.alerts.evaluator import AlertEvaluator
+from tallystream_worker.alerts.notifier import Notifier
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.alerts import AlertTable, Hook
 from tallystream_worker.settings.settings import RedisSettings, Settings, load
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.snapshotter import Snapshot
-from tests.harness import Rig
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.harness import Harness
 from tests.http_service import http_service
 from tests.waiting import until
 
@@ -61,71 +61,71 @@ def rules(*alerts: Alert) -> Rules:
     return Rules(METRICS, alert=alerts)
 
 
-def noticed(rig: Rig) -> Seen:
+def noticed(harness: Harness) -> Seen:
     """Return the notifications in the outboxes: alert, subject, state, value."""
     return [
         tuple(fields[name].decode() for name in (b"alert", b"subject", b"state", b"value"))  # type: ignore[misc]
-        for keys in rig.layout.keys
-        for _, fields in rig.client.xrange(keys.outbox)
+        for keys in harness.layout.keys
+        for _, fields in harness.client.xrange(keys.outbox)
     ]
 
 
-def count(rig: Rig, *events: tuple[Any, ...], **more: Any) -> Seen:
+def count(harness: Harness, *events: tuple[Any, ...], **more: Any) -> Seen:
     """Emit events, count them, and return what was noticed since the last call."""
-    before = len(noticed(rig))
-    with Producer(rig.url) as producer:
+    before = len(noticed(harness))
+    with Producer(harness.url) as producer:
         for event in events:
             producer.emit(*event, **more)
-    rig.drain()
-    return noticed(rig)[before:]
+    harness.drain()
+    return noticed(harness)[before:]
 
 
-def watcher(rig: Rig, client: Any = None) -> Watcher:
+def watcher(harness: Harness, client: Any = None) -> AlertEvaluator:
     """Return what looks at alerts as time passes."""
-    return Watcher(client or rig.connect(), lambda: rig.layout, rig.rules)
+    return AlertEvaluator(client or harness.connect(), lambda: harness.layout, harness.rules)
 
 
 def test_a_total_that_crosses_is_noticed_once(server: Server) -> None:
     """A total beyond its bound fires once, until it is back at `clear`; only subjects that match are watched."""
-    with Rig(server.url, rules=rules(Alert("hot", "like", "article:*", above=10, clear=5))) as rig:
-        assert count(rig, ("like", "article:1", 10), ("like", "other", 99)) == []
-        assert count(rig, ("like", "article:1", 1)) == [("hot", "article:1", "firing", "11")]
-        assert count(rig, ("like", "article:1", 50)) == []
-        assert count(rig, ("like", "article:1", -55)) == []  # 6: not clear yet
-        assert count(rig, ("like", "article:1", 20)) == []
-        assert count(rig, ("like", "article:1", -21)) == [("hot", "article:1", "resolved", "5")]
-        assert count(rig, ("like", "article:1", 2_000_000)) == [("hot", "article:1", "firing", "2000005")]
+    with Harness(server.url, rules=rules(Alert("hot", "like", "article:*", above=10, clear=5))) as harness:
+        assert count(harness, ("like", "article:1", 10), ("like", "other", 99)) == []
+        assert count(harness, ("like", "article:1", 1)) == [("hot", "article:1", "firing", "11")]
+        assert count(harness, ("like", "article:1", 50)) == []
+        assert count(harness, ("like", "article:1", -55)) == []  # 6: not clear yet
+        assert count(harness, ("like", "article:1", 20)) == []
+        assert count(harness, ("like", "article:1", -21)) == [("hot", "article:1", "resolved", "5")]
+        assert count(harness, ("like", "article:1", 2_000_000)) == [("hot", "article:1", "firing", "2000005")]
 
 
 def test_below_fires_as_a_total_falls(server: Server) -> None:
     """An alert below a bound fires when the total falls under it, and ends when it is back."""
-    with Rig(server.url, rules=rules(Alert("unloved", "like", below=0, clear=3))) as rig:
-        assert count(rig, ("like", "a", -1)) == [("unloved", "a", "firing", "-1")]
-        assert count(rig, ("like", "a", 2)) == []
-        assert count(rig, ("like", "a", 2)) == [("unloved", "a", "resolved", "3")]
+    with Harness(server.url, rules=rules(Alert("unloved", "like", below=0, clear=3))) as harness:
+        assert count(harness, ("like", "a", -1)) == [("unloved", "a", "firing", "-1")]
+        assert count(harness, ("like", "a", 2)) == []
+        assert count(harness, ("like", "a", 2)) == [("unloved", "a", "resolved", "3")]
 
 
 def test_rules_with_memory_are_watched_too(server: Server) -> None:
     """Votes, limits and ids are noticed by what they count, not by what was asked."""
     alerts = (Alert("votes", "vote", above=1), Alert("calls", "call", above=4), Alert("ids", "like", above=1))
-    with Rig(server.url, rules=rules(*alerts)) as rig:
+    with Harness(server.url, rules=rules(*alerts)) as harness:
         votes = [("vote", "p", 1, {"actor": f"u{n}"}) for n in (1, 1, 1)]
-        with Producer(rig.url) as producer:
+        with Producer(harness.url) as producer:
             for metric, subject, amount, more in votes:
                 producer.emit(metric, subject, amount, **more)
             for _ in range(3):
                 producer.emit("like", "x", 1, id="same")
             for _ in range(5):
                 producer.emit("call", "k")
-        rig.drain()
-        assert noticed(rig) == [("calls", "k", "firing", "5")]
-        with Producer(rig.url) as producer:
+        harness.drain()
+        assert noticed(harness) == [("calls", "k", "firing", "5")]
+        with Producer(harness.url) as producer:
             producer.emit("vote", "p", actor="u2")
             producer.emit("like", "x", id="other")
             for _ in range(9):
                 producer.emit("call", "k")
-        rig.drain()
-        assert sorted(noticed(rig)) == [
+        harness.drain()
+        assert sorted(noticed(harness)) == [
             ("calls", "k", "firing", "5"),
             ("ids", "x", "firing", "2"),
             ("votes", "p", "firing", "2"),
@@ -134,108 +134,108 @@ def test_rules_with_memory_are_watched_too(server: Server) -> None:
 
 def test_a_bucket_fires_once_and_ends_with_it(server: Server) -> None:
     """A bucket's alert fires once, ends with the bucket, and late events for it do not fire it again."""
-    with Rig(server.url, rules=rules(Alert("busy", "view", window="day", above=2))) as rig:
+    with Harness(server.url, rules=rules(Alert("busy", "view", window="day", above=2))) as harness:
         now = time.time()
         yesterday = now - 86_400
-        assert count(rig, ("view", "a", 9), at=yesterday) == []
-        assert count(rig, ("view", "a", 3), at=now) == [("busy", "a", "firing", "3")]
-        assert count(rig, ("view", "a", 3), at=now) == []
-        assert watcher(rig).round(now) == 0
+        assert count(harness, ("view", "a", 9), at=yesterday) == []
+        assert count(harness, ("view", "a", 3), at=now) == [("busy", "a", "firing", "3")]
+        assert count(harness, ("view", "a", 3), at=now) == []
+        assert watcher(harness).round(now) == 0
         tomorrow = now + 86_400
-        assert watcher(rig).round(tomorrow) == 1
-        assert noticed(rig)[-1] == ("busy", "a", "resolved", "3")
-        assert watcher(rig).round(tomorrow) == 0
-        assert count(rig, ("view", "a", 3), at=now) == []
-        (key,) = rig.client.scan_iter("*alerting:busy:*")
-        assert 86_400 - 5 < rig.client.ttl(key) <= 2 * 86_400
+        assert watcher(harness).round(tomorrow) == 1
+        assert noticed(harness)[-1] == ("busy", "a", "resolved", "3")
+        assert watcher(harness).round(tomorrow) == 0
+        assert count(harness, ("view", "a", 3), at=now) == []
+        (key,) = harness.client.scan_iter("*alerting:busy:*")
+        assert 86_400 - 5 < harness.client.ttl(key) <= 2 * 86_400
 
 
 def test_a_decision_is_watched(server: Server) -> None:
     """What is decided at once is noticed at once, by the same text, and not again when its entry is read."""
-    with Rig(server.url, rules=rules(Alert("votes", "vote", above=0))) as rig:
-        Decider(rig.connect(), establish(rig.client))(Event("vote", "p", actor="u1"))
-        assert noticed(rig) == [("votes", "p", "firing", "1")]
-        rig.drain()
-        assert len(noticed(rig)) == 1
+    with Harness(server.url, rules=rules(Alert("votes", "vote", above=0))) as harness:
+        Decider(harness.connect(), create_or_load(harness.client))(Event("vote", "p", actor="u1"))
+        assert noticed(harness) == [("votes", "p", "firing", "1")]
+        harness.drain()
+        assert len(noticed(harness)) == 1
 
 
 def test_a_rebuild_notices_nothing(server: Server) -> None:
     """Counters that are made anew from the log come to the same totals without a word about them."""
-    with Rig(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as rig:
-        count(rig, ("like", "a", 11))
-        anew = rig.layout.of(2)
-        rig.client.xgroup_create(anew.keys[0].stream, anew.keys[0].group, "0")
-        fetch = Fetch(rig.connect(), anew.keys[0], "w")
-        consumer = Consumer(rig.connect(), anew, 0, rig.rules, fetch, beside=True)
+    with Harness(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as harness:
+        count(harness, ("like", "a", 11))
+        anew = harness.layout.of(2)
+        harness.client.xgroup_create(anew.keys[0].stream, anew.keys[0].group, "0")
+        fetch = Fetch(harness.connect(), anew.keys[0], "w")
+        consumer = CountingLoop(harness.connect(), anew, 0, harness.rules, fetch, beside=True)
         while consumer.run_once():
             pass
-        assert rig.client.get(anew.keys[0].total("like", "a")) == b"11"
-        assert len(noticed(rig)) == 1
+        assert harness.client.get(anew.keys[0].total("like", "a")) == b"11"
+        assert len(noticed(harness)) == 1
 
 
 def test_a_refused_batch_notices_nothing(server: Server) -> None:
     """Where a counter cannot take its delta, what is counted beside it is noticed, and the refused one is not."""
-    with Rig(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as rig:
-        rig.client.set(rig.layout.keys[0].total("like", "full"), 2**53 - 2)
-        assert count(rig, ("like", "full", 5), ("like", "ok", 11)) == [("hot", "ok", "firing", "11")]
+    with Harness(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as harness:
+        harness.client.set(harness.layout.keys[0].total("like", "full"), 2**53 - 2)
+        assert count(harness, ("like", "full", 5), ("like", "ok", 11)) == [("hot", "ok", "firing", "11")]
 
 
 def test_a_full_outbox_loses_no_crossing(server: Server) -> None:
     """While no more notifications may wait, a crossing stays open, and is noticed once there is room."""
-    with Rig(server.url, rules=rules(Alert("hot", "like", above=0)), partitions=1) as rig:
-        outbox = rig.layout.keys[0].outbox
-        with rig.client.pipeline(transaction=False) as pipeline:
+    with Harness(server.url, rules=rules(Alert("hot", "like", above=0)), partitions=1) as harness:
+        outbox = harness.layout.keys[0].outbox
+        with harness.client.pipeline(transaction=False) as pipeline:
             for _ in range(10_000):
                 pipeline.xadd(outbox, {"alert": "x"})
             pipeline.execute()
-        with Producer(rig.url) as producer:
+        with Producer(harness.url) as producer:
             producer.emit("like", "a")
-        rig.drain()
-        assert rig.client.xlen(outbox) == 10_000
-        rig.client.xtrim(outbox, maxlen=0)
-        assert count(rig, ("like", "a")) == [("hot", "a", "firing", "2")]
+        harness.drain()
+        assert harness.client.xlen(outbox) == 10_000
+        harness.client.xtrim(outbox, maxlen=0)
+        assert count(harness, ("like", "a")) == [("hot", "a", "firing", "2")]
 
 
 def test_an_outbox_of_another_type_counts_nothing_half(server: Server) -> None:
     """A key of another type where the outbox should be refuses the batch before its first write."""
-    with Rig(server.url, rules=rules(Alert("hot", "like", above=0)), partitions=1) as rig:
-        rig.client.set(rig.layout.keys[0].outbox, "x")
-        with Producer(rig.url) as producer:
+    with Harness(server.url, rules=rules(Alert("hot", "like", above=0)), partitions=1) as harness:
+        harness.client.set(harness.layout.keys[0].outbox, "x")
+        with Producer(harness.url) as producer:
             producer.emit("like", "a")
-        rig.drain()
-        assert (rig.totals(), rig.waiting()) == ({}, 1)
-        rig.client.delete(rig.layout.keys[0].outbox)
-        rig.finish()
-        assert (rig.totals(), len(noticed(rig))) == ({("like", "a"): 1}, 1)
+        harness.drain()
+        assert (harness.totals(), harness.waiting()) == ({}, 1)
+        harness.client.delete(harness.layout.keys[0].outbox)
+        harness.finish()
+        assert (harness.totals(), len(noticed(harness))) == ({("like", "a"): 1}, 1)
 
 
 def test_a_sum_over_a_range_rises_and_falls_by_itself(server: Server) -> None:
     """A sum over a range fires after events, and ends when they are past; of several workers one says it."""
-    with Rig(server.url, rules=rules(Alert("busy", "view", "a*", over="10m", above=5, clear=1))) as rig:
-        assert count(rig, ("view", "a", 6), ("view", "b", 6)) == []
-        first, second = watcher(rig), watcher(rig, rig.connect())
+    with Harness(server.url, rules=rules(Alert("busy", "view", "a*", over="10m", above=5, clear=1))) as harness:
+        assert count(harness, ("view", "a", 6), ("view", "b", 6)) == []
+        first, second = watcher(harness), watcher(harness, harness.connect())
         now = time.time()
         assert (first.round(now), second.round(now), first.round(now + 60)) == (1, 0, 0)
-        assert noticed(rig) == [("busy", "a", "firing", "6")]
+        assert noticed(harness) == [("busy", "a", "firing", "6")]
         assert (second.round(now + 660), first.round(now + 660)) == (1, 0)
-        assert noticed(rig)[-1] == ("busy", "a", "resolved", "0")
+        assert noticed(harness)[-1] == ("busy", "a", "resolved", "0")
 
 
 def test_silence_is_noticed(server: Server) -> None:
     """A rate below its bound fires for a subject that is named, even if nothing was ever counted for it."""
-    with Rig(server.url, rules=rules(Alert("silent", "view", "heart", rate="5m", below=0.01))) as rig:
-        assert watcher(rig).round() == 1
-        assert noticed(rig) == [("silent", "heart", "firing", "0")]
-        count(rig, ("view", "heart", 1000))
-        assert watcher(rig).round() == 1
-        assert noticed(rig)[-1][2] == "resolved"
+    with Harness(server.url, rules=rules(Alert("silent", "view", "heart", rate="5m", below=0.01))) as harness:
+        assert watcher(harness).round() == 1
+        assert noticed(harness) == [("silent", "heart", "firing", "0")]
+        count(harness, ("view", "heart", 1000))
+        assert watcher(harness).round() == 1
+        assert noticed(harness)[-1][2] == "resolved"
 
 
 def test_without_alerts_nothing_is_stored(server: Server) -> None:
     """Metrics without an alert leave no key and no notification."""
-    with Rig(server.url, rules=rules(Alert("hot", "like", above=10))) as rig:
-        count(rig, ("view", "a", 5))
-        assert [*rig.client.scan_iter("*alert*"), *rig.client.scan_iter("*watched*")] == []
+    with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness:
+        count(harness, ("view", "a", 5))
+        assert [*harness.client.scan_iter("*alert*"), *harness.client.scan_iter("*watched*")] == []
 
 
 class Receiver:
@@ -280,19 +280,21 @@ def receiving() -> Iterator[Receiver]:
         thread.join()
 
 
-def courier(rig: Rig, url: str = "", key: bytes = b"", name: str = "w", said: Any = None) -> Courier:
-    """Return a courier of its own connection."""
+def notifier(harness: Harness, url: str = "", key: bytes = b"", name: str = "w", said: Any = None) -> Notifier:
+    """Return a notifier of its own connection."""
     hooks = {"hot": Hook(url, key)} if url else {}
-    return Courier(rig.connect(), rig.layout, name, hooks, logs.configure(quiet=True), said or (lambda *_: None))
+    return Notifier(
+        harness.connect(), harness.layout, name, hooks, logs.configure(quiet=True), said or (lambda *_: None)
+    )
 
 
 def test_a_notification_is_signed(server: Server) -> None:
     """A notification says what happened, under an id of its own, signed with its time as Standard Webhooks has it."""
-    with Rig(server.url, rules=rules(Alert("hot", "like", above=10))) as rig, receiving() as receiver:
-        count(rig, ("like", "a", 11))
-        assert courier(rig, receiver.url, b"key").round() == 1
+    with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness, receiving() as receiver:
+        count(harness, ("like", "a", 11))
+        assert notifier(harness, receiver.url, b"key").round() == 1
         ((headers, body),) = receiver.got
-        assert noticed(rig) == []
+        assert noticed(harness) == []
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = base64.b64encode(hmac.new(b"key", signed, hashlib.sha256).digest()).decode()
     assert headers["webhook-signature"] == f"v1,{expected}"
@@ -307,10 +309,13 @@ def test_a_notification_is_sent_until_it_is_taken(server: Server, monkeypatch: p
     """What a receiver does not take is sent again under the same id, in order, and by another worker if need be."""
     monkeypatch.setattr("tallystream_worker.alerts.notifier._BACKOFF", (0.01, 0.02))
     outcomes: list[str] = []
-    with Rig(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as rig, receiving() as receiver:
-        count(rig, ("like", "a", 11))
-        count(rig, ("like", "a", -11))
-        first = courier(rig, receiver.url, said=lambda _, outcome: outcomes.append(outcome))
+    with (
+        Harness(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as harness,
+        receiving() as receiver,
+    ):
+        count(harness, ("like", "a", 11))
+        count(harness, ("like", "a", -11))
+        first = notifier(harness, receiver.url, said=lambda _, outcome: outcomes.append(outcome))
         for status in (500, 302, 404):
             receiver.status, sent = status, len(receiver.got)
             until(lambda sent=sent: first.round() or len(receiver.got) > sent)
@@ -318,26 +323,26 @@ def test_a_notification_is_sent_until_it_is_taken(server: Server, monkeypatch: p
         assert {headers["webhook-id"] for headers, _ in receiver.got} == {receiver.got[0][0]["webhook-id"]}
         receiver.status = 204
         receiver.got.clear()
-        until(lambda: first.round() or not noticed(rig))
+        until(lambda: first.round() or not noticed(harness))
         assert receiver.states == [("a", "firing"), ("a", "resolved")]
         assert set(outcomes) == {"failed", "delivered"}
-        count(rig, ("like", "a", 11))
-        dying = courier(rig, "http://127.0.0.1:1/", name="dying")
+        count(harness, ("like", "a", 11))
+        dying = notifier(harness, "http://127.0.0.1:1/", name="dying")
         dying.round()
         monkeypatch.setattr("tallystream_worker.alerts.notifier.CLAIM_IDLE", 0.0)
-        assert courier(rig, receiver.url, name="next").round() == 1
+        assert notifier(harness, receiver.url, name="next").round() == 1
         assert receiver.states[-1] == ("a", "firing")
-        assert noticed(rig) == []
+        assert noticed(harness) == []
 
 
 def test_a_notification_that_nobody_takes_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a day of refusals a notification is given up, and said to be."""
     monkeypatch.setattr("tallystream_worker.alerts.notifier.KEPT", -1.0)
     outcomes: list[tuple[str, str]] = []
-    with Rig(server.url, rules=rules(Alert("hot", "like", above=10))) as rig:
-        count(rig, ("like", "a", 11))
-        assert courier(rig, "http://127.0.0.1:1/", said=lambda *said: outcomes.append(said)).round() == 1
-        assert (outcomes, noticed(rig)) == ([("hot", "abandoned")], [])
+    with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness:
+        count(harness, ("like", "a", 11))
+        assert notifier(harness, "http://127.0.0.1:1/", said=lambda *said: outcomes.append(said)).round() == 1
+        assert (outcomes, noticed(harness)) == ([("hot", "abandoned")], [])
 
 
 def test_workers_notice_and_deliver(server: Server) -> None:
@@ -428,44 +433,44 @@ def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_
         Alert("lively", "view", over="1h", above=4),
     )
     database = Database(str(tmp_path / "snapshot.sqlite"))
-    with Rig(server.url, rules=rules(*alerts), partitions=1) as rig:
-        count(rig, ("view", "s", 5), ("view", "t", 3))
-        watcher(rig).round()
-        before = noticed(rig)
+    with Harness(server.url, rules=rules(*alerts), partitions=1) as harness:
+        count(harness, ("view", "s", 5), ("view", "t", 3))
+        watcher(harness).round()
+        before = noticed(harness)
         assert sorted(before) == [(name, "s", "firing", "5") for name in ("busy", "lively", "viral")]
-        states = states_of(rig)
-        Snapshot(rig.client, database, establish(rig.client)).run_once()
-        count(rig, ("view", "t", 2))  # is lost with the server, but for the archive
+        states = states_of(harness)
+        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        count(harness, ("view", "t", 2))  # is lost with the server, but for the archive
         store = Store(str(tmp_path / "archive"))
-        Archive(rig.client, store, rig.meta).run_once(settled=0)
-        rig.client.flushall()
-        restore(rig.client, database, lambda n, after, end: entries(store, n, after, end))
-        since = noticed(rig)[len(before) :]
-        assert noticed(rig)[: len(before)] == before
+        Archive(harness.client, store, harness.meta).run_once(settled=0)
+        harness.client.flushall()
+        restore(harness.client, database, lambda n, after, end: entries(store, n, after, end))
+        since = noticed(harness)[len(before) :]
+        assert noticed(harness)[: len(before)] == before
         assert sorted(since) == [(name, "t", "firing", "5") for name in ("busy", "viral")]
-        assert states_of(rig).items() >= states.items()
-        assert count(rig, ("view", "s", 1)) == []
-        watcher(rig).round()
-        assert noticed(rig)[len(before) + len(since) :] == [("lively", "t", "firing", "5")]
+        assert states_of(harness).items() >= states.items()
+        assert count(harness, ("view", "s", 1)) == []
+        watcher(harness).round()
+        assert noticed(harness)[len(before) + len(since) :] == [("lively", "t", "firing", "5")]
     database.close()
 
 
-def states_of(rig: Rig) -> dict[tuple[bytes, bytes], bytes]:
+def states_of(harness: Harness) -> dict[tuple[bytes, bytes], bytes]:
     """Return the records of what fires, by key and subject."""
     return {
         (key, subject): record
-        for key in rig.client.scan_iter(match="*:alerting:*")
-        for subject, record in rig.client.hgetall(key).items()
+        for key in harness.client.scan_iter(match="*:alerting:*")
+        for subject, record in harness.client.hgetall(key).items()
     }
 
 
 def test_a_courier_goes_on_after_a_restore(server: Server) -> None:
-    """A courier whose groups are gone with the server makes them anew, and delivers what waits."""
-    with Rig(server.url, rules=rules(Alert("viral", "view", above=0)), partitions=1) as rig:
-        courier = Courier(rig.connect(), rig.layout, "w", {}, logs.configure(quiet=True))
-        courier.round()
-        rig.client.delete(rig.layout.keys[0].outbox)
+    """A notifier whose groups are gone with the server makes them anew, and delivers what waits."""
+    with Harness(server.url, rules=rules(Alert("viral", "view", above=0)), partitions=1) as harness:
+        notifier = Notifier(harness.connect(), harness.layout, "w", {}, logs.configure(quiet=True))
+        notifier.round()
+        harness.client.delete(harness.layout.keys[0].outbox)
         with pytest.raises(ResponseError, match="NOGROUP"):
-            courier.round()
-        count(rig, ("view", "s"))
-        assert courier.round() == 1
+            notifier.round()
+        count(harness, ("view", "s"))
+        assert notifier.round() == 1

@@ -16,13 +16,13 @@ import pytest
 
 from tallystream import Producer
 from tallystream.errors import ConfigurationError, StreamError
-from tallystream_worker.archive.archiver import ARCHIVE_GROUP, Archivist
+from tallystream_worker.archive.archiver import ARCHIVE_GROUP, PartitionArchiver
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import ArchiveError, Store, day_of
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process.failpoints import ARCHIVE_PLACES, VARIABLE
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.paths import ROOT
 from tests.unit.archive.test_rows import meaning
 
@@ -31,9 +31,9 @@ DAY = 86_400_000
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Parts wired to a clean server, two partitions."""
-    with Rig(server.url, partitions=2) as wired:
+    with Harness(server.url, partitions=2) as wired:
         yield wired
 
 
@@ -43,27 +43,27 @@ def folder(tmp_path):
     return tmp_path / "archive"
 
 
-def emit(rig: Rig, events: int = 600, seed: int = 1) -> Counter:
+def emit(harness: Harness, events: int = 600, seed: int = 1) -> Counter:
     """Emit events in small entries, some plain ones and some that nobody can read; return what the totals must be."""
     chance = random.Random(seed)
     expected: Counter = Counter()
-    with Producer(rig.url, entry_events=20) as producer:
+    with Producer(harness.url, entry_events=20) as producer:
         for _ in range(events):
             metric, subject = chance.choice(["view", "like"]), f"article:{chance.randint(1, 40)}"
             amount = chance.choice([1, 1, 1, 5, -2])
             producer.emit(metric, subject, amount, actor=chance.choice([None, None, "u1"]))
             expected[metric, subject] += amount
-    keys = rig.layout.keys_of("article:1")
+    keys = harness.layout.keys_of("article:1")
     for _ in range(5):
-        rig.client.xadd(keys.stream, {"metric": "view", "subject": "article:1", "amount": "3"})
-        rig.client.xadd(keys.stream, {"v": "99", "b": "from the future"})
+        harness.client.xadd(keys.stream, {"metric": "view", "subject": "article:1", "amount": "3"})
+        harness.client.xadd(keys.stream, {"v": "99", "b": "from the future"})
     expected["view", "article:1"] += 15
     return expected
 
 
-def stream(rig: Rig, partition: int) -> list[tuple]:
+def stream(harness: Harness, partition: int) -> list[tuple]:
     """Return what a stream holds, by meaning."""
-    found = rig.client.xrange(rig.layout.keys[partition].stream)
+    found = harness.client.xrange(harness.layout.keys[partition].stream)
     return [meaning(Entry(id_.decode(), fields)) for id_, fields in found]
 
 
@@ -72,72 +72,72 @@ def archived(folder: Path, partition: int, after: str = "0-0", before: str | Non
     return [meaning(entry) for entry in entries(Store(str(folder)), partition, after, before)]
 
 
-def check(rig: Rig, folder: Path) -> None:
+def check(harness: Harness, folder: Path) -> None:
     """Compare the archive with the streams."""
-    for partition in range(rig.layout.partitions):
-        assert archived(folder, partition) == stream(rig, partition)
+    for partition in range(harness.layout.partitions):
+        assert archived(folder, partition) == stream(harness, partition)
 
 
-def open_archive(rig: Rig, folder: Path) -> Archive:
+def open_archive(harness: Harness, folder: Path) -> Archive:
     """Return a new archive, as a new process would have it."""
-    return Archive(rig.connect(), Store(str(folder)), rig.meta)
+    return Archive(harness.connect(), Store(str(folder)), harness.meta)
 
 
-def test_everything_is_archived_once(rig, folder):
+def test_everything_is_archived_once(harness, folder):
     """Files in several rounds hold each entry once, in order; nothing new writes nothing."""
-    archive = open_archive(rig, folder)
+    archive = open_archive(harness, folder)
     for seed in range(3):
-        emit(rig, 200, seed)
+        emit(harness, 200, seed)
         assert archive.run_once(settled=0) == 200 + 10
-        check(rig, folder)
+        check(harness, folder)
     assert archive.run_once(settled=0) == 0
-    for keys in rig.layout.keys:
-        (group,) = (g for g in rig.client.xinfo_groups(keys.stream) if g["name"] == ARCHIVE_GROUP.encode())
+    for keys in harness.layout.keys:
+        (group,) = (g for g in harness.client.xinfo_groups(keys.stream) if g["name"] == ARCHIVE_GROUP.encode())
         assert (group["pending"], group["lag"]) == (0, 0)
 
 
-def test_sums_by_duckdb_are_the_totals(rig, folder):
+def test_sums_by_duckdb_are_the_totals(harness, folder):
     """The queries of docs/archive.md read the files as they lie, and the first gives the totals."""
-    expected = emit(rig)
-    rig.drain()
-    open_archive(rig, folder).run_once(settled=0)
+    expected = emit(harness)
+    harness.drain()
+    open_archive(harness, folder).run_once(settled=0)
     page = (ROOT / "docs" / "archive.md").read_text()
     queries = [part.partition("```")[0] for part in page.split("```sql")[1:]]
     assert len(queries) == 3
     answers = [duckdb.sql(query.replace("./archive", str(folder))).fetchall() for query in queries]
     totals = {("view", subject): int(amount) for subject, amount in answers[0]}
-    assert totals == {name: value for name, value in rig.totals().items() if name[0] == "view"}
+    assert totals == {name: value for name, value in harness.totals().items() if name[0] == "view"}
     assert totals == {name: value for name, value in expected.items() if name[0] == "view"}
     assert sum(events for *_, events in answers[1]) == 600 + 5
     assert answers[2]
 
 
-def test_a_day_has_files_of_its_own(rig, folder):
+def test_a_day_has_files_of_its_own(harness, folder):
     """Entries are filed under the UTC day of their ID, also where one round spans several."""
-    keys = rig.layout.keys[0]
+    keys = harness.layout.keys[0]
     midnight = 20_000 * DAY
     for milliseconds in (midnight - 1, midnight, midnight + DAY):
-        rig.client.xadd(keys.stream, {"metric": "view", "subject": "article:4"}, id=f"{milliseconds}-0")
-    open_archive(rig, folder).run_once(settled=0)
+        harness.client.xadd(keys.stream, {"metric": "view", "subject": "article:4"}, id=f"{milliseconds}-0")
+    open_archive(harness, folder).run_once(settled=0)
     days = sorted(path.parent.parent.name for path in folder.rglob("*.parquet"))
     assert days == [f"day={day_of((milliseconds, 0))}" for milliseconds in (midnight - 1, midnight, midnight + DAY)]
-    check(rig, folder)
+    check(harness, folder)
 
 
-def test_a_range_is_read(rig, folder):
+def test_a_range_is_read(harness, folder):
     """Entries can be had behind an ID and in front of one."""
-    emit(rig)
-    open_archive(rig, folder).run_once(settled=0)
-    everything = stream(rig, 0)
+    emit(harness)
+    open_archive(harness, folder).run_once(settled=0)
+    everything = stream(harness, 0)
     after, before = everything[3][0], everything[-4][0]
     assert archived(folder, 0, after, before) == everything[4:-4]
 
 
-def test_a_missing_file_is_noticed(rig, folder):
+def test_a_missing_file_is_noticed(harness, folder):
     """A gap is an error, for a reader that needs what lay in it."""
-    archive = open_archive(rig, folder)
+    archive = open_archive(harness, folder)
     for seed in range(3):
-        emit(rig, 60, seed)
+        emit(harness, 60, seed)
         archive.run_once(settled=0)
     first, second, third = sorted(folder.rglob("partition=p0*/*.parquet"))
     second.unlink()
@@ -153,34 +153,34 @@ def test_a_missing_file_is_noticed(rig, folder):
 
 
 @pytest.mark.parametrize("place", ARCHIVE_PLACES)
-def test_a_killed_archivist(rig, folder, place):
+def test_a_killed_archivist(harness, folder, place):
     """SIGKILL before a file is complete, or before its range is settled, leaves each entry in one file."""
-    emit(rig)
-    command = [PROGRAM, "archive", folder, "--once", "--redis", rig.url]
+    emit(harness)
+    command = [PROGRAM, "archive", folder, "--once", "--redis", harness.url]
     environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "2"}
     killed = subprocess.run(command, env=environment | {VARIABLE: f"{place}:2"}, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    emit(rig, seed=2)
+    emit(harness, seed=2)
     again = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    check(rig, folder)
+    check(harness, folder)
 
 
-def test_two_archivists_write_the_same_files(rig, folder):
+def test_two_archivists_write_the_same_files(harness, folder):
     """However two of them interleave, each entry is in one file: what is to be written is agreed on first."""
-    keys, store = rig.layout.keys[0], Store(str(folder))
-    slow, fast = (Archivist(rig.connect(), store, keys, 0) for _ in range(2))
+    keys, store = harness.layout.keys[0], Store(str(folder))
+    slow, fast = (PartitionArchiver(harness.connect(), store, keys, 0) for _ in range(2))
     slow.ensure_group()
     fast.ensure_group()
     for seed in range(4):
-        emit(rig, 60, seed)
+        emit(harness, 60, seed)
         read = slow._read
 
         def late(position, until, count, seed=seed, read=read):
             found = read(position, until, count)
             slow._read = read
             if seed % 2:  # the other one sees more, and is done before this one claims
-                emit(rig, 60, 100 + seed)
+                emit(harness, 60, 100 + seed)
             fast.run_once(settled=0)
             return found
 
@@ -188,51 +188,51 @@ def test_two_archivists_write_the_same_files(rig, folder):
         slow.run_once(settled=0)
     while fast.run_once(settled=0):
         pass
-    assert archived(folder, 0) == stream(rig, 0)
+    assert archived(folder, 0) == stream(harness, 0)
     files = list(Store(str(folder)).files(0))
     assert all(before.last < after.first for before, after in pairwise(files))
 
 
-def test_a_server_that_came_back_with_less(rig, folder):
+def test_a_server_that_came_back_with_less(harness, folder):
     """Where files are ahead of the group, archiving goes on behind them: nothing is filed twice."""
-    archive = open_archive(rig, folder)
-    emit(rig, 60)
+    archive = open_archive(harness, folder)
+    emit(harness, 60)
     archive.run_once(settled=0)
     before = archived(folder, 0)
-    keys = rig.layout.keys[0]
-    rig.client.xgroup_destroy(keys.stream, ARCHIVE_GROUP)
-    rig.client.xgroup_create(keys.stream, ARCHIVE_GROUP, id=before[2][0])
-    emit(rig, 60, 2)
-    open_archive(rig, folder).run_once(settled=0)
-    check(rig, folder)
+    keys = harness.layout.keys[0]
+    harness.client.xgroup_destroy(keys.stream, ARCHIVE_GROUP)
+    harness.client.xgroup_create(keys.stream, ARCHIVE_GROUP, id=before[2][0])
+    emit(harness, 60, 2)
+    open_archive(harness, folder).run_once(settled=0)
+    check(harness, folder)
 
 
-def test_what_was_trimmed_is_not_passed_over(rig, folder):
+def test_what_was_trimmed_is_not_passed_over(harness, folder):
     """A range that was claimed and then trimmed away is an error, not a file with a hole."""
-    archive = open_archive(rig, folder)
-    emit(rig, 100)
+    archive = open_archive(harness, folder)
+    emit(harness, 100)
     archivist = archive.archivists[0]
     archivist.ensure_group()
-    keys = rig.layout.keys[0]
-    first, *_, last = (entry[0] for entry in stream(rig, 0))
-    count = rig.client.xlen(keys.stream)
-    rig.client.hset(keys.archive, mapping={"first": first, "last": last, "entries": count})
-    rig.client.xtrim(keys.stream, maxlen=count - 2, approximate=False)
+    keys = harness.layout.keys[0]
+    first, *_, last = (entry[0] for entry in stream(harness, 0))
+    count = harness.client.xlen(keys.stream)
+    harness.client.hset(keys.archive, mapping={"first": first, "last": last, "entries": count})
+    harness.client.xtrim(keys.stream, maxlen=count - 2, approximate=False)
     with pytest.raises(StreamError, match="trimmed"):
         archivist.run_once(settled=0)
 
 
-def test_the_archive_of_other_data_is_refused(rig, folder):
+def test_the_archive_of_other_data_is_refused(harness, folder):
     """Entries of another deployment, or of another life of this one, do not get into the same files."""
-    open_archive(rig, folder)
+    open_archive(harness, folder)
     store = Store(str(folder))
-    store.claim("tally", 2, ("new life", rig.meta.epoch))
+    store.claim("tally", 2, ("new life", harness.meta.epoch))
     with pytest.raises(ArchiveError, match="other data"):
-        open_archive(rig, folder)
+        open_archive(harness, folder)
     with pytest.raises(ArchiveError, match="partitions"):
         store.claim("tally", 4, ("new life",))
     with pytest.raises(ConfigurationError, match=r"archive\.url"):
         Store("nonsense://x")
     (folder.parent / "file").touch()
     with pytest.raises(ArchiveError, match="cannot be"):
-        open_archive(rig, folder.parent / "file")
+        open_archive(harness, folder.parent / "file")

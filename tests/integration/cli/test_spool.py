@@ -11,7 +11,7 @@ import pytest
 
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.spool.buffer import Spool, SpoolSettings
-from tests.harness import Rig
+from tests.harness import Harness
 
 PROGRAM = Path(sys.executable).with_name("tallystream")
 
@@ -35,13 +35,13 @@ def test_what_waits_is_listed_and_sent(server, left):
     """Without --send nothing changes; with it everything is delivered once, and the spool is empty."""
     listed = json.loads(run(left, "--json").stdout)
     assert [(row["events"], row["problem"]) for row in listed["waiting"]] == [(5, None)]
-    with Rig(server.url) as rig:
-        assert rig.ledger() == {}
+    with Harness(server.url) as harness:
+        assert harness.ledger() == {}
         done = run(left, "--send", "--json", "--redis", server.url)
         assert (done.returncode, json.loads(done.stdout)) == (0, {"waiting": [], "sent": 5}), done.stderr
-        assert rig.ledger() == {"appended": 5}
+        assert harness.ledger() == {"appended": 5}
         assert json.loads(run(left, "--send", "--json", "--redis", server.url).stdout)["sent"] == 0
-        assert rig.ledger() == {"appended": 5}
+        assert harness.ledger() == {"appended": 5}
 
 
 def test_a_folder_that_is_none(tmp_path):

@@ -12,12 +12,12 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream import ConfigurationError, FlushTimeout, Producer, Unconfirmed
-from tallystream.client.durability import Confirmation
+from tallystream.client.durability import DurabilityCheck
 from tallystream.producing.appender import Appender
-from tallystream.producing.partition_queue import Entry
+from tallystream.producing.partition_queue import SealedEntry
 from tallystream.rules.metrics import Metric, Rules
-from tallystream.wire.packer import Pack
-from tests.harness import Rig
+from tallystream.wire.packer import EntryBuilder
+from tests.harness import Harness
 from tests.proxy import Proxy
 from tests.servers import missing
 from tests.waiting import until
@@ -32,8 +32,8 @@ def primary(fresh_server):
 def replica_of(fresh_server, primary):
     """Start a replica and wait until it is in step."""
     replica = fresh_server(extra=["--replicaof", "127.0.0.1", primary.url.rpartition(":")[2]])
-    with Rig(primary.url) as rig:
-        until(lambda: rig.client.execute_command("WAIT", 1, 100) == 1, what="a replica in step")
+    with Harness(primary.url) as harness:
+        until(lambda: harness.client.execute_command("WAIT", 1, 100) == 1, what="a replica in step")
     return replica
 
 
@@ -48,8 +48,8 @@ def frozen(server):
 
 
 def test_nothing_is_appended_before_a_replica_has_it(fresh_server, primary):
-    """With confirm="replica" events wait for a replica, are confirmed once it has them, and are in the stream once."""
-    with Rig(primary.url) as rig, Producer(primary.url, confirm="replica") as producer:
+    """With durability="replica" events wait for a replica, are confirmed when it has them, and count once."""
+    with Harness(primary.url) as harness, Producer(primary.url, durability="replica") as producer:
         for _ in range(10):
             producer.emit("view", "article:1")
         with pytest.raises(FlushTimeout):
@@ -59,62 +59,62 @@ def test_nothing_is_appended_before_a_replica_has_it(fresh_server, primary):
         replica = replica_of(fresh_server, primary)
         producer.flush(20)
         assert producer.stats.appended == 10
-        copy = rig.connect(replica.url)
-        assert sum(copy.xlen(keys.stream) for keys in rig.layout.keys) == 1
-        rig.drain()
-        assert rig.totals() == {("view", "article:1"): 10}
+        copy = harness.connect(replica.url)
+        assert sum(copy.xlen(keys.stream) for keys in harness.layout.keys) == 1
+        harness.drain()
+        assert harness.totals() == {("view", "article:1"): 10}
 
 
 def test_a_confirmation_covers_what_another_connection_wrote(fresh_server, primary):
     """An entry whose connection broke is not confirmed by a replica that does not have it yet."""
     replica = replica_of(fresh_server, primary)
-    pack = Pack()
+    pack = EntryBuilder()
     pack.add("view", "a", 1, 60.0, None, None)
-    with Rig(primary.url) as rig, Proxy(primary.url) as proxy:
-        appender = Appender(rig.connect(proxy.url), rig.layout, confirmation=Confirmation("replica"))
-        appender.push(0, Entry(1, 1, 1, pack.seal()))
+    with Harness(primary.url) as harness, Proxy(primary.url) as proxy:
+        appender = Appender(harness.connect(proxy.url), harness.layout, durability=DurabilityCheck("replica"))
+        appender.push(0, SealedEntry(1, 1, 1, pack.build()))
         assert len(appender.send()[0]) == 1
-        appender.push(0, Entry(2, 1, 1, pack.seal()))
+        appender.push(0, SealedEntry(2, 1, 1, pack.build()))
         with frozen(replica):
             assert appender.send() == ([], None)
-            assert rig.client.xlen(rig.layout.keys[0].stream) == 2  # written, not confirmed
+            assert harness.client.xlen(harness.layout.keys[0].stream) == 2  # written, not confirmed
             proxy.cut()
             with contextlib.suppress(RedisError):
                 appender.send()
             assert appender.send() == ([], None)
         until(lambda: appender.send()[0])
         assert appender.resent == 1
-        assert rig.client.xlen(rig.layout.keys[0].stream) == 2
+        assert harness.client.xlen(harness.layout.keys[0].stream) == 2
 
 
 def test_a_decision_that_no_replica_has_says_so(primary):
-    """With confirm="replica" a decision that is not confirmed in time is an error that says it was counted."""
+    """With durability="replica" a decision that is not confirmed in time is an error that says it was counted."""
     rules = Rules({"call": Metric(ids=None, limit=5, per="total")})
-    with Rig(primary.url, rules=rules) as rig, Producer(primary.url, confirm="replica") as producer:
+    with Harness(primary.url, rules=rules) as harness, Producer(primary.url, durability="replica") as producer:
         with pytest.raises(Unconfirmed, match="was counted as"):
             producer.decide("call", "key:1")
-        rig.drain()
-        assert rig.ledger()["counted"] == 1
+        harness.drain()
+        assert harness.ledger()["counted"] == 1
 
 
 def test_an_event_can_wait_for_the_disk(fresh_server):
-    """With confirm="fsync" what is confirmed survives, however rarely the server syncs by itself."""
+    """With durability="fsync" what is confirmed survives, however rarely the server syncs by itself."""
     server = fresh_server(extra=["--appendfsync", "everysec"])
-    with Rig(server.url) as rig, Producer(server.url, confirm="fsync") as producer:
+    with Harness(server.url) as harness, Producer(server.url, durability="fsync") as producer:
         producer.emit("view", "article:1")
         producer.flush(10)
-        rig.drain()
-        assert rig.totals() == {("view", "article:1"): 1}
+        harness.drain()
+        assert harness.totals() == {("view", "article:1"): 1}
 
 
 def test_a_server_without_waitaof_is_refused_with_what_to_do(fresh_server):
     """Redis 7.0 cannot confirm its disk, and the producer says so at once, with the way out."""
     binary = shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI")
     server = fresh_server(binary=Path(binary))
-    with Rig(server.url) as rig, contextlib.suppress(ResponseError):
-        rig.client.execute_command("WAITAOF", 0, 0, 0)
+    with Harness(server.url) as harness, contextlib.suppress(ResponseError):
+        harness.client.execute_command("WAITAOF", 0, 0, 0)
         pytest.skip("this server has WAITAOF")
-    producer = Producer(server.url, confirm="fsync")
+    producer = Producer(server.url, durability="fsync")
     producer.emit("view", "article:1")
     with pytest.raises(ConfigurationError, match="needs WAITAOF, which this server does not have"):
         producer.flush(10)
@@ -123,9 +123,9 @@ def test_a_server_without_waitaof_is_refused_with_what_to_do(fresh_server):
 
 
 def test_a_server_without_an_append_only_file_is_refused(fresh_server):
-    """confirm="fsync" on a server that writes no append-only file is an error, not a wait for ever."""
+    """durability="fsync" on a server that writes no append-only file is an error, not a wait for ever."""
     server = fresh_server(extra=["--appendonly", "no"])
-    producer = Producer(server.url, confirm="fsync")
+    producer = Producer(server.url, durability="fsync")
     producer.emit("view", "article:1")
     with pytest.raises(ConfigurationError, match="set appendonly yes"):
         producer.flush(10)
@@ -134,20 +134,20 @@ def test_a_server_without_an_append_only_file_is_refused(fresh_server):
 
 
 def test_an_unknown_confirmation_is_refused():
-    """A word that is no confirmation is refused at construction, with those that are."""
-    with pytest.raises(ConfigurationError, match="confirm must be memory, replica or fsync, not 'disk'"):
-        Producer(confirm="disk")
+    """A word that is no durability is refused at construction, with those that are."""
+    with pytest.raises(ConfigurationError, match="durability must be memory, replica or fsync, not 'disk'"):
+        Producer(durability="disk")
 
 
 def test_a_worker_says_that_no_replica_has_what_it_counted(primary):
-    """With confirm="replica" a batch that no replica has is counted once, and the pass says that it is not safe yet."""
-    with Rig(primary.url) as rig:
+    """With durability="replica" a batch that no replica has is counted once, and the pass says it is not safe yet."""
+    with Harness(primary.url) as harness:
         with Producer(primary.url) as producer:
             producer.emit("view", "article:1")
-        partition = next(n for n, keys in enumerate(rig.layout.keys) if rig.client.xlen(keys.stream))
-        consumer = rig.consumer(partition, confirmation=Confirmation("replica"))
+        partition = next(n for n, keys in enumerate(harness.layout.keys) if harness.client.xlen(keys.stream))
+        consumer = harness.consumer(partition, durability=DurabilityCheck("replica"))
         with pytest.raises(Unconfirmed, match="no replica or disk"):
             consumer.run_once()
         assert consumer.run_once() == 0
-        assert rig.totals() == {("view", "article:1"): 1}
-        assert rig.waiting() == 0
+        assert harness.totals() == {("view", "article:1"): 1}
+        assert harness.waiting() == 0

@@ -27,14 +27,14 @@ def answered(read):
 
 
 @pytest.mark.slow  # a failover takes a few seconds
-@pytest.mark.parametrize("confirm", ["memory", "replica"])
-def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, confirm):
+@pytest.mark.parametrize("durability", ["memory", "replica"])
+def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, durability):
     """Events emitted before, during and after a failover are counted once, and read, by the parts that began before."""
     with watched(fresh_server, tmp_path) as servers:
         settings = Settings(redis=RedisSettings(url=servers.url))
         with (
-            counting(settings, structlog.get_logger()) as crew,
-            Producer(servers.url, confirm=confirm) as producer,
+            counting(settings, structlog.get_logger()) as pool,
+            Producer(servers.url, durability=durability) as producer,
             Totals(servers.url) as totals,
             asyncio.Runner() as runner,
         ):
@@ -47,7 +47,7 @@ def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, confirm):
             servers.fail_over()
             for _ in range(50):
                 producer.emit("view", "article:1")
-            if confirm == "replica":  # there is none left until somebody brings one back
+            if durability == "replica":  # there is none left until somebody brings one back
                 until(lambda: producer.stats.unconfirmed, timeout=30, what="a burst that no replica has")
                 servers.primary.start()
             producer.flush(60)
@@ -57,7 +57,7 @@ def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, confirm):
                 timeout=30,
                 what="all 150, to the read service",
             )
-            until(lambda: all(health.problem is None for health in crew.health), timeout=30, what="a healthy worker")
+            until(lambda: all(health.problem is None for health in pool.health), timeout=30, what="a healthy worker")
             assert producer.stats.dropped == producer.stats.lost_entries == 0
             runner.run(read_service.close())
 

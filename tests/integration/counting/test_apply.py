@@ -7,51 +7,51 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from tallystream.storage.keys import GROUP, partition_of
-from tallystream.wire.packer import Pack
-from tallystream_worker.counting.apply import _APPLY, Applied, Refused, Stale, apply
+from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.counting.apply import _APPLY, Applied, Stale, TotalsRejected, apply
 from tallystream_worker.counting.fold import OVERFLOW, Fold
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.proxy import Proxy
 
 MAX = 2**53 - 1
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """The parts, wired to an empty server, with one partition."""
-    with Rig(server.url, partitions=1) as rig:
-        yield rig
+    with Harness(server.url, partitions=1) as harness:
+        yield harness
 
 
-def append(rig: Rig, *events: tuple[str, str, int]) -> str:
+def append(harness: Harness, *events: tuple[str, str, int]) -> str:
     """Append one entry of events, each a metric, a subject and an amount."""
-    pack = Pack()
+    pack = EntryBuilder()
     for metric, subject, amount in events:
         pack.add(metric, subject, amount, 60.0, None, None)
-    fields = {"v": 1, "n": pack.events, "b": pack.seal()}
-    return rig.client.xadd(rig.layout.keys[0].stream, fields).decode()
+    fields = {"v": 1, "n": pack.events, "b": pack.build()}
+    return harness.client.xadd(harness.layout.keys[0].stream, fields).decode()
 
 
-def in_hand(rig: Rig):
+def in_hand(harness: Harness):
     """Fetch and fold everything, as one worker does before it applies."""
-    batch, rest = Fold(rig.layout, 0, rig.rules)(rig.fetch(0)(1000, 0))
+    batch, rest = Fold(harness.layout, 0, harness.rules)(harness.fetch(0)(1000, 0))
     assert not rest
     return batch
 
 
-def state(rig: Rig) -> tuple:
+def state(harness: Harness) -> tuple:
     """Return everything that an apply may change."""
-    keys = rig.layout.keys[0]
-    return rig.totals(), rig.ledger(), rig.pending(), rig.client.xlen(keys.dead)
+    keys = harness.layout.keys[0]
+    return harness.totals(), harness.ledger(), harness.pending(), harness.client.xlen(keys.dead)
 
 
-def test_a_batch_is_acknowledged_and_counted(rig):
+def test_a_batch_is_acknowledged_and_counted(harness):
     """Applying settles the entries, adds the sums and moves the ledger."""
-    append(rig, ("view", "a", 1), ("view", "a", 1), ("like", "b", -3))
-    assert apply(rig.client, rig.layout.keys[0], in_hand(rig)) == Applied()
-    assert rig.totals() == {("view", "a"): 2, ("like", "b"): -3}
-    assert rig.pending() == []
-    assert rig.ledger() == {
+    append(harness, ("view", "a", 1), ("view", "a", 1), ("like", "b", -3))
+    assert apply(harness.client, harness.layout.keys[0], in_hand(harness)) == Applied()
+    assert harness.totals() == {("view", "a"): 2, ("like", "b"): -3}
+    assert harness.pending() == []
+    assert harness.ledger() == {
         "appended": 3,
         "counted": 3,
         "counted@view": 2,
@@ -61,105 +61,105 @@ def test_a_batch_is_acknowledged_and_counted(rig):
     }
 
 
-def test_a_second_apply_is_stale(rig):
+def test_a_second_apply_is_stale(harness):
     """A batch that was applied changes nothing when it is applied again."""
-    append(rig, ("view", "a", 1))
-    batch = in_hand(rig)
-    apply(rig.client, rig.layout.keys[0], batch)
-    before = state(rig)
-    assert apply(rig.client, rig.layout.keys[0], batch) == Stale(frozenset())
-    assert state(rig) == before
+    append(harness, ("view", "a", 1))
+    batch = in_hand(harness)
+    apply(harness.client, harness.layout.keys[0], batch)
+    before = state(harness)
+    assert apply(harness.client, harness.layout.keys[0], batch) == Stale(frozenset())
+    assert state(harness) == before
 
 
-def test_a_partly_settled_batch_is_stale_as_a_whole(rig):
+def test_a_partly_settled_batch_is_stale_as_a_whole(harness):
     """Where somebody else has settled some entries, nothing is done, and the answer says which are still pending."""
-    ids = [append(rig, ("view", "a", 1)) for _ in range(5)]
-    batch = in_hand(rig)
-    rig.client.xack(rig.layout.keys[0].stream, GROUP, ids[0], ids[3])
-    before = state(rig)
-    assert apply(rig.client, rig.layout.keys[0], batch) == Stale(frozenset(ids) - {ids[0], ids[3]})
-    assert state(rig) == before
+    ids = [append(harness, ("view", "a", 1)) for _ in range(5)]
+    batch = in_hand(harness)
+    harness.client.xack(harness.layout.keys[0].stream, GROUP, ids[0], ids[3])
+    before = state(harness)
+    assert apply(harness.client, harness.layout.keys[0], batch) == Stale(frozenset(ids) - {ids[0], ids[3]})
+    assert state(harness) == before
 
 
-def test_the_gate_is_not_a_total(rig):
+def test_the_gate_is_not_a_total(harness):
     """A batch with one settled entry is refused even if the number of pending entries is as it should be."""
-    first, _ = append(rig, ("view", "a", 1)), append(rig, ("view", "a", 1))
-    batch = in_hand(rig)
-    apply(rig.client, rig.layout.keys[0], Fold(rig.layout, 0, rig.rules)(rig.fetch(0)(1, 0))[0])
-    append(rig, ("view", "b", 1))
-    rig.fetch(0, "other")(10, 0)
-    assert len(rig.pending()) == len(batch.ids) == 2
-    assert first not in rig.pending()
-    assert isinstance(apply(rig.client, rig.layout.keys[0], batch), Stale)
-    assert rig.totals() == {("view", "a"): 1}
+    first, _ = append(harness, ("view", "a", 1)), append(harness, ("view", "a", 1))
+    batch = in_hand(harness)
+    apply(harness.client, harness.layout.keys[0], Fold(harness.layout, 0, harness.rules)(harness.fetch(0)(1, 0))[0])
+    append(harness, ("view", "b", 1))
+    harness.fetch(0, "other")(10, 0)
+    assert len(harness.pending()) == len(batch.ids) == 2
+    assert first not in harness.pending()
+    assert isinstance(apply(harness.client, harness.layout.keys[0], batch), Stale)
+    assert harness.totals() == {("view", "a"): 1}
 
 
-def test_a_consumer_goes_on_with_what_is_still_pending(rig):
+def test_a_consumer_goes_on_with_what_is_still_pending(harness):
     """A worker that comes too late for some entries counts the others once."""
     for _ in range(5):
-        append(rig, ("view", "a", 1))
-    entries = rig.fetch(0)(100, 0)
+        append(harness, ("view", "a", 1))
+    entries = harness.fetch(0)(100, 0)
     batches = [entries[1:3], entries, entries]
     outcomes = []
-    consumer = rig.consumer(
+    consumer = harness.consumer(
         fetch=lambda _count, _block: batches.pop(0) if batches else [], subscribers=[outcomes.append]
     )
     assert [consumer.run_once() for _ in range(4)] == [2, 3, 0, 0]
-    assert rig.totals() == {("view", "a"): 5}
+    assert harness.totals() == {("view", "a"): 5}
     assert [outcome.stale for outcome in outcomes] == [0, 1]
 
 
-def test_a_lost_reply_counts_once(rig):
+def test_a_lost_reply_counts_once(harness):
     """When the server applies and the reply is lost, the next pass finds nothing to do."""
-    append(rig, ("view", "a", 1), ("view", "b", 5))
-    with Proxy(rig.url) as proxy:
-        consumer = rig.consumer(client=rig.connect(proxy.url))
-        rig.connect(proxy.url).script_load(_APPLY.text)
+    append(harness, ("view", "a", 1), ("view", "b", 5))
+    with Proxy(harness.url) as proxy:
+        consumer = harness.consumer(client=harness.connect(proxy.url))
+        harness.connect(proxy.url).script_load(_APPLY.text)
         proxy.lose_reply_to(_APPLY.sha.encode())
         with pytest.raises(RedisConnectionError):
             consumer.run_once()
         assert proxy.lost.wait(5)
         consumer.fetch.recover()
         assert consumer.run_once() == 0
-    assert rig.totals() == {("view", "a"): 1, ("view", "b"): 5}
-    assert rig.waiting() == 0
-    assert rig.ledger()["counted"] == rig.ledger()["appended"] == 2
+    assert harness.totals() == {("view", "a"): 1, ("view", "b"): 5}
+    assert harness.waiting() == 0
+    assert harness.ledger()["counted"] == harness.ledger()["appended"] == 2
 
 
-def test_a_lost_request_counts_once(rig):
+def test_a_lost_request_counts_once(harness):
     """When the connection breaks before the server has the batch, the next pass counts it."""
-    append(rig, ("view", "a", 1))
-    with Proxy(rig.url) as proxy:
-        consumer = rig.consumer(client=rig.connect(proxy.url))
+    append(harness, ("view", "a", 1))
+    with Proxy(harness.url) as proxy:
+        consumer = harness.consumer(client=harness.connect(proxy.url))
         proxy.lose_request(_APPLY.sha.encode())
         with pytest.raises(RedisConnectionError):
             consumer.run_once()
         consumer.fetch.recover()
         assert consumer.run_once() == 1
-    assert rig.totals() == {("view", "a"): 1}
+    assert harness.totals() == {("view", "a"): 1}
 
 
-def test_a_server_that_lost_its_scripts(rig):
+def test_a_server_that_lost_its_scripts(harness):
     """After SCRIPT FLUSH the script is loaded again and the batch counts once."""
-    append(rig, ("view", "a", 1))
-    batch = in_hand(rig)
-    rig.client.script_flush()
-    assert apply(rig.client, rig.layout.keys[0], batch) == Applied()
-    assert rig.totals() == {("view", "a"): 1}
+    append(harness, ("view", "a", 1))
+    batch = in_hand(harness)
+    harness.client.script_flush()
+    assert apply(harness.client, harness.layout.keys[0], batch) == Applied()
+    assert harness.totals() == {("view", "a"): 1}
 
 
 @pytest.mark.parametrize(("stored", "amount"), [(MAX - 2, 7), (MAX, 1), (-MAX, -1), (MAX, MAX), (-MAX + 2, -7)])
-def test_an_overflow_is_parked_alone(rig, stored, amount):
+def test_an_overflow_is_parked_alone(harness, stored, amount):
     """A counter that would leave the bounds keeps its value, its event is parked, and its neighbours count."""
-    key = rig.layout.keys[0].total("view", "a")
-    rig.client.set(key, stored)
-    append(rig, ("view", "a", amount), ("view", "b", 1), ("like", "a", 1))
-    append(rig, ("view", "c", 1))
-    rig.drain()
-    assert rig.client.get(key) == str(stored).encode()
-    assert rig.totals() == {("view", "a"): stored, ("view", "b"): 1, ("view", "c"): 1, ("like", "a"): 1}
-    assert [(fields[b"reason"], fields[b"events"]) for fields in rig.dead()] == [(OVERFLOW.encode(), b"1")]
-    assert {name: rig.ledger()[name] for name in ("appended", "counted", "dead", "dead@view")} == {
+    key = harness.layout.keys[0].total("view", "a")
+    harness.client.set(key, stored)
+    append(harness, ("view", "a", amount), ("view", "b", 1), ("like", "a", 1))
+    append(harness, ("view", "c", 1))
+    harness.drain()
+    assert harness.client.get(key) == str(stored).encode()
+    assert harness.totals() == {("view", "a"): stored, ("view", "b"): 1, ("view", "c"): 1, ("like", "a"): 1}
+    assert [(fields[b"reason"], fields[b"events"]) for fields in harness.dead()] == [(OVERFLOW.encode(), b"1")]
+    assert {name: harness.ledger()[name] for name in ("appended", "counted", "dead", "dead@view")} == {
         "appended": 4,
         "counted": 3,
         "dead": 1,
@@ -167,185 +167,187 @@ def test_an_overflow_is_parked_alone(rig, stored, amount):
     }
 
 
-def test_the_bounds_can_be_reached(rig):
+def test_the_bounds_can_be_reached(harness):
     """A total of exactly +-(2^53 - 1) is stored."""
-    rig.client.set(rig.layout.keys[0].total("view", "a"), MAX - 7)
-    rig.client.set(rig.layout.keys[0].total("view", "b"), -MAX + 7)
-    append(rig, ("view", "a", 7), ("view", "b", -7))
-    rig.drain()
-    assert rig.totals() == {("view", "a"): MAX, ("view", "b"): -MAX}
-    assert rig.dead() == []
+    harness.client.set(harness.layout.keys[0].total("view", "a"), MAX - 7)
+    harness.client.set(harness.layout.keys[0].total("view", "b"), -MAX + 7)
+    append(harness, ("view", "a", 7), ("view", "b", -7))
+    harness.drain()
+    assert harness.totals() == {("view", "a"): MAX, ("view", "b"): -MAX}
+    assert harness.dead() == []
 
 
 @pytest.mark.parametrize("value", ["3.5", "abc", "", "nan", "inf", "1e400", str(2**53), "\x00"])
-def test_a_key_that_holds_no_number_is_left_alone(rig, value):
+def test_a_key_that_holds_no_number_is_left_alone(harness, value):
     """A counter's key that somebody wrote something else to is not overwritten; the event is parked."""
-    key = rig.layout.keys[0].total("view", "a")
-    rig.client.set(key, value)
-    append(rig, ("view", "a", 1), ("view", "b", 1))
-    rig.drain()
-    assert rig.client.get(key) == value.encode()
-    assert rig.client.get(rig.layout.keys[0].total("view", "b")) == b"1"
-    assert rig.ledger()["dead"] == 1
+    key = harness.layout.keys[0].total("view", "a")
+    harness.client.set(key, value)
+    append(harness, ("view", "a", 1), ("view", "b", 1))
+    harness.drain()
+    assert harness.client.get(key) == value.encode()
+    assert harness.client.get(harness.layout.keys[0].total("view", "b")) == b"1"
+    assert harness.ledger()["dead"] == 1
 
 
 @pytest.mark.parametrize("kind", ["hash", "list", "stream"])
-def test_a_key_of_another_type_is_left_alone(rig, kind):
+def test_a_key_of_another_type_is_left_alone(harness, kind):
     """A counter's key of another type is neither overwritten nor an end to everything; the event is parked."""
-    key = rig.layout.keys[0].total("view", "a")
+    key = harness.layout.keys[0].total("view", "a")
     if kind == "hash":
-        rig.client.hset(key, "x", "y")
+        harness.client.hset(key, "x", "y")
     elif kind == "list":
-        rig.client.rpush(key, "x")
+        harness.client.rpush(key, "x")
     else:
-        rig.client.xadd(key, {"x": "y"})
-    append(rig, ("view", "a", 1), ("view", "b", 1), ("view", "c", 1))
-    rig.drain()
-    assert rig.client.type(key) == kind.encode()
-    assert rig.client.get(rig.layout.keys[0].total("view", "b")) == b"1"
-    assert (rig.ledger()["counted"], rig.ledger()["dead"], rig.waiting()) == (2, 1, 0)
+        harness.client.xadd(key, {"x": "y"})
+    append(harness, ("view", "a", 1), ("view", "b", 1), ("view", "c", 1))
+    harness.drain()
+    assert harness.client.type(key) == kind.encode()
+    assert harness.client.get(harness.layout.keys[0].total("view", "b")) == b"1"
+    assert (harness.ledger()["counted"], harness.ledger()["dead"], harness.waiting()) == (2, 1, 0)
 
 
-def test_a_refusal_names_the_counters(rig):
+def test_a_refusal_names_the_counters(harness):
     """The answer says which counters cannot take their deltas, and nothing is done."""
-    rig.client.set(rig.layout.keys[0].total("view", "b"), "x")
-    rig.client.hset(rig.layout.keys[0].total("like", "a"), "x", "y")
-    append(rig, ("view", "a", 1), ("view", "b", 1), ("like", "a", 1), ("like", "b", 1))
-    batch = in_hand(rig)
-    assert apply(rig.client, rig.layout.keys[0], batch) == Refused(frozenset({("view", "b"), ("like", "a")}))
-    assert rig.pending() == batch.ids
-    assert rig.client.get(rig.layout.keys[0].total("view", "a")) is None
+    harness.client.set(harness.layout.keys[0].total("view", "b"), "x")
+    harness.client.hset(harness.layout.keys[0].total("like", "a"), "x", "y")
+    append(harness, ("view", "a", 1), ("view", "b", 1), ("like", "a", 1), ("like", "b", 1))
+    batch = in_hand(harness)
+    assert apply(harness.client, harness.layout.keys[0], batch) == TotalsRejected(
+        frozenset({("view", "b"), ("like", "a")})
+    )
+    assert harness.pending() == batch.ids
+    assert harness.client.get(harness.layout.keys[0].total("view", "a")) is None
 
 
 @pytest.mark.parametrize("lost", ["group", "stream"])
-def test_a_missing_group_is_an_error(rig, lost):
+def test_a_missing_group_is_an_error(harness, lost):
     """Without its group or stream a batch is never taken for done: the server says NOGROUP and nothing changes."""
-    append(rig, ("view", "a", 1))
-    batch = in_hand(rig)
-    keys = rig.layout.keys[0]
+    append(harness, ("view", "a", 1))
+    batch = in_hand(harness)
+    keys = harness.layout.keys[0]
     if lost == "group":
-        rig.client.xgroup_destroy(keys.stream, GROUP)
+        harness.client.xgroup_destroy(keys.stream, GROUP)
     else:
-        rig.client.delete(keys.stream)
+        harness.client.delete(keys.stream)
     with pytest.raises(ResponseError, match=r"^NOGROUP"):
-        apply(rig.client, keys, batch)
-    assert (rig.totals(), rig.ledger()) == ({}, {})
+        apply(harness.client, keys, batch)
+    assert (harness.totals(), harness.ledger()) == ({}, {})
 
 
-def test_a_full_server_leaves_nothing_half_done(rig):
+def test_a_full_server_leaves_nothing_half_done(harness):
     """Without memory the whole call is refused before any effect, and counts once when there is room."""
-    append(rig, ("view", "a", 1), ("undeclared", "a", 1))
-    batch = in_hand(rig)
-    before = state(rig)
-    rig.client.config_set("maxmemory", 1)
+    append(harness, ("view", "a", 1), ("undeclared", "a", 1))
+    batch = in_hand(harness)
+    before = state(harness)
+    harness.client.config_set("maxmemory", 1)
     try:
         with pytest.raises(OutOfMemoryError):
-            apply(rig.client, rig.layout.keys[0], batch)
-        assert state(rig) == before
+            apply(harness.client, harness.layout.keys[0], batch)
+        assert state(harness) == before
     finally:
-        rig.client.config_set("maxmemory", 0)
-    assert apply(rig.client, rig.layout.keys[0], batch) == Applied()
-    assert rig.totals() == {("view", "a"): 1}
+        harness.client.config_set("maxmemory", 0)
+    assert apply(harness.client, harness.layout.keys[0], batch) == Applied()
+    assert harness.totals() == {("view", "a"): 1}
 
 
 @pytest.mark.parametrize("key", ["dead", "ledger"])
-def test_books_of_another_type_are_an_error_before_any_write(rig, key):
+def test_books_of_another_type_are_an_error_before_any_write(harness, key):
     """Where ledger or dead stream hold something else, the call fails before its first write."""
-    append(rig, ("view", "a", 1), ("undeclared", "a", 1))
-    batch = in_hand(rig)
-    rig.client.set(getattr(rig.layout.keys[0], key), "x")
+    append(harness, ("view", "a", 1), ("undeclared", "a", 1))
+    batch = in_hand(harness)
+    harness.client.set(getattr(harness.layout.keys[0], key), "x")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        apply(rig.client, rig.layout.keys[0], batch)
-    assert (rig.totals(), rig.pending()) == ({}, batch.ids)
+        apply(harness.client, harness.layout.keys[0], batch)
+    assert (harness.totals(), harness.pending()) == ({}, batch.ids)
 
 
-def test_a_ledger_that_holds_no_number_is_an_error_before_any_write(rig):
+def test_a_ledger_that_holds_no_number_is_an_error_before_any_write(harness):
     """A ledger field that somebody wrote text to is named, and nothing is half done."""
-    append(rig, ("view", "a", 1))
-    batch = in_hand(rig)
-    keys = rig.layout.keys[0]
-    rig.client.hset(keys.ledger, "counted", "many")
+    append(harness, ("view", "a", 1))
+    batch = in_hand(harness)
+    keys = harness.layout.keys[0]
+    harness.client.hset(keys.ledger, "counted", "many")
     with pytest.raises(ResponseError, match="field counted is not a whole number"):
-        apply(rig.client, keys, batch)
-    assert (rig.totals(), rig.pending()) == ({}, batch.ids)
-    rig.client.hdel(keys.ledger, "counted")
-    assert apply(rig.client, keys, batch) == Applied()
+        apply(harness.client, keys, batch)
+    assert (harness.totals(), harness.pending()) == ({}, batch.ids)
+    harness.client.hdel(keys.ledger, "counted")
+    assert apply(harness.client, keys, batch) == Applied()
 
 
 @pytest.mark.parametrize("total", [10**6, 10**15, 10**15 + 1, 9 * 10**15, MAX, -(10**15), -MAX, 999_999, -(10**6), 0])
-def test_large_totals_are_exact(rig, total):
+def test_large_totals_are_exact(harness, total):
     """A total is stored digit by digit, however large, and so is the metric's sum."""
-    append(rig, ("view", "a", total))
-    rig.drain()
-    assert rig.client.get(rig.layout.keys[0].total("view", "a")) == str(total).encode()
-    append(rig, ("view", "a", -1 if total > 0 else 1))
-    rig.drain()
+    append(harness, ("view", "a", total))
+    harness.drain()
+    assert harness.client.get(harness.layout.keys[0].total("view", "a")) == str(total).encode()
+    append(harness, ("view", "a", -1 if total > 0 else 1))
+    harness.drain()
     after = total - 1 if total > 0 else total + 1
-    assert rig.client.get(rig.layout.keys[0].total("view", "a")) == str(after).encode()
-    assert rig.ledger()["total@view"] == after
+    assert harness.client.get(harness.layout.keys[0].total("view", "a")) == str(after).encode()
+    assert harness.ledger()["total@view"] == after
 
 
-def test_the_sum_over_a_metric_may_leave_64_bits(rig):
+def test_the_sum_over_a_metric_may_leave_64_bits(harness):
     """Thousands of totals at their bound count all the same; only the sum over the metric stays behind."""
     for first in range(0, 3000, 1000):
-        append(rig, *(("view", f"s{number}", MAX) for number in range(first, first + 1000)))
-    rig.drain()
-    assert set(rig.totals().values()) == {MAX}
-    assert (len(rig.totals()), rig.ledger()["counted"], rig.waiting()) == (3000, 3000, 0)
+        append(harness, *(("view", f"s{number}", MAX) for number in range(first, first + 1000)))
+    harness.drain()
+    assert set(harness.totals().values()) == {MAX}
+    assert (len(harness.totals()), harness.ledger()["counted"], harness.waiting()) == (3000, 3000, 0)
 
 
 @pytest.mark.parametrize("subjects", [3000, 9000])
-def test_thousands_of_counters_in_one_call(rig, subjects):
+def test_thousands_of_counters_in_one_call(harness, subjects):
     """One call takes thousands of counters, also more than Lua can unpack at once, old and new ones mixed."""
     for _ in range(2):
         for first in range(0, subjects, 1000):
-            append(rig, *(("view", f"s{number}", 1) for number in range(first, first + 1000)))
+            append(harness, *(("view", f"s{number}", 1) for number in range(first, first + 1000)))
     outcomes = []
-    rig.drain(max_keys=100_000, subscribers=[outcomes.append])
-    append(rig, *(("view", f"s{number}", 2) for number in range(0, subjects, 2)))
-    rig.drain(max_keys=100_000)
+    harness.drain(max_keys=100_000, subscribers=[outcomes.append])
+    append(harness, *(("view", f"s{number}", 2) for number in range(0, subjects, 2)))
+    harness.drain(max_keys=100_000)
     assert max(outcome.keys for outcome in outcomes) == subjects
-    assert rig.totals() == {("view", f"s{n}"): 2 if n % 2 else 4 for n in range(subjects)}
+    assert harness.totals() == {("view", f"s{n}"): 2 if n % 2 else 4 for n in range(subjects)}
 
 
-def test_a_call_is_bounded_in_counters(rig):
+def test_a_call_is_bounded_in_counters(harness):
     """A backlog of many counters is applied in calls of about `max_keys` each."""
     for number in range(0, 2000, 10):
-        append(rig, *(("view", f"s{i}", 1) for i in range(number, number + 10)))
+        append(harness, *(("view", f"s{i}", 1) for i in range(number, number + 10)))
     outcomes = []
-    rig.drain(max_keys=100, subscribers=[outcomes.append])
+    harness.drain(max_keys=100, subscribers=[outcomes.append])
     assert max(outcome.keys for outcome in outcomes) <= 109
-    assert sum(outcome.events for outcome in outcomes) == len(rig.totals()) == 2000
+    assert sum(outcome.events for outcome in outcomes) == len(harness.totals()) == 2000
 
 
-def test_what_is_parked_says_why(rig):
+def test_what_is_parked_says_why(harness):
     """A dead entry holds source, reason, number of events, attempts, and the bytes as they came."""
-    keys = rig.layout.keys[0]
-    source = rig.client.xadd(keys.stream, {"v": "99", "n": "3", "b": b"\x00\xff"})
-    rig.drain()
-    (dead,) = rig.dead()
+    keys = harness.layout.keys[0]
+    source = harness.client.xadd(keys.stream, {"v": "99", "n": "3", "b": b"\x00\xff"})
+    harness.drain()
+    (dead,) = harness.dead()
     assert dead[b"source"] == source
     assert b"version" in dead[b"reason"]
     assert (dead[b"events"], dead[b"attempts"]) == (b"3", b"1")
     assert (dead[b"e.v"], dead[b"e.n"], dead[b"e.b"]) == (b"99", b"3", b"\x00\xff")
-    assert rig.ledger() == {"appended": 3, "dead": 3}
+    assert harness.ledger() == {"appended": 3, "dead": 3}
 
 
-def test_a_poison_entry_is_parked_after_enough_tries(rig):
+def test_a_poison_entry_is_parked_after_enough_tries(harness):
     """An entry that was handed out too often without success is parked, and what comes after it counts."""
-    append(rig, ("view", "a", 1))
+    append(harness, ("view", "a", 1))
     for _ in range(3):
-        assert len(rig.fetch(0)(10, 0)) == 1
-    append(rig, ("view", "b", 1))
-    rig.drain(max_deliveries=3)
-    assert rig.totals() == {("view", "b"): 1}
-    assert [fields[b"reason"] for fields in rig.dead()] == [b"delivered 3 times without success"]
+        assert len(harness.fetch(0)(10, 0)) == 1
+    append(harness, ("view", "b", 1))
+    harness.drain(max_deliveries=3)
+    assert harness.totals() == {("view", "b"): 1}
+    assert [fields[b"reason"] for fields in harness.dead()] == [b"delivered 3 times without success"]
 
 
-def test_a_subject_in_the_wrong_stream(rig):
+def test_a_subject_in_the_wrong_stream(harness):
     """An event appended to another partition's stream is parked with the name of the right one."""
-    rig.client.flushall()
-    with Rig(rig.url, partitions=4) as four:
+    harness.client.flushall()
+    with Harness(harness.url, partitions=4) as four:
         wrong = (partition_of("article:1", 4) + 1) % 4
         four.client.xadd(four.layout.keys[wrong].stream, {"metric": "view", "subject": "article:1"})
         four.drain()

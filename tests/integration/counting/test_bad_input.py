@@ -16,7 +16,7 @@ import pytest
 from tallystream.errors import EventError
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -87,25 +87,25 @@ ACCEPTED = [
 
 
 @pytest.fixture
-def rig(server: Server) -> Iterator[Rig]:
+def harness(server: Server) -> Iterator[Harness]:
     """Metrics and groups in one partition, so that the good and the bad share it."""
-    with Rig(server.url, partitions=1, rules=RULES) as rig:
-        yield rig
+    with Harness(server.url, partitions=1, rules=RULES) as harness:
+        yield harness
 
 
 @pytest.fixture
-def http(rig: Rig) -> Iterator[httpx.Client]:
+def http(harness: Harness) -> Iterator[httpx.Client]:
     """A client of the service."""
-    with http_service(rig.url) as client:
+    with http_service(harness.url) as client:
         yield client
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_by_the_producer_and_over_http(rig: Rig, http: httpx.Client, name: str) -> None:
+def test_refused_by_the_producer_and_over_http(harness: Harness, http: httpx.Client, name: str) -> None:
     """The producer raises, HTTP answers 400; both name the field and the limit, and nothing reaches the stream."""
     row = REFUSED[name]
     event = GOOD | {row.field: row.value}
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.flush(5)
         producer.emit("view", "warm-up")
         producer.flush(5)
@@ -121,36 +121,36 @@ def test_refused_by_the_producer_and_over_http(rig: Rig, http: httpx.Client, nam
             assert answer.json()["field"] in (row.field, "body"), answer.text
             assert answer.json()["limit"]
             assert "\x1b" not in answer.text
-    assert rig.client.xlen(rig.layout.keys[0].stream) == 1
+    assert harness.client.xlen(harness.layout.keys[0].stream) == 1
 
 
 @pytest.mark.parametrize("name", [name for name, row in REFUSED.items() if row.plain])
-def test_parked_by_the_worker(rig: Rig, name: str) -> None:
+def test_parked_by_the_worker(harness: Harness, name: str) -> None:
     """An entry that somebody appends without us is parked with its reason; what lies beside it counts."""
     row = REFUSED[name]
-    stream = rig.layout.keys[0].stream
-    rig.client.xadd(stream, GOOD)
-    rig.client.xadd(stream, GOOD | {row.field: row.value if isinstance(row.value, str) else json.dumps(row.value)})
-    rig.client.xadd(stream, GOOD)
-    rig.drain()
-    (parked,) = rig.dead()
+    stream = harness.layout.keys[0].stream
+    harness.client.xadd(stream, GOOD)
+    harness.client.xadd(stream, GOOD | {row.field: row.value if isinstance(row.value, str) else json.dumps(row.value)})
+    harness.client.xadd(stream, GOOD)
+    harness.drain()
+    (parked,) = harness.dead()
     assert parked[b"reason"]
-    assert rig.totals() == {("view", "a"): 2}
-    assert rig.waiting() == 0
-    ledger = rig.ledger()
+    assert harness.totals() == {("view", "a"): 2}
+    assert harness.waiting() == 0
+    ledger = harness.ledger()
     assert ledger["appended"] == 3
     assert {events for field, events in ledger.items() if field.startswith("dead")} == {1}
 
 
 @pytest.mark.parametrize("subject", ACCEPTED)
-def test_accepted_as_it_is(rig: Rig, http: httpx.Client, subject: str) -> None:
+def test_accepted_as_it_is(harness: Harness, http: httpx.Client, subject: str) -> None:
     """Braces, wildcards, markup and quotes are letters like others: one key, counted and shown as they are."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", subject)
     assert http.post("/v1/events", json={"metric": "view", "subject": subject}).status_code == 202
-    rig.client.xadd(rig.layout.keys[0].stream, {"metric": "view", "subject": subject})
-    rig.drain()
-    assert rig.totals() == {("view", subject): 3}
+    harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": subject})
+    harness.drain()
+    assert harness.totals() == {("view", subject): 3}
     answer = http.get("/v1/counters", params={"subject": subject, "metric": "view"})
     assert answer.json()["counters"] == [{"subject": subject, "metric": "view", "value": 3}]
     assert answer.headers["content-type"].startswith("application/json")
@@ -160,26 +160,26 @@ def test_accepted_as_it_is(rig: Rig, http: httpx.Client, subject: str) -> None:
     assert subject == "a/b" or subject not in page.text or len(subject) < 3
 
 
-def test_one_subject_in_two_spellings(rig: Rig, http: httpx.Client) -> None:
+def test_one_subject_in_two_spellings(harness: Harness, http: httpx.Client) -> None:
     """A letter composed and decomposed is one subject, through every door."""
     for spelling in ("caf\u00e9", "cafe\u0301"):
-        with Producer(rig.url) as producer:
+        with Producer(harness.url) as producer:
             producer.emit("view", spelling)
         assert http.post("/v1/events", json={"metric": "view", "subject": spelling}).status_code == 202
-        rig.client.xadd(rig.layout.keys[0].stream, {"metric": "view", "subject": spelling})
-    rig.drain()
-    assert rig.totals() == {("view", "caf\u00e9"): 6}
+        harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": spelling})
+    harness.drain()
+    assert harness.totals() == {("view", "caf\u00e9"): 6}
 
 
-def test_an_amount_of_nothing_changes_nothing(rig: Rig, http: httpx.Client) -> None:
+def test_an_amount_of_nothing_changes_nothing(harness: Harness, http: httpx.Client) -> None:
     """Amount 0 is taken and counted as an event; no counter moves."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", "a", 0)
     assert http.post("/v1/events", json=GOOD | {"amount": 0}).status_code == 202
-    rig.client.xadd(rig.layout.keys[0].stream, GOOD | {"amount": 0})
-    rig.drain()
-    assert set(rig.totals().values()) <= {0}
-    assert rig.dead() == []
+    harness.client.xadd(harness.layout.keys[0].stream, GOOD | {"amount": 0})
+    harness.drain()
+    assert set(harness.totals().values()) <= {0}
+    assert harness.dead() == []
 
 
 BODIES: dict[str, tuple[bytes, int]] = {
@@ -199,7 +199,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_body_that_is_no_event(rig: Rig, http: httpx.Client, name: str) -> None:
+def test_a_body_that_is_no_event(harness: Harness, http: httpx.Client, name: str) -> None:
     """A body that is not what it should be is refused soon and whole, as a problem with its field and limit."""
     body, status = BODIES[name]
     began = time.monotonic()
@@ -208,7 +208,7 @@ def test_a_body_that_is_no_event(rig: Rig, http: httpx.Client, name: str) -> Non
     assert {"field", "limit"} <= answer.json().keys()
     assert len(answer.text) < 5_000
     assert time.monotonic() - began < 5
-    assert rig.client.xlen(rig.layout.keys[0].stream) == 0
+    assert harness.client.xlen(harness.layout.keys[0].stream) == 0
 
 
 @pytest.mark.parametrize(
@@ -249,14 +249,14 @@ ENTRIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_an_entry_that_is_none_is_parked_beside_the_good(rig: Rig, name: str) -> None:
+def test_an_entry_that_is_none_is_parked_beside_the_good(harness: Harness, name: str) -> None:
     """An entry of random, hostile or later bytes is parked whole, with its reason; its neighbours count."""
-    stream = rig.layout.keys[0].stream
-    rig.client.xadd(stream, GOOD)
-    rig.client.xadd(stream, ENTRIES[name])
-    rig.client.xadd(stream, GOOD)
-    rig.drain()
-    (parked,) = rig.dead()
+    stream = harness.layout.keys[0].stream
+    harness.client.xadd(stream, GOOD)
+    harness.client.xadd(stream, ENTRIES[name])
+    harness.client.xadd(stream, GOOD)
+    harness.drain()
+    (parked,) = harness.dead()
     assert parked[b"reason"]
-    assert rig.totals() == {("view", "a"): 2}
-    assert rig.waiting() == 0
+    assert harness.totals() == {("view", "a"): 2}
+    assert harness.waiting() == 0

@@ -8,23 +8,23 @@ import time
 import pytest
 from redis.exceptions import ResponseError
 
-from tallystream.errors import GroupLost
+from tallystream.errors import ConsumerGroupMissing
 from tallystream.storage.keys import GROUP
 from tallystream_worker.counting.fetch import Fetch
-from tests.harness import Rig
+from tests.harness import Harness
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """The parts, wired to an empty server, with one partition."""
-    with Rig(server.url, partitions=1) as rig:
-        yield rig
+    with Harness(server.url, partitions=1) as harness:
+        yield harness
 
 
-def append(rig: Rig, entries: int) -> list[str]:
+def append(harness: Harness, entries: int) -> list[str]:
     """Append plain views; return their IDs."""
-    stream = rig.layout.keys[0].stream
-    return [rig.client.xadd(stream, {"metric": "view", "subject": "a"}).decode() for _ in range(entries)]
+    stream = harness.layout.keys[0].stream
+    return [harness.client.xadd(stream, {"metric": "view", "subject": "a"}).decode() for _ in range(entries)]
 
 
 def ids(entries) -> list[str]:
@@ -32,36 +32,36 @@ def ids(entries) -> list[str]:
     return [entry.id for entry in entries]
 
 
-def test_own_pending_entries_come_first(rig):
+def test_own_pending_entries_come_first(harness):
     """A consumer that comes back begins with what it held, in order, and then goes on with new entries."""
-    held = append(rig, 3)
-    assert ids(rig.fetch(0)(10, 0)) == held
-    new = append(rig, 2)
-    again = rig.fetch(0)
+    held = append(harness, 3)
+    assert ids(harness.fetch(0)(10, 0)) == held
+    new = append(harness, 2)
+    again = harness.fetch(0)
     entries = again(10, 0)
     assert ids(entries) == held
     assert [entry.deliveries for entry in entries] == [2, 2, 2]
-    rig.client.xack(rig.layout.keys[0].stream, GROUP, *held)
+    harness.client.xack(harness.layout.keys[0].stream, GROUP, *held)
     assert ids(again(10, 0)) == new
     assert again(10, 0) == []
 
 
-def test_recovering_begins_with_own_pending_entries(rig):
+def test_recovering_begins_with_own_pending_entries(harness):
     """After an error the consumer begins again with what it holds."""
-    fetch = rig.fetch(0)
-    held = append(rig, 2)
+    fetch = harness.fetch(0)
+    held = append(harness, 2)
     assert ids(fetch(10, 0)) == held
-    append(rig, 1)
+    append(harness, 1)
     fetch.recover()
     assert ids(fetch(10, 0)) == held
 
 
-def test_stale_entries_are_taken_over_on_a_cursor(rig):
+def test_stale_entries_are_taken_over_on_a_cursor(harness):
     """What another consumer has held for too long is taken over piece by piece, to the end of a long list."""
-    held = append(rig, 200)
-    assert len(rig.fetch(0, "gone")(1000, 0)) == 200
-    append(rig, 1)
-    fetch = rig.fetch(0, "here", claim_idle=0)
+    held = append(harness, 200)
+    assert len(harness.fetch(0, "gone")(1000, 0)) == 200
+    append(harness, 1)
+    fetch = harness.fetch(0, "here", claim_idle=0)
     taken = []
     for _ in range(4):
         entries = fetch(1000, 0)
@@ -70,29 +70,29 @@ def test_stale_entries_are_taken_over_on_a_cursor(rig):
     assert taken == held
 
 
-def test_fresh_entries_of_others_are_left_alone(rig):
+def test_fresh_entries_of_others_are_left_alone(harness):
     """What another consumer has held for a short time stays with it."""
-    append(rig, 2)
-    rig.fetch(0, "other")(1, 0)
-    assert len(rig.fetch(0, "here")(10, 0)) == 1
+    append(harness, 2)
+    harness.fetch(0, "other")(1, 0)
+    assert len(harness.fetch(0, "here")(10, 0)) == 1
 
 
-def test_a_read_is_bounded(rig):
+def test_a_read_is_bounded(harness):
     """A fetch brings at most as many entries as were asked for."""
-    append(rig, 10)
-    fetch = rig.fetch(0)
+    append(harness, 10)
+    fetch = harness.fetch(0)
     assert [len(fetch(4, 0)) for _ in range(4)] == [4, 4, 2, 0]
 
 
-def test_a_read_waits_for_new_entries(rig):
+def test_a_read_waits_for_new_entries(harness):
     """A fetch that may wait returns as soon as something is appended."""
-    fetch = Fetch(rig.connect(block=20), rig.layout.keys[0], "w")
+    fetch = Fetch(harness.connect(block=20), harness.layout.keys[0], "w")
     fetch(1, 0)
     began = time.monotonic()
     found = []
     reader = threading.Thread(target=lambda: found.extend(fetch(10, 20)))
     reader.start()
-    appended = append(rig, 1)
+    appended = append(harness, 1)
     reader.join()
     assert ids(found) == appended
     assert time.monotonic() - began < 15
@@ -100,53 +100,53 @@ def test_a_read_waits_for_new_entries(rig):
 
 def test_the_first_start_begins_at_the_beginning(server):
     """Entries that were appended before any worker existed are counted."""
-    with Rig(server.url, partitions=1) as rig:
-        rig.client.delete(rig.layout.keys[0].stream)
-        early = append(rig, 2)
-        fetch = rig.fetch(0)
+    with Harness(server.url, partitions=1) as harness:
+        harness.client.delete(harness.layout.keys[0].stream)
+        early = append(harness, 2)
+        fetch = harness.fetch(0)
         fetch.ensure_group()
         fetch.ensure_group()  # the second worker finds it there
         assert ids(fetch(10, 0)) == early
 
 
 @pytest.mark.parametrize("lost", ["group", "stream"])
-def test_a_lost_group_is_not_begun_anew(rig, lost):
+def test_a_lost_group_is_not_begun_anew(harness, lost):
     """Once entries were counted, a missing group is a loud error: to guess where it stood would count wrongly."""
-    append(rig, 2)
-    rig.drain()
-    stream = rig.layout.keys[0].stream
+    append(harness, 2)
+    harness.drain()
+    stream = harness.layout.keys[0].stream
     if lost == "group":
-        rig.client.xgroup_destroy(stream, GROUP)
+        harness.client.xgroup_destroy(stream, GROUP)
     else:
-        rig.client.delete(stream)
-    with pytest.raises(GroupLost) as refused:
-        rig.fetch(0).ensure_group()
+        harness.client.delete(stream)
+    with pytest.raises(ConsumerGroupMissing) as refused:
+        harness.fetch(0).ensure_group()
     assert stream in str(refused.value)
-    assert lost == "stream" or rig.client.xinfo_groups(stream) == []
-    assert rig.totals() == {("view", "a"): 2}
+    assert lost == "stream" or harness.client.xinfo_groups(stream) == []
+    assert harness.totals() == {("view", "a"): 2}
 
 
-def test_a_fetch_without_a_group_is_an_error(rig):
+def test_a_fetch_without_a_group_is_an_error(harness):
     """Reading without the group is an error at once, never an empty read."""
-    rig.client.xgroup_destroy(rig.layout.keys[0].stream, GROUP)
+    harness.client.xgroup_destroy(harness.layout.keys[0].stream, GROUP)
     with pytest.raises(ResponseError, match=r"^NOGROUP"):
-        rig.fetch(0)(10, 0)
+        harness.fetch(0)(10, 0)
 
 
-def test_entries_that_were_trimmed_away_are_counted_as_lost(rig):
+def test_entries_that_were_trimmed_away_are_counted_as_lost(harness):
     """A pending entry whose bytes are gone is a loss, and is counted as one."""
-    append(rig, 3)
-    rig.fetch(0, "gone")(10, 0)
-    rig.client.xtrim(rig.layout.keys[0].stream, maxlen=0, approximate=False)
-    fetch = rig.fetch(0, "here", claim_idle=0)
+    append(harness, 3)
+    harness.fetch(0, "gone")(10, 0)
+    harness.client.xtrim(harness.layout.keys[0].stream, maxlen=0, approximate=False)
+    fetch = harness.fetch(0, "here", claim_idle=0)
     assert fetch(10, 0) == []
     assert fetch.lost == 3
 
 
-def test_reading_again_after_an_outage_is_no_delivery(rig):
+def test_reading_again_after_an_outage_is_no_delivery(harness):
     """A recovering consumer reads what it holds without adding to its deliveries, and stays its holder."""
-    held = append(rig, 3)
-    fetch = rig.fetch(0)
+    held = append(harness, 3)
+    fetch = harness.fetch(0)
     fetch(10, 0)
     for _ in range(5):
         fetch.recover()
@@ -158,15 +158,15 @@ def test_reading_again_after_an_outage_is_no_delivery(rig):
 
 
 @pytest.mark.parametrize("as_delivery", [True, False])
-def test_own_entries_that_were_trimmed_away_are_lost(rig, as_delivery):
+def test_own_entries_that_were_trimmed_away_are_lost(harness, as_delivery):
     """What was trimmed while its holder was away is no malformed input: it is acknowledged, and the rest goes on."""
-    append(rig, 20)
-    fetch = rig.fetch(0)
+    append(harness, 20)
+    fetch = harness.fetch(0)
     fetch(100, 0)
-    stream = rig.layout.keys[0].stream
-    rig.client.xtrim(stream, maxlen=2, approximate=False)
+    stream = harness.layout.keys[0].stream
+    harness.client.xtrim(stream, maxlen=2, approximate=False)
     fetch.recover(as_delivery=as_delivery)
     left = ids(fetch(8, 0))
     assert len(left) == 2
     assert fetch.lost == 18
-    assert rig.pending() == left
+    assert harness.pending() == left

@@ -6,27 +6,27 @@ import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from tallystream_worker.counting.fold import Fold
-from tallystream_worker.counting.loop import concerns_entries
-from tests.harness import Rig
+from tallystream_worker.counting.loop import is_entry_error
+from tests.harness import Harness
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """The parts, wired to an empty server, with one partition."""
-    with Rig(server.url, partitions=1) as rig:
-        yield rig
+    with Harness(server.url, partitions=1) as harness:
+        yield harness
 
 
-def append(rig: Rig, *subjects: str, metric: str = "view") -> list[str]:
+def append(harness: Harness, *subjects: str, metric: str = "view") -> list[str]:
     """Append a plain event for each subject; return the IDs."""
-    stream = rig.layout.keys[0].stream
-    return [rig.client.xadd(stream, {"metric": metric, "subject": subject}).decode() for subject in subjects]
+    stream = harness.layout.keys[0].stream
+    return [harness.client.xadd(stream, {"metric": metric, "subject": subject}).decode() for subject in subjects]
 
 
-def poison(rig: Rig) -> str:
+def poison(harness: Harness) -> str:
     """Append an entry that makes the script itself fail; return its ID."""
-    rig.client.set(rig.layout.keys[0].limit("vote", "total"), "not a hash")
-    return append(rig, "p", metric="vote")[0]
+    harness.client.set(harness.layout.keys[0].limit("vote", "total"), "not a hash")
+    return append(harness, "p", metric="vote")[0]
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def limited(server):
     from tallystream.rules.metrics import Metric, Rules  # noqa: PLC0415
 
     rules = Rules({"view": Metric(ids=None), "vote": Metric(ids=None, limit=5, per="total", accept_late="1d")})
-    with Rig(server.url, partitions=1, rules=rules) as rig:
-        yield rig
+    with Harness(server.url, partitions=1, rules=rules) as harness:
+        yield harness
 
 
 def test_a_poison_entry_leaves_its_neighbours_alone(limited):
@@ -69,41 +69,41 @@ def test_a_poison_entry_alone_is_parked(limited):
     assert (ledger["appended"], ledger["counted"], ledger["dead"], limited.waiting()) == (4, 3, 1, 0)
 
 
-def test_many_that_fail_are_no_poison(rig):
+def test_many_that_fail_are_no_poison(harness):
     """Where entry after entry fails, the error comes out: the fault is not in them, and none is parked for it."""
-    append(rig, *(f"a{n}" for n in range(20)))
-    rig.client.set(rig.layout.keys[0].ledger, "not a hash")
-    consumer = rig.consumer()
+    append(harness, *(f"a{n}" for n in range(20)))
+    harness.client.set(harness.layout.keys[0].ledger, "not a hash")
+    consumer = harness.consumer()
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         consumer.run_once()
-    assert len(rig.pending()) == 8
-    rig.client.delete(rig.layout.keys[0].ledger)
+    assert len(harness.pending()) == 8
+    harness.client.delete(harness.layout.keys[0].ledger)
     consumer.fetch.recover()
     while consumer.run_once():
         pass
-    assert (len(rig.totals()), rig.ledger().get("dead", 0)) == (20, 0)
+    assert (len(harness.totals()), harness.ledger().get("dead", 0)) == (20, 0)
 
 
-def test_an_outage_is_no_delivery(rig):
+def test_an_outage_is_no_delivery(harness):
     """However often a batch fails for want of memory, its entries are counted afterwards and none is parked."""
-    append(rig, *(f"a{n}" for n in range(20)))
-    consumer = rig.consumer(max_deliveries=3)
-    rig.client.config_set("maxmemory", 1)
+    append(harness, *(f"a{n}" for n in range(20)))
+    consumer = harness.consumer(max_deliveries=3)
+    harness.client.config_set("maxmemory", 1)
     try:
         for _ in range(10):
             with pytest.raises(OutOfMemoryError):
                 consumer.run_once()
             consumer.fetch.recover()
     finally:
-        rig.client.config_set("maxmemory", 0)
+        harness.client.config_set("maxmemory", 0)
     while consumer.run_once():
         pass
-    assert (len(rig.totals()), rig.dead(), rig.waiting()) == (20, [], 0)
+    assert (len(harness.totals()), harness.dead(), harness.waiting()) == (20, [], 0)
 
 
-def test_a_bug_in_folding_stands_alone(rig, monkeypatch):
+def test_a_bug_in_folding_stands_alone(harness, monkeypatch):
     """An entry that an unforeseen error comes from is left pending like any poison, and its neighbours count."""
-    append(rig, "a", "b", "c")
+    append(harness, "a", "b", "c")
     real = Fold.__call__
 
     def fragile(fold, entries, excluded):
@@ -112,9 +112,9 @@ def test_a_bug_in_folding_stands_alone(rig, monkeypatch):
         return real(fold, entries, excluded)
 
     monkeypatch.setattr(Fold, "__call__", fragile)
-    rig.consumer().run_once()
-    assert set(rig.totals()) == {("view", "a"), ("view", "c")}
-    assert len(rig.pending()) == 1
+    harness.consumer().run_once()
+    assert set(harness.totals()) == {("view", "a"), ("view", "c")}
+    assert len(harness.pending()) == 1
 
 
 @pytest.mark.parametrize(
@@ -131,4 +131,4 @@ def test_a_bug_in_folding_stands_alone(rig, monkeypatch):
 )
 def test_what_an_error_is_about(error, about_entries):
     """An answer about the server's state says nothing about the entries; any other may."""
-    assert concerns_entries(error) is about_entries
+    assert is_entry_error(error) is about_entries

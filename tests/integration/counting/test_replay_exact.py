@@ -23,9 +23,9 @@ from tallystream.producing.appender import Appender
 from tallystream.producing.appender import Entry as Sealed
 from tallystream.storage.keys import GROUP
 from tallystream.wire.codec import Payload, decode, encode
-from tallystream.wire.packer import Pack
+from tallystream.wire.packer import EntryBuilder
 from tests import oracle
-from tests.harness import METRICS, Rig
+from tests.harness import METRICS, Harness
 from tests.oracle import MAX, Event, home
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ seeds = st.integers(0, 2**32)
 
 def bytes_of(events: list[Event]) -> bytes:
     """Return what a producer sends for these events."""
-    pack = Pack()
+    pack = EntryBuilder()
     for event in events:
         at = time.time() if event.at is None else event.at
         pack.add(event.metric, event.subject, event.amount, at, event.actor, event.id)
-    return pack.seal()
+    return pack.build()
 
 
 def plain_fields(event: Event) -> dict[str, str]:
@@ -108,11 +108,11 @@ def plain_fields(event: Event) -> dict[str, str]:
     return fields | {name: value for name, value in optional.items() if value is not None}
 
 
-def append(rig: Rig, chosen, chance: random.Random) -> list[oracle.Entry]:
+def append(harness: Harness, chosen, chance: random.Random) -> list[oracle.Entry]:
     """Append everything in some order and packing; return what the oracle is told."""
     well, ill, noise = chosen
     written: list[oracle.Entry] = []
-    gate = Appender(rig.client, rig.layout)
+    gate = Appender(harness.client, harness.layout)
     by_place = {}
     for each in [*well, *ill]:
         partition = home(each.event.subject, PARTITIONS)
@@ -127,7 +127,7 @@ def append(rig: Rig, chosen, chance: random.Random) -> list[oracle.Entry]:
         return gate.last_ids[partition]
 
     for (way, partition), events_there in by_place.items():
-        stream = rig.layout.keys[partition].stream
+        stream = harness.layout.keys[partition].stream
         while events_there:
             size = 1 if way == "plain" else chance.choice([1, 2, 5, 30])
             group, events_there = events_there[:size], events_there[size:]  # noqa: PLW2901
@@ -135,12 +135,12 @@ def append(rig: Rig, chosen, chance: random.Random) -> list[oracle.Entry]:
                 id_ = through_the_gate(partition, bytes_of(group), len(group))
             elif way == "packed":
                 fields = {"v": 1, "n": len(group), "b": bytes_of(group)}
-                id_ = rig.client.xadd(stream, fields).decode()
+                id_ = harness.client.xadd(stream, fields).decode()
             else:
-                id_ = rig.client.xadd(stream, plain_fields(group[0])).decode()
+                id_ = harness.client.xadd(stream, plain_fields(group[0])).decode()
             written.append(oracle.Entry(id_, partition, tuple(group), plain=way == "plain"))
     for partition, kind, payload, n in noise:
-        stream = rig.layout.keys[partition].stream
+        stream = harness.layout.keys[partition].stream
         if kind == "noise through the gate":
             written.append(oracle.Entry(through_the_gate(partition, payload, n), partition, unreadable=n))
             continue
@@ -151,20 +151,20 @@ def append(rig: Rig, chosen, chance: random.Random) -> list[oracle.Entry]:
             "no payload": ({"v": 1, "n": n}, n),
             "plain": ({"metric": "view", "subject": "x", "amount": "1.0"}, 1),
         }[kind]
-        written.append(oracle.Entry(rig.client.xadd(stream, fields).decode(), partition, unreadable=claimed))
+        written.append(oracle.Entry(harness.client.xadd(stream, fields).decode(), partition, unreadable=claimed))
     return written
 
 
-def fetched(rig: Rig, partition: int, names: list[str], chance: random.Random) -> list[Entry]:
+def fetched(harness: Harness, partition: int, names: list[str], chance: random.Random) -> list[Entry]:
     """Hand every entry of a partition to some consumer, and some on to another; return them all."""
-    keys = rig.layout.keys[partition]
-    fetches = [rig.fetch(partition, name) for name in names]
+    keys = harness.layout.keys[partition]
+    fetches = [harness.fetch(partition, name) for name in names]
     found: list[Entry] = []
     while new := chance.choice(fetches)(chance.choice([1, 3, 50]), 0):
         found += new
     stolen = [entry.id for entry in found if chance.random() < 0.3]
     if stolen:
-        rig.client.xclaim(keys.stream, GROUP, chance.choice(names), 0, stolen)
+        harness.client.xclaim(keys.stream, GROUP, chance.choice(names), 0, stolen)
     return found
 
 
@@ -188,54 +188,54 @@ class Scripted:
         return bool(self._batches)
 
 
-def check(rig: Rig, written: list[oracle.Entry]) -> None:
+def check(harness: Harness, written: list[oracle.Entry]) -> None:
     """Compare every total and the ledger with the oracle's, and balance the books."""
     expected = oracle.fold(written, METRICS, PARTITIONS)
-    ledger = rig.ledger()
-    assert rig.totals() == expected.totals
+    ledger = harness.ledger()
+    assert harness.totals() == expected.totals
     assert ledger == expected.ledger
     assert ledger.get("appended", 0) == ledger.get("counted", 0) + ledger.get("dead", 0)
-    assert sum(int(fields[b"events"]) for fields in rig.dead()) == ledger.get("dead", 0)
+    assert sum(int(fields[b"events"]) for fields in harness.dead()) == ledger.get("dead", 0)
 
 
 @contextlib.contextmanager
 def example(server, seed: int):
-    """Return an empty rig and the example's chance."""
+    """Return an empty harness and the example's chance."""
     server.clear()
-    with Rig(server.url, partitions=PARTITIONS) as rig:
-        yield rig, random.Random(seed)
+    with Harness(server.url, partitions=PARTITIONS) as harness:
+        yield harness, random.Random(seed)
 
 
 @exact
 @given(chosen=sets_of_events, seed=seeds)
 def test_any_order_any_split_any_repetition(server, chosen, seed):
     """Entries delivered shuffled, split and repeatedly, to two owners, count as the set of them does."""
-    with example(server, seed) as (rig, chance):
-        written = append(rig, chosen, chance)
+    with example(server, seed) as (harness, chance):
+        written = append(harness, chosen, chance)
         for partition in range(PARTITIONS):
-            entries = fetched(rig, partition, ["a", "b"], chance)
+            entries = fetched(harness, partition, ["a", "b"], chance)
             # A batch may hold what was counted before, and even the same entry twice.
             again = [entry for entry in entries if chance.random() < 0.4]
             script = Scripted(entries + again, chance)
-            consumer = rig.consumer(partition, fetch=script, max_keys=chance.choice([1, 3, 1000]))
+            consumer = harness.consumer(partition, fetch=script, max_keys=chance.choice([1, 3, 1000]))
             while script:
                 consumer.run_once()
-        assert rig.waiting() == 0
-        check(rig, written)
+        assert harness.waiting() == 0
+        check(harness, written)
 
 
 @exact
 @given(chosen=sets_of_events, seed=seeds)
 def test_several_workers_with_the_same_entries(server, chosen, seed):
     """Three workers that hold the same entries at the same time count each of them once."""
-    with example(server, seed) as (rig, chance):
-        written = append(rig, chosen, chance)
+    with example(server, seed) as (harness, chance):
+        written = append(harness, chosen, chance)
         work = []
         for partition in range(PARTITIONS):
-            entries = fetched(rig, partition, ["a", "b", "c"], chance)
+            entries = fetched(harness, partition, ["a", "b", "c"], chance)
             for _ in range(3):
                 script = Scripted([e for e in entries if chance.random() < 0.8], chance)
-                work.append((script, rig.consumer(partition, fetch=script, max_keys=chance.choice([2, 1000]))))
+                work.append((script, harness.consumer(partition, fetch=script, max_keys=chance.choice([2, 1000]))))
         failures: list[Exception] = []
 
         def run(share) -> None:
@@ -252,25 +252,25 @@ def test_several_workers_with_the_same_entries(server, chosen, seed):
         for thread in threads:
             thread.join()
         assert failures == []
-        rig.finish()
-        check(rig, written)
+        harness.finish()
+        check(harness, written)
 
 
 @exact
 @given(chosen=sets_of_events, seed=seeds)
 def test_workers_that_die_with_entries_in_hand(server, chosen, seed):
     """Workers that die between fetch and apply leave entries that their successors count once."""
-    with example(server, seed) as (rig, chance):
-        written = append(rig, chosen, chance)
+    with example(server, seed) as (harness, chance):
+        written = append(harness, chosen, chance)
         for partition in range(PARTITIONS):
             for _ in range(chance.randrange(4)):
                 name = chance.choice(["a", "b"])  # it comes back under its name, or another takes over
                 if chance.random() < 0.5:
-                    rig.fetch(partition, name, claim_idle=0)(chance.choice([1, 4, 100]), 0)
+                    harness.fetch(partition, name, claim_idle=0)(chance.choice([1, 4, 100]), 0)
                 else:
-                    rig.consumer(partition, name, claim_idle=0, max_deliveries=1000).run_once()
-        rig.finish()
-        check(rig, written)
+                    harness.consumer(partition, name, claim_idle=0, max_deliveries=1000).run_once()
+        harness.finish()
+        check(harness, written)
 
 
 @exact
@@ -280,21 +280,21 @@ def test_workers_that_die_with_entries_in_hand(server, chosen, seed):
 )
 def test_no_total_leaves_its_bounds(server, amounts, seed):
     """With amounts that overflow, totals stay within 2^53 - 1 and are what was appended less what was parked."""
-    with example(server, seed) as (rig, chance):
+    with example(server, seed) as (harness, chance):
         given_, parked = {}, {}
         for start in range(0, len(amounts), 5):
             for subject in ("article:1", "article:2"):
                 group = [Event("view", subject, amount) for amount in amounts[start : start + 5]]
                 fields = {"v": 1, "n": len(group), "b": bytes_of(group)}
-                rig.client.xadd(rig.layout.keys_of(subject).stream, fields)
+                harness.client.xadd(harness.layout.keys_of(subject).stream, fields)
                 given_[subject] = given_.get(subject, 0) + sum(event.amount for event in group)
         for partition in range(PARTITIONS):
-            entries = fetched(rig, partition, ["a", "b"], chance)
+            entries = fetched(harness, partition, ["a", "b"], chance)
             script = Scripted(entries, chance)
-            consumer = rig.consumer(partition, fetch=script)
+            consumer = harness.consumer(partition, fetch=script)
             while script:
                 consumer.run_once()
-        for fields in rig.dead():
+        for fields in harness.dead():
             entry = {name[2:]: value for name, value in fields.items() if name.startswith(b"e.")}
             payload = decode(entry, int(fields[b"source"].partition(b"-")[0]))
             for single in payload.singles:
@@ -304,8 +304,8 @@ def test_no_total_leaves_its_bounds(server, amounts, seed):
                     more = group.ones.count(subject) + group.counts.get(subject, 0)
                     more += group.sums.get(subject, (0, 0))[0]
                     parked[subject] = parked.get(subject, 0) + more
-        totals, ledger = rig.totals(), rig.ledger()
-        assert rig.waiting() == 0
+        totals, ledger = harness.totals(), harness.ledger()
+        assert harness.waiting() == 0
         assert all(abs(total) <= MAX for total in totals.values())
         for subject, amount in given_.items():
             assert totals.get(("view", subject), 0) == amount - parked.get(subject, 0)
@@ -316,10 +316,12 @@ def test_no_total_leaves_its_bounds(server, amounts, seed):
 
 def test_the_oracle_knows_a_wrong_count(server):
     """An entry that is counted a second time, past the gate, does not go unnoticed."""
-    with Rig(server.url) as rig:
-        written = append(rig, ([Told(Event("view", "article:1"), "gate", misplaced=False)], [], []), random.Random(1))
-        rig.finish()
-        check(rig, written)
-        rig.client.incr(rig.layout.keys_of("article:1").total("view", "article:1"))
+    with Harness(server.url) as harness:
+        written = append(
+            harness, ([Told(Event("view", "article:1"), "gate", misplaced=False)], [], []), random.Random(1)
+        )
+        harness.finish()
+        check(harness, written)
+        harness.client.incr(harness.layout.keys_of("article:1").total("view", "article:1"))
         with pytest.raises(AssertionError):
-            check(rig, written)
+            check(harness, written)

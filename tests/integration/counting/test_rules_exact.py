@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.producing.appender import Appender, Entry
 from tallystream.producing.decider import Decider
 from tallystream.reading.leaderboards import query_top
@@ -21,8 +21,8 @@ from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import partition_of
 from tallystream.wire.event import Event
-from tallystream.wire.packer import Pack
-from tests.harness import Rig
+from tallystream.wire.packer import EntryBuilder
+from tests.harness import Harness
 from tests.oracle_rules import Happened, tally
 
 HOUR = 3_600_000
@@ -76,17 +76,17 @@ def said(event: Event, received: int) -> Happened:
     return Happened(event.metric, event.subject, event.amount, at, received, event.actor, event.id)
 
 
-def feed(rig: Rig, drawn: list[tuple[Event, bool]], chance: random.Random) -> list[Happened]:
+def feed(harness: Harness, drawn: list[tuple[Event, bool]], chance: random.Random) -> list[Happened]:
     """Append or decide each event; return them as the oracle sees them."""
-    decide = Decider(rig.client, establish(rig.client))
+    decide = Decider(harness.client, create_or_load(harness.client))
     happened = []
-    packs: dict[int, Pack] = defaultdict(Pack)
+    packs: dict[int, EntryBuilder] = defaultdict(EntryBuilder)
     packed: dict[int, list[Event]] = defaultdict(list)
-    appender = Appender(rig.client, rig.layout)
+    appender = Appender(harness.client, harness.layout)
 
     def seal(partition: int) -> None:
         pack = packs.pop(partition)
-        appender.push(partition, Entry(1, pack.events, pack.size, pack.seal()))
+        appender.push(partition, Entry(1, pack.events, pack.size, pack.build()))
         appender.send()
         received = int(str(appender.last_ids[partition]).partition("-")[0])
         happened.extend(said(event, received) for event in packed.pop(partition))
@@ -97,7 +97,7 @@ def feed(rig: Rig, drawn: list[tuple[Event, bool]], chance: random.Random) -> li
             at = int((event.at or 0) * 1000)
             happened.append(Happened(event.metric, event.subject, event.amount, at, received, event.actor, event.id))
             continue
-        partition = partition_of(event.subject, rig.layout.partitions)
+        partition = partition_of(event.subject, harness.layout.partitions)
         packs[partition].add(event.metric, event.subject, event.amount, event.at or 0, event.actor, event.id)
         packed[partition].append(event)
         if chance.random() < 0.3:
@@ -107,39 +107,39 @@ def feed(rig: Rig, drawn: list[tuple[Event, bool]], chance: random.Random) -> li
     return happened
 
 
-def deliver(rig: Rig, chance: random.Random) -> None:
+def deliver(harness: Harness, chance: random.Random) -> None:
     """Hand the entries out shuffled, split, more than once and to several consumers, and lose some on the way."""
-    for partition in range(rig.layout.partitions):
-        held = rig.fetch(partition, "reader")(10_000, 0)
+    for partition in range(harness.layout.partitions):
+        held = harness.fetch(partition, "reader")(10_000, 0)
         chance.shuffle(held)
         while held:
             part = held[: chance.randint(1, 4)]
             again = chance.sample(held, min(len(held), 2))
             handed = iter([part + again if chance.random() < 0.5 else part])
-            rig.consumer(
+            harness.consumer(
                 partition,
                 f"w{chance.randint(0, 2)}",
                 fetch=lambda *_, handed=handed: next(handed),
                 max_keys=chance.choice([1, 3000]),
             ).run_once()
             held = [entry for entry in held if entry not in part] if chance.random() < 0.9 else held
-    rig.finish()
+    harness.finish()
 
 
-def stored(rig: Rig) -> dict[str, Counter]:
+def stored(harness: Harness) -> dict[str, Counter]:
     """Return everything that the rules keep, as the oracle names it; nothing that is 0."""
     found: dict[str, Counter] = {name: Counter() for name in ("totals", "up", "windows", "asked")}
-    for keys in rig.layout.keys:
-        for key in rig.client.scan_iter(match=f"{keys.prefix}*", count=1000):
+    for keys in harness.layout.keys:
+        for key in harness.client.scan_iter(match=f"{keys.prefix}*", count=1000):
             kind, _, rest = key.decode().removeprefix(keys.prefix).partition(":")
             metric, _, name = rest.partition(":")
             if kind in ("total", "up"):
-                found["totals" if kind == "total" else "up"][metric, name] = int(rig.client.get(key))
+                found["totals" if kind == "total" else "up"][metric, name] = int(harness.client.get(key))
             elif kind in ("minute", "hour", "day", "month"):
-                for subject, value in rig.client.hgetall(key).items():
+                for subject, value in harness.client.hgetall(key).items():
                     found["windows"][kind, metric, name, subject.decode()] = int(value)
             elif kind == "limit":
-                for subject, value in rig.client.hgetall(key).items():
+                for subject, value in harness.client.hgetall(key).items():
                     found["asked"][metric, name, subject.decode()] = int(value)
     return found
 
@@ -155,41 +155,41 @@ def test_all_rules_together_equal_the_oracle(server, drawn, seed):
     """Totals, windows, limits, standing votes, ledger and leaderboards equal the oracle's, however events arrive."""
     chance = random.Random(seed)
     server.client().flushall()
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        happened = feed(rig, drawn, chance)
-        deliver(rig, chance)
-        expected, found = tally(happened, RULES.metric), stored(rig)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        happened = feed(harness, drawn, chance)
+        deliver(harness, chance)
+        expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows", "asked"):
             assert without_zeros(found[name]) == without_zeros(getattr(expected, name)), name
-        assert without_zeros(rig.ledger()) == without_zeros(expected.ledger)
+        assert without_zeros(harness.ledger()) == without_zeros(expected.ledger)
         with Totals(server.url) as totals:
             for metric in ("view", "vote"):
-                ranking = totals.run(query_top(rig.layout, RULES, metric, 5, now=time.time()))
+                ranking = totals.run(query_top(harness.layout, RULES, metric, 5, now=time.time()))
                 assert ranking.error == 0
                 assert without_zeros(dict(ranking.places)) == without_zeros(dict(expected.top(metric, 5)))
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Parts wired to a clean server, with all the rules of this module."""
-    with Rig(server.url, rules=RULES, partitions=2) as wired:
+    with Harness(server.url, rules=RULES, partitions=2) as wired:
         yield wired
 
 
-def test_a_vote_that_overtakes_a_later_one_stays_behind_it(rig):
+def test_a_vote_that_overtakes_a_later_one_stays_behind_it(harness):
     """The latest vote by its own time stands, although it was counted first."""
-    decide = Decider(rig.client, establish(rig.client))
+    decide = Decider(harness.client, create_or_load(harness.client))
     now = time.time()
     assert decide(Event("vote", "post:1", -1, "u1", now)).accepted
     assert not decide(Event("vote", "post:1", 1, "u1", now - 60)).accepted
     assert decide(Event("vote", "post:1", 0, "u1", now + 1)).total == 0
 
 
-def test_a_limit_holds_between_threads(rig):
+def test_a_limit_holds_between_threads(harness):
     """Of 300 verdicts asked for at once, a limit of 100 accepts exactly 100: to look and to add is one step."""
     rules = Rules({"call": Metric(limit=100, per="hour")})
-    rig.client.hset(rig.layout.meta, "rules", publish(rules))
-    decide = Decider(rig.client, establish(rig.client))
+    harness.client.hset(harness.layout.meta, "rules", publish(rules))
+    decide = Decider(harness.client, create_or_load(harness.client))
     at = time.time() // 3600 * 3600 + 1
     with ThreadPoolExecutor(16) as threads:
         verdicts = list(threads.map(lambda _: decide(Event("call", "key:1", at=at)), range(300)))
@@ -198,14 +198,14 @@ def test_a_limit_holds_between_threads(rig):
     assert {verdict.reason for verdict in verdicts if not verdict.accepted} == {"limit"}
 
 
-def test_decided_events_are_not_counted_again(rig):
+def test_decided_events_are_not_counted_again(harness):
     """The worker acknowledges what was decided and changes nothing; the books balance."""
-    decide = Decider(rig.client, establish(rig.client))
+    decide = Decider(harness.client, create_or_load(harness.client))
     for number in range(5):
         decide(Event("call", "key:1", at=time.time() - 1))
         decide(Event("vote", "post:1", 1, f"u{number}"))
-    before = stored(rig), rig.ledger()
-    rig.finish()
-    assert (stored(rig), rig.ledger()) == before
-    with Totals(rig.url) as totals:
-        assert totals.run(query_ledger(rig.layout)).unaccounted == 0
+    before = stored(harness), harness.ledger()
+    harness.finish()
+    assert (stored(harness), harness.ledger()) == before
+    with Totals(harness.url) as totals:
+        assert totals.run(query_ledger(harness.layout)).unaccounted == 0

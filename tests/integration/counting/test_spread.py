@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from tallystream.deployment import establish, spread_fields
+from tallystream.deployment import create_or_load, spread_fields
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.producing.appender import Appender, Entry
 from tallystream.producing.decider import Decider
@@ -26,9 +26,9 @@ from tallystream.reading.series import query_rolling, query_series
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Ratio, Rules, publish
 from tallystream.wire.event import Event
-from tallystream.wire.packer import Pack
-from tallystream_worker.maintenance.hot_subjects import Hottest, query_hottest
-from tallystream_worker.maintenance.maintenance import Keeper
+from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.maintenance.hot_subjects import HotSubjectTracker, query_hot_subjects
+from tallystream_worker.maintenance.maintenance import Maintenance
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.reset import reset
@@ -36,8 +36,8 @@ from tallystream_worker.runtime.app import counting, open_books
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.snapshotter import Snapshot
-from tests.harness import Rig
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import deliver, said, without_zeros
 from tests.oracle_rules import Books, Happened, tally
 
@@ -77,23 +77,23 @@ def happenings(draw) -> list[Event]:
     return drawn
 
 
-def feed(rig: Rig, drawn: list[Event], chance: random.Random) -> list[Happened]:
+def feed(harness: Harness, drawn: list[Event], chance: random.Random) -> list[Happened]:
     """Append each event where a producer might: at home, or, if it may be spread, anywhere; return what happened."""
-    packs: dict[int, Pack] = defaultdict(Pack)
+    packs: dict[int, EntryBuilder] = defaultdict(EntryBuilder)
     packed: dict[int, list[Event]] = defaultdict(list)
-    appender = Appender(rig.client, rig.layout)
+    appender = Appender(harness.client, harness.layout)
     happened: list[Happened] = []
 
     def seal(partition: int) -> None:
         pack = packs.pop(partition)
-        appender.push(partition, Entry(1, pack.events, pack.size, pack.seal()))
+        appender.push(partition, Entry(1, pack.events, pack.size, pack.build()))
         appender.send()
         received = int(str(appender.last_ids[partition]).partition("-")[0])
         happened.extend(said(event, received) for event in packed.pop(partition))
 
     for event in drawn:
         is_spread = RULES.metric[event.metric].spread and event.id is None
-        partition = chance.choice(rig.layout.holding(event.subject, spread=is_spread))
+        partition = chance.choice(harness.layout.holding(event.subject, spread=is_spread))
         packs[partition].add(event.metric, event.subject, event.amount, event.at or 0, event.actor, event.id)
         packed[partition].append(event)
         if chance.random() < 0.3:
@@ -103,10 +103,10 @@ def feed(rig: Rig, drawn: list[Event], chance: random.Random) -> list[Happened]:
     return happened
 
 
-def agree(rig: Rig, expected: Books) -> None:
+def agree(harness: Harness, expected: Books) -> None:
     """Check whatever can be read against the oracle."""
     now = time.time()
-    with Totals(rig.url) as totals:
+    with Totals(harness.url) as totals:
         layout, rules = totals.meta.layout, totals.meta.rules
         asked = [(subject, metric) for subject in SUBJECTS for metric in RULES.metric]
         for (subject, metric), value in totals.get_many(asked).items():
@@ -136,16 +136,16 @@ def agree(rig: Rig, expected: Books) -> None:
 def spreading(server):
     """Return parts wired to a clean server whose log may hold spread events in any partition."""
     server.clear()
-    with Rig(server.url, rules=RULES, partitions=PARTITIONS) as rig:
-        rig.client.hset(rig.layout.meta, mapping=spread_fields(RULES.spread))
-        yield rig
+    with Harness(server.url, rules=RULES, partitions=PARTITIONS) as harness:
+        harness.client.hset(harness.layout.meta, mapping=spread_fields(RULES.spread))
+        yield harness
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Parts wired to a clean server, with spread metrics."""
-    with spreading(server) as rig:
-        yield rig
+    with spreading(server) as harness:
+        yield harness
 
 
 @relaxed
@@ -153,21 +153,21 @@ def rig(server):
 def test_whatever_is_read_equals_the_oracle(server, drawn, seed):
     """Totals, series, sums, leaderboards and books equal the oracle's, and an audit and a rebuild find the same."""
     chance = random.Random(seed)
-    with spreading(server) as rig:
-        expected = tally(feed(rig, drawn, chance), RULES.metric)
-        deliver(rig, chance)
-        agree(rig, expected)
-        assert rig.dead() == []
-        assert without_zeros(rig.ledger()) == without_zeros(expected.ledger)
-        meta = establish(rig.client)
-        assert audit(rig.client, meta, rig.rules).differences == []
-        generation = propose(rig.client, meta, RULES)
-        with Rebuild(settings_for(rig), establish(rig.client), generation) as run:
+    with spreading(server) as harness:
+        expected = tally(feed(harness, drawn, chance), RULES.metric)
+        deliver(harness, chance)
+        agree(harness, expected)
+        assert harness.dead() == []
+        assert without_zeros(harness.ledger()) == without_zeros(expected.ledger)
+        meta = create_or_load(harness.client)
+        assert audit(harness.client, meta, harness.rules).differences == []
+        generation = propose(harness.client, meta, RULES)
+        with Rebuild(settings_for(harness), create_or_load(harness.client), generation) as run:
             run.begin()
             run.catch_up()
             run.switch()
-        rig.layout = establish(rig.client).layout
-        agree(rig, expected)
+        harness.layout = create_or_load(harness.client).layout
+        agree(harness, expected)
 
 
 @relaxed
@@ -176,90 +176,90 @@ def test_a_snapshot_brings_all_parts_back(server, tmp_path_factory, drawn, seed)
     """A subject's parts are rows of their own; after a total loss, all that is read is what it was."""
     chance = random.Random(seed)
     database = Database(str(tmp_path_factory.mktemp("snapshot") / "snapshot.sqlite"))
-    with spreading(server) as rig:
-        happened = feed(rig, drawn[: len(drawn) // 2], chance)
-        deliver(rig, chance)
-        Snapshot(rig.client, database, establish(rig.client)).run_once()
-        happened += feed(rig, drawn[len(drawn) // 2 :], chance)
-        deliver(rig, chance)
-        Snapshot(rig.client, database, establish(rig.client)).run_once()
+    with spreading(server) as harness:
+        happened = feed(harness, drawn[: len(drawn) // 2], chance)
+        deliver(harness, chance)
+        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        happened += feed(harness, drawn[len(drawn) // 2 :], chance)
+        deliver(harness, chance)
+        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
         server.clear()
-        restore(rig.client, database)
-        assert establish(rig.client).spread == RULES.spread
-        agree(rig, tally(happened, RULES.metric))
+        restore(harness.client, database)
+        assert create_or_load(harness.client).spread == RULES.spread
+        agree(harness, tally(happened, RULES.metric))
     database.close()
 
 
-def settings_for(rig: Rig, rules: Rules = RULES) -> Settings:
+def settings_for(harness: Harness, rules: Rules = RULES) -> Settings:
     """Return the settings of a worker."""
-    return Settings(redis=RedisSettings(url=rig.url, partitions=PARTITIONS), rules=rules)
+    return Settings(redis=RedisSettings(url=harness.url, partitions=PARTITIONS), rules=rules)
 
 
-def in_streams(rig: Rig) -> list[int]:
+def in_streams(harness: Harness) -> list[int]:
     """Return the events in each stream, as they are stated."""
-    return [sum(int(fields[b"n"]) for _, fields in rig.client.xrange(keys.stream)) for keys in rig.layout.keys]
+    return [sum(int(fields[b"n"]) for _, fields in harness.client.xrange(keys.stream)) for keys in harness.layout.keys]
 
 
 @pytest.mark.parametrize("spooled", [False, True])
-def test_a_producer_spreads_what_has_no_id(rig, tmp_path, spooled):
+def test_a_producer_spreads_what_has_no_id(harness, tmp_path, spooled):
     """Plain events of one subject go to all partitions, those with an id to its home; each counts once."""
     where = {"spool": tmp_path / "spool"} if spooled else {}
-    with Producer(rig.url, entry_events=100, **where) as producer:
+    with Producer(harness.url, entry_events=100, **where) as producer:
         producer.emit("hot", "s1")
         producer.flush(10)  # by now it knows the partitions, and the rules
         for number in range(3000):
             id_ = f"i{number % 100}" if number % 10 == 0 else None
             producer.emit("hot", "s1", actor="u1" if number % 3 == 0 else None, id=id_)
         producer.flush(10)
-    assert min(in_streams(rig)) > 500
-    rig.finish()
-    with Totals(rig.url) as totals:
+    assert min(in_streams(harness)) > 500
+    harness.finish()
+    with Totals(harness.url) as totals:
         assert totals.get("s1", "hot") == 1 + 2700 + 10
-        assert totals.run(query_ledger(rig.layout)).unaccounted == 0
-    assert rig.dead() == []
+        assert totals.run(query_ledger(harness.layout)).unaccounted == 0
+    assert harness.dead() == []
 
 
-def test_one_subject_is_one_sum_in_each_entry(rig):
+def test_one_subject_is_one_sum_in_each_entry(harness):
     """Spreading goes by entries: a thousand events of one subject are no more entries than without."""
-    with Producer(rig.url, linger=5) as producer:
+    with Producer(harness.url, linger=5) as producer:
         producer.flush(10, wait="appended")
         for _ in range(1000):
             producer.emit("hot", "s1")
         producer.flush(10)
-    assert sum(rig.client.xlen(keys.stream) for keys in rig.layout.keys) <= 2
+    assert sum(harness.client.xlen(keys.stream) for keys in harness.layout.keys) <= 2
 
 
-def test_copies_of_an_id_meet_at_home(rig):
+def test_copies_of_an_id_meet_at_home(harness):
     """An event with an id that somebody appends elsewhere is parked, because its copies could not be found there."""
-    home = rig.layout.holding("s1", spread=False)[0]
-    for partition, keys in enumerate(rig.layout.keys):
-        rig.client.xadd(keys.stream, {"metric": "hot", "subject": "s1", "id": "a"})
-        rig.client.xadd(keys.stream, {"metric": "hot", "subject": "s1"})
-        assert partition in rig.layout.holding("s1", spread=True)
-    rig.finish()
-    with Totals(rig.url) as totals:
+    home = harness.layout.holding("s1", spread=False)[0]
+    for partition, keys in enumerate(harness.layout.keys):
+        harness.client.xadd(keys.stream, {"metric": "hot", "subject": "s1", "id": "a"})
+        harness.client.xadd(keys.stream, {"metric": "hot", "subject": "s1"})
+        assert partition in harness.layout.holding("s1", spread=True)
+    harness.finish()
+    with Totals(harness.url) as totals:
         assert totals.get("s1", "hot") == PARTITIONS + 1
-    assert len(rig.dead()) == PARTITIONS - 1
-    assert rig.dead(home) == []
+    assert len(harness.dead()) == PARTITIONS - 1
+    assert harness.dead(home) == []
 
 
-def test_a_reset_takes_back_every_part(rig):
+def test_a_reset_takes_back_every_part(harness):
     """After a reset the subject has 0, in its windows as well, and the books balance."""
-    for keys in rig.layout.keys:
-        rig.client.xadd(keys.stream, {"metric": "hot", "subject": "s1", "amount": "5"})
-    rig.finish()
-    assert reset(rig.client, establish(rig.client), "s1", ["hot", "view"]) == {"hot": 15, "view": 0}
-    rig.finish()
-    with Totals(rig.url) as totals:
+    for keys in harness.layout.keys:
+        harness.client.xadd(keys.stream, {"metric": "hot", "subject": "s1", "amount": "5"})
+    harness.finish()
+    assert reset(harness.client, create_or_load(harness.client), "s1", ["hot", "view"]) == {"hot": 15, "view": 0}
+    harness.finish()
+    with Totals(harness.url) as totals:
         assert totals.get("s1", "hot") == 0
-        points = totals.run(query_series(rig.layout, RULES, "s1", "hot", "hour", 2, time.time())).points
+        points = totals.run(query_series(harness.layout, RULES, "s1", "hot", "hour", 2, time.time())).points
         assert [point.value for point in points] == [0, 0]
 
 
-def test_a_total_over_parts_cannot_be_decided(rig):
+def test_a_total_over_parts_cannot_be_decided(harness):
     """A verdict is made in one partition, which does not know what the others hold."""
     with pytest.raises(EventError, match="spread over the partitions"):
-        Decider(rig.client, establish(rig.client))(Event("hot", "s1"))
+        Decider(harness.client, create_or_load(harness.client))(Event("hot", "s1"))
 
 
 def plain_rules(**changes: Metric) -> Rules:
@@ -269,20 +269,21 @@ def plain_rules(**changes: Metric) -> Rules:
 
 def test_turning_it_on_needs_no_rebuild(server):
     """What was counted at home before, and what a producer still sends there, is in the sum; nothing is parked."""
-    with Rig(server.url, rules=plain_rules(), partitions=PARTITIONS) as rig:
-        before = Producer(rig.url)
+    with Harness(server.url, rules=plain_rules(), partitions=PARTITIONS) as harness:
+        before = Producer(harness.url)
         before.emit("hot", "s1", 5)
         before.flush(10)
         consumers = [
-            rig.consumer(partition, latest=lambda: establish(rig.client).rules) for partition in range(PARTITIONS)
+            harness.consumer(partition, latest=lambda: create_or_load(harness.client).rules)
+            for partition in range(PARTITIONS)
         ]
         for consumer in consumers:
             consumer.run_once()
         rules = plain_rules(hot=Metric(windows=("hour",), top=3, spread=True))
-        open_books(settings_for(rig, rules))
+        open_books(settings_for(harness, rules))
         before.emit("hot", "s1", 7)  # it has not heard of it
         before.close()
-        with Producer(rig.url, linger=0) as producer:
+        with Producer(harness.url, linger=0) as producer:
             producer.flush(10)
             for _ in range(3 * PARTITIONS):
                 producer.emit("hot", "s1")
@@ -291,80 +292,80 @@ def test_turning_it_on_needs_no_rebuild(server):
         for consumer in consumers:
             while consumer.run_once():
                 pass
-        assert rig.dead() == []
-        with Totals(rig.url) as totals:
+        assert harness.dead() == []
+        with Totals(harness.url) as totals:
             assert totals.get("s1", "hot") == 5 + 7 + 3 * PARTITIONS
-            ranking = totals.run(query_top(rig.layout, rules, "hot", 3, now=time.time()))
+            ranking = totals.run(query_top(harness.layout, rules, "hot", 3, now=time.time()))
             assert (ranking.places, ranking.error) == ([("s1", 5 + 7 + 3 * PARTITIONS)], 0)
 
 
-def test_it_cannot_be_turned_off_on_the_same_log(rig):
+def test_it_cannot_be_turned_off_on_the_same_log(harness):
     """A worker, and a rebuild, that would read at home what lies everywhere is refused, also after a time without."""
-    open_books(settings_for(rig))
+    open_books(settings_for(harness))
     for rules in (plain_rules(), plain_rules(hot=Metric(limit=5, per="hour"))):
         with pytest.raises(ConfigurationError, match=r"\[metric.hot\] spread: .* Keep spread = true"):
-            open_books(settings_for(rig, rules))
+            open_books(settings_for(harness, rules))
         with pytest.raises(ConfigurationError, match="Keep spread = true"):
-            propose(rig.client, establish(rig.client), rules)
-    open_books(settings_for(rig, Rules({"view": Metric()})))  # a metric may be removed
+            propose(harness.client, create_or_load(harness.client), rules)
+    open_books(settings_for(harness, Rules({"view": Metric()})))  # a metric may be removed
     with pytest.raises(ConfigurationError, match="Keep spread = true"):
-        open_books(settings_for(rig, plain_rules()))
+        open_books(settings_for(harness, plain_rules()))
 
 
 def test_an_old_generation_stays_readable_after_the_switch_back(server):
     """Spread by a rebuild, and the rebuild undone: the old counters go on with what lies everywhere since."""
-    with Rig(server.url, rules=plain_rules(), partitions=PARTITIONS) as rig:
+    with Harness(server.url, rules=plain_rules(), partitions=PARTITIONS) as harness:
         rules = plain_rules(hot=Metric(windows=("hour",), top=3, spread=True))
-        with counting(settings_for(rig, plain_rules()), structlog.get_logger()):
-            meta = establish(rig.client)
-            generation = propose(rig.client, meta, rules)
-            with Rebuild(settings_for(rig, rules), establish(rig.client), generation) as run:
+        with counting(settings_for(harness, plain_rules()), structlog.get_logger()):
+            meta = create_or_load(harness.client)
+            generation = propose(harness.client, meta, rules)
+            with Rebuild(settings_for(harness, rules), create_or_load(harness.client), generation) as run:
                 run.begin()
                 run.catch_up()
                 run.switch()
-            with Producer(rig.url, linger=0) as producer:
+            with Producer(harness.url, linger=0) as producer:
                 producer.flush(10)
                 for _ in range(3 * PARTITIONS):
                     producer.emit("hot", "s1")
                     producer.flush(10)
                 producer.flush(10, wait="counted")
-                with Rebuild(settings_for(rig, rules), establish(rig.client), 1) as run:
+                with Rebuild(settings_for(harness, rules), create_or_load(harness.client), 1) as run:
                     run.catch_up()
                     run.switch()
                 producer.emit("hot", "s1")
                 producer.flush(10, wait="counted")
-        rig.layout = establish(rig.client).layout
-        assert rig.layout.generations in ((), (1,) * PARTITIONS)
-        assert rig.dead() == []
-        with Totals(rig.url) as totals:
+        harness.layout = create_or_load(harness.client).layout
+        assert harness.layout.generations in ((), (1,) * PARTITIONS)
+        assert harness.dead() == []
+        with Totals(harness.url) as totals:
             assert totals.get("s1", "hot") == 3 * PARTITIONS + 1
 
 
-def test_the_hottest_subject_is_shown(rig):
+def test_the_hottest_subject_is_shown(harness):
     """Whoever asks sees which subject gets most of a partition's events, and the log says once what would help."""
-    hottest, heard = Hottest(PARTITIONS), LogCapture()
+    hottest, heard = HotSubjectTracker(PARTITIONS), LogCapture()
     log = structlog.wrap_logger(None, processors=[heard], wrapper_class=structlog.make_filtering_bound_logger(0))
-    keeper = Keeper(settings_for(rig), establish(rig.client), log, "w", threading.Event(), hottest)
-    (home,) = rig.layout.holding("s1", spread=False)
-    with Producer(rig.url, linger=5) as producer:
+    keeper = Maintenance(settings_for(harness), create_or_load(harness.client), log, "w", threading.Event(), hottest)
+    (home,) = harness.layout.holding("s1", spread=False)
+    with Producer(harness.url, linger=5) as producer:
         for number in range(50_000):
             producer.emit("view", "s1" if number % 10 else f"x{number}")
         producer.flush(10)
-    while rig.consumer(home, subscribers=[hottest]).run_once():
+    while harness.consumer(home, subscribers=[hottest]).run_once():
         pass
     for _ in range(2):
         keeper.keep()
-    with Totals(rig.url) as totals:
-        found = totals.run(query_hottest(rig.layout))
-    stream = rig.layout.keys[home].stream
+    with Totals(harness.url) as totals:
+        found = totals.run(query_hot_subjects(harness.layout))
+    stream = harness.layout.keys[home].stream
     assert (found[stream].metric, found[stream].subject) == ("view", "s1")
     assert 0.9 < found[stream].share < 1
     assert str(heard.entries).count("spread = true in [metric.view]") == 1
 
 
-def test_published_rules_and_the_mark_come_together(rig):
+def test_published_rules_and_the_mark_come_together(harness):
     """Whoever reads that a metric was spread reads rules by which it is."""
-    rig.client.hset(rig.layout.meta, "rules", publish(plain_rules()))
-    found = establish(rig.client)
+    harness.client.hset(harness.layout.meta, "rules", publish(plain_rules()))
+    found = create_or_load(harness.client)
     assert found.rules.metric["hot"].spread
     assert not found.rules.metric["view"].spread

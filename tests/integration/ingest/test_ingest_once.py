@@ -22,17 +22,18 @@ from tallystream_worker.ingest import Mapping, SourceError, packer, sender
 from tallystream_worker.ingest import job as jobs
 from tallystream_worker.ingest import source as source_module
 from tallystream_worker.ingest.formats import parquet_rows
-from tallystream_worker.ingest.job import Progress, jobs_of, run
+from tallystream_worker.ingest.job import jobs_of, run
+from tallystream_worker.ingest.progress import IngestProgress
 from tallystream_worker.settings.settings import RedisSettings
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.proxy import Proxy
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """The parts, wired to an empty server."""
-    with Rig(server.url) as rig:
-        yield rig
+    with Harness(server.url) as harness:
+        yield harness
 
 
 def line(subject, metric="view", **more):
@@ -40,51 +41,51 @@ def line(subject, metric="view", **more):
     return json.dumps({"metric": metric, "subject": subject} | more) + "\n"
 
 
-def ingest(rig, path, format_="ndjson", url=None, **more):
+def ingest(harness, path, format_="ndjson", url=None, **more):
     """Read a file once, part by part."""
-    total = Progress()
+    total = IngestProgress()
     for job in jobs_of(str(path), format_, Mapping(), **more):
-        total.add(run(job, RedisSettings(url=url or rig.url)))
+        total.add(run(job, RedisSettings(url=url or harness.url)))
     return total
 
 
-def counted(rig):
+def counted(harness):
     """Return the totals of what is in the streams."""
-    rig.drain()
-    return {subject: total for (_, subject), total in rig.totals().items()}
+    harness.drain()
+    return {subject: total for (_, subject), total in harness.totals().items()}
 
 
-def test_a_file_is_known_again(rig, tmp_path):
+def test_a_file_is_known_again(harness, tmp_path):
     """Read again, renamed, or compressed, a file counts nothing; appended to, only what is new."""
     text = "".join(line(f"a:{number % 5}") for number in range(100))
     path = tmp_path / "log.ndjson"
     path.write_text(text)
-    first = ingest(rig, path)
+    first = ingest(harness, path)
     assert (first.events, first.known, first.bad) == (100, 0, 0)
-    assert (ingest(rig, path).events, ingest(rig, path).known) == (0, 100)
+    assert (ingest(harness, path).events, ingest(harness, path).known) == (0, 100)
     renamed = path.rename(tmp_path / "log.ndjson.1")
-    assert ingest(rig, renamed).events == 0
+    assert ingest(harness, renamed).events == 0
     packed = tmp_path / "log.ndjson.1.gz"
     packed.write_bytes(gzip.compress(text.encode()))
-    assert ingest(rig, packed).events == 0
+    assert ingest(harness, packed).events == 0
     grown = tmp_path / "grown"
     grown.write_text(text + line("new"))
-    assert (ingest(rig, grown).events, ingest(rig, grown).events) == (1, 0)
-    assert counted(rig) == {f"a:{number}": 20 for number in range(5)} | {"new": 1}
-    assert rig.ledger()["appended"] == rig.ledger()["counted"] == 101
+    assert (ingest(harness, grown).events, ingest(harness, grown).events) == (1, 0)
+    assert counted(harness) == {f"a:{number}": 20 for number in range(5)} | {"new": 1}
+    assert harness.ledger()["appended"] == harness.ledger()["counted"] == 101
 
 
-def test_other_files_are_other_sources(rig, tmp_path):
+def test_other_files_are_other_sources(harness, tmp_path):
     """A file that differs at its beginning, or is counted in another way, or on purpose again, counts."""
     for number in range(3):
         path = tmp_path / str(number)
         path.write_text(line("a", at=number) + line("b"))
-        assert ingest(rig, path).events == 2
-    assert ingest(rig, path, salt="again").events == 2
+        assert ingest(harness, path).events == 2
+    assert ingest(harness, path, salt="again").events == 2
     empty = tmp_path / "empty"
     empty.write_bytes(b"")
-    assert ingest(rig, empty).events == 0
-    assert counted(rig) == {"a": 4, "b": 4}
+    assert ingest(harness, empty).events == 0
+    assert counted(harness) == {"a": 4, "b": 4}
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # it empties the server each time
@@ -96,7 +97,7 @@ def test_other_files_are_other_sources(rig, tmp_path):
 )
 def test_parts_of_any_size(fresh_rig, subjects, segment, packed, grown):
     """Cut into parts of any size, read in any order of parts, grown in between: each line counts once."""
-    rig = fresh_rig()
+    harness = fresh_rig()
     expected = Counter(subjects)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "SEGMENT", segment)
@@ -105,8 +106,8 @@ def test_parts_of_any_size(fresh_rig, subjects, segment, packed, grown):
             text = "".join(map(line, part)).encode()
             path.write_bytes(gzip.compress(text) if packed else text)
             for job in reversed(jobs_of(str(path), "ndjson", Mapping())):
-                run(job, RedisSettings(url=rig.url))
-    assert counted(rig) == expected
+                run(job, RedisSettings(url=harness.url))
+    assert counted(harness) == expected
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -118,7 +119,7 @@ def test_parts_of_any_size(fresh_rig, subjects, segment, packed, grown):
 )
 def test_an_access_log_in_blocks_of_any_size(fresh_rig, pages, sizes, segment, grown):
     """Stopped anywhere, and read on in blocks and entries of other sizes, while it grows: each line counts once."""
-    rig = fresh_rig()
+    harness = fresh_rig()
     lines = [
         f'10.0.0.{number % 3} - - [17/May/2015:10:{number % 60:02}:00 +0000] "GET {page} HTTP/1.1" 200 1 "-" "-"\n'
         if page.startswith("/")
@@ -135,8 +136,8 @@ def test_an_access_log_in_blocks_of_any_size(fresh_rig, pages, sizes, segment, g
             path.write_text("".join(lines[:grown] if nth == 0 else lines))
             for job in jobs_of(str(path), "combined", Mapping()):
                 left = iter(range(reports if nth < len(sizes) - 1 else 10**6))
-                run(job, RedisSettings(url=rig.url), lambda _, left=left: next(left, None) is not None)
-    assert counted(rig) == Counter(page for page in pages if page.startswith("/"))
+                run(job, RedisSettings(url=harness.url), lambda _, left=left: next(left, None) is not None)
+    assert counted(harness) == Counter(page for page in pages if page.startswith("/"))
 
 
 @pytest.fixture
@@ -145,68 +146,68 @@ def fresh_rig(server):
     made = []
 
     def make():
-        for rig in made:
-            rig.__exit__()
+        for harness in made:
+            harness.__exit__()
         made.clear()
         server.clear()
-        made.append(Rig(server.url))
+        made.append(Harness(server.url))
         return made[-1]
 
     yield make
-    for rig in made:
-        rig.__exit__()
+    for harness in made:
+        harness.__exit__()
 
 
-def test_a_csv_in_parts_keeps_its_header(rig, tmp_path, monkeypatch):
+def test_a_csv_in_parts_keeps_its_header(harness, tmp_path, monkeypatch):
     """Every part of a CSV file is read under the header of the whole."""
     monkeypatch.setattr(jobs, "SEGMENT", 100)
     path = tmp_path / "events.csv"
     path.write_text("subject,amount\n" + "".join(f"a:{number % 3},{number}\n" for number in range(100)))
     assert len(jobs_of(str(path), "csv", Mapping())) > 5
-    progress = ingest(rig, path, "csv")
+    progress = ingest(harness, path, "csv")
     assert (progress.events, progress.bad) == (100, 0)
-    assert counted(rig) == {f"a:{rest}": sum(range(rest, 100, 3)) for rest in range(3)}
+    assert counted(harness) == {f"a:{rest}": sum(range(rest, 100, 3)) for rest in range(3)}
 
 
-def test_a_lost_reply_counts_nothing_twice(rig, tmp_path):
+def test_a_lost_reply_counts_nothing_twice(harness, tmp_path):
     """Where the reply to an append is cut off, the stretch is sent again, and is once in the stream."""
     path = tmp_path / "file"
     path.write_text("".join(line(f"a:{number}", actor=f"u{number}") for number in range(20_000)))
-    with Proxy(rig.url) as proxy:
+    with Proxy(harness.url) as proxy:
         cut = threading.Timer(0.15, proxy.cut)
         cut.start()
-        progress = ingest(rig, path, url=proxy.url)
+        progress = ingest(harness, path, url=proxy.url)
         cut.join()
     assert (progress.events, progress.bad) == (20_000, 0)
-    assert counted(rig) == {f"a:{number}": 1 for number in range(20_000)}
+    assert counted(harness) == {f"a:{number}": 1 for number in range(20_000)}
 
 
-def test_two_runs_at_once(rig, tmp_path):
+def test_two_runs_at_once(harness, tmp_path):
     """Two runs of one file side by side count it once between them."""
     path = tmp_path / "file"
     path.write_text("".join(line(f"a:{number % 1000}", actor=f"u{number}") for number in range(30_000)))
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda _: ingest(rig, path), range(3)))
+        found = list(pool.map(lambda _: ingest(harness, path), range(3)))
     assert sum(progress.events for progress in found) >= 30_000 - max(progress.known for progress in found)
-    assert counted(rig) == {f"a:{number}": 30 for number in range(1000)}
-    assert rig.ledger()["appended"] == 30_000
+    assert counted(harness) == {f"a:{number}": 30 for number in range(1000)}
+    assert harness.ledger()["appended"] == 30_000
 
 
-def test_a_rewound_server_is_caught_up_with(rig, tmp_path):
+def test_a_rewound_server_is_caught_up_with(harness, tmp_path):
     """Where the server has forgotten the end of what was appended, the next run appends just that again."""
     path = tmp_path / "file"
     text = "".join(line("a") for _ in range(50))
     path.write_text(text)
-    ingest(rig, path)
-    before = rig.client.dump(rig.layout.keys_of("a").sequences)
+    ingest(harness, path)
+    before = harness.client.dump(harness.layout.keys_of("a").sequences)
     path.write_text(text + line("a") * 7)
-    ingest(rig, path)
-    keys = rig.layout.keys_of("a")
-    (last, _), *_ = rig.client.xrevrange(keys.stream, count=1)
-    rig.client.xdel(keys.stream, last)
-    rig.client.restore(keys.sequences, 0, before, replace=True)
-    assert ingest(rig, path).events == 7
-    assert counted(rig) == {"a": 57}
+    ingest(harness, path)
+    keys = harness.layout.keys_of("a")
+    (last, _), *_ = harness.client.xrevrange(keys.stream, count=1)
+    harness.client.xdel(keys.stream, last)
+    harness.client.restore(keys.sequences, 0, before, replace=True)
+    assert ingest(harness, path).events == 7
+    assert counted(harness) == {"a": 57}
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def table(tmp_path):
 
 
 @pytest.mark.parametrize("segment", [2**20, 7000])
-def test_parquet(rig, table, monkeypatch, segment):
+def test_parquet(harness, table, monkeypatch, segment):
     """Rows of Parquet count like lines: sums, actors, times in either form; read again, nothing."""
     monkeypatch.setattr(parquet_rows, "SEGMENT_ROWS", segment)
     monkeypatch.setattr(jobs, "SEGMENT_ROWS", segment)
@@ -237,27 +238,27 @@ def test_parquet(rig, table, monkeypatch, segment):
     expected: Counter[tuple[str, str]] = Counter()
     for row in range(rows):
         expected["like" if row % 4 == 0 else "view", f"a:{row % 700}"] += row % 3
-    progress = ingest(rig, path, "parquet")
+    progress = ingest(harness, path, "parquet")
     assert (progress.events, progress.bad, progress.read) == (rows, 0, rows)
-    assert (ingest(rig, path, "parquet").events, ingest(rig, path, "parquet").known) == (0, rows)
-    rig.drain()
-    assert rig.totals() == dict(expected)
-    assert rig.ledger()["appended"] == rig.ledger()["counted"] == rows
+    assert (ingest(harness, path, "parquet").events, ingest(harness, path, "parquet").known) == (0, rows)
+    harness.drain()
+    assert harness.totals() == dict(expected)
+    assert harness.ledger()["appended"] == harness.ledger()["counted"] == rows
 
 
-def test_rows_that_are_no_events(rig, table):
+def test_rows_that_are_no_events(harness, table):
     """Bad rows are named with field and limit, and stop nothing beside them."""
     path = table(
         subject=["good", None, "bad\n", "good", "good", "good", "good"],
         amount=pa.array([1, 1, 1, 2**60, 1, 1, 2**45], pa.int64()),
         at=pa.array([0.5, 1.0, 2.0, 3.0, -1.0, None, 5.0]),
     )
-    progress = ingest(rig, path, "parquet")
+    progress = ingest(harness, path, "parquet")
     assert (progress.events, progress.bad) == (3, 4)
     assert sorted((row["line"], row["reason"].split(":")[0]) for row in progress.examples) == [
         (2, "subject"), (3, "subject"), (4, "amount"), (5, "at"),
     ]  # fmt: skip
-    assert counted(rig) == {"good": 2 + 2**45}
+    assert counted(harness) == {"good": 2 + 2**45}
 
 
 def test_rows_of_units_are_judged_one_by_one(server, table):
@@ -268,25 +269,25 @@ def test_rows_of_units_are_judged_one_by_one(server, table):
         at=[0.5, 1.0, 2.0, 61.0, 9e9, 3.0, 3.0, 3.0],
     )
     rules = Rules({"view": Metric(), "vote": Metric(once="forever"), "call": Metric(limit=9, per="total")})
-    with Rig(server.url, rules=rules) as rig:
-        progress = ingest(rig, path, "parquet")
+    with Harness(server.url, rules=rules) as harness:
+        progress = ingest(harness, path, "parquet")
         assert (progress.events, progress.bad) == (4, 4)
         assert sorted((row["line"], row["reason"].split(":")[0]) for row in progress.examples) == [
             (3, "subject"), (5, "at"), (6, "actor"), (8, "metric"),
         ]  # fmt: skip
-        assert (ingest(rig, path, "parquet").events, ingest(rig, path, "parquet").known) == (0, 4)
-        rig.drain()
-        assert rig.totals() == {("view", "\u00e9"): 3}
-        assert rig.ledger()["late"] == 1  # a limit of 1970 is not kept
+        assert (ingest(harness, path, "parquet").events, ingest(harness, path, "parquet").known) == (0, 4)
+        harness.drain()
+        assert harness.totals() == {("view", "\u00e9"): 3}
+        assert harness.ledger()["late"] == 1  # a limit of 1970 is not kept
 
 
 def test_rows_with_actors_fill_many_entries(server, table):
     """A file of which every row has an actor, all for one partition, counts every row once."""
     path = table(subject=["a"] * 20_000, actor=[f"{row}:{'u' * 200}" for row in range(20_000)], at=[1.0] * 20_000)
-    with Rig(server.url, partitions=1) as rig:
-        assert ingest(rig, path, "parquet").events == 20_000
-        assert (ingest(rig, path, "parquet").events, ingest(rig, path, "parquet").known) == (0, 20_000)
-        assert counted(rig) == {"a": 20_000}
+    with Harness(server.url, partitions=1) as harness:
+        assert ingest(harness, path, "parquet").events == 20_000
+        assert (ingest(harness, path, "parquet").events, ingest(harness, path, "parquet").known) == (0, 20_000)
+        assert counted(harness) == {"a": 20_000}
 
 
 def test_parquet_that_holds_no_events(table, tmp_path):

@@ -20,7 +20,7 @@ from tallystream.errors import TallyError
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.service.server import serving
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import settings_for
 from tests.waiting import until
 from tests.web_socket import WebSocket
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def rig(server: Server) -> Iterator[Rig]:
+def harness(server: Server) -> Iterator[Harness]:
     """Layout, groups and consumers."""
-    with Rig(server.url) as rig:
-        yield rig
+    with Harness(server.url) as harness:
+        yield harness
 
 
 @pytest.fixture
-def url(rig: Rig) -> Iterator[str]:
+def url(harness: Harness) -> Iterator[str]:
     """A read service."""
-    with serving(settings_for(rig.url)) as url:
+    with serving(settings_for(harness.url)) as url:
         yield url
 
 
@@ -110,13 +110,13 @@ class Following:
         self.close()
 
 
-def count(rig: Rig, *events: tuple[str, str], times: int = 1) -> None:
+def count(harness: Harness, *events: tuple[str, str], times: int = 1) -> None:
     """Emit events and count them."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for _ in range(times):
             for metric, subject in events:
                 producer.emit(metric, subject)
-    rig.drain()
+    harness.drain()
 
 
 def values(data: Any) -> dict[tuple[str, str], int]:
@@ -124,39 +124,39 @@ def values(data: Any) -> dict[tuple[str, str], int]:
     return {(each["metric"], each["subject"]): each["value"] for each in data["counters"]}
 
 
-def test_a_named_counter_comes_at_once_and_as_it_changes(rig: Rig, url: str) -> None:
+def test_a_named_counter_comes_at_once_and_as_it_changes(harness: Harness, url: str) -> None:
     """A reader gets the total of what it names as it is, and again whenever it changes, with how good it is."""
-    count(rig, ("view", "article:1"), times=3)
+    count(harness, ("view", "article:1"), times=3)
     with Following(f"{url}/v1/live?metric=view&subject=article:1") as stream:
         _, data = stream.next()
         assert values(data) == {("view", "article:1"): 3}
         assert data["lag"] == 0
         assert data["as_of"] == httpx.get(f"{url}/v1/counters/article:1/view").json()["as_of"]
-        count(rig, ("view", "article:1"), ("view", "article:2"), ("like", "article:1"))
+        count(harness, ("view", "article:1"), ("view", "article:2"), ("like", "article:1"))
         _, data = stream.next()
         assert values(data) == {("view", "article:1"): 4}
 
 
-def test_a_pattern_gets_what_matches_and_nothing_else(rig: Rig, url: str) -> None:
+def test_a_pattern_gets_what_matches_and_nothing_else(harness: Harness, url: str) -> None:
     """A pattern's reader is told of counters that match, and of no others."""
     with Following(f"{url}/v1/live?subject=article:*&metric=view&metric=like") as stream:
         assert values(stream.next()[1]) == {}
-        count(rig, ("view", "user:1"), ("vote", "article:9"))
-        count(rig, ("view", "article:é}{"), ("like", "article:7"))
+        count(harness, ("view", "user:1"), ("vote", "article:9"))
+        count(harness, ("view", "article:é}{"), ("like", "article:7"))
         got = values(stream.next()[1])
         while len(got) < 2:
             got |= values(stream.next()[1])
         assert got == {("view", "article:é}{"): 1, ("like", "article:7"): 1}
 
 
-def test_a_client_that_comes_back_misses_nothing(rig: Rig, url: str) -> None:
+def test_a_client_that_comes_back_misses_nothing(harness: Harness, url: str) -> None:
     """With the id of the last event a client gets what changed while it was away, and only that."""
-    count(rig, ("view", "a"), ("view", "b"))
+    count(harness, ("view", "a"), ("view", "b"))
     with Following(f"{url}/v1/live?metric=view") as stream:
         id_, _ = stream.next()
-        count(rig, ("view", "a"))
+        count(harness, ("view", "a"))
         id_ = stream.until_value(2)
-    count(rig, ("view", "b"), ("view", "new"), times=2)
+    count(harness, ("view", "b"), ("view", "new"), times=2)
     with Following(f"{url}/v1/live?metric=view", last_event_id=id_) as stream:
         again, data = stream.next()
         got = values(data)
@@ -168,17 +168,17 @@ def test_a_client_that_comes_back_misses_nothing(rig: Rig, url: str) -> None:
         assert values(stream.next()[1]) == {}
 
 
-def test_a_log_that_was_trimmed_resets(rig: Rig, url: str) -> None:
+def test_a_log_that_was_trimmed_resets(harness: Harness, url: str) -> None:
     """Where the log no longer reaches back to the client's position, it is told to read anew."""
-    count(rig, ("view", "a"))
+    count(harness, ("view", "a"))
     with Following(f"{url}/v1/live?metric=view") as stream:
         id_, _ = stream.next()
-    count(rig, ("view", "a"))
-    rig.client.xtrim(rig.layout.keys_of("a").stream, maxlen=0)
+    count(harness, ("view", "a"))
+    harness.client.xtrim(harness.layout.keys_of("a").stream, maxlen=0)
     with Following(f"{url}/v1/live?metric=view", last_event_id=id_) as stream:
         _, data = stream.next("reset")
         assert "log" in data["reason"]
-        count(rig, ("view", "a"))
+        count(harness, ("view", "a"))
         stream.until_value(3)
 
 
@@ -188,7 +188,7 @@ def test_other_data_resets(url: str) -> None:
         assert "another" in stream.next("reset")[1]["reason"]
 
 
-def test_more_than_can_be_told_resets_patterns_and_rereads_names(rig: Rig, url: str) -> None:
+def test_more_than_can_be_told_resets_patterns_and_rereads_names(harness: Harness, url: str) -> None:
     """Where far more changes than one by one can be told, patterns are reset, and named counters stay exact."""
     with (
         Following(f"{url}/v1/live?metric=view") as everything,
@@ -196,17 +196,17 @@ def test_more_than_can_be_told_resets_patterns_and_rereads_names(rig: Rig, url: 
     ):
         everything.next()
         one.next()
-        with Producer(rig.url) as producer:
+        with Producer(harness.url) as producer:
             for number in range(60_000):
                 producer.emit("view", f"s{number}")
-        rig.drain()
+        harness.drain()
         assert "changed" in everything.next("reset")[1]["reason"]
         one.until_value(1)
-        count(rig, ("view", "s7"))
+        count(harness, ("view", "s7"))
         one.until_value(2)
 
         def told() -> bool:
-            count(rig, ("view", "afterwards"))
+            count(harness, ("view", "afterwards"))
             with contextlib.suppress(Empty):
                 return ("view", "afterwards") in values(everything.next(timeout=1)[1])
             return False
@@ -265,9 +265,9 @@ def test_the_overview_and_the_leaderboards(server: Server) -> None:
         assert top["metrics"].get("view") == [{"subject": "article:1", "value": 5}]
 
 
-def test_a_stop_ends_every_stream(rig: Rig) -> None:
+def test_a_stop_ends_every_stream(harness: Harness) -> None:
     """A service that stops ends its streams at once and cleanly, and the client goes on with the next service."""
-    with serving(settings_for(rig.url)) as url:
+    with serving(settings_for(harness.url)) as url:
         port = int(url.rpartition(":")[2])
         updates = subscribe.follow(url, metric="view", subject="a")
         assert next(updates).values == {("a", "view"): 0}
@@ -277,15 +277,15 @@ def test_a_stop_ends_every_stream(rig: Rig) -> None:
     assert time.monotonic() - began < 3
     assert stream.ended()
     stream.close()
-    count(rig, ("view", "a"), times=4)
-    with serving(settings_for(rig.url, port=port)):
+    count(harness, ("view", "a"), times=4)
+    with serving(settings_for(harness.url, port=port)):
         assert next(updates).values == {("a", "view"): 4}
         updates.close()
 
 
 def test_the_helper_says_why_it_is_refused(url: str) -> None:
     """`follow` raises what the service says, gives up after its patience, and refuses a URL that is none."""
-    with pytest.raises(subscribe.Refused, match="not declared"):
+    with pytest.raises(subscribe.SubscriptionRefused, match="not declared"):
         next(subscribe.follow(url, metric="nothing"))
     with pytest.raises(TallyError, match="no connection"):
         next(subscribe.follow("http://127.0.0.1:1", patience=0.2))
@@ -297,27 +297,27 @@ def test_redis_away_is_told_and_nothing_is_missed(fresh_server: Any) -> None:
     """While Redis is away readers are told so; what was counted afterwards reaches them by itself."""
     server = fresh_server()
     with (
-        Rig(server.url) as rig,
+        Harness(server.url) as harness,
         serving(settings_for(server.url)) as url,
         Following(f"{url}/v1/live?metric=view&subject=a") as stream,
     ):
-        count(rig, ("view", "a"))
+        count(harness, ("view", "a"))
         stream.until_value(1)
         server.stop()
         assert stream.next("stale")[1]["since"] <= time.time()
         server.start()
-        count(rig, ("view", "a"))
+        count(harness, ("view", "a"))
         stream.until_value(2)
 
 
-def test_no_reader_no_question(rig: Rig, url: str) -> None:
+def test_no_reader_no_question(harness: Harness, url: str) -> None:
     """Redis is asked nothing while nobody follows."""
     with Following(f"{url}/v1/live?metric=view&overview=true") as stream:
         stream.next()
-    rig.client.config_resetstat()
+    harness.client.config_resetstat()
 
     def calls() -> int:
-        return sum(v["calls"] for k, v in rig.client.info("commandstats").items() if "xinfo" in k)
+        return sum(v["calls"] for k, v in harness.client.info("commandstats").items() if "xinfo" in k)
 
     seen = [-1]
 
@@ -328,15 +328,15 @@ def test_no_reader_no_question(rig: Rig, url: str) -> None:
     until(quiet, interval=0.6)
 
 
-def test_a_socket_says_the_same(rig: Rig, url: str) -> None:
+def test_a_socket_says_the_same(harness: Harness, url: str) -> None:
     """Over a WebSocket the same messages come as JSON texts, and a bad question is answered in the closing frame."""
-    count(rig, ("view", "a"))
+    count(harness, ("view", "a"))
     with WebSocket(url, "/v1/live/ws?metric=view&subject=a") as web:
         first = json.loads(web.receive())
         assert (first["event"], values(first["data"])) == ("counters", {("view", "a"): 1})
-        count(rig, ("view", "a"))
+        count(harness, ("view", "a"))
         assert values(json.loads(web.receive())["data"]) == {("view", "a"): 2}
-    count(rig, ("view", "a"))
+    count(harness, ("view", "a"))
     with WebSocket(url, f"/v1/live/ws?metric=view&since={first['id']}") as web:
         assert values(json.loads(web.receive())["data"]) == {("view", "a"): 3}
     with WebSocket(url, "/v1/live/ws?metric=nothing") as web:
@@ -351,21 +351,21 @@ def test_a_page_of_another_site_opens_no_socket(url: str) -> None:
         pass
 
 
-def test_a_stop_closes_sockets(rig: Rig) -> None:
+def test_a_stop_closes_sockets(harness: Harness) -> None:
     """A service that stops tells its sockets that it goes away."""
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as service:
-        url = service.enter_context(serving(settings_for(rig.url)))
+        url = service.enter_context(serving(settings_for(harness.url)))
         web = stack.enter_context(WebSocket(url, "/v1/live/ws?metric=view"))
         assert json.loads(web.receive())["event"] == "counters"
         service.close()
         assert web.closing()[0] == 1001
 
 
-def test_subjects_are_found_by_their_beginning(rig: Rig, url: str) -> None:
+def test_subjects_are_found_by_their_beginning(harness: Harness, url: str) -> None:
     """A prefix finds the leaders that begin so, largest first; limits and what cannot be a prefix are refused."""
     rules = Rules({"view": Metric(top=10), "like": Metric()})
-    rig.client.hset(rig.layout.meta, "rules", publish(rules))
-    with Rig(rig.url, rules=rules) as ranked, Producer(rig.url) as producer:
+    harness.client.hset(harness.layout.meta, "rules", publish(rules))
+    with Harness(harness.url, rules=rules) as ranked, Producer(harness.url) as producer:
         for place in range(1, 4):
             producer.emit("view", f"article:{place}", place)
         producer.emit("view", "user:1", 9)
@@ -385,9 +385,9 @@ def test_subjects_are_found_by_their_beginning(rig: Rig, url: str) -> None:
         assert httpx.get(f"{url}/v1/subjects?{query}").status_code == 400
 
 
-def test_the_whole_at_once(rig: Rig, url: str) -> None:
+def test_the_whole_at_once(harness: Harness, url: str) -> None:
     """The overview as one answer has totals, books and what is declared."""
-    count(rig, ("view", "a"), ("like", "b"))
+    count(harness, ("view", "a"), ("like", "b"))
     answer = httpx.get(f"{url}/v1/overview").json()
     assert {each["metric"]: each["total"] for each in answer["overview"]["metrics"]} == {
         "view": 1,

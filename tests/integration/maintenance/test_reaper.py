@@ -6,59 +6,59 @@ import pytest
 
 from tallystream.storage.keys import GROUP
 from tallystream_worker.maintenance.reaper import reap_consumers, reap_producers
-from tests.harness import Rig
+from tests.harness import Harness
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """The parts, wired to an empty server, with one partition."""
-    with Rig(server.url, partitions=1) as rig:
-        yield rig
+    with Harness(server.url, partitions=1) as harness:
+        yield harness
 
 
-def names(rig: Rig) -> set[str]:
+def names(harness: Harness) -> set[str]:
     """Return the consumers of the group."""
-    return {each["name"].decode() for each in rig.client.xinfo_consumers(rig.layout.keys[0].stream, GROUP)}
+    return {each["name"].decode() for each in harness.client.xinfo_consumers(harness.layout.keys[0].stream, GROUP)}
 
 
-def test_a_gone_consumer_leaves_everything_to_its_heir(rig):
+def test_a_gone_consumer_leaves_everything_to_its_heir(harness):
     """What a gone consumer held is taken over in bounded steps, no delivery each; then its name is forgotten."""
-    keys = rig.layout.keys[0]
+    keys = harness.layout.keys[0]
     for _ in range(25):
-        rig.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
-    rig.fetch(0, "gone")(100, 0)
-    rig.fetch(0, "idle")(100, 0)
-    steps = [reap_consumers(rig.client, keys, "heir", silence=0, step=10) for _ in range(3)]
+        harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+    harness.fetch(0, "gone")(100, 0)
+    harness.fetch(0, "idle")(100, 0)
+    steps = [reap_consumers(harness.client, keys, "heir", silence=0, step=10) for _ in range(3)]
     assert max(steps)[0] >= 1
     assert sum(taken for _, taken in steps) == 25
-    assert names(rig) == {"heir"}
-    rows = rig.client.xpending_range(keys.stream, GROUP, "-", "+", 100)
+    assert names(harness) == {"heir"}
+    rows = harness.client.xpending_range(keys.stream, GROUP, "-", "+", 100)
     assert {(row["consumer"], row["times_delivered"]) for row in rows} == {(b"heir", 1)}
-    rig.drain("other", claim_idle=0)
-    assert rig.totals() == {("view", "a"): 25}
+    harness.drain("other", claim_idle=0)
+    assert harness.totals() == {("view", "a"): 25}
 
 
-def test_a_consumer_with_signs_of_life_stays(rig):
+def test_a_consumer_with_signs_of_life_stays(harness):
     """Whoever read lately keeps its name and what it holds."""
-    keys = rig.layout.keys[0]
-    rig.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
-    rig.fetch(0, "alive")(100, 0)
-    assert reap_consumers(rig.client, keys, "heir", silence=60) == (0, 0)
-    assert "alive" in names(rig)
+    keys = harness.layout.keys[0]
+    harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+    harness.fetch(0, "alive")(100, 0)
+    assert reap_consumers(harness.client, keys, "heir", silence=60) == (0, 0)
+    assert "alive" in names(harness)
 
 
-def test_silent_producers_are_forgotten(rig):
+def test_silent_producers_are_forgotten(harness):
     """Drawn names go after their time; names that somebody comes back under, and the stream's limit, stay."""
-    keys = rig.layout.keys[0]
-    seconds, _ = rig.client.time()
+    keys = harness.layout.keys[0]
+    seconds, _ = harness.client.time()
     old, new = f"3 {(seconds - 100) * 1000}-0", f"3 {seconds * 1000}-0"
     stay = {"b" * 16: new, "file:abc": old, "spool-0123456789": old, "!limit": "100", "c" * 15: old}
-    rig.client.hset(keys.sequences, mapping={f"{n:016x}": old for n in range(2000)} | stay)
+    harness.client.hset(keys.sequences, mapping={f"{n:016x}": old for n in range(2000)} | stay)
     cursor, forgotten = "0", 0
     while True:
-        cursor, some = reap_producers(rig.client, keys, cursor, silence=50, step=100)
+        cursor, some = reap_producers(harness.client, keys, cursor, silence=50, step=100)
         forgotten += some
         if cursor == "0":
             break
     assert forgotten == 2000
-    assert {name.decode() for name in rig.client.hkeys(keys.sequences)} == set(stay)
+    assert {name.decode() for name in harness.client.hkeys(keys.sequences)} == set(stay)

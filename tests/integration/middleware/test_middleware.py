@@ -28,28 +28,28 @@ from tallystream.errors import TallyError
 from tallystream.middleware import RequestCounter
 from tallystream.middleware.asgi import CountRequests
 from tallystream.middleware.flask import count_requests
-from tests.harness import Rig
+from tests.harness import Harness
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """The parts, wired to an empty server."""
-    with Rig(server.url, metrics=["request", "request-failed"]) as rig:
-        yield rig
+    with Harness(server.url, metrics=["request", "request-failed"]) as harness:
+        yield harness
 
 
 @pytest.fixture
-def counter(rig):
+def counter(harness):
     """What the middleware counts with."""
-    with Producer(rig.url, when_full="drop") as producer:
+    with Producer(harness.url, when_full="drop") as producer:
         yield RequestCounter(producer)
 
 
-def counted(rig, counter):
+def counted(harness, counter):
     """Return the totals by metric and subject."""
     counter.producer.flush(10)
-    rig.drain()
-    return rig.totals()
+    harness.drain()
+    return harness.totals()
 
 
 def ask(app, *paths, method="GET"):
@@ -63,7 +63,7 @@ def ask(app, *paths, method="GET"):
     return asyncio.run(asking())
 
 
-def test_fastapi(rig, counter):
+def test_fastapi(harness, counter):
     """Requests are counted by the pattern of their route; failures twice; what no route takes is one subject."""
     app = fastapi.FastAPI()
     app.add_middleware(CountRequests, counter=counter)
@@ -77,7 +77,7 @@ def test_fastapi(rig, counter):
         raise RuntimeError
 
     assert ask(app, "/articles/1", "/articles/2", "/wp-admin", "/login.php", "/broken") == [200, 200, 404, 404, 500]
-    assert counted(rig, counter) == {
+    assert counted(harness, counter) == {
         ("request", "GET /articles/{article}"): 2,
         ("request", "GET unmatched"): 2,
         ("request", "GET /broken"): 1,
@@ -85,7 +85,7 @@ def test_fastapi(rig, counter):
     }
 
 
-def test_starlette_and_its_mounts(rig, counter):
+def test_starlette_and_its_mounts(harness, counter):
     """A mounted route is named with the place where it is mounted."""
 
     def answer(_request):
@@ -95,10 +95,10 @@ def test_starlette_and_its_mounts(rig, counter):
     app = Starlette(routes=[starlette.routing.Mount("/shop", routes=inner), starlette.routing.Route("/", answer)])
     app.add_middleware(CountRequests, counter=counter)
     assert ask(app, "/shop/items/1", "/shop/items/2", "/") == [200, 200, 200]
-    assert counted(rig, counter) == {("request", "GET /shop/items/{item:int}"): 2, ("request", "GET /"): 1}
+    assert counted(harness, counter) == {("request", "GET /shop/items/{item:int}"): 2, ("request", "GET /"): 1}
 
 
-def test_litestar(rig, counter):
+def test_litestar(harness, counter):
     """Litestar's requests are counted by its path templates."""
 
     @get("/articles/{article:int}", sync_to_thread=False)
@@ -107,10 +107,10 @@ def test_litestar(rig, counter):
 
     app = Litestar([article], middleware=[DefineMiddleware(CountRequests, counter=counter)], logging_config=None)
     assert ask(app, "/articles/1", "/articles/2") == [200, 200]
-    assert counted(rig, counter) == {("request", "GET /articles/{article}"): 2}
+    assert counted(harness, counter) == {("request", "GET /articles/{article}"): 2}
 
 
-def test_flask(rig, counter):
+def test_flask(harness, counter):
     """Flask's requests are counted by its rules, an exception as a failure."""
     app = flask.Flask("articles")
     app.logger.disabled = True
@@ -127,7 +127,7 @@ def test_flask(rig, counter):
     client = app.test_client()
     states = [client.post("/articles/1/view"), client.post("/articles/2/view"), client.get("/x"), client.get("/broken")]
     assert [state.status_code for state in states] == [200, 200, 404, 500]
-    assert counted(rig, counter) == {
+    assert counted(harness, counter) == {
         ("request", "POST /articles/<int:article>/view"): 2,
         ("request", "GET unmatched"): 1,
         ("request", "GET /broken"): 1,
@@ -142,8 +142,8 @@ urlpatterns = [
 
 
 @pytest.fixture
-def site(rig, monkeypatch):
-    """A Django project whose middleware sends to the rig; the counters that it made, to be closed."""
+def site(harness, monkeypatch):
+    """A Django project whose middleware sends to the harness; the counters that it made, to be closed."""
     if not django_settings.configured:
         django_settings.configure(
             ROOT_URLCONF=__name__,
@@ -152,7 +152,7 @@ def site(rig, monkeypatch):
             LOGGING_CONFIG=None,
         )
         django.setup()
-    monkeypatch.setattr(django_settings, "TALLYSTREAM_URL", rig.url, raising=False)
+    monkeypatch.setattr(django_settings, "TALLYSTREAM_URL", harness.url, raising=False)
     monkeypatch.setattr(logging.getLogger("django.request"), "disabled", True)
     made: list[RequestCounter] = []
     connect = RequestCounter.connect
@@ -168,12 +168,12 @@ def site(rig, monkeypatch):
             counter.producer.close()
 
 
-def django_totals(rig, counters):
+def django_totals(harness, counters):
     """Return the totals by subject, once everything that was emitted is counted."""
     for counter in counters:
         counter.producer.flush(10)
-    rig.drain()
-    return {f"{metric} {subject}": total for (metric, subject), total in rig.totals().items()}
+    harness.drain()
+    return {f"{metric} {subject}": total for (metric, subject), total in harness.totals().items()}
 
 
 EXPECTED_OF_DJANGO = {
@@ -184,18 +184,18 @@ EXPECTED_OF_DJANGO = {
 }
 
 
-def test_django_under_wsgi(rig, site):
+def test_django_under_wsgi(harness, site):
     """Django's requests are counted by their URL patterns, an exception as a failure."""
     client = Client(WSGIHandler())
     states = [client.get(path).status_code for path in ("/articles/1/", "/articles/2/", "/x", "/broken/")]
     assert states == [200, 200, 404, 500]
-    assert django_totals(rig, site) == EXPECTED_OF_DJANGO
+    assert django_totals(harness, site) == EXPECTED_OF_DJANGO
 
 
-def test_django_under_asgi(rig, site):
+def test_django_under_asgi(harness, site):
     """The same under ASGI."""
     assert ask(ASGIHandler(), "/articles/1/", "/articles/2/", "/x", "/broken/") == [200, 200, 404, 500]
-    assert django_totals(rig, site) == EXPECTED_OF_DJANGO
+    assert django_totals(harness, site) == EXPECTED_OF_DJANGO
 
 
 def test_a_request_does_not_wait_for_a_server_that_is_away(caplog):
@@ -216,9 +216,9 @@ def test_a_request_does_not_wait_for_a_server_that_is_away(caplog):
             producer.close(timeout=0)
 
 
-def test_an_undeclared_metric_is_said_once(rig, caplog):
+def test_an_undeclared_metric_is_said_once(harness, caplog):
     """Requests go on, and one line says which metric is missing."""
-    with Producer(rig.url, when_full="drop") as producer:
+    with Producer(harness.url, when_full="drop") as producer:
         producer.emit("request", "a")
         producer.flush(10)  # the declared metrics are known from here on
         count = RequestCounter(producer, metric="hit")

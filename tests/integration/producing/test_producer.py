@@ -11,12 +11,12 @@ import time
 import pytest
 import structlog
 
-from tallystream import Backlogged, BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, TallyError
+from tallystream import BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, StreamFull, TallyError
 from tallystream.producing.appender import _APPEND
 from tallystream.reading.totals import Totals
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.proxy import Proxy
 from tests.waiting import until
 
@@ -24,10 +24,10 @@ NOWHERE = "unix:///nonexistent/server.sock"
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """The parts, wired to an empty server."""
-    with Rig(server.url) as rig:
-        yield rig
+    with Harness(server.url) as harness:
+        yield harness
 
 
 @contextlib.contextmanager
@@ -41,49 +41,49 @@ def without_a_server(**settings):
             producer.close(timeout=0)
 
 
-def test_what_is_emitted_is_counted(rig):
+def test_what_is_emitted_is_counted(harness):
     """Events of every kind arrive, and add up."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for number in range(3000):
             producer.emit("view", f"article:{number % 7}")
         producer.emit("like", "article:1", -3)
         producer.emit("vote", "article:1", 1, actor="u1", at=12.5, id="i1")
         producer.emit("view", "e\u0301")
-    rig.drain()
-    totals = rig.totals()
+    harness.drain()
+    totals = harness.totals()
     assert sum(total for (metric, _), total in totals.items() if metric == "view") == 3001
     assert totals["like", "article:1"] == -3
     assert totals["vote", "article:1"] == 1
     assert totals["view", "\u00e9"] == 1
-    assert rig.dead() == []
-    assert rig.ledger()["appended"] == rig.ledger()["counted"] == 3003
+    assert harness.dead() == []
+    assert harness.ledger()["appended"] == harness.ledger()["counted"] == 3003
 
 
-def test_a_flush_waits_for_the_stream(rig):
+def test_a_flush_waits_for_the_stream(harness):
     """After flush everything emitted before it is in the stream, and the numbers say so."""
-    with Producer(rig.url, linger=60) as producer:
+    with Producer(harness.url, linger=60) as producer:
         for number in range(2500):
             producer.emit("view", f"article:{number}")
         producer.flush(10)
         stats = producer.stats
         assert (stats.emitted, stats.appended, stats.buffered, stats.dropped) == (2500, 2500, 0, 0)
-        assert rig.ledger()["appended"] == 2500
+        assert harness.ledger()["appended"] == 2500
         producer.flush(10)  # nothing to do
 
 
-def test_events_are_sent_without_a_flush(rig):
+def test_events_are_sent_without_a_flush(harness):
     """An event is appended soon after it was emitted, whether or not others follow."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", "article:1")
         until(lambda: producer.stats.appended == 1, what="the event's arrival")
         producer.emit("view", "article:1")
         until(lambda: producer.stats.appended == 2, what="the second event's arrival")
 
 
-def test_a_flush_can_wait_for_the_totals(rig):
+def test_a_flush_can_wait_for_the_totals(harness):
     """After flush(wait="counted") a reader sees what was emitted before it."""
-    settings = Settings(redis=RedisSettings(url=rig.url))
-    with counting(settings, structlog.get_logger()), Producer(rig.url) as producer, Totals(rig.url) as totals:
+    settings = Settings(redis=RedisSettings(url=harness.url))
+    with counting(settings, structlog.get_logger()), Producer(harness.url) as producer, Totals(harness.url) as totals:
         for round_ in range(1, 6):
             for subject in ("article:1", "article:2", "article:3"):
                 producer.emit("view", subject)
@@ -94,30 +94,30 @@ def test_a_flush_can_wait_for_the_totals(rig):
             }
 
 
-def test_a_flush_without_a_worker_times_out(rig):
+def test_a_flush_without_a_worker_times_out(harness):
     """Waiting for the totals ends in time where nobody counts; the events are in the stream."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", "article:1")
         with pytest.raises(FlushTimeout, match="counted"):
             producer.flush(0.2, wait="counted")
         assert producer.stats.appended == 1
 
 
-def test_closing_delivers_and_ends(rig):
+def test_closing_delivers_and_ends(harness):
     """Close delivers what is held; afterwards emit says that the producer is closed, and close changes nothing."""
-    producer = Producer(rig.url, linger=60)
+    producer = Producer(harness.url, linger=60)
     producer.emit("view", "article:1")
     producer.close()
-    assert rig.ledger()["appended"] == 1
+    assert harness.ledger()["appended"] == 1
     producer.close()
     with pytest.raises(TallyError, match="closed"):
         producer.emit("view", "article:1")
     assert producer.stats.emitted == 1
 
 
-def test_a_refused_event_is_not_taken(rig):
+def test_a_refused_event_is_not_taken(harness):
     """An event that breaks a rule is refused by emit itself, with its field, and nothing of it is kept."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for wrong in (
             {"metric": "a b"},
             {"subject": ""},
@@ -136,15 +136,15 @@ def test_a_refused_event_is_not_taken(rig):
         assert producer.stats.emitted == 0
 
 
-def test_an_undeclared_metric_is_refused(rig):
+def test_an_undeclared_metric_is_refused(harness):
     """Once the worker's rules are known, emit refuses a metric that is not declared; a new one is learnt."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", "article:1")
         producer.flush(10)
         with pytest.raises(EventError, match="veiw is not declared; declared are like, view, vote"):
             producer.emit("veiw", "article:1")
         assert producer.stats.emitted == 1
-        with Rig(rig.url, metrics=["view", "veiw"]):
+        with Harness(harness.url, metrics=["view", "veiw"]):
 
             def accepted() -> bool:
                 try:
@@ -196,15 +196,15 @@ def test_blocking_when_full_gives_up_in_time():
         assert producer.stats.dropped == 1
 
 
-def test_blocking_when_full_loses_nothing(rig):
+def test_blocking_when_full_loses_nothing(harness):
     """A producer that is faster than its small buffer waits, and everything arrives."""
-    with Producer(rig.url, buffer_events=50, entry_events=10, linger=0.001) as producer:
+    with Producer(harness.url, buffer_events=50, entry_events=10, linger=0.001) as producer:
         for _ in range(1000):
             producer.emit("view", "article:1")
         producer.flush(10)
         assert (producer.stats.appended, producer.stats.dropped) == (1000, 0)
-    rig.drain()
-    assert rig.totals() == {("view", "article:1"): 1000}
+    harness.drain()
+    assert harness.totals() == {("view", "article:1"): 1000}
 
 
 def test_events_emitted_before_the_server_is_up(fresh_server):
@@ -220,9 +220,9 @@ def test_events_emitted_before_the_server_is_up(fresh_server):
         server.start()
         producer.flush(20)
         assert producer.stats.appended == 1500
-    with Rig(url) as rig:
-        rig.drain()
-        assert len(rig.totals()) == rig.ledger()["counted"] == 1500
+    with Harness(url) as harness:
+        harness.drain()
+        assert len(harness.totals()) == harness.ledger()["counted"] == 1500
 
 
 def test_a_server_that_crashes_and_comes_back(fresh_server):
@@ -238,16 +238,16 @@ def test_a_server_that_crashes_and_comes_back(fresh_server):
                 server.start()
             producer.flush(20)
         assert producer.stats.rewound_streams == 0
-    with Rig(server.url) as rig:
-        rig.drain()
-        assert rig.ledger()["counted"] == 1502
-        assert rig.totals()["view", "article:1"] == 3
+    with Harness(server.url) as harness:
+        harness.drain()
+        assert harness.ledger()["counted"] == 1502
+        assert harness.totals()["view", "article:1"] == 3
 
 
 @pytest.mark.parametrize("cut", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_lost_reply_appends_once(rig, cut):
+def test_a_lost_reply_appends_once(harness, cut):
     """When the reply to an append is lost, or never comes, the producer sends again and it counts once."""
-    with Proxy(rig.url) as proxy, Producer(proxy.url) as producer:
+    with Proxy(harness.url) as proxy, Producer(proxy.url) as producer:
         producer.emit("view", "article:1")
         producer.flush(10)
         proxy.lose_reply_to(_APPEND.sha.encode(), cut=cut)
@@ -256,25 +256,25 @@ def test_a_lost_reply_appends_once(rig, cut):
         producer.flush(20)
         assert proxy.lost.is_set()
         assert (producer.stats.appended, producer.stats.resent_entries) == (101, 1)
-    rig.drain()
-    assert rig.totals() == {("view", "article:1"): 101}
+    harness.drain()
+    assert harness.totals() == {("view", "article:1"): 101}
 
 
-def test_a_connection_that_is_cut_again_and_again(rig):
+def test_a_connection_that_is_cut_again_and_again(harness):
     """Cuts at any moment leave every event in the stream once."""
-    with Proxy(rig.url) as proxy, Producer(proxy.url, linger=0.001) as producer:
+    with Proxy(harness.url) as proxy, Producer(proxy.url, linger=0.001) as producer:
         for number in range(5000):
             producer.emit("view", f"article:{number % 5}")
             if number % 500 == 0:
                 proxy.cut()
         producer.flush(20)
-    rig.drain()
-    assert rig.totals() == {("view", f"article:{n}"): 1000 for n in range(5)}
+    harness.drain()
+    assert harness.totals() == {("view", f"article:{n}"): 1000 for n in range(5)}
 
 
-def test_threads_share_a_producer(rig):
+def test_threads_share_a_producer(harness):
     """Eight threads emit through one producer, and nothing is lost or doubled."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
 
         def work(number: int) -> None:
             for i in range(2000):
@@ -288,8 +288,8 @@ def test_threads_share_a_producer(rig):
             thread.start()
         for thread in threads:
             thread.join()
-    rig.drain()
-    assert rig.totals() == {("view", f"article:{n}"): 1600 for n in range(10)} | {
+    harness.drain()
+    assert harness.totals() == {("view", f"article:{n}"): 1600 for n in range(10)} | {
         ("like", f"thread:{n}"): 1 for n in range(8)
     }
 
@@ -336,22 +336,22 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("state", ["idle", "running"])
-def test_a_fork_does_not_double(rig, state):
+def test_a_fork_does_not_double(harness, state):
     """A forked child sends what it emitted itself; what the parent held is sent by the parent, once."""
-    done = run(FORKING, rig.url, state)
+    done = run(FORKING, harness.url, state)
     assert (done.returncode, done.stderr) == (0, "")
-    rig.drain()
-    totals = rig.totals()
+    harness.drain()
+    totals = harness.totals()
     totals.pop(("view", "warm-up"), None)
     assert totals == {("view", "parent"): 11, ("view", "child"): 5}
 
 
-def test_leaving_without_a_close(rig):
+def test_leaving_without_a_close(harness):
     """A program that ends without closing its producer delivers what it held."""
-    done = run(LEAVING, rig.url)
+    done = run(LEAVING, harness.url)
     assert (done.returncode, done.stderr) == (0, "")
-    rig.drain()
-    assert rig.totals() == {("view", "article:1"): 10}
+    harness.drain()
+    assert harness.totals() == {("view", "article:1"): 10}
 
 
 @pytest.mark.slow  # five seconds, because it tries for so long
@@ -362,23 +362,23 @@ def test_leaving_without_a_server():
     assert done.stderr == "tallystream: not everything was appended in time: 10 events are left\n"
 
 
-def test_another_number_of_partitions(rig):
+def test_another_number_of_partitions(harness):
     """A producer that expects another number of partitions than is stored says so, at flush and at emit."""
-    producer = Producer(rig.url, partitions=8)
+    producer = Producer(harness.url, partitions=8)
     producer.emit("view", "article:1")
     for attempt in (producer.flush, lambda: producer.emit("view", "article:1"), producer.close):
         with pytest.raises(ConfigurationError, match=r"partitions is set to 8, but tally:meta was created with 4"):
             attempt()
-    assert rig.ledger() == {}
+    assert harness.ledger() == {}
 
 
-def test_a_user_without_rights(rig):
+def test_a_user_without_rights(harness):
     """A producer that the server refuses says so, instead of trying for ever."""
-    if rig.url.startswith("unix://"):
-        url = rig.url.replace("unix://", "unix://nobody:secret@")
+    if harness.url.startswith("unix://"):
+        url = harness.url.replace("unix://", "unix://nobody:secret@")
     else:
-        url = rig.url.replace("redis://", "redis://nobody:secret@")
-    rig.client.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "~*", "+ping", "+hello")
+        url = harness.url.replace("redis://", "redis://nobody:secret@")
+    harness.client.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "~*", "+ping", "+hello")
     try:
         producer = Producer(url)
         producer.emit("view", "article:1")
@@ -387,7 +387,7 @@ def test_a_user_without_rights(rig):
         with pytest.raises(ConfigurationError):
             producer.close()
     finally:
-        rig.client.execute_command("ACL", "DELUSER", "nobody")
+        harness.client.execute_command("ACL", "DELUSER", "nobody")
 
 
 @pytest.mark.parametrize(
@@ -417,19 +417,19 @@ def test_a_password_is_not_repeated():
     assert "secret" not in str(refused.value)
 
 
-def test_a_full_stream_is_said_and_nothing_is_lost(rig):
+def test_a_full_stream_is_said_and_nothing_is_lost(harness):
     """At its limit a stream takes neither events nor decisions; both say so, and what is held arrives later."""
-    for keys in rig.layout.keys:
-        rig.client.hset(keys.sequences, "!limit", 1)
-    with Producer(rig.url, entry_events=1) as producer:
+    for keys in harness.layout.keys:
+        harness.client.hset(keys.sequences, "!limit", 1)
+    with Producer(harness.url, entry_events=1) as producer:
         for _ in range(3):
             producer.emit("view", "article:1")
         until(lambda: producer.stats.backlogged, what="the answer that the stream is full")
-        with pytest.raises(Backlogged, match="has 1 entries, its limit"):
+        with pytest.raises(StreamFull, match="has 1 entries, its limit"):
             producer.decide("view", "article:1")
         assert (producer.stats.appended, producer.stats.buffered) == (1, 2)
-        for keys in rig.layout.keys:
-            rig.client.hdel(keys.sequences, "!limit")
+        for keys in harness.layout.keys:
+            harness.client.hdel(keys.sequences, "!limit")
         producer.flush(10)
-    rig.drain()
-    assert rig.totals() == {("view", "article:1"): 3}
+    harness.drain()
+    assert harness.totals() == {("view", "article:1"): 3}

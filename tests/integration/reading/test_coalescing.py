@@ -10,10 +10,10 @@ from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
 from tallystream.producing.producer import Producer
-from tallystream.reading.coalescing import Together, merge
+from tallystream.reading.coalescing import ReadCoalescer, merge
 from tallystream.reading.query import Query
 from tallystream.rules.metrics import Metric, Rules
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -27,23 +27,23 @@ RULES = Rules({"view": Metric(""), "like": Metric("", floor=0), "page": Metric("
 
 def test_many_reads_are_few_commands(server: Server) -> None:
     """Three hundred reads at once each get their value, positions and errors, with far fewer commands."""
-    with Rig(server.url, rules=RULES) as rig:
-        with Producer(rig.url) as producer:
+    with Harness(server.url, rules=RULES) as harness:
+        with Producer(harness.url) as producer:
             for n in range(100):
                 producer.emit("view", f"s{n}", n + 1)
                 producer.emit("like", f"s{n}", -1)
                 producer.emit("page", f"s{n}", 7)
-        rig.drain()
+        harness.drain()
 
         async def read() -> list[object]:
             async with Totals(server.url) as totals:
                 await totals.meta()
-                rig.client.config_resetstat()
+                harness.client.config_resetstat()
                 asked = [totals.read([(f"s{n}", metric)]) for n in range(100) for metric in ("view", "like", "page")]
                 return await asyncio.gather(*asked)
 
         readings = asyncio.run(read())
-        calls = {name: each["calls"] for name, each in rig.client.info("commandstats").items()}
+        calls = {name: each["calls"] for name, each in harness.client.info("commandstats").items()}
     for n in range(100):
         view, like, page = readings[3 * n : 3 * n + 3]
         assert (view.values, view.error(), view.lag) == ({(f"s{n}", "view"): n + 1}, 0, 0)
@@ -56,11 +56,11 @@ def test_many_reads_are_few_commands(server: Server) -> None:
 
 def test_one_that_fails_fails_alone(server: Server) -> None:
     """A counter whose partition answers with an error fails its own reader, and those of other partitions read on."""
-    with Rig(server.url, rules=RULES) as rig:
-        rig.drain()
-        broken = rig.layout.keys[0]
-        rig.client.delete(broken.stream)
-        rig.client.set(broken.stream, "no stream")
+    with Harness(server.url, rules=RULES) as harness:
+        harness.drain()
+        broken = harness.layout.keys[0]
+        harness.client.delete(broken.stream)
+        harness.client.set(broken.stream, "no stream")
 
         async def read() -> list[object]:
             async with Totals(server.url) as totals:
@@ -69,7 +69,7 @@ def test_one_that_fails_fails_alone(server: Server) -> None:
 
         answers = asyncio.run(read())
     for n, answer in enumerate(answers):
-        assert isinstance(answer, RedisError) == (rig.layout.keys_of(f"s{n}") == broken)
+        assert isinstance(answer, RedisError) == (harness.layout.keys_of(f"s{n}") == broken)
 
 
 def test_a_server_that_is_away_fails_all(fresh_server: Callable[..., EmbeddedServer]) -> None:
@@ -100,7 +100,7 @@ def test_a_reader_that_goes_away_leaves_the_others(server: Server) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await first
 
-    with Rig(server.url, rules=RULES):
+    with Harness(server.url, rules=RULES):
         asyncio.run(read())
 
 
@@ -117,10 +117,10 @@ def test_positions_stay_before_values() -> None:
 
 def test_the_short_way_answers_as_the_long_one(server: Server) -> None:
     """One counter's answer is the same, headers and all, whether or not the request goes through the router."""
-    with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
-        with Producer(rig.url) as producer:
+    with Harness(server.url, rules=RULES) as harness, http_service(server.url) as http:
+        with Producer(harness.url) as producer:
             producer.emit("view", "/é a", 5)
-        rig.drain()
+        harness.drain()
         for path in ("/v1/counters/%2F%C3%A9%20a/view", "/v1/counters/none/like", "/v1/counters/x/page"):
             short, long = http.get(path), http.get(path, params={"last": 24})
             assert (short.status_code, short.content) == (200, long.content)
@@ -138,7 +138,7 @@ TOKEN = "of-readers-0123456789-0123456789"  # noqa: S105
 
 def test_the_short_way_is_guarded_too(server: Server) -> None:
     """Where tokens are set, one counter needs one as everything else does."""
-    with Rig(server.url, rules=RULES), http_service(server.url, read_token=TOKEN) as http:
+    with Harness(server.url, rules=RULES), http_service(server.url, read_token=TOKEN) as http:
         assert http.get("/v1/counters/a/view").status_code == 401
         wrong = http.get("/v1/counters/a/view", headers={"authorization": "Bearer no"})
         assert wrong.status_code == 401
@@ -153,7 +153,7 @@ def test_who_asks_again_at_once_is_served() -> None:
         return [1 for _ in query.commands]
 
     async def read() -> None:
-        together = Together(answer)
+        together = ReadCoalescer(answer)
         question: Query[Any] = Query([("GET", "a")], lambda replies: replies[0])
 
         async def again() -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from tallystream import aio
 from tallystream.producing.producer import Producer
-from tallystream.reading.ledger import Books, query_ledger
+from tallystream.reading.ledger import Ledger, query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.storage.keys import Layout
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -37,27 +37,27 @@ def test_fields_that_others_call_as_we_do(server: Server) -> None:
         {"b": "x"},
         {"v": "1"},
     )
-    with Rig(server.url) as rig, Totals(server.url) as totals:
+    with Harness(server.url) as harness, Totals(server.url) as totals:
         for fields in strangers:
-            rig.client.xadd(rig.layout.keys[0].stream, fields)
-        rig.drain()
-        books = totals.run(query_ledger(rig.layout))
+            harness.client.xadd(harness.layout.keys[0].stream, fields)
+        harness.drain()
+        books = totals.run(query_ledger(harness.layout))
     assert (books.parked, books.unaccounted) == (len(strangers), 0)
 
 
 def test_the_summary_is_what_status_prints(server: Server) -> None:
     """The summary has lag, pending and dead entries by stream and in all, and events by outcome."""
-    with Rig(server.url) as rig, Producer(server.url) as producer, Totals(server.url) as totals:
+    with Harness(server.url) as harness, Producer(server.url) as producer, Totals(server.url) as totals:
         for n in range(100):
             producer.emit("view", f"article:{n}")
         producer.flush()
-        rig.client.xadd(rig.layout.keys[0].stream, {"nonsense": "x"})
-        waiting = totals.run(query_ledger(rig.layout)).summary()
-        rig.drain()
-        summary = totals.run(query_ledger(rig.layout)).summary()
+        harness.client.xadd(harness.layout.keys[0].stream, {"nonsense": "x"})
+        waiting = totals.run(query_ledger(harness.layout)).summary()
+        harness.drain()
+        summary = totals.run(query_ledger(harness.layout)).summary()
     assert waiting["lag"] == sum(row["lag"] for row in waiting["partitions"]) > 0
     assert waiting["unaccounted"] is None
-    assert [row["stream"] for row in summary["partitions"]] == [keys.stream for keys in rig.layout.keys]
+    assert [row["stream"] for row in summary["partitions"]] == [keys.stream for keys in harness.layout.keys]
     assert summary["ledger"] == {
         "appended": 101, "counted": 100, "rejected": 0, "duplicate": 0, "late": 0, "dead": 1, "trimmed": 0,
         "retracted": 0,
@@ -68,8 +68,8 @@ def test_the_summary_is_what_status_prints(server: Server) -> None:
 def test_the_books_balance_whenever_one_looks(server: Server) -> None:
     """While events are emitted and counted, every look finds the books open or balanced, and never off."""
     stop = threading.Event()
-    with Rig(server.url) as rig, Producer(server.url, linger=0.001) as producer, Totals(server.url) as totals:
-        consumers = [rig.consumer(partition) for partition in range(rig.layout.partitions)]
+    with Harness(server.url) as harness, Producer(server.url, linger=0.001) as producer, Totals(server.url) as totals:
+        consumers = [harness.consumer(partition) for partition in range(harness.layout.partitions)]
 
         def count() -> None:
             while not stop.is_set():
@@ -83,9 +83,9 @@ def test_the_books_balance_whenever_one_looks(server: Server) -> None:
                 producer.emit("view", f"article:{look % 7}")
                 if look % 3 == 0:
                     producer.flush()
-                assert totals.run(query_ledger(rig.layout)).unaccounted in {None, 0}
+                assert totals.run(query_ledger(harness.layout)).unaccounted in {None, 0}
             producer.flush()
-            until(lambda: totals.run(query_ledger(rig.layout)).unaccounted == 0, what="the books to balance")
+            until(lambda: totals.run(query_ledger(harness.layout)).unaccounted == 0, what="the books to balance")
         finally:
             stop.set()
             worker.join()
@@ -93,20 +93,20 @@ def test_the_books_balance_whenever_one_looks(server: Server) -> None:
 
 def test_the_books_are_read_while_the_memory_is_full(server: Server) -> None:
     """A server that refuses every write, and MULTI with it, still says what became of every event."""
-    with Rig(server.url) as rig, Producer(server.url) as producer, Totals(server.url) as totals:
+    with Harness(server.url) as harness, Producer(server.url) as producer, Totals(server.url) as totals:
         producer.emit("view", "a")
         producer.flush()
-        rig.drain()
-        rig.client.config_set("maxmemory", 1)
+        harness.drain()
+        harness.client.config_set("maxmemory", 1)
         try:
-            books = totals.run(query_ledger(rig.layout))
-            again = asyncio.run(_read_books(server.url, rig.layout))
+            books = totals.run(query_ledger(harness.layout))
+            again = asyncio.run(_read_books(server.url, harness.layout))
         finally:
-            rig.client.config_set("maxmemory", 0)
+            harness.client.config_set("maxmemory", 0)
     assert (books.counted, books.unaccounted) == (again.counted, again.unaccounted) == (1, 0)
 
 
-async def _read_books(url: str, layout: Layout) -> Books:
+async def _read_books(url: str, layout: Layout) -> Ledger:
     async with aio.Totals(url) as totals:
         return await totals.run(query_ledger(layout))
 

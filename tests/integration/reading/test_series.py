@@ -14,8 +14,9 @@ from tallystream.reading.leaderboards import query_top
 from tallystream.reading.series import query_rolling, query_series
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
-from tallystream.rules.windows import DAY, HOUR, bucket, seconds
-from tests.harness import Rig
+from tallystream.rules.windows import bucket, seconds
+from tallystream.wire.window import DAY, HOUR
+from tests.harness import Harness
 
 ZONE = "Europe/Vienna"
 RULES = Rules(
@@ -33,25 +34,25 @@ SUBJECT = "article:1"
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Parts wired to a clean server, with the rules of this module."""
-    with Rig(server.url, rules=RULES, partitions=2) as wired:
+    with Harness(server.url, rules=RULES, partitions=2) as wired:
         yield wired
 
 
 @pytest.fixture
-def ask(rig):
+def ask(harness):
     """Ask a query's function about this module's rules."""
-    with Totals(rig.url) as totals:
-        yield lambda query, *arguments, **named: totals.run(query(rig.layout, RULES, *arguments, **named))
+    with Totals(harness.url) as totals:
+        yield lambda query, *arguments, **named: totals.run(query(harness.layout, RULES, *arguments, **named))
 
 
-def count(rig, events):
+def count(harness, events):
     """Emit `(metric, subject, amount, at)` and count them."""
-    with Producer(rig.url, linger=0.001) as producer:
+    with Producer(harness.url, linger=0.001) as producer:
         for metric, subject, amount, at in events:
             producer.emit(metric, subject, amount, at=at, actor="u1" if metric == "daily" else None)
-    rig.drain()
+    harness.drain()
 
 
 def scattered(now, days, events, subjects=1, seed=3):
@@ -66,11 +67,11 @@ def scattered(now, days, events, subjects=1, seed=3):
 
 
 @pytest.mark.parametrize(("window", "last"), [("hour", 30), ("day", 12), ("month", 2)])
-def test_a_series_has_every_bucket(rig, ask, window, last):
+def test_a_series_has_every_bucket(harness, ask, window, last):
     """A series is the latest buckets, oldest first, those without an event as 0, in the days of the zone."""
     now = time.time()
     events = scattered(now, 10, 200)
-    count(rig, events)
+    count(harness, events)
     expected = Counter()
     for _, _, amount, at in events:
         expected[bucket(window, int(at) // 60, ZONE).label] += amount
@@ -84,11 +85,11 @@ def test_a_series_has_every_bucket(rig, ask, window, last):
 
 
 @pytest.mark.parametrize("over", ["24h", "7d", "90m", "40d"])
-def test_a_rolling_sum_is_exact(rig, ask, over):
+def test_a_rolling_sum_is_exact(harness, ask, over):
     """A sum over a range is the sum of the events between the bounds that it states, which hold the range tightly."""
     now = time.time()
     events = scattered(now, 10, 400)
-    count(rig, events)
+    count(harness, events)
     rolling = ask(query_rolling, SUBJECT, "view", over, now)
     assert rolling.value == sum(amount for _, _, amount, at in events if rolling.start <= at < rolling.end)
     begin = int(now) - seconds(over) + 1
@@ -103,28 +104,28 @@ def test_a_rolling_week_reads_few_buckets(ask):
         assert 7 <= rolling.buckets <= 6 + 2 * 24
 
 
-def test_a_window_is_shown_from_its_floor(rig, ask):
+def test_a_window_is_shown_from_its_floor(harness, ask):
     """A day with more taken back than given shows the floor, and the sum over days is floored once, at its end."""
     now = bucket("day", int(time.time()) // 60, ZONE).start - DAY / 2  # about noon: far from where days meet
     yesterday = now - DAY
-    count(rig, [("like", SUBJECT, -2, now), ("like", SUBJECT, 3, yesterday)])
+    count(harness, [("like", SUBJECT, -2, now), ("like", SUBJECT, 3, yesterday)])
     assert [point.value for point in ask(query_series, SUBJECT, "like", "day", 2, now).points] == [3, 0]
     assert ask(query_rolling, SUBJECT, "like", "1d", now).value == 1
 
 
-def test_buckets_expire_by_themselves(rig):
+def test_buckets_expire_by_themselves(harness):
     """Each bucket is kept from its end for as long as declared, with its leaderboard; what is forever has no end."""
     now = int(time.time())
-    count(rig, [(metric, SUBJECT, 1, now) for metric in ("view", "click", "call", "daily")])
-    keys = rig.layout.keys_of(SUBJECT)
+    count(harness, [(metric, SUBJECT, 1, now) for metric in ("view", "click", "call", "daily")])
+    keys = harness.layout.keys_of(SUBJECT)
 
     def label(window):
         return bucket(window, now // 60, ZONE).label
 
     def kept(key, window):
         """Return how many seconds behind the end of its bucket a key is kept; `None`: for ever."""
-        assert rig.client.exists(key), key
-        expires = rig.client.pexpiretime(key)
+        assert harness.client.exists(key), key
+        expires = harness.client.pexpiretime(key)
         return None if expires == -1 else expires / 1000 - bucket(window, now // 60, ZONE).end
 
     assert kept(keys.window("hour", "view", label("hour")), "hour") == 8 * DAY
@@ -140,26 +141,26 @@ def test_buckets_expire_by_themselves(rig):
     assert kept(keys.top("view"), "hour") is None
 
 
-def test_a_bucket_is_kept_for_a_day_at_least(rig, ask):
+def test_a_bucket_is_kept_for_a_day_at_least(harness, ask):
     """An event that comes when its bucket should be gone is counted there, and the bucket is kept for another day."""
     now = time.time()
     long_ago = now - 30 * DAY
-    count(rig, [("view", SUBJECT, 1, long_ago), ("click", SUBJECT, 1, now)])
-    keys = rig.layout.keys_of(SUBJECT)
+    count(harness, [("view", SUBJECT, 1, long_ago), ("click", SUBJECT, 1, now)])
+    keys = harness.layout.keys_of(SUBJECT)
     for key in (
         keys.window("hour", "view", bucket("hour", int(long_ago) // 60).label),
         keys.window("minute", "click", bucket("minute", int(now) // 60).label),
     ):
-        assert DAY - 60 < rig.client.pttl(key) / 1000 <= DAY
+        assert DAY - 60 < harness.client.pttl(key) / 1000 <= DAY
     assert sum(point.value for point in ask(query_series, SUBJECT, "view", "hour", 800, now).points) == 1
 
 
 @pytest.mark.parametrize("window", [None, "hour", "day", "month", "7d", "24h"])
-def test_tops_are_exact(rig, ask, window):
+def test_tops_are_exact(harness, ask, window):
     """While every subject fits, a top list is the exact order of sums: of all time, of a bucket, and of a range."""
     now = time.time()
     events = scattered(now, 9, 500, subjects=20)
-    count(rig, events)
+    count(harness, events)
     expected = Counter()
     rolling = ask(query_rolling, SUBJECT, "view", window, now) if window in ("7d", "24h") else None
     for _, subject, amount, at in events:
@@ -174,11 +175,11 @@ def test_tops_are_exact(rig, ask, window):
     assert ranking.error == 0
 
 
-def test_a_rolling_top_states_what_it_cannot_know(rig, ask):
+def test_a_rolling_top_states_what_it_cannot_know(harness, ask):
     """With more subjects than the lists hold, the values are exact and nobody left out has more than is stated."""
     now = time.time()
     events = scattered(now, 6, 4000, subjects=400)
-    count(rig, events)
+    count(harness, events)
     exact = Counter()
     for _, subject, amount, _ in events:
         exact[subject] += amount

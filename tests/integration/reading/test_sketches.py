@@ -16,9 +16,9 @@ from tallystream.reading.leaderboards import query_top
 from tallystream.reading.sketches import DELTA, EPSILON
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
-from tallystream.rules.windows import DAY
 from tallystream.storage.keys import partition_of
-from tests.harness import Rig
+from tallystream.wire.window import DAY
+from tests.harness import Harness
 from tests.waiting import until
 
 QUOTA = 50
@@ -37,25 +37,25 @@ RULES = Rules(
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Parts wired to a clean server, with the rules of this module."""
-    with Rig(server.url, rules=RULES, partitions=PARTITIONS) as wired:
+    with Harness(server.url, rules=RULES, partitions=PARTITIONS) as wired:
         yield wired
 
 
 @pytest.fixture
-def totals(rig):
+def totals(harness):
     """A reader."""
-    with Totals(rig.url) as reader:
+    with Totals(harness.url) as reader:
         yield reader
 
 
-def count(rig, events):
+def count(harness, events):
     """Emit `(metric, subject, amount, at, actor)` and count them."""
-    with Producer(rig.url, linger=0.05, entry_events=5000) as producer:
+    with Producer(harness.url, linger=0.05, entry_events=5000) as producer:
         for metric, subject, amount, at, actor in events:
             producer.emit(metric, subject, amount, at=at, actor=actor)
-    rig.drain()
+    harness.drain()
 
 
 def zipf(subjects, events, seed=7):
@@ -72,34 +72,34 @@ def invented(number):
     return (("few", f"made-up:{n:012d}", 1, now, f"user-{n % 3}") for n in range(number))
 
 
-def ledger_of(rig, partition, field):
+def ledger_of(harness, partition, field):
     """Return one field of a partition's ledger."""
-    return int(rig.client.hget(rig.layout.keys[partition].ledger, field) or 0)
+    return int(harness.client.hget(harness.layout.keys[partition].ledger, field) or 0)
 
 
-def test_a_sketch_keeps_its_bound(rig, totals):
+def test_a_sketch_keeps_its_bound(harness, totals):
     """No estimate is too low; all but the stated share are within the stated bound of the exact count."""
     exact = zipf(20_000, 200_000)
     now = time.time()
-    count(rig, (("path", subject, amount, now, None) for subject, amount in exact.items()))
+    count(harness, (("path", subject, amount, now, None) for subject, amount in exact.items()))
     for partition in range(PARTITIONS):
         mine = {name: amount for name, amount in exact.items() if partition_of(name, PARTITIONS) == partition}
-        assert ledger_of(rig, partition, "sketched@path") == sum(mine.values())
+        assert ledger_of(harness, partition, "sketched@path") == sum(mine.values())
         reading = totals.read((subject, "path") for subject in mine)
         bound = math.ceil(EPSILON * sum(mine.values()))
         assert reading.error() == bound
         excess = [reading.values[subject, "path"] - amount for subject, amount in mine.items()]
         assert min(excess) >= 0
         assert sum(each > bound for each in excess) <= DELTA * len(excess)
-    assert rig.ledger()["total@path"] == 200_000
+    assert harness.ledger()["total@path"] == 200_000
 
 
-def test_the_top_of_a_sketch(rig, totals):
+def test_the_top_of_a_sketch(harness, totals):
     """The leaderboard of a sketch has the subjects with the most, and each value within the error that it states."""
     exact = zipf(5_000, 100_000)
     now = time.time()
-    count(rig, (("path", subject, amount, now, None) for subject, amount in exact.items()))
-    ranking = totals.run(query_top(rig.layout, RULES, "path", 10, now=now))
+    count(harness, (("path", subject, amount, now, None) for subject, amount in exact.items()))
+    ranking = totals.run(query_top(harness.layout, RULES, "path", 10, now=now))
     assert ranking.error > 0
     assert all(exact[subject] <= value <= exact[subject] + ranking.error for subject, value in ranking.places)
     tenth = exact.most_common(10)[-1][1]
@@ -107,41 +107,41 @@ def test_the_top_of_a_sketch(rig, totals):
     assert len(ranking.places) == 10
 
 
-def test_nothing_is_taken_from_a_sketch(rig, totals):
+def test_nothing_is_taken_from_a_sketch(harness, totals):
     """A negative amount is refused by the producer, and parked where it comes past one."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("path", "/a")
         producer.flush()
         with pytest.raises(EventError, match="must not be negative: path is kept in a sketch"):
             producer.emit("path", "/a", -1)
-    rig.client.xadd(rig.layout.keys_of("/a").stream, {"metric": "path", "subject": "/a", "amount": "-1"})
-    rig.drain()
-    assert rig.ledger()["dead@path"] == 1
+    harness.client.xadd(harness.layout.keys_of("/a").stream, {"metric": "path", "subject": "/a", "amount": "-1"})
+    harness.drain()
+    assert harness.ledger()["dead@path"] == 1
     assert totals.get("/a", "path") == 1
 
 
 @pytest.mark.parametrize("actors", [10, 1_000, 50_000])
-def test_uniques_keep_their_error(rig, totals, actors):
+def test_uniques_keep_their_error(harness, totals, actors):
     """Different actors are counted within three standard errors, however often each comes."""
     now = time.time()
     twice = [*range(actors), *range(0, actors, 3)]
-    count(rig, (("visit", "article:1", 1, now, f"user-{actor}") for actor in twice))
-    uniques = totals.run(query_uniques(rig.layout, RULES, "article:1", "visit", "day", now))
+    count(harness, (("visit", "article:1", 1, now, f"user-{actor}") for actor in twice))
+    uniques = totals.run(query_uniques(harness.layout, RULES, "article:1", "visit", "day", now))
     assert uniques.error == HLL_ERROR
     assert abs(uniques.value - actors) <= 3 * HLL_ERROR * actors
     assert totals.get("article:1", "visit") == len(twice)
 
 
-def test_uniques_over_days(rig, totals):
+def test_uniques_over_days(harness, totals):
     """Over several days an actor is one actor, whenever they came; days out of the range do not count."""
     now = time.time() // DAY * DAY - DAY / 2  # noon of yesterday: far from where days meet
     days = [now - ago * DAY for ago in range(4)]
     # Each day 3,000 actors, of whom the next day shares 2,000.
     visits = [(at, f"user-{1000 * ago + n}") for ago, at in enumerate(days) for n in range(3000)]
-    count(rig, (("visit", "article:1", 1, at, actor) for at, actor in visits))
+    count(harness, (("visit", "article:1", 1, at, actor) for at, actor in visits))
 
     def ask(over):
-        return totals.run(query_uniques(rig.layout, RULES, "article:1", "visit", over, now)).value
+        return totals.run(query_uniques(harness.layout, RULES, "article:1", "visit", over, now)).value
 
     assert abs(ask("day") - 3000) <= 3 * HLL_ERROR * 3000
     assert abs(ask("30d") - 6000) <= 3 * HLL_ERROR * 6000
@@ -149,71 +149,71 @@ def test_uniques_over_days(rig, totals):
     assert abs(ask("1d") - 4000) <= 3 * HLL_ERROR * 4000
 
 
-def test_subjects_beyond_the_quota_go_to_the_sketch(rig, totals):
+def test_subjects_beyond_the_quota_go_to_the_sketch(harness, totals):
     """Subjects up to the quota are exact and stay so; those beyond are estimates that say their error."""
     known = [f"article:{number}" for number in range(40)]
     now = time.time()
-    count(rig, [("few", subject, 5, now, None) for subject in known])
-    count(rig, invented(1000))
-    count(rig, [("few", subject, 2, now, None) for subject in (*known, "made-up:000000000999")])
+    count(harness, [("few", subject, 5, now, None) for subject in known])
+    count(harness, invented(1000))
+    count(harness, [("few", subject, 2, now, None) for subject in (*known, "made-up:000000000999")])
     reading = totals.read((subject, "few") for subject in known)
     assert set(reading.values.values()) == {7}
     assert reading.error() == 0
     for partition in range(PARTITIONS):
-        assert ledger_of(rig, partition, "subjects@few") == QUOTA
-    exact = len(rig.totals())
+        assert ledger_of(harness, partition, "subjects@few") == QUOTA
+    exact = len(harness.totals())
     assert exact == QUOTA * PARTITIONS
-    ledger = rig.ledger()
+    ledger = harness.ledger()
     assert ledger["sketched@few"] == 1000 - (exact - len(known)) + 2
     assert ledger["total@few"] == 40 * 7 + 1002
     reading = totals.read([("made-up:000000000999", "few")])
     assert 3 <= reading.values["made-up:000000000999", "few"] <= 3 + reading.error()
     assert reading.error() > 0
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         outcome = producer.decide("few", "made-up:000000000998")
     assert (outcome.accepted, outcome.total) == (True, None)
 
 
-def test_a_quota_bounds_the_memory(rig):
+def test_a_quota_bounds_the_memory(harness):
     """200,000 invented subjects take less than a counter each would: a sketch, and nothing that grows with them."""
-    count(rig, invented(1000))
-    before = rig.client.info("memory")["used_memory"]
-    streams = sum(rig.client.memory_usage(keys.stream, samples=0) for keys in rig.layout.keys)
-    count(rig, invented(INVENTED))
-    grown = rig.client.info("memory")["used_memory"] - before
-    grown -= sum(rig.client.memory_usage(keys.stream, samples=0) for keys in rig.layout.keys) - streams
+    count(harness, invented(1000))
+    before = harness.client.info("memory")["used_memory"]
+    streams = sum(harness.client.memory_usage(keys.stream, samples=0) for keys in harness.layout.keys)
+    count(harness, invented(INVENTED))
+    grown = harness.client.info("memory")["used_memory"] - before
+    grown -= sum(harness.client.memory_usage(keys.stream, samples=0) for keys in harness.layout.keys) - streams
     assert grown < 20 * INVENTED  # a counter takes about 100 bytes
-    assert len(rig.totals()) == QUOTA * PARTITIONS
-    assert sum(rig.client.hlen(key) for keys in rig.layout.keys for key in rig.client.keys(f"{keys.prefix}day:*")) == (
-        QUOTA * PARTITIONS
-    )
-    assert sum(len(rig.client.keys(f"{keys.prefix}unique:*")) for keys in rig.layout.keys) == QUOTA * PARTITIONS
-    assert rig.ledger()["counted"] == INVENTED + 1000
+    assert len(harness.totals()) == QUOTA * PARTITIONS
+    assert sum(
+        harness.client.hlen(key) for keys in harness.layout.keys for key in harness.client.keys(f"{keys.prefix}day:*")
+    ) == (QUOTA * PARTITIONS)
+    assert sum(len(harness.client.keys(f"{keys.prefix}unique:*")) for keys in harness.layout.keys) == QUOTA * PARTITIONS
+    assert harness.ledger()["counted"] == INVENTED + 1000
 
 
 @pytest.mark.slow
-def test_a_million_invented_subjects(rig):
+def test_a_million_invented_subjects(harness):
     """A million subjects that nobody has heard of leave counters for the quota, a sketch, and a server that answers."""
-    before = rig.client.info("memory")["used_memory"]
-    count(rig, invented(1_000_000))
-    for keys in rig.layout.keys:
-        rig.client.delete(keys.stream)
-    until(lambda: rig.client.info("memory")["used_memory"] - before < 20 * 2**20, what="the streams to be freed")
-    assert len(rig.totals()) == QUOTA * PARTITIONS
-    assert sum(ledger_of(rig, n, "counted") for n in range(PARTITIONS)) == 1_000_000
-    sketched = sum(ledger_of(rig, n, "sketched@few") for n in range(PARTITIONS))
+    before = harness.client.info("memory")["used_memory"]
+    count(harness, invented(1_000_000))
+    for keys in harness.layout.keys:
+        harness.client.delete(keys.stream)
+    until(lambda: harness.client.info("memory")["used_memory"] - before < 20 * 2**20, what="the streams to be freed")
+    assert len(harness.totals()) == QUOTA * PARTITIONS
+    assert sum(ledger_of(harness, n, "counted") for n in range(PARTITIONS)) == 1_000_000
+    sketched = sum(ledger_of(harness, n, "sketched@few") for n in range(PARTITIONS))
     assert sketched == 1_000_000 - QUOTA * PARTITIONS
 
 
 @pytest.mark.slow
-def test_a_bloom_filter_keeps_its_rate(rig):
+def test_a_bloom_filter_keeps_its_rate(harness):
     """Every copy of an id is found, and of 400,000 new ones hardly any is taken for one: 1 in 6,600 at the end."""
     new, copies = 400_000, 2_000
     subject = next(f"s{n}" for n in range(9) if partition_of(f"s{n}", PARTITIONS) == 0)
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for number in (*range(new), *range(copies)):
             producer.emit("order", subject, id=f"order-{number}")
-    rig.drain()
-    wrong = ledger_of(rig, 0, "duplicate@order") - copies
+    harness.drain()
+    wrong = ledger_of(harness, 0, "duplicate@order") - copies
     assert 0 <= wrong <= new / 6_600
-    assert rig.totals()["order", subject] == new - wrong
+    assert harness.totals()["order", subject] == new - wrong

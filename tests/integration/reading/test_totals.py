@@ -8,26 +8,26 @@ import pytest
 
 from tallystream import ConfigurationError, EventError, FlushTimeout, Producer
 from tallystream.reading.totals import Totals
-from tests.harness import Rig
+from tests.harness import Harness
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """The parts, wired to an empty server."""
-    with Rig(server.url) as rig:
-        yield rig
+    with Harness(server.url) as harness:
+        yield harness
 
 
 @pytest.fixture
-def totals(rig):
+def totals(harness):
     """A reader of the same server."""
-    with Totals(rig.url) as totals:
+    with Totals(harness.url) as totals:
         yield totals
 
 
-def emit(rig: Rig, *events: tuple[str, str, int]) -> None:
+def emit(harness: Harness, *events: tuple[str, str, int]) -> None:
     """Append events, each a metric, a subject and an amount."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for metric, subject, amount in events:
             producer.emit(metric, subject, amount)
 
@@ -39,10 +39,12 @@ def test_a_counter_that_was_never_counted_is_0(totals):
     assert totals.of("article:1") == {"like": 0, "view": 0, "vote": 0}
 
 
-def test_one_many_and_all(rig, totals):
+def test_one_many_and_all(harness, totals):
     """A total can be read alone, among others of any partition, and with all metrics of its subject."""
-    emit(rig, *(("view", f"article:{n}", n) for n in range(50)), ("like", "article:7", -2), ("view", "caf\u00e9", 3))
-    rig.drain()
+    emit(
+        harness, *(("view", f"article:{n}", n) for n in range(50)), ("like", "article:7", -2), ("view", "caf\u00e9", 3)
+    )
+    harness.drain()
     assert totals.get("article:7", "view") == 7
     assert totals.get("cafe\u0301", "view") == 3
     wanted = [(f"article:{n}", "view") for n in range(50)]
@@ -51,55 +53,55 @@ def test_one_many_and_all(rig, totals):
     assert totals.of("article:7") == {"like": -2, "view": 7, "vote": 0}
 
 
-def test_any_client_can_read(rig):
+def test_any_client_can_read(harness):
     """A total is a string key with a whole number, readable with GET alone."""
-    emit(rig, ("view", "article:1", 5))
-    rig.drain()
-    assert rig.client.get(rig.layout.keys_of("article:1").total("view", "article:1")) == b"5"
+    emit(harness, ("view", "article:1", 5))
+    harness.drain()
+    assert harness.client.get(harness.layout.keys_of("article:1").total("view", "article:1")) == b"5"
 
 
-def test_large_totals_are_exact(rig, totals):
+def test_large_totals_are_exact(harness, totals):
     """A total of 2^53 - 1 is read digit by digit."""
-    emit(rig, ("view", "article:1", 2**53 - 1), ("like", "article:1", -(10**15)))
-    rig.drain()
+    emit(harness, ("view", "article:1", 2**53 - 1), ("like", "article:1", -(10**15)))
+    harness.drain()
     assert totals.of("article:1") == {"like": -(10**15), "view": 2**53 - 1, "vote": 0}
 
 
-def test_a_reading_says_how_good_it_is(rig, totals):
+def test_a_reading_says_how_good_it_is(harness, totals):
     """A reading states the entries that are not in it yet, and up to which stream ID it is complete."""
-    emit(rig, ("view", "article:1", 1))
-    keys = rig.layout.keys_of("article:1")
-    last = rig.client.xrevrange(keys.stream, count=1)[0][0].decode()
+    emit(harness, ("view", "article:1", 1))
+    keys = harness.layout.keys_of("article:1")
+    last = harness.client.xrevrange(keys.stream, count=1)[0][0].decode()
     before = totals.read([("article:1", "view")])
     assert before.lag == 1
     assert all(position.as_of == "0-0" for position in before.positions.values())
-    rig.drain()
+    harness.drain()
     after = totals.read([("article:1", "view")])
     assert (after.lag, after.values) == (0, {("article:1", "view"): 1})
     assert [position.as_of for position in after.positions.values()] == [last]
 
 
-def test_a_pending_entry_is_not_complete(rig, totals):
+def test_a_pending_entry_is_not_complete(harness, totals):
     """Entries that a worker holds and has not applied are not in `as_of`."""
-    emit(rig, ("view", "article:1", 1))
-    partition = next(i for i, keys in enumerate(rig.layout.keys) if keys == rig.layout.keys_of("article:1"))
-    (entry,) = rig.fetch(partition)(10, 0)
+    emit(harness, ("view", "article:1", 1))
+    partition = next(i for i, keys in enumerate(harness.layout.keys) if keys == harness.layout.keys_of("article:1"))
+    (entry,) = harness.fetch(partition)(10, 0)
     (position,) = totals.read([("article:1", "view")]).positions.values()
     assert (position.pending, position.lag) == (1, 1)
     assert position.as_of < entry.id
 
 
-def test_reading_ones_own_writes(rig, totals):
+def test_reading_ones_own_writes(harness, totals):
     """A read after a stream ID returns once that entry is counted, and in time where it never is."""
-    emit(rig, ("view", "article:1", 1))
-    keys = rig.layout.keys_of("article:1")
-    last = rig.client.xrevrange(keys.stream, count=1)[0][0].decode()
+    emit(harness, ("view", "article:1", 1))
+    keys = harness.layout.keys_of("article:1")
+    last = harness.client.xrevrange(keys.stream, count=1)[0][0].decode()
     with pytest.raises(FlushTimeout, match=last):
         totals.read([("article:1", "view")], after=last, timeout=0.05)
     found = []
     reader = threading.Thread(target=lambda: found.append(totals.read([("article:1", "view")], after=last)))
     reader.start()
-    rig.drain()
+    harness.drain()
     reader.join()
     assert found[0].values == {("article:1", "view"): 1}
 
@@ -120,19 +122,19 @@ def test_all_metrics_without_a_worker(server):
             totals.of("article:1")
 
 
-def test_another_number_of_partitions(rig):
+def test_another_number_of_partitions(harness):
     """A reader that expects another number of partitions than is stored says so."""
-    with Totals(rig.url, partitions=8) as totals, pytest.raises(ConfigurationError, match="created with 4"):
+    with Totals(harness.url, partitions=8) as totals, pytest.raises(ConfigurationError, match="created with 4"):
         totals.get("article:1", "view")
 
 
-def test_nothing_runs_keys(rig, totals):
+def test_nothing_runs_keys(harness, totals):
     """Neither writing nor counting nor reading walks over the keys of the server."""
-    rig.client.config_resetstat()
-    emit(rig, *(("view", f"article:{n}", 1) for n in range(50)))
-    rig.drain()
+    harness.client.config_resetstat()
+    emit(harness, *(("view", f"article:{n}", 1) for n in range(50)))
+    harness.drain()
     totals.of("article:1")
     totals.get_many([(f"article:{n}", "view") for n in range(50)])
-    used = {name.partition("|")[0].removeprefix("cmdstat_") for name in rig.client.info("commandstats")}
+    used = {name.partition("|")[0].removeprefix("cmdstat_") for name in harness.client.info("commandstats")}
     assert used.isdisjoint({"keys", "scan", "sort", "hscan", "randomkey"})
     assert {"evalsha", "mget"} <= used

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
@@ -30,11 +30,11 @@ from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.schedule import Scheduled
 from tallystream_worker.rebuild.scope import Span
 from tallystream_worker.runtime.app import counting
-from tallystream_worker.service.server_stats import query_vitals
+from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.settings.settings import AuditSettings, RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
-from tallystream_worker.snapshot.snapshotter import HOLDER, Snapshot
-from tests.harness import Rig
+from tallystream_worker.snapshot.snapshotter import HOLDER, Snapshotter
+from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings
 from tests.waiting import until
 
@@ -45,9 +45,9 @@ relaxed = settings(
 )
 
 
-def report(rig: Rig, **options):
-    """Audit what a rig has counted."""
-    return audit(rig.client, establish(rig.client), rig.rules, **options)
+def report(harness: Harness, **options):
+    """Audit what a harness has counted."""
+    return audit(harness.client, create_or_load(harness.client), harness.rules, **options)
 
 
 @relaxed
@@ -56,10 +56,10 @@ def test_an_audit_is_silent_on_counters_that_are_right(server, drawn, seed):
     """Under all rules, decisions mixed in, delivered in any order: no counter differs from what is folded again."""
     chance = random.Random(seed)
     server.clear()
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        feed(rig, drawn, chance)
-        deliver(rig, chance)
-        found = report(rig)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        feed(harness, drawn, chance)
+        deliver(harness, chance)
+        found = report(harness)
         assert found.differences == []
         assert found.counters > 0
 
@@ -70,59 +70,59 @@ def test_entries_in_hand_are_left_out(server, drawn, seed):
     """With entries that somebody holds, some that nobody has read, and decided ones among them, no counter differs."""
     chance = random.Random(seed)
     server.clear()
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        feed(rig, drawn, chance)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        feed(harness, drawn, chance)
         for partition in range(2):
-            rig.fetch(partition, "holder")(chance.randint(1, 5), 0)
+            harness.fetch(partition, "holder")(chance.randint(1, 5), 0)
             if chance.random() < 0.5:
-                rig.consumer(partition, "other").run_once()
-                feed(rig, drawn[:5], chance)
-        assert report(rig).differences == []
+                harness.consumer(partition, "other").run_once()
+                feed(harness, drawn[:5], chance)
+        assert report(harness).differences == []
 
 
-def filled(rig: Rig) -> None:
+def filled(harness: Harness) -> None:
     """Count something under several rules."""
     for number in range(60):
         subject = f"s{number % 7}"
-        keys = rig.layout.keys_of(subject)
-        rig.client.xadd(keys.stream, {"metric": "view", "subject": subject})
-        rig.client.xadd(keys.stream, {"metric": "vote", "subject": subject, "actor": f"u{number % 5}"})
-        rig.client.xadd(keys.stream, {"metric": "call", "subject": subject, "id": str(number)})
-    rig.finish()
+        keys = harness.layout.keys_of(subject)
+        harness.client.xadd(keys.stream, {"metric": "view", "subject": subject})
+        harness.client.xadd(keys.stream, {"metric": "vote", "subject": subject, "actor": f"u{number % 5}"})
+        harness.client.xadd(keys.stream, {"metric": "call", "subject": subject, "id": str(number)})
+    harness.finish()
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Counters under all rules."""
-    with Rig(server.url, rules=RULES, partitions=2) as wired:
+    with Harness(server.url, rules=RULES, partitions=2) as wired:
         filled(wired)
         yield wired
 
 
-def test_a_tampered_counter_is_named(rig):
+def test_a_tampered_counter_is_named(harness):
     """A total that somebody changed is named with what it should be and by how much it is off; nothing else is."""
-    keys = rig.layout.keys_of("s3")
-    before = int(rig.client.get(keys.total("view", "s3")))
-    rig.client.incrby(keys.total("view", "s3"), 5)
-    (wrong,) = report(rig).differences
+    keys = harness.layout.keys_of("s3")
+    before = int(harness.client.get(keys.total("view", "s3")))
+    harness.client.incrby(keys.total("view", "s3"), 5)
+    (wrong,) = report(harness).differences
     assert (wrong.counter, wrong.expected, wrong.found, wrong.difference) == ("total:view:s3", before, before + 5, 5)
 
 
-def test_everything_that_can_be_tampered_with_is_named(rig):
+def test_everything_that_can_be_tampered_with_is_named(harness):
     """A bucket, a vote, a board, an id, a limit and a ledger that were changed, removed or invented are each named."""
-    keys = rig.layout.keys_of("s3")
-    (day,) = rig.client.keys(f"{keys.prefix}day:view:*")
-    (limit,) = rig.client.keys(f"{keys.prefix}limit:call:*")
-    (seen,) = rig.client.keys(f"{keys.prefix}seen:call:*")
-    rig.client.hincrby(day, "s3", 1)
-    rig.client.delete(keys.total("view", "s3"))
-    rig.client.set(keys.total("view", "invented"), 7)
-    rig.client.hdel(keys.once("vote", "forever", "s3"), "u0")
-    rig.client.hset(limit, "invented", 1)
-    rig.client.hdel(seen, next(iter(rig.client.hkeys(seen))))
-    rig.client.zincrby(keys.top("view"), 2, "s3")
-    rig.client.hincrby(keys.ledger, "counted@view", -1)
-    named = {each.counter for each in report(rig).differences}
+    keys = harness.layout.keys_of("s3")
+    (day,) = harness.client.keys(f"{keys.prefix}day:view:*")
+    (limit,) = harness.client.keys(f"{keys.prefix}limit:call:*")
+    (seen,) = harness.client.keys(f"{keys.prefix}seen:call:*")
+    harness.client.hincrby(day, "s3", 1)
+    harness.client.delete(keys.total("view", "s3"))
+    harness.client.set(keys.total("view", "invented"), 7)
+    harness.client.hdel(keys.once("vote", "forever", "s3"), "u0")
+    harness.client.hset(limit, "invented", 1)
+    harness.client.hdel(seen, next(iter(harness.client.hkeys(seen))))
+    harness.client.zincrby(keys.top("view"), 2, "s3")
+    harness.client.hincrby(keys.ledger, "counted@view", -1)
+    named = {each.counter for each in report(harness).differences}
     label = day.decode().rpartition(":")[2]
     assert f"day:view:{label} -> s3" in named
     assert {"total:view:s3", "total:view:invented", "once:vote:forever:s3 -> u0", "top:view -> s3"} <= named
@@ -134,12 +134,12 @@ def test_everything_that_can_be_tampered_with_is_named(rig):
 
 def test_an_audit_needs_no_rest(server):
     """While events are appended and counted all the time, an audit of totals, boards and books names nothing."""
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        filled(rig)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        filled(harness)
         stop = threading.Event()
 
         def work() -> None:
-            with Rig(server.url, rules=RULES, partitions=2) as other:
+            with Harness(server.url, rules=RULES, partitions=2) as other:
                 number = 0
                 while not stop.is_set():
                     number += 1
@@ -152,72 +152,74 @@ def test_an_audit_needs_no_rest(server):
         thread.start()
         try:
             for _ in range(3):
-                assert report(rig).differences == []
+                assert report(harness).differences == []
         finally:
             stop.set()
             thread.join()
 
 
-def test_what_the_log_no_longer_holds_is_said(rig, tmp_path):
+def test_what_the_log_no_longer_holds_is_said(harness, tmp_path):
     """Where the stream was trimmed an audit says how much is gone; with an archive that has it, all is audited."""
     store = Store(str(tmp_path / "archive"))
-    Archive(rig.client, store, establish(rig.client)).run_once(settled=0)
-    for keys in rig.layout.keys:
-        rig.client.xtrim(keys.stream, maxlen=3, approximate=False)
+    Archive(harness.client, store, create_or_load(harness.client)).run_once(settled=0)
+    for keys in harness.layout.keys:
+        harness.client.xtrim(keys.stream, maxlen=3, approximate=False)
     with pytest.raises(ConfigurationError, match="no longer hold the entries"):
-        report(rig)
-    found = report(rig, sources=Sources(archive=store))
+        report(harness)
+    found = report(harness, sources=Sources(archive=store))
     assert found.differences == []
     assert found.entries == 180
 
 
-def test_a_sample_compares_a_share(rig):
+def test_a_sample_compares_a_share(harness):
     """A sampled audit compares fewer counters, and finds nothing where nothing is wrong."""
-    whole, part = report(rig), report(rig, sample=0.3)
+    whole, part = report(harness), report(harness, sample=0.3)
     assert 0 < part.counters < whole.counters
     assert part.differences == []
 
 
-def trim(rig: Rig, left: int) -> None:
+def trim(harness: Harness, left: int) -> None:
     """Trim every stream to so many entries, as an operator might."""
-    for keys in rig.layout.keys:
-        rig.client.xtrim(keys.stream, maxlen=left, approximate=False)
+    for keys in harness.layout.keys:
+        harness.client.xtrim(keys.stream, maxlen=left, approximate=False)
 
 
 @pytest.fixture
-def snapshot(rig, tmp_path):
+def snapshot(harness, tmp_path):
     """A snapshot of the counters."""
     database = Database(str(tmp_path / "snapshot.sqlite"))
-    Snapshot(rig.client, database, establish(rig.client)).run_once()
+    Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
     yield database
     database.close()
 
 
-def test_an_audit_begins_with_a_snapshot(rig, snapshot):
+def test_an_audit_begins_with_a_snapshot(harness, snapshot):
     """Where the stream was trimmed, a snapshot and the log behind it prove every counter; what is tampered is named."""
-    before = report(rig).counters
-    filled(rig)
-    for keys in rig.layout.keys:
-        rig.client.xtrim(keys.stream, minid=rig.client.hget(keys.holds, HOLDER).decode(), approximate=False)
-    found = report(rig, sources=Sources(snapshot=snapshot))
+    before = report(harness).counters
+    filled(harness)
+    for keys in harness.layout.keys:
+        harness.client.xtrim(
+            keys.stream, minid=harness.client.hget(keys.retention_holds, HOLDER).decode(), approximate=False
+        )
+    found = report(harness, sources=Sources(snapshot=snapshot))
     assert found.differences == []
     assert found.counters >= before
     assert {(scope.base, scope.unproved) for scope in found.scopes} == {("snapshot", 0)}
-    keys = rig.layout.keys_of("s3")
-    rig.client.incrby(keys.total("view", "s3"), 5)
-    rig.client.hset(keys.once("vote", "forever", "s3"), "invented", "1 1 -")
-    rig.client.hincrby(keys.ledger, "counted@view", 1)
-    named = {each.counter: each.difference for each in report(rig, sources=Sources(snapshot=snapshot)).differences}
+    keys = harness.layout.keys_of("s3")
+    harness.client.incrby(keys.total("view", "s3"), 5)
+    harness.client.hset(keys.once("vote", "forever", "s3"), "invented", "1 1 -")
+    harness.client.hincrby(keys.ledger, "counted@view", 1)
+    named = {each.counter: each.difference for each in report(harness, sources=Sources(snapshot=snapshot)).differences}
     assert named["total:view:s3"] == 5
     assert named.keys() == {"total:view:s3", "once:vote:forever:s3 -> invented", "ledger -> counted@view"}
 
 
-def test_a_snapshot_that_is_named_is_begun_with(rig, snapshot):
+def test_a_snapshot_that_is_named_is_begun_with(harness, snapshot):
     """With `--snapshot` only what came behind it is folded, although the log has everything."""
     for _ in range(2):
-        rig.client.xadd(rig.layout.keys_of("s1").stream, {"metric": "view", "subject": "s1"})
-    rig.finish()
-    found = report(rig, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
+        harness.client.xadd(harness.layout.keys_of("s1").stream, {"metric": "view", "subject": "s1"})
+    harness.finish()
+    found = report(harness, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
     assert (found.differences, found.entries) == ([], 2)
 
 
@@ -228,33 +230,33 @@ def test_a_snapshot_is_a_base_under_all_rules(server, tmp_path_factory, drawn, s
     chance = random.Random(seed)
     server.clear()
     database = Database(str(tmp_path_factory.mktemp("base") / "snapshot.sqlite"))
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        feed(rig, drawn[0], chance)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        feed(harness, drawn[0], chance)
         for partition in range(2):
-            rig.fetch(partition, "holder")(chance.randint(1, 5), 0)
+            harness.fetch(partition, "holder")(chance.randint(1, 5), 0)
             if chance.random() < 0.5:
-                rig.consumer(partition, "other").run_once()
-        Snapshot(rig.client, database, establish(rig.client)).run_once()
-        feed(rig, drawn[1], chance)
+                harness.consumer(partition, "other").run_once()
+        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        feed(harness, drawn[1], chance)
         if chance.random() < 0.5:
-            deliver(rig, chance)
-        assert report(rig, sources=Sources(snapshot=database, prefers_snapshot=True)).differences == []
+            deliver(harness, chance)
+        assert report(harness, sources=Sources(snapshot=database, prefers_snapshot=True)).differences == []
     database.close()
 
 
-def test_a_snapshot_that_the_log_has_left_behind_is_refused(rig, snapshot):
+def test_a_snapshot_that_the_log_has_left_behind_is_refused(harness, snapshot):
     """A snapshot that is named proves nothing where entries behind it are gone, or a rebuild has switched since."""
-    filled(rig)
-    trim(rig, 3)
+    filled(harness)
+    trim(harness, 3)
     with pytest.raises(ConfigurationError, match="trimmed behind the snapshot"):
-        report(rig, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
+        report(harness, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
 
 
 AGES = [0, 2, 5, 26, 50, 75]
 """Hours ago: two events lie in one hour, one day or neither."""
 
 
-def back_dated(rig: Rig, chance: random.Random, hours: float, n: int = 25) -> None:
+def back_dated(harness: Harness, chance: random.Random, hours: float, n: int = 25) -> None:
     """Append and count events as they would have come so many hours ago: the entry's ID says when that was."""
     for _ in range(n):
         received = int((time.time() - hours * 3600) * 1000)
@@ -266,11 +268,11 @@ def back_dated(rig: Rig, chance: random.Random, hours: float, n: int = 25) -> No
             fields |= {"actor": f"u{chance.randint(0, 3)}", "amount": chance.choice([1, -1, 0])}
         elif chance.random() < 0.4:
             fields["id"] = chance.choice("abc")
-        keys = rig.layout.keys_of(subject)
-        info = rig.client.xinfo_stream(keys.stream)
+        keys = harness.layout.keys_of(subject)
+        info = harness.client.xinfo_stream(keys.stream)
         last = int(info["last-generated-id"].partition(b"-")[0])
-        rig.client.xadd(keys.stream, fields, id=f"{max(received, last)}-*")
-    rig.finish()
+        harness.client.xadd(keys.stream, fields, id=f"{max(received, last)}-*")
+    harness.finish()
 
 
 @relaxed
@@ -279,32 +281,32 @@ def test_what_is_left_of_the_log_proves_whole_buckets(server, seed, left):
     """Whatever is gone: the buckets that can be proved by what is left are right under all rules, copies included."""
     chance = random.Random(seed)
     server.clear()
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
         for hours in reversed(AGES):
-            back_dated(rig, chance, hours)
-        assert report(rig).differences == []
-        trim(rig, left)
+            back_dated(harness, chance, hours)
+        assert report(harness).differences == []
+        trim(harness, left)
         with contextlib.suppress(ConfigurationError):  # so little is left that there is nothing to say
-            found = report(rig)
+            found = report(harness)
             assert found.differences == []
             assert found.unproved > 0
 
 
 def test_tampered_buckets_are_named_where_the_log_was_trimmed(server):
     """Of a trimmed log, wrong buckets behind what is gone are named, and nothing that could not be proved is."""
-    with Rig(server.url, rules=RULES, partitions=1) as rig:
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
         chance = random.Random(7)
-        back_dated(rig, chance, 75)
-        rig.client.xtrim(rig.layout.keys[0].stream, maxlen=1, approximate=False)
-        back_dated(rig, chance, 26, n=60)
-        keys = rig.layout.keys[0]
-        found = rig.client.keys(f"{keys.prefix}day:view:*")
+        back_dated(harness, chance, 75)
+        harness.client.xtrim(harness.layout.keys[0].stream, maxlen=1, approximate=False)
+        back_dated(harness, chance, 26, n=60)
+        keys = harness.layout.keys[0]
+        found = harness.client.keys(f"{keys.prefix}day:view:*")
         labels = sorted(key.decode().rpartition(":day:view:")[2] for key in found)
-        assert report(rig).differences == []
-        rig.client.hincrby(keys.window("day", "view", labels[-1]), "s1", 3)
-        rig.client.hincrby(keys.window("day", "view", labels[0]), "s1", 3)  # is not whole
-        rig.client.incrby(keys.total("view", "s1"), 3)  # nobody can know
-        found = report(rig)
+        assert report(harness).differences == []
+        harness.client.hincrby(keys.window("day", "view", labels[-1]), "s1", 3)
+        harness.client.hincrby(keys.window("day", "view", labels[0]), "s1", 3)  # is not whole
+        harness.client.incrby(keys.total("view", "s1"), 3)  # nobody can know
+        found = report(harness)
         assert [(each.counter, each.difference) for each in found.differences] == [(f"day:view:{labels[-1]} -> s1", 3)]
         (scope,) = found.scopes
         assert scope.base == "log"
@@ -313,66 +315,68 @@ def test_tampered_buckets_are_named_where_the_log_was_trimmed(server):
 
 def test_an_audit_of_a_range(server):
     """With a range, only buckets within it are compared, and only entries that may say something of them are folded."""
-    with Rig(server.url, rules=RULES, partitions=1) as rig:
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
         chance = random.Random(7)
-        back_dated(rig, chance, 240)
-        back_dated(rig, chance, 26, n=60)
-        keys = rig.layout.keys[0]
-        found = rig.client.keys(f"{keys.prefix}day:view:*")
+        back_dated(harness, chance, 240)
+        back_dated(harness, chance, 26, n=60)
+        keys = harness.layout.keys[0]
+        found = harness.client.keys(f"{keys.prefix}day:view:*")
         labels = sorted(key.decode().rpartition(":day:view:")[2] for key in found)
         for label in labels:
-            rig.client.hincrby(keys.window("day", "view", label), "s1", 3)
+            harness.client.hincrby(keys.window("day", "view", label), "s1", 3)
         bounds = labelled("day", labels[-1])
-        found = report(rig, span=Span(bounds.start, bounds.end))
+        found = report(harness, span=Span(bounds.start, bounds.end))
         assert [each.counter for each in found.differences] == [f"day:view:{labels[-1]} -> s1"]
         assert found.unproved == 0
         assert 0 < found.entries <= 60
-        assert all(each.counter.startswith("day:") for each in report(rig, span=Span(end=bounds.end)).differences)
+        assert all(each.counter.startswith("day:") for each in report(harness, span=Span(end=bounds.end)).differences)
 
 
-def scheduled(rig: Rig, log, *, every: str = "6h", stopping: threading.Event | None = None, client=None) -> Scheduled:
+def scheduled(
+    harness: Harness, log, *, every: str = "6h", stopping: threading.Event | None = None, client=None
+) -> Scheduled:
     """Return what a worker does now and then."""
-    chosen = Settings(RedisSettings(rig.url, partitions=2), rules=RULES, audit=AuditSettings(every))
-    return Scheduled(chosen, client or rig.client, log, stopping or threading.Event())
+    chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES, audit=AuditSettings(every))
+    return Scheduled(chosen, client or harness.client, log, stopping or threading.Event())
 
 
-def test_an_audit_is_done_by_one_worker_when_it_is_due(rig):
+def test_an_audit_is_done_by_one_worker_when_it_is_due(harness):
     """Of two workers one audits, and neither again before it is time; what is wrong is logged and exported."""
-    keys = rig.layout.keys_of("s3")
-    rig.client.incrby(keys.total("view", "s3"), 5)
+    keys = harness.layout.keys_of("s3")
+    harness.client.incrby(keys.total("view", "s3"), 5)
     lines: list[tuple[str, dict]] = []
 
     class Log:
         def error(self, event: str, **fields: object) -> None:
             lines.append((event, fields))
 
-    first, second = scheduled(rig, Log()), scheduled(rig, Log())
+    first, second = scheduled(harness, Log()), scheduled(harness, Log())
     done = first.round()
     assert done is not None
     assert done["differences"] == 1
     assert (second.round(), first.round()) == (None, None)
     ((event, fields),) = lines
     assert (event, fields["first"]) == ("counters differ", "total:view:s3")
-    with closing(Totals(rig.url)) as totals:
-        vitals = totals.run(query_vitals(totals.meta.layout))
+    with closing(Totals(harness.url)) as totals:
+        vitals = totals.run(query_server_stats(totals.meta.layout))
     assert vitals.audit is not None
     assert vitals.audit[1:] == (done["counters"], 1)
-    at = float(rig.client.hget(rig.layout.meta, "audit").split()[0])
-    rig.client.hset(rig.layout.meta, "audit", f"{at - 6 * 3600} 1 0")
-    rig.client.set(rig.layout.keys[0].prefix + "auditing", "somebody else")
+    at = float(harness.client.hget(harness.layout.meta, "audit").split()[0])
+    harness.client.hset(harness.layout.meta, "audit", f"{at - 6 * 3600} 1 0")
+    harness.client.set(harness.layout.keys[0].prefix + "auditing", "somebody else")
     assert second.round() is None
-    rig.client.delete(rig.layout.keys[0].prefix + "auditing")
+    harness.client.delete(harness.layout.keys[0].prefix + "auditing")
     assert second.round() is not None
-    assert not rig.client.exists(rig.layout.keys[0].prefix + "auditing")
+    assert not harness.client.exists(harness.layout.keys[0].prefix + "auditing")
 
 
-def test_a_worker_that_stops_gives_its_audit_up(rig):
+def test_a_worker_that_stops_gives_its_audit_up(harness):
     """A worker that is told to stop in the middle of an audit leaves no lease, and nothing that looks like a result."""
     stopping = threading.Event()
     stopping.set()
-    assert scheduled(rig, None, stopping=stopping).round() is None
-    assert not rig.client.exists(rig.layout.keys[0].prefix + "auditing")
-    assert rig.client.hget(rig.layout.meta, "audit") is None
+    assert scheduled(harness, None, stopping=stopping).round() is None
+    assert not harness.client.exists(harness.layout.keys[0].prefix + "auditing")
+    assert harness.client.hget(harness.layout.meta, "audit") is None
 
 
 def test_a_worker_audits(server):
@@ -387,10 +391,10 @@ def test_a_worker_audits(server):
 
 
 @pytest.mark.usefixtures("snapshot")
-def test_the_command_says_what_the_verdict_rests_on(rig, tmp_path):
+def test_the_command_says_what_the_verdict_rests_on(harness, tmp_path):
     """`audit` names the snapshot that it began with and its exit status says whether all is right; it makes no file."""
     program = Path(sys.executable).with_name("tallystream")
-    environment = {**os.environ, "TALLYSTREAM_REDIS_URL": rig.url}
+    environment = {**os.environ, "TALLYSTREAM_REDIS_URL": harness.url}
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -400,7 +404,7 @@ def test_the_command_says_what_the_verdict_rests_on(rig, tmp_path):
     place = ("--snapshot", str(tmp_path / "snapshot.sqlite"))
     said = command(*place)
     assert (said.returncode, "proved from the snapshot of" in said.stderr) == (0, True), said.stderr
-    rig.client.incr(rig.layout.keys_of("s3").total("view", "s3"))
+    harness.client.incr(harness.layout.keys_of("s3").total("view", "s3"))
     said = command(*place, "--json")
     assert said.returncode == 1
     assert [each["counter"] for each in json.loads(said.stdout)["differences"]] == ["total:view:s3"]
@@ -409,8 +413,8 @@ def test_the_command_says_what_the_verdict_rests_on(rig, tmp_path):
     assert not (tmp_path / "nowhere.sqlite").exists()
 
 
-def test_the_snapshot_of_an_earlier_log_is_no_base(rig, snapshot):
+def test_the_snapshot_of_an_earlier_log_is_no_base(harness, snapshot):
     """A snapshot from before the number of partitions was changed is refused where it is named: it proves nothing."""
     snapshot.state({"log": "2"})
     with pytest.raises(ConfigurationError, match="before the partitions were changed"):
-        report(rig, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
+        report(harness, sources=Sources(snapshot=snapshot, prefers_snapshot=True))

@@ -6,8 +6,8 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from tallystream.deployment import establish
-from tallystream.errors import GenerationMoved
+from tallystream.deployment import create_or_load
+from tallystream.errors import GenerationSwitched
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
@@ -15,15 +15,15 @@ from tallystream.storage.keys import Layout
 from tallystream.wire.event import Event
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
-from tests.harness import Rig
+from tests.harness import Harness
 
 
-def begin(rig: Rig, generation: int) -> None:
+def begin(harness: Harness, generation: int) -> None:
     """Make an empty generation the live one, from here on, in every partition."""
-    for keys in rig.layout.of(generation).keys:
-        rig.client.xgroup_create(keys.stream, keys.group, "$", mkstream=True)
-        rig.client.set(keys.live, generation)
-    rig.client.hset(rig.layout.meta, "generation", generation)
+    for keys in harness.layout.of(generation).keys:
+        harness.client.xgroup_create(keys.stream, keys.group, "$", mkstream=True)
+        harness.client.set(keys.live, generation)
+    harness.client.hset(harness.layout.meta, "generation", generation)
 
 
 def test_the_first_generation_has_the_names_that_were_always_there():
@@ -39,40 +39,40 @@ def test_the_first_generation_has_the_names_that_were_always_there():
 
 def test_a_consumer_of_a_generation_that_is_no_longer_live_changes_nothing(server):
     """Its batch is refused and stays pending, so that it is counted if the switch is undone."""
-    with Rig(server.url, partitions=1) as rig:
-        rig.client.xadd(rig.layout.keys[0].stream, {"metric": "view", "subject": "a"})
-        begin(rig, 2)
-        consumer = rig.consumer()
-        with pytest.raises(GenerationMoved):
+    with Harness(server.url, partitions=1) as harness:
+        harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": "a"})
+        begin(harness, 2)
+        consumer = harness.consumer()
+        with pytest.raises(GenerationSwitched):
             consumer.run_once()
-        assert rig.totals() == {}
-        assert len(rig.pending()) == 1
+        assert harness.totals() == {}
+        assert len(harness.pending()) == 1
 
 
 def test_a_decision_goes_to_the_generation_that_is_live(server):
     """A decider that was made before the switch decides by the counters of the new generation."""
-    with Rig(server.url, partitions=2) as rig:
-        decide = Decider(rig.client, establish(rig.client))
+    with Harness(server.url, partitions=2) as harness:
+        decide = Decider(harness.client, create_or_load(harness.client))
         assert decide(Event("view", "a")).total == 1
-        begin(rig, 2)
+        begin(harness, 2)
         assert decide(Event("view", "a")).total == 1  # the new one is empty: it began behind what there was
         assert decide(Event("view", "a")).total == 2
-        rig.finish_beside()
-        assert rig.totals()["view", "a"] == 3  # the old one counts what was decided in the new one
+        harness.finish_beside()
+        assert harness.totals()["view", "a"] == 3  # the old one counts what was decided in the new one
         with Totals(server.url) as totals:
             assert totals.get("a", "view") == 2
 
 
 def test_workers_and_readers_follow_a_switch(server):
-    """A crew that runs goes on in the new generation, and what was emitted before the switch is not counted in it."""
+    """A pool that runs goes on in the new generation, and what was emitted before the switch is not counted in it."""
     settings = Settings(redis=RedisSettings(url=server.url, partitions=2))
     logger = structlog.wrap_logger(None, processors=[LogCapture()])
     with Producer(server.url, partitions=2) as producer, Totals(server.url) as totals, counting(settings, logger):
         producer.emit("view", "a", 3)
         producer.flush(10, wait="counted")
         assert totals.get("a", "view") == 3
-        with Rig(server.url, partitions=2, rules=settings.rules) as rig:
-            begin(rig, 2)
+        with Harness(server.url, partitions=2, rules=settings.rules) as harness:
+            begin(harness, 2)
         producer.emit("view", "a", 4)
         producer.flush(10, wait="counted")
         last_id = server.client().xinfo_stream(Layout(2).keys_of("a").stream)["last-generated-id"].decode()

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
@@ -31,7 +31,7 @@ from tallystream_worker.rebuild.drop import counter_keys, drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.oracle_rules import tally
 from tests.waiting import until
@@ -48,29 +48,29 @@ def settings_for(url: str, rules: Rules, partitions: int = 2) -> Settings:
     return Settings(redis=RedisSettings(url=url, partitions=partitions), rules=rules)
 
 
-def rebuilt(rig: Rig, rules: Rules | None = None, **options) -> int:
-    """Rebuild, switch, and return the new generation's number; the rig looks at it from then on."""
-    rules = rules or rig.rules
-    generation = propose(rig.client, establish(rig.client), rules)
-    with Rebuild(settings_for(rig.url, rules), establish(rig.client), generation, **options) as run:
+def rebuilt(harness: Harness, rules: Rules | None = None, **options) -> int:
+    """Rebuild, switch, and return the new generation's number; the harness looks at it from then on."""
+    rules = rules or harness.rules
+    generation = propose(harness.client, create_or_load(harness.client), rules)
+    with Rebuild(settings_for(harness.url, rules), create_or_load(harness.client), generation, **options) as run:
         run.begin()
         run.catch_up()
         run.switch()
-    rig.rules, rig.layout = rules, establish(rig.client).layout
+    harness.rules, harness.layout = rules, create_or_load(harness.client).layout
     return generation
 
 
-def stored(rig: Rig) -> dict[str, dict]:
-    """Return totals, standing votes and windows of the rig's generation, nothing that is 0."""
+def stored(harness: Harness) -> dict[str, dict]:
+    """Return totals, standing votes and windows of the harness's generation, nothing that is 0."""
     found = {"totals": {}, "up": {}, "windows": {}}
-    for keys in rig.layout.keys:
-        for key in counter_keys(rig.client, keys):
+    for keys in harness.layout.keys:
+        for key in counter_keys(harness.client, keys):
             kind, _, rest = key.decode().removeprefix(keys.counters).partition(":")
             metric, _, name = rest.partition(":")
             if kind in ("total", "up"):
-                found["totals" if kind == "total" else "up"][metric, name] = int(rig.client.get(key))
+                found["totals" if kind == "total" else "up"][metric, name] = int(harness.client.get(key))
             elif kind in ("minute", "hour", "day", "month"):
-                for subject, value in rig.client.hgetall(key).items():
+                for subject, value in harness.client.hgetall(key).items():
                     found["windows"][kind, metric, name, subject.decode()] = int(value)
     return {name: without_zeros(values) for name, values in found.items()}
 
@@ -81,16 +81,16 @@ def test_a_rebuild_by_the_same_rules_equals_the_live_counters(server, drawn, see
     """Every counter of the new generation equals the live one, the books of both balance, and an audit is silent."""
     chance = random.Random(seed)
     server.clear()
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        feed(rig, drawn, chance)
-        deliver(rig, chance)
-        before = stored(rig)
-        assert rebuilt(rig) == 2
-        assert stored(rig) == before
-        assert list(compare(rig.client, establish(rig.client), 1)) == []
-        assert audit(rig.client, establish(rig.client), RULES).differences == []
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        feed(harness, drawn, chance)
+        deliver(harness, chance)
+        before = stored(harness)
+        assert rebuilt(harness) == 2
+        assert stored(harness) == before
+        assert list(compare(harness.client, create_or_load(harness.client), 1)) == []
+        assert audit(harness.client, create_or_load(harness.client), RULES).differences == []
         with Totals(server.url) as totals:
-            for layout in (rig.layout, rig.layout.of(1)):
+            for layout in (harness.layout, harness.layout.of(1)):
                 books = totals.run(query_ledger(layout))
                 assert (books.unaccounted, books.appended) == (0, len(drawn))
 
@@ -102,54 +102,54 @@ def test_a_rebuild_by_other_rules_equals_the_oracle_under_these(server, drawn, s
     chance = random.Random(seed)
     server.clear()
     old = Rules({name: Metric(ids=None) for name in RULES.metric if RULES.metric[name].once is None})
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        happened = feed(rig, drawn, chance)  # decided by the new rules' limits and votes
-        rig.rules = old
-        deliver(rig, chance)
-        rebuilt(rig, RULES)
-        expected, found = tally(happened, RULES.metric), stored(rig)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        happened = feed(harness, drawn, chance)  # decided by the new rules' limits and votes
+        harness.rules = old
+        deliver(harness, chance)
+        rebuilt(harness, RULES)
+        expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows"):
             assert found[name] == without_zeros(getattr(expected, name)), name
 
 
-def emit(rig: Rig, subject: str, n: int) -> None:
+def emit(harness: Harness, subject: str, n: int) -> None:
     """Append plain views."""
     for _ in range(n):
-        rig.client.xadd(rig.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
+        harness.client.xadd(harness.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
 
 
 def test_undo_catches_up_and_goes_back(server):
     """What was counted after the switch is in the old counters when these are live again; then the new ones can go."""
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        emit(rig, "a", 3)
-        rig.finish()
-        rebuilt(rig)
-        emit(rig, "a", 4)
-        rig.drain()
-        Decider(rig.client, establish(rig.client))(Event("view", "a"))
-        meta = establish(rig.client)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        emit(harness, "a", 3)
+        harness.finish()
+        rebuilt(harness)
+        emit(harness, "a", 4)
+        harness.drain()
+        Decider(harness.client, create_or_load(harness.client))(Event("view", "a"))
+        meta = create_or_load(harness.client)
         with Rebuild(settings_for(server.url, RULES), meta, 1) as run:
             run.catch_up()
             run.switch()
         with Totals(server.url) as totals:
             assert totals.get("a", "view") == 8
             assert totals.meta.generation == 1
-        assert drop(rig.client, establish(rig.client), 2) > 0
-        assert not list(rig.client.scan_iter("tally:*:g2:*"))
-        assert all(len(rig.client.xinfo_groups(keys.stream)) == 1 for keys in rig.layout.keys)
-        assert propose(rig.client, establish(rig.client), RULES) == 3  # a number is never used again
+        assert drop(harness.client, create_or_load(harness.client), 2) > 0
+        assert not list(harness.client.scan_iter("tally:*:g2:*"))
+        assert all(len(harness.client.xinfo_groups(keys.stream)) == 1 for keys in harness.layout.keys)
+        assert propose(harness.client, create_or_load(harness.client), RULES) == 3  # a number is never used again
 
 
 def test_the_first_generation_can_be_dropped(server):
     """Its counters and group go, the log's books stay, and what comes is counted by the new generation."""
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        emit(rig, "a", 3)
-        rig.finish()
-        rebuilt(rig)
-        drop(rig.client, establish(rig.client), 1)
-        assert not any(list(counter_keys(rig.client, keys)) for keys in rig.layout.of(1).keys)
-        emit(rig, "a", 2)
-        rig.drain()
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        emit(harness, "a", 3)
+        harness.finish()
+        rebuilt(harness)
+        drop(harness.client, create_or_load(harness.client), 1)
+        assert not any(list(counter_keys(harness.client, keys)) for keys in harness.layout.of(1).keys)
+        emit(harness, "a", 2)
+        harness.drain()
         with Totals(server.url) as totals:
             assert totals.get("a", "view") == 5
             books = totals.run(query_ledger(totals.meta.layout))
@@ -179,9 +179,9 @@ def test_readers_never_see_a_total_go_back(server):
         for thread in threads:
             thread.start()
         try:
-            with Rig(server.url, rules=RULES, partitions=2) as rig:
-                rebuilt(rig)
-                with Rebuild(configured, establish(rig.client), 1) as run:
+            with Harness(server.url, rules=RULES, partitions=2) as harness:
+                rebuilt(harness)
+                with Rebuild(configured, create_or_load(harness.client), 1) as run:
                     run.catch_up()
                     run.switch()
             looks = len(seen)
@@ -200,32 +200,32 @@ def test_readers_never_see_a_total_go_back(server):
 
 def test_a_lost_group_is_made_good(server):
     """Where somebody destroyed the group nothing can be counted; a rebuild from the log makes it right again."""
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        emit(rig, "a", 3)
-        rig.finish()
-        emit(rig, "a", 2)
-        for keys in rig.layout.keys:
-            rig.client.xgroup_destroy(keys.stream, keys.group)
-        rebuilt(rig)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        emit(harness, "a", 3)
+        harness.finish()
+        emit(harness, "a", 2)
+        for keys in harness.layout.keys:
+            harness.client.xgroup_destroy(keys.stream, keys.group)
+        rebuilt(harness)
         with Totals(server.url) as totals:
             assert totals.get("a", "view") == 5
 
 
 def test_what_is_gone_comes_from_the_archive(server, tmp_path):
     """A rebuild refuses a trimmed log without an archive; with one, it counts everything, each entry once."""
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        emit(rig, "a", 30)
-        emit(rig, "b", 30)
-        rig.finish()
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        emit(harness, "a", 30)
+        emit(harness, "b", 30)
+        harness.finish()
         store = Store(str(tmp_path / "archive"))
-        Archive(rig.client, store, establish(rig.client)).run_once(settled=0)
-        for keys in rig.layout.keys:
-            rig.client.xtrim(keys.stream, maxlen=2, approximate=False)
+        Archive(harness.client, store, create_or_load(harness.client)).run_once(settled=0)
+        for keys in harness.layout.keys:
+            harness.client.xtrim(keys.stream, maxlen=2, approximate=False)
         with pytest.raises(ConfigurationError, match="no longer in the streams"):
-            rebuilt(rig)
-        rebuilt(rig, archive=store.url)
-        emit(rig, "a", 1)
-        rig.drain()
+            rebuilt(harness)
+        rebuilt(harness, archive=store.url)
+        emit(harness, "a", 1)
+        harness.drain()
         with Totals(server.url) as totals:
             assert (totals.get("a", "view"), totals.get("b", "view")) == (31, 30)
             books = totals.run(query_ledger(totals.meta.layout))
@@ -245,10 +245,10 @@ def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
     rules = Rules({"view": Metric(windows=("day",), top=5)})
     program = Path(sys.executable).parent / "tallystream"
     command = [str(program), "rebuild", "--redis", server.url, "--config", str(config)]
-    with Rig(server.url, rules=rules, partitions=2) as rig, Totals(server.url) as totals:
+    with Harness(server.url, rules=rules, partitions=2) as harness, Totals(server.url) as totals:
         for number in range(600):
-            emit(rig, f"s{number % 9}", 1)
-        rig.finish()
+            emit(harness, f"s{number % 9}", 1)
+        harness.finish()
         before = totals.get_many((f"s{n}", "view") for n in range(9))
         killed = subprocess.run(command, env=os.environ | {"TALLYSTREAM_FAILPOINT": place}, check=False, timeout=60)
         assert killed.returncode == -9
@@ -256,15 +256,15 @@ def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
             assert reader.get_many((f"s{n}", "view") for n in range(9)) == before
         if place != "rebuild-switched:1":
             subprocess.run(command, check=True, timeout=60)
-        rig.layout = establish(rig.client).layout
-        emit(rig, "s0", 1)
-        rig.drain()
-        meta = establish(rig.client)
+        harness.layout = create_or_load(harness.client).layout
+        emit(harness, "s0", 1)
+        harness.drain()
+        meta = create_or_load(harness.client)
         assert {keys.generation for keys in meta.layout.keys} == {meta.generation} == {2}
         with Totals(server.url) as reader:
             assert reader.get("s0", "view") == before["s0", "view"] + 1
             assert reader.run(query_ledger(meta.layout)).unaccounted == 0
-        assert audit(rig.client, meta, rules).differences == []
+        assert audit(harness.client, meta, rules).differences == []
 
 
 def test_rules_that_change_are_said(server):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
-from tallystream_worker.rebuild.replay import Left, Wanted, replay
-from tests.harness import Rig
+from tallystream_worker.rebuild.replay import Left, ReplaySelection, replay
+from tests.harness import Harness
 
 RULES = Rules({"view": Metric(windows=("hour",)), "vote": Metric(once="forever"), "like": Metric(ids="day")})
 PROGRAM = Path(sys.executable).parent / "tallystream"
@@ -22,9 +22,9 @@ AT = 1_763_900_000
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Some events of several shapes."""
-    with Rig(server.url, rules=RULES, partitions=2) as wired, Producer(server.url) as producer:
+    with Harness(server.url, rules=RULES, partitions=2) as wired, Producer(server.url) as producer:
         for number in range(40):
             producer.emit("view", f"s{number % 3}", 1 + number % 2, at=AT + 60 * number)
             producer.emit("vote", f"s{number % 3}", actor=f"u{number % 4}", at=AT + number)
@@ -34,21 +34,21 @@ def rig(server):
         yield wired
 
 
-def events(rig: Rig, **wanted) -> list[dict]:
-    """Replay what a rig holds."""
-    return list(replay(rig.client, establish(rig.client).layout, Wanted(**wanted), Left()))
+def events(harness: Harness, **wanted) -> list[dict]:
+    """Replay what a harness holds."""
+    return list(replay(harness.client, create_or_load(harness.client).layout, ReplaySelection(**wanted), Left()))
 
 
-def test_a_replay_that_is_ingested_counts_the_same(rig, server, tmp_path):
+def test_a_replay_that_is_ingested_counts_the_same(harness, server, tmp_path):
     """NDJSON and Parquet of a replay, ingested into an empty server, give the same totals and number of events."""
-    totals, ledger = rig.totals(), rig.ledger()
+    totals, ledger = harness.totals(), harness.ledger()
     for name in ("all.ndjson", "all.parquet"):
         file = tmp_path / name
         command = [PROGRAM, "replay", "--redis", server.url, "--format", file.suffix[1:], "-o", file]
         subprocess.run([str(each) for each in command], check=True, timeout=60)
     for name in ("all.ndjson", "all.parquet"):
         server.clear()
-        with Rig(server.url, rules=RULES, partitions=2) as empty:
+        with Harness(server.url, rules=RULES, partitions=2) as empty:
             command = [PROGRAM, "ingest", "--redis", server.url, tmp_path / name]
             environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "2"}
             subprocess.run([str(each) for each in command], check=True, timeout=60, env=environment)
@@ -57,16 +57,16 @@ def test_a_replay_that_is_ingested_counts_the_same(rig, server, tmp_path):
             assert empty.ledger() == ledger
 
 
-def test_a_range_is_replayed(rig):
+def test_a_range_is_replayed(harness):
     """Only events of the metric, the subject and the time that were asked for come."""
-    chosen = events(rig, begin=AT, end=AT + 600, metrics=frozenset({"view"}), subjects=frozenset({"s1"}))
+    chosen = events(harness, begin=AT, end=AT + 600, metrics=frozenset({"view"}), subjects=frozenset({"s1"}))
     assert {event["metric"] for event in chosen} == {"view"}
     assert {event["subject"] for event in chosen} == {"s1"}
     assert all(AT <= event["at"] < AT + 600 for event in chosen)
     assert 0 < len(chosen) < 10
 
 
-@pytest.mark.usefixtures("rig")
+@pytest.mark.usefixtures("harness")
 def test_a_reader_that_goes_away_is_no_error(server):
     """`tallystream replay | head -1` prints one event and no traceback."""
     shell = f"{PROGRAM} replay --redis {server.url} | head -1"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import EventError
 from tallystream.producing.producer import Producer
 from tallystream.reading.actor_rules import query_votes
@@ -15,9 +15,10 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.series import query_series
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
-from tallystream.rules.windows import DAY, HOUR, bucket
+from tallystream.rules.windows import bucket
+from tallystream.wire.window import DAY, HOUR
 from tallystream_worker.rebuild.reset import reset
-from tests.harness import Rig
+from tests.harness import Harness
 
 RULES = Rules(
     {
@@ -33,41 +34,41 @@ AGO = (0, 60, HOUR, 5 * HOUR, DAY, 3 * DAY, 40 * DAY)
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Parts wired to a clean server, with the rules of this module."""
-    with Rig(server.url, rules=RULES, partitions=2) as wired:
+    with Harness(server.url, rules=RULES, partitions=2) as wired:
         yield wired
 
 
 @pytest.fixture
-def totals(rig):
+def totals(harness):
     """A reader."""
-    with Totals(rig.url) as reader:
+    with Totals(harness.url) as reader:
         yield reader
 
 
-def count(rig, *events):
+def count(harness, *events):
     """Emit `(metric, subject, amount, at, actor)` and count them."""
-    with Producer(rig.url, linger=0.001) as producer:
+    with Producer(harness.url, linger=0.001) as producer:
         for metric, subject, amount, at, actor in events:
             producer.emit(metric, subject, amount, at=at, actor=actor)
-    rig.drain()
+    harness.drain()
 
 
-def take_back(rig, subject, *metrics):
+def take_back(harness, subject, *metrics):
     """Reset and count; return what was taken back."""
-    taken = reset(rig.client, establish(rig.client), subject, list(metrics))
-    rig.drain()
+    taken = reset(harness.client, create_or_load(harness.client), subject, list(metrics))
+    harness.drain()
     return taken
 
 
-def window_values(rig, metric, subject):
+def window_values(harness, metric, subject):
     """Return what every bucket of a metric holds for a subject."""
-    keys = rig.layout.keys_of(subject)
+    keys = harness.layout.keys_of(subject)
     found = {}
     for window in RULES.metric[metric].windows:
-        for key in rig.client.scan_iter(match=f"{keys.prefix}{window}:{metric}:*", count=1000):
-            if (value := rig.client.hget(key, subject)) is not None:
+        for key in harness.client.scan_iter(match=f"{keys.prefix}{window}:{metric}:*", count=1000):
+            if (value := harness.client.hget(key, subject)) is not None:
                 found[key.decode().removeprefix(keys.prefix)] = int(value)
     return found
 
@@ -78,111 +79,111 @@ def balanced(totals):
     return books.unaccounted == 0 and books.parked == 0
 
 
-def test_totals_and_windows_come_to_nothing(rig, totals):
+def test_totals_and_windows_come_to_nothing(harness, totals):
     """After a reset the total and every bucket are 0, those of the other subject are as they were."""
     now = time.time()
-    count(rig, *(("view", subject, 2, now - ago, None) for subject in (SUBJECT, OTHER) for ago in AGO))
-    of_other = window_values(rig, "view", OTHER)
-    assert take_back(rig, SUBJECT, "view") == {"view": 2 * len(AGO)}
+    count(harness, *(("view", subject, 2, now - ago, None) for subject in (SUBJECT, OTHER) for ago in AGO))
+    of_other = window_values(harness, "view", OTHER)
+    assert take_back(harness, SUBJECT, "view") == {"view": 2 * len(AGO)}
     assert totals.get(SUBJECT, "view") == 0
-    assert set(window_values(rig, "view", SUBJECT).values()) == {0}
+    assert set(window_values(harness, "view", SUBJECT).values()) == {0}
     assert totals.get(OTHER, "view") == 2 * len(AGO)
-    assert window_values(rig, "view", OTHER) == of_other
-    assert rig.ledger()["total@view"] == 2 * len(AGO)
+    assert window_values(harness, "view", OTHER) == of_other
+    assert harness.ledger()["total@view"] == 2 * len(AGO)
     assert balanced(totals)
 
 
-def test_the_leaderboards_follow(rig, totals):
+def test_the_leaderboards_follow(harness, totals):
     """What is reset sinks in the leaderboards, of all time and of today."""
     now = time.time()
-    count(rig, ("view", SUBJECT, 9, now, None), ("view", OTHER, 1, now, None))
-    take_back(rig, SUBJECT, "view")
+    count(harness, ("view", SUBJECT, 9, now, None), ("view", OTHER, 1, now, None))
+    take_back(harness, SUBJECT, "view")
     for window in (None, "day", "hour"):
-        assert totals.run(query_top(rig.layout, RULES, "view", 1, window, now=now)).places == [(OTHER, 1)]
+        assert totals.run(query_top(harness.layout, RULES, "view", 1, window, now=now)).places == [(OTHER, 1)]
 
 
-def test_votes_are_taken_back_one_by_one(rig, totals):
+def test_votes_are_taken_back_one_by_one(harness, totals):
     """After a reset no vote stands, up or down; who voted may vote again and is counted once."""
     now = time.time()
     count(
-        rig,
+        harness,
         ("vote", SUBJECT, 1, now - DAY, "u1"),
         ("vote", SUBJECT, -1, now, "u2"),
         ("vote", SUBJECT, 1, now, "u3"),
         ("vote", SUBJECT, 0, now, "u4"),
     )
-    assert take_back(rig, SUBJECT, "vote") == {"vote": 1}
-    votes = totals.run(query_votes(rig.layout, RULES, SUBJECT, "vote"))
+    assert take_back(harness, SUBJECT, "vote") == {"vote": 1}
+    votes = totals.run(query_votes(harness.layout, RULES, SUBJECT, "vote"))
     assert (votes.score, votes.up, votes.down) == (0, 0, 0)
-    assert set(window_values(rig, "vote", SUBJECT).values()) == {0}
+    assert set(window_values(harness, "vote", SUBJECT).values()) == {0}
     assert balanced(totals)
-    count(rig, ("vote", SUBJECT, 1, time.time() + 1, "u1"))
-    votes = totals.run(query_votes(rig.layout, RULES, SUBJECT, "vote"))
+    count(harness, ("vote", SUBJECT, 1, time.time() + 1, "u1"))
+    votes = totals.run(query_votes(harness.layout, RULES, SUBJECT, "vote"))
     assert (votes.score, votes.up, votes.down) == (1, 1, 0)
 
 
-def test_a_limit_stays_used(rig, totals):
+def test_a_limit_stays_used(harness, totals):
     """A reset brings a limited counter to 0 and gives no new room: what was asked for was asked for."""
     now = time.time()
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for _ in range(4):
             producer.decide("call", SUBJECT, at=now)
-        assert take_back(rig, SUBJECT, "call") == {"call": 3}
+        assert take_back(harness, SUBJECT, "call") == {"call": 3}
         assert totals.get(SUBJECT, "call") == 0
-        assert set(window_values(rig, "call", SUBJECT).values()) == {0}
+        assert set(window_values(harness, "call", SUBJECT).values()) == {0}
         assert not producer.decide("call", SUBJECT, at=now).accepted
-    rig.drain()
+    harness.drain()
     assert balanced(totals)
 
 
-def test_a_reset_goes_below_the_floor(rig, totals):
+def test_a_reset_goes_below_the_floor(harness, totals):
     """What is stored is taken back, not what is shown: a sum below the floor comes to 0 as well."""
-    count(rig, ("like", SUBJECT, -2, time.time(), None))
-    assert take_back(rig, SUBJECT, "like") == {"like": -2}
-    count(rig, ("like", SUBJECT, 1, time.time(), None))
+    count(harness, ("like", SUBJECT, -2, time.time(), None))
+    assert take_back(harness, SUBJECT, "like") == {"like": -2}
+    count(harness, ("like", SUBJECT, 1, time.time(), None))
     assert totals.get(SUBJECT, "like") == 1
     assert balanced(totals)
 
 
-def test_what_is_nothing_stays_nothing(rig):
+def test_what_is_nothing_stays_nothing(harness):
     """A second reset takes nothing back and appends nothing."""
-    count(rig, ("view", SUBJECT, 5, time.time(), None))
-    take_back(rig, SUBJECT, "view")
-    appended = rig.ledger()["appended"]
-    assert take_back(rig, SUBJECT, "view", "vote", "call") == {"view": 0, "vote": 0, "call": 0}
-    assert rig.ledger()["appended"] == appended
+    count(harness, ("view", SUBJECT, 5, time.time(), None))
+    take_back(harness, SUBJECT, "view")
+    appended = harness.ledger()["appended"]
+    assert take_back(harness, SUBJECT, "view", "vote", "call") == {"view": 0, "vote": 0, "call": 0}
+    assert harness.ledger()["appended"] == appended
 
 
-def test_counting_goes_on(rig, totals):
+def test_counting_goes_on(harness, totals):
     """What is emitted after a reset counts from 0, in the total and in its buckets."""
     now = time.time()
-    count(rig, ("view", SUBJECT, 5, now, None))
-    take_back(rig, SUBJECT, "view")
-    count(rig, ("view", SUBJECT, 3, now, None))
+    count(harness, ("view", SUBJECT, 5, now, None))
+    take_back(harness, SUBJECT, "view")
+    count(harness, ("view", SUBJECT, 3, now, None))
     assert totals.get(SUBJECT, "view") == 3
-    assert set(window_values(rig, "view", SUBJECT).values()) == {3}
+    assert set(window_values(harness, "view", SUBJECT).values()) == {3}
 
 
-def test_a_sketch_gives_nothing_back(rig):
+def test_a_sketch_gives_nothing_back(harness):
     """A metric that is kept in a sketch cannot be reset, and says why."""
     with pytest.raises(EventError, match=r"path is kept in a sketch \(exact = false\), which cannot take back"):
-        reset(rig.client, establish(rig.client), SUBJECT, ["path"])
+        reset(harness.client, create_or_load(harness.client), SUBJECT, ["path"])
 
 
-def test_a_bucket_that_has_expired_shows_no_debt(rig, totals):
+def test_a_bucket_that_has_expired_shows_no_debt(harness, totals):
     """A reset takes a day back whose hours are gone, or a total without any bucket, and brings none of them below 0."""
     at = time.time() - 20 * DAY
-    keys = rig.layout.keys_of(SUBJECT)
-    count(rig, ("view", SUBJECT, 5, at, None), ("like", SUBJECT, 3, at, None))
-    rig.client.delete(
+    keys = harness.layout.keys_of(SUBJECT)
+    count(harness, ("view", SUBJECT, 5, at, None), ("like", SUBJECT, 3, at, None))
+    harness.client.delete(
         keys.window("hour", "view", bucket("hour", int(at) // 60).label),
         keys.window("day", "like", bucket("day", int(at) // 60).label),
     )
-    assert take_back(rig, SUBJECT, "view", "like") == {"view": 5, "like": 3}
-    assert window_values(rig, "like", SUBJECT) == {}
+    assert take_back(harness, SUBJECT, "view", "like") == {"view": 5, "like": 3}
+    assert window_values(harness, "like", SUBJECT) == {}
     assert totals.get(SUBJECT, "like") == 0
     assert totals.get(SUBJECT, "view") == 0
-    points = totals.run(query_series(rig.layout, RULES, SUBJECT, "view", "hour", 1000, time.time())).points
+    points = totals.run(query_series(harness.layout, RULES, SUBJECT, "view", "hour", 1000, time.time())).points
     assert min(point.value for point in points) == 0
-    days = totals.run(query_series(rig.layout, RULES, SUBJECT, "view", "day", 30, time.time())).points
+    days = totals.run(query_series(harness.layout, RULES, SUBJECT, "view", "day", 30, time.time())).points
     assert {point.value for point in days} == {0}

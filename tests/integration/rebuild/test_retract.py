@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
@@ -24,7 +24,7 @@ from tallystream_worker.cli.rebuild import build
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.retract import effect, ends, propose_without
 from tallystream_worker.runtime.app import open_books
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.integration.rebuild.test_rebuild import rebuilt, relaxed, settings_for, stored
 from tests.oracle_rules import tally
@@ -32,15 +32,15 @@ from tests.oracle_rules import tally
 PROGRAM = Path(sys.executable).parent / "tallystream"
 
 
-def taken_back(rig, **of):
-    """Take events back, and let the rig look at the generation without them; return what was taken."""
-    meta = establish(rig.client)
-    retraction = Retraction(ends(rig.client, meta), **of)
-    found = effect(rig.client, meta, retraction)
-    generation = propose_without(rig.client, meta, retraction)
-    build(settings_for(rig.url, rig.rules), establish(rig.client), generation, "")
-    meta = establish(rig.client)
-    rig.layout, rig.rules = meta.layout, meta.rules
+def taken_back(harness, **of):
+    """Take events back, and let the harness look at the generation without them; return what was taken."""
+    meta = create_or_load(harness.client)
+    retraction = Retraction(ends(harness.client, meta), **of)
+    found = effect(harness.client, meta, retraction)
+    generation = propose_without(harness.client, meta, retraction)
+    build(settings_for(harness.url, harness.rules), create_or_load(harness.client), generation, "")
+    meta = create_or_load(harness.client)
+    harness.layout, harness.rules = meta.layout, meta.rules
     return found
 
 
@@ -53,85 +53,89 @@ def test_what_is_taken_back_never_happened(server, drawn, seed, by):
     victim, _ = chance.choice(drawn)
     of = {by: getattr(victim, by)} if by != "two" else {"metric": victim.metric, "subject": victim.subject}
     of = {name: value for name, value in of.items() if value is not None} or {"subject": victim.subject}
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        happened = feed(rig, drawn, chance)
-        deliver(rig, chance)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        happened = feed(harness, drawn, chance)
+        deliver(harness, chance)
         kept = [one for one in happened if any(getattr(one, name) != value for name, value in of.items())]
-        found = taken_back(rig, **of)
+        found = taken_back(harness, **of)
         assert found.total == len(happened) - len(kept)
-        expected, now = tally(kept, RULES.metric), stored(rig)
+        expected, now = tally(kept, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows"):
             assert now[name] == without_zeros(getattr(expected, name)), name
         with Totals(server.url) as totals:
             books = totals.run(query_ledger(totals.meta.layout))
             assert (books.unaccounted, books.appended, books.events["retracted"]) == (0, len(drawn), found.total)
-        assert audit(rig.client, establish(rig.client), rig.rules).differences == []
+        assert audit(harness.client, create_or_load(harness.client), harness.rules).differences == []
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Views by actors and votes, counted; a worker's rules published."""
     rules = Rules({"view": Metric(unique="day", windows=("hour",), top=5), "vote": Metric(once="forever")})
-    with Rig(server.url, rules=rules) as rig:
+    with Harness(server.url, rules=rules) as harness:
         with Producer(server.url) as producer:
             for number in range(60):
                 producer.emit("view", f"a:{number % 3}", actor=f"u{number % 10}")
             producer.emit("view", "a:0", 5)
             producer.emit("vote", "a:0", 1, actor="u1", at=1_700_000_000)
             producer.emit("vote", "a:0", -1, actor="u1", at=1_700_000_060)
-        rig.drain()
-        yield rig
+        harness.drain()
+        yield harness
 
 
-def test_a_vote_uncovers_the_one_before_it(rig):
+def test_a_vote_uncovers_the_one_before_it(harness):
     """When the latest vote is taken back, the one before it stands again."""
-    assert rig.totals()["vote", "a:0"] == -1
-    found = taken_back(rig, metric="vote", begin=1_700_000_040_000)
+    assert harness.totals()["vote", "a:0"] == -1
+    found = taken_back(harness, metric="vote", begin=1_700_000_040_000)
     assert found.total == 1
-    assert rig.totals()["vote", "a:0"] == 1
+    assert harness.totals()["vote", "a:0"] == 1
 
 
-def test_unique_actors_forget_one(rig):
+def test_unique_actors_forget_one(harness):
     """An actor that is taken back is not among the unique ones."""
-    (key,) = [key for keys in rig.layout.keys for key in rig.client.scan_iter(f"{keys.prefix}unique:view:*:a:0")]
-    assert rig.client.pfcount(key) == 10
-    taken_back(rig, actor="u1")
-    (key,) = [key for keys in rig.layout.keys for key in rig.client.scan_iter(f"{keys.counters}unique:view:*:a:0")]
-    assert rig.client.pfcount(key) == 9
+    (key,) = [
+        key for keys in harness.layout.keys for key in harness.client.scan_iter(f"{keys.prefix}unique:view:*:a:0")
+    ]
+    assert harness.client.pfcount(key) == 10
+    taken_back(harness, actor="u1")
+    (key,) = [
+        key for keys in harness.layout.keys for key in harness.client.scan_iter(f"{keys.counters}unique:view:*:a:0")
+    ]
+    assert harness.client.pfcount(key) == 9
 
 
-def test_what_happens_afterwards_counts(rig):
+def test_what_happens_afterwards_counts(harness):
     """Events of the same description that are emitted or decided later count, also after a worker's start."""
-    taken_back(rig, subject="a:1")
-    assert ("view", "a:1") not in rig.totals()
-    with Producer(rig.url) as producer:
+    taken_back(harness, subject="a:1")
+    assert ("view", "a:1") not in harness.totals()
+    with Producer(harness.url) as producer:
         producer.emit("view", "a:1", actor="u1")
-    rig.drain()
-    Decider(rig.client, establish(rig.client))(Event("view", "a:1"))
-    assert rig.totals()["view", "a:1"] == 2
-    retracted = rig.rules.retracted
-    open_books(settings_for(rig.url, Rules(rig.rules.metric), partitions=4))
-    meta = establish(rig.client)
+    harness.drain()
+    Decider(harness.client, create_or_load(harness.client))(Event("view", "a:1"))
+    assert harness.totals()["view", "a:1"] == 2
+    retracted = harness.rules.retracted
+    open_books(settings_for(harness.url, Rules(harness.rules.metric), partitions=4))
+    meta = create_or_load(harness.client)
     assert meta.rules.retracted == retracted != ()
-    assert audit(rig.client, meta, meta.rules).differences == []
+    assert audit(harness.client, meta, meta.rules).differences == []
 
 
-def test_a_second_retraction_and_a_rebuild_keep_the_first(rig):
+def test_a_second_retraction_and_a_rebuild_keep_the_first(harness):
     """What was taken back stays taken back when the counters are made anew again."""
-    taken_back(rig, subject="a:1")
-    subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", rig.url], check=True, capture_output=True)
-    taken_back(rig, subject="a:2")
-    subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", rig.url], check=True, capture_output=True)
-    rebuilt(rig)
-    assert {subject for _, subject in rig.totals()} == {"a:0"}
+    taken_back(harness, subject="a:1")
+    subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", harness.url], check=True, capture_output=True)
+    taken_back(harness, subject="a:2")
+    subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", harness.url], check=True, capture_output=True)
+    rebuilt(harness)
+    assert {subject for _, subject in harness.totals()} == {"a:0"}
 
 
-def test_the_command(rig):
+def test_the_command(harness):
     """A dry run shows what would go and changes nothing; the command takes it back; nothing found is said."""
 
     def retract(*arguments, status=0):
         done = subprocess.run(
-            [PROGRAM, "retract", *arguments, "--redis", rig.url], capture_output=True, text=True, check=False
+            [PROGRAM, "retract", *arguments, "--redis", harness.url], capture_output=True, text=True, check=False
         )
         assert done.returncode == status, done.stderr
         return done
@@ -141,10 +145,10 @@ def test_the_command(rig):
     assert {(row["subject"], row["events"], row["amount"]) for row in dry["counters"]} == {
         ("a:0", 2, 2), ("a:1", 2, 2), ("a:2", 2, 2),
     }  # fmt: skip
-    assert rig.totals()["view", "a:0"] == 25
+    assert harness.totals()["view", "a:0"] == 25
     assert "6 events of 3 counters" in retract("--actor", "u1", "--metric", "view", "--dry-run").stdout
     assert "generation 2 is live" in retract("--actor", "u1", "--metric", "view").stdout.replace("\n", " ")
-    with Totals(rig.url) as totals:
+    with Totals(harness.url) as totals:
         assert totals.get("a:0", "view") == 23
     assert "no such events" in retract("--actor", "nobody").stdout
     assert "say which events" in retract(status=2).stderr

@@ -23,13 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from tallystream.client.durability import Confirmation
-from tallystream.deployment import establish, spread_fields
-from tallystream.errors import ConfigurationError, GenerationMoved, StreamError
+from tallystream.client.durability import DurabilityCheck
+from tallystream.deployment import create_or_load, spread_fields
+from tallystream.errors import ConfigurationError, GenerationSwitched, StreamError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
-from tallystream.producing.send_queue import Outbox
+from tallystream.producing.send_queue import SendQueue
 from tallystream.producing.spool.buffer import Spool, SpoolSettings
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
@@ -40,21 +40,21 @@ from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.cli.move import to_partitions
-from tallystream_worker.ingest.formats.lines import Mapping
 from tallystream_worker.ingest.job import jobs_of, run
+from tallystream_worker.ingest.lines import Mapping
 from tallystream_worker.process.failpoints import MOVE_PLACES
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.repartition import topic
-from tallystream_worker.repartition.catch_up import Counting
-from tallystream_worker.repartition.copy import CopiedElsewhere, Copying
-from tallystream_worker.repartition.migration import Move, move
+from tallystream_worker.repartition.catch_up import CatchUpCounter
+from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
+from tallystream_worker.repartition.migration import Repartition, repartition
 from tallystream_worker.runtime.app import counting, open_books
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.drill import drill
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.snapshotter import Snapshot
-from tests.harness import Rig
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.harness import Harness
 from tests.integration.alerts.test_alerts import count
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.integration.rebuild.test_rebuild import settings_for, stored
@@ -72,16 +72,16 @@ relaxed = settings(
 PLAIN = Rules({"view": Metric(ids=None), "call": Metric(limit=5, per="total")})
 
 
-def moved(rig: Rig, partitions: int, **options) -> None:
-    """Move everything; the rig looks at the new log from then on."""
-    move(settings_for(rig.url, rig.rules, 0), establish(rig.client), partitions, **options)
-    rig.layout = establish(rig.client).layout
+def moved(harness: Harness, partitions: int, **options) -> None:
+    """Move everything; the harness looks at the new log from then on."""
+    repartition(settings_for(harness.url, harness.rules, 0), create_or_load(harness.client), partitions, **options)
+    harness.layout = create_or_load(harness.client).layout
 
 
-def emit(rig: Rig, subject: str, n: int) -> None:
+def emit(harness: Harness, subject: str, n: int) -> None:
     """Append plain views."""
     for _ in range(n):
-        rig.client.xadd(rig.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
+        harness.client.xadd(harness.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
 
 
 @relaxed
@@ -90,16 +90,16 @@ def test_after_a_move_everything_is_what_the_oracle_says(server, drawn, seed, be
     """Totals, votes and windows of any number of partitions are the oracle's; the books balance, an audit is silent."""
     chance = random.Random(seed)
     server.clear()
-    with Rig(server.url, rules=RULES, partitions=before) as rig:
-        happened = feed(rig, drawn, chance)
+    with Harness(server.url, rules=RULES, partitions=before) as harness:
+        happened = feed(harness, drawn, chance)
         if chance.random() < 0.5:
-            deliver(rig, chance)  # else nobody has counted anything: the move does not depend on it
-        moved(rig, after)
-        assert rig.layout.partitions == after
-        expected, found = tally(happened, RULES.metric), stored(rig)
+            deliver(harness, chance)  # else nobody has counted anything: the repartition does not depend on it
+        moved(harness, after)
+        assert harness.layout.partitions == after
+        expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows"):
             assert found[name] == without_zeros(getattr(expected, name)), name
-        assert audit(rig.client, establish(rig.client), RULES).differences == []
+        assert audit(harness.client, create_or_load(harness.client), RULES).differences == []
         with Totals(server.url) as totals:
             books = totals.run(query_ledger(totals.meta.layout))
         assert (books.unaccounted, books.appended) == (0, len(drawn))
@@ -111,58 +111,58 @@ def test_a_second_move_equals_the_first(server, drawn, seed):
     """What was moved once is moved again, to fewer partitions, and is still the oracle's."""
     chance = random.Random(seed)
     server.clear()
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        happened = feed(rig, drawn, chance)
-        moved(rig, 5)
-        topic.drop(rig.client, establish(rig.client))
-        happened += feed(rig, drawn[:10], chance)
-        moved(rig, 1)
-        expected, found = tally(happened, RULES.metric), stored(rig)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        happened = feed(harness, drawn, chance)
+        moved(harness, 5)
+        topic.drop(harness.client, create_or_load(harness.client))
+        happened += feed(harness, drawn[:10], chance)
+        moved(harness, 1)
+        expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows"):
             assert found[name] == without_zeros(getattr(expected, name)), name
 
 
 def test_a_copied_entry_is_as_late_as_the_original(server):
     """Lateness is judged by when the first log took an event, though its copy follows on much later ones."""
-    with Rig(server.url, rules=Rules({"aside": Metric(accept_late="1h", late="aside")}), partitions=2) as rig:
-        for keys, id_ in zip(rig.layout.keys, ("7200000-0", "1-5"), strict=True):
-            subject = next(s for n in range(99) if rig.layout.keys_of(s := f"s:{n}") == keys)
-            rig.client.xadd(keys.stream, {"metric": "aside", "subject": subject, "at": "60"}, id=id_)
-        rig.finish()
-        before = rig.ledger(), rig.totals()
-        meta = establish(rig.client)
-        new = topic.begin(rig.client, meta, topic.propose(rig.client, meta, 1), rig.rules)
+    with Harness(server.url, rules=Rules({"aside": Metric(accept_late="1h", late="aside")}), partitions=2) as harness:
+        for keys, id_ in zip(harness.layout.keys, ("7200000-0", "1-5"), strict=True):
+            subject = next(s for n in range(99) if harness.layout.keys_of(s := f"s:{n}") == keys)
+            harness.client.xadd(keys.stream, {"metric": "aside", "subject": subject, "at": "60"}, id=id_)
+        harness.finish()
+        before = harness.ledger(), harness.totals()
+        meta = create_or_load(harness.client)
+        new = topic.begin(harness.client, meta, topic.propose(harness.client, meta, 1), harness.rules)
         for source in (0, 1):  # the newer one first: its copies have the larger IDs
-            other = Copying(rig.client, meta.layout, new.layout)
+            other = StreamCopier(harness.client, meta.layout, new.layout)
             other.look()
             other._from = lambda n, only=source, read=other._from: read(n) if n == only else iter(())
             other()
-        rig.layout = new.layout
-        with Counting(settings_for(rig.url, rig.rules, 0), new, rig.rules) as counting:
+        harness.layout = new.layout
+        with CatchUpCounter(settings_for(harness.url, harness.rules, 0), new, harness.rules) as counting:
             counting()
-        assert (rig.ledger(), rig.totals()) == before
+        assert (harness.ledger(), harness.totals()) == before
 
 
 def test_what_lies_in_a_wrong_partition_does_so_after_the_move(server):
     """An event that was parked because it was appended to another partition's stream is parked again, not counted."""
-    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
-        right = rig.layout.keys_of("a")
-        wrong = next(keys for keys in rig.layout.keys if keys != right)
-        rig.client.xadd(wrong.stream, {"metric": "view", "subject": "a"})
-        rig.client.xadd(right.stream, {"metric": "view", "subject": "a"})
-        rig.client.xadd(right.stream, {"metric": "view", "colour": "red"})
-        rig.finish()
-        before = rig.ledger()
-        moved(rig, 3)
-        assert rig.totals() == {("view", "a"): 1}
-        assert rig.ledger() == before
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        right = harness.layout.keys_of("a")
+        wrong = next(keys for keys in harness.layout.keys if keys != right)
+        harness.client.xadd(wrong.stream, {"metric": "view", "subject": "a"})
+        harness.client.xadd(right.stream, {"metric": "view", "subject": "a"})
+        harness.client.xadd(right.stream, {"metric": "view", "colour": "red"})
+        harness.finish()
+        before = harness.ledger()
+        moved(harness, 3)
+        assert harness.totals() == {("view", "a"): 1}
+        assert harness.ledger() == before
 
 
 def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_path):
     """Events emitted before, during and after the switch are each counted once, from memory and from a spool."""
-    with Rig(server.url, rules=PLAIN, partitions=3) as rig, ExitStack() as stack:
-        plain = stack.enter_context(Producer(rig.url, linger=0))
-        spooled = stack.enter_context(Producer(rig.url, linger=0, spool=tmp_path, entry_events=7))
+    with Harness(server.url, rules=PLAIN, partitions=3) as harness, ExitStack() as stack:
+        plain = stack.enter_context(Producer(harness.url, linger=0))
+        spooled = stack.enter_context(Producer(harness.url, linger=0, spool=tmp_path, entry_events=7))
         expected = {}
 
         def emit_all(amount: int) -> None:
@@ -174,14 +174,14 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
         emit_all(1)
         plain.flush(5)
         spooled.flush(5)
-        meta = establish(rig.client)
-        configured = settings_for(rig.url, PLAIN, 0)
-        moving = Move(configured, rig.client, meta, topic.propose(rig.client, meta, 5))
+        meta = create_or_load(harness.client)
+        configured = settings_for(harness.url, PLAIN, 0)
+        moving = Repartition(configured, harness.client, meta, topic.propose(harness.client, meta, 5))
         moving.begin()
-        with Counting(configured, moving.new, PLAIN) as counting:
+        with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
             emit_all(10)
-            topic.close(rig.client, meta, moving.new.layout)
+            topic.close(harness.client, meta, moving.new.layout)
             emit_all(100)  # refused, and held
             until(lambda: plain.stats.buffered and spooled.stats.buffered, what="held events")
             moving.switch(counting)
@@ -189,9 +189,9 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
         for producer in (plain, spooled):
             producer.flush(10)
             assert producer.stats.appended == producer.stats.emitted
-        rig.layout = establish(rig.client).layout
-        rig.finish()
-        assert rig.totals() == expected
+        harness.layout = create_or_load(harness.client).layout
+        harness.finish()
+        assert harness.totals() == expected
         for producer in (plain, spooled):
             producer.flush(5, wait="counted")
 
@@ -199,9 +199,9 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
 @pytest.mark.parametrize("held", [(), (1,), (0, 2), (0, 1, 2, 3)])
 def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, tmp_path, held):
     """Of what a dead process had sealed, the old log is asked what it has; only the rest goes to the new one."""
-    with Rig(server.url, rules=PLAIN, partitions=4) as rig:
+    with Harness(server.url, rules=PLAIN, partitions=4) as harness:
         spool = Spool(BufferSettings(entry_events=5), SpoolSettings(tmp_path, 2**20, "os", "tally"))
-        outbox = Outbox(rig.client, establish(rig.client), spool, Confirmation())
+        outbox = SendQueue(harness.client, create_or_load(harness.client), spool, DurabilityCheck())
         for lane in (outbox.appender.lanes[partition] for partition in held):
             lane.resume_at = float("inf")  # the process dies before it comes to these
         for n in range(60):
@@ -209,100 +209,102 @@ def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, 
         for _ in range(4):
             outbox.step()
         spool.abandon()
-        moved(rig, 3)
-        topic.drop(rig.client, establish(rig.client))
-        with Producer(rig.url, spool=tmp_path) as other:
+        moved(harness, 3)
+        topic.drop(harness.client, create_or_load(harness.client))
+        with Producer(harness.url, spool=tmp_path) as other:
             until(lambda: not any(path.is_dir() for path in tmp_path.iterdir()), what="delivery")
             assert other.stats.lost_entries == 0
-        rig.finish()
-        assert rig.totals() == {("view", f"s:{n}"): 6 for n in range(10)}
+        harness.finish()
+        assert harness.totals() == {("view", f"s:{n}"): 6 for n in range(10)}
 
 
 def test_a_decision_waits_until_it_is_known_where_it_goes(server):
     """Decisions during the switch are made in the new log, by limits that know what was decided before."""
-    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
-        decide = Decider(rig.connect(), establish(rig.client))
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        decide = Decider(harness.connect(), create_or_load(harness.client))
         assert [decide(Event("call", "k")).accepted for _ in range(3)] == [True] * 3
-        meta = establish(rig.client)
-        layout = topic.propose(rig.client, meta, 3)
-        configured = settings_for(rig.url, PLAIN, 0)
-        moving = Move(configured, rig.client, meta, layout)
+        meta = create_or_load(harness.client)
+        layout = topic.propose(harness.client, meta, 3)
+        configured = settings_for(harness.url, PLAIN, 0)
+        moving = Repartition(configured, harness.client, meta, layout)
         moving.begin()
         verdicts = []
-        with Counting(configured, moving.new, PLAIN) as counting:
+        with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
-            topic.close(rig.client, meta, layout)
+            topic.close(harness.client, meta, layout)
             waiting = threading.Thread(target=lambda: verdicts.append(decide(Event("call", "k")).remaining))
             waiting.start()
             moving.switch(counting)
         waiting.join(10)
         assert verdicts == [1]
         assert [decide(Event("call", "k")).accepted for _ in range(2)] == [True, False]
-        rig.layout = establish(rig.client).layout
-        rig.finish()
-        assert rig.totals() == {("call", "k"): 5}
+        harness.layout = create_or_load(harness.client).layout
+        harness.finish()
+        assert harness.totals() == {("call", "k"): 5}
 
 
 def test_a_decision_that_waits_for_too_long_was_not_made(server, monkeypatch):
     """Where a log stays closed, a decision says that nothing was counted, and nothing was."""
     monkeypatch.setattr("tallystream.producing.decider._PATIENCE", 0.1)
-    with Rig(server.url, rules=PLAIN, partitions=1) as rig:
-        meta = establish(rig.client)
-        decide = Decider(rig.client, meta)
-        topic.close(rig.client, meta, topic.propose(rig.client, meta, 2))
-        with pytest.raises(GenerationMoved, match="nothing was counted"):
+    with Harness(server.url, rules=PLAIN, partitions=1) as harness:
+        meta = create_or_load(harness.client)
+        decide = Decider(harness.client, meta)
+        topic.close(harness.client, meta, topic.propose(harness.client, meta, 2))
+        with pytest.raises(GenerationSwitched, match="nothing was counted"):
             decide(Event("call", "k"))
-        assert topic.give_up(rig.client, establish(rig.client)) == 0
+        assert topic.give_up(harness.client, create_or_load(harness.client)) == 0
         assert decide(Event("call", "k")).total == 1
 
 
 def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
-    """Before the switch a move can be given up: the old log goes on, and nothing of the new one is left."""
-    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
-        emit(rig, "a", 5)
-        rig.finish()
-        before = set(rig.client.scan_iter())
-        meta = establish(rig.client)
-        configured = settings_for(rig.url, PLAIN, 0)
-        moving = Move(configured, rig.client, meta, topic.propose(rig.client, meta, 3))
+    """Before the switch a repartition can be given up: the old log goes on, and nothing of the new one is left."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        emit(harness, "a", 5)
+        harness.finish()
+        before = set(harness.client.scan_iter())
+        meta = create_or_load(harness.client)
+        configured = settings_for(harness.url, PLAIN, 0)
+        moving = Repartition(configured, harness.client, meta, topic.propose(harness.client, meta, 3))
         moving.begin()
-        with Counting(configured, moving.new, PLAIN) as counting:
+        with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
-            assert topic.give_up(rig.client, establish(rig.client)) > 0
+            assert topic.give_up(harness.client, create_or_load(harness.client)) > 0
             with pytest.raises(StreamError, match="given up"):
                 moving.switch(counting)
-        assert set(rig.client.scan_iter()) - {keys.holds.encode() for keys in rig.layout.keys} == before
-        with Producer(rig.url) as producer:
+        assert (
+            set(harness.client.scan_iter()) - {keys.retention_holds.encode() for keys in harness.layout.keys} == before
+        )
+        with Producer(harness.url) as producer:
             producer.emit("view", "a")
-        rig.finish()
-        assert rig.totals() == {("view", "a"): 6}
-        assert topic.propose(rig.client, establish(rig.client), 4).log == 3  # a number is never used again
+        harness.finish()
+        assert harness.totals() == {("view", "a"): 6}
+        assert topic.propose(harness.client, create_or_load(harness.client), 4).log == 3  # a number is never used again
 
 
 def test_trimmed_entries_are_moved_from_the_archive(server, tmp_path):
-    """What the streams no longer hold comes from the archive; without one the move is refused."""
-    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
+    """What the streams no longer hold comes from the archive; without one the repartition is refused."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         for subject in "abcdef":
-            emit(rig, subject, 20)
-        rig.finish()
-        Archive(rig.client, Store(str(tmp_path)), establish(rig.client)).run_once(settled=0)
-        before = rig.totals(), rig.ledger()
-        for keys in rig.layout.keys:
-            rig.client.xtrim(keys.stream, maxlen=3, approximate=False)
+            emit(harness, subject, 20)
+        harness.finish()
+        Archive(harness.client, Store(str(tmp_path)), create_or_load(harness.client)).run_once(settled=0)
+        before = harness.totals(), harness.ledger()
+        for keys in harness.layout.keys:
+            harness.client.xtrim(keys.stream, maxlen=3, approximate=False)
         with pytest.raises(ConfigurationError, match="no longer in the streams"):
-            moved(rig, 3)
-        moved(rig, 3, archive=str(tmp_path))
-        assert (rig.totals(), rig.ledger()) == before
+            moved(harness, 3)
+        moved(harness, 3, archive=str(tmp_path))
+        assert (harness.totals(), harness.ledger()) == before
 
 
 def test_without_an_archive_a_move_may_accept_the_loss(server):
     """With accept_loss the new counters are those of what is left."""
-    with Rig(server.url, rules=PLAIN, partitions=1) as rig:
-        emit(rig, "a", 5)
-        rig.finish()
-        rig.client.xtrim(rig.layout.keys[0].stream, maxlen=2, approximate=False)
-        moved(rig, 2, accept_loss=True)
-        assert rig.totals() == {("view", "a"): 2}
+    with Harness(server.url, rules=PLAIN, partitions=1) as harness:
+        emit(harness, "a", 5)
+        harness.finish()
+        harness.client.xtrim(harness.layout.keys[0].stream, maxlen=2, approximate=False)
+        moved(harness, 2, accept_loss=True)
+        assert harness.totals() == {("view", "a"): 2}
 
 
 Counted = Counter[tuple[str, str]]
@@ -354,25 +356,25 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
     logger = structlog.wrap_logger(None, processors=[LogCapture()])
     stop = threading.Event()
     with (
-        Rig(server.url, rules=rules, partitions=3) as rig,
-        counting(configured, logger) as crew,
+        Harness(server.url, rules=rules, partitions=3) as harness,
+        counting(configured, logger) as pool,
         Producer(server.url) as plain,
         Producer(server.url, spool=tmp_path, entry_events=20) as spooled,
         Totals(server.url) as totals,
     ):
-        stream = rig.layout.keys_of("s:0").stream
+        stream = harness.layout.keys_of("s:0").stream
         with ThreadPoolExecutor(5) as threads:
             writing = [
                 threads.submit(write, plain, stop),
                 threads.submit(write, spooled, stop),
                 threads.submit(decide_all, plain, stop),
-                threads.submit(append_by_hand, rig.connect(), stream, stop),
+                threads.submit(append_by_hand, harness.connect(), stream, stop),
             ]
             reading = threads.submit(read, totals, stop)
             try:
                 until(lambda: totals.get("s:0", "view") > 20, what="the beginning")
-                move(configured, establish(rig.client), 7)
-                until(lambda: crew.layout.partitions == 7, what="the worker to follow")
+                repartition(configured, create_or_load(harness.client), 7)
+                until(lambda: pool.layout.partitions == 7, what="the worker to follow")
                 before = totals.get("s:1", "view")
                 until(lambda: totals.get("s:1", "view") > before + 20, what="the counting to go on")
             finally:
@@ -382,30 +384,30 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
                 assert values == sorted(values)
         for producer in (plain, spooled):
             producer.flush(20, wait="counted")
-        rig.layout = establish(rig.client).layout
-        until(lambda: rig.totals() == dict(counts), what="the counts")
-        assert audit(rig.client, establish(rig.client), rules).differences == []
+        harness.layout = create_or_load(harness.client).layout
+        until(lambda: harness.totals() == dict(counts), what="the counts")
+        assert audit(harness.client, create_or_load(harness.client), rules).differences == []
         assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
 
 
 def test_two_who_copy_the_same_copy_it_once(server):
     """Where two moves run at once, the one that comes second to a page is refused, and each event is there once."""
-    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         for subject in "abcdef":
-            emit(rig, subject, 3)
-        meta = establish(rig.client)
-        new = topic.begin(rig.client, meta, topic.propose(rig.client, meta, 3), rig.rules)
-        first, second = (Copying(rig.client, meta.layout, new.layout) for _ in range(2))
+            emit(harness, subject, 3)
+        meta = create_or_load(harness.client)
+        new = topic.begin(harness.client, meta, topic.propose(harness.client, meta, 3), harness.rules)
+        first, second = (StreamCopier(harness.client, meta.layout, new.layout) for _ in range(2))
         second.look()
         assert first() == 18
         with pytest.raises(CopiedElsewhere):
             second()
         second.look()
         assert second() == 0
-        rig.layout = new.layout
-        with Counting(settings_for(rig.url, PLAIN, 0), new, PLAIN) as counting_it:
+        harness.layout = new.layout
+        with CatchUpCounter(settings_for(harness.url, PLAIN, 0), new, PLAIN) as counting_it:
             counting_it()
-        assert rig.totals() == {("view", subject): 3 for subject in "abcdef"}
+        assert harness.totals() == {("view", subject): 3 for subject in "abcdef"}
 
 
 @pytest.mark.slow
@@ -418,20 +420,20 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
     program = Path(sys.executable).parent / "tallystream"
     command = [str(program), "rebuild", "--partitions", "5", "--redis", server.url, "--config", str(config)]
     rules = Rules({"view": Metric(), "call": Metric(limit=5, per="total")})
-    with Rig(server.url, rules=rules, partitions=2) as rig, ExitStack() as stack:
+    with Harness(server.url, rules=rules, partitions=2) as harness, ExitStack() as stack:
         producer = stack.enter_context(Producer(server.url, spool=tmp_path / "spool", entry_events=3))
         for number in range(600):
-            emit(rig, f"s{number % 9}", 1)
+            emit(harness, f"s{number % 9}", 1)
         for _ in range(3):
             producer.decide("call", "k")
         if place == "move-copying":  # it is reached only every so many entries
-            with rig.client.pipeline(transaction=False) as pipeline:
+            with harness.client.pipeline(transaction=False) as pipeline:
                 for number in range(9000):
                     subject = f"s{number % 9}"
-                    pipeline.xadd(rig.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
+                    pipeline.xadd(harness.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
                 pipeline.execute()
-        rig.finish()
-        before = rig.totals()
+        harness.finish()
+        before = harness.totals()
         killed = subprocess.run(
             command, env=os.environ | {"TALLYSTREAM_FAILPOINT": f"{place}:{nth}"}, check=False, timeout=60
         )
@@ -445,20 +447,20 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
                 assert reader.get(subject, metric) >= value
         subprocess.run(command, check=True, timeout=60)
         producer.flush(20)
-        meta = establish(rig.client)
-        rig.layout = meta.layout
-        rig.finish()
+        meta = create_or_load(harness.client)
+        harness.layout = meta.layout
+        harness.finish()
         added = Counter(("view", f"s{number % 9}") for number in range(30))
-        assert rig.totals() == dict(Counter(before) + added)
+        assert harness.totals() == dict(Counter(before) + added)
         assert (meta.layout.partitions, meta.kept, meta.moving) == (5, 1, None)
-        assert audit(rig.client, meta, rules).differences == []
+        assert audit(harness.client, meta, rules).differences == []
         with Totals(server.url) as reader:
             assert reader.run(query_ledger(meta.layout)).unaccounted == 0
 
 
 @pytest.mark.parametrize("format_", ["ndjson", "combined", "parquet"])
 def test_a_file_that_is_half_ingested_is_ingested_to_its_end_after_the_move(server, tmp_path, format_):
-    """Each line counts once, though the partitions had come to different places of the file before the move."""
+    """Each line counts once, though the partitions had come to different places of the file before the repartition."""
     file = tmp_path / "file"
     subjects = [f"article:{n % 7}" for n in range(200)]
     if format_ == "parquet":
@@ -469,102 +471,102 @@ def test_a_file_that_is_half_ingested_is_ingested_to_its_end_after_the_move(serv
         line = '1.2.3.4 - - [10/Oct/2024:13:55:36 +0000] "GET /{} HTTP/1.1" 200 1 "-" "x"\n'
         file.write_text("".join(line.format(s) for s in subjects))
     (job,) = jobs_of(str(file), format_, Mapping(metric="view"))
-    with Rig(server.url, rules=PLAIN, partitions=2) as rig:
-        full = rig.layout.keys[1].sequences
-        rig.client.hset(full, "!limit", 0)
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        full = harness.layout.keys[1].sequences
+        harness.client.hset(full, "!limit", 0)
         store = RedisSettings(url=server.url)
         run(job, store, lambda progress: progress.waiting_for is None)  # the other partition takes its part
-        rig.client.hdel(full, "!limit")
-        first = rig.client.xlen(rig.layout.keys[0].stream)
-        assert (first > 0, rig.client.xlen(rig.layout.keys[1].stream)) == (True, 0)
-        moved(rig, 3)
+        harness.client.hdel(full, "!limit")
+        first = harness.client.xlen(harness.layout.keys[0].stream)
+        assert (first > 0, harness.client.xlen(harness.layout.keys[1].stream)) == (True, 0)
+        moved(harness, 3)
         assert run(job, store).known > 0
-        topic.drop(rig.client, establish(rig.client))
+        topic.drop(harness.client, create_or_load(harness.client))
         assert run(job, store).events == 0
-        rig.finish()
-        assert sum(rig.totals().values()) == 200
+        harness.finish()
+        assert sum(harness.totals().values()) == 200
 
 
 def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
-    """After a move the snapshot is taken whole, in the same database; with the new log's archive it brings all back."""
+    """After a repartition the snapshot is taken whole, in the same database, and restores all with the new archive."""
     database = Database(str(tmp_path / "snapshot.sqlite"))
     configured = replace(settings_for(server.url, PLAIN, 0), archive=ArchiveSettings(url=str(tmp_path / "archive")))
-    with Rig(server.url, rules=PLAIN, partitions=4) as rig:
+    with Harness(server.url, rules=PLAIN, partitions=4) as harness:
         for subject in "abcdefgh":
-            emit(rig, subject, 3)
-        rig.finish()
-        Archive(rig.client, Store(configured.archive.url), establish(rig.client)).run_once(settled=0)
-        Snapshot(rig.client, database, establish(rig.client)).run_once()
-        for keys in rig.layout.keys:
-            rig.client.xtrim(keys.stream, maxlen=0, approximate=False)
-        move(configured, establish(rig.client), 3, archive=configured.archive.url)
-        meta = establish(rig.client)
-        rig.layout = meta.layout
-        assert Snapshot(rig.client, database, meta).run_once().whole == 3
-        assert Snapshot(rig.client, database, meta).run_once().whole == 0
-        assert drill(rig.client, database, meta).differing == 0
-        emit(rig, "a", 5)
-        rig.drain()
+            emit(harness, subject, 3)
+        harness.finish()
+        Archive(harness.client, Store(configured.archive.url), create_or_load(harness.client)).run_once(settled=0)
+        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        for keys in harness.layout.keys:
+            harness.client.xtrim(keys.stream, maxlen=0, approximate=False)
+        repartition(configured, create_or_load(harness.client), 3, archive=configured.archive.url)
+        meta = create_or_load(harness.client)
+        harness.layout = meta.layout
+        assert Snapshotter(harness.client, database, meta).run_once().whole == 3
+        assert Snapshotter(harness.client, database, meta).run_once().whole == 0
+        assert drill(harness.client, database, meta).differing == 0
+        emit(harness, "a", 5)
+        harness.drain()
         store = Store(configured.archive.url, log=2)
-        Archive(rig.client, store, meta).run_once(settled=0)
-        expected = rig.totals(), rig.ledger()
-        rig.client.flushall()
-        restore(rig.client, database, lambda partition, after, before: entries(store, partition, after, before))
-        after = establish(rig.client)
+        Archive(harness.client, store, meta).run_once(settled=0)
+        expected = harness.totals(), harness.ledger()
+        harness.client.flushall()
+        restore(harness.client, database, lambda partition, after, before: entries(store, partition, after, before))
+        after = create_or_load(harness.client)
         assert (after.layout, after.earlier, after.epoch) == (meta.layout, {1: 4}, meta.epoch)
-        assert rig.totals() == expected[0]
+        assert harness.totals() == expected[0]
         with Producer(server.url) as producer:
             producer.emit("view", "a")
-        rig.drain()
+        harness.drain()
         with Totals(server.url) as totals:
             assert totals.get("a", "view") == 9
     database.close()
 
 
 def test_what_fires_goes_on_firing_after_a_move(server):
-    """An alert that fired before the move does not fire again behind it, and ends there when its total is back."""
+    """An alert that fired before a repartition does not fire again after it, and ends when its total is back."""
     alert = Alert("hot", "like", above=10, clear=5)
-    with Rig(server.url, rules=Rules({"like": Metric(ids=None)}, alert=(alert,)), partitions=2) as rig:
+    with Harness(server.url, rules=Rules({"like": Metric(ids=None)}, alert=(alert,)), partitions=2) as harness:
         for subject in ("a", "b", "c"):
-            assert count(rig, ("like", subject, 11)) == [("hot", subject, "firing", "11")]
-        moved(rig, 5)
-        assert count(rig, *(("like", subject, 1) for subject in ("a", "b", "c"))) == []
-        assert count(rig, ("like", "b", -10)) == [("hot", "b", "resolved", "2")]
+            assert count(harness, ("like", subject, 11)) == [("hot", subject, "firing", "11")]
+        moved(harness, 5)
+        assert count(harness, *(("like", subject, 1) for subject in ("a", "b", "c"))) == []
+        assert count(harness, ("like", "b", -10)) == [("hot", "b", "resolved", "2")]
 
 
 def test_what_is_not_spread_any_more_goes_home(server):
     """A rebuild without spread moves a spread metric's events home, in as many partitions; every total stays."""
     spread = Rules({"view": Metric(ids=None, spread=True), "like": Metric(ids=None)})
     plain = Rules({"view": Metric(ids=None), "like": Metric(ids=None)})
-    with Rig(server.url, rules=spread, partitions=3) as rig:
-        rig.client.hset(rig.layout.meta, mapping=spread_fields(spread.spread))
-        for keys in rig.layout.keys:
+    with Harness(server.url, rules=spread, partitions=3) as harness:
+        harness.client.hset(harness.layout.meta, mapping=spread_fields(spread.spread))
+        for keys in harness.layout.keys:
             for subject in "abc":
-                rig.client.xadd(keys.stream, {"metric": "view", "subject": subject})
-        rig.client.xadd(rig.layout.keys_of("d").stream, {"metric": "like", "subject": "d"})
-        rig.finish()
+                harness.client.xadd(keys.stream, {"metric": "view", "subject": subject})
+        harness.client.xadd(harness.layout.keys_of("d").stream, {"metric": "like", "subject": "d"})
+        harness.finish()
         with pytest.raises(ConfigurationError, match="tallystream rebuild"):
-            open_books(settings_for(rig.url, plain, 0))
-        meta = establish(rig.client)
-        to_partitions(settings_for(rig.url, plain, 0), meta, 3, "", accept_loss=False, json=True)
-        rig.layout = establish(rig.client).layout
-        open_books(settings_for(rig.url, plain, 0))
-        assert establish(rig.client).spread == frozenset()
-        assert rig.totals() == {**{("view", subject): 3 for subject in "abc"}, ("like", "d"): 1}
+            open_books(settings_for(harness.url, plain, 0))
+        meta = create_or_load(harness.client)
+        to_partitions(settings_for(harness.url, plain, 0), meta, 3, "", accept_loss=False, json=True)
+        harness.layout = create_or_load(harness.client).layout
+        open_books(settings_for(harness.url, plain, 0))
+        assert create_or_load(harness.client).spread == frozenset()
+        assert harness.totals() == {**{("view", subject): 3 for subject in "abc"}, ("like", "d"): 1}
         for subject in "abc":
-            assert rig.client.get(rig.layout.keys_of(subject).total("view", subject)) == b"3"
+            assert harness.client.get(harness.layout.keys_of(subject).total("view", subject)) == b"3"
 
 
 def test_a_spread_metric_stays_spread_in_other_partitions(server):
-    """What lies in any partition counts in any, before the move and after it."""
+    """What lies in any partition counts in any, before the repartition and after it."""
     spread = Rules({"view": Metric(ids=None, spread=True)})
-    with Rig(server.url, rules=spread, partitions=3) as rig, Totals(server.url) as totals:
-        rig.client.hset(rig.layout.meta, mapping=spread_fields(spread.spread))
+    with Harness(server.url, rules=spread, partitions=3) as harness, Totals(server.url) as totals:
+        harness.client.hset(harness.layout.meta, mapping=spread_fields(spread.spread))
         for _ in range(2):
-            for keys in rig.layout.keys:
-                rig.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
-            rig.finish()
-            moved(rig, rig.layout.partitions + 1)
-            topic.drop(rig.client, establish(rig.client))
-        assert establish(rig.client).spread == {"view"}
+            for keys in harness.layout.keys:
+                harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+            harness.finish()
+            moved(harness, harness.layout.partitions + 1)
+            topic.drop(harness.client, create_or_load(harness.client))
+        assert create_or_load(harness.client).spread == {"view"}
         until(lambda: totals.get("a", "view") == 7, what="the reader to follow")

@@ -1,4 +1,4 @@
-"""A crew counts until it is told to stop, and refuses to go on with data that is not its own."""
+"""A pool counts until it is told to stop, and refuses to go on with data that is not its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.runtime.app import counting, open_books
-from tallystream_worker.runtime.supervisor import Crew
+from tallystream_worker.runtime.supervisor import WorkerPool
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.waiting import until
 
@@ -22,17 +22,17 @@ def test_a_flushed_server_is_an_alarm(server):
     log = LogCapture()
     logger = structlog.wrap_logger(None, processors=[log])
     settings = Settings(redis=RedisSettings(url=server.url))
-    with counting(settings, logger) as crew:
+    with counting(settings, logger) as pool:
         with Producer(server.url) as producer:
             producer.emit("view", "article:1")
             producer.flush(10, wait="counted")
-        until(lambda: all(lane.problem is None for lane in crew.health), what="every partition to count")
+        until(lambda: all(lane.problem is None for lane in pool.health), what="every partition to count")
         server.client().flushall()
-        until(lambda: all("began with" in (lane.problem or "") for lane in crew.health), what="every partition to stop")
+        until(lambda: all("began with" in (lane.problem or "") for lane in pool.health), what="every partition to stop")
         client = server.client()
-        assert not any(client.exists(keys.stream) for keys in crew.layout.keys)
+        assert not any(client.exists(keys.stream) for keys in pool.layout.keys)
     alarms = [entry for entry in log.entries if "began with" in str(entry.get("problem"))]
-    assert len(alarms) == len(crew.health)
+    assert len(alarms) == len(pool.health)
 
 
 def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
@@ -48,18 +48,18 @@ def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
         ensure(self)
 
     monkeypatch.setattr(Fetch, "ensure_group", late)
-    crew = Crew(settings, meta, structlog.wrap_logger(None, processors=[LogCapture()]))
-    crew.start()
+    pool = WorkerPool(settings, meta, structlog.wrap_logger(None, processors=[LogCapture()]))
+    pool.start()
     try:
-        until(lambda: all("began with" in (lane.problem or "") for lane in crew.health), what="every partition to stop")
+        until(lambda: all("began with" in (lane.problem or "") for lane in pool.health), what="every partition to stop")
     finally:
-        crew.stop(10)
+        pool.stop(10)
     client = server.client()
     assert not any(client.exists(keys.ledger) for keys in meta.layout.keys)
 
 
 def test_a_crew_counts_and_stops(server):
-    """What is emitted is counted, and a crew that has stopped leaves the rest to the next."""
+    """What is emitted is counted, and a pool that has stopped leaves the rest to the next."""
     settings = Settings(redis=RedisSettings(url=server.url))
     logger = structlog.wrap_logger(None, processors=[LogCapture()])
     with Producer(server.url) as producer, Totals(server.url) as totals:
@@ -76,7 +76,7 @@ def test_a_crew_counts_and_stops(server):
 
 
 def test_the_keeper_counts_what_vanished(server):
-    """A stream trimmed by somebody else under a running crew is said with its events, and the books balance."""
+    """A stream trimmed by somebody else under a running pool is said with its events, and the books balance."""
     log = LogCapture()
     logger = structlog.wrap_logger(None, processors=[log])
     settings = Settings(redis=RedisSettings(url=server.url))

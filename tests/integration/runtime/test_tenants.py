@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from redis.exceptions import NoPermissionError
 
 from tallystream.client.connect import connect
-from tallystream.deployment import stored
+from tallystream.deployment import load
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
@@ -34,7 +34,7 @@ from tallystream_worker.server.acl import generate, hashed, render
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.snapshotter import Snapshot
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.postgresql import emptied
 from tests.secured import binary_of, free_port, started
 from tests.waiting import until
@@ -93,7 +93,7 @@ def test_two_namespaces_share_nothing(server: Server) -> None:
         assert [books[name].unaccounted for name in books] == [0, 0]
         assert [books[name].events["appended"] for name in books] == [1 + 3, 1 + 1]
 
-        metas = stored(client, "shop"), stored(client, "blog")
+        metas = load(client, "shop"), load(client, "blog")
         assert [meta.layout.partitions for meta in metas if meta] == [2, 3]
         assert len({meta.epoch for meta in metas if meta}) == 2
         assert {key.partition(b":")[0] for key in client.scan_iter(count=1000)} == {b"shop", b"blog"}
@@ -201,10 +201,10 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
         with counting(tenant(server.url, name, rules), log), Producer(server.url, namespace=name) as producer:
             producer.emit("view", "article:1", amount)
             producer.flush(10, wait="counted")
-        metas[name] = found = stored(server.client(), name)
+        metas[name] = found = load(server.client(), name)
         Archive(server.client(), Store(str(folder), name), found).run_once(settled=0)
         with contextlib.closing(Database(place, name)) as database:
-            Snapshot(server.client(), database, found).run_once()
+            Snapshotter(server.client(), database, found).run_once()
     server.clear()
     for name, amount in (("tally", 1), ("shop", 5), ("blog", 7)):
         store = Store(str(folder), name)
@@ -212,7 +212,7 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
             restore(server.client(), database, lambda n, after, before, store=store: entries(store, n, after, before))
         with contextlib.closing(Totals(server.url, namespace=name)) as totals:
             assert totals.get("article:1", "view") == amount
-        found = stored(server.client(), name)
+        found = load(server.client(), name)
         assert found.epoch == metas[name].epoch
         report = audit(server.client(), found, found.rules, sources=Sources(archive=store))
         assert (report.differences, report.unproved) == ([], 0)
@@ -231,11 +231,11 @@ def test_a_place_stays_whose_it_was(kind: str, server: Server, tmp_path: Path, r
     with counting(tenant(server.url, "shop", SHOP), log), Producer(server.url, namespace="shop") as producer:
         producer.emit("view", "article:1", 5)
         producer.flush(10, wait="counted")
-    meta = stored(server.client(), "shop")
+    meta = load(server.client(), "shop")
     # As a release did that knew of no namespaces in one place.
     Archive(server.client(), Store(str(folder)), meta).run_once(settled=0)
     with contextlib.closing(Database(place)) as database:
-        Snapshot(server.client(), database, meta).run_once()
+        Snapshotter(server.client(), database, meta).run_once()
     for name, of in (("shop", "shop"), ("tally", None)):
         manifest = Store(str(folder), name).manifest()
         assert (manifest or {}).get("namespace") == of

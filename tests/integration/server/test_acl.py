@@ -22,7 +22,7 @@ from tallystream.client.connect import connect
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
 from tallystream.storage.keys import Layout
-from tallystream_worker.maintenance.maintenance import Keeper
+from tallystream_worker.maintenance.maintenance import Maintenance
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting, open_books
 from tallystream_worker.server.acl import generate, hashed, render, users
@@ -179,7 +179,7 @@ def test_maintenance_works_with_the_workers_user(server: Secured) -> None:
         producer.emit("view", "a")
         producer.flush(10, wait="counted")
     meta = open_books(settings)
-    keeper = Keeper(settings, meta, log, "stays", threading.Event())
+    keeper = Maintenance(settings, meta, log, "stays", threading.Event())
     keeper.keep()
     with server.client("producer") as client, server.client("worker") as thief:
         for keys in meta.layout.keys:

@@ -12,7 +12,7 @@ from tallystream.errors import ConfigurationError
 from tallystream_worker.service.app import create_app
 from tallystream_worker.service.server import serving
 from tallystream_worker.service.tokens import Role
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service, settings_for
 
 if TYPE_CHECKING:
@@ -41,16 +41,16 @@ def bearing(token: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def rig(server: Server) -> Iterator[Rig]:
+def harness(server: Server) -> Iterator[Harness]:
     """A layout with groups in every partition."""
-    with Rig(server.url) as rig:
-        yield rig
+    with Harness(server.url) as harness:
+        yield harness
 
 
 @pytest.fixture
-def http(rig: Rig) -> Iterator[httpx.Client]:
+def http(harness: Harness) -> Iterator[httpx.Client]:
     """A client, without a token, of a service that asks for one."""
-    with http_service(rig.url, **TOKENS) as client:
+    with http_service(harness.url, **TOKENS) as client:
         yield client
 
 
@@ -138,11 +138,11 @@ def test_health_is_open_and_its_details_are_not(server: Server) -> None:
     assert "tally:meta does not exist" in told.json()["reasons"][0]
 
 
-def test_several_tokens_are_good_while_one_replaces_the_other(rig: Rig, tmp_path) -> None:
+def test_several_tokens_are_good_while_one_replaces_the_other(harness: Harness, tmp_path) -> None:
     """A file may hold the old and the new token of a role; both are good."""
     file = tmp_path / "read"
     file.write_text(f"{READ}\n{READ}-new\n")
-    with http_service(rig.url, read_token=f"file:{file}") as http:
+    with http_service(harness.url, read_token=f"file:{file}") as http:
         for token in (READ, f"{READ}-new"):
             assert http.get("/v1/counters/a", headers=bearing(token)).status_code == 200
         assert http.get("/v1/counters/a", headers=bearing(f"{READ}\n{READ}-new".split()[0][:-1])).status_code == 401
@@ -189,7 +189,7 @@ def test_a_session_over_tls_is_for_tls_only(http: httpx.Client) -> None:
     assert "secure" in http.post("/v1/session", headers=bearing(READ) | {"Origin": own}).headers["set-cookie"].lower()
 
 
-def test_a_forged_session_is_refused(rig: Rig, http: httpx.Client) -> None:
+def test_a_forged_session_is_refused(harness: Harness, http: httpx.Client) -> None:
     """A session with another role, another end or no signature is a 401."""
     http.post("/v1/session", headers=bearing(READ))
     genuine = http.cookies["tallystream_session"]
@@ -201,7 +201,7 @@ def test_a_forged_session_is_refused(rig: Rig, http: httpx.Client) -> None:
     ):  # fmt: skip
         answer = http.get("/v1/counters/a", headers={"Cookie": f"tallystream_session={forged}"})
         assert answer.status_code == 401, forged
-    with http_service(rig.url, read_token=READ + "-other") as other:
+    with http_service(harness.url, read_token=READ + "-other") as other:
         assert other.get("/v1/counters/a", headers={"Cookie": f"tallystream_session={genuine}"}).status_code == 401
 
 
@@ -226,9 +226,9 @@ def test_a_session_writes_only_from_its_own_page(http: httpx.Client) -> None:
         assert (answer.status_code, answer.json()["field"]) == (403, "origin")
 
 
-def test_a_foreign_page_cannot_write_where_everything_is_open(rig: Rig) -> None:
+def test_a_foreign_page_cannot_write_where_everything_is_open(harness: Harness) -> None:
     """Without tokens, on loopback, a page of another site is refused although the browser could reach the service."""
-    with http_service(rig.url) as http:
+    with http_service(harness.url) as http:
         for origin in ("https://evil.example", "null", "http://localhost:1"):
             for kind in ("application/json", "text/plain"):
                 headers = {"Origin": origin, "Content-Type": kind}
@@ -239,9 +239,9 @@ def test_a_foreign_page_cannot_write_where_everything_is_open(rig: Rig) -> None:
         assert http.post("/v1/events", json=EVENT).status_code == 202
 
 
-def test_a_name_that_is_not_ours_is_refused(rig: Rig) -> None:
+def test_a_name_that_is_not_ours_is_refused(harness: Harness) -> None:
     """On loopback and without tokens only names of ours are answered: a page's own name may point here (rebinding)."""
-    with http_service(rig.url, hosts=("counts.internal",)) as http:
+    with http_service(harness.url, hosts=("counts.internal",)) as http:
         for host in (
             "localhost",
             "localhost:8080",
@@ -271,10 +271,10 @@ def test_a_token_proves_more_than_a_name(http: httpx.Client) -> None:
     assert http.get("/v1/counters/a", headers={"Host": "evil.example"}).status_code == 401
 
 
-def test_named_origins_may_read_and_write(rig: Rig) -> None:
+def test_named_origins_may_read_and_write(harness: Harness) -> None:
     """Pages of origins that are listed get what a browser needs to let them, exactly them and without cookies."""
     page = "https://shop.example"
-    with http_service(rig.url, origins=(page,), **TOKENS) as http:
+    with http_service(harness.url, origins=(page,), **TOKENS) as http:
         asking = {
             "Origin": page,
             "Access-Control-Request-Method": "POST",
@@ -297,9 +297,9 @@ def test_named_origins_may_read_and_write(rig: Rig) -> None:
         assert "access-control-allow-credentials" not in preflight.headers
 
 
-def test_any_origin_means_any(rig: Rig) -> None:
+def test_any_origin_means_any(harness: Harness) -> None:
     """With `*` every page may read and write, and the answer says so without naming it."""
-    with http_service(rig.url, origins=("*",)) as http:
+    with http_service(harness.url, origins=("*",)) as http:
         answer = http.post("/v1/events", json=EVENT, headers={"Origin": "https://any.example"})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (202, "*")
 

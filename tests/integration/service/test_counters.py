@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from tallystream.producing.producer import Producer
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -36,32 +36,32 @@ ODD_SUBJECTS = [
 
 
 @pytest.fixture
-def rig(server: Server) -> Iterator[Rig]:
+def harness(server: Server) -> Iterator[Harness]:
     """Layout, groups and consumers."""
-    with Rig(server.url) as rig:
-        yield rig
+    with Harness(server.url) as harness:
+        yield harness
 
 
 @pytest.fixture
-def http(rig: Rig) -> Iterator[httpx.Client]:
+def http(harness: Harness) -> Iterator[httpx.Client]:
     """A client of the read service."""
-    with http_service(rig.url) as client:
+    with http_service(harness.url) as client:
         yield client
 
 
-def emit(rig: Rig, *events: tuple[str, str, int]) -> None:
+def emit(harness: Harness, *events: tuple[str, str, int]) -> None:
     """Append events: metric, subject, amount."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for metric, subject, amount in events:
             producer.emit(metric, subject, amount)
 
 
-def test_a_subject_has_every_declared_metric(rig: Rig, http: httpx.Client) -> None:
+def test_a_subject_has_every_declared_metric(harness: Harness, http: httpx.Client) -> None:
     """A subject's answer has all declared metrics, 0 where nothing was counted, and says that it is complete."""
-    emit(rig, ("view", "article:1", 800), ("view", "article:1", 7), ("like", "article:1", -1))
-    rig.drain()
+    emit(harness, ("view", "article:1", 800), ("view", "article:1", 7), ("like", "article:1", -1))
+    harness.drain()
     answer = http.get("/v1/counters/article:1").json()
-    (last_id, _), *_ = rig.client.xrevrange(rig.layout.keys_of("article:1").stream, count=1)
+    (last_id, _), *_ = harness.client.xrevrange(harness.layout.keys_of("article:1").stream, count=1)
     assert answer == {
         "subject": "article:1",
         "counters": {"like": -1, "view": 807, "vote": 0},
@@ -72,10 +72,10 @@ def test_a_subject_has_every_declared_metric(rig: Rig, http: httpx.Client) -> No
     }
 
 
-def test_one_counter(rig: Rig, http: httpx.Client) -> None:
+def test_one_counter(harness: Harness, http: httpx.Client) -> None:
     """A counter's answer is its value and how good it is; one that was never counted is 0."""
-    emit(rig, ("view", "article:1", 3))
-    rig.drain()
+    emit(harness, ("view", "article:1", 3))
+    harness.drain()
     answer = http.get("/v1/counters/article:1/view").json()
     assert answer["as_of"] != "0-0"
     assert answer | {"as_of": ""} == {
@@ -89,18 +89,18 @@ def test_one_counter(rig: Rig, http: httpx.Client) -> None:
     assert http.get("/v1/counters/never/view").json()["value"] == 0
 
 
-def test_entries_that_wait_show_as_lag(rig: Rig, http: httpx.Client) -> None:
+def test_entries_that_wait_show_as_lag(harness: Harness, http: httpx.Client) -> None:
     """What is appended and not counted is in no figure, and `lag` says that there is something."""
-    emit(rig, ("view", "article:1", 3))
+    emit(harness, ("view", "article:1", 3))
     answer = http.get("/v1/counters/article:1/view").json()
     assert (answer["value"], answer["lag"], answer["as_of"]) == (0, 1, "0-0")
 
 
 @pytest.mark.parametrize("subject", ODD_SUBJECTS)
-def test_any_subject_can_be_asked_for(rig: Rig, http: httpx.Client, subject: str) -> None:
+def test_any_subject_can_be_asked_for(harness: Harness, http: httpx.Client, subject: str) -> None:
     """A subject with slashes, braces, markup or any other text is found by path and by query."""
-    emit(rig, ("view", subject, 5))
-    rig.drain()
+    emit(harness, ("view", subject, 5))
+    harness.drain()
     by_path = http.get(f"/v1/counters/{quote(subject, safe='')}/view").json()
     assert (by_path["subject"], by_path["value"]) == (subject, 5)
     assert http.get(f"/v1/counters/{quote(subject, safe='')}").json()["counters"]["view"] == 5
@@ -108,28 +108,28 @@ def test_any_subject_can_be_asked_for(rig: Rig, http: httpx.Client, subject: str
     assert by_query == {"subject": subject, "metric": "view", "value": 5}
 
 
-def test_a_slash_separates_and_an_encoded_slash_belongs_to_the_subject(rig: Rig, http: httpx.Client) -> None:
+def test_a_slash_separates_and_an_encoded_slash_belongs_to_the_subject(harness: Harness, http: httpx.Client) -> None:
     """`a/view` in a path is the metric `view` of `a`; `a%2Fview` is a subject."""
-    emit(rig, ("view", "a", 1), ("view", "a/view", 2))
-    rig.drain()
+    emit(harness, ("view", "a", 1), ("view", "a/view", 2))
+    harness.drain()
     assert http.get("/v1/counters/a/view").json()["value"] == 1
     assert http.get("/v1/counters/a%2Fview").json()["counters"]["view"] == 2
     assert http.get("/v1/counters/a%2Fview/view").json()["value"] == 2
 
 
-def test_two_spellings_are_one_subject(rig: Rig, http: httpx.Client) -> None:
+def test_two_spellings_are_one_subject(harness: Harness, http: httpx.Client) -> None:
     """A decomposed letter finds what was counted for the composed one, and the answer names the latter."""
     decomposed = "cafe\u0301"
-    emit(rig, ("view", "caf\u00e9", 1))
-    rig.drain()
+    emit(harness, ("view", "caf\u00e9", 1))
+    harness.drain()
     answer = http.get(f"/v1/counters/{quote(decomposed)}").json()
     assert (answer["subject"], answer["counters"]["view"]) == ("caf\u00e9", 1)
 
 
-def test_many_counters_come_in_the_order_asked(rig: Rig, http: httpx.Client) -> None:
+def test_many_counters_come_in_the_order_asked(harness: Harness, http: httpx.Client) -> None:
     """Many subjects and metrics give each pair once, in order, with the position of each stream concerned."""
-    emit(rig, ("view", "a", 1), ("view", "/b", 2), ("like", "/b", 3))
-    rig.drain()
+    emit(harness, ("view", "a", 1), ("view", "/b", 2), ("like", "/b", 3))
+    harness.drain()
     query = {"subject": ["/b", "a", "/b"], "metric": ["view", "like"]}
     answer = http.get("/v1/counters", params=query).json()
     assert [tuple(c.values()) for c in answer["counters"]] == [
@@ -138,31 +138,31 @@ def test_many_counters_come_in_the_order_asked(rig: Rig, http: httpx.Client) -> 
         ("a", "view", 1),
         ("a", "like", 0),
     ]
-    assert answer["positions"].keys() == {rig.layout.keys_of(subject).stream for subject in ("a", "/b")}
+    assert answer["positions"].keys() == {harness.layout.keys_of(subject).stream for subject in ("a", "/b")}
     assert (answer["lag"], answer["error"]) == (0, 0)
     assert len(http.get("/v1/counters", params={"subject": "a"}).json()["counters"]) == 3
 
 
-def test_after_waits_until_counted(rig: Rig) -> None:
+def test_after_waits_until_counted(harness: Harness) -> None:
     """With `after`, the answer comes once that entry is counted, and holds it."""
-    emit(rig, ("view", "article:1", 3))
-    ((id_, _),) = rig.client.xrange(rig.layout.keys_of("article:1").stream)
-    with http_service(rig.url, read_timeout=20) as http:
+    emit(harness, ("view", "article:1", 3))
+    ((id_, _),) = harness.client.xrange(harness.layout.keys_of("article:1").stream)
+    with http_service(harness.url, read_timeout=20) as http:
         answers = []
         path = f"/v1/counters/article:1/view?after={id_.decode()}"
         waiting = threading.Thread(target=lambda: answers.append(http.get(path, timeout=30).json()))
         waiting.start()
         waiting.join(0.1)
         assert waiting.is_alive()
-        rig.drain()
+        harness.drain()
         waiting.join(10)
     assert answers[0]["value"] == 3
 
 
-def test_after_gives_up_in_time(rig: Rig, http: httpx.Client) -> None:
+def test_after_gives_up_in_time(harness: Harness, http: httpx.Client) -> None:
     """An entry that nobody counts is a 504 that says so, after the time that the settings allow."""
-    emit(rig, ("view", "article:1", 3))
-    ((id_, _),) = rig.client.xrange(rig.layout.keys_of("article:1").stream)
+    emit(harness, ("view", "article:1", 3))
+    ((id_, _),) = harness.client.xrange(harness.layout.keys_of("article:1").stream)
     answer = http.get(f"/v1/counters/article:1?after={id_.decode()}")
     assert answer.status_code == 504
     assert answer.headers["content-type"] == "application/problem+json"
@@ -248,11 +248,11 @@ def test_before_any_worker_has_started(server: Server) -> None:
     assert server.client().dbsize() == 0
 
 
-def test_reading_runs_no_keys_and_no_scan(rig: Rig, http: httpx.Client) -> None:
+def test_reading_runs_no_keys_and_no_scan(harness: Harness, http: httpx.Client) -> None:
     """No read looks through the key space."""
-    emit(rig, ("view", "a", 1))
-    rig.drain()
-    rig.client.config_resetstat()
+    emit(harness, ("view", "a", 1))
+    harness.drain()
+    harness.client.config_resetstat()
     for path in ("/v1/counters/a", "/v1/counters/a/view", "/v1/counters?subject=a", "/metrics", "/readyz"):
         assert http.get(path).status_code == 200
-    assert rig.client.info("commandstats").keys().isdisjoint({"cmdstat_keys", "cmdstat_scan", "cmdstat_hscan"})
+    assert harness.client.info("commandstats").keys().isdisjoint({"cmdstat_keys", "cmdstat_scan", "cmdstat_hscan"})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tallystream.rules.metrics import Metric, Rules
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ VIEW = {"metric": "view", "subject": "article:1"}
 
 
 @pytest.fixture
-def rig(server: Server) -> Iterator[Rig]:
+def harness(server: Server) -> Iterator[Harness]:
     """Layout, groups and consumers."""
-    with Rig(server.url, rules=RULES) as rig:
-        yield rig
+    with Harness(server.url, rules=RULES) as harness:
+        yield harness
 
 
 @pytest.fixture
-def http(rig: Rig) -> Iterator[httpx.Client]:
+def http(harness: Harness) -> Iterator[httpx.Client]:
     """A client of the service."""
-    with http_service(rig.url) as client:
+    with http_service(harness.url) as client:
         yield client
 
 
@@ -53,7 +53,7 @@ def faults(answer: httpx.Response) -> list[tuple[int, str]]:
     return found
 
 
-def test_lines_of_json(rig: Rig, http: httpx.Client) -> None:
+def test_lines_of_json(harness: Harness, http: httpx.Client) -> None:
     """NDJSON is one event a line, blank lines between them and either line ending; a bad line is named."""
     lines = "\r\n".join(json.dumps(VIEW | {"amount": n}) for n in (1, 2, 4)) + "\n\n"
     assert post(http, lines, "application/x-ndjson; charset=utf-8").json() == {"appended": 3}
@@ -61,11 +61,11 @@ def test_lines_of_json(rig: Rig, http: httpx.Client) -> None:
     assert (answer.status_code, faults(answer)) == (400, [(1, "body")])
     answer = post(http, '{"metric":"view","subject":"a"},{"metric":"view","subject":"a"}', "application/x-ndjson")
     assert answer.status_code == 400
-    rig.drain()
-    assert rig.totals() == {("view", "article:1"): 7}
+    harness.drain()
+    assert harness.totals() == {("view", "article:1"): 7}
 
 
-def test_cloud_events(rig: Rig, http: httpx.Client) -> None:
+def test_cloud_events(harness: Harness, http: httpx.Client) -> None:
     """CloudEvents, one or a batch, count once for each source and id, by type or data.metric, at their time."""
     event = {"specversion": "1.0", "id": "1", "source": "/a", "type": "com.example.read", "subject": "article:1"}
     event |= {"time": "2026-01-31T12:00:00.5+01:00", "traceparent": "00-x", "datacontenttype": "application/json"}
@@ -79,13 +79,13 @@ def test_cloud_events(rig: Rig, http: httpx.Client) -> None:
     ]
     for _ in range(2):
         assert post(http, batch, "application/cloudevents-batch+json").json() == {"appended": 4}
-    rig.drain()
-    assert rig.totals() == {
+    harness.drain()
+    assert harness.totals() == {
         ("com.example.read", "article:1"): 3,
         ("view", "article:1"): 5,
         ("vote", "article:1"): 1,
     }
-    (bucket,) = {key.decode().rpartition(":")[2] for key in rig.client.scan_iter("*:day:view:*")}
+    (bucket,) = {key.decode().rpartition(":")[2] for key in harness.client.scan_iter("*:day:view:*")}
     assert bucket == "2026-01-31"
 
 
@@ -105,15 +105,15 @@ def test_cloud_events(rig: Rig, http: httpx.Client) -> None:
         ({"data": {"actor": ["u"]}}, "actor"),
     ],
 )
-def test_cloud_events_at_fault(rig: Rig, http: httpx.Client, change: dict[str, Any], field: str) -> None:
+def test_cloud_events_at_fault(harness: Harness, http: httpx.Client, change: dict[str, Any], field: str) -> None:
     """A CloudEvent that is none, or that says nothing which could be counted, is refused by its attribute."""
     event = {"specversion": "1.0", "id": "1", "source": "/a", "type": "view", "subject": "article:1"}
     answer = post(http, [event, event | change], "application/cloudevents-batch+json")
     assert (answer.status_code, faults(answer)) == (400, [(1, field)])
-    assert rig.ledger() == {}
+    assert harness.ledger() == {}
 
 
-def test_what_a_browser_sends_on_leaving_a_page(rig: Rig, http: httpx.Client) -> None:
+def test_what_a_browser_sends_on_leaving_a_page(harness: Harness, http: httpx.Client) -> None:
     """A beacon is plain text with JSON in it, from one of our own pages; of another site's it is refused."""
     ours = str(http.base_url).rstrip("/")
     assert post(http, [VIEW, VIEW], "text/plain;charset=UTF-8", origin=ours).json() == {"appended": 2}
@@ -121,10 +121,10 @@ def test_what_a_browser_sends_on_leaving_a_page(rig: Rig, http: httpx.Client) ->
     for origin in ("https://elsewhere.example", "null", ours.replace("http", "https") + ".example"):
         answer = post(http, VIEW, "text/plain;charset=UTF-8", origin=origin)
         assert (answer.status_code, answer.json()["field"]) == (403, "origin")
-    assert rig.ledger()["appended"] == 3
+    assert harness.ledger()["appended"] == 3
 
 
-def test_packed_bodies(rig: Rig, http: httpx.Client) -> None:
+def test_packed_bodies(harness: Harness, http: httpx.Client) -> None:
     """A body may be packed with gzip; its bound holds for what is unpacked, and nothing beyond it is unpacked."""
     packed = gzip.compress(json.dumps([VIEW] * 1000).encode())
     assert post(http, packed, **{"content-encoding": "gzip"}).json() == {"appended": 1000}
@@ -136,20 +136,20 @@ def test_packed_bodies(rig: Rig, http: httpx.Client) -> None:
         assert (answer.status_code, answer.json()["field"]) == (400, "body")
     answer = post(http, packed, **{"content-encoding": "br"})
     assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip")
-    assert rig.ledger()["appended"] == 1000
+    assert harness.ledger()["appended"] == 1000
 
 
-def test_one_event_at_fault_keeps_the_others_out(rig: Rig, http: httpx.Client) -> None:
+def test_one_event_at_fault_keeps_the_others_out(harness: Harness, http: httpx.Client) -> None:
     """Where events are at fault none is taken, and each is named by its place, field and limit."""
     bad = [VIEW, VIEW | {"amount": 1.5}, VIEW, VIEW | {"metric": "x"}, VIEW | {"at": time.time() + 9999}, {}]
     answer = post(http, bad)
     assert (answer.status_code, faults(answer)) == (400, [(1, "amount"), (3, "metric"), (4, "at"), (5, "metric")])
     assert answer.json()["detail"].startswith("event 1: amount: ")
     assert len(post(http, [{}] * 1000).json()["faults"]) == 20
-    assert rig.ledger() == {}
+    assert harness.ledger() == {}
 
 
-def test_partial_takes_the_good_events(rig: Rig, http: httpx.Client) -> None:
+def test_partial_takes_the_good_events(harness: Harness, http: httpx.Client) -> None:
     """With `partial` the good events are appended and the others named; where none is good, it is a 400."""
     answer = post(http, [VIEW, VIEW | {"amount": True}, VIEW], query="?partial=true")
     assert answer.status_code == 202
@@ -157,7 +157,7 @@ def test_partial_takes_the_good_events(rig: Rig, http: httpx.Client) -> None:
     assert (body["appended"], body["at_fault"]) == (2, 1)
     assert [(fault["index"], fault["field"]) for fault in body["refused"]] == [(1, "amount")]
     assert post(http, [{}, {}], query="?partial=true").status_code == 400
-    assert rig.ledger()["appended"] == 2
+    assert harness.ledger()["appended"] == 2
 
 
 @pytest.mark.parametrize(
@@ -169,26 +169,26 @@ def test_partial_takes_the_good_events(rig: Rig, http: httpx.Client) -> None:
         '[{"metric":"view","subject":"a"},{"metric":"view","subject":"a","id":null,"id":null}]',
     ],
 )
-def test_a_key_that_comes_twice_is_refused(rig: Rig, http: httpx.Client, text: str) -> None:
+def test_a_key_that_comes_twice_is_refused(harness: Harness, http: httpx.Client, text: str) -> None:
     """In a list as well, an event with a key twice is refused by name: which one was meant is not ours to guess."""
     answer = post(http, text)
     assert answer.status_code == 400
     assert answer.json()["faults"][0]["limit"] == "must be given once only"
     assert answer.json()["index"] == 1
-    assert rig.ledger() == {}
+    assert harness.ledger() == {}
 
 
-def test_texts_that_look_like_keys(rig: Rig, http: httpx.Client) -> None:
+def test_texts_that_look_like_keys(harness: Harness, http: httpx.Client) -> None:
     """Colons, braces, brackets and escaped quotes in a subject are text."""
     subjects = ['{"a":"b"}', "a:b,c", "[", "\\", "é", "x" * 1000]
     assert post(http, [VIEW | {"subject": subject} for subject in subjects]).status_code == 202
-    rig.drain()
-    assert {subject for _, subject in rig.totals()} == set(subjects)
+    harness.drain()
+    assert {subject for _, subject in harness.totals()} == set(subjects)
 
 
-def test_long_answers_are_packed(rig: Rig, http: httpx.Client) -> None:
+def test_long_answers_are_packed(harness: Harness, http: httpx.Client) -> None:
     """An answer of over a kilobyte is sent packed to who takes that, and as it is to who does not."""
-    rig.drain()
+    harness.drain()
     path = "/v1/counters/a/view?window=day&last=200"
     packed = http.get(path)
     plain = http.get(path, headers={"accept-encoding": "identity"})
@@ -201,15 +201,15 @@ def test_long_answers_are_packed(rig: Rig, http: httpx.Client) -> None:
     assert "content-encoding" not in http.get("/v1/counters/a").headers
 
 
-def test_an_answer_that_is_the_same_is_not_sent_again(rig: Rig, http: httpx.Client) -> None:
+def test_an_answer_that_is_the_same_is_not_sent_again(harness: Harness, http: httpx.Client) -> None:
     """Who has an answer already is told so, until a count changes it."""
-    rig.drain()
+    harness.drain()
     first = http.get("/v1/counters/article:1")
     assert first.headers["cache-control"] == "private, no-cache"
     again = http.get("/v1/counters/article:1", headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
     post(http, VIEW)
-    rig.drain()
+    harness.drain()
     changed = http.get("/v1/counters/article:1", headers={"if-none-match": first.headers["etag"]})
     assert (changed.status_code, changed.json()["counters"]["view"]) == (200, 1)
     assert http.get("/healthz").headers["cache-control"] == "no-store"

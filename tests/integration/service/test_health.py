@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tallystream.storage.keys import GROUP
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 def test_ready_when_everything_is_there(server: Server) -> None:
     """With a server, a layout and a group in every partition the service is ready."""
-    with Rig(server.url), http_service(server.url) as http:
+    with Harness(server.url), http_service(server.url) as http:
         answer = http.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
 
 
 def test_what_is_wrong_with_the_books_is_a_warning(server: Server) -> None:
     """Events that were lost and entries that are parked leave the service ready, with a warning for each."""
-    with Rig(server.url, partitions=1) as rig, http_service(server.url) as http:
-        rig.client.xadd(rig.layout.keys[0].stream, {"nonsense": "x"})
-        rig.drain()
-        rig.client.hincrby(rig.layout.keys[0].ledger, "trimmed", 1200)
-        rig.client.hincrby(rig.layout.keys[0].ledger, "appended", 1200)
+    with Harness(server.url, partitions=1) as harness, http_service(server.url) as http:
+        harness.client.xadd(harness.layout.keys[0].stream, {"nonsense": "x"})
+        harness.drain()
+        harness.client.hincrby(harness.layout.keys[0].ledger, "trimmed", 1200)
+        harness.client.hincrby(harness.layout.keys[0].ledger, "appended", 1200)
         answer = http.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["warnings"] == [
@@ -48,10 +48,10 @@ def test_an_empty_server_is_alive_and_not_ready(server: Server) -> None:
 
 def test_every_missing_group_is_named(server: Server) -> None:
     """A partition without its group, or without its stream, makes the service unready and is named."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
-        without_group, without_stream = rig.layout.keys[1].stream, rig.layout.keys[2].stream
-        rig.client.xgroup_destroy(without_group, GROUP)
-        rig.client.delete(without_stream)
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        without_group, without_stream = harness.layout.keys[1].stream, harness.layout.keys[2].stream
+        harness.client.xgroup_destroy(without_group, GROUP)
+        harness.client.delete(without_stream)
         answer = http.get("/readyz")
     assert answer.status_code == 503
     assert [reason.split()[0] for reason in answer.json()["reasons"]] == [without_group, without_stream]
@@ -59,17 +59,17 @@ def test_every_missing_group_is_named(server: Server) -> None:
 
 def test_what_was_lost_is_noticed_at_once(server: Server) -> None:
     """After everything was flushed the service is not ready, whatever it remembers."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
+    with Harness(server.url) as harness, http_service(server.url) as http:
         assert http.get("/readyz").status_code == 200
         assert http.get("/v1/counters/a").status_code == 200
-        rig.client.flushall()
+        harness.client.flushall()
         assert http.get("/readyz").status_code == 503
 
 
 def test_another_layout_is_not_ready(server: Server) -> None:
     """A layout of another release makes the service unready, with both versions in the reason."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
-        rig.client.hset(rig.layout.meta, "layout", "99")
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        harness.client.hset(harness.layout.meta, "layout", "99")
         (reason,) = http.get("/readyz").json()["reasons"]
     assert "layout version 99" in reason
 
@@ -77,7 +77,7 @@ def test_another_layout_is_not_ready(server: Server) -> None:
 def test_a_server_that_is_away(fresh_server: Callable[..., EmbeddedServer]) -> None:
     """Without Redis the service lives, is not ready, answers reads with 503, and recovers by itself."""
     server = fresh_server(extra=["--appendfsync", "always"])
-    with Rig(server.url):
+    with Harness(server.url):
         pass
     with http_service(server.url) as http:
         assert http.get("/v1/counters/a/view").status_code == 200

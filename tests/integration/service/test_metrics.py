@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tallystream.producing.producer import Producer
 from tallystream.storage.keys import GROUP
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -38,17 +38,17 @@ def scrape(http: httpx.Client) -> Samples:
 
 def test_counted_and_dead_events_show_by_metric(server: Server) -> None:
     """Events show as appended, counted and dead, by metric; the books balance; totals are sums of amounts."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
-        with Producer(rig.url) as producer:
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        with Producer(harness.url) as producer:
             for n in range(10):
                 producer.emit("view", f"article:{n}", 3)
             producer.emit("like", "article:1", -1)
-        stream = rig.layout.keys[0].stream
-        rig.client.xadd(stream, {"nonsense": "x"})
-        rig.client.xadd(stream, {"metric": "share", "subject": "a"})
-        other = next(f"a{n}" for n in range(99) if rig.layout.keys_of(f"a{n}") is not rig.layout.keys[0])
-        rig.client.xadd(stream, {"metric": "view", "subject": other})
-        rig.drain()
+        stream = harness.layout.keys[0].stream
+        harness.client.xadd(stream, {"nonsense": "x"})
+        harness.client.xadd(stream, {"metric": "share", "subject": "a"})
+        other = next(f"a{n}" for n in range(99) if harness.layout.keys_of(f"a{n}") is not harness.layout.keys[0])
+        harness.client.xadd(stream, {"metric": "view", "subject": other})
+        harness.drain()
         samples = scrape(http)
     assert samples["events_appended_total", ()] == 14
     assert samples["events_counted_total", ("view",)] == 10
@@ -64,7 +64,7 @@ def test_counted_and_dead_events_show_by_metric(server: Server) -> None:
 
 def test_outcomes_of_rules_show_by_metric_and_rule(server: Server) -> None:
     """Rejected, duplicate, late and trimmed events show as the ledger has them."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
+    with Harness(server.url) as harness, http_service(server.url) as http:
         books = {"appended": 15, "rejected:once": 4, "rejected:once@vote": 4, "rejected:limit": 5}
         books |= {
             "rejected:limit@view": 5,
@@ -75,7 +75,7 @@ def test_outcomes_of_rules_show_by_metric_and_rule(server: Server) -> None:
             "late-counted@view": 6,
             "trimmed": 3,
         }
-        rig.client.hset(rig.layout.keys[3].ledger, mapping=books)
+        harness.client.hset(harness.layout.keys[3].ledger, mapping=books)
         samples = scrape(http)
     assert samples["events_rejected_total", ("vote", "once")] == 4
     assert samples["events_rejected_total", ("view", "limit")] == 5
@@ -88,12 +88,12 @@ def test_outcomes_of_rules_show_by_metric_and_rule(server: Server) -> None:
 
 def test_what_waits_shows_and_hides_the_unaccounted(server: Server) -> None:
     """While entries wait or are pending, lag and age show and no figure of unaccounted events does."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
-        with Producer(rig.url) as producer:
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        with Producer(harness.url) as producer:
             producer.emit("view", "article:1")
-        keys = rig.layout.keys_of("article:1")
+        keys = harness.layout.keys_of("article:1")
         waiting = scrape(http)
-        rig.client.xreadgroup(GROUP, "someone", {keys.stream: ">"})
+        harness.client.xreadgroup(GROUP, "someone", {keys.stream: ">"})
         held = scrape(http)
     assert (waiting["lag_entries", (keys.stream,)], waiting["pending_entries", (keys.stream,)]) == (1, 0)
     assert waiting["oldest_pending_age_seconds", (keys.stream,)] == 0
@@ -104,24 +104,24 @@ def test_what_waits_shows_and_hides_the_unaccounted(server: Server) -> None:
 
 def test_a_lost_event_shows(server: Server) -> None:
     """An event that was appended, acknowledged and not counted is an unaccounted one."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
-        with Producer(rig.url) as producer:
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        with Producer(harness.url) as producer:
             producer.emit("view", "article:1", 1)
-        keys = rig.layout.keys_of("article:1")
-        (stream,) = rig.client.xreadgroup(GROUP, "someone", {keys.stream: ">"}).values()
-        rig.client.xack(keys.stream, GROUP, stream[0][0])
+        keys = harness.layout.keys_of("article:1")
+        (stream,) = harness.client.xreadgroup(GROUP, "someone", {keys.stream: ">"}).values()
+        harness.client.xack(keys.stream, GROUP, stream[0][0])
         assert scrape(http)["unaccounted_events", ()] == 1
 
 
 def test_an_unknown_lag_is_not_zero(server: Server) -> None:
     """Where the server cannot tell the lag, or the group is gone, it is NaN."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
-        deleted, gone = rig.layout.keys[0].stream, rig.layout.keys[1].stream
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        deleted, gone = harness.layout.keys[0].stream, harness.layout.keys[1].stream
         for stream in (deleted, gone):
-            ids = [rig.client.xadd(stream, {"metric": "view", "subject": "a"}) for _ in range(4)]
-            rig.client.xreadgroup(GROUP, "someone", {stream: ">"}, count=1)
-            rig.client.xdel(stream, ids[2])
-        rig.client.xgroup_destroy(gone, GROUP)
+            ids = [harness.client.xadd(stream, {"metric": "view", "subject": "a"}) for _ in range(4)]
+            harness.client.xreadgroup(GROUP, "someone", {stream: ">"}, count=1)
+            harness.client.xdel(stream, ids[2])
+        harness.client.xgroup_destroy(gone, GROUP)
         samples = scrape(http)
     assert math.isnan(samples["lag_entries", (deleted,)])
     assert math.isnan(samples["lag_entries", (gone,)])
@@ -132,7 +132,7 @@ def test_what_the_process_measures_shows_too(server: Server) -> None:
     """The metrics of workers in the same process are on the same page."""
     registry = CollectorRegistry()
     Gauge("tallystream_extra", "An extra one.", registry=registry).set(7)
-    with Rig(server.url), http_service(server.url, registry) as http:
+    with Harness(server.url), http_service(server.url, registry) as http:
         samples = scrape(http)
     assert (samples["extra", ()], samples["redis_up", ()]) == (7, 1)
 
@@ -150,24 +150,24 @@ def test_without_redis_the_rest_still_shows(fresh_server: Callable[..., Embedded
 
 def test_subjects_are_no_labels(server: Server) -> None:
     """However many subjects there are, the page does not grow."""
-    with Rig(server.url) as rig, http_service(server.url) as http:
-        with Producer(rig.url) as producer:
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        with Producer(harness.url) as producer:
             producer.emit("view", "article:1")
-        rig.drain()
+        harness.drain()
         before = len(scrape(http))
-        with Producer(rig.url) as producer:
+        with Producer(harness.url) as producer:
             for n in range(1000):
                 producer.emit("view", f"subject-{n}")
-        rig.drain()
+        harness.drain()
         assert len(scrape(http)) == before
 
 
 def test_the_time_of_the_latest_snapshot(server):
     """Where snapshots are taken the page says when the latest was, in seconds; else it has no such line."""
-    with Rig(server.url) as rig, http_service(server.url) as client:
+    with Harness(server.url) as harness, http_service(server.url) as client:
         assert "tallystream_snapshot_timestamp_seconds" not in client.get("/metrics").text
-        rig.client.hset(rig.layout.meta, "snapshot", "1763900000.125")
+        harness.client.hset(harness.layout.meta, "snapshot", "1763900000.125")
         assert "tallystream_snapshot_timestamp_seconds 1.763900000125e+09" in client.get("/metrics").text
         assert "tallystream_snapshot_interval_seconds" not in client.get("/metrics").text
-        rig.client.hset(rig.layout.meta, "snapshot-every", "60")
+        harness.client.hset(harness.layout.meta, "snapshot-every", "60")
         assert "tallystream_snapshot_interval_seconds 60.0" in client.get("/metrics").text

@@ -9,7 +9,7 @@ import httpx
 from docs._generate import http_reference
 from tallystream_worker.service.examples import ANSWERS, BODIES
 from tallystream_worker.settings.settings import DEFAULT_RULES
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def test_the_page_of_the_interface_is_current() -> None:
 
 def test_examples_are_what_is_answered(server: Server) -> None:
     """Every example has the fields that the route answers with, and every example of a body is taken."""
-    with Rig(server.url, rules=DEFAULT_RULES) as rig, http_service(server.url) as http:
-        rig.drain()
+    with Harness(server.url, rules=DEFAULT_RULES) as harness, http_service(server.url) as http:
+        harness.drain()
         for path, kinds in BODIES.items():
             for kind, example in kinds.items():
                 if isinstance(example, str):
@@ -58,7 +58,7 @@ def test_examples_are_what_is_answered(server: Server) -> None:
                     answer = http.post(path, content=content, headers={"content-type": kind})
                 assert answer.status_code in (200, 202), answer.text
                 assert answer.json().keys() == ANSWERS[path, "post"].keys()
-        rig.drain()
+        harness.drain()
         for (path, method), example in ANSWERS.items():
             if method == "get":
                 answer = http.get(url_of(path))

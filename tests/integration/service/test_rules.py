@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Ratio, Rules
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ PROBLEM = "application/problem+json"
 
 
 @pytest.fixture
-def rig(server: Server) -> Iterator[Rig]:
+def harness(server: Server) -> Iterator[Harness]:
     """Layout, groups and consumers of metrics with every rule."""
-    with Rig(server.url, rules=RULES) as rig:
-        yield rig
+    with Harness(server.url, rules=RULES) as harness:
+        yield harness
 
 
 @pytest.fixture
-def http(rig: Rig) -> Iterator[httpx.Client]:
+def http(harness: Harness) -> Iterator[httpx.Client]:
     """A client of the service."""
-    with http_service(rig.url) as client:
+    with http_service(harness.url) as client:
         yield client
 
 
@@ -77,13 +77,13 @@ def posted_until_taken(http: httpx.Client, event: dict[str, str]) -> int:
     pytest.fail("nothing was appended after the server had come back")
 
 
-def test_a_subject_has_its_ratios_and_floors(rig: Rig, http: httpx.Client) -> None:
+def test_a_subject_has_its_ratios_and_floors(harness: Harness, http: httpx.Client) -> None:
     """A subject's answer has the declared ratios, and a counter with a floor is shown no lower."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", "a", 5)
         producer.emit("like", "a", 2)
         producer.emit("like", "b", -3)
-    rig.drain()
+    harness.drain()
     answer = http.get("/v1/counters/a").json()
     assert answer["ratios"] == {"engagement_rate": 0.4}
     assert (answer["counters"]["like"], answer["error"]) == (2, 0)
@@ -92,13 +92,13 @@ def test_a_subject_has_its_ratios_and_floors(rig: Rig, http: httpx.Client) -> No
     assert answer["counters"]["like"] == 0
 
 
-def test_a_window_is_a_series_of_buckets(rig: Rig, http: httpx.Client) -> None:
+def test_a_window_is_a_series_of_buckets(harness: Harness, http: httpx.Client) -> None:
     """`window` and `last` give the latest buckets, oldest first, each event in the bucket of its own time."""
     now = time.time()
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", "/a", 7, at=now - 86_400)
         producer.emit("view", "/a", 3, at=now)
-    rig.drain()
+    harness.drain()
     answer = http.get("/v1/counters/%2Fa/view?window=day&last=3").json()
     assert [point["value"] for point in answer["series"]][-3:] in ([0, 7, 3], [7, 3, 0])  # midnight may pass
     assert all(b["start"] - a["start"] == 86_400 for a, b in zip(answer["series"], answer["series"][1:], strict=False))
@@ -109,37 +109,37 @@ def test_a_window_is_a_series_of_buckets(rig: Rig, http: httpx.Client) -> None:
     assert len(http.get("/v1/counters/%2Fa/view?window=hour").json()["series"]) == 24
 
 
-def test_over_is_a_rolling_sum(rig: Rig, http: httpx.Client) -> None:
+def test_over_is_a_rolling_sum(harness: Harness, http: httpx.Client) -> None:
     """`over` gives the sum of the last days, says from which seconds, and leaves out what is older."""
     now = time.time()
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for days, amount in ((0, 1), (3, 10), (6, 100), (9, 1000)):
             producer.emit("view", "a", amount, at=now - days * 86_400)
-    rig.drain()
+    harness.drain()
     answer = http.get("/v1/counters/a/view?over=7d").json()
     assert (answer["value"], answer["over"], answer["lag"], answer["error"]) == (111, "7d", 0, 0)
     assert answer["end"] > now - 1
     assert 7 * 86_400 <= answer["end"] - answer["start"] <= 7 * 86_400 + 2 * 3600
 
 
-def test_a_window_waits_for_a_position(rig: Rig, http: httpx.Client) -> None:
+def test_a_window_waits_for_a_position(harness: Harness, http: httpx.Client) -> None:
     """A series after a stream ID that nobody counts is a 504, as a total is."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", "a")
-    ((id_, _),) = rig.client.xrange(rig.layout.keys_of("a").stream)
+    ((id_, _),) = harness.client.xrange(harness.layout.keys_of("a").stream)
     path = f"/v1/counters/a/view?window=day&last=2&after={id_.decode()}"
     assert http.get(path).status_code == 504
-    rig.drain()
+    harness.drain()
     assert sum(point["value"] for point in http.get(path).json()["series"]) == 1
 
 
-def test_a_subject_beyond_the_quota_says_what_its_buckets_lack(rig: Rig, http: httpx.Client) -> None:
+def test_a_subject_beyond_the_quota_says_what_its_buckets_lack(harness: Harness, http: httpx.Client) -> None:
     """A subject without buckets of its own states as the error what was counted for it and is in none."""
-    first, beyond = [name for name in map(str, range(99)) if rig.layout.keys_of(name) is rig.layout.keys[0]][:2]
+    first, beyond = [name for name in map(str, range(99)) if harness.layout.keys_of(name) is harness.layout.keys[0]][:2]
     for subject in (first, beyond):
-        with Producer(rig.url) as producer:
+        with Producer(harness.url) as producer:
             producer.emit("page", subject, 5)
-        rig.drain()
+        harness.drain()
     for query in ("window=day", "over=2d"):
         assert http.get(f"/v1/counters/{first}/page?{query}").json()["error"] == 0
         answer = http.get(f"/v1/counters/{beyond}/page?{query}").json()
@@ -151,14 +151,14 @@ def test_a_subject_beyond_the_quota_says_what_its_buckets_lack(rig: Rig, http: h
     assert http.get("/v1/counters", params={"subject": beyond}).json()["error"] == 1
 
 
-def test_a_leaderboard_is_ranked(rig: Rig, http: httpx.Client) -> None:
+def test_a_leaderboard_is_ranked(harness: Harness, http: httpx.Client) -> None:
     """The subjects with the most come largest first: of all time, of a window, and over a range."""
     now = time.time()
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for n in range(20):
             producer.emit("view", f"s{n:02}", n + 1, at=now)
         producer.emit("view", "old", 1000, at=now - 30 * 86_400)
-    rig.drain()
+    harness.drain()
     answer = http.get("/v1/top/view").json()
     assert answer["as_of"] != ""
     assert answer | {"as_of": "", "top": answer["top"][:2]} == {
@@ -184,13 +184,13 @@ def test_a_leaderboard_is_ranked(rig: Rig, http: httpx.Client) -> None:
     assert http.get("/v1/top/tag").json()["top"] == []  # a shorter board than the usual ten places
 
 
-def test_a_limit_says_what_remains(rig: Rig, http: httpx.Client) -> None:
+def test_a_limit_says_what_remains(harness: Harness, http: httpx.Client) -> None:
     """A limit's answer is what was asked of it, what remains, and the second at which it begins anew."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for _ in range(5):
             producer.emit("call", "key:1")
         producer.emit("api-call", "key/2")
-    rig.drain()
+    harness.drain()
     answer = http.get("/v1/limits/call/key:1").json()
     assert (answer["limit"], answer["used"], answer["remaining"], answer["reset_at"]) == (3, 5, 0, None)
     assert (answer["metric"], answer["subject"], answer["lag"]) == ("call", "key:1", 0)
@@ -199,23 +199,23 @@ def test_a_limit_says_what_remains(rig: Rig, http: httpx.Client) -> None:
     assert (answer["used"], answer["remaining"]) in ((1, 1), (0, 2))  # midnight may pass
 
 
-def test_votes_are_a_score_and_both_sides(rig: Rig, http: httpx.Client) -> None:
+def test_votes_are_a_score_and_both_sides(harness: Harness, http: httpx.Client) -> None:
     """Votes show as score, up and down; one that was taken back is in none of them."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for actor, amount in (("u1", 1), ("u2", 1), ("u3", -1), ("u4", 1)):
             producer.emit("vote", "post:1", amount, actor=actor, at=1_763_900_000)
         producer.emit("vote", "post:1", 0, actor="u4", at=1_763_900_001)
-    rig.drain()
+    harness.drain()
     answer = http.get("/v1/votes/vote/post:1").json()
     assert (answer["score"], answer["up"], answer["down"], answer["lag"]) == (1, 2, 1, 0)
 
 
-def test_uniques_are_an_estimate_with_its_error(rig: Rig, http: httpx.Client) -> None:
+def test_uniques_are_an_estimate_with_its_error(harness: Harness, http: httpx.Client) -> None:
     """Different actors are estimated for the window now and over a range, with the standard error as a share."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for n in range(200):
             producer.emit("view", "a", actor=f"u{n % 100}")
-    rig.drain()
+    harness.drain()
     for query, span in (("", "day"), ("?over=day", "day"), ("?over=7d", "7d")):
         answer = http.get(f"/v1/uniques/view/a{query}").json()
         assert (answer["over"], answer["error"], answer["lag"]) == (span, 0.0081, 0)
@@ -265,14 +265,14 @@ def test_a_bad_read_names_field_and_limit(http: httpx.Client, path: str, status:
     assert limit in answer.json()["limit"]
 
 
-def test_events_are_appended(rig: Rig, http: httpx.Client) -> None:
+def test_events_are_appended(harness: Harness, http: httpx.Client) -> None:
     """One event, or a list of a thousand, is answered once it is in the streams, and is then counted."""
     answer = http.post("/v1/events", json={"metric": "view", "subject": "a", "amount": 2, "actor": "u1", "id": "x"})
     assert (answer.status_code, answer.json()) == (202, {"appended": 1})
-    assert rig.ledger()["appended"] == 1
+    assert harness.ledger()["appended"] == 1
     answer = http.post("/v1/events", json=[{"metric": "view", "subject": "a", "at": 1_763_900_000}] * 1000)
     assert (answer.status_code, answer.json()) == (202, {"appended": 1000})
-    rig.drain()
+    harness.drain()
     assert http.get("/v1/counters/a/view").json()["value"] == 1002
 
 
@@ -303,7 +303,9 @@ GOOD = '{"metric": "view", "subject": "a"}'
         ("null", "body", "object"),
     ],
 )
-def test_a_bad_event_keeps_the_others_out(rig: Rig, http: httpx.Client, event: str, field: str, limit: str) -> None:
+def test_a_bad_event_keeps_the_others_out(
+    harness: Harness, http: httpx.Client, event: str, field: str, limit: str
+) -> None:
     """A bad event is refused by its place and field, whoever is asked, and nothing at all is appended."""
     headers = {"content-type": "application/json"}
     answer = http.post("/v1/events", content=f"[{GOOD}, {event}, {GOOD}]", headers=headers)
@@ -313,8 +315,8 @@ def test_a_bad_event_keeps_the_others_out(rig: Rig, http: httpx.Client, event: s
     assert limit in answer.json()["limit"]
     answer = http.post("/v1/decide", content=event, headers=headers)
     assert refused(answer) == (400, field)
-    assert rig.ledger() == {}
-    assert all(rig.client.xlen(keys.stream) == 0 for keys in rig.layout.keys)
+    assert harness.ledger() == {}
+    assert all(harness.client.xlen(keys.stream) == 0 for keys in harness.layout.keys)
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/decide"])
@@ -336,16 +338,16 @@ def test_what_is_no_json_is_refused(http: httpx.Client, path: str, body: bytes) 
 
 
 @pytest.mark.parametrize("kind", [None, "text/html", "application/x-www-form-urlencoded", "multipart/form-data"])
-def test_a_body_must_say_that_it_is_json(rig: Rig, http: httpx.Client, kind: str | None) -> None:
+def test_a_body_must_say_that_it_is_json(harness: Harness, http: httpx.Client, kind: str | None) -> None:
     """What a page of another site can make a browser send is refused: it never says that it is JSON."""
     for path in ("/v1/events", "/v1/decide"):
         answer = http.post(path, content=GOOD, headers={} if kind is None else {"content-type": kind})
         assert refused(answer) == (415, "content-type")
     assert http.post("/v1/decide", content=GOOD, headers={"content-type": "text/plain"}).status_code == 415
-    assert rig.ledger() == {}
+    assert harness.ledger() == {}
 
 
-def test_too_much_at_once_is_refused(rig: Rig, http: httpx.Client) -> None:
+def test_too_much_at_once_is_refused(harness: Harness, http: httpx.Client) -> None:
     """More than a thousand events, none, or more bytes than a body may have, are refused with the bound."""
     event = json.loads(GOOD)
     for events in ([], [event] * 1001):
@@ -359,10 +361,10 @@ def test_too_much_at_once_is_refused(rig: Rig, http: httpx.Client) -> None:
         assert f"{most:,} bytes" in answer.json()["limit"]
         answer = http.post(path, content=iter([b" " * 4096] * (most // 4096 + 1)), headers=headers)  # no length given
         assert refused(answer) == (413, "body")
-    assert rig.ledger()["appended"] == 2
+    assert harness.ledger()["appended"] == 2
 
 
-def test_a_limit_is_decided_at_once(rig: Rig, http: httpx.Client) -> None:
+def test_a_limit_is_decided_at_once(harness: Harness, http: httpx.Client) -> None:
     """Calls pass up to the limit with what remains, and the next is a 429 that says when to come again."""
     event = {"metric": "api-call", "subject": "key:1", "at": time.time()}
     answers = [http.post("/v1/decide", json=event) for _ in range(3)]
@@ -378,7 +380,7 @@ def test_a_limit_is_decided_at_once(rig: Rig, http: httpx.Client) -> None:
     assert 0 <= int(answers[2].headers["retry-after"]) <= 86_400
     assert bodies[2]["reset_at"] % 86_400 == 0
     assert "retry-after" not in answers[0].headers
-    assert rig.ledger()["rejected:limit@api-call"] == 1
+    assert harness.ledger()["rejected:limit@api-call"] == 1
     for _ in range(4):
         final = http.post("/v1/decide", json={"metric": "call", "subject": "key:1"})
     assert (final.status_code, final.json()["reset_at"]) == (429, None)
@@ -405,7 +407,7 @@ def test_a_sketched_metric_cannot_be_decided(http: httpx.Client) -> None:
     assert "emit it instead" in answer.json()["limit"]
 
 
-def test_decisions_at_once_accept_exactly_the_limit(rig: Rig, http: httpx.Client) -> None:
+def test_decisions_at_once_accept_exactly_the_limit(harness: Harness, http: httpx.Client) -> None:
     """Of many requests at the same time, exactly as many pass as the limit has room for."""
 
     def decide(_: int) -> int:
@@ -414,7 +416,7 @@ def test_decisions_at_once_accept_exactly_the_limit(rig: Rig, http: httpx.Client
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(decide, range(40)))
     assert (answers.count(200), answers.count(429)) == (3, 37)
-    rig.drain()
+    harness.drain()
     assert http.get("/v1/counters/key:1/call").json()["value"] == 3
 
 
@@ -436,7 +438,7 @@ def test_events_while_redis_is_away_are_held(
     monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 60)  # it goes away just after it was asked
     server = fresh_server(extra=["--appendfsync", "always"])
     event = json.loads(GOOD)
-    with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
+    with Harness(server.url, rules=RULES) as harness, http_service(server.url) as http:
         assert http.post("/v1/events", json=event).status_code == 202
         server.kill()
         answer = http.post("/v1/events", json=[event] * 3)
@@ -447,28 +449,28 @@ def test_events_while_redis_is_away_are_held(
         assert "not known whether" in answer.json()["detail"]
         server.start()
         taken = 4 + posted_until_taken(http, event)
-        assert rig.ledger()["appended"] == taken
+        assert harness.ledger()["appended"] == taken
 
 
 def test_a_full_stream_is_backpressure(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a stream has as many entries as it may, its events are refused at once, and those of other streams not."""
     monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 0.0)
     event = json.loads(GOOD)
-    with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
+    with Harness(server.url, rules=RULES) as harness, http_service(server.url) as http:
         assert http.post("/v1/events", json=event).status_code == 202
-        full = rig.layout.keys_of(event["subject"])
-        rig.client.hset(full.sequences, "!limit", 1)
+        full = harness.layout.keys_of(event["subject"])
+        harness.client.hset(full.sequences, "!limit", 1)
         for path in ("/v1/events", "/v1/decide"):
             answer = http.post(path, json=event)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert "none of these was taken" in http.post("/v1/events", json=event).json()["detail"]
-        other = next(name for name in map(str, range(99)) if rig.layout.keys_of(name) is not full)
+        other = next(name for name in map(str, range(99)) if harness.layout.keys_of(name) is not full)
         assert http.post("/v1/events", json=[event, event | {"subject": other}]).status_code == 503
         assert http.post("/v1/events", json=event | {"subject": other}).status_code == 202
-        assert rig.client.xlen(full.stream) == 1
-        rig.client.hdel(full.sequences, "!limit")
+        assert harness.client.xlen(full.stream) == 1
+        harness.client.hdel(full.sequences, "!limit")
         assert http.post("/v1/events", json=event).status_code == 202
-        assert rig.ledger()["appended"] == 3
+        assert harness.ledger()["appended"] == 3
 
 
 def test_a_full_buffer_takes_all_or_none(
@@ -480,7 +482,7 @@ def test_a_full_buffer_takes_all_or_none(
     monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 60)
     server = fresh_server(extra=["--appendfsync", "always"])
     event = json.loads(GOOD)
-    with Rig(server.url, rules=RULES) as rig, http_service(server.url) as http:
+    with Harness(server.url, rules=RULES) as harness, http_service(server.url) as http:
         assert http.post("/v1/events", json=event).status_code == 202
         server.kill()
         assert http.post("/v1/events", json=[event] * 3).status_code == 504
@@ -489,13 +491,13 @@ def test_a_full_buffer_takes_all_or_none(
         assert "none of these was taken" in answer.json()["detail"]
         server.start()
         taken = 4 + posted_until_taken(http, event)
-        assert rig.ledger()["appended"] == taken
+        assert harness.ledger()["appended"] == taken
 
 
-def test_a_body_that_never_ends_is_given_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_never_ends_is_given_up(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that announces a body and does not send it is answered in time."""
     monkeypatch.setattr("tallystream_worker.service.bodies.body._RECEIVE_TIMEOUT", 0.1)
-    with http_service(rig.url) as http:
+    with http_service(harness.url) as http:
         address = (http.base_url.host, http.base_url.port or 80)
         with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(
@@ -505,17 +507,17 @@ def test_a_body_that_never_ends_is_given_up(rig: Rig, monkeypatch: pytest.Monkey
             assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
-def test_sketches_show_on_the_metrics_page(rig: Rig, http: httpx.Client) -> None:
+def test_sketches_show_on_the_metrics_page(harness: Harness, http: httpx.Client) -> None:
     """What is in sketches and how many subjects are exact show by metric, and no subject does."""
-    names = [name for name in map(str, range(99)) if rig.layout.keys_of(name) is rig.layout.keys[0]][:3]
-    with Producer(rig.url) as producer:
+    names = [name for name in map(str, range(99)) if harness.layout.keys_of(name) is harness.layout.keys[0]][:3]
+    with Producer(harness.url) as producer:
         for name in names:
             producer.emit("page", name, 5)
         producer.emit("tag", "secret-subject", 7)
         for _ in range(2):
             producer.emit("vote", "a", actor="u1")
             producer.emit("view", "a", id="x", at=1_763_900_000)
-    rig.drain()
+    harness.drain()
     page = http.get("/metrics").text
     samples = {
         (sample.name, sample.labels.get("metric"), sample.labels.get("rule")): sample.value
@@ -538,9 +540,9 @@ def test_the_schema_names_every_path(http: httpx.Client) -> None:
     assert {"/v1/uniques/{metric}/{subject}", "/v1/events", "/v1/decide"} <= paths
 
 
-def test_a_subject_with_a_slash_is_found(rig: Rig, http: httpx.Client) -> None:
+def test_a_subject_with_a_slash_is_found(harness: Harness, http: httpx.Client) -> None:
     """A percent-encoded slash belongs to the subject, in the paths that end in one as well."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("call", "/a/b")
-    rig.drain()
+    harness.drain()
     assert http.get(f"/v1/limits/call/{quote('/a/b', safe='')}").json()["used"] == 1

@@ -14,7 +14,7 @@ from schemathesis import checks
 from schemathesis.specs.openapi import checks as described
 
 from tallystream.rules.metrics import Metric, Rules
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import http_service
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_requests_drawn_from_the_schema(server: Server) -> None:
     """Whatever the schema allows, and much that it does not, is answered as described and never by a server error."""
     chosen = int(os.environ.get("TALLYSTREAM_SEED", "0")) or random.randrange(1, 2**32)
     print(f"TALLYSTREAM_SEED={chosen}")  # noqa: T201  # shown when it fails
-    with Rig(server.url, rules=RULES) as rig, http_service(rig.url) as http:
+    with Harness(server.url, rules=RULES) as harness, http_service(harness.url) as http:
         schema = schemathesis.openapi.from_dict(http.get("/schema/openapi.json").json())
         schema.config.base_url = str(http.base_url)
         tried = 0
@@ -72,14 +72,14 @@ def test_requests_drawn_from_the_schema(server: Server) -> None:
             tried += 1
         assert tried >= 12
         assert http.get("/healthz").status_code == 200
-        rig.drain()
-        assert rig.dead() == []
+        harness.drain()
+        assert harness.dead() == []
 
 
 def test_requests_with_a_body_of_anything(server: Server) -> None:
     """Bytes of any kind under any of the media types are refused or taken, and the service goes on."""
     kinds = ["application/json", "application/x-ndjson", "application/cloudevents+json", "text/plain", "x/y", ""]
-    with Rig(server.url, rules=RULES) as rig, http_service(rig.url) as http:
+    with Harness(server.url, rules=RULES) as harness, http_service(harness.url) as http:
 
         @settings(max_examples=40, database=None, deadline=None, suppress_health_check=list(HealthCheck))
         @given(body=st.binary(max_size=200), kind=st.sampled_from(kinds))

@@ -19,7 +19,7 @@ from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.service.server import serving
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.http_service import settings_for
 from tests.waiting import until
 
@@ -79,17 +79,17 @@ def test_a_port_is_free_again_after_a_stop(server: Server) -> None:
 
 def test_a_stop_lets_requests_end(server: Server) -> None:
     """A request in hand when the service stops still gets its answer."""
-    with Rig(server.url) as rig:
-        stream = rig.layout.keys_of("article:1").stream
-        id_ = rig.client.xadd(stream, {"metric": "view", "subject": "article:1"}).decode()
+    with Harness(server.url) as harness:
+        stream = harness.layout.keys_of("article:1").stream
+        id_ = harness.client.xadd(stream, {"metric": "view", "subject": "article:1"}).decode()
         answers = []
         with serving(settings_for(server.url, read_timeout=1)) as url, httpx.Client() as client:
             client.get(f"{url}/healthz")  # a connection that stays open must not hold up the stop
             path = f"{url}/v1/counters/article:1?after={id_}"
             asking = threading.Thread(target=lambda: answers.append(httpx.get(path)))
-            rig.client.config_resetstat()
+            harness.client.config_resetstat()
             asking.start()
-            until(lambda: rig.client.info("commandstats").get("cmdstat_mget"), what="the request's first look")
+            until(lambda: harness.client.info("commandstats").get("cmdstat_mget"), what="the request's first look")
             began = time.monotonic()
         assert time.monotonic() - began < 3
         asking.join(5)
@@ -126,8 +126,8 @@ with serving(settings_for({NOBODY!r})) as url:
 
 def test_many_requests_at_once(server: Server) -> None:
     """Far more requests at once than connections to Redis are all answered, over connections that stay open."""
-    with Rig(server.url) as rig, serving(settings_for(server.url)) as url:
-        rig.drain()
+    with Harness(server.url) as harness, serving(settings_for(server.url)) as url:
+        harness.drain()
         answers = []
         with httpx.Client(limits=httpx.Limits(max_connections=200)) as client:
             threads = [

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from tallystream import Producer
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.event import Event
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
@@ -38,14 +38,15 @@ from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings, SnapshotSettings
+from tallystream_worker.snapshot import snapshotter
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.drill import drill
-from tallystream_worker.snapshot.load import Load
-from tallystream_worker.snapshot.point_in_time import CutLost, open_cut
+from tallystream_worker.snapshot.load import TableLoader
+from tallystream_worker.snapshot.point_in_time import ViewLost, open_view
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.snapshotter import Snapshot
-from tallystream_worker.snapshot.values import Reading
-from tests.harness import Rig
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.snapshot.values import ValueReader
+from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, feed, happenings, stored, without_zeros
 from tests.oracle_rules import tally
 from tests.paths import ROOT
@@ -68,9 +69,9 @@ STRUCTURES = Rules(
 
 
 @pytest.fixture
-def rig(server):
+def harness(server):
     """Parts wired to a clean server, two partitions, all rules."""
-    with Rig(server.url, partitions=2, rules=RULES) as wired:
+    with Harness(server.url, partitions=2, rules=RULES) as wired:
         yield wired
 
 
@@ -87,23 +88,23 @@ def database(request, tmp_path, monkeypatch):
     opened.close()
 
 
-def take(rig: Rig, database: Database, *, whole: bool = False):
+def take(harness: Harness, database: Database, *, whole: bool = False):
     """Take a snapshot, as a new process would."""
-    return Snapshot(rig.client, database, establish(rig.client)).run_once(whole=whole)
+    return Snapshotter(harness.client, database, create_or_load(harness.client)).run_once(whole=whole)
 
 
-def books(rig: Rig) -> dict[str, int]:
+def books(harness: Harness) -> dict[str, int]:
     """Return the ledger without the figures of the stream's own entries, which begins anew."""
-    return {name: value for name, value in rig.ledger().items() if not name.startswith("entries:")}
+    return {name: value for name, value in harness.ledger().items() if not name.startswith("entries:")}
 
 
-def partly(rig: Rig, chance: random.Random) -> None:
+def partly(harness: Harness, chance: random.Random) -> None:
     """Count some of what waits, leave some of it pending and some unread."""
-    for partition in range(rig.layout.partitions):
-        held = rig.fetch(partition, "reader")(chance.randint(0, 6), 0)
+    for partition in range(harness.layout.partitions):
+        held = harness.fetch(partition, "reader")(chance.randint(0, 6), 0)
         chance.shuffle(held)
         handed = iter([held[: len(held) // 2]])
-        rig.consumer(partition, "w", fetch=lambda *_, handed=handed: next(handed)).run_once()
+        harness.consumer(partition, "w", fetch=lambda *_, handed=handed: next(handed)).run_once()
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -114,32 +115,32 @@ def test_after_a_loss_everything_is_as_before(server, tmp_path_factory, drawn, s
     server.clear()
     folder = tmp_path_factory.mktemp("restore")
     database = Database(str(folder / "snapshot.sqlite"))
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
         happened = []
         for round_ in drawn:
-            happened += feed(rig, round_, chance)
-            partly(rig, chance)
+            happened += feed(harness, round_, chance)
+            partly(harness, chance)
             if round_ is not drawn[-1]:
-                take(rig, database)
+                take(harness, database)
         store = Store(str(folder / "archive"))
-        Archive(rig.client, store, rig.meta).run_once(settled=0)
+        Archive(harness.client, store, harness.meta).run_once(settled=0)
         server.clear()
-        restore(rig.client, database, lambda n, after, before: entries(store, n, after, before))
+        restore(harness.client, database, lambda n, after, before: entries(store, n, after, before))
         database.close()
-        expected, found = tally(happened, RULES.metric), stored(rig)
+        expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows", "asked"):
             assert without_zeros(found[name]) == without_zeros(getattr(expected, name)), name
-        assert without_zeros(books(rig)) == without_zeros(expected.ledger)
-        assert rig.waiting() == 0
+        assert without_zeros(books(harness)) == without_zeros(expected.ledger)
+        assert harness.waiting() == 0
 
 
-def test_a_snapshot_is_of_one_moment(rig, database):
+def test_a_snapshot_is_of_one_moment(harness, database):
     """While events arrive and are counted, two metrics that every entry moves together are equal in each snapshot."""
     stop = threading.Event()
 
     def load() -> None:
-        decide = Decider(rig.connect(), establish(rig.client))
-        with Producer(rig.url, linger=0.001) as producer:
+        decide = Decider(harness.connect(), create_or_load(harness.client))
+        with Producer(harness.url, linger=0.001) as producer:
             number = 0
             while not stop.is_set():
                 number += 1
@@ -151,7 +152,7 @@ def test_a_snapshot_is_of_one_moment(rig, database):
                     producer.flush()
 
     def count(partition: int) -> None:
-        consumer = rig.consumer(partition)
+        consumer = harness.consumer(partition)
         while not stop.is_set():
             consumer.run_once(0.01)
 
@@ -160,7 +161,7 @@ def test_a_snapshot_is_of_one_moment(rig, database):
         thread.start()
     try:
         for number in range(6):
-            take(rig, database, whole=number == 3)
+            take(harness, database, whole=number == 3)
             totals = rows(database, "totals")
             windows = rows(database, "windows")
             # An entry holds both, so each subject's are equal at any moment between entries.
@@ -178,7 +179,7 @@ def test_a_snapshot_is_of_one_moment(rig, database):
         stop.set()
         for thread in threads:
             thread.join()
-    assert rig.client.keys("*cut*") == []
+    assert harness.client.keys("*cut*") == []
 
 
 def rows(database: Database, table: str) -> dict[tuple, int]:
@@ -199,31 +200,31 @@ def rows(database: Database, table: str) -> dict[tuple, int]:
     return {tuple(row[name] for name in names[table]): row["value"] for row in found}
 
 
-def test_what_has_not_changed_is_not_read(rig, database):
+def test_what_has_not_changed_is_not_read(harness, database):
     """The first snapshot has everything, the next only what changed, and both together are what is there."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for number in range(2000):
             producer.emit("plain", f"s{number}")
-    rig.drain()
-    first = take(rig, database)
+    harness.drain()
+    first = take(harness, database)
     assert (first.whole, first.rows >= 2000) == (2, True)
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("plain", "s7", 5)
         producer.emit("plain", "new", 1)
-    rig.drain()
-    second = take(rig, database)
+    harness.drain()
+    second = take(harness, database)
     assert (second.whole, second.rows) == (0, 2)
-    assert rows(database, "totals") == rig.totals()
-    assert take(rig, database).rows == 0
+    assert rows(database, "totals") == harness.totals()
+    assert take(harness, database).rows == 0
 
 
-def test_a_person_can_ask(rig, database):
+def test_a_person_can_ask(harness, database):
     """The tables answer the question that docs/backup.md shows."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         for number in range(50):
             producer.emit("view", f"article:{number % 10}", number)
-    rig.drain()
-    take(rig, database)
+    harness.drain()
+    take(harness, database)
     query = "SELECT subject, value FROM totals WHERE metric = 'view' ORDER BY value DESC LIMIT 10"
     assert query in (ROOT / "docs" / "backup.md").read_text()
     with database._engine.connect() as connection:
@@ -234,22 +235,22 @@ def test_a_person_can_ask(rig, database):
 
 def test_everything_that_is_kept_comes_back(server, database):
     """Sketches, Bloom filters, unique counts, leaderboards, sequences and expiry come back, not only sums."""
-    with Rig(server.url, partitions=2, rules=STRUCTURES) as rig, Producer(rig.url) as producer:
+    with Harness(server.url, partitions=2, rules=STRUCTURES) as harness, Producer(harness.url) as producer:
         for round_ in range(3):
-            emit_structures(rig, producer, round_)
-            take(rig, database)
-        before = dump(rig)
+            emit_structures(harness, producer, round_)
+            take(harness, database)
+        before = dump(harness)
         server.client().flushall()
-        restore(rig.client, database)
-        assert dump(rig) == before
+        restore(harness.client, database)
+        assert dump(harness) == before
         producer.emit("seen", "s1", id="0-1")  # the same producer goes on: the gate knows it, the filter the id
         producer.flush()
-        rig.drain()
-        assert books(rig)["duplicate"] == before["ledger"]["duplicate"] + 1
+        harness.drain()
+        assert books(harness)["duplicate"] == before["ledger"]["duplicate"] + 1
         assert producer.stats.rewound_streams == 0
 
 
-def emit_structures(rig: Rig, producer: Producer, round_: int) -> None:
+def emit_structures(harness: Harness, producer: Producer, round_: int) -> None:
     """Emit and count events of every rule that keeps more than a sum."""
     for number in range(60):
         producer.emit("seen", f"s{number % 7}", id=f"{round_ % 2}-{number}")
@@ -258,32 +259,32 @@ def emit_structures(rig: Rig, producer: Producer, round_: int) -> None:
         producer.emit("some", f"s{number % 13}", number)
         producer.emit("vote", f"s{number % 3}", (number + round_) % 3 - 1, actor=f"u{number % 20}")
     producer.flush()
-    rig.drain()
+    harness.drain()
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_is_written_while_it_is_read_is_not_in_it(server, tmp_path, monkeypatch, whole):
     """Every kind of counter is kept as it was when the cut was opened, although each is written before it is read."""
     database = Database(str(tmp_path / "snapshot.sqlite"))
-    with Rig(server.url, partitions=1, rules=STRUCTURES) as rig, Producer(rig.url) as producer:
-        emit_structures(rig, producer, 0)
+    with Harness(server.url, partitions=1, rules=STRUCTURES) as harness, Producer(harness.url) as producer:
+        emit_structures(harness, producer, 0)
         if not whole:
-            take(rig, database)
-            emit_structures(rig, producer, 2)
-        before, copies = dump(rig), Reading.copies
+            take(harness, database)
+            emit_structures(harness, producer, 2)
+        before, copies = dump(harness), ValueReader.copies
 
         def write_first(self, names):
-            emit_structures(rig, producer, 1)
-            emit_structures(rig, producer, 5)
+            emit_structures(harness, producer, 1)
+            emit_structures(harness, producer, 5)
             copies(self, names)
 
-        monkeypatch.setattr(Reading, "copies", write_first)
-        take(rig, database)
-        assert dump(rig) != before
+        monkeypatch.setattr(ValueReader, "copies", write_first)
+        take(harness, database)
+        assert dump(harness) != before
         server.client().flushall()
-        restore(rig.client, database)
+        restore(harness.client, database)
         # A key's time to live is at least a day after its last write, and the last was after the moment.
-        assert {name: kept(value) for name, value in dump(rig).items()} == {
+        assert {name: kept(value) for name, value in dump(harness).items()} == {
             name: kept(value) for name, value in before.items()
         }
     database.close()
@@ -294,76 +295,76 @@ def kept(value):
     return value[0] if isinstance(value, tuple) else value
 
 
-def test_what_is_counted_just_before_the_cut_is_in_it(rig, database, monkeypatch):
+def test_what_is_counted_just_before_the_cut_is_in_it(harness, database, monkeypatch):
     """Entries that come between the reading of the log and the moment are read as well."""
-    emit_some(rig, 1)
-    take(rig, database)
+    emit_some(harness, 1)
+    take(harness, database)
 
     came = []
 
     def late(*arguments):
-        with Producer(rig.url) as producer:
+        with Producer(harness.url) as producer:
             for number in range(8):
                 subject = f"late:{len(came)}:{number}"
                 producer.emit("plain", subject)
-                if rig.layout.keys_of(subject) == arguments[1]:
+                if harness.layout.keys_of(subject) == arguments[1]:
                     came.append(subject)
-        rig.drain()
-        return open_cut(*arguments)
+        harness.drain()
+        return open_view(*arguments)
 
-    emit_some(rig, 2)
+    emit_some(harness, 2)
     monkeypatch.setattr(snapshotter, "open_cut", late)
-    take(rig, database)
+    take(harness, database)
     assert len(came) >= 2
     assert {("plain", subject) for subject in came} <= rows(database, "totals").keys()
 
 
-def test_a_replaced_vote_leaves_its_old_bucket(rig, database):
+def test_a_replaced_vote_leaves_its_old_bucket(harness, database):
     """A vote or id that is replaced changes a bucket that no new entry names: the snapshot has that one, too."""
     now = time.time()
     early, late = now - 3 * 86_400, now - 60
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("vote", "p1", 1, actor="u1", at=early)
         producer.emit("view", "a1", 5, at=late, id="i1")
         producer.flush()
-        rig.drain()
-        take(rig, database)
+        harness.drain()
+        take(harness, database)
         producer.emit("vote", "p1", -1, actor="u1", at=late)
         producer.emit("view", "a1", 5, at=late - 1800, id="i1")
         producer.flush()
-    rig.drain()
-    take(rig, database)
+    harness.drain()
+    take(harness, database)
     windows = Counter()
     for (window, metric, label, subject), value in rows(database, "windows").items():
         windows[window, metric, label, subject] += value
-    assert without_zeros(windows) == without_zeros(stored(rig)["windows"])
+    assert without_zeros(windows) == without_zeros(stored(harness)["windows"])
 
 
-def test_the_log_is_held_for_what_is_pending(rig, database):
+def test_the_log_is_held_for_what_is_pending(harness, database):
     """The hold of a snapshot leaves in the log what was handed out and not counted at its moment."""
-    emit_some(rig, 1)
-    emit_some(rig, 2, drain=False)
-    held = {n: rig.fetch(n, "slow")(3, 0) for n in range(2)}
-    take(rig, database)
-    for partition, keys in enumerate(rig.layout.keys):
-        hold = rig.client.hget(f"{keys.prefix}holds", "snapshot").decode()
+    emit_some(harness, 1)
+    emit_some(harness, 2, drain=False)
+    held = {n: harness.fetch(n, "slow")(3, 0) for n in range(2)}
+    take(harness, database)
+    for partition, keys in enumerate(harness.layout.keys):
+        hold = harness.client.hget(f"{keys.prefix}holds", "snapshot").decode()
         assert parse_id(hold) < parse_id(held[partition][0].id)
 
 
-def test_a_whole_snapshot_forgets_what_is_gone(rig, database):
+def test_a_whole_snapshot_forgets_what_is_gone(harness, database):
     """A counter that somebody removed by hand is gone from the next snapshot of everything."""
-    emit_some(rig, 1)
-    take(rig, database)
-    (key, *_) = rig.client.scan_iter(match="*total:view:*")
-    rig.client.delete(key)
-    take(rig, database, whole=True)
-    assert rows(database, "totals") == rig.totals()
+    emit_some(harness, 1)
+    take(harness, database)
+    (key, *_) = harness.client.scan_iter(match="*total:view:*")
+    harness.client.delete(key)
+    take(harness, database, whole=True)
+    assert rows(database, "totals") == harness.totals()
 
 
-def dump(rig: Rig) -> dict:
+def dump(harness: Harness) -> dict:
     """Return everything that is kept, with expiry to the millisecond."""
-    client, found = rig.client, {"ledger": books(rig)}
-    for keys in rig.layout.keys:
+    client, found = harness.client, {"ledger": books(harness)}
+    for keys in harness.layout.keys:
         for key in client.scan_iter(match=f"{keys.prefix}*"):
             name = key.decode()
             if name.endswith((":stream", ":ledger", ":holds", ":dead")):
@@ -382,91 +383,91 @@ def dump(rig: Rig) -> dict:
 
 
 @pytest.mark.parametrize("place", SNAPSHOT_PLACES)
-def test_a_killed_snapshot(rig, tmp_path, place):
+def test_a_killed_snapshot(harness, tmp_path, place):
     """SIGKILL before the commit, in it or behind it: the log is kept, counting goes on, and the next one is right."""
-    emit_some(rig, 1)
+    emit_some(harness, 1)
     file = tmp_path / "snapshot.sqlite"
-    command = [PROGRAM, "snapshot", file, "--once", "--redis", rig.url]
+    command = [PROGRAM, "snapshot", file, "--once", "--redis", harness.url]
     environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "2"}
     for nth in (1, 2):
         killed = subprocess.run(
             command, env=environment | {VARIABLE: f"{place}:{nth}"}, capture_output=True, check=False
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert_log_is_held(rig, file)
-        emit_some(rig, 2 + nth)
+        assert_log_is_held(harness, file)
+        emit_some(harness, 2 + nth)
     done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     database = Database(str(file))
-    assert rows(database, "totals") == rig.totals()
-    for keys in rig.layout.keys:
-        position, _ = database.position(rig.layout.keys.index(keys))
-        assert rig.client.hget(f"{keys.prefix}holds", "snapshot") == position.floor.encode()
+    assert rows(database, "totals") == harness.totals()
+    for keys in harness.layout.keys:
+        position, _ = database.position(harness.layout.keys.index(keys))
+        assert harness.client.hget(f"{keys.prefix}holds", "snapshot") == position.floor.encode()
     database.close()
 
 
-def assert_log_is_held(rig: Rig, file: Path) -> None:
+def assert_log_is_held(harness: Harness, file: Path) -> None:
     """Demand that nothing behind what is in the database may be trimmed."""
     database = Database(str(file))
-    for partition, keys in enumerate(rig.layout.keys):
+    for partition, keys in enumerate(harness.layout.keys):
         if (found := database.position(partition)) is not None:
-            hold = rig.client.hget(keys.holds, "snapshot")
+            hold = harness.client.hget(keys.retention_holds, "snapshot")
             assert hold is not None
             assert parse_id(hold.decode()) <= parse_id(found[0].floor)
     database.close()
 
 
 @pytest.mark.parametrize("place", RESTORE_PLACES)
-def test_a_killed_restore(rig, tmp_path, place):
+def test_a_killed_restore(harness, tmp_path, place):
     """A restore that was killed is run again, and ends where one that was not killed ends."""
-    emit_some(rig, 1)
+    emit_some(harness, 1)
     file = tmp_path / "snapshot.sqlite"
     database = Database(str(file))
-    take(rig, database)
-    emit_some(rig, 2, drain=False)
-    Archive(rig.client, Store(str(tmp_path / "archive")), rig.meta).run_once(settled=0)
-    rig.drain()
-    before, ledger = rig.totals(), books(rig)
-    rig.client.flushall()
-    command = [PROGRAM, "restore", file, "--archive", tmp_path / "archive", "--redis", rig.url]
+    take(harness, database)
+    emit_some(harness, 2, drain=False)
+    Archive(harness.client, Store(str(tmp_path / "archive")), harness.meta).run_once(settled=0)
+    harness.drain()
+    before, ledger = harness.totals(), books(harness)
+    harness.client.flushall()
+    command = [PROGRAM, "restore", file, "--archive", tmp_path / "archive", "--redis", harness.url]
     killed = subprocess.run(command, env=os.environ | {VARIABLE: f"{place}:2"}, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not rig.client.exists(rig.layout.meta)
+    assert not harness.client.exists(harness.layout.meta)
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert (rig.totals(), books(rig)) == (before, ledger)
+    assert (harness.totals(), books(harness)) == (before, ledger)
     database.close()
 
 
-def emit_some(rig: Rig, seed: int, *, drain: bool = True) -> None:
+def emit_some(harness: Harness, seed: int, *, drain: bool = True) -> None:
     """Emit events of a few metrics, and count them."""
     chance = random.Random(seed)
-    with Producer(rig.url, entry_events=20) as producer:
+    with Producer(harness.url, entry_events=20) as producer:
         for _ in range(300):
             producer.emit(chance.choice(["view", "plain"]), f"s{chance.randint(1, 50)}", chance.randint(1, 5))
     if drain:
-        rig.drain()
+        harness.drain()
 
 
-def test_what_is_left_of_the_stream_is_enough(rig, database):
+def test_what_is_left_of_the_stream_is_enough(harness, database):
     """Without an archive, what the stream still holds is counted: nothing is missing where it was not lost."""
-    emit_some(rig, 1)
-    take(rig, database)
-    emit_some(rig, 2)
-    before, ledger = rig.totals(), books(rig)
-    for key in rig.client.scan_iter(match="*total:*"):
-        rig.client.delete(key)
+    emit_some(harness, 1)
+    take(harness, database)
+    emit_some(harness, 2)
+    before, ledger = harness.totals(), books(harness)
+    for key in harness.client.scan_iter(match="*total:*"):
+        harness.client.delete(key)
     with pytest.raises(StreamError, match="not empty"):
-        restore(rig.client, database)
-    parts = restore(rig.client, database, force=True)
-    assert (rig.totals(), books(rig)) == (before, ledger)
+        restore(harness.client, database)
+    parts = restore(harness.client, database, force=True)
+    assert (harness.totals(), books(harness)) == (before, ledger)
     assert all(part.survived and part.missing == 0 for part in parts)
 
 
-def test_producers_may_append_while_it_is_restored(rig, database, monkeypatch):
+def test_producers_may_append_while_it_is_restored(harness, database, monkeypatch):
     """What arrives at an emptied server before, while and after its counters are brought back counts once."""
-    run, emitted = Load.run, Counter()
-    with Producer(rig.url) as producer:
+    run, emitted = TableLoader.run, Counter()
+    with Producer(harness.url) as producer:
 
         def emit(*_: object) -> None:
             for number in range(20):
@@ -479,173 +480,173 @@ def test_producers_may_append_while_it_is_restored(rig, database, monkeypatch):
             return run(self, *arguments)
 
         emit()
-        rig.drain()
-        take(rig, database)
-        rig.client.flushall()
+        harness.drain()
+        take(harness, database)
+        harness.client.flushall()
         emit()
-        monkeypatch.setattr(Load, "run", load_late)
-        restore(rig.client, database, force=True)
+        monkeypatch.setattr(TableLoader, "run", load_late)
+        restore(harness.client, database, force=True)
         emit()
-    rig.drain()
-    assert rig.totals() == emitted
-    assert books(rig)["counted"] == books(rig)["appended"] == emitted.total()
+    harness.drain()
+    assert harness.totals() == emitted
+    assert books(harness)["counted"] == books(harness)["appended"] == emitted.total()
 
 
-def test_what_is_missing_is_said(rig, database):
+def test_what_is_missing_is_said(harness, database):
     """What waited at the snapshot and is nowhere now is reported to the event, and the books balance."""
-    emit_some(rig, 1)
-    before = rig.totals()
-    emit_some(rig, 2, drain=False)
-    take(rig, database)
-    rig.client.flushall()
-    parts = restore(rig.client, database)
+    emit_some(harness, 1)
+    before = harness.totals()
+    emit_some(harness, 2, drain=False)
+    take(harness, database)
+    harness.client.flushall()
+    parts = restore(harness.client, database)
     assert sum(part.missing for part in parts) == 300
-    assert rig.totals() == before
-    ledger = books(rig)
+    assert harness.totals() == before
+    ledger = books(harness)
     assert (ledger["appended"], ledger["counted"], ledger["trimmed"]) == (600, 300, 300)
 
 
-def test_after_a_restore_the_log_knows_what_it_lacks(rig, database):
+def test_after_a_restore_the_log_knows_what_it_lacks(harness, database):
     """What is in the snapshot alone is gone from the log: a rebuild refuses, an audit begins with the next snapshot."""
-    emit_some(rig, 1)
-    take(rig, database)
-    rig.client.flushall()
-    restore(rig.client, database)
-    emit_some(rig, 2)
-    assert rig.waiting() == 0
-    chosen = Settings(RedisSettings(rig.url, partitions=2), rules=RULES)
-    generation = propose(rig.client, establish(rig.client), RULES)
+    emit_some(harness, 1)
+    take(harness, database)
+    harness.client.flushall()
+    restore(harness.client, database)
+    emit_some(harness, 2)
+    assert harness.waiting() == 0
+    chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
+    generation = propose(harness.client, create_or_load(harness.client), RULES)
     with (
-        Rebuild(chosen, establish(rig.client), generation) as again,
+        Rebuild(chosen, create_or_load(harness.client), generation) as again,
         pytest.raises(ConfigurationError, match="no longer in the streams"),
     ):
         again.begin()
-    drop(rig.client, establish(rig.client), generation)
-    take(rig, database)
-    emit_some(rig, 3)
-    found = audit(rig.client, establish(rig.client), RULES, sources=Sources(snapshot=database))
+    drop(harness.client, create_or_load(harness.client), generation)
+    take(harness, database)
+    emit_some(harness, 3)
+    found = audit(harness.client, create_or_load(harness.client), RULES, sources=Sources(snapshot=database))
     assert (found.differences, found.unproved) == ([], 0)
     assert {scope.base for scope in found.scopes} == {"snapshot"}
-    with closing(Totals(rig.url)) as totals:
+    with closing(Totals(harness.url)) as totals:
         assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
 
 
-def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(rig, database, tmp_path):
+def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database, tmp_path):
     """Changes whose entries somebody trimmed away are in the next snapshot; a restore takes them from the archive."""
-    emit_some(rig, 1)
-    take(rig, database)
-    emit_some(rig, 2)
+    emit_some(harness, 1)
+    take(harness, database)
+    emit_some(harness, 2)
     store = Store(str(tmp_path / "archive"))
-    Archive(rig.client, store, rig.meta).run_once(settled=0)
-    before = rig.totals()
-    for keys in rig.layout.keys:
-        rig.client.xtrim(keys.stream, maxlen=1, approximate=False)
+    Archive(harness.client, store, harness.meta).run_once(settled=0)
+    before = harness.totals()
+    for keys in harness.layout.keys:
+        harness.client.xtrim(keys.stream, maxlen=1, approximate=False)
     with pytest.raises(SnapshotError, match="trimmed behind the snapshot"):
-        drill(rig.client, database, establish(rig.client))
-    restore(rig.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
-    assert rig.totals() == before
-    for keys in rig.layout.keys:
-        rig.client.xtrim(keys.stream, maxlen=1, approximate=False)
-    assert take(rig, database).whole == 2
+        drill(harness.client, database, create_or_load(harness.client))
+    restore(harness.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
+    assert harness.totals() == before
+    for keys in harness.layout.keys:
+        harness.client.xtrim(keys.stream, maxlen=1, approximate=False)
+    assert take(harness, database).whole == 2
     assert rows(database, "totals") == before
 
 
 def test_expired_buckets_stay_expired(server, database):
     """A bucket that has expired since is not brought back, and leaves the database with the next snapshot."""
     rules = Rules({"view": Metric(windows=("minute",), retention={"minute": "1s"})})
-    with Rig(server.url, partitions=2, rules=rules) as rig:
-        emit_views(rig)
-        take(rig, database)
+    with Harness(server.url, partitions=2, rules=rules) as harness:
+        emit_views(harness)
+        take(harness, database)
         assert rows(database, "windows")
-        (key,) = rig.client.scan_iter(match="*minute:view:*")
-        rig.client.pexpireat(key, int(time.time() * 1000) + 5)
-        partition = next(n for n, keys in enumerate(rig.layout.keys) if key.startswith(keys.prefix.encode()))
+        (key,) = harness.client.scan_iter(match="*minute:view:*")
+        harness.client.pexpireat(key, int(time.time() * 1000) + 5)
+        partition = next(n for n, keys in enumerate(harness.layout.keys) if key.startswith(keys.prefix.encode()))
         with database._engine.begin() as connection:
             connection.execute(text("UPDATE buckets SET expires = 1"))
         server.client().flushall()
-        restore(rig.client, database)
-        assert list(rig.client.scan_iter(match="*minute:view:*")) == []
-        assert rig.totals() == {("view", "a"): 1}
-        take(rig, database)
+        restore(harness.client, database)
+        assert list(harness.client.scan_iter(match="*minute:view:*")) == []
+        assert harness.totals() == {("view", "a"): 1}
+        take(harness, database)
         assert rows(database, "windows") == {}
         assert partition in (0, 1)
 
 
-def emit_views(rig: Rig) -> None:
+def emit_views(harness: Harness) -> None:
     """Emit and count one view."""
-    with Producer(rig.url) as producer:
+    with Producer(harness.url) as producer:
         producer.emit("view", "a")
-    rig.drain()
+    harness.drain()
 
 
-def test_a_snapshot_that_stops_holds_up_nothing(rig, database):
+def test_a_snapshot_that_stops_holds_up_nothing(harness, database):
     """A cut that nobody finishes ends by itself; meanwhile counting goes on, and a second snapshot is refused."""
-    emit_some(rig, 1)
-    cut = open_cut(rig.client, rig.layout.keys[0], [])
-    emit_some(rig, 2)
-    with pytest.raises(CutLost, match="being taken"):
-        take(rig, database)
-    assert 0 < rig.client.pttl(cut.key) <= 30_000
-    assert 0 < rig.client.pttl(cut.key + ":before") <= 30_000
-    rig.client.delete(cut.key)
-    with pytest.raises(CutLost, match="silent"):
+    emit_some(harness, 1)
+    cut = open_view(harness.client, harness.layout.keys[0], [])
+    emit_some(harness, 2)
+    with pytest.raises(ViewLost, match="being taken"):
+        take(harness, database)
+    assert 0 < harness.client.pttl(cut.key) <= 30_000
+    assert 0 < harness.client.pttl(cut.key + ":before") <= 30_000
+    harness.client.delete(cut.key)
+    with pytest.raises(ViewLost, match="silent"):
         cut.close()
-    emit_some(rig, 3)
-    take(rig, database)
-    assert rows(database, "totals") == rig.totals()
+    emit_some(harness, 3)
+    take(harness, database)
+    assert rows(database, "totals") == harness.totals()
 
 
-def test_the_snapshot_of_other_data_is_refused(rig, database):
+def test_the_snapshot_of_other_data_is_refused(harness, database):
     """A database that holds the counters of another life of the data is not overwritten."""
-    emit_some(rig, 1)
-    take(rig, database)
+    emit_some(harness, 1)
+    take(harness, database)
     before = rows(database, "totals")
-    rig.client.hset(rig.layout.meta, "epoch", "another")
+    harness.client.hset(harness.layout.meta, "epoch", "another")
     with pytest.raises(SnapshotError, match="other data"):
-        take(rig, database)
+        take(harness, database)
     assert rows(database, "totals") == before
 
 
-def test_a_database_that_is_down(rig, tmp_path):
+def test_a_database_that_is_down(harness, tmp_path):
     """Without its database a snapshot says so, and counting does not notice."""
-    emit_some(rig, 1)
+    emit_some(harness, 1)
     gone = Database("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(SnapshotError, match="cannot be used"):
-        take(rig, gone)
+        take(harness, gone)
     gone.close()
     empty = Database(str(tmp_path / "empty.sqlite"))
     with pytest.raises(SnapshotError, match="no complete snapshot"):
-        restore(rig.client, empty)
+        restore(harness.client, empty)
     empty.close()
 
 
-def test_a_drill_compares_everything(rig, database):
+def test_a_drill_compares_everything(harness, database):
     """A drill finds nothing on a healthy system, whatever is pending; and names what was tampered with."""
     for seed in (1, 2):
-        feed(rig, [(event, bool(seed % 2)) for event in varied()], random.Random(seed))
-        partly(rig, random.Random(seed))
-        take(rig, database) if seed == 1 else None
-    verdict = drill(rig.client, database, establish(rig.client))
+        feed(harness, [(event, bool(seed % 2)) for event in varied()], random.Random(seed))
+        partly(harness, random.Random(seed))
+        take(harness, database) if seed == 1 else None
+    verdict = drill(harness.client, database, create_or_load(harness.client))
     assert (verdict.differing, verdict.compared > 20) == (0, True), verdict.differences
-    (key, *_) = sorted(rig.client.scan_iter(match="*total:view:*"))
-    rig.client.incrby(key, 7)
-    verdict = drill(rig.client, database, establish(rig.client))
+    (key, *_) = sorted(harness.client.scan_iter(match="*total:view:*"))
+    harness.client.incrby(key, 7)
+    verdict = drill(harness.client, database, create_or_load(harness.client))
     (difference,) = verdict.differences
     assert difference.table == "totals"
     assert int(difference.live) - int(difference.restored) == 7
 
 
-def test_a_drill_takes_a_sum_of_nothing_for_none(rig, database):
+def test_a_drill_takes_a_sum_of_nothing_for_none(harness, database):
     """A vote that was counted and taken back in two batches is no difference, although one batch leaves no sum."""
-    emit_some(rig, 1)
-    take(rig, database)
-    with Producer(rig.url) as producer:
+    emit_some(harness, 1)
+    take(harness, database)
+    with Producer(harness.url) as producer:
         for amount in (1, 0):
             producer.emit("vote", "p1", amount, actor="u1")
             producer.flush()
-            rig.drain()
-    assert rig.totals()["vote", "p1"] == 0
-    verdict = drill(rig.client, database, establish(rig.client))
+            harness.drain()
+    assert harness.totals()["vote", "p1"] == 0
+    verdict = drill(harness.client, database, create_or_load(harness.client))
     assert (verdict.differing, verdict.compared > 20) == (0, True), verdict.differences
 
 
@@ -680,54 +681,54 @@ def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, draw
     server.clear()
     folder = tmp_path_factory.mktemp("restore")
     database = Database(str(folder / "snapshot.sqlite"))
-    with Rig(server.url, rules=RULES, partitions=2) as rig:
-        happened = feed(rig, drawn[0], chance)
-        rig.finish()
-        generation = propose(rig.client, establish(rig.client), RULES)
-        chosen = Settings(RedisSettings(rig.url, partitions=2), rules=RULES)
-        with Rebuild(chosen, establish(rig.client), generation) as again:
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        happened = feed(harness, drawn[0], chance)
+        harness.finish()
+        generation = propose(harness.client, create_or_load(harness.client), RULES)
+        chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
+        with Rebuild(chosen, create_or_load(harness.client), generation) as again:
             again.begin()
             again.catch_up()
             again.switch()
-        rig.layout = establish(rig.client).layout
-        happened += feed(rig, drawn[1], chance)
-        partly(rig, chance)
-        take(rig, database)
-        happened += feed(rig, drawn[2], chance)
-        partly(rig, chance)
+        harness.layout = create_or_load(harness.client).layout
+        happened += feed(harness, drawn[1], chance)
+        partly(harness, chance)
+        take(harness, database)
+        happened += feed(harness, drawn[2], chance)
+        partly(harness, chance)
         store = Store(str(folder / "archive"))
-        Archive(rig.client, store, establish(rig.client)).run_once(settled=0)
-        assert drill(rig.client, database, establish(rig.client)).differences == []
+        Archive(harness.client, store, create_or_load(harness.client)).run_once(settled=0)
+        assert drill(harness.client, database, create_or_load(harness.client)).differences == []
         server.clear()
-        restore(rig.client, database, lambda n, after, before: entries(store, n, after, before))
-        rig.layout = establish(rig.client).layout
-        assert {keys.generation for keys in rig.layout.keys} == {1}
-        expected, found = tally(happened, RULES.metric), stored(rig)
+        restore(harness.client, database, lambda n, after, before: entries(store, n, after, before))
+        harness.layout = create_or_load(harness.client).layout
+        assert {keys.generation for keys in harness.layout.keys} == {1}
+        expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows", "asked"):
             assert without_zeros(found[name]) == without_zeros(getattr(expected, name)), name
-        assert without_zeros(books(rig)) == without_zeros(expected.ledger)
-        take(rig, database)
-        assert rows(database, "totals") == rig.totals()
-        found = audit(rig.client, establish(rig.client), RULES, sources=Sources(archive=store))
+        assert without_zeros(books(harness)) == without_zeros(expected.ledger)
+        take(harness, database)
+        assert rows(database, "totals") == harness.totals()
+        found = audit(harness.client, create_or_load(harness.client), RULES, sources=Sources(archive=store))
         assert (found.differences, found.unproved) == ([], 0)
     database.close()
 
 
-def test_whoever_watches_is_told_how_often(rig, tmp_path):
+def test_whoever_watches_is_told_how_often(harness, tmp_path):
     """While a worker takes snapshots by itself the server says how often; also where none succeeds; not afterwards."""
     place = SnapshotSettings(url=str(tmp_path / "s.sqlite"), every=0.2)
-    configured = Settings(redis=RedisSettings(url=rig.url), snapshot=place)
+    configured = Settings(redis=RedisSettings(url=harness.url), snapshot=place)
 
     def said(field):
-        return rig.client.hget(rig.layout.meta, field)
+        return harness.client.hget(harness.layout.meta, field)
 
-    with snapshotter.snapshotting(configured, rig.meta, logs.configure(quiet=True)):
+    with snapshotter.snapshotting(configured, harness.meta, logs.configure(quiet=True)):
         until(lambda: said("snapshot") is not None, what="a snapshot")
         assert said("snapshot-every") == b"0.2"
     assert said("snapshot-every") is None
     with closing(Database(place.url)) as database, database._engine.begin() as connection:
         connection.execute(text("update facts set value = 'another' where name = 'epoch'"))
-    rig.client.hdel(rig.layout.meta, "snapshot")
-    with snapshotter.snapshotting(configured, rig.meta, logs.configure(quiet=True)):
+    harness.client.hdel(harness.layout.meta, "snapshot")
+    with snapshotter.snapshotting(configured, harness.meta, logs.configure(quiet=True)):
         until(lambda: said("snapshot-every") == b"0.2", what="the interval")
     assert said("snapshot") is None

@@ -14,7 +14,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric
 from tallystream_worker.capacity.costs import Costs, load_costs
 from tallystream_worker.capacity.explain import document, drivers, lines, size
-from tallystream_worker.capacity.load import Load, distinct
+from tallystream_worker.capacity.load import ExpectedLoad, distinct
 from tallystream_worker.capacity.packing import pack
 from tallystream_worker.capacity.processor import server_seconds, worker_seconds
 from tallystream_worker.capacity.sizing import HEADROOM, UTILISATION, Plan, plan
@@ -61,12 +61,12 @@ VIEW = Metric(windows=("hour", "day"), top=100)
 VOTE = Metric(once="forever")
 
 
-def load(events: float = 1e5, subjects: int = 10**6, rule: Metric = VIEW, **others: Any) -> Load:
+def load(events: float = 1e5, subjects: int = 10**6, rule: Metric = VIEW, **others: Any) -> ExpectedLoad:
     """Return a load of one metric."""
-    return Load(events, subjects, {"view": rule}, {"view": 1.0}, **others)
+    return ExpectedLoad(events, subjects, {"view": rule}, {"view": 1.0}, **others)
 
 
-def made(expected: Load, *, node_memory: float = ROOM, partitions: int | None = None) -> Plan:
+def made(expected: ExpectedLoad, *, node_memory: float = ROOM, partitions: int | None = None) -> Plan:
     """Return its plan."""
     return plan(expected, COSTS, Settings(), node_memory=node_memory, partitions=partitions)
 

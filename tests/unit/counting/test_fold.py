@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import Layout
-from tallystream.wire.codec import Payload, Single, Visits, decode, encode
+from tallystream.wire.codec import ActorColumns, Payload, Single, decode, encode
 from tallystream.wire.event import MAX_AHEAD, MAX_AMOUNT
-from tallystream.wire.packer import Pack
+from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import OVERFLOW, Fold
 
@@ -28,12 +28,12 @@ def fold(**settings) -> Fold:
 
 
 def entry(*events, number: int = 0, deliveries: int = 1, **fields: bytes) -> Entry:
-    """Return an entry of events, each a tuple of what `Pack.add` takes without the time it may leave out."""
-    pack = Pack()
+    """Return an entry of events, each a tuple of what `EntryBuilder.add` takes without the time it may leave out."""
+    pack = EntryBuilder()
     for metric, subject, amount, *rest in events:
         at, actor, id_ = (*rest, *[NOW, None, None][len(rest) :])
         pack.add(metric, subject, amount, at, actor, id_)
-    packed = {b"v": b"1", b"p": b"p", b"q": b"1", b"n": str(pack.events).encode(), b"b": pack.seal()}
+    packed = {b"v": b"1", b"p": b"p", b"q": b"1", b"n": str(pack.events).encode(), b"b": pack.build()}
     return Entry(f"{RECEIVED}-{number}", packed | {name.encode(): v for name, v in fields.items()}, deliveries)
 
 
@@ -102,7 +102,7 @@ def test_a_batch_is_bounded_in_keys(max_keys, sizes):
 actors = st.sampled_from(["u1", "u2", "\u00e9", "e\u0301", "bad\n", "u" * 300])
 minutes = st.sampled_from([int(NOW) // 60 - 3 * 1440, int(NOW) // 60 - 1, int(NOW) // 60, int(NOW) // 60 + 61])
 visits = st.builds(
-    lambda metric, minute, rows: Visits(metric, minute, *(list(column) for column in zip(*rows, strict=True))),
+    lambda metric, minute, rows: ActorColumns(metric, minute, *(list(column) for column in zip(*rows, strict=True))),
     st.sampled_from(["view", "vote", "call", "late", "set-aside", "unknown"]),
     minutes,
     st.lists(st.tuples(st.sampled_from(["a", "b", "bad\n"]), actors, st.integers(0, 59_999)), min_size=1, max_size=6),

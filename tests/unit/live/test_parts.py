@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystream.deployment import Meta
+from tallystream.deployment import Deployment
 from tallystream.errors import EventError
 from tallystream.storage.keys import Layout
 from tallystream_worker.live import cursor
-from tallystream_worker.live.messages import Batch, Message, Reset
+from tallystream_worker.live.messages import Message, MessageBatch, ResetMessage
 from tallystream_worker.live.overview import Rates
-from tallystream_worker.live.subscriber import MAX_HELD, Reader
-from tallystream_worker.live.subscription import MAX_SUBJECTS, Pattern, wanted
+from tallystream_worker.live.subscriber import MAX_HELD, LiveReader
+from tallystream_worker.live.subscription import MAX_SUBJECTS, Pattern, subscription_of
 from tallystream_worker.service.routes.live import _send_events as send_events
 from tallystream_worker.service.routes.live import _while_present as while_present
 
@@ -42,12 +42,12 @@ def test_too_many_patterns_are_refused():
     """The number of patterns, the stars in one and its length are limited, and the message names the field."""
     for subjects in (["x*" + str(n) for n in range(MAX_SUBJECTS + 1)], ["*********"], ["x" * 1025], ["\x00"], [""]):
         with pytest.raises(EventError, match="subject"):
-            wanted(["view"], subjects)
+            subscription_of(["view"], subjects)
 
 
 def test_a_filter_finds_what_it_names_and_what_matches():
     """Names and patterns are looked for among the changes of the metrics that are followed, and no others."""
-    found = wanted(["view", "like"], ["article:1", "user:*"]).among(
+    found = subscription_of(["view", "like"], ["article:1", "user:*"]).among(
         {"view": {"article:1", "article:2", "user:7"}, "like": {"user:"}, "share": {"article:1"}}
     )
     assert found == {("article:1", "view"), ("user:7", "view"), ("user:", "like")}
@@ -56,7 +56,7 @@ def test_a_filter_finds_what_it_names_and_what_matches():
 @given(POSITIONS)
 def test_a_position_reads_as_it_was_spelled(positions):
     """The text of a position gives the same position again; of other data, or other partitions, none."""
-    text = cursor.spell("0123abcd", positions)
+    text = cursor.cursor_text("0123abcd", positions)
     assert cursor.read(text, "0123abcd", len(positions)) == tuple(positions)
     assert cursor.read(text, "0123abce", len(positions)) is None
     assert cursor.read(text, "0123abcd", len(positions) + 1) is None
@@ -73,7 +73,7 @@ def test_what_is_no_position_is_refused(text):
 
 def test_another_generation_is_other_data():
     """What names the data changes with its epoch."""
-    assert cursor.data_of(Meta(Layout(4), "a", None)) != cursor.data_of(Meta(Layout(4), "b", None))
+    assert cursor.data_of(Deployment(Layout(4), "a", None)) != cursor.data_of(Deployment(Layout(4), "b", None))
 
 
 async def _now(reader):
@@ -82,14 +82,14 @@ async def _now(reader):
 
 
 def _batch(id_, *counters):
-    return Batch({(subject, "view"): (value, 0) for subject, value in counters}, id_, "1-0", 0)
+    return MessageBatch({(subject, "view"): (value, 0) for subject, value in counters}, id_, "1-0", 0)
 
 
 def test_a_slow_reader_gets_the_latest_of_each():
     """What comes in faster than a reader takes it is held once for each counter, the latest, with the last position."""
 
     async def scene():
-        reader = Reader(None)
+        reader = LiveReader(None)
         for value in range(100):
             reader.counters(_batch(f"id{value}", ("a", value), (f"b{value % 3}", value)))
         (message,) = await reader.next()
@@ -109,7 +109,7 @@ def test_a_reader_that_holds_too_much_is_reset():
     """Beyond its bound a reader holds nothing, and is told to read anew, before anything else."""
 
     async def scene():
-        reader = Reader(None)
+        reader = LiveReader(None)
         reader.counters(_batch("id1", *((str(n), n) for n in range(MAX_HELD + 1))))
         reader.counters(_batch("id2", ("a", 1)))
         return await reader.next()
@@ -123,7 +123,7 @@ def test_what_was_read_first_goes_first():
     """Nothing is sent before what a reader begins with is there, and later values win over it."""
 
     async def scene():
-        reader = Reader(None)
+        reader = LiveReader(None)
         reader.hold_back()
         reader.counters(_batch("later", ("a", 2)))
         assert await _now(reader) is None
@@ -140,7 +140,7 @@ def test_a_readers_pace_is_kept_and_its_end_is_told():
     """Two updates are at least `every` seconds apart; after the end there is nothing more."""
 
     async def scene():
-        reader = Reader(None, 0.3)
+        reader = LiveReader(None, 0.3)
         reader.counters(_batch("id1", ("a", 1)))
         assert await reader.next()
         reader.counters(_batch("id2", ("a", 2)))
@@ -157,8 +157,8 @@ def test_the_same_updates_are_put_together_once():
     """Readers of one filter who were not told for several passes get one message, encoded once for all of them."""
 
     async def scene():
-        readers = [Reader(None) for _ in range(3)]
-        late = Reader(None)
+        readers = [LiveReader(None) for _ in range(3)]
+        late = LiveReader(None)
         for number, batch in enumerate(_batch(f"id{n}", ("a", n), (f"b{n}", n)) for n in range(3)):
             for reader in [*readers, *([late] if number else [])]:
                 reader.counters(batch)
@@ -174,7 +174,7 @@ def test_silence_is_broken_by_a_sign_of_life():
     """A reader without news gets a sign of life after its patience, and again, also while it is not to be told yet."""
 
     async def scene():
-        reader = Reader(None, 60)
+        reader = LiveReader(None, 60)
         watching = asyncio.create_task(reader.watch(0.1))
         reader.counters(_batch("id1", ("a", 1)))
         assert await reader.next()
@@ -187,7 +187,7 @@ def test_silence_is_broken_by_a_sign_of_life():
 
 def test_a_message_in_its_two_forms():
     """A message says the same as a server-sent event and as a WebSocket text."""
-    message = Message("reset", Reset("trimmed"), "0123abcd.1")
+    message = Message("reset", ResetMessage("trimmed"), "0123abcd.1")
     assert message.sse == b'id: 0123abcd.1\nevent: reset\ndata: {"reason":"trimmed"}\n\n'
     assert message.text == '{"event":"reset","id":"0123abcd.1","data":{"reason":"trimmed"}}'
 
@@ -210,7 +210,7 @@ def test_a_reader_that_takes_nothing_is_dropped():
     """A connection that does not take what is sent within its patience is given up."""
 
     async def scene():
-        reader = Reader(None)
+        reader = LiveReader(None)
         reader.counters(_batch("id1", ("a", 1)))
         sent = []
 

@@ -6,8 +6,15 @@ import random
 
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.codec import Group, Payload, Single
-from tallystream_worker.counting.outcome import Outcome
-from tallystream_worker.maintenance.hot_subjects import _KEPT, _ROOM, Hot, Hottest, Summary, advice
+from tallystream_worker.counting.outcome import BatchResult
+from tallystream_worker.maintenance.hot_subjects import (
+    _KEPT,
+    _ROOM,
+    FrequentSubjects,
+    HotSubject,
+    HotSubjectTracker,
+    advice,
+)
 
 
 def payload(subjects: dict[str, int]) -> Payload:
@@ -18,7 +25,7 @@ def payload(subjects: dict[str, int]) -> Payload:
 
 def test_a_hot_subject_is_found_among_endless_others():
     """Of a million different subjects only some thousand are held, and the share is too low by 1/257 at most."""
-    summary = Summary()
+    summary = FrequentSubjects()
     for entry in range(1000):
         summary.take(payload({"hot": 300} | {f"s{entry}-{n}": 1 for n in range(700)}))
         assert sum(map(len, summary._counts.values())) <= _ROOM
@@ -29,7 +36,7 @@ def test_a_hot_subject_is_found_among_endless_others():
 
 def test_what_was_hot_fades():
     """A subject that is left gives way to the one that comes after it."""
-    summary = Summary()
+    summary = FrequentSubjects()
     for subject in ("before", "after"):
         for _ in range(500):
             summary.take(payload({subject: 900} | {f"s{n}": 1 for n in random.sample(range(9999), 100)}))
@@ -40,7 +47,7 @@ def test_what_was_hot_fades():
 
 def test_of_a_few_events_nothing_is_said():
     """The first subject that comes along is not hot; events by amount and with ids count as events."""
-    summary = Summary()
+    summary = FrequentSubjects()
     summary.take(payload({"a": 5}))
     assert summary.largest is None
     summary.take(Payload([Group("like", 1, [], {}, {"b": (10**9, 3)})], [Single("vote", "c", 1, 0, "u", None)] * 200))
@@ -49,22 +56,22 @@ def test_of_a_few_events_nothing_is_said():
 
 def test_a_partition_is_hot_where_it_is_busy():
     """A large share of little is nothing to act on."""
-    hottest = Hottest(2)
+    hottest = HotSubjectTracker(2)
     sample = payload({"a": 900, "b": 100})
     for _ in range(200):
-        hottest(Outcome(1, 1, {"view": 1000}, {}, 2, 0.001, 0, sample))
+        hottest(BatchResult(1, 1, {"view": 1000}, {}, 2, 0.001, 0, sample))
     hottest.tick()
     assert hottest.of(0) is None
     hot = hottest.of(1)
     assert (hot.metric, hot.subject, hot.share) == ("view", "a", 0.9)
     assert hot.is_hot
-    assert not Hot("view", "a", 0.9, 10.0).is_hot
-    assert not Hot("view", "a", 0.2, 1e6).is_hot
+    assert not HotSubject("view", "a", 0.9, 10.0).is_hot
+    assert not HotSubject("view", "a", 0.2, 1e6).is_hot
 
 
 def test_the_advice_fits_the_rules():
     """What is said of a hot subject is what its metric's rules allow."""
     rules = Rules({"view": Metric(), "call": Metric(limit=1, per="hour"), "hit": Metric(spread=True)})
-    assert "spread = true in [metric.view]" in advice(Hot("view", "a", 0.9, 1e5), rules)
-    assert "has limit, so it cannot be spread" in advice(Hot("call", "a", 0.9, 1e5), rules)
-    assert "is spread" in advice(Hot("hit", "a", 0.9, 1e5), rules)
+    assert "spread = true in [metric.view]" in advice(HotSubject("view", "a", 0.9, 1e5), rules)
+    assert "has limit, so it cannot be spread" in advice(HotSubject("call", "a", 0.9, 1e5), rules)
+    assert "is spread" in advice(HotSubject("hit", "a", 0.9, 1e5), rules)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import ResponseError
 
-from tallystream.reading.ledger import Books, query_ledger
+from tallystream.reading.ledger import Ledger, query_ledger
 from tallystream.storage.keys import Layout
 
 GROUP = {"name": b"tally", "last-delivered-id": b"5-0", "lag": 0}
 NOTHING_PENDING = {"pending": 0, "min": None}
 
 
-def books(*ledgers: dict[bytes, bytes], pending: dict[str, object] = NOTHING_PENDING, lag: int | None = 0) -> Books:
+def books(*ledgers: dict[bytes, bytes], pending: dict[str, object] = NOTHING_PENDING, lag: int | None = 0) -> Ledger:
     """Return what the replies of a server with these ledgers mean, at second 100."""
     replies: list[object] = []
     for ledger in ledgers:

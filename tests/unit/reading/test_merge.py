@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tallystream.reading.merge import Board, Largest, query_largest, rank
+from tallystream.reading.merge import Board, Largest, merge_top_k, rank
 
 if TYPE_CHECKING:
     from tallystream.reading.query import Query
@@ -43,7 +43,7 @@ def test_what_is_certain_is_right(stored, n, cap):
     sums: Counter[str] = Counter()
     for part in stored:
         sums.update(part)
-    found, _ = answer(query_largest([board(part, cap) for part in stored], n))
+    found, _ = answer(merge_top_k([board(part, cap) for part in stored], n))
     assert all(sums[subject] == value for subject, value in found.places)
     last = found.places[-1][1] if len(found.places) == n else 0
     left_out = [sums[subject] for subject in sums if subject not in dict(found.places)]
@@ -55,6 +55,6 @@ def test_what_is_certain_is_right(stored, n, cap):
 def test_no_more_is_looked_up_than_needed():
     """Of thousands of candidates, only those are read that could be among the largest."""
     stored = [{f"s{n}": 5000 - n for n in range(3000)} for _ in range(4)]
-    found, looked_up = answer(query_largest([board(part, 3000) for part in stored], 10))
+    found, looked_up = answer(merge_top_k([board(part, 3000) for part in stored], 10))
     assert found.places == [(f"s{n}", 4 * (5000 - n)) for n in range(10)]
     assert looked_up == 64

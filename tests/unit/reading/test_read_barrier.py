@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from tallystream.errors import EventError, FlushTimeout
-from tallystream.reading.totals import POLL, Patience, Reading
-from tallystream.wire.position import Position
+from tallystream.reading.totals import POLL, ReadBarrier, Reading
+from tallystream.wire.position import CountingPosition
 
 
 def reading(*positions: tuple[str, int | None]) -> Reading:
     """Return a reading of partitions at these positions: as_of and lag."""
-    return Reading({}, {number: Position(as_of, 0, lag) for number, (as_of, lag) in enumerate(positions)})
+    return Reading({}, {number: CountingPosition(as_of, 0, lag) for number, (as_of, lag) in enumerate(positions)})
 
 
 def test_without_a_wish_any_reading_will_do() -> None:
     """Who waits for nothing takes the first reading."""
-    assert Patience(None, 0).ends(reading(("0-0", 5)))
+    assert ReadBarrier(None, 0).ends(reading(("0-0", 5)))
 
 
 def test_every_partition_must_have_come_far_enough() -> None:
     """A reading is complete when each partition passed the entry, or has nothing left to count."""
-    patience = Patience("7-1", 60)
+    patience = ReadBarrier("7-1", 60)
     assert patience.ends(reading(("7-1", 3), ("9-0", None), ("1-0", 0)))
     assert not patience.ends(reading(("7-1", 3), ("7-0", 1)))
     assert not patience.ends(reading(("7-0", None)))
@@ -30,12 +30,12 @@ def test_every_partition_must_have_come_far_enough() -> None:
 def test_time_runs_out_with_a_message() -> None:
     """When the time is up, the error says which entry and how long."""
     with pytest.raises(FlushTimeout, match=r"entry 7-1 was not counted within 0 seconds"):
-        Patience("7-1", 0).ends(reading(("7-0", 1)))
+        ReadBarrier("7-1", 0).ends(reading(("7-0", 1)))
 
 
 def test_looks_become_rarer() -> None:
     """The pauses grow to a bound, so that many who wait for long are no burden."""
-    patience = Patience("7-1", 60)
+    patience = ReadBarrier("7-1", 60)
     pauses = [patience.pause() for _ in range(20)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == POLL
@@ -45,4 +45,4 @@ def test_looks_become_rarer() -> None:
 def test_a_wish_that_is_no_stream_id_is_refused(after: str) -> None:
     """What is not a stream ID is refused by name, with the form that is wanted."""
     with pytest.raises(EventError, match="after: a stream ID is of the form 1763900000000-0"):
-        Patience(after, 1)
+        ReadBarrier(after, 1)

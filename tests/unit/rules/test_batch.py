@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tallystream.rules.batch import Batch, Places, board_length
+from tallystream.rules.batch import Batch, BucketResolver, board_length
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import Layout
 
@@ -31,7 +31,7 @@ KEYS = Layout(1).keys[0]
 @pytest.fixture
 def places():
     """The places of the rules of this module."""
-    return Places(RULES)
+    return BucketResolver(RULES)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_labels_of_a_place(places):
 
 def test_places_follow_the_zone():
     """A day's label is the zone's."""
-    zoned = Places(Rules({"view": Metric(windows=("day",))}, zone="Pacific/Auckland"))
+    zoned = BucketResolver(Rules({"view": Metric(windows=("day",))}, zone="Pacific/Auckland"))
     assert zoned("view", NOON // 60_000).labels == ("", "2026-03-02")
 
 

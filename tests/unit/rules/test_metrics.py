@@ -224,4 +224,5 @@ def test_how_late_events_may_be(rule, late, aside):
 def test_how_long_buckets_are_kept():
     """Each window has a retention of its own, and the declared one comes first."""
     rule = Metric(retention={"hour": "2d"})
-    assert [rule.kept(window) for window in ("minute", "hour", "day", "month")] == [7200, 172_800, 34_560_000, None]
+    kept = [rule.retention_seconds(window) for window in ("minute", "hour", "day", "month")]
+    assert kept == [7200, 172_800, 34_560_000, None]

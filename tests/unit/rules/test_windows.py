@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallystream.errors import ConfigurationError
-from tallystream.rules.windows import DAY, HOUR, WINDOWS, bucket, cover, labelled, seconds, zone_of
+from tallystream.rules.windows import bucket, cover, labelled, seconds, zone_of
+from tallystream.wire.window import DAY, HOUR, WINDOWS
 
 ZONES = [
     "UTC",

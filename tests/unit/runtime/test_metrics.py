@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from tallystream.errors import ConfigurationError
-from tallystream_worker.counting.outcome import Outcome
+from tallystream_worker.counting.outcome import BatchResult
 from tallystream_worker.runtime.metrics import WorkerMetrics, serve_metrics
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
 
 
-def outcome(**changes: object) -> Outcome:
+def outcome(**changes: object) -> BatchResult:
     """Return the outcome of one batch."""
     fields = {"partition": 0, "entries": 2, "counted": {"view": 40}, "parked": {"reason": 2}, "keys": 7}
-    return Outcome(**fields | {"seconds": 0.003, "stale": 0} | changes)  # type: ignore[arg-type]
+    return BatchResult(**fields | {"seconds": 0.003, "stale": 0} | changes)  # type: ignore[arg-type]
 
 
 def test_outcomes_become_samples() -> None:
@@ -33,7 +33,7 @@ def test_outcomes_become_samples() -> None:
     metrics(outcome(stale=2, keys=2000, seconds=0.5))
     value = registry.get_sample_value
     assert value("tallystream_batches_total") == 2
-    assert value("tallystream_stale_batches_total") == 2
+    assert value("tallystream_batches_conflicted_total") == 2
     assert value("tallystream_batch_events_sum") == 84
     assert value("tallystream_batch_keys_sum") == 2007
     assert value("tallystream_apply_seconds_sum") == pytest.approx(0.503)

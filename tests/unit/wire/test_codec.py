@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystream.errors import CodecError, EventError, UnknownVersion
-from tallystream.wire.codec import MAX_EVENTS, Payload, Visits, decode, encode, stated_events, went_through_the_gate
+from tallystream.wire.codec import MAX_EVENTS, ActorColumns, Payload, decode, encode, stated_events, was_sequenced
 from tallystream.wire.event import MAX_AMOUNT
-from tallystream.wire.packer import Pack
+from tallystream.wire.packer import EntryBuilder
 
 RECEIVED = 1_763_900_000_000
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
@@ -52,7 +52,7 @@ def unpacked(payload: Payload) -> tuple[Counter, Counter, list]:
 @given(st.lists(events, max_size=50))
 def test_what_is_packed_comes_out(given_events):
     """Sums, numbers of events and everything that must stay by itself survive the way there and back."""
-    pack = Pack()
+    pack = EntryBuilder()
     sums, numbers, singles = Counter(), Counter(), []
     for metric, subject, amount, at, actor, id_ in given_events:
         pack.add(metric, subject, amount, at, actor, id_)
@@ -63,7 +63,7 @@ def test_what_is_packed_comes_out(given_events):
             numbers[metric, subject, int(at) // 60] += 1
     if not given_events:
         return
-    payload = decode(packed(pack.seal(), pack.events), RECEIVED)
+    payload = decode(packed(pack.build(), pack.events), RECEIVED)
     found_sums, found_numbers, found_singles = unpacked(payload)
     assert payload.events == pack.events == len(given_events)
     assert (found_sums, found_numbers) == (sums, numbers)
@@ -73,19 +73,19 @@ def test_what_is_packed_comes_out(given_events):
 
 def test_a_million_events_of_one_subject():
     """The largest entry of the largest amounts that are summed can be read: it is a total that may refuse them."""
-    pack = Pack()
+    pack = EntryBuilder()
     pack.sums["view", 0] = {"a": ((2**40 - 1) * MAX_EVENTS, MAX_EVENTS)}
     pack.events = MAX_EVENTS
-    assert decode(packed(pack.seal(), MAX_EVENTS), RECEIVED).events == MAX_EVENTS
+    assert decode(packed(pack.build(), MAX_EVENTS), RECEIVED).events == MAX_EVENTS
 
 
 def test_plain_views_are_small():
     """A thousand plain views of different subjects take less than 16 bytes each."""
-    pack = Pack()
+    pack = EntryBuilder()
     for number in range(1000):
         pack.add("view", f"article:{number}", 1, 60.0, None, None)
-    assert len(pack.seal()) < 16_000
-    assert len(pack.seal()) <= pack.size + 50
+    assert len(pack.build()) < 16_000
+    assert len(pack.build()) <= pack.size + 50
 
 
 @given(
@@ -99,13 +99,13 @@ def test_any_fields_are_read_or_refused(fields):
     with contextlib.suppress(CodecError, EventError):
         decode(fields, RECEIVED)
     assert 1 <= stated_events(fields) <= MAX_EVENTS
-    assert went_through_the_gate(fields) == (b"p" in fields and fields.get(b"q", b"").isdigit())
+    assert was_sequenced(fields) == (b"p" in fields and fields.get(b"q", b"").isdigit())
 
 
 @pytest.mark.parametrize("columns", [(["a"], ["u", "v"], [0]), (["a"], ["u"], []), ([], ["u"], [])])
 def test_columns_of_other_lengths_are_refused(columns):
     """Visits whose columns do not agree are no payload, whatever the entry says of their number."""
-    payload = encode(Payload([], [], [], [Visits("view", 1, *columns)]))
+    payload = encode(Payload([], [], [], [ActorColumns("view", 1, *columns)]))
     for events in range(3):
         with pytest.raises(CodecError):
             decode(packed(payload, events), RECEIVED)
@@ -113,10 +113,10 @@ def test_columns_of_other_lengths_are_refused(columns):
 
 def test_who_does_not_know_visits_counts_none_of_their_entry():
     """A reader of groups, singles and corrections alone sees fewer events than the entry states, and so parks it."""
-    pack = Pack()
+    pack = EntryBuilder()
     pack.add("view", "a", 1, 60.5, "u1", None)
     pack.add("view", "b", 1, 60.5, None, None)
-    seen = msgspec.msgpack.decode(pack.seal())[:3]
+    seen = msgspec.msgpack.decode(pack.build())[:3]
     assert msgspec.convert(seen, Payload).events == 1 < pack.events
 
 
@@ -168,11 +168,11 @@ def test_a_header_that_claims_too_much(payload):
 @pytest.mark.parametrize("stated", [0, 1, 3, 10**9, "", "two", "-2", "2.0", "\u0662"])
 def test_a_wrong_number_of_events_is_refused(stated):
     """An entry whose field n does not state what its payload holds is refused: the ledger rests on it."""
-    pack = Pack()
+    pack = EntryBuilder()
     pack.add("view", "a", 1, 60.0, None, None)
     pack.add("view", "b", 1, 60.0, None, None)
     with pytest.raises(CodecError, match="field n"):
-        decode(packed(pack.seal(), stated), RECEIVED)
+        decode(packed(pack.build(), stated), RECEIVED)
 
 
 @pytest.mark.parametrize("version", [b"", b"0", b"2", b"99", b"1.0", b"\xff" * 1000])

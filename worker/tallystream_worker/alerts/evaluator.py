@@ -25,7 +25,7 @@ Change = tuple[str, str, float]
 """A subject, what becomes of it, and its value."""
 
 
-class Watcher:
+class AlertEvaluator:
     """Changes the states of alerts that no event changes; several may, the script lets one of them.
 
     Args:

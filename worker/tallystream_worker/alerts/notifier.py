@@ -37,7 +37,7 @@ _COUNT: Final = 100
 
 
 @dataclass(frozen=True)
-class Notice:
+class Notification:
     """One notification: its id, the same in every attempt, and what it says."""
 
     keys: PartitionKeys
@@ -71,7 +71,7 @@ class Notice:
         return msgspec.json.encode({"type": f"alert.{fields['state']}", "timestamp": _time(self.at), "data": data})
 
 
-class Courier:
+class Notifier:
     """Delivers what waits in the outboxes.
 
     Args:
@@ -98,7 +98,7 @@ class Courier:
         self._hooks = hooks
         self._log = log
         self._delivered = delivered or (lambda _alert, _outcome: None)
-        self._queues: dict[str, deque[Notice]] = {}
+        self._queues: dict[str, deque[Notification]] = {}
         self._held: set[tuple[str, str]] = set()
         self._due: dict[str, tuple[float, int]] = {}
         self._begun = False
@@ -147,7 +147,7 @@ class Courier:
             place = (keys.outbox, id_.decode())
             if not fields or place in self._held:
                 continue
-            notice = Notice(keys, place[1], {name.decode(): value.decode() for name, value in fields.items()})
+            notice = Notification(keys, place[1], {name.decode(): value.decode() for name, value in fields.items()})
             self._held.add(place)
             hook = self._hooks.get(notice.fields["alert"])
             self._log.warning(
@@ -162,7 +162,7 @@ class Courier:
         if ours:
             self._client.execute_command("XCLAIM", keys.outbox, GROUP, self._consumer, 0, *ours, "JUSTID")
 
-    def _deliver(self, url: str, queue: deque[Notice]) -> int:
+    def _deliver(self, url: str, queue: deque[Notification]) -> int:
         """Deliver a receiver's notifications in order; one that is not taken holds up those behind it."""
         settled = 0
         due, failures = self._due.get(url, (0.0, 0))
@@ -191,7 +191,7 @@ class Courier:
             self._due.pop(url, None)
         return settled
 
-    def _settle(self, notice: Notice) -> None:
+    def _settle(self, notice: Notification) -> None:
         # A crash before it delivers once more, under the same id.
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.xack(notice.keys.outbox, GROUP, notice.entry)

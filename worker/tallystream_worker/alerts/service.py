@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
-from tallystream_worker.alerts.evaluator import Watcher
-from tallystream_worker.alerts.notifier import Courier
-from tallystream_worker.process.periodic import Duty
+from tallystream.deployment import create_or_load
+from tallystream_worker.alerts.evaluator import AlertEvaluator
+from tallystream_worker.alerts.notifier import Notifier
+from tallystream_worker.process.periodic import PeriodicTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,13 +54,13 @@ def alerting(
 
         watching = client()
         namespace = settings.redis.namespace
-        watcher = Watcher(watching, lambda: establish(watching, None, namespace).layout, settings.rules)
+        watcher = AlertEvaluator(watching, lambda: create_or_load(watching, None, namespace).layout, settings.rules)
         duties: list[tuple[str, float, Callable[[], int]]] = [("watch", WATCH_EVERY, watcher.round)]
         for each in [layout] if before is None else [layout, before]:
-            courier = Courier(client(), each, consumer, settings.hooks, log, delivered)
-            duties.append(("deliver", DELIVER_EVERY, courier.round))
+            notifier = Notifier(client(), each, consumer, settings.hooks, log, delivered)
+            duties.append(("deliver", DELIVER_EVERY, notifier.round))
         for name, every, work in duties:
-            duty = Duty(f"alerts-{name}", every, partial(_quietly, work), log)
+            duty = PeriodicTask(f"alerts-{name}", every, partial(_quietly, work), log)
             stack.callback(duty.stop, _STOP_TIMEOUT)
             duty.start()
         yield

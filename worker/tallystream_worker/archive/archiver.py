@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
 from tallystream_worker.counting.entry import Entry
@@ -41,7 +41,7 @@ _CLAIM: Final = Script("tallystream_worker.archive", "claim")
 _SETTLE: Final = Script("tallystream_worker.archive", "settle")
 
 
-class Archivist:
+class PartitionArchiver:
     """Archives one partition.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.rows import entries_of
 from tallystream_worker.archive.store import ArchiveError, Store
 

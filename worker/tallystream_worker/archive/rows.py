@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from tallystream.errors import CodecError, EventError
 from tallystream.wire.codec import VERSION, Correction, Group, Payload, Single, decode, encode, stated_events
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 
 if TYPE_CHECKING:

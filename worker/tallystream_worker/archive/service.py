@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tallystream.client.connect import connect
-from tallystream_worker.archive.archiver import SETTLED, Archivist
+from tallystream_worker.archive.archiver import SETTLED, PartitionArchiver
 from tallystream_worker.archive.store import Store
-from tallystream_worker.process.periodic import Duty
+from tallystream_worker.process.periodic import PeriodicTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import redis
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream_worker.settings.settings import Settings
 
 
@@ -32,9 +32,9 @@ class Archive:
         ArchiveError: the files are those of other data.
     """
 
-    def __init__(self, client: redis.Redis, store: Store, meta: Meta) -> None:
+    def __init__(self, client: redis.Redis, store: Store, meta: Deployment) -> None:
         store.claim(meta.layout.namespace, meta.layout.partitions, (meta.epoch,))
-        self.archivists = [Archivist(client, store, keys, n) for n, keys in enumerate(meta.layout.keys)]
+        self.archivists = [PartitionArchiver(client, store, keys, n) for n, keys in enumerate(meta.layout.keys)]
         self._begun = False
 
     def run_once(self, *, settled: float = SETTLED) -> int:
@@ -59,7 +59,7 @@ class Archive:
 
 
 @contextmanager
-def archiving(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> Iterator[None]:
+def archiving(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> Iterator[None]:
     """Archive in the background for as long as the context lasts, where `[archive] url` names a place."""
     if not settings.archive.url:
         yield
@@ -72,7 +72,7 @@ def archiving(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> Iter
         events = archive.run_once()
         return {"events": events} if events else None
 
-    duty = Duty("archive", settings.archive.every, work, log)
+    duty = PeriodicTask("archive", settings.archive.every, work, log)
     duty.start()
     try:
         yield

@@ -28,7 +28,7 @@ from pyarrow import fs
 
 from tallystream.errors import ConfigurationError, TallyError
 from tallystream.storage.keys import FIRST_LOG, NAMESPACE, tag_of
-from tallystream.wire.position import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Server(msgspec.Struct, frozen=True):
+class ServerCosts(msgspec.Struct, frozen=True):
     """Microseconds of the server's main thread.
 
     Attributes:
@@ -47,7 +47,7 @@ class Server(msgspec.Struct, frozen=True):
     unique: float
 
 
-class Worker(msgspec.Struct, frozen=True):
+class WorkerCosts(msgspec.Struct, frozen=True):
     """Microseconds of a worker's processor time.
 
     Attributes:
@@ -65,14 +65,14 @@ class Worker(msgspec.Struct, frozen=True):
     fresh: float = 0.0
 
 
-class Producer(msgspec.Struct, frozen=True):
+class ProducerCosts(msgspec.Struct, frozen=True):
     """Microseconds of an app's processor time: an entry that is flushed, and each event."""
 
     entry: float
     event: float
 
 
-class Memory(msgspec.Struct, frozen=True):
+class MemoryCosts(msgspec.Struct, frozen=True):
     """Bytes of server memory, for subjects of 13 bytes.
 
     Attributes:
@@ -100,7 +100,7 @@ class Memory(msgspec.Struct, frozen=True):
     single: float
 
 
-class Wire(msgspec.Struct, frozen=True):
+class WireCosts(msgspec.Struct, frozen=True):
     """Bytes over the network, and of the append-only file, which is also what each replica is sent.
 
     Attributes:
@@ -133,11 +133,11 @@ class Costs(msgspec.Struct, frozen=True):
 
     machine: str
     software: str
-    server: Server
-    worker: Worker
-    producer: Producer
-    memory: Memory
-    wire: Wire
+    server: ServerCosts
+    worker: WorkerCosts
+    producer: ProducerCosts
+    memory: MemoryCosts
+    wire: WireCosts
 
 
 def load_costs(file: Path | None = None) -> Costs:

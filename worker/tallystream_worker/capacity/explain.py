@@ -13,7 +13,7 @@ from tallystream_worker.counting.loop import MAX_READ
 
 if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.load import ExpectedLoad
     from tallystream_worker.capacity.sizing import Plan
     from tallystream_worker.settings.settings import Settings
 
@@ -23,7 +23,7 @@ _SHOWN: Final = 8
 
 
 @dataclass(frozen=True)
-class Line:
+class PlanLine:
     """A figure, and why it is that."""
 
     name: str
@@ -31,61 +31,63 @@ class Line:
     because: str
 
 
-def lines(load: Load, plan: Plan, costs: Costs, settings: Settings, replicas: int, node_memory: float) -> list[Line]:
+def lines(
+    load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int, node_memory: float
+) -> list[PlanLine]:
     """Return what a load needs."""
     packing = plan.packing
     each = load.events / load.producers / plan.partitions
     hint = "; few: a longer --linger or fewer producers save most" if packing.entry_events < _FEW else ""
     cores = sum(plan.server.values())
     return [
-        Line("partitions", f"{plan.partitions:,}", f"a power of two, at least {PER_PRIMARY} for each primary"),
-        Line(
+        PlanLine("partitions", f"{plan.partitions:,}", f"a power of two, at least {PER_PRIMARY} for each primary"),
+        PlanLine(
             "events in an entry",
             f"{packing.entry_events:,.1f}",
             f"1 + {each:,.1f} events/s of one producer for one partition x {load.linger * 1000:g} ms, "
             f"at most {ENTRY_EVENTS:,}{hint}",
         ),
-        Line(
+        PlanLine(
             "events in a batch",
             f"{packing.batch_events:,.0f}",
             f"{settings.worker.max_keys:,} counters, or {MAX_READ} entries: when busy, so at its cheapest",
         ),
-        Line(
+        PlanLine(
             "primaries",
             f"{plan.primaries:,}",
             f"the larger of {cores:,.2f} cores of main threads at {UTILISATION:.0%} each, and of the memory below by "
             f"{size(node_memory)}",
         ),
-        Line("replicas", f"{plan.primaries * replicas:,}", f"{replicas} for each primary"),
-        Line(
+        PlanLine("replicas", f"{plan.primaries * replicas:,}", f"{replicas} for each primary"),
+        PlanLine(
             "worker processes",
             f"{plan.workers:,}",
             f"{plan.worker:,.2f} cores at {UTILISATION:.0%} each: {costs.worker.entry:.1f} us an entry, "
             f"{costs.worker.subject:.2f} a subject in it, {costs.worker.counter:.2f} a counter, "
             f"{costs.worker.fresh:.2f} more a subject that is not remembered",
         ),
-        Line(
+        PlanLine(
             "memory of the primaries",
             size(plan.memory),
             f"counters {size(sum(plan.counters.values()))} and log {size(plan.log)}, x {HEADROOM} for copies",
         ),
-        Line(
+        PlanLine(
             "from apps",
             size(plan.traffic["from apps"]) + "/s",
             f"{costs.wire.append_entry:.0f} bytes an entry, {costs.wire.append_subject:.0f} a subject in it",
         ),
-        Line(
+        PlanLine(
             "to and from workers",
             size(plan.traffic["to workers"] + plan.traffic["from workers"]) + "/s",
             f"{costs.wire.read_entry:.0f} bytes an entry and what is in it; {costs.wire.apply_counter:.0f} a counter",
         ),
-        Line(
+        PlanLine(
             "to the disk, to each replica",
             size(plan.traffic["to the disk"]) + "/s",
             f"{costs.wire.log_entry:.0f} bytes an entry, {costs.wire.log_total:.0f} a counter, "
             f"{costs.wire.log_window:.0f} a bucket",
         ),
-        Line(
+        PlanLine(
             "of the apps' own time",
             f"{plan.producer:,.2f} cores",
             f"{costs.producer.event:.2f} us an event, {costs.producer.entry:.0f} us an entry",
@@ -93,22 +95,22 @@ def lines(load: Load, plan: Plan, costs: Costs, settings: Settings, replicas: in
     ]
 
 
-def drivers(plan: Plan) -> list[Line]:
+def drivers(plan: Plan) -> list[PlanLine]:
     """Return what the servers' time and memory go to, the largest first."""
     spent = sum(plan.server.values())
     time = [
-        Line(f"time: {what}", f"{seconds:,.3f} cores", f"{seconds / spent:.0%} of the servers' time")
+        PlanLine(f"time: {what}", f"{seconds:,.3f} cores", f"{seconds / spent:.0%} of the servers' time")
         for what, seconds in _largest(plan.server)
     ]
     kept = plan.counters | {"log": plan.log}
     memory = [
-        Line(f"memory: {what}", size(taken), f"{taken / sum(kept.values()):.0%} of the servers' memory")
+        PlanLine(f"memory: {what}", size(taken), f"{taken / sum(kept.values()):.0%} of the servers' memory")
         for what, taken in _largest(kept)
     ]
     return time + memory
 
 
-def document(load: Load, plan: Plan, costs: Costs, settings: Settings, replicas: int) -> dict[str, Any]:
+def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int) -> dict[str, Any]:
     """Return a plan as JSON-ready values; bytes, seconds of a core by the second, and bytes a second."""
     return {
         "load": {

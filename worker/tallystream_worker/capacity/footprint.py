@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tallystream.rules.metrics import Metric
-    from tallystream_worker.capacity.costs import Memory
+    from tallystream_worker.capacity.costs import MemoryCosts
 
 SKETCH_BYTES: Final = 2.5 * 2**20
 """Of a Count-Min Sketch in one partition, at most."""
@@ -21,7 +21,7 @@ UNIQUE_BYTES: Final = 12_336
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """Something that a metric keeps.
 
     Attributes:
@@ -42,29 +42,31 @@ class Part:
     kept: int | None = None
 
 
-def parts(metric: Metric, memory: Memory) -> Iterator[Part]:
+def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     """Yield what a metric keeps."""
     board = memory.member * board_length(metric.top)
     if not metric.exact:
-        yield Part("sketch of 1 MiB for each partition, any number of subjects", partition=SKETCH_BYTES + board)
+        yield MemoryPart("sketch of 1 MiB for each partition, any number of subjects", partition=SKETCH_BYTES + board)
         return
-    yield Part("total", memory.total, partition=board)
+    yield MemoryPart("total", memory.total, partition=board)
     for window in metric.windows:
         stated = metric.retention.get(window)
         text = f"{window}s" + (f" for {stated}" if stated else "")
-        yield Part(text, memory.field, partition=board, window=window, kept=metric.kept(window))
+        yield MemoryPart(text, memory.field, partition=board, window=window, kept=metric.retention_seconds(window))
     if metric.top:
-        yield Part(f"top {metric.top}")
+        yield MemoryPart(f"top {metric.top}")
     if metric.limit is not None:
         text = f"limit {metric.limit:,} per {metric.per}"
-        yield Part(text, memory.field, window=None if metric.per == "total" else metric.per, kept=metric.late_seconds)
+        yield MemoryPart(
+            text, memory.field, window=None if metric.per == "total" else metric.per, kept=metric.late_seconds
+        )
     if metric.once is not None:
         text = f"a vote per actor ({metric.once}), {memory.vote:.0f} bytes each"
         period = None if metric.once == "forever" else metric.once
-        yield Part(text, memory.votes, memory.vote, window=period, kept=metric.late_seconds)
+        yield MemoryPart(text, memory.votes, memory.vote, window=period, kept=metric.late_seconds)
     if metric.unique is not None:
         text = f"unique actors by {metric.unique}, up to 12 KiB"
-        kept = metric.kept(metric.unique)
-        yield Part(text, memory.unique, memory.actor, most=UNIQUE_BYTES, window=metric.unique, kept=kept)
+        kept = metric.retention_seconds(metric.unique)
+        yield MemoryPart(text, memory.unique, memory.actor, most=UNIQUE_BYTES, window=metric.unique, kept=kept)
     if metric.floor is not None:
-        yield Part(f"shown from {metric.floor}")
+        yield MemoryPart(f"shown from {metric.floor}")

@@ -19,7 +19,7 @@ _EXACT: Final = 64
 
 
 @dataclass(frozen=True)
-class Load:
+class ExpectedLoad:
     """What the user expects.
 
     Attributes:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.load import ExpectedLoad
     from tallystream_worker.capacity.packing import Packing
 
 
-def traffic(load: Load, packing: Packing, costs: Costs) -> dict[str, float]:
+def traffic(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:
     """Return bytes a second, of all servers together: from apps, to and from workers, and to the disk.
 
     What goes to the append-only file is also what each replica is sent.

@@ -9,7 +9,7 @@ from tallystream_worker.counting.loop import MAX_READ
 from tallystream_worker.counting.validation import REMEMBERED
 
 if TYPE_CHECKING:
-    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.load import ExpectedLoad
 
 ENTRY_EVENTS: Final = 1000
 """Events at which a producer flushes an entry before its linger is over."""
@@ -43,7 +43,7 @@ class Packing:
     fresh: float
 
 
-def pack(load: Load, partitions: int, max_keys: int) -> Packing:
+def pack(load: ExpectedLoad, partitions: int, max_keys: int) -> Packing:
     """Return how a load is packed.
 
     A producer seals the entry of a partition `linger` after its first event: by then 1 + rate * linger have come.
@@ -62,7 +62,7 @@ def pack(load: Load, partitions: int, max_keys: int) -> Packing:
     )
 
 
-def _fresh(load: Load, partitions: int) -> float:
+def _fresh(load: ExpectedLoad, partitions: int) -> float:
     """Return the subjects, by the second, that are looked at anew: of each partition so many are remembered.
 
     The memory begins anew when it is full: after as many events as are of so many different subjects.
@@ -80,12 +80,12 @@ def _fresh(load: Load, partitions: int) -> float:
     return load.events * REMEMBERED / high
 
 
-def _subjects(load: Load, partitions: int, events: float) -> dict[str, float]:
+def _subjects(load: ExpectedLoad, partitions: int, events: float) -> dict[str, float]:
     """Return, by metric, the subjects among so many events of one partition."""
     return {name: load.distinct(events * partitions * share) / partitions for name, share in load.shares.items()}
 
 
-def _batch(load: Load, partitions: int, max_keys: int, most: float) -> float:
+def _batch(load: ExpectedLoad, partitions: int, max_keys: int, most: float) -> float:
     """Return the events at which a batch is closed: by bisection, as its weight grows with them."""
     low, high = 1.0, most
     if _weight(load, partitions, high) <= max_keys:
@@ -96,7 +96,7 @@ def _batch(load: Load, partitions: int, max_keys: int, most: float) -> float:
     return low
 
 
-def _weight(load: Load, partitions: int, events: float) -> float:
+def _weight(load: ExpectedLoad, partitions: int, events: float) -> float:
     """Return what so many events are worth towards `max_keys`; see `Batch.counters`."""
     weight = 0.0
     for name, subjects in _subjects(load, partitions, events).items():

@@ -8,13 +8,13 @@ from tallystream.rules.batch import board_length
 
 if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.load import ExpectedLoad
     from tallystream_worker.capacity.packing import Packing
 
 MICROSECOND: Final = 1e-6
 
 
-def server_seconds(load: Load, packing: Packing, costs: Costs) -> dict[str, float]:
+def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:
     """Return seconds of servers' main threads for each second, by what they are spent on."""
     each = costs.server
     spent = dict.fromkeys(("appending", "reading and acknowledging", "totals", "windows", "leaderboards"), 0.0)
@@ -45,6 +45,6 @@ def worker_seconds(packing: Packing, costs: Costs) -> float:
     return (spent + packing.singles * each.single) * MICROSECOND
 
 
-def producer_seconds(load: Load, packing: Packing, costs: Costs) -> float:
+def producer_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> float:
     """Return seconds of all apps' processor time for each second."""
     return (load.events * costs.producer.event + packing.entries * costs.producer.entry) * MICROSECOND

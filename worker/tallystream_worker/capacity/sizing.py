@@ -15,7 +15,7 @@ from tallystream_worker.capacity.storage import counter_bytes, log_bytes
 
 if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.load import ExpectedLoad
     from tallystream_worker.settings.settings import Settings
 
 UTILISATION: Final = 0.6
@@ -62,7 +62,9 @@ class Plan:
         return HEADROOM * (sum(self.counters.values()) + self.log)
 
 
-def plan(load: Load, costs: Costs, settings: Settings, *, node_memory: float, partitions: int | None = None) -> Plan:
+def plan(
+    load: ExpectedLoad, costs: Costs, settings: Settings, *, node_memory: float, partitions: int | None = None
+) -> Plan:
     """Return what a load needs.
 
     Args:
@@ -90,7 +92,7 @@ def plan(load: Load, costs: Costs, settings: Settings, *, node_memory: float, pa
     )
 
 
-def _with(load: Load, costs: Costs, settings: Settings, node_memory: float, partitions: int) -> Plan:
+def _with(load: ExpectedLoad, costs: Costs, settings: Settings, node_memory: float, partitions: int) -> Plan:
     packing = pack(load, partitions, settings.worker.max_keys)
     server = server_seconds(load, packing, costs)
     worker = worker_seconds(packing, costs)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tallystream.rules.windows import DAY, HOUR, MINUTE, seconds
+from tallystream.rules.windows import seconds
+from tallystream.wire.window import DAY, HOUR, MINUTE
 from tallystream_worker.capacity.footprint import parts
 
 if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.footprint import Part
-    from tallystream_worker.capacity.load import Load
+    from tallystream_worker.capacity.footprint import MemoryPart
+    from tallystream_worker.capacity.load import ExpectedLoad
     from tallystream_worker.capacity.packing import Packing
     from tallystream_worker.settings.settings import RetentionSettings
 
@@ -20,7 +21,7 @@ YEAR: Final = 365 * DAY
 _LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY}
 
 
-def counter_bytes(load: Load, partitions: int, costs: Costs) -> dict[str, float]:
+def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str, float]:
     """Return the bytes that counters take after a year, by metric and rule: `view: hours`."""
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():
@@ -33,7 +34,7 @@ def counter_bytes(load: Load, partitions: int, costs: Costs) -> dict[str, float]
     return found
 
 
-def _bytes(part: Part, load: Load, metric: str, partitions: int) -> float:
+def _bytes(part: MemoryPart, load: ExpectedLoad, metric: str, partitions: int) -> float:
     if part.window is None:
         span, buckets = float(YEAR), 1.0
     else:

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import console, print_json
@@ -44,7 +44,7 @@ def archive(
         raise ConfigurationError("no place for the archive: name a folder or URL, or set [archive] url")
     settings = replace(settings, archive=chosen)
     with closing(connect(settings.redis.url)) as client:
-        meta = establish(client, settings.redis.expected, settings.redis.namespace)
+        meta = create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             began = time.monotonic()
             events = Archive(client, Store(chosen.url, meta.layout.namespace, meta.layout.log), meta).run_once(

@@ -11,14 +11,14 @@ from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
 from tallystream.client.connect import connect
-from tallystream.deployment import stored
+from tallystream.deployment import load
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.options import AsJson, FromArchive, MetricsHost, MetricsPort, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.replay import moment
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
-from tallystream_worker.process.periodic import Duty
+from tallystream_worker.process.periodic import PeriodicTask
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.rebuild.audit import Report
 from tallystream_worker.rebuild.audit import audit as run
@@ -97,7 +97,7 @@ def _repeat(wanted: _Wanted, every: float, metrics_port: int | None, metrics_hos
             metrics.note(len(report.differences), report.counters)
             return report.said()
 
-        duty = Duty("audit", every, work, logs.configure())
+        duty = PeriodicTask("audit", every, work, logs.configure())
         duty.start()
         wait_for(stop)
         duty.stop(wanted.settings.worker.stop_timeout)
@@ -119,7 +119,7 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
 def _run(wanted: _Wanted) -> Report:
     settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
-        meta = stored(client, settings.redis.namespace)
+        meta = load(client, settings.redis.namespace)
         if meta is None or meta.rules is None:
             raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
         with (

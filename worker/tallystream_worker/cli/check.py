@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tallystream.rules.metrics import Metric
-from tallystream_worker.capacity.costs import Memory, load_costs
+from tallystream_worker.capacity.costs import MemoryCosts, load_costs
 from tallystream_worker.capacity.footprint import parts
 from tallystream_worker.cli.options import AsJson
 from tallystream_worker.cli.output import print_json, print_table
@@ -39,7 +39,7 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
     print_table(f"{file}: sound", ["metric", "stores", "bytes for each subject"], table)
 
 
-def explain(metric: Metric, memory: Memory) -> tuple[str, int]:
+def explain(metric: Metric, memory: MemoryCosts) -> tuple[str, int]:
     """Return what a metric stores, and about how many bytes a subject costs that is active in every bucket now.
 
     Expired buckets cost nothing, so the figure is for one bucket of each window; actors and ids come on top.

@@ -11,9 +11,9 @@ from cyclopts import Parameter
 from rich.progress import track
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.dead_letters import store
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream_worker.dead_letters.store import DeadLetter
 
 _SHOWN = 100
@@ -52,7 +52,7 @@ def dead(
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        meta = establish(client, None, settings.redis.namespace)
+        meta = create_or_load(client, None, settings.redis.namespace)
         chosen = _chosen(client, meta, ids, every=all or (action in {"list", "show"} and not ids), reason=reason)
         if action in {"list", "show"}:
             return _print(chosen, json=json, whole=action == "show")
@@ -69,7 +69,7 @@ def dead(
 
 
 def _chosen(
-    client: redis.Redis, meta: Meta, ids: tuple[str, ...], *, every: bool, reason: str | None
+    client: redis.Redis, meta: Deployment, ids: tuple[str, ...], *, every: bool, reason: str | None
 ) -> Iterator[DeadLetter]:
     if not (ids or every or reason):
         raise ConfigurationError("say which: PARTITION/ID as `tallystream dead list` prints it, --reason TEXT or --all")
@@ -96,7 +96,7 @@ def _chosen(
                     yield letter
 
 
-def _retry(client: redis.Redis, meta: Meta, chosen: Any) -> dict[str, int]:
+def _retry(client: redis.Redis, meta: Deployment, chosen: Any) -> dict[str, int]:
     assert meta.rules is not None  # noqa: S101  # the caller saw to it
     done = {"entries": 0, "events_counted": 0, "parked_again": 0}
     for letter in chosen:
@@ -107,7 +107,7 @@ def _retry(client: redis.Redis, meta: Meta, chosen: Any) -> dict[str, int]:
     return done
 
 
-def _drop(client: redis.Redis, meta: Meta, chosen: Any) -> dict[str, int]:
+def _drop(client: redis.Redis, meta: Deployment, chosen: Any) -> dict[str, int]:
     done = {"entries": 0, "events_dropped": 0}
     for letter in chosen:
         entries, events = store.drop(client, meta.layout.keys[letter.partition], [letter.id])

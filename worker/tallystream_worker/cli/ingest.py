@@ -16,15 +16,17 @@ from rich.progress import Progress as Bar
 from tallystream.errors import EventError
 from tallystream.reading.query import Query
 from tallystream.reading.totals import Totals
-from tallystream.wire.position import parse_id, parse_position, position_commands
+from tallystream.wire.position import parse_position, position_commands
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import error_console, print_json
 from tallystream_worker.ingest import Field, Format, Mapping, open_source
 from tallystream_worker.ingest.formats.parquet_rows import SEGMENT_ROWS, rows_of
 from tallystream_worker.ingest.formats.registry import format_of
-from tallystream_worker.ingest.job import SEGMENT, Job, Progress, jobs_of
+from tallystream_worker.ingest.job import SEGMENT, Job, jobs_of
 from tallystream_worker.ingest.piped import run_piped
 from tallystream_worker.ingest.pool import run_all
+from tallystream_worker.ingest.progress import IngestProgress
 from tallystream_worker.process.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def ingest(  # each is an option of the command
         rules = totals.meta.rules
     if rules is not None and "combined" in formats:
         rules.refuse_undeclared(metric)
-    total = Progress()
+    total = IngestProgress()
     with stop_on_signals() as stop, _Display(_size(jobs)) as display:
         if jobs:
             crew = processes or max(1, (os.cpu_count() or 2) - 1)
@@ -100,7 +102,7 @@ def ingest(  # each is an option of the command
     return 130 if stopped else 0
 
 
-def _say(total: Progress, *, counted: bool, stopped: bool) -> None:
+def _say(total: IngestProgress, *, counted: bool, stopped: bool) -> None:
     for row in total.examples:
         error_console.print(f"{row['file']}:{row['line']}: {row['reason']}", markup=False, highlight=False)
     if total.bad > len(total.examples):
@@ -151,7 +153,7 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, progress: Progress) -> bool:
+    def __call__(self, progress: IngestProgress) -> bool:
         """Show how far it is; the run goes on."""
         seconds = max(time.monotonic() - self._began, 0.001)
         self._bar.update(

@@ -11,17 +11,17 @@ from tallystream.storage.keys import MAX_PARTITIONS
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.repartition import topic
-from tallystream_worker.repartition.migration import Progress, move
+from tallystream_worker.repartition.migration import RepartitionProgress, repartition
 
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream_worker.settings.settings import Settings
 
 
-def gathered(meta: Meta, rules: Rules) -> Rules | None:
+def gathered(meta: Deployment, rules: Rules) -> Rules | None:
     """Return the live rules without spreading what the configured ones do not spread; `None` where all is as it was."""
     assert meta.rules is not None  # noqa: S101  # the caller found rules
     names = (meta.spread & rules.metric.keys()) - rules.spread
@@ -32,12 +32,12 @@ def gathered(meta: Meta, rules: Rules) -> Rules | None:
 
 
 def to_partitions(
-    settings: Settings, meta: Meta, partitions: int, archive: str, *, accept_loss: bool, json: bool
+    settings: Settings, meta: Deployment, partitions: int, archive: str, *, accept_loss: bool, json: bool
 ) -> None:
     """Move to so many partitions, with a bar, and say what is left to do; what is not spread any more goes home.
 
     Raises:
-        ConfigurationError: the move cannot be begun.
+        ConfigurationError: the repartition cannot be begun.
         StreamError: it was given up, or must be.
     """
     if not 1 <= partitions <= MAX_PARTITIONS:
@@ -48,10 +48,12 @@ def to_partitions(
         with entries_bar() as bar:
             task = bar.add_task("copying", total=None, entries=0)
 
-            def show(at: Progress) -> None:
+            def show(at: RepartitionProgress) -> None:
                 bar.update(task, description=at.stage, completed=at.entries, total=at.of, entries=at.entries)
 
-            layout = move(settings, meta, partitions, rules=rules, archive=archive, accept_loss=accept_loss, show=show)
+            layout = repartition(
+                settings, meta, partitions, rules=rules, archive=archive, accept_loss=accept_loss, show=show
+            )
     if json:
         print_json({"partitions": partitions, "before": before, "log": layout.log, "moved": is_needed})
         return
@@ -70,8 +72,8 @@ def to_partitions(
     )
 
 
-def clean(client: redis.Redis, meta: Meta) -> dict[int, int]:
-    """Give up a log that is being filled, and remove the one from before the last move; return their keys' numbers."""
+def clean(client: redis.Redis, meta: Deployment) -> dict[int, int]:
+    """Give up a log that is being filled, drop the one before the last repartition; return their numbers of keys."""
     removed = {}
     if meta.moving is not None:
         removed[meta.moving] = topic.give_up(client, meta)

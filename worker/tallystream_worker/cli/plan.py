@@ -13,8 +13,8 @@ from rich.table import Column, Table
 
 from tallystream.errors import ConfigurationError
 from tallystream_worker.capacity.costs import load_costs
-from tallystream_worker.capacity.explain import Line, document, drivers, lines
-from tallystream_worker.capacity.load import Load
+from tallystream_worker.capacity.explain import PlanLine, document, drivers, lines
+from tallystream_worker.capacity.load import ExpectedLoad
 from tallystream_worker.capacity.sizing import plan as make
 from tallystream_worker.cli.options import AsJson
 from tallystream_worker.cli.output import console, print_json
@@ -43,13 +43,13 @@ class Expected:
     replicas: Annotated[int, Parameter(help="replicas of each primary")] = 1
     node_memory: Annotated[float, Parameter(help="GiB of memory of one server")] = 16.0
 
-    def load(self, settings: Settings) -> Load:
+    def load(self, settings: Settings) -> ExpectedLoad:
         """Return it as the calculation takes it."""
         if self.node_memory <= 0 or self.replicas < 0:
             raise ConfigurationError("plan: --node-memory must be more than 0, and --replicas at least 0")
         shares = self._shares(settings)
         rules = {name: settings.rules.metric[name] for name in shares}
-        return Load(
+        return ExpectedLoad(
             self.events_per_second, self.subjects, rules, shares, self.actors, self.producers, self.linger, self.skew
         )
 
@@ -106,7 +106,7 @@ def plan(
     console.print(f"Calculated from what {constants.software} on {constants.machine} was measured to cost.")
 
 
-def _print(title: str, rows: Sequence[Line]) -> None:
+def _print(title: str, rows: Sequence[PlanLine]) -> None:
     table = Table("", Column("figure", justify="right", no_wrap=True), "because", title=title, title_justify="left")
     for line in rows:
         table.add_row(line.name, line.figure, line.because)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import stored
+from tallystream.deployment import load
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.audit import print_differences
 from tallystream_worker.cli.move import clean, gathered, to_partitions
@@ -18,14 +18,14 @@ from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.rebuild.compare import compare
 from tallystream_worker.rebuild.drop import drop as remove
-from tallystream_worker.rebuild.rebuild import Progress, Rebuild, propose
+from tallystream_worker.rebuild.rebuild import Rebuild, RebuildProgress, propose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream_worker.rebuild.values import Difference
     from tallystream_worker.settings.settings import Settings
 
@@ -108,7 +108,7 @@ def rebuild(
 
 def build(
     settings: Settings,
-    meta: Meta,
+    meta: Deployment,
     generation: int,
     archive: str,
     *,
@@ -123,7 +123,7 @@ def build(
         with entries_bar() as bar:
             task = bar.add_task("counting", total=None, entries=0)
 
-            def show(progress: Progress) -> None:
+            def show(progress: RebuildProgress) -> None:
                 bar.update(task, completed=progress.entries, total=progress.of, entries=progress.entries)
 
             run.catch_up(show)
@@ -131,19 +131,19 @@ def build(
             run.switch()
 
 
-def read_meta(client: redis.Redis, settings: Settings) -> Meta:
+def read_meta(client: redis.Redis, settings: Settings) -> Deployment:
     """Return what is stored, rules among it.
 
     Raises:
         ConfigurationError: nothing is counted here yet.
     """
-    meta = stored(client, settings.redis.namespace)
+    meta = load(client, settings.redis.namespace)
     if meta is None or meta.rules is None:
         raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
     return meta
 
 
-def _kept(meta: Meta) -> int:
+def _kept(meta: Deployment) -> int:
     if meta.kept is not None and not meta.others:
         raise ConfigurationError(
             "there is no way back from other partitions: what came since is not in the log before. Move again with "

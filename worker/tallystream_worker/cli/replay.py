@@ -13,11 +13,11 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import stored
+from tallystream.deployment import load
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.options import FromArchive, Where
 from tallystream_worker.cli.output import error_console
-from tallystream_worker.rebuild.replay import Left, Wanted
+from tallystream_worker.rebuild.replay import Left, ReplaySelection
 from tallystream_worker.rebuild.replay import replay as events
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def replay(
     """Print the events of the log, as `ingest` reads them, from the archive where the streams no longer reach."""
     if format == "parquet" and output is None:
         raise ConfigurationError("Parquet goes to a file: name it with -o FILE")
-    wanted = Wanted(
+    wanted = ReplaySelection(
         moment("--from", from_) if from_ else 0.0,
         moment("--to", to) if to else float("inf"),
         frozenset(metric or ()),
@@ -51,7 +51,7 @@ def replay(
     settings = where.settings()
     left = Left()
     with closing(connect(settings.redis.url)) as client:
-        meta = stored(client, settings.redis.namespace)
+        meta = load(client, settings.redis.namespace)
         if meta is None:
             raise ConfigurationError(f"{settings.redis.namespace}:meta does not exist: nothing was appended here yet")
         found = events(client, meta.layout, wanted, left, settings.archive.url if archive is None else archive)

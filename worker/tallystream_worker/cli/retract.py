@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from tallystream.client.connect import connect
 from tallystream.errors import EventError
 from tallystream.rules.retraction import Retraction
-from tallystream.rules.windows import MINUTE
+from tallystream.wire.window import MINUTE
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.rebuild import build, read_meta

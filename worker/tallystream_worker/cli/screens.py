@@ -14,8 +14,8 @@ from tallystream_worker.cli.live import sparkline
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tallystream.reading.leaderboards import Ranking
-    from tallystream.reading.ledger import Books
+    from tallystream.reading.leaderboards import Leaderboard
+    from tallystream.reading.ledger import Ledger
 
 _KEPT: Final = 600
 _NARROW: Final = 70
@@ -28,11 +28,11 @@ class StatusScreen:
     """Rates, lag and books, with the last minutes as sparklines."""
 
     def __init__(self) -> None:
-        self._books: Books | None = None
+        self._books: Ledger | None = None
         self._last: tuple[float, int, int] | None = None
         self._rates: dict[str, deque[float]] = {name: deque(maxlen=_KEPT) for name in ("appended", "counted", "lag")}
 
-    def take(self, found: Books, at: float) -> None:
+    def take(self, found: Ledger, at: float) -> None:
         """Take the books of second `at`."""
         self._books = found
         if self._last is not None and at > self._last[0]:
@@ -67,14 +67,14 @@ class StatusScreen:
             self._verdict(books), Text(""), rates, Text(""), self._partitions(books, width), self._events(books)
         )
 
-    def _verdict(self, books: Books) -> Text:
+    def _verdict(self, books: Ledger) -> Text:
         if books.unaccounted is None:
             return Text(f"books open: {_count(books.waiting)} entries wait to be counted", style="yellow")
         if books.unaccounted:
             return Text(f"{books.unaccounted:,} events are UNACCOUNTED for", style="bold white on red")
         return Text("books balance: every appended event is accounted for", style="green")
 
-    def _partitions(self, books: Books, width: int) -> Table:
+    def _partitions(self, books: Ledger, width: int) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("partition" if width < _NARROW else "stream", style="dim", no_wrap=True)
         for title in ("lag", "pending", "oldest", "dead"):
@@ -92,7 +92,7 @@ class StatusScreen:
             )
         return table
 
-    def _events(self, books: Books) -> Text:
+    def _events(self, books: Ledger) -> Text:
         shown = [
             f"{name} {books.events[name]:,}"
             for name in ("appended", "counted", "rejected", "duplicate", "late", "retracted")
@@ -109,10 +109,10 @@ class TopScreen:
     def __init__(self, metric: str, window: str) -> None:
         self._metric = metric
         self._window = window
-        self._ranking: Ranking | None = None
+        self._ranking: Leaderboard | None = None
         self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=11)
 
-    def take(self, found: Ranking, at: float) -> None:
+    def take(self, found: Leaderboard, at: float) -> None:
         """Take the leaderboard of second `at`."""
         self._ranking = found
         self._seen.append((at, dict(found.places)))

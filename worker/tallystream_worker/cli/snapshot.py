@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_LOG
 from tallystream_worker.cli.options import AsJson, FromArchive, Where
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.settings.settings import Settings
     from tallystream_worker.snapshot.database import Database
-    from tallystream_worker.snapshot.restore import Part
+    from tallystream_worker.snapshot.restore import RestoredPart
 
 Place = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
 
@@ -45,17 +45,17 @@ def snapshot(
     where: Where = Where(),  # noqa: B008  # frozen
 ) -> None:
     """Copy the counters into a database, again and again until SIGTERM or Ctrl-C."""
-    from tallystream_worker.snapshot.snapshotter import Snapshot, snapshotting  # noqa: PLC0415
+    from tallystream_worker.snapshot.snapshotter import Snapshotter, snapshotting  # noqa: PLC0415
 
     settings = where.settings()
     settings = replace(settings, snapshot=replace(settings.snapshot, url=_place(settings, url)))
     settings = replace(settings, snapshot=replace(settings.snapshot, every=every or settings.snapshot.every))
     with closing(connect(settings.redis.url)) as client:
-        meta = establish(client, settings.redis.expected, settings.redis.namespace)
+        meta = create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             with closing(_database(settings, None)) as database:
                 began = time.monotonic()
-                done = Snapshot(client, database, meta).run_once(whole=whole)
+                done = Snapshotter(client, database, meta).run_once(whole=whole)
                 seconds = time.monotonic() - began
             if json:
                 print_json({**asdict(done), "seconds": round(seconds, 3)})
@@ -82,7 +82,7 @@ def restore(
 
     settings = where.settings()
 
-    def tell(part: Part) -> None:
+    def tell(part: RestoredPart) -> None:
         if not json:
             error_console.print(f"{part.stream}: {part.rows:,} rows, {part.replayed:,} entries behind them")
 
@@ -125,7 +125,7 @@ def drill(
     settings = where.settings()
     began = time.monotonic()
     with closing(connect(settings.redis.url)) as client, closing(_database(settings, url, is_there=True)) as database:
-        meta = establish(client, settings.redis.expected, settings.redis.namespace)
+        meta = create_or_load(client, settings.redis.expected, settings.redis.namespace)
         verdict = try_out(client, database, meta, _archived(settings, archive, database))
     seconds = time.monotonic() - began
     if json:
@@ -174,5 +174,5 @@ def _moment(milliseconds: int) -> str:
     return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(" ", "seconds")
 
 
-def _end(part: Part) -> str:
+def _end(part: RestoredPart) -> str:
     return "now" if part.survived else _moment(int(part.until.partition("-")[0]))

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tallystream.errors import FlushTimeout, SpoolError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.producer import Producer
-from tallystream.producing.spool.buffer import Spool, SpoolSettings, left_behind
+from tallystream.producing.spool.buffer import Spool, SpoolSettings, orphaned_segments
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import error_console, print_json, print_table
 
@@ -65,7 +65,7 @@ def spool(
 def _waiting(folder: Path, namespace: str) -> list[dict[str, str | int | None]]:
     rows: list[dict[str, str | int | None]] = []
     where = SpoolSettings(folder, 2**20, "os", namespace)
-    for journal in left_behind(folder):
+    for journal in orphaned_segments(folder):
         events, problem = 0, None
         try:
             events = Spool(BufferSettings(), where, journal).emitted

@@ -12,12 +12,12 @@ from tallystream_worker.cli.live import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
-from tallystream_worker.maintenance.hot_subjects import advice, query_hottest
+from tallystream_worker.maintenance.hot_subjects import advice, query_hot_subjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
 
 
 def status(
@@ -34,7 +34,7 @@ def status(
             follow(lambda: totals.run(query_ledger(totals.meta.layout)), StatusScreen(), every=every, json=json)
             return
         books = totals.run(query_ledger(totals.meta.layout))
-        hottest, meta = totals.run(query_hottest(totals.meta.layout)), totals.meta
+        hottest, meta = totals.run(query_hot_subjects(totals.meta.layout)), totals.meta
     if json:
         print_json(
             books.summary()
@@ -77,7 +77,7 @@ def status(
         error_console.print(f"books: {unaccounted:,} events are UNACCOUNTED for", style="bold red")
 
 
-def _unfinished(meta: Meta) -> Iterator[str]:
+def _unfinished(meta: Deployment) -> Iterator[str]:
     """Yield what a rebuild has left to do."""
     if meta.building is not None:
         yield f"rebuild: generation {meta.building} is being built: run tallystream rebuild to go on, --drop to give up"

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
-from tallystream.reading.leaderboards import Ranking, query_top
+from tallystream.reading.leaderboards import Leaderboard, query_top
 from tallystream.reading.query import as_of, lag_of
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.live import follow
@@ -42,7 +42,7 @@ def top(
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
 
-        def look() -> Ranking:
+        def look() -> Leaderboard:
             meta = totals.meta
             if meta.rules is None:
                 raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")

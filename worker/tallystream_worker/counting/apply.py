@@ -11,9 +11,9 @@ from tallystream.storage.scripts import Script
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.client.durability import Confirmation
+    from tallystream.client.durability import DurabilityCheck
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.counting.fold_result import Folded, Parked
+    from tallystream_worker.counting.fold_result import DeadEntry, FoldResult
 
 _APPLY: Final = Script("tallystream_worker.counting", "apply")
 
@@ -36,25 +36,25 @@ class Stale:
 
 
 @dataclass(frozen=True)
-class Moved:
+class Switched:
     """Another generation is the live one by now; nothing was done."""
 
 
 @dataclass(frozen=True)
-class Refused:
+class TotalsRejected:
     """These totals cannot take their delta; nothing was done."""
 
     totals: frozenset[tuple[str, str]]
 
 
-Verdict = Applied | Stale | Moved | Refused
+Verdict = Applied | Stale | Switched | TotalsRejected
 
 
 def apply(
     client: redis.Redis,
     keys: PartitionKeys,
-    folded: Folded,
-    confirmation: Confirmation = MEMORY,
+    folded: FoldResult,
+    durability: DurabilityCheck = MEMORY,
     *,
     beside: bool = False,
 ) -> Verdict:
@@ -64,7 +64,7 @@ def apply(
         client: Where.
         keys: Those of the generation that is counted.
         folded: The batch.
-        confirmation: What it needs beside the server's answer.
+        durability: What it needs beside the server's answer.
         beside: Whether or not that generation is the live one: how a rebuild counts.
 
     Raises:
@@ -74,24 +74,24 @@ def apply(
     """
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
     generation = "" if beside else keys.generation
-    arguments = [keys.group, folded.encode(), generation, *parked_arguments(folded)]
-    (answer, *details), is_confirmed = confirmation.run(_APPLY, client, names, arguments)
+    arguments = [keys.group, folded.encode(), generation, *dead_entry_arguments(folded)]
+    (answer, *details), is_confirmed = durability.run(_APPLY, client, names, arguments)
     if answer == b"applied":
         return Applied(is_confirmed)
     if answer == b"moved":
-        return Moved()
+        return Switched()
     texts = [detail.decode() for detail in details]
     if answer == b"stale":
         return Stale(frozenset(texts))
-    return Refused(frozenset(zip(texts[::2], texts[1::2], strict=True)))
+    return TotalsRejected(frozenset(zip(texts[::2], texts[1::2], strict=True)))
 
 
-def parked_arguments(folded: Folded) -> list[Any]:
+def dead_entry_arguments(folded: FoldResult) -> list[Any]:
     """Return what a batch parks, as the scripts read it."""
     return [argument for part in folded.parked for argument in dead_entry(part)]
 
 
-def dead_entry(parked: Parked) -> list[Any]:
+def dead_entry(parked: DeadEntry) -> list[Any]:
     """Return the arguments for one parked entry: how many follow, then what is known, then the entry itself.
 
     The entry's own fields keep their names behind `e.`, so that any client can read what was parked.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from tallystream.errors import GroupLost
+from tallystream.errors import ConsumerGroupMissing
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
 
@@ -59,14 +59,14 @@ class Fetch:
         """Create the group at the beginning of the stream, where nothing has been counted yet.
 
         Raises:
-            GroupLost: entries were counted, but the group that remembers which is gone. To create it anew, at
-                either end, would count entries twice or never: that is an operator's decision.
+            ConsumerGroupMissing: entries were counted, but the group that remembers which is gone. To create it
+                anew, at either end, would count entries twice or never: that is an operator's decision.
         """
         ledger: list[bytes] = self._client.execute_command("HKEYS", self._keys.ledger)
         settled = sorted(name.decode() for name in ledger if name not in _OF_THE_LOG)
         if settled and not self._group_exists():
             group = self._keys.group
-            raise GroupLost(
+            raise ConsumerGroupMissing(
                 f"{self._keys.stream}: consumer group {group!r} is missing, but the ledger shows that entries "
                 f"were settled through it ({', '.join(settled[:3])}). Nothing is counted here until the counters are "
                 "made anew from the log: tallystream rebuild"

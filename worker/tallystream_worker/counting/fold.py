@@ -11,25 +11,25 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import CodecError, EventError
-from tallystream.rules.batch import Batch, Places
-from tallystream.rules.windows import MINUTE
+from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.wire.codec import (
     VERSION,
+    ActorColumns,
     Correction,
     Group,
     Payload,
     Single,
-    Visits,
     decode_columns,
     encode,
     stated_events,
     was_decided,
-    went_through_the_gate,
+    was_sequenced,
 )
 from tallystream.wire.event import MAX_ACTOR_BYTES, MAX_AHEAD, MAX_AMOUNT, MAX_ID_BYTES
-from tallystream.wire.position import parse_id
-from tallystream_worker.counting.fold_result import Folded, Parked
-from tallystream_worker.counting.validation import Checked, check_normal
+from tallystream.wire.stream_id import parse_id
+from tallystream.wire.window import MINUTE
+from tallystream_worker.counting.fold_result import DeadEntry, FoldResult
+from tallystream_worker.counting.validation import SubjectCache, check_normal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _REASON_BYTES: Final = 300
 
-Fault = tuple[str, str]
+FoldFault = tuple[str, str]
 """A metric and a subject of it."""
 
 
@@ -73,17 +73,17 @@ class Fold:
         self._layout = layout
         self._partition = partition
         self._rules = rules
-        self._places = Places(rules)
+        self._places = BucketResolver(rules)
         self._max_keys = max_keys
         self._max_deliveries = max_deliveries
         self._generation = layout.keys[partition].generation
         self._stream = layout.keys[partition].stream
         self._begun = parse_id(begun)
-        self._checked = Checked(layout, partition)
+        self._checked = SubjectCache(layout, partition)
 
     def __call__(
-        self, entries: Sequence[Entry], excluded: Mapping[Fault, str] | None = None
-    ) -> tuple[Folded, Sequence[Entry]]:
+        self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
+    ) -> tuple[FoldResult, Sequence[Entry]]:
         """Fold entries from the first on.
 
         Args:
@@ -96,7 +96,7 @@ class Fold:
         excluded = dict(excluded or {})
         # The gate asks whether an entry is pending, and it is as often as it is asked within one call.
         entries = list({entry.id: entry for entry in entries}.values())
-        self._checked.has_strayed = False
+        self._checked.has_misrouted = False
         while True:
             folded, rest = self._pass(entries, excluded)
             faults = self._faults(folded)
@@ -105,15 +105,15 @@ class Fold:
             excluded |= faults
 
     @property
-    def has_strayed(self) -> bool:
+    def has_misrouted(self) -> bool:
         """Whether the last call left something out because it belongs to another partition, by these rules."""
-        return self._checked.has_strayed
+        return self._checked.has_misrouted
 
-    def _pass(self, entries: Sequence[Entry], excluded: Mapping[Fault, str]) -> tuple[Folded, Sequence[Entry]]:
+    def _pass(self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str]) -> tuple[FoldResult, Sequence[Entry]]:
         batch = Batch(self._layout.keys[self._partition], self._rules.zone, self._alerts)
         if self._alerts:
             batch.received = min((entry.received for entry in entries), default=0)
-        folded = Folded(batch)
+        folded = FoldResult(batch)
         before = 0
         for index, entry in enumerate(entries):
             self._add(folded, entry, excluded)
@@ -124,7 +124,7 @@ class Fold:
             before = counters
         return folded, []
 
-    def _add(self, folded: Folded, entry: Entry, excluded: Mapping[Fault, str]) -> None:
+    def _add(self, folded: FoldResult, entry: Entry, excluded: Mapping[FoldFault, str]) -> None:
         folded.ids.append(entry.id)
         if was_decided(entry.fields, self._generation):
             return  # its effect came with it: see decide.lua
@@ -137,14 +137,14 @@ class Fold:
             except (CodecError, EventError) as error:
                 reason = str(error)
         events = stated_events(entry.fields) if payload is None else payload.events
-        is_plain = not went_through_the_gate(entry.fields)
+        is_plain = not was_sequenced(entry.fields)
         if is_plain or (self._begun != (0, 0) and parse_id(entry.id) <= self._begun):
             folded.appended += events
             folded.plain += 1
         if is_plain:
             folded.plain_events += events
         if payload is None:
-            folded.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, entry.fields))
+            folded.parked.append(DeadEntry(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, entry.fields))
             return
         for retraction in self._rules.retracted:
             if retraction.reaches(self._stream, entry.id):
@@ -160,7 +160,7 @@ class Fold:
         for correction in payload.corrections:
             self._add_correction(folded, entry, correction, excluded)
 
-    def _add_group(self, folded: Folded, entry: Entry, group: Group, excluded: Mapping[Fault, str]) -> None:
+    def _add_group(self, folded: FoldResult, entry: Entry, group: Group, excluded: Mapping[FoldFault, str]) -> None:
         metric = group.metric
         rule = self._rules.metric.get(metric)
         if rule is None or rule.once is not None or group.minute * MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
@@ -185,7 +185,9 @@ class Fold:
         if rule.limit is None:
             folded.counted[metric] += events
 
-    def _add_visits(self, folded: Folded, entry: Entry, visits: Visits, excluded: Mapping[Fault, str]) -> None:
+    def _add_visits(
+        self, folded: FoldResult, entry: Entry, visits: ActorColumns, excluded: Mapping[FoldFault, str]
+    ) -> None:
         metric = visits.metric
         rule = self._rules.metric.get(metric)
         if rule is None or excluded or not self._are_sound(entry, visits, rule):
@@ -198,7 +200,7 @@ class Fold:
         if rule.limit is None:
             folded.counted[metric] += events
 
-    def _are_sound(self, entry: Entry, visits: Visits, rule: Metric) -> bool:
+    def _are_sound(self, entry: Entry, visits: ActorColumns, rule: Metric) -> bool:
         """Tell whether visits may be counted together: none can be ahead, late or a vote, and the actors are sound."""
         begin, accepted = visits.minute * MINUTE * 1000, rule.late_seconds
         if rule.once is not None or begin + MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
@@ -207,7 +209,7 @@ class Fold:
             return False
         return self._checked.are_actors(visits.actors)
 
-    def _add_single(self, folded: Folded, entry: Entry, single: Single, excluded: Mapping[Fault, str]) -> None:
+    def _add_single(self, folded: FoldResult, entry: Entry, single: Single, excluded: Mapping[FoldFault, str]) -> None:
         metric, subject, amount, at, actor, id_ = (
             single.metric,
             single.subject,
@@ -242,7 +244,7 @@ class Fold:
             folded.counted[metric] += 1
 
     def _add_correction(
-        self, folded: Folded, entry: Entry, correction: Correction, excluded: Mapping[Fault, str]
+        self, folded: FoldResult, entry: Entry, correction: Correction, excluded: Mapping[FoldFault, str]
     ) -> None:
         metric, subject = correction.metric, correction.subject
         reason = excluded.get((metric, subject))
@@ -258,7 +260,7 @@ class Fold:
         folded.settled[metric] += 1
         folded.counted[metric] += 1
 
-    def _is_late(self, folded: Folded, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
+    def _is_late(self, folded: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
         """Tell whether events are set aside as too late; lateness is a fact of the entry, not of the moment."""
         accepted = rule.late_seconds
         if accepted is None or entry.received - at <= accepted * 1000:
@@ -280,7 +282,7 @@ class Fold:
             return str(error)
         return ""
 
-    def _without_amounts(self, folded: Folded, entry: Entry, group: Group, rule: Metric) -> Group:
+    def _without_amounts(self, folded: FoldResult, entry: Entry, group: Group, rule: Metric) -> Group:
         """Park the part of a group whose amounts the rule has no place for; return the rest."""
         faulty = {s: pair for s, pair in group.sums.items() if rule.limit is not None or pair[0] < 0}
         if not faulty:
@@ -293,7 +295,7 @@ class Fold:
         rest = {s: pair for s, pair in group.sums.items() if s not in faulty}
         return Group(group.metric, group.minute, group.ones, group.counts, rest)
 
-    def _sift(self, folded: Folded, entry: Entry, group: Group, excluded: Mapping[Fault, str]) -> Group:
+    def _sift(self, folded: FoldResult, entry: Entry, group: Group, excluded: Mapping[FoldFault, str]) -> Group:
         """Park what is excluded of a group and return what is left."""
         faulty: dict[str, set[str]] = defaultdict(set)  # by reason
         for subject in {*group.ones, *group.counts, *group.sums}:
@@ -303,16 +305,16 @@ class Fold:
             self._park(folded, entry, Payload([_part(group, subjects, keep=True)], []), reason)
         return _part(group, set().union(*faulty.values()), keep=False)
 
-    def _park(self, folded: Folded, entry: Entry, payload: Payload, reason: str) -> None:
+    def _park(self, folded: FoldResult, entry: Entry, payload: Payload, reason: str) -> None:
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)}
         parts: tuple[Group | Single | Correction, ...] = (*payload.groups, *payload.singles, *payload.corrections)
         metric = parts[0].metric if parts[0].metric in self._rules.metric else ""
-        folded.parked.append(Parked(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric))
+        folded.parked.append(DeadEntry(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric))
 
-    def _faults(self, folded: Folded) -> dict[Fault, str]:
+    def _faults(self, folded: FoldResult) -> dict[FoldFault, str]:
         """Look at each distinct counter of the batch once; return what must not be counted, with the reason."""
-        faults: dict[Fault, str] = {}
+        faults: dict[FoldFault, str] = {}
         for place, sums in (*folded.batch.sums.items(), *folded.batch.limited.items()):
             anywhere = place.rule.spread
             for subject in sums.keys() - self._checked.subjects(anywhere=anywhere):

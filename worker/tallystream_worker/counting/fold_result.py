@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class DeadEntry:
     """Events that cannot be counted, as an entry that could be appended again."""
 
     source: str
@@ -26,7 +26,7 @@ class Parked:
 
 
 @dataclass(slots=True)
-class Folded:
+class FoldResult:
     """What several entries add up to, and what else must be said of them.
 
     Attributes:
@@ -52,7 +52,7 @@ class Folded:
     late: Counter[str] = field(default_factory=Counter)
     late_counted: Counter[str] = field(default_factory=Counter)
     retracted: Counter[str] = field(default_factory=Counter)
-    parked: list[Parked] = field(default_factory=list)
+    parked: list[DeadEntry] = field(default_factory=list)
     appended: int = 0
     plain: int = 0
     plain_events: int = 0

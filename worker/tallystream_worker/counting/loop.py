@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError, ResponseError
 
-from tallystream.client.durability import Confirmation
-from tallystream.errors import GenerationMoved, StreamError, Unconfirmed
-from tallystream_worker.counting.apply import Applied, Moved, Refused, Stale, apply
-from tallystream_worker.counting.fold import OVERFLOW, Fault, Fold
-from tallystream_worker.counting.outcome import Outcome
+from tallystream.client.durability import DurabilityCheck
+from tallystream.errors import GenerationSwitched, StreamError, Unconfirmed
+from tallystream_worker.counting.apply import Applied, Stale, Switched, TotalsRejected, apply
+from tallystream_worker.counting.fold import OVERFLOW, Fold, FoldFault
+from tallystream_worker.counting.outcome import BatchResult
 from tallystream_worker.process import failpoints
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.counting.fetch import Fetch
-    from tallystream_worker.counting.fold_result import Folded
-    from tallystream_worker.counting.outcome import Subscriber
+    from tallystream_worker.counting.fold_result import FoldResult
+    from tallystream_worker.counting.outcome import BatchSubscriber
 
 _MIN_READ: Final = 8
 MAX_READ: Final = 256
@@ -45,7 +45,7 @@ _OF_THE_SERVER: Final = (
 """How answers begin that say nothing about the entries: trying again later helps, and nothing else does."""
 
 
-def concerns_entries(error: Exception) -> bool:
+def is_entry_error(error: Exception) -> bool:
     """Tell whether an error may be about what is in a batch, rather than about the server or the way to it."""
     if isinstance(error, Unconfirmed):
         return False
@@ -55,7 +55,7 @@ def concerns_entries(error: Exception) -> bool:
     return type(error) is ResponseError and not str(error).startswith(_OF_THE_SERVER)
 
 
-class Consumer:
+class CountingLoop:
     """Counts the entries of one partition.
 
     Args:
@@ -66,7 +66,7 @@ class Consumer:
         fetch: Where entries come from.
         subscribers: Who is told of each applied batch.
         max_keys: The most counters that one script call should touch.
-        confirmation: What a batch needs beside the server's answer before the next one begins.
+        durability: What a batch needs beside the server's answer before the next one begins.
         max_deliveries: An entry handed out more often than this, without success, is parked unread.
         on_refused: Who is told of an entry that cannot be counted and is left pending for now, with the error.
         begun: The last stream ID before the generation that is counted began.
@@ -82,11 +82,11 @@ class Consumer:
         partition: int,
         rules: Rules,
         fetch: Fetch,
-        subscribers: Sequence[Subscriber] = (),
+        subscribers: Sequence[BatchSubscriber] = (),
         *,
         max_keys: int = 3000,
         max_deliveries: int = 10,
-        confirmation: Confirmation | None = None,
+        durability: DurabilityCheck | None = None,
         on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
         begun: str = "0-0",
         latest: Callable[[], Rules | None] = lambda: None,
@@ -108,7 +108,7 @@ class Consumer:
             watching=not beside,
         )
         self._fold = self._folding(rules)
-        self._confirmation = confirmation or Confirmation()
+        self._durability = durability or DurabilityCheck()
         self._beside = beside
         self._subscribers = subscribers
         self._read_count = _MIN_READ
@@ -123,7 +123,7 @@ class Consumer:
 
         Raises:
             Unconfirmed: a batch is counted, and not confirmed; the next pass begins with the next one.
-            GenerationMoved: a rebuild has switched to another generation; what is in hand stays pending in this one.
+            GenerationSwitched: a rebuild has switched to another generation; what is in hand stays pending in this one.
             redis.RedisError: it is not known what became of the batch in hand; after `fetch.recover()` the next pass
                 begins with it.
             Exception: entry after entry failed with it.
@@ -142,7 +142,7 @@ class Consumer:
             try:
                 count, entries = self._settle(entries)
             except Exception as error:
-                if not concerns_entries(error):
+                if not is_entry_error(error):
                     raise
                 if len(entries) == 1:
                     self._refuse(entries[0], error)
@@ -161,17 +161,17 @@ class Consumer:
 
     def _settle(self, entries: Sequence[Entry]) -> tuple[int, Sequence[Entry]]:
         """Fold and apply as many entries as fit one batch; return how many that were, and the rest."""
-        excluded: dict[Fault, str] = {}
+        excluded: dict[FoldFault, str] = {}
         stale = 0
         while True:
             folded, rest = self._fold(entries, excluded)
-            if self._fold.has_strayed and (rules := self._latest()) is not None and rules != self._rules:
+            if self._fold.has_misrouted and (rules := self._latest()) is not None and rules != self._rules:
                 self._rules = rules
                 self._fold = self._folding(rules)
                 continue
             failpoints.reach("before-parking" if folded.parked else "before-apply")
             began = time.perf_counter()
-            verdict = apply(self._client, self.keys, folded, self._confirmation, beside=self._beside)
+            verdict = apply(self._client, self.keys, folded, self._durability, beside=self._beside)
             failpoints.reach("after-parking" if folded.parked else "after-apply")
             match verdict:
                 case Applied(is_confirmed):
@@ -187,17 +187,19 @@ class Consumer:
                     entries = [entry for entry in entries if entry.id not in gone]
                     if not pending:
                         return 0, rest
-                case Moved():
-                    raise GenerationMoved(f"{self.keys.stream}: generation {self.keys.generation} is not the live one")
-                case Refused(totals):
+                case Switched():
+                    raise GenerationSwitched(
+                        f"{self.keys.stream}: generation {self.keys.generation} is not the live one"
+                    )
+                case TotalsRejected(totals):
                     excluded |= dict.fromkeys(totals, OVERFLOW)
 
-    def _tell(self, folded: Folded, seconds: float, stale: int) -> None:
+    def _tell(self, folded: FoldResult, seconds: float, stale: int) -> None:
         parked: Counter[str] = Counter()
         for part in folded.parked:
             parked[part.reason] += part.events
         counters = folded.batch.counters
-        outcome = Outcome(
+        outcome = BatchResult(
             self.partition, len(folded.ids), dict(folded.settled), parked, counters, seconds, stale, folded.sample
         )
         for subscriber in self._subscribers:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BatchResult:
     """One batch that was applied.
 
     Attributes:
@@ -40,4 +40,4 @@ class Outcome:
         return sum(self.counted.values()) + sum(self.parked.values())
 
 
-Subscriber = Callable[[Outcome], None]
+BatchSubscriber = Callable[[BatchResult], None]

@@ -18,7 +18,7 @@ REMEMBERED: Final = 50_000
 """Subjects, and actors, that are remembered; beyond it the memory is begun anew."""
 
 
-class Checked:
+class SubjectCache:
     """Checks each subject and actor once, for as long as it remembers them.
 
     Args:
@@ -26,7 +26,7 @@ class Checked:
         partition: The one in which the subjects are to be counted.
 
     Attributes:
-        has_strayed: A subject of another partition was met.
+        has_misrouted: A subject of another partition was met.
     """
 
     def __init__(self, layout: Layout, partition: int) -> None:
@@ -35,7 +35,7 @@ class Checked:
         self._home: set[str] = set()
         self._anywhere: set[str] = set()
         self._actors: set[str] = set()
-        self.has_strayed = False
+        self.has_misrouted = False
 
     def subjects(self, *, anywhere: bool) -> AbstractSet[str]:
         """Return the subjects that need no look any more: of metrics that are spread (`anywhere`), or of all others."""
@@ -53,7 +53,7 @@ class Checked:
         check_normal("subject", subject, MAX_SUBJECT_BYTES)
         home = partition_of(subject, self._layout.partitions)
         if home != self._partition and not anywhere:
-            self.has_strayed = True
+            self.has_misrouted = True
             raise EventError("subject", f"belongs to another partition: append it to {self._layout.keys[home].stream}")
         if len(known) >= REMEMBERED:
             known.clear()

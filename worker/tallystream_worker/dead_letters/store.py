@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout, PartitionKeys
-    from tallystream_worker.counting.fold import Fault
+    from tallystream_worker.counting.fold import FoldFault
 
 _RETRY: Final = Script("tallystream_worker.dead_letters", "retry")
 _DROP: Final = Script("tallystream_worker.dead_letters", "drop")
@@ -95,7 +95,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
     """
     keys = layout.keys[letter.partition]
     fold = Fold(layout, letter.partition, rules)
-    excluded: dict[Fault, str] = {}
+    excluded: dict[FoldFault, str] = {}
     while True:
         folded, _ = fold([Entry(letter.source, letter.fields)], excluded)
         parked = [replace(part, deliveries=letter.attempts + 1) for part in folded.parked]

@@ -11,18 +11,18 @@ The parsers are pure functions over lines; only `readers` touches files.
 
 from __future__ import annotations
 
-from tallystream_worker.ingest.formats.lines import (
+from tallystream_worker.ingest.formats.registry import PARSERS, Format
+from tallystream_worker.ingest.lines import (
     MAX_LINE_BYTES,
     VIEWS,
     BadLine,
     EventFields,
     Field,
     Line,
+    LineOutcome,
     Mapping,
-    Outcome,
     ParsedLine,
 )
-from tallystream_worker.ingest.formats.registry import PARSERS, Format
 from tallystream_worker.ingest.source import Source, SourceError, open_source
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
     "Field",
     "Format",
     "Line",
+    "LineOutcome",
     "Mapping",
-    "Outcome",
     "ParsedLine",
     "Source",
     "SourceError",

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
+from tallystream.deployment import create_or_load
 from tallystream.errors import EventError
-from tallystream.wire.position import parse_id
-from tallystream_worker.ingest.chunks import BlockReader, Found
+from tallystream_worker.ingest.blocks import BlockReader
 from tallystream_worker.ingest.formats import combined
-from tallystream_worker.ingest.formats.lines import BadLine, Block, Line, Mapping
 from tallystream_worker.ingest.formats.parquet_rows import SEGMENT_ROWS, head_and_tail, pack_rows, rows_of
 from tallystream_worker.ingest.formats.registry import PARSERS, Format
 from tallystream_worker.ingest.identity import PREFIX, identify
-from tallystream_worker.ingest.offsets import SOURCE, Gate, Moved
-from tallystream_worker.ingest.packer import Packing
-from tallystream_worker.ingest.sender import Sending
+from tallystream_worker.ingest.lines import BadLine, Block, BlockEvents, Line, Mapping
+from tallystream_worker.ingest.offsets import SOURCE, OffsetGate, SourceMoved
+from tallystream_worker.ingest.packer import EventPacker
+from tallystream_worker.ingest.progress import IngestProgress, Report
+from tallystream_worker.ingest.sender import ChunkSender
 from tallystream_worker.ingest.source import Source, open_source
 
 if TYPE_CHECKING:
@@ -28,14 +27,13 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Meta
-    from tallystream_worker.ingest.formats.lines import Outcome
+    from tallystream.deployment import Deployment
+    from tallystream_worker.ingest.lines import LineOutcome
     from tallystream_worker.settings.settings import RedisSettings
 
 SEGMENT: Final = 64 * 2**20
 """Bytes of text in one source: parts of a file that are read side by side each have a place of their own."""
 
-_SHOWN: Final = 10
 _REPORT_EVERY: Final = 2000
 _AGAIN: Final = 0.1
 
@@ -57,49 +55,6 @@ class Job:
         return f"{self.salt}\n{self.format}\n{self.mapping}"
 
 
-@dataclass
-class Progress:
-    """What has become of the lines so far.
-
-    Attributes:
-        events: Appended now.
-        known: Appended before, and passed over.
-        bad: Lines that are no events.
-        read: Bytes taken from the file; of Parquet, rows.
-        examples: The first bad lines: where, and why.
-        last_ids: Per partition, the stream ID of the last entry of ours.
-        waiting_for: Why nothing moves at the moment, if so.
-    """
-
-    events: int = 0
-    known: int = 0
-    bad: int = 0
-    read: int = 0
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    last_ids: dict[int, str] = field(default_factory=dict)
-    waiting_for: str | None = None
-
-    def note(self, name: str, number: int, reason: str, lines: int = 1) -> None:
-        """Take note of a line that is no event, and of others that share its fault."""
-        self.bad += lines
-        if len(self.examples) < _SHOWN:
-            self.examples.append({"file": name, "line": number, "reason": reason})
-
-    def add(self, other: Progress) -> None:
-        """Take in what another job has done."""
-        self.events += other.events
-        self.known += other.known
-        self.bad += other.bad
-        self.read += other.read
-        self.examples = (self.examples + other.examples)[:_SHOWN]
-        for partition, id_ in other.last_ids.items():
-            self.last_ids[partition] = max(id_, self.last_ids.get(partition, ""), key=_order)
-
-
-Report = Callable[[Progress], bool]
-"""Told of the progress now and then; the run ends early where it answers `False`."""
-
-
 def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> list[Job]:
     """Return the jobs that a file is cut into: one for each segment of text, one in all where it is compressed.
 
@@ -116,7 +71,7 @@ def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> lis
     return [Job(path, format_, mapping, salt, number, 1) for number in range(count)]
 
 
-def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Progress:
+def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> IngestProgress:
     """Append what is not appended yet of a job's lines.
 
     Args:
@@ -130,18 +85,18 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Prog
     """
     client = connect(store.url)
     try:
-        meta = establish(client, store.expected, store.namespace)
+        meta = create_or_load(client, store.expected, store.namespace)
         while True:
-            progress = Progress()
+            progress = IngestProgress()
             if _pass(job, client, meta, progress, report):
                 return progress
             time.sleep(_AGAIN)  # where the events go on to other partitions, it takes a moment until it says where
-            meta = establish(client, None, store.namespace)
+            meta = create_or_load(client, None, store.namespace)
     finally:
         client.close()
 
 
-def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report: Report) -> bool:
+def _pass(job: Job, client: redis.Redis, meta: Deployment, progress: IngestProgress, report: Report) -> bool:
     """Read the job's segments once; tell whether that was all, or they must be read again."""
     if job.format == "parquet":
         return _pass_rows(job, client, meta, progress, report)
@@ -156,47 +111,52 @@ def _pass(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report:
         for number, blocks in itertools.groupby(source.blocks(SEGMENT), key=lambda block: block.offset // SEGMENT):
             if job.segments is not None and number >= job.first + job.segments:
                 break
-            gate = Gate(client, meta.layout, f"{SOURCE}{identity}:{number}")
-            packing = Packing(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
+            gate = OffsetGate(client, meta.layout, f"{SOURCE}{identity}:{number}")
+            packing = EventPacker(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
             try:
-                with Sending(gate, progress, report) as sending:
+                with ChunkSender(gate, progress, report) as sending:
                     if job.format == "combined" and packing.takes_together(job.mapping.metric):
                         goes_on = _append_blocks(blocks, job.mapping, packing, sending, source, progress, report)
                     else:
                         lines = itertools.chain.from_iterable(block.lines() for block in blocks)
                         outcomes = PARSERS[job.format](itertools.chain(header if number else [], lines), job.mapping)
                         goes_on = _append(outcomes, packing, sending, source, progress, report)
-            except Moved:
+            except SourceMoved:
                 return False
             if not goes_on:
                 return True
     return True
 
 
-def _pass_rows(job: Job, client: redis.Redis, meta: Meta, progress: Progress, report: Report) -> bool:
+def _pass_rows(job: Job, client: redis.Redis, meta: Deployment, progress: IngestProgress, report: Report) -> bool:
     identity = identify(client, meta.layout, head_and_tail(job.path, PREFIX), job.question)
-    gate = Gate(client, meta.layout, f"{SOURCE}{identity}:{job.first}")
-    packing = Packing(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
+    gate = OffsetGate(client, meta.layout, f"{SOURCE}{identity}:{job.first}")
+    packing = EventPacker(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
     begin = job.first * SEGMENT_ROWS
 
     def note(row: int, reason: str, rows: int) -> None:
         progress.note(job.path, row + 1, reason, rows)
 
     try:
-        with Sending(gate, progress, report) as sending:
+        with ChunkSender(gate, progress, report) as sending:
             for end in pack_rows(job.path, job.mapping.metric, begin, begin + SEGMENT_ROWS, packing, note):
                 progress.read = end - begin
                 if not sending.push(packing.rest(end)) or not report(progress):
                     return True
             sending.finish()
-    except Moved:
+    except SourceMoved:
         return False
     progress.known += packing.known
     return True
 
 
 def _append(
-    outcomes: Iterable[Outcome], packing: Packing, sending: Sending, source: Source, progress: Progress, report: Report
+    outcomes: Iterable[LineOutcome],
+    packing: EventPacker,
+    sending: ChunkSender,
+    source: Source,
+    progress: IngestProgress,
+    report: Report,
 ) -> bool:
     """Append the events of one segment; tell whether to go on with the next."""
     before, end = progress.read, 0
@@ -223,10 +183,10 @@ def _append(
 def _append_blocks(
     blocks: Iterable[Block],
     mapping: Mapping,
-    packing: Packing,
-    sending: Sending,
+    packing: EventPacker,
+    sending: ChunkSender,
     source: Source,
-    progress: Progress,
+    progress: IngestProgress,
     report: Report,
 ) -> bool:
     """Append the events of one segment of an access log; tell whether to go on with the next.
@@ -237,7 +197,7 @@ def _append_blocks(
     before, end = progress.read, 0
     for block in blocks:
         end = block.end
-        found = Found({}, {}, list(block.lines())) if packing.splits(block.offset, end) else read(block)
+        found = BlockEvents({}, {}, list(block.lines())) if packing.splits(block.offset, end) else read(block)
         for outcome in combined.parse(found.doubtful, mapping):
             if isinstance(outcome, BadLine):
                 progress.note(source.name, outcome.number, outcome.reason)
@@ -253,11 +213,7 @@ def _append_blocks(
     return _finish(end, packing, sending, progress, report)
 
 
-def _finish(end: int, packing: Packing, sending: Sending, progress: Progress, report: Report) -> bool:
+def _finish(end: int, packing: EventPacker, sending: ChunkSender, progress: IngestProgress, report: Report) -> bool:
     goes_on = sending.push(packing.rest(end)) and sending.finish()
     progress.known += packing.known
     return goes_on and report(progress)
-
-
-def _order(stream_id: str) -> tuple[int, int]:
-    return parse_id(stream_id) if stream_id else (0, 0)

@@ -30,7 +30,7 @@ _INGEST: Final = Script("tallystream_worker.ingest", "ingest")
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Chunk:
     """The events of one partition that lie in [begin, end) of a file; `end` is where the next stretch begins."""
 
     begin: int
@@ -39,11 +39,11 @@ class Stretch:
     payload: bytes
 
 
-class Moved(TallyError):
+class SourceMoved(TallyError):
     """The source stands elsewhere than was thought: another run counts it, or the server was rewound. Read it anew."""
 
 
-class Gate:
+class OffsetGate:
     """The stretches of one source on their way.
 
     Args:
@@ -56,7 +56,7 @@ class Gate:
         self._client = client
         self._layout = layout
         self._source = source
-        self._waiting: list[deque[Stretch]] = [deque() for _ in layout.keys]
+        self._waiting: list[deque[Chunk]] = [deque() for _ in layout.keys]
         self.last_ids: list[str | None] = [None] * layout.partitions
         """Per partition, the stream ID of the last entry that was appended here."""
 
@@ -76,7 +76,7 @@ class Gate:
                 pipeline.hget(keys.sequences, self._source)
             return [_offset(mark) for mark in pipeline.execute()]
 
-    def push(self, partition: int, stretch: Stretch) -> None:
+    def push(self, partition: int, stretch: Chunk) -> None:
         """Queue a stretch that adjoins the one before it."""
         self._waiting[partition].append(stretch)
 
@@ -92,7 +92,7 @@ class Gate:
             The events appended, and in words why some were not: the backlog is full, or the server refuses writes.
 
         Raises:
-            Moved: the source stands elsewhere.
+            SourceMoved: the source stands elsewhere.
             RedisError: the connection broke; nothing is known, everything stays queued. Or we lack a right.
         """
         sent = [(partition, stretch) for partition, lane in enumerate(self._waiting) for stretch in lane]
@@ -106,7 +106,7 @@ class Gate:
             replies = pipeline.execute(raise_on_error=False)
         return self._settle(sent, replies)
 
-    def _settle(self, sent: list[tuple[int, Stretch]], replies: list[Any]) -> tuple[int, str | None]:
+    def _settle(self, sent: list[tuple[int, Chunk]], replies: list[Any]) -> tuple[int, str | None]:
         events, problem = 0, None
         stopped: set[int] = set()
         for (partition, stretch), reply in zip(sent, replies, strict=True):
@@ -119,14 +119,16 @@ class Gate:
                     raise reply
                 problem = f"the server answers {reply}"
             elif reply[0] == b"closed":
-                raise Moved(f"{self._layout.keys[partition].stream} is closed: the events go on to other partitions")
+                raise SourceMoved(
+                    f"{self._layout.keys[partition].stream} is closed: the events go on to other partitions"
+                )
             elif reply[0] == b"full":
                 limit = int(reply[1])
                 problem = f"the backlog is at its limit of {limit:,} entries a stream: the workers must catch up"
             else:
                 # Where a reply was lost before, the source stands behind this stretch, or behind one that follows it.
                 if reply[0] == b"at" and int(reply[1]) not in {each.end for each in self._waiting[partition]}:
-                    raise Moved(f"{self._source} stands at {int(reply[1]):,}, not at {stretch.begin:,}")
+                    raise SourceMoved(f"{self._source} stands at {int(reply[1]):,}, not at {stretch.begin:,}")
                 if reply[0] == b"appended":
                     self.last_ids[partition] = reply[1].decode()
                 self._waiting[partition].popleft()

@@ -5,26 +5,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from tallystream.rules.windows import MINUTE
 from tallystream.storage.keys import partition_of
 from tallystream.wire import event as rule
-from tallystream.wire.packer import Pack
-from tallystream_worker.ingest.offsets import Stretch
+from tallystream.wire.packer import EntryBuilder
+from tallystream.wire.window import MINUTE
+from tallystream_worker.ingest.offsets import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
-    from tallystream_worker.ingest.chunks import Found
-    from tallystream_worker.ingest.formats.lines import EventFields
+    from tallystream_worker.ingest.lines import BlockEvents, EventFields
 
 _ENTRY_EVENTS: Final = 2000
 _ENTRY_BYTES: Final = 64 * 1024
 _KNOWN: Final = 200_000
 
 
-class Packing:
+class EventPacker:
     """Checks events and packs them; what is appended already is passed over.
 
     Args:
@@ -44,16 +43,16 @@ class Packing:
         self.done = [max(mark, floor) for mark in done]
         """How far the file was appended before, for each partition."""
         self._begin = list(done)
-        self._packs = [Pack() for _ in done]
+        self._packs = [EntryBuilder() for _ in done]
         self._known: dict[str, tuple[str, int]] = {}
         self._metrics: set[str] = set()
-        self._picky: set[str] = set()  # metrics whose rules have no place for some events
+        self._needs_check: set[str] = set()  # metrics whose rules have no place for some events
         self._actors: set[str] = set()
         self._sound_until = 0.0  # seconds; a time before it has been checked against the clock
         self.known = 0
         """Events that were appended before, and are passed over."""
 
-    def add(self, fields: EventFields, offset: int) -> tuple[int, Stretch] | None:
+    def add(self, fields: EventFields, offset: int) -> tuple[int, Chunk] | None:
         """Take the event that lies at an offset; return the stretch that is full with it, with its partition.
 
         Raises:
@@ -85,7 +84,7 @@ class Packing:
             actor = self.actor(actor)
         if id_ is not None:
             id_ = rule.check_text("id", id_, rule.MAX_ID_BYTES)
-        if metric in self._picky and self._rules is not None:
+        if metric in self._needs_check and self._rules is not None:
             self._rules.refuse(metric, amount, actor)
         if self.is_known(subject, partition, offset):
             self.known += 1
@@ -114,7 +113,7 @@ class Packing:
             self._admit_metric(metric)
         self._check_minute(minute)
         total, least, most = amounts
-        if metric in self._picky and self._rules is not None:
+        if metric in self._needs_check and self._rules is not None:
             for amount in {least, most}:
                 self._rules.refuse(metric, amount, None)
         if self.is_known(subject, partition, offset):
@@ -168,9 +167,9 @@ class Packing:
         """
         if metric not in self._metrics:
             self._admit_metric(metric)
-        return metric not in self._picky
+        return metric not in self._needs_check
 
-    def add_found(self, metric: str, found: Found, end: int) -> None:
+    def add_found(self, metric: str, found: BlockEvents, end: int) -> None:
         """Take what a block of lines says that lies before `end`, and does not split (see `splits`)."""
         for (partition, minute), (subjects, actors, moments) in found.visits.items():
             events = len(subjects)
@@ -190,7 +189,7 @@ class Packing:
             else:
                 self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
 
-    def full(self, end: int) -> Iterator[tuple[int, Stretch]]:
+    def full(self, end: int) -> Iterator[tuple[int, Chunk]]:
         """Yield a stretch up to `end` for each partition that has enough for one."""
         for partition in range(self._partitions):
             if self._is_full(partition):
@@ -212,7 +211,7 @@ class Packing:
         """
         return actor if actor in self._actors else self._admit_actor(actor)
 
-    def rest(self, end: int) -> Iterator[tuple[int, Stretch]]:
+    def rest(self, end: int) -> Iterator[tuple[int, Chunk]]:
         """Yield a stretch up to `end` for each partition that has events left."""
         for partition, pack in enumerate(self._packs):
             if pack.events:
@@ -222,10 +221,10 @@ class Packing:
         pack = self._packs[partition]
         return pack.events >= _ENTRY_EVENTS or pack.size >= _ENTRY_BYTES
 
-    def _seal(self, partition: int, end: int) -> Stretch:
-        pack, self._packs[partition] = self._packs[partition], Pack()
+    def _seal(self, partition: int, end: int) -> Chunk:
+        pack, self._packs[partition] = self._packs[partition], EntryBuilder()
         begin, self._begin[partition] = self._begin[partition], end
-        return Stretch(begin, end, pack.events, pack.seal())
+        return Chunk(begin, end, pack.events, pack.build())
 
     def _check_minute(self, minute: int) -> None:
         if not minute * MINUTE < self._sound_until:
@@ -245,7 +244,7 @@ class Packing:
             self._rules.refuse_undeclared(metric)
             declared = self._rules.metric[metric]
             if declared.once is not None or declared.limit is not None or not declared.exact:
-                self._picky.add(metric)
+                self._needs_check.add(metric)
         self._metrics.add(metric)
 
     def _admit_actor(self, actor: str) -> str:

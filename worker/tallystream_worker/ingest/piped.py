@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from tallystream.errors import EventError
 from tallystream.producing.producer import Producer
-from tallystream_worker.ingest.formats.lines import BadLine
 from tallystream_worker.ingest.formats.registry import PARSERS
-from tallystream_worker.ingest.job import Progress
+from tallystream_worker.ingest.lines import BadLine
+from tallystream_worker.ingest.progress import IngestProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tallystream_worker.ingest.formats.lines import Mapping
     from tallystream_worker.ingest.formats.registry import Format
+    from tallystream_worker.ingest.lines import Mapping
     from tallystream_worker.ingest.source import Source
     from tallystream_worker.settings.settings import RedisSettings
 
@@ -24,12 +24,12 @@ def run_piped(
     format_: Format,
     mapping: Mapping,
     store: RedisSettings,
-    report: Callable[[Progress], bool],
+    report: Callable[[IngestProgress], bool],
     *,
     wait: bool,
-) -> Progress:
+) -> IngestProgress:
     """Emit the events of an open source; with `wait`, return only when they are counted."""
-    progress = Progress()
+    progress = IngestProgress()
     with Producer(store.url, namespace=store.namespace) as producer:
         for outcome in PARSERS[format_](source, mapping):
             if isinstance(outcome, BadLine):

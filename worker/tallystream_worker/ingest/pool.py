@@ -10,13 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import TallyError
-from tallystream_worker.ingest.job import Job, Progress, run
+from tallystream_worker.ingest.job import Job, run
+from tallystream_worker.ingest.progress import IngestProgress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from threading import Event
 
-    from tallystream_worker.ingest.job import Report
+    from tallystream_worker.ingest.progress import Report
     from tallystream_worker.settings.settings import RedisSettings
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
@@ -26,19 +27,19 @@ class IngestFailed(TallyError):
     """A process could not go on; what it had appended stays, and the next run goes on from there."""
 
 
-def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> Progress:
+def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> IngestProgress:
     """Run jobs until all are done or `stop` is set; return what became of all lines.
 
     Raises:
         TallyError: a file cannot be read, or a process failed.
     """
     if processes == 1 or len(jobs) == 1:
-        total = Progress()
+        total = IngestProgress()
         for job in jobs:
             if stop.is_set():
                 break
 
-            def together(progress: Progress, done: Progress = total) -> bool:
+            def together(progress: IngestProgress, done: IngestProgress = total) -> bool:
                 sum_ = replace(done, examples=[])
                 sum_.add(progress)
                 sum_.waiting_for = progress.waiting_for
@@ -50,13 +51,15 @@ def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Eve
     return _in_processes(jobs, store, processes, stop, report)
 
 
-def _in_processes(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> Progress:
+def _in_processes(
+    jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report
+) -> IngestProgress:
     waiting, told = _SPAWN.Queue(), _SPAWN.Queue()
     stopping = _SPAWN.Event()
     for number, job in enumerate(jobs):
         waiting.put((number, job))
     crew = [_SPAWN.Process(target=_child, args=(store, waiting, told, stopping)) for _ in range(processes)]
-    latest: dict[int, Progress] = {}
+    latest: dict[int, IngestProgress] = {}
     left = len(jobs)
     with ExitStack() as stack:
         for process in crew:
@@ -82,8 +85,8 @@ def _in_processes(jobs: Sequence[Job], store: RedisSettings, processes: int, sto
     return _sum(latest.values())
 
 
-def _sum(parts: Any) -> Progress:
-    total = Progress()
+def _sum(parts: Any) -> IngestProgress:
+    total = IngestProgress()
     for part in parts:
         total.add(part)
         total.waiting_for = total.waiting_for or part.waiting_for
@@ -100,7 +103,7 @@ def _child(store: RedisSettings, waiting: Any, told: Any, stopping: Any) -> None
     while goes_on() and (task := waiting.get()) is not None:
         number, job = task
 
-        def report(progress: Progress, number: int = number) -> bool:
+        def report(progress: IngestProgress, number: int = number) -> bool:
             told.put((number, progress, 0))
             return goes_on()
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from concurrent.futures import Future
 
-    from tallystream_worker.ingest.job import Progress, Report
-    from tallystream_worker.ingest.offsets import Gate, Stretch
+    from tallystream_worker.ingest.offsets import Chunk, OffsetGate
+    from tallystream_worker.ingest.progress import IngestProgress, Report
 
 BURST: Final = 256 * 1024
 """Bytes of payload that are worth a call; small enough that the workers begin while the file is read."""
@@ -26,7 +26,7 @@ BURST: Final = 256 * 1024
 _BACKOFF: Final = (0.1, 5.0)
 
 
-class Sending:
+class ChunkSender:
     """The stretches of one source on their way through its gate, in the order in which they are pushed.
 
     Args:
@@ -35,16 +35,16 @@ class Sending:
         report: Asked whether to go on, where the server takes nothing.
     """
 
-    def __init__(self, gate: Gate, progress: Progress, report: Report) -> None:
+    def __init__(self, gate: OffsetGate, progress: IngestProgress, report: Report) -> None:
         self._gate = gate
         self._progress = progress
         self._report = report
-        self._gathered: list[tuple[int, Stretch]] = []
+        self._gathered: list[tuple[int, Chunk]] = []
         self._bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tallystream-ingest")
         self._on_its_way: Future[bool] | None = None
 
-    def push(self, stretches: Iterable[tuple[int, Stretch]]) -> bool:
+    def push(self, stretches: Iterable[tuple[int, Chunk]]) -> bool:
         """Take stretches, each with its partition; tell whether to go on reading.
 
         Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from tallystream.errors import TallyError
-from tallystream_worker.ingest.formats.lines import MAX_LINE_BYTES, Block, Line
+from tallystream_worker.ingest.lines import MAX_LINE_BYTES, Block, Line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

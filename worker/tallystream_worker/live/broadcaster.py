@@ -1,4 +1,4 @@
-"""The hub: one task follows the log for all readers of this process, and hands each the totals of what changed.
+"""The broadcaster: one task follows the log for all readers of this process, and hands each the totals of what changed.
 
 A pass: how far is it counted -> what do the entries up to there touch -> which of that does anyone follow -> their
 totals, read once -> to the readers. The log is read up to the counted position only, so a total that is sent already
@@ -20,25 +20,26 @@ from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError, EventError, TallyError
 from tallystream.reading.query import Query, lag_of
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.wire.position import Position, parse_id, parse_position, position_commands
+from tallystream.wire.position import CountingPosition, parse_position, position_commands
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.live import cursor
 from tallystream_worker.live.changes import changed_between, query_reach
 from tallystream_worker.live.figures import Figures
-from tallystream_worker.live.messages import Batch, Message, Stale
+from tallystream_worker.live.messages import Message, MessageBatch, StaleMessage
 from tallystream_worker.live.overview import as_of_counted
 from tallystream_worker.live.subscriber import MAX_HELD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.reading.totals import Counter
     from tallystream.storage.keys import Layout
     from tallystream_worker.live.changes import Changes
-    from tallystream_worker.live.cursor import Vector
+    from tallystream_worker.live.cursor import Cursor
     from tallystream_worker.live.overview import Overview
-    from tallystream_worker.live.subscriber import Reader
-    from tallystream_worker.live.subscription import Wanted
+    from tallystream_worker.live.subscriber import LiveReader
+    from tallystream_worker.live.subscription import Subscription
     from tallystream_worker.settings.settings import RedisSettings
 
 TICK: Final = 0.25
@@ -73,40 +74,42 @@ _RETRY: Final = (0.5, 5.0)
 _MANY: Final = "more changed than is told one by one"
 
 
-class Full(TallyError):
+class TooManyReaders(TallyError):
     """No more readers are taken at the moment."""
 
 
-class Hub:
+class Broadcaster:
     """Knows everyone who follows; for one event loop. Without readers it asks Redis nothing."""
 
     def __init__(self, store: RedisSettings) -> None:
         self._totals = Totals(store.url, namespace=store.namespace)
-        self._readers: set[Reader] = set()
-        self._channels: dict[Wanted, set[Reader]] = defaultdict(set)
+        self._readers: set[LiveReader] = set()
+        self._channels: dict[Subscription, set[LiveReader]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
         self._passed = asyncio.Event()
         self._ended = False
-        self._problem: Stale | None = None
+        self._problem: StaleMessage | None = None
         self._data = ""
-        self._at: Vector | None = None
-        self._positions: Sequence[Position] = ()
+        self._at: Cursor | None = None
+        self._positions: Sequence[CountingPosition] = ()
         self._rest_until = 0.0
         self._figures = Figures(self._totals)
 
-    async def join(self, reader: Reader, since: str | None = None) -> None:
+    async def join(self, reader: LiveReader, since: str | None = None) -> None:
         """Take a reader in: it gets the totals that it names, or with `since` all that changed behind that position.
 
         Raises:
-            Full: there are as many readers, or counters followed by name, as there may be.
+            TooManyReaders: there are as many readers, or counters followed by name, as there may be.
             EventError: `since` is not a position.
             RedisError: the counters cannot be read.
         """
         if self._ended or len(self._readers) >= MAX_READERS:
-            raise Full(f"{MAX_READERS:,} readers follow already: try again later")
+            raise TooManyReaders(f"{MAX_READERS:,} readers follow already: try again later")
         named = sum(len(wanted.subjects) * len(wanted.metrics) for wanted in (*self._channels, reader.wanted) if wanted)
         if named > MAX_NAMED:
-            raise Full(f"{MAX_NAMED:,} counters are followed by name already: follow a pattern, or try again later")
+            raise TooManyReaders(
+                f"{MAX_NAMED:,} counters are followed by name already: follow a pattern, or try again later"
+            )
         meta = await self._totals.meta()
         position = None if since is None else cursor.read(since, cursor.data_of(meta), meta.layout.partitions)
         reader.hold_back()
@@ -125,7 +128,7 @@ class Hub:
             self.leave(reader)
             raise
 
-    def leave(self, reader: Reader) -> None:
+    def leave(self, reader: LiveReader) -> None:
         """Forget a reader; after the last one the following ends."""
         self._readers.discard(reader)
         if reader.wanted is not None and reader.wanted in self._channels:
@@ -196,11 +199,11 @@ class Hub:
         if self._problem is None:
             reason = str(error) if isinstance(error, ConfigurationError) else "the counters cannot be read"
             structlog.get_logger().warning("live updates stand still", problem=str(error) or type(error).__name__)
-            self._problem = Stale(reason, time.time())
+            self._problem = StaleMessage(reason, time.time())
             for reader in self._readers:
                 reader.tell(Message("stale", self._problem))
 
-    async def _pass(self, meta: Meta) -> None:
+    async def _pass(self, meta: Deployment) -> None:
         if any(reader.overview or reader.top for reader in self._readers):
             positions = await self._figures.read(meta, self._readers)
         else:
@@ -210,7 +213,7 @@ class Hub:
         else:
             self._move(cursor.data_of(meta), positions)
 
-    async def _tell(self, meta: Meta, positions: Sequence[Position]) -> None:
+    async def _tell(self, meta: Deployment, positions: Sequence[CountingPosition]) -> None:
         """Hand the totals of what was counted since the last pass to those who follow them."""
         data, before = cursor.data_of(meta), self._at
         end = _vector(positions)
@@ -224,7 +227,9 @@ class Hub:
         elif end != before:
             await self._hand_out(await self._found(meta, before, positions))
 
-    async def _found(self, meta: Meta, before: Vector, positions: Sequence[Position]) -> dict[Wanted, set[Counter]]:
+    async def _found(
+        self, meta: Deployment, before: Cursor, positions: Sequence[CountingPosition]
+    ) -> dict[Subscription, set[Counter]]:
         """Return what changed, by filter; where that is too much, reset its readers and return only what it names."""
         end, layout = _vector(positions), meta.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
@@ -244,7 +249,7 @@ class Hub:
             found[wanted] = _named(wanted, moved, meta)
         return found
 
-    def _move(self, data: str, positions: Sequence[Position]) -> None:
+    def _move(self, data: str, positions: Sequence[CountingPosition]) -> None:
         self._data, self._positions, self._at = data, positions, _vector(positions)
 
     def _comparisons(self, changed: Changes) -> int:
@@ -255,18 +260,18 @@ class Hub:
             for metric in wanted.metrics
         )
 
-    def _reset(self, reason: str, channels: Iterable[Wanted]) -> None:
+    def _reset(self, reason: str, channels: Iterable[Subscription]) -> None:
         for wanted in channels:
             for reader in self._channels[wanted]:
                 reader.reset(reason, self._id)
 
-    async def _hand_out(self, found: dict[Wanted, set[Counter]]) -> None:
+    async def _hand_out(self, found: dict[Subscription, set[Counter]]) -> None:
         id_, positions = self._id, self._positions
         values = await self._read(set().union(*found.values()))
         for wanted, counters in found.items():
             if counters and (readers := self._channels.get(wanted)):
                 told = {counter: values[counter] for counter in counters if counter in values}
-                batch = Batch(told, id_, as_of_counted(positions), lag_of(positions))
+                batch = MessageBatch(told, id_, as_of_counted(positions), lag_of(positions))
                 for reader in readers:
                     reader.counters(batch)
 
@@ -279,7 +284,7 @@ class Hub:
             found |= {counter: (value, reading.errors.get(counter, 0)) for counter, value in reading.values.items()}
         return found
 
-    async def _catch_up(self, reader: Reader, wanted: Wanted, resumes: bool, since: Vector | None) -> None:
+    async def _catch_up(self, reader: LiveReader, wanted: Subscription, resumes: bool, since: Cursor | None) -> None:
         """Give a reader what comes first: all that it names, or all that changed behind `since`."""
         if self._at is None:  # no pass has succeeded yet: the reader is told so, and then to read anew
             reader.reset("the counters could not be read when this began", "")
@@ -301,32 +306,32 @@ class Hub:
                     reader.reset(_MANY, id_)
             if changed is not None:
                 counters = wanted.among(changed)
-        reader.first(Batch(await self._read(counters), id_, as_of_counted(positions), lag_of(positions)))
+        reader.first(MessageBatch(await self._read(counters), id_, as_of_counted(positions), lag_of(positions)))
 
     @property
     def _id(self) -> str:
-        return cursor.spell(self._data, self._at or ())
+        return cursor.cursor_text(self._data, self._at or ())
 
 
-def _query_positions(layout: Layout) -> Query[Sequence[Position]]:
+def _query_positions(layout: Layout) -> Query[Sequence[CountingPosition]]:
     commands = [command for keys in layout.keys for command in position_commands(keys)]
 
-    def parse(replies: list[Any]) -> Sequence[Position]:
+    def parse(replies: list[Any]) -> Sequence[CountingPosition]:
         pairs = [replies[first : first + 2] for first in range(0, len(replies), 2)]
         return [parse_position(pair, keys.group) for pair, keys in zip(pairs, layout.keys, strict=True)]
 
     return Query(commands, parse)
 
 
-def _vector(positions: Sequence[Position]) -> Vector:
+def _vector(positions: Sequence[CountingPosition]) -> Cursor:
     return tuple(parse_id(position.as_of) for position in positions)
 
 
-def _is_ahead(one: Vector, other: Vector) -> bool:
+def _is_ahead(one: Cursor, other: Cursor) -> bool:
     return any(mine > theirs for mine, theirs in zip(one, other, strict=True))
 
 
-def _named(wanted: Wanted, partitions: set[int], meta: Meta) -> set[Counter]:
+def _named(wanted: Subscription, partitions: set[int], meta: Deployment) -> set[Counter]:
     """Return the counters that a reader names and that may have changed in one of these partitions."""
     spread = meta.rules.spread if meta.rules is not None else frozenset()
     return {

@@ -6,17 +6,17 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import CodecError, EventError
-from tallystream.reading.query import Query, sound
+from tallystream.reading.query import Query, raise_on_error
 from tallystream.wire.codec import decode
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tallystream.aio import Totals
     from tallystream.storage.keys import Layout
-    from tallystream.wire.position import StreamID
-    from tallystream_worker.live.cursor import Vector
+    from tallystream.wire.stream_id import StreamID
+    from tallystream_worker.live.cursor import Cursor
 
 Changes = dict[str, set[str]]
 """Subjects by metric."""
@@ -29,7 +29,7 @@ _PAGE: Final = 64
 
 
 async def changed_between(
-    totals: Totals, layout: Layout, start: Vector, end: Vector, budget: int, metrics: frozenset[str]
+    totals: Totals, layout: Layout, start: Cursor, end: Cursor, budget: int, metrics: frozenset[str]
 ) -> Changes | None:
     """Return what the entries behind `start` and up to `end` touch of these metrics.
 
@@ -54,7 +54,7 @@ async def changed_between(
     return changed
 
 
-def query_reach(layout: Layout, since: Vector) -> Query[bool]:
+def query_reach(layout: Layout, since: Cursor) -> Query[bool]:
     """Ask whether the log still has every entry behind `since`."""
 
     def parse(replies: list[Any]) -> bool:
@@ -66,7 +66,7 @@ def query_reach(layout: Layout, since: Vector) -> Query[bool]:
 
 
 def _reaches(stream: Any, position: StreamID) -> bool:
-    stream = sound(stream)
+    stream = raise_on_error(stream)
     if position > parse_id(stream["last-generated-id"].decode()):
         return False  # the stream was rewound: what it says now is not what the reader saw
     if stream["entries-added"] == stream["length"]:
@@ -75,12 +75,12 @@ def _reaches(stream: Any, position: StreamID) -> bool:
     return position >= (first or parse_id(stream["last-generated-id"].decode()))
 
 
-def _query_page(layout: Layout, cursors: Mapping[int, StreamID], end: Vector) -> Query[dict[int, Any]]:
+def _query_page(layout: Layout, cursors: Mapping[int, StreamID], end: Cursor) -> Query[dict[int, Any]]:
     commands = [
         ("XRANGE", layout.keys[number].stream, "({}-{}".format(*position), "{}-{}".format(*end[number]), "COUNT", _PAGE)
         for number, position in cursors.items()
     ]
-    return Query(commands, lambda replies: dict(zip(list(cursors), map(sound, replies), strict=True)))
+    return Query(commands, lambda replies: dict(zip(list(cursors), map(raise_on_error, replies), strict=True)))
 
 
 def _touch(changed: Changes, metrics: frozenset[str], id_: bytes, fields: Any) -> None:

@@ -16,21 +16,21 @@ from tallystream.errors import EventError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tallystream.deployment import Meta
-    from tallystream.wire.position import StreamID
+    from tallystream.deployment import Deployment
+    from tallystream.wire.stream_id import StreamID
 
-Vector = tuple["StreamID", ...]
+Cursor = tuple["StreamID", ...]
 
 _FORM: Final = re.compile(r"[0-9a-f]{8}(?:\.[0-9a-f]{1,16}(?:-[0-9a-f]{1,16})?){1,1024}")
 _MAX_LENGTH: Final = 8 + 1024 * 34
 
 
-def spell(data: str, vector: Iterable[StreamID]) -> str:
+def cursor_text(data: str, vector: Iterable[StreamID]) -> str:
     """Return the text of a vector."""
     return ".".join([data, *(f"{ms:x}-{sequence:x}" if sequence else f"{ms:x}" for ms, sequence in vector)])
 
 
-def read(text: str, data: str, partitions: int) -> Vector | None:
+def read(text: str, data: str, partitions: int) -> Cursor | None:
     """Return the vector that a text spells; `None` where it is one of other data.
 
     Raises:
@@ -44,7 +44,7 @@ def read(text: str, data: str, partitions: int) -> Vector | None:
     return tuple(_position(position) for position in positions)
 
 
-def data_of(meta: Meta) -> str:
+def data_of(meta: Deployment) -> str:
     """Return the checksum of what names this life of the data: its epoch, and where its counters lie."""
     names = [meta.epoch, *(keys.ledger for keys in meta.layout.keys)]
     return f"{zlib.crc32(' '.join(names).encode()):08x}"

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tallystream.aio import Totals
-    from tallystream.deployment import Meta
-    from tallystream.wire.position import Position
-    from tallystream_worker.live.subscriber import Reader
+    from tallystream.deployment import Deployment
+    from tallystream.wire.position import CountingPosition
+    from tallystream_worker.live.subscriber import LiveReader
 
 _SLOWLY: Final = 1.0
 _ROLLING: Final = 5.0
@@ -43,14 +43,14 @@ class Figures:
         self._workers = 0
         self._snapshots = Snapshots(None, None)
 
-    def welcome(self, reader: Reader) -> None:
+    def welcome(self, reader: LiveReader) -> None:
         """Give a new reader what was read last."""
         if reader.overview and self._latest is not None:
             reader.tell(self._latest)
         if reader.top in self._tops:
             reader.tell(self._tops[reader.top][0])
 
-    async def read(self, meta: Meta, readers: set[Reader]) -> Sequence[Position]:
+    async def read(self, meta: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
         """Read them and tell everyone who wants them; return how far counting has come."""
         books, figures = await self._books(meta)
         self._latest = Message("overview", figures)
@@ -65,7 +65,7 @@ class Figures:
         """Return the overview of this moment."""
         return (await self._books(await self._totals.meta()))[1]
 
-    async def _books(self, meta: Meta) -> tuple[Sequence[Position], Overview]:
+    async def _books(self, meta: Deployment) -> tuple[Sequence[CountingPosition], Overview]:
         if meta.rules is None:
             raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
         now = time.monotonic()
@@ -78,7 +78,7 @@ class Figures:
         figures = overview(meta.rules, books, self._rates, self._workers, self._snapshots)
         return [partition.position for partition in books.partitions], figures
 
-    async def _read_top(self, meta: Meta, window: str, readers: set[Reader]) -> None:
+    async def _read_top(self, meta: Deployment, window: str, readers: set[LiveReader]) -> None:
         before, due = self._tops.get(window, (None, 0.0))
         now = time.monotonic()
         if now < due or meta.rules is None:

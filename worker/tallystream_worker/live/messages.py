@@ -16,7 +16,7 @@ HEARTBEAT: Final = b": still here\n\n"
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Counted(msgspec.Struct, frozen=True):
+class CountedFigure(msgspec.Struct, frozen=True):
     """One counter's total; `error` is by how much it may be too high, 0 when it is exact."""
 
     metric: str
@@ -25,21 +25,21 @@ class Counted(msgspec.Struct, frozen=True):
     error: int = 0
 
 
-class Counters(msgspec.Struct, frozen=True):
+class CountersMessage(msgspec.Struct, frozen=True):
     """Totals that changed, complete up to `as_of` but for `lag` entries."""
 
-    counters: list[Counted]
+    counters: list[CountedFigure]
     as_of: str
     lag: int | None
 
 
-class Reset(msgspec.Struct, frozen=True):
+class ResetMessage(msgspec.Struct, frozen=True):
     """What the reader holds may be old, and what changed is not known: it must read anew what it shows."""
 
     reason: str
 
 
-class Stale(msgspec.Struct, frozen=True):
+class StaleMessage(msgspec.Struct, frozen=True):
     """Redis has not answered since second `since`; updates go on by themselves."""
 
     reason: str
@@ -73,7 +73,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Batch:
+class MessageBatch:
     """Counters for one filter, and the position that a reader has reached once it has them.
 
     Attributes:
@@ -87,17 +87,19 @@ class Batch:
     id: str
     as_of: str
     lag: int | None
-    _merged: dict[int, tuple[Batch, Batch]] = field(default_factory=dict, repr=False, compare=False)
+    _merged: dict[int, tuple[MessageBatch, MessageBatch]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def message(self) -> Message:
         """The event that says it."""
-        counters = [Counted(metric, subject, value, error) for (subject, metric), (value, error) in self.values.items()]
-        return Message("counters", Counters(counters, self.as_of, self.lag), self.id)
+        counters = [
+            CountedFigure(metric, subject, value, error) for (subject, metric), (value, error) in self.values.items()
+        ]
+        return Message("counters", CountersMessage(counters, self.as_of, self.lag), self.id)
 
-    def after(self, earlier: Batch) -> Batch:
+    def after(self, earlier: MessageBatch) -> MessageBatch:
         """Return the two as one, where this one is the later: the same one to all readers who hold the same."""
         if id(earlier) not in self._merged:
-            merged = Batch(earlier.values | self.values, self.id, self.as_of, self.lag)
+            merged = MessageBatch(earlier.values | self.values, self.id, self.as_of, self.lag)
             self._merged[id(earlier)] = earlier, merged  # the earlier one as well: its address stays its own
         return self._merged[id(earlier)][1]

@@ -12,16 +12,16 @@ from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.errors import EventError
 from tallystream.reading.leaderboards import query_top
 from tallystream.reading.ledger import OUTCOMES
-from tallystream.reading.query import Query, as_of, sound
+from tallystream.reading.query import Query, as_of, raise_on_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tallystream.aio import Totals
-    from tallystream.reading.ledger import Books
+    from tallystream.reading.ledger import Ledger
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
-    from tallystream.wire.position import Position
+    from tallystream.wire.position import CountingPosition
 
 PLACES: Final = 10
 """Places of a leaderboard on the dashboard."""
@@ -70,18 +70,18 @@ class Snapshots(NamedTuple):
     every: float | None
 
 
-class Place(msgspec.Struct, frozen=True):
+class TopSubject(msgspec.Struct, frozen=True):
     """One place of a leaderboard."""
 
     subject: str
     value: int
 
 
-class Top(msgspec.Struct, frozen=True):
+class TopFigures(msgspec.Struct, frozen=True):
     """The subjects with the most in a window, by metric; metrics without this window are left out."""
 
     window: str
-    metrics: dict[str, list[Place]]
+    metrics: dict[str, list[TopSubject]]
 
 
 class Rates:
@@ -103,7 +103,7 @@ class Rates:
         return max(0, self._read[-1][1].get(metric, 0) - self._read[0][1].get(metric, 0)) / seconds
 
 
-def overview(rules: Rules, books: Books, rates: Rates, workers: int, snapshot: Snapshots) -> Overview:
+def overview(rules: Rules, books: Ledger, rates: Rates, workers: int, snapshot: Snapshots) -> Overview:
     """Put the figures together."""
     counted, totals = books.by_metric("counted"), books.totals
     metrics = [
@@ -131,7 +131,7 @@ def overview(rules: Rules, books: Books, rates: Rates, workers: int, snapshot: S
     )
 
 
-def as_of_counted(positions: Sequence[Position]) -> str:
+def as_of_counted(positions: Sequence[CountingPosition]) -> str:
     """Return the stream ID up to which all is counted; a partition that holds nothing holds nothing back."""
     return as_of([position for position in positions if position.lag != 0 or position.as_of != "0-0"])
 
@@ -157,7 +157,7 @@ def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
     """Ask how old the latest snapshot is at second `now`: the taker notes its time, and how often it takes one."""
 
     def parse(replies: list[Any]) -> Snapshots:
-        taken, every = sound(replies[0])
+        taken, every = raise_on_error(replies[0])
         return Snapshots(
             None if taken is None else max(0.0, now - float(taken)), None if every is None else float(every)
         )
@@ -165,13 +165,13 @@ def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
     return Query([("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY)], parse)
 
 
-async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> Top:
+async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> TopFigures:
     """Read the leaderboards of all metrics that have this window; `all` is all time.
 
     Raises:
         RedisError: they cannot be read.
     """
-    found: dict[str, list[Place]] = {}
+    found: dict[str, list[TopSubject]] = {}
     for metric, rule in sorted(rules.metric.items()):
         if not rule.top:
             continue
@@ -180,5 +180,5 @@ async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> T
             ranking = await totals.run(query_top(layout, rules, metric, n, span, now=time.time()))
         except EventError:
             continue  # not a window of this metric
-        found[metric] = [Place(*place) for place in ranking.places]
-    return Top(window, found)
+        found[metric] = [TopSubject(*place) for place in ranking.places]
+    return TopFigures(window, found)

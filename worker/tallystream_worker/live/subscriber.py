@@ -6,28 +6,28 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from tallystream_worker.live.messages import Message, Reset
+from tallystream_worker.live.messages import Message, ResetMessage
 
 if TYPE_CHECKING:
-    from tallystream_worker.live.messages import Batch
-    from tallystream_worker.live.subscription import Wanted
+    from tallystream_worker.live.messages import MessageBatch
+    from tallystream_worker.live.subscription import Subscription
 
 MAX_HELD: Final = 2000
 """Counters held for a reader that is slower than they change; beyond it, it is told to read anew."""
 
 
-class Reader:
-    """The hub hands in, the connection takes out, at its own pace.
+class LiveReader:
+    """The broadcaster hands in, the connection takes out, at its own pace.
 
     Args:
         wanted: The counters it follows; `None` for none.
-        every: The least seconds between two updates, where the hub's own pace is not enough.
+        every: The least seconds between two updates, where the broadcaster's own pace is not enough.
         overview: Whether it gets the overview.
         top: The window whose leaderboards it gets; `None` for none.
     """
 
     def __init__(
-        self, wanted: Wanted | None, every: float = 0.0, *, overview: bool = False, top: str | None = None
+        self, wanted: Subscription | None, every: float = 0.0, *, overview: bool = False, top: str | None = None
     ) -> None:
         self.wanted = wanted
         self.overview = overview
@@ -37,7 +37,7 @@ class Reader:
         self._is_sending = False
         self._is_silent = False
         self._is_pausing = False
-        self._batch: Batch | None = None
+        self._batch: MessageBatch | None = None
         self._others: dict[str, Message] = {}
         self._wake = asyncio.Event()
         self._held_back = False
@@ -47,7 +47,7 @@ class Reader:
         """Send nothing until `release`: what comes first is still being read."""
         self._held_back = True
 
-    def first(self, batch: Batch) -> None:
+    def first(self, batch: MessageBatch) -> None:
         """Put a batch in front of what has come in meanwhile."""
         later, self._batch = self._batch, batch
         if later is not None:
@@ -58,7 +58,7 @@ class Reader:
         self._held_back = False
         self._wake.set()
 
-    def counters(self, batch: Batch) -> None:
+    def counters(self, batch: MessageBatch) -> None:
         """Take totals; they replace older ones of the same counters."""
         self._batch = batch if self._batch is None else batch.after(self._batch)
         if len(self._batch.values) > MAX_HELD:
@@ -68,7 +68,7 @@ class Reader:
     def reset(self, reason: str, at: str) -> None:
         """Drop what is held: the reader must read anew, and is then at the position `at`."""
         self._batch = None
-        self._others["reset"] = Message("reset", Reset(reason), at)
+        self._others["reset"] = Message("reset", ResetMessage(reason), at)
         self._wake.set()
 
     def tell(self, message: Message) -> None:

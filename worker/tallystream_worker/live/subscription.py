@@ -47,7 +47,7 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Subscription:
     """Which counters a reader follows.
 
     Attributes:
@@ -76,7 +76,7 @@ class Wanted:
         return found
 
 
-def wanted(metrics: Iterable[str], subjects: Iterable[str]) -> Wanted:
+def subscription_of(metrics: Iterable[str], subjects: Iterable[str]) -> Subscription:
     """Return a checked filter.
 
     Raises:
@@ -92,4 +92,4 @@ def wanted(metrics: Iterable[str], subjects: Iterable[str]) -> Wanted:
             names.add(normal)
         if len(names) + len(patterns) > MAX_SUBJECTS:
             raise EventError("subject", f"at most {MAX_SUBJECTS} subjects and patterns for one reader")
-    return Wanted(frozenset(metrics), frozenset(names), tuple(sorted(patterns, key=lambda pattern: pattern.text)))
+    return Subscription(frozenset(metrics), frozenset(names), tuple(sorted(patterns, key=lambda pattern: pattern.text)))

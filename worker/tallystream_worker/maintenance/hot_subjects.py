@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.reading.query import Query, sound
+from tallystream.reading.query import Query, raise_on_error
 
 if TYPE_CHECKING:
     import redis
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout, PartitionKeys
     from tallystream.wire.codec import Payload
-    from tallystream_worker.counting.outcome import Outcome
+    from tallystream_worker.counting.outcome import BatchResult
 
 _KEPT: Final = 256
 """Subjects that are kept apart behind a reduction."""
@@ -46,7 +46,7 @@ server takes them."""
 
 
 @dataclass(frozen=True)
-class Hot:
+class HotSubject:
     """The subject with the most events of a partition lately.
 
     Attributes:
@@ -67,17 +67,20 @@ class Hot:
         return self.share >= LARGE_SHARE and self.events_per_second >= BUSY
 
 
-def advice(hot: Hot, rules: Rules | None) -> str:
+def advice(hot: HotSubject, rules: Rules | None) -> str:
     """Return what would help."""
     rule = rules.metric.get(hot.metric) if rules is not None else None
     if rule is None or rule.spread:
         return "its metric is spread, as far as its events have neither id nor actor"
-    if rule.stays_home is not None:
-        return f"its metric has {rule.stays_home}, so it cannot be spread: give the partition's server more processor"
+    if rule.unspreadable_reason is not None:
+        return (
+            f"its metric has {rule.unspreadable_reason}, so it cannot be spread: "
+            "give the partition's server more processor"
+        )
     return f"spread = true in [metric.{hot.metric}] would send its events to all partitions"
 
 
-class Summary:
+class FrequentSubjects:
     """The most frequent subjects among the events of some entries."""
 
     def __init__(self) -> None:
@@ -128,17 +131,17 @@ class Summary:
         )
 
 
-class Hottest:
+class HotSubjectTracker:
     """Subscribes to outcomes, and knows the hottest subject of each partition; safe across threads."""
 
     def __init__(self, partitions: int) -> None:
         self._lock = threading.Lock()
-        self._summaries = [Summary() for _ in range(partitions)]
+        self._summaries = [FrequentSubjects() for _ in range(partitions)]
         self._events = [0] * partitions
         self._rates = [0.0] * partitions
         self._looked_at = time.monotonic()
 
-    def __call__(self, outcome: Outcome) -> None:
+    def __call__(self, outcome: BatchResult) -> None:
         """Take note of one applied batch."""
         with self._lock:
             self._events[outcome.partition] += outcome.events
@@ -154,23 +157,23 @@ class Hottest:
             self._events = [0] * len(self._events)
             self._looked_at = now
 
-    def of(self, partition: int) -> Hot | None:
+    def of(self, partition: int) -> HotSubject | None:
         """Return the hottest subject of a partition; `None` where too little was seen."""
         with self._lock:
             largest = self._summaries[partition].largest
-            return None if largest is None else Hot(*largest, self._rates[partition])
+            return None if largest is None else HotSubject(*largest, self._rates[partition])
 
 
-def show(client: redis.Redis, keys: PartitionKeys, hot: Hot) -> None:
+def show(client: redis.Redis, keys: PartitionKeys, hot: HotSubject) -> None:
     """Let others see it for a while."""
-    client.set(keys.hottest, json.dumps(asdict(hot)), px=_SHOWN)
+    client.set(keys.hot_subject, json.dumps(asdict(hot)), px=_SHOWN)
 
 
-def query_hottest(layout: Layout) -> Query[dict[str, Hot]]:
+def query_hot_subjects(layout: Layout) -> Query[dict[str, HotSubject]]:
     """Ask for the hottest subject of each partition that has been busy within the last minute, by stream."""
 
-    def parse(replies: list[Any]) -> dict[str, Hot]:
-        found = zip(layout.keys, map(sound, replies), strict=True)
-        return {keys.stream: Hot(**json.loads(text)) for keys, text in found if text}
+    def parse(replies: list[Any]) -> dict[str, HotSubject]:
+        found = zip(layout.keys, map(raise_on_error, replies), strict=True)
+        return {keys.stream: HotSubject(**json.loads(text)) for keys, text in found if text}
 
-    return Query([("GET", keys.hottest) for keys in layout.keys], parse)
+    return Query([("GET", keys.hot_subject) for keys in layout.keys], parse)

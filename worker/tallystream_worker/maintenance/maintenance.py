@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.client.connect import connect
-from tallystream.deployment import stored
+from tallystream.deployment import load
 from tallystream_worker.dead_letters.store import shorten
 from tallystream_worker.maintenance.hot_subjects import advice, show
 from tallystream_worker.maintenance.losses import settle_losses
@@ -25,10 +25,10 @@ from tallystream_worker.maintenance.trim import trim
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.maintenance.hot_subjects import Hottest
+    from tallystream_worker.maintenance.hot_subjects import HotSubjectTracker
     from tallystream_worker.settings.settings import Settings
 
 EVERY: Final = 2.0
@@ -40,7 +40,7 @@ _CALLS: Final = 50
 """The most trimming calls of one pass in one partition: what is left waits for the next."""
 
 
-class Keeper(threading.Thread):
+class Maintenance(threading.Thread):
     """Keeps the logs of all partitions until told to stop.
 
     Args:
@@ -56,11 +56,11 @@ class Keeper(threading.Thread):
     def __init__(
         self,
         settings: Settings,
-        meta: Meta,
+        meta: Deployment,
         log: FilteringBoundLogger,
         consumer: str,
         stopping: threading.Event,
-        hottest: Hottest | None = None,
+        hottest: HotSubjectTracker | None = None,
         strange: threading.Event | None = None,
     ) -> None:
         super().__init__(name="tallystream-keeper", daemon=True)
@@ -102,7 +102,7 @@ class Keeper(threading.Thread):
         Raises:
             redis.RedisError: the server does not answer, or refuses.
         """
-        found = stored(self._client, self._meta.layout.namespace)
+        found = load(self._client, self._meta.layout.namespace)
         if found is None or found.epoch != self._meta.epoch:
             self._strange.set()
             return  # not our data: the lanes sound the alarm

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BACKOFF: Final = (0.5, 30.0)
 
 
-class Duty(threading.Thread):
+class PeriodicTask(threading.Thread):
     """Calls `work` every so often; what goes wrong is said once, and tried again with growing pauses.
 
     Args:

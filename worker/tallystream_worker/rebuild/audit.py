@@ -26,7 +26,7 @@ from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.baseline import Base, Sources, choose
-from tallystream_worker.rebuild.checkpoint import Applied, Cut, cut
+from tallystream_worker.rebuild.checkpoint import AppliedEntries, Checkpoint, checkpoint
 from tallystream_worker.rebuild.drop import counter_keys
 from tallystream_worker.rebuild.scope import Provable, Span
 from tallystream_worker.rebuild.source import stream_entries
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
-    from tallystream_worker.counting.fold_result import Folded
+    from tallystream_worker.counting.fold_result import FoldResult
     from tallystream_worker.rebuild.values import Value
-    from tallystream_worker.snapshot.point_in_time import Position
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 _SCRATCH: Final = -1
 """The generation of the scratch counters: no entry was ever decided in it, so all are counted. (A restore marks what
@@ -109,7 +109,7 @@ class Report:
 
 def audit(
     client: redis.Redis,
-    meta: Meta,
+    meta: Deployment,
     rules: Rules,
     *,
     sources: Sources = Sources(),  # noqa: B008  # frozen
@@ -164,7 +164,7 @@ class _Partition:
         self,
         client: redis.Redis,
         scratch: redis.Redis,
-        meta: Meta,
+        meta: Deployment,
         rules: Rules,
         number: int,
         sources: Sources,
@@ -182,7 +182,7 @@ class _Partition:
         fold = Fold(layout, number, rules, max_deliveries=_PARKED - 1, begun=f"{2**63}-0")
         self._backfill = Backfill(scratch, self._copy, fold)
         self._mark = ""
-        self._position: Position | None = None
+        self._position: SnapshotPosition | None = None
         self._kept: dict[str, int] = {}  # by bucket of the snapshot, the millisecond at which it expires
         self._ends: dict[str, int] = {}
         self._unproved: set[int] = set()
@@ -197,7 +197,7 @@ class _Partition:
         self._given_up = frozenset(self._parked_unread())
         base, moment = self._begin()
         self._provable = Provable(self._rules, self._span, base.gone, self._ends)
-        first, _ = cut(self._client, self._keys, [])
+        first, _ = checkpoint(self._client, self._keys, [])
         self._bring_to(first)
         wrong: dict[str, Difference] = {}
         # First what should be there, then what should not.
@@ -219,13 +219,13 @@ class _Partition:
                 break
             if (position := self._load()) is not None:
                 self._position = position
-                self._applied = Applied(self._client, self._keys, base.after)
+                self._applied = AppliedEntries(self._client, self._keys, base.after)
                 return base, position.taken / 1000
         after = base.after
         if base.is_archived:
             self._mark = ""
             after = self._count_archive(base.after)
-        self._applied = Applied(self._client, self._keys, after)
+        self._applied = AppliedEntries(self._client, self._keys, after)
         return base, 0.0 if base.gone is None else base.gone / 1000
 
     def _count_archive(self, after: str) -> str:
@@ -244,14 +244,14 @@ class _Partition:
         held = next(stream_entries(self._client, self._keys), None)
         return None if held is None else held.id
 
-    def _load(self) -> Position | None:
+    def _load(self) -> SnapshotPosition | None:
         """Load the snapshot; return its position, `None` where it was replaced meanwhile."""
-        from tallystream_worker.snapshot.load import Load  # noqa: PLC0415  # SQLAlchemy takes its time
+        from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
 
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
         for key in counter_keys(self._scratch, self._copy):
             self._scratch.unlink(key)
-        load = Load(self._scratch, self._copy.counters, self._rules)
+        load = TableLoader(self._scratch, self._copy.counters, self._rules)
         found = load.run(self._sources.snapshot, self._number)
         self._kept = load.expires
         if books := {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}:
@@ -267,7 +267,7 @@ class _Partition:
             if fields[b"reason"].startswith(b"delivered "):
                 yield fields[b"source"].decode()
 
-    def _bring_to(self, moment: Cut) -> None:
+    def _bring_to(self, moment: Checkpoint) -> None:
         entries, position = self._applied.until(moment), self._position
         if position is not None:
             entries = (entry for entry in entries if not position.includes(entry, self._keys.generation))
@@ -281,7 +281,7 @@ class _Partition:
             self._entries += len(page)
             self._show(self._keys.stream, self._entries, self._counters)
 
-    def _told(self, folded: Folded) -> None:
+    def _told(self, folded: FoldResult) -> None:
         prefix = self._copy.counters
         self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.expire.items())
 
@@ -310,7 +310,7 @@ class _Partition:
         now = time.time() * 1000
         chosen = [piece for piece in chunk if self._is_kept(piece.name, now)]
         self._expired += len(chunk) - len(chosen) if count else 0
-        moment, live = cut(self._client, self._keys, [piece.command(self._keys) for piece in chosen])
+        moment, live = checkpoint(self._client, self._keys, [piece.command(self._keys) for piece in chosen])
         self._bring_to(moment)
         with self._scratch.pipeline(transaction=False) as pipeline:
             for piece in chosen:
@@ -340,7 +340,7 @@ class _Partition:
             wrong[name] = Difference(self._keys.stream, name, wanted.get(name), found.get(name))
 
     def _compare_books(self, wrong: dict[str, Difference]) -> None:
-        moment, (live,) = cut(self._client, self._keys, [("HGETALL", self._keys.ledger)])
+        moment, (live,) = checkpoint(self._client, self._keys, [("HGETALL", self._keys.ledger)])
         self._bring_to(moment)
         expected: dict[bytes, bytes] = self._scratch.execute_command("HGETALL", self._copy.ledger)
         inexact = {m for m, rule in self._rules.metric.items() if rule.seen == "bloom" or rule.max_subjects is not None}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
-from tallystream_worker.counting.apply import parked_arguments
-from tallystream_worker.counting.fold import OVERFLOW, Fault, Fold
+from tallystream_worker.counting.apply import dead_entry_arguments
+from tallystream_worker.counting.fold import OVERFLOW, Fold, FoldFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.counting.entry import Entry
-    from tallystream_worker.counting.fold_result import Folded
+    from tallystream_worker.counting.fold_result import FoldResult
 
 _BACKFILL: Final = Script("tallystream_worker.rebuild", "backfill")
 
@@ -45,7 +45,7 @@ class Backfill:
         return (stands or b"").decode()
 
     def __call__(
-        self, entries: Sequence[Entry], mark: str, name: Callable[[Entry], str], told: Callable[[Folded], None]
+        self, entries: Sequence[Entry], mark: str, name: Callable[[Entry], str], told: Callable[[FoldResult], None]
     ) -> str:
         """Count entries, from where the mark stands; return where it stands then.
 
@@ -59,7 +59,7 @@ class Backfill:
             StreamError: it stands elsewhere: somebody else counts the same.
             redis.RedisError: nothing is known of the batch; look at `mark` and go on from there.
         """
-        excluded: dict[Fault, str] = {}
+        excluded: dict[FoldFault, str] = {}
         while entries:
             folded, rest = self._fold(entries, excluded)
             reached = name(entries[len(entries) - len(rest) - 1])
@@ -78,8 +78,8 @@ class Backfill:
                 )
         return mark
 
-    def _apply(self, folded: Folded, mark: str, reached: str) -> Any:
+    def _apply(self, folded: FoldResult, mark: str, reached: str) -> Any:
         keys = [self._keys.backfilled, self._keys.dead, self._keys.ledger]
         ledger = {name: events for name, events in folded.ledger.items() if name not in _OF_THE_STREAM}
         batch = folded.batch.encode([], ledger | {"entries:backfilled": len(folded.ids)})
-        return _BACKFILL(self._client, keys, [batch, mark, reached, *parked_arguments(folded)])
+        return _BACKFILL(self._client, keys, [batch, mark, reached, *dead_entry_arguments(folded)])

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_LOG
-from tallystream.wire.position import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream_worker.archive.store import Store
     from tallystream_worker.rebuild.scope import Span
     from tallystream_worker.settings.settings import Settings
@@ -88,7 +88,7 @@ def opened(
             database.close()
 
 
-def choose(client: redis.Redis, meta: Meta, number: int, sources: Sources, span: Span) -> Base:
+def choose(client: redis.Redis, meta: Deployment, number: int, sources: Sources, span: Span) -> Base:
     """Return what to begin with in one partition: whatever proves most.
 
     Raises:
@@ -136,7 +136,7 @@ def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
     return None if newest is None or newest.last < lost else store.beginning(number)
 
 
-def _of_snapshot(client: redis.Redis, meta: Meta, number: int, database: Database | None) -> Base:
+def _of_snapshot(client: redis.Redis, meta: Deployment, number: int, database: Database | None) -> Base:
     keys = meta.layout.keys[number]
     found = database.position(number) if database is not None else None
     if database is None or found is None:

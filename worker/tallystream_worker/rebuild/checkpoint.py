@@ -1,4 +1,4 @@
-"""A cut: which entries of a partition are in the live counters at one moment, and what these say at that moment."""
+"""A checkpoint: which entries of a partition are in the live counters at one moment, and what these are then."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import GroupLost, StreamError
+from tallystream.errors import ConsumerGroupMissing, StreamError
 from tallystream.wire.codec import was_decided
-from tallystream.wire.position import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.rebuild.source import stream_entries
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _TRIES: Final = 50
 
 
 @dataclass(frozen=True)
-class Cut:
+class Checkpoint:
     """What is applied: all entries up to `delivered` but the pending ones, and all decided ones up to `generated`."""
 
     delivered: StreamID
@@ -32,11 +32,13 @@ class Cut:
     generated: StreamID
 
 
-def cut(client: redis.Redis, keys: PartitionKeys, commands: Sequence[tuple[Any, ...]]) -> tuple[Cut, list[Any]]:
+def checkpoint(
+    client: redis.Redis, keys: PartitionKeys, commands: Sequence[tuple[Any, ...]]
+) -> tuple[Checkpoint, list[Any]]:
     """Read values, and what is applied to them, at one moment.
 
     Raises:
-        GroupLost: nobody knows what is applied.
+        ConsumerGroupMissing: nobody knows what is applied.
         StreamError: so many entries are pending that they cannot be told apart.
     """
     for _ in range(_TRIES):
@@ -51,20 +53,22 @@ def cut(client: redis.Redis, keys: PartitionKeys, commands: Sequence[tuple[Any, 
             raise groups
         group = next((each for each in groups if each["name"] == keys.group.encode()), None)
         if group is None:
-            raise GroupLost(f"{keys.stream}: consumer group {keys.group!r} is missing: what is counted is not known")
+            raise ConsumerGroupMissing(
+                f"{keys.stream}: consumer group {keys.group!r} is missing: what is counted is not known"
+            )
         for reply in (info, pending, *replies):
             if isinstance(reply, Exception):
                 raise reply
         if len(pending) < _MOST_PENDING:
             ids = frozenset(row["message_id"].decode() for row in pending)
             delivered = parse_id(group["last-delivered-id"].decode())
-            return Cut(delivered, ids, parse_id(info["last-generated-id"].decode())), replies
+            return Checkpoint(delivered, ids, parse_id(info["last-generated-id"].decode())), replies
         time.sleep(0.1)
     raise StreamError(f"{keys.stream}: {_MOST_PENDING:,} entries and more are pending: wait until the workers catch up")
 
 
-class Applied:
-    """Yields, cut after cut, the entries that were applied since the one before; each once."""
+class AppliedEntries:
+    """Yields, checkpoint after checkpoint, the entries that were applied since the one before; each once."""
 
     def __init__(self, client: redis.Redis, keys: PartitionKeys, after: str = "") -> None:
         self._client = client
@@ -75,28 +79,28 @@ class Applied:
         self._ahead: set[str] = set()
         self._looked: StreamID = (0, 0)
 
-    def until(self, cut: Cut) -> Iterator[Entry]:
-        """Yield what is applied by this cut and was not by the last."""
-        for id_ in [id_ for id_ in self._held if id_ not in cut.pending]:
+    def until(self, checkpoint: Checkpoint) -> Iterator[Entry]:
+        """Yield what is applied by this checkpoint and was not by the last."""
+        for id_ in [id_ for id_ in self._held if id_ not in checkpoint.pending]:
             yield self._held.pop(id_)
-        if parse_id(self._passed or "0-0") < cut.delivered:
-            for entry in stream_entries(self._client, self._keys, self._passed, _text(cut.delivered)):
+        if parse_id(self._passed or "0-0") < checkpoint.delivered:
+            for entry in stream_entries(self._client, self._keys, self._passed, _text(checkpoint.delivered)):
                 self._passed = entry.id
                 if entry.id in self._ahead:
                     self._ahead.discard(entry.id)
-                elif entry.id in cut.pending and not self._is_decided(entry):
+                elif entry.id in checkpoint.pending and not self._is_decided(entry):
                     self._held[entry.id] = entry
                 else:
                     yield entry
-            self._passed = _text(cut.delivered)
+            self._passed = _text(checkpoint.delivered)
         # What was decided is in the counters before any worker comes to it.
-        self._looked = max(self._looked, cut.delivered)
-        if self._looked < cut.generated:
-            for entry in stream_entries(self._client, self._keys, _text(self._looked), _text(cut.generated)):
+        self._looked = max(self._looked, checkpoint.delivered)
+        if self._looked < checkpoint.generated:
+            for entry in stream_entries(self._client, self._keys, _text(self._looked), _text(checkpoint.generated)):
                 if self._is_decided(entry):
                     self._ahead.add(entry.id)
                     yield entry
-            self._looked = cut.generated
+            self._looked = checkpoint.generated
 
     def _is_decided(self, entry: Entry) -> bool:
         return was_decided(entry.fields, self._keys.generation)

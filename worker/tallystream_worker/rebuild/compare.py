@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
 
 _LOOKS: Final = 5
 _PAUSE: Final = 0.05
 
 
-def compare(client: redis.Redis, meta: Meta, generation: int) -> Iterator[Difference]:
+def compare(client: redis.Redis, meta: Deployment, generation: int) -> Iterator[Difference]:
     """Yield the counters of another generation (`found`) that are not what the live ones are (`expected`).
 
     While events arrive the two are seldom equal: a counter is named where it differs in several looks.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
 
 KINDS: Final = frozenset(
@@ -26,7 +26,7 @@ _OF_THE_LOG: Final = frozenset({b"appended", b"plain", b"entries:gated", b"entri
 _STEP: Final = 500
 
 
-def drop(client: redis.Redis, meta: Meta, generation: int) -> int:
+def drop(client: redis.Redis, meta: Deployment, generation: int) -> int:
     """Remove a generation that is not live anywhere; return how many keys that were.
 
     Raises:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from msgspec.structs import replace
 
 from tallystream.client.connect import connect
-from tallystream.deployment import spread_fields, stored
+from tallystream.deployment import load, spread_fields
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.process import failpoints
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.source import archived_entries
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
-    from tallystream_worker.counting.outcome import Outcome
+    from tallystream_worker.counting.outcome import BatchResult
     from tallystream_worker.settings.settings import Settings
 
 _PROPOSE: Final = Script("tallystream_worker.rebuild", "propose")
@@ -53,7 +53,7 @@ SWITCH_TIMEOUT: Final = 60.0
 """Seconds within which a partition must have overtaken the live generation for once."""
 
 
-def propose(client: redis.Redis, meta: Meta, rules: Rules) -> int:
+def propose(client: redis.Redis, meta: Deployment, rules: Rules) -> int:
     """Return the number of the generation to build by these rules: a new one, or the one that was begun.
 
     Raises:
@@ -83,7 +83,7 @@ def propose(client: redis.Redis, meta: Meta, rules: Rules) -> int:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RebuildProgress:
     """How far it is: `entries` counted of about `of`."""
 
     entries: int
@@ -102,7 +102,7 @@ class Rebuild:
     """
 
     def __init__(
-        self, settings: Settings, meta: Meta, generation: int, *, archive: str = "", accept_loss: bool = False
+        self, settings: Settings, meta: Deployment, generation: int, *, archive: str = "", accept_loss: bool = False
     ) -> None:
         self._meta = meta
         self._generation = generation
@@ -130,7 +130,7 @@ class Rebuild:
                 "archive that has them (--archive URL), or count without them (--accept-loss)"
             )
 
-    def catch_up(self, show: Callable[[Progress], Any] = lambda _: None) -> None:
+    def catch_up(self, show: Callable[[RebuildProgress], Any] = lambda _: None) -> None:
         """Count everything that is there, from the archive and from the streams.
 
         Raises:
@@ -141,14 +141,14 @@ class Rebuild:
             running = [threads.submit(partition.catch_up) for partition in self._partitions]
             try:
                 while not all(each.done() for each in running):
-                    show(Progress(sum(self._counted), of))
+                    show(RebuildProgress(sum(self._counted), of))
                     time.sleep(0.1)
             except BaseException:
                 self.stopping.set()
                 raise
         for each in running:
             each.result()
-        show(Progress(sum(self._counted), of))
+        show(RebuildProgress(sum(self._counted), of))
         missing = sum(partition.missing() for partition in self._partitions)
         if missing > 0 and not self._accept_loss:
             raise StreamError(
@@ -185,7 +185,7 @@ class Rebuild:
             partition.close()
 
     @property
-    def source(self) -> tuple[Meta, int, str]:
+    def source(self) -> tuple[Deployment, int, str]:
         """What is stored, which generation is counted, and from which archive."""
         return self._meta, self._generation, self._archive
 
@@ -203,7 +203,7 @@ class _Partition:
         assert rules is not None  # noqa: S101  # `propose` has stored them, or a worker has
         self._rules = rules
         self._reading, self.client = connect(settings.redis.url), connect(settings.redis.url)
-        self._consumer: Consumer | None = None
+        self._consumer: CountingLoop | None = None
         self.gone = 0
         self._first: str | None = None
 
@@ -257,7 +257,7 @@ class _Partition:
     def _step(self) -> int:
         if self._consumer is None:
             begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
-            self._consumer = Consumer(
+            self._consumer = CountingLoop(
                 self.client,
                 self._layout,
                 self._number,
@@ -273,10 +273,10 @@ class _Partition:
         return self._consumer.run_once()
 
     def _latest(self) -> Rules | None:
-        found = stored(self.client, self._layout.namespace)
+        found = load(self.client, self._layout.namespace)
         return None if found is None else found.rules_of(self._keys.generation)
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: BatchResult) -> None:
         self._rebuild.told(self._number, outcome.entries)
 
     def switch(self) -> None:

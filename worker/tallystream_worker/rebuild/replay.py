@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReplaySelection:
     """Which events: seconds since 1970 from which and before which they happened, their metrics and subjects."""
 
     begin: float = 0.0
@@ -45,7 +45,7 @@ class Left:
 
 
 def replay(
-    client: redis.Redis, layout: Layout, wanted: Wanted, left: Left, archive: str = ""
+    client: redis.Redis, layout: Layout, wanted: ReplaySelection, left: Left, archive: str = ""
 ) -> Iterator[dict[str, Any]]:
     """Yield events as `ingest` reads them: metric, subject, amount, at and, where it has them, actor and id.
 
@@ -57,7 +57,7 @@ def replay(
             yield from _events(entry, wanted, left)
 
 
-def _events(entry: Entry, wanted: Wanted, left: Left) -> Iterator[dict[str, Any]]:
+def _events(entry: Entry, wanted: ReplaySelection, left: Left) -> Iterator[dict[str, Any]]:
     try:
         payload = decode(entry.fields, entry.received)
     except (CodecError, EventError):

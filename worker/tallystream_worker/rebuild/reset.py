@@ -10,18 +10,19 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import Backlogged, EventError, StreamError
+from tallystream.errors import EventError, StreamError, StreamFull
 from tallystream.producing.appender import Appender
-from tallystream.producing.partition_queue import Entry
-from tallystream.rules.windows import MINUTE, WINDOWS, Bucket, bucket
+from tallystream.producing.partition_queue import SealedEntry
+from tallystream.rules.windows import Bucket, bucket
 from tallystream.wire.codec import Correction, Payload, Single, encode
+from tallystream.wire.window import MINUTE, WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Metric
     from tallystream.storage.keys import PartitionKeys
 
@@ -31,7 +32,7 @@ _MOST_BUCKETS: Final = 1000
 because one that was written late is kept for another day."""
 
 
-def reset(client: redis.Redis, meta: Meta, subject: str, metrics: list[str]) -> dict[str, int]:
+def reset(client: redis.Redis, meta: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
     """Append events that bring totals of a subject to 0; return what they take back, by metric.
 
     What is counted while this runs stays counted.
@@ -39,7 +40,7 @@ def reset(client: redis.Redis, meta: Meta, subject: str, metrics: list[str]) -> 
     Raises:
         EventError: the metric is kept in a sketch, from which nothing can be taken back.
         StreamError: the server did not take the events.
-        Backlogged: the stream has as many entries as it may; ask again later.
+        StreamFull: the stream has as many entries as it may; ask again later.
     """
     assert meta.rules is not None  # noqa: S101  # the caller names declared metrics
     taken = dict.fromkeys(metrics, 0)
@@ -114,11 +115,11 @@ def _chunks(payload: Payload) -> Iterator[Payload]:
         yield Payload([], [], payload.corrections[first : first + _ENTRY_EVENTS])
 
 
-def _append(client: redis.Redis, meta: Meta, partition: int, payloads: list[Payload]) -> None:
+def _append(client: redis.Redis, meta: Deployment, partition: int, payloads: list[Payload]) -> None:
     appender = Appender(client, meta.layout)
     for payload in payloads:
         body = encode(payload)
-        appender.push(partition, Entry(1, payload.events, len(body), body))
+        appender.push(partition, SealedEntry(1, payload.events, len(body), body))
     while appender.oldest_cycle is not None:
         confirmed, error = appender.send()
         if error is not None and not confirmed:
@@ -126,4 +127,4 @@ def _append(client: redis.Redis, meta: Meta, partition: int, payloads: list[Payl
         if appender.is_closed:
             raise StreamError("the counters are being moved to other partitions: try again in a moment")
         if appender.backlogged and not confirmed:
-            raise Backlogged(f"{meta.layout.keys[partition].stream} is at its limit: workers have to catch up first")
+            raise StreamFull(f"{meta.layout.keys[partition].stream} is at its limit: workers have to catch up first")

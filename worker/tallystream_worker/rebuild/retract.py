@@ -21,7 +21,7 @@ from tallystream_worker.rebuild.source import entries
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.retraction import Retraction
     from tallystream.wire.codec import Payload
 
@@ -39,12 +39,12 @@ class Effect:
         return self.events.total()
 
 
-def ends(client: redis.Redis, meta: Meta) -> dict[str, str]:
+def ends(client: redis.Redis, meta: Deployment) -> dict[str, str]:
     """Return the ID of the last entry of each stream: how far a retraction that is made now reaches."""
     return {keys.stream: client.xinfo_stream(keys.stream)["last-generated-id"].decode() for keys in meta.layout.keys}
 
 
-def effect(client: redis.Redis, meta: Meta, retraction: Retraction, archive: str = "") -> Effect:
+def effect(client: redis.Redis, meta: Deployment, retraction: Retraction, archive: str = "") -> Effect:
     """Return what a retraction takes of everything that the archive and the streams hold; change nothing."""
     assert meta.rules is not None  # noqa: S101  # the caller found rules
     found = Effect()
@@ -64,7 +64,7 @@ def effect(client: redis.Redis, meta: Meta, retraction: Retraction, archive: str
     return found
 
 
-def unfinished(meta: Meta, retraction: Retraction) -> Retraction | None:
+def unfinished(meta: Deployment, retraction: Retraction) -> Retraction | None:
     """Return the same retraction where it was begun before, and its generation is still being built."""
     rules = meta.others.get(meta.building) if meta.building is not None else None
     if rules is None or not rules.retracted:
@@ -73,7 +73,7 @@ def unfinished(meta: Meta, retraction: Retraction) -> Retraction | None:
     return last if msgspec.structs.replace(last, until=retraction.until) == retraction else None
 
 
-def propose_without(client: redis.Redis, meta: Meta, retraction: Retraction) -> int:
+def propose_without(client: redis.Redis, meta: Deployment, retraction: Retraction) -> int:
     """Return the number of the generation that is to be counted without the events.
 
     Raises:

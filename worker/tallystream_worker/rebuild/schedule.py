@@ -13,10 +13,10 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import stored
+from tallystream.deployment import load
 from tallystream.errors import TallyError
 from tallystream.rules.windows import seconds
-from tallystream_worker.process.periodic import Duty
+from tallystream_worker.process.periodic import PeriodicTask
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import opened
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import redis
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream_worker.rebuild.audit import Report
     from tallystream_worker.settings.settings import Settings
 
@@ -71,7 +71,7 @@ class Scheduled:
         Raises:
             ConfigurationError: nothing can be proved; it is tried again after a while.
         """
-        meta = stored(self._client, self._settings.redis.namespace)
+        meta = load(self._client, self._settings.redis.namespace)
         if meta is None or meta.rules is None or time.monotonic() < self._again_at or not self._is_due(meta):
             return None
         lease, token = meta.layout.keys[0].prefix + "auditing", uuid.uuid4().hex
@@ -93,11 +93,11 @@ class Scheduled:
             self._log.error("counters differ", **report.said())
         return report.said()
 
-    def _is_due(self, meta: Meta) -> bool:
+    def _is_due(self, meta: Deployment) -> bool:
         found: bytes | None = self._client.hget(meta.layout.meta, FIELD)
         return found is None or time.time() - float(found.split()[0]) >= self._every
 
-    def _audit(self, meta: Meta, lease: str) -> Report:
+    def _audit(self, meta: Deployment, lease: str) -> Report:
         assert meta.rules is not None  # noqa: S101  # the caller looked
         renewed = time.monotonic()
 
@@ -122,7 +122,7 @@ def auditing(settings: Settings, log: FilteringBoundLogger) -> Iterator[None]:
     stopping = threading.Event()
     with closing(connect(settings.redis.url)) as client:
         scheduled = Scheduled(settings, client, log, stopping)
-        duty = Duty("audit", min(LOOK_EVERY, float(seconds(settings.audit.every) or 0)), scheduled.round, log)
+        duty = PeriodicTask("audit", min(LOOK_EVERY, float(seconds(settings.audit.every) or 0)), scheduled.round, log)
         duty.start()
         try:
             yield

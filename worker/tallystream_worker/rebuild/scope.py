@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream.rules.windows import WINDOWS, Bucket, bucket, labelled
+from tallystream.rules.windows import Bucket, bucket, labelled
 from tallystream.wire.event import MAX_AHEAD
+from tallystream.wire.window import WINDOWS
 from tallystream_worker.snapshot.names import parse
 
 if TYPE_CHECKING:

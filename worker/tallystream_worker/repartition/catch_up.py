@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tallystream.client.connect import connect
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.maintenance.trim import trim
 
 if TYPE_CHECKING:
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream_worker.archive.service import Archive
     from tallystream_worker.settings.settings import Settings
@@ -28,7 +28,7 @@ _THREADS: Final = 8
 _TRIMS: Final = 20
 
 
-class Counting:
+class CatchUpCounter:
     """Counts a log that does not hold yet; a context manager.
 
     Args:
@@ -37,7 +37,7 @@ class Counting:
         rules: Those to count by.
     """
 
-    def __init__(self, settings: Settings, meta: Meta, rules: Rules) -> None:
+    def __init__(self, settings: Settings, meta: Deployment, rules: Rules) -> None:
         self._settings = settings
         self._meta = meta
         self._rules = rules
@@ -74,10 +74,10 @@ class Counting:
                 if not trim(self._client, keys, self._settings.retention).removed:
                     break
 
-    def _consumer(self, partition: int) -> Consumer:
+    def _consumer(self, partition: int) -> CountingLoop:
         fetch = Fetch(self._connect(), self._meta.layout.keys[partition], CONSUMER, claim_idle=CLAIM_IDLE)
         fetch.ensure_group()
-        return Consumer(
+        return CountingLoop(
             self._connect(),
             self._meta.layout,
             partition,
@@ -109,7 +109,7 @@ class Counting:
         self._open.close()
 
 
-def _count(consumer: Consumer) -> int:
+def _count(consumer: CountingLoop) -> int:
     counted = 0
     while settled := consumer.run_once():
         counted += settled

@@ -23,9 +23,9 @@ from tallystream.wire.codec import (
     encode,
     split,
     stated_events,
-    went_through_the_gate,
+    was_sequenced,
 )
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.rebuild.source import archived_entries, stream_entries
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _PAGE_BYTES: Final = 2**20
 _KNOWN: Final = 20_000
 """Subjects of a partition whose new one is remembered."""
 
-Part = tuple[int, list[Any]]
+CopyPart = tuple[int, list[Any]]
 """What copy.lua is told of a part, and the partition that it belongs to."""
 
 
@@ -58,7 +58,7 @@ class CopiedElsewhere(StreamError):
     """Somebody else copies the same: look again how far that is."""
 
 
-class Copying:
+class StreamCopier:
     """Copies one log into another; not safe across threads, and harmless in several processes.
 
     Args:
@@ -136,7 +136,7 @@ class Copying:
         """Keep the entries that are not copied yet from being trimmed, and only these."""
         with self._client.pipeline(transaction=False) as pipeline:
             for source, keys in enumerate(self._old.keys):
-                pipeline.hset(keys.holds, HOLDER, self.mark(source))
+                pipeline.hset(keys.retention_holds, HOLDER, self.mark(source))
             pipeline.execute()
 
     def _from(self, source: int) -> Iterator[tuple[int, Entry]]:
@@ -209,9 +209,9 @@ class Copying:
                 _COPY.load(self._client)
             calls = again
 
-    def _parts(self, source: int, entry: Entry) -> Iterator[Part]:
+    def _parts(self, source: int, entry: Entry) -> Iterator[CopyPart]:
         """Yield what an entry holds for each partition of the other log."""
-        gated = went_through_the_gate(entry.fields)
+        gated = was_sequenced(entry.fields)
         try:
             payload: Payload = decode(entry.fields, entry.received)
         except (CodecError, EventError):

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import stored
+from tallystream.deployment import load
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
 from tallystream_worker.repartition import alerts, topic
-from tallystream_worker.repartition.catch_up import Counting
-from tallystream_worker.repartition.copy import HOLDER, Copying
+from tallystream_worker.repartition.catch_up import CatchUpCounter
+from tallystream_worker.repartition.copy import HOLDER, StreamCopier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
     from tallystream_worker.settings.settings import Settings
@@ -37,7 +37,7 @@ _PAGES: Final = 20
 
 
 @dataclass(frozen=True)
-class Progress:
+class RepartitionProgress:
     """How far it is: `entries` of about `of` copied, and what is being done."""
 
     entries: int
@@ -45,8 +45,8 @@ class Progress:
     stage: str = "copying"
 
 
-class Move:
-    """One move, into a log that is begun.
+class Repartition:
+    """One repartition, into a log that is begun.
 
     Args:
         settings: What was configured.
@@ -55,7 +55,7 @@ class Move:
         layout: Where the new one lies.
         archive: URL of the old log's archive, `""` for none.
         rules: Those to count by; the live ones where none are given.
-        accept_loss: Move although a part of the log is gone.
+        accept_loss: Repartition although a part of the log is gone.
         show: Told of the progress, now and then.
     """
 
@@ -63,13 +63,13 @@ class Move:
         self,
         settings: Settings,
         client: redis.Redis,
-        meta: Meta,
+        meta: Deployment,
         layout: Layout,
         *,
         rules: Rules | None = None,
         archive: str = "",
         accept_loss: bool = False,
-        show: Callable[[Progress], Any] = lambda _: None,
+        show: Callable[[RepartitionProgress], Any] = lambda _: None,
     ) -> None:
         assert meta.rules is not None  # noqa: S101  # the caller found rules
         self._settings, self._client = settings, client
@@ -82,7 +82,7 @@ class Move:
         self._accepts_loss = accept_loss
         self._has_archive = bool(archive)
         self._show = show
-        self._copying = Copying(
+        self._copying = StreamCopier(
             client,
             meta.layout,
             layout,
@@ -101,7 +101,7 @@ class Move:
         """
         gone = 0
         for keys in self._old.layout.keys:
-            self._client.hsetnx(keys.holds, HOLDER, "0-0")
+            self._client.hsetnx(keys.retention_holds, HOLDER, "0-0")
             if self._client.exists(keys.stream):
                 about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
                 gone += int(about["entries-added"]) - int(about["length"])
@@ -112,10 +112,10 @@ class Move:
         if gone and not begun and not self._has_archive and not self._accepts_loss:
             raise ConfigurationError(
                 f"{gone:,} entries are no longer in the streams, so the counters of other partitions would lack them. "
-                "Name an archive that has them (--archive URL), or move without them (--accept-loss)"
+                "Name an archive that has them (--archive URL), or repartition without them (--accept-loss)"
             )
 
-    def catch_up(self, counting: Counting) -> None:
+    def catch_up(self, counting: CatchUpCounter) -> None:
         """Copy and count until little is left."""
         while True:
             before = self._copying.entries
@@ -125,11 +125,11 @@ class Move:
                 failpoints.reach("move-caught-up")
                 return
 
-    def switch(self, counting: Counting) -> None:
+    def switch(self, counting: CatchUpCounter) -> None:
         """Close the old log, copy and count the rest of it, and let the new one hold.
 
         Raises:
-            StreamError: the move was given up, or the rules have changed since it began; the old log holds as before.
+            StreamError: the repartition was given up, or the rules changed since it began; the old log holds as before.
         """
         self._look()
         try:
@@ -139,13 +139,13 @@ class Move:
             topic.reopen(self._client, self._old)  # nothing points to the new log yet: what is refused here is held
             raise
         # From here on it is for the next run to find out what holds, should this one be cut short.
-        if not topic.point(self._client, self._old, self.new.layout):
+        if not topic.activate(self._client, self._old, self.new.layout):
             topic.reopen(self._client, self._old)
             raise self._given_up()
         failpoints.reach("move-pointed")
         self._told("moved")
 
-    def _drain(self, counting: Counting) -> None:
+    def _drain(self, counting: CatchUpCounter) -> None:
         """Copy and count the closed log to its end."""
         failpoints.reach("move-closed")
         self._told("switching")
@@ -158,7 +158,7 @@ class Move:
         failpoints.reach("move-counted")
         self._look()
 
-    def _copy(self, counting: Counting) -> None:
+    def _copy(self, counting: CatchUpCounter) -> None:
         pages = 0
 
         def show() -> None:
@@ -173,46 +173,48 @@ class Move:
         self._copying(show)
 
     def _look(self) -> None:
-        """See that the move is still wanted, and by these rules."""
-        now = stored(self._client, self._old.layout.namespace)
+        """See that the repartition is still wanted, and by these rules."""
+        now = load(self._client, self._old.layout.namespace)
         if now is None or now.moving != self.new.layout.log:
             raise self._given_up()
         if topic.without_retracted(now.rules) != topic.without_retracted(self._old.rules):
             raise StreamError(
-                "the rules have changed since the move began, and what was counted by others would differ: give it up "
-                "with tallystream rebuild --drop, then begin anew"
+                "the rules have changed since the repartition began, and what was counted by others would differ: "
+                "give it up with tallystream rebuild --drop, then begin anew"
             )
 
     def _given_up(self) -> StreamError:
-        return StreamError(f"the move to {self.new.layout.partitions} partitions was given up meanwhile")
+        return StreamError(f"the repartition to {self.new.layout.partitions} partitions was given up meanwhile")
 
     def _told(self, stage: str) -> None:
-        self._show(Progress(self._copying.entries, max(self._of, self._copying.entries), stage))
+        self._show(RepartitionProgress(self._copying.entries, max(self._of, self._copying.entries), stage))
 
 
-def move(
+def repartition(
     settings: Settings,
-    meta: Meta,
+    meta: Deployment,
     partitions: int,
     *,
     rules: Rules | None = None,
     archive: str = "",
     accept_loss: bool = False,
-    show: Callable[[Progress], Any] = lambda _: None,
+    show: Callable[[RepartitionProgress], Any] = lambda _: None,
 ) -> Layout:
-    """Move everything to another number of partitions; return where it lies then. See `Move` for the rest.
+    """Move everything to another number of partitions; return where it lies then. See `Repartition` for the rest.
 
     Raises:
-        ConfigurationError: the move cannot be begun; says why, and what to do.
+        ConfigurationError: the repartition cannot be begun; says why, and what to do.
         StreamError: it was given up, or must be.
-        redis.RedisError: the server does not answer; begin again, and the move goes on where it was.
+        redis.RedisError: the server does not answer; begin again, and the repartition goes on where it was.
     """
     client = connect(settings.redis.url)
     try:
         layout = topic.propose(client, meta, partitions)
-        run = Move(settings, client, meta, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show)
+        run = Repartition(
+            settings, client, meta, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show
+        )
         run.begin()
-        with Counting(settings, run.new, run.rules) as counting:
+        with CatchUpCounter(settings, run.new, run.rules) as counting:
             run.catch_up(counting)
             run.switch(counting)
     finally:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystream_worker.repartition.copy import CopiedElsewhere, Copying
+from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
 
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
 
 
-class Ferry:
+class StragglerCopier:
     """Copies what comes late from the log before the present one, for as long as that is kept.
 
     Args:
@@ -21,10 +21,10 @@ class Ferry:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._copying: Copying | None = None
+        self._copying: StreamCopier | None = None
         self._between: tuple[int, int] | None = None
 
-    def __call__(self, meta: Meta) -> int:
+    def __call__(self, meta: Deployment) -> int:
         """Copy what is there; return how many entries that were.
 
         Every worker may do this: each entry is copied once.
@@ -35,7 +35,7 @@ class Ferry:
             return 0
         between = (old.log, meta.layout.log)
         if self._copying is None or self._between != between:
-            self._copying, self._between = Copying(self._client, old, meta.layout, spread=meta.spread), between
+            self._copying, self._between = StreamCopier(self._client, old, meta.layout, spread=meta.spread), between
         try:
             return self._copying()
         except CopiedElsewhere:

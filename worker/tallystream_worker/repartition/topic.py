@@ -18,7 +18,7 @@ from tallystream_worker.repartition.copy import HOLDER
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
 
 _PROPOSE: Final = Script("tallystream_worker.repartition", "propose")
@@ -33,7 +33,7 @@ _KEPT: Final = frozenset({b"seq", b"files"})
 """What stays of a removed log: how far each producer came, so that a spool that comes late is told by it."""
 
 
-def propose(client: redis.Redis, meta: Meta, partitions: int) -> Layout:
+def propose(client: redis.Redis, meta: Deployment, partitions: int) -> Layout:
     """Return where a new log lies, with so many partitions: the one that was begun, if one was.
 
     Raises:
@@ -58,7 +58,7 @@ def propose(client: redis.Redis, meta: Meta, partitions: int) -> Layout:
     return Layout(partitions, meta.layout.namespace, log=int(number))
 
 
-def begin(client: redis.Redis, meta: Meta, layout: Layout, rules: Rules) -> Meta:
+def begin(client: redis.Redis, meta: Deployment, layout: Layout, rules: Rules) -> Deployment:
     """Store what a new log is like, where that is not stored yet, and by which rules it counts.
 
     What was retracted of the log before is not copied, so the new one's rules need not remember it.
@@ -79,26 +79,26 @@ def begin(client: redis.Redis, meta: Meta, layout: Layout, rules: Rules) -> Meta
     return found
 
 
-def close(client: redis.Redis, meta: Meta, layout: Layout) -> None:
+def close(client: redis.Redis, meta: Deployment, layout: Layout) -> None:
     """Let nothing more be written to a log, or counted in it: what is in its streams then is all there is."""
     for keys in meta.layout.keys:
         _CLOSE(client, [keys.sequences, keys.live], [layout.log])
 
 
-def reopen(client: redis.Redis, meta: Meta) -> None:
+def reopen(client: redis.Redis, meta: Deployment) -> None:
     """Let a log be written to again; nothing that was refused meanwhile is in it, nor in another."""
     for keys in meta.layout.keys:
         _REOPEN(client, [keys.sequences, keys.live], [])
 
 
-def point(client: redis.Redis, meta: Meta, layout: Layout) -> bool:
+def activate(client: redis.Redis, meta: Deployment, layout: Layout) -> bool:
     """Make a log the one that holds; tell whether it may be: nobody has given it up."""
     before = meta.layout
     answer = _POINT(client, [before.root], [layout.log, before.log, before.partitions])
     return bool(answer[0] == b"holds")
 
 
-def give_up(client: redis.Redis, meta: Meta) -> int:
+def give_up(client: redis.Redis, meta: Deployment) -> int:
     """Give up a log that is being filled; return how many of its keys were removed.
 
     Raises:
@@ -109,14 +109,14 @@ def give_up(client: redis.Redis, meta: Meta) -> int:
         raise StreamError(f"log {meta.moving} holds by now: there is nothing to give up")
     reopen(client, meta)
     for keys in meta.layout.keys:
-        client.hdel(keys.holds, HOLDER)
+        client.hdel(keys.retention_holds, HOLDER)
     found = client.hget(Layout(namespace=meta.layout.namespace, log=meta.moving).meta, "partitions")
     if found is None:
         return 0
     return _remove(client, Layout(int(found), meta.layout.namespace, log=meta.moving), kept=frozenset())
 
 
-def drop(client: redis.Redis, meta: Meta) -> int:
+def drop(client: redis.Redis, meta: Deployment) -> int:
     """Remove the log from before the last move; return how many keys that were.
 
     How far producers came in it stays: who comes with what was sealed for it is told what it had taken.

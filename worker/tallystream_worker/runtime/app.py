@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace as changed
 
 from tallystream.client.connect import connect
-from tallystream.client.durability import Confirmation
-from tallystream.deployment import establish, spread_fields
-from tallystream.errors import GroupLost
+from tallystream.client.durability import DurabilityCheck
+from tallystream.deployment import create_or_load, spread_fields
+from tallystream.errors import ConsumerGroupMissing
 from tallystream.rules.metrics import publish
 from tallystream_worker.alerts.service import alerting
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.runtime.metrics import WorkerMetrics
-from tallystream_worker.runtime.partition_follower import Follower
-from tallystream_worker.runtime.supervisor import Crew
+from tallystream_worker.runtime.partition_follower import PartitionFollower
+from tallystream_worker.runtime.supervisor import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
-    from tallystream_worker.counting.outcome import Subscriber
+    from tallystream_worker.counting.outcome import BatchSubscriber
     from tallystream_worker.settings.settings import Settings
 
 
-def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> Meta:
+def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> Deployment:
     """Agree with what is stored, and publish the declared metrics for producers and readers.
 
     What was counted by other rules stays as it is: the metrics concerned are said in the log.
@@ -39,13 +39,13 @@ def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> M
     """
     client = connect(settings.redis.url)
     try:
-        meta = establish(client, settings.redis.expected, settings.redis.namespace)
+        meta = create_or_load(client, settings.redis.expected, settings.redis.namespace)
         meta.refuse_gathering(settings.rules)
-        Confirmation(settings.worker.confirm).check(client)
+        DurabilityCheck(settings.worker.durability).check(client)
         # Groups first: who reads the metrics may decide at once, and what is decided before there is a group to
         # acknowledge it would look like the work of a group that is gone.
         for keys in meta.layout.keys:
-            with suppress(GroupLost):  # that partition's alarm, when its thread comes to it
+            with suppress(ConsumerGroupMissing):  # that partition's alarm, when its thread comes to it
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
         if log is not None and meta.rules is not None and (changes := without_history(meta.rules, settings.rules)):
             log.warning(
@@ -77,10 +77,10 @@ def without_history(before: Rules, now: Rules) -> list[str]:
 def counting(
     settings: Settings,
     log: FilteringBoundLogger,
-    subscribers: Sequence[Subscriber] = (),
+    subscribers: Sequence[BatchSubscriber] = (),
     *,
     consumer: str | None = None,
-) -> Iterator[Follower]:
+) -> Iterator[PartitionFollower]:
     """Count in the background for as long as the context lasts; then finish the batches in hand.
 
     Archives and takes snapshots beside it, where the settings name a place, and audits where they say how often.
@@ -88,11 +88,11 @@ def counting(
     meta = open_books(settings, log)
     delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
 
-    def crew(meta: Meta) -> Crew:
-        return Crew(settings, meta, log, subscribers, consumer=consumer)
+    def pool(meta: Deployment) -> WorkerPool:
+        return WorkerPool(settings, meta, log, subscribers, consumer=consumer)
 
     @contextmanager
-    def beside(meta: Meta) -> Iterator[None]:
+    def beside(meta: Deployment) -> Iterator[None]:
         with ExitStack() as stack:
             name = consumer or settings.worker.consumer
             kept = None if meta.kept is None else meta.layout_of(meta.kept)
@@ -111,7 +111,7 @@ def counting(
                 stack.enter_context(auditing(settings, log))
             yield
 
-    follower = Follower(settings, meta, log, crew, beside)
+    follower = PartitionFollower(settings, meta, log, pool, beside)
     try:
         follower.begin()
         yield follower

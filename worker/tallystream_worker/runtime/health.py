@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from tallystream_worker.runtime.supervisor import Health
+    from tallystream_worker.runtime.supervisor import PartitionHealth
 
 SILENT: Final = 60.0
 """Seconds without a pass begun, after which a thread counts as hung: each wait in a pass is bounded far below."""
@@ -23,14 +23,14 @@ LATE: Final = 30.0
 """Seconds without a pass completed, after which a partition is not ready."""
 
 
-class Vigil:
+class HealthProbe:
     """Watches the threads that count; also a Prometheus collector of what it sees.
 
     Args:
-        health: Returns how each partition's thread is, such as `lambda: crew.health`.
+        health: Returns how each partition's thread is, such as `lambda: pool.health`.
     """
 
-    def __init__(self, health: Callable[[], Sequence[Health]]) -> None:
+    def __init__(self, health: Callable[[], Sequence[PartitionHealth]]) -> None:
         self._health = health
 
     def liveness(self) -> tuple[HTTPStatus, bytes]:
@@ -67,7 +67,7 @@ class Vigil:
             "tallystream_last_pass_timestamp_seconds", "When the last pass was completed.", labels=["partition"]
         )
         hottest = GaugeMetricFamily(
-            "tallystream_partition_hottest_share",
+            "tallystream_hot_subject_ratio",
             "Part of the partition's events, 0 to 1, that one subject gets; tallystream status names it.",
             labels=["partition"],
         )
@@ -75,20 +75,20 @@ class Vigil:
         for each in self._health():
             up.add_metric([str(each.partition)], each.problem is None)
             passed.add_metric([str(each.partition)], wall + each.passed)
-            if each.hottest is not None:
-                hottest.add_metric([str(each.partition)], each.hottest.share)
+            if each.hot_subject is not None:
+                hottest.add_metric([str(each.partition)], each.hot_subject.share)
         yield from (up, passed, hottest)
 
 
-class Vigils:
-    """The vigils of several namespaces as one.
+class HealthProbes:
+    """The probes of several namespaces as one.
 
     Args:
-        vigils: By namespace.
+        probes: By namespace.
     """
 
-    def __init__(self, vigils: Mapping[str, Vigil]) -> None:
-        self._vigils = vigils
+    def __init__(self, probes: Mapping[str, HealthProbe]) -> None:
+        self._vigils = probes
 
     def liveness(self) -> tuple[HTTPStatus, bytes]:
         """Answer 200 unless a thread of any of them hangs."""

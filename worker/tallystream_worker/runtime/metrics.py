@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from tallystream_worker.counting.outcome import Outcome
-    from tallystream_worker.runtime.health import Vigil, Vigils
+    from tallystream_worker.counting.outcome import BatchResult
+    from tallystream_worker.runtime.health import HealthProbe, HealthProbes
 
 
 MAX_PORT: Final = 65_535
@@ -36,7 +36,7 @@ class WorkerMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._batches = Counter("tallystream_batches", "Batches that were applied.", registry=registry)
         self._stale = Counter(
-            "tallystream_stale_batches",
+            "tallystream_batches_conflicted",
             "Batches that came too late, because another worker had applied part of them, and were folded again.",
             registry=registry,
         )
@@ -70,7 +70,7 @@ class WorkerMetrics:
         """Take note of one attempt to deliver a notification."""
         self._notifications.labels(alert, outcome).inc()
 
-    def __call__(self, outcome: Outcome) -> None:
+    def __call__(self, outcome: BatchResult) -> None:
         """Take note of one applied batch."""
         self._batches.inc()
         self._stale.inc(outcome.stale)
@@ -119,10 +119,12 @@ class ByNamespace(Collector):
         return families.values()
 
 
-def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigil | Vigils | None = None) -> WSGIServer:
+def serve_metrics(
+    registry: CollectorRegistry, host: str, port: int, probe: HealthProbe | HealthProbes | None = None
+) -> WSGIServer:
     """Serve a registry on a port of its own, in the background; port 0 takes a free one, the server's `server_port`.
 
-    With `vigil` also `/healthz` and `/readyz`: 200, or 503 with the reasons.
+    With `probe` also `/healthz` and `/readyz`: 200, or 503 with the reasons.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
@@ -132,7 +134,7 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int, vigil: Vigi
     metrics = make_wsgi_app(registry)
 
     def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        checks = {} if vigil is None else {"/healthz": vigil.liveness, "/readyz": vigil.readiness}
+        checks = {} if probe is None else {"/healthz": probe.liveness, "/readyz": probe.readiness}
         check = checks.get(environ["PATH_INFO"])
         if check is None:
             exported: Iterable[bytes] = metrics(environ, start)

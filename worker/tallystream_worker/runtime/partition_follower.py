@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
-from tallystream.deployment import stored
+from tallystream.deployment import load
 from tallystream.errors import TallyError
-from tallystream_worker.repartition.stragglers import Ferry
+from tallystream_worker.repartition.stragglers import StragglerCopier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import Layout
-    from tallystream_worker.runtime.supervisor import Crew, Health
+    from tallystream_worker.runtime.supervisor import PartitionHealth, WorkerPool
     from tallystream_worker.settings.settings import Settings
 
 _EVERY: Final = 0.5
@@ -31,44 +31,44 @@ _FETCH_EVERY: Final = 2.0
 """and between looks for what still comes to the log before."""
 
 
-class Follower(threading.Thread):
-    """A crew on the partitions of the log that holds, and what is done beside it; both are made anew after a move.
+class PartitionFollower(threading.Thread):
+    """A pool on the partitions of the log that holds, and what is done beside it; both are made anew after a move.
 
     Args:
         settings: What was configured.
         meta: What is stored.
         log: Where a move is said.
-        crew: Makes a crew that has not started.
+        pool: Makes a pool that has not started.
         beside: Does what is done beside the counting for as long as its context lasts.
     """
 
     def __init__(
         self,
         settings: Settings,
-        meta: Meta,
+        meta: Deployment,
         log: FilteringBoundLogger,
-        crew: Callable[[Meta], Crew],
-        beside: Callable[[Meta], AbstractContextManager[None]],
+        pool: Callable[[Deployment], WorkerPool],
+        beside: Callable[[Deployment], AbstractContextManager[None]],
     ) -> None:
         super().__init__(name="tallystream-follow", daemon=True)
         self._timeout = settings.worker.stop_timeout
         self._namespace = settings.redis.namespace
         self._meta = meta
         self._log = log
-        self._make, self._do = crew, beside
+        self._make, self._do = pool, beside
         self._client = connect(settings.redis.url)
-        self._ferry = Ferry(self._client)
+        self._stragglers = StragglerCopier(self._client)
         self._stopping = threading.Event()
-        self._crew = crew(meta)
+        self._pool = pool(meta)
         self._beside = ExitStack()
         self._is_begun = False  # what is done beside the counting
         self._fetch_at = 0.0
         self._problem: str | None = None
 
     @property
-    def health(self) -> list[Health]:
+    def health(self) -> list[PartitionHealth]:
         """How each partition's thread is."""
-        return self._crew.health
+        return self._pool.health
 
     @property
     def layout(self) -> Layout:
@@ -77,14 +77,14 @@ class Follower(threading.Thread):
 
     def begin(self) -> None:
         """Begin to count, and to follow."""
-        self._crew.start()
+        self._pool.start()
         self._begin_beside()
         self.start()
 
     def quiet(self) -> None:
         """Read nothing more, and follow no further; the batches in hand are finished, and `stop` waits for them."""
         self._stopping.set()
-        self._crew.quiet()
+        self._pool.quiet()
 
     def stop(self) -> None:
         """Finish what is in hand, as far as it may take."""
@@ -92,7 +92,7 @@ class Follower(threading.Thread):
         if self.is_alive():
             self.join(self._timeout)
         self._beside.close()
-        self._end(self._crew)
+        self._end(self._pool)
         self._client.close()
 
     def run(self) -> None:
@@ -101,7 +101,7 @@ class Follower(threading.Thread):
             try:
                 self.look()
             except RedisError as error:
-                self._log.debug("cannot look which log holds", error=str(error))  # the lanes say what is wrong
+                self._log.debug("cannot look which log holds", error=str(error))  # the workers say what is wrong
             except TallyError as error:
                 self._say(str(error))
             except Exception as error:  # noqa: BLE001  # a thread that dies in silence is worse than any bug
@@ -111,24 +111,24 @@ class Follower(threading.Thread):
 
     def look(self) -> None:
         """Go on where the log that holds is; fetch what still comes to the one before."""
-        found = stored(self._client, self._namespace)
+        found = load(self._client, self._namespace)
         if found is None or found.epoch != self._meta.epoch:
-            return  # not our data: the lanes sound the alarm
+            return  # not our data: the workers sound the alarm
         if found.layout.log != self._meta.layout.log:
             self._go_on(found)
         if not self._is_begun and not self._stopping.is_set():
             self._begin_beside()
         if time.monotonic() >= self._fetch_at:
             self._fetch_at = time.monotonic() + _FETCH_EVERY
-            if fetched := self._ferry(found):
+            if fetched := self._stragglers(found):
                 self._log.info("entries fetched from the log before", entries=fetched)
 
-    def _go_on(self, found: Meta) -> None:
-        before, self._meta = self._crew, found
-        self._crew = self._make(found)  # first: what has come since the move waits for it
-        self._crew.start()
+    def _go_on(self, found: Deployment) -> None:
+        before, self._meta = self._pool, found
+        self._pool = self._make(found)  # first: what has come since the move waits for it
+        self._pool.start()
         if self._stopping.is_set():
-            self._crew.quiet()
+            self._pool.quiet()
         self._log.info("counting goes on in another log", log=found.layout.log, partitions=found.layout.partitions)
         self._is_begun = False
         self._beside.close()
@@ -145,6 +145,6 @@ class Follower(threading.Thread):
             self._log.error("does not follow the log", problem=problem, **details)
         self._problem = problem
 
-    def _end(self, crew: Crew) -> None:
-        if not crew.stop(self._timeout):
+    def _end(self, pool: WorkerPool) -> None:
+        if not pool.stop(self._timeout):
             self._log.warning("stopped in mid-batch", after_seconds=self._timeout, left="pending, counted later")

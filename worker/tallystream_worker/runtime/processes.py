@@ -19,7 +19,7 @@ from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.runtime.app import counting, open_books
-from tallystream_worker.runtime.health import Vigil, Vigils
+from tallystream_worker.runtime.health import HealthProbe, HealthProbes
 from tallystream_worker.runtime.metrics import ByNamespace, WorkerMetrics, serve_metrics
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream_worker.runtime.partition_follower import Follower
+    from tallystream_worker.runtime.partition_follower import PartitionFollower
     from tallystream_worker.settings.settings import Settings
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
@@ -48,27 +48,27 @@ def run_one(
     """
     consumer, several = tenants[0].worker.consumer, len(tenants) > 1
     registries: dict[str, CollectorRegistry] = {}
-    vigils: dict[str, Vigil] = {}
-    crews: list[Follower] = []
+    probes: dict[str, HealthProbe] = {}
+    crews: list[PartitionFollower] = []
     with stop_on_signals() as stop, ExitStack() as stack:
         for settings in tenants:
             namespace = settings.redis.namespace
             registry = registries[namespace] = CollectorRegistry()
             said = log.bind(namespace=namespace) if several else log
-            crew = stack.enter_context(counting(settings, said, [WorkerMetrics(registry)]))
-            vigils[namespace] = vigil = Vigil(partial(attrgetter("health"), crew))
-            registry.register(vigil)
-            crews.append(crew)
+            pool = stack.enter_context(counting(settings, said, [WorkerMetrics(registry)]))
+            probes[namespace] = probe = HealthProbe(partial(attrgetter("health"), pool))
+            registry.register(probe)
+            crews.append(pool)
         if metrics_port is not None:
             if several:
                 registry = CollectorRegistry()
                 registry.register(ByNamespace(registries))
-            serve_metrics(registry, metrics_host, metrics_port, Vigils(vigils) if several else vigil)
+            serve_metrics(registry, metrics_host, metrics_port, HealthProbes(probes) if several else probe)
         log.info("worker started", consumer=consumer)
         wait_for(stop)
         log.info("worker stopping", consumer=consumer)
-        for crew in crews:
-            crew.quiet()  # all at once: they are waited for one after the other
+        for pool in crews:
+            pool.quiet()  # all at once: they are waited for one after the other
     log.info("worker stopped", consumer=consumer)
     return 0
 
@@ -84,17 +84,17 @@ def run_many(
     for settings in tenants:
         open_books(settings, log)  # a mistake in the settings is one message here, not one from each process
     with stop_on_signals() as stop:
-        crew = [_start(tenants, number, metrics_port, metrics_host) for number in range(tenants[0].worker.processes)]
+        pool = [_start(tenants, number, metrics_port, metrics_host) for number in range(tenants[0].worker.processes)]
         while not stop.wait(0.2):
-            for number, process in enumerate(crew):
+            for number, process in enumerate(pool):
                 if process.exitcode is not None:
                     log.error("worker process died", number=number, status=process.exitcode)
                     stop.wait(_RESTART_PAUSE)
-                    crew[number] = _start(tenants, number, metrics_port, metrics_host)
-        for process in crew:
+                    pool[number] = _start(tenants, number, metrics_port, metrics_host)
+        for process in pool:
             process.terminate()
         deadline = time.monotonic() + sum(settings.worker.stop_timeout for settings in tenants) + 2.0
-        for process in crew:
+        for process in pool:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:
                 process.kill()

@@ -1,4 +1,4 @@
-"""A crew: one supervised thread for each partition, running the loop until it is told to stop.
+"""A pool: one supervised thread for each partition, running the loop until it is told to stop.
 
 Stopping: the threads finish the batch in hand, apply it, and end. What was read and not applied stays pending,
 and whoever comes next begins with it.
@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from tallystream.client.connect import connect
-from tallystream.client.durability import Confirmation
-from tallystream.deployment import stored
-from tallystream.errors import GenerationMoved, StreamError, Unconfirmed
+from tallystream.client.durability import DurabilityCheck
+from tallystream.deployment import load
+from tallystream.errors import GenerationSwitched, StreamError, Unconfirmed
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer, concerns_entries
-from tallystream_worker.maintenance.hot_subjects import Hot, Hottest
-from tallystream_worker.maintenance.maintenance import Keeper
+from tallystream_worker.counting.loop import CountingLoop, is_entry_error
+from tallystream_worker.maintenance.hot_subjects import HotSubject, HotSubjectTracker
+from tallystream_worker.maintenance.maintenance import Maintenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.counting.entry import Entry
-    from tallystream_worker.counting.outcome import Subscriber
+    from tallystream_worker.counting.outcome import BatchSubscriber
     from tallystream_worker.settings.settings import Settings
 
 BLOCK: Final = 1.0
@@ -47,7 +47,7 @@ _BACKOFF: Final = (0.1, 5.0)
 
 
 @dataclass(frozen=True)
-class Health:
+class PartitionHealth:
     """How one partition's thread is.
 
     Attributes:
@@ -55,17 +55,17 @@ class Health:
         problem: Why it does not count, `None` while it does.
         passed: Monotonic second of the last pass that succeeded.
         tried: Monotonic second at which the last pass began, whatever became of it.
-        hottest: The subject with the most of the events that were counted here lately.
+        hot_subject: The subject with the most of the events that were counted here lately.
     """
 
     partition: int
     problem: str | None
     passed: float
     tried: float
-    hottest: Hot | None = None
+    hot_subject: HotSubject | None = None
 
 
-class Crew:
+class WorkerPool:
     """Counts all partitions until stopped.
 
     Args:
@@ -79,21 +79,21 @@ class Crew:
     def __init__(
         self,
         settings: Settings,
-        meta: Meta,
+        meta: Deployment,
         log: FilteringBoundLogger,
-        subscribers: Sequence[Subscriber] = (),
+        subscribers: Sequence[BatchSubscriber] = (),
         *,
         consumer: str | None = None,
     ) -> None:
         self.layout = meta.layout
         self._stopping = threading.Event()
         consumer = consumer or settings.worker.consumer
-        self._hottest = Hottest(meta.layout.partitions)
+        self._hottest = HotSubjectTracker(meta.layout.partitions)
         subscribers = [*subscribers, self._hottest]
         # Over a cluster, FLUSHALL is not one moment: a thread may begin anew before the meta hash is gone.
         strange = threading.Event()
-        self._lanes = [
-            _Lane(
+        self._workers = [
+            PartitionWorker(
                 settings,
                 meta,
                 partition,
@@ -105,12 +105,12 @@ class Crew:
             )
             for partition in range(meta.layout.partitions)
         ]
-        self._keeper = Keeper(settings, meta, log, consumer, self._stopping, self._hottest, strange)
+        self._keeper = Maintenance(settings, meta, log, consumer, self._stopping, self._hottest, strange)
 
     def start(self) -> None:
         """Begin to count."""
-        for lane in self._lanes:
-            lane.start()
+        for worker in self._workers:
+            worker.start()
         self._keeper.start()
 
     def quiet(self) -> None:
@@ -124,25 +124,27 @@ class Crew:
         """
         self.quiet()
         deadline = time.monotonic() + timeout
-        threads = [*self._lanes, self._keeper]
+        threads = [*self._workers, self._keeper]
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
     @property
-    def health(self) -> list[Health]:
+    def health(self) -> list[PartitionHealth]:
         """How each partition's thread is."""
-        return [replace(lane.health, hottest=self._hottest.of(n)) for n, lane in enumerate(self._lanes)]
+        return [replace(worker.health, hot_subject=self._hottest.of(n)) for n, worker in enumerate(self._workers)]
 
 
-class _Lane(threading.Thread):
+class PartitionWorker(threading.Thread):
+    """Counts one partition until told to stop, and recovers from whatever goes wrong."""
+
     def __init__(
         self,
         settings: Settings,
-        meta: Meta,
+        meta: Deployment,
         partition: int,
         consumer: str,
-        subscribers: Sequence[Subscriber],
+        subscribers: Sequence[BatchSubscriber],
         log: FilteringBoundLogger,
         stopping: threading.Event,
         strange: threading.Event,
@@ -158,17 +160,19 @@ class _Lane(threading.Thread):
         self._strange = strange
         self._reading = connect(settings.redis.url, block=BLOCK)
         self._applying = connect(settings.redis.url)
-        self._confirmation = Confirmation(settings.worker.confirm)
-        self._consumer: Consumer | None = None
+        self._durability = DurabilityCheck(settings.worker.durability)
+        self._consumer: CountingLoop | None = None
         self._refusal = ""
         self._problem: str | None = "starting"
         self._passed = self._tried = time.monotonic()
 
     @property
-    def health(self) -> Health:
-        return Health(self._partition, self._problem, self._passed, self._tried)
+    def health(self) -> PartitionHealth:
+        """State of this thread."""
+        return PartitionHealth(self._partition, self._problem, self._passed, self._tried)
 
     def run(self) -> None:
+        """Run pass after pass."""
         failures = 0
         while not self._stopping.is_set():
             self._tried = time.monotonic()
@@ -177,14 +181,14 @@ class _Lane(threading.Thread):
                 if consumer is None or self._problem is not None or self._strange.is_set():
                     consumer = self._open()
                 consumer.run_once(BLOCK)
-            except GenerationMoved as moved:
+            except GenerationSwitched as moved:
                 # What is in hand stays pending in the old generation: should a rebuild be undone, it is counted then.
                 self._say(str(moved))
                 self._stopping.wait(_MOVED_PAUSE)
             except (RedisError, StreamError, Unconfirmed) as error:
                 failures += 1
                 self._lost(error)
-                self._recover(as_delivery=concerns_entries(error))
+                self._recover(as_delivery=is_entry_error(error))
                 self._pause(failures)
             except Exception as error:  # noqa: BLE001  # a thread that dies in silence is worse than any bug
                 # The batch in hand stays pending; delivered too often without success, its entries are parked.
@@ -199,7 +203,7 @@ class _Lane(threading.Thread):
         self._reading.close()
         self._applying.close()
 
-    def _open(self) -> Consumer:
+    def _open(self) -> CountingLoop:
         """Begin, or go on after a problem: with the generation that is live by now, and with what was in hand.
 
         Refuse to go on where the data is not the one that this worker began with.
@@ -219,8 +223,8 @@ class _Lane(threading.Thread):
         consumer.fetch.recover()
         return consumer
 
-    def _stored(self) -> Meta:
-        found = stored(self._applying, self._meta.layout.namespace)
+    def _stored(self) -> Deployment:
+        found = load(self._applying, self._meta.layout.namespace)
         if found is None or found.epoch != self._meta.epoch:
             raise StreamError(
                 f"{self._meta.layout.meta} is {'another' if found else 'gone'}: this is not the data that the worker "
@@ -232,11 +236,11 @@ class _Lane(threading.Thread):
         if self._consumer is not None:
             self._consumer.fetch.recover(as_delivery=as_delivery)
 
-    def _counting(self, found: Meta, keys: PartitionKeys) -> Consumer:
+    def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
         """Return what counts the generation that is live here, by its rules."""
         worker = self._settings.worker
         begun: bytes | None = self._applying.execute_command("GET", keys.begun)
-        return Consumer(
+        return CountingLoop(
             self._applying,
             found.layout,
             self._partition,
@@ -245,14 +249,14 @@ class _Lane(threading.Thread):
             self._subscribers,
             max_keys=worker.max_keys,
             max_deliveries=worker.max_deliveries,
-            confirmation=self._confirmation,
+            durability=self._durability,
             on_refused=self._refused,
             begun=begun.decode() if begun else "0-0",
             latest=lambda: self._rules_of(keys.generation),
         )
 
     def _rules_of(self, generation: int) -> Rules | None:
-        found = stored(self._applying, self._meta.layout.namespace)
+        found = load(self._applying, self._meta.layout.namespace)
         return None if found is None or found.epoch != self._meta.epoch else found.rules_of(generation)
 
     def _lost(self, error: Exception) -> None:

@@ -16,14 +16,14 @@ from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSe
 from prometheus_client import CollectorRegistry
 
 from tallystream.aio import Totals
-from tallystream_worker.live.broadcaster import Hub
+from tallystream_worker.live.broadcaster import Broadcaster
 from tallystream_worker.service import problems
 from tallystream_worker.service.access import Access
 from tallystream_worker.service.compression import delivered
 from tallystream_worker.service.early_response import watched
 from tallystream_worker.service.examples import illustrate
 from tallystream_worker.service.fast_path import one_counter, send_json
-from tallystream_worker.service.host_check import Gate
+from tallystream_worker.service.host_check import HostAndOriginCheck
 from tallystream_worker.service.problems import refusal
 from tallystream_worker.service.routes.alerts import alerts
 from tallystream_worker.service.routes.counters import Counters
@@ -61,7 +61,7 @@ class ReadService(Litestar):
     Decoded, as ASGI has it, `%2F` could not be told from `/`, nor where a subject ends and its metric begins.
     """
 
-    def __init__(self, gate: Gate, access: Access, **settings: Any) -> None:
+    def __init__(self, gate: HostAndOriginCheck, access: Access, **settings: Any) -> None:
         self._gate = gate
         self._access = access
         super().__init__(**settings, before_send=[self._protect])
@@ -117,15 +117,15 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
     @asynccontextmanager
     async def reading(app: Litestar) -> AsyncIterator[None]:
         writer = Writer(store)
-        hub = Hub(store)
+        broadcaster = Broadcaster(store)
         async with Totals(store.url, namespace=store.namespace) as totals:
             app.state.totals = totals
             app.state.writer = writer
-            app.state.hub = hub
+            app.state.broadcaster = broadcaster
             try:
                 yield
             finally:
-                await hub.close()
+                await broadcaster.close()
                 await writer.close()
 
     def totals_of(state: State) -> Totals:
@@ -136,12 +136,12 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
         writer: Writer = state.writer
         return writer
 
-    def hub_of(state: State) -> Hub:
-        hub: Hub = state.hub
-        return hub
+    def broadcaster_of(state: State) -> Broadcaster:
+        broadcaster: Broadcaster = state.broadcaster
+        return broadcaster
 
     app = ReadService(
-        Gate(settings.serve, guarded=bool(access.tokens)),
+        HostAndOriginCheck(settings.serve, guarded=bool(access.tokens)),
         access,
         route_handlers=[
             *(page, part, Counters, Standing, Summary, Events, alerts, Sessions, live, live_socket),
@@ -152,7 +152,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
         dependencies={
             "totals": Provide(totals_of, sync_to_thread=False),
             "writer": Provide(writer_of, sync_to_thread=False),
-            "hub": Provide(hub_of, sync_to_thread=False),
+            "broadcaster": Provide(broadcaster_of, sync_to_thread=False),
             "store": Provide(lambda: store, sync_to_thread=False),
             "limits": Provide(lambda: settings.serve, sync_to_thread=False),
             "access": Provide(lambda: access, sync_to_thread=False),

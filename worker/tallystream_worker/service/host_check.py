@@ -30,7 +30,7 @@ _CORS: Final = {
 _SHOWN_TO_PAGES: Final = "ETag, Retry-After"
 
 
-class Gate:
+class HostAndOriginCheck:
     """Refuses requests by their `Host` and `Origin`.
 
     Args:

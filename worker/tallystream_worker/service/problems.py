@@ -12,7 +12,7 @@ from litestar.response.base import ASGIResponse
 from litestar.serialization import encode_json
 from redis.exceptions import RedisError
 
-from tallystream.errors import Backlogged, ConfigurationError, EventError, FlushTimeout, GenerationMoved, Unconfirmed
+from tallystream.errors import ConfigurationError, EventError, FlushTimeout, GenerationSwitched, StreamFull, Unconfirmed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +60,8 @@ def plugin() -> ProblemDetailsPlugin:
     conversions: dict[type[Exception], Callable[[Any], ProblemDetailsException]] = {
         EventError: lambda error: bad_request(error.field, error.problem),
         FlushTimeout: _not_counted_yet,
-        Backlogged: _backlogged,
-        GenerationMoved: _moving,
+        StreamFull: _backlogged,
+        GenerationSwitched: _moving,
         Unconfirmed: _unconfirmed,
         ConfigurationError: _not_set_up,
         RedisError: _unreachable,
@@ -76,11 +76,11 @@ def _not_counted_yet(error: FlushTimeout) -> ProblemDetailsException:
     return problem(HTTPStatus.GATEWAY_TIMEOUT, detail, headers=_RETRY, field="after")
 
 
-def _backlogged(error: Backlogged) -> ProblemDetailsException:
+def _backlogged(error: StreamFull) -> ProblemDetailsException:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was counted: {error}", headers=_RETRY)
 
 
-def _moving(error: GenerationMoved) -> ProblemDetailsException:
+def _moving(error: GenerationSwitched) -> ProblemDetailsException:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers=_RETRY)
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from tallystream.reading.totals import Reading
-    from tallystream.wire.position import Position
+    from tallystream.wire.position import CountingPosition
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +35,6 @@ def how_good(reading: Reading) -> HowGood:
     return {"as_of": reading.as_of, "lag": reading.lag, "error": reading.error()}
 
 
-def at(position: Position, error: float = 0) -> HowGood:
+def at(position: CountingPosition, error: float = 0) -> HowGood:
     """Return how good a figure is that was read at a position."""
     return {"as_of": position.as_of, "lag": position.lag, "error": error}

@@ -159,7 +159,7 @@ class _Thread(threading.Thread):
 
     async def _leave(self, server: Server) -> None:
         # Streams first: they have no end of their own, and granian waits for every request in hand.
-        await self._app.state.hub.drain(_LEAVE_TIMEOUT)
+        await self._app.state.broadcaster.drain(_LEAVE_TIMEOUT)
         asyncio.get_running_loop().call_soon(server.stop)
 
     def _let_granian_leave(self) -> None:

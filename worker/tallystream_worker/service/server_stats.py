@@ -27,7 +27,7 @@ _DEAD_LIMIT: Final = "!dead"
 
 
 @dataclass(frozen=True)
-class Vitals:
+class ServerStats:
     """Bytes of memory, and the workers that have lately asked for entries.
 
     Attributes:
@@ -55,7 +55,7 @@ class Vitals:
     audit: tuple[float, int, int] | None = None
 
 
-def query_vitals(layout: Layout) -> Query[Vitals]:
+def query_server_stats(layout: Layout) -> Query[ServerStats]:
     """Ask for the signs of life; what a reader's rights do not allow is left out rather than an error."""
     commands: list[Command] = [("INFO", "memory")]
     for keys in layout.keys:
@@ -63,7 +63,7 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
         commands += [("HMGET", keys.sequences, LIMIT, _DEAD_LIMIT), ("MEMORY USAGE", keys.dead)]
     commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit"))
 
-    def parse(replies: list[Any]) -> Vitals:
+    def parse(replies: list[Any]) -> ServerStats:
         memory = {} if isinstance(replies[0], RedisError) else replies[0]
         *replies, (snapshot, every, audit) = replies
         present: set[bytes] = set()
@@ -78,7 +78,7 @@ def query_vitals(layout: Layout) -> Query[Vitals]:
                 if value is not None and not isinstance(value, RedisError)
             }
 
-        return Vitals(
+        return ServerStats(
             memory.get("used_memory"),
             memory.get("maxmemory"),
             len(present),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.reading.query import Command, Query, sound
+from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.storage.keys import partition_of
 from tallystream_worker.service.server_stats import LIMIT
 
@@ -20,7 +20,7 @@ _HOLDS: Final = 0.1
 """Seconds for which an answer holds: events that come in just after a stream became full are held, not lost."""
 
 
-class Room:
+class StreamCapacity:
     """Knows which streams are full, from at most ten questions a second."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ def query_full(layout: Layout) -> Query[frozenset[int]]:
         return frozenset(
             partition
             for partition, (limit, length) in enumerate(pairs)
-            if sound(limit) is not None and sound(length) >= int(limit)
+            if raise_on_error(limit) is not None and raise_on_error(length) >= int(limit)
         )
 
     return Query(commands, parse)

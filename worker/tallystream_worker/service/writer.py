@@ -7,7 +7,7 @@ import structlog
 
 from tallystream.aio import Producer
 from tallystream.errors import TallyError
-from tallystream_worker.service.stream_capacity import Room
+from tallystream_worker.service.stream_capacity import StreamCapacity
 from tallystream_worker.settings.settings import RedisSettings
 
 MAX_HELD: Final = 40_000
@@ -24,7 +24,7 @@ class Writer:
         self._store = store
         self._producer: Producer | None = None
         self._is_stalled = False
-        self.room = Room()
+        self.room = StreamCapacity()
 
     @property
     def is_stalled(self) -> bool:

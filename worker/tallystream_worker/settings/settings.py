@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from tallystream.client.connect import DEFAULT_URL
-from tallystream.client.durability import Confirm, Confirmation
+from tallystream.client.durability import Durability, DurabilityCheck
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Ratio, Rules
 from tallystream.rules.windows import seconds
@@ -71,7 +71,7 @@ class WorkerSettings:
     claim_idle: float = 30.0
     max_deliveries: int = 10
     stop_timeout: float = 10.0
-    confirm: Confirm = "memory"
+    durability: Durability = "memory"
 
     def __post_init__(self) -> None:
         _within("worker.processes", self.processes, 1, 256)
@@ -79,7 +79,7 @@ class WorkerSettings:
         _within("worker.claim_idle", self.claim_idle, 0.1, 86_400)
         _within("worker.max_deliveries", self.max_deliveries, 1, 1_000)
         _within("worker.stop_timeout", self.stop_timeout, 0.1, 3_600)
-        Confirmation(self.confirm)
+        DurabilityCheck(self.durability)
 
     @property
     def consumer(self) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tallystream.rules.windows import MINUTE, bucket
+from tallystream.rules.windows import bucket
 from tallystream.wire.event import MAX_AHEAD
+from tallystream.wire.window import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

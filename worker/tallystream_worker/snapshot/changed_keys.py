@@ -9,14 +9,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import CodecError, EventError
-from tallystream.rules.batch import Places
+from tallystream.rules.batch import BucketResolver
 from tallystream.rules.windows import bucket
 from tallystream.wire.codec import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tallystream.rules.batch import Place
+    from tallystream.rules.batch import BucketSet
     from tallystream.rules.metrics import Metric, Rules
     from tallystream_worker.counting.entry import Entry
 
@@ -27,7 +27,7 @@ SEPARATOR: Final = "\n"
 """Between subject and id, as the field of a seen id has it."""
 
 
-class Touched:
+class ChangedKeys:
     """Gathers what entries may have changed.
 
     Attributes:
@@ -37,7 +37,7 @@ class Touched:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._places = Places(rules)
+        self._places = BucketResolver(rules)
         self.items: dict[Group, set[str]] = defaultdict(set)
         self.producers: dict[str, tuple[int, str]] = {}
 
@@ -76,7 +76,7 @@ class Touched:
             if label:
                 self.items["windows", window, metric, label].add(subject)
 
-    def _sums(self, place: Place, subjects: Iterable[str]) -> None:
+    def _sums(self, place: BucketSet, subjects: Iterable[str]) -> None:
         rule, metric = place.rule, place.metric
         self.items["totals", metric].update(subjects)
         if place.limit is not None:

@@ -20,7 +20,7 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot import schema
 from tallystream_worker.snapshot.copy import copy
 from tallystream_worker.snapshot.names import row_of
-from tallystream_worker.snapshot.point_in_time import Position
+from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -58,7 +58,7 @@ class Taken:
         alerts: What alerts remember: by name, as JSON, and when it expires.
     """
 
-    position: Position
+    position: SnapshotPosition
     generation: int
     values: Mapping[Group, Values]
     expires: Mapping[str, int]
@@ -139,7 +139,7 @@ class Database:
             for table in schema.metadata.sorted_tables:
                 connection.execute(delete(table))
 
-    def position(self, partition: int) -> tuple[Position, int] | None:
+    def position(self, partition: int) -> tuple[SnapshotPosition, int] | None:
         """Return the moment of a partition's rows and the generation that they are of; `None` before the first."""
         with self._transaction() as connection:
             row = connection.execute(
@@ -147,7 +147,7 @@ class Database:
             ).one_or_none()
         if row is None:
             return None
-        return Position(row.taken, row.delivered, row.generated, tuple(row.pending.split())), row.generation
+        return SnapshotPosition(row.taken, row.delivered, row.generated, tuple(row.pending.split())), row.generation
 
     def records(self, group: Group, items: Iterable[str]) -> dict[str, str]:
         """Return the standing votes or events among some of a group, by item."""
@@ -164,7 +164,7 @@ class Database:
                     found[rows[tuple(row[name] for name in names)]] = row["value"]
         return found
 
-    def put(self, partition: int, taken: Taken, before: Position | None) -> int:
+    def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
         """Write a partition's snapshot: all of it, or nothing; return the number of rows.
 
         Args:

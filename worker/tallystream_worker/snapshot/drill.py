@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tallystream.client.connect import connect
-from tallystream.deployment import establish
-from tallystream.wire.position import parse_id
+from tallystream.deployment import create_or_load
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import bucket_of, key_of, row_of
 from tallystream_worker.snapshot.restore import restore
-from tallystream_worker.snapshot.snapshotter import Snapshot
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import redis
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database, Taken
-    from tallystream_worker.snapshot.restore import Part
+    from tallystream_worker.snapshot.restore import RestoredPart
 
 _READ = 512
 _SUMS = frozenset({"totals", "upvotes", "windows", "limits"})
@@ -39,7 +39,7 @@ _SHOWN = 100
 
 
 @dataclass(frozen=True)
-class Difference:
+class DrillDifference:
     """A value that did not come back as it is: `None` where there is none."""
 
     table: str
@@ -61,14 +61,14 @@ class Verdict:
 
     compared: int
     differing: int
-    differences: list[Difference]
-    parts: list[Part]
+    differences: list[DrillDifference]
+    parts: list[RestoredPart]
 
 
 def drill(
     client: redis.Redis,
     database: Database,
-    meta: Meta,
+    meta: Deployment,
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
 ) -> Verdict:
     """Restore into a throwaway server and compare with the live one.
@@ -77,7 +77,7 @@ def drill(
         SnapshotError: there is no complete snapshot, or it is of other data.
         CutLost: a moment could not be held.
     """
-    live = Snapshot(client, database, meta)
+    live = Snapshotter(client, database, meta)
     moments: list[Taken] = []
 
     def source(partition: int, after: str, _before: str | None) -> Iterator[Entry]:
@@ -94,7 +94,7 @@ def drill(
         other = connect(server.url)
         try:
             parts = restore(other, database, source)
-            restored = Snapshot(other, database, establish(other, namespace=meta.layout.namespace))
+            restored = Snapshotter(other, database, create_or_load(other, namespace=meta.layout.namespace))
             found = [restored.take(partition, None) for partition in range(meta.layout.partitions)]
             differences = [
                 difference
@@ -136,7 +136,7 @@ def _behind(
             return
 
 
-def _compare(client: redis.Redis, live: Taken, restored: Taken) -> Iterator[Difference]:
+def _compare(client: redis.Redis, live: Taken, restored: Taken) -> Iterator[DrillDifference]:
     both: dict[Group, set[str]] = defaultdict(set)
     for taken in (live, restored):
         for group, values in taken.values.items():
@@ -150,7 +150,7 @@ def _compare(client: redis.Redis, live: Taken, restored: Taken) -> Iterator[Diff
             value, other = mine.get(item), theirs.get(item)
             if value != other and not _says_the_same(client, group[0], value, other):
                 table = key_of(group) if group == ("structures",) else group[0]
-                yield Difference(table or group[0], row_of(group, item), _text(value), _text(other))
+                yield DrillDifference(table or group[0], row_of(group, item), _text(value), _text(other))
 
 
 def _says_the_same(client: redis.Redis, kind: str, one: bytes | None, other: bytes | None) -> bool:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database
-    from tallystream_worker.snapshot.point_in_time import Position
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 _FIELDS: Final = 1000
 _COMMANDS: Final = 500
 
 
-class Load:
+class TableLoader:
     """Loads the rows of one partition.
 
     Args:
@@ -51,7 +51,7 @@ class Load:
         self.ledger: dict[str, int] = {}
         self.producers: dict[str, str] = {}
 
-    def run(self, database: Database, partition: int) -> tuple[Position, int]:
+    def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
         """Load everything; return of which moment and which generation it was when this began.
 
         Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from tallystream.rules.windows import WINDOWS
+from tallystream.wire.window import WINDOWS
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, Group
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.errors import TallyError
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,12 +34,12 @@ _OPEN: Final = Script("tallystream_worker.snapshot", "open")
 _CLOSE: Final = Script("tallystream_worker.snapshot", "close")
 
 
-class CutLost(TallyError):
+class ViewLost(TallyError):
     """The moment could not be held: another snapshot is being taken, or this one was silent for too long."""
 
 
 @dataclass(frozen=True)
-class Position:
+class SnapshotPosition:
     """What is applied at a moment: everything up to `delivered` but `pending`, and decided entries up to `generated`.
 
     Attributes:
@@ -85,7 +85,7 @@ class Position:
 
 
 @dataclass
-class Cut:
+class PointInTimeView:
     """An open cut.
 
     Attributes:
@@ -99,7 +99,7 @@ class Cut:
     client: redis.Redis
     key: str
     token: str
-    position: Position
+    position: SnapshotPosition
     ledger: dict[bytes, bytes]
     strings: dict[bytes, bytes | None] = field(default_factory=dict)
     fields: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
@@ -110,14 +110,14 @@ class Cut:
         """Take over what has been said so far, and show that we are alive.
 
         Raises:
-            CutLost: the moment is gone.
+            ViewLost: the moment is gone.
         """
         with self.client.pipeline(transaction=False) as pipeline:
             pipeline.pexpire(self.key, SILENCE)
             pipeline.lpop(f"{self.key}:before", _TAKE)
             alive, words = pipeline.execute()
         if not alive:
-            raise CutLost(f"{self.key}: the snapshot was silent for more than {SILENCE // 1000} s; it is taken anew")
+            raise ViewLost(f"{self.key}: the snapshot was silent for more than {SILENCE // 1000} s; it is taken anew")
         self._words += words or []
         self._hear()
 
@@ -125,7 +125,7 @@ class Cut:
         """End the cut; what was read is complete with this.
 
         Raises:
-            CutLost: the moment is gone.
+            ViewLost: the moment is gone.
         """
         while True:
             answer, *words = _CLOSE(self.client, [self.key], [self.token])
@@ -134,7 +134,7 @@ class Cut:
                 self._hear()
                 return
             if answer == b"lost":
-                raise CutLost(
+                raise ViewLost(
                     f"{self.key}: the snapshot was silent for more than {SILENCE // 1000} s; it is taken anew"
                 )
             self.take()
@@ -169,7 +169,7 @@ class Cut:
         del words[:at]
 
 
-def open_cut(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> Cut:
+def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> PointInTimeView:
     """Open a cut.
 
     Args:
@@ -178,7 +178,7 @@ def open_cut(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> C
         copy: Keys that are copied at the moment: those of few structures that change all over.
 
     Raises:
-        CutLost: another snapshot is being taken.
+        ViewLost: another snapshot is being taken.
         redis.ResponseError: `NOGROUP` where the group is gone.
     """
     key = keys.ledger.removesuffix("ledger") + "cut"
@@ -187,19 +187,21 @@ def open_cut(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> C
         client, [keys.stream, key, keys.ledger, keys.log_ledger], [keys.group, token, SILENCE, *copy]
     )
     if answer == b"busy":
-        raise CutLost(f"{key}: another snapshot of this partition is being taken")
+        raise ViewLost(f"{key}: another snapshot of this partition is being taken")
     taken, delivered, generated, pending, ledger, log = state
     if len(pending) >= MOST_PENDING:
         client.delete(key)
-        raise CutLost(f"{keys.stream}: {MOST_PENDING:,} entries or more are pending; a snapshot waits until fewer are")
-    position = Position(int(taken), delivered.decode(), generated.decode(), tuple(each.decode() for each in pending))
+        raise ViewLost(f"{keys.stream}: {MOST_PENDING:,} entries or more are pending; a snapshot waits until fewer are")
+    position = SnapshotPosition(
+        int(taken), delivered.decode(), generated.decode(), tuple(each.decode() for each in pending)
+    )
     books = _pairs(ledger)
     if keys.ledger != keys.log_ledger:
         # What the gate let in is in the log's books: see tallystream.reading.ledger.
         appended, plain = (int(events or 0) for events in log)
         books[b"appended"] = b"%d" % (int(books.get(b"appended", 0)) + appended - plain)
         books.pop(b"plain", None)
-    return Cut(client, key, token, position, books)
+    return PointInTimeView(client, key, token, position, books)
 
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:

@@ -20,14 +20,14 @@ from tallystream.errors import StreamError
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.keys import FIRST, FIRST_LOG, LAYOUT, Layout
 from tallystream.storage.scripts import Script
-from tallystream.wire.codec import stated_events, was_decided, went_through_the_gate
-from tallystream.wire.position import parse_id
+from tallystream.wire.codec import stated_events, was_decided, was_sequenced
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import Consumer
+from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
-from tallystream_worker.snapshot.load import Load
+from tallystream_worker.snapshot.load import TableLoader
 from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.snapshot.point_in_time import Position
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 CONSUMER: Final = "restore"
 _READ: Final = 512
@@ -51,7 +51,7 @@ _GRAFT: Final = Script("tallystream_worker.snapshot", "replace_stream")
 
 
 @dataclass(frozen=True)
-class Part:
+class RestoredPart:
     """What came back of one partition.
 
     Attributes:
@@ -79,8 +79,8 @@ def restore(
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
     *,
     force: bool = False,
-    progress: Callable[[Part], None] = lambda _: None,
-) -> list[Part]:
+    progress: Callable[[RestoredPart], None] = lambda _: None,
+) -> list[RestoredPart]:
     """Bring the counters of a snapshot back, and count what came after it.
 
     Args:
@@ -145,11 +145,11 @@ class _Partition:
         self._log = self._keys.prefix + "restoring"
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
 
-    def bring_back(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> Part:
+    def bring_back(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Bring the partition back."""
         while True:
             self._wipe()
-            load = Load(self._client, self._keys.ledger.removesuffix("ledger"), self._rules)
+            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), self._rules)
             position, generation = load.run(self._database, self._partition)
             failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):
@@ -173,7 +173,9 @@ class _Partition:
         failpoints.reach("after-graft")
         self._drain()
         until = log.last or position.generated
-        return Part(self._keys.stream, load.rows, position.taken, log.entries, until, max(0, log.missing), survived)
+        return RestoredPart(
+            self._keys.stream, load.rows, position.taken, log.entries, until, max(0, log.missing), survived
+        )
 
     def _wipe(self) -> None:
         """Remove everything but what is left of the stream, and what its gate knows.
@@ -193,7 +195,7 @@ class _Partition:
             self._client.unlink(*chunk)
 
     def _old(
-        self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: Position
+        self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
     ) -> Iterator[Entry]:
         """Yield what the archive holds behind the snapshot, up to what is left of the stream."""
         if archived is None:
@@ -252,7 +254,7 @@ class _Partition:
     def _drain(self) -> None:
         """Count what is pending and unread."""
         fetch = Fetch(self._client, self._keys, CONSUMER)
-        consumer = Consumer(self._client, self._layout, self._partition, self._rules, fetch)
+        consumer = CountingLoop(self._client, self._layout, self._partition, self._rules, fetch)
         while consumer.run_once():
             pass
         fetch.recover()
@@ -269,7 +271,7 @@ class _Partition:
 class _Log:
     """What the log adds to a snapshot, entry by entry."""
 
-    def __init__(self, position: Position, generation: int, load: Load) -> None:
+    def __init__(self, position: SnapshotPosition, generation: int, load: TableLoader) -> None:
         self.position = position
         self.pending = set(position.pending)
         self._generation = generation
@@ -290,7 +292,7 @@ class _Log:
     def take(self, entry: Entry) -> Entry:
         """Note an entry; return it as it is to be appended."""
         id_, events = parse_id(entry.id), stated_events(entry.fields)
-        gated = went_through_the_gate(entry.fields)
+        gated = was_sequenced(entry.fields)
         counted = was_decided(entry.fields, self._generation) and id_ <= self._generated
         applied = id_ <= self._delivered and entry.id not in self.pending
         self.handed += id_ <= self._delivered

@@ -90,7 +90,7 @@ positions: Final = Table(
     Column("pending", Text, nullable=False),
     Column("generation", Integer, nullable=False),
 )
-"""The moment of each partition's rows: see `tallystream_worker.snapshot.point_in_time.Position`."""
+"""The moment of each partition's rows: see `tallystream_worker.snapshot.point_in_time.SnapshotPosition`."""
 
 facts: Final = Table("facts", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 """Format, namespace, partitions, epoch and rules: what `tally:meta` said."""

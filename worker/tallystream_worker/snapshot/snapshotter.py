@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
-from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY, stored
+from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY, load
 from tallystream.rules.metrics import publish
 from tallystream.storage.keys import FIRST_LOG, LAYOUT
-from tallystream.wire.position import parse_id
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.periodic import Duty
+from tallystream_worker.process.periodic import PeriodicTask
 from tallystream_worker.snapshot import alerts
-from tallystream_worker.snapshot.changed_keys import SEPARATOR, Touched
+from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError, Taken
-from tallystream_worker.snapshot.point_in_time import Cut, Position, open_cut
+from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, open_view
 from tallystream_worker.snapshot.schema import FORMAT
-from tallystream_worker.snapshot.values import Reading
+from tallystream_worker.snapshot.values import ValueReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import redis
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Meta
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.settings.settings import Settings
@@ -61,7 +61,7 @@ class Round:
     taken: int
 
 
-class Snapshot:
+class Snapshotter:
     """Takes snapshots of one deployment into one database.
 
     Args:
@@ -73,7 +73,7 @@ class Snapshot:
         SnapshotError: the database holds the snapshot of other data.
     """
 
-    def __init__(self, client: redis.Redis, database: Database, meta: Meta) -> None:
+    def __init__(self, client: redis.Redis, database: Database, meta: Deployment) -> None:
         if meta.rules is None:
             raise SnapshotError("there is nothing to take a snapshot of: start a worker (tallystream worker) once")
         self._client = client
@@ -122,7 +122,7 @@ class Snapshot:
         for partition, keys in enumerate(self._meta.layout.keys):
             before = self._database.position(partition)
             # Before the first commit as well: killed behind it, it must find behind itself what it needs of the log.
-            self._client.hsetnx(keys.holds, HOLDER, _ALL)
+            self._client.hsetnx(keys.retention_holds, HOLDER, _ALL)
             builds_on = not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
             if self._client.hget(self._meta.layout.meta, "epoch") != self._meta.epoch.encode():
@@ -131,14 +131,14 @@ class Snapshot:
             rows += self._database.put(partition, taken, before[0] if before else None)
             wholes += taken.whole
             moments.append(taken.position.taken)
-            self._client.hset(keys.holds, HOLDER, taken.position.floor)
+            self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
         if whole:
             self._database.state(self._facts)
         now = min(moments)
         self._client.hset(self._meta.layout.meta, SNAPSHOT_AT, f"{now / 1000:.3f}")
         return Round(rows, wholes, now)
 
-    def take(self, partition: int, before: Position | None) -> Taken:
+    def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
         """Read a partition as it is at one moment.
 
         Args:
@@ -146,7 +146,7 @@ class Snapshot:
             before: The moment of the last snapshot; `None` reads everything.
         """
         keys = self._meta.layout.keys[partition]
-        touched = Touched(self._rules)
+        touched = ChangedKeys(self._rules)
         if before is not None and not self._reaches(keys, before):
             before = None  # what lies between is not in the log any more
         producers: dict[str, str] = {}
@@ -160,7 +160,7 @@ class Snapshot:
         copy = [name for metric, rule in self._rules.metric.items() if rule.max_subjects is not None or not rule.exact
                 for name in (f"sketch:{metric}", f"top:{metric}")]  # fmt: skip
         counters = keys.ledger.removesuffix("ledger")
-        cut = open_cut(self._client, keys, [counters + name for name in copy])
+        cut = open_view(self._client, keys, [counters + name for name in copy])
         first = parse_id(cut.position.floor)[0]
         try:
             firing = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
@@ -186,16 +186,23 @@ class Snapshot:
         )
 
     def _read(
-        self, cut: Cut, keys: PartitionKeys, touched: Touched, read: str, copy: list[str], *, whole: bool
-    ) -> Reading:
-        reading = Reading(cut, self._rules)
+        self,
+        cut: PointInTimeView,
+        keys: PartitionKeys,
+        touched: ChangedKeys,
+        read: str,
+        copy: list[str],
+        *,
+        whole: bool,
+    ) -> ValueReader:
+        reading = ValueReader(cut, self._rules)
         reading.copies(copy)
         if whole:
             reading.everything()
             self._touch(touched, keys, read, cut.position.generated)
         else:
             reading.some(touched.items)
-            late = Touched(self._rules)
+            late = ChangedKeys(self._rules)
             self._touch(late, keys, read, cut.position.generated)
             self._touch_replaced(late)
             reading.some(late.items)
@@ -204,7 +211,7 @@ class Snapshot:
         reading.settle()
         return reading
 
-    def _touch(self, touched: Touched, keys: PartitionKeys, after: str, until: str) -> str:
+    def _touch(self, touched: ChangedKeys, keys: PartitionKeys, after: str, until: str) -> str:
         """Take what entries behind one ID and up to another may have changed; return the last entry's ID."""
         while True:
             found: Any = self._client.xrange(keys.stream, f"({after}", until, count=_READ)
@@ -214,7 +221,7 @@ class Snapshot:
             if len(found) < _READ:
                 return after
 
-    def _touch_replaced(self, touched: Touched) -> None:
+    def _touch_replaced(self, touched: ChangedKeys) -> None:
         """Take also where the votes and ids that are replaced had been added to: the last snapshot knows."""
         for group, items in list(touched.items.items()):
             if group[0] not in ("votes", "ids"):
@@ -226,7 +233,7 @@ class Snapshot:
                 subject = group[3] if group[0] == "votes" else item.split(SEPARATOR, 1)[0]
                 touched.replaced(group[1], subject, record.split(" ", 2)[2] if record.count(" ") > 1 else "")
 
-    def _reaches(self, keys: PartitionKeys, before: Position) -> bool:
+    def _reaches(self, keys: PartitionKeys, before: SnapshotPosition) -> bool:
         """Tell whether the log still has everything behind the last snapshot's floor."""
         is_further = parse_id(self._generated(keys)) >= parse_id(before.generated)
         return is_further and before.is_reached(self._client, keys.stream)
@@ -240,7 +247,7 @@ class Snapshot:
         return {name.decode(): value.decode() for name, value in found if not name.startswith(b"!")}
 
 
-def facts_of(meta: Meta) -> dict[str, str]:
+def facts_of(meta: Deployment) -> dict[str, str]:
     """Return what a snapshot is of."""
     assert meta.rules is not None  # noqa: S101  # the callers saw to it
     facts = {
@@ -259,7 +266,7 @@ def facts_of(meta: Meta) -> dict[str, str]:
 
 
 @contextmanager
-def snapshotting(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> Iterator[None]:
+def snapshotting(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> Iterator[None]:
     """Take snapshots in the background for as long as the context lasts, where `[snapshot] url` names a place."""
     if not settings.snapshot.url:
         yield
@@ -268,14 +275,14 @@ def snapshotting(settings: Settings, meta: Meta, log: FilteringBoundLogger) -> I
 
     def work() -> dict[str, object] | None:
         # Read anew: rules are published, and generations switched, while this goes on.
-        now = stored(client, meta.layout.namespace)
+        now = load(client, meta.layout.namespace)
         if now is None or now.epoch != meta.epoch:
             raise SnapshotError(f"{meta.layout.meta} is {'another' if now else 'gone'}: no snapshot of other data")
         client.hset(meta.layout.meta, SNAPSHOT_EVERY, f"{settings.snapshot.every:g}")
-        done = Snapshot(client, database, now).run_once()
+        done = Snapshotter(client, database, now).run_once()
         return {"rows": done.rows} if done.rows else None
 
-    duty = Duty("snapshot", settings.snapshot.every, work, log)
+    duty = PeriodicTask("snapshot", settings.snapshot.every, work, log)
     duty.start()
     try:
         yield

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.metrics import Rules
     from tallystream_worker.snapshot.changed_keys import Group
-    from tallystream_worker.snapshot.point_in_time import Cut
+    from tallystream_worker.snapshot.point_in_time import PointInTimeView
 
 Values = dict[str, Any]
 """By item, the value; `None` where there is none."""
@@ -26,7 +26,7 @@ _COMMANDS: Final = 20
 """Commands of one round trip; others' come in between."""
 
 
-class Reading:
+class ValueReader:
     """What a snapshot has read of one partition.
 
     Attributes:
@@ -34,7 +34,7 @@ class Reading:
         expires: By bucket, the millisecond at which it expires; 0 for never.
     """
 
-    def __init__(self, cut: Cut, rules: Rules) -> None:
+    def __init__(self, cut: PointInTimeView, rules: Rules) -> None:
         self._cut = cut
         self._client: Any = cut.client  # its replies are bytes
         self._prefix = cut.key.removesuffix("cut")

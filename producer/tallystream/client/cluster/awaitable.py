@@ -13,7 +13,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 
 from tallystream.client.cluster.slots import (
     NOT_EXECUTED,
-    Part,
+    CommandPart,
     goes_everywhere,
     guarded,
     key_of,
@@ -71,7 +71,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                 if asking := isinstance(error, AskError) and not isinstance(error, MovedError):
                     node = self._topology.node(self._topology.target(error, node))
                     continue
-                self._topology.heed(slot, error, node)
+                self._topology.apply_redirect(slot, error, node)
                 if attempts > 1 or not isinstance(error, MovedError):
                     await asyncio.sleep(PAUSE)
                 node = await self._owner(slot)
@@ -146,10 +146,10 @@ class AsyncClusterClient(redis.asyncio.Redis):
             if not self._topology.must_look():
                 return  # another task has
             failure: RedisError | None = None
-            for address in self._topology.informants():
+            for address in self._topology.refresh_candidates():
                 try:
                     async with contextlib.aclosing(self._open(address, **PROBE)) as informant:
-                        left = self._topology.take(await informant.execute_command("CLUSTER", "SLOTS"), address)
+                        left = self._topology.apply_map(await informant.execute_command("CLUSTER", "SLOTS"), address)
                 except (*_BROKEN, ClusterDownError) as error:
                     failure = error
                 except ResponseError as error:
@@ -215,7 +215,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                 replies[place] = reply
 
     async def _run_again(
-        self, part: Part, commands: list[Command], staged: Sequence[Staged], replies: list[Any]
+        self, part: CommandPart, commands: list[Command], staged: Sequence[Staged], replies: list[Any]
     ) -> None:
         if any(isinstance(replies[place], NOT_EXECUTED) for place in part.places):
             self._topology.is_stale = True
@@ -228,7 +228,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                     _fill(replies, part.places[part.places.index(place) :], error)
                     return
 
-    async def _run_atomic(self, part: Part, staged: Sequence[Staged], replies: list[Any]) -> None:
+    async def _run_atomic(self, part: CommandPart, staged: Sequence[Staged], replies: list[Any]) -> None:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -236,7 +236,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                 await self._run_share(node, part.places, staged, replies, transaction=True)
             except NOT_EXECUTED as error:
                 if time.monotonic() < deadline:
-                    self._topology.heed(part.slot, error, node)
+                    self._topology.apply_redirect(part.slot, error, node)
                     await asyncio.sleep(PAUSE)
                     continue
                 _fill(replies, part.places, error)

@@ -113,14 +113,14 @@ def guarded(command: Command) -> Command:
 
 
 @dataclass
-class Part:
+class CommandPart:
     """What a pipeline asks of one slot (`None`: of any node): places in the pipeline, in order."""
 
     slot: int | None
     places: list[int] = field(default_factory=list)
 
 
-def parts_of(commands: Sequence[Command]) -> tuple[list[Part], list[int]]:
+def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]:
     """Split a pipeline by slot.
 
     A command without a key goes where the next one with a key goes, or else the last: `TIME` is that of the node whose
@@ -129,10 +129,10 @@ def parts_of(commands: Sequence[Command]) -> tuple[list[Part], list[int]]:
     Returns:
         The parts; and the places of those (`WAIT`) that each node is asked behind its other commands.
     """
-    parts: dict[int | None, Part] = {}
+    parts: dict[int | None, CommandPart] = {}
     following: list[int] = []
     homeless: list[int] = []
-    last: Part | None = None
+    last: CommandPart | None = None
     for place, command in enumerate(commands):
         if command[0] in _FOLLOWING:
             following.append(place)
@@ -140,11 +140,11 @@ def parts_of(commands: Sequence[Command]) -> tuple[list[Part], list[int]]:
             homeless.append(place)
         else:
             slot = slot_of(key)
-            last = parts.setdefault(slot, Part(slot))
+            last = parts.setdefault(slot, CommandPart(slot))
             last.places += [*homeless, place]
             homeless = []
     if homeless:
-        (last or parts.setdefault(None, Part(None))).places.extend(homeless)
+        (last or parts.setdefault(None, CommandPart(None))).places.extend(homeless)
     return list(parts.values()), following
 
 
@@ -158,7 +158,7 @@ def least(replies: Sequence[Any]) -> Any:
     return min(replies, default=0)
 
 
-def to_send_again(commands: Sequence[Command], part: Part, replies: Sequence[Any]) -> list[int]:
+def to_send_again(commands: Sequence[Command], part: CommandPart, replies: Sequence[Any]) -> list[int]:
     """Return the places of a part from the first that was not executed on, where all of these may be sent again.
 
     They may where none of them was executed, or where those that were have only read: so order is kept, and nothing is

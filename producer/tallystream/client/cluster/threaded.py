@@ -21,7 +21,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 
 from tallystream.client.cluster.slots import (
     NOT_EXECUTED,
-    Part,
+    CommandPart,
     goes_everywhere,
     guarded,
     key_of,
@@ -127,7 +127,7 @@ class ClusterClient(redis.Redis):
         """Return where to send next what a node did not execute, and whether it must be told that it was asked for."""
         if time.monotonic() >= deadline:
             raise error
-        self._topology.heed(slot, error, node)
+        self._topology.apply_redirect(slot, error, node)
         if isinstance(error, AskError) and not isinstance(error, MovedError):
             return self._topology.node(self._topology.target(error, node)), True
         if attempts > 1 or not isinstance(error, MovedError):
@@ -192,10 +192,10 @@ class ClusterClient(redis.Redis):
             if not self._topology.must_look():
                 return  # another thread has
             failure: RedisError | None = None
-            for address in self._topology.informants():
+            for address in self._topology.refresh_candidates():
                 try:
                     with contextlib.closing(self._open(address, **PROBE)) as informant:
-                        left = self._topology.take(informant.execute_command("CLUSTER", "SLOTS"), address)
+                        left = self._topology.apply_map(informant.execute_command("CLUSTER", "SLOTS"), address)
                 except (*_BROKEN, ClusterDownError) as error:
                     failure = error
                 except ResponseError as error:
@@ -239,7 +239,7 @@ class ClusterClient(redis.Redis):
 
     def _run_parts(
         self,
-        parts: list[Part],
+        parts: list[CommandPart],
         following: list[int],
         commands: list[Command],
         staged: Sequence[Staged],
@@ -272,7 +272,9 @@ class ClusterClient(redis.Redis):
         elif any(isinstance(reply, MovedError) for reply in replies):
             self._topology.is_stale = True
 
-    def _run_again(self, part: Part, commands: list[Command], staged: Sequence[Staged], replies: list[Any]) -> None:
+    def _run_again(
+        self, part: CommandPart, commands: list[Command], staged: Sequence[Staged], replies: list[Any]
+    ) -> None:
         if any(isinstance(replies[place], NOT_EXECUTED) for place in part.places):
             self._topology.is_stale = True
         for place in to_send_again(commands, part, replies):
@@ -287,7 +289,9 @@ class ClusterClient(redis.Redis):
                 _fill(replies, part.places[part.places.index(place) :], error)
                 return
 
-    def _run_atomic(self, part: Part, commands: list[Command], staged: Sequence[Staged], replies: list[Any]) -> None:
+    def _run_atomic(
+        self, part: CommandPart, commands: list[Command], staged: Sequence[Staged], replies: list[Any]
+    ) -> None:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -298,7 +302,7 @@ class ClusterClient(redis.Redis):
                     found = pipeline.execute(raise_on_error=False)
             except NOT_EXECUTED as error:
                 if time.monotonic() < deadline:
-                    self._topology.heed(part.slot, error, node)
+                    self._topology.apply_redirect(part.slot, error, node)
                     time.sleep(PAUSE)
                     continue
                 _fill(replies, part.places, error)

@@ -94,12 +94,12 @@ class Topology(Generic[Client]):
         """Tell whether to look now who serves what."""
         return self.is_stale and time.monotonic() - self._looked_at >= _FRESH
 
-    def informants(self) -> Iterator[Address]:
+    def refresh_candidates(self) -> Iterator[Address]:
         """Yield whom to ask who serves what: those who answered lately before those who did not."""
         known = dict.fromkeys([*self._members, *self._seeds])
         yield from sorted(known, key=lambda address: address in self._nodes and self._nodes[address].failed)
 
-    def take(self, reply: list[Any], asked: Address) -> list[Node[Client]]:
+    def apply_map(self, reply: list[Any], asked: Address) -> list[Node[Client]]:
         """Take what a node answers to CLUSTER SLOTS; return the nodes that have left, whose connections may go.
 
         Raises:
@@ -145,7 +145,7 @@ class Topology(Generic[Client]):
         self.is_stale = True
         raise ClusterDownError(f"no node of the cluster is known to serve {'any slot' if slot is None else slot}")
 
-    def heed(self, slot: int | None, error: RedisError, by: Node[Client]) -> None:
+    def apply_redirect(self, slot: int | None, error: RedisError, by: Node[Client]) -> None:
         """Take MOVED's word for one slot; the others may have moved as well. CLUSTERDOWN may be of one who has left."""
         if isinstance(error, MovedError) and slot is not None:
             self._owners[slot] = self.target(error, by)

@@ -5,7 +5,7 @@ entry for each partition, with the next sequences. A cut is written before anyth
 give the same entries, so whoever takes over a dead process's spool sends the same entries under the same names, and
 the gate lets through those that are missing.
 
-When the log goes on in another one, with other partitions, it is written down how far each lane had come in the closed
+When the log goes on in another one, with other partitions, it is written down how far each queue had come in the closed
 log. From that follows which events of which cuts are not in it: these are cut anew, for the new partitions.
 """
 
@@ -21,9 +21,9 @@ from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.producing.buffer import Buffer, BufferSettings, partition_for
 from tallystream.producing.partition_queue import new_name
 from tallystream.producing.spool import records
-from tallystream.producing.spool.segments import MAX_BODY, Journal
+from tallystream.producing.spool.segments import MAX_BODY, SegmentedLog
 from tallystream.storage.keys import FIRST_LOG, MAX_PARTITIONS
-from tallystream.wire.packer import Pack
+from tallystream.wire.packer import EntryBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from tallystream.producing.partition_queue import Entry
+    from tallystream.producing.partition_queue import SealedEntry
     from tallystream.storage.keys import Layout
 
 Sync = Literal["os", "disk"]
@@ -77,19 +77,21 @@ class Spool(Buffer):
         SpoolError: what the journal holds is of another deployment.
     """
 
-    def __init__(self, settings: BufferSettings, spool: SpoolSettings, journal: Journal | None = None) -> None:
+    def __init__(self, settings: BufferSettings, spool: SpoolSettings, journal: SegmentedLog | None = None) -> None:
         super().__init__(replace(settings, buffer_events=2**62, buffer_bytes=2**62))
         self._spool = spool
         self._journal = journal
         self._cut_at = self._confirmed_at = 0
         self._flight: deque[tuple[int, int]] = deque()  # cycle and end of each cut that is on its way
-        self._planned: deque[records.Cut] = deque()  # what a dead process had cut, or must be cut anew for another log
-        self._sealed: deque[records.Cut] = deque()  # what is on its way, as in `_flight`
+        self._planned: deque[records.EntryPlan] = (
+            deque()
+        )  # what a dead process had cut, or must be cut anew for another log
+        self._sealed: deque[records.EntryPlan] = deque()  # what is on its way, as in `_flight`
         self._uncut = 0
         self._cuts = random.randrange(MAX_PARTITIONS)  # noqa: S311  # so that producers do not go round in step
         self._log = FIRST_LOG
         self.names: list[str] = []
-        """The lanes' names, by partition."""
+        """The queues' names, by partition."""
         self._sequences: list[int] = []
         if journal is not None:
             self._recover(journal)
@@ -107,7 +109,7 @@ class Spool(Buffer):
 
     @property
     def log(self) -> int | None:
-        """The log whose partitions the lanes are for; `None` before there are any."""
+        """The log whose partitions the queues are for; `None` before there are any."""
         return self._log if self.names else None
 
     def covers(self, cycle: int) -> bool:
@@ -124,7 +126,7 @@ class Spool(Buffer):
                     first[partition] = sequence - 1
         return first
 
-    def take(
+    def put(
         self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
         """Write one valid event; see `Buffer.take`. `route` is not looked at: events are routed when they are cut.
@@ -178,7 +180,7 @@ class Spool(Buffer):
             SpoolError: that could not be written down; nothing has changed.
         """
         with self._lock:
-            moved = records.Move(layout.log, [new_name() for _ in layout.keys], list(sequences), list(lasts))
+            moved = records.TopicSwitch(layout.log, [new_name() for _ in layout.keys], list(sequences), list(lasts))
             if self._journal is not None:
                 self._write(self._journal, records.MOVE, moved)
             self._planned.extendleft(reversed(self._sealed))
@@ -187,14 +189,14 @@ class Spool(Buffer):
             self._move(moved)
 
     def rename(self, partition: int, name: str, base: int) -> None:
-        """Remember that a lane begins again, before anything is sent under its new name."""
+        """Remember that a queue begins again, before anything is sent under its new name."""
         with self._lock:
             journal = self._open_journal()
-            rename = records.Rename(partition, name, base)
+            rename = records.QueueRename(partition, name, base)
             self._write(journal, records.RENAME, rename)
             self._begin_again(rename)
 
-    def seal(self) -> tuple[int, list[tuple[int, Pack]]]:
+    def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Cut the next events, and return them packed by partition; nothing while enough is on its way.
 
         Raises:
@@ -206,7 +208,7 @@ class Spool(Buffer):
             if journal is None or len(self._flight) >= _IN_FLIGHT:
                 return cycle - 1, []
             planned = self._planned[0] if self._planned else None
-            cut = planned or records.Cut(self._cut_at, journal.end, [])
+            cut = planned or records.EntryPlan(self._cut_at, journal.end, [])
             if not cut.entries:
                 cut.turn, cut.spread = self._cuts % len(self.names), sorted(self.spread)
         packs, at, events = self._pack(journal, cut, bounded=planned is None)
@@ -233,7 +235,7 @@ class Spool(Buffer):
                 self.wake.set()
             return cycle, [(p, packs[p]) for p, sequence, _ in cut.entries if sequence > 0 and p in packs]
 
-    def settle(self, confirmed: Sequence[Entry], cycle: int) -> None:
+    def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
         """Let go of confirmed entries, and of the files that hold nothing else."""
         with self._changed:
             self.appended += sum(entry.events for entry in confirmed)
@@ -285,21 +287,21 @@ class Spool(Buffer):
     def _reached(self, target: int) -> bool:
         return self._confirmed_at >= target or self._is_delivered()
 
-    def _open_journal(self) -> Journal:
+    def _open_journal(self) -> SegmentedLog:
         if self._journal is None:
-            self._journal = Journal.create(self._spool.folder, in_sync=self._spool.sync == "disk")
+            self._journal = SegmentedLog.create(self._spool.folder, in_sync=self._spool.sync == "disk")
         return self._journal
 
-    def _rotate(self, journal: Journal) -> None:
+    def _rotate(self, journal: SegmentedLog) -> None:
         journal.rotate()
         self._force(journal, records.STATE, records.encode(self._state()))
 
-    def _write(self, journal: Journal, kind: int, what: msgspec.Struct) -> None:
+    def _write(self, journal: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
         if journal.is_due:
             self._rotate(journal)
         self._force(journal, kind, records.encode(what))
 
-    def _force(self, journal: Journal, kind: int, body: bytes) -> None:
+    def _force(self, journal: SegmentedLog, kind: int, body: bytes) -> None:
         """Write what is needed to deliver what is there, on a full disk as well."""
         try:
             journal.write(kind, body)
@@ -308,14 +310,16 @@ class Spool(Buffer):
                 raise
             journal.write(kind, body)
 
-    def _state(self) -> records.State:
-        return records.State(self._spool.namespace, self._cut_at, self.names, self._sequences, self._log)
+    def _state(self) -> records.QueueState:
+        return records.QueueState(self._spool.namespace, self._cut_at, self.names, self._sequences, self._log)
 
     # -- reading back -----------------------------------------------------------------------------------
 
-    def _pack(self, journal: Journal, cut: records.Cut, *, bounded: bool) -> tuple[dict[int, Pack], int, int]:
+    def _pack(
+        self, journal: SegmentedLog, cut: records.EntryPlan, *, bounded: bool
+    ) -> tuple[dict[int, EntryBuilder], int, int]:
         """Pack events by partition; return the packs, how far that came, and how many events there were."""
-        packs: dict[int, Pack] = {}
+        packs: dict[int, EntryBuilder] = {}
         at, events = cut.start, 0
         for kind, body, after in journal.read(cut.start, cut.end):
             at = after
@@ -327,15 +331,15 @@ class Spool(Buffer):
             partition = partition_for(event, len(self.names), cut.spread, cut.turn)
             pack = packs.get(partition)
             if pack is None:
-                pack = packs[partition] = Pack()
+                pack = packs[partition] = EntryBuilder()
             pack.add(*event)
             events += 1
             if bounded and (pack.events >= self._entry_events or pack.size >= self._entry_bytes):
                 break
         return packs, at, events
 
-    def _recover(self, journal: Journal) -> None:
-        """Read what a dead process has left: its lanes, its cuts, and where its last whole record ends."""
+    def _recover(self, journal: SegmentedLog) -> None:
+        """Read what a dead process has left: its queues, its cuts, and where its last whole record ends."""
         at = cut_at = end = journal.start
         for kind, body, after in journal.read(journal.start, journal.end):
             at = after
@@ -367,7 +371,7 @@ class Spool(Buffer):
         self._cut_at, self._confirmed_at = max(cut_at, end), cut_at
         self.emitted = sum(kind == records.EVENT for kind, _, _ in journal.read(cut_at, at))
 
-    def _move(self, moved: records.Move) -> None:
+    def _move(self, moved: records.TopicSwitch) -> None:
         """Leave of each cut what the closed log has not taken, to be cut anew."""
         of = len(self.names)
         self._log, self.names, self._sequences = moved.log, moved.names, moved.sequences
@@ -376,17 +380,19 @@ class Spool(Buffer):
             if not cut.entries:  # it came from yet another log, and nothing of it was sent to this one
                 self._planned.append(cut)
             elif left := [partition for partition, sequence, _ in cut.entries if sequence > moved.lasts[partition]]:
-                self._planned.append(records.Cut(cut.start, cut.end, [], [*cut.left, (of, left, cut.turn, cut.spread)]))
+                self._planned.append(
+                    records.EntryPlan(cut.start, cut.end, [], [*cut.left, (of, left, cut.turn, cut.spread)])
+                )
 
-    def _begin_again(self, rename: records.Rename) -> None:
+    def _begin_again(self, rename: records.QueueRename) -> None:
         self.names[rename.partition] = rename.name
         self._sequences[rename.partition] -= rename.base
         for cut in (*self._sealed, *self._planned):
             cut.entries = [(p, s - rename.base if p == rename.partition else s, n) for p, s, n in cut.entries]
 
 
-def left_behind(spool: Path, known: Collection[str] = ()) -> Iterator[Journal]:
+def orphaned_segments(spool: Path, known: Collection[str] = ()) -> Iterator[SegmentedLog]:
     """Take over, one by one, the journals whose owners have died; not those whose folders' names are `known`."""
     for folder in sorted(spool.iterdir()) if spool.is_dir() else ():
-        if folder.name not in known and folder.is_dir() and (journal := Journal.claim(folder)) is not None:
+        if folder.name not in known and folder.is_dir() and (journal := SegmentedLog.claim(folder)) is not None:
             yield journal

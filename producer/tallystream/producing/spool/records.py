@@ -16,8 +16,11 @@ RENAME: Final = 4
 MOVE: Final = 5
 
 
-class State(msgspec.Struct, array_like=True):
-    """The lanes at this point: names, and the sequences given out; `cut` is the position up to which there are cuts."""
+class QueueState(msgspec.Struct, array_like=True):
+    """The queues at this point: names, and the sequences given out.
+
+    `cut` is the position up to which there are plans.
+    """
 
     namespace: str
     cut: int
@@ -26,7 +29,7 @@ class State(msgspec.Struct, array_like=True):
     log: int = FIRST_LOG
 
 
-class Cut(msgspec.Struct, array_like=True):
+class EntryPlan(msgspec.Struct, array_like=True):
     """The events from `start` to `end` are sealed: partition, sequence and number of events of each entry.
 
     What may be counted anywhere, which is what is `spread`, went to the partition `turn`.
@@ -43,16 +46,16 @@ class Cut(msgspec.Struct, array_like=True):
     spread: list[str] = []
 
 
-class Rename(msgspec.Struct, array_like=True):
-    """The lane begins again: sequence `base + 1` is 1 from here on, what came before is not sent any more."""
+class QueueRename(msgspec.Struct, array_like=True):
+    """The queue begins again: sequence `base + 1` is 1 from here on, what came before is not sent any more."""
 
     partition: int
     name: str
     base: int
 
 
-class Move(msgspec.Struct, array_like=True):
-    """The log goes on in log `log`: its lanes' names and first sequences, and the last ones in the log before."""
+class TopicSwitch(msgspec.Struct, array_like=True):
+    """The log goes on in log `log`: its queues' names and first sequences, and the last ones in the log before."""
 
     log: int
     names: list[str]
@@ -62,7 +65,7 @@ class Move(msgspec.Struct, array_like=True):
 
 encode: Final = msgspec.msgpack.Encoder().encode
 read_event: Final = msgspec.msgpack.Decoder(Event).decode
-read_state: Final = msgspec.msgpack.Decoder(State).decode
-read_cut: Final = msgspec.msgpack.Decoder(Cut).decode
-read_rename: Final = msgspec.msgpack.Decoder(Rename).decode
-read_move: Final = msgspec.msgpack.Decoder(Move).decode
+read_state: Final = msgspec.msgpack.Decoder(QueueState).decode
+read_cut: Final = msgspec.msgpack.Decoder(EntryPlan).decode
+read_rename: Final = msgspec.msgpack.Decoder(QueueRename).decode
+read_move: Final = msgspec.msgpack.Decoder(TopicSwitch).decode

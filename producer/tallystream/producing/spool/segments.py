@@ -36,7 +36,7 @@ _RESERVE_BYTES: Final = 2**16
 _CHUNK: Final = 2**18
 
 
-class Journal:
+class SegmentedLog:
     """Records in the order in which they were written; each has a position, and positions only grow.
 
     Not safe across threads: its user locks.

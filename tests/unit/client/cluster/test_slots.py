@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import MovedError, TryAgainError
 
-from tallystream.client.cluster.slots import Part, guarded, key_of, least, parts_of, slot_of, to_send_again
+from tallystream.client.cluster.slots import CommandPart, guarded, key_of, least, parts_of, slot_of, to_send_again
 from tallystream.storage.keys import Layout
 
 STREAM = "tally:{p0.425}:stream"
@@ -72,9 +72,9 @@ def test_a_pipeline_is_split_by_slot():
     """Commands stay in order within their slot; one without a key goes with the next; WAIT follows everything."""
     commands = [("TIME",), ("XLEN", STREAM), ("TIME",), ("XLEN", OTHER), ("HLEN", STREAM), ("TIME",), ("WAIT", 1, 10)]
     parts, following = parts_of(commands)
-    assert parts == [Part(slot_of(STREAM), [0, 1, 4, 5]), Part(slot_of(OTHER), [2, 3])]
+    assert parts == [CommandPart(slot_of(STREAM), [0, 1, 4, 5]), CommandPart(slot_of(OTHER), [2, 3])]
     assert following == [6]
-    assert parts_of([("TIME",)]) == ([Part(None, [0])], [])
+    assert parts_of([("TIME",)]) == ([CommandPart(None, [0])], [])
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_a_pipeline_is_split_by_slot():
 def test_writes_are_sent_again_only_in_order(replies, again):
     """What was not executed is sent again only where nothing behind it was."""
     writes = [("EVALSHA", "sha", 1, STREAM, n) for n in range(3)]
-    assert to_send_again(writes, Part(1, [0, 1, 2]), replies) == again
+    assert to_send_again(writes, CommandPart(1, [0, 1, 2]), replies) == again
 
 
 @pytest.mark.parametrize("error", [MOVED, TryAgainError("TRYAGAIN")])
 def test_reads_are_asked_again_from_the_first_without_an_answer(error):
     """Values are never older than the position that was read before them: so both are read again, in order."""
     reads = [("XINFO GROUPS", STREAM), ("XPENDING", STREAM, "g"), ("MGET", STREAM)]
-    assert to_send_again(reads, Part(1, [0, 1, 2]), [1, error, 3]) == [1, 2]
+    assert to_send_again(reads, CommandPart(1, [0, 1, 2]), [1, error, 3]) == [1, 2]
 
 
 def test_several_nodes_confirm_as_much_as_the_least_of_them():

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from tallystream.errors import BufferFull, ConfigurationError, SpoolError
 from tallystream.producing.buffer import BufferSettings
-from tallystream.producing.partition_queue import Entry
-from tallystream.producing.spool.buffer import Spool, SpoolSettings, left_behind
-from tallystream.producing.spool.segments import Journal
+from tallystream.producing.partition_queue import SealedEntry
+from tallystream.producing.spool.buffer import Spool, SpoolSettings, orphaned_segments
+from tallystream.producing.spool.segments import SegmentedLog
 from tallystream.storage.keys import Layout
 
 PARTITIONS = 3
 
 
-def spool_in(folder: Path, journal: Journal | None = None, **limits) -> Spool:
+def spool_in(folder: Path, journal: SegmentedLog | None = None, **limits) -> Spool:
     """Return a spool with small entries."""
     where = SpoolSettings(folder, limits.pop("most_bytes", 2**20), "os", "tally")
     return Spool(BufferSettings(entry_events=5, when_full="raise", **limits), where, journal)
@@ -31,7 +31,7 @@ def spool_in(folder: Path, journal: Journal | None = None, **limits) -> Spool:
 def emit(spool: Spool, first: int, count: int) -> None:
     """Take events that can be told apart."""
     for number in range(first, first + count):
-        assert spool.take(-1, "view", f"s:{number}", 1, 60.0, None, f"i:{number}")
+        assert spool.put(-1, "view", f"s:{number}", 1, 60.0, None, f"i:{number}")
 
 
 def sealed(spool: Spool) -> list[tuple[int, bytes]]:
@@ -39,16 +39,16 @@ def sealed(spool: Spool) -> list[tuple[int, bytes]]:
     entries = []
     while True:
         cycle, packs = spool.seal()
-        entries += [(partition, pack.seal()) for partition, pack in packs]
+        entries += [(partition, pack.build()) for partition, pack in packs]
         spool.settle([], cycle)
         if spool.is_delivered:
             return entries
 
 
-def dead(folder: Path, spool: Spool) -> Journal:
+def dead(folder: Path, spool: Spool) -> SegmentedLog:
     """Let a spool's process die: its lock is gone, its files stay. Return what takes it over."""
     spool.abandon()
-    (journal,) = left_behind(folder)
+    (journal,) = orphaned_segments(folder)
     return journal
 
 
@@ -58,12 +58,12 @@ def test_what_was_spread_is_cut_the_same_again(tmp_path):
     spool.open(Layout(PARTITIONS))
     spool.spread = frozenset({"view"})
     for number in range(40):
-        spool.take(-1, "view", "hot", 1, 60.0, None, None)
-        spool.take(-1, "view", "hot", 1, 60.0, None, f"i:{number}" if number % 7 == 0 else None)
+        spool.put(-1, "view", "hot", 1, 60.0, None, None)
+        spool.put(-1, "view", "hot", 1, 60.0, None, f"i:{number}" if number % 7 == 0 else None)
     entries = []
     for _ in range(7):
         _, packs = spool.seal()
-        entries += [(partition, pack.seal()) for partition, pack in packs]
+        entries += [(partition, pack.build()) for partition, pack in packs]
     assert {partition for partition, _ in entries} == set(range(PARTITIONS))
     journal = dead(tmp_path, spool)
     again = spool_in(tmp_path, journal)
@@ -79,7 +79,7 @@ def test_what_was_cut_is_cut_the_same_again(tmp_path):
     emit(spool, 3, 20)
     before = []
     for _ in range(2):
-        before += [(partition, pack.seal()) for partition, pack in spool.seal()[1]]
+        before += [(partition, pack.build()) for partition, pack in spool.seal()[1]]
     names = spool.names
     emit(spool, 23, 4)
     again = spool_in(tmp_path, dead(tmp_path, spool))
@@ -113,7 +113,7 @@ def test_a_tail_cut_at_any_byte(cut, events, seals):
         cut %= file.stat().st_size + 1
         with file.open("r+b") as opened:
             opened.truncate(cut)
-        (journal,) = left_behind(folder)
+        (journal,) = orphaned_segments(folder)
         again = spool_in(folder, journal)
         assert again.emitted == sum(end <= cut for end in ends)
         again.open(Layout(PARTITIONS))
@@ -147,7 +147,7 @@ def test_files_that_are_confirmed_are_removed(tmp_path, monkeypatch):
         emit(spool, 5 * round_, 5)
         cycle, packs = spool.seal()
         if round_ < 35:
-            spool.settle([Entry(cycle, pack.events, 0, b"") for _, pack in packs], cycle)
+            spool.settle([SealedEntry(cycle, pack.events, 0, b"") for _, pack in packs], cycle)
         sizes.append(spool.size)
     assert max(sizes[:35]) < 1500
     assert len(list(tmp_path.glob("*/*.log"))) > 2
@@ -165,9 +165,9 @@ def test_the_living_are_left_alone(tmp_path):
     """A spool whose owner lives is nobody else's, in another process or in the same one."""
     spool = spool_in(tmp_path)
     emit(spool, 0, 1)
-    assert list(left_behind(tmp_path)) == []
+    assert list(orphaned_segments(tmp_path)) == []
     spool.release()
-    (journal,) = left_behind(tmp_path)
+    (journal,) = orphaned_segments(tmp_path)
     journal.close()
 
 
@@ -177,12 +177,12 @@ def test_a_journal_begins_while_others_look_for_the_dead(tmp_path):
 
     def look() -> None:
         while not begun.is_set():
-            assert all(Journal.claim(folder) is None for folder in tmp_path.iterdir())
+            assert all(SegmentedLog.claim(folder) is None for folder in tmp_path.iterdir())
 
     with ThreadPoolExecutor(2) as threads:
         looking = [threads.submit(look) for _ in range(2)]
         try:
-            journals = [Journal.create(tmp_path) for _ in range(100)]
+            journals = [SegmentedLog.create(tmp_path) for _ in range(100)]
         finally:
             begun.set()
         for each in looking:
@@ -198,7 +198,7 @@ def test_a_full_spool_follows_the_policy(tmp_path):
 
     def fill() -> None:
         for number in range(100_000):
-            spool.take(-1, "view", f"{number:0>1000}", 1, 60.0, None, None)
+            spool.put(-1, "view", f"{number:0>1000}", 1, 60.0, None, None)
 
     with pytest.raises(BufferFull, match=r"the spool holds 1,0[0-9,]+ bytes, its limit is 1,048,576"):
         fill()
@@ -226,13 +226,13 @@ def test_damage_in_the_middle_is_not_passed_over(tmp_path):
     """A spool that is damaged far from its end is left for a person to look at, and not delivered in part."""
     spool = spool_in(tmp_path, most_bytes=2**21)
     for number in range(200):
-        spool.take(-1, "view", f"{number:0>1000}", 1, 60.0, None, None)
+        spool.put(-1, "view", f"{number:0>1000}", 1, 60.0, None, None)
     spool.abandon()
     (file,) = tmp_path.glob("*/*.log")
     with file.open("r+b") as opened:
         opened.seek(5000)
         opened.write(b"\xff\xff")
-    (journal,) = left_behind(tmp_path)
+    (journal,) = orphaned_segments(tmp_path)
     with pytest.raises(SpoolError, match="is damaged at position"):
         spool_in(tmp_path, journal)
     journal.close()

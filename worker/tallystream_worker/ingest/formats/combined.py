@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from tallystream_worker.ingest.formats.lines import (
+from tallystream_worker.ingest.lines import (
     MAX_LINE_BYTES,
     TOO_LONG,
     VIEWS,
     BadLine,
     Line,
+    LineOutcome,
     Mapping,
-    Outcome,
     ParsedLine,
 )
 
@@ -47,7 +47,7 @@ _SECONDS: Final = {b"%02d:%02d" % divmod(second, 60): second for second in range
 _NEEDS_TAIL: Final = {"referrer", "agent"}
 
 
-def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[Outcome]:
+def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
     """Yield an event, or what is wrong, for each line of an access log.
 
     The event's time is the line's, read with its zone; its amount is 1; it has no `id`.

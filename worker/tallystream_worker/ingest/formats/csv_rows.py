@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from tallystream_worker.ingest.formats.lines import (
+from tallystream_worker.ingest.lines import (
     MAX_LINE_BYTES,
     TOO_LONG,
     VIEWS,
     BadLine,
     EventFields,
     Line,
+    LineOutcome,
     Mapping,
-    Outcome,
     ParsedLine,
     plain,
 )
@@ -34,7 +34,7 @@ _SECONDS: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[Outcome]:
+def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
     """Yield an event, or what is wrong, for each row after the header; a bad header ends the file.
 
     Columns that are not there and empty cells mean "not given"; only `subject` must be. A row is one line:

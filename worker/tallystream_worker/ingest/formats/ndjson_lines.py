@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
-from tallystream_worker.ingest.formats.lines import (
+from tallystream_worker.ingest.lines import (
     MAX_LINE_BYTES,
     TOO_LONG,
     VIEWS,
     BadLine,
     Line,
+    LineOutcome,
     Mapping,
-    Outcome,
     ParsedLine,
     plain,
 )
@@ -37,7 +37,7 @@ _KEYS: Final = tuple(f'"{name}"'.encode() for name in _Row.__struct_fields__)
 _decode: Final = msgspec.json.Decoder(_Row).decode
 
 
-def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[Outcome]:
+def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
     """Yield an event, or what is wrong, for each line of NDJSON.
 
     Only `subject` must be there; the metric is the mapping's where a row has none. `at` is in seconds since

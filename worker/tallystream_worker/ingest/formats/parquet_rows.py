@@ -16,7 +16,7 @@ from tallystream_worker.ingest.source import SourceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tallystream_worker.ingest.packer import Packing
+    from tallystream_worker.ingest.packer import EventPacker
 
 SEGMENT_ROWS: Final = 2**20
 """Rows that one process reads by itself."""
@@ -67,7 +67,7 @@ def pack_rows(
     metric: str,
     begin: int,
     end: int,
-    packing: Packing,
+    packing: EventPacker,
     note: Callable[[int, str, int], None],
 ) -> Iterator[int]:
     """Pack the rows from `begin` to before `end`; yield the row behind each slice that is packed.
@@ -130,7 +130,7 @@ def _columns(pa: Any, pc: Any, table: Any, metric: str, path: str) -> Any:
     )
 
 
-def _pack(pc: Any, part: Any, row: int, packing: Packing, note: Callable[[int, str, int], None]) -> None:
+def _pack(pc: Any, part: Any, row: int, packing: EventPacker, note: Callable[[int, str, int], None]) -> None:
     by_itself = pc.or_(pc.is_valid(part["actor"]), pc.is_valid(part["id"]))
     by_itself = pc.or_(by_itself, pc.is_null(part["subject"]))
     by_itself = pc.or_(by_itself, pc.greater_equal(pc.abs(part["amount"]), _LARGE))
@@ -151,7 +151,7 @@ def _pack(pc: Any, part: Any, row: int, packing: Packing, note: Callable[[int, s
 
 
 def _pack_together(
-    pc: Any, metric: str, rows: Any, row: int, packing: Packing, note: Callable[[int, str, int], None]
+    pc: Any, metric: str, rows: Any, row: int, packing: EventPacker, note: Callable[[int, str, int], None]
 ) -> None:
     """Pack the rows of one metric that lie behind `row` and of which only the sums matter."""
     subjects = pc.dictionary_encode(rows["subject"].combine_chunks())

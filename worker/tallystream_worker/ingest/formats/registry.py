@@ -9,11 +9,11 @@ from tallystream_worker.ingest.formats import combined, csv_rows, ndjson_lines
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from tallystream_worker.ingest.formats.lines import Line, Mapping, Outcome
+    from tallystream_worker.ingest.lines import Line, LineOutcome, Mapping
 
 Format: TypeAlias = Literal["combined", "ndjson", "csv", "parquet"]
 
-PARSERS: Final[dict[Format, Callable[[Iterable[Line], Mapping], Iterator[Outcome]]]] = {
+PARSERS: Final[dict[Format, Callable[[Iterable[Line], Mapping], Iterator[LineOutcome]]]] = {
     "combined": combined.parse,
     "ndjson": ndjson_lines.parse,
     "csv": csv_rows.parse,

@@ -34,7 +34,7 @@ _events: Final = msgspec.json.Decoder(list[Event]).decode
 _objects: Final = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
-class Fault(msgspec.Struct, frozen=True):
+class BadEvent(msgspec.Struct, frozen=True):
     """One event at fault: its place in the body, from 0, the field, and what that must be."""
 
     index: int
@@ -46,7 +46,7 @@ class Read(msgspec.Struct, frozen=True):
     """The events of a body that are good, and what is wrong with the others."""
 
     events: list[Event]
-    faults: list[Fault]
+    faults: list[BadEvent]
 
 
 def read_event(text: bytes | msgspec.Raw, rules: Rules) -> Event:
@@ -88,13 +88,13 @@ def read_events(kind: str, text: bytes, rules: Rules) -> Read:
             event = item if isinstance(item, Event) else decode(item)
             _refuse(event, rules, now)
         except EventError as error:
-            read.faults.append(Fault(index, error.field, error.problem))
+            read.faults.append(BadEvent(index, error.field, error.problem))
         else:
             read.events.append(event)
     return read
 
 
-def at_fault(faults: Sequence[Fault], **members: Any) -> Exception:
+def at_fault(faults: Sequence[BadEvent], **members: Any) -> Exception:
     """Return the answer to events at fault: it names the first, and lists the others."""
     first = faults[0]
     detail = f"event {first.index}: {first.field}: {first.limit}"

@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from tallystream.aio import Totals
-from tallystream.reading.alerts import query_firing
+from tallystream.reading.alerts import query_alerts
 from tallystream_worker.service.parameters import published
 from tallystream_worker.service.problems import bad_request
 
@@ -62,7 +62,7 @@ async def alerts(
     if offset < 0:
         raise bad_request("offset", "must not be negative")
     layout, rules = await published(totals)
-    found = await totals.run(query_firing(layout, rules, time.time(), listed=n > 0))
+    found = await totals.run(query_alerts(layout, rules, time.time(), listed=n > 0))
     watched = [
         Watched(
             alert.name, alert.metric, alert.subject,

@@ -13,11 +13,11 @@ from redis.exceptions import RedisError
 
 from tallystream.aio import Producer, Totals
 from tallystream.errors import ConfigurationError, EventError, FlushTimeout
-from tallystream.producing.decider import Outcome
+from tallystream.producing.decider import Decision
 from tallystream.storage.keys import Layout
 from tallystream.wire.event import Event
 from tallystream_worker.service.bodies.body import KINDS, receive
-from tallystream_worker.service.bodies.events import SHOWN_FAULTS, Fault, at_fault, read_event, read_events
+from tallystream_worker.service.bodies.events import SHOWN_FAULTS, BadEvent, at_fault, read_event, read_events
 from tallystream_worker.service.parameters import published
 from tallystream_worker.service.problems import problem
 from tallystream_worker.service.writer import MAX_HELD, Writer
@@ -45,7 +45,7 @@ class Appended(msgspec.Struct, frozen=True, omit_defaults=True):
 
     appended: int
     at_fault: int = 0
-    refused: list[Fault] = []
+    refused: list[BadEvent] = []
 
 
 class Events(Controller):
@@ -95,7 +95,7 @@ class Events(Controller):
     )
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
-    ) -> Response[Outcome]:
+    ) -> Response[Decision]:
         """Answer 200 where the event was accepted, 409 where it counts once only, 429 beyond its limit."""
         _, body = await receive(request, MAX_EVENT_BODY)
         _, rules = await published(totals)
@@ -133,7 +133,7 @@ async def _append(writer: Writer, producer: Producer, events: list[Event], total
         try:
             await producer.emit(event.metric, event.subject, event.amount, actor=event.actor, at=event.at, id=event.id)
         except EventError as error:  # the rules have changed since they were read a moment ago
-            raise at_fault([Fault(index, error.field, error.problem)], taken=index) from None
+            raise at_fault([BadEvent(index, error.field, error.problem)], taken=index) from None
     try:
         await producer.flush(CONFIRM_TIMEOUT)
     except FlushTimeout:

@@ -16,11 +16,12 @@ from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
 from tallystream.errors import TallyError
-from tallystream.rules.windows import WINDOWS, seconds
-from tallystream_worker.live.broadcaster import TICK, Full, Hub
+from tallystream.rules.windows import seconds
+from tallystream.wire.window import WINDOWS
+from tallystream_worker.live.broadcaster import TICK, Broadcaster, TooManyReaders
 from tallystream_worker.live.messages import HEARTBEAT
-from tallystream_worker.live.subscriber import Reader
-from tallystream_worker.live.subscription import wanted
+from tallystream_worker.live.subscriber import LiveReader
+from tallystream_worker.live.subscription import subscription_of
 from tallystream_worker.service.parameters import published
 from tallystream_worker.service.problems import bad_request, problem
 
@@ -59,7 +60,7 @@ WithTop = Annotated[
 @get("/v1/live", tags=["live"], summary="Totals as they change: server-sent events", media_type="text/event-stream")
 async def live(
     totals: NamedDependency[Totals],
-    hub: NamedDependency[Hub],
+    broadcaster: NamedDependency[Broadcaster],
     request: Request[Any, Any, Any],
     metric: Metrics = None,
     subject: Subjects = None,
@@ -70,15 +71,15 @@ async def live(
 ) -> Stream:
     """Send `counters`, `overview`, `top`, `reset` and `stale` events until the client leaves; see docs/live.md."""
     reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
-    await _join(hub, reader, request.headers.get("last-event-id") or since)
-    return _Events(hub, reader)
+    await _join(broadcaster, reader, request.headers.get("last-event-id") or since)
+    return _Events(broadcaster, reader)
 
 
 @websocket("/v1/live/ws")
 async def live_socket(
     socket: WebSocket[Any, Any, Any],
     totals: NamedDependency[Totals],
-    hub: NamedDependency[Hub],
+    broadcaster: NamedDependency[Broadcaster],
     metric: Metrics = None,
     subject: Subjects = None,
     every: Every = TICK,
@@ -90,7 +91,7 @@ async def live_socket(
     await socket.accept()  # a browser shows no reason for a refusal, but it does show that of a closing frame
     try:
         reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
-        await _join(hub, reader, since)
+        await _join(broadcaster, reader, since)
     except (TallyError, RedisError, HTTPException) as error:
         refused = isinstance(error, ValueError) or getattr(error, "status_code", 503) < HTTPStatus.INTERNAL_SERVER_ERROR
         reason = getattr(error, "detail", None) or str(error)
@@ -102,26 +103,26 @@ async def live_socket(
         if await _while_present(_send_texts(socket, reader), _until_closed(socket), reader.watch(PATIENCE)):
             await socket.close(_GOING_AWAY, "the service stops")
     finally:
-        hub.leave(reader)
+        broadcaster.leave(reader)
 
 
 class _Events(Stream):
     """An answer that lasts for as long as the reader follows."""
 
-    def __init__(self, hub: Hub, reader: Reader) -> None:
+    def __init__(self, broadcaster: Broadcaster, reader: LiveReader) -> None:
         # A proxy that collects an answer before it passes it on would hold back every update.
         super().__init__((), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-        self._hub = hub
+        self._broadcaster = broadcaster
         self._reader = reader
 
     def to_asgi_response(self, *args: Any, **settings: Any) -> ASGIResponse:
         """Return the application that sends it."""
-        return _Following(self._hub, self._reader, super().to_asgi_response(*args, **settings))
+        return _Following(self._broadcaster, self._reader, super().to_asgi_response(*args, **settings))
 
 
 class _Following(ASGIResponse):
-    def __init__(self, hub: Hub, reader: Reader, response: ASGIResponse) -> None:
-        self._hub = hub
+    def __init__(self, broadcaster: Broadcaster, reader: LiveReader, response: ASGIResponse) -> None:
+        self._broadcaster = broadcaster
         self._reader = reader
         self._response = response
         super().__init__()
@@ -132,7 +133,7 @@ class _Following(ASGIResponse):
             await self._response.start_response(send)
             await _while_present(_send_events(send, self._reader), _until_gone(receive), self._reader.watch(PATIENCE))
         finally:
-            self._hub.leave(self._reader)
+            self._broadcaster.leave(self._reader)
 
 
 async def _reader(
@@ -143,7 +144,7 @@ async def _reader(
     *,
     overview: bool,
     top: str | None,
-) -> Reader:
+) -> LiveReader:
     _, rules = await published(totals, *(metrics or []))
     if not TICK <= every <= MAX_EVERY:
         raise bad_request("every", f"must be {TICK:g} to {MAX_EVERY:g} seconds")
@@ -154,15 +155,15 @@ async def _reader(
             raise bad_request("top", "must be all, hour, day, month, or a duration such as 7d") from None
     follows = None
     if metrics or subjects or not (overview or top):
-        follows = wanted(metrics or rules.metric, subjects or ["*"])
-    # The hub tells nobody oftener than each tick: a timer of its own is for those who want less.
-    return Reader(follows, every if every > TICK else 0.0, overview=overview, top=top)
+        follows = subscription_of(metrics or rules.metric, subjects or ["*"])
+    # The broadcaster tells nobody oftener than each tick: a timer of its own is for those who want less.
+    return LiveReader(follows, every if every > TICK else 0.0, overview=overview, top=top)
 
 
-async def _join(hub: Hub, reader: Reader, since: str | None) -> None:
+async def _join(broadcaster: Broadcaster, reader: LiveReader, since: str | None) -> None:
     try:
-        await hub.join(reader, since)
-    except Full as error:
+        await broadcaster.join(reader, since)
+    except TooManyReaders as error:
         raise problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": "5"}) from None
 
 
@@ -182,7 +183,7 @@ async def _while_present(sending: Coroutine[Any, Any, None], *endings: Coroutine
     return sent is None and None not in ended
 
 
-async def _send_events(send: Send, reader: Reader) -> None:
+async def _send_events(send: Send, reader: LiveReader) -> None:
     await send({"type": "http.response.body", "body": _BEGIN, "more_body": True})
     while (messages := await reader.next()) is not None:
         body = b"".join([message.sse for message in messages]) or HEARTBEAT
@@ -195,7 +196,7 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _send_texts(socket: WebSocket[Any, Any, Any], reader: Reader) -> None:
+async def _send_texts(socket: WebSocket[Any, Any, Any], reader: LiveReader) -> None:
     while (messages := await reader.next()) is not None:
         for text in [message.text for message in messages] or ['{"event":"heartbeat"}']:
             await socket.send_text(text)

@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
-from tallystream.reading.alerts import Firing, query_firing
-from tallystream.reading.ledger import Books, query_ledger
+from tallystream.reading.alerts import FiringAlerts, query_alerts
+from tallystream.reading.ledger import Ledger, query_ledger
 from tallystream.rules.metrics import Rules
-from tallystream_worker.service.server_stats import Vitals, query_vitals
+from tallystream_worker.service.server_stats import ServerStats, query_server_stats
 
 TEXT_FORMAT: Final = "text/plain; version=0.0.4"
 """Prometheus' text format; the charset is added where it is sent."""
@@ -34,14 +34,14 @@ class ExtraMetrics:
 @get("/metrics", tags=["metrics"], summary="Metrics for Prometheus", media_type=TEXT_FORMAT)
 async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraMetrics]) -> Response[bytes]:
     """Return the text format; without Redis, what is left of it and `tallystream_redis_up 0`."""
-    collector = BooksCollector(None, None)
+    collector = LedgerCollector(None, None)
     try:
         meta = await totals.meta()
-        books, vitals = await totals.run(query_ledger(meta.layout)), await totals.run(query_vitals(meta.layout))
+        books, vitals = await totals.run(query_ledger(meta.layout)), await totals.run(query_server_stats(meta.layout))
         firing = None
         if meta.rules is not None:
-            firing = await totals.run(query_firing(meta.layout, meta.rules, time.time()))
-        collector = BooksCollector(books, vitals, meta.rules, firing)
+            firing = await totals.run(query_alerts(meta.layout, meta.rules, time.time()))
+        collector = LedgerCollector(books, vitals, meta.rules, firing)
     except (RedisError, ConfigurationError) as error:
         structlog.get_logger().warning("no books to export", problem=str(error) or type(error).__name__)
     text = generate_latest(collector)
@@ -50,7 +50,7 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     return Response(text, media_type=TEXT_FORMAT)
 
 
-class BooksCollector:
+class LedgerCollector:
     """The books as metric families. Labels are metrics, rules and partitions, all declared: never subjects.
 
     The metric `""` stands for entries whose metric is not known: they could not be read, or name an undeclared one.
@@ -58,10 +58,10 @@ class BooksCollector:
 
     def __init__(
         self,
-        books: Books | None,
-        vitals: Vitals | None,
+        books: Ledger | None,
+        vitals: ServerStats | None,
         rules: Rules | None = None,
-        firing: Firing | None = None,
+        firing: FiringAlerts | None = None,
     ) -> None:
         self._firing = firing
         self._books = books
@@ -80,7 +80,7 @@ class BooksCollector:
             yield from _of_alerts(self._firing)
 
 
-def _of_events(books: Books, rules: Rules | None) -> Iterable[Metric]:
+def _of_events(books: Ledger, rules: Rules | None) -> Iterable[Metric]:
     # A counter that is there from the start with 0: from nothing to 5 is no increase to Prometheus.
     declared = dict.fromkeys(rules.metric, 0) if rules is not None else {}
     appended = _counter("events_appended", "Events that were appended to the streams.")
@@ -135,7 +135,7 @@ def _of_events(books: Books, rules: Rules | None) -> Iterable[Metric]:
     )
 
 
-def _of_partitions(books: Books) -> Iterable[Metric]:
+def _of_partitions(books: Ledger) -> Iterable[Metric]:
     lag = _gauge("lag_entries", "Entries that are not counted yet, pending ones included.", None, "partition")
     pending = _gauge("pending_entries", "Entries handed to a worker and not acknowledged.", None, "partition")
     oldest = _gauge("oldest_pending_age_seconds", "Age of the oldest pending entry, 0 without one.", None, "partition")
@@ -150,7 +150,7 @@ def _of_partitions(books: Books) -> Iterable[Metric]:
     yield from (lag, pending, oldest, parked)
 
 
-def _of_vitals(vitals: Vitals) -> Iterable[Metric]:
+def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
     yield _gauge("workers", "Workers that asked for entries within the last 15 seconds.", vitals.workers)
     if vitals.memory_used is not None:
         yield _gauge("redis_memory_used_bytes", "Memory that the server uses.", vitals.memory_used)
@@ -182,7 +182,7 @@ def _of_vitals(vitals: Vitals) -> Iterable[Metric]:
         yield family
 
 
-def _of_alerts(firing: Firing) -> Iterable[Metric]:
+def _of_alerts(firing: FiringAlerts) -> Iterable[Metric]:
     counts = _gauge("alerts_firing", "Subjects for which an alert is firing.", None, "alert")
     for alert, subjects in firing.counts.items():
         counts.add_metric([alert], subjects)

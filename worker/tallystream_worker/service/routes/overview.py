@@ -9,11 +9,11 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from tallystream.aio import Totals
-from tallystream.reading.query import Query, sound
+from tallystream.reading.query import Query, raise_on_error
 from tallystream.reading.totals import floored
 from tallystream.rules.metrics import Ratio
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
-from tallystream_worker.live.broadcaster import Hub
+from tallystream_worker.live.broadcaster import Broadcaster
 from tallystream_worker.live.overview import Overview
 from tallystream_worker.service.parameters import published
 from tallystream_worker.service.problems import bad_request
@@ -70,7 +70,7 @@ class Summary(Controller):
     tags = ("overview",)
 
     @get("/overview", summary="Totals by metric, the books, and what is declared")
-    async def overview(self, totals: NamedDependency[Totals], hub: NamedDependency[Hub]) -> Whole:
+    async def overview(self, totals: NamedDependency[Totals], broadcaster: NamedDependency[Broadcaster]) -> Whole:
         """Return what the dashboard begins with; `GET /v1/live?overview=true` keeps it up to date."""
         _, rules = await published(totals)
         declared = [
@@ -80,7 +80,7 @@ class Summary(Controller):
             )
             for name, rule in rules.metric.items()
         ]  # fmt: skip
-        return Whole(await hub.overview(), declared, rules.ratio, rules.zone)
+        return Whole(await broadcaster.overview(), declared, rules.ratio, rules.zone)
 
     @get("/subjects", summary="Subjects of the leaderboards by the beginning of their name")
     async def subjects(
@@ -96,7 +96,7 @@ class Summary(Controller):
         layout, rules = await published(totals)
         boards = [(metric, keys) for metric, rule in rules.metric.items() if rule.top for keys in layout.keys]
         commands = [("ZREVRANGE", keys.top(metric), 0, _SEARCHED - 1, "WITHSCORES") for metric, keys in boards]
-        replies = await totals.run(Query(commands, lambda replies: [sound(reply) for reply in replies]))
+        replies = await totals.run(Query(commands, lambda replies: [raise_on_error(reply) for reply in replies]))
         listed: Counter[tuple[str, str]] = Counter()
         for (metric, _), reply in zip(boards, replies, strict=True):
             for raw, score in reply:

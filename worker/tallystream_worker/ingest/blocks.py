@@ -11,38 +11,23 @@ import time
 from collections import Counter, defaultdict
 from itertools import compress, groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
-from tallystream.rules.windows import MINUTE
 from tallystream.wire import event as rule
+from tallystream.wire.window import MINUTE
 from tallystream_worker.ingest.formats.combined import moment_of, pattern_of
-from tallystream_worker.ingest.formats.lines import MAX_LINE_BYTES, Line
+from tallystream_worker.ingest.lines import MAX_LINE_BYTES, BlockEvents, Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tallystream.wire.packer import Columns
-    from tallystream_worker.ingest.formats.lines import Block, Mapping
-    from tallystream_worker.ingest.packer import Packing
+    from tallystream_worker.ingest.lines import Block, Mapping
+    from tallystream_worker.ingest.packer import EventPacker
 
 _REMEMBERED: Final = 200_000
 _MOMENTS: Final = {b"%02d" % second: second * 1000 for second in range(60)}
 _NAMED: Final = re.compile(rb"\(\?P<\w+>")
-
-
-class Found(NamedTuple):
-    """What a block says.
-
-    Attributes:
-        visits: By partition and minute, the events with an actor.
-        units: By partition and minute, the number of events without one by subject.
-        doubtful: The lines that are for `combined.parse`.
-    """
-
-    visits: dict[tuple[int, int], Columns]
-    units: dict[tuple[int, int], Counter[str]]
-    doubtful: list[Line]
 
 
 class BlockReader:
@@ -53,7 +38,7 @@ class BlockReader:
         packing: Judges subjects and actors, and knows where a subject is counted.
     """
 
-    def __init__(self, mapping: Mapping, packing: Packing) -> None:
+    def __init__(self, mapping: Mapping, packing: EventPacker) -> None:
         self._packing = packing
         self._has_actor = mapping.actor is not None
         wanted = ["stamp", mapping.subject, mapping.actor or mapping.subject]
@@ -69,9 +54,9 @@ class BlockReader:
         self._minutes = _Memory(self._minute)
         self._calendar = _Memory(self._judge_minute)
 
-    def __call__(self, block: Block) -> Found:
+    def __call__(self, block: Block) -> BlockEvents:
         """Return what the lines of a block say."""
-        found = Found({}, {}, [])
+        found = BlockEvents({}, {}, [])
         if _has_long_line(block.text):
             found.doubtful.extend(block.lines())
             return found

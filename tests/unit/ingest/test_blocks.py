@@ -13,9 +13,9 @@ from tallystream.errors import EventError
 from tallystream.storage.keys import Layout
 from tallystream_worker.ingest import BadLine, Mapping, Source
 from tallystream_worker.ingest import source as source_module
-from tallystream_worker.ingest.chunks import BlockReader
+from tallystream_worker.ingest.blocks import BlockReader
 from tallystream_worker.ingest.formats.combined import parse
-from tallystream_worker.ingest.packer import Packing
+from tallystream_worker.ingest.packer import EventPacker
 
 GOOD = b'%b - - [%b] "GET %b HTTP/1.1" 200 7 "%b" "Mozilla"'
 good = st.builds(
@@ -44,11 +44,11 @@ texts = st.lists(
 
 def one_by_one(text: bytes, mapping: Mapping) -> tuple[Counter, list]:
     """Return the events of a text, and the bad lines with their reasons."""
-    packing = Packing(Layout(3), None, [0, 0, 0])
+    packing = EventPacker(Layout(3), None, [0, 0, 0])
     return events_of(packing, parse(Source(io.BytesIO(text), "memory", len(text)), mapping))
 
 
-def events_of(packing: Packing, outcomes) -> tuple[Counter, list]:
+def events_of(packing: EventPacker, outcomes) -> tuple[Counter, list]:
     """Return the sound events of outcomes, and what is wrong with the rest."""
     events, bad = Counter(), []
     for outcome in outcomes:
@@ -73,7 +73,7 @@ def events_of(packing: Packing, outcomes) -> tuple[Counter, list]:
 def test_blocks_say_what_their_lines_say(mapping, text, end, chunk):
     """Whatever is in a log, the same events and the same bad lines are found in its blocks."""
     expected, bad = one_by_one(text + end, mapping)
-    packing = Packing(Layout(3), None, [0, 0, 0])
+    packing = EventPacker(Layout(3), None, [0, 0, 0])
     read = BlockReader(mapping, packing)
     found, found_bad = Counter(), []
     with pytest.MonkeyPatch.context() as patch:
@@ -96,7 +96,7 @@ def test_an_ordinary_line_is_beyond_doubt():
     """What most lines of a log look like is not read one by one, neither with an actor nor without."""
     text = GOOD % (b"10.0.0.1", b"17/May/2015:10:05:03 +0000", b"/a", b"-")
     for mapping in (Mapping(), Mapping(actor=None)):
-        read = BlockReader(mapping, Packing(Layout(3), None, [0, 0, 0]))
+        read = BlockReader(mapping, EventPacker(Layout(3), None, [0, 0, 0]))
         (block,) = Source(io.BytesIO((text + b"\n") * 100), "memory", 1).blocks()
         found = read(block)
         assert found.doubtful == []

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterator
+
+    from tallystream.wire.packer import Columns
 
 MAX_LINE_BYTES: Final = 64 * 1024
 """The longest line that is read; a longer one is a bad line, so a file without line ends needs no memory."""
@@ -90,7 +93,7 @@ class BadLine(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-Outcome: TypeAlias = ParsedLine | BadLine
+LineOutcome: TypeAlias = ParsedLine | BadLine
 """What became of a line: the readers never raise for what a line contains."""
 
 TOO_LONG: Final = f"longer than {MAX_LINE_BYTES:,} bytes"
@@ -99,3 +102,17 @@ TOO_LONG: Final = f"longer than {MAX_LINE_BYTES:,} bytes"
 def plain(reason: object) -> str:
     """Return `reason` fit for a terminal and a log: one line, ASCII, at most 200 characters."""
     return str(reason).encode("unicode_escape", "backslashreplace").decode("ascii")[:200]
+
+
+class BlockEvents(NamedTuple):
+    """What a block says.
+
+    Attributes:
+        visits: By partition and minute, the events with an actor.
+        units: By partition and minute, the number of events without one by subject.
+        doubtful: The lines that are for `combined.parse`.
+    """
+
+    visits: dict[tuple[int, int], Columns]
+    units: dict[tuple[int, int], Counter[str]]
+    doubtful: list[Line]
