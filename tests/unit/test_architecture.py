@@ -1,0 +1,61 @@
+"""The page that draws the house agrees with the house, and names in it are unique."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING
+
+from tests.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+DISTRIBUTIONS = {
+    "tallystream": ROOT / "producer" / "tallystream",
+    "tallystream_worker": ROOT / "worker" / "tallystream_worker",
+}
+
+
+def packages(root: Path) -> set[str]:
+    """Return the packages below a folder, dotted, the root's own left out."""
+    return {".".join(init.parent.relative_to(root).parts) for init in root.rglob("__init__.py")} - {""}
+
+
+def test_every_package_has_a_sentence():
+    """The tree on the page lists each package once, and no other; the dashboard's folder has no code."""
+    listed = re.findall(r"^\| `([\w.]+)` \| (?:.+)\. \|$", PAGE, flags=re.MULTILINE)
+    there = {name for root in DISTRIBUTIONS.values() for name in packages(root)} | {"tallystream"}
+    assert sorted(listed) == sorted(there)
+
+
+def test_the_layers_on_the_page_are_those_that_are_checked():
+    """The page draws the layers of the import contracts."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layered = [contract for contract in contracts if contract["type"] == "layers"]
+    drawn = "\n\n".join(
+        "\n".join([each["containers"][0], *("    " + layer for layer in each["layers"])]) for each in layered
+    )
+    assert f"```text\n{drawn}\n```" in PAGE
+    assert all(each["exhaustive"] for each in layered), "a module outside every layer fails"
+    assert any(each["type"] == "acyclic_siblings" for each in contracts)
+
+
+def test_the_glossary_is_short():
+    """A reader learns 40 words at most, each once."""
+    words = re.findall(r"^\| ([^|]+) \| .+ \|$", PAGE.split("## Words")[1], flags=re.MULTILINE)[1:]
+    words = [word.strip() for word in words if not word.startswith("---")]
+    assert len(words) == len(set(words)) <= 40
+
+
+def test_every_decision_is_in_the_index():
+    """The index lists each page once, with its title and a status."""
+    index = (ROOT / "docs" / "decisions" / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\d{4})\]\(([\w.-]+)\) \| (.+) \| (.+) \|$", index, flags=re.MULTILINE)
+    pages = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
+    assert [page.name for page in pages] == [file for _, file, _, _ in rows]
+    for page, (number, _, title, status) in zip(pages, rows, strict=True):
+        heading = page.read_text(encoding="utf-8").splitlines()[0]
+        assert heading == f"# {number}: {title}", page.name
+        assert status.startswith(("accepted", "superseded", "rejected")), page.name
