@@ -79,7 +79,8 @@ def test_an_application_installs_the_library_alone(python, fresh_server, tmp_pat
 def test_the_wheel_brings_its_scripts_and_types(python, tmp_path):
     """The Lua scripts and the type marker are installed with the library."""
     where = run(python, "-c", "import tallystream; print(tallystream.__path__[0])", cwd=tmp_path).strip()
-    installed = {path.name for path in Path(where).iterdir()}
-    written = {path.name for path in (ROOT / "producer" / "tallystream").glob("*.lua")}
+    installed = {path.relative_to(where).as_posix() for path in Path(where).rglob("*")}
+    source = ROOT / "producer" / "tallystream"
+    written = {path.relative_to(source).as_posix() for path in source.rglob("*.lua")}
     assert written
     assert written | {"py.typed"} <= installed

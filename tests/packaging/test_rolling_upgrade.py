@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-BEFORE = "0cd6d1cab2"
-"""A commit that stands for the release before: it has groups, gates, books and rules, and was made before generations,
-alerts, the keeper, the spool, snapshots and clusters."""
+BEFORE = ("0cd6d1cab2", "f4b89f1444")
+"""Commits that stand for a release before. The first has groups, gates, a ledger and rules, and was made before
+generations, alerts, maintenance, the spool, snapshots and clusters. The second is the last
+one with flat packages."""
 
 OLD, NEW = "before", "this"
 RETRY = [Path(sys.executable).with_name("tallystream"), "dead", "retry", "--all"]
@@ -44,7 +45,7 @@ SUBJECTS = 20
 
 PRODUCER = """
 import sys, time
-from tallystream.producing.producer import Producer
+from tallystream import Producer
 with Producer(sys.argv[1]) as producer:
     for number in range(int(sys.argv[2])):
         for subject in range(int(sys.argv[3])):
@@ -56,21 +57,21 @@ WHERE = "import tallystream, tallystream_worker as w; print(tallystream.__file__
 WORKER = "import sys; from tallystream_worker.cli.main import main; sys.argv[0] = 'tallystream'; sys.exit(main())"
 
 
-@pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=BEFORE)
+def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sources of the release before."""
     git = shutil.which("git") or missing("no git on PATH", unless="CI")
     folder = tmp_path_factory.mktemp("before")
     archive = folder / "before.tar"
     taken = subprocess.run(
-        [git, "archive", "-o", archive, BEFORE, "producer", "worker"],
+        [git, "archive", "-o", archive, request.param, "producer", "worker"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     if taken.returncode:
-        missing(f"{BEFORE} is not in the history here ({taken.stderr.strip()})", unless="CI")
+        missing(f"{request.param} is not in the history here ({taken.stderr.strip()})", unless="CI")
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
     where = subprocess.run(
