@@ -17,7 +17,6 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -234,14 +233,6 @@ def _hosts(text: str, usual_port: int) -> list[tuple[str, int]]:
             raise ValueError(f"{host!r} is not HOST or HOST:PORT")
         hosts.append((part["name"].strip("[]"), int(part["port"] or usual_port)))
     return hosts
-
-
-def is_refusal(error: RedisError) -> bool:
-    """Tell whether trying again cannot help: a wrong password, a missing right, a command that is unknown."""
-    # redis-py turns the first word of some errors into a class and cuts it off.
-    if isinstance(error, (AuthenticationError, NoPermissionError)):
-        return True
-    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
 
 
 def _without_password(url: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from tallystream.client.replies import is_append_only_file_missing, is_command_unknown
 from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -53,12 +54,12 @@ class DurabilityCheck:
         try:
             client.execute_command("WAITAOF", 1, 0, 1)
         except ResponseError as error:
-            if "unknown command" in str(error):
+            if is_command_unknown(error):
                 raise ConfigurationError(
                     'durability = "fsync" needs WAITAOF, which this server does not have: use Redis 7.2 or later, or '
                     'Valkey, or durability = "memory" with appendfsync always in the server\'s configuration'
                 ) from None
-            if "appendonly is disabled" in str(error):
+            if is_append_only_file_missing(error):
                 raise ConfigurationError(
                     'durability = "fsync" needs an append-only file, and this server writes none: set appendonly yes'
                 ) from None

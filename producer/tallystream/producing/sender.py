@@ -8,9 +8,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from tallystream.client.connect import is_refusal
+from tallystream.client.replies import is_connection_stale, is_refusal
 from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.send_queue import SendQueue
@@ -198,7 +198,7 @@ class Sender:
                 buffer.abandon()
 
     def _lost(self, error: RedisError) -> None:
-        if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):
+        if is_connection_stale(error):
             # Idle connections would keep going to a node that was demoted, or is gone; those in use find out.
             self._client.connection_pool.disconnect(inuse_connections=False)
         self._say(str(error) or type(error).__name__)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
+from tallystream.client.replies import is_stream_or_group_missing
 from tallystream.wire.stream_id import before, parse_id
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
     """Read the replies to `position_commands` for that group; a stream or group that does not exist yet is at `0-0`."""
     groups, pending_summary = replies
     if isinstance(groups, ResponseError):
-        if _is_missing(groups):
+        if is_stream_or_group_missing(groups):
             return CountingPosition("0-0", 0, 0)
         raise groups
     group = next((group for group in groups if group["name"] == group_name.encode()), None)
@@ -57,7 +58,3 @@ def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
         delivered = min(delivered, before(parse_id(pending_summary["min"].decode())))
     lag = None if group["lag"] is None else int(group["lag"]) + pending
     return CountingPosition(f"{delivered[0]}-{delivered[1]}", pending, lag)
-
-
-def _is_missing(error: ResponseError) -> bool:
-    return str(error).startswith(("NOGROUP", "no such key", "ERR no such key"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from redis.exceptions import ResponseError
 
+from tallystream.client.replies import is_group_missing, is_group_there
 from tallystream_worker.alerts import webhook
 
 if TYPE_CHECKING:
@@ -108,13 +108,16 @@ class Notifier:
         """Take what is new, and deliver what is due; return how many notifications were settled."""
         if not self._begun:
             for keys in self._layout.keys:
-                with suppress(ResponseError):  # it is there already
+                try:
                     self._client.xgroup_create(keys.outbox, GROUP, id="0", mkstream=True)
+                except ResponseError as error:
+                    if not is_group_there(error):
+                        raise
         try:
             self._collect()
         except ResponseError as error:
             # The server was emptied, and perhaps brought back: make the groups anew.
-            self._begun = self._begun and not str(error).startswith("NOGROUP")
+            self._begun = self._begun and not is_group_missing(error)
             raise
         self._begun = True
         return sum(self._deliver(url, queue) for url, queue in self._queues.items())

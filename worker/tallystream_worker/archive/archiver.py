@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
+from tallystream.client.replies import is_group_there, is_key_missing
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
@@ -75,7 +76,7 @@ class PartitionArchiver:
                     entries_read=0 if archived == (0, 0) else None,
                 )  # fmt: skip
             except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
+                if not is_group_there(error):
                     raise
         elif (
             archived > parse_id(position) and self._client.hget(self._keys.archive, "last") != _text(archived).encode()
@@ -143,7 +144,7 @@ class PartitionArchiver:
         try:
             groups: list[dict[str, Any]] = self._client.xinfo_groups(self._keys.stream)
         except ResponseError as error:
-            if "no such key" in str(error):
+            if is_key_missing(error):
                 return None
             raise
         found = (group["last-delivered-id"] for group in groups if group["name"] == ARCHIVE_GROUP.encode())
@@ -154,7 +155,7 @@ class PartitionArchiver:
         try:
             about = self._client.xinfo_stream(self._keys.stream)
         except ResponseError as error:
-            if "no such key" in str(error):
+            if is_key_missing(error):
                 return 0, 0
             raise
         if about["entries-added"] == about["length"]:

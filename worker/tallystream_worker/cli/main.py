@@ -8,9 +8,8 @@ from typing import Final, NoReturn
 
 from cyclopts import App
 from redis.exceptions import AuthenticationError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tallystream.client.replies import BROKEN, is_certificate_untrusted
 from tallystream.errors import EventError, TallyError
 from tallystream_worker.cli.options import current_url
 
@@ -75,7 +74,7 @@ def _run() -> int:
         return _say(str(error), 2)
     except TallyError as error:
         return _say(str(error), 1)
-    except (RedisConnectionError, RedisTimeoutError) as error:
+    except BROKEN as error:
         if isinstance(error, AuthenticationError):
             return _say(f"{current_url()} refuses us: {error}", 1)
         return _say(_unreachable(error), 1)
@@ -90,8 +89,8 @@ def _run() -> int:
     return int(status or 0)
 
 
-def _unreachable(error: Exception) -> str:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+def _unreachable(error: RedisError) -> str:
+    if is_certificate_untrusted(error):
         return (
             f"the certificate of {current_url()} is not trusted: {error}. Name the authority that signed it with "
             "?ssl_ca_certs=FILE in the URL, and the host as the certificate has it"

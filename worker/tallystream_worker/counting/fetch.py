@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
+from tallystream.client.replies import is_group_there, is_key_missing
 from tallystream.errors import ConsumerGroupMissing
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
@@ -74,7 +75,7 @@ class Fetch:
         try:
             self._client.xgroup_create(self._keys.stream, self._keys.group, id="0", mkstream=True)
         except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
+            if not is_group_there(error):
                 raise
 
     def recover(self, *, as_delivery: bool = False) -> None:
@@ -176,6 +177,6 @@ class Fetch:
                 group["name"] == self._keys.group.encode() for group in self._client.xinfo_groups(self._keys.stream)
             )
         except ResponseError as error:
-            if "no such key" in str(error):
+            if is_key_missing(error):
                 return False
             raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
 
-from tallystream.client.connect import is_refusal
+from tallystream.client.replies import is_refusal
 from tallystream.errors import TallyError
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION

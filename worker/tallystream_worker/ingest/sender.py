@@ -7,10 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from tallystream.client.connect import is_refusal
+from tallystream.client.replies import BROKEN, is_refusal
 from tallystream_worker.process import failpoints
 
 if TYPE_CHECKING:
@@ -86,7 +83,7 @@ class ChunkSender:
             failpoints.reach("before-ingest")
             try:
                 events, problem = self._gate.send()
-            except (RedisConnectionError, RedisTimeoutError) as error:
+            except BROKEN as error:
                 if is_refusal(error):
                     raise
                 events, problem = 0, str(error)

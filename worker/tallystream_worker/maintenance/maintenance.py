@@ -12,9 +12,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
+from tallystream.client.replies import is_stream_or_group_missing
 from tallystream.deployment import load
 from tallystream_worker.dead_letters.store import shorten
 from tallystream_worker.maintenance.hot_subjects import advice, show
@@ -117,7 +118,7 @@ class Maintenance(threading.Thread):
                 self._show_hottest(partition, keys, found.rules)
             except RedisError as error:
                 # A partition without its stream or group is its lane's to say, and no reason to leave the others.
-                if not (isinstance(error, ResponseError) and ("no such key" in str(error) or "NOGROUP" in str(error))):
+                if not is_stream_or_group_missing(error):
                     failed = failed or error
         if reaping:
             self._reap_at = time.monotonic() + _REAP_EVERY

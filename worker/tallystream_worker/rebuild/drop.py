@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import ResponseError
 
+from tallystream.client.replies import is_key_missing
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST
 
@@ -39,7 +40,7 @@ def drop(client: redis.Redis, meta: Deployment, generation: int) -> int:
         try:
             client.xgroup_destroy(keys.stream, keys.group)
         except ResponseError as error:
-            if "key" not in str(error):
+            if not is_key_missing(error):
                 raise
         page: list[bytes] = []
         for name in counter_keys(client, keys):

@@ -13,10 +13,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
+from tallystream.client.replies import is_connection_stale
 from tallystream.deployment import load
 from tallystream.errors import GenerationSwitched, StreamError, Unconfirmed
 from tallystream_worker.counting.fetch import Fetch
@@ -260,7 +261,7 @@ class PartitionWorker(threading.Thread):
         return None if found is None or found.epoch != self._meta.epoch else found.rules_of(generation)
 
     def _lost(self, error: Exception) -> None:
-        if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):
+        if not isinstance(error, RedisError) or is_connection_stale(error):
             # Pooled connections would keep going to a node that was demoted, or is gone.
             self._reading.connection_pool.disconnect()
             self._applying.connection_pool.disconnect()

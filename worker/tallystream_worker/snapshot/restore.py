@@ -9,12 +9,12 @@ It begins from the start when it is run again: everything it wrote is written an
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
+from tallystream.client.replies import is_key_missing
 from tallystream.deployment import fields_of, spread_fields
 from tallystream.errors import StreamError
 from tallystream.rules.metrics import read as read_rules
@@ -229,8 +229,11 @@ class _Partition:
     def _set_up(self, log: _Log) -> None:
         """Put group, books and sequences to the snapshot's position, and behind them what the log adds."""
         client, position, group = self._client, log.position, self._keys.group
-        with suppress(ResponseError):  # there is no stream yet
+        try:
             client.xgroup_destroy(self._log, group)
+        except ResponseError as error:
+            if not is_key_missing(error):
+                raise
         client.xgroup_create(self._log, group, id=position.floor, mkstream=True, entries_read=log.gone)
         top = max(parse_id(position.generated), parse_id(log.last or "0-0"))
         # What the snapshot has and no log brought back was appended all the same: an audit or a rebuild asks for it.

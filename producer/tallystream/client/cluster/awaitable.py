@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 from redis.asyncio.client import Pipeline
-from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
 
 from tallystream.client.cluster.slots import (
-    NOT_EXECUTED,
     CommandPart,
     goes_everywhere,
     guarded,
@@ -22,6 +21,7 @@ from tallystream.client.cluster.slots import (
     to_send_again,
 )
 from tallystream.client.cluster.topology import PATIENCE, PAUSE, PROBE, Address, Node, Topology, refuse_single
+from tallystream.client.replies import BROKEN, NOT_EXECUTED, is_asking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     Opener = Callable[..., redis.asyncio.Redis]
     Staged = tuple[Command, dict[str, Any]]
     AsyncNode = Node[redis.asyncio.Redis]
-
-_BROKEN = (redis.ConnectionError, redis.TimeoutError)
 
 
 class AsyncClusterClient(redis.asyncio.Redis):
@@ -68,7 +66,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                 attempts += 1
                 if time.monotonic() >= deadline:
                     raise
-                if asking := isinstance(error, AskError) and not isinstance(error, MovedError):
+                if asking := is_asking(error):
                     node = self._topology.node(self._topology.target(error, node))
                     continue
                 self._topology.apply_redirect(slot, error, node)
@@ -95,7 +93,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                 pipeline.execute_command("ASKING")
                 pipeline.execute_command(*command, **options)
                 _, reply = await pipeline.execute(raise_on_error=False)
-        except _BROKEN as error:
+        except BROKEN as error:
             self._topology.fail(node, error)
             raise
         if isinstance(reply, RedisError):
@@ -117,7 +115,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
             try:
                 await self._make_sure(node)
                 replies.append(await self._send(node, command, options))
-            except _BROKEN as error:
+            except BROKEN as error:
                 failure = error
         if not replies:
             raise failure or redis.ConnectionError("no node of the cluster is known")
@@ -132,7 +130,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
         try:
             async with contextlib.aclosing(self._open(node.address, **PROBE)) as probe:
                 await probe.ping()
-        except _BROKEN as error:
+        except BROKEN as error:
             self._topology.fail(node, error)
             raise
         await node.client.connection_pool.disconnect(inuse_connections=False)
@@ -150,7 +148,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
                 try:
                     async with contextlib.aclosing(self._open(address, **PROBE)) as informant:
                         left = self._topology.apply_map(await informant.execute_command("CLUSTER", "SLOTS"), address)
-                except (*_BROKEN, ClusterDownError) as error:
+                except (*BROKEN, ClusterDownError) as error:
                     failure = error
                 except ResponseError as error:
                     refuse_single(error, address)
@@ -186,7 +184,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
             await asyncio.gather(*(self._run_share(node, sorted(places), staged, replies) for node, places in shares))
             for part in parts:
                 await self._run_again(part, commands, staged, replies)
-        if replies and all(isinstance(reply, _BROKEN) for reply in replies):
+        if replies and all(isinstance(reply, BROKEN) for reply in replies):
             raise replies[0]
         return replies
 
@@ -207,7 +205,7 @@ class AsyncClusterClient(redis.asyncio.Redis):
         except NOT_EXECUTED:
             raise
         except RedisError as error:
-            if isinstance(error, _BROKEN):
+            if isinstance(error, BROKEN):
                 self._topology.fail(node, error)
             _fill(replies, places, error)
         else:

@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import AskError, ClusterDownError, TryAgainError
+from redis.exceptions import AskError
+
+from tallystream.client.replies import NOT_EXECUTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
 Command = tuple[Any, ...]
 
 SLOTS: Final = 16384
-
-NOT_EXECUTED: Final = (AskError, TryAgainError, ClusterDownError)
-"""Answers (MOVED is an ASK to redis-py) after which nothing has happened: whatever it was may be sent again."""
 
 _KEYLESS: Final = frozenset(
     {

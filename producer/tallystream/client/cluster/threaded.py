@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
 
 from tallystream.client.cluster.slots import (
-    NOT_EXECUTED,
     CommandPart,
     goes_everywhere,
     guarded,
@@ -31,6 +30,7 @@ from tallystream.client.cluster.slots import (
     to_send_again,
 )
 from tallystream.client.cluster.topology import PATIENCE, PAUSE, PROBE, Address, Node, Topology, refuse_single
+from tallystream.client.replies import BROKEN, NOT_EXECUTED, is_asking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     Opener = Callable[..., redis.Redis]
     Staged = tuple[Command, dict[str, Any]]
-
-_BROKEN = (redis.ConnectionError, redis.TimeoutError)
 
 
 class ClusterClient(redis.Redis):
@@ -114,7 +112,7 @@ class ClusterClient(redis.Redis):
                 pipeline.execute_command("ASKING")
                 pipeline.execute_command(*command, **options)
                 _, reply = pipeline.execute(raise_on_error=False)
-        except _BROKEN as error:
+        except BROKEN as error:
             self._topology.fail(node, error)
             raise
         if isinstance(reply, RedisError):
@@ -128,7 +126,7 @@ class ClusterClient(redis.Redis):
         if time.monotonic() >= deadline:
             raise error
         self._topology.apply_redirect(slot, error, node)
-        if isinstance(error, AskError) and not isinstance(error, MovedError):
+        if is_asking(error):
             return self._topology.node(self._topology.target(error, node)), True
         if attempts > 1 or not isinstance(error, MovedError):
             time.sleep(PAUSE)
@@ -146,7 +144,7 @@ class ClusterClient(redis.Redis):
             try:
                 self._make_sure(node)
                 replies.append(self._send(node, command, options))
-            except _BROKEN as error:
+            except BROKEN as error:
                 failure = error
         if not replies:
             raise failure or redis.ConnectionError("no node of the cluster is known")
@@ -157,7 +155,7 @@ class ClusterClient(redis.Redis):
         while True:
             try:
                 return self._owner(slot)
-            except (*_BROKEN, ClusterDownError):
+            except (*BROKEN, ClusterDownError):
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(PAUSE)
@@ -178,7 +176,7 @@ class ClusterClient(redis.Redis):
         try:
             with contextlib.closing(self._open(node.address, **PROBE)) as probe:
                 probe.ping()
-        except _BROKEN as error:
+        except BROKEN as error:
             self._topology.fail(node, error)
             raise
         node.client.connection_pool.disconnect(inuse_connections=False)
@@ -196,7 +194,7 @@ class ClusterClient(redis.Redis):
                 try:
                     with contextlib.closing(self._open(address, **PROBE)) as informant:
                         left = self._topology.apply_map(informant.execute_command("CLUSTER", "SLOTS"), address)
-                except (*_BROKEN, ClusterDownError) as error:
+                except (*BROKEN, ClusterDownError) as error:
                     failure = error
                 except ResponseError as error:
                     refuse_single(error, address)
@@ -307,7 +305,7 @@ class ClusterClient(redis.Redis):
                     continue
                 _fill(replies, part.places, error)
             except RedisError as error:
-                if isinstance(error, _BROKEN):
+                if isinstance(error, BROKEN):
                     self._topology.fail(node, error)
                 _fill(replies, part.places, error)
             else:
@@ -396,7 +394,7 @@ class _Pools(redis.ConnectionPool):
 
 
 def _is_broken(reply: Any) -> bool:
-    return isinstance(reply, _BROKEN)
+    return isinstance(reply, BROKEN)
 
 
 def _fill(replies: list[Any], places: Sequence[int], error: RedisError) -> None:

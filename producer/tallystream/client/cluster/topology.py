@@ -18,6 +18,7 @@ from redis.exceptions import (
 )
 
 from tallystream.client.cluster.slots import SLOTS
+from tallystream.client.replies import is_single_server
 from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Topology(Generic[Client]):
 
 def refuse_single(error: ResponseError, asked: Address) -> None:
     """Raise a `ConfigurationError` where the error says that a server is no cluster's node."""
-    if "cluster support disabled" in str(error):
+    if is_single_server(error):
         host, port = asked
         raise ConfigurationError(
             f"{host}:{port} is a single server, not a node of a cluster: write redis://{host}:{port}"

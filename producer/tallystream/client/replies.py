@@ -1,0 +1,156 @@
+"""What an error reply of a server means: no other module looks at the text of one.
+
+redis-py makes a class of some replies by their first word (OOM, READONLY, MOVED, ...), and cuts that word off. Every
+other reply is a plain `ResponseError`: its text begins with the server's first word, or follows a generic ERR that
+redis-py cuts off as well. A reply that passed through a Lua script has ` script: ...` appended, and a pipeline that
+raises an error puts `Command # 1 (...) of pipeline caused error: ` before its text.
+
+The texts are those of Redis 7.0 and Valkey 9, which are the same unless a comment says otherwise;
+`tests/integration/client/test_replies.py` provokes each of them on both.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeGuard
+
+import redis
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+BROKEN: Final = (redis.ConnectionError, redis.TimeoutError)
+"""The connection failed, or no reply came in time: it is not known whether the command was executed.
+
+A few replies are among them, because no command can be executed: LOADING, NOAUTH, WRONGPASS, too many clients."""
+
+NOT_EXECUTED: Final = (AskError, TryAgainError, ClusterDownError)
+"""The command was not executed, and may be sent again: ASK, MOVED (a subclass of ASK), TRYAGAIN, CLUSTERDOWN, and
+MASTERDOWN (a subclass of CLUSTERDOWN)."""
+
+_NO_KEY: Final = (
+    # XINFO GROUPS, XINFO STREAM, XINFO CONSUMERS, XSETID
+    "no such key",
+    # XGROUP DESTROY, XGROUP SETID: "... Note that for CREATE you may want to use the MKSTREAM option ..."
+    "The XGROUP subcommand requires the key to exist",
+)
+_NO_PERMISSION_IN_SCRIPT: Final = (
+    # Redis 7.2, Valkey: "ACL failure in script: User u has no permissions to run the 'set' command"
+    "ACL failure in script",
+    # Redis 7.0: "... run this command or subcommand", "... access at least one of the keys mentioned in ..."
+    "The user executing the script can't",
+)
+_OF_THE_SERVER: Final = frozenset(
+    {
+        "BUSY",  # "BUSY Redis is busy running a script. ...": Valkey calls itself Valkey
+        "MISCONF",  # "MISCONF Redis is configured to save RDB snapshots, but ...": Valkey calls itself Valkey
+        "NOGROUP",
+        "NOREPLICAS",  # "NOREPLICAS Not enough good replicas to write."
+        "UNBLOCKED",  # "UNBLOCKED client unblocked via CLIENT UNBLOCK", or by a failover
+    }
+)
+_ANNOTATED, _ANNOTATION_ENDS = "Command # ", " of pipeline caused error: "
+
+
+def is_key_missing(error: RedisError) -> bool:
+    """Tell whether a command failed because its key, a stream, does not exist."""
+    return _is_plain(error) and _text(error).startswith(_NO_KEY)
+
+
+def is_group_missing(error: RedisError) -> bool:
+    """Tell whether a command failed because its stream or consumer group does not exist.
+
+    The reply does not tell which of both: `NOGROUP No such key 's' or consumer group 'g'`, or
+    `NOGROUP No such consumer group 'g' for key name 's'`. Our scripts raise `NOGROUP ...` as well.
+    """
+    return _word(error) == "NOGROUP"
+
+
+def is_stream_or_group_missing(error: RedisError) -> bool:
+    """Tell whether a stream or its consumer group does not exist, whichever command the server was sent."""
+    return is_key_missing(error) or is_group_missing(error)
+
+
+def is_group_there(error: RedisError) -> bool:
+    """Tell whether XGROUP CREATE found the group: `BUSYGROUP Consumer Group name already exists`."""
+    return _word(error) == "BUSYGROUP"
+
+
+def is_command_unknown(error: RedisError) -> bool:
+    """Tell whether the server has no such command: `unknown command 'WAITAOF', with args beginning with: '1' '0' `."""
+    return _is_plain(error) and _text(error).startswith("unknown command")
+
+
+def is_append_only_file_missing(error: RedisError) -> bool:
+    """Tell whether WAITAOF failed because the server writes no append-only file.
+
+    Redis 7.2, Valkey: `WAITAOF cannot be used when numlocal is set but appendonly is disabled.`
+    """
+    return _is_plain(error) and "appendonly is disabled" in _text(error)
+
+
+def is_single_server(error: RedisError) -> bool:
+    """Tell whether CLUSTER SLOTS failed because the server is none of a cluster.
+
+    `This instance has cluster support disabled`
+    """
+    return _is_plain(error) and "cluster support disabled" in _text(error)
+
+
+def is_asking(error: RedisError) -> TypeGuard[AskError]:
+    """Tell whether a slot is being moved, and this one command is to be sent to the other node after ASKING."""
+    return isinstance(error, AskError) and not isinstance(error, MovedError)
+
+
+def is_permission_missing(error: RedisError) -> bool:
+    """Tell whether the user may not do that: NOPERM, or another text from within a script."""
+    return isinstance(error, NoPermissionError) or (
+        _is_plain(error) and _text(error).startswith(_NO_PERMISSION_IN_SCRIPT)
+    )
+
+
+def is_refusal(error: RedisError) -> bool:
+    """Tell whether trying again cannot help: a wrong password, a missing right, a key of another type.
+
+    `WRONGTYPE Operation against a key holding the wrong kind of value`
+    """
+    return isinstance(error, AuthenticationError) or is_permission_missing(error) or _word(error) == "WRONGTYPE"
+
+
+def is_about_server(error: RedisError) -> bool:
+    """Tell whether an error is of the server's state, the connection or the user's rights, whatever the command holds.
+
+    Trying again later helps, and nothing else does. Any other reply may be about what the command holds.
+    """
+    return not _is_plain(error) or _word(error) in _OF_THE_SERVER or is_permission_missing(error)
+
+
+def is_connection_stale(error: RedisError) -> bool:
+    """Tell whether idle connections may lead to a server that was demoted (READONLY) or is gone: close them."""
+    return isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError)
+
+
+def is_certificate_untrusted(error: RedisError) -> bool:
+    """Tell whether the TLS handshake failed because no known authority signed the server's certificate."""
+    return isinstance(error, redis.ConnectionError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def _is_plain(error: RedisError) -> bool:
+    return type(error) is ResponseError
+
+
+def _word(error: RedisError) -> str:
+    """Return the first word of a reply that redis-py has no class for."""
+    return _text(error).partition(" ")[0] if _is_plain(error) else ""
+
+
+def _text(error: RedisError) -> str:
+    text = str(error)
+    return text.partition(_ANNOTATION_ENDS)[2] if text.startswith(_ANNOTATED) else text
