@@ -188,7 +188,7 @@ def test_what_is_not_held_any_more_is_counted_as_lost(harness, monkeypatch):
     for _ in range(20):
         appender.push(0, entry())
     appender.send()
-    kept = len(appender.lanes[0].kept)
+    kept = len(appender.queues[0].kept)
     assert 1 <= kept <= 3
     forget(harness, 2)
     appender.push(0, entry())

@@ -202,7 +202,7 @@ def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, 
     with Harness(server.url, rules=PLAIN, partitions=4) as harness:
         spool = Spool(BufferSettings(entry_events=5), SpoolSettings(tmp_path, 2**20, "os", "tally"))
         outbox = SendQueue(harness.client, create_or_load(harness.client), spool, DurabilityCheck())
-        for lane in (outbox.appender.lanes[partition] for partition in held):
+        for lane in (outbox.appender.queues[partition] for partition in held):
             lane.resume_at = float("inf")  # the process dies before it comes to these
         for n in range(60):
             spool.take(-1, "view", f"s:{n % 10}", 1, 60.0, None, None)
