@@ -7,7 +7,6 @@ for update in follow("http://127.0.0.1:8080", metric="view", subject="article:*"
 from __future__ import annotations
 
 import http.client
-import random
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
+from tallystream.client.backoff import Backoff
 from tallystream.errors import ConfigurationError, TallyError
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 _SILENCE: Final = 40.0
 """Seconds without a byte after which the connection counts as dead: the service says every 15 that it lives."""
 
-_PAUSE: Final = (0.2, 5.0)
-"""Seconds to wait after the first failure, and at the most."""
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds to wait after the first failure, and at most."""
 
 _MAX_LINE: Final = 2**24
 _MAX_SHOWN: Final = 500
@@ -89,22 +90,20 @@ def follow(
     names = [("metric", each) for each in _listed(metric)] + [("subject", each) for each in _listed(subject)]
     path = f"{parts.path.rstrip('/')}/v1/live?{urlencode([*names, ('every', f'{every:g}')])}"
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    failures, seen = 0, time.monotonic()
+    backoff, seen = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), time.monotonic()
     while True:
         connection = kind(parts.hostname, parts.port, timeout=_SILENCE)
         try:
             for update in _updates(connection, path, since, token):
-                failures, seen, since = 0, time.monotonic(), update.id
+                backoff.reset()
+                seen, since = time.monotonic(), update.id
                 yield update
-            failures += 1
         except (OSError, http.client.HTTPException) as error:
-            failures += 1
             if patience is not None and time.monotonic() - seen > patience:
                 raise TallyError(f"no connection to {url} for {patience:g} seconds: {error}") from error
         finally:
             connection.close()
-        # Jitter, so that those who lost a service do not all come back in the same moment.
-        time.sleep(min(_PAUSE[1], _PAUSE[0] * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0))  # noqa: S311
+        time.sleep(backoff.next())
 
 
 def _updates(connection: http.client.HTTPConnection, path: str, since: str, token: str) -> Iterator[Update]:

@@ -22,6 +22,7 @@ from tallystream_worker.cli.dead import dead
 from tallystream_worker.cli.options import Where
 from tallystream_worker.cli.snapshot import restore
 from tallystream_worker.process import failpoints, logs
+from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.runtime import processes
 from tallystream_worker.settings.settings import (
@@ -31,7 +32,7 @@ from tallystream_worker.settings.settings import (
     SnapshotSettings,
     WorkerSettings,
 )
-from tallystream_worker.snapshot.snapshotter import snapshotting
+from tallystream_worker.snapshot.service import snapshot_service
 from tests.faults.journal import Journal
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def snapshots(url: str, place: str, every: float) -> int:
     settings = Settings(redis=RedisSettings(url=url), snapshot=SnapshotSettings(place, every), rules=RULES)
     with contextlib.closing(connect(url)) as client:
         meta = create_or_load(client)
-    with stop_on_signals() as stop, snapshotting(settings, meta, logs.configure()):
+    service = snapshot_service(settings, meta, logs.configure())
+    with stop_on_signals() as stop, running(service, settings.worker.stop_timeout):
         wait_for(stop)
     return 0
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
+from tallystream.client.backoff import Backoff
 from tallystream.client.replies import is_connection_stale, is_refusal
 from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.producing.buffer import BufferSettings
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from tallystream.producing.buffer import Buffer
     from tallystream.producing.validation import EventValidator
 
-_BACKOFF: Final = (0.05, 2.0)
-"""Seconds to wait after the first failure, and at the most."""
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+"""Seconds to wait after the first failure, and at most."""
 
 _SCAN: Final = 10.0
 """Seconds between looks for what dead processes have left."""
@@ -95,11 +96,12 @@ class Sender:
 
     def _run(self) -> None:
         buffer = self._buffer
-        failures = 0
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while not buffer.is_closed:
             self._wait()
+            led_on = False
             try:
-                failures = 0 if self._pass() else failures + 1
+                led_on = self._pass()
             except ConfigurationError as error:
                 buffer.fail(error)
                 return
@@ -108,15 +110,12 @@ class Sender:
                     buffer.fail(ConfigurationError(f"Redis refuses this producer: {error}"))
                     return
                 self._lost(error)
-                failures += 1
             except SpoolError as error:
                 self._say(str(error))
-                failures += 1
-            if failures:
-                first, most = _BACKOFF
-                # Jitter, so that a fleet of producers does not come back in step.
-                pause = min(most, first * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
-                buffer.sleep(pause)
+            if led_on:
+                backoff.reset()
+            else:
+                buffer.sleep(backoff.next())
                 buffer.wake.set()
 
     def _wait(self) -> None:

@@ -140,11 +140,11 @@ def test_a_bucket_fires_once_and_ends_with_it(server: Server) -> None:
         assert count(harness, ("view", "a", 9), at=yesterday) == []
         assert count(harness, ("view", "a", 3), at=now) == [("busy", "a", "firing", "3")]
         assert count(harness, ("view", "a", 3), at=now) == []
-        assert watcher(harness).round(now) == 0
+        assert watcher(harness).run_once(now) == 0
         tomorrow = now + 86_400
-        assert watcher(harness).round(tomorrow) == 1
+        assert watcher(harness).run_once(tomorrow) == 1
         assert noticed(harness)[-1] == ("busy", "a", "resolved", "3")
-        assert watcher(harness).round(tomorrow) == 0
+        assert watcher(harness).run_once(tomorrow) == 0
         assert count(harness, ("view", "a", 3), at=now) == []
         (key,) = harness.client.scan_iter("*alerting:busy:*")
         assert 86_400 - 5 < harness.client.ttl(key) <= 2 * 86_400
@@ -215,19 +215,19 @@ def test_a_sum_over_a_range_rises_and_falls_by_itself(server: Server) -> None:
         assert count(harness, ("view", "a", 6), ("view", "b", 6)) == []
         first, second = watcher(harness), watcher(harness, harness.connect())
         now = time.time()
-        assert (first.round(now), second.round(now), first.round(now + 60)) == (1, 0, 0)
+        assert (first.run_once(now), second.run_once(now), first.run_once(now + 60)) == (1, 0, 0)
         assert noticed(harness) == [("busy", "a", "firing", "6")]
-        assert (second.round(now + 660), first.round(now + 660)) == (1, 0)
+        assert (second.run_once(now + 660), first.run_once(now + 660)) == (1, 0)
         assert noticed(harness)[-1] == ("busy", "a", "resolved", "0")
 
 
 def test_silence_is_noticed(server: Server) -> None:
     """A rate below its bound fires for a subject that is named, even if nothing was ever counted for it."""
     with Harness(server.url, rules=rules(Alert("silent", "view", "heart", rate="5m", below=0.01))) as harness:
-        assert watcher(harness).round() == 1
+        assert watcher(harness).run_once() == 1
         assert noticed(harness) == [("silent", "heart", "firing", "0")]
         count(harness, ("view", "heart", 1000))
-        assert watcher(harness).round() == 1
+        assert watcher(harness).run_once() == 1
         assert noticed(harness)[-1][2] == "resolved"
 
 
@@ -292,7 +292,7 @@ def test_a_notification_is_signed(server: Server) -> None:
     """A notification says what happened, under an id of its own, signed with its time as Standard Webhooks has it."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness, receiving() as receiver:
         count(harness, ("like", "a", 11))
-        assert notifier(harness, receiver.url, b"key").round() == 1
+        assert notifier(harness, receiver.url, b"key").run_once() == 1
         ((headers, body),) = receiver.got
         assert noticed(harness) == []
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
@@ -307,7 +307,8 @@ def test_a_notification_is_signed(server: Server) -> None:
 
 def test_a_notification_is_sent_until_it_is_taken(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a receiver does not take is sent again under the same id, in order, and by another worker if need be."""
-    monkeypatch.setattr("tallystream_worker.alerts.notifier._BACKOFF", (0.01, 0.02))
+    monkeypatch.setattr("tallystream_worker.alerts.notifier.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("tallystream_worker.alerts.notifier.LONGEST_PAUSE", 0.02)
     outcomes: list[str] = []
     with (
         Harness(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as harness,
@@ -318,19 +319,19 @@ def test_a_notification_is_sent_until_it_is_taken(server: Server, monkeypatch: p
         first = notifier(harness, receiver.url, said=lambda _, outcome: outcomes.append(outcome))
         for status in (500, 302, 404):
             receiver.status, sent = status, len(receiver.got)
-            until(lambda sent=sent: first.round() or len(receiver.got) > sent)
+            until(lambda sent=sent: first.run_once() or len(receiver.got) > sent)
         assert set(receiver.states) == {("a", "firing")}
         assert {headers["webhook-id"] for headers, _ in receiver.got} == {receiver.got[0][0]["webhook-id"]}
         receiver.status = 204
         receiver.got.clear()
-        until(lambda: first.round() or not noticed(harness))
+        until(lambda: first.run_once() or not noticed(harness))
         assert receiver.states == [("a", "firing"), ("a", "resolved")]
         assert set(outcomes) == {"failed", "delivered"}
         count(harness, ("like", "a", 11))
         dying = notifier(harness, "http://127.0.0.1:1/", name="dying")
-        dying.round()
+        dying.run_once()
         monkeypatch.setattr("tallystream_worker.alerts.notifier.CLAIM_IDLE", 0.0)
-        assert notifier(harness, receiver.url, name="next").round() == 1
+        assert notifier(harness, receiver.url, name="next").run_once() == 1
         assert receiver.states[-1] == ("a", "firing")
         assert noticed(harness) == []
 
@@ -341,7 +342,7 @@ def test_a_notification_that_nobody_takes_is_given_up(server: Server, monkeypatc
     outcomes: list[tuple[str, str]] = []
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness:
         count(harness, ("like", "a", 11))
-        assert notifier(harness, "http://127.0.0.1:1/", said=lambda *said: outcomes.append(said)).round() == 1
+        assert notifier(harness, "http://127.0.0.1:1/", said=lambda *said: outcomes.append(said)).run_once() == 1
         assert (outcomes, noticed(harness)) == ([("hot", "abandoned")], [])
 
 
@@ -435,7 +436,7 @@ def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_
     database = Database(str(tmp_path / "snapshot.sqlite"))
     with Harness(server.url, rules=rules(*alerts), partitions=1) as harness:
         count(harness, ("view", "s", 5), ("view", "t", 3))
-        watcher(harness).round()
+        watcher(harness).run_once()
         before = noticed(harness)
         assert sorted(before) == [(name, "s", "firing", "5") for name in ("busy", "lively", "viral")]
         states = states_of(harness)
@@ -450,7 +451,7 @@ def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_
         assert sorted(since) == [(name, "t", "firing", "5") for name in ("busy", "viral")]
         assert states_of(harness).items() >= states.items()
         assert count(harness, ("view", "s", 1)) == []
-        watcher(harness).round()
+        watcher(harness).run_once()
         assert noticed(harness)[len(before) + len(since) :] == [("lively", "t", "firing", "5")]
     database.close()
 
@@ -468,9 +469,9 @@ def test_a_courier_goes_on_after_a_restore(server: Server) -> None:
     """A notifier whose groups are gone with the server makes them anew, and delivers what waits."""
     with Harness(server.url, rules=rules(Alert("viral", "view", above=0)), partitions=1) as harness:
         notifier = Notifier(harness.connect(), harness.layout, "w", {}, logs.configure(quiet=True))
-        notifier.round()
+        notifier.run_once()
         harness.client.delete(harness.layout.keys[0].outbox)
         with pytest.raises(ResponseError, match="NOGROUP"):
-            notifier.round()
+            notifier.run_once()
         count(harness, ("view", "s"))
-        assert notifier.round() == 1
+        assert notifier.run_once() == 1

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tallystream.producing.appender import Appender
-from tallystream.producing.appender import Entry as Sealed
+from tallystream.producing.partition_queue import SealedEntry
 from tallystream.storage.keys import GROUP
 from tallystream.wire.codec import Payload, decode, encode
 from tallystream.wire.packer import EntryBuilder
@@ -120,7 +120,7 @@ def append(harness: Harness, chosen, chance: random.Random) -> list[oracle.Entry
         by_place.setdefault(place, []).append(each.event)
 
     def through_the_gate(partition: int, payload: bytes, events: int) -> str:
-        gate.push(partition, Sealed(1, events, len(payload), payload))
+        gate.push(partition, SealedEntry(1, events, len(payload), payload))
         while gate.oldest_cycle is not None:
             _, error = gate.send()
             assert error is None

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tallystream.deployment import create_or_load
-from tallystream.producing.appender import Appender, Entry
+from tallystream.producing.appender import Appender
 from tallystream.producing.decider import Decider
+from tallystream.producing.partition_queue import SealedEntry
 from tallystream.reading.leaderboards import query_top
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
@@ -86,7 +87,7 @@ def feed(harness: Harness, drawn: list[tuple[Event, bool]], chance: random.Rando
 
     def seal(partition: int) -> None:
         pack = packs.pop(partition)
-        appender.push(partition, Entry(1, pack.events, pack.size, pack.build()))
+        appender.push(partition, SealedEntry(1, pack.events, pack.size, pack.build()))
         appender.send()
         received = int(str(appender.last_ids[partition]).partition("-")[0])
         happened.extend(said(event, received) for event in packed.pop(partition))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ from structlog.testing import LogCapture
 
 from tallystream.deployment import create_or_load, spread_fields
 from tallystream.errors import ConfigurationError, EventError
-from tallystream.producing.appender import Appender, Entry
+from tallystream.producing.appender import Appender
 from tallystream.producing.decider import Decider
+from tallystream.producing.partition_queue import SealedEntry
 from tallystream.producing.producer import Producer
 from tallystream.reading.leaderboards import query_top
 from tallystream.reading.ledger import query_ledger
@@ -27,8 +27,7 @@ from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Ratio, Rules, publish
 from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
-from tallystream_worker.maintenance.hot_subjects import HotSubjectTracker, query_hot_subjects
-from tallystream_worker.maintenance.maintenance import Maintenance
+from tallystream_worker.maintenance.hot_subjects import HotSubjectTracker, hot_subjects_service, query_hot_subjects
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.reset import reset
@@ -86,7 +85,7 @@ def feed(harness: Harness, drawn: list[Event], chance: random.Random) -> list[Ha
 
     def seal(partition: int) -> None:
         pack = packs.pop(partition)
-        appender.push(partition, Entry(1, pack.events, pack.size, pack.build()))
+        appender.push(partition, SealedEntry(1, pack.events, pack.size, pack.build()))
         appender.send()
         received = int(str(appender.last_ids[partition]).partition("-")[0])
         happened.extend(said(event, received) for event in packed.pop(partition))
@@ -345,7 +344,7 @@ def test_the_hottest_subject_is_shown(harness):
     """Whoever asks sees which subject gets most of a partition's events, and the log says once what would help."""
     hottest, heard = HotSubjectTracker(PARTITIONS), LogCapture()
     log = structlog.wrap_logger(None, processors=[heard], wrapper_class=structlog.make_filtering_bound_logger(0))
-    keeper = Maintenance(settings_for(harness), create_or_load(harness.client), log, "w", threading.Event(), hottest)
+    service = hot_subjects_service(settings_for(harness), create_or_load(harness.client), lambda: hottest, log)
     (home,) = harness.layout.holding("s1", spread=False)
     with Producer(harness.url, linger=5) as producer:
         for number in range(50_000):
@@ -354,7 +353,8 @@ def test_the_hottest_subject_is_shown(harness):
     while harness.consumer(home, subscribers=[hottest]).run_once():
         pass
     for _ in range(2):
-        keeper.keep()
+        service.run_once()
+    service.stop(0)
     with Totals(harness.url) as totals:
         found = totals.run(query_hot_subjects(harness.layout))
     stream = harness.layout.keys[home].stream

@@ -351,10 +351,10 @@ def test_an_audit_is_done_by_one_worker_when_it_is_due(harness):
             lines.append((event, fields))
 
     first, second = scheduled(harness, Log()), scheduled(harness, Log())
-    done = first.round()
+    done = first.run_once()
     assert done is not None
     assert done["differences"] == 1
-    assert (second.round(), first.round()) == (None, None)
+    assert (second.run_once(), first.run_once()) == (None, None)
     ((event, fields),) = lines
     assert (event, fields["first"]) == ("counters differ", "total:view:s3")
     with closing(Totals(harness.url)) as totals:
@@ -364,9 +364,9 @@ def test_an_audit_is_done_by_one_worker_when_it_is_due(harness):
     at = float(harness.client.hget(harness.layout.meta, "audit").split()[0])
     harness.client.hset(harness.layout.meta, "audit", f"{at - 6 * 3600} 1 0")
     harness.client.set(harness.layout.keys[0].prefix + "auditing", "somebody else")
-    assert second.round() is None
+    assert second.run_once() is None
     harness.client.delete(harness.layout.keys[0].prefix + "auditing")
-    assert second.round() is not None
+    assert second.run_once() is not None
     assert not harness.client.exists(harness.layout.keys[0].prefix + "auditing")
 
 
@@ -374,7 +374,7 @@ def test_a_worker_that_stops_gives_its_audit_up(harness):
     """A worker that is told to stop in the middle of an audit leaves no lease, and nothing that looks like a result."""
     stopping = threading.Event()
     stopping.set()
-    assert scheduled(harness, None, stopping=stopping).round() is None
+    assert scheduled(harness, None, stopping=stopping).run_once() is None
     assert not harness.client.exists(harness.layout.keys[0].prefix + "auditing")
     assert harness.client.hget(harness.layout.meta, "audit") is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import structlog
 from structlog.testing import LogCapture
@@ -53,7 +54,7 @@ def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
     try:
         until(lambda: all("began with" in (lane.problem or "") for lane in pool.health), what="every partition to stop")
     finally:
-        pool.stop(10)
+        pool.stop(time.monotonic() + 10)
     client = server.client()
     assert not any(client.exists(keys.ledger) for keys in meta.layout.keys)
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,9 @@ from tallystream.client.connect import connect
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
 from tallystream.storage.keys import Layout
-from tallystream_worker.maintenance.maintenance import Maintenance
+from tallystream_worker.maintenance.losses import losses_service
+from tallystream_worker.maintenance.reaper import reaper_service
+from tallystream_worker.maintenance.trim import trim_service
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting, open_books
 from tallystream_worker.server.acl import generate, hashed, render, users
@@ -179,14 +180,20 @@ def test_maintenance_works_with_the_workers_user(server: Secured) -> None:
         producer.emit("view", "a")
         producer.flush(10, wait="counted")
     meta = open_books(settings)
-    keeper = Maintenance(settings, meta, log, "stays", threading.Event())
-    keeper.keep()
+    services = [
+        trim_service(settings, meta, log),
+        losses_service(settings, meta, log),
+        reaper_service(settings, meta, "stays", log),
+    ]
+    for service in services:
+        service.run_once()
     with server.client("producer") as client, server.client("worker") as thief:
         for keys in meta.layout.keys:
             client.xadd(keys.stream, {"metric": "view", "subject": "a"})
             thief.xtrim(keys.stream, maxlen=0, approximate=False)
-    keeper.keep()  # what was trimmed before it was counted goes into the books
-    keeper._client.close()
+    for service in services:
+        service.run_once()  # what was trimmed before it was counted goes into the ledger
+        service.stop(0)
     with server.client("reader") as client:  # the server's own figure as well
         lags = [group["lag"] for keys in meta.layout.keys for group in client.xinfo_groups(keys.stream)]
     assert lags == [0] * meta.layout.partitions

@@ -32,6 +32,7 @@ from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.process import logs
 from tallystream_worker.process.failpoints import RESTORE_PLACES, SNAPSHOT_PLACES, VARIABLE
+from tallystream_worker.process.services import running
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.drop import drop
@@ -44,6 +45,7 @@ from tallystream_worker.snapshot.drill import drill
 from tallystream_worker.snapshot.load import TableLoader
 from tallystream_worker.snapshot.point_in_time import ViewLost, open_view
 from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.service import snapshot_service
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.snapshot.values import ValueReader
 from tests.harness import Harness
@@ -722,13 +724,13 @@ def test_whoever_watches_is_told_how_often(harness, tmp_path):
     def said(field):
         return harness.client.hget(harness.layout.meta, field)
 
-    with snapshotter.snapshotting(configured, harness.meta, logs.configure(quiet=True)):
+    with running(snapshot_service(configured, harness.meta, logs.configure(quiet=True)), 10):
         until(lambda: said("snapshot") is not None, what="a snapshot")
         assert said("snapshot-every") == b"0.2"
     assert said("snapshot-every") is None
     with closing(Database(place.url)) as database, database._engine.begin() as connection:
         connection.execute(text("update facts set value = 'another' where name = 'epoch'"))
     harness.client.hdel(harness.layout.meta, "snapshot")
-    with snapshotter.snapshotting(configured, harness.meta, logs.configure(quiet=True)):
+    with running(snapshot_service(configured, harness.meta, logs.configure(quiet=True)), 10):
         until(lambda: said("snapshot-every") == b"0.2", what="the interval")
     assert said("snapshot") is None

@@ -7,14 +7,8 @@ import random
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.codec import Group, Payload, Single
 from tallystream_worker.counting.outcome import BatchResult
-from tallystream_worker.maintenance.hot_subjects import (
-    _KEPT,
-    _ROOM,
-    FrequentSubjects,
-    HotSubject,
-    HotSubjectTracker,
-    advice,
-)
+from tallystream_worker.maintenance.frequent_subjects import KEPT, ROOM, FrequentSubjects
+from tallystream_worker.maintenance.hot_subjects import HotSubject, HotSubjectTracker, advice
 
 
 def payload(subjects: dict[str, int]) -> Payload:
@@ -28,10 +22,10 @@ def test_a_hot_subject_is_found_among_endless_others():
     summary = FrequentSubjects()
     for entry in range(1000):
         summary.take(payload({"hot": 300} | {f"s{entry}-{n}": 1 for n in range(700)}))
-        assert sum(map(len, summary._counts.values())) <= _ROOM
+        assert sum(map(len, summary._counts.values())) <= ROOM
     metric, subject, share = summary.largest
     assert (metric, subject) == ("view", "hot")
-    assert 0.3 - 1 / (_KEPT + 1) <= share <= 0.3
+    assert 0.3 - 1 / (KEPT + 1) <= share <= 0.3
 
 
 def test_what_was_hot_fades():

@@ -30,20 +30,23 @@ class AlertEvaluator:
 
     Args:
         client: Where.
-        layout: How many partitions there are; called in each round, since the live counters may have moved.
+        layout: Returns how many partitions there are; called in each pass, since the live counters may have moved.
+            `None` if the server holds other data: then a pass does nothing.
         rules: The declared metrics and alerts.
     """
 
-    def __init__(self, client: redis.Redis, layout: Callable[[], Layout], rules: Rules) -> None:
+    def __init__(self, client: redis.Redis, layout: Callable[[], Layout | None], rules: Rules) -> None:
         self._client = client
         self._layout = layout
         self._rules = rules
         self._seen: dict[str, float] = {}
 
-    def round(self, now: float | None = None) -> int:
+    def run_once(self, now: float | None = None) -> int:
         """Look once at everything, as of second `now`; return how many states have changed."""
         now = time.time() if now is None else now
         layout = self._layout()
+        if layout is None:
+            return 0
         changed = 0
         for number, keys in enumerate(layout.keys):
             for alert in self._rules.alert:

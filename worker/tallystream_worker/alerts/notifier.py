@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from redis.exceptions import ResponseError
 
+from tallystream.client.backoff import Backoff
 from tallystream.client.replies import is_group_missing, is_group_there
 from tallystream_worker.alerts import webhook
+from tallystream_worker.process.state_log import StateLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,9 +33,22 @@ CLAIM_IDLE: Final = 120.0
 KEPT: Final = 86_400.0
 """Seconds after which a notification that nobody takes is given up, with a word in the log."""
 
-_BACKOFF: Final = (1.0, 60.0)
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 60.0
+"""Seconds to wait after a receiver's first refusal, and at most."""
+
 _SAY_SO: Final = 30.0
 _COUNT: Final = 100
+
+
+class _Receiver:
+    """What waits for one URL, in order, and when it is tried again."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self.queue: deque[Notification] = deque()
+        self.due = 0.0
+        self.backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self.state = StateLog(log, failed="notification not taken", works="notifications are taken again")
 
 
 @dataclass(frozen=True)
@@ -98,13 +113,12 @@ class Notifier:
         self._hooks = hooks
         self._log = log
         self._delivered = delivered or (lambda _alert, _outcome: None)
-        self._queues: dict[str, deque[Notification]] = {}
+        self._receivers: dict[str, _Receiver] = {}
         self._held: set[tuple[str, str]] = set()
-        self._due: dict[str, tuple[float, int]] = {}
         self._begun = False
         self._say_so_at = 0.0
 
-    def round(self) -> int:
+    def run_once(self) -> int:
         """Take what is new, and deliver what is due; return how many notifications were settled."""
         if not self._begun:
             for keys in self._layout.keys:
@@ -120,7 +134,7 @@ class Notifier:
             self._begun = self._begun and not is_group_missing(error)
             raise
         self._begun = True
-        return sum(self._deliver(url, queue) for url, queue in self._queues.items())
+        return sum(map(self._deliver, self._receivers.values()))
 
     def _collect(self) -> None:
         says_so = time.monotonic() >= self._say_so_at
@@ -157,7 +171,7 @@ class Notifier:
                 "alert", alert=notice.fields["alert"], state=notice.fields["state"], metric=notice.fields["metric"],
                 subject=notice.fields["subject"], value=notice.fields["value"], id=notice.id,
             )  # fmt: skip
-            self._queues.setdefault(hook.url if hook else "", deque()).append(notice)
+            self._receivers.setdefault(hook.url if hook else "", _Receiver(self._log)).queue.append(notice)
 
     def _say_that_we_hold(self, keys: PartitionKeys) -> None:
         """Keep others from taking over what waits here for its next attempt."""
@@ -165,33 +179,29 @@ class Notifier:
         if ours:
             self._client.execute_command("XCLAIM", keys.outbox, GROUP, self._consumer, 0, *ours, "JUSTID")
 
-    def _deliver(self, url: str, queue: deque[Notification]) -> int:
+    def _deliver(self, receiver: _Receiver) -> int:
         """Deliver a receiver's notifications in order; one that is not taken holds up those behind it."""
         settled = 0
-        due, failures = self._due.get(url, (0.0, 0))
-        while queue and time.monotonic() >= due:
-            notice = queue[0]
+        while receiver.queue and time.monotonic() >= receiver.due:
+            notice = receiver.queue[0]
             alert = notice.fields["alert"]
             hook = self._hooks.get(alert)
             problem = webhook.send(hook, notice.id, notice.body()) if hook else None
-            if problem is not None and time.time() - notice.at < KEPT:
-                first, most = _BACKOFF
-                pause = min(most, first * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
-                if not failures:
-                    self._log.error("notification not taken", alert=alert, problem=problem, id=notice.id)
-                self._delivered(alert, "failed")
-                self._due[url] = (time.monotonic() + pause, failures + 1)
-                return settled
             if problem is None:
+                receiver.state.works()
                 self._delivered(alert, "delivered")
+            elif time.time() - notice.at < KEPT:
+                receiver.state.failed(problem, alert=alert, id=notice.id)
+                self._delivered(alert, "failed")
+                receiver.due = time.monotonic() + receiver.backoff.next()
+                break
             else:
                 self._log.error("notification given up", alert=alert, problem=problem, id=notice.id)
                 self._delivered(alert, "abandoned")
             self._settle(notice)
-            queue.popleft()
+            receiver.queue.popleft()
+            receiver.backoff.reset()
             settled += 1
-            failures = 0
-            self._due.pop(url, None)
         return settled
 
     def _settle(self, notice: Notification) -> None:

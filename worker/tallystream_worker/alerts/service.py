@@ -1,71 +1,103 @@
-"""Watches and delivers in two threads beside the counting, where alerts are declared."""
+"""The services that look after the declared alerts: one evaluates conditions, one delivers what was noticed."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
 from tallystream_worker.alerts.evaluator import AlertEvaluator
 from tallystream_worker.alerts.notifier import Notifier
-from tallystream_worker.process.periodic import PeriodicTask
+from tallystream_worker.process.data import load_same
+from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import redis
     from structlog.typing import FilteringBoundLogger
 
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import Layout
     from tallystream_worker.settings.settings import Settings
 
-WATCH_EVERY: Final = 5.0
+EVALUATE_EVERY: Final = 5.0
 DELIVER_EVERY: Final = 0.5
-"""Seconds between two rounds."""
-
-_STOP_TIMEOUT: Final = 12.0
-"""Seconds that a delivery in hand may take to end."""
+"""Seconds between two passes."""
 
 
-@contextmanager
-def alerting(
+class AlertDelivery:
+    """Delivers what waits in the log that is live, and in the one before it for as long as that is kept.
+
+    Args:
+        client: Where the logs are.
+        meta: The data that the worker began with.
+        notifier: Makes what delivers from one log.
+    """
+
+    def __init__(self, client: redis.Redis, meta: Deployment, notifier: Callable[[Layout], Notifier]) -> None:
+        self._client = client
+        self._meta = meta
+        self._notifier = notifier
+        self._notifiers: dict[int, Notifier] = {}  # by log
+
+    def run_once(self) -> None:
+        """Deliver what is due.
+
+        Raises:
+            redis.RedisError: the server does not answer, or refuses.
+        """
+        found = load_same(self._client, self._meta)
+        if found is None:
+            return  # the partition workers report it
+        kept = None if found.kept is None else found.layout_of(found.kept)
+        layouts = [found.layout] if kept is None else [found.layout, kept]
+        self._notifiers = {each.log: self._notifiers.get(each.log) or self._notifier(each) for each in layouts}
+        for notifier in self._notifiers.values():
+            notifier.run_once()
+
+
+def alert_services(
     settings: Settings,
-    layout: Layout,
+    meta: Deployment,
     log: FilteringBoundLogger,
     consumer: str,
     delivered: Callable[[str, str], None] | None = None,
-    before: Layout | None = None,
-) -> Iterator[None]:
-    """Look after the declared alerts for as long as the context lasts.
+) -> list[PeriodicService]:
+    """Return the services that look after the declared alerts; none if no alert is declared.
 
-    Also delivers what was still waiting in the log before, where that is kept.
+    Args:
+        settings: What was configured.
+        meta: The data that the worker began with.
+        log: Where notifications and changes of state are logged.
+        consumer: The name under which notifications are claimed.
+        delivered: Told of each attempt to deliver; see `Notifier`.
     """
     if not settings.rules.alert:
-        yield
-        return
-    with ExitStack() as stack:
+        return []
 
-        def client() -> redis.Redis:
-            made = connect(settings.redis.url)
-            stack.callback(made.close)
-            return made
+    def service(name: str, interval: float, run_once: Callable[[], object], client: redis.Redis) -> PeriodicService:
+        def quietly() -> None:
+            run_once()  # each notification has a line of its own in the log
 
-        watching = client()
-        namespace = settings.redis.namespace
-        watcher = AlertEvaluator(watching, lambda: create_or_load(watching, None, namespace).layout, settings.rules)
-        duties: list[tuple[str, float, Callable[[], int]]] = [("watch", WATCH_EVERY, watcher.round)]
-        for each in [layout] if before is None else [layout, before]:
-            notifier = Notifier(client(), each, consumer, settings.hooks, log, delivered)
-            duties.append(("deliver", DELIVER_EVERY, notifier.round))
-        for name, every, work in duties:
-            duty = PeriodicTask(f"alerts-{name}", every, partial(_quietly, work), log)
-            stack.callback(duty.stop, _STOP_TIMEOUT)
-            duty.start()
-        yield
+        return PeriodicService(
+            name,
+            interval,
+            quietly,
+            log,
+            clients=[client],
+        )
 
+    evaluating, delivering = connect(settings.redis.url), connect(settings.redis.url)
 
-def _quietly(work: Callable[[], int]) -> None:
-    """Do one round; each notification has a line in the log of its own."""
-    work()
+    def live() -> Layout | None:
+        found = load_same(evaluating, meta)
+        return None if found is None else found.layout
+
+    evaluator = AlertEvaluator(evaluating, live, settings.rules)
+    delivery = AlertDelivery(
+        delivering, meta, lambda layout: Notifier(delivering, layout, consumer, settings.hooks, log, delivered)
+    )
+    return [
+        service("alerts-evaluate", EVALUATE_EVERY, evaluator.run_once, evaluating),
+        service("alerts-deliver", DELIVER_EVERY, delivery.run_once, delivering),
+    ]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tallystream.client.connect import connect
+from tallystream.errors import StreamError
 from tallystream_worker.archive.archiver import SETTLED, PartitionArchiver
 from tallystream_worker.archive.store import Store
-from tallystream_worker.process.periodic import PeriodicTask
+from tallystream_worker.process.data import load_same
+from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
     from structlog.typing import FilteringBoundLogger
 
@@ -58,24 +57,57 @@ class Archive:
         return events
 
 
-@contextmanager
-def archiving(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> Iterator[None]:
-    """Archive in the background for as long as the context lasts, where `[archive] url` names a place."""
-    if not settings.archive.url:
-        yield
-        return
-    client = connect(settings.redis.url)
-    store = Store(settings.archive.url, meta.layout.namespace, meta.layout.log)
-    archive = Archive(client, store, meta)
+class LiveArchive:
+    """Archives the log that is live, and goes on with the next one once the events were moved.
 
-    def work() -> dict[str, object] | None:
-        events = archive.run_once()
+    Args:
+        client: Where the streams are.
+        url: Where the files go.
+        meta: The data that the worker began with.
+
+    Raises:
+        ArchiveError: the files are those of other data.
+    """
+
+    def __init__(self, client: redis.Redis, url: str, meta: Deployment) -> None:
+        self._client = client
+        self._url = url
+        self._meta = meta
+        self._archive = self._open(meta)
+
+    def run_once(self) -> dict[str, object] | None:
+        """Write what is there into files; return how many events that were, `None` for none.
+
+        Raises:
+            StreamError: the server holds other data by now, or see `PartitionArchiver`.
+            ArchiveError: a file could not be written, or the files are those of other data.
+            redis.RedisError: the server does not answer, or refuses.
+        """
+        found = load_same(self._client, self._meta)
+        if found is None:
+            raise StreamError(f"{self._meta.layout.meta} is gone or another: no archive of other data")
+        if found.layout.log != self._meta.layout.log:
+            self._archive = self._open(found)
+            self._meta = found
+        events = self._archive.run_once()
         return {"events": events} if events else None
 
-    duty = PeriodicTask("archive", settings.archive.every, work, log)
-    duty.start()
-    try:
-        yield
-    finally:
-        if duty.stop(settings.worker.stop_timeout):
-            client.close()
+    def _open(self, meta: Deployment) -> Archive:
+        return Archive(self._client, Store(self._url, meta.layout.namespace, meta.layout.log), meta)
+
+
+def archive_service(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+    """Return the service that archives to `[archive] url`.
+
+    Raises:
+        ArchiveError: the files there are those of other data.
+    """
+    client = connect(settings.redis.url)
+    archive = LiveArchive(client, settings.archive.url, meta)
+    return PeriodicService(
+        "archive",
+        settings.archive.every,
+        archive.run_once,
+        log,
+        clients=[client],
+    )

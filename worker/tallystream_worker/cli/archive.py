@@ -15,6 +15,7 @@ from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.process import logs
+from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 
 
@@ -32,7 +33,7 @@ def archive(
     """Write every entry of the streams to Parquet files, until SIGTERM or Ctrl-C."""
     # Here, so that the other commands do without pyarrow, which is an extra.
     try:
-        from tallystream_worker.archive.service import Archive, archiving  # noqa: PLC0415
+        from tallystream_worker.archive.service import Archive, archive_service  # noqa: PLC0415
         from tallystream_worker.archive.store import Store  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
@@ -56,5 +57,8 @@ def archive(
             else:
                 console.print(f"archived {events:,} events in {seconds:.1f} s to {chosen.url}", soft_wrap=True)
             return
-    with stop_on_signals() as stop, archiving(settings, meta, logs.configure()):
+    with (
+        stop_on_signals() as stop,
+        running(archive_service(settings, meta, logs.configure()), settings.worker.stop_timeout),
+    ):
         wait_for(stop)

@@ -18,7 +18,8 @@ from tallystream_worker.cli.output import console, error_console, print_json, pr
 from tallystream_worker.cli.replay import moment
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
-from tallystream_worker.process.periodic import PeriodicTask
+from tallystream_worker.process.periodic import PeriodicService
+from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.rebuild.audit import Report
 from tallystream_worker.rebuild.audit import audit as run
@@ -97,10 +98,8 @@ def _repeat(wanted: _Wanted, every: float, metrics_port: int | None, metrics_hos
             metrics.note(len(report.differences), report.counters)
             return report.said()
 
-        duty = PeriodicTask("audit", every, work, logs.configure())
-        duty.start()
-        wait_for(stop)
-        duty.stop(wanted.settings.worker.stop_timeout)
+        with running(PeriodicService("audit", every, work, logs.configure()), wanted.settings.worker.stop_timeout):
+            wait_for(stop)
     return 0
 
 

@@ -17,6 +17,7 @@ from tallystream.storage.keys import FIRST_LOG
 from tallystream_worker.cli.options import AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.process import logs
+from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def snapshot(
     where: Where = Where(),  # noqa: B008  # frozen
 ) -> None:
     """Copy the counters into a database, again and again until SIGTERM or Ctrl-C."""
-    from tallystream_worker.snapshot.snapshotter import Snapshotter, snapshotting  # noqa: PLC0415
+    from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415
+    from tallystream_worker.snapshot.snapshotter import Snapshotter  # noqa: PLC0415
 
     settings = where.settings()
     settings = replace(settings, snapshot=replace(settings.snapshot, url=_place(settings, url)))
@@ -62,7 +64,10 @@ def snapshot(
             else:
                 console.print(f"wrote {done.rows:,} rows in {seconds:.1f} s")
             return
-    with stop_on_signals() as stop, snapshotting(settings, meta, logs.configure()):
+    with (
+        stop_on_signals() as stop,
+        running(snapshot_service(settings, meta, logs.configure()), settings.worker.stop_timeout),
+    ):
         wait_for(stop)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
 
+from tallystream.client.backoff import Backoff
 from tallystream.client.replies import BROKEN, is_refusal
 from tallystream_worker.process import failpoints
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 BURST: Final = 256 * 1024
 """Bytes of payload that are worth a call; small enough that the workers begin while the file is read."""
 
-_BACKOFF: Final = (0.1, 5.0)
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds to wait after the first attempt that the server took nothing of, and at most."""
 
 
 class ChunkSender:
@@ -78,7 +80,7 @@ class ChunkSender:
 
     def _send(self) -> bool:
         """Send until everything is appended; tell whether it was, or the run is to end."""
-        failures, progress = 0, self._progress
+        backoff, progress = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), self._progress
         while self._gate.waiting:
             failpoints.reach("before-ingest")
             try:
@@ -90,12 +92,12 @@ class ChunkSender:
             failpoints.reach("after-ingest")
             progress.events += events
             progress.waiting_for = problem
-            failures = 0 if problem is None or events else failures + 1
-            if failures:
-                if not self._report(progress):
-                    return False
-                first, most = _BACKOFF
-                time.sleep(min(most, first * 2 ** min(failures, 8)) * random.uniform(0.5, 1.0))  # noqa: S311
+            if problem is None or events:
+                backoff.reset()
+            elif self._report(progress):
+                time.sleep(backoff.next())
+            else:
+                return False
         for partition, last_id in enumerate(self._gate.last_ids):
             if last_id is not None:
                 progress.last_ids[partition] = last_id

@@ -14,9 +14,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
+from tallystream.client.backoff import Backoff
 from tallystream.errors import ConfigurationError, EventError, TallyError
 from tallystream.reading.query import Query, lag_of
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
@@ -28,6 +28,7 @@ from tallystream_worker.live.figures import Figures
 from tallystream_worker.live.messages import Message, MessageBatch, StaleMessage
 from tallystream_worker.live.overview import as_of_counted
 from tallystream_worker.live.subscriber import MAX_HELD
+from tallystream_worker.process.state_log import StateLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,8 +69,9 @@ _MATCHES: Final = 200_000
 _CHUNK: Final = 2_000
 """Counters read in one call: it holds the server for about a millisecond."""
 
-_RETRY: Final = (0.5, 5.0)
-"""Seconds to wait after the first failure, and at the most."""
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds to wait after the first failed pass, and at most."""
 
 _MANY: Final = "more changed than is told one by one"
 
@@ -89,6 +91,8 @@ class Broadcaster:
         self._passed = asyncio.Event()
         self._ended = False
         self._problem: StaleMessage | None = None
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        self._state = StateLog(structlog.get_logger(), failed="live updates stand still", works="live updates go on")
         self._data = ""
         self._at: Cursor | None = None
         self._positions: Sequence[CountingPosition] = ()
@@ -166,39 +170,41 @@ class Broadcaster:
         """Make sure that the task runs and has made a pass."""
         if self._task is None or self._task.done():
             self._at = None
+            self._backoff.reset()
             self._task = asyncio.create_task(self._follow())
             await self._passed.wait()
         elif self._at is None and self._problem is None:
             await self._passed.wait()
 
     async def _follow(self) -> None:
-        failures = 0
         while self._readers:
-            try:
-                await self._pass(await self._totals.meta())
-            except (RedisError, ConfigurationError) as error:
-                failures += 1
-                self._say(error)
-            except Exception as error:  # noqa: BLE001  # a task that dies in silence would leave every reader waiting
-                failures += 1
-                structlog.get_logger().error("live updates failed", exc_info=error)
-                self._say(error)
-            else:
-                failures, self._problem = 0, None
+            pause = await self._attempt()
             passed, self._passed = self._passed, asyncio.Event()
             passed.set()
-            # Not less by what the pass took: on a busy machine there are fewer passes.
-            await asyncio.sleep(min(_RETRY[1], _RETRY[0] * 2 ** (failures - 1)) if failures else self._pace)
+            await asyncio.sleep(pause)
+
+    async def _attempt(self) -> float:
+        """Make one pass; return how many seconds to wait before the next. Whatever a pass raises, the task goes on."""
+        try:
+            await self._pass(await self._totals.meta())
+        except Exception as error:  # noqa: BLE001  # a task that dies in silence would leave every reader waiting
+            self._failed(error)
+            return self._backoff.next()
+        self._backoff.reset()
+        self._state.works()
+        self._problem = None
+        # Not less by what the pass took: on a busy machine there are fewer passes.
+        return self._pace
 
     @property
     def _pace(self) -> float:
         """Seconds between two passes. Everyone is told after each: what is told is put together and encoded once."""
         return max(TICK, len(self._readers) / _UPDATES)
 
-    def _say(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
+        self._state.failed_with(error)
         if self._problem is None:
             reason = str(error) if isinstance(error, ConfigurationError) else "the counters cannot be read"
-            structlog.get_logger().warning("live updates stand still", problem=str(error) or type(error).__name__)
             self._problem = StaleMessage(reason, time.time())
             for reader in self._readers:
                 reader.tell(Message("stale", self._problem))

@@ -1,40 +1,31 @@
-"""Which subject gets the most of a partition's events: from a sample of the entries, in bounded memory.
-
-One entry of each batch is looked at. Misra and Gries, "Finding repeated elements" (1982), with the batched reduction of
-Agarwal et al., "Mergeable summaries" (2012): of N events that were looked at, a subject's count is too low by
-N / (`_KEPT` + 1) at most, and never too high.
-"""
+"""Which subject gets the most of a partition's events: from a sample of the entries, one of each batch."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.client.connect import connect
 from tallystream.reading.query import Query, raise_on_error
+from tallystream.storage.keys import FIRST_LOG
+from tallystream_worker.maintenance.frequent_subjects import FrequentSubjects
+from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
 
 if TYPE_CHECKING:
-    import redis
+    from collections.abc import Callable
 
+    import redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout, PartitionKeys
-    from tallystream.wire.codec import Payload
     from tallystream_worker.counting.outcome import BatchResult
-
-_KEPT: Final = 256
-"""Subjects that are kept apart behind a reduction."""
-
-_ROOM: Final = 4096
-"""Subjects that lead to one."""
-
-_SPAN: Final = 200_000
-"""Events after which what was seen before counts half."""
-
-_FEW: Final = 100
-"""Events of which a share says nothing yet."""
+    from tallystream_worker.process.periodic import PeriodicService
+    from tallystream_worker.settings.settings import Settings
 
 _SHOWN: Final = 60_000
 """Milliseconds for which others see what was found here."""
@@ -80,61 +71,16 @@ def advice(hot: HotSubject, rules: Rules | None) -> str:
     return f"spread = true in [metric.{hot.metric}] would send its events to all partitions"
 
 
-class FrequentSubjects:
-    """The most frequent subjects among the events of some entries."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, Counter[str]] = defaultdict(Counter)
-        self._events = 0
-
-    def take(self, payload: Payload) -> None:
-        """Take the events of one entry."""
-        for group in payload.groups:
-            counts = self._counts[group.metric]
-            counts.update(group.ones)
-            counts.update(group.counts)
-            for subject, (_, events) in group.sums.items():
-                counts[subject] += events
-        for visits in payload.visits:
-            self._counts[visits.metric].update(visits.subjects)
-        for single in payload.singles:
-            self._counts[single.metric][single.subject] += 1
-        self._events += payload.events
-        if sum(map(len, self._counts.values())) > _ROOM:
-            self._reduce()
-        if self._events > _SPAN:
-            self._events //= 2
-            self._keep(lambda count: count // 2)
-
-    @property
-    def largest(self) -> tuple[str, str, float] | None:
-        """Metric, subject and share of the most frequent one."""
-        if self._events < _FEW:
-            return None
-        count, metric, subject = max(
-            (count, metric, subject) for metric, counts in self._counts.items() for subject, count in counts.items()
-        )
-        return metric, subject, count / self._events
-
-    def _reduce(self) -> None:
-        cut = sorted((count for counts in self._counts.values() for count in counts.values()), reverse=True)[_KEPT]
-        self._keep(lambda count: count - cut)
-
-    def _keep(self, less: Any) -> None:
-        self._counts = defaultdict(
-            Counter,
-            {
-                metric: left
-                for metric, counts in self._counts.items()
-                if (left := Counter({s: rest for s, count in counts.items() if (rest := less(count)) > 0}))
-            },
-        )
-
-
 class HotSubjectTracker:
-    """Subscribes to outcomes, and knows the hottest subject of each partition; safe across threads."""
+    """Subscribes to outcomes, and knows the hottest subject of each partition; safe across threads.
 
-    def __init__(self, partitions: int) -> None:
+    Args:
+        partitions: How many partitions are counted.
+        log: The number of the log that has them.
+    """
+
+    def __init__(self, partitions: int, log: int = FIRST_LOG) -> None:
+        self.log = log
         self._lock = threading.Lock()
         self._summaries = [FrequentSubjects() for _ in range(partitions)]
         self._events = [0] * partitions
@@ -177,3 +123,63 @@ def query_hot_subjects(layout: Layout) -> Query[dict[str, HotSubject]]:
         return {keys.stream: HotSubject(**json.loads(text)) for keys, text in found if text}
 
     return Query([("GET", keys.hot_subject) for keys in layout.keys], parse)
+
+
+class HotSubjects:
+    """Lets others see the hottest subject of each partition, and logs one that becomes hot.
+
+    Args:
+        client: Where the partitions are.
+        meta: The data that the worker began with.
+        tracker: Returns what has noted the batches; another one once counting has gone on in another topic.
+        log: Where a subject is logged that has become hot.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        meta: Deployment,
+        tracker: Callable[[], HotSubjectTracker],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._client = client
+        self._meta = meta
+        self._tracker = tracker
+        self._log = log
+        self._logged: dict[str, tuple[str, str]] = {}  # by stream, the last one: metric and subject
+
+    def run_once(self) -> None:
+        """Show what was found since the last pass.
+
+        Raises:
+            redis.RedisError: the server does not answer, or refuses.
+        """
+        tracker = self._tracker()
+        tracker.tick()
+
+        def show_one(partition: int, keys: PartitionKeys, found: Deployment) -> None:
+            # Other than the tracker's where the events were just moved, and counting is about to follow.
+            hot = tracker.of(partition) if found.layout.log == tracker.log else None
+            if hot is not None and hot.events_per_second:  # what was shown before fades by itself
+                self._show(keys, hot, found.rules)
+
+        for_each_partition(self._client, self._meta, show_one)
+
+    def _show(self, keys: PartitionKeys, hot: HotSubject, rules: Rules | None) -> None:
+        show(self._client, keys, hot)
+        name = (hot.metric, hot.subject)
+        if hot.is_hot and self._logged.get(keys.stream) != name:
+            self._logged[keys.stream] = name
+            self._log.info(
+                "one subject gets most of a partition's events", stream=keys.stream, metric=hot.metric,
+                subject=hot.subject, share=round(hot.share, 2), help=advice(hot, rules),
+            )  # fmt: skip
+
+
+def hot_subjects_service(
+    settings: Settings, meta: Deployment, tracker: Callable[[], HotSubjectTracker], log: FilteringBoundLogger
+) -> PeriodicService:
+    """Return the service that shows hot subjects."""
+    client = connect(settings.redis.url)
+    job = HotSubjects(client, meta, tracker, log)
+    return maintenance_service("hot-subjects", INTERVAL, job.run_once, client, log)

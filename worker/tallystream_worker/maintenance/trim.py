@@ -1,21 +1,37 @@
-"""Trimming: the log is kept for a time and up to a size, and never shorter than somebody needs it."""
+"""Trimming: streams are kept for a time and up to a size, and no entry is removed that is still needed.
+
+The job also bounds the stream of dead letters, of which it removes the oldest.
+"""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tallystream.client.connect import connect
 from tallystream.storage.scripts import Script
+from tallystream_worker.dead_letters.store import shorten
+from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
+from tallystream_worker.process.state_log import StreamStates
 
 if TYPE_CHECKING:
     import redis
+    from structlog.typing import FilteringBoundLogger
 
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.settings.settings import RetentionSettings
+    from tallystream_worker.process.periodic import PeriodicService
+    from tallystream_worker.settings.settings import RetentionSettings, Settings
 
 _TRIM: Final = Script("tallystream_worker.maintenance", "trim")
 _STEP: Final = 2000
 """Entries that one call removes at most: bounds the time for which it holds the server."""
+
+_CALLS: Final = 50
+"""The most calls of one pass in one partition: what is left waits for the next."""
+
+_NEARLY: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class Trimmed:
     @property
     def nearly_full(self) -> bool:
         """Tell whether appends are refused, or soon will be."""
-        return 0 < self.limit * 0.8 <= self.entries
+        return 0 < self.limit * _NEARLY <= self.entries
 
 
 def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings, *, step: int = _STEP) -> Trimmed:
@@ -64,3 +80,79 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
         ],
     )
     return Trimmed(removed, entries, size, limit, holder.decode())
+
+
+class Trimmer:
+    """Trims the streams of all partitions, and bounds their dead letters.
+
+    Args:
+        client: Where the streams are.
+        meta: The data that the worker began with.
+        retention: How much is kept.
+        log: Where changes of state, and what is dropped, are logged.
+        stopping: Ends a pass that has much to remove.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        meta: Deployment,
+        retention: RetentionSettings,
+        log: FilteringBoundLogger,
+        stopping: threading.Event,
+    ) -> None:
+        self._client = client
+        self._meta = meta
+        self._retention = retention
+        self._log = log
+        self._stopping = stopping
+        self._full = StreamStates(log, "stream is nearly full", "over: stream is nearly full")
+        self._dead_full = StreamStates(log, "dead stream is nearly full", "over: dead stream is nearly full")
+
+    def run_once(self) -> None:
+        """Remove from each partition what is out of retention.
+
+        Raises:
+            redis.RedisError: the server does not answer, or refuses.
+        """
+        for_each_partition(self._client, self._meta, self._partition)
+
+    def _partition(self, _number: int, keys: PartitionKeys, _found: Deployment) -> None:
+        self._trim(keys)
+        self._bound_dead(keys)
+
+    def _trim(self, keys: PartitionKeys) -> None:
+        for _ in range(_CALLS):
+            trimmed = trim(self._client, keys, self._retention)
+            if not trimmed.removed or self._stopping.is_set():
+                break
+        state = self._full[keys.stream]
+        if trimmed.nearly_full:
+            state.failed(
+                "appends beyond its limit are refused",
+                entries=trimmed.entries, limit=trimmed.limit, held_by=trimmed.holder,
+            )  # fmt: skip
+        else:
+            state.works()
+
+    def _bound_dead(self, keys: PartitionKeys) -> None:
+        used, entries, events = shorten(self._client, keys, self._retention.dead_bytes)
+        for _ in range(_CALLS):
+            if used <= 1 or self._stopping.is_set():
+                break
+            used, more_entries, more_events = shorten(self._client, keys, self._retention.dead_bytes)
+            entries, events = entries + more_entries, events + more_events
+        if entries:
+            self._log.error("parked entries dropped for want of room", stream=keys.dead, entries=entries, events=events)
+        state = self._dead_full[keys.dead]
+        if used > _NEARLY:
+            state.failed("the oldest will be dropped")
+        else:
+            state.works()
+
+
+def trim_service(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+    """Return the service that trims."""
+    client, stopping = connect(settings.redis.url), threading.Event()
+    trimmer = Trimmer(client, meta, settings.retention, log, stopping)
+    return maintenance_service("trim", INTERVAL, trimmer.run_once, client, log, stopping)

@@ -9,20 +9,17 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
 from tallystream.deployment import load
 from tallystream.errors import TallyError
 from tallystream.rules.windows import seconds
-from tallystream_worker.process.periodic import PeriodicTask
+from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
     from structlog.typing import FilteringBoundLogger
 
@@ -65,7 +62,7 @@ class Scheduled:
         self._every = float(seconds(settings.audit.every) or 0)
         self._again_at = float("-inf")
 
-    def round(self) -> dict[str, object] | None:
+    def run_once(self) -> dict[str, object] | None:
         """Audit, if it is time and nobody else does; return what is worth a line of the log.
 
         Raises:
@@ -113,19 +110,15 @@ class Scheduled:
             return audit(self._client, meta, meta.rules, sources=sources, sample=self._settings.audit.sample, show=show)
 
 
-@contextmanager
-def auditing(settings: Settings, log: FilteringBoundLogger) -> Iterator[None]:
-    """Audit in the background for as long as the context lasts, where `[audit] every` says how often."""
-    if not settings.audit.every:
-        yield
-        return
-    stopping = threading.Event()
-    with closing(connect(settings.redis.url)) as client:
-        scheduled = Scheduled(settings, client, log, stopping)
-        duty = PeriodicTask("audit", min(LOOK_EVERY, float(seconds(settings.audit.every) or 0)), scheduled.round, log)
-        duty.start()
-        try:
-            yield
-        finally:
-            stopping.set()
-            duty.stop(settings.worker.stop_timeout)
+def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
+    """Return the service that audits as often as `[audit] every` says."""
+    client, stopping = connect(settings.redis.url), threading.Event()
+    scheduled = Scheduled(settings, client, log, stopping)
+    return PeriodicService(
+        "audit",
+        min(LOOK_EVERY, float(seconds(settings.audit.every) or 0)),
+        scheduled.run_once,
+        log,
+        clients=[client],
+        stopping=stopping,
+    )

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from tallystream.client.connect import connect
+from tallystream_worker.process.data import load_same
+from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
 
 if TYPE_CHECKING:
     import redis
+    from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
+    from tallystream_worker.settings.settings import Settings
+
+INTERVAL: Final = 2.0
+"""Seconds between two passes."""
 
 
 class StragglerCopier:
@@ -41,3 +49,22 @@ class StragglerCopier:
         except CopiedElsewhere:
             self._copying = None  # another worker was first: look anew in the next round
             return 0
+
+
+def straggler_service(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+    """Return the service that copies stragglers."""
+    client = connect(settings.redis.url)
+    copier = StragglerCopier(client)
+
+    def run_once() -> None:
+        found = load_same(client, meta)
+        if found is not None and (copied := copier(found)):
+            log.info("entries fetched from the log before", entries=copied)
+
+    return PeriodicService(
+        "stragglers",
+        INTERVAL,
+        run_once,
+        log,
+        clients=[client],
+    )

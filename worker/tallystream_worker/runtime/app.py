@@ -1,8 +1,9 @@
-"""The composition root: puts the parts together, in start order; stop is the same list backwards."""
+"""The composition root: the list of services that are a worker."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager, suppress
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as changed
@@ -12,8 +13,14 @@ from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import create_or_load, spread_fields
 from tallystream.errors import ConsumerGroupMissing
 from tallystream.rules.metrics import publish
-from tallystream_worker.alerts.service import alerting
+from tallystream_worker.alerts.service import alert_services
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.maintenance.hot_subjects import hot_subjects_service
+from tallystream_worker.maintenance.losses import losses_service
+from tallystream_worker.maintenance.reaper import reaper_service
+from tallystream_worker.maintenance.trim import trim_service
+from tallystream_worker.process.services import quiet_all, start_all, stop_all
+from tallystream_worker.repartition.stragglers import straggler_service
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.runtime.partition_follower import PartitionFollower
 from tallystream_worker.runtime.supervisor import WorkerPool
@@ -25,7 +32,11 @@ if TYPE_CHECKING:
 
     from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import Layout
     from tallystream_worker.counting.outcome import BatchSubscriber
+    from tallystream_worker.process.periodic import ServiceHealth
+    from tallystream_worker.process.services import Service
+    from tallystream_worker.runtime.partition_worker import PartitionHealth
     from tallystream_worker.settings.settings import Settings
 
 
@@ -73,6 +84,95 @@ def without_history(before: Rules, now: Rules) -> list[str]:
     ]
 
 
+class Worker:
+    """A worker of one namespace: its services, which `start` starts in order and `stop` stops backwards.
+
+    Counting comes first, because everything else reads what it writes and can wait. Then comes what keeps the streams
+    within bounds, then what delivers alerts, copies and audits. Backwards, so that whatever reads the counters is told
+    to end before what writes them. All services are told to end before any is waited for, and have one deadline.
+
+    Each service asks in each pass which log and generation are live, so none is started again when they change; only
+    the partition workers belong to one log, and the follower replaces them.
+
+    Args:
+        settings: What was configured.
+        log: Where changes of state are logged.
+        subscribers: Called with the result of each applied batch.
+        consumer: The name in the groups, if not the configured one.
+
+    Raises:
+        ConfigurationError: what is stored disagrees with the settings.
+        ArchiveError: the archive is that of other data.
+        SnapshotError: the database of the snapshots cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: FilteringBoundLogger,
+        subscribers: Sequence[BatchSubscriber] = (),
+        *,
+        consumer: str | None = None,
+    ) -> None:
+        meta = open_books(settings, log)
+        name = consumer or settings.worker.consumer
+        delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
+
+        def pool(meta: Deployment) -> WorkerPool:
+            return WorkerPool(settings, meta, log, subscribers, consumer=name)
+
+        self._timeout = settings.worker.stop_timeout
+        self._follower = follower = PartitionFollower(settings, meta, log, pool)
+        self.services: list[Service] = [
+            follower,
+            straggler_service(settings, meta, log),
+            trim_service(settings, meta, log),
+            losses_service(settings, meta, log),
+            reaper_service(settings, meta, name, log),
+            hot_subjects_service(settings, meta, lambda: follower.pool.hot_subjects, log),
+            *alert_services(settings, meta, log, name, delivered),
+        ]
+        if settings.archive.url:
+            from tallystream_worker.archive.service import archive_service  # noqa: PLC0415  # pyarrow is an extra
+
+            self.services.append(archive_service(settings, meta, log))
+        if settings.snapshot.url:
+            from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415  # SQLAlchemy takes its time
+
+            self.services.append(snapshot_service(settings, meta, log))
+        if settings.audit.every:
+            from tallystream_worker.rebuild.schedule import audit_service  # noqa: PLC0415  # seldom asked for
+
+            self.services.append(audit_service(settings, log))
+
+    def start(self) -> None:
+        """Begin to count, and everything beside it."""
+        start_all(self.services)
+
+    def quiet(self) -> None:
+        """Begin nothing new; what is in hand goes on, and `stop` waits for it."""
+        quiet_all(self.services)
+
+    def stop(self) -> bool:
+        """Finish what is in hand; return whether all of it ended within `[worker] stop_timeout` seconds."""
+        return stop_all(self.services, time.monotonic() + self._timeout)
+
+    @property
+    def layout(self) -> Layout:
+        """Where it counts."""
+        return self._follower.pool.layout
+
+    @property
+    def health(self) -> list[PartitionHealth]:
+        """The state of each partition."""
+        return self._follower.pool.health
+
+    @property
+    def service_health(self) -> list[ServiceHealth]:
+        """The state of each service beside the partition workers."""
+        return [service.health for service in self.services]
+
+
 @contextmanager
 def counting(
     settings: Settings,
@@ -80,40 +180,11 @@ def counting(
     subscribers: Sequence[BatchSubscriber] = (),
     *,
     consumer: str | None = None,
-) -> Iterator[PartitionFollower]:
-    """Count in the background for as long as the context lasts; then finish the batches in hand.
-
-    Archives and takes snapshots beside it, where the settings name a place, and audits where they say how often.
-    """
-    meta = open_books(settings, log)
-    delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
-
-    def pool(meta: Deployment) -> WorkerPool:
-        return WorkerPool(settings, meta, log, subscribers, consumer=consumer)
-
-    @contextmanager
-    def beside(meta: Deployment) -> Iterator[None]:
-        with ExitStack() as stack:
-            name = consumer or settings.worker.consumer
-            kept = None if meta.kept is None else meta.layout_of(meta.kept)
-            stack.enter_context(alerting(settings, meta.layout, log, name, delivered, kept))
-            if settings.archive.url:
-                from tallystream_worker.archive.service import archiving  # noqa: PLC0415  # pyarrow is an extra
-
-                stack.enter_context(archiving(settings, meta, log))
-            if settings.snapshot.url:
-                from tallystream_worker.snapshot.snapshotter import snapshotting  # noqa: PLC0415  # SQLAlchemy takes its time
-
-                stack.enter_context(snapshotting(settings, meta, log))
-            if settings.audit.every:
-                from tallystream_worker.rebuild.schedule import auditing  # noqa: PLC0415  # seldom asked for
-
-                stack.enter_context(auditing(settings, log))
-            yield
-
-    follower = PartitionFollower(settings, meta, log, pool, beside)
+) -> Iterator[Worker]:
+    """Run a worker for as long as the context lasts; then finish what is in hand. For the arguments see `Worker`."""
+    worker = Worker(settings, log, subscribers, consumer=consumer)
     try:
-        follower.begin()
-        yield follower
+        worker.start()
+        yield worker
     finally:
-        follower.stop()
+        worker.stop()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from prometheus_client.core import GaugeMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
-    from tallystream_worker.runtime.supervisor import PartitionHealth
+    from tallystream_worker.process.periodic import ServiceHealth
+    from tallystream_worker.runtime.partition_worker import PartitionHealth
 
 SILENT: Final = 60.0
 """Seconds without a pass begun, after which a thread counts as hung: each wait in a pass is bounded far below."""
@@ -23,15 +24,30 @@ LATE: Final = 30.0
 """Seconds without a pass completed, after which a partition is not ready."""
 
 
+class Watched(Protocol):
+    """What a probe looks at: a worker."""
+
+    @property
+    def health(self) -> Sequence[PartitionHealth]:
+        """The state of each partition."""
+
+    @property
+    def service_health(self) -> Sequence[ServiceHealth]:
+        """The state of each service beside the partition workers."""
+
+
 class HealthProbe:
-    """Watches the threads that count; also a Prometheus collector of what it sees.
+    """Tells whether a worker is alive and ready; also a Prometheus collector of the state of its services.
+
+    Only the partition workers make a worker hang or not ready: no restart mends a full disk under the archive, and a
+    snapshot or an audit may take long.
 
     Args:
-        health: Returns how each partition's thread is, such as `lambda: pool.health`.
+        worker: Which.
     """
 
-    def __init__(self, health: Callable[[], Sequence[PartitionHealth]]) -> None:
-        self._health = health
+    def __init__(self, worker: Watched) -> None:
+        self._worker = worker
 
     def liveness(self) -> tuple[HTTPStatus, bytes]:
         """Answer 200 unless a thread hangs: whatever the state of Redis, else a restart would not help."""
@@ -44,14 +60,14 @@ class HealthProbe:
     def hung(self) -> list[str]:
         """Return what is to be said of each thread that hangs."""
         now = time.monotonic()
-        hung = [each.partition for each in self._health() if now - each.tried > SILENT]
+        hung = [each.partition for each in self._worker.health if now - each.tried > SILENT]
         return [f"partition {number} hangs: no pass began for {SILENT:.0f} s" for number in hung]
 
     def problems(self) -> list[str]:
         """Return what is to be said of each partition that is not counted."""
         now = time.monotonic()
         reasons = []
-        for each in self._health():
+        for each in self._worker.health:
             if each.problem is not None:
                 reasons.append(f"partition {each.partition}: {each.problem}")
             elif now - each.passed > LATE:
@@ -59,7 +75,7 @@ class HealthProbe:
         return reasons
 
     def collect(self) -> Iterable[Metric]:
-        """Yield a partition's state as metric families."""
+        """Yield the state of the partitions and services as metric families."""
         up = GaugeMetricFamily(
             "tallystream_partition_up", "1 while this worker counts the partition, else 0.", labels=["partition"]
         )
@@ -72,12 +88,19 @@ class HealthProbe:
             labels=["partition"],
         )
         wall = time.time() - time.monotonic()
-        for each in self._health():
+        for each in self._worker.health:
             up.add_metric([str(each.partition)], each.problem is None)
             passed.add_metric([str(each.partition)], wall + each.passed)
             if each.hot_subject is not None:
                 hottest.add_metric([str(each.partition)], each.hot_subject.share)
-        yield from (up, passed, hottest)
+        services = GaugeMetricFamily(
+            "tallystream_service_up",
+            "1 while the last pass of a service beside the counting succeeded, else 0.",
+            labels=["service"],
+        )
+        for service in self._worker.service_health:
+            services.add_metric([service.name], service.problem is None)
+        yield from (up, passed, hottest, services)
 
 
 class HealthProbes:

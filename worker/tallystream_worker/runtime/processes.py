@@ -9,8 +9,6 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream_worker.runtime.partition_follower import PartitionFollower
+    from tallystream_worker.runtime.app import Worker
     from tallystream_worker.settings.settings import Settings
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
@@ -49,16 +47,16 @@ def run_one(
     consumer, several = tenants[0].worker.consumer, len(tenants) > 1
     registries: dict[str, CollectorRegistry] = {}
     probes: dict[str, HealthProbe] = {}
-    crews: list[PartitionFollower] = []
+    workers: list[Worker] = []
     with stop_on_signals() as stop, ExitStack() as stack:
         for settings in tenants:
             namespace = settings.redis.namespace
             registry = registries[namespace] = CollectorRegistry()
             said = log.bind(namespace=namespace) if several else log
-            pool = stack.enter_context(counting(settings, said, [WorkerMetrics(registry)]))
-            probes[namespace] = probe = HealthProbe(partial(attrgetter("health"), pool))
+            worker = stack.enter_context(counting(settings, said, [WorkerMetrics(registry)]))
+            probes[namespace] = probe = HealthProbe(worker)
             registry.register(probe)
-            crews.append(pool)
+            workers.append(worker)
         if metrics_port is not None:
             if several:
                 registry = CollectorRegistry()
@@ -67,8 +65,8 @@ def run_one(
         log.info("worker started", consumer=consumer)
         wait_for(stop)
         log.info("worker stopping", consumer=consumer)
-        for pool in crews:
-            pool.quiet()  # all at once: they are waited for one after the other
+        for worker in workers:
+            worker.quiet()  # all at once: they are waited for one after the other
     log.info("worker stopped", consumer=consumer)
     return 0
 

@@ -7,20 +7,15 @@ round, and keeps a minute of the log for longer.
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import RedisError
-
-from tallystream.client.connect import connect
-from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY, load
+from tallystream.deployment import SNAPSHOT_AT
 from tallystream.rules.metrics import publish
 from tallystream.storage.keys import FIRST_LOG, LAYOUT
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.periodic import PeriodicTask
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError, Taken
@@ -29,15 +24,11 @@ from tallystream_worker.snapshot.schema import FORMAT
 from tallystream_worker.snapshot.values import ValueReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
-    from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.settings.settings import Settings
 
 HOLDER: Final = "snapshot"
 _ALL: Final = "0-0"
@@ -263,32 +254,3 @@ def facts_of(meta: Deployment) -> dict[str, str]:
         facts["log"] = str(meta.layout.log)
         facts["earlier"] = " ".join(f"{log}:{partitions}" for log, partitions in sorted(meta.earlier.items()))
     return facts
-
-
-@contextmanager
-def snapshotting(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> Iterator[None]:
-    """Take snapshots in the background for as long as the context lasts, where `[snapshot] url` names a place."""
-    if not settings.snapshot.url:
-        yield
-        return
-    client, database = connect(settings.redis.url), Database(settings.snapshot.url, meta.layout.namespace)
-
-    def work() -> dict[str, object] | None:
-        # Read anew: rules are published, and generations switched, while this goes on.
-        now = load(client, meta.layout.namespace)
-        if now is None or now.epoch != meta.epoch:
-            raise SnapshotError(f"{meta.layout.meta} is {'another' if now else 'gone'}: no snapshot of other data")
-        client.hset(meta.layout.meta, SNAPSHOT_EVERY, f"{settings.snapshot.every:g}")
-        done = Snapshotter(client, database, now).run_once()
-        return {"rows": done.rows} if done.rows else None
-
-    duty = PeriodicTask("snapshot", settings.snapshot.every, work, log)
-    duty.start()
-    try:
-        yield
-    finally:
-        if duty.stop(settings.worker.stop_timeout):
-            with suppress(RedisError):
-                client.hdel(meta.layout.meta, SNAPSHOT_EVERY)  # nobody promises the next one any more
-            client.close()
-            database.close()

@@ -1,0 +1,74 @@
+"""The broadcaster's task outlives whatever a pass raises, for as long as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
+
+from tallystream_worker.live.broadcaster import Broadcaster
+from tallystream_worker.live.subscriber import LiveReader
+from tallystream_worker.live.subscription import subscription_of
+from tallystream_worker.settings.settings import RedisSettings
+from tests.harness import Harness
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+HOURS = 3_000
+"""Failed passes: more than any power of two that a float can hold, some four hours at 5 s."""
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("gone"), ZeroDivisionError("a bug")])
+def test_readers_go_on_after_hours_without_redis(
+    server: Server, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """However often passes fail, readers are told once that updates stand still, and go on once Redis answers."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    async def follow(harness: Harness) -> None:
+        broadcaster = Broadcaster(RedisSettings(harness.url))
+        reader = LiveReader(subscription_of(["view"], ["a"]))
+        await broadcaster.join(reader)
+        (first,) = await reader.next()
+        meta = broadcaster._totals.meta
+        failed, back = asyncio.Event(), asyncio.Event()
+        failures = 0
+
+        async def failing() -> object:
+            nonlocal failures
+            if back.is_set():
+                return await meta()
+            failures += 1
+            if failures == HOURS:
+                failed.set()
+            raise error
+
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        monkeypatch.setattr(broadcaster._totals, "meta", failing)
+        async with asyncio.timeout(60):
+            await failed.wait()
+            told = await reader.next()
+            harness.client.xadd(harness.layout.keys_of("a").stream, {"metric": "view", "subject": "a"})
+            harness.drain()
+            back.set()
+            (update,) = await reader.next()
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        await broadcaster.close()
+        assert first.event == update.event == "counters"
+        assert b'"value":1' in update.body
+        assert [message.event for message in told] == ["stale"]
+
+    with Harness(server.url) as harness, capture_logs() as lines:
+        asyncio.run(follow(harness))
+    assert len(pauses) >= HOURS
+    assert max(pauses) <= 5.0
+    assert [line["event"] for line in lines] == ["live updates stand still", "live updates go on"]
