@@ -76,7 +76,7 @@ def test_a_crew_counts_and_stops(server):
             assert totals.get("article:1", "view") == 7
 
 
-def test_the_keeper_counts_what_vanished(server):
+def test_a_worker_accounts_for_what_vanished(server):
     """A stream trimmed by somebody else under a running pool is said with its events, and the books balance."""
     log = LogCapture()
     logger = structlog.wrap_logger(None, processors=[log])

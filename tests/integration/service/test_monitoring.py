@@ -65,7 +65,7 @@ def page(server: Server) -> Iterator[str]:
             producer.emit("vote", "article:1", actor="u1")
         producer.flush(10, wait="counted")
         server.client().xadd("tally:{p0.425}:stream", {"no": "event"})
-        until(lambda: server.client().hget("tally:{p0.425}:seq", "!dead"), what="a pass of the keeper")
+        until(lambda: server.client().hget("tally:{p0.425}:seq", "!dead"), what="a pass of the trimming")
         server.client().hset("tally:{p0.425}:seq", "!limit", 1000)
         until(lambda: "tallystream_batches_total 0.0" not in httpx.get(f"{url}/metrics").text)
         until(lambda: server.client().xlen("tally:{p0.425}:dead"), what="the parking")

@@ -1,1 +1,1 @@
-"""What any long-running process needs: periodic tasks, signals, logs, listen addresses."""
+"""What any long-running process needs: periodic services, signals, logs, listen addresses."""
