@@ -49,7 +49,8 @@ def main(events: int) -> None:
         def count() -> None:
             with counting(settings, structlog.wrap_logger(logs.configure(quiet=True))), Totals(server.url) as totals:
                 until(
-                    lambda: totals.run(query_ledger(totals.meta.layout)).counted >= events, "everything to be counted"
+                    lambda: totals.run(query_ledger(totals.deployment.layout)).counted >= events,
+                    "everything to be counted",
                 )
 
         def rebuild() -> None:

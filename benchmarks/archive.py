@@ -26,20 +26,20 @@ def main() -> None:
     events = arguments.parse_args().events
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "data") as server:
         client = connect(server.url, timeout=60)
-        meta = create_or_load(client)
-        client.hset(meta.layout.meta, "rules", publish(Rules({METRIC: Metric()})))
+        deployment = create_or_load(client)
+        client.hset(deployment.layout.meta, "rules", publish(Rules({METRIC: Metric()})))
         with Producer(server.url) as producer:
             for subject in zipf(events):
                 producer.emit(METRIC, subject)
-        stream = sum(client.memory_usage(keys.stream, samples=0) or 0 for keys in meta.layout.keys)
+        stream = sum(client.memory_usage(keys.stream, samples=0) or 0 for keys in deployment.layout.keys)
         store = Store(str(Path(folder) / "archive"))
         began = time.perf_counter()
-        written = Archive(client, store, meta).run_once(settled=0)
+        written = Archive(client, store, deployment).run_once(settled=0)
         seconds = time.perf_counter() - began
         assert written == events  # noqa: S101
         size = sum(path.stat().st_size for path in Path(folder, "archive").rglob("*.parquet"))
         began = time.perf_counter()
-        kinds = Counter(len(entry.fields) for n in range(meta.layout.partitions) for entry in entries(store, n))
+        kinds = Counter(len(entry.fields) for n in range(deployment.layout.partitions) for entry in entries(store, n))
         figures = {
             "events": events,
             "entries": sum(kinds.values()),

@@ -75,13 +75,13 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
         client.config_set("auto-aof-rewrite-percentage", 0)
-        meta = create_or_load(client, 1)
+        deployment = create_or_load(client, 1)
         rules = Rules({"view": metric})
-        client.hset(meta.layout.meta, "rules", publish(rules))
-        keys = meta.layout.keys[0]
+        client.hset(deployment.layout.meta, "rules", publish(rules))
+        keys = deployment.layout.keys[0]
         fetch = Fetch(client, keys, "costs")
         fetch.ensure_group()
-        consumer = CountingLoop(client, meta.layout, 0, rules, fetch)
+        consumer = CountingLoop(client, deployment.layout, 0, rules, fetch)
         appended, applied = _Meter(client), _Meter(client)
         for number in range(_ROUNDS):
             with appended, Producer(server.url, entry_events=entry, linger=1.0) as producer:

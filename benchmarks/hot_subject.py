@@ -41,20 +41,20 @@ def measure(subjects: list[str], *, spread: bool) -> tuple[float, float, float]:
     rules = Rules({METRIC: Metric(windows=("hour",), spread=spread)})
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
-        meta = create_or_load(client, _PARTITIONS)
-        client.hset(meta.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
+        deployment = create_or_load(client, _PARTITIONS)
+        client.hset(deployment.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
         consumers = []
-        for partition, keys in enumerate(meta.layout.keys):
+        for partition, keys in enumerate(deployment.layout.keys):
             fetch = Fetch(client, keys, "hot")
             fetch.ensure_group()
-            consumers.append(CountingLoop(client, meta.layout, partition, rules, fetch))
+            consumers.append(CountingLoop(client, deployment.layout, partition, rules, fetch))
         with Producer(server.url, buffer_bytes=2**30) as producer:
             producer.emit(METRIC, _HOT)
             producer.flush(60)  # it knows the rules now
             for subject in subjects:
                 producer.emit(METRIC, subject)
             producer.flush(60)
-        sizes = [int(client.memory_usage(keys.stream, samples=0) or 0) for keys in meta.layout.keys]
+        sizes = [int(client.memory_usage(keys.stream, samples=0) or 0) for keys in deployment.layout.keys]
         server_began, began = server_cpu_seconds(client), time.process_time()
         for consumer in consumers:
             while consumer.run_once():

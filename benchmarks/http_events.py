@@ -30,7 +30,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch, EmbeddedServer(Path(scratch)) as server:
         settings = Settings(redis=RedisSettings(url=server.url))
-        meta = open_books(settings)
+        deployment = open_books(settings)
         requests = [
             request("POST", "/v1/events", json.dumps(
                 [{"metric": "view", "subject": f"article:{(n * LIST + i) * 37 % 10_000}"} for i in range(LIST)]
@@ -39,9 +39,9 @@ def main() -> None:
         ]  # fmt: skip
         with service(server.url) as (port, process):
             load(port, requests, connections=given.connections, seconds=1)
-            before, ledger = cpu_seconds(process), appended(server.url, meta.layout.keys)
+            before, ledger = cpu_seconds(process), appended(server.url, deployment.layout.keys)
             found = load(port, requests, connections=given.connections, seconds=given.seconds)
-            events = appended(server.url, meta.layout.keys) - ledger
+            events = appended(server.url, deployment.layout.keys) - ledger
             spent = (cpu_seconds(process) - before) / events
     figures = {
         "events_per_second": round(events / given.seconds),

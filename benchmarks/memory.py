@@ -41,13 +41,13 @@ def measure(metric: Metric, extra: dict[str, Any]) -> float:
     """Return the bytes that the server holds more per subject once each has one event."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
-        meta = create_or_load(client, 1)
+        deployment = create_or_load(client, 1)
         rules = Rules({"view": metric})
-        client.hset(meta.layout.meta, "rules", publish(rules))
-        keys = meta.layout.keys[0]
+        client.hset(deployment.layout.meta, "rules", publish(rules))
+        keys = deployment.layout.keys[0]
         fetch = Fetch(client, keys, "memory")
         fetch.ensure_group()
-        consumer = CountingLoop(client, meta.layout, 0, rules, fetch)
+        consumer = CountingLoop(client, deployment.layout, 0, rules, fetch)
         before = held(client)
         with Producer(server.url) as producer:
             for actor in range(100_000, 100_000 + extra.get("actors", 0)) or [None]:

@@ -104,7 +104,7 @@ def _spent(place: Place, settings: Settings, events: int) -> tuple[float, float]
 
 
 def _counted(totals: Totals) -> int:
-    return totals.run(query_ledger(totals.meta.layout)).counted
+    return totals.run(query_ledger(totals.deployment.layout)).counted
 
 
 def _silent(*_: object) -> str:

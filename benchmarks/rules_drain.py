@@ -55,7 +55,7 @@ def decisions(arena: Arena) -> Sample:
     seconds: list[float] = []
     with worker(arena.url, arena.scratch, RULES) as counting, Producer(arena.url) as producer:
         with Totals(arena.url) as totals:
-            until(lambda: totals.meta.rules is not None, "the worker to publish its rules")
+            until(lambda: totals.deployment.rules is not None, "the worker to publish its rules")
         counting.check()
 
         def ask(mine: list[str]) -> None:
@@ -84,7 +84,7 @@ def decisions(arena: Arena) -> Sample:
 def _drained(arena: Arena, events: int) -> Sample:
     arena.settle()
     with Totals(arena.url) as totals:
-        layout = totals.meta.layout
+        layout = totals.deployment.layout
         with worker(arena.url, arena.scratch, RULES) as counting:
 
             def settled() -> int:

@@ -42,8 +42,8 @@ def main() -> None:
 
 def _measure(url: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
     client = connect(url, timeout=60)
-    meta = create_or_load(client)
-    client.hset(meta.layout.meta, "rules", publish(RULES))
+    deployment = create_or_load(client)
+    client.hset(deployment.layout.meta, "rules", publish(RULES))
     client.config_set("slowlog-log-slower-than", 1000)
     _count(url, given.counters)
     databases = {"sqlite": str(folder / "snapshot.sqlite")}
@@ -59,7 +59,7 @@ def _measure(url: str, folder: Path, given: argparse.Namespace) -> dict[str, flo
         figures |= _timed(client, f"{name}_changed", lambda: _take(client, database))  # noqa: B023
     client.flushall()
     figures |= _timed(client, "sqlite_restore", lambda: restore(client, Database(databases["sqlite"])))
-    found = sum(int(client.hget(keys.ledger, "total@view") or 0) for keys in meta.layout.keys)
+    found = sum(int(client.hget(keys.ledger, "total@view") or 0) for keys in deployment.layout.keys)
     assert found == given.counters + given.changed  # noqa: S101
     return figures
 
@@ -83,11 +83,11 @@ def _count(url: str, subjects: int) -> None:
         for number in range(subjects):
             producer.emit("view", f"article:{number}")
     client = connect(url, timeout=60)
-    meta = create_or_load(client)
-    for partition, keys in enumerate(meta.layout.keys):
+    deployment = create_or_load(client)
+    for partition, keys in enumerate(deployment.layout.keys):
         fetch = Fetch(client, keys, "bench")
         fetch.ensure_group()
-        consumer = CountingLoop(client, meta.layout, partition, RULES, fetch)
+        consumer = CountingLoop(client, deployment.layout, partition, RULES, fetch)
         while consumer.run_once():
             pass
         assert not client.xpending(keys.stream, GROUP)["pending"]  # noqa: S101

@@ -62,7 +62,7 @@ def measure(workers: int) -> tuple[float, float, float, float]:
         for process in processes:
             process.resume()
         with Totals(server.url) as totals:
-            until(lambda: totals.run(query_ledger(totals.meta.layout)).waiting == 0, "the end", interval=0.05)
+            until(lambda: totals.run(query_ledger(totals.deployment.layout)).waiting == 0, "the end", interval=0.05)
         seconds = time.perf_counter() - began
         theirs, *ours = (_spent(each) - before for each, before in zip((of_server, *processes), spent, strict=True))
         share = min(ours) / statistics.mean(ours)

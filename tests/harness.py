@@ -32,8 +32,8 @@ class Harness:
         self._open = contextlib.ExitStack()
         self.client = self.connect()
         self.rules = rules or Rules({name: Metric(ids=None) for name in metrics})
-        self.meta = create_or_load(self.client, partitions)
-        self.layout = self.meta.layout
+        self.deployment = create_or_load(self.client, partitions)
+        self.layout = self.deployment.layout
         self.client.hset(self.layout.meta, "rules", publish(self.rules))
         for partition in range(partitions):
             self.fetch(partition, "harness").ensure_group()

@@ -87,7 +87,7 @@ async def stats(article: str) -> Answer:
     """Show what an article has, with its rate of engagement."""
     totals: Totals = app.state.totals
     found = await totals.of(f"article:{article}")
-    rules = (await totals.meta()).rules
+    rules = (await totals.deployment()).rules
     assert rules is not None  # noqa: S101  # totals.of has read them
     rate = ratios(rules, found)["engagement_rate"]
     shown: Answer = {"views": found["view"], "likes": found["like"], "shares": found["share"]}
@@ -98,7 +98,7 @@ async def stats(article: str) -> Answer:
 async def call(x_api_key: Annotated[str, Header()] = "anonymous") -> JSONResponse:
     """Count a call; each key has so many in each clock hour."""
     outcome = await decided("api-call", f"key:{x_api_key}")
-    rules = (await app.state.totals.meta()).rules
+    rules = (await app.state.totals.deployment()).rules
     window = {
         "limit": rules.metric["api-call"].limit,
         "remaining": outcome.remaining,
@@ -122,11 +122,11 @@ async def upvote(post: str, x_user_id: Annotated[str, Header()] = "anonymous") -
 async def dashboard() -> Answer:
     """Show the counters, grouped, the largest first."""
     totals: Totals = app.state.totals
-    meta = await totals.meta()
-    assert meta.rules is not None  # noqa: S101  # published by the worker, which decisions need as well
+    deployment = await totals.deployment()
+    assert deployment.rules is not None  # noqa: S101  # published by the worker, which decisions need as well
     groups: Answer = {}
     for group, (metric, prefix) in GROUPS.items():
-        ranking = await totals.run(query_top(meta.layout, meta.rules, metric, LONGEST, now=time.time()))
+        ranking = await totals.run(query_top(deployment.layout, deployment.rules, metric, LONGEST, now=time.time()))
         groups[group] = {subject.removeprefix(prefix): value for subject, value in ranking.places}
     return groups
 

@@ -24,7 +24,7 @@ from tallystream.errors import BufferFull, TallyError
 from tallystream.producing.producer import Producer as ThreadedProducer
 from tallystream.reading.coalescing import ReadCoalescer
 from tallystream.reading.query import Answer, Query
-from tallystream.reading.totals import DeploymentCache, ReadBarrier, Reading, declared, query_counters, query_meta
+from tallystream.reading.totals import DeploymentCache, ReadBarrier, Reading, declared, query_counters, query_deployment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -195,11 +195,11 @@ class Totals:
         self._turn = asyncio.Semaphore(_CONNECTIONS)
         self._together = ReadCoalescer(self.run)
 
-    async def meta(self) -> Deployment:
-        """Return what is stored here, at most a second old; see `tallystream.reading.totals.query_meta`."""
+    async def deployment(self) -> Deployment:
+        """Return what is stored here, at most a second old; see `tallystream.reading.totals.query_deployment`."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
-            await self.run(query_meta(remembered.expected(self._partitions), self._namespace))
+            await self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
         )
 
     async def get(self, subject: str, metric: str) -> int:
@@ -213,7 +213,7 @@ class Totals:
 
     async def of(self, subject: str) -> dict[str, int]:
         """Return the totals of every declared metric of a subject, by metric."""
-        metrics = declared(await self.meta())
+        metrics = declared(await self.deployment())
         reading = await self.read((subject, metric) for metric in metrics)
         return {metric: value for (_, metric), value in reading.values.items()}
 
@@ -233,8 +233,8 @@ class Totals:
         patience = ReadBarrier(after, timeout)
         wanted = list(counters)
         while True:
-            meta = await self.meta()  # anew each time: see tallystream.reading.totals
-            reading = await self._together.run(query_counters(meta.layout, wanted, meta.rules))
+            deployment = await self.deployment()  # anew each time: see tallystream.reading.totals
+            reading = await self._together.run(query_counters(deployment.layout, wanted, deployment.rules))
             if patience.ends(reading):
                 return reading
             await asyncio.sleep(patience.pause())

@@ -146,13 +146,13 @@ def pointed(root: Mapping[bytes, bytes], namespace: str) -> Layout:
 def _followed(client: redis.Redis, root: dict[bytes, bytes], partitions: int | None, namespace: str) -> Deployment:
     there = pointed(root, namespace)
     fields = root if there.log == FIRST_LOG else client.execute_command("HGETALL", there.meta)
-    meta = parse(fields, partitions, namespace, root)
-    if not meta.was_rebuilt:
-        return meta
+    deployment = parse(fields, partitions, namespace, root)
+    if not deployment.was_rebuilt:
+        return deployment
     with client.pipeline(transaction=False) as pipeline:
-        for keys in meta.layout.keys:
+        for keys in deployment.layout.keys:
             pipeline.get(keys.live)
-        return meta.with_live(pipeline.execute())
+        return deployment.with_live(pipeline.execute())
 
 
 def parse(

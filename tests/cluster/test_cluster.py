@@ -39,12 +39,12 @@ def test_from_emit_to_total(server):
         reader = aio.Totals(server.url)
         assert set(runner.run(reader.get_many(wanted)).values()) == {10}
         for books in (
-            totals.run(query_ledger(totals.meta.layout)),
-            runner.run(reader.run(query_ledger(totals.meta.layout))),
+            totals.run(query_ledger(totals.deployment.layout)),
+            runner.run(reader.run(query_ledger(totals.deployment.layout))),
         ):
             assert (books.appended, books.counted, books.unaccounted) == (300, 300, 0)
         runner.run(reader.close())
-    nodes = {server.cluster.owner(keys.stream).port for keys in totals.meta.layout.keys}
+    nodes = {server.cluster.owner(keys.stream).port for keys in totals.deployment.layout.keys}
     assert len(nodes) > 1  # tests before this one may have moved slots
 
 

@@ -51,7 +51,7 @@ def test_everything_works_by_tls(secured: LocalCluster, certificates: Path) -> N
         with Totals(url) as totals:
             found = totals.get_many((f"article:{number}", "view") for number in range(40))
             assert set(found.values()) == {3}
-            nodes = {secured.owner(keys.stream).port for keys in totals.meta.layout.keys}
+            nodes = {secured.owner(keys.stream).port for keys in totals.deployment.layout.keys}
         assert len(nodes) == 3
         assert httpx.get(f"{service}/v1/counters/article:1/view").json()["value"] == 3
 

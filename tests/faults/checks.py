@@ -76,7 +76,7 @@ def pairs(totals: Totalled, *, besides: Collection[str] = ()) -> list[Failure]:
 
 def books(totals: Totals) -> tuple[int, list[Failure]]:
     """Return how many events are unaccounted for at rest, and what is wrong with that."""
-    found = totals.run(query_ledger(totals.meta.layout))
+    found = totals.run(query_ledger(totals.deployment.layout))
     if found.unaccounted is None:
         return 0, [Failure("D", f"not at rest: {found.summary()}")]
     if found.unaccounted:

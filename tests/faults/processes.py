@@ -89,8 +89,8 @@ def snapshots(url: str, place: str, every: float) -> int:
     _begin()
     settings = Settings(redis=RedisSettings(url=url), snapshot=SnapshotSettings(place, every), rules=RULES)
     with contextlib.closing(connect(url)) as client:
-        meta = create_or_load(client)
-    service = snapshot_service(settings, meta, logs.configure())
+        deployment = create_or_load(client)
+    service = snapshot_service(settings, deployment, logs.configure())
     with stop_on_signals() as stop, running(service, settings.worker.stop_timeout):
         wait_for(stop)
     return 0

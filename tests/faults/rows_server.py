@@ -94,7 +94,7 @@ def out_of_memory(world: World) -> None:
         world.pause(0.1, 1.5)
         with Totals(world.server.url) as totals:
             totals.get("s1", "view")
-            totals.run(query_ledger(totals.meta.layout))  # neither raises: that is when it is wanted most
+            totals.run(query_ledger(totals.deployment.layout))  # neither raises: that is when it is wanted most
         world.harness.client.config_set("maxmemory", 0)
         world.heal()
         world.flow(50)

@@ -162,11 +162,11 @@ def _again(world: World, place: Place) -> None:
 
 def _taken(world: World, database: Database) -> set[str]:
     """Take a snapshot; return all rows, but what the books say of the stream's own entries: they are trimmed."""
-    meta = create_or_load(world.harness.client)
-    _held(lambda: Snapshotter(world.harness.client, database, meta).run_once())
+    deployment = create_or_load(world.harness.client)
+    _held(lambda: Snapshotter(world.harness.client, database, deployment).run_once())
     return {
         f"{table.name} {row}"
-        for partition in range(meta.layout.partitions)
+        for partition in range(deployment.layout.partitions)
         for table, rows in database.read(partition)
         for row in rows
         if not (table.name == "ledger" and row.field.startswith("entries:"))

@@ -129,7 +129,7 @@ class Soak:
         totals = {counter: total for counter, total in world.harness.totals().items() if total}
         off = [totals.get((metric, s), 0) - n for metric in checks.PAIR for s, n in expected.items()]
         with Totals(world.server.url) as reader:
-            unaccounted = reader.run(query_ledger(reader.meta.layout)).unaccounted
+            unaccounted = reader.run(query_ledger(reader.deployment.layout)).unaccounted
         seconds = max(one["seconds"] for one in told)
         events = 2 * sum(expected.values())
         thirds = {role: {"middle": round(a, 1), "last": round(b, 1)} for role, (a, b) in memory.thirds().items()}

@@ -290,7 +290,7 @@ class World:
             lambda: rests(self.harness.client, self.harness.layout), PATIENCE, what="rest: no entry unread or pending"
         )
         with Totals(self.url) as totals, contextlib.suppress(AssertionError):  # the check says what is wrong
-            until(lambda: totals.run(query_ledger(totals.meta.layout)).unaccounted == 0, PATIENCE / 3)
+            until(lambda: totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0, PATIENCE / 3)
         seconds = time.monotonic() - (self.healed_at or 0.0)
         self.watch.stop()
         return seconds

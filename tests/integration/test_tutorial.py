@@ -60,14 +60,14 @@ def test_likes_unlikes_and_the_rate_of_engagement(shop):
     shop.count("like", "article:1", amount=-1)
     stats = shop.totals.of("article:1")
     assert (stats["view"], stats["like"], stats["share"]) == (5, 2, 0)
-    rate = ratios(shop.totals.meta.rules, stats)["engagement_rate"]
+    rate = ratios(shop.totals.deployment.rules, stats)["engagement_rate"]
     assert f"{rate:.2%}" == "40.00%"
 
 
 def test_the_rate_without_views(shop):
     """A rate whose denominator is 0 is 0."""
     shop.count("like", "article:9")
-    assert ratios(shop.totals.meta.rules, shop.totals.of("article:9")) == {"engagement_rate": 0.0}
+    assert ratios(shop.totals.deployment.rules, shop.totals.of("article:9")) == {"engagement_rate": 0.0}
 
 
 def test_an_unlike_alone_shows_no_less_than_zero(shop):
@@ -100,8 +100,8 @@ def test_the_call_after_the_thousandth_is_refused(shop):
     assert (refused.remaining, refused.reset_at, refused.total) == (0, reset_at, LIMIT)
     other = shop.producer.decide("api-call", "key-2", at=at)
     assert (other.accepted, other.remaining) == (True, LIMIT - 1)
-    meta = shop.totals.meta
-    limit = shop.totals.run(query_limit(meta.layout, meta.rules, "key-1", "api-call", at))
+    deployment = shop.totals.deployment
+    limit = shop.totals.run(query_limit(deployment.layout, deployment.rules, "key-1", "api-call", at))
     assert (limit.limit, limit.used, limit.remaining, limit.reset_at) == (LIMIT, LIMIT + 1, 0, reset_at)
 
 
@@ -115,8 +115,8 @@ def test_one_vote_per_user(shop):
     assert vote("vote", "post:123", actor="user2").total == 2
     at = time.time() + 1
     assert vote("vote", "post:123", -1, actor="user2", at=at).total == 0
-    meta = shop.totals.meta
-    votes = shop.totals.run(query_votes(meta.layout, meta.rules, "post:123", "vote"))
+    deployment = shop.totals.deployment
+    votes = shop.totals.run(query_votes(deployment.layout, deployment.rules, "post:123", "vote"))
     assert (votes.score, votes.up, votes.down) == (0, 1, 1)
 
 

@@ -120,7 +120,9 @@ def test_both_releases_count_together(run, fresh_server) -> None:
         name = next(names)  # a new one each time: the group remembers who was there
         process = run(release, WORKER, "worker", "--redis", url, "--name", name)
         with contextlib.closing(connect(url)) as client:
-            until(lambda: (meta := load(client)) and _reads(client, meta, name), 60, 0.05, f"{name} to count")
+            until(
+                lambda: (deployment := load(client)) and _reads(client, deployment, name), 60, 0.05, f"{name} to count"
+            )
         return process
 
     def stop(process: subprocess.Popen[bytes]) -> None:
@@ -139,10 +141,15 @@ def test_both_releases_count_together(run, fresh_server) -> None:
     second = worker(NEW)
     stop(first)
     with Totals(url) as totals:
-        until(lambda: totals.run(query_ledger(totals.meta.layout)).waiting == 0, 60, 0.05, "everything to be counted")
+        until(
+            lambda: totals.run(query_ledger(totals.deployment.layout)).waiting == 0,
+            60,
+            0.05,
+            "everything to be counted",
+        )
         retried = subprocess.run([*RETRY, "--redis", url], capture_output=True, text=True, check=False)
         assert retried.stdout.endswith("parked again 0\n"), retried
-        books = totals.run(query_ledger(totals.meta.layout))
+        books = totals.run(query_ledger(totals.deployment.layout))
         assert (books.appended, books.unaccounted, books.parked) == (rounds * ROUNDS * SUBJECTS * 2, 0, 0)
         assert books.events["trimmed"] == 0
         for metric in ("view", "vote"):
@@ -157,8 +164,8 @@ def test_a_layout_of_the_future_is_refused(fresh_server) -> None:
     """Data of another layout is neither read nor written, and the message names both versions."""
     url = fresh_server().url
     with contextlib.closing(connect(url)) as client:
-        meta = create_or_load(client)
-        client.hset(meta.layout.meta, "layout", "2")
+        deployment = create_or_load(client)
+        client.hset(deployment.layout.meta, "layout", "2")
         for look in (create_or_load, load):
             with pytest.raises(ConfigurationError, match="holds layout version 2, this release reads and writes 1"):
                 look(client)
@@ -168,14 +175,14 @@ def test_a_layout_of_the_future_is_refused(fresh_server) -> None:
             assert done.returncode == 1
             assert "layout version 2" in done.stderr
             assert "Traceback" not in done.stderr
-        assert client.exists(*(keys.stream for keys in meta.layout.keys)) == 0
+        assert client.exists(*(keys.stream for keys in deployment.layout.keys)) == 0
 
 
-def _reads(client, meta, name: str) -> bool:
+def _reads(client, deployment, name: str) -> bool:
     """Tell whether a worker waits in every partition."""
     readers = [
         {row["name"].decode() for row in client.xinfo_consumers(keys.stream, keys.group)}
-        for keys in meta.layout.keys
+        for keys in deployment.layout.keys
         if client.exists(keys.stream)
     ]
-    return len(readers) == meta.layout.partitions and all(name in row for row in readers)
+    return len(readers) == deployment.layout.partitions and all(name in row for row in readers)

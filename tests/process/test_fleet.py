@@ -111,7 +111,7 @@ def test_workers_share_the_load_and_come_and_go(server: EmbeddedServer, monkeypa
                 emit(50)
                 producer.flush(60, wait="counted")
                 assert third.events > 0
-        books = totals.run(query_ledger(totals.meta.layout))
+        books = totals.run(query_ledger(totals.deployment.layout))
         assert (books.events["counted"], books.unaccounted) == (emitted, 0)
         assert (
             sum(value for (value,) in [(totals.get(f"article:{n}", "view"),) for n in range(PARTITIONS * 8)]) == emitted
@@ -215,7 +215,7 @@ def test_no_partition_waits_while_workers_come_and_go(server, monkeypatch, capsy
                     load.stop()
         load.producer.flush(60, wait="counted")
         with Totals(url) as totals:
-            books = totals.run(query_ledger(totals.meta.layout))
+            books = totals.run(query_ledger(totals.deployment.layout))
     with capsys.disabled():
         print("".join(f"\n{what}: no partition stood still for over {gap:.2f} s" for what, gap in gaps.items()))  # noqa: T201
     assert (books.counted, books.unaccounted) == (load.emitted, 0)

@@ -56,17 +56,17 @@ class Decider:
 
     Args:
         client: A client that never sends anything twice.
-        meta: What is stored, with the published rules.
+        deployment: What is stored, with the published rules.
         durability: What a decision needs beside the server's answer.
 
     Raises:
         ConfigurationError: no worker has published the rules yet.
     """
 
-    def __init__(self, client: redis.Redis, meta: Deployment, durability: DurabilityCheck | None = None) -> None:
-        if meta.rules is None:
+    def __init__(self, client: redis.Redis, deployment: Deployment, durability: DurabilityCheck | None = None) -> None:
+        if deployment.rules is None:
             raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-        self.meta = meta
+        self.deployment = deployment
         self._client = client
         self._durability = durability or DurabilityCheck()
         self._places: dict[int, BucketResolver] = {}
@@ -84,21 +84,24 @@ class Decider:
                 unless the metric counts once per actor or the event has an id.
         """
         deadline = time.monotonic() + _PATIENCE
-        while (outcome := self._decide(self.meta, event)) is None:
+        while (outcome := self._decide(self.deployment, event)) is None:
             if time.monotonic() > deadline:
                 raise GenerationSwitched(
                     f"the counters are being moved, for longer than {_PATIENCE:g} seconds by now: nothing was counted, "
                     "decide again"
                 )
-            before, self.meta = self.meta, create_or_load(self._client, None, self.meta.layout.namespace)
-            if self.meta.layout == before.layout:  # closed, and nothing says yet where it goes on
+            before, self.deployment = (
+                self.deployment,
+                create_or_load(self._client, None, self.deployment.layout.namespace),
+            )
+            if self.deployment.layout == before.layout:  # closed, and nothing says yet where it goes on
                 time.sleep(_LOOK)
         return outcome
 
-    def _decide(self, meta: Deployment, event: Event) -> Decision | None:
+    def _decide(self, deployment: Deployment, event: Event) -> Decision | None:
         """Decide by what is known of the deployment; `None` where another generation is live by now."""
-        keys = meta.layout.keys_of(event.subject)
-        rules = meta.rules_of(keys.generation)
+        keys = deployment.layout.keys_of(event.subject)
+        rules = deployment.rules_of(keys.generation)
         assert rules is not None  # noqa: S101  # they were there at the beginning, and stay
         rule = _check(rules, event)
         now = time.time()

@@ -212,12 +212,12 @@ class Producer:
         event = rule.Event(metric, subject, amount, actor, at, id)
         decider = self._decider
         if decider is None or not self._validator.is_fresh:
-            meta = self._validator.meta
-            if meta is None or meta.rules is None:
+            deployment = self._validator.deployment
+            if deployment is None or deployment.rules is None:
                 self._validator.forget()  # a worker may have published them since
-            meta = self._validator.refresh()
-            if decider is None or decider.meta.rules != meta.rules:
-                decider = self._decider = Decider(self._client, meta, self._durability)
+            deployment = self._validator.refresh()
+            if decider is None or decider.deployment.rules != deployment.rules:
+                decider = self._decider = Decider(self._client, deployment, self._durability)
         return decider(event)
 
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:

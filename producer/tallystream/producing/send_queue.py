@@ -32,7 +32,7 @@ class SendQueue:
 
     Args:
         client: A client that never sends anything twice.
-        meta: What is stored there.
+        deployment: What is stored there.
         buffer: What is to be sent.
         durability: What counts as sent.
 
@@ -40,14 +40,16 @@ class SendQueue:
         SpoolError: what is spooled cannot be delivered here.
     """
 
-    def __init__(self, client: redis.Redis, meta: Deployment, buffer: Buffer, durability: DurabilityCheck) -> None:
+    def __init__(
+        self, client: redis.Redis, deployment: Deployment, buffer: Buffer, durability: DurabilityCheck
+    ) -> None:
         self.buffer = buffer
-        layout = _sealed_for(buffer, meta)
+        layout = _sealed_for(buffer, deployment)
         buffer.open(layout)
         queues, on_rename = None, None
         if isinstance(buffer, Spool):
             queues, on_rename = _queues(buffer, layout), buffer.rename
-        self.appender = Appender(client, layout, meta.epoch, durability, queues, on_rename)
+        self.appender = Appender(client, layout, deployment.epoch, durability, queues, on_rename)
         self._cycle = 0
 
     def step(self) -> tuple[bool, RedisError | None]:
@@ -102,20 +104,20 @@ class SendQueue:
         self.buffer.settle(confirmed, self._cycle if oldest is None else oldest - 1)
 
 
-def _sealed_for(buffer: Buffer, meta: Deployment) -> Layout:
+def _sealed_for(buffer: Buffer, deployment: Deployment) -> Layout:
     """Return the partitions that what a buffer holds is sealed for: those of a closed log are asked first.
 
     Raises:
         SpoolError: nobody knows what that log has taken.
     """
     log = buffer.log if isinstance(buffer, Spool) else None
-    if log is None or log == meta.layout.log:
-        return meta.layout
-    layout = meta.layout_of(log)
+    if log is None or log == deployment.layout.log:
+        return deployment.layout
+    layout = deployment.layout_of(log)
     if layout is None:
         raise SpoolError(
-            f"what is spooled was sealed for log {log} of {meta.layout.namespace}, of which nothing is known here: "
-            "deliver it where it belongs"
+            f"what is spooled was sealed for log {log} of {deployment.layout.namespace}, of which nothing is known "
+            "here: deliver it where it belongs"
         )
     return layout
 

@@ -141,17 +141,17 @@ class Sender:
         """Take a step with all that is to be sent; tell whether any of them led on."""
         if any(send_queue.appender.is_closed for send_queue in self._outboxes()):
             self._validator.forget()  # the log goes on in another one: look again and again, until it says in which
-        meta = self._validator.refresh()
+        deployment = self._validator.refresh()
         if self._own is None:
             self._durability.check(self._client)
-            self._own = SendQueue(self._client, meta, self._buffer, self._durability)
+            self._own = SendQueue(self._client, deployment, self._buffer, self._durability)
         if self._spool is not None and time.monotonic() >= self._scan_at:
-            self._adopt(self._spool, meta)
+            self._adopt(self._spool, deployment)
         progress = False
         for send_queue in self._outboxes():
             send_queue.buffer.spread = self._validator.spread  # first: it is what holds in the log that follows
-            if send_queue.appender.layout.log != meta.layout.log:
-                send_queue.move(meta.layout)
+            if send_queue.appender.layout.log != deployment.layout.log:
+                send_queue.move(deployment.layout)
             led_on, error = send_queue.step()
             progress = progress or led_on
             if error is not None:
@@ -169,12 +169,12 @@ class Sender:
     def _outboxes(self) -> list[SendQueue]:
         return self._adopted if self._own is None else [self._own, *self._adopted]
 
-    def _adopt(self, spool: SpoolSettings, meta: Deployment) -> None:
+    def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
         """Take over what dead processes have left in the spool, one at a time: reading it takes a while."""
         for journal in orphaned_segments(spool.folder, self._refused):
             try:
                 buffer = Spool(BufferSettings(), spool, journal)
-                self._adopted.append(SendQueue(self._client, meta, buffer, self._durability))
+                self._adopted.append(SendQueue(self._client, deployment, buffer, self._durability))
             except SpoolError as error:
                 journal.close()
                 self._refused.add(journal.folder.name)

@@ -30,7 +30,7 @@ _RULES_AGE: Final = 10.0
 """Seconds after which the published rules are read again."""
 
 _ALL_KNOW: Final = 3.0
-"""Seconds within which every reader has read them again: see `totals.META_AGE`."""
+"""Seconds within which every reader has read them again: see `totals.DEPLOYMENT_AGE`."""
 
 
 class EventValidator:
@@ -52,7 +52,7 @@ class EventValidator:
         self._namespace = namespace
         self._lock = threading.Lock()
         self._read_at: float | None = None
-        self.meta: Deployment | None = None
+        self.deployment: Deployment | None = None
         self.known: dict[str, int] = {}
         self.metrics: set[str] = set()
         self.needs_check: set[str] = set()
@@ -67,26 +67,26 @@ class EventValidator:
             ConfigurationError: it disagrees with what the caller expects, or with what was found before.
             redis.RedisError: it cannot be read.
         """
-        meta = self.meta
-        if meta is not None and self.is_fresh:
-            return meta
+        deployment = self.deployment
+        if deployment is not None and self.is_fresh:
+            return deployment
         # What the caller expects is checked once: a live system may be moved to another number of partitions.
-        found = create_or_load(self._client, self._partitions if meta is None else None, self._namespace)
+        found = create_or_load(self._client, self._partitions if deployment is None else None, self._namespace)
         with self._lock:
-            if self.meta is not None and found.layout.log != self.meta.layout.log:
+            if self.deployment is not None and found.layout.log != self.deployment.layout.log:
                 self.known = {}
-            elif self.meta is not None and found.layout.partitions != self.meta.layout.partitions:
+            elif self.deployment is not None and found.layout.partitions != self.deployment.layout.partitions:
                 raise ConfigurationError("the number of partitions changed under this producer: start it anew")
-            if self.meta is None or found.rules != self.meta.rules:
+            if self.deployment is None or found.rules != self.deployment.rules:
                 self.metrics = set()
                 self.needs_check = set()
             now = self._read_at = time.monotonic()
             # Where others may still go by rules without it, a metric is spread from a later look on.
-            seen = float("-inf") if self.meta is None or self.meta.rules is None else now
+            seen = float("-inf") if self.deployment is None or self.deployment.rules is None else now
             spread = found.rules.spread if found.rules is not None else ()
             self._spread_seen = {metric: self._spread_seen.get(metric, seen) for metric in spread}
             self.spread = frozenset(metric for metric, at in self._spread_seen.items() if now - at >= _ALL_KNOW)
-            self.meta = found
+            self.deployment = found
         return found
 
     @property
@@ -106,10 +106,10 @@ class EventValidator:
             EventError: it breaks a rule.
         """
         given, subject = subject, check_text("subject", subject, MAX_SUBJECT_BYTES)
-        meta = self.meta
-        if meta is None:
+        deployment = self.deployment
+        if deployment is None:
             return subject, UNROUTED
-        route = meta.layout.routes[partition_of(subject, meta.layout.partitions)]
+        route = deployment.layout.routes[partition_of(subject, deployment.layout.partitions)]
         # Only the normal form is remembered: a spelling that needs normalising must come here each time.
         if given is subject or given == subject:
             with self._lock:
@@ -125,15 +125,15 @@ class EventValidator:
             EventError: it breaks a rule, or is not declared; then the next refresh looks whether it is by now.
         """
         check_metric(metric)
-        meta = self.meta
-        if meta is None or meta.rules is None:
+        deployment = self.deployment
+        if deployment is None or deployment.rules is None:
             return
         try:
-            meta.rules.refuse_undeclared(metric)
+            deployment.rules.refuse_undeclared(metric)
         except EventError:
             self.forget()
             raise
-        declared = meta.rules.metric[metric]
+        declared = deployment.rules.metric[metric]
         if declared.once is not None or declared.limit is not None or not declared.exact or declared.spread:
             self.needs_check.add(metric)
         self.metrics.add(metric)
@@ -144,9 +144,9 @@ class EventValidator:
         Raises:
             EventError: the rules have no place for it; says which field is at fault.
         """
-        meta = self.meta
-        if meta is not None and meta.rules is not None:
-            meta.rules.refuse(metric, amount, actor)
+        deployment = self.deployment
+        if deployment is not None and deployment.rules is not None:
+            deployment.rules.refuse(metric, amount, actor)
         return ANYWHERE if metric in self.spread and is_spreadable(id_) else home
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Counter = tuple[str, str]
 """A subject and a metric of it."""
 
-META_AGE: Final = 1.0
+DEPLOYMENT_AGE: Final = 1.0
 """Seconds after which it is read again what is stored: which generation is live, and which rules are published.
 
 After a rebuild's switch, a reader goes on for as long with the generation before, complete up to its position.
@@ -74,7 +74,7 @@ class Reading:
         return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
 
 
-def query_meta(partitions: int | None, namespace: str) -> Query[Deployment]:
+def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
     """Ask what is stored here.
 
     Where nothing is yet, the answer has an empty `epoch`, no rules, and the partitions that are expected or usual.
@@ -96,19 +96,19 @@ def query_meta(partitions: int | None, namespace: str) -> Query[Deployment]:
         return Query([("HGETALL", there.meta)], lambda replies: found(raise_on_error(replies[0]), root))
 
     def found(fields: dict[bytes, bytes], root: dict[bytes, bytes]) -> Deployment | Query[Deployment]:
-        meta = parse_meta(fields, partitions, namespace, root)
-        return query_live(meta) if meta.was_rebuilt else meta
+        deployment = parse_meta(fields, partitions, namespace, root)
+        return query_live(deployment) if deployment.was_rebuilt else deployment
 
     return Query([("HGETALL", unstored.layout.root)], parse)
 
 
-def query_live(meta: Deployment) -> Query[Deployment]:
+def query_live(deployment: Deployment) -> Query[Deployment]:
     """Ask which generation is live in each partition."""
 
     def parse(replies: list[Any]) -> Deployment:
-        return meta.with_live([raise_on_error(reply) for reply in replies])
+        return deployment.with_live([raise_on_error(reply) for reply in replies])
 
-    return Query([("GET", keys.live) for keys in meta.layout.keys], parse)
+    return Query([("GET", keys.live) for keys in deployment.layout.keys], parse)
 
 
 def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
@@ -170,38 +170,38 @@ def _may_be_sketched(rules: Rules | None, metric: str) -> bool:
     return rule is not None and (not rule.exact or rule.max_subjects is not None)
 
 
-def declared(meta: Deployment) -> list[str]:
+def declared(deployment: Deployment) -> list[str]:
     """Return the names of the declared metrics.
 
     Raises:
         ConfigurationError: no worker has published them yet.
     """
-    if meta.rules is None:
+    if deployment.rules is None:
         raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-    return sorted(meta.rules.metric)
+    return sorted(deployment.rules.metric)
 
 
 class DeploymentCache:
     """The `Deployment` that was last read, while it may still be used."""
 
     def __init__(self) -> None:
-        self._meta: Deployment | None = None
+        self._deployment: Deployment | None = None
         self._until = 0.0
 
     def get(self) -> Deployment | None:
         """Return it, or `None` where it must be read."""
-        return self._meta if time.monotonic() < self._until else None
+        return self._deployment if time.monotonic() < self._until else None
 
     def expected(self, partitions: int | None) -> int | None:
         """Return the number to check against: none once it was checked, since a live system may be moved to another."""
-        return partitions if self._meta is None else None
+        return partitions if self._deployment is None else None
 
-    def put(self, meta: Deployment) -> Deployment:
+    def put(self, deployment: Deployment) -> Deployment:
         """Keep it, unless it still lacks the rules: these come the moment that a worker starts."""
-        if meta.rules is not None:
-            self._meta = meta
-            self._until = time.monotonic() + META_AGE
-        return meta
+        if deployment.rules is not None:
+            self._deployment = deployment
+            self._until = time.monotonic() + DEPLOYMENT_AGE
+        return deployment
 
 
 class ReadBarrier:
@@ -261,11 +261,11 @@ class Totals:
         self._remembered = DeploymentCache()
 
     @property
-    def meta(self) -> Deployment:
-        """What is stored here, at most a second old; see `query_meta`."""
+    def deployment(self) -> Deployment:
+        """What is stored here, at most a second old; see `query_deployment`."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
-            self.run(query_meta(remembered.expected(self._partitions), self._namespace))
+            self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
         )
 
     def get(self, subject: str, metric: str) -> int:
@@ -278,7 +278,7 @@ class Totals:
 
     def of(self, subject: str) -> dict[str, int]:
         """Return the totals of every declared metric of a subject, by metric."""
-        reading = self.read((subject, metric) for metric in declared(self.meta))
+        reading = self.read((subject, metric) for metric in declared(self.deployment))
         return {metric: value for (_, metric), value in reading.values.items()}
 
     def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
@@ -296,8 +296,10 @@ class Totals:
         patience = ReadBarrier(after, timeout)
         wanted = list(counters)
         while True:
-            meta = self.meta  # anew each time: what is waited for may be counted by another generation by now
-            reading = self.run(query_counters(meta.layout, wanted, meta.rules))
+            deployment = (
+                self.deployment
+            )  # anew each time: what is waited for may be counted by another generation by now
+            reading = self.run(query_counters(deployment.layout, wanted, deployment.rules))
             if patience.ends(reading):
                 return reading
             time.sleep(patience.pause())

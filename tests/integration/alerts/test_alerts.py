@@ -443,7 +443,7 @@ def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_
         Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
         count(harness, ("view", "t", 2))  # is lost with the server, but for the archive
         store = Store(str(tmp_path / "archive"))
-        Archive(harness.client, store, harness.meta).run_once(settled=0)
+        Archive(harness.client, store, harness.deployment).run_once(settled=0)
         harness.client.flushall()
         restore(harness.client, database, lambda n, after, end: entries(store, n, after, end))
         since = noticed(harness)[len(before) :]

@@ -80,7 +80,7 @@ def check(harness: Harness, folder: Path) -> None:
 
 def open_archive(harness: Harness, folder: Path) -> Archive:
     """Return a new archive, as a new process would have it."""
-    return Archive(harness.connect(), Store(str(folder)), harness.meta)
+    return Archive(harness.connect(), Store(str(folder)), harness.deployment)
 
 
 def test_everything_is_archived_once(harness, folder):
@@ -226,7 +226,7 @@ def test_the_archive_of_other_data_is_refused(harness, folder):
     """Entries of another deployment, or of another life of this one, do not get into the same files."""
     open_archive(harness, folder)
     store = Store(str(folder))
-    store.claim("tally", 2, ("new life", harness.meta.epoch))
+    store.claim("tally", 2, ("new life", harness.deployment.epoch))
     with pytest.raises(ArchiveError, match="other data"):
         open_archive(harness, folder)
     with pytest.raises(ArchiveError, match="partitions"):

@@ -106,7 +106,7 @@ def agree(harness: Harness, expected: Books) -> None:
     """Check whatever can be read against the oracle."""
     now = time.time()
     with Totals(harness.url) as totals:
-        layout, rules = totals.meta.layout, totals.meta.rules
+        layout, rules = totals.deployment.layout, totals.deployment.rules
         asked = [(subject, metric) for subject in SUBJECTS for metric in RULES.metric]
         for (subject, metric), value in totals.get_many(asked).items():
             true = expected.totals[metric, subject]
@@ -158,9 +158,9 @@ def test_whatever_is_read_equals_the_oracle(server, drawn, seed):
         agree(harness, expected)
         assert harness.dead() == []
         assert without_zeros(harness.ledger()) == without_zeros(expected.ledger)
-        meta = create_or_load(harness.client)
-        assert audit(harness.client, meta, harness.rules).differences == []
-        generation = propose(harness.client, meta, RULES)
+        deployment = create_or_load(harness.client)
+        assert audit(harness.client, deployment, harness.rules).differences == []
+        generation = propose(harness.client, deployment, RULES)
         with Rebuild(settings_for(harness), create_or_load(harness.client), generation) as run:
             run.begin()
             run.catch_up()
@@ -316,8 +316,8 @@ def test_an_old_generation_stays_readable_after_the_switch_back(server):
     with Harness(server.url, rules=plain_rules(), partitions=PARTITIONS) as harness:
         rules = plain_rules(hot=Metric(windows=("hour",), top=3, spread=True))
         with counting(settings_for(harness, plain_rules()), structlog.get_logger()):
-            meta = create_or_load(harness.client)
-            generation = propose(harness.client, meta, rules)
+            deployment = create_or_load(harness.client)
+            generation = propose(harness.client, deployment, rules)
             with Rebuild(settings_for(harness, rules), create_or_load(harness.client), generation) as run:
                 run.begin()
                 run.catch_up()

@@ -39,21 +39,21 @@ def test_readers_go_on_after_hours_without_redis(
         reader = LiveReader(subscription_of(["view"], ["a"]))
         await broadcaster.join(reader)
         (first,) = await reader.next()
-        meta = broadcaster._totals.meta
+        deployment = broadcaster._totals.deployment
         failed, back = asyncio.Event(), asyncio.Event()
         failures = 0
 
         async def failing() -> object:
             nonlocal failures
             if back.is_set():
-                return await meta()
+                return await deployment()
             failures += 1
             if failures == HOURS:
                 failed.set()
             raise error
 
         monkeypatch.setattr(asyncio, "sleep", noted)
-        monkeypatch.setattr(broadcaster._totals, "meta", failing)
+        monkeypatch.setattr(broadcaster._totals, "deployment", failing)
         async with asyncio.timeout(60):
             await failed.wait()
             told = await reader.next()

@@ -147,7 +147,7 @@ def forget(harness: Harness, sequence: int) -> None:
 @pytest.mark.parametrize("left", [0, 1, 3])
 def test_what_a_server_forgot_is_sent_again(harness, left):
     """A server that forgot entries that it had confirmed gets them again as the same entries, and none is lost."""
-    appender = Appender(harness.client, harness.layout, harness.meta.epoch)
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
     for _ in range(5):
         appender.push(0, entry())
     assert len(appender.send()[0]) == 5
@@ -201,7 +201,7 @@ def test_what_is_not_held_any_more_is_counted_as_lost(harness, monkeypatch):
 
 def test_another_life_does_not_get_what_was_confirmed_in_the_last(harness):
     """A server that was flushed and begun anew gets what was never confirmed, and nothing else."""
-    appender = Appender(harness.client, harness.layout, harness.meta.epoch)
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
     for partition in (0, 0, 1):
         appender.push(partition, entry())
     assert len(appender.send()[0]) == 3

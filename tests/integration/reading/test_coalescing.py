@@ -37,7 +37,7 @@ def test_many_reads_are_few_commands(server: Server) -> None:
 
         async def read() -> list[object]:
             async with Totals(server.url) as totals:
-                await totals.meta()
+                await totals.deployment()
                 harness.client.config_resetstat()
                 asked = [totals.read([(f"s{n}", metric)]) for n in range(100) for metric in ("view", "like", "page")]
                 return await asyncio.gather(*asked)
@@ -78,7 +78,7 @@ def test_a_server_that_is_away_fails_all(fresh_server: Callable[..., EmbeddedSer
 
     async def read() -> None:
         async with Totals(server.url) as totals:
-            await totals.meta()
+            await totals.deployment()
             server.kill()
             answers = await asyncio.gather(*(totals.read([("a", "view")]) for _ in range(50)), return_exceptions=True)
             assert all(isinstance(answer, RedisError) for answer in answers)

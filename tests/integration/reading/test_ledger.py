@@ -116,5 +116,5 @@ def test_a_stream_without_its_group_cannot_tell_its_lag(server: Server) -> None:
     with Totals(server.url) as totals, Producer(server.url) as producer:
         producer.emit("view", "article:1")
         producer.flush()
-        books = totals.run(query_ledger(totals.meta.layout))
+        books = totals.run(query_ledger(totals.deployment.layout))
     assert (books.appended, books.waiting, books.unaccounted) == (1, None, None)

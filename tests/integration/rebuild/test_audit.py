@@ -358,7 +358,7 @@ def test_an_audit_is_done_by_one_worker_when_it_is_due(harness):
     ((event, fields),) = lines
     assert (event, fields["first"]) == ("counters differ", "total:view:s3")
     with closing(Totals(harness.url)) as totals:
-        vitals = totals.run(query_server_stats(totals.meta.layout))
+        vitals = totals.run(query_server_stats(totals.deployment.layout))
     assert vitals.audit is not None
     assert vitals.audit[1:] == (done["counters"], 1)
     at = float(harness.client.hget(harness.layout.meta, "audit").split()[0])

@@ -127,13 +127,13 @@ def test_undo_catches_up_and_goes_back(server):
         emit(harness, "a", 4)
         harness.drain()
         Decider(harness.client, create_or_load(harness.client))(Event("view", "a"))
-        meta = create_or_load(harness.client)
-        with Rebuild(settings_for(server.url, RULES), meta, 1) as run:
+        deployment = create_or_load(harness.client)
+        with Rebuild(settings_for(server.url, RULES), deployment, 1) as run:
             run.catch_up()
             run.switch()
         with Totals(server.url) as totals:
             assert totals.get("a", "view") == 8
-            assert totals.meta.generation == 1
+            assert totals.deployment.generation == 1
         assert drop(harness.client, create_or_load(harness.client), 2) > 0
         assert not list(harness.client.scan_iter("tally:*:g2:*"))
         assert all(len(harness.client.xinfo_groups(keys.stream)) == 1 for keys in harness.layout.keys)
@@ -152,7 +152,7 @@ def test_the_first_generation_can_be_dropped(server):
         harness.drain()
         with Totals(server.url) as totals:
             assert totals.get("a", "view") == 5
-            books = totals.run(query_ledger(totals.meta.layout))
+            books = totals.run(query_ledger(totals.deployment.layout))
             assert (books.appended, books.unaccounted) == (5, 0)
 
 
@@ -195,7 +195,7 @@ def test_readers_never_see_a_total_go_back(server):
         until(lambda: totals.get("a", "view") == emitted, what="the reader to follow the switch")
         assert seen == sorted(seen)
         assert seen[0] >= 1
-        assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
+        assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
 
 
 def test_a_lost_group_is_made_good(server):
@@ -228,7 +228,7 @@ def test_what_is_gone_comes_from_the_archive(server, tmp_path):
         harness.drain()
         with Totals(server.url) as totals:
             assert (totals.get("a", "view"), totals.get("b", "view")) == (31, 30)
-            books = totals.run(query_ledger(totals.meta.layout))
+            books = totals.run(query_ledger(totals.deployment.layout))
             assert (books.appended, books.unaccounted) == (61, 0)
 
 
@@ -259,12 +259,12 @@ def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
         harness.layout = create_or_load(harness.client).layout
         emit(harness, "s0", 1)
         harness.drain()
-        meta = create_or_load(harness.client)
-        assert {keys.generation for keys in meta.layout.keys} == {meta.generation} == {2}
+        deployment = create_or_load(harness.client)
+        assert {keys.generation for keys in deployment.layout.keys} == {deployment.generation} == {2}
         with Totals(server.url) as reader:
             assert reader.get("s0", "view") == before["s0", "view"] + 1
-            assert reader.run(query_ledger(meta.layout)).unaccounted == 0
-        assert audit(harness.client, meta, rules).differences == []
+            assert reader.run(query_ledger(deployment.layout)).unaccounted == 0
+        assert audit(harness.client, deployment, rules).differences == []
 
 
 def test_rules_that_change_are_said(server):

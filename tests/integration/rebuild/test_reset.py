@@ -75,7 +75,7 @@ def window_values(harness, metric, subject):
 
 def balanced(totals):
     """Tell whether every appended event is accounted for, and none is parked."""
-    books = totals.run(query_ledger(totals.meta.layout))
+    books = totals.run(query_ledger(totals.deployment.layout))
     return books.unaccounted == 0 and books.parked == 0
 
 

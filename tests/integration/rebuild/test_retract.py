@@ -34,13 +34,13 @@ PROGRAM = Path(sys.executable).parent / "tallystream"
 
 def taken_back(harness, **of):
     """Take events back, and let the harness look at the generation without them; return what was taken."""
-    meta = create_or_load(harness.client)
-    retraction = Retraction(ends(harness.client, meta), **of)
-    found = effect(harness.client, meta, retraction)
-    generation = propose_without(harness.client, meta, retraction)
+    deployment = create_or_load(harness.client)
+    retraction = Retraction(ends(harness.client, deployment), **of)
+    found = effect(harness.client, deployment, retraction)
+    generation = propose_without(harness.client, deployment, retraction)
     build(settings_for(harness.url, harness.rules), create_or_load(harness.client), generation, "")
-    meta = create_or_load(harness.client)
-    harness.layout, harness.rules = meta.layout, meta.rules
+    deployment = create_or_load(harness.client)
+    harness.layout, harness.rules = deployment.layout, deployment.rules
     return found
 
 
@@ -63,7 +63,7 @@ def test_what_is_taken_back_never_happened(server, drawn, seed, by):
         for name in ("totals", "up", "windows"):
             assert now[name] == without_zeros(getattr(expected, name)), name
         with Totals(server.url) as totals:
-            books = totals.run(query_ledger(totals.meta.layout))
+            books = totals.run(query_ledger(totals.deployment.layout))
             assert (books.unaccounted, books.appended, books.events["retracted"]) == (0, len(drawn), found.total)
         assert audit(harness.client, create_or_load(harness.client), harness.rules).differences == []
 
@@ -115,9 +115,9 @@ def test_what_happens_afterwards_counts(harness):
     assert harness.totals()["view", "a:1"] == 2
     retracted = harness.rules.retracted
     open_books(settings_for(harness.url, Rules(harness.rules.metric), partitions=4))
-    meta = create_or_load(harness.client)
-    assert meta.rules.retracted == retracted != ()
-    assert audit(harness.client, meta, meta.rules).differences == []
+    deployment = create_or_load(harness.client)
+    assert deployment.rules.retracted == retracted != ()
+    assert audit(harness.client, deployment, deployment.rules).differences == []
 
 
 def test_a_second_retraction_and_a_rebuild_keep_the_first(harness):

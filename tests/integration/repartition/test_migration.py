@@ -101,7 +101,7 @@ def test_after_a_move_everything_is_what_the_oracle_says(server, drawn, seed, be
             assert found[name] == without_zeros(getattr(expected, name)), name
         assert audit(harness.client, create_or_load(harness.client), RULES).differences == []
         with Totals(server.url) as totals:
-            books = totals.run(query_ledger(totals.meta.layout))
+            books = totals.run(query_ledger(totals.deployment.layout))
         assert (books.unaccounted, books.appended) == (0, len(drawn))
 
 
@@ -130,10 +130,10 @@ def test_a_copied_entry_is_as_late_as_the_original(server):
             harness.client.xadd(keys.stream, {"metric": "aside", "subject": subject, "at": "60"}, id=id_)
         harness.finish()
         before = harness.ledger(), harness.totals()
-        meta = create_or_load(harness.client)
-        new = topic.begin(harness.client, meta, topic.propose(harness.client, meta, 1), harness.rules)
+        deployment = create_or_load(harness.client)
+        new = topic.begin(harness.client, deployment, topic.propose(harness.client, deployment, 1), harness.rules)
         for source in (0, 1):  # the newer one first: its copies have the larger IDs
-            other = StreamCopier(harness.client, meta.layout, new.layout)
+            other = StreamCopier(harness.client, deployment.layout, new.layout)
             other.look()
             other._from = lambda n, only=source, read=other._from: read(n) if n == only else iter(())
             other()
@@ -174,14 +174,14 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
         emit_all(1)
         plain.flush(5)
         spooled.flush(5)
-        meta = create_or_load(harness.client)
+        deployment = create_or_load(harness.client)
         configured = settings_for(harness.url, PLAIN, 0)
-        moving = Repartition(configured, harness.client, meta, topic.propose(harness.client, meta, 5))
+        moving = Repartition(configured, harness.client, deployment, topic.propose(harness.client, deployment, 5))
         moving.begin()
         with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
             emit_all(10)
-            topic.close(harness.client, meta, moving.new.layout)
+            topic.close(harness.client, deployment, moving.new.layout)
             emit_all(100)  # refused, and held
             until(lambda: plain.stats.buffered and spooled.stats.buffered, what="held events")
             moving.switch(counting)
@@ -223,15 +223,15 @@ def test_a_decision_waits_until_it_is_known_where_it_goes(server):
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         decide = Decider(harness.connect(), create_or_load(harness.client))
         assert [decide(Event("call", "k")).accepted for _ in range(3)] == [True] * 3
-        meta = create_or_load(harness.client)
-        layout = topic.propose(harness.client, meta, 3)
+        deployment = create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 3)
         configured = settings_for(harness.url, PLAIN, 0)
-        moving = Repartition(configured, harness.client, meta, layout)
+        moving = Repartition(configured, harness.client, deployment, layout)
         moving.begin()
         verdicts = []
         with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
-            topic.close(harness.client, meta, layout)
+            topic.close(harness.client, deployment, layout)
             waiting = threading.Thread(target=lambda: verdicts.append(decide(Event("call", "k")).remaining))
             waiting.start()
             moving.switch(counting)
@@ -247,9 +247,9 @@ def test_a_decision_that_waits_for_too_long_was_not_made(server, monkeypatch):
     """Where a log stays closed, a decision says that nothing was counted, and nothing was."""
     monkeypatch.setattr("tallystream.producing.decider._PATIENCE", 0.1)
     with Harness(server.url, rules=PLAIN, partitions=1) as harness:
-        meta = create_or_load(harness.client)
-        decide = Decider(harness.client, meta)
-        topic.close(harness.client, meta, topic.propose(harness.client, meta, 2))
+        deployment = create_or_load(harness.client)
+        decide = Decider(harness.client, deployment)
+        topic.close(harness.client, deployment, topic.propose(harness.client, deployment, 2))
         with pytest.raises(GenerationSwitched, match="nothing was counted"):
             decide(Event("call", "k"))
         assert topic.give_up(harness.client, create_or_load(harness.client)) == 0
@@ -262,9 +262,9 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         emit(harness, "a", 5)
         harness.finish()
         before = set(harness.client.scan_iter())
-        meta = create_or_load(harness.client)
+        deployment = create_or_load(harness.client)
         configured = settings_for(harness.url, PLAIN, 0)
-        moving = Repartition(configured, harness.client, meta, topic.propose(harness.client, meta, 3))
+        moving = Repartition(configured, harness.client, deployment, topic.propose(harness.client, deployment, 3))
         moving.begin()
         with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
@@ -387,7 +387,7 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
         harness.layout = create_or_load(harness.client).layout
         until(lambda: harness.totals() == dict(counts), what="the counts")
         assert audit(harness.client, create_or_load(harness.client), rules).differences == []
-        assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
+        assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
 
 
 def test_two_who_copy_the_same_copy_it_once(server):
@@ -395,9 +395,9 @@ def test_two_who_copy_the_same_copy_it_once(server):
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         for subject in "abcdef":
             emit(harness, subject, 3)
-        meta = create_or_load(harness.client)
-        new = topic.begin(harness.client, meta, topic.propose(harness.client, meta, 3), harness.rules)
-        first, second = (StreamCopier(harness.client, meta.layout, new.layout) for _ in range(2))
+        deployment = create_or_load(harness.client)
+        new = topic.begin(harness.client, deployment, topic.propose(harness.client, deployment, 3), harness.rules)
+        first, second = (StreamCopier(harness.client, deployment.layout, new.layout) for _ in range(2))
         second.look()
         assert first() == 18
         with pytest.raises(CopiedElsewhere):
@@ -447,15 +447,15 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
                 assert reader.get(subject, metric) >= value
         subprocess.run(command, check=True, timeout=60)
         producer.flush(20)
-        meta = create_or_load(harness.client)
-        harness.layout = meta.layout
+        deployment = create_or_load(harness.client)
+        harness.layout = deployment.layout
         harness.finish()
         added = Counter(("view", f"s{number % 9}") for number in range(30))
         assert harness.totals() == dict(Counter(before) + added)
-        assert (meta.layout.partitions, meta.kept, meta.moving) == (5, 1, None)
-        assert audit(harness.client, meta, rules).differences == []
+        assert (deployment.layout.partitions, deployment.kept, deployment.moving) == (5, 1, None)
+        assert audit(harness.client, deployment, rules).differences == []
         with Totals(server.url) as reader:
-            assert reader.run(query_ledger(meta.layout)).unaccounted == 0
+            assert reader.run(query_ledger(deployment.layout)).unaccounted == 0
 
 
 @pytest.mark.parametrize("format_", ["ndjson", "combined", "parquet"])
@@ -500,20 +500,20 @@ def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
         for keys in harness.layout.keys:
             harness.client.xtrim(keys.stream, maxlen=0, approximate=False)
         repartition(configured, create_or_load(harness.client), 3, archive=configured.archive.url)
-        meta = create_or_load(harness.client)
-        harness.layout = meta.layout
-        assert Snapshotter(harness.client, database, meta).run_once().whole == 3
-        assert Snapshotter(harness.client, database, meta).run_once().whole == 0
-        assert drill(harness.client, database, meta).differing == 0
+        deployment = create_or_load(harness.client)
+        harness.layout = deployment.layout
+        assert Snapshotter(harness.client, database, deployment).run_once().whole == 3
+        assert Snapshotter(harness.client, database, deployment).run_once().whole == 0
+        assert drill(harness.client, database, deployment).differing == 0
         emit(harness, "a", 5)
         harness.drain()
         store = Store(configured.archive.url, log=2)
-        Archive(harness.client, store, meta).run_once(settled=0)
+        Archive(harness.client, store, deployment).run_once(settled=0)
         expected = harness.totals(), harness.ledger()
         harness.client.flushall()
         restore(harness.client, database, lambda partition, after, before: entries(store, partition, after, before))
         after = create_or_load(harness.client)
-        assert (after.layout, after.earlier, after.epoch) == (meta.layout, {1: 4}, meta.epoch)
+        assert (after.layout, after.earlier, after.epoch) == (deployment.layout, {1: 4}, deployment.epoch)
         assert harness.totals() == expected[0]
         with Producer(server.url) as producer:
             producer.emit("view", "a")
@@ -547,8 +547,8 @@ def test_what_is_not_spread_any_more_goes_home(server):
         harness.finish()
         with pytest.raises(ConfigurationError, match="tallystream rebuild"):
             open_books(settings_for(harness.url, plain, 0))
-        meta = create_or_load(harness.client)
-        to_partitions(settings_for(harness.url, plain, 0), meta, 3, "", accept_loss=False, json=True)
+        deployment = create_or_load(harness.client)
+        to_partitions(settings_for(harness.url, plain, 0), deployment, 3, "", accept_loss=False, json=True)
         harness.layout = create_or_load(harness.client).layout
         open_books(settings_for(harness.url, plain, 0))
         assert create_or_load(harness.client).spread == frozenset()

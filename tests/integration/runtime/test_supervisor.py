@@ -39,7 +39,7 @@ def test_a_flushed_server_is_an_alarm(server):
 def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
     """Emptied between the look at what is stored and the making of the group: nothing is counted on the ruins."""
     settings = Settings(redis=RedisSettings(url=server.url))
-    meta = open_books(settings)
+    deployment = open_books(settings)
     ensure, flushed = Fetch.ensure_group, threading.Lock()
 
     def late(self):
@@ -49,14 +49,14 @@ def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
         ensure(self)
 
     monkeypatch.setattr(Fetch, "ensure_group", late)
-    pool = WorkerPool(settings, meta, structlog.wrap_logger(None, processors=[LogCapture()]))
+    pool = WorkerPool(settings, deployment, structlog.wrap_logger(None, processors=[LogCapture()]))
     pool.start()
     try:
         until(lambda: all("began with" in (lane.problem or "") for lane in pool.health), what="every partition to stop")
     finally:
         pool.stop(time.monotonic() + 10)
     client = server.client()
-    assert not any(client.exists(keys.ledger) for keys in meta.layout.keys)
+    assert not any(client.exists(keys.ledger) for keys in deployment.layout.keys)
 
 
 def test_a_crew_counts_and_stops(server):
@@ -89,11 +89,11 @@ def test_a_worker_accounts_for_what_vanished(server):
         for number in range(5):
             producer.emit("view", f"b{number}")
         producer.flush(10)
-        for keys in totals.meta.layout.keys:
+        for keys in totals.deployment.layout.keys:
             client.xtrim(keys.stream, maxlen=0, approximate=False)
         with counting(settings, logger):
             books = until(
-                lambda: (found := totals.run(query_ledger(totals.meta.layout))).events["trimmed"] == 5 and found,
+                lambda: (found := totals.run(query_ledger(totals.deployment.layout))).events["trimmed"] == 5 and found,
                 what="the loss to be in the books",
             )
         assert (books.appended, books.counted, books.events["trimmed"], books.unaccounted) == (6, 1, 5, 0)
@@ -105,10 +105,10 @@ def test_a_worker_accounts_for_what_vanished(server):
 def test_a_decision_in_the_first_moment_is_no_lost_group(server):
     """Whoever sees the metrics may decide: the groups are there before the metrics are."""
     settings = Settings(redis=RedisSettings(url=server.url))
-    meta = open_books(settings)
+    deployment = open_books(settings)
     with Producer(server.url) as producer:
         assert producer.decide("view", "article:1").total == 1
     client = server.client()
-    for keys in meta.layout.keys:
+    for keys in deployment.layout.keys:
         assert [group["name"] for group in client.xinfo_groups(keys.stream)] == [keys.group.encode()]
         Fetch(client, keys, "w").ensure_group()

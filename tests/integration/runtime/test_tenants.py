@@ -83,19 +83,19 @@ def test_two_namespaces_share_nothing(server: Server) -> None:
         assert verdicts == [True, True, False]
 
         client = server.client()
-        client.xadd(in_blog.meta.layout.keys_of("x").stream, {"metric": "nothing", "subject": "x"})
-        until(lambda: in_blog.run(query_ledger(in_blog.meta.layout)).events["dead"] == 1, what="the dead letter")
+        client.xadd(in_blog.deployment.layout.keys_of("x").stream, {"metric": "nothing", "subject": "x"})
+        until(lambda: in_blog.run(query_ledger(in_blog.deployment.layout)).events["dead"] == 1, what="the dead letter")
         books = {
-            name: totals.run(query_ledger(totals.meta.layout))
+            name: totals.run(query_ledger(totals.deployment.layout))
             for name, totals in (("shop", in_shop), ("blog", in_blog))
         }
         assert [books[name].events["dead"] for name in books] == [0, 1]
         assert [books[name].unaccounted for name in books] == [0, 0]
         assert [books[name].events["appended"] for name in books] == [1 + 3, 1 + 1]
 
-        metas = load(client, "shop"), load(client, "blog")
-        assert [meta.layout.partitions for meta in metas if meta] == [2, 3]
-        assert len({meta.epoch for meta in metas if meta}) == 2
+        deployments = load(client, "shop"), load(client, "blog")
+        assert [deployment.layout.partitions for deployment in deployments if deployment] == [2, 3]
+        assert len({deployment.epoch for deployment in deployments if deployment}) == 2
         assert {key.partition(b":")[0] for key in client.scan_iter(count=1000)} == {b"shop", b"blog"}
 
 
@@ -196,12 +196,12 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
     place = empty_database(kind, tmp_path, request)
     folder = tmp_path / "archive"
     log = logs.configure(quiet=True)
-    metas = {}
+    deployments = {}
     for name, rules, amount in (("tally", BLOG, 1), ("shop", SHOP, 5), ("blog", BLOG, 7)):
         with counting(tenant(server.url, name, rules), log), Producer(server.url, namespace=name) as producer:
             producer.emit("view", "article:1", amount)
             producer.flush(10, wait="counted")
-        metas[name] = found = load(server.client(), name)
+        deployments[name] = found = load(server.client(), name)
         Archive(server.client(), Store(str(folder), name), found).run_once(settled=0)
         with contextlib.closing(Database(place, name)) as database:
             Snapshotter(server.client(), database, found).run_once()
@@ -213,7 +213,7 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
         with contextlib.closing(Totals(server.url, namespace=name)) as totals:
             assert totals.get("article:1", "view") == amount
         found = load(server.client(), name)
-        assert found.epoch == metas[name].epoch
+        assert found.epoch == deployments[name].epoch
         report = audit(server.client(), found, found.rules, sources=Sources(archive=store))
         assert (report.differences, report.unproved) == ([], 0)
     with (
@@ -231,11 +231,11 @@ def test_a_place_stays_whose_it_was(kind: str, server: Server, tmp_path: Path, r
     with counting(tenant(server.url, "shop", SHOP), log), Producer(server.url, namespace="shop") as producer:
         producer.emit("view", "article:1", 5)
         producer.flush(10, wait="counted")
-    meta = load(server.client(), "shop")
+    deployment = load(server.client(), "shop")
     # As a release did that knew of no namespaces in one place.
-    Archive(server.client(), Store(str(folder)), meta).run_once(settled=0)
+    Archive(server.client(), Store(str(folder)), deployment).run_once(settled=0)
     with contextlib.closing(Database(place)) as database:
-        Snapshotter(server.client(), database, meta).run_once()
+        Snapshotter(server.client(), database, deployment).run_once()
     for name, of in (("shop", "shop"), ("tally", None)):
         manifest = Store(str(folder), name).manifest()
         assert (manifest or {}).get("namespace") == of

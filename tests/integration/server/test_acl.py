@@ -179,24 +179,24 @@ def test_maintenance_works_with_the_workers_user(server: Secured) -> None:
     with counting(settings, log, consumer="gone"), Producer(server.url("producer")) as producer:
         producer.emit("view", "a")
         producer.flush(10, wait="counted")
-    meta = open_books(settings)
+    deployment = open_books(settings)
     services = [
-        trim_service(settings, meta, log),
-        losses_service(settings, meta, log),
-        reaper_service(settings, meta, "stays", log),
+        trim_service(settings, deployment, log),
+        losses_service(settings, deployment, log),
+        reaper_service(settings, deployment, "stays", log),
     ]
     for service in services:
         service.run_once()
     with server.client("producer") as client, server.client("worker") as thief:
-        for keys in meta.layout.keys:
+        for keys in deployment.layout.keys:
             client.xadd(keys.stream, {"metric": "view", "subject": "a"})
             thief.xtrim(keys.stream, maxlen=0, approximate=False)
     for service in services:
         service.run_once()  # what was trimmed before it was counted goes into the ledger
         service.stop(0)
     with server.client("reader") as client:  # the server's own figure as well
-        lags = [group["lag"] for keys in meta.layout.keys for group in client.xinfo_groups(keys.stream)]
-    assert lags == [0] * meta.layout.partitions
+        lags = [group["lag"] for keys in deployment.layout.keys for group in client.xinfo_groups(keys.stream)]
+    assert lags == [0] * deployment.layout.partitions
 
 
 def test_a_worker_that_copies_works_with_the_copier(server: Secured, tmp_path: Path) -> None:

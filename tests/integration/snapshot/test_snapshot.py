@@ -125,7 +125,7 @@ def test_after_a_loss_everything_is_as_before(server, tmp_path_factory, drawn, s
             if round_ is not drawn[-1]:
                 take(harness, database)
         store = Store(str(folder / "archive"))
-        Archive(harness.client, store, harness.meta).run_once(settled=0)
+        Archive(harness.client, store, harness.deployment).run_once(settled=0)
         server.clear()
         restore(harness.client, database, lambda n, after, before: entries(store, n, after, before))
         database.close()
@@ -427,7 +427,7 @@ def test_a_killed_restore(harness, tmp_path, place):
     database = Database(str(file))
     take(harness, database)
     emit_some(harness, 2, drain=False)
-    Archive(harness.client, Store(str(tmp_path / "archive")), harness.meta).run_once(settled=0)
+    Archive(harness.client, Store(str(tmp_path / "archive")), harness.deployment).run_once(settled=0)
     harness.drain()
     before, ledger = harness.totals(), books(harness)
     harness.client.flushall()
@@ -530,7 +530,7 @@ def test_after_a_restore_the_log_knows_what_it_lacks(harness, database):
     assert (found.differences, found.unproved) == ([], 0)
     assert {scope.base for scope in found.scopes} == {"snapshot"}
     with closing(Totals(harness.url)) as totals:
-        assert totals.run(query_ledger(totals.meta.layout)).unaccounted == 0
+        assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
 
 
 def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database, tmp_path):
@@ -539,7 +539,7 @@ def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database
     take(harness, database)
     emit_some(harness, 2)
     store = Store(str(tmp_path / "archive"))
-    Archive(harness.client, store, harness.meta).run_once(settled=0)
+    Archive(harness.client, store, harness.deployment).run_once(settled=0)
     before = harness.totals()
     for keys in harness.layout.keys:
         harness.client.xtrim(keys.stream, maxlen=1, approximate=False)
@@ -724,13 +724,13 @@ def test_whoever_watches_is_told_how_often(harness, tmp_path):
     def said(field):
         return harness.client.hget(harness.layout.meta, field)
 
-    with running(snapshot_service(configured, harness.meta, logs.configure(quiet=True)), 10):
+    with running(snapshot_service(configured, harness.deployment, logs.configure(quiet=True)), 10):
         until(lambda: said("snapshot") is not None, what="a snapshot")
         assert said("snapshot-every") == b"0.2"
     assert said("snapshot-every") is None
     with closing(Database(place.url)) as database, database._engine.begin() as connection:
         connection.execute(text("update facts set value = 'another' where name = 'epoch'"))
     harness.client.hdel(harness.layout.meta, "snapshot")
-    with running(snapshot_service(configured, harness.meta, logs.configure(quiet=True)), 10):
+    with running(snapshot_service(configured, harness.deployment, logs.configure(quiet=True)), 10):
         until(lambda: said("snapshot-every") == b"0.2", what="the interval")
     assert said("snapshot") is None

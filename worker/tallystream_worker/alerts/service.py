@@ -30,13 +30,13 @@ class AlertDelivery:
 
     Args:
         client: Where the logs are.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         notifier: Makes what delivers from one log.
     """
 
-    def __init__(self, client: redis.Redis, meta: Deployment, notifier: Callable[[Layout], Notifier]) -> None:
+    def __init__(self, client: redis.Redis, deployment: Deployment, notifier: Callable[[Layout], Notifier]) -> None:
         self._client = client
-        self._meta = meta
+        self._deployment = deployment
         self._notifier = notifier
         self._notifiers: dict[int, Notifier] = {}  # by log
 
@@ -46,7 +46,7 @@ class AlertDelivery:
         Raises:
             redis.RedisError: the server does not answer, or refuses.
         """
-        found = load_same(self._client, self._meta)
+        found = load_same(self._client, self._deployment)
         if found is None:
             return  # the partition workers report it
         kept = None if found.kept is None else found.layout_of(found.kept)
@@ -58,7 +58,7 @@ class AlertDelivery:
 
 def alert_services(
     settings: Settings,
-    meta: Deployment,
+    deployment: Deployment,
     log: FilteringBoundLogger,
     consumer: str,
     delivered: Callable[[str, str], None] | None = None,
@@ -67,7 +67,7 @@ def alert_services(
 
     Args:
         settings: What was configured.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         log: Where notifications and changes of state are logged.
         consumer: The name under which notifications are claimed.
         delivered: Told of each attempt to deliver; see `Notifier`.
@@ -90,12 +90,12 @@ def alert_services(
     evaluating, delivering = connect(settings.redis.url), connect(settings.redis.url)
 
     def live() -> Layout | None:
-        found = load_same(evaluating, meta)
+        found = load_same(evaluating, deployment)
         return None if found is None else found.layout
 
     evaluator = AlertEvaluator(evaluating, live, settings.rules)
     delivery = AlertDelivery(
-        delivering, meta, lambda layout: Notifier(delivering, layout, consumer, settings.hooks, log, delivered)
+        delivering, deployment, lambda layout: Notifier(delivering, layout, consumer, settings.hooks, log, delivered)
     )
     return [
         service("alerts-evaluate", EVALUATE_EVERY, evaluator.run_once, evaluating),

@@ -25,15 +25,15 @@ class Archive:
     Args:
         client: Where the streams are.
         store: Where the files go.
-        meta: What is stored.
+        deployment: What is stored.
 
     Raises:
         ArchiveError: the files are those of other data.
     """
 
-    def __init__(self, client: redis.Redis, store: Store, meta: Deployment) -> None:
-        store.claim(meta.layout.namespace, meta.layout.partitions, (meta.epoch,))
-        self.archivists = [PartitionArchiver(client, store, keys, n) for n, keys in enumerate(meta.layout.keys)]
+    def __init__(self, client: redis.Redis, store: Store, deployment: Deployment) -> None:
+        store.claim(deployment.layout.namespace, deployment.layout.partitions, (deployment.epoch,))
+        self.archivists = [PartitionArchiver(client, store, keys, n) for n, keys in enumerate(deployment.layout.keys)]
         self._begun = False
 
     def run_once(self, *, settled: float = SETTLED) -> int:
@@ -63,17 +63,17 @@ class LiveArchive:
     Args:
         client: Where the streams are.
         url: Where the files go.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
 
     Raises:
         ArchiveError: the files are those of other data.
     """
 
-    def __init__(self, client: redis.Redis, url: str, meta: Deployment) -> None:
+    def __init__(self, client: redis.Redis, url: str, deployment: Deployment) -> None:
         self._client = client
         self._url = url
-        self._meta = meta
-        self._archive = self._open(meta)
+        self._deployment = deployment
+        self._archive = self._open(deployment)
 
     def run_once(self) -> dict[str, object] | None:
         """Write what is there into files; return how many events that were, `None` for none.
@@ -83,27 +83,27 @@ class LiveArchive:
             ArchiveError: a file could not be written, or the files are those of other data.
             redis.RedisError: the server does not answer, or refuses.
         """
-        found = load_same(self._client, self._meta)
+        found = load_same(self._client, self._deployment)
         if found is None:
-            raise StreamError(f"{self._meta.layout.meta} is gone or another: no archive of other data")
-        if found.layout.log != self._meta.layout.log:
+            raise StreamError(f"{self._deployment.layout.meta} is gone or another: no archive of other data")
+        if found.layout.log != self._deployment.layout.log:
             self._archive = self._open(found)
-            self._meta = found
+            self._deployment = found
         events = self._archive.run_once()
         return {"events": events} if events else None
 
-    def _open(self, meta: Deployment) -> Archive:
-        return Archive(self._client, Store(self._url, meta.layout.namespace, meta.layout.log), meta)
+    def _open(self, deployment: Deployment) -> Archive:
+        return Archive(self._client, Store(self._url, deployment.layout.namespace, deployment.layout.log), deployment)
 
 
-def archive_service(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+def archive_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that archives to `[archive] url`.
 
     Raises:
         ArchiveError: the files there are those of other data.
     """
     client = connect(settings.redis.url)
-    archive = LiveArchive(client, settings.archive.url, meta)
+    archive = LiveArchive(client, settings.archive.url, deployment)
     return PeriodicService(
         "archive",
         settings.archive.every,

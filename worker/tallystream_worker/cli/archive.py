@@ -45,12 +45,12 @@ def archive(
         raise ConfigurationError("no place for the archive: name a folder or URL, or set [archive] url")
     settings = replace(settings, archive=chosen)
     with closing(connect(settings.redis.url)) as client:
-        meta = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             began = time.monotonic()
-            events = Archive(client, Store(chosen.url, meta.layout.namespace, meta.layout.log), meta).run_once(
-                settled=0
-            )
+            events = Archive(
+                client, Store(chosen.url, deployment.layout.namespace, deployment.layout.log), deployment
+            ).run_once(settled=0)
             seconds = time.monotonic() - began
             if json:
                 print_json({"archive": chosen.url, "events": events, "seconds": round(seconds, 3)})
@@ -59,6 +59,6 @@ def archive(
             return
     with (
         stop_on_signals() as stop,
-        running(archive_service(settings, meta, logs.configure()), settings.worker.stop_timeout),
+        running(archive_service(settings, deployment, logs.configure()), settings.worker.stop_timeout),
     ):
         wait_for(stop)

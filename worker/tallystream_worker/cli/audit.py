@@ -118,17 +118,17 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
 def _run(wanted: _Wanted) -> Report:
     settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
-        meta = load(client, settings.redis.namespace)
-        if meta is None or meta.rules is None:
+        deployment = load(client, settings.redis.namespace)
+        if deployment is None or deployment.rules is None:
             raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
         with (
-            opened(settings, wanted.archive, wanted.snapshot, log=meta.layout.log) as sources,
+            opened(settings, wanted.archive, wanted.snapshot, log=deployment.layout.log) as sources,
             error_console.status("folding") as status,
         ):
             return run(
                 client,
-                meta,
-                meta.rules,
+                deployment,
+                deployment.rules,
                 sources=sources,
                 span=wanted.span,
                 sample=wanted.sample,

@@ -52,15 +52,15 @@ def dead(
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        meta = create_or_load(client, None, settings.redis.namespace)
-        chosen = _chosen(client, meta, ids, every=all or (action in {"list", "show"} and not ids), reason=reason)
+        deployment = create_or_load(client, None, settings.redis.namespace)
+        chosen = _chosen(client, deployment, ids, every=all or (action in {"list", "show"} and not ids), reason=reason)
         if action in {"list", "show"}:
             return _print(chosen, json=json, whole=action == "show")
-        if meta.rules is None:
+        if deployment.rules is None:
             raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
         found = list(chosen)  # all, before the first is retried: what is parked again must not come round
         moving = track(found, action, console=error_console, transient=True, disable=len(found) < _SHOWN)
-        done = (_retry if action == "retry" else _drop)(client, meta, moving)
+        done = (_retry if action == "retry" else _drop)(client, deployment, moving)
     if json:
         print_json(done)
     else:
@@ -69,11 +69,11 @@ def dead(
 
 
 def _chosen(
-    client: redis.Redis, meta: Deployment, ids: tuple[str, ...], *, every: bool, reason: str | None
+    client: redis.Redis, deployment: Deployment, ids: tuple[str, ...], *, every: bool, reason: str | None
 ) -> Iterator[DeadLetter]:
     if not (ids or every or reason):
         raise ConfigurationError("say which: PARTITION/ID as `tallystream dead list` prints it, --reason TEXT or --all")
-    partitions = range(meta.layout.partitions)
+    partitions = range(deployment.layout.partitions)
     for name in ids:
         partition, _, id_ = name.partition("/")
         try:
@@ -85,32 +85,32 @@ def _chosen(
             raise ConfigurationError(
                 f"{name!r} is no parked entry's name: write PARTITION/ID, such as 0/1763900000000-0"
             )
-        if letter := store.find(client, meta.layout, number, id_):
+        if letter := store.find(client, deployment.layout, number, id_):
             yield letter
         else:
             error_console.print(f"{name} is not parked (any more)")
     if not ids:
         for number in partitions:
-            for letter in store.letters(client, meta.layout, number):
+            for letter in store.letters(client, deployment.layout, number):
                 if reason is None or reason in letter.reason:
                     yield letter
 
 
-def _retry(client: redis.Redis, meta: Deployment, chosen: Any) -> dict[str, int]:
-    assert meta.rules is not None  # noqa: S101  # the caller saw to it
+def _retry(client: redis.Redis, deployment: Deployment, chosen: Any) -> dict[str, int]:
+    assert deployment.rules is not None  # noqa: S101  # the caller saw to it
     done = {"entries": 0, "events_counted": 0, "parked_again": 0}
     for letter in chosen:
-        if (became := store.retry(client, meta.layout, meta.rules, letter)) is not None:
+        if (became := store.retry(client, deployment.layout, deployment.rules, letter)) is not None:
             done["entries"] += 1
             done["events_counted"] += became.counted
             done["parked_again"] += became.parked
     return done
 
 
-def _drop(client: redis.Redis, meta: Deployment, chosen: Any) -> dict[str, int]:
+def _drop(client: redis.Redis, deployment: Deployment, chosen: Any) -> dict[str, int]:
     done = {"entries": 0, "events_dropped": 0}
     for letter in chosen:
-        entries, events = store.drop(client, meta.layout.keys[letter.partition], [letter.id])
+        entries, events = store.drop(client, deployment.layout.keys[letter.partition], [letter.id])
         done["entries"] += entries
         done["events_dropped"] += events
     return done

@@ -160,7 +160,7 @@ class Demo:
         moved, counted_before = time.monotonic(), -1
         with Live(console=error_console, refresh_per_second=8, transient=True) as live:
             while not self._stop.is_set():
-                books = totals.run(query_ledger(totals.meta.layout))
+                books = totals.run(query_ledger(totals.deployment.layout))
                 live.update(self._view(totals, books.appended, books.counted, time.monotonic() - began))
                 if books.counted >= self._events and all(process.exitcode == 0 for process in producers):
                     return True
@@ -181,7 +181,7 @@ class Demo:
         return view
 
     def _stalled(self, totals: Totals) -> int:
-        books = totals.run(query_ledger(totals.meta.layout))
+        books = totals.run(query_ledger(totals.deployment.layout))
         error_console.print(f"gave up: {books.counted:,} of {self._events:,} events are counted and nothing moves")
         return 1
 

@@ -42,12 +42,14 @@ def get(
         if window is not None or over is not None:
             _get_windows(totals, subject, metric, window, last, over, as_json=json)
             return
-        metrics = [metric] if metric is not None else declared(totals.meta)
-        if metric is not None and totals.meta.rules is not None:
-            totals.meta.rules.refuse_undeclared(metric)
+        metrics = [metric] if metric is not None else declared(totals.deployment)
+        if metric is not None and totals.deployment.rules is not None:
+            totals.deployment.rules.refuse_undeclared(metric)
         reading = totals.read(((subject, name) for name in metrics), after=after)
         counters = {name: value for (_, name), value in reading.values.items()}
-        derived = ratios(totals.meta.rules, counters) if metric is None and totals.meta.rules is not None else {}
+        derived = (
+            ratios(totals.deployment.rules, counters) if metric is None and totals.deployment.rules is not None else {}
+        )
     if json:
         print_json(
             {
@@ -72,12 +74,14 @@ def get(
 def _get_windows(
     totals: Totals, subject: str, metric: str | None, window: str | None, last: int, over: str | None, *, as_json: bool
 ) -> None:
-    meta = totals.meta
+    deployment = totals.deployment
     document: dict[str, Any]
-    if metric is None or meta.rules is None:
+    if metric is None or deployment.rules is None:
         raise EventError("metric", "name one: --window and --over read a single metric")
     if window is not None:
-        series = totals.run(query_series(meta.layout, meta.rules, subject, metric, window, last, time.time()))
+        series = totals.run(
+            query_series(deployment.layout, deployment.rules, subject, metric, window, last, time.time())
+        )
         if as_json:
             points = [{"bucket": point.label, "start": point.start, "value": point.value} for point in series.points]
             document = {"subject": subject, "metric": metric, "window": window, "series": points}
@@ -85,7 +89,7 @@ def _get_windows(
             return
         print_table(f"{subject} {metric}", [window, metric], [[p.label, f"{p.value:,}"] for p in series.points])
         return
-    rolling = totals.run(query_rolling(meta.layout, meta.rules, subject, metric, over or "", time.time()))
+    rolling = totals.run(query_rolling(deployment.layout, deployment.rules, subject, metric, over or "", time.time()))
     if as_json:
         document = {"subject": subject, "metric": metric, "over": over, "value": rolling.value}
         document |= {"start": rolling.start, "end": rolling.end, "buckets": rolling.buckets}

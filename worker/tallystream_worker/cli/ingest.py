@@ -80,7 +80,7 @@ def ingest(  # each is an option of the command
         for job in jobs_of(name, of, mapping, source)
     ]
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-        rules = totals.meta.rules
+        rules = totals.deployment.rules
     if rules is not None and "combined" in formats:
         rules.refuse_undeclared(metric)
     total = IngestProgress()
@@ -170,7 +170,7 @@ def _wait_until_counted(store: RedisSettings, last_ids: dict[int, str], stop: Ev
     with closing(Totals(store.url, namespace=store.namespace)) as totals:
         for partition, last_id in last_ids.items():
             while not stop.is_set():
-                keys = totals.meta.layout.keys[partition]  # anew: a rebuild may switch to another generation
+                keys = totals.deployment.layout.keys[partition]  # anew: a rebuild may switch to another generation
                 query = Query(position_commands(keys), partial(parse_position, group_name=keys.group))
                 if parse_id(totals.run(query).as_of) >= parse_id(last_id):
                     break

@@ -21,18 +21,20 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 
-def gathered(meta: Deployment, rules: Rules) -> Rules | None:
+def gathered(deployment: Deployment, rules: Rules) -> Rules | None:
     """Return the live rules without spreading what the configured ones do not spread; `None` where all is as it was."""
-    assert meta.rules is not None  # noqa: S101  # the caller found rules
-    names = (meta.spread & rules.metric.keys()) - rules.spread
+    assert deployment.rules is not None  # noqa: S101  # the caller found rules
+    names = (deployment.spread & rules.metric.keys()) - rules.spread
     if not names:
         return None
-    at_home = {name: changed(meta.rules.metric[name], spread=False) for name in names & meta.rules.metric.keys()}
-    return changed(meta.rules, metric=meta.rules.metric | at_home)
+    at_home = {
+        name: changed(deployment.rules.metric[name], spread=False) for name in names & deployment.rules.metric.keys()
+    }
+    return changed(deployment.rules, metric=deployment.rules.metric | at_home)
 
 
 def to_partitions(
-    settings: Settings, meta: Deployment, partitions: int, archive: str, *, accept_loss: bool, json: bool
+    settings: Settings, deployment: Deployment, partitions: int, archive: str, *, accept_loss: bool, json: bool
 ) -> None:
     """Move to so many partitions, with a bar, and say what is left to do; what is not spread any more goes home.
 
@@ -42,8 +44,8 @@ def to_partitions(
     """
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ConfigurationError(f"--partitions must be 1 to {MAX_PARTITIONS:,}, not {partitions:,}")
-    before, layout = meta.layout.partitions, meta.layout
-    rules = gathered(meta, settings.rules)
+    before, layout = deployment.layout.partitions, deployment.layout
+    rules = gathered(deployment, settings.rules)
     if is_needed := partitions != before or rules is not None:
         with entries_bar() as bar:
             task = bar.add_task("copying", total=None, entries=0)
@@ -52,7 +54,7 @@ def to_partitions(
                 bar.update(task, description=at.stage, completed=at.entries, total=at.of, entries=at.entries)
 
             layout = repartition(
-                settings, meta, partitions, rules=rules, archive=archive, accept_loss=accept_loss, show=show
+                settings, deployment, partitions, rules=rules, archive=archive, accept_loss=accept_loss, show=show
             )
     if json:
         print_json({"partitions": partitions, "before": before, "log": layout.log, "moved": is_needed})
@@ -72,11 +74,11 @@ def to_partitions(
     )
 
 
-def clean(client: redis.Redis, meta: Deployment) -> dict[int, int]:
+def clean(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     """Give up a log that is being filled, drop the one before the last repartition; return their numbers of keys."""
     removed = {}
-    if meta.moving is not None:
-        removed[meta.moving] = topic.give_up(client, meta)
-    if meta.kept is not None:
-        removed[meta.kept] = topic.drop(client, meta)
+    if deployment.moving is not None:
+        removed[deployment.moving] = topic.give_up(client, deployment)
+    if deployment.kept is not None:
+        removed[deployment.kept] = topic.drop(client, deployment)
     return removed

@@ -63,10 +63,10 @@ def rebuild(
         )
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        meta = read_meta(client, settings)
+        deployment = read_deployment(client, settings)
         if drop:
-            removed = {generation: remove(client, meta, generation) for generation in sorted(meta.others)}
-            logs = clean(client, meta)
+            removed = {generation: remove(client, deployment, generation) for generation in sorted(deployment.others)}
+            logs = clean(client, deployment)
             if json:
                 print_json({"removed": removed, "logs": logs})
             else:
@@ -75,28 +75,28 @@ def rebuild(
                 said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
                 console.print(f"removed {said or 'nothing: there are only the live counters'}")
             return
-        if partitions is None and not undo and not no_switch and gathered(meta, settings.rules) is not None:
-            partitions = meta.layout.partitions  # a log whose events are at home again is another log
+        if partitions is None and not undo and not no_switch and gathered(deployment, settings.rules) is not None:
+            partitions = deployment.layout.partitions  # a log whose events are at home again is another log
         if partitions is not None:
             source = settings.archive.url if archive is None else archive
-            to_partitions(settings, meta, partitions, source, accept_loss=accept_loss, json=json)
+            to_partitions(settings, deployment, partitions, source, accept_loss=accept_loss, json=json)
             return
         if undo:
-            generation = _kept(meta)
+            generation = _kept(deployment)
         else:
-            generation = propose(client, meta, settings.rules)
-            meta = read_meta(client, settings)
+            generation = propose(client, deployment, settings.rules)
+            deployment = read_deployment(client, settings)
         source = settings.archive.url if archive is None else archive
         differences: list[Difference] = []
 
         def review() -> bool:
             if not undo:
-                differences.extend(compare(client, meta, generation))
+                differences.extend(compare(client, deployment, generation))
                 if not json:
                     print_differences(_as_changes(differences))
             return not no_switch
 
-        build(settings, meta, generation, source, accept_loss=accept_loss, begun=undo, review=review)
+        build(settings, deployment, generation, source, accept_loss=accept_loss, begun=undo, review=review)
     if json:
         listed = [asdict(each) | {"difference": each.difference} for each in differences]
         print_json({"generation": generation, "live": not no_switch, "differences": listed})
@@ -108,7 +108,7 @@ def rebuild(
 
 def build(
     settings: Settings,
-    meta: Deployment,
+    deployment: Deployment,
     generation: int,
     archive: str,
     *,
@@ -117,7 +117,7 @@ def build(
     review: Callable[[], bool] = lambda: True,
 ) -> None:
     """Count a generation until it has caught up, with a bar; switch to it if `review` says so."""
-    with Rebuild(settings, meta, generation, archive=archive, accept_loss=accept_loss) as run:
+    with Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run:
         if not begun:
             run.begin()
         with entries_bar() as bar:
@@ -131,26 +131,26 @@ def build(
             run.switch()
 
 
-def read_meta(client: redis.Redis, settings: Settings) -> Deployment:
+def read_deployment(client: redis.Redis, settings: Settings) -> Deployment:
     """Return what is stored, rules among it.
 
     Raises:
         ConfigurationError: nothing is counted here yet.
     """
-    meta = load(client, settings.redis.namespace)
-    if meta is None or meta.rules is None:
+    deployment = load(client, settings.redis.namespace)
+    if deployment is None or deployment.rules is None:
         raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
-    return meta
+    return deployment
 
 
-def _kept(meta: Deployment) -> int:
-    if meta.kept is not None and not meta.others:
+def _kept(deployment: Deployment) -> int:
+    if deployment.kept is not None and not deployment.others:
         raise ConfigurationError(
             "there is no way back from other partitions: what came since is not in the log before. Move again with "
-            f"--partitions {meta.earlier[meta.kept]}, once --drop has removed that"
+            f"--partitions {deployment.earlier[deployment.kept]}, once --drop has removed that"
         )
-    kept = [generation for generation in meta.others if generation != meta.building]
-    if meta.building is not None or len(kept) != 1:
+    kept = [generation for generation in deployment.others if generation != deployment.building]
+    if deployment.building is not None or len(kept) != 1:
         raise ConfigurationError("there are no counters to go back to")
     return kept[0]
 

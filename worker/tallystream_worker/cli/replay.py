@@ -51,10 +51,10 @@ def replay(
     settings = where.settings()
     left = Left()
     with closing(connect(settings.redis.url)) as client:
-        meta = load(client, settings.redis.namespace)
-        if meta is None:
+        deployment = load(client, settings.redis.namespace)
+        if deployment is None:
             raise ConfigurationError(f"{settings.redis.namespace}:meta does not exist: nothing was appended here yet")
-        found = events(client, meta.layout, wanted, left, settings.archive.url if archive is None else archive)
+        found = events(client, deployment.layout, wanted, left, settings.archive.url if archive is None else archive)
         with error_console.status("reading") as status:
             written = 0
             for n in _parquet(output, found) if format == "parquet" and output else _lines(output, found):

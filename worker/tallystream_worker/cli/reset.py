@@ -32,16 +32,16 @@ def reset(
     settings = where.settings()
     subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-        meta = totals.meta
-    metrics = declared(meta)
+        deployment = totals.deployment
+    metrics = declared(deployment)
     if metric is not None:
-        assert meta.rules is not None  # noqa: S101  # declared() saw to it
-        meta.rules.refuse_undeclared(metric)
+        assert deployment.rules is not None  # noqa: S101  # declared() saw to it
+        deployment.rules.refuse_undeclared(metric)
         metrics = [metric]
-    elif meta.rules is not None:
-        metrics = [name for name in metrics if meta.rules.metric[name].exact]
+    elif deployment.rules is not None:
+        metrics = [name for name in metrics if deployment.rules.metric[name].exact]
     with closing(connect(settings.redis.url)) as client:
-        taken = take_back(client, meta, subject, metrics)
+        taken = take_back(client, deployment, subject, metrics)
     if json:
         print_json({"subject": subject, "taken_back": taken})
         return

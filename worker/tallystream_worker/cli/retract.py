@@ -13,7 +13,7 @@ from tallystream.rules.retraction import Retraction
 from tallystream.wire.window import MINUTE
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
-from tallystream_worker.cli.rebuild import build, read_meta
+from tallystream_worker.cli.rebuild import build, read_deployment
 from tallystream_worker.cli.replay import moment
 from tallystream_worker.rebuild.retract import Effect, effect, ends, propose_without, unfinished
 
@@ -49,19 +49,19 @@ def retract(  # noqa: PLR0913  # each is an option of the command
     settings = where.settings()
     source = settings.archive.url if archive is None else archive
     with closing(connect(settings.redis.url)) as client:
-        meta = read_meta(client, settings)
+        deployment = read_deployment(client, settings)
         retraction = Retraction(
-            ends(client, meta), metric, subject, actor, id, _minute("from", from_), _minute("to", to)
+            ends(client, deployment), metric, subject, actor, id, _minute("from", from_), _minute("to", to)
         )
-        retraction = unfinished(meta, retraction) or retraction
+        retraction = unfinished(deployment, retraction) or retraction
         with error_console.status("looking through the log"):
-            found = effect(client, meta, retraction, source)
+            found = effect(client, deployment, retraction, source)
         if not json:
             _show(found)
         generation = None
         if found.total and not dry_run:
-            generation = propose_without(client, meta, retraction)
-            build(settings, read_meta(client, settings), generation, source, accept_loss=accept_loss)
+            generation = propose_without(client, deployment, retraction)
+            build(settings, read_deployment(client, settings), generation, source, accept_loss=accept_loss)
     if json:
         print_json(
             {

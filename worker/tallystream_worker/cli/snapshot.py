@@ -53,11 +53,11 @@ def snapshot(
     settings = replace(settings, snapshot=replace(settings.snapshot, url=_place(settings, url)))
     settings = replace(settings, snapshot=replace(settings.snapshot, every=every or settings.snapshot.every))
     with closing(connect(settings.redis.url)) as client:
-        meta = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             with closing(_database(settings, None)) as database:
                 began = time.monotonic()
-                done = Snapshotter(client, database, meta).run_once(whole=whole)
+                done = Snapshotter(client, database, deployment).run_once(whole=whole)
                 seconds = time.monotonic() - began
             if json:
                 print_json({**asdict(done), "seconds": round(seconds, 3)})
@@ -66,7 +66,7 @@ def snapshot(
             return
     with (
         stop_on_signals() as stop,
-        running(snapshot_service(settings, meta, logs.configure()), settings.worker.stop_timeout),
+        running(snapshot_service(settings, deployment, logs.configure()), settings.worker.stop_timeout),
     ):
         wait_for(stop)
 
@@ -130,8 +130,8 @@ def drill(
     settings = where.settings()
     began = time.monotonic()
     with closing(connect(settings.redis.url)) as client, closing(_database(settings, url, is_there=True)) as database:
-        meta = create_or_load(client, settings.redis.expected, settings.redis.namespace)
-        verdict = try_out(client, database, meta, _archived(settings, archive, database))
+        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        verdict = try_out(client, database, deployment, _archived(settings, archive, database))
     seconds = time.monotonic() - began
     if json:
         print_json({**asdict(verdict), "seconds": round(seconds, 3)})

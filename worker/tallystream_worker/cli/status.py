@@ -31,15 +31,15 @@ def status(
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         if live:
-            follow(lambda: totals.run(query_ledger(totals.meta.layout)), StatusScreen(), every=every, json=json)
+            follow(lambda: totals.run(query_ledger(totals.deployment.layout)), StatusScreen(), every=every, json=json)
             return
-        books = totals.run(query_ledger(totals.meta.layout))
-        hottest, meta = totals.run(query_hot_subjects(totals.meta.layout)), totals.meta
+        books = totals.run(query_ledger(totals.deployment.layout))
+        hottest, deployment = totals.run(query_hot_subjects(totals.deployment.layout)), totals.deployment
     if json:
         print_json(
             books.summary()
             | {"hottest": {stream: asdict(hot) for stream, hot in hottest.items()}}
-            | {"building": meta.building, "moving": meta.moving, "kept_log": meta.kept}
+            | {"building": deployment.building, "moving": deployment.moving, "kept_log": deployment.kept}
         )
         return
     summary = books.summary()
@@ -60,8 +60,8 @@ def status(
     for stream, hot in hottest.items():
         if hot.is_hot:
             what = f"{hot.metric} of {hot.subject} is {hot.share:.0%} of the events of {stream}"
-            console.print(f"hot: {what}: {advice(hot, meta.rules)}", soft_wrap=True, markup=False)
-    for line in _unfinished(meta):
+            console.print(f"hot: {what}: {advice(hot, deployment.rules)}", soft_wrap=True, markup=False)
+    for line in _unfinished(deployment):
         console.print(line, soft_wrap=True, markup=False)
     book = summary["ledger"]
     # The conservation equation: what came in became exactly one of these, or waits.
@@ -77,14 +77,16 @@ def status(
         error_console.print(f"books: {unaccounted:,} events are UNACCOUNTED for", style="bold red")
 
 
-def _unfinished(meta: Deployment) -> Iterator[str]:
+def _unfinished(deployment: Deployment) -> Iterator[str]:
     """Yield what a rebuild has left to do."""
-    if meta.building is not None:
-        yield f"rebuild: generation {meta.building} is being built: run tallystream rebuild to go on, --drop to give up"
-    if meta.moving is not None:
-        yield f"move: log {meta.moving} is being filled: run the same tallystream rebuild to go on, --drop to give up"
-    if meta.kept is not None:
-        yield f"move: log {meta.kept} is kept from before the last one: tallystream rebuild --drop removes it"
+    if deployment.building is not None:
+        number = deployment.building
+        yield f"rebuild: generation {number} is being built: run tallystream rebuild to go on, --drop to give up"
+    if deployment.moving is not None:
+        number = deployment.moving
+        yield f"move: log {number} is being filled: run the same tallystream rebuild to go on, --drop to give up"
+    if deployment.kept is not None:
+        yield f"move: log {deployment.kept} is kept from before the last one: tallystream rebuild --drop removes it"
 
 
 def _count(value: int | None) -> str:

@@ -43,12 +43,12 @@ def top(
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
 
         def look() -> Leaderboard:
-            meta = totals.meta
-            if meta.rules is None:
+            deployment = totals.deployment
+            if deployment.rules is None:
                 raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-            kept = meta.rules.metric[metric].top if metric in meta.rules.metric else 0
+            kept = deployment.rules.metric[metric].top if metric in deployment.rules.metric else 0
             wanted = min(_SHOWN, kept or _SHOWN) if n is None else n
-            return totals.run(query_top(meta.layout, meta.rules, metric, wanted, window, now=time.time()))
+            return totals.run(query_top(deployment.layout, deployment.rules, metric, wanted, window, now=time.time()))
 
         if live:
             follow(look, TopScreen(metric, window or "all time"), every=every, json=json)

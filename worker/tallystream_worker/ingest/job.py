@@ -85,34 +85,36 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
     """
     client = connect(store.url)
     try:
-        meta = create_or_load(client, store.expected, store.namespace)
+        deployment = create_or_load(client, store.expected, store.namespace)
         while True:
             progress = IngestProgress()
-            if _pass(job, client, meta, progress, report):
+            if _pass(job, client, deployment, progress, report):
                 return progress
             time.sleep(_AGAIN)  # where the events go on to other partitions, it takes a moment until it says where
-            meta = create_or_load(client, None, store.namespace)
+            deployment = create_or_load(client, None, store.namespace)
     finally:
         client.close()
 
 
-def _pass(job: Job, client: redis.Redis, meta: Deployment, progress: IngestProgress, report: Report) -> bool:
+def _pass(job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report) -> bool:
     """Read the job's segments once; tell whether that was all, or they must be read again."""
     if job.format == "parquet":
-        return _pass_rows(job, client, meta, progress, report)
+        return _pass_rows(job, client, deployment, progress, report)
     with open_source(job.path) as source:
         head = source.head(PREFIX)
         if not head:
             return True
-        identity = identify(client, meta.layout, head, job.question)
+        identity = identify(client, deployment.layout, head, job.question)
         # The first segment has the header of a CSV file; the others are read under it as well.
         header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" else []
         source.seek(job.first * SEGMENT)
         for number, blocks in itertools.groupby(source.blocks(SEGMENT), key=lambda block: block.offset // SEGMENT):
             if job.segments is not None and number >= job.first + job.segments:
                 break
-            gate = OffsetGate(client, meta.layout, f"{SOURCE}{identity}:{number}")
-            packing = EventPacker(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
+            gate = OffsetGate(client, deployment.layout, f"{SOURCE}{identity}:{number}")
+            packing = EventPacker(
+                deployment.layout, deployment.rules, gate.offsets(), gate.before(deployment.earlier_layouts)
+            )
             try:
                 with ChunkSender(gate, progress, report) as sending:
                     if job.format == "combined" and packing.takes_together(job.mapping.metric):
@@ -128,10 +130,10 @@ def _pass(job: Job, client: redis.Redis, meta: Deployment, progress: IngestProgr
     return True
 
 
-def _pass_rows(job: Job, client: redis.Redis, meta: Deployment, progress: IngestProgress, report: Report) -> bool:
-    identity = identify(client, meta.layout, head_and_tail(job.path, PREFIX), job.question)
-    gate = OffsetGate(client, meta.layout, f"{SOURCE}{identity}:{job.first}")
-    packing = EventPacker(meta.layout, meta.rules, gate.offsets(), gate.before(meta.earlier_layouts))
+def _pass_rows(job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report) -> bool:
+    identity = identify(client, deployment.layout, head_and_tail(job.path, PREFIX), job.question)
+    gate = OffsetGate(client, deployment.layout, f"{SOURCE}{identity}:{job.first}")
+    packing = EventPacker(deployment.layout, deployment.rules, gate.offsets(), gate.before(deployment.earlier_layouts))
     begin = job.first * SEGMENT_ROWS
 
     def note(row: int, reason: str, rows: int) -> None:

@@ -114,8 +114,10 @@ class Broadcaster:
             raise TooManyReaders(
                 f"{MAX_NAMED:,} counters are followed by name already: follow a pattern, or try again later"
             )
-        meta = await self._totals.meta()
-        position = None if since is None else cursor.read(since, cursor.data_of(meta), meta.layout.partitions)
+        deployment = await self._totals.deployment()
+        position = (
+            None if since is None else cursor.read(since, cursor.data_of(deployment), deployment.layout.partitions)
+        )
         reader.hold_back()
         self._readers.add(reader)
         try:
@@ -186,7 +188,7 @@ class Broadcaster:
     async def _attempt(self) -> float:
         """Make one pass; return how many seconds to wait before the next. Whatever a pass raises, the task goes on."""
         try:
-            await self._pass(await self._totals.meta())
+            await self._pass(await self._totals.deployment())
         except Exception as error:  # noqa: BLE001  # a task that dies in silence would leave every reader waiting
             self._failed(error)
             return self._backoff.next()
@@ -209,19 +211,19 @@ class Broadcaster:
             for reader in self._readers:
                 reader.tell(Message("stale", self._problem))
 
-    async def _pass(self, meta: Deployment) -> None:
+    async def _pass(self, deployment: Deployment) -> None:
         if any(reader.overview or reader.top for reader in self._readers):
-            positions = await self._figures.read(meta, self._readers)
+            positions = await self._figures.read(deployment, self._readers)
         else:
-            positions = await self._totals.run(_query_positions(meta.layout))
+            positions = await self._totals.run(_query_positions(deployment.layout))
         if self._channels:
-            await self._tell(meta, positions)
+            await self._tell(deployment, positions)
         else:
-            self._move(cursor.data_of(meta), positions)
+            self._move(cursor.data_of(deployment), positions)
 
-    async def _tell(self, meta: Deployment, positions: Sequence[CountingPosition]) -> None:
+    async def _tell(self, deployment: Deployment, positions: Sequence[CountingPosition]) -> None:
         """Hand the totals of what was counted since the last pass to those who follow them."""
-        data, before = cursor.data_of(meta), self._at
+        data, before = cursor.data_of(deployment), self._at
         end = _vector(positions)
         if before is None:  # these readers came while the counters could not be read
             self._move(data, positions)
@@ -231,28 +233,28 @@ class Broadcaster:
             self._reset("the data was replaced or rewound", self._channels)
             await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
         elif end != before:
-            await self._hand_out(await self._found(meta, before, positions))
+            await self._hand_out(await self._found(deployment, before, positions))
 
     async def _found(
-        self, meta: Deployment, before: Cursor, positions: Sequence[CountingPosition]
+        self, deployment: Deployment, before: Cursor, positions: Sequence[CountingPosition]
     ) -> dict[Subscription, set[Counter]]:
         """Return what changed, by filter; where that is too much, reset its readers and return only what it names."""
-        end, layout = _vector(positions), meta.layout
+        end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
         if time.monotonic() < self._rest_until:  # what changed was too much a moment ago, and still will be
-            return {wanted: _named(wanted, moved, meta) for wanted in self._channels}
+            return {wanted: _named(wanted, moved, deployment) for wanted in self._channels}
         metrics = frozenset[str]().union(*(wanted.metrics for wanted in self._channels))
         budget = int(_BUDGET * self._pace)
         changed = await changed_between(self._totals, layout, before, end, budget, metrics)
-        self._move(cursor.data_of(meta), positions)
+        self._move(cursor.data_of(deployment), positions)
         if changed is None or self._comparisons(changed) > _MATCHES:
             self._rest_until = time.monotonic() + _REST
             self._reset(_MANY, [wanted for wanted in self._channels if wanted.patterns])
-            return {wanted: _named(wanted, moved, meta) for wanted in self._channels}
+            return {wanted: _named(wanted, moved, deployment) for wanted in self._channels}
         found = {wanted: wanted.among(changed) for wanted in self._channels}
         for wanted in [wanted for wanted, counters in found.items() if len(counters) > MAX_HELD]:
             self._reset(_MANY, [wanted])
-            found[wanted] = _named(wanted, moved, meta)
+            found[wanted] = _named(wanted, moved, deployment)
         return found
 
     def _move(self, data: str, positions: Sequence[CountingPosition]) -> None:
@@ -300,7 +302,7 @@ class Broadcaster:
         end, id_, positions = self._at, self._id, self._positions
         counters = set(wanted.named)
         if resumes:
-            layout = (await self._totals.meta()).layout
+            layout = (await self._totals.deployment()).layout
             changed = None
             if since is None:
                 reader.reset("the data is another than before", id_)
@@ -337,13 +339,13 @@ def _is_ahead(one: Cursor, other: Cursor) -> bool:
     return any(mine > theirs for mine, theirs in zip(one, other, strict=True))
 
 
-def _named(wanted: Subscription, partitions: set[int], meta: Deployment) -> set[Counter]:
+def _named(wanted: Subscription, partitions: set[int], deployment: Deployment) -> set[Counter]:
     """Return the counters that a reader names and that may have changed in one of these partitions."""
-    spread = meta.rules.spread if meta.rules is not None else frozenset()
+    spread = deployment.rules.spread if deployment.rules is not None else frozenset()
     return {
         (subject, metric)
         for subject, metric in wanted.named
-        if not partitions.isdisjoint(meta.layout.holding(subject, spread=metric in spread))
+        if not partitions.isdisjoint(deployment.layout.holding(subject, spread=metric in spread))
     }
 
 

@@ -44,9 +44,9 @@ def read(text: str, data: str, partitions: int) -> Cursor | None:
     return tuple(_position(position) for position in positions)
 
 
-def data_of(meta: Deployment) -> str:
+def data_of(deployment: Deployment) -> str:
     """Return the checksum of what names this life of the data: its epoch, and where its counters lie."""
-    names = [meta.epoch, *(keys.ledger for keys in meta.layout.keys)]
+    names = [deployment.epoch, *(keys.ledger for keys in deployment.layout.keys)]
     return f"{zlib.crc32(' '.join(names).encode()):08x}"
 
 

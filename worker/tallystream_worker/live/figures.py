@@ -50,41 +50,41 @@ class Figures:
         if reader.top in self._tops:
             reader.tell(self._tops[reader.top][0])
 
-    async def read(self, meta: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
+    async def read(self, deployment: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
         """Read them and tell everyone who wants them; return how far counting has come."""
-        books, figures = await self._books(meta)
+        books, figures = await self._books(deployment)
         self._latest = Message("overview", figures)
         for reader in readers:
             if reader.overview:
                 reader.tell(self._latest)
         for window in {reader.top for reader in readers if reader.top is not None}:
-            await self._read_top(meta, window, readers)
+            await self._read_top(deployment, window, readers)
         return books
 
     async def now(self) -> Overview:
         """Return the overview of this moment."""
-        return (await self._books(await self._totals.meta()))[1]
+        return (await self._books(await self._totals.deployment()))[1]
 
-    async def _books(self, meta: Deployment) -> tuple[Sequence[CountingPosition], Overview]:
-        if meta.rules is None:
+    async def _books(self, deployment: Deployment) -> tuple[Sequence[CountingPosition], Overview]:
+        if deployment.rules is None:
             raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
         now = time.monotonic()
         if now >= self._slow_at:
             self._slow_at = now + _SLOWLY
-            self._workers = await self._totals.run(query_workers(meta.layout))
-            self._snapshots = await self._totals.run(query_snapshots(meta.layout, time.time()))
-        books = await self._totals.run(query_ledger(meta.layout))
+            self._workers = await self._totals.run(query_workers(deployment.layout))
+            self._snapshots = await self._totals.run(query_snapshots(deployment.layout, time.time()))
+        books = await self._totals.run(query_ledger(deployment.layout))
         self._rates.take(now, books.by_metric("counted"))
-        figures = overview(meta.rules, books, self._rates, self._workers, self._snapshots)
+        figures = overview(deployment.rules, books, self._rates, self._workers, self._snapshots)
         return [partition.position for partition in books.partitions], figures
 
-    async def _read_top(self, meta: Deployment, window: str, readers: set[LiveReader]) -> None:
+    async def _read_top(self, deployment: Deployment, window: str, readers: set[LiveReader]) -> None:
         before, due = self._tops.get(window, (None, 0.0))
         now = time.monotonic()
-        if now < due or meta.rules is None:
+        if now < due or deployment.rules is None:
             return
         rolling = window not in ("all", "minute", "hour", "day", "month")
-        message = Message("top", await top_of(self._totals, meta.layout, meta.rules, window))
+        message = Message("top", await top_of(self._totals, deployment.layout, deployment.rules, window))
         if before is not None and before.body == message.body:
             message = before
         else:

@@ -130,7 +130,7 @@ class HotSubjects:
 
     Args:
         client: Where the partitions are.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         tracker: Returns what has noted the batches; another one once counting has gone on in another topic.
         log: Where a subject is logged that has become hot.
     """
@@ -138,12 +138,12 @@ class HotSubjects:
     def __init__(
         self,
         client: redis.Redis,
-        meta: Deployment,
+        deployment: Deployment,
         tracker: Callable[[], HotSubjectTracker],
         log: FilteringBoundLogger,
     ) -> None:
         self._client = client
-        self._meta = meta
+        self._deployment = deployment
         self._tracker = tracker
         self._log = log
         self._logged: dict[str, tuple[str, str]] = {}  # by stream, the last one: metric and subject
@@ -163,7 +163,7 @@ class HotSubjects:
             if hot is not None and hot.events_per_second:  # what was shown before fades by itself
                 self._show(keys, hot, found.rules)
 
-        for_each_partition(self._client, self._meta, show_one)
+        for_each_partition(self._client, self._deployment, show_one)
 
     def _show(self, keys: PartitionKeys, hot: HotSubject, rules: Rules | None) -> None:
         show(self._client, keys, hot)
@@ -177,9 +177,9 @@ class HotSubjects:
 
 
 def hot_subjects_service(
-    settings: Settings, meta: Deployment, tracker: Callable[[], HotSubjectTracker], log: FilteringBoundLogger
+    settings: Settings, deployment: Deployment, tracker: Callable[[], HotSubjectTracker], log: FilteringBoundLogger
 ) -> PeriodicService:
     """Return the service that shows hot subjects."""
     client = connect(settings.redis.url)
-    job = HotSubjects(client, meta, tracker, log)
+    job = HotSubjects(client, deployment, tracker, log)
     return maintenance_service("hot-subjects", INTERVAL, job.run_once, client, log)

@@ -56,13 +56,13 @@ class LossFinder:
 
     Args:
         client: Where the streams are.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         log: Where losses are logged.
     """
 
-    def __init__(self, client: redis.Redis, meta: Deployment, log: FilteringBoundLogger) -> None:
+    def __init__(self, client: redis.Redis, deployment: Deployment, log: FilteringBoundLogger) -> None:
         self._client = client
-        self._meta = meta
+        self._deployment = deployment
         self._log = log
         self._unaccounted = StreamStates(log, "events unaccounted for", "over: events unaccounted for")
 
@@ -72,7 +72,7 @@ class LossFinder:
         Raises:
             redis.RedisError: the server does not answer, or refuses.
         """
-        for_each_partition(self._client, self._meta, self._partition)
+        for_each_partition(self._client, self._deployment, self._partition)
 
     def _partition(self, _number: int, keys: PartitionKeys, _found: Deployment) -> None:
         loss = settle_losses(self._client, keys)
@@ -88,7 +88,7 @@ class LossFinder:
             state.works()
 
 
-def losses_service(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+def losses_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that settles losses."""
     client = connect(settings.redis.url)
-    return maintenance_service("losses", INTERVAL, LossFinder(client, meta, log).run_once, client, log)
+    return maintenance_service("losses", INTERVAL, LossFinder(client, deployment, log).run_once, client, log)

@@ -30,7 +30,7 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 def for_each_partition(
-    client: redis.Redis, meta: Deployment, job: Callable[[int, PartitionKeys, Deployment], None]
+    client: redis.Redis, deployment: Deployment, job: Callable[[int, PartitionKeys, Deployment], None]
 ) -> None:
     """Do a job in every partition, whether or not it fails in another one.
 
@@ -39,13 +39,13 @@ def for_each_partition(
 
     Args:
         client: Where the partitions are.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         job: Takes the partition's number, its keys, and what is stored by now.
 
     Raises:
         redis.RedisError: the first error of a partition, after the others were done.
     """
-    found = load_same(client, meta)
+    found = load_same(client, deployment)
     if found is None:
         return
     failed: RedisError | None = None

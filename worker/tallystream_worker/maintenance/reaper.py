@@ -57,14 +57,14 @@ class Reaper:
 
     Args:
         client: Where the partitions are.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         heir: The consumer that takes over what silent ones hold.
         log: Where it is logged what was forgotten.
     """
 
-    def __init__(self, client: redis.Redis, meta: Deployment, heir: str, log: FilteringBoundLogger) -> None:
+    def __init__(self, client: redis.Redis, deployment: Deployment, heir: str, log: FilteringBoundLogger) -> None:
         self._client = client
-        self._meta = meta
+        self._deployment = deployment
         self._heir = heir
         self._log = log
         self._cursors: defaultdict[str, str] = defaultdict(lambda: "0")  # by stream, among its producers
@@ -75,7 +75,7 @@ class Reaper:
         Raises:
             redis.RedisError: the server does not answer, or refuses.
         """
-        for_each_partition(self._client, self._meta, self._partition)
+        for_each_partition(self._client, self._deployment, self._partition)
 
     def _partition(self, _number: int, keys: PartitionKeys, _found: Deployment) -> None:
         forgotten, taken = reap_consumers(self._client, keys, self._heir)
@@ -86,7 +86,9 @@ class Reaper:
             self._log.info("producers forgotten", stream=keys.stream, producers=producers)
 
 
-def reaper_service(settings: Settings, meta: Deployment, consumer: str, log: FilteringBoundLogger) -> PeriodicService:
+def reaper_service(
+    settings: Settings, deployment: Deployment, consumer: str, log: FilteringBoundLogger
+) -> PeriodicService:
     """Return the service that forgets silent names."""
     client = connect(settings.redis.url)
-    return maintenance_service("reaper", INTERVAL, Reaper(client, meta, consumer, log).run_once, client, log)
+    return maintenance_service("reaper", INTERVAL, Reaper(client, deployment, consumer, log).run_once, client, log)

@@ -87,7 +87,7 @@ class Trimmer:
 
     Args:
         client: Where the streams are.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         retention: How much is kept.
         log: Where changes of state, and what is dropped, are logged.
         stopping: Ends a pass that has much to remove.
@@ -96,13 +96,13 @@ class Trimmer:
     def __init__(
         self,
         client: redis.Redis,
-        meta: Deployment,
+        deployment: Deployment,
         retention: RetentionSettings,
         log: FilteringBoundLogger,
         stopping: threading.Event,
     ) -> None:
         self._client = client
-        self._meta = meta
+        self._deployment = deployment
         self._retention = retention
         self._log = log
         self._stopping = stopping
@@ -115,7 +115,7 @@ class Trimmer:
         Raises:
             redis.RedisError: the server does not answer, or refuses.
         """
-        for_each_partition(self._client, self._meta, self._partition)
+        for_each_partition(self._client, self._deployment, self._partition)
 
     def _partition(self, _number: int, keys: PartitionKeys, _found: Deployment) -> None:
         self._trim(keys)
@@ -151,8 +151,8 @@ class Trimmer:
             state.works()
 
 
-def trim_service(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+def trim_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that trims."""
     client, stopping = connect(settings.redis.url), threading.Event()
-    trimmer = Trimmer(client, meta, settings.retention, log, stopping)
+    trimmer = Trimmer(client, deployment, settings.retention, log, stopping)
     return maintenance_service("trim", INTERVAL, trimmer.run_once, client, log, stopping)

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
 
 
-def load_same(client: redis.Redis, meta: Deployment) -> Deployment | None:
-    """Return what is stored by now; `None` if it is not the data that `meta` was read from, or nothing.
+def load_same(client: redis.Redis, deployment: Deployment) -> Deployment | None:
+    """Return what is stored by now; `None` if it is not the data that `deployment` was read from, or nothing.
 
     Raises:
         redis.RedisError: the server does not answer, or refuses.
     """
-    found = load(client, meta.layout.namespace)
-    return found if found is not None and found.epoch == meta.epoch else None
+    found = load(client, deployment.layout.namespace)
+    return found if found is not None and found.epoch == deployment.epoch else None
 
 
 def drop_stale_connections(error: Exception, clients: Iterable[redis.Redis]) -> None:

@@ -109,7 +109,7 @@ class Report:
 
 def audit(
     client: redis.Redis,
-    meta: Deployment,
+    deployment: Deployment,
     rules: Rules,
     *,
     sources: Sources = Sources(),  # noqa: B008  # frozen
@@ -121,7 +121,7 @@ def audit(
 
     Args:
         client: The live server.
-        meta: What is stored there.
+        deployment: What is stored there.
         rules: Those that the counters are to be counted by.
         sources: Where to find what the streams no longer hold.
         span: The buckets to compare; all of them and everything else where it has no bounds.
@@ -139,8 +139,8 @@ def audit(
         scratch = connect(server.url)
         stack.callback(scratch.close)
         partitions = [
-            _Partition(client, scratch, meta, rules, number, sources, span, sample, show)
-            for number in range(meta.layout.partitions)
+            _Partition(client, scratch, deployment, rules, number, sources, span, sample, show)
+            for number in range(deployment.layout.partitions)
         ]
         threads = stack.enter_context(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="tallystream-audit"))
         for each in threads.map(_Partition.run, partitions):
@@ -164,7 +164,7 @@ class _Partition:
         self,
         client: redis.Redis,
         scratch: redis.Redis,
-        meta: Deployment,
+        deployment: Deployment,
         rules: Rules,
         number: int,
         sources: Sources,
@@ -173,10 +173,10 @@ class _Partition:
         show: Callable[[str, int, int], Any],
     ) -> None:
         self._client, self._scratch, self._rules = client, scratch, rules
-        self._meta, self._number, self._sources, self._span = meta, number, sources, span
+        self._deployment, self._number, self._sources, self._span = deployment, number, sources, span
         self._sample, self._show = sample, show
-        self._keys = meta.layout.keys[number]
-        layout = meta.layout.of(_SCRATCH)
+        self._keys = deployment.layout.keys[number]
+        layout = deployment.layout.of(_SCRATCH)
         self._copy = layout.keys[number]
         # Every entry is older than the scratch counters: all are put into their books alike.
         fold = Fold(layout, number, rules, max_deliveries=_PARKED - 1, begun=f"{2**63}-0")
@@ -214,7 +214,7 @@ class _Partition:
     def _begin(self) -> tuple[Base, float]:
         """Bring the scratch counters to where the stream goes on; return by what, and of which second that is."""
         while True:
-            base = choose(self._client, self._meta, self._number, self._sources, self._span)
+            base = choose(self._client, self._deployment, self._number, self._sources, self._span)
             if not base.is_snapshot:
                 break
             if (position := self._load()) is not None:

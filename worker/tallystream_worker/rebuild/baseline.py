@@ -88,27 +88,27 @@ def opened(
             database.close()
 
 
-def choose(client: redis.Redis, meta: Deployment, number: int, sources: Sources, span: Span) -> Base:
+def choose(client: redis.Redis, deployment: Deployment, number: int, sources: Sources, span: Span) -> Base:
     """Return what to begin with in one partition: whatever proves most.
 
     Raises:
         ConfigurationError: the snapshot that was named is of other data.
         ArchiveError, SnapshotError: what was named cannot be read.
     """
-    assert meta.rules is not None  # noqa: S101  # the caller found rules
-    stream = meta.layout.keys[number].stream
+    assert deployment.rules is not None  # noqa: S101  # the caller found rules
+    stream = deployment.layout.keys[number].stream
     info: Any = client.xinfo_stream(stream)
     lost = _lost(info)
     archived = None if sources.archive is None or lost is None else _archived(sources.archive, number, lost)
     if span.begin > 0:
-        return _of_range(_before(span.needs(meta.rules)), lost, archived)
+        return _of_range(_before(span.needs(deployment.rules)), lost, archived)
     if sources.prefers_snapshot:
-        return _of_snapshot(client, meta, number, sources.snapshot)
+        return _of_snapshot(client, deployment, number, sources.snapshot)
     if lost is None or archived == (0, 0):
         return Base("", is_archived=lost is not None)
     if sources.snapshot is not None:
         with suppress(ConfigurationError):  # it was not asked for: then by what is left of the log
-            return _of_snapshot(client, meta, number, sources.snapshot)
+            return _of_snapshot(client, deployment, number, sources.snapshot)
     return _of_range((0, 0), lost, archived)
 
 
@@ -136,15 +136,15 @@ def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
     return None if newest is None or newest.last < lost else store.beginning(number)
 
 
-def _of_snapshot(client: redis.Redis, meta: Deployment, number: int, database: Database | None) -> Base:
-    keys = meta.layout.keys[number]
+def _of_snapshot(client: redis.Redis, deployment: Deployment, number: int, database: Database | None) -> Base:
+    keys = deployment.layout.keys[number]
     found = database.position(number) if database is not None else None
     if database is None or found is None:
         raise ConfigurationError("there is no complete snapshot yet: take one (tallystream snapshot --once)")
     facts, (position, generation) = database.facts(), found
-    if facts.get("epoch") != meta.epoch or facts.get("namespace") != meta.layout.namespace:
+    if facts.get("epoch") != deployment.epoch or facts.get("namespace") != deployment.layout.namespace:
         raise ConfigurationError(f"{database.place} holds the snapshot of other data")
-    if facts.get("log", str(FIRST_LOG)) != str(meta.layout.log):
+    if facts.get("log", str(FIRST_LOG)) != str(deployment.layout.log):
         raise ConfigurationError(
             f"{database.place} is of the log before the partitions were changed: take another snapshot "
             "(tallystream snapshot --once)"

@@ -19,14 +19,14 @@ _LOOKS: Final = 5
 _PAUSE: Final = 0.05
 
 
-def compare(client: redis.Redis, meta: Deployment, generation: int) -> Iterator[Difference]:
+def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Iterator[Difference]:
     """Yield the counters of another generation (`found`) that are not what the live ones are (`expected`).
 
     While events arrive the two are seldom equal: a counter is named where it differs in several looks.
     """
-    rules = meta.rules_of(generation) or meta.rules
+    rules = deployment.rules_of(generation) or deployment.rules
     assert rules is not None  # noqa: S101  # a generation has rules
-    for present, new in zip(meta.layout.keys, meta.layout.of(generation).keys, strict=True):
+    for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):
         seen: set[str] = set()
         shrunk = shrunk_in(*(client.execute_command("HGETALL", keys.ledger) for keys in (present, new)))
         for keys in (present, new):

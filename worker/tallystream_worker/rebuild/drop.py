@@ -27,16 +27,16 @@ _OF_THE_LOG: Final = frozenset({b"appended", b"plain", b"entries:gated", b"entri
 _STEP: Final = 500
 
 
-def drop(client: redis.Redis, meta: Deployment, generation: int) -> int:
+def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
     """Remove a generation that is not live anywhere; return how many keys that were.
 
     Raises:
         ConfigurationError: it is live.
     """
-    if any(keys.generation == generation for keys in meta.layout.keys) or generation == meta.generation:
+    if any(keys.generation == generation for keys in deployment.layout.keys) or generation == deployment.generation:
         raise ConfigurationError(f"generation {generation} is the live one")
     removed = 0
-    for keys in meta.layout.of(generation).keys:
+    for keys in deployment.layout.of(generation).keys:
         try:
             client.xgroup_destroy(keys.stream, keys.group)
         except ResponseError as error:
@@ -54,9 +54,9 @@ def drop(client: redis.Redis, meta: Deployment, generation: int) -> int:
                 client.hdel(keys.ledger, *own)
         else:
             removed += client.unlink(keys.ledger)
-    client.hdel(meta.layout.meta, f"rules@{generation}")
-    if meta.building == generation:
-        client.hdel(meta.layout.meta, "building")
+    client.hdel(deployment.layout.meta, f"rules@{generation}")
+    if deployment.building == generation:
+        client.hdel(deployment.layout.meta, "building")
     return removed
 
 

@@ -53,22 +53,22 @@ SWITCH_TIMEOUT: Final = 60.0
 """Seconds within which a partition must have overtaken the live generation for once."""
 
 
-def propose(client: redis.Redis, meta: Deployment, rules: Rules) -> int:
+def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     """Return the number of the generation to build by these rules: a new one, or the one that was begun.
 
     Raises:
         ConfigurationError: one is being built by other rules, an old one is still kept, the events are being moved, or
             a metric is not spread any more.
     """
-    if meta.moving is not None:
+    if deployment.moving is not None:
         raise ConfigurationError(
             "the events are being moved to other partitions: let that come to its end, or give it up with: "
             "tallystream rebuild --drop"
         )
-    if meta.rules is not None:  # what was retracted is no setting: it stays retracted
-        rules = replace(rules, retracted=meta.rules.retracted)
-    meta.refuse_gathering(rules)
-    answer, number = _PROPOSE(client, [meta.layout.meta], [publish(rules)])
+    if deployment.rules is not None:  # what was retracted is no setting: it stays retracted
+        rules = replace(rules, retracted=deployment.rules.retracted)
+    deployment.refuse_gathering(rules)
+    answer, number = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
     if answer == b"other":
         raise ConfigurationError(
             f"generation {number.decode()} is being built by other rules: go on with the configuration that it was "
@@ -95,23 +95,29 @@ class Rebuild:
 
     Args:
         settings: What was configured.
-        meta: What is stored.
+        deployment: What is stored.
         generation: The one to count.
         archive: URL of the archive, `""` for none.
         accept_loss: Build it although a part of the log is gone.
     """
 
     def __init__(
-        self, settings: Settings, meta: Deployment, generation: int, *, archive: str = "", accept_loss: bool = False
+        self,
+        settings: Settings,
+        deployment: Deployment,
+        generation: int,
+        *,
+        archive: str = "",
+        accept_loss: bool = False,
     ) -> None:
-        self._meta = meta
+        self._deployment = deployment
         self._generation = generation
         self._archive = archive
         self._accept_loss = accept_loss
         self._open = ExitStack()
         self.stopping = threading.Event()
-        self._counted = [0] * meta.layout.partitions
-        self._partitions = [_Partition(self, settings, number) for number in range(meta.layout.partitions)]
+        self._counted = [0] * deployment.layout.partitions
+        self._partitions = [_Partition(self, settings, number) for number in range(deployment.layout.partitions)]
         self._gone = 0
 
     def begin(self) -> None:
@@ -166,10 +172,10 @@ class Rebuild:
         for partition in self._partitions:
             partition.switch()
             failpoints.reach("rebuild-switching")
-        rules, client = self._meta.rules_of(self._generation), self._partitions[0].client
+        rules, client = self._deployment.rules_of(self._generation), self._partitions[0].client
         if rules is not None and rules.spread:
-            client.hset(self._meta.layout.meta, mapping=spread_fields(rules.spread))
-        _PROMOTE(client, [self._meta.layout.meta], [self._generation])
+            client.hset(self._deployment.layout.meta, mapping=spread_fields(rules.spread))
+        _PROMOTE(client, [self._deployment.layout.meta], [self._generation])
         failpoints.reach("rebuild-switched")
 
     def told(self, partition: int, entries: int) -> None:
@@ -187,19 +193,19 @@ class Rebuild:
     @property
     def source(self) -> tuple[Deployment, int, str]:
         """What is stored, which generation is counted, and from which archive."""
-        return self._meta, self._generation, self._archive
+        return self._deployment, self._generation, self._archive
 
 
 class _Partition:
     def __init__(self, rebuild: Rebuild, settings: Settings, number: int) -> None:
-        meta, generation, self._archive = rebuild.source
+        deployment, generation, self._archive = rebuild.source
         self._rebuild = rebuild
         self._number = number
         self._max_keys = settings.worker.max_keys
-        self._layout = meta.layout.of(generation)
-        self._present = meta.layout.keys[number]
+        self._layout = deployment.layout.of(generation)
+        self._present = deployment.layout.keys[number]
         self._keys = self._layout.keys[number]
-        rules = meta.rules_of(generation)
+        rules = deployment.rules_of(generation)
         assert rules is not None  # noqa: S101  # `propose` has stored them, or a worker has
         self._rules = rules
         self._reading, self.client = connect(settings.redis.url), connect(settings.redis.url)

@@ -32,7 +32,7 @@ _MOST_BUCKETS: Final = 1000
 because one that was written late is kept for another day."""
 
 
-def reset(client: redis.Redis, meta: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
+def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
     """Append events that bring totals of a subject to 0; return what they take back, by metric.
 
     What is counted while this runs stays counted.
@@ -42,24 +42,24 @@ def reset(client: redis.Redis, meta: Deployment, subject: str, metrics: list[str
         StreamError: the server did not take the events.
         StreamFull: the stream has as many entries as it may; ask again later.
     """
-    assert meta.rules is not None  # noqa: S101  # the caller names declared metrics
+    assert deployment.rules is not None  # noqa: S101  # the caller names declared metrics
     taken = dict.fromkeys(metrics, 0)
     payloads: dict[int, list[Payload]] = defaultdict(list)
     for metric in metrics:
-        rule = meta.rules.metric[metric]
+        rule = deployment.rules.metric[metric]
         if not rule.exact:
             raise EventError("metric", f"{metric} is kept in a sketch (exact = false), which cannot take back")
-        for partition in meta.layout.holding(subject, spread=rule.spread):
-            keys = meta.layout.keys[partition]
+        for partition in deployment.layout.holding(subject, spread=rule.spread):
+            keys = deployment.layout.keys[partition]
             total = int(client.get(keys.total(metric, subject)) or 0)
             taken[metric] += total
             if rule.once == "forever":
                 payloads[partition] += _chunks(Payload([], list(_no_votes(client, keys, metric, subject))))
             elif total:
-                corrections = _compensation(client, keys, metric, rule, subject, total, meta.rules.zone)
+                corrections = _compensation(client, keys, metric, rule, subject, total, deployment.rules.zone)
                 payloads[partition] += _chunks(Payload([], [], corrections))
     for partition, of_partition in payloads.items():
-        _append(client, meta, partition, of_partition)
+        _append(client, deployment, partition, of_partition)
     return taken
 
 
@@ -115,16 +115,18 @@ def _chunks(payload: Payload) -> Iterator[Payload]:
         yield Payload([], [], payload.corrections[first : first + _ENTRY_EVENTS])
 
 
-def _append(client: redis.Redis, meta: Deployment, partition: int, payloads: list[Payload]) -> None:
-    appender = Appender(client, meta.layout)
+def _append(client: redis.Redis, deployment: Deployment, partition: int, payloads: list[Payload]) -> None:
+    appender = Appender(client, deployment.layout)
     for payload in payloads:
         body = encode(payload)
         appender.push(partition, SealedEntry(1, payload.events, len(body), body))
     while appender.oldest_cycle is not None:
         confirmed, error = appender.send()
         if error is not None and not confirmed:
-            raise StreamError(f"{meta.layout.keys[partition].stream}: the server refused the events: {error}")
+            raise StreamError(f"{deployment.layout.keys[partition].stream}: the server refused the events: {error}")
         if appender.is_closed:
             raise StreamError("the counters are being moved to other partitions: try again in a moment")
         if appender.backlogged and not confirmed:
-            raise StreamFull(f"{meta.layout.keys[partition].stream} is at its limit: workers have to catch up first")
+            raise StreamFull(
+                f"{deployment.layout.keys[partition].stream} is at its limit: workers have to catch up first"
+            )

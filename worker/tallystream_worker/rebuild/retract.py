@@ -39,22 +39,24 @@ class Effect:
         return self.events.total()
 
 
-def ends(client: redis.Redis, meta: Deployment) -> dict[str, str]:
+def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     """Return the ID of the last entry of each stream: how far a retraction that is made now reaches."""
-    return {keys.stream: client.xinfo_stream(keys.stream)["last-generated-id"].decode() for keys in meta.layout.keys}
+    return {
+        keys.stream: client.xinfo_stream(keys.stream)["last-generated-id"].decode() for keys in deployment.layout.keys
+    }
 
 
-def effect(client: redis.Redis, meta: Deployment, retraction: Retraction, archive: str = "") -> Effect:
+def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, archive: str = "") -> Effect:
     """Return what a retraction takes of everything that the archive and the streams hold; change nothing."""
-    assert meta.rules is not None  # noqa: S101  # the caller found rules
+    assert deployment.rules is not None  # noqa: S101  # the caller found rules
     found = Effect()
-    for partition, keys in enumerate(meta.layout.keys):
+    for partition, keys in enumerate(deployment.layout.keys):
         for entry in entries(client, keys, archive, partition, until=retraction.until[keys.stream]):
             try:
                 payload = decode(entry.fields, entry.received)
             except (CodecError, EventError):
                 continue  # parked, and not counted
-            for earlier in meta.rules.retracted:
+            for earlier in deployment.rules.retracted:
                 if earlier.reaches(keys.stream, entry.id):
                     payload = earlier.without(payload)
             before, after = _sums(payload), _sums(retraction.without(payload))
@@ -64,24 +66,24 @@ def effect(client: redis.Redis, meta: Deployment, retraction: Retraction, archiv
     return found
 
 
-def unfinished(meta: Deployment, retraction: Retraction) -> Retraction | None:
+def unfinished(deployment: Deployment, retraction: Retraction) -> Retraction | None:
     """Return the same retraction where it was begun before, and its generation is still being built."""
-    rules = meta.others.get(meta.building) if meta.building is not None else None
+    rules = deployment.others.get(deployment.building) if deployment.building is not None else None
     if rules is None or not rules.retracted:
         return None
     last = rules.retracted[-1]
     return last if msgspec.structs.replace(last, until=retraction.until) == retraction else None
 
 
-def propose_without(client: redis.Redis, meta: Deployment, retraction: Retraction) -> int:
+def propose_without(client: redis.Redis, deployment: Deployment, retraction: Retraction) -> int:
     """Return the number of the generation that is to be counted without the events.
 
     Raises:
         ConfigurationError: another generation is being built, or an old one is still kept.
     """
-    assert meta.rules is not None  # noqa: S101  # the caller found rules
-    rules = msgspec.structs.replace(meta.rules, retracted=(*meta.rules.retracted, retraction))
-    return propose(client, replace(meta, rules=rules), rules)
+    assert deployment.rules is not None  # noqa: S101  # the caller found rules
+    rules = msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
+    return propose(client, replace(deployment, rules=rules), rules)
 
 
 def _sums(payload: Payload) -> Effect:

@@ -68,34 +68,41 @@ class Scheduled:
         Raises:
             ConfigurationError: nothing can be proved; it is tried again after a while.
         """
-        meta = load(self._client, self._settings.redis.namespace)
-        if meta is None or meta.rules is None or time.monotonic() < self._again_at or not self._is_due(meta):
+        deployment = load(self._client, self._settings.redis.namespace)
+        if (
+            deployment is None
+            or deployment.rules is None
+            or time.monotonic() < self._again_at
+            or not self._is_due(deployment)
+        ):
             return None
-        lease, token = meta.layout.keys[0].prefix + "auditing", uuid.uuid4().hex
+        lease, token = deployment.layout.keys[0].prefix + "auditing", uuid.uuid4().hex
         if not self._client.set(lease, token, nx=True, px=int(_LEASE * 1000)):
             return None
         try:
-            if not self._is_due(meta):
+            if not self._is_due(deployment):
                 return None  # somebody else has ended one just now
             self._again_at = time.monotonic() + min(self._every, RETRY_AFTER)
-            report = self._audit(meta, lease)
+            report = self._audit(deployment, lease)
             self._again_at = float("-inf")
         except _Stopped:
             return None
         finally:
             if self._client.get(lease) == token.encode():
                 self._client.delete(lease)
-        self._client.hset(meta.layout.meta, FIELD, f"{time.time():.3f} {report.counters} {len(report.differences)}")
+        self._client.hset(
+            deployment.layout.meta, FIELD, f"{time.time():.3f} {report.counters} {len(report.differences)}"
+        )
         if report.differences:
             self._log.error("counters differ", **report.said())
         return report.said()
 
-    def _is_due(self, meta: Deployment) -> bool:
-        found: bytes | None = self._client.hget(meta.layout.meta, FIELD)
+    def _is_due(self, deployment: Deployment) -> bool:
+        found: bytes | None = self._client.hget(deployment.layout.meta, FIELD)
         return found is None or time.time() - float(found.split()[0]) >= self._every
 
-    def _audit(self, meta: Deployment, lease: str) -> Report:
-        assert meta.rules is not None  # noqa: S101  # the caller looked
+    def _audit(self, deployment: Deployment, lease: str) -> Report:
+        assert deployment.rules is not None  # noqa: S101  # the caller looked
         renewed = time.monotonic()
 
         def show(*_: object) -> None:
@@ -106,8 +113,15 @@ class Scheduled:
                 renewed = time.monotonic()
                 self._client.pexpire(lease, int(_LEASE * 1000))
 
-        with opened(self._settings, log=meta.layout.log) as sources:
-            return audit(self._client, meta, meta.rules, sources=sources, sample=self._settings.audit.sample, show=show)
+        with opened(self._settings, log=deployment.layout.log) as sources:
+            return audit(
+                self._client,
+                deployment,
+                deployment.rules,
+                sources=sources,
+                sample=self._settings.audit.sample,
+                show=show,
+            )
 
 
 def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:

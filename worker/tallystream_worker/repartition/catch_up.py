@@ -33,18 +33,18 @@ class CatchUpCounter:
 
     Args:
         settings: What was configured.
-        meta: What is stored of that log.
+        deployment: What is stored of that log.
         rules: Those to count by.
     """
 
-    def __init__(self, settings: Settings, meta: Deployment, rules: Rules) -> None:
+    def __init__(self, settings: Settings, deployment: Deployment, rules: Rules) -> None:
         self._settings = settings
-        self._meta = meta
+        self._deployment = deployment
         self._rules = rules
         self._open = ExitStack()
         self._threads = self._open.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="tallystream-move"))
         self._client = self._connect()
-        self._consumers = [self._consumer(partition) for partition in range(meta.layout.partitions)]
+        self._consumers = [self._consumer(partition) for partition in range(deployment.layout.partitions)]
         self._archive = self._open_archive()
 
     def __call__(self) -> int:
@@ -58,7 +58,7 @@ class CatchUpCounter:
     def waiting(self) -> int:
         """Entries that are not counted yet."""
         waiting = 0
-        for keys in self._meta.layout.keys:
+        for keys in self._deployment.layout.keys:
             (group,) = (each for each in self._client.xinfo_groups(keys.stream) if each["name"] == keys.group.encode())
             about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
             behind = group["last-delivered-id"] != about["last-generated-id"]
@@ -69,17 +69,17 @@ class CatchUpCounter:
         """Keep as much of the log as a worker would: what is archived, and out of retention, goes."""
         if self._archive is not None:
             self._archive.run_once(settled=0)
-        for keys in self._meta.layout.keys:
+        for keys in self._deployment.layout.keys:
             for _ in range(_TRIMS):
                 if not trim(self._client, keys, self._settings.retention).removed:
                     break
 
     def _consumer(self, partition: int) -> CountingLoop:
-        fetch = Fetch(self._connect(), self._meta.layout.keys[partition], CONSUMER, claim_idle=CLAIM_IDLE)
+        fetch = Fetch(self._connect(), self._deployment.layout.keys[partition], CONSUMER, claim_idle=CLAIM_IDLE)
         fetch.ensure_group()
         return CountingLoop(
             self._connect(),
-            self._meta.layout,
+            self._deployment.layout,
             partition,
             self._rules,
             fetch,
@@ -89,13 +89,13 @@ class CatchUpCounter:
         )
 
     def _open_archive(self) -> Archive | None:
-        url, layout = self._settings.archive.url, self._meta.layout
+        url, layout = self._settings.archive.url, self._deployment.layout
         if not url:
             return None
         from tallystream_worker.archive.service import Archive  # noqa: PLC0415  # pyarrow is an extra
         from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-        return Archive(self._client, Store(url, layout.namespace, layout.log), self._meta)
+        return Archive(self._client, Store(url, layout.namespace, layout.log), self._deployment)
 
     def _connect(self) -> Any:
         client = connect(self._settings.redis.url)

@@ -51,7 +51,7 @@ class Repartition:
     Args:
         settings: What was configured.
         client: Where everything is.
-        meta: What is stored of the old log.
+        deployment: What is stored of the old log.
         layout: Where the new one lies.
         archive: URL of the old log's archive, `""` for none.
         rules: Those to count by; the live ones where none are given.
@@ -63,7 +63,7 @@ class Repartition:
         self,
         settings: Settings,
         client: redis.Redis,
-        meta: Deployment,
+        deployment: Deployment,
         layout: Layout,
         *,
         rules: Rules | None = None,
@@ -71,10 +71,10 @@ class Repartition:
         accept_loss: bool = False,
         show: Callable[[RepartitionProgress], Any] = lambda _: None,
     ) -> None:
-        assert meta.rules is not None  # noqa: S101  # the caller found rules
+        assert deployment.rules is not None  # noqa: S101  # the caller found rules
         self._settings, self._client = settings, client
-        self._old = meta
-        self.new = topic.begin(client, meta, layout, rules or meta.rules)
+        self._old = deployment
+        self.new = topic.begin(client, deployment, layout, rules or deployment.rules)
         """What is stored of the new log,"""
         assert self.new.rules is not None  # noqa: S101  # it has just been begun with rules
         self.rules = self.new.rules
@@ -84,11 +84,11 @@ class Repartition:
         self._show = show
         self._copying = StreamCopier(
             client,
-            meta.layout,
+            deployment.layout,
             layout,
-            meta.rules.retracted,
+            deployment.rules.retracted,
             archive,
-            spread=meta.rules.spread,
+            spread=deployment.rules.spread,
             accept_loss=accept_loss,
         )
         self._of = 0
@@ -192,7 +192,7 @@ class Repartition:
 
 def repartition(
     settings: Settings,
-    meta: Deployment,
+    deployment: Deployment,
     partitions: int,
     *,
     rules: Rules | None = None,
@@ -209,9 +209,9 @@ def repartition(
     """
     client = connect(settings.redis.url)
     try:
-        layout = topic.propose(client, meta, partitions)
+        layout = topic.propose(client, deployment, partitions)
         run = Repartition(
-            settings, client, meta, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show
+            settings, client, deployment, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show
         )
         run.begin()
         with CatchUpCounter(settings, run.new, run.rules) as counting:

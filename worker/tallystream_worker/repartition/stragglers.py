@@ -32,18 +32,21 @@ class StragglerCopier:
         self._copying: StreamCopier | None = None
         self._between: tuple[int, int] | None = None
 
-    def __call__(self, meta: Deployment) -> int:
+    def __call__(self, deployment: Deployment) -> int:
         """Copy what is there; return how many entries that were.
 
         Every worker may do this: each entry is copied once.
         """
-        old = None if meta.kept is None else meta.layout_of(meta.kept)
+        old = None if deployment.kept is None else deployment.layout_of(deployment.kept)
         if old is None:
             self._copying = None
             return 0
-        between = (old.log, meta.layout.log)
+        between = (old.log, deployment.layout.log)
         if self._copying is None or self._between != between:
-            self._copying, self._between = StreamCopier(self._client, old, meta.layout, spread=meta.spread), between
+            self._copying, self._between = (
+                StreamCopier(self._client, old, deployment.layout, spread=deployment.spread),
+                between,
+            )
         try:
             return self._copying()
         except CopiedElsewhere:
@@ -51,13 +54,13 @@ class StragglerCopier:
             return 0
 
 
-def straggler_service(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+def straggler_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that copies stragglers."""
     client = connect(settings.redis.url)
     copier = StragglerCopier(client)
 
     def run_once() -> None:
-        found = load_same(client, meta)
+        found = load_same(client, deployment)
         if found is not None and (copied := copier(found)):
             log.info("entries fetched from the log before", entries=copied)
 

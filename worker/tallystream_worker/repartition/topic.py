@@ -33,18 +33,18 @@ _KEPT: Final = frozenset({b"seq", b"files"})
 """What stays of a removed log: how far each producer came, so that a spool that comes late is told by it."""
 
 
-def propose(client: redis.Redis, meta: Deployment, partitions: int) -> Layout:
+def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Layout:
     """Return where a new log lies, with so many partitions: the one that was begun, if one was.
 
     Raises:
         ConfigurationError: another one is being filled, an earlier one is still kept, or a generation is being built.
     """
-    if meta.building is not None:
+    if deployment.building is not None:
         raise ConfigurationError(
-            f"generation {meta.building} of the counters is being built: let that rebuild come to its end, or give it "
-            "up with: tallystream rebuild --drop"
+            f"generation {deployment.building} of the counters is being built: let that rebuild come to its end, or "
+            "give it up with: tallystream rebuild --drop"
         )
-    answer, number = _PROPOSE(client, [meta.layout.root], [partitions])
+    answer, number = _PROPOSE(client, [deployment.layout.root], [partitions])
     if answer == b"other":
         raise ConfigurationError(
             f"the events are being moved to {number.decode()} partitions: go on with --partitions {number.decode()}, "
@@ -55,10 +55,10 @@ def propose(client: redis.Redis, meta: Deployment, partitions: int) -> Layout:
             f"log {number.decode()}, from before the last move, is still kept: remove it with: "
             "tallystream rebuild --drop"
         )
-    return Layout(partitions, meta.layout.namespace, log=int(number))
+    return Layout(partitions, deployment.layout.namespace, log=int(number))
 
 
-def begin(client: redis.Redis, meta: Deployment, layout: Layout, rules: Rules) -> Deployment:
+def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> Deployment:
     """Store what a new log is like, where that is not stored yet, and by which rules it counts.
 
     What was retracted of the log before is not copied, so the new one's rules need not remember it.
@@ -68,7 +68,7 @@ def begin(client: redis.Redis, meta: Deployment, layout: Layout, rules: Rules) -
     """
     rules = changed(rules, retracted=())
     if not client.exists(layout.meta):
-        fields = fields_of(layout, meta.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
+        fields = fields_of(layout, deployment.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
     stored = client.execute_command("HGETALL", layout.meta)
     found = replace(parse(stored, namespace=layout.namespace), layout=layout)
@@ -79,49 +79,49 @@ def begin(client: redis.Redis, meta: Deployment, layout: Layout, rules: Rules) -
     return found
 
 
-def close(client: redis.Redis, meta: Deployment, layout: Layout) -> None:
+def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
     """Let nothing more be written to a log, or counted in it: what is in its streams then is all there is."""
-    for keys in meta.layout.keys:
+    for keys in deployment.layout.keys:
         _CLOSE(client, [keys.sequences, keys.live], [layout.log])
 
 
-def reopen(client: redis.Redis, meta: Deployment) -> None:
+def reopen(client: redis.Redis, deployment: Deployment) -> None:
     """Let a log be written to again; nothing that was refused meanwhile is in it, nor in another."""
-    for keys in meta.layout.keys:
+    for keys in deployment.layout.keys:
         _REOPEN(client, [keys.sequences, keys.live], [])
 
 
-def activate(client: redis.Redis, meta: Deployment, layout: Layout) -> bool:
+def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> bool:
     """Make a log the one that holds; tell whether it may be: nobody has given it up."""
-    before = meta.layout
+    before = deployment.layout
     answer = _POINT(client, [before.root], [layout.log, before.log, before.partitions])
     return bool(answer[0] == b"holds")
 
 
-def give_up(client: redis.Redis, meta: Deployment) -> int:
+def give_up(client: redis.Redis, deployment: Deployment) -> int:
     """Give up a log that is being filled; return how many of its keys were removed.
 
     Raises:
         StreamError: it holds by now.
     """
-    assert meta.moving is not None  # noqa: S101  # the caller has looked
-    if not _FORSAKE(client, [meta.layout.root], [meta.moving]):
-        raise StreamError(f"log {meta.moving} holds by now: there is nothing to give up")
-    reopen(client, meta)
-    for keys in meta.layout.keys:
+    assert deployment.moving is not None  # noqa: S101  # the caller has looked
+    if not _FORSAKE(client, [deployment.layout.root], [deployment.moving]):
+        raise StreamError(f"log {deployment.moving} holds by now: there is nothing to give up")
+    reopen(client, deployment)
+    for keys in deployment.layout.keys:
         client.hdel(keys.retention_holds, HOLDER)
-    found = client.hget(Layout(namespace=meta.layout.namespace, log=meta.moving).meta, "partitions")
+    found = client.hget(Layout(namespace=deployment.layout.namespace, log=deployment.moving).meta, "partitions")
     if found is None:
         return 0
-    return _remove(client, Layout(int(found), meta.layout.namespace, log=meta.moving), kept=frozenset())
+    return _remove(client, Layout(int(found), deployment.layout.namespace, log=deployment.moving), kept=frozenset())
 
 
-def drop(client: redis.Redis, meta: Deployment) -> int:
+def drop(client: redis.Redis, deployment: Deployment) -> int:
     """Remove the log from before the last move; return how many keys that were.
 
     How far producers came in it stays: who comes with what was sealed for it is told what it had taken.
     """
-    layout = None if meta.kept is None else meta.layout_of(meta.kept)
+    layout = None if deployment.kept is None else deployment.layout_of(deployment.kept)
     assert layout is not None  # noqa: S101  # the caller has looked
     removed = _remove(client, layout, kept=_KEPT)
     client.hdel(layout.root, "kept")

@@ -50,26 +50,30 @@ def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> D
     """
     client = connect(settings.redis.url)
     try:
-        meta = create_or_load(client, settings.redis.expected, settings.redis.namespace)
-        meta.refuse_gathering(settings.rules)
+        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment.refuse_gathering(settings.rules)
         DurabilityCheck(settings.worker.durability).check(client)
         # Groups first: who reads the metrics may decide at once, and what is decided before there is a group to
         # acknowledge it would look like the work of a group that is gone.
-        for keys in meta.layout.keys:
+        for keys in deployment.layout.keys:
             with suppress(ConsumerGroupMissing):  # that partition's alarm, when its thread comes to it
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
-        if log is not None and meta.rules is not None and (changes := without_history(meta.rules, settings.rules)):
+        if (
+            log is not None
+            and deployment.rules is not None
+            and (changes := without_history(deployment.rules, settings.rules))
+        ):
             log.warning(
                 "rules have changed: what was counted before does not follow them, until: tallystream rebuild",
                 metrics=", ".join(changes),
             )
         # What was retracted is no setting: a worker that starts leaves it as it is.
-        rules = changed(settings.rules, retracted=meta.rules.retracted) if meta.rules else settings.rules
+        rules = changed(settings.rules, retracted=deployment.rules.retracted) if deployment.rules else settings.rules
         # One write: whoever reads that a metric is spread, or was, also reads the rules that say so, or later ones.
-        client.hset(meta.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
+        client.hset(deployment.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
     finally:
         client.close()
-    return meta
+    return deployment
 
 
 def without_history(before: Rules, now: Rules) -> list[str]:
@@ -114,32 +118,32 @@ class Worker:
         *,
         consumer: str | None = None,
     ) -> None:
-        meta = open_books(settings, log)
+        deployment = open_books(settings, log)
         name = consumer or settings.worker.consumer
         delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
 
-        def pool(meta: Deployment) -> WorkerPool:
-            return WorkerPool(settings, meta, log, subscribers, consumer=name)
+        def pool(deployment: Deployment) -> WorkerPool:
+            return WorkerPool(settings, deployment, log, subscribers, consumer=name)
 
         self._timeout = settings.worker.stop_timeout
-        self._follower = follower = PartitionFollower(settings, meta, log, pool)
+        self._follower = follower = PartitionFollower(settings, deployment, log, pool)
         self.services: list[Service] = [
             follower,
-            straggler_service(settings, meta, log),
-            trim_service(settings, meta, log),
-            losses_service(settings, meta, log),
-            reaper_service(settings, meta, name, log),
-            hot_subjects_service(settings, meta, lambda: follower.pool.hot_subjects, log),
-            *alert_services(settings, meta, log, name, delivered),
+            straggler_service(settings, deployment, log),
+            trim_service(settings, deployment, log),
+            losses_service(settings, deployment, log),
+            reaper_service(settings, deployment, name, log),
+            hot_subjects_service(settings, deployment, lambda: follower.pool.hot_subjects, log),
+            *alert_services(settings, deployment, log, name, delivered),
         ]
         if settings.archive.url:
             from tallystream_worker.archive.service import archive_service  # noqa: PLC0415  # pyarrow is an extra
 
-            self.services.append(archive_service(settings, meta, log))
+            self.services.append(archive_service(settings, deployment, log))
         if settings.snapshot.url:
             from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415  # SQLAlchemy takes its time
 
-            self.services.append(snapshot_service(settings, meta, log))
+            self.services.append(snapshot_service(settings, deployment, log))
         if settings.audit.every:
             from tallystream_worker.rebuild.schedule import audit_service  # noqa: PLC0415  # seldom asked for
 

@@ -35,7 +35,7 @@ class PartitionFollower:
 
     Args:
         settings: What was configured.
-        meta: What is stored.
+        deployment: What is stored.
         log: Where a move is logged.
         pool: Makes a pool that has not started.
     """
@@ -43,12 +43,12 @@ class PartitionFollower:
     def __init__(
         self,
         settings: Settings,
-        meta: Deployment,
+        deployment: Deployment,
         log: FilteringBoundLogger,
         pool: Callable[[Deployment], WorkerPool],
     ) -> None:
         self._timeout = settings.worker.stop_timeout
-        self._meta = meta
+        self._deployment = deployment
         self._log = log
         self._make = pool
         self._client = connect(settings.redis.url)
@@ -62,7 +62,7 @@ class PartitionFollower:
             backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
             clients=[self._client],
         )
-        self.pool = pool(meta)
+        self.pool = pool(deployment)
         """What counts."""
 
     @property
@@ -94,16 +94,16 @@ class PartitionFollower:
             redis.RedisError: the server does not answer, or refuses.
             ConfigurationError: what is stored is not of this release.
         """
-        found = load_same(self._client, self._meta)
+        found = load_same(self._client, self._deployment)
         if found is None:
             self.pool.foreign.set()  # the partition workers report it
             return
         self.pool.foreign.clear()
-        if found.layout.log != self._meta.layout.log:
+        if found.layout.log != self._deployment.layout.log:
             self._go_on(found)
 
     def _go_on(self, found: Deployment) -> None:
-        before, self._meta = self.pool, found
+        before, self._deployment = self.pool, found
         self.pool = self._make(found)  # first: what has come since the move waits for it
         self.pool.start()
         if self._is_stopping:

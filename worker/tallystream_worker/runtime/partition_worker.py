@@ -64,7 +64,7 @@ class PartitionWorker:
 
     Args:
         settings: What was configured.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         partition: The one to count.
         consumer: The name in the group.
         subscribers: Called with the result of each applied batch.
@@ -75,7 +75,7 @@ class PartitionWorker:
     def __init__(
         self,
         settings: Settings,
-        meta: Deployment,
+        deployment: Deployment,
         partition: int,
         consumer: str,
         subscribers: Sequence[BatchSubscriber],
@@ -83,11 +83,11 @@ class PartitionWorker:
         foreign: threading.Event,
     ) -> None:
         self._settings = settings
-        self._meta = meta
+        self._deployment = deployment
         self._partition = partition
         self._reader = consumer
         self._subscribers = subscribers
-        self._log = log.bind(stream=meta.layout.keys[partition].stream)
+        self._log = log.bind(stream=deployment.layout.keys[partition].stream)
         self._foreign = foreign
         self._reading = connect(settings.redis.url, block=BLOCK)
         self._applying = connect(settings.redis.url)
@@ -154,11 +154,12 @@ class PartitionWorker:
         return loop
 
     def _stored(self) -> Deployment:
-        found = load_same(self._applying, self._meta)
+        found = load_same(self._applying, self._deployment)
         if found is None:
             raise StreamError(
-                f"{self._meta.layout.meta} is gone or another: this is not the data that the worker began with. "
-                "Bring it back (tallystream restore), or restart the worker to begin anew with what is here"
+                f"{self._deployment.layout.meta} is gone or another: this is not the data that the worker began with. "
+                "Bring it back (tallystream restore), or restart the worker to begin anew with "
+                "what is here"
             )
         return found
 
@@ -182,7 +183,7 @@ class PartitionWorker:
         )
 
     def _rules_of(self, generation: int) -> Rules | None:
-        found = load_same(self._applying, self._meta)
+        found = load_same(self._applying, self._deployment)
         return None if found is None else found.rules_of(generation)
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:

@@ -28,7 +28,7 @@ class WorkerPool:
 
     Args:
         settings: What was configured.
-        meta: What is stored.
+        deployment: What is stored.
         log: Where changes of state are logged.
         subscribers: Called with the result of each applied batch.
         consumer: The name in the group, if not the configured one.
@@ -37,22 +37,22 @@ class WorkerPool:
     def __init__(
         self,
         settings: Settings,
-        meta: Deployment,
+        deployment: Deployment,
         log: FilteringBoundLogger,
         subscribers: Sequence[BatchSubscriber] = (),
         *,
         consumer: str | None = None,
     ) -> None:
-        self.layout = meta.layout
-        self.hot_subjects = HotSubjectTracker(meta.layout.partitions, meta.layout.log)
+        self.layout = deployment.layout
+        self.hot_subjects = HotSubjectTracker(deployment.layout.partitions, deployment.layout.log)
         self.foreign = threading.Event()
         """Set while the server holds other data, or none: over a cluster, FLUSHALL is not one moment, so a partition
         worker that begins again may find the meta hash of data that is about to be gone."""
         name = consumer or settings.worker.consumer
         everyone: list[BatchSubscriber] = [*subscribers, self.hot_subjects]
         workers = [
-            PartitionWorker(settings, meta, partition, name, everyone, log, self.foreign)
-            for partition in range(meta.layout.partitions)
+            PartitionWorker(settings, deployment, partition, name, everyone, log, self.foreign)
+            for partition in range(deployment.layout.partitions)
         ]
         self._services = [worker.service() for worker in workers]
 

@@ -42,8 +42,8 @@ async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Tot
         if access.tokens and access.role_of(ASGIConnection(scope)) < Role.READ:
             return None
         name = unquote_to_bytes(subject).decode() if "%" in subject else subject
-        meta = await totals.meta()
-        if meta.rules is None or metric not in meta.rules.metric:
+        deployment = await totals.deployment()
+        if deployment.rules is None or metric not in deployment.rules.metric:
             return None
         reading = await totals.read([(name, metric)])
     except (TallyError, RedisError, ValueError, ProblemDetailsException):

@@ -32,12 +32,12 @@ async def published(totals: Totals, *metrics: str) -> tuple[Layout, Rules]:
         ConfigurationError: nothing is declared yet.
         EventError: a metric that could not be declared.
     """
-    meta = await totals.meta()
-    names = declared(meta)
+    deployment = await totals.deployment()
+    names = declared(deployment)
     for metric in metrics:
         check_metric(metric)
         if metric not in names:
             limit = f"{metric} is not declared; declared are {', '.join(names)}"
             raise problem(HTTPStatus.NOT_FOUND, f"metric: {limit}", field="metric", limit=limit)
-    assert meta.rules is not None  # noqa: S101  # `declared` has refused that
-    return meta.layout, meta.rules
+    assert deployment.rules is not None  # noqa: S101  # `declared` has refused that
+    return deployment.layout, deployment.rules

@@ -68,7 +68,7 @@ class Verdict:
 def drill(
     client: redis.Redis,
     database: Database,
-    meta: Deployment,
+    deployment: Deployment,
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
 ) -> Verdict:
     """Restore into a throwaway server and compare with the live one.
@@ -77,14 +77,14 @@ def drill(
         SnapshotError: there is no complete snapshot, or it is of other data.
         CutLost: a moment could not be held.
     """
-    live = Snapshotter(client, database, meta)
+    live = Snapshotter(client, database, deployment)
     moments: list[Taken] = []
 
     def source(partition: int, after: str, _before: str | None) -> Iterator[Entry]:
         # The moment comes behind the snapshot's, which the worker may have replaced while the last partition was tried.
         moment = live.take(partition, None)
         moments.append(moment)
-        for entry in _behind(client, meta.layout.keys[partition], database, partition, after, archived):
+        for entry in _behind(client, deployment.layout.keys[partition], database, partition, after, archived):
             if parse_id(entry.id) > parse_id(moment.position.generated):
                 return
             if moment.position.includes(entry, moment.generation):
@@ -94,8 +94,8 @@ def drill(
         other = connect(server.url)
         try:
             parts = restore(other, database, source)
-            restored = Snapshotter(other, database, create_or_load(other, namespace=meta.layout.namespace))
-            found = [restored.take(partition, None) for partition in range(meta.layout.partitions)]
+            restored = Snapshotter(other, database, create_or_load(other, namespace=deployment.layout.namespace))
+            found = [restored.take(partition, None) for partition in range(deployment.layout.partitions)]
             differences = [
                 difference
                 for mine, theirs in zip(moments, found, strict=True)

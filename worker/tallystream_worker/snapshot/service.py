@@ -28,14 +28,14 @@ class LiveSnapshot:
     Args:
         client: Where the counters are.
         database: Where they go; closed at the end.
-        meta: The data that the worker began with.
+        deployment: The data that the worker began with.
         every: Seconds between two snapshots.
     """
 
-    def __init__(self, client: redis.Redis, database: Database, meta: Deployment, every: float) -> None:
+    def __init__(self, client: redis.Redis, database: Database, deployment: Deployment, every: float) -> None:
         self._client = client
         self._database = database
-        self._meta = meta
+        self._deployment = deployment
         self._every = every
 
     def run_once(self) -> dict[str, object] | None:
@@ -47,12 +47,12 @@ class LiveSnapshot:
             SnapshotError: the server holds other data by now, or see `Snapshotter`.
             redis.RedisError: the server does not answer, or refuses.
         """
-        found = load_same(self._client, self._meta)
+        found = load_same(self._client, self._deployment)
         if found is None:
-            raise SnapshotError(f"{self._meta.layout.meta} is gone or another: no snapshot of other data")
-        if found.layout.meta != self._meta.layout.meta:  # the events were moved to another log
-            self._client.hdel(self._meta.layout.meta, SNAPSHOT_EVERY)
-        self._meta = found
+            raise SnapshotError(f"{self._deployment.layout.meta} is gone or another: no snapshot of other data")
+        if found.layout.meta != self._deployment.layout.meta:  # the events were moved to another log
+            self._client.hdel(self._deployment.layout.meta, SNAPSHOT_EVERY)
+        self._deployment = found
         self._client.hset(found.layout.meta, SNAPSHOT_EVERY, f"{self._every:g}")
         done = Snapshotter(self._client, self._database, found).run_once()
         return {"rows": done.rows} if done.rows else None
@@ -60,18 +60,18 @@ class LiveSnapshot:
     def close(self) -> None:
         """Take back how often: nobody promises the next snapshot any more."""
         with suppress(RedisError):
-            self._client.hdel(self._meta.layout.meta, SNAPSHOT_EVERY)
+            self._client.hdel(self._deployment.layout.meta, SNAPSHOT_EVERY)
         self._database.close()
 
 
-def snapshot_service(settings: Settings, meta: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+def snapshot_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that takes snapshots into `[snapshot] url`.
 
     Raises:
         SnapshotError: the database cannot be used.
     """
-    client, database = connect(settings.redis.url), Database(settings.snapshot.url, meta.layout.namespace)
-    snapshot = LiveSnapshot(client, database, meta, settings.snapshot.every)
+    client, database = connect(settings.redis.url), Database(settings.snapshot.url, deployment.layout.namespace)
+    snapshot = LiveSnapshot(client, database, deployment, settings.snapshot.every)
     return PeriodicService(
         "snapshot",
         settings.snapshot.every,

@@ -58,20 +58,20 @@ class Snapshotter:
     Args:
         client: Where the counters are.
         database: Where they go.
-        meta: What is stored, with the published rules.
+        deployment: What is stored, with the published rules.
 
     Raises:
         SnapshotError: the database holds the snapshot of other data.
     """
 
-    def __init__(self, client: redis.Redis, database: Database, meta: Deployment) -> None:
-        if meta.rules is None:
+    def __init__(self, client: redis.Redis, database: Database, deployment: Deployment) -> None:
+        if deployment.rules is None:
             raise SnapshotError("there is nothing to take a snapshot of: start a worker (tallystream worker) once")
         self._client = client
         self._database = database
-        self._meta = meta
-        self._rules: Rules = meta.rules
-        self._facts = facts_of(meta)
+        self._deployment = deployment
+        self._rules: Rules = deployment.rules
+        self._facts = facts_of(deployment)
         found = database.facts()
         differing = [
             name
@@ -110,15 +110,15 @@ class Snapshotter:
 
     def _round(self, *, whole: bool) -> Round:
         rows, wholes, moments = 0, 0, []
-        for partition, keys in enumerate(self._meta.layout.keys):
+        for partition, keys in enumerate(self._deployment.layout.keys):
             before = self._database.position(partition)
             # Before the first commit as well: killed behind it, it must find behind itself what it needs of the log.
             self._client.hsetnx(keys.retention_holds, HOLDER, _ALL)
             builds_on = not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
-            if self._client.hget(self._meta.layout.meta, "epoch") != self._meta.epoch.encode():
+            if self._client.hget(self._deployment.layout.meta, "epoch") != self._deployment.epoch.encode():
                 # Begun anew while it was read: written, it would take the place of what could bring the old one back.
-                raise SnapshotError(f"{self._meta.layout.meta} is gone or another: no snapshot of other data")
+                raise SnapshotError(f"{self._deployment.layout.meta} is gone or another: no snapshot of other data")
             rows += self._database.put(partition, taken, before[0] if before else None)
             wholes += taken.whole
             moments.append(taken.position.taken)
@@ -126,7 +126,7 @@ class Snapshotter:
         if whole:
             self._database.state(self._facts)
         now = min(moments)
-        self._client.hset(self._meta.layout.meta, SNAPSHOT_AT, f"{now / 1000:.3f}")
+        self._client.hset(self._deployment.layout.meta, SNAPSHOT_AT, f"{now / 1000:.3f}")
         return Round(rows, wholes, now)
 
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
@@ -136,7 +136,7 @@ class Snapshotter:
             partition: Its number.
             before: The moment of the last snapshot; `None` reads everything.
         """
-        keys = self._meta.layout.keys[partition]
+        keys = self._deployment.layout.keys[partition]
         touched = ChangedKeys(self._rules)
         if before is not None and not self._reaches(keys, before):
             before = None  # what lies between is not in the log any more
@@ -238,19 +238,19 @@ class Snapshotter:
         return {name.decode(): value.decode() for name, value in found if not name.startswith(b"!")}
 
 
-def facts_of(meta: Deployment) -> dict[str, str]:
+def facts_of(deployment: Deployment) -> dict[str, str]:
     """Return what a snapshot is of."""
-    assert meta.rules is not None  # noqa: S101  # the callers saw to it
+    assert deployment.rules is not None  # noqa: S101  # the callers saw to it
     facts = {
         "format": FORMAT,
         "layout": str(LAYOUT),
-        "namespace": meta.layout.namespace,
-        "partitions": str(meta.layout.partitions),
-        "epoch": meta.epoch,
-        "rules": publish(meta.rules).decode(),
-        "spread": " ".join(sorted(meta.spread)),
+        "namespace": deployment.layout.namespace,
+        "partitions": str(deployment.layout.partitions),
+        "epoch": deployment.epoch,
+        "rules": publish(deployment.rules).decode(),
+        "spread": " ".join(sorted(deployment.spread)),
     }
-    if meta.layout.log != FIRST_LOG:
-        facts["log"] = str(meta.layout.log)
-        facts["earlier"] = " ".join(f"{log}:{partitions}" for log, partitions in sorted(meta.earlier.items()))
+    if deployment.layout.log != FIRST_LOG:
+        facts["log"] = str(deployment.layout.log)
+        facts["earlier"] = " ".join(f"{log}:{partitions}" for log, partitions in sorted(deployment.earlier.items()))
     return facts

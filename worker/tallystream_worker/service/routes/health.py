@@ -11,7 +11,7 @@ from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.query import Query
-from tallystream.reading.totals import query_meta
+from tallystream.reading.totals import query_deployment
 from tallystream.storage.keys import Layout
 from tallystream_worker.service.access import Access
 from tallystream_worker.service.problems import problem
@@ -48,7 +48,7 @@ async def readyz(
 
 async def _warnings(totals: Totals) -> list[str]:
     try:
-        books = await totals.run(query_ledger((await totals.meta()).layout))
+        books = await totals.run(query_ledger((await totals.deployment()).layout))
     except (RedisError, ConfigurationError):
         return []  # it answered a moment ago: the next look will say
     found = (
@@ -62,10 +62,10 @@ async def _warnings(totals: Totals) -> list[str]:
 
 async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
     try:
-        meta = await totals.run(query_meta(None, namespace))  # not a remembered one
-        if not meta.epoch:
-            return [f"{meta.layout.meta} does not exist: no worker or producer has started here yet"]
-        return await totals.run(_query_groups(meta.layout))
+        deployment = await totals.run(query_deployment(None, namespace))  # not a remembered one
+        if not deployment.epoch:
+            return [f"{deployment.layout.meta} does not exist: no worker or producer has started here yet"]
+        return await totals.run(_query_groups(deployment.layout))
     except ConfigurationError as error:
         return [str(error)]
     except RedisError as error:

@@ -36,12 +36,15 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     """Return the text format; without Redis, what is left of it and `tallystream_redis_up 0`."""
     collector = LedgerCollector(None, None)
     try:
-        meta = await totals.meta()
-        books, vitals = await totals.run(query_ledger(meta.layout)), await totals.run(query_server_stats(meta.layout))
+        deployment = await totals.deployment()
+        books, vitals = (
+            await totals.run(query_ledger(deployment.layout)),
+            await totals.run(query_server_stats(deployment.layout)),
+        )
         firing = None
-        if meta.rules is not None:
-            firing = await totals.run(query_alerts(meta.layout, meta.rules, time.time()))
-        collector = LedgerCollector(books, vitals, meta.rules, firing)
+        if deployment.rules is not None:
+            firing = await totals.run(query_alerts(deployment.layout, deployment.rules, time.time()))
+        collector = LedgerCollector(books, vitals, deployment.rules, firing)
     except (RedisError, ConfigurationError) as error:
         structlog.get_logger().warning("no books to export", problem=str(error) or type(error).__name__)
     text = generate_latest(collector)
