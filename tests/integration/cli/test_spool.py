@@ -26,7 +26,7 @@ def left(tmp_path):
     """A spool with five events of a process that has died."""
     spool = Spool(BufferSettings(), SpoolSettings(tmp_path, 2**20, "os", "tally"))
     for number in range(5):
-        spool.take(-1, "view", f"article:{number}", 1, 60.0, None, None)
+        spool.put(-1, "view", f"article:{number}", 1, 60.0, None, None)
     spool.abandon()
     return tmp_path
 

@@ -205,7 +205,7 @@ def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, 
         for lane in (outbox.appender.queues[partition] for partition in held):
             lane.resume_at = float("inf")  # the process dies before it comes to these
         for n in range(60):
-            spool.take(-1, "view", f"s:{n % 10}", 1, 60.0, None, None)
+            spool.put(-1, "view", f"s:{n % 10}", 1, 60.0, None, None)
         for _ in range(4):
             outbox.step()
         spool.abandon()
