@@ -17,14 +17,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from redis.exceptions import OutOfMemoryError
-
-from tallystream.client.connect import DEFAULT_URL, connect_async
+from tallystream.client.connect import DEFAULT_URL
 from tallystream.errors import BufferFull, TallyError
 from tallystream.producing.producer import Producer as ThreadedProducer
 from tallystream.reading.coalescing import ReadCoalescer
-from tallystream.reading.query import Answer, Query
 from tallystream.reading.totals import DeploymentCache, ReadBarrier, Reading, declared, query_counters, query_deployment
+from tallystream.reading.totals import Totals as ThreadedTotals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from tallystream.producing.buffer import WhenFull
     from tallystream.producing.decider import Decision
     from tallystream.producing.producer import ProducerStats
+    from tallystream.reading.query import Answer, Query
     from tallystream.reading.totals import Counter
 
 _LOOK: Final = 0.005
@@ -44,8 +43,8 @@ _DECISIONS: Final = 16
 """Decisions at once; more wait for their turn. With fewer, round trips would leave the processor idle; more threads
 only get in each other's way."""
 
-_CONNECTIONS: Final = 32
-"""Questions that are asked at once; more wait for their turn rather than fail for want of a connection."""
+_READS: Final = 32
+"""Queries at once, each in a thread and on a connection; more wait for their turn."""
 
 
 class Producer:
@@ -181,6 +180,9 @@ class Producer:
 class Totals:
     """Reads counters from asyncio; for one event loop. A counter that nothing was counted for is 0.
 
+    Queries run in threads, by the client of `tallystream.reading.totals`: it packs commands in C, and its client of a
+    cluster needs no twin. A read that is cancelled leaves its query to end in its thread.
+
     Args:
         url: Where Redis or Valkey is.
         partitions: The number of partitions, where the caller wants it checked.
@@ -188,12 +190,13 @@ class Totals:
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
-        self._client = connect_async(url)
+        self._inner = ThreadedTotals(url, partitions=partitions, namespace=namespace)
+        self._threads = ThreadPoolExecutor(_READS, thread_name_prefix="tallystream-read")
         self._partitions = partitions
         self._namespace = namespace
         self._remembered = DeploymentCache()
-        self._turn = asyncio.Semaphore(_CONNECTIONS)
         self._together = ReadCoalescer(self.run)
+        self._closed = False
 
     async def deployment(self) -> Deployment:
         """Return what is stored here, at most a second old; see `tallystream.reading.totals.query_deployment`."""
@@ -240,26 +243,24 @@ class Totals:
             await asyncio.sleep(patience.pause())
 
     async def run(self, query: Query[Answer]) -> Answer:
-        """Ask, and return what the answer means."""
-        while True:
-            async with self._turn, self._client.pipeline(transaction=query.atomic) as pipeline:
-                for command in query.commands:
-                    pipeline.execute_command(*command)
-                try:
-                    replies = await pipeline.execute(raise_on_error=False)
-                except OutOfMemoryError:
-                    if not query.atomic:
-                        raise
-                    query = query.without_transaction()
-                    continue
-            answer = query.parse(replies)
-            if not isinstance(answer, Query):
-                return answer
-            query = answer
+        """Send a query and return what its replies mean.
+
+        Raises:
+            TallyError: these totals are closed.
+        """
+        if self._closed:
+            raise TallyError("these totals are closed")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._inner.run, query)
 
     async def close(self) -> None:
-        """Give the connections back."""
-        await self._client.aclose()
+        """Wait for the queries that are under way, then give the connections back."""
+        self._closed = True
+
+        def close() -> None:
+            self._threads.shutdown()
+            self._inner.close()
+
+        await _in_thread(close)
 
     async def __aenter__(self) -> Self:
         return self

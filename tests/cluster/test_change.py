@@ -12,9 +12,9 @@ import pytest
 import structlog
 from redis.exceptions import RedisError, TryAgainError
 
-from tallystream import Producer, TallyError
+from tallystream import Producer, TallyError, aio
 from tallystream.client.cluster.slots import slot_of
-from tallystream.client.connect import connect, connect_async
+from tallystream.client.connect import connect
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.storage.keys import Layout
@@ -227,9 +227,8 @@ def test_a_node_that_has_left_is_no_informant(cluster, server):
         assert client.get("anything") is None
 
     async def ask() -> None:
-        other = connect_async(url)
-        assert await other.get("anything") is None
-        await other.aclose()
+        async with aio.Totals(url) as totals:
+            assert await totals.get("anything", "view") == 0
 
     asyncio.run(ask())
 

@@ -12,7 +12,7 @@ import redis
 import structlog
 
 from tallystream import ConfigurationError, Producer, aio
-from tallystream.client.connect import _ClusterUrl, connect, connect_async
+from tallystream.client.connect import _ClusterUrl, connect
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
@@ -93,11 +93,8 @@ def test_a_plain_url_to_a_node_is_refused(server):
         producer.close()
 
     async def ask() -> None:
-        client = connect_async(plain)
-        try:
-            await client.ping()
-        finally:
-            await client.aclose()
+        async with aio.Totals(plain) as totals:
+            await totals.meta()
 
     with pytest.raises(ConfigurationError, match="redis\\+cluster://"):
         asyncio.run(ask())

@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import redis
-import redis.asyncio
-import redis.asyncio.sentinel
 import redis.sentinel
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from tallystream.client.cluster.awaitable import AsyncClusterClient
-from tallystream.client.cluster.threaded import ClusterClient
+from tallystream.client.cluster.client import ClusterClient
 from tallystream.client.silence_watch import failover_aware
 from tallystream.errors import ConfigurationError
 
@@ -61,52 +57,40 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
     Raises:
         ConfigurationError: the URL cannot be read.
     """
-    client: redis.Redis = _made(redis.Redis, url, block + timeout, Retry(NoBackoff(), 0))
-    return client
-
-
-def connect_async(url: str, *, timeout: float = TIMEOUT) -> redis.asyncio.Redis:
-    """Return an asyncio client with the same settings as `connect`."""
-    client: redis.asyncio.Redis = _made(redis.asyncio.Redis, url, timeout, AsyncRetry(NoBackoff(), 0))
-    return client
-
-
-def _made(kind: Any, url: str, timeout: float, retry: Any) -> Any:
     settings: dict[str, Any] = {
         "protocol": 3,
         "legacy_responses": False,
         "decode_responses": False,
-        "socket_timeout": timeout,
-        "socket_connect_timeout": min(timeout, TIMEOUT),
-        "retry": retry,
+        "socket_timeout": block + timeout,
+        "socket_connect_timeout": min(block + timeout, TIMEOUT),
+        "retry": Retry(NoBackoff(), 0),
         "driver_info": None,  # it would be announced with a command that Redis 7.0 does not know, nor an ACL of it
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     try:
         if url.startswith(_CLUSTER):
-            return _cluster(kind, _ClusterUrl.parse(url), settings)
-        is_async = kind is redis.asyncio.Redis
-        settings["redis_connect_func"] = _connected_async if is_async else _connected
+            return _cluster(_ClusterUrl.parse(url), settings)
+        settings["redis_connect_func"] = _connected
         if url.startswith(_SENTINEL):
-            return _primary(kind, _SentinelUrl.parse(url), settings)
-        return kind.from_url(url, **settings)
+            return _primary(_SentinelUrl.parse(url), settings)
+        client: redis.Redis = redis.Redis.from_url(url, **settings)
     except ValueError as error:
         raise ConfigurationError(
             f"Redis URL {_without_password(url)!r} cannot be used: {error}. "
             "Write redis://HOST:PORT, rediss://HOST:PORT (TLS), unix:///PATH, "
             "redis+sentinel://HOST:PORT,HOST:PORT/NAME or redis+cluster://HOST:PORT,HOST:PORT"
         ) from None
+    return client
 
 
-def _cluster(kind: Any, url: _ClusterUrl, settings: dict[str, Any]) -> Any:
-    def open_node(address: tuple[str, int], **more: Any) -> Any:
-        return kind.from_url(url.of(address), **settings | more)
+def _cluster(url: _ClusterUrl, settings: dict[str, Any]) -> redis.Redis:
+    def open_node(address: tuple[str, int], **more: Any) -> redis.Redis:
+        client: redis.Redis = redis.Redis.from_url(url.of(address), **settings | more)
+        return client
 
     open_node(url.hosts[0])  # connects to nothing; an option that cannot be used is said now
-    if kind is redis.asyncio.Redis:
-        return AsyncClusterClient(url.hosts, open_node)
 
-    def open_watched(address: tuple[str, int], is_replaced: Callable[[], bool]) -> Any:
+    def open_watched(address: tuple[str, int], is_replaced: Callable[[], bool]) -> redis.Redis:
         return open_node(address, **failover_aware(is_replaced, tls=url.scheme == "rediss"))
 
     return ClusterClient(url.hosts, open_node, open_watched)
@@ -116,14 +100,6 @@ def _connected(connection: Any) -> None:
     connection.on_connect()
     if _is_of_cluster(connection.handshake_metadata):
         connection.disconnect()
-        raise _needs_cluster(connection)
-
-
-async def _connected_async(connection: Any) -> None:
-    await connection.on_connect()
-    await connection.send_command("HELLO")  # redis-py keeps what it was told at first for threads only
-    if _is_of_cluster(await connection.read_response()):
-        await connection.disconnect()
         raise _needs_cluster(connection)
 
 
@@ -140,21 +116,19 @@ def _needs_cluster(connection: Any) -> ConfigurationError:
     )
 
 
-def _primary(kind: Any, url: _SentinelUrl, settings: dict[str, Any]) -> Any:
-    is_async = kind is redis.asyncio.Redis
-    sentinels = redis.asyncio.sentinel if is_async else redis.sentinel
+def _primary(url: _SentinelUrl, settings: dict[str, Any]) -> redis.Redis:
     # A Sentinel that is gone must not take the whole of our patience: the others are asked next.
     asking = settings | {"socket_timeout": _SENTINEL_TIMEOUT, "socket_connect_timeout": _SENTINEL_TIMEOUT}
-    sentinel = sentinels.Sentinel(url.hosts, sentinel_kwargs=asking)
-    return sentinel.master_for(
+    client: redis.Redis = redis.sentinel.Sentinel(url.hosts, sentinel_kwargs=asking).master_for(
         url.name,
-        kind,
-        _AsyncPrimaryPool if is_async else _PrimaryPool,
+        redis.Redis,
+        _PrimaryPool,
         username=url.username,
         password=url.password,
         db=url.db,
         **settings,
     )
+    return client
 
 
 class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
@@ -165,16 +139,6 @@ class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
         super().disconnect(inuse_connections)
         for sentinel in self.sentinel_manager.sentinels:
             sentinel.connection_pool.disconnect(inuse_connections)
-
-
-class _AsyncPrimaryPool(redis.asyncio.sentinel.SentinelConnectionPool):
-    """The same for asyncio."""
-
-    async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections; those in use only where told to."""
-        await super().disconnect(inuse_connections)
-        for sentinel in self.sentinel_manager.sentinels:
-            await sentinel.connection_pool.disconnect(inuse_connections)
 
 
 @dataclass(frozen=True)

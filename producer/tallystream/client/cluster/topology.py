@@ -1,12 +1,12 @@
 """What a client knows of a cluster: its nodes, which of them serves which slot, and who did not answer lately.
 
-Pure but for the clock; `cluster` and `cluster_aio` ask and send.
+Pure but for the clock: `client` asks and sends.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import (
     AuthenticationError,
@@ -24,10 +24,10 @@ from tallystream.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import redis
     from redis.exceptions import AskError
 
 Address = tuple[str, int]
-Client = TypeVar("Client")
 
 PROBE_TIMEOUT: Final = 1.0
 """Seconds for a node to say who serves what, or, after it has failed, that it is there again."""
@@ -48,10 +48,10 @@ PAUSE: Final = 0.05
 """Seconds between two of these attempts."""
 
 
-class Node(Generic[Client]):
+class Node:
     """One node, and the client of it."""
 
-    def __init__(self, address: Address, client: Client) -> None:
+    def __init__(self, address: Address, client: redis.Redis) -> None:
         self.address = address
         self.client = client
         self.failed = False
@@ -63,7 +63,7 @@ class Node(Generic[Client]):
         return "{}:{}".format(*self.address)
 
 
-class Topology(Generic[Client]):
+class Topology:
     """The nodes and their slots, as last heard of.
 
     Args:
@@ -71,10 +71,10 @@ class Topology(Generic[Client]):
         open_node: Makes the client of a node; it must not connect yet.
     """
 
-    def __init__(self, seeds: Sequence[Address], open_node: Callable[[Address], Client]) -> None:
+    def __init__(self, seeds: Sequence[Address], open_node: Callable[[Address], redis.Redis]) -> None:
         self._seeds = list(seeds)
         self._open = open_node
-        self._nodes: dict[Address, Node[Client]] = {}
+        self._nodes: dict[Address, Node] = {}
         self._owners: list[Address | None] = [None] * SLOTS
         self._members: list[Address] = []
         self._looked_at = float("-inf")
@@ -82,12 +82,12 @@ class Topology(Generic[Client]):
         """Something does not fit what is known: look before the next command."""
 
     @property
-    def nodes(self) -> list[Node[Client]]:
+    def nodes(self) -> list[Node]:
         """Every node that there is a client of."""
         return list(self._nodes.values())
 
     @property
-    def primaries(self) -> list[Node[Client]]:
+    def primaries(self) -> list[Node]:
         """The nodes that serve slots."""
         return [self.node(address) for address in dict.fromkeys(self._owners) if address is not None]
 
@@ -100,7 +100,7 @@ class Topology(Generic[Client]):
         known = dict.fromkeys([*self._members, *self._seeds])
         yield from sorted(known, key=lambda address: address in self._nodes and self._nodes[address].failed)
 
-    def apply_map(self, reply: list[Any], asked: Address) -> list[Node[Client]]:
+    def apply_map(self, reply: list[Any], asked: Address) -> list[Node]:
         """Take what a node answers to CLUSTER SLOTS; return the nodes that have left, whose connections may go.
 
         Raises:
@@ -124,14 +124,14 @@ class Topology(Generic[Client]):
         """Nobody could say: what is known has to do for now."""
         self._looked_at = time.monotonic()
 
-    def node(self, address: Address) -> Node[Client]:
+    def node(self, address: Address) -> Node:
         """Return a node, whether or not it is known to serve anything."""
         node = self._nodes.get(address)
         if node is None:
             node = self._nodes.setdefault(address, Node(address, self._open(address)))
         return node
 
-    def owner(self, slot: int | None) -> Node[Client]:
+    def owner(self, slot: int | None) -> Node:
         """Return the node that serves a slot; for `None`, one that answered lately.
 
         Raises:
@@ -146,14 +146,14 @@ class Topology(Generic[Client]):
         self.is_stale = True
         raise ClusterDownError(f"no node of the cluster is known to serve {'any slot' if slot is None else slot}")
 
-    def apply_redirect(self, slot: int | None, error: RedisError, by: Node[Client]) -> None:
+    def apply_redirect(self, slot: int | None, error: RedisError, by: Node) -> None:
         """Take MOVED's word for one slot; the others may have moved as well. CLUSTERDOWN may be of one who has left."""
         if isinstance(error, MovedError) and slot is not None:
             self._owners[slot] = self.target(error, by)
         if isinstance(error, (MovedError, ClusterDownError)):
             self.is_stale = True
 
-    def target(self, error: AskError, by: Node[Client]) -> Address:
+    def target(self, error: AskError, by: Node) -> Address:
         """Return where MOVED or ASK sends us."""
         return error.host or by.address[0], error.port
 
@@ -166,7 +166,7 @@ class Topology(Generic[Client]):
         """Tell whether a node serves anything, as far as is known."""
         return address in self._owners
 
-    def fail(self, node: Node[Client], error: RedisError) -> None:
+    def fail(self, node: Node, error: RedisError) -> None:
         """Take notice of a node that does not answer."""
         if isinstance(error, (AuthenticationError, MaxConnectionsError)):
             return

@@ -58,7 +58,7 @@ class ClusterClient(redis.Redis):
         open_watched: Callable[[Address, Callable[[], bool]], redis.Redis],
     ) -> None:
         self._open = open_node
-        self._topology: Topology[redis.Redis] = Topology(
+        self._topology: Topology = Topology(
             seeds, lambda address: open_watched(address, partial(self._is_replaced, address))
         )
         self._looking = threading.Lock()
@@ -104,7 +104,7 @@ class ClusterClient(redis.Redis):
 
     # -- one command ------------------------------------------------------------------------------------
 
-    def _send(self, node: Node[redis.Redis], command: Command, options: dict[str, Any], *, asking: bool = False) -> Any:
+    def _send(self, node: Node, command: Command, options: dict[str, Any], *, asking: bool = False) -> Any:
         try:
             if not asking:
                 return node.client.execute_command(*command, **options)
@@ -120,8 +120,8 @@ class ClusterClient(redis.Redis):
         return reply
 
     def _elsewhere(
-        self, slot: int, node: Node[redis.Redis], error: ResponseError, deadline: float, attempts: int
-    ) -> tuple[Node[redis.Redis], bool]:
+        self, slot: int, node: Node, error: ResponseError, deadline: float, attempts: int
+    ) -> tuple[Node, bool]:
         """Return where to send next what a node did not execute, and whether it must be told that it was asked for."""
         if time.monotonic() >= deadline:
             raise error
@@ -150,7 +150,7 @@ class ClusterClient(redis.Redis):
             raise failure or redis.ConnectionError("no node of the cluster is known")
         return replies[0]
 
-    def _awaited(self, slot: int, deadline: float) -> Node[redis.Redis]:
+    def _awaited(self, slot: int, deadline: float) -> Node:
         """Return who serves a slot; while it is known to be away, wait for its successor: nothing is sent yet."""
         while True:
             try:
@@ -160,13 +160,13 @@ class ClusterClient(redis.Redis):
                     raise
             time.sleep(PAUSE)
 
-    def _owner(self, slot: int | None) -> Node[redis.Redis]:
+    def _owner(self, slot: int | None) -> Node:
         self._look()
         node = self._topology.owner(slot)
         self._make_sure(node)
         return node
 
-    def _make_sure(self, node: Node[redis.Redis]) -> None:
+    def _make_sure(self, node: Node) -> None:
         """Let a node that has failed prove that it answers, soon, before anything is entrusted to it."""
         if not node.failed:
             return
@@ -243,7 +243,7 @@ class ClusterClient(redis.Redis):
         staged: Sequence[Staged],
         replies: list[Any],
     ) -> None:
-        by_node: dict[Node[redis.Redis], list[int]] = {}
+        by_node: dict[Node, list[int]] = {}
         for part in parts:
             try:
                 by_node.setdefault(self._owner(part.slot), []).extend(part.places)
@@ -317,7 +317,7 @@ class ClusterClient(redis.Redis):
 class _Sent:
     """A node's share of a pipeline, on a connection of its own: all are written before the first reply is awaited."""
 
-    def __init__(self, node: Node[redis.Redis], places: list[int], commands: list[Command]) -> None:
+    def __init__(self, node: Node, places: list[int], commands: list[Command]) -> None:
         self.node = node
         self.error: RedisError | None = None
         self._places = places
@@ -382,7 +382,7 @@ class _ClusterPipeline(Pipeline):
 class _Pools(redis.ConnectionPool):
     """Stands for the connections to all nodes where somebody wants them closed; has none of its own."""
 
-    def __init__(self, topology: Topology[redis.Redis]) -> None:
+    def __init__(self, topology: Topology) -> None:
         self._topology = topology
         super().__init__(protocol=3, legacy_responses=False)
 
