@@ -34,7 +34,11 @@ Per = Literal["minute", "hour", "day", "month", "total"]
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The rules of one metric; see `config/tallystream.toml` for what each means."""
+    """The rules of one metric; see `config/tallystream.toml` for what each means.
+
+    `unique`, `exact = false`, `max_subjects` and `seen = "bloom"` are approximations. A Bloom filter with 400,000 ids
+    takes 1 new id in 6,600 for a copy, and the event is not counted.
+    """
 
     description: str = ""
     windows: tuple[Window, ...] = ()

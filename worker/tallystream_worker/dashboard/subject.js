@@ -13,6 +13,7 @@ export class Subject {
     this.formulas = ratios;
     this.subject = subject;
     this.tiles = new Map();
+    this.exact = new Set(declared.filter((metric) => metric.exact).map(({ metric }) => metric));
     this.rules = el("div", { class: "rules" });
     this.note = el("div", {});
     const tiles = declared.map(({ metric, description }) => {
@@ -56,7 +57,7 @@ export class Subject {
       const tile = this.tiles.get(metric);
       changed ||= tile.textContent !== "–";
       setText(tile, error ? `≈ ${number(value)}` : number(value));
-      tile.title = error ? `at most ${number(error)} too high` : "exact";
+      tile.title = error ? `at most ${number(error)} too high` : this.exact.has(metric) ? "exact" : "an approximation";
     }
     if (changed) this.read();
   }

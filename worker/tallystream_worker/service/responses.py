@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """A figure: complete up to the stream ID `as_of`, but for `lag` entries (`null`: not known).
 
-    `error` is by how much it may be off: 0 when it is exact.
+    `error` is by how much it may be off: 0 when it is exact. It leaves out what `seen = "bloom"`, an approximation,
+    takes for copies: with 400,000 ids in a filter, 1 new event in 6,600.
     """
 
     as_of: str

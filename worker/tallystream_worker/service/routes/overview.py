@@ -25,7 +25,10 @@ _SEARCHED: Final = 1000
 
 
 class Declared(msgspec.Struct, frozen=True):
-    """A metric and its rules, as far as a reader needs them; see docs/rules.md."""
+    """A metric and its rules, as far as a reader needs them; see docs/rules.md.
+
+    `exact` is false if its totals are an approximation: `exact = false`, or `seen = "bloom"`.
+    """
 
     metric: str
     description: str
@@ -76,7 +79,7 @@ class Summary(Controller):
         declared = [
             Declared(
                 name, rule.description, list(rule.windows), rule.top, rule.unique, rule.once is not None,
-                rule.limit, rule.per, rule.exact,
+                rule.limit, rule.per, rule.exact and rule.seen == "exact",
             )
             for name, rule in rules.metric.items()
         ]  # fmt: skip

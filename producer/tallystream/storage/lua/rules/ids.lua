@@ -1,5 +1,5 @@
 -- Part of plan() in rules.lua: event ids. Uses move, count, bloom_positions, standing, split, each_value.
-  -- Ids in a Bloom filter: cheap, and for a few ids wrong: an event may be taken for a copy. The first to come
+  -- Ids in a Bloom filter: an approximation. It is cheap, and takes a few new events for copies. The first to come
   -- stands, so this rule alone is no pure function of the set; it says so where it is declared.
   local function filter(rule, key, seen)
     local set, known = {}, {}

@@ -34,7 +34,7 @@ local KEPT = 86400000 -- milliseconds that a key is kept at least after its last
 local SLACK = 3600000 -- milliseconds by which it may be kept longer, so that not every write sets its expiry anew
 local HYLL = 1213811788 -- these four letters
 local SKETCH_ROWS, SKETCH_WIDTH = 4, 32768
-local BLOOM_BITS, BLOOM_HASHES = 8388608, 7 -- 1 MiB; with 400,000 ids, 1 in 6,600 is taken for a copy
+local BLOOM_BITS, BLOOM_HASHES = 8388608, 7 -- 1 MiB, an approximation: with 400,000 ids, 1 in 6,600 is taken for a copy
 
 -- Newer servers print a large number argument as 1e+15: such a one is spelled out.
 local function spell(n)
