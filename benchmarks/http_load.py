@@ -17,7 +17,7 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import psutil
 
@@ -37,10 +37,27 @@ class Load:
     errors: int
 
 
+class Loader:
+    """Sends requests from a process of its own, which starts once; a context manager."""
+
+    def __init__(self) -> None:
+        self._pool = multiprocessing.get_context("spawn").Pool(1)
+
+    def __call__(self, port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Load:
+        """Send requests in turn for some seconds."""
+        return self._pool.apply(_in_process, (port, list(requests), connections, seconds))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.terminate()
+
+
 def load(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Load:
     """Send requests in turn for some seconds, from a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_in_process, (port, list(requests), connections, seconds))
+    with Loader() as send:
+        return send(port, requests, connections=connections, seconds=seconds)
 
 
 def request(method: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:

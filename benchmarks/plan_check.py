@@ -21,12 +21,12 @@ from tallystream.client.connect import connect
 from tallystream.deployment import create_or_load
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream_plan.load import ExpectedLoad
+from tallystream_plan.packing import pack
+from tallystream_plan.processor import server_seconds, worker_seconds
+from tallystream_plan.storage import entry_bytes
 from tallystream_worker.capacity.costs import Costs, load_costs
 from tallystream_worker.capacity.footprint import parts
-from tallystream_worker.capacity.load import ExpectedLoad
-from tallystream_worker.capacity.packing import pack
-from tallystream_worker.capacity.processor import server_seconds, worker_seconds
-from tallystream_worker.capacity.storage import entry_bytes
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer

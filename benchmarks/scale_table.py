@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric
+from tallystream_plan.explain import size
+from tallystream_plan.load import ExpectedLoad
+from tallystream_plan.sizing import plan
 from tallystream_worker.capacity.costs import load_costs
-from tallystream_worker.capacity.explain import size
-from tallystream_worker.capacity.load import ExpectedLoad
-from tallystream_worker.capacity.sizing import plan
 from tallystream_worker.settings.settings import RetentionSettings, Settings
 
 _VIEW = Metric(windows=("hour", "day"), retention={"hour": "2d", "day": "30d"}, top=100)

@@ -299,6 +299,18 @@ def test_parked_entries_are_listed_retried_and_dropped(shell):
     assert "1 dead" in shell("status").stdout
 
 
+def test_plan_without_its_extra():
+    """Where `tallystream-plan` is not installed, `plan` says what to install, whatever it is asked."""
+    program = (
+        "import sys; sys.modules['tallystream_plan'] = None; sys.argv = ['tallystream', 'plan', '--subjects', '10']; "
+        "from tallystream_worker.cli.main import main; main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "pip install 'tallystream-worker[plan]'" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
 def test_plan(alone):
     """`plan` says what a load needs, with reasons for people and all constants for programs."""
     asked = ["plan", "--events-per-second", "1e6", "--subjects", "1000000", "--config", str(SHIPPED)]

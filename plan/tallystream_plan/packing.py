@@ -9,7 +9,7 @@ from tallystream_worker.counting.loop import MAX_READ
 from tallystream_worker.counting.validation import REMEMBERED
 
 if TYPE_CHECKING:
-    from tallystream_worker.capacity.load import ExpectedLoad
+    from tallystream_plan.load import ExpectedLoad
 
 ENTRY_EVENTS: Final = 1000
 """Events at which a producer flushes an entry before its linger is over."""

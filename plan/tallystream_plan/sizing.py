@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import DEFAULT_PARTITIONS, MAX_PARTITIONS
-from tallystream_worker.capacity.network import traffic
-from tallystream_worker.capacity.packing import Packing, pack
-from tallystream_worker.capacity.processor import producer_seconds, server_seconds, worker_seconds
-from tallystream_worker.capacity.storage import counter_bytes, log_bytes
+from tallystream_plan.network import traffic
+from tallystream_plan.packing import Packing, pack
+from tallystream_plan.processor import producer_seconds, server_seconds, worker_seconds
+from tallystream_plan.storage import counter_bytes, log_bytes
 
 if TYPE_CHECKING:
+    from tallystream_plan.load import ExpectedLoad
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.load import ExpectedLoad
     from tallystream_worker.settings.settings import Settings
 
 UTILISATION: Final = 0.6

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tallystream_worker.capacity.packing import ENTRY_EVENTS
-from tallystream_worker.capacity.sizing import HEADROOM, PER_PRIMARY, UTILISATION
+from tallystream_plan.packing import ENTRY_EVENTS
+from tallystream_plan.sizing import HEADROOM, PER_PRIMARY, UTILISATION
 from tallystream_worker.counting.loop import MAX_READ
 
 if TYPE_CHECKING:
+    from tallystream_plan.load import ExpectedLoad
+    from tallystream_plan.sizing import Plan
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.load import ExpectedLoad
-    from tallystream_worker.capacity.sizing import Plan
     from tallystream_worker.settings.settings import Settings
 
 _FEW: Final = 10

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 from tallystream.rules.batch import board_length
 
 if TYPE_CHECKING:
+    from tallystream_plan.load import ExpectedLoad
+    from tallystream_plan.packing import Packing
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.load import ExpectedLoad
-    from tallystream_worker.capacity.packing import Packing
 
 MICROSECOND: Final = 1e-6
 

@@ -9,10 +9,10 @@ from tallystream.wire.window import DAY, HOUR, MINUTE
 from tallystream_worker.capacity.footprint import parts
 
 if TYPE_CHECKING:
+    from tallystream_plan.load import ExpectedLoad
+    from tallystream_plan.packing import Packing
     from tallystream_worker.capacity.costs import Costs
     from tallystream_worker.capacity.footprint import MemoryPart
-    from tallystream_worker.capacity.load import ExpectedLoad
-    from tallystream_worker.capacity.packing import Packing
     from tallystream_worker.settings.settings import RetentionSettings
 
 YEAR: Final = 365 * DAY

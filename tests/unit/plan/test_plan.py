@@ -12,13 +12,13 @@ import pytest
 
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric
+from tallystream_plan.explain import document, drivers, lines, size
+from tallystream_plan.load import ExpectedLoad, distinct
+from tallystream_plan.packing import pack
+from tallystream_plan.processor import server_seconds, worker_seconds
+from tallystream_plan.sizing import HEADROOM, UTILISATION, Plan, plan
+from tallystream_plan.storage import YEAR, counter_bytes, log_bytes
 from tallystream_worker.capacity.costs import Costs, load_costs
-from tallystream_worker.capacity.explain import document, drivers, lines, size
-from tallystream_worker.capacity.load import ExpectedLoad, distinct
-from tallystream_worker.capacity.packing import pack
-from tallystream_worker.capacity.processor import server_seconds, worker_seconds
-from tallystream_worker.capacity.sizing import HEADROOM, UTILISATION, Plan, plan
-from tallystream_worker.capacity.storage import YEAR, counter_bytes, log_bytes
 from tallystream_worker.settings.settings import RetentionSettings, Settings
 
 ROOM = 16 * 2**30

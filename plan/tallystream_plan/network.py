@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tallystream_plan.load import ExpectedLoad
+    from tallystream_plan.packing import Packing
     from tallystream_worker.capacity.costs import Costs
-    from tallystream_worker.capacity.load import ExpectedLoad
-    from tallystream_worker.capacity.packing import Packing
 
 
 def traffic(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:

@@ -1,0 +1,113 @@
+"""The command that says what a load will need, before anything is bought."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Column, Table
+
+from tallystream.errors import ConfigurationError
+from tallystream_plan.explain import PlanLine, document, drivers, lines
+from tallystream_plan.load import ExpectedLoad
+from tallystream_plan.sizing import plan as make
+from tallystream_worker.capacity.costs import load_costs
+from tallystream_worker.cli.options import AsJson
+from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.settings.settings import Settings, load
+
+GIB = 2**30
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What comes, and where it is to be kept."""
+
+    events_per_second: Annotated[float, Parameter(help="events a second, at the peak")]
+    subjects: Annotated[int, Parameter(help="different subjects that are counted in a year")]
+    metric: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="NAME or NAME=SHARE of the events, as declared; may be repeated; else the first"),
+    ] = ()
+    actors: Annotated[int, Parameter(help="different actors of a subject in a year; 0: events name none")] = 0
+    retention: Annotated[str | None, Parameter(help="how long the log is kept; default as configured")] = None
+    producers: Annotated[int, Parameter(help="processes that emit")] = 10
+    linger: Annotated[float, Parameter(help="seconds that an event waits to share an entry")] = 0.005
+    skew: Annotated[float, Parameter(help="how unlike subjects are: exponent of Zipf's law, 0 for all alike")] = 1.0
+    partitions: Annotated[int | None, Parameter(help="a number that is fixed; default as few as will do")] = None
+    replicas: Annotated[int, Parameter(help="replicas of each primary")] = 1
+    node_memory: Annotated[float, Parameter(help="GiB of memory of one server")] = 16.0
+
+    def load(self, settings: Settings) -> ExpectedLoad:
+        """Return it as the calculation takes it."""
+        if self.node_memory <= 0 or self.replicas < 0:
+            raise ConfigurationError("plan: --node-memory must be more than 0, and --replicas at least 0")
+        shares = self._shares(settings)
+        rules = {name: settings.rules.metric[name] for name in shares}
+        return ExpectedLoad(
+            self.events_per_second, self.subjects, rules, shares, self.actors, self.producers, self.linger, self.skew
+        )
+
+    def _shares(self, settings: Settings) -> dict[str, float]:
+        declared = settings.rules.metric
+        given: dict[str, float | None] = {}
+        for text in self.metric or (next(iter(declared), ""),):
+            name, _, share = text.partition("=")
+            if name not in declared:
+                known = ", ".join(declared) or "none"
+                raise ConfigurationError(
+                    f"--metric {name}: is not declared; declared are {known}. Name another file with --config"
+                )
+            try:
+                given[name] = float(share) if share else None
+            except ValueError:
+                raise ConfigurationError(f"--metric {text}: the share must be a number, such as {name}=0.1") from None
+        stated = sum(share for share in given.values() if share is not None)
+        others = sum(share is None for share in given.values())
+        if (others and not stated < 1) or (not others and not math.isclose(stated, 1)):
+            raise ConfigurationError(
+                f"--metric: the shares are {stated:g} in all: make them 1, or leave a rest to others"
+            )
+        return {name: (1 - stated) / others if share is None else share for name, share in given.items()}
+
+
+def plan(
+    expected: Expected,
+    *,
+    config: Annotated[
+        Path | None,
+        Parameter(help="configuration; else tallystream.toml or config/tallystream.toml, if there"),
+    ] = None,
+    costs: Annotated[
+        Path | None, Parameter(help="measured on your machines by: python -m benchmarks.costs --into FILE")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Calculate partitions, primaries, workers, memory and network for a load, and what drives the cost."""
+    settings = load(config, environment={})
+    if expected.retention is not None:
+        # No bound of its size: what is asked for is planned.
+        kept = replace(settings.retention, age=expected.retention, bytes=0, backlog_bytes=0)
+        settings = replace(settings, retention=kept)
+    constants = load_costs(costs)
+    asked = expected.load(settings)
+    room = expected.node_memory * GIB
+    found = make(asked, constants, settings, node_memory=room, partitions=expected.partitions)
+    if json:
+        print_json(document(asked, found, constants, settings, expected.replicas))
+        return
+    _print("what it needs", lines(asked, found, constants, settings, expected.replicas, room))
+    _print("what costs most", drivers(found))
+    console.print(f"Calculated from what {constants.software} on {constants.machine} was measured to cost.")
+
+
+def _print(title: str, rows: Sequence[PlanLine]) -> None:
+    table = Table("", Column("figure", justify="right", no_wrap=True), "because", title=title, title_justify="left")
+    for line in rows:
+        table.add_row(line.name, line.figure, line.because)
+    console.print(table)
