@@ -65,6 +65,14 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, body["field"]
 
 
+def test_what_is_no_exact_count_is_not_declared_as_one(server: Server) -> None:
+    """A sketch and a Bloom filter are approximations, and the overview does not call their metrics exact."""
+    rules = Rules({"view": Metric(""), "tag": Metric("", exact=False), "order": Metric("", seen="bloom")})
+    with Harness(server.url, rules=rules), http_service(server.url) as http:
+        declared = http.get("/v1/overview").json()["declared"]
+    assert {each["metric"]: each["exact"] for each in declared} == {"view": True, "tag": False, "order": False}
+
+
 def posted_until_taken(http: httpx.Client, event: dict[str, str]) -> int:
     """Post an event until one is appended; return how many were taken, those that were only held among them."""
     deadline = time.monotonic() + 20
