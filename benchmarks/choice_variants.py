@@ -42,8 +42,8 @@ async def _never(*_: object) -> None:
 
 
 async def _one(totals: aio.Totals, subject: str, metric: str) -> bytes:
-    meta = await totals.meta()
-    if meta.rules is None or metric not in meta.rules.metric:
+    deployment = await totals.deployment()
+    if deployment.rules is None or metric not in deployment.rules.metric:
         raise ValueError(metric)
     reading = await totals.read([(subject, metric)])
     return _encode(Counter(subject, metric, reading.values[subject, metric], **how_good(reading)))
