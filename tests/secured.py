@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
-from tallystream_worker.server.embedded import find_binary
+from tallystream_worker.server.binary import find_binary
 from tests.servers import missing
 from tests.waiting import until
 

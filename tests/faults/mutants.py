@@ -186,7 +186,7 @@ MUTANTS: Final = (
             Edit(
                 "tallystream_worker/snapshot/database.py",
                 "            position = taken.position\n",
-                '            failpoint.reach("before-commit")\n'
+                '            failpoints.reach("before-commit")\n'
                 "        with self._transaction() as connection:\n"
                 "            position = taken.position\n",
             ),
@@ -215,9 +215,9 @@ MUTANTS: Final = (
         "restore-that-forgets-the-gate",
         (
             Edit(
-                "tallystream_worker/snapshot/restore.py",
-                "(self._keys.stream, self._keys.sequences, self._keys.prefix + _MARKER)",
-                "(self._keys.stream, self._keys.prefix + _MARKER)",
+                "tallystream_worker/snapshot/partition_restore.py",
+                "(self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER)",
+                "(self._keys.stream, self._keys.prefix + MARKER)",
             ),
         ),
         (21,),

@@ -10,7 +10,7 @@ import pytest
 from tallystream import EventError, Producer
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
-from tallystream_worker.server.embedded import find_binary
+from tallystream_worker.server.binary import find_binary
 from tests.faults.table import faketime, row
 
 if TYPE_CHECKING:

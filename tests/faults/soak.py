@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
-from tallystream_worker.server.embedded import EmbeddedServerError
+from tallystream_worker.server.errors import EmbeddedServerError
 from tests.faults import checks
 from tests.faults.fork_server import ForkServer
 from tests.faults.memory import Memory, is_flat

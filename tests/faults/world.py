@@ -17,7 +17,8 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream_worker.counting.apply import _APPLY
 from tallystream_worker.process import failpoints
-from tallystream_worker.server.embedded import EmbeddedServer, EmbeddedServerError
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.server.errors import EmbeddedServerError
 from tests.faults.checks import rests
 from tests.faults.failure import ExpectationFailed
 from tests.faults.journal import Account

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from tallystream.client.connect import connect
-from tallystream_worker.server.embedded import EmbeddedServerError
+from tallystream_worker.server.errors import EmbeddedServerError
 from tests.replies import meanings
 from tests.secured import binary_of, free_port
 from tests.waiting import until

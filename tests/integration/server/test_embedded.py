@@ -17,7 +17,9 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tallystream_worker.server import embedded
-from tallystream_worker.server.embedded import EmbeddedServer, EmbeddedServerError, find_binary
+from tallystream_worker.server.binary import find_binary
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.server.errors import EmbeddedServerError
 from tests.servers import missing
 from tests.waiting import until
 

@@ -80,7 +80,7 @@ def harness(server):
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path, monkeypatch):
     """An empty database of each kind; in PostgreSQL, three rows are many, so they are copied."""
-    monkeypatch.setattr("tallystream_worker.snapshot.database._MANY", 3)
+    monkeypatch.setattr("tallystream_worker.snapshot.write._MANY", 3)
     if request.param == "sqlite":
         url = str(tmp_path / "snapshot.sqlite")
     else:

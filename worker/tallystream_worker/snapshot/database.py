@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Table, create_engine, delete, event, inspect, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, CreateTable
 
@@ -18,9 +16,9 @@ from tallystream.errors import ConfigurationError, TallyError
 from tallystream.storage.keys import NAMESPACE
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot import schema
-from tallystream_worker.snapshot.copy import copy
 from tallystream_worker.snapshot.names import row_of
 from tallystream_worker.snapshot.point_in_time import SnapshotPosition
+from tallystream_worker.snapshot.write import CHUNK, MAX_LOOKUP, PartitionWriter, Taken, partition_tables, upsert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,44 +26,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tallystream_worker.snapshot.changed_keys import Group
-    from tallystream_worker.snapshot.values import Values
-
-_CHUNK: Final = 20_000
-_LOOKUP: Final = 300
-"""Rows of one question: SQLite takes 999 parameters where it is old."""
-
-
-_MANY: Final = 200
-"""Rows for which PostgreSQL is sent a COPY: an upsert for each takes ten times as long."""
 
 
 class SnapshotError(TallyError):
     """The database cannot be used, or holds the snapshot of other data."""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A partition's snapshot as it is read, for the database.
-
-    Attributes:
-        position: Its moment.
-        generation: Of the counters.
-        values: By group and item; `None` for what is not there.
-        expires: By bucket, when it expires.
-        ledger: The books.
-        producers: By producer, `<sequence> <stream ID>`.
-        whole: It is everything that there is: what is not among it is not there.
-        alerts: What alerts remember: by name, as JSON, and when it expires.
-    """
-
-    position: SnapshotPosition
-    generation: int
-    values: Mapping[Group, Values]
-    expires: Mapping[str, int]
-    ledger: Mapping[str, int]
-    producers: Mapping[str, str]
-    whole: bool
-    alerts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 class Database:
@@ -98,7 +62,6 @@ class Database:
                 f"snapshot.url cannot be used: {error}. Write a file, or postgresql://USER:PASSWORD@HOST/NAME "
                 "(that needs: pip install 'tallystream-worker[postgresql]')"
             ) from None
-        self._upsert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         self._schema: str | None = None
         self._is_ready = False
         self._open: Connection | None = None
@@ -121,7 +84,8 @@ class Database:
     def state(self, facts: Mapping[str, str]) -> None:
         """Note what the snapshot is of."""
         with self._transaction() as connection:
-            self._put(connection, schema.facts, [{"name": name, "value": value} for name, value in facts.items()])
+            rows = [{"name": name, "value": value} for name, value in facts.items()]
+            upsert(connection, schema.facts, rows, self._schema)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -158,7 +122,7 @@ class Database:
         found: dict[str, str] = {}
         remaining = iter(rows)
         with self._transaction() as connection:
-            while chunk := list(islice(remaining, _LOOKUP // len(names))):
+            while chunk := list(islice(remaining, MAX_LOOKUP // len(names))):
                 query = select(table).where(columns.in_(chunk))
                 for row in connection.execute(query).mappings():
                     found[rows[tuple(row[name] for name in names)]] = row["value"]
@@ -177,30 +141,17 @@ class Database:
         """
         with self._transaction() as connection:
             held = select(schema.positions).where(schema.positions.c.partition == partition).with_for_update()
-            row = connection.execute(held).one_or_none()
-            if (row.taken if row else None) != (before.taken if before else None):
+            found = connection.execute(held).one_or_none()
+            if (found.taken if found else None) != (before.taken if before else None):
                 raise SnapshotError(f"{self.place}: another snapshot was written meanwhile; this one is left")
-            if taken.whole:
-                for table in metadata_of_partition():
-                    connection.execute(delete(table).where(table.c.partition == partition))
-            rows = self._put_values(connection, partition, taken)
-            self._put_named(connection, partition, schema.buckets, "name", "expires", taken.expires)
-            self._put_named(connection, partition, schema.ledger, "field", "value", taken.ledger)
-            self._put_named(connection, partition, schema.producers, "producer", "value", taken.producers)
-            self._put_alerts(connection, partition, taken.alerts)
-            self._forget_expired(connection, partition, taken.position.taken)
+            rows = PartitionWriter(connection, partition, self._schema).write(taken)
             position = taken.position
-            self._put(
-                connection,
-                schema.positions,
-                [
-                    {
-                        "partition": partition, "taken": position.taken, "delivered": position.delivered,
-                        "generated": position.generated, "pending": " ".join(position.pending),
-                        "generation": taken.generation,
-                    }
-                ],
-            )  # fmt: skip
+            row = {
+                "partition": partition, "taken": position.taken, "delivered": position.delivered,
+                "generated": position.generated, "pending": " ".join(position.pending),
+                "generation": taken.generation,
+            }  # fmt: skip
+            upsert(connection, schema.positions, [row], self._schema)
             failpoints.reach("before-commit")
         failpoints.reach("after-commit")
         return rows
@@ -213,86 +164,11 @@ class Database:
     def read(self, partition: int) -> Iterator[tuple[Table, list[Any]]]:
         """Yield a partition's rows, table by table, some thousands at a time."""
         with self._transaction() as connection:
-            for table in metadata_of_partition():
+            for table in partition_tables():
                 query = select(table).where(table.c.partition == partition)
-                result = connection.execution_options(yield_per=_CHUNK).execute(query)
+                result = connection.execution_options(yield_per=CHUNK).execute(query)
                 for rows in result.partitions():
                     yield table, list(rows)
-
-    def _put_values(self, connection: Connection, partition: int, taken: Taken) -> int:
-        count = 0
-        by_table: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
-        for group, values in taken.values.items():
-            there, gone = by_table.setdefault(group[0], ([], []))
-            table = schema.COUNTERS.get(group[0], schema.structures)
-            names = [column.name for column in table.primary_key if column.name != "partition"]
-            text = isinstance(table.c.value.type, type(schema.votes.c.value.type))
-            number = table.c.value.type.python_type is int
-            for item, value in values.items():
-                row: dict[str, Any] = dict(zip(names, row_of(group, item), strict=True))
-                row["partition"] = partition
-                if value is None:
-                    gone.append(row)
-                else:
-                    row["value"] = int(value) if number else value.decode() if text else value
-                    there.append(row)
-        for name, (there, gone) in by_table.items():
-            table = schema.COUNTERS.get(name, schema.structures)
-            self._put(connection, table, there)
-            if gone and not taken.whole:
-                self._remove(connection, table, gone)
-            count += len(there) + len(gone)
-        return count
-
-    def _put_named(
-        self, connection: Connection, partition: int, table: Table, name: str, value: str, rows: Mapping[str, Any]
-    ) -> None:
-        self._put(connection, table, [{"partition": partition, name: key, value: each} for key, each in rows.items()])
-
-    def _put_alerts(self, connection: Connection, partition: int, found: Mapping[str, tuple[str, int]]) -> None:
-        connection.execute(delete(schema.alerts).where(schema.alerts.c.partition == partition))
-        rows = [
-            {"partition": partition, "name": name, "value": value, "expires": expires}
-            for name, (value, expires) in found.items()
-        ]
-        self._put(connection, schema.alerts, rows)
-
-    def _put(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-        if len(rows) >= _MANY and connection.dialect.name == "postgresql":
-            copy(connection, table, self._schema, rows)
-            return
-        insert = self._upsert(table)
-        keys = [column.name for column in table.primary_key]
-        changed = {column.name: insert.excluded[column.name] for column in table.c if column.name not in keys}
-        upsert = insert.on_conflict_do_update(index_elements=keys, set_=changed)
-        for first in range(0, len(rows), _CHUNK):
-            connection.execute(upsert, rows[first : first + _CHUNK])
-
-    def _remove(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-        names = [column.name for column in table.primary_key]
-        columns = tuple_(*(table.c[name] for name in names))
-        step = _LOOKUP // len(names)
-        for first in range(0, len(rows), step):
-            keys = [tuple(row[name] for name in names) for row in rows[first : first + step]]
-            connection.execute(delete(table).where(columns.in_(keys)))
-
-    def _forget_expired(self, connection: Connection, partition: int, now: int) -> None:
-        """Remove the rows of buckets that have expired: a restore must not bring them back."""
-        buckets = schema.buckets
-        over = (buckets.c.partition == partition) & (buckets.c.expires > 0) & (buckets.c.expires <= now)
-        for row in connection.execute(select(buckets.c.name).where(over)).all():
-            kind, metric, label = row.name.split(":", 2)
-            connection.execute(
-                delete(schema.structures).where(
-                    (schema.structures.c.name == row.name) & (schema.structures.c.partition == partition)
-                )
-            )
-            table = _OF_BUCKET.get(kind, schema.windows)
-            of_bucket = (table.c.partition == partition) & (table.c.metric == metric) & (table.c.label == label)
-            if table is schema.windows:
-                of_bucket &= table.c.window == kind
-            connection.execute(delete(table).where(of_bucket))
-        connection.execute(delete(buckets).where(over))
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -347,14 +223,6 @@ class Database:
 
 _LONGEST_NAME: Final = 63
 """Bytes of a name in PostgreSQL; namespaces are short."""
-
-_OF_BUCKET: Final = {"limit": schema.limits, "once": schema.votes, "seen": schema.ids, "unique": schema.uniques}
-
-
-def metadata_of_partition() -> tuple[Table, ...]:
-    """Return the tables whose rows belong to a partition, but its position."""
-    others = (schema.structures, schema.buckets, schema.ledger, schema.producers, schema.alerts)
-    return (*schema.COUNTERS.values(), *others)
 
 
 def _beside(file: Path, namespace: str) -> Path:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.snapshot.changed_keys import Group
-    from tallystream_worker.snapshot.database import Database, Taken
-    from tallystream_worker.snapshot.restore import RestoredPart
+    from tallystream_worker.snapshot.database import Database
+    from tallystream_worker.snapshot.partition_restore import RestoredPart
+    from tallystream_worker.snapshot.write import Taken
 
 _READ = 512
 _SUMS = frozenset({"totals", "upvotes", "windows", "limits"})

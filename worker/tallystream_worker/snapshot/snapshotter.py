@@ -18,10 +18,11 @@ from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
-from tallystream_worker.snapshot.database import Database, SnapshotError, Taken
+from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, open_view
 from tallystream_worker.snapshot.schema import FORMAT
 from tallystream_worker.snapshot.values import ValueReader
+from tallystream_worker.snapshot.write import Taken
 
 if TYPE_CHECKING:
     import redis

@@ -1,0 +1,168 @@
+"""Writes what a snapshot has of one partition into the tables of a database, in an open transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Table, delete, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tallystream_worker.snapshot import schema
+from tallystream_worker.snapshot.copy import copy
+from tallystream_worker.snapshot.names import row_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystream_worker.snapshot.changed_keys import Group
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
+    from tallystream_worker.snapshot.values import Values
+
+CHUNK: Final = 20_000
+"""Rows that are written or read at a time."""
+
+MAX_LOOKUP: Final = 300
+"""Values of one question: old releases of SQLite take 999 parameters."""
+
+_MANY: Final = 200
+"""Rows for which PostgreSQL is sent a COPY: an upsert for each takes ten times as long."""
+
+_OF_BUCKET: Final = {"limit": schema.limits, "once": schema.votes, "seen": schema.ids, "unique": schema.uniques}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A partition's snapshot as it is read, for the database.
+
+    Attributes:
+        position: Its moment.
+        generation: Of the counters.
+        values: By group and item; `None` for what is not there.
+        expires: By bucket, when it expires.
+        ledger: The books.
+        producers: By producer, `<sequence> <stream ID>`.
+        whole: It is everything that there is: what is not among it is not there.
+        alerts: What alerts remember: by name, as JSON, and when it expires.
+    """
+
+    position: SnapshotPosition
+    generation: int
+    values: Mapping[Group, Values]
+    expires: Mapping[str, int]
+    ledger: Mapping[str, int]
+    producers: Mapping[str, str]
+    whole: bool
+    alerts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+
+class PartitionWriter:
+    """Writes one partition.
+
+    Args:
+        connection: The open transaction.
+        partition: Its number.
+        schema_name: The PostgreSQL schema of the tables, if they have one of their own.
+    """
+
+    def __init__(self, connection: Connection, partition: int, schema_name: str | None) -> None:
+        self._connection = connection
+        self._partition = partition
+        self._schema = schema_name
+
+    def write(self, taken: Taken) -> int:
+        """Write values, buckets, ledger, producers and alerts; return the number of counters' rows.
+
+        Rows of buckets that have expired are removed: a restore must not bring them back.
+        """
+        if taken.whole:
+            for table in partition_tables():
+                self._connection.execute(delete(table).where(table.c.partition == self._partition))
+        rows = self._put_values(taken)
+        self._put_named(schema.buckets, "name", "expires", taken.expires)
+        self._put_named(schema.ledger, "field", "value", taken.ledger)
+        self._put_named(schema.producers, "producer", "value", taken.producers)
+        self._put_alerts(taken.alerts)
+        self._remove_expired(taken.position.taken)
+        return rows
+
+    def _put_values(self, taken: Taken) -> int:
+        count = 0
+        by_table: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+        for group, values in taken.values.items():
+            there, gone = by_table.setdefault(group[0], ([], []))
+            table = schema.COUNTERS.get(group[0], schema.structures)
+            names = [column.name for column in table.primary_key if column.name != "partition"]
+            text = isinstance(table.c.value.type, type(schema.votes.c.value.type))
+            number = table.c.value.type.python_type is int
+            for item, value in values.items():
+                row: dict[str, Any] = dict(zip(names, row_of(group, item), strict=True))
+                row["partition"] = self._partition
+                if value is None:
+                    gone.append(row)
+                else:
+                    row["value"] = int(value) if number else value.decode() if text else value
+                    there.append(row)
+        for name, (there, gone) in by_table.items():
+            table = schema.COUNTERS.get(name, schema.structures)
+            upsert(self._connection, table, there, self._schema)
+            if gone and not taken.whole:
+                self._remove(table, gone)
+            count += len(there) + len(gone)
+        return count
+
+    def _put_named(self, table: Table, name: str, value: str, rows: Mapping[str, Any]) -> None:
+        found = [{"partition": self._partition, name: key, value: each} for key, each in rows.items()]
+        upsert(self._connection, table, found, self._schema)
+
+    def _put_alerts(self, found: Mapping[str, tuple[str, int]]) -> None:
+        self._connection.execute(delete(schema.alerts).where(schema.alerts.c.partition == self._partition))
+        rows = [
+            {"partition": self._partition, "name": name, "value": value, "expires": expires}
+            for name, (value, expires) in found.items()
+        ]
+        upsert(self._connection, schema.alerts, rows, self._schema)
+
+    def _remove(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        names = [column.name for column in table.primary_key]
+        columns = tuple_(*(table.c[name] for name in names))
+        step = MAX_LOOKUP // len(names)
+        for first in range(0, len(rows), step):
+            keys = [tuple(row[name] for name in names) for row in rows[first : first + step]]
+            self._connection.execute(delete(table).where(columns.in_(keys)))
+
+    def _remove_expired(self, now: int) -> None:
+        connection, partition, buckets = self._connection, self._partition, schema.buckets
+        over = (buckets.c.partition == partition) & (buckets.c.expires > 0) & (buckets.c.expires <= now)
+        for row in connection.execute(select(buckets.c.name).where(over)).all():
+            kind, metric, label = row.name.split(":", 2)
+            connection.execute(
+                delete(schema.structures).where(
+                    (schema.structures.c.name == row.name) & (schema.structures.c.partition == partition)
+                )
+            )
+            table = _OF_BUCKET.get(kind, schema.windows)
+            of_bucket = (table.c.partition == partition) & (table.c.metric == metric) & (table.c.label == label)
+            if table is schema.windows:
+                of_bucket &= table.c.window == kind
+            connection.execute(delete(table).where(of_bucket))
+        connection.execute(delete(buckets).where(over))
+
+
+def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], schema_name: str | None) -> None:
+    """Write rows, in place of those with the same keys."""
+    if len(rows) >= _MANY and connection.dialect.name == "postgresql":
+        copy(connection, table, schema_name, rows)
+        return
+    insert = (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+    keys = [column.name for column in table.primary_key]
+    changed = {column.name: insert.excluded[column.name] for column in table.c if column.name not in keys}
+    statement = insert.on_conflict_do_update(index_elements=keys, set_=changed)
+    for first in range(0, len(rows), CHUNK):
+        connection.execute(statement, rows[first : first + CHUNK])
+
+
+def partition_tables() -> tuple[Table, ...]:
+    """Return the tables whose rows belong to a partition, but its position."""
+    others = (schema.structures, schema.buckets, schema.ledger, schema.producers, schema.alerts)
+    return (*schema.COUNTERS.values(), *others)
