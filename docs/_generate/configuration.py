@@ -9,7 +9,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from tallystream_worker.settings.settings import _SECTIONS
+from tallystream_worker.settings.load import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "config" / "tallystream.toml"
@@ -29,7 +29,7 @@ setting with its default: `python -m docs._generate.configuration`.
 def page(source: str) -> str:
     """Return the page for a configuration file with comments."""
     parts = [_HEAD]
-    for section, kind in _SECTIONS.items():
+    for section, kind in SECTIONS.items():
         stated = _settings(source, section)
         intro = " ".join((kind.__doc__ or "").split())
         parts.append(f"## `[{section}]`\n\n{intro}\n\n| setting | default | | environment |\n| --- | --- | --- | --- |")

@@ -18,7 +18,8 @@ from tallystream_plan.sizing import plan as make
 from tallystream_worker.capacity.costs import load_costs
 from tallystream_worker.cli.options import AsJson
 from tallystream_worker.cli.output import console, print_json
-from tallystream_worker.settings.settings import Settings, load
+from tallystream_worker.settings.load import load
+from tallystream_worker.settings.settings import Settings
 
 GIB = 2**30
 

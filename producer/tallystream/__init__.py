@@ -23,7 +23,8 @@ from tallystream.errors import (
     UnknownVersion,
 )
 from tallystream.producing.decider import Decision
-from tallystream.producing.producer import Producer, ProducerStats
+from tallystream.producing.producer import Producer
+from tallystream.producing.stats import ProducerStats
 from tallystream.wire.event import Event
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # an app decides what is shown

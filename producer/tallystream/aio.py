@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
     from tallystream.producing.buffer import WhenFull
     from tallystream.producing.decider import Decision
-    from tallystream.producing.producer import ProducerStats
+    from tallystream.producing.stats import ProducerStats
     from tallystream.reading.query import Answer, Query
     from tallystream.reading.totals import Counter
 

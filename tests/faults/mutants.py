@@ -133,8 +133,8 @@ MUTANTS: Final = (
             Edit(_APPEND, "if sequence > last + 1 then", "if false then"),
             Edit(
                 "tallystream/client/connect.py",
-                "block + timeout, Retry(NoBackoff(), 0))",
-                "block + timeout, Retry(NoBackoff(), 3))",
+                '"retry": Retry(NoBackoff(), 0),',
+                '"retry": Retry(NoBackoff(), 3),',
             ),
         ),
         (14,),

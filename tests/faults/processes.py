@@ -18,9 +18,9 @@ from tallystream.deployment import create_or_load
 from tallystream.errors import FlushTimeout
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire import codec
-from tallystream_worker.cli.dead import dead
+from tallystream_worker.cli.commands.dead import dead
+from tallystream_worker.cli.commands.restore import restore
 from tallystream_worker.cli.options import Where
-from tallystream_worker.cli.snapshot import restore
 from tallystream_worker.process import failpoints, logs
 from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for

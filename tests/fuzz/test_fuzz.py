@@ -25,7 +25,7 @@ from tallystream.wire.codec import Group, Payload, Single, decode, encode
 from tallystream_worker.ingest import BadLine, Line, ParsedLine
 from tallystream_worker.ingest.formats import combined, csv_rows, ndjson_lines
 from tallystream_worker.service.bodies.events import read_event
-from tallystream_worker.settings.settings import load
+from tallystream_worker.settings.load import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -36,7 +36,7 @@ class Shop:
 @pytest.fixture
 def shop(server, monkeypatch):
     """An application beside a worker that counts."""
-    monkeypatch.setattr("tallystream_worker.runtime.supervisor.BLOCK", 0.05)  # the worker is stopped after each test
+    monkeypatch.setattr("tallystream_worker.runtime.partition_worker.BLOCK", 0.05)  # the worker is stopped often
     settings = Settings(redis=RedisSettings(url=server.url))
     with (
         counting(settings, logs.configure(quiet=True)),

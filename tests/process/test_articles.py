@@ -20,7 +20,8 @@ import pytest
 from tallystream.wire.window import HOUR
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
-from tallystream_worker.settings.settings import RedisSettings, load
+from tallystream_worker.settings.load import load
+from tallystream_worker.settings.settings import RedisSettings
 from tests.paths import ROOT
 from tests.waiting import until
 
@@ -60,7 +61,7 @@ def articles(redis_url):
 @pytest.fixture
 def client(server, monkeypatch):
     """A client of the application, beside a worker that counts what its configuration declares."""
-    monkeypatch.setattr("tallystream_worker.runtime.supervisor.BLOCK", 0.05)
+    monkeypatch.setattr("tallystream_worker.runtime.partition_worker.BLOCK", 0.05)
     # A limit begins anew with the hour: none of these tests may be cut in two by one.
     until(lambda: time.time() % HOUR < HOUR - 20, timeout=30, what="the hour to begin")
     settings = load(ROOT / "examples/articles/tallystream.toml", {})

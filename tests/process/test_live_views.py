@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
-from tallystream_worker.cli.live import sparkline
+from tallystream_worker.cli.live_view import sparkline
 from tests.harness import Harness
 
 if TYPE_CHECKING:

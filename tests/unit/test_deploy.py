@@ -14,11 +14,12 @@ import yaml
 
 from docs._generate import prometheus_rule
 from tallystream.storage.keys import DEFAULT_PARTITIONS
-from tallystream_worker.cli.acl import acl as write_secrets
+from tallystream_worker.cli.commands.acl import acl as write_secrets
 from tallystream_worker.cli.main import app
 from tallystream_worker.cli.options import Where
 from tallystream_worker.server import acl
-from tallystream_worker.settings.settings import _SECTIONS, WorkerSettings, load
+from tallystream_worker.settings.load import SECTIONS, load
+from tallystream_worker.settings.settings import WorkerSettings
 from tests.paths import ROOT
 from tests.servers import missing
 
@@ -119,7 +120,7 @@ def test_commands_and_settings_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         variables |= set(re.findall(r"\b(TALLYSTREAM_[A-Z_]+)=", text))
     for command in commands:
         app.parse_args(command, exit_on_error=False, print_error=False)
-    known = {f"TALLYSTREAM_{section}_{name}".upper() for section, kind in _SECTIONS.items() for name in vars(kind())}
+    known = {f"TALLYSTREAM_{section}_{name}".upper() for section, kind in SECTIONS.items() for name in vars(kind())}
     passwords = {f"TALLYSTREAM_{user.name}_PASSWORD".upper() for user in acl.users()}
     assert variables - known - passwords == set()
     for name in variables & known:

@@ -9,7 +9,7 @@ import msgspec
 
 from docs._generate import configuration
 from tallystream.rules.metrics import Metric
-from tallystream_worker.settings.settings import _SECTIONS
+from tallystream_worker.settings.load import SECTIONS
 from tests.paths import ROOT
 
 
@@ -22,7 +22,7 @@ def test_the_page_of_the_configuration_is_current():
 def test_every_setting_and_rule_is_explained():
     """No setting and no rule of a metric is without a word about it."""
     page = configuration.PAGE.read_text(encoding="utf-8")
-    for section, kind in _SECTIONS.items():
+    for section, kind in SECTIONS.items():
         for setting in fields(kind):
             (row,) = re.findall(rf"\| `TALLYSTREAM_{section}_{setting.name}` \|".upper(), page)
             assert row

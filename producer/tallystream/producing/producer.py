@@ -2,71 +2,28 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import time
-import weakref
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
-
-from redis.exceptions import RedisError
+from typing import TYPE_CHECKING, Literal
 
 from tallystream.client.connect import DEFAULT_URL, connect
 from tallystream.client.durability import Durability, DurabilityCheck
-from tallystream.deployment import create_or_load
-from tallystream.errors import EventError, FlushTimeout, TallyError
+from tallystream.errors import EventError
 from tallystream.producing.buffer import Buffer, BufferSettings, WhenFull
+from tallystream.producing.counted import wait_until_counted
 from tallystream.producing.decider import Decider, Decision
+from tallystream.producing.lifetime import follow_process
 from tallystream.producing.sender import Sender
-from tallystream.producing.spool.buffer import Spool, SpoolSettings, Sync
+from tallystream.producing.spool.buffer import Spool
+from tallystream.producing.spool.settings import SpoolSettings, Sync
+from tallystream.producing.stats import ProducerStats
 from tallystream.producing.validation import EventValidator
 from tallystream.wire import event as rule
-from tallystream.wire.position import parse_position, position_commands
-from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
     from typing import Self
-
-_META_LOOK: Final = 0.5
-"""Seconds after which a wait looks again which generation of counters is live."""
-
-_COUNTED_POLL: Final = 0.003
-"""Seconds between looks at how far the worker has come."""
-
-
-@dataclass(frozen=True)
-class ProducerStats:
-    """What became of the events given to one producer so far.
-
-    `emitted = appended + buffered`; dropped ones were never taken in.
-
-    Attributes:
-        emitted: Events that were taken.
-        appended: Events that are in the streams, confirmed.
-        buffered: Events that wait to be.
-        dropped: Events for which there was no room.
-        resent_entries: Entries that came again, and had been let through before.
-        rewound_streams: Times that a stream turned out to have forgotten what it had confirmed,
-        lost_entries: and how many of the forgotten entries were not held any more, and so could not be sent again.
-        backlogged: Times that a stream was found to have as many entries as it may.
-        spooled_bytes: Bytes in the spool,
-        adopted: and events of dead processes that were sent from there.
-        unconfirmed: Bursts that were written and not confirmed in time, to be sent again.
-    """
-
-    emitted: int
-    appended: int
-    buffered: int
-    dropped: int
-    resent_entries: int
-    rewound_streams: int
-    lost_entries: int
-    backlogged: int
-    unconfirmed: int
-    spooled_bytes: int
-    adopted: int
 
 
 class Producer:
@@ -131,11 +88,14 @@ class Producer:
         self._begin()
         if self._spool is not None and any(folder.is_dir() for folder in self._spool.folder.iterdir()):
             self._sender.start()  # somebody has left something, or is at work
-        _producers.add(self)
-        atexit.register(_close_at_exit, weakref.ref(self))
+        follow_process(self, restart=Producer._restart, close=Producer.close)
+
+    def _restart(self) -> None:
+        """Start empty in the child after a fork."""
+        self._sender.abandon()
+        self._begin()
 
     def _begin(self) -> None:
-        """Start empty: at construction, and in the child after a fork."""
         self._client = connect(self._url)
         self._validator = EventValidator(self._client, self._partitions, self._namespace)
         self._buffer = Buffer(self._settings) if self._spool is None else Spool(self._settings, self._spool)
@@ -233,8 +193,8 @@ class Producer:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._buffer.wait_until_appended(deadline)
-        if wait == "counted":
-            self._wait_until_counted(deadline)
+        if wait == "counted" and (appender := self._sender.appender) is not None:  # else nothing was ever appended
+            wait_until_counted(self._client, self._namespace, appender, deadline)
 
     def close(self, timeout: float = 5.0) -> None:
         """Deliver what is held, then stop; further calls change nothing.
@@ -286,52 +246,3 @@ class Producer:
         except EventError:
             self._sender.start()  # it may have been declared since: look before the next refusal
             raise
-
-    def _wait_until_counted(self, deadline: float | None) -> None:
-        appender = self._sender.appender
-        if appender is None:
-            return  # nothing was ever appended
-        layout, last_ids, look_again = appender.layout, list(appender.last_ids), 0.0
-        while layout is not appender.layout:  # the sender has just moved on
-            layout, last_ids = appender.layout, list(appender.last_ids)
-        log = layout.log
-        for partition, last_id in enumerate(last_ids):
-            while last_id is not None:
-                if time.monotonic() >= look_again:  # another generation of counters may be the one that counts by now
-                    layout = create_or_load(self._client, None, self._namespace).layout
-                    look_again = time.monotonic() + _META_LOOK
-                if layout.log != log:
-                    return  # what the log before held was counted in this one before it began to hold
-                keys = layout.keys[partition]
-                with self._client.pipeline(transaction=False) as pipeline:
-                    for command in position_commands(keys):
-                        pipeline.execute_command(*command)
-                    position = parse_position(pipeline.execute(raise_on_error=False), keys.group)
-                if parse_id(position.as_of) >= parse_id(last_id):
-                    break
-                remaining = _COUNTED_POLL if deadline is None else deadline - time.monotonic()
-                if remaining <= 0:
-                    raise FlushTimeout(f"not everything was counted in time: {position.lag or 0:,} entries are left")
-                time.sleep(min(_COUNTED_POLL, remaining))
-
-
-_producers: Final[weakref.WeakSet[Producer]] = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for producer in list(_producers):
-        producer._sender.abandon()  # noqa: SLF001  # the same module
-        producer._begin()  # noqa: SLF001  # the same module
-
-
-def _close_at_exit(reference: weakref.ref[Producer]) -> None:
-    producer = reference()
-    if producer is not None:
-        try:
-            producer.close()
-        except (TallyError, RedisError) as error:
-            # There is nobody left to catch it: say it where a person will see it.
-            os.write(2, f"tallystream: {error}\n".encode())
-
-
-os.register_at_fork(after_in_child=_begin_in_child)

@@ -14,7 +14,8 @@ from tallystream.client.replies import is_connection_stale, is_refusal
 from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.send_queue import SendQueue
-from tallystream.producing.spool.buffer import Spool, SpoolSettings, orphaned_segments
+from tallystream.producing.spool.buffer import Spool
+from tallystream.producing.spool.recovery import orphaned_segments
 
 if TYPE_CHECKING:
     import redis
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
     from tallystream.producing.appender import Appender
     from tallystream.producing.buffer import Buffer
+    from tallystream.producing.spool.settings import SpoolSettings
     from tallystream.producing.validation import EventValidator
 
 _FIRST_PAUSE: Final = 0.05
@@ -68,7 +70,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._spool = spool
         self._scan_at = float("-inf")
-        self._refused: set[str] = set()  # journals that cannot be delivered here
+        self._refused: set[str] = set()  # folders of what cannot be delivered here
         self._own: SendQueue | None = None
         self._adopted: list[SendQueue] = []
         self.adopted_events = 0
@@ -171,16 +173,16 @@ class Sender:
 
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
         """Take over what dead processes have left in the spool, one at a time: reading it takes a while."""
-        for journal in orphaned_segments(spool.folder, self._refused):
+        for segments in orphaned_segments(spool.folder, self._refused):
             try:
-                buffer = Spool(BufferSettings(), spool, journal)
+                buffer = Spool(BufferSettings(), spool, segments)
                 self._adopted.append(SendQueue(self._client, deployment, buffer, self._durability))
             except SpoolError as error:
-                journal.close()
-                self._refused.add(journal.folder.name)
+                segments.close()
+                self._refused.add(segments.folder.name)
                 _log.warning("%s", error)
                 continue
-            _log.info("%s: %d events of a process that has died are sent", journal.folder, buffer.emitted)
+            _log.info("%s: %d events of a process that has died are sent", segments.folder, buffer.emitted)
             return
         self._scan_at = time.monotonic() + _SCAN
 

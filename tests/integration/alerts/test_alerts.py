@@ -32,7 +32,8 @@ from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.alerts import AlertTable, Hook
-from tallystream_worker.settings.settings import RedisSettings, Settings, load
+from tallystream_worker.settings.load import load
+from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter

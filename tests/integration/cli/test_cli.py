@@ -58,7 +58,7 @@ class Shell:
 @pytest.fixture
 def shell(fresh_server, tmp_path, monkeypatch):
     """Commands against a server where the shipped metrics are counted."""
-    monkeypatch.setattr("tallystream_worker.runtime.supervisor.BLOCK", 0.05)  # the worker is stopped after each test
+    monkeypatch.setattr("tallystream_worker.runtime.partition_worker.BLOCK", 0.05)  # the worker is stopped often
     server = fresh_server()
     with counting(Settings(redis=RedisSettings(url=server.url)), logs.configure(quiet=True)):
         yield Shell(server.url, tmp_path)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tallystream.producing.buffer import BufferSettings
-from tallystream.producing.spool.buffer import Spool, SpoolSettings
+from tallystream.producing.spool.buffer import Spool
+from tallystream.producing.spool.settings import SpoolSettings
 from tests.harness import Harness
 
 PROGRAM = Path(sys.executable).with_name("tallystream")

@@ -20,7 +20,7 @@ from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.retraction import Retraction
 from tallystream.wire.event import Event
-from tallystream_worker.cli.rebuild import build
+from tallystream_worker.cli.generation import build
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.retract import effect, ends, propose_without
 from tallystream_worker.runtime.app import open_books

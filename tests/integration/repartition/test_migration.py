@@ -30,7 +30,8 @@ from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.producing.send_queue import SendQueue
-from tallystream.producing.spool.buffer import Spool, SpoolSettings
+from tallystream.producing.spool.buffer import Spool
+from tallystream.producing.spool.settings import SpoolSettings
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.alerts import Alert
@@ -39,7 +40,7 @@ from tallystream.wire.event import Event
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
-from tallystream_worker.cli.move import to_partitions
+from tallystream_worker.cli.repartition import to_partitions
 from tallystream_worker.ingest.job import jobs_of, run
 from tallystream_worker.ingest.lines import Mapping
 from tallystream_worker.process.failpoints import MOVE_PLACES
@@ -201,13 +202,13 @@ def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, 
     """Of what a dead process had sealed, the old log is asked what it has; only the rest goes to the new one."""
     with Harness(server.url, rules=PLAIN, partitions=4) as harness:
         spool = Spool(BufferSettings(entry_events=5), SpoolSettings(tmp_path, 2**20, "os", "tally"))
-        outbox = SendQueue(harness.client, create_or_load(harness.client), spool, DurabilityCheck())
-        for lane in (outbox.appender.queues[partition] for partition in held):
-            lane.resume_at = float("inf")  # the process dies before it comes to these
+        send_queue = SendQueue(harness.client, create_or_load(harness.client), spool, DurabilityCheck())
+        for queue in (send_queue.appender.queues[partition] for partition in held):
+            queue.resume_at = float("inf")  # the process dies before it comes to these
         for n in range(60):
             spool.put(-1, "view", f"s:{n % 10}", 1, 60.0, None, None)
         for _ in range(4):
-            outbox.step()
+            send_queue.step()
         spool.abandon()
         moved(harness, 3)
         topic.drop(harness.client, create_or_load(harness.client))

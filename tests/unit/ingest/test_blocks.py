@@ -44,11 +44,11 @@ texts = st.lists(
 
 def one_by_one(text: bytes, mapping: Mapping) -> tuple[Counter, list]:
     """Return the events of a text, and the bad lines with their reasons."""
-    packing = EventPacker(Layout(3), None, [0, 0, 0])
-    return events_of(packing, parse(Source(io.BytesIO(text), "memory", len(text)), mapping))
+    packer = EventPacker(Layout(3), None, [0, 0, 0])
+    return events_of(packer, parse(Source(io.BytesIO(text), "memory", len(text)), mapping))
 
 
-def events_of(packing: EventPacker, outcomes) -> tuple[Counter, list]:
+def events_of(packer: EventPacker, outcomes) -> tuple[Counter, list]:
     """Return the sound events of outcomes, and what is wrong with the rest."""
     events, bad = Counter(), []
     for outcome in outcomes:
@@ -56,13 +56,13 @@ def events_of(packing: EventPacker, outcomes) -> tuple[Counter, list]:
             bad.append((outcome.number, outcome.reason))
             continue
         try:
-            packing.take(outcome.event, outcome.offset)
+            packer.pack(outcome.event, outcome.offset)
         except EventError as error:
             bad.append((outcome.number, str(error)))
             continue
         _, subject, _, actor, at, _ = outcome.event
-        subject, partition = packing.place(subject)
-        actor = None if actor is None else packing.actor(actor)
+        subject, partition = packer.route(subject)
+        actor = None if actor is None else packer.check_actor(actor)
         events[partition, subject, actor, int(at * 1000) if actor else int(at) // 60] += 1
     return events, bad
 
@@ -73,8 +73,8 @@ def events_of(packing: EventPacker, outcomes) -> tuple[Counter, list]:
 def test_blocks_say_what_their_lines_say(mapping, text, end, chunk):
     """Whatever is in a log, the same events and the same bad lines are found in its blocks."""
     expected, bad = one_by_one(text + end, mapping)
-    packing = EventPacker(Layout(3), None, [0, 0, 0])
-    read = BlockReader(mapping, packing)
+    packer = EventPacker(Layout(3), None, [0, 0, 0])
+    read = BlockReader(mapping, packer)
     found, found_bad = Counter(), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source_module, "CHUNK", chunk)
@@ -86,7 +86,7 @@ def test_blocks_say_what_their_lines_say(mapping, text, end, chunk):
             for (partition, minute), counts in units.items():
                 for subject, events in counts.items():
                     found[partition, subject, None, minute] += events
-            more, worse = events_of(packing, parse(doubtful, mapping))
+            more, worse = events_of(packer, parse(doubtful, mapping))
             found += more
             found_bad += worse
     assert (found, sorted(found_bad)) == (expected, bad)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tallystream.errors import ConfigurationError
-from tallystream_worker.settings.settings import Settings, load
+from tallystream_worker.settings.load import load
+from tallystream_worker.settings.settings import Settings
 from tests.paths import ROOT
 
 if TYPE_CHECKING:

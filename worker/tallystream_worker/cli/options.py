@@ -1,4 +1,4 @@
-"""The options that commands share, and what they lead to."""
+"""The options that commands share, and the settings that they lead to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
-from tallystream_worker.settings.settings import load
+from tallystream_worker.settings.load import load
 
 if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
@@ -19,16 +19,24 @@ if TYPE_CHECKING:
 _last_url = ""
 
 
+def flag(help: str, *, name: str | None = None) -> Parameter:
+    """Return an option that takes no value: it is there, or it is not."""
+    return Parameter(name=name, negative="", show_default=False, help=help)
+
+
+RedisUrl = Annotated[str | None, Parameter(help="URL of Redis or Valkey [env: TALLYSTREAM_REDIS_URL]")]
+Config = Annotated[
+    Path | None, Parameter(help="configuration; else tallystream.toml or config/tallystream.toml, if there")
+]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Where:
     """Which server, and which configuration."""
 
-    redis: Annotated[str | None, Parameter(help="URL of Redis or Valkey [env: TALLYSTREAM_REDIS_URL]")] = None
-    config: Annotated[
-        Path | None,
-        Parameter(help="configuration; else tallystream.toml or config/tallystream.toml, if there"),
-    ] = None
+    redis: RedisUrl = None
+    config: Config = None
 
     def settings(self) -> Settings:
         """Return the settings: command line over environment over file over defaults.
@@ -54,14 +62,10 @@ class Where:
 class Tenants:
     """Which server, and the configuration of each namespace that is served."""
 
-    redis: Annotated[str | None, Parameter(help="URL of Redis or Valkey [env: TALLYSTREAM_REDIS_URL]")] = None
+    redis: RedisUrl = None
     config: Annotated[
         tuple[Path, ...],
-        Parameter(
-            negative="",
-            show_default=False,
-            help="configuration; repeated: one for each namespace; else tallystream.toml or config/tallystream.toml",
-        ),
+        flag("configuration; repeated: one for each namespace; else tallystream.toml or config/tallystream.toml"),
     ] = ()
 
     def settings(self) -> list[Settings]:
@@ -81,21 +85,26 @@ class Tenants:
         return found
 
 
+def listening(settings: Settings, host: str | None, port: int | None) -> Settings:
+    """Return settings whose read service listens where --host and --port say, if they say so."""
+    serve = settings.serve
+    serve = replace(serve, host=serve.host if host is None else host, port=serve.port if port is None else port)
+    return replace(settings, serve=serve)
+
+
 def current_url() -> str:
     """Return the URL that the running command talks to, without its password."""
     return _last_url
 
 
-LiveView = Annotated[
-    bool, Parameter(name="--live", negative="", show_default=False, help="keep looking, until q or Ctrl-C")
-]
+Host = Annotated[str | None, Parameter(help="address to listen on; default 127.0.0.1")]
+Port = Annotated[int | None, Parameter(help="port to listen on; default 8080, 0 for any free one")]
+LiveView = Annotated[bool, flag("keep looking, until q or Ctrl-C", name="--live")]
 Every = Annotated[float, Parameter(help="seconds between two looks of --live")]
-AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON for programs")]
+AsJson = Annotated[bool, flag("print JSON for programs", name="--json")]
 FromArchive = Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")]
-FromSnapshot = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
-AcceptLoss = Annotated[
-    bool, Parameter(negative="", show_default=False, help="go on although a part of the log is gone")
-]
+SnapshotUrl = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
+AcceptLoss = Annotated[bool, flag("go on although a part of the log is gone")]
 MetricsPort = Annotated[
     int | None, Parameter(help="serve its own /metrics on this port; a worker also /healthz and /readyz")
 ]

@@ -1,19 +1,77 @@
-"""The bar of commands that go through the log: what they are at, and how many entries that were."""
+"""The progress bars, which are drawn on a terminal only."""
 
 from __future__ import annotations
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+import time
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from tallystream_worker.cli.output import error_console
 
+if TYPE_CHECKING:
+    from typing import Self
+
+    from tallystream_worker.ingest.progress import IngestProgress
+
 
 def entries_bar() -> Progress:
-    """Return a bar whose tasks have a field `entries`; it is drawn on a terminal only."""
+    """Return a bar whose tasks have a field `entries`, for commands that go through the log."""
+    return _bar(TextColumn("{task.fields[entries]:,} entries"))
+
+
+def events_bar() -> Progress:
+    """Return a bar of events, so many of so many."""
+    return _bar(MofNCompleteColumn())
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.fields[entries]:,} entries"),
+        *columns,
         TimeRemainingColumn(),
         console=error_console,
         disable=not error_console.is_terminal,
     )
+
+
+class IngestBar:
+    """A bar with events, rate and remaining time, on a terminal; nothing elsewhere."""
+
+    def __init__(self, size: int | None) -> None:
+        self._bar = _bar(
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[events]:,} events, {task.fields[rate]:,.0f}/s"),
+        )
+        self._size = size
+        self._task = TaskID(0)
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        self._task = self._bar.add_task("reading", total=self._size, events=0, rate=0.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: IngestProgress) -> bool:
+        """Show how far it is; the run goes on."""
+        seconds = max(time.monotonic() - self._began, 0.001)
+        self._bar.update(
+            self._task,
+            completed=progress.read,
+            events=progress.events,
+            rate=progress.events / seconds,
+            description=f"waiting: {progress.waiting_for}" if progress.waiting_for else "reading",
+        )
+        return True

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tallystream_worker.cli.live import sparkline
+from tallystream_worker.cli.live_view import sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

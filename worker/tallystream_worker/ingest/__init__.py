@@ -6,7 +6,7 @@
                 case ParsedLine(event=fields): event = Event(*fields)
                 case BadLine(number=number, reason=reason): ...
 
-The parsers are pure functions over lines; only `readers` touches files.
+The parsers are pure functions over lines; only `source` touches files.
 """
 
 from __future__ import annotations

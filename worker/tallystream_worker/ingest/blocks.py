@@ -1,7 +1,7 @@
 """Access logs, many lines at once: what `combined.parse` says of each line, at a fraction of what it costs.
 
 One regular expression finds the wanted parts of all lines of a block, and what comes again and again (a path, a host,
-a second) is judged once. A line that is not an event beyond doubt is left to `combined.parse`, which knows why.
+a second) is checked once. A line that is not an event beyond doubt is left to `combined.parse`, which knows why.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tallystream_worker.ingest.lines import Block, Mapping
     from tallystream_worker.ingest.packer import EventPacker
 
-_REMEMBERED: Final = 200_000
+_CACHED: Final = 200_000
 _MOMENTS: Final = {b"%02d" % second: second * 1000 for second in range(60)}
 _NAMED: Final = re.compile(rb"\(\?P<\w+>")
 
@@ -35,11 +35,11 @@ class BlockReader:
 
     Args:
         mapping: Which part of a line becomes which part of an event.
-        packing: Judges subjects and actors, and knows where a subject is counted.
+        packer: Checks subjects and actors, and routes subjects to partitions.
     """
 
-    def __init__(self, mapping: Mapping, packing: EventPacker) -> None:
-        self._packing = packing
+    def __init__(self, mapping: Mapping, packer: EventPacker) -> None:
+        self._packer = packer
         self._has_actor = mapping.actor is not None
         wanted = ["stamp", mapping.subject, mapping.actor or mapping.subject]
         # Every line matches once, whatever is in it; where it is no event, with empty groups.
@@ -48,11 +48,11 @@ class BlockReader:
         pattern = re.compile(_NAMED.sub(lambda named: named[0] if named[0] in groups else b"(?:", whole))
         self._rows = pattern.findall
         self._nth = [pattern.groupindex[name] - 1 for name in wanted]
-        self._subjects = _Memory(self._subject)
-        self._partitions = _Memory(self._partition)
-        self._actors = _Memory(self._actor)
-        self._minutes = _Memory(self._minute)
-        self._calendar = _Memory(self._judge_minute)
+        self._subjects = _Cache(self._subject)
+        self._partitions = _Cache(self._partition)
+        self._actors = _Cache(self._actor)
+        self._minutes = _Cache(self._minute)
+        self._calendar = _Cache(self._check_minute)
 
     def __call__(self, block: Block) -> BlockEvents:
         """Return what the lines of a block say."""
@@ -78,10 +78,10 @@ class BlockReader:
         begin = 0
         for minute, run in groupby(minutes):
             end = begin + len(list(run))
-            lanes: dict[int, list[int]] = defaultdict(list)
+            rows_of: dict[int, list[int]] = defaultdict(list)
             for row, partition in enumerate(partitions[begin:end], begin):
-                lanes[partition].append(row)
-            for partition, rows in lanes.items():
+                rows_of[partition].append(row)
+            for partition, rows in rows_of.items():
                 if self._has_actor:
                     visits = found.visits.setdefault((partition, minute), ([], [], []))
                     visits[0].extend(map(subjects.__getitem__, rows))
@@ -94,19 +94,19 @@ class BlockReader:
 
     def _subject(self, text: bytes) -> str | None:
         try:
-            return self._packing.place(str(text, "utf-8"))[0]
+            return self._packer.route(str(text, "utf-8"))[0]
         except (UnicodeDecodeError, EventError):
             return None
 
     def _partition(self, text: bytes) -> int | None:
         try:
-            return self._packing.place(str(text, "utf-8"))[1]
+            return self._packer.route(str(text, "utf-8"))[1]
         except (UnicodeDecodeError, EventError):
             return None
 
     def _actor(self, text: bytes) -> str | None:
         try:
-            return None if text == b"-" else self._packing.actor(str(text, "utf-8"))
+            return None if text == b"-" else self._packer.check_actor(str(text, "utf-8"))
         except (UnicodeDecodeError, EventError):
             return None
 
@@ -114,7 +114,7 @@ class BlockReader:
         # A busy log has a line in every second of the day, so the calendar is asked for minutes only.
         return self._calendar[stamp[:18] + b"00" + stamp[20:]] if stamp[18:20] in _MOMENTS else None
 
-    def _judge_minute(self, stamp: bytes) -> int | None:
+    def _check_minute(self, stamp: bytes) -> int | None:
         at = moment_of(stamp)
         try:
             rule.check_at(at, time.time() - MINUTE)
@@ -123,17 +123,17 @@ class BlockReader:
         return None if at is None else int(at) // MINUTE
 
 
-class _Memory(dict[Any, Any]):
-    """Remembers what was found good of what it was asked; `None` is what is not, and asked again."""
+class _Cache(dict[Any, Any]):
+    """Caches what a check returned, except `None`: what is not valid is checked again."""
 
-    def __init__(self, judge: Callable[[Any], Any]) -> None:
+    def __init__(self, check: Callable[[Any], Any]) -> None:
         super().__init__()
-        self._judge = judge
+        self._check = check
 
     def __missing__(self, key: Any) -> Any:
-        found = self._judge(key)
+        found = self._check(key)
         if found is not None:
-            if len(self) >= _REMEMBERED:
+            if len(self) >= _CACHED:
                 self.clear()
             self[key] = found
         return found
@@ -149,6 +149,6 @@ def _lines(block: Block, sure: list[bool]) -> Iterator[Line]:
 
 
 def _has_long_line(text: bytes) -> bool:
-    """Tell whether a line may be longer than is read: it would cover one of these stretches, line end and all."""
+    """Tell whether a line may be longer than is read: it would cover one of these pieces, line end and all."""
     half = MAX_LINE_BYTES // 2
     return any(text.find(b"\n", at, at + half) < 0 for at in range(0, len(text) - half + 1, half))

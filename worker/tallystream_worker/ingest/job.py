@@ -5,22 +5,19 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
 from tallystream.deployment import create_or_load
-from tallystream.errors import EventError
-from tallystream_worker.ingest.blocks import BlockReader
-from tallystream_worker.ingest.formats import combined
-from tallystream_worker.ingest.formats.parquet_rows import SEGMENT_ROWS, head_and_tail, pack_rows, rows_of
+from tallystream_worker.ingest.file_identity import PREFIX, identify
+from tallystream_worker.ingest.formats.parquet_rows import SEGMENT_ROWS, head_and_tail, rows_of
 from tallystream_worker.ingest.formats.registry import PARSERS, Format
-from tallystream_worker.ingest.identity import PREFIX, identify
-from tallystream_worker.ingest.lines import BadLine, Block, BlockEvents, Line, Mapping
-from tallystream_worker.ingest.offsets import SOURCE, OffsetGate, SourceMoved
-from tallystream_worker.ingest.packer import EventPacker
+from tallystream_worker.ingest.lines import Line, Mapping
+from tallystream_worker.ingest.offsets import SourceMoved
 from tallystream_worker.ingest.progress import IngestProgress, Report
-from tallystream_worker.ingest.sender import ChunkSender
-from tallystream_worker.ingest.source import Source, open_source
+from tallystream_worker.ingest.segment import SegmentAppender
+from tallystream_worker.ingest.source import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,14 +25,12 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.deployment import Deployment
-    from tallystream_worker.ingest.lines import LineOutcome
     from tallystream_worker.settings.settings import RedisSettings
 
 SEGMENT: Final = 64 * 2**20
-"""Bytes of text in one source: parts of a file that are read side by side each have a place of their own."""
+"""Bytes of text in one source: parts of a file that are read side by side each have an offset of their own."""
 
-_REPORT_EVERY: Final = 2000
-_AGAIN: Final = 0.1
+_RETRY_PAUSE: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,19 @@ def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> lis
     return [Job(path, format_, mapping, salt, number, 1) for number in range(count)]
 
 
+def size_of(jobs: Iterable[Job]) -> int | None:
+    """Return what there is to read: bytes, and rows of Parquet; `None` if there are no jobs."""
+    sizes = [_size(job) for job in jobs]
+    return sum(sizes) if sizes else None
+
+
+def _size(job: Job) -> int:
+    if job.format == "parquet":
+        return min(SEGMENT_ROWS, rows_of(job.path) - job.first * SEGMENT_ROWS)
+    left = Path(job.path).stat().st_size - job.first * SEGMENT
+    return left if job.segments is None else min(SEGMENT, left)
+
+
 def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> IngestProgress:
     """Append what is not appended yet of a job's lines.
 
@@ -88,134 +96,53 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
         deployment = create_or_load(client, store.expected, store.namespace)
         while True:
             progress = IngestProgress()
-            if _pass(job, client, deployment, progress, report):
+            try:
+                (_append_rows if job.format == "parquet" else _append_text)(job, client, deployment, progress, report)
+            except SourceMoved:
+                pass  # read it again
+            else:
                 return progress
-            time.sleep(_AGAIN)  # where the events go on to other partitions, it takes a moment until it says where
+            time.sleep(_RETRY_PAUSE)  # while the events go on to other partitions, nothing says yet to which
             deployment = create_or_load(client, None, store.namespace)
     finally:
         client.close()
 
 
-def _pass(job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report) -> bool:
-    """Read the job's segments once; tell whether that was all, or they must be read again."""
-    if job.format == "parquet":
-        return _pass_rows(job, client, deployment, progress, report)
+def _append_text(
+    job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report
+) -> None:
+    """Append the segments of a file of lines, until `report` ends it.
+
+    Raises:
+        SourceMoved: they must be read again.
+    """
     with open_source(job.path) as source:
         head = source.head(PREFIX)
         if not head:
-            return True
+            return
         identity = identify(client, deployment.layout, head, job.question)
         # The first segment has the header of a CSV file; the others are read under it as well.
         header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" else []
         source.seek(job.first * SEGMENT)
         for number, blocks in itertools.groupby(source.blocks(SEGMENT), key=lambda block: block.offset // SEGMENT):
             if job.segments is not None and number >= job.first + job.segments:
-                break
-            gate = OffsetGate(client, deployment.layout, f"{SOURCE}{identity}:{number}")
-            packing = EventPacker(
-                deployment.layout, deployment.rules, gate.offsets(), gate.before(deployment.earlier_layouts)
-            )
-            try:
-                with ChunkSender(gate, progress, report) as sending:
-                    if job.format == "combined" and packing.takes_together(job.mapping.metric):
-                        goes_on = _append_blocks(blocks, job.mapping, packing, sending, source, progress, report)
-                    else:
-                        lines = itertools.chain.from_iterable(block.lines() for block in blocks)
-                        outcomes = PARSERS[job.format](itertools.chain(header if number else [], lines), job.mapping)
-                        goes_on = _append(outcomes, packing, sending, source, progress, report)
-            except SourceMoved:
-                return False
+                return
+            with SegmentAppender(client, deployment, f"{identity}:{number}", progress, report) as segment:
+                if job.format == "combined" and segment.packer.is_summable(job.mapping.metric):
+                    goes_on = segment.append_blocks(blocks, job.mapping, source)
+                else:
+                    lines = itertools.chain.from_iterable(block.lines() for block in blocks)
+                    outcomes = PARSERS[job.format](itertools.chain(header if number else [], lines), job.mapping)
+                    goes_on = segment.append_outcomes(outcomes, source)
             if not goes_on:
-                return True
-    return True
+                return
 
 
-def _pass_rows(job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report) -> bool:
+def _append_rows(
+    job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report
+) -> None:
+    """Append the one segment of rows that a job of a Parquet file has, as `_append_text` does."""
     identity = identify(client, deployment.layout, head_and_tail(job.path, PREFIX), job.question)
-    gate = OffsetGate(client, deployment.layout, f"{SOURCE}{identity}:{job.first}")
-    packing = EventPacker(deployment.layout, deployment.rules, gate.offsets(), gate.before(deployment.earlier_layouts))
     begin = job.first * SEGMENT_ROWS
-
-    def note(row: int, reason: str, rows: int) -> None:
-        progress.note(job.path, row + 1, reason, rows)
-
-    try:
-        with ChunkSender(gate, progress, report) as sending:
-            for end in pack_rows(job.path, job.mapping.metric, begin, begin + SEGMENT_ROWS, packing, note):
-                progress.read = end - begin
-                if not sending.push(packing.rest(end)) or not report(progress):
-                    return True
-            sending.finish()
-    except SourceMoved:
-        return False
-    progress.known += packing.known
-    return True
-
-
-def _append(
-    outcomes: Iterable[LineOutcome],
-    packing: EventPacker,
-    sending: ChunkSender,
-    source: Source,
-    progress: IngestProgress,
-    report: Report,
-) -> bool:
-    """Append the events of one segment; tell whether to go on with the next."""
-    before, end = progress.read, 0
-    for count, outcome in enumerate(outcomes, start=1):
-        if isinstance(outcome, BadLine):
-            progress.note(source.name, outcome.number, outcome.reason)
-        else:
-            try:
-                full = packing.add(outcome.event, outcome.offset)
-            except EventError as error:
-                progress.note(source.name, outcome.number, str(error))
-            else:
-                end = outcome.offset + 1
-                if full is not None and not sending.push([full]):
-                    return False
-        if count % _REPORT_EVERY == 0:
-            progress.read = max(before, source.bytes_read)
-            if not report(progress):
-                return False
-    progress.read = max(before, source.bytes_read)
-    return _finish(end, packing, sending, progress, report)
-
-
-def _append_blocks(
-    blocks: Iterable[Block],
-    mapping: Mapping,
-    packing: EventPacker,
-    sending: ChunkSender,
-    source: Source,
-    progress: IngestProgress,
-    report: Report,
-) -> bool:
-    """Append the events of one segment of an access log; tell whether to go on with the next.
-
-    A stretch ends where a block does: until then everything in the block is taken, in whatever order.
-    """
-    read = BlockReader(mapping, packing)
-    before, end = progress.read, 0
-    for block in blocks:
-        end = block.end
-        found = BlockEvents({}, {}, list(block.lines())) if packing.splits(block.offset, end) else read(block)
-        for outcome in combined.parse(found.doubtful, mapping):
-            if isinstance(outcome, BadLine):
-                progress.note(source.name, outcome.number, outcome.reason)
-                continue
-            try:
-                packing.take(outcome.event, outcome.offset)
-            except EventError as error:
-                progress.note(source.name, outcome.number, str(error))
-        packing.add_found(mapping.metric, found, end)
-        progress.read = max(before, source.bytes_read)
-        if not sending.push(packing.full(end)) or not report(progress):
-            return False
-    return _finish(end, packing, sending, progress, report)
-
-
-def _finish(end: int, packing: EventPacker, sending: ChunkSender, progress: IngestProgress, report: Report) -> bool:
-    goes_on = sending.push(packing.rest(end)) and sending.finish()
-    progress.known += packing.known
-    return goes_on and report(progress)
+    with SegmentAppender(client, deployment, f"{identity}:{job.first}", progress, report) as segment:
+        segment.append_rows(job.path, job.mapping.metric, begin, begin + SEGMENT_ROWS)

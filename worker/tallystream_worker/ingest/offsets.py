@@ -1,4 +1,4 @@
-"""Appends stretches of a file, each once, through the offset gate in `ingest.lua`."""
+"""Appends chunks of a file, each once, through the offset gate in `ingest.lua`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _INGEST: Final = Script("tallystream_worker.ingest", "ingest")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The events of one partition that lie in [begin, end) of a file; `end` is where the next stretch begins."""
+    """The events of one partition that lie in [begin, end) of a file; `end` is where the next chunk begins."""
 
     begin: int
     end: int
@@ -44,7 +44,7 @@ class SourceMoved(TallyError):
 
 
 class OffsetGate:
-    """The stretches of one source on their way.
+    """The chunks of one source on their way.
 
     Args:
         client: A client that never sends anything twice.
@@ -60,8 +60,8 @@ class OffsetGate:
         self.last_ids: list[str | None] = [None] * layout.partitions
         """Per partition, the stream ID of the last entry that was appended here."""
 
-    def before(self, earlier: Iterable[Layout]) -> list[list[int]]:
-        """Return the same of logs before this one, as it was noted when they were closed; see `keep_offsets`."""
+    def earlier_offsets(self, earlier: Iterable[Layout]) -> list[list[int]]:
+        """Return the offsets in each log before this one, as it was noted when they were closed; see `keep_offsets`."""
         found = []
         for layout in earlier:
             names = [_earlier(self._source, layout, partition) for partition in range(layout.partitions)]
@@ -76,14 +76,14 @@ class OffsetGate:
                 pipeline.hget(keys.sequences, self._source)
             return [_offset(mark) for mark in pipeline.execute()]
 
-    def push(self, partition: int, stretch: Chunk) -> None:
-        """Queue a stretch that adjoins the one before it."""
-        self._waiting[partition].append(stretch)
+    def push(self, partition: int, chunk: Chunk) -> None:
+        """Queue a chunk that adjoins the one before it."""
+        self._waiting[partition].append(chunk)
 
     @property
     def waiting(self) -> int:
         """Bytes of payload that are not appended yet."""
-        return sum(len(stretch.payload) for lane in self._waiting for stretch in lane)
+        return sum(len(chunk.payload) for queue in self._waiting for chunk in queue)
 
     def send(self) -> tuple[int, str | None]:
         """Send what is queued; what could not be appended stays queued, and may be sent again.
@@ -95,13 +95,13 @@ class OffsetGate:
             SourceMoved: the source stands elsewhere.
             RedisError: the connection broke; nothing is known, everything stays queued. Or we lack a right.
         """
-        sent = [(partition, stretch) for partition, lane in enumerate(self._waiting) for stretch in lane]
+        sent = [(partition, chunk) for partition, queue in enumerate(self._waiting) for chunk in queue]
         if not sent:
             return 0, None
         with self._client.pipeline(transaction=False) as pipeline:
-            for partition, stretch in sent:
+            for partition, chunk in sent:
                 keys = self._layout.keys[partition]
-                about = [VERSION, self._source, stretch.begin, stretch.end, stretch.events, stretch.payload]
+                about = [VERSION, self._source, chunk.begin, chunk.end, chunk.events, chunk.payload]
                 _INGEST.queue(pipeline, [keys.stream, keys.sequences, keys.log_ledger], about)
             replies = pipeline.execute(raise_on_error=False)
         return self._settle(sent, replies)
@@ -109,7 +109,7 @@ class OffsetGate:
     def _settle(self, sent: list[tuple[int, Chunk]], replies: list[Any]) -> tuple[int, str | None]:
         events, problem = 0, None
         stopped: set[int] = set()
-        for (partition, stretch), reply in zip(sent, replies, strict=True):
+        for (partition, chunk), reply in zip(sent, replies, strict=True):
             if partition in stopped:
                 continue  # behind one that failed, the gate refuses the others
             if isinstance(reply, NoScriptError):
@@ -126,13 +126,13 @@ class OffsetGate:
                 limit = int(reply[1])
                 problem = f"the backlog is at its limit of {limit:,} entries a stream: the workers must catch up"
             else:
-                # Where a reply was lost before, the source stands behind this stretch, or behind one that follows it.
+                # Where a reply was lost before, the source stands behind this chunk, or behind one that follows it.
                 if reply[0] == b"at" and int(reply[1]) not in {each.end for each in self._waiting[partition]}:
-                    raise SourceMoved(f"{self._source} stands at {int(reply[1]):,}, not at {stretch.begin:,}")
+                    raise SourceMoved(f"{self._source} stands at {int(reply[1]):,}, not at {chunk.begin:,}")
                 if reply[0] == b"appended":
                     self.last_ids[partition] = reply[1].decode()
                 self._waiting[partition].popleft()
-                events += stretch.events
+                events += chunk.events
                 continue
             stopped.add(partition)
         return events, problem

@@ -1,4 +1,4 @@
-"""Packs the events of a file into stretches, one lane for each partition."""
+"""Packs the events of a file into chunks, one entry at a time for each partition."""
 
 from __future__ import annotations
 
@@ -24,64 +24,68 @@ _KNOWN: Final = 200_000
 
 
 class EventPacker:
-    """Checks events and packs them; what is appended already is passed over.
+    """Checks events and packs them; what is appended already is skipped.
 
     Args:
         layout: How many partitions there are.
         rules: The declared metrics, `None` where no worker has published them yet.
-        done: How far the file is appended, for each partition.
-        before: The same for each log before this one, whatever its partitions.
+        offsets: How far the file is appended, for each partition.
+        earlier_offsets: The same for each log before this one, whatever its partitions.
     """
 
     def __init__(
-        self, layout: Layout, rules: Rules | None, done: list[int], before: Sequence[Sequence[int]] = ()
+        self,
+        layout: Layout,
+        rules: Rules | None,
+        offsets: list[int],
+        earlier_offsets: Sequence[Sequence[int]] = (),
     ) -> None:
         self._partitions = layout.partitions
         self._rules = rules
-        self._before = [marks for marks in before if any(marks)]
-        floor = max((min(marks) for marks in self._before), default=0)
-        self.done = [max(mark, floor) for mark in done]
+        self._earlier_offsets = [marks for marks in earlier_offsets if any(marks)]
+        floor = max((min(marks) for marks in self._earlier_offsets), default=0)
+        self.offsets = [max(mark, floor) for mark in offsets]
         """How far the file was appended before, for each partition."""
-        self._begin = list(done)
-        self._packs = [EntryBuilder() for _ in done]
+        self._begin = list(offsets)
+        self._packs = [EntryBuilder() for _ in offsets]
         self._known: dict[str, tuple[str, int]] = {}
         self._metrics: set[str] = set()
         self._needs_check: set[str] = set()  # metrics whose rules have no place for some events
         self._actors: set[str] = set()
-        self._sound_until = 0.0  # seconds; a time before it has been checked against the clock
+        self._checked_until = 0.0  # seconds; a time before it has been checked against the clock
         self.known = 0
-        """Events that were appended before, and are passed over."""
+        """Events that were appended before, and are skipped."""
 
-    def add(self, fields: EventFields, offset: int) -> tuple[int, Chunk] | None:
-        """Take the event that lies at an offset; return the stretch that is full with it, with its partition.
+    def pack_and_seal(self, fields: EventFields, offset: int) -> tuple[int, Chunk] | None:
+        """Take the event that lies at an offset; return the chunk that is full with it, with its partition.
 
         Raises:
             EventError: the event breaks a rule; it was not taken.
         """
-        partition = self.take(fields, offset)
+        partition = self.pack(fields, offset)
         if partition is not None and self._is_full(partition):
             return partition, self._seal(partition, offset + 1)
         return None
 
-    def take(self, fields: EventFields, offset: int) -> int | None:
+    def pack(self, fields: EventFields, offset: int) -> int | None:
         """Take the event that lies at an offset; return its partition, `None` where it was appended before.
 
         Raises:
             EventError: the event breaks a rule; it was not taken.
         """
         metric, subject, amount, actor, at, id_ = fields
-        subject, partition = self.place(subject)
+        subject, partition = self.route(subject)
         if metric not in self._metrics:
             self._admit_metric(metric)
         if amount != 1:
             rule.check_amount(amount)
         if at is None:
             at = time.time()
-        elif not 0 < at < self._sound_until:
+        elif not 0 < at < self._checked_until:
             rule.check_at(at, time.time())
-            self._sound_until = time.time()
+            self._checked_until = time.time()
         if actor is not None:
-            actor = self.actor(actor)
+            actor = self.check_actor(actor)
         if id_ is not None:
             id_ = rule.check_text("id", id_, rule.MAX_ID_BYTES)
         if metric in self._needs_check and self._rules is not None:
@@ -92,7 +96,7 @@ class EventPacker:
         self._packs[partition].add(metric, subject, amount, at, actor, id_)
         return partition
 
-    def add_sum(
+    def pack_sum(
         self, metric: str, subject: str, minute: int, amounts: tuple[int, int, int], events: int, offset: int
     ) -> None:
         """Take several events of one minute, without actors and ids.
@@ -108,7 +112,7 @@ class EventPacker:
         Raises:
             EventError: they break a rule; none was taken.
         """
-        subject, partition = self.place(subject)
+        subject, partition = self.route(subject)
         if metric not in self._metrics:
             self._admit_metric(metric)
         self._check_minute(minute)
@@ -121,16 +125,16 @@ class EventPacker:
             return
         self._packs[partition].add_sum(metric, subject, minute, total, events, unit=least == most == 1)
 
-    def add_units(
+    def pack_units(
         self, metric: str, partition: int | None, minute: int, subjects: list[str], events: list[int]
     ) -> None:
-        """Take numbers of events of amount 1 of one minute, by subject, of a metric that `takes_together`.
+        """Take numbers of events of amount 1 of one minute, by subject, of a metric that `is_summable`.
 
         Args:
             metric: Of all of them.
             partition: The one that counts the subjects; `None` where they are appended already.
             minute: Whole minutes since 1970.
-            subjects: As `place` returns them.
+            subjects: As `route` returns them.
             events: How many of each.
 
         Raises:
@@ -144,22 +148,22 @@ class EventPacker:
 
     def splits(self, begin: int, end: int) -> bool:
         """Tell whether only a part of what lies in [begin, end) may be appended already."""
-        return any(begin < done < end for done in self.done) or any(
-            begin < max(marks) and min(marks) < end for marks in self._before
+        return any(begin < offset < end for offset in self.offsets) or any(
+            begin < max(marks) and min(marks) < end for marks in self._earlier_offsets
         )
 
     def is_known(self, subject: str, partition: int, offset: int) -> bool:
         """Tell whether an event was appended before: to this partition, or to that of its subject in an earlier log."""
-        return offset < self.done[partition] or any(
-            offset < marks[partition_of(subject, len(marks))] for marks in self._before
+        return offset < self.offsets[partition] or any(
+            offset < marks[partition_of(subject, len(marks))] for marks in self._earlier_offsets
         )
 
     @property
-    def cuts(self) -> set[int]:
+    def boundaries(self) -> set[int]:
         """Offsets at which something ends that was appended before."""
-        return set(self.done).union(*self._before)
+        return set(self.offsets).union(*self._earlier_offsets)
 
-    def takes_together(self, metric: str) -> bool:
+    def is_summable(self, metric: str) -> bool:
         """Tell whether the rules of a metric have a place for every event of amount 1, whoever did it.
 
         Raises:
@@ -169,11 +173,11 @@ class EventPacker:
             self._admit_metric(metric)
         return metric not in self._needs_check
 
-    def add_found(self, metric: str, found: BlockEvents, end: int) -> None:
+    def pack_block(self, metric: str, found: BlockEvents, end: int) -> None:
         """Take what a block of lines says that lies before `end`, and does not split (see `splits`)."""
         for (partition, minute), (subjects, actors, moments) in found.visits.items():
             events = len(subjects)
-            if end <= self.done[partition]:
+            if end <= self.offsets[partition]:
                 self.known += events
             elif events:
                 pack = self._packs[partition]
@@ -184,18 +188,18 @@ class EventPacker:
                 pack.events += events
                 pack.size += sum(map(len, subjects)) + sum(map(len, actors)) + 5 * events
         for (partition, minute), counts in found.units.items():
-            if end <= self.done[partition]:
+            if end <= self.offsets[partition]:
                 self.known += counts.total()
             else:
                 self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
 
-    def full(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield a stretch up to `end` for each partition that has enough for one."""
+    def full_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
+        """Yield a chunk up to `end` for each partition that has enough for one."""
         for partition in range(self._partitions):
             if self._is_full(partition):
                 yield partition, self._seal(partition, end)
 
-    def place(self, subject: str) -> tuple[str, int]:
+    def route(self, subject: str) -> tuple[str, int]:
         """Return a subject in normal form, and the partition that counts it.
 
         Raises:
@@ -203,7 +207,7 @@ class EventPacker:
         """
         return self._known.get(subject) or self._admit(subject)
 
-    def actor(self, actor: str) -> str:
+    def check_actor(self, actor: str) -> str:
         """Return an actor in normal form.
 
         Raises:
@@ -211,8 +215,8 @@ class EventPacker:
         """
         return actor if actor in self._actors else self._admit_actor(actor)
 
-    def rest(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield a stretch up to `end` for each partition that has events left."""
+    def remaining_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
+        """Yield a chunk up to `end` for each partition that has events left."""
         for partition, pack in enumerate(self._packs):
             if pack.events:
                 yield partition, self._seal(partition, end)
@@ -227,9 +231,9 @@ class EventPacker:
         return Chunk(begin, end, pack.events, pack.build())
 
     def _check_minute(self, minute: int) -> None:
-        if not minute * MINUTE < self._sound_until:
+        if not minute * MINUTE < self._checked_until:
             rule.check_at(minute * MINUTE, time.time())
-            self._sound_until = time.time()
+            self._checked_until = time.time()
 
     def _admit(self, subject: str) -> tuple[str, int]:
         normal = rule.check_text("subject", subject, rule.MAX_SUBJECT_BYTES)

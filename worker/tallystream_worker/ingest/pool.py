@@ -39,14 +39,14 @@ def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Eve
             if stop.is_set():
                 break
 
-            def together(progress: IngestProgress, done: IngestProgress = total) -> bool:
+            def report_total(progress: IngestProgress, done: IngestProgress = total) -> bool:
                 sum_ = replace(done, examples=[])
                 sum_.add(progress)
                 sum_.waiting_for = progress.waiting_for
                 report(sum_)
                 return not stop.is_set()
 
-            total.add(run(job, store, together))
+            total.add(run(job, store, report_total))
         return total
     return _in_processes(jobs, store, processes, stop, report)
 
@@ -54,25 +54,25 @@ def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Eve
 def _in_processes(
     jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report
 ) -> IngestProgress:
-    waiting, told = _SPAWN.Queue(), _SPAWN.Queue()
+    tasks, results = _SPAWN.Queue(), _SPAWN.Queue()
     stopping = _SPAWN.Event()
     for number, job in enumerate(jobs):
-        waiting.put((number, job))
-    crew = [_SPAWN.Process(target=_child, args=(store, waiting, told, stopping)) for _ in range(processes)]
+        tasks.put((number, job))
+    workers = [_SPAWN.Process(target=_child, args=(store, tasks, results, stopping)) for _ in range(processes)]
     latest: dict[int, IngestProgress] = {}
     left = len(jobs)
     with ExitStack() as stack:
-        for process in crew:
+        for process in workers:
             process.start()
             stack.callback(process.join)
         stack.callback(stopping.set)
-        for _ in crew:
-            waiting.put(None)
-        while left and any(process.is_alive() for process in crew):
+        for _ in workers:
+            tasks.put(None)
+        while left and any(process.is_alive() for process in workers):
             if stop.is_set():
                 stopping.set()
             try:
-                number, found, ended = told.get(timeout=0.2)
+                number, found, ended = results.get(timeout=0.2)
             except queue.Empty:
                 continue
             if isinstance(found, str):
@@ -93,21 +93,21 @@ def _sum(parts: Any) -> IngestProgress:
     return total
 
 
-def _child(store: RedisSettings, waiting: Any, told: Any, stopping: Any) -> None:
+def _child(store: RedisSettings, tasks: Any, results: Any, stopping: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     parent = multiprocessing.parent_process()
 
     def goes_on() -> bool:
         return not stopping.is_set() and (parent is None or parent.is_alive())
 
-    while goes_on() and (task := waiting.get()) is not None:
+    while goes_on() and (task := tasks.get()) is not None:
         number, job = task
 
         def report(progress: IngestProgress, number: int = number) -> bool:
-            told.put((number, progress, 0))
+            results.put((number, progress, 0))
             return goes_on()
 
         try:
-            told.put((number, run(job, store, report), 1))
-        except Exception as error:  # noqa: BLE001  # it is told to the parent, who ends the run with it
-            told.put((number, str(error) or type(error).__name__, 1))
+            results.put((number, run(job, store, report), 1))
+        except Exception as error:  # noqa: BLE001  # the parent ends the run with it
+            results.put((number, str(error) or type(error).__name__, 1))

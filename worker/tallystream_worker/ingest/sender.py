@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from tallystream.client.backoff import Backoff
 from tallystream.client.replies import BROKEN, is_refusal
@@ -26,56 +26,54 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 class ChunkSender:
-    """The stretches of one source on their way through its gate, in the order in which they are pushed.
+    """Sends the chunks of one source through its offset gate, in the order in which they are pushed.
 
     Args:
-        gate: Where they go.
+        gate: Appends them.
         progress: Told what was appended.
-        report: Asked whether to go on, where the server takes nothing.
+        report: Called while the server takes nothing; returns whether to go on.
     """
 
     def __init__(self, gate: OffsetGate, progress: IngestProgress, report: Report) -> None:
         self._gate = gate
         self._progress = progress
         self._report = report
-        self._gathered: list[tuple[int, Chunk]] = []
-        self._bytes = 0
+        self._buffered: list[tuple[int, Chunk]] = []
+        self._buffered_bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tallystream-ingest")
-        self._on_its_way: Future[bool] | None = None
+        self._in_flight: Future[bool] | None = None
 
-    def push(self, stretches: Iterable[tuple[int, Chunk]]) -> bool:
-        """Take stretches, each with its partition; tell whether to go on reading.
+    def push(self, chunks: Iterable[tuple[int, Chunk]]) -> bool:
+        """Take chunks, each with its partition; tell whether to go on reading.
 
         Raises:
-            Moved: what was sent before was refused: the source stands elsewhere.
+            SourceMoved: what was sent before was refused: the source stands elsewhere.
             RedisError: or the server refuses us for good.
         """
-        for partition, stretch in stretches:
-            self._gathered.append((partition, stretch))
-            self._bytes += len(stretch.payload)
-        return self._bytes < BURST or self._hand_over()
+        for partition, chunk in chunks:
+            self._buffered.append((partition, chunk))
+            self._buffered_bytes += len(chunk.payload)
+        return self._buffered_bytes < BURST or self._start_sending()
 
     def finish(self) -> bool:
         """Send all there is, and return when it is appended; tell whether it was, or the run is to end."""
-        return self._hand_over() and self._arrived()
+        return self._start_sending() and self._await_sent()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
+        """End the thread that sends, once what it sends has been answered."""
         self._thread.shutdown(wait=True)
 
-    def _hand_over(self) -> bool:
-        if not self._arrived():
+    def _start_sending(self) -> bool:
+        if not self._await_sent():
             return False
-        for partition, stretch in self._gathered:
-            self._gate.push(partition, stretch)
-        self._gathered, self._bytes = [], 0
-        self._on_its_way = self._thread.submit(self._send)
+        for partition, chunk in self._buffered:
+            self._gate.push(partition, chunk)
+        self._buffered, self._buffered_bytes = [], 0
+        self._in_flight = self._thread.submit(self._send)
         return True
 
-    def _arrived(self) -> bool:
-        sent, self._on_its_way = self._on_its_way, None
+    def _await_sent(self) -> bool:
+        sent, self._in_flight = self._in_flight, None
         return sent is None or sent.result()
 
     def _send(self) -> bool:

@@ -1,19 +1,15 @@
-"""Settings: built once, checked once, frozen, handed down. Nothing else reads the environment.
+"""Settings: built once, checked once, frozen, handed down; see `load`.
 
 The defaults here and in `config/tallystream.toml` are the same; a test holds them together.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Mapping  # noqa: TC003  # msgspec reads the annotations
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from dataclasses import dataclass, field
+from typing import Final
 
 from tallystream.client.connect import DEFAULT_URL
 from tallystream.client.durability import Durability, DurabilityCheck
@@ -21,10 +17,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Ratio, Rules
 from tallystream.rules.windows import seconds
 from tallystream.storage.keys import MAX_PARTITIONS, NAMESPACE
-from tallystream_worker.settings.alerts import AlertTable, Hook  # noqa: TC001  # so here
-
-DEFAULT_FILES: Final = ("tallystream.toml", "config/tallystream.toml")
-"""Where a configuration is looked for when none is named."""
+from tallystream_worker.settings.alerts import Hook  # noqa: TC001  # so here
 
 DEFAULT_RULES: Final = Rules(
     {
@@ -192,104 +185,8 @@ class Settings:
     hooks: Mapping[str, Hook] = field(default_factory=dict)
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    """The shape of the file: the sections' values are checked where they are merged."""
-
-    redis: RedisSettings = msgspec.field(default_factory=RedisSettings)
-    worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
-    serve: ServeSettings = msgspec.field(default_factory=ServeSettings)
-    retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)
-    archive: ArchiveSettings = msgspec.field(default_factory=ArchiveSettings)
-    snapshot: SnapshotSettings = msgspec.field(default_factory=SnapshotSettings)
-    audit: AuditSettings = msgspec.field(default_factory=AuditSettings)
-    metric: dict[str, Metric] | None = None
-    ratio: dict[str, Ratio] = {}
-    zone: str = "UTC"
-    alert: tuple[AlertTable, ...] = ()
-
-
-def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings: environment over file over defaults.
-
-    Args:
-        file: The file named by the user; `None` looks for `tallystream.toml`, then `config/tallystream.toml`.
-        environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`.
-
-    Raises:
-        ConfigurationError: names the file or variable, the setting, and what is allowed.
-    """
-    settings = _from_file(file or _found(), environment)
-    for section in _SECTIONS:
-        settings = replace(settings, **{section: _from_environment(section, getattr(settings, section), environment)})
-    return settings
-
-
-def _found() -> Path | None:
-    return next((path for path in map(Path, DEFAULT_FILES) if path.is_file()), None)
-
-
-def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
-    if path is None:
-        return Settings()
-    try:
-        text = path.read_bytes()
-        _refuse_unknown(msgspec.toml.decode(text))
-        file = msgspec.toml.decode(text, type=_File)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); name another with --config") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: {error}") from None
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
-    try:
-        metric = DEFAULT_RULES.metric if file.metric is None else file.metric
-        rules = Rules(metric, file.ratio, file.zone, tuple(table.condition for table in file.alert))
-        hooks = {table.name: hook for table in file.alert if (hook := table.hook(environment)) is not None}
-        sections = {section: getattr(file, section) for section in _SECTIONS}
-        return Settings(**sections, rules=rules, hooks=hooks)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
-
-
-def _refuse_unknown(stated: dict[str, Any]) -> None:
-    # The sections are dataclasses, and a dataclass cannot say so itself: a misspelt setting would be ignored.
-    for section, kind in _SECTIONS.items():
-        known = {setting.name for setting in fields(kind)}
-        values = stated.get(section)
-        if isinstance(values, dict) and (unknown := values.keys() - known):
-            raise ConfigurationError(
-                f"{section}.{min(unknown)}: there is no such setting; there are {', '.join(sorted(known))}"
-            )
-
-
-def _from_environment(section: str, values: Any, environment: Mapping[str, str]) -> Any:
-    given: dict[str, Any] = {}
-    for setting in fields(values):
-        variable = f"TALLYSTREAM_{section}_{setting.name}".upper()
-        if (text := environment.get(variable)) is not None:
-            kind = type(getattr(values, setting.name))
-            try:
-                given[setting.name] = kind(text) if kind is not tuple else tuple(text.replace(",", " ").split())
-            except ValueError:
-                raise ConfigurationError(f"{variable}: must be a {_KINDS[kind]}, not {text!r}") from None
-    try:
-        return replace(values, **given)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"environment: {error}") from None
-
-
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9._-]+(?::[0-9]{1,5})?")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
-_SECTIONS: Final = {
-    "redis": RedisSettings,
-    "worker": WorkerSettings,
-    "serve": ServeSettings,
-    "retention": RetentionSettings,
-    "archive": ArchiveSettings,
-    "snapshot": SnapshotSettings,
-    "audit": AuditSettings,
-}
-_KINDS: Final = {int: "whole number", float: "number", str: "text"}
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:

@@ -1,12 +1,12 @@
 """The spool: a buffer on disk. What was emitted survives the death of its process, and is delivered once.
 
-Events are written as they come, unrouted. What is to be sent is *cut*: the events between two positions become one
-entry for each partition, with the next sequences. A cut is written before anything of it is sent, and the same events
+Events are written as they come, unrouted. What is to be sent is *planned*: the events between two positions become one
+entry for each partition, with the next sequences. A plan is written before anything of it is sent, and the same events
 give the same entries, so whoever takes over a dead process's spool sends the same entries under the same names, and
-the gate lets through those that are missing.
+`append.lua` lets through those that are missing.
 
 When the log goes on in another one, with other partitions, it is written down how far each queue had come in the closed
-log. From that follows which events of which cuts are not in it: these are cut anew, for the new partitions.
+log. From that follows which events of which plans are not in it: these are planned again, for the new partitions.
 """
 
 from __future__ import annotations
@@ -14,92 +14,63 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from tallystream.errors import ConfigurationError, SpoolError
-from tallystream.producing.buffer import Buffer, BufferSettings, partition_for
+from tallystream.errors import SpoolError
+from tallystream.producing.buffer import Buffer, BufferSettings
 from tallystream.producing.partition_queue import new_name
 from tallystream.producing.spool import records
-from tallystream.producing.spool.segments import MAX_BODY, SegmentedLog
-from tallystream.storage.keys import FIRST_LOG, MAX_PARTITIONS
-from tallystream.wire.packer import EntryBuilder
+from tallystream.producing.spool.packing import pack
+from tallystream.producing.spool.queues import SpoolQueues
+from tallystream.producing.spool.recovery import recover
+from tallystream.producing.spool.segments import SegmentedLog
+from tallystream.storage.keys import MAX_PARTITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     import msgspec
 
     from tallystream.producing.partition_queue import SealedEntry
+    from tallystream.producing.spool.settings import SpoolSettings
     from tallystream.storage.keys import Layout
+    from tallystream.wire.packer import EntryBuilder
 
-Sync = Literal["os", "disk"]
-
-_IN_FLIGHT: Final = 8
-"""Cuts that are on their way at once: bounds what is held in memory."""
-
-
-@dataclass(frozen=True)
-class SpoolSettings:
-    """Where events are spooled, how much, and how surely; see `Producer`."""
-
-    folder: Path
-    most_bytes: int
-    sync: Sync
-    namespace: str
-
-    def __post_init__(self) -> None:
-        if self.most_bytes < 2**20:
-            raise ConfigurationError(f"spool_bytes must be at least 1,048,576, not {self.most_bytes}")
-        if self.sync not in ("os", "disk"):
-            raise ConfigurationError(f"spool_sync must be os or disk, not {self.sync!r}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".{new_name()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigurationError(
-                f"spool {self.folder} cannot be written ({error.strerror}): name a folder that can"
-            ) from None
+_MAX_IN_FLIGHT: Final = 8
+"""Plans that are on their way at once: bounds what is held in memory."""
 
 
 class Spool(Buffer):
-    """A buffer in a journal; safe across threads.
+    """A buffer in segments on disk; safe across threads.
 
     Args:
         settings: As of any buffer; the limits on memory do not apply.
         spool: Where, and how much.
-        journal: The journal of a dead process, to be delivered; a new one is begun where none is given.
+        segments: What a dead process has left, to be delivered; new ones are begun if there is none.
 
     Raises:
-        SpoolError: what the journal holds is of another deployment.
+        SpoolError: what the segments hold is of another deployment.
     """
 
-    def __init__(self, settings: BufferSettings, spool: SpoolSettings, journal: SegmentedLog | None = None) -> None:
+    def __init__(self, settings: BufferSettings, spool: SpoolSettings, segments: SegmentedLog | None = None) -> None:
         super().__init__(replace(settings, buffer_events=2**62, buffer_bytes=2**62))
         self._spool = spool
-        self._journal = journal
-        self._cut_at = self._confirmed_at = 0
-        self._flight: deque[tuple[int, int]] = deque()  # cycle and end of each cut that is on its way
-        self._planned: deque[records.EntryPlan] = (
-            deque()
-        )  # what a dead process had cut, or must be cut anew for another log
-        self._sealed: deque[records.EntryPlan] = deque()  # what is on its way, as in `_flight`
-        self._uncut = 0
-        self._cuts = random.randrange(MAX_PARTITIONS)  # noqa: S311  # so that producers do not go round in step
-        self._log = FIRST_LOG
-        self.names: list[str] = []
-        """The queues' names, by partition."""
-        self._sequences: list[int] = []
-        if journal is not None:
-            self._recover(journal)
+        self._segments = segments
+        self._queues = SpoolQueues()
+        self._planned_to = self._confirmed_to = 0
+        self._in_flight: deque[tuple[int, records.EntryPlan]] = deque()  # the cycle and the plan of each seal
+        self._unplanned = 0
+        self._plans = random.randrange(MAX_PARTITIONS)  # noqa: S311  # so that producers do not go round in step
+        if segments is not None:
+            found = recover(segments, spool.namespace)
+            self._queues, self.emitted = found.queues, found.events
+            self._planned_to, self._confirmed_to = found.planned_to, found.confirmed_to
 
     @property
     def size(self) -> int:
         """Bytes in the spool."""
-        return 0 if self._journal is None else self._journal.size
+        return 0 if self._segments is None else self._segments.size
 
     @property
     def is_delivered(self) -> bool:
@@ -110,26 +81,26 @@ class Spool(Buffer):
     @property
     def log(self) -> int | None:
         """The log whose partitions the queues are for; `None` before there are any."""
-        return self._log if self.names else None
+        return self._queues.log if self.names else None
 
     def covers(self, cycle: int) -> bool:
-        """Tell whether what was sealed in a cycle is cut anew when the log moves."""
-        return any(cycle == each for each, _ in self._flight)
+        """Tell whether what was sealed in a cycle is planned again when the log moves."""
+        return any(cycle == each for each, _ in self._in_flight)
+
+    @property
+    def names(self) -> list[str]:
+        """The queues' names, by partition; none before the partitions are known."""
+        return self._queues.names
 
     @property
     def confirmed_sequences(self) -> list[int]:
         """By partition, the sequence before the first that is to be sent."""
-        first = list(self._sequences)
-        for cut in reversed(self._planned):
-            for partition, sequence, _ in cut.entries:
-                if sequence > 0:
-                    first[partition] = sequence - 1
-        return first
+        return self._queues.confirmed_sequences
 
     def put(
         self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
-        """Write one valid event; see `Buffer.take`. `route` is not looked at: events are routed when they are cut.
+        """Write one valid event; see `Buffer.put`. `route` is not used: events are routed when they are planned.
 
         Raises:
             SpoolError: it could not be written, and was not taken.
@@ -139,37 +110,35 @@ class Spool(Buffer):
         with self._lock:
             if (self.is_closing or self._failure or not self._has_room()) and not self._make_room():
                 return False
-            journal = self._open_journal()
-            if journal.is_due:
-                self._rotate(journal)
-            journal.write(records.EVENT, body)
+            segments = self._open_segments()
+            if segments.is_due:
+                self._rotate(segments)
+            segments.write(records.EVENT, body)
             self.emitted += 1
-            self._uncut += 1
-            if self._uncut >= self._entry_events:
+            self._unplanned += 1
+            if self._unplanned >= self._entry_events:
                 self.hurry.set()
         return True
 
     def open(self, layout: Layout) -> None:
-        """Learn the partitions: those of the log that entries were cut for, where some were.
+        """Learn the partitions: those of the log that entries were planned for, if any were.
 
         Raises:
-            SpoolError: entries were cut for another number of partitions.
+            SpoolError: entries were planned for another number of partitions.
         """
         with self._lock:
-            if self.names and (len(self.names), self._log) != (layout.partitions, layout.log):
+            if self.names and (len(self.names), self._queues.log) != (layout.partitions, layout.log):
                 raise SpoolError(
                     f"{self._spool.folder}: what is spooled was sealed for {len(self.names)} partitions, "
                     f"and there are {layout.partitions}: deliver it where it belongs"
                 )
             if not self.names:
-                self.names = [new_name() for _ in layout.keys]
-                self._sequences = [0] * layout.partitions
-                self._log = layout.log
-                if self._journal is not None:
-                    self._write(self._journal, records.STATE, self._state())
+                self._queues.begin(layout)
+                if self._segments is not None:
+                    self._write(self._segments, records.STATE, self._state())
 
     def move(self, layout: Layout, lasts: Sequence[int], sequences: Sequence[int]) -> None:
-        """Cut anew, for another log's partitions, what the closed log has not taken.
+        """Plan again, for another log's partitions, what the closed log has not taken.
 
         Args:
             layout: The log that is written to from here on.
@@ -180,219 +149,133 @@ class Spool(Buffer):
             SpoolError: that could not be written down; nothing has changed.
         """
         with self._lock:
-            moved = records.TopicSwitch(layout.log, [new_name() for _ in layout.keys], list(sequences), list(lasts))
-            if self._journal is not None:
-                self._write(self._journal, records.MOVE, moved)
-            self._planned.extendleft(reversed(self._sealed))
-            self._flight.clear()
-            self._sealed.clear()
-            self._move(moved)
+            switch = records.TopicSwitch(layout.log, [new_name() for _ in layout.keys], list(sequences), list(lasts))
+            if self._segments is not None:
+                self._write(self._segments, records.SWITCH, switch)
+            self._queues.planned.extendleft(plan for _, plan in reversed(self._in_flight))
+            self._in_flight.clear()
+            self._queues.switch(switch)
 
     def rename(self, partition: int, name: str, base: int) -> None:
         """Remember that a queue begins again, before anything is sent under its new name."""
         with self._lock:
-            journal = self._open_journal()
+            segments = self._open_segments()
             rename = records.QueueRename(partition, name, base)
-            self._write(journal, records.RENAME, rename)
-            self._begin_again(rename)
+            self._write(segments, records.RENAME, rename)
+            self._queues.rename(rename, [plan for _, plan in self._in_flight])
 
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Cut the next events, and return them packed by partition; nothing while enough is on its way.
+        """Plan the next events, and return them packed by partition; nothing while enough is on its way.
 
         Raises:
-            SpoolError: the cut could not be written; nothing of it may be sent.
+            SpoolError: the plan could not be written; nothing of it may be sent.
         """
+        queues = self._queues
         with self._lock:
             cycle = self._cycle
-            journal = self._journal
-            if journal is None or len(self._flight) >= _IN_FLIGHT:
+            segments = self._segments
+            if segments is None or len(self._in_flight) >= _MAX_IN_FLIGHT:
                 return cycle - 1, []
-            planned = self._planned[0] if self._planned else None
-            cut = planned or records.EntryPlan(self._cut_at, journal.end, [])
-            if not cut.entries:
-                cut.turn, cut.spread = self._cuts % len(self.names), sorted(self.spread)
-        packs, at, events = self._pack(journal, cut, bounded=planned is None)
+            planned = queues.planned[0] if queues.planned else None
+            plan = planned or records.EntryPlan(self._planned_to, segments.end, [])
+            if not plan.entries:
+                plan.turn, plan.spread = self._plans % len(queues.names), sorted(self.spread)
+        limits = (self._entry_events, self._entry_bytes) if planned is None else None
+        packs, at, events = pack(segments, plan, len(queues.names), limits)
         with self._lock:
-            if at == cut.start:
+            if at == plan.start:
                 return cycle - 1, []
-            cut.end = at
-            if not cut.entries:
-                cut.entries = [(p, self._sequences[p] + 1, pack.events) for p, pack in sorted(packs.items())]
-                if cut.entries:
-                    self._write(journal, records.CUT, cut)
-                    self._cuts += 1
-                for partition, sequence, _ in cut.entries:
-                    self._sequences[partition] = sequence
+            plan.end = at
+            if not plan.entries:
+                plan.entries = [(p, queues.sequences[p] + 1, entry.events) for p, entry in sorted(packs.items())]
+                if plan.entries:
+                    self._write(segments, records.PLAN, plan)
+                    self._plans += 1
+                queues.give_out(plan)
             if planned is not None:
-                self._planned.popleft()
-            self._uncut = max(0, self._uncut - events)
-            self._cut_at = max(self._cut_at, at)
+                queues.planned.popleft()
+            self._unplanned = max(0, self._unplanned - events)
+            self._planned_to = max(self._planned_to, at)
             self._cycle += 1
             self._sealed_at = time.monotonic()
-            self._flight.append((cycle, at))
-            self._sealed.append(cut)
-            if self._planned or self._cut_at < journal.end:
+            self._in_flight.append((cycle, plan))
+            if queues.planned or self._planned_to < segments.end:
                 self.wake.set()
-            return cycle, [(p, packs[p]) for p, sequence, _ in cut.entries if sequence > 0 and p in packs]
+            return cycle, [(p, packs[p]) for p, sequence, _ in plan.entries if sequence > 0 and p in packs]
 
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
         """Let go of confirmed entries, and of the files that hold nothing else."""
         with self._changed:
             self.appended += sum(entry.events for entry in confirmed)
-            before = self._confirmed_at
-            while self._flight and self._flight[0][0] <= cycle:
-                self._confirmed_at = self._flight.popleft()[1]
-                self._sealed.popleft()
-            if not self._flight and not self._planned:
-                self._confirmed_at = self._cut_at
-            if self._confirmed_at != before and self._journal is not None:
-                self._journal.drop(self._confirmed_at)
-            if confirmed or self._confirmed_at != before:
+            before = self._confirmed_to
+            while self._in_flight and self._in_flight[0][0] <= cycle:
+                self._confirmed_to = self._in_flight.popleft()[1].end
+            if not self._in_flight and not self._queues.planned:
+                self._confirmed_to = self._planned_to
+            if self._confirmed_to != before and self._segments is not None:
+                self._segments.drop(self._confirmed_to)
+            if confirmed or self._confirmed_to != before:
                 self._changed.notify_all()
 
     def release(self) -> None:
         """Let go of the files, once nobody writes any more; remove them where everything is confirmed."""
         with self._lock:
-            if self._journal is not None:
-                self._journal.close(remove=self._is_delivered())
-                self._journal = None
+            if self._segments is not None:
+                self._segments.close(remove=self._is_delivered())
+                self._segments = None
 
     def abandon(self) -> None:
         """Close what a fork has copied: the files, and the lock on them, are the parent's."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        if self._segments is not None:
+            self._segments.close()
+            self._segments = None
 
     # -- with the lock held -----------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        return self._journal is None or self._journal.size < self._spool.most_bytes
+        return self._segments is None or self._segments.size < self._spool.most_bytes
 
     def _full_text(self) -> str:
         return f"the spool holds {self.size:,} bytes, its limit is {self._spool.most_bytes:,}"
 
     def _holds_unsealed(self) -> bool:
-        """Whether events, and not only what is known of them, lie behind the last cut."""
-        journal = self._journal
-        return journal is not None and any(
-            kind == records.EVENT for kind, _, _ in journal.read(self._cut_at, journal.end)
+        """Whether events, and not only what is known of them, lie after the last plan."""
+        segments = self._segments
+        return segments is not None and any(
+            kind == records.EVENT for kind, _, _ in segments.read(self._planned_to, segments.end)
         )
 
     def _is_delivered(self) -> bool:
-        return not self._flight and not self._planned and not self._holds_unsealed()
+        return not self._in_flight and not self._queues.planned and not self._holds_unsealed()
 
     def _target(self) -> int:
-        return self._journal.end if self._holds_unsealed() and self._journal else self._cut_at
+        return self._segments.end if self._holds_unsealed() and self._segments else self._planned_to
 
     def _reached(self, target: int) -> bool:
-        return self._confirmed_at >= target or self._is_delivered()
+        return self._confirmed_to >= target or self._is_delivered()
 
-    def _open_journal(self) -> SegmentedLog:
-        if self._journal is None:
-            self._journal = SegmentedLog.create(self._spool.folder, in_sync=self._spool.sync == "disk")
-        return self._journal
+    def _open_segments(self) -> SegmentedLog:
+        if self._segments is None:
+            self._segments = SegmentedLog.create(self._spool.folder, in_sync=self._spool.sync == "disk")
+        return self._segments
 
-    def _rotate(self, journal: SegmentedLog) -> None:
-        journal.rotate()
-        self._force(journal, records.STATE, records.encode(self._state()))
+    def _rotate(self, segments: SegmentedLog) -> None:
+        segments.rotate()
+        self._force(segments, records.STATE, records.encode(self._state()))
 
-    def _write(self, journal: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
-        if journal.is_due:
-            self._rotate(journal)
-        self._force(journal, kind, records.encode(what))
+    def _write(self, segments: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
+        if segments.is_due:
+            self._rotate(segments)
+        self._force(segments, kind, records.encode(what))
 
-    def _force(self, journal: SegmentedLog, kind: int, body: bytes) -> None:
+    def _force(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
         """Write what is needed to deliver what is there, on a full disk as well."""
         try:
-            journal.write(kind, body)
+            segments.write(kind, body)
         except SpoolError:
-            if not journal.make_room():
+            if not segments.make_room():
                 raise
-            journal.write(kind, body)
+            segments.write(kind, body)
 
     def _state(self) -> records.QueueState:
-        return records.QueueState(self._spool.namespace, self._cut_at, self.names, self._sequences, self._log)
-
-    # -- reading back -----------------------------------------------------------------------------------
-
-    def _pack(
-        self, journal: SegmentedLog, cut: records.EntryPlan, *, bounded: bool
-    ) -> tuple[dict[int, EntryBuilder], int, int]:
-        """Pack events by partition; return the packs, how far that came, and how many events there were."""
-        packs: dict[int, EntryBuilder] = {}
-        at, events = cut.start, 0
-        for kind, body, after in journal.read(cut.start, cut.end):
-            at = after
-            if kind != records.EVENT:
-                continue
-            event = records.read_event(body)
-            if any(partition_for(event, of, spread, turn) not in left for of, left, turn, spread in cut.left):
-                continue
-            partition = partition_for(event, len(self.names), cut.spread, cut.turn)
-            pack = packs.get(partition)
-            if pack is None:
-                pack = packs[partition] = EntryBuilder()
-            pack.add(*event)
-            events += 1
-            if bounded and (pack.events >= self._entry_events or pack.size >= self._entry_bytes):
-                break
-        return packs, at, events
-
-    def _recover(self, journal: SegmentedLog) -> None:
-        """Read what a dead process has left: its queues, its cuts, and where its last whole record ends."""
-        at = cut_at = end = journal.start
-        for kind, body, after in journal.read(journal.start, journal.end):
-            at = after
-            if kind == records.STATE:
-                state = records.read_state(body)
-                if state.namespace != self._spool.namespace:
-                    raise SpoolError(f"{journal.folder} holds events of {state.namespace}, not {self._spool.namespace}")
-                if not self.names:
-                    self.names, self._sequences, self._log = state.names, state.sequences, state.log
-            elif kind == records.CUT:
-                cut = records.read_cut(body)
-                for partition, sequence, _ in cut.entries:
-                    self._sequences[partition] = sequence
-                end = max(end, cut.end)
-                anew = next((each for each in self._planned if not each.entries and each.start == cut.start), None)
-                if anew is not None:
-                    anew.entries, anew.turn, anew.spread = cut.entries, cut.turn, cut.spread
-                elif cut.start >= journal.start:
-                    self._planned.append(cut)
-                else:  # its first events are gone: they were removed because all of it was confirmed
-                    cut_at = max(cut_at, cut.end)
-            elif kind == records.RENAME:
-                self._begin_again(records.read_rename(body))
-            elif kind == records.MOVE:
-                self._move(records.read_move(body))
-        if journal.end - at > MAX_BODY:
-            raise SpoolError(f"{journal.folder} is damaged at position {at:,}: look at it before it is delivered")
-        journal.end_at(at)
-        self._cut_at, self._confirmed_at = max(cut_at, end), cut_at
-        self.emitted = sum(kind == records.EVENT for kind, _, _ in journal.read(cut_at, at))
-
-    def _move(self, moved: records.TopicSwitch) -> None:
-        """Leave of each cut what the closed log has not taken, to be cut anew."""
-        of = len(self.names)
-        self._log, self.names, self._sequences = moved.log, moved.names, moved.sequences
-        planned, self._planned = self._planned, deque()
-        for cut in planned:
-            if not cut.entries:  # it came from yet another log, and nothing of it was sent to this one
-                self._planned.append(cut)
-            elif left := [partition for partition, sequence, _ in cut.entries if sequence > moved.lasts[partition]]:
-                self._planned.append(
-                    records.EntryPlan(cut.start, cut.end, [], [*cut.left, (of, left, cut.turn, cut.spread)])
-                )
-
-    def _begin_again(self, rename: records.QueueRename) -> None:
-        self.names[rename.partition] = rename.name
-        self._sequences[rename.partition] -= rename.base
-        for cut in (*self._sealed, *self._planned):
-            cut.entries = [(p, s - rename.base if p == rename.partition else s, n) for p, s, n in cut.entries]
-
-
-def orphaned_segments(spool: Path, known: Collection[str] = ()) -> Iterator[SegmentedLog]:
-    """Take over, one by one, the journals whose owners have died; not those whose folders' names are `known`."""
-    for folder in sorted(spool.iterdir()) if spool.is_dir() else ():
-        if folder.name not in known and folder.is_dir() and (journal := SegmentedLog.claim(folder)) is not None:
-            yield journal
+        return self._queues.state(self._spool.namespace, self._planned_to)

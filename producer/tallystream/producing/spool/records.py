@@ -1,4 +1,4 @@
-"""What a spool writes into its journal: events, and how they were cut into entries."""
+"""What a spool writes into its segments: events, and the plans by which they become entries."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tallystream.storage.keys import FIRST_LOG
 
 EVENT: Final = 1
 STATE: Final = 2
-CUT: Final = 3
+PLAN: Final = 3
 RENAME: Final = 4
-MOVE: Final = 5
+SWITCH: Final = 5
 
 
 class QueueState(msgspec.Struct, array_like=True):
     """The queues at this point: names, and the sequences given out.
 
-    `cut` is the position up to which there are plans.
+    `planned_to` is the position up to which there are plans.
     """
 
     namespace: str
-    cut: int
+    planned_to: int
     names: list[str]
     sequences: list[int]
     log: int = FIRST_LOG
@@ -66,6 +66,6 @@ class TopicSwitch(msgspec.Struct, array_like=True):
 encode: Final = msgspec.msgpack.Encoder().encode
 read_event: Final = msgspec.msgpack.Decoder(Event).decode
 read_state: Final = msgspec.msgpack.Decoder(QueueState).decode
-read_cut: Final = msgspec.msgpack.Decoder(EntryPlan).decode
+read_plan: Final = msgspec.msgpack.Decoder(EntryPlan).decode
 read_rename: Final = msgspec.msgpack.Decoder(QueueRename).decode
-read_move: Final = msgspec.msgpack.Decoder(TopicSwitch).decode
+read_switch: Final = msgspec.msgpack.Decoder(TopicSwitch).decode

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from tallystream.errors import BufferFull, ConfigurationError, SpoolError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.partition_queue import SealedEntry
-from tallystream.producing.spool.buffer import Spool, SpoolSettings, orphaned_segments
+from tallystream.producing.spool.buffer import Spool
+from tallystream.producing.spool.recovery import orphaned_segments
 from tallystream.producing.spool.segments import SegmentedLog
+from tallystream.producing.spool.settings import SpoolSettings
 from tallystream.storage.keys import Layout
 
 PARTITIONS = 3

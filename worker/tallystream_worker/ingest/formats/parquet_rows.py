@@ -67,7 +67,7 @@ def pack_rows(
     metric: str,
     begin: int,
     end: int,
-    packing: EventPacker,
+    packer: EventPacker,
     note: Callable[[int, str, int], None],
 ) -> Iterator[int]:
     """Pack the rows from `begin` to before `end`; yield the row behind each slice that is packed.
@@ -77,7 +77,7 @@ def pack_rows(
         metric: Of rows that name none.
         begin: The first row, counted from 0.
         end: The row behind the last one.
-        packing: Takes the events.
+        packer: Takes the events.
         note: Told of rows that are no events: the first one, why, how many.
     """
     pa, pc, pq = _arrow()
@@ -89,8 +89,8 @@ def pack_rows(
                 table = file.read_row_group(group)
                 first, last = max(begin - row, 0), min(end - row, rows)
                 columns = _columns(pa, pc, table.slice(first, last - first), metric, path)
-                for at, part in _slices(columns, row + first, packing.cuts):
-                    _pack(pc, part, at, packing, note)
+                for at, part in _slices(columns, row + first, packer.boundaries):
+                    _pack(pc, part, at, packer, note)
                     yield at + part.num_rows
             row += rows
 
@@ -130,7 +130,7 @@ def _columns(pa: Any, pc: Any, table: Any, metric: str, path: str) -> Any:
     )
 
 
-def _pack(pc: Any, part: Any, row: int, packing: EventPacker, note: Callable[[int, str, int], None]) -> None:
+def _pack(pc: Any, part: Any, row: int, packer: EventPacker, note: Callable[[int, str, int], None]) -> None:
     by_itself = pc.or_(pc.is_valid(part["actor"]), pc.is_valid(part["id"]))
     by_itself = pc.or_(by_itself, pc.is_null(part["subject"]))
     by_itself = pc.or_(by_itself, pc.greater_equal(pc.abs(part["amount"]), _LARGE))
@@ -142,68 +142,68 @@ def _pack(pc: Any, part: Any, row: int, packing: EventPacker, note: Callable[[in
         at = event.pop("row")
         fields = (event["metric"], event["subject"] or "", event["amount"], event["actor"], event["at"], event["id"])
         try:
-            packing.take(fields, at)
+            packer.pack(fields, at)
         except EventError as error:
             note(at, str(error), 1)
-    together = numbered.filter(pc.invert(by_itself))
-    for metric in pc.unique(together["metric"]).to_pylist():
-        _pack_together(pc, metric, together.filter(pc.equal(together["metric"], metric)), row, packing, note)
+    summable = numbered.filter(pc.invert(by_itself))
+    for metric in pc.unique(summable["metric"]).to_pylist():
+        _pack_summed(pc, metric, summable.filter(pc.equal(summable["metric"], metric)), row, packer, note)
 
 
-def _pack_together(
-    pc: Any, metric: str, rows: Any, row: int, packing: EventPacker, note: Callable[[int, str, int], None]
+def _pack_summed(
+    pc: Any, metric: str, rows: Any, row: int, packer: EventPacker, note: Callable[[int, str, int], None]
 ) -> None:
     """Pack the rows of one metric that lie behind `row` and of which only the sums matter."""
     subjects = pc.dictionary_encode(rows["subject"].combine_chunks())
     try:
-        are_units = packing.takes_together(metric) and pc.all(pc.equal(rows["amount"], 1)).as_py()
+        are_units = packer.is_summable(metric) and pc.all(pc.equal(rows["amount"], 1)).as_py()
     except EventError as error:
         note(pc.min(rows["row"]).as_py(), str(error), rows.num_rows)
         return
-    names, lanes, faults = [], [], {}
+    names, partitions, faults = [], [], {}
     for number, subject in enumerate(subjects.dictionary.to_pylist()):
         try:
-            name, lane = packing.place(subject)
-            if packing.is_known(name, lane, row):
-                lane = _KNOWN
+            name, partition = packer.route(subject)
+            if packer.is_known(name, partition, row):
+                partition = _KNOWN
         except EventError as error:
-            name, lane = "", _NOWHERE
+            name, partition = "", _NOWHERE
             faults[number] = str(error)
         names.append(name)
-        lanes.append(lane)
+        partitions.append(partition)
     pa, _, _ = _arrow()
     sums = (
         pa.table(
             {
-                "lane": pa.array(lanes, pa.int32()).take(subjects.indices),
+                "partition": pa.array(partitions, pa.int32()).take(subjects.indices),
                 "minute": pc.cast(pc.floor(pc.divide(rows["at"], 60.0)), "int64"),
                 "number": subjects.indices,
                 "amount": rows["amount"],
                 "row": rows["row"],
             }
         )
-        .group_by(["lane", "minute", "number"], use_threads=False)
+        .group_by(["partition", "minute", "number"], use_threads=False)
         .aggregate(_UNITS if are_units else _SUMS)
-        .sort_by([("lane", "ascending"), ("minute", "ascending")])
+        .sort_by([("partition", "ascending"), ("minute", "ascending")])
     )
     where, minutes, numbers, events, firsts, *amounts = (sums[name].to_pylist() for name in sums.column_names)
     begin = 0
-    for (lane, minute), run in groupby(zip(where, minutes, strict=True)):
+    for (partition, minute), run in groupby(zip(where, minutes, strict=True)):
         end = begin + len(list(run))
-        if lane == _NOWHERE:
+        if partition == _NOWHERE:
             for number, n, first in zip(numbers[begin:end], events[begin:end], firsts[begin:end], strict=True):
                 note(first, faults[number], n)
         elif are_units:
             of_run = [names[number] for number in numbers[begin:end]]
             try:
-                packing.add_units(metric, None if lane == _KNOWN else lane, minute, of_run, events[begin:end])
+                packer.pack_units(metric, None if partition == _KNOWN else partition, minute, of_run, events[begin:end])
             except EventError as error:
                 note(min(firsts[begin:end]), str(error), sum(events[begin:end]))
         else:
             for at in range(begin, end):
                 try:
                     total, least, most = (column[at] for column in amounts)
-                    packing.add_sum(metric, names[numbers[at]], minute, (total, least, most), events[at], row)
+                    packer.pack_sum(metric, names[numbers[at]], minute, (total, least, most), events[at], row)
                 except EventError as error:
                     note(firsts[at], str(error), events[at])
         begin = end

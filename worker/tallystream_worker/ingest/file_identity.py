@@ -22,8 +22,8 @@ PREFIX: Final = 64 * 1024
 def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str:
     """Return the identity of a file whose first bytes are `head`, and remember it.
 
-    A file that was shorter than `PREFIX` when it was first seen is known again, however much follows now. An empty one
-    is nobody's beginning.
+    A file that was shorter than `PREFIX` when it was first seen is known again, however much follows now. An empty
+    file is the beginning of no other.
 
     Args:
         client: Where what was seen before is remembered, in a hash: identity -> bytes of its head.

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tallystream.errors import FlushTimeout, SpoolError
-from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.producer import Producer
-from tallystream.producing.spool.buffer import Spool, SpoolSettings, orphaned_segments
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream.producing.spool.recovery import orphaned_segments, recover
+from tallystream.producing.spool.settings import SpoolSettings
+from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import error_console, print_json, print_table
+from tallystream_worker.cli.progress import events_bar
 
 _POLL = 0.05
 
@@ -23,10 +23,10 @@ def spool(
     folder: Path,
     /,
     *,
-    send: Annotated[bool, Parameter(negative="", show_default=False, help="deliver what waits")] = False,
+    send: Annotated[bool, flag("deliver what waits")] = False,
     timeout: Annotated[float, Parameter(help="seconds that delivering may take at most")] = 300.0,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008
+    where: Where = Where(),
 ) -> int:
     """Print what processes that have died left in a spool; a living process delivers its own.
 
@@ -65,24 +65,20 @@ def spool(
 def _waiting(folder: Path, namespace: str) -> list[dict[str, str | int | None]]:
     rows: list[dict[str, str | int | None]] = []
     where = SpoolSettings(folder, 2**20, "os", namespace)
-    for journal in orphaned_segments(folder):
+    for segments in orphaned_segments(where.folder):
         events, problem = 0, None
         try:
-            events = Spool(BufferSettings(), where, journal).emitted
+            events = recover(segments, where.namespace).events
         except SpoolError as error:
             problem = str(error)
-        rows.append({"spool": journal.folder.name, "events": events, "bytes": journal.size, "problem": problem})
-        journal.close()
+        rows.append({"spool": segments.folder.name, "events": events, "bytes": segments.size, "problem": problem})
+        segments.close()
     return rows
 
 
 def _deliver(producer: Producer, folder: Path, expected: int, timeout: float, stuck: set[str]) -> int:
     deadline = time.monotonic() + timeout
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=error_console, disable=not error_console.is_terminal,
-    )  # fmt: skip
-    with progress:
+    with events_bar() as progress:
         task = progress.add_task("sending", total=expected)
         while _is_waiting(folder, stuck):
             if time.monotonic() > deadline:

@@ -9,7 +9,7 @@ from tallystream_worker.capacity.costs import MemoryCosts, load_costs
 from tallystream_worker.capacity.footprint import parts
 from tallystream_worker.cli.options import AsJson
 from tallystream_worker.cli.output import print_json, print_table
-from tallystream_worker.settings.settings import load
+from tallystream_worker.settings.load import load
 
 
 def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = False) -> None:

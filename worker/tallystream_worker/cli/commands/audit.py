@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load
 from tallystream.errors import ConfigurationError
+from tallystream_worker.cli.differences import print_differences
+from tallystream_worker.cli.generation import read_deployment
+from tallystream_worker.cli.moments import format_moment, parse_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, MetricsHost, MetricsPort, Where
-from tallystream_worker.cli.output import console, error_console, print_json, print_table
-from tallystream_worker.cli.replay import moment
+from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.process.periodic import PeriodicService
@@ -28,12 +28,9 @@ from tallystream_worker.rebuild.scope import Span
 from tallystream_worker.runtime.metrics import AuditMetrics, serve_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from tallystream_worker.rebuild.values import Difference
     from tallystream_worker.settings.settings import Settings
-
-SHOWN: Final = 50
 
 
 def audit(
@@ -53,7 +50,7 @@ def audit(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008
+    where: Where = Where(),
 ) -> int:
     """Fold the log once more, and compare every live counter with what comes of it, while events arrive.
 
@@ -71,7 +68,7 @@ def audit(
         where.settings(),
         archive,
         snapshot,
-        Span(moment("--from", from_) if from_ else 0.0, moment("--to", to) if to else float("inf")),
+        Span(parse_moment("--from", from_), parse_moment("--to", to, float("inf"))),
         sample,
     )
     return _once(wanted, json=json) if every is None else _repeat(wanted, every, metrics_port, metrics_host)
@@ -118,9 +115,8 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
 def _run(wanted: _Wanted) -> Report:
     settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
-        deployment = load(client, settings.redis.namespace)
-        if deployment is None or deployment.rules is None:
-            raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
+        deployment = read_deployment(client, settings)
+        assert deployment.rules is not None  # noqa: S101  # read_deployment() saw to it
         with (
             opened(settings, wanted.archive, wanted.snapshot, log=deployment.layout.log) as sources,
             error_console.status("folding") as status,
@@ -141,35 +137,16 @@ def _run(wanted: _Wanted) -> Report:
 def _remarks(report: Report) -> Iterator[str]:
     """Yield what must be known beside the verdict: what it rests on, and what it does not cover."""
     if taken := [scope.moment for scope in report.scopes if scope.base == "snapshot"]:
-        yield f"proved from the snapshot of {_moment(min(taken))} on ({len(taken)} partitions), taken as right"
+        yield f"proved from the snapshot of {format_moment(min(taken))} on ({len(taken)} partitions), taken as right"
     for scope in report.scopes:
         if scope.unproved:
             yield (
-                f"{scope.stream}: nothing is known of what was appended before {_moment(scope.moment)}; "
-                f"proved are buckets that begin behind {_moment(scope.since)}, and not: {scope.unproved:,} keys "
+                f"{scope.stream}: nothing is known of what was appended before {format_moment(scope.moment)}; "
+                f"proved are buckets that begin behind {format_moment(scope.since)}, and not: {scope.unproved:,} keys "
                 "(totals, votes that stand for ever, older buckets, the ledger)"
             )
     if report.expired:
         yield f"{report.expired:,} buckets are past their retention and were not compared"
-
-
-def _moment(second: float) -> str:
-    return dt.datetime.fromtimestamp(second, dt.UTC).isoformat(" ", "seconds")
-
-
-def print_differences(differences: Iterable[Difference]) -> None:
-    """Print a table of the first of them."""
-    rows = list(differences)
-    if rows:
-        print_table(
-            "differences" if len(rows) <= SHOWN else f"the first {SHOWN} differences",
-            ["counter", "expected", "found", "difference"],
-            [[row.counter, _shown(row.expected), _shown(row.found), _shown(row.difference)] for row in rows[:SHOWN]],
-        )
-
-
-def _shown(value: int | str | None) -> str:
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
 def _summary(report: Report) -> dict[str, object]:

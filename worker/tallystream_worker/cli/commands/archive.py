@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from tallystream.client.connect import connect
 from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.process import logs
 from tallystream_worker.process.services import running
@@ -23,12 +23,10 @@ def archive(
     url: Annotated[str | None, Parameter(help="folder or URL; default [archive] url")] = None,
     /,
     *,
-    once: Annotated[
-        bool, Parameter(negative="", show_default=False, help="write what is there, and end instead of going on")
-    ] = False,
+    once: Annotated[bool, flag("write what is there, and end instead of going on")] = False,
     every: Annotated[float | None, Parameter(help="seconds between files; default 60")] = None,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008  # frozen
+    where: Where = Where(),
 ) -> None:
     """Write every entry of the streams to Parquet files, until SIGTERM or Ctrl-C."""
     # Here, so that the other commands do without pyarrow, which is an extra.

@@ -9,45 +9,33 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load
 from tallystream.errors import ConfigurationError
-from tallystream_worker.cli.audit import print_differences
-from tallystream_worker.cli.move import clean, gathered, to_partitions
-from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
+from tallystream_worker.cli.differences import print_differences
+from tallystream_worker.cli.generation import build, read_deployment
+from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag
 from tallystream_worker.cli.output import console, print_json
-from tallystream_worker.cli.progress import entries_bar
+from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
 from tallystream_worker.rebuild.compare import compare
 from tallystream_worker.rebuild.drop import drop as remove
-from tallystream_worker.rebuild.rebuild import Rebuild, RebuildProgress, propose
+from tallystream_worker.rebuild.rebuild import propose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import redis
-
     from tallystream.deployment import Deployment
     from tallystream_worker.rebuild.values import Difference
-    from tallystream_worker.settings.settings import Settings
 
 
 def rebuild(
     *,
     archive: FromArchive = None,
     accept_loss: AcceptLoss = False,
-    no_switch: Annotated[
-        bool, Parameter(negative="", show_default=False, help="build and compare; leave the live counters as they are")
-    ] = False,
-    undo: Annotated[
-        bool, Parameter(negative="", show_default=False, help="catch up the counters from before, and go back to them")
-    ] = False,
-    drop: Annotated[
-        bool, Parameter(negative="", show_default=False, help="remove the counters, and the log, that are not live")
-    ] = False,
+    no_switch: Annotated[bool, flag("build and compare; leave the live counters as they are")] = False,
+    undo: Annotated[bool, flag("catch up the counters from before, and go back to them")] = False,
+    drop: Annotated[bool, flag("remove the counters, and the log, that are not live")] = False,
     partitions: Annotated[
         int | None, Parameter(help="move everything to this many partitions, while events flow")
     ] = None,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008
+    where: Where = Where(),
 ) -> None:
     """Make the counters anew by the configured rules, beside the live ones; show what differs; switch to them.
 
@@ -66,7 +54,7 @@ def rebuild(
         deployment = read_deployment(client, settings)
         if drop:
             removed = {generation: remove(client, deployment, generation) for generation in sorted(deployment.others)}
-            logs = clean(client, deployment)
+            logs = drop_topics(client, deployment)
             if json:
                 print_json({"removed": removed, "logs": logs})
             else:
@@ -75,7 +63,7 @@ def rebuild(
                 said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
                 console.print(f"removed {said or 'nothing: there are only the live counters'}")
             return
-        if partitions is None and not undo and not no_switch and gathered(deployment, settings.rules) is not None:
+        if partitions is None and not undo and not no_switch and unspread_rules(deployment, settings.rules) is not None:
             partitions = deployment.layout.partitions  # a log whose events are at home again is another log
         if partitions is not None:
             source = settings.archive.url if archive is None else archive
@@ -104,43 +92,6 @@ def rebuild(
         console.print(f"generation {generation} is built, {len(differences):,} counters differ; not switched to it")
     else:
         console.print(f"generation {generation} is live; the one before is kept: --undo goes back, --drop removes it")
-
-
-def build(
-    settings: Settings,
-    deployment: Deployment,
-    generation: int,
-    archive: str,
-    *,
-    accept_loss: bool = False,
-    begun: bool = False,
-    review: Callable[[], bool] = lambda: True,
-) -> None:
-    """Count a generation until it has caught up, with a bar; switch to it if `review` says so."""
-    with Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run:
-        if not begun:
-            run.begin()
-        with entries_bar() as bar:
-            task = bar.add_task("counting", total=None, entries=0)
-
-            def show(progress: RebuildProgress) -> None:
-                bar.update(task, completed=progress.entries, total=progress.of, entries=progress.entries)
-
-            run.catch_up(show)
-        if review():
-            run.switch()
-
-
-def read_deployment(client: redis.Redis, settings: Settings) -> Deployment:
-    """Return what is stored, rules among it.
-
-    Raises:
-        ConfigurationError: nothing is counted here yet.
-    """
-    deployment = load(client, settings.redis.namespace)
-    if deployment is None or deployment.rules is None:
-        raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
-    return deployment
 
 
 def _kept(deployment: Deployment) -> int:

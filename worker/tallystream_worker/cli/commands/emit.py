@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.options import Where
+from tallystream_worker.cli.options import Where, flag
 
 
 def emit(
@@ -20,9 +20,9 @@ def emit(
     actor: str | None = None,
     at: float | None = None,
     id: str | None = None,  # the event's own word
-    wait: Annotated[bool, Parameter(negative="", show_default=False, help="return only when it is counted")] = False,
+    wait: Annotated[bool, flag("return only when it is counted")] = False,
     timeout: Annotated[float, Parameter(help="seconds to wait at most")] = 10.0,
-    where: Where = Where(),  # noqa: B008  # frozen
+    where: Where = Where(),
 ) -> None:
     """Emit one event.
 

@@ -1,4 +1,4 @@
-"""The part of `tallystream rebuild` that moves everything to another number of partitions, and cleans up behind it."""
+"""The part of `tallystream rebuild` that moves everything to other partitions, and drops what was before."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 
-def gathered(deployment: Deployment, rules: Rules) -> Rules | None:
-    """Return the live rules without spreading what the configured ones do not spread; `None` where all is as it was."""
+def unspread_rules(deployment: Deployment, rules: Rules) -> Rules | None:
+    """Return the live rules without spreading what the configured ones do not spread; `None` if nothing changes."""
     assert deployment.rules is not None  # noqa: S101  # the caller found rules
     names = (deployment.spread & rules.metric.keys()) - rules.spread
     if not names:
         return None
-    at_home = {
+    unspread = {
         name: changed(deployment.rules.metric[name], spread=False) for name in names & deployment.rules.metric.keys()
     }
-    return changed(deployment.rules, metric=deployment.rules.metric | at_home)
+    return changed(deployment.rules, metric=deployment.rules.metric | unspread)
 
 
 def to_partitions(
@@ -45,7 +45,7 @@ def to_partitions(
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ConfigurationError(f"--partitions must be 1 to {MAX_PARTITIONS:,}, not {partitions:,}")
     before, layout = deployment.layout.partitions, deployment.layout
-    rules = gathered(deployment, settings.rules)
+    rules = unspread_rules(deployment, settings.rules)
     if is_needed := partitions != before or rules is not None:
         with entries_bar() as bar:
             task = bar.add_task("copying", total=None, entries=0)
@@ -74,7 +74,7 @@ def to_partitions(
     )
 
 
-def clean(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
+def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     """Give up a log that is being filled, drop the one before the last repartition; return their numbers of keys."""
     removed = {}
     if deployment.moving is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import RedisSettings
 
 
-def run_piped(
+def emit_piped(
     source: Source,
     format_: Format,
     mapping: Mapping,

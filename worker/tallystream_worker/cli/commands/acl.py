@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
-from tallystream_worker.cli.options import Where
+from tallystream_worker.cli.options import Where, flag
 from tallystream_worker.cli.output import error_console
 from tallystream_worker.server.acl import generate, hashed, render
 
@@ -21,10 +21,8 @@ SECRETS_FILE = "tallystream.env"
 def acl(
     folder: Annotated[Path, Parameter(help="where the two files go; created when missing")],
     *,
-    fsync: Annotated[
-        bool, Parameter(negative="", show_default=False, help="allow WAITAOF; needs Redis 7.2 or later, or Valkey")
-    ] = False,
-    where: Where = Where(),  # noqa: B008  # frozen
+    fsync: Annotated[bool, flag("allow WAITAOF; needs Redis 7.2 or later, or Valkey")] = False,
+    where: Where = Where(),
 ) -> None:
     """Write an ACL file with a user for each part, and a file with their passwords and tokens for HTTP.
 

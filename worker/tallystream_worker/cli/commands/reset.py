@@ -18,7 +18,7 @@ def reset(
     /,
     *,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008
+    where: Where = Where(),
 ) -> None:
     """Bring the counters of a subject to 0, by compensating events: the log keeps what happened.
 

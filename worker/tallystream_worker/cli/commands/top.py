@@ -12,7 +12,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.reading.leaderboards import Leaderboard, query_top
 from tallystream.reading.query import as_of, lag_of
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.live import follow
+from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import error_console, print_json, print_table
 from tallystream_worker.cli.screens import TopScreen
@@ -30,7 +30,7 @@ def top(
     live: LiveView = False,
     every: Every = 1.0,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008  # frozen
+    where: Where = Where(),
 ) -> None:
     """Print the subjects with the most.
 

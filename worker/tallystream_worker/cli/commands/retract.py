@@ -11,10 +11,10 @@ from tallystream.client.connect import connect
 from tallystream.errors import EventError
 from tallystream.rules.retraction import Retraction
 from tallystream.wire.window import MINUTE
-from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where
+from tallystream_worker.cli.generation import build, read_deployment
+from tallystream_worker.cli.moments import parse_moment
+from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
-from tallystream_worker.cli.rebuild import build, read_deployment
-from tallystream_worker.cli.replay import moment
 from tallystream_worker.rebuild.retract import Effect, effect, ends, propose_without, unfinished
 
 _SHOWN: Final = 20
@@ -32,13 +32,11 @@ def retract(  # noqa: PLR0913  # each is an option of the command
         str | None, Parameter(name="--from", help="events from this minute on: 2026-11-01T12:00Z or seconds since 1970")
     ] = None,
     to: Annotated[str | None, Parameter(help="events before this minute")] = None,
-    dry_run: Annotated[
-        bool, Parameter(negative="", show_default=False, help="show what it takes, change nothing")
-    ] = False,
+    dry_run: Annotated[bool, flag("show what it takes, change nothing")] = False,
     archive: FromArchive = None,
     accept_loss: AcceptLoss = False,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008
+    where: Where = Where(),
 ) -> None:
     """Take back the events that agree with all that is stated, as if they had never happened.
 
@@ -100,7 +98,7 @@ def _minute(option: str, text: str | None) -> int | None:
     """Return the millisecond of a moment, which must be a whole minute."""
     if text is None:
         return None
-    seconds = moment(f"--{option}", text)
+    seconds = parse_moment(f"--{option}", text)
     if seconds % MINUTE:
         raise EventError(option, "must be a whole minute: plain events are kept by the minute")
     return int(seconds) * 1000

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tallystream.reading.ledger import OUTCOMES, query_ledger
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.live import follow
+from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
@@ -25,7 +25,7 @@ def status(
     live: LiveView = False,
     every: Every = 1.0,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008
+    where: Where = Where(),
 ) -> None:
     """Print partitions, lag, pending and dead entries, and whether the books balance."""
     settings = where.settings()

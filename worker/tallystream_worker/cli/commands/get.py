@@ -26,7 +26,7 @@ def get(
     over: Annotated[str | None, Parameter(help="the sum over a range that ends now (needs METRIC), such as 7d")] = None,
     after: Annotated[str | None, Parameter(help="wait until this stream ID is counted")] = None,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008
+    where: Where = Where(),
 ) -> None:
     """Print the counters of a subject, or of one metric its series or its sum over a range.
 

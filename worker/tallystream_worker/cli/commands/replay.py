@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -15,6 +14,7 @@ from cyclopts import Parameter
 from tallystream.client.connect import connect
 from tallystream.deployment import load
 from tallystream.errors import ConfigurationError
+from tallystream_worker.cli.moments import parse_moment
 from tallystream_worker.cli.options import FromArchive, Where
 from tallystream_worker.cli.output import error_console
 from tallystream_worker.rebuild.replay import Left, ReplaySelection
@@ -37,14 +37,14 @@ def replay(
     archive: FromArchive = None,
     format: Literal["ndjson", "parquet"] = "ndjson",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="file; else standard output")] = None,
-    where: Where = Where(),  # noqa: B008
+    where: Where = Where(),
 ) -> None:
     """Print the events of the log, as `ingest` reads them, from the archive where the streams no longer reach."""
     if format == "parquet" and output is None:
         raise ConfigurationError("Parquet goes to a file: name it with -o FILE")
     wanted = ReplaySelection(
-        moment("--from", from_) if from_ else 0.0,
-        moment("--to", to) if to else float("inf"),
+        parse_moment("--from", from_),
+        parse_moment("--to", to, float("inf")),
         frozenset(metric or ()),
         frozenset(subject or ()),
     )
@@ -100,22 +100,3 @@ def _parquet(output: Path, found: Iterator[dict[str, Any]]) -> Iterator[int]:
         while page := list(islice(found, _PAGE * 10)):
             writer.write_table(pa.Table.from_pylist([event | {"at": float(event["at"])} for event in page], schema))
             yield len(page)
-
-
-def moment(option: str, text: str) -> float:
-    """Return the second of a moment that an option names.
-
-    Raises:
-        ConfigurationError: it cannot be read.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"{option}: must be like 2026-11-01, 2026-11-01T12:00Z or seconds since 1970, not {text!r}"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -14,7 +14,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import create_or_load
 from tallystream.errors import ConfigurationError
 from tallystream.wire.stream_id import parse_id
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.dead_letters import store
 
@@ -33,10 +33,10 @@ def dead(
     action: Literal["list", "show", "retry", "drop"] = "list",
     /,
     *ids: str,
-    all: Annotated[bool, Parameter(negative="", show_default=False, help="every parked entry")] = False,
+    all: Annotated[bool, flag("every parked entry")] = False,
     reason: Annotated[str | None, Parameter(help="those whose reason contains this text")] = None,
     json: AsJson = False,
-    where: Where = Where(),  # noqa: B008  # frozen
+    where: Where = Where(),
 ) -> int:
     """Look at entries that could not be counted; count them after all, or drop them for good.
 

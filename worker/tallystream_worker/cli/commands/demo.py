@@ -1,4 +1,4 @@
-"""The demo: everything on this machine, a skewed load, and a verdict that does not trust the counters.
+"""The command that shows it all: everything on this machine, a skewed load, and a verdict that trusts no counter.
 
 The load comes from a seed. The producers, processes of their own, draw it and emit it; this process draws the
 same load again and adds it up in a dictionary. The two must agree on every counter.
@@ -16,8 +16,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
+from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 from rich.live import Live
 from rich.table import Table
@@ -26,8 +27,10 @@ from rich.text import Text
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
+from tallystream_worker.cli.options import Port, Where, flag, listening
 from tallystream_worker.cli.output import console, error_console
 from tallystream_worker.process import logs
+from tallystream_worker.process.signals import stop_on_signals
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.server.embedded import EmbeddedServer
@@ -54,6 +57,20 @@ STALL: Final = 60.0
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
 _CHUNK: Final = 5_000
+
+
+def demo(
+    *,
+    events: Annotated[int, Parameter(help="events to emit")] = 1_000_000,
+    once: Annotated[bool, flag("end after the verdict instead of serving on")] = False,
+    port: Port = None,
+    seed: Annotated[int, Parameter(help="another load, repeatable")] = 1,
+    where: Where = Where(),
+) -> int:
+    """Start an embedded server, a worker and the read service, emit a load, and say whether it was counted exactly."""
+    settings = listening(where.settings(), None, port)
+    with stop_on_signals() as stop:
+        return Demo(settings, events, seed, stop, serve_on=not once, port_is_given=port is not None).run()
 
 
 def load(seed: int, events: int) -> Iterator[tuple[str, str]]:

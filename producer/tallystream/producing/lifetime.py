@@ -1,0 +1,43 @@
+"""What a producer does when its process forks, and when its interpreter exits."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from redis.exceptions import RedisError
+
+from tallystream.errors import TallyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_restarts: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], None]]] = weakref.WeakKeyDictionary()
+
+
+def follow_process(owner: T, *, restart: Callable[[T], None], close: Callable[[T], None]) -> None:
+    """Call `restart` in each child after a fork, and `close` at exit, for as long as the owner lives."""
+    _restarts[owner] = restart
+    atexit.register(_close_at_exit, weakref.ref(owner), close)
+
+
+def _restart_in_child() -> None:
+    for owner, restart in list(_restarts.items()):
+        restart(owner)
+
+
+def _close_at_exit(reference: weakref.ref[T], close: Callable[[T], None]) -> None:
+    owner = reference()
+    if owner is not None:
+        try:
+            close(owner)
+        except (TallyError, RedisError) as error:
+            # There is nobody left to catch it: say it where a person will see it.
+            os.write(2, f"tallystream: {error}\n".encode())
+
+
+os.register_at_fork(after_in_child=_restart_in_child)

@@ -1,0 +1,46 @@
+"""Packs the events of a plan: the same plan always gives the same entries, whoever makes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tallystream.producing.buffer import partition_for
+from tallystream.producing.spool import records
+from tallystream.wire.packer import EntryBuilder
+
+if TYPE_CHECKING:
+    from tallystream.producing.spool.segments import SegmentedLog
+
+
+def pack(
+    segments: SegmentedLog, plan: records.EntryPlan, partitions: int, limits: tuple[int, int] | None
+) -> tuple[dict[int, EntryBuilder], int, int]:
+    """Pack the events of a plan by partition.
+
+    Args:
+        segments: Where the events are.
+        plan: Which of them.
+        partitions: How many there are.
+        limits: Stop at an entry of so many events, or so many bytes; `None` packs the whole plan.
+
+    Returns:
+        The packs, the position after the last event in them, and the number of events.
+    """
+    packs: dict[int, EntryBuilder] = {}
+    at, events = plan.start, 0
+    for kind, body, after in segments.read(plan.start, plan.end):
+        at = after
+        if kind != records.EVENT:
+            continue
+        event = records.read_event(body)
+        if any(partition_for(event, of, spread, turn) not in left for of, left, turn, spread in plan.left):
+            continue
+        partition = partition_for(event, partitions, plan.spread, plan.turn)
+        entry = packs.get(partition)
+        if entry is None:
+            entry = packs[partition] = EntryBuilder()
+        entry.add(*event)
+        events += 1
+        if limits is not None and (entry.events >= limits[0] or entry.size >= limits[1]):
+            break
+    return packs, at, events

@@ -1,0 +1,39 @@
+"""Where events are spooled, how much, and how surely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tallystream.errors import ConfigurationError
+from tallystream.producing.partition_queue import new_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Sync = Literal["os", "disk"]
+
+
+@dataclass(frozen=True)
+class SpoolSettings:
+    """Where events are spooled, how much, and how surely; see `Producer`."""
+
+    folder: Path
+    most_bytes: int
+    sync: Sync
+    namespace: str
+
+    def __post_init__(self) -> None:
+        if self.most_bytes < 2**20:
+            raise ConfigurationError(f"spool_bytes must be at least 1,048,576, not {self.most_bytes}")
+        if self.sync not in ("os", "disk"):
+            raise ConfigurationError(f"spool_sync must be os or disk, not {self.sync!r}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".{new_name()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigurationError(
+                f"spool {self.folder} cannot be written ({error.strerror}): name a folder that can"
+            ) from None

@@ -1,0 +1,49 @@
+"""The command that tries the backup out."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import asdict
+
+from tallystream.client.connect import connect
+from tallystream.deployment import create_or_load
+from tallystream_worker.cli.backup import open_archive, open_snapshot
+from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where
+from tallystream_worker.cli.output import console, print_json, print_table
+
+
+def drill(
+    url: SnapshotUrl = None,
+    /,
+    *,
+    archive: FromArchive = None,
+    json: AsJson = False,
+    where: Where = Where(),
+) -> int:
+    """Restore into a throwaway server and compare with the live counters; exit status 1 on any difference."""
+    from tallystream_worker.snapshot.drill import drill as try_out  # noqa: PLC0415
+
+    settings = where.settings()
+    began = time.monotonic()
+    with (
+        closing(connect(settings.redis.url)) as client,
+        open_snapshot(settings, url, is_there=True) as database,
+    ):
+        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        verdict = try_out(client, database, deployment, open_archive(settings, archive, database))
+    seconds = time.monotonic() - began
+    if json:
+        print_json({**asdict(verdict), "seconds": round(seconds, 3)})
+    elif verdict.differing:
+        print_table(
+            f"{verdict.differing:,} of {verdict.compared:,} values DIFFER",
+            ["value", "live", "restored"],
+            [
+                [" ".join((each.table, *each.key)), each.live or "-", each.restored or "-"]
+                for each in verdict.differences
+            ],
+        )
+    else:
+        console.print(f"0 of {verdict.compared:,} values differ; snapshot and log brought all back in {seconds:.1f} s")
+    return 1 if verdict.differing else 0

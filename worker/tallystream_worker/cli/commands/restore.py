@@ -1,0 +1,71 @@
+"""The command that brings the counters of a snapshot back."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+from tallystream.client.connect import connect
+from tallystream_worker.cli.backup import open_archive, open_snapshot
+from tallystream_worker.cli.moments import format_moment
+from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
+from tallystream_worker.cli.output import console, error_console, print_json, print_table
+
+if TYPE_CHECKING:
+    from tallystream_worker.snapshot.partition_restore import RestoredPart
+
+
+def restore(
+    url: SnapshotUrl = None,
+    /,
+    *,
+    archive: FromArchive = None,
+    force: Annotated[bool, flag("replace the counters that are there")] = False,
+    json: AsJson = False,
+    where: Where = Where(),
+) -> None:
+    """Bring the counters of a snapshot back into an empty server, and count what came after it."""
+    from tallystream_worker.snapshot.restore import restore as bring_back  # noqa: PLC0415
+
+    settings = where.settings()
+
+    def tell(part: RestoredPart) -> None:
+        if not json:
+            error_console.print(f"{part.stream}: {part.rows:,} rows, {part.replayed:,} entries behind them")
+
+    began = time.monotonic()
+    with (
+        closing(connect(settings.redis.url)) as client,
+        open_snapshot(settings, url, is_there=True) as database,
+    ):
+        parts = bring_back(client, database, open_archive(settings, archive, database), force=force, progress=tell)
+    seconds = time.monotonic() - began
+    if json:
+        print_json({"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)})
+        return
+    print_table(
+        f"restored in {seconds:.1f} s",
+        ["stream", "snapshot of", "rows", "entries since", "complete up to", "events missing"],
+        [
+            [part.stream, _moment(part.taken), f"{part.rows:,}", f"{part.replayed:,}", _end(part), f"{part.missing:,}"]
+            for part in parts
+        ],
+    )
+    if lost := sum(part.missing for part in parts):
+        console.print(f"{lost:,} events had been appended, were not counted yet, and are in no log: counted as trimmed")
+    if not all(part.survived for part in parts):
+        console.print(
+            "What was appended after the entries named is lost, unless a producer still holds it: "
+            "neither the stream nor the archive has it",
+            soft_wrap=True,
+        )
+
+
+def _moment(milliseconds: int) -> str:
+    return format_moment(milliseconds / 1000)
+
+
+def _end(part: RestoredPart) -> str:
+    return "now" if part.survived else _moment(int(part.until.partition("-")[0]))

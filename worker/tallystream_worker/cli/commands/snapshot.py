@@ -1,0 +1,55 @@
+"""The command that copies the counters into a database."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tallystream.client.connect import connect
+from tallystream.deployment import create_or_load
+from tallystream_worker.cli.backup import open_snapshot, snapshot_url
+from tallystream_worker.cli.options import AsJson, SnapshotUrl, Where, flag
+from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.process import logs
+from tallystream_worker.process.services import running
+from tallystream_worker.process.signals import stop_on_signals, wait_for
+
+
+def snapshot(
+    url: SnapshotUrl = None,
+    /,
+    *,
+    once: Annotated[bool, flag("take one, and end instead of going on")] = False,
+    whole: Annotated[bool, flag("read everything, not only what changed")] = False,
+    every: Annotated[float | None, Parameter(help="seconds between snapshots; default 60")] = None,
+    json: AsJson = False,
+    where: Where = Where(),
+) -> None:
+    """Copy the counters into a database, again and again until SIGTERM or Ctrl-C."""
+    from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415
+    from tallystream_worker.snapshot.snapshotter import Snapshotter  # noqa: PLC0415
+
+    settings = where.settings()
+    chosen = replace(settings.snapshot, url=snapshot_url(settings, url), every=every or settings.snapshot.every)
+    settings = replace(settings, snapshot=chosen)
+    with closing(connect(settings.redis.url)) as client:
+        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        if once:
+            with open_snapshot(settings, None) as database:
+                began = time.monotonic()
+                done = Snapshotter(client, database, deployment).run_once(whole=whole)
+                seconds = time.monotonic() - began
+            if json:
+                print_json({**asdict(done), "seconds": round(seconds, 3)})
+            else:
+                console.print(f"wrote {done.rows:,} rows in {seconds:.1f} s")
+            return
+    with (
+        stop_on_signals() as stop,
+        running(snapshot_service(settings, deployment, logs.configure()), settings.worker.stop_timeout),
+    ):
+        wait_for(stop)

@@ -1,0 +1,51 @@
+"""The command that runs everything on one machine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from prometheus_client import CollectorRegistry
+
+from tallystream_worker.cli.options import Host, Port, Where, listening
+from tallystream_worker.cli.output import error_console
+from tallystream_worker.process import logs
+from tallystream_worker.process.signals import stop_on_signals, wait_for
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.metrics import WorkerMetrics
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.service.server import serving
+
+
+def up(
+    *,
+    data: Annotated[Path, Parameter(help="folder in which the embedded server keeps its data")] = Path("tally-data"),
+    host: Host = None,
+    port: Port = None,
+    where: Where = Where(),
+) -> None:
+    """Run everything on one machine: server, worker and read service.
+
+    Without --redis (or TALLYSTREAM_REDIS_URL) an embedded server is started, which keeps its data in --data,
+    with a snapshot of the counters each minute in snapshot.sqlite beside it.
+    """
+    settings = listening(where.settings(), host, port)
+    log = logs.configure()
+    # Signals first: whatever is started below is stopped again, in reverse order.
+    with stop_on_signals() as stop, ExitStack() as stack:
+        if not where.names_a_server:
+            server = stack.enter_context(EmbeddedServer(data))
+            settings = replace(settings, redis=replace(settings.redis, url=server.url))
+            if not settings.snapshot.url:
+                copy = str(data.resolve() / "snapshot.sqlite")
+                settings = replace(settings, snapshot=replace(settings.snapshot, url=copy))
+        registry = CollectorRegistry()
+        stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
+        url = stack.enter_context(serving(settings, registry))
+        error_console.print(
+            f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; counts are kept"
+        )
+        wait_for(stop)

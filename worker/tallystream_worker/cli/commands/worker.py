@@ -1,0 +1,43 @@
+"""The command that counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tallystream_worker.cli.options import MetricsHost, MetricsPort, Tenants
+from tallystream_worker.process import logs
+from tallystream_worker.process.listen_address import LOOPBACK
+from tallystream_worker.runtime.processes import run_many, run_one
+from tallystream_worker.server.advisory import warn_of_holes
+
+if TYPE_CHECKING:
+    from tallystream_worker.settings.settings import Settings
+
+
+def worker(
+    *,
+    processes: Annotated[int | None, Parameter(help="worker processes; one for each core to spend")] = None,
+    name: Annotated[str | None, Parameter(help="consumer name; default the host's name")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
+    tenants: Tenants = Tenants(),
+) -> int:
+    """Count: consumer-group workers only, until SIGTERM or Ctrl-C.
+
+    With several --config, one for each namespace, one worker counts for all of them.
+    """
+    settings = [_with_options(each, name, processes) for each in tenants.settings()]
+    log = logs.configure()
+    for url in {each.redis.url for each in settings}:
+        warn_of_holes(url, log)
+    run = run_many if settings[0].worker.processes > 1 else run_one
+    return run(settings, log, metrics_port, metrics_host)
+
+
+def _with_options(settings: Settings, name: str | None, processes: int | None) -> Settings:
+    worker = settings.worker
+    worker = replace(worker, name=worker.name if name is None else name, processes=processes or worker.processes)
+    return replace(settings, worker=worker)

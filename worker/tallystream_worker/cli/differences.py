@@ -1,0 +1,28 @@
+"""Counters that differ, as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tallystream_worker.cli.output import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tallystream_worker.rebuild.values import Difference
+
+_SHOWN: Final = 50
+
+
+def print_differences(differences: Sequence[Difference]) -> None:
+    """Print a table of the first differences; nothing if there are none."""
+    if differences:
+        print_table(
+            "differences" if len(differences) <= _SHOWN else f"the first {_SHOWN} differences",
+            ["counter", "expected", "found", "difference"],
+            [[row.counter, *map(_text, (row.expected, row.found, row.difference))] for row in differences[:_SHOWN]],
+        )
+
+
+def _text(value: int | str | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else value
