@@ -315,7 +315,7 @@ def test_what_is_counted_just_before_the_cut_is_in_it(harness, database, monkeyp
         return open_view(*arguments)
 
     emit_some(harness, 2)
-    monkeypatch.setattr(snapshotter, "open_cut", late)
+    monkeypatch.setattr(snapshotter, "open_view", late)
     take(harness, database)
     assert len(came) >= 2
     assert {("plain", subject) for subject in came} <= rows(database, "totals").keys()
