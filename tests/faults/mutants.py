@@ -94,8 +94,8 @@ MUTANTS: Final = (
             _NO_GATE,
             Edit(
                 "tallystream_worker/counting/apply.py",
-                "    (answer, *details), is_confirmed =",
-                "    client.xack(keys.stream, keys.group, *folded.ids)\n    (answer, *details), is_confirmed =",
+                "    (answer, *details), unconfirmed =",
+                "    client.xack(keys.stream, keys.group, *batch.ids)\n    (answer, *details), unconfirmed =",
             ),
         ),
         (2, 15),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
+from tallystream.client.replies import is_about_server
 from tallystream.errors import StreamError, Unconfirmed
 
 if TYPE_CHECKING:
@@ -23,21 +24,12 @@ if TYPE_CHECKING:
 _MOST_FAILED: Final = 8
 """Entries that may fail one by one, with no batch counted between them, before the fault is not in the entries."""
 
-_OF_THE_SERVER: Final = (
-    "NOGROUP", "OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "NOPERM", "NOAUTH", "NOREPLICAS", "UNBLOCKED",
-    "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "CROSSSLOT", "EXECABORT",
-)  # fmt: skip
-"""How answers begin that say nothing about the entries: trying again later helps, and nothing else does."""
-
 
 def is_entry_error(error: Exception) -> bool:
     """Tell whether an error may be about what is in a batch, rather than about the server or the way to it."""
-    if isinstance(error, Unconfirmed):
-        return False
-    if not isinstance(error, RedisError):
-        return not isinstance(error, StreamError)
-    # redis-py makes a class of most answers about the server; the rest is told by its first word.
-    return type(error) is ResponseError and not str(error).startswith(_OF_THE_SERVER)
+    if isinstance(error, RedisError):
+        return not is_about_server(error)
+    return not isinstance(error, (StreamError, Unconfirmed))
 
 
 class Quarantine:
