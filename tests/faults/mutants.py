@@ -109,6 +109,28 @@ MUTANTS: Final = (
         "BPLM",
     ),
     Mutant(
+        "subscriber-judged-as-poison",
+        (
+            Edit(
+                "tallystream_worker/counting/loop.py",
+                "                return self._publish(batch, seconds)\n",
+                "                try:\n"
+                "                    return self._publish(batch, seconds)\n"
+                "                except Exception as error:\n"
+                "                    return self._count(self._quarantine.bisect(batch.entries, error))\n",
+            ),
+            Edit("tallystream_worker/counting/outcome.py", "            on_error(error)\n", "            raise\n"),
+        ),
+        (34,),
+        "X",
+    ),
+    Mutant(
+        "subscriber-stops-the-pass",
+        (Edit("tallystream_worker/counting/outcome.py", "            on_error(error)\n", "            raise\n"),),
+        (34,),
+        "BDX",
+    ),
+    Mutant(
         "trim-by-maxlen",
         (
             Edit(
