@@ -24,6 +24,7 @@ from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.capacity import costs
 from tallystream_worker.capacity.costs import Costs
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 
@@ -81,7 +82,7 @@ def measure(
         keys = deployment.layout.keys[0]
         fetch = Fetch(client, keys, "costs")
         fetch.ensure_group()
-        consumer = CountingLoop(client, deployment.layout, 0, rules, fetch)
+        consumer = CountingLoop(client, deployment.layout, 0, fetch, Fold(deployment.layout, 0, rules))
         appended, applied = _Meter(client), _Meter(client)
         for number in range(_ROUNDS):
             with appended, Producer(server.url, entry_events=entry, linger=1.0) as producer:

@@ -18,6 +18,7 @@ from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 
@@ -47,7 +48,8 @@ def measure(subjects: list[str], *, spread: bool) -> tuple[float, float, float]:
         for partition, keys in enumerate(deployment.layout.keys):
             fetch = Fetch(client, keys, "hot")
             fetch.ensure_group()
-            consumers.append(CountingLoop(client, deployment.layout, partition, rules, fetch))
+            fold = Fold(deployment.layout, partition, rules)
+            consumers.append(CountingLoop(client, deployment.layout, partition, fetch, fold))
         with Producer(server.url, buffer_bytes=2**30) as producer:
             producer.emit(METRIC, _HOT)
             producer.flush(60)  # it knows the rules now

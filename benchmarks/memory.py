@@ -19,6 +19,7 @@ from tallystream.deployment import create_or_load
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 
@@ -47,7 +48,7 @@ def measure(metric: Metric, extra: dict[str, Any]) -> float:
         keys = deployment.layout.keys[0]
         fetch = Fetch(client, keys, "memory")
         fetch.ensure_group()
-        consumer = CountingLoop(client, deployment.layout, 0, rules, fetch)
+        consumer = CountingLoop(client, deployment.layout, 0, fetch, Fold(deployment.layout, 0, rules))
         before = held(client)
         with Producer(server.url) as producer:
             for actor in range(100_000, 100_000 + extra.get("actors", 0)) or [None]:

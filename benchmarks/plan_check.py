@@ -28,6 +28,7 @@ from tallystream_plan.storage import entry_bytes
 from tallystream_worker.capacity.costs import Costs, load_costs
 from tallystream_worker.capacity.footprint import parts
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 
@@ -83,7 +84,7 @@ def _measure(case: Case) -> dict[str, float]:
         for partition, keys in enumerate(layout.keys):
             fetch = Fetch(client, keys, "check")
             fetch.ensure_group()
-            consumers.append(CountingLoop(client, layout, partition, rules, fetch))
+            consumers.append(CountingLoop(client, layout, partition, fetch, Fold(layout, partition, rules)))
         before = held(client)
         spent = _server(client)
         with Producer(server.url, linger=5.0) as producer:

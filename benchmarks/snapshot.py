@@ -20,6 +20,7 @@ from tallystream.deployment import create_or_load
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import GROUP
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.snapshot.database import Database
@@ -87,7 +88,8 @@ def _count(url: str, subjects: int) -> None:
     for partition, keys in enumerate(deployment.layout.keys):
         fetch = Fetch(client, keys, "bench")
         fetch.ensure_group()
-        consumer = CountingLoop(client, deployment.layout, partition, RULES, fetch)
+        fold = Fold(deployment.layout, partition, RULES)
+        consumer = CountingLoop(client, deployment.layout, partition, fetch, fold)
         while consumer.run_once():
             pass
         assert not client.xpending(keys.stream, GROUP)["pending"]  # noqa: S101

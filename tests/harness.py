@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from tallystream.client.connect import connect
 from tallystream.deployment import create_or_load
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
+from tallystream_worker.counting.refreshing_fold import RefreshingFold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,11 +59,16 @@ class Harness:
         fetch: Callable[[int, float], list[Entry]] | None = None,
         claim_idle: float = 30.0,
         client: redis.Redis | None = None,
+        latest: Callable[[], Rules | None] = lambda: None,
         **settings: Any,
     ) -> CountingLoop:
         """Return a consumer; with `fetch`, one that is handed what the test decides."""
         fetch = fetch or self.fetch(partition, name, claim_idle=claim_idle)
-        return CountingLoop(client or self.connect(), self.layout, partition, self.rules, fetch, **settings)
+        of_the_fold = {name: settings.pop(name) for name in ("max_keys", "max_deliveries") if name in settings}
+        watching = settings.get("live_only", True)
+        make = partial(Fold, self.layout, partition, watching=watching, **of_the_fold)
+        fold = RefreshingFold(self.rules, make, latest)
+        return CountingLoop(client or self.connect(), self.layout, partition, fetch, fold, **settings)
 
     def drain(self, name: str = "w", **settings: Any) -> None:
         """Count everything that is there, in all partitions."""
@@ -76,7 +84,7 @@ class Harness:
 
     def finish_beside(self) -> None:
         """Count everything that is there in this harness's generation, whether or not it is the live one."""
-        self.drain("closer", claim_idle=0, max_deliveries=1_000_000, beside=True)
+        self.drain("closer", claim_idle=0, max_deliveries=1_000_000, live_only=False)
 
     def waiting(self) -> int:
         """Return how many entries are unread or unacknowledged."""

@@ -9,7 +9,7 @@ import msgspec
 
 from tallystream_plan.packing import ENTRY_EVENTS
 from tallystream_plan.sizing import HEADROOM, PER_PRIMARY, UTILISATION
-from tallystream_worker.counting.loop import MAX_READ
+from tallystream_worker.counting.fetch import MAX_READ
 
 if TYPE_CHECKING:
     from tallystream_plan.load import ExpectedLoad

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream_worker.counting.loop import MAX_READ
+from tallystream_worker.counting.fetch import MAX_READ
 from tallystream_worker.counting.validation import REMEMBERED
 
 if TYPE_CHECKING:

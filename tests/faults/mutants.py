@@ -94,8 +94,8 @@ MUTANTS: Final = (
             _NO_GATE,
             Edit(
                 "tallystream_worker/counting/apply.py",
-                "    (answer, *details), is_confirmed =",
-                "    client.xack(keys.stream, keys.group, *folded.ids)\n    (answer, *details), is_confirmed =",
+                "    (answer, *details), unconfirmed =",
+                "    client.xack(keys.stream, keys.group, *batch.ids)\n    (answer, *details), unconfirmed =",
             ),
         ),
         (2, 15),
@@ -107,6 +107,28 @@ MUTANTS: Final = (
         (Edit(_APPLY, _GATE, f"if {_ACKNOWLEDGE.strip()} == 0 then"),),
         (25, 26),
         "BPLM",
+    ),
+    Mutant(
+        "subscriber-judged-as-poison",
+        (
+            Edit(
+                "tallystream_worker/counting/loop.py",
+                "                return self._publish(batch, seconds)\n",
+                "                try:\n"
+                "                    return self._publish(batch, seconds)\n"
+                "                except Exception as error:\n"
+                "                    return self._count(self._quarantine.bisect(batch.entries, error))\n",
+            ),
+            Edit("tallystream_worker/counting/outcome.py", "            on_error(error)\n", "            raise\n"),
+        ),
+        (34,),
+        "X",
+    ),
+    Mutant(
+        "subscriber-stops-the-pass",
+        (Edit("tallystream_worker/counting/outcome.py", "            on_error(error)\n", "            raise\n"),),
+        (34,),
+        "BDX",
     ),
     Mutant(
         "trim-by-maxlen",

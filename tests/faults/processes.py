@@ -25,6 +25,7 @@ from tallystream_worker.process import failpoints, logs
 from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.runtime import processes
+from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.settings.settings import (
     RedisSettings,
     RetentionSettings,
@@ -38,6 +39,8 @@ from tests.faults.journal import Journal
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
+
+    from tallystream_worker.counting.outcome import BatchResult
 
 RULES = Rules(
     {
@@ -70,10 +73,13 @@ def worker(
     name: str,
     retention: dict[str, Any] | None = None,
     snapshot: dict[str, Any] | None = None,
+    failing_metrics: float = 0.0,
     **settings: Any,
 ) -> int:
-    """Count until told to stop, as `tallystream worker` does."""
+    """Count until told to stop, as `tallystream worker` does; the metrics raise for this share of the batches."""
     _begin()
+    if failing_metrics:
+        _break_metrics(failing_metrics)
     chosen = Settings(
         redis=RedisSettings(url=url),
         worker=WorkerSettings(name=name, **settings),
@@ -82,6 +88,18 @@ def worker(
         snapshot=SnapshotSettings(**(snapshot or {})),
     )
     return processes.run_one([chosen], logs.configure(), None)
+
+
+def _break_metrics(share: float) -> None:
+    """Make the metrics of this process raise for a share of the batches, after each was applied."""
+    real = WorkerMetrics.__call__
+
+    def fragile(metrics: WorkerMetrics, result: BatchResult) -> None:
+        if random.random() < share:
+            raise KeyError(f"no metric of this name: {result.entries}")
+        real(metrics, result)
+
+    WorkerMetrics.__call__ = fragile  # type: ignore[method-assign]
 
 
 def snapshots(url: str, place: str, every: float) -> int:

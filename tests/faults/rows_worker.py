@@ -129,3 +129,21 @@ def paused(world: World) -> None:
         world.pause(0.1, 0.35)
         victim.signal(signal.SIGCONT)
     proxy.delay = 0.0
+
+
+@row(34, "a worker's metrics raise after the apply", "B P D M R")
+def broken_metrics(world: World) -> None:
+    """What is counted stays counted, and is blamed on no entry: none is sent again, left pending or dead."""
+    world.serve()
+    world.crowd()
+    share = world.chance.choice([0.3, 1.0])
+    worker = world.worker("a", failing_metrics=share, max_deliveries=3, max_keys=100)
+    world.inject("metrics that raise")
+    for _ in range(world.chance.randint(1, 4)):
+        world.flow(200)
+    world.heal()
+    said = worker.said()
+    world.expect("entry left pending" not in said, f"an entry was blamed: {said[-1500:]}")
+    world.expect("not counting" not in said, f"the worker paused: {said[-1500:]}")
+    world.expect(not world.harness.dead(), f"{len(world.harness.dead())} entries are dead")
+    world.expect("a subscriber failed" in said, "no line about metrics that raise")

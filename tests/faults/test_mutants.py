@@ -24,6 +24,6 @@ def test_a_mutant_applies(mutant, tmp_path):
 
 def test_a_mutant_that_does_not_apply_is_an_error(tmp_path):
     """An edit whose line is gone is said, rather than tried as a mutant that is none."""
-    mutant = Mutant("none", (Edit("tallystream/append.lua", "no such line", ""),), (14,), "B")
+    mutant = Mutant("none", (Edit("tallystream/storage/lua/append.lua", "no such line", ""),), (14,), "B")
     with pytest.raises(MutationError, match="holds 0 times"):
         mutant.make(tmp_path / "mutant")

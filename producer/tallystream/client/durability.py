@@ -76,22 +76,23 @@ class DurabilityCheck:
         """Tell whether a reply confirms the writes before it."""
         return bool((reply[0] if isinstance(reply, list) else reply) >= 1)
 
-    def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, bool]:
-        """Run a script; return its reply, and whether what it wrote is confirmed.
+    def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, str]:
+        """Run a script; return its reply, and why its writes are not confirmed (empty if they are).
 
         Raises:
-            redis.RedisError: as `Script` does; of `WAIT` itself only once the script has run.
+            redis.RedisError: as `Script` does. An error of `WAIT` is returned, not raised: the script has run.
         """
         if not self.is_needed:
-            return script(client, keys, args), True
+            return script(client, keys, args), ""
         reply, waited = self._attempt(script, client, keys, args)
         if isinstance(reply, NoScriptError):
             script.load(client)
             reply, waited = self._attempt(script, client, keys, args)
-        for answer in (reply, waited):
-            if isinstance(answer, RedisError):
-                raise answer
-        return reply, self.is_enough(waited)
+        if isinstance(reply, RedisError):
+            raise reply
+        if isinstance(waited, RedisError):
+            return reply, f"the server could not confirm it: {waited}"
+        return reply, "" if self.is_enough(waited) else "no replica or disk has confirmed it in time"
 
     def _attempt(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, Any]:
         with client.pipeline(transaction=False) as pipeline:

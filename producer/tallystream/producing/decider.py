@@ -124,7 +124,7 @@ class Decider:
         total_key = keys.total(event.metric, event.subject)
         names = [keys.stream, keys.live, keys.ledger, keys.log_ledger, keys.sequences]
         arguments = [batch.encode([], ledger), keys.generation, total_key, *entry]
-        (answer, *details), is_confirmed = self._durability.run(_DECIDE, self._client, names, arguments)
+        (answer, *details), unconfirmed = self._durability.run(_DECIDE, self._client, names, arguments)
         if answer == b"moved":
             return None
         if answer == b"full":
@@ -134,8 +134,8 @@ class Decider:
         if answer != b"decided":
             raise EventError("amount", f"would take the total of {event.subject} out of +-{MAX_AMOUNT:,}")
         id_, accepted, reason, total, used = details
-        if not is_confirmed:
-            raise Unconfirmed(f"the event was counted as {id_.decode()}, but that was not confirmed in time")
+        if unconfirmed:
+            raise Unconfirmed(f"the event was counted as {id_.decode()}, but {unconfirmed}")
         limited = rule.limit is not None and used
         return Decision(
             accepted=bool(accepted),

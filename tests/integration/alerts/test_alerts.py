@@ -28,6 +28,7 @@ from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
@@ -167,7 +168,8 @@ def test_a_rebuild_notices_nothing(server: Server) -> None:
         anew = harness.layout.of(2)
         harness.client.xgroup_create(anew.keys[0].stream, anew.keys[0].group, "0")
         fetch = Fetch(harness.connect(), anew.keys[0], "w")
-        consumer = CountingLoop(harness.connect(), anew, 0, harness.rules, fetch, beside=True)
+        fold = Fold(anew, 0, harness.rules, watching=False)
+        consumer = CountingLoop(harness.connect(), anew, 0, fetch, fold, live_only=False)
         while consumer.run_once():
             pass
         assert harness.client.get(anew.keys[0].total("like", "a")) == b"11"

@@ -9,7 +9,8 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from tallystream.storage.keys import GROUP, partition_of
 from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.counting.apply import _APPLY, Applied, Stale, TotalsRejected, apply
-from tallystream_worker.counting.fold import OVERFLOW, Fold
+from tallystream_worker.counting.fold import Fold
+from tallystream_worker.counting.fold_result import OVERFLOW
 from tests.harness import Harness
 from tests.proxy import Proxy
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from tallystream.client.durability import DurabilityCheck
+from tallystream.errors import ConsumerGroupMissing, Unconfirmed
 from tallystream_worker.counting.fold import Fold
-from tallystream_worker.counting.loop import is_entry_error
+from tallystream_worker.counting.quarantine import is_entry_error
 from tests.harness import Harness
 
 
@@ -115,6 +117,65 @@ def test_a_bug_in_folding_stands_alone(harness, monkeypatch):
     harness.consumer().run_once()
     assert set(harness.totals()) == {("view", "a"), ("view", "c")}
     assert len(harness.pending()) == 1
+
+
+@pytest.mark.parametrize("entries", [1, 20])
+def test_a_subscriber_that_raises_changes_nothing(harness, entries):
+    """A batch whose subscriber raises is counted once, and is no poison: no entry is refused, and the others hear."""
+    ids = append(harness, *(f"a{n}" for n in range(entries)))
+    problems, refused, results = [], [], []
+
+    def fragile(_result):
+        raise KeyError("a metric")
+
+    consumer = harness.consumer(
+        subscribers=[fragile, results.append],
+        on_refused=lambda entry, error: refused.append((entry.id, error)),
+        on_subscriber_error=problems.append,
+        max_keys=6,
+    )
+    settled = []
+    while count := consumer.run_once():
+        settled.append(count)
+    assert sum(settled) == len(ids) == len(harness.totals()) == sum(result.entries for result in results)
+    assert refused == []
+    assert [type(problem) for problem in problems] == [KeyError] * len(results)
+    assert (harness.pending(), harness.dead(), harness.waiting()) == ([], [], 0)
+    assert [result.stale for result in results] == [0] * len(results)  # no batch was sent twice
+    ledger = harness.ledger()
+    assert (ledger["appended"], ledger["counted"]) == (entries, entries)
+
+
+@pytest.mark.parametrize("entries", [1, 5])
+def test_a_confirmation_that_fails_is_no_poison(fresh_server, entries):
+    """If the server rejects WAITAOF after the script has run, the entries are counted, told, and not refused."""
+    server = fresh_server(extra=["--appendonly", "no"])
+    refused, results = [], []
+    with Harness(server.url, partitions=1) as harness:
+        append(harness, *(f"a{n}" for n in range(entries)))
+        consumer = harness.consumer(
+            subscribers=[results.append],
+            durability=DurabilityCheck("fsync"),
+            on_refused=lambda entry, error: refused.append((entry.id, error)),
+        )
+        with pytest.raises(Unconfirmed, match="was counted, and the server could not confirm it: "):
+            consumer.run_once()
+        assert (len(harness.totals()), harness.waiting(), refused) == (entries, 0, [])
+        assert [result.entries for result in results] == [entries]
+
+
+def test_a_lost_group_has_an_error_of_its_own(harness):
+    """If the group goes while a batch is in hand, the loop says so, and blames no entry."""
+    append(harness, "a", "b")
+    keys, refused = harness.layout.keys[0], []
+    entries = harness.fetch(0)(10, 0)
+    consumer = harness.consumer(
+        fetch=lambda _count, _block: entries, on_refused=lambda entry, error: refused.append((entry.id, error))
+    )
+    harness.client.xgroup_destroy(keys.stream, keys.group)
+    with pytest.raises(ConsumerGroupMissing, match=f"{keys.stream}: NOGROUP"):
+        consumer.run_once()
+    assert (harness.totals(), refused) == ({}, [])
 
 
 @pytest.mark.parametrize(

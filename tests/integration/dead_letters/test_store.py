@@ -12,8 +12,9 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.codec import Group, Payload, Single, encode
-from tallystream_worker.counting.fold import OVERFLOW
-from tallystream_worker.dead_letters.store import Retried, drop, find, letters, retry, shorten
+from tallystream_worker.counting.fold_result import OVERFLOW
+from tallystream_worker.dead_letters.retry import Retried, retry
+from tallystream_worker.dead_letters.store import drop, find, letters, shorten
 from tests.harness import Harness
 
 DECLARED = Rules({"view": Metric(ids=None, windows=("day",)), "clap": Metric(ids=None), "vote": Metric(once="forever")})

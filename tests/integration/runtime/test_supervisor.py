@@ -76,6 +76,26 @@ def test_a_crew_counts_and_stops(server):
             assert totals.get("article:1", "view") == 7
 
 
+def test_metrics_that_raise_stop_nothing(server):
+    """Under a subscriber that raises for each batch a pool counts everything, and says so once for each partition."""
+    log = LogCapture()
+
+    def fragile(_result):
+        raise KeyError("a metric")
+
+    with counting(Settings(redis=RedisSettings(url=server.url)), structlog.wrap_logger(None, [log]), [fragile]) as pool:
+        with Producer(server.url, linger=0) as producer, Totals(server.url) as totals:
+            for _ in range(5):
+                producer.emit("view", "article:1")
+                producer.flush(10, wait="counted")
+            assert totals.get("article:1", "view") == 5
+            assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
+        until(lambda: all(lane.problem is None for lane in pool.health), what="every partition to count")
+    failed = [entry for entry in log.entries if entry["event"] == "a subscriber failed"]
+    assert [line["problem"] for line in failed] == ["KeyError: 'a metric'"]
+    assert not [entry for entry in log.entries if entry["event"] in {"entry left pending", "not counting"}]
+
+
 def test_a_worker_accounts_for_what_vanished(server):
     """A stream trimmed by somebody else under a running pool is said with its events, and the books balance."""
     log = LogCapture()

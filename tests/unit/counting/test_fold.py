@@ -15,7 +15,8 @@ from tallystream.wire.codec import ActorColumns, Payload, Single, decode, encode
 from tallystream.wire.event import MAX_AHEAD, MAX_AMOUNT
 from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.counting.entry import Entry
-from tallystream_worker.counting.fold import OVERFLOW, Fold
+from tallystream_worker.counting.fold import Fold
+from tallystream_worker.counting.fold_result import OVERFLOW
 
 RECEIVED = 1_763_900_000_000
 NOW = RECEIVED / 1000
@@ -63,7 +64,7 @@ def test_sums_by_metric_and_subject():
     assert batch.ids == [f"{RECEIVED}-{i}" for i in range(3)]
     assert totals(batch) == {"view": {"a": 13 + 2**45, "b": 6}, "like": {"a": -1}}
     assert batch.counted == {"view": 7, "like": 2}
-    assert batch.parked == []
+    assert batch.dead == []
     assert batch.appended == 1
     counted = {"counted": 9, "counted@view": 7, "counted@like": 2}
     assert batch.ledger == {"appended": 1, "plain": 1, "entries:plain": 1, "entries:settled": 3} | counted
@@ -133,7 +134,7 @@ def test_visits_fold_to_what_singles_fold_to(given_visits):
             for subject, *names in rows
             for actor in names
         }
-        parked = Counter((part.reason, part.events, part.metric, part.fields[b"b"]) for part in folded.parked)
+        parked = Counter((part.reason, part.events, part.metric, part.fields[b"b"]) for part in folded.dead)
         sums = {(place.metric, place.labels, s): n for place, by in folded.batch.sums.items() for s, n in by.items()}
         limited = {
             (place.metric, place.labels, s): n for place, by in folded.batch.limited.items() for s, n in by.items()
@@ -153,7 +154,7 @@ def test_an_excluded_counter_is_parked_alone():
     batch, _ = fold()(entries, {("view", "a"): "because"})
     assert totals(batch) == {"view": {"b": 2, "c": 7}, "like": {"a": 1}}
     assert batch.counted == {"view": 3, "like": 1}
-    assert [(p.source, p.reason, p.events, p.metric) for p in batch.parked] == [
+    assert [(p.source, p.reason, p.events, p.metric) for p in batch.dead] == [
         (f"{RECEIVED}-0", "because", 3, "view"),
         (f"{RECEIVED}-1", "because", 1, "view"),
     ]
@@ -163,7 +164,7 @@ def test_an_excluded_counter_is_parked_alone():
 def test_what_is_parked_can_be_appended_again():
     """The parked side holds entries of our own format, with the events that were not counted and no others."""
     batch, _ = fold()([entry(("view", "a", 1), ("view", "b", 1), ("view", "a", 5))], {("view", "a"): "because"})
-    (parked,) = batch.parked
+    (parked,) = batch.dead
     payload = decode(parked.fields, RECEIVED)
     again, _ = fold()([Entry(f"{RECEIVED + 86_400_000}-0", parked.fields)])
     assert payload.events == parked.events == 2
@@ -174,7 +175,7 @@ def test_an_undeclared_metric_is_parked_alone():
     """An undeclared metric is parked with a reason that names it, and without a label of its own."""
     batch, _ = fold()([entry(("veiw", "a", 1), ("view", "a", 1), ("veiw", "b", 1, NOW, "u"))])
     assert totals(batch) == {"view": {"a": 1}}
-    assert all("veiw is not declared" in parked.reason for parked in batch.parked)
+    assert all("veiw is not declared" in parked.reason for parked in batch.dead)
     assert batch.ledger == {"counted": 1, "counted@view": 1, "dead": 2, "entries:settled": len(batch.ids)}
 
 
@@ -182,7 +183,7 @@ def test_a_metric_of_control_characters_is_parked():
     """What could not be a metric's name is parked, and does not get into the reason."""
     batch, _ = fold()([entry(("\x1b[31m", "a", 1), ("m" * 1000, "a", 1), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
-    assert all(parked.reason.isprintable() and len(parked.reason) < 200 for parked in batch.parked)
+    assert all(parked.reason.isprintable() and len(parked.reason) < 200 for parked in batch.dead)
 
 
 @pytest.mark.parametrize("subject", ["", "x" * 1025, "a\x1b", "\u202e", "\u2028", "e\u0301"])
@@ -191,7 +192,7 @@ def test_a_bad_subject_is_parked_alone(subject, actor):
     """A subject that emit would have refused is parked, in a group or by itself; the others count."""
     batch, _ = fold()([entry(("view", subject, 1, NOW, actor), ("view", "a", 1), ("view", "b", 2, NOW, actor))])
     assert totals(batch) == {"view": {"a": 1, "b": 2}}
-    (parked,) = batch.parked
+    (parked,) = batch.dead
     assert parked.reason.startswith("subject: ")
     assert parked.events == 1
 
@@ -203,7 +204,7 @@ def test_a_bad_actor_or_id_is_parked_alone(actor, id_, field):
     """An actor or id that emit would have refused is parked; the others count."""
     batch, _ = fold()([entry(("view", "a", 1, NOW, actor, id_), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
-    assert [parked.reason.partition(":")[0] for parked in batch.parked] == [field]
+    assert [parked.reason.partition(":")[0] for parked in batch.dead] == [field]
 
 
 def test_another_partitions_subject_is_parked_with_the_right_stream():
@@ -213,7 +214,7 @@ def test_another_partitions_subject_is_parked_with_the_right_stream():
     wrong = next(i for i, keys in enumerate(layout.keys) if keys != home)
     batch, _ = Fold(layout, wrong, RULES)([plain(metric="view", subject="article:1")])
     assert totals(batch).get("view", {}) == {}
-    assert [parked.reason for parked in batch.parked] == [
+    assert [parked.reason for parked in batch.dead] == [
         f"subject: belongs to another partition: append it to {home.stream}"
     ]
 
@@ -223,7 +224,7 @@ def test_an_overflow_within_a_batch_is_parked_alone(amounts):
     """A subject whose sum leaves the bounds within one batch is parked; the others count."""
     batch, _ = fold()([entry(("view", "b", 1), *(("view", "a", amount) for amount in amounts))])
     assert totals(batch) == {"view": {"b": 1}}
-    assert {parked.reason for parked in batch.parked} == {OVERFLOW}
+    assert {parked.reason for parked in batch.dead} == {OVERFLOW}
     assert batch.ledger["dead"] == len(amounts)
 
 
@@ -239,7 +240,7 @@ def test_events_from_the_future_are_parked(actor):
     soon, later = NOW + MAX_AHEAD - 60, NOW + MAX_AHEAD + 60
     batch, _ = fold()([entry(("view", "a", 1, soon, actor), ("view", "a", 1, later, actor), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 2}}
-    (parked,) = batch.parked
+    (parked,) = batch.dead
     assert "3,600 seconds after the server took the entry" in parked.reason
     assert (parked.events, parked.metric) == (1, "view")
 
@@ -255,7 +256,7 @@ def test_an_entry_delivered_too_often_is_parked_unread():
     poison = entry(("view", "a", 1), ("view", "b", 1), deliveries=11)
     batch, _ = fold(max_deliveries=10)([poison, entry(("view", "a", 1), number=1, deliveries=10)])
     assert totals(batch) == {"view": {"a": 1}}
-    (parked,) = batch.parked
+    (parked,) = batch.dead
     assert (parked.reason, parked.events, parked.fields) == ("delivered 10 times without success", 2, poison.fields)
 
 
@@ -275,7 +276,7 @@ def test_an_unreadable_entry_is_parked_whole(fields, events):
     """What cannot be read is parked byte by byte, as the number of events that it states; its neighbours count."""
     batch, _ = fold()([Entry("1-0", fields), entry(("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
-    (parked,) = batch.parked
+    (parked,) = batch.dead
     assert (parked.source, parked.events, parked.fields) == ("1-0", events, fields)
     assert (batch.appended, batch.ledger["dead"]) == (events, events)
 
@@ -294,4 +295,4 @@ def test_a_forged_single_is_checked():
     forged = Entry(f"{RECEIVED}-0", {b"v": b"1", b"n": b"1", b"b": msgspec.msgpack.encode(Payload([], [single]))})
     batch, _ = fold()([forged])
     assert batch.batch.counters == 0
-    assert [parked.reason for parked in batch.parked] == ["actor: must not contain control characters"]
+    assert [parked.reason for parked in batch.dead] == ["actor: must not contain control characters"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def outcome(**changes: object) -> BatchResult:
     """Return the outcome of one batch."""
-    fields = {"partition": 0, "entries": 2, "counted": {"view": 40}, "parked": {"reason": 2}, "keys": 7}
+    fields = {"partition": 0, "entries": 2, "counted": {"view": 40}, "dead": {"reason": 2}, "keys": 7}
     return BatchResult(**fields | {"seconds": 0.003, "stale": 0} | changes)  # type: ignore[arg-type]
 
 

@@ -2,104 +2,155 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError
+
 from tallystream.client.durability import MEMORY
+from tallystream.client.replies import is_group_missing
+from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
+from tallystream_worker.process import failpoints
 
 if TYPE_CHECKING:
     import redis
 
     from tallystream.client.durability import DurabilityCheck
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.counting.fold_result import DeadEntry, FoldResult
+    from tallystream_worker.counting.fold_result import DeadEntry, FoldFault, FoldResult
 
 _APPLY: Final = Script("tallystream_worker.counting", "apply")
 
 
 @dataclass(frozen=True)
 class Applied:
-    """Every entry of the batch is acknowledged and counted or parked.
+    """Every entry of the batch is acknowledged, and its events are counted or dead letters.
 
-    `is_confirmed` tells whether that is as safe as was asked for: on a replica, or on disk.
+    Attributes:
+        unconfirmed: Why the write is not as durable as was asked for; empty if it is.
+        seconds: How long the script call took, network included.
     """
 
-    is_confirmed: bool = True
+    unconfirmed: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
 class Stale:
-    """Somebody else has applied part of it; nothing was done, and these entries are still pending."""
+    """Some entries are no longer pending, because another worker has applied them; nothing was changed.
+
+    Attributes:
+        pending: The IDs of the entries that are still pending.
+    """
 
     pending: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Switched:
-    """Another generation is the live one by now; nothing was done."""
+    """Another generation is live; nothing was changed."""
 
 
 @dataclass(frozen=True)
 class TotalsRejected:
-    """These totals cannot take their delta; nothing was done."""
+    """Some totals cannot take their delta; nothing was changed.
 
-    totals: frozenset[tuple[str, str]]
+    Attributes:
+        totals: The metric and subject of each.
+    """
+
+    totals: frozenset[FoldFault]
 
 
-Verdict = Applied | Stale | Switched | TotalsRejected
+@dataclass(frozen=True)
+class GroupMissing:
+    """The stream or its consumer group does not exist; nothing was changed."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The call failed with an error, which may be about an entry of the batch or about the server."""
+
+    error: Exception
+
+
+Outcome = Applied | Stale | Switched | TotalsRejected
 
 
 def apply(
     client: redis.Redis,
     keys: PartitionKeys,
-    folded: FoldResult,
+    batch: FoldResult,
     durability: DurabilityCheck = MEMORY,
     *,
-    beside: bool = False,
-) -> Verdict:
+    live_only: bool = True,
+) -> Outcome:
     """Apply a batch.
 
     Args:
-        client: Where.
-        keys: Those of the generation that is counted.
-        folded: The batch.
-        durability: What it needs beside the server's answer.
-        beside: Whether or not that generation is the live one: how a rebuild counts.
+        client: Runs the script.
+        keys: The keys of the generation that is counted.
+        batch: What to add.
+        durability: What the write needs besides the server's reply.
+        live_only: Apply only if the generation is the live one.
 
     Raises:
-        redis.ResponseError: `NOGROUP` where the stream or the group is gone, and whatever else makes the server
-            refuse a write; nothing was done.
-        redis.ConnectionError, redis.TimeoutError: nothing is known; applying the batch again is safe.
+        redis.ResponseError: `NOGROUP` if the stream or the group is gone, or any other reply with which the server
+            rejects a write; nothing was changed.
+        redis.ConnectionError, redis.TimeoutError: it is not known whether the batch was applied; applying it again is
+            safe.
+        StreamError: the script returned an unknown reply.
     """
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
-    generation = "" if beside else keys.generation
-    arguments = [keys.group, folded.encode(), generation, *dead_entry_arguments(folded)]
-    (answer, *details), is_confirmed = durability.run(_APPLY, client, names, arguments)
-    if answer == b"applied":
-        return Applied(is_confirmed)
-    if answer == b"moved":
-        return Switched()
+    generation = keys.generation if live_only else ""
+    arguments = [keys.group, batch.encode(), generation, *dead_entry_arguments(batch)]
+    failpoints.reach("before-parking" if batch.dead else "before-apply")
+    began = time.perf_counter()
+    (answer, *details), unconfirmed = durability.run(_APPLY, client, names, arguments)
+    seconds = time.perf_counter() - began
+    failpoints.reach("after-parking" if batch.dead else "after-apply")
     texts = [detail.decode() for detail in details]
+    if answer == b"applied":
+        return Applied(unconfirmed, seconds)
     if answer == b"stale":
         return Stale(frozenset(texts))
-    return TotalsRejected(frozenset(zip(texts[::2], texts[1::2], strict=True)))
+    if answer == b"moved":
+        return Switched()
+    if answer == b"refused":
+        return TotalsRejected(frozenset(zip(texts[::2], texts[1::2], strict=True)))
+    raise StreamError(f"{keys.stream}: apply.lua returned {answer!r}")
 
 
-def dead_entry_arguments(folded: FoldResult) -> list[Any]:
-    """Return what a batch parks, as the scripts read it."""
-    return [argument for part in folded.parked for argument in dead_entry(part)]
+def try_apply(
+    client: redis.Redis, keys: PartitionKeys, batch: FoldResult, durability: DurabilityCheck, *, live_only: bool
+) -> Outcome | GroupMissing | Failed:
+    """Apply a batch as `apply` does; return an error as a value."""
+    try:
+        return apply(client, keys, batch, durability, live_only=live_only)
+    except Exception as error:  # noqa: BLE001  # the caller decides whom it concerns
+        if isinstance(error, RedisError) and is_group_missing(error):
+            return GroupMissing(error)
+        return Failed(error)
 
 
-def dead_entry(parked: DeadEntry) -> list[Any]:
-    """Return the arguments for one parked entry: how many follow, then what is known, then the entry itself.
+def dead_entry_arguments(batch: FoldResult) -> list[Any]:
+    """Return the dead letters of a batch, as the scripts read them."""
+    return [argument for dead in batch.dead for argument in dead_entry(dead)]
 
-    The entry's own fields keep their names behind `e.`, so that any client can read what was parked.
+
+def dead_entry(dead: DeadEntry) -> list[Any]:
+    """Return the arguments for one dead letter: how many follow, then its own fields, then those of the entry.
+
+    The name of each field of the entry begins with `e.`, so that any client can read the entry.
     """
-    fields: list[Any] = ["source", parked.source, "reason", parked.reason]
-    fields += ["events", parked.events, "attempts", parked.deliveries]
-    if parked.metric:
-        fields += ["metric", parked.metric]
-    for name, value in parked.fields.items():
+    fields: list[Any] = ["source", dead.source, "reason", dead.reason]
+    fields += ["events", dead.events, "attempts", dead.deliveries]
+    if dead.metric:
+        fields += ["metric", dead.metric]
+    for name, value in dead.fields.items():
         fields += [b"e." + name, value]
     return [len(fields), *fields]

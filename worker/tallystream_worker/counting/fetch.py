@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -26,10 +26,22 @@ if TYPE_CHECKING:
 
     from tallystream.storage.keys import PartitionKeys
 
-_CLAIM_COUNT = 64
-_DONE = "0-0"
-_OF_THE_LOG = frozenset({b"appended", b"entries:gated", b"entries:retired"})
+MIN_READ: Final = 8
+MAX_READ: Final = 256
+"""Entries that one read asks for, at least and at most."""
+
+_CLAIM_COUNT: Final = 64
+_DONE: Final = "0-0"
+_OF_THE_LOG: Final = frozenset({b"appended", b"entries:gated", b"entries:retired"})
 """What the ledger says of entries that nobody need have settled."""
+
+
+def next_read_size(size: int, found: int) -> int:
+    """Return how many entries to ask for after a read of `size` has found some.
+
+    A full read means that there is a backlog, and larger reads need fewer round trips; small reads mean low latency.
+    """
+    return min(MAX_READ, size * 2) if found >= size else max(MIN_READ, found)
 
 
 class Fetch:
@@ -91,8 +103,14 @@ class Fetch:
         """Return the next entries, at most `count`; wait up to `block` seconds for new ones (0: do not wait).
 
         Raises:
-            redis.ResponseError: `NOGROUP` where the stream or the group is gone.
+            redis.ResponseError: `NOGROUP` if the stream or the group is gone.
         """
+        entries = self._next(count, block)
+        if entries:
+            failpoints.reach("after-fetch")
+        return entries
+
+    def _next(self, count: int, block: float) -> list[Entry]:
         if self._recovering:
             if entries := self._own_pending(count):
                 return entries

@@ -1,198 +1,121 @@
-"""The loop: fetch, fold, apply. One consumer works on one partition.
-
-Where a batch fails of what is in it, its halves are tried, and their halves: so all of it is counted but the
-entry at fault, which stays pending and is parked once it has been delivered too often.
-"""
+"""The loop: fetch, fold, apply. One loop counts one partition."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError
-
-from tallystream.client.durability import DurabilityCheck
-from tallystream.client.replies import is_about_server
-from tallystream.errors import GenerationSwitched, StreamError, Unconfirmed
-from tallystream_worker.counting.apply import Applied, Stale, Switched, TotalsRejected, apply
-from tallystream_worker.counting.fold import OVERFLOW, Fold, FoldFault
-from tallystream_worker.counting.outcome import BatchResult
-from tallystream_worker.process import failpoints
+from tallystream.client.durability import MEMORY
+from tallystream.errors import ConsumerGroupMissing, GenerationSwitched, Unconfirmed
+from tallystream_worker.counting.apply import (
+    Applied,
+    Failed,
+    GroupMissing,
+    Stale,
+    Switched,
+    TotalsRejected,
+    try_apply,
+)
+from tallystream_worker.counting.fetch import MIN_READ, next_read_size
+from tallystream_worker.counting.outcome import batch_result, log_subscriber_error, publish
+from tallystream_worker.counting.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import redis
 
-    from tallystream.rules.metrics import Rules
+    from tallystream.client.durability import DurabilityCheck
     from tallystream.storage.keys import Layout
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.counting.fetch import Fetch
     from tallystream_worker.counting.fold_result import FoldResult
     from tallystream_worker.counting.outcome import BatchSubscriber
-
-_MIN_READ: Final = 8
-MAX_READ: Final = 256
-
-_MOST_REFUSED: Final = 8
-"""Entries that may fail, with none counted between them, before the fault is looked for elsewhere."""
-
-
-def is_entry_error(error: Exception) -> bool:
-    """Tell whether an error may be about what is in a batch, rather than about the server or the way to it."""
-    if isinstance(error, RedisError):
-        return not is_about_server(error)
-    return not isinstance(error, (StreamError, Unconfirmed))
+    from tallystream_worker.counting.quarantine import FoldEntries
 
 
 class CountingLoop:
     """Counts the entries of one partition.
 
     Args:
-        client: For the apply calls.
-        layout: How many partitions there are.
-        partition: The one to count.
-        rules: The declared metrics.
-        fetch: Where entries come from.
-        subscribers: Who is told of each applied batch.
-        max_keys: The most counters that one script call should touch.
-        durability: What a batch needs beside the server's answer before the next one begins.
-        max_deliveries: An entry handed out more often than this, without success, is parked unread.
-        on_refused: Who is told of an entry that cannot be counted and is left pending for now, with the error.
-        begun: The last stream ID before the generation that is counted began.
-        latest: Returns the rules that hold by now: asked where something seems to be in the wrong partition, because
-            another worker may have published meanwhile that its metric is spread.
-        beside: Count whether or not that generation is the live one.
+        client: Runs the script.
+        layout: The keys of the generation that is counted.
+        partition: The number of the partition.
+        fetch: Reads entries.
+        fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
+        subscribers: Are called with each batch that was applied; they cannot affect the counting.
+        durability: What a batch needs, besides the server's reply, before the loop goes on.
+        live_only: Count only while the generation is the live one. A rebuild counts one that is not.
+        on_refused: Is called with an entry that fails alone and is left pending, and with the error.
+        on_subscriber_error: Is called with the error of a subscriber.
     """
 
-    def __init__(  # noqa: PLR0913  # every part is handed in, and named
+    def __init__(
         self,
         client: redis.Redis,
         layout: Layout,
         partition: int,
-        rules: Rules,
         fetch: Fetch,
+        fold: FoldEntries,
         subscribers: Sequence[BatchSubscriber] = (),
         *,
-        max_keys: int = 3000,
-        max_deliveries: int = 10,
-        durability: DurabilityCheck | None = None,
+        durability: DurabilityCheck = MEMORY,
+        live_only: bool = True,
         on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
-        begun: str = "0-0",
-        latest: Callable[[], Rules | None] = lambda: None,
-        beside: bool = False,
+        on_subscriber_error: Callable[[Exception], None] = log_subscriber_error,
     ) -> None:
-        self.partition = partition
+        self.keys = layout.keys[partition]
         self.fetch = fetch
         self._client = client
-        self.keys = layout.keys[partition]
-        self._rules = rules
-        self._latest = latest
-        self._folding = partial(
-            Fold,
-            layout,
-            partition,
-            max_keys=max_keys,
-            max_deliveries=max_deliveries,
-            begun=begun,
-            watching=not beside,
-        )
-        self._fold = self._folding(rules)
-        self._durability = durability or DurabilityCheck()
-        self._beside = beside
+        self._partition = partition
+        self._quarantine = Quarantine(fold, on_refused)
         self._subscribers = subscribers
-        self._read_count = _MIN_READ
-        self._on_refused = on_refused
-        self._refused: set[str] = set()  # since something was counted last
+        self._durability = durability
+        self._live_only = live_only
+        self._on_subscriber_error = on_subscriber_error
+        self._read_size = MIN_READ
 
     def run_once(self, block: float = 0.0) -> int:
-        """Fetch once, and count everything that came; return how many entries were settled here.
+        """Fetch entries once and count them; return how many of them this call has settled.
 
         Args:
-            block: Seconds to wait for new entries where there are none.
+            block: Seconds to wait for new entries if there are none.
 
         Raises:
-            Unconfirmed: a batch is counted, and not confirmed; the next pass begins with the next one.
-            GenerationSwitched: a rebuild has switched to another generation; what is in hand stays pending in this one.
-            redis.RedisError: it is not known what became of the batch in hand; after `fetch.recover()` the next pass
-                begins with it.
+            Unconfirmed: a batch is counted, and not confirmed in time; the next pass begins with the next batch.
+            GenerationSwitched: another generation is live; the entries in hand stay pending in this one.
+            ConsumerGroupMissing: the stream or its consumer group is gone; nothing was changed.
+            redis.RedisError: it is not known whether the batch in hand was applied; after `fetch.recover()` the next
+                pass begins with it.
             Exception: entry after entry failed with it.
         """
-        entries: Sequence[Entry] = self.fetch(self._read_count, block)
-        if entries:
-            failpoints.reach("after-fetch")
-        # A full read means backlog, and larger reads mean fewer round trips; a thin one means low latency.
-        full = len(entries) >= self._read_count
-        self._read_count = min(MAX_READ, self._read_count * 2) if full else max(_MIN_READ, len(entries))
-        return self._settle_all(entries)
+        entries = self.fetch(self._read_size, block)
+        self._read_size = next_read_size(self._read_size, len(entries))
+        return self._count(self._quarantine.batches(entries))
 
-    def _settle_all(self, entries: Sequence[Entry]) -> int:
-        settled = 0
-        while entries:
-            try:
-                count, entries = self._settle(entries)
-            except Exception as error:
-                if not is_entry_error(error):
-                    raise
-                if len(entries) == 1:
-                    self._refuse(entries[0], error)
-                    return settled
-                middle = len(entries) // 2
-                return settled + self._settle_all(entries[:middle]) + self._settle_all(entries[middle:])
-            settled += count
-        return settled
+    def _count(self, batches: Iterable[FoldResult]) -> int:
+        return sum(self._settle(batch) for batch in batches)
 
-    def _refuse(self, entry: Entry, error: Exception) -> None:
-        """Leave an entry pending that fails by itself; where many do, it is not the entries."""
-        self._refused.add(entry.id)
-        if len(self._refused) >= _MOST_REFUSED:
-            raise error
-        self._on_refused(entry, error)
+    def _settle(self, batch: FoldResult) -> int:
+        """Apply a batch, and as much of it as can be applied; return how many entries were settled."""
+        match try_apply(self._client, self.keys, batch, self._durability, live_only=self._live_only):
+            case Applied(unconfirmed="", seconds=seconds):
+                return self._publish(batch, seconds)
+            case Applied(unconfirmed=problem, seconds=seconds):
+                self._publish(batch, seconds)
+                raise Unconfirmed(f"a batch was counted, and {problem}")
+            case Stale(pending):  # another worker was first with some entries; the pending ones are still to be tried
+                entries = [entry for entry in batch.entries if entry.id in pending]
+                return self._count(self._quarantine.batches(entries, batch.excluded, batch.conflicts + 1))
+            case TotalsRejected(totals):
+                return self._count(self._quarantine.batches(batch.entries, batch.excluding(totals), batch.conflicts))
+            case Failed(error):
+                return self._count(self._quarantine.bisect(batch.entries, error))
+            case GroupMissing(error):
+                raise ConsumerGroupMissing(f"{self.keys.stream}: {error}") from error
+            case Switched():
+                raise GenerationSwitched(f"{self.keys.stream}: generation {self.keys.generation} is not the live one")
 
-    def _settle(self, entries: Sequence[Entry]) -> tuple[int, Sequence[Entry]]:
-        """Fold and apply as many entries as fit one batch; return how many that were, and the rest."""
-        excluded: dict[FoldFault, str] = {}
-        stale = 0
-        while True:
-            folded, rest = self._fold(entries, excluded)
-            if self._fold.has_misrouted and (rules := self._latest()) is not None and rules != self._rules:
-                self._rules = rules
-                self._fold = self._folding(rules)
-                continue
-            failpoints.reach("before-parking" if folded.parked else "before-apply")
-            began = time.perf_counter()
-            verdict = apply(self._client, self.keys, folded, self._durability, beside=self._beside)
-            failpoints.reach("after-parking" if folded.parked else "after-apply")
-            match verdict:
-                case Applied(is_confirmed):
-                    self._refused.clear()
-                    self._tell(folded, time.perf_counter() - began, stale)
-                    if not is_confirmed:
-                        raise Unconfirmed("a batch was counted, and no replica or disk has confirmed it in time")
-                    return len(folded.ids), rest
-                case Stale(pending):
-                    # Somebody else has counted some of them. What is still pending is still ours to try.
-                    stale += 1
-                    gone = set(folded.ids) - pending
-                    entries = [entry for entry in entries if entry.id not in gone]
-                    if not pending:
-                        return 0, rest
-                case Switched():
-                    raise GenerationSwitched(
-                        f"{self.keys.stream}: generation {self.keys.generation} is not the live one"
-                    )
-                case TotalsRejected(totals):
-                    excluded |= dict.fromkeys(totals, OVERFLOW)
-
-    def _tell(self, folded: FoldResult, seconds: float, stale: int) -> None:
-        parked: Counter[str] = Counter()
-        for part in folded.parked:
-            parked[part.reason] += part.events
-        counters = folded.batch.counters
-        outcome = BatchResult(
-            self.partition, len(folded.ids), dict(folded.settled), parked, counters, seconds, stale, folded.sample
-        )
-        for subscriber in self._subscribers:
-            subscriber(outcome)
+    def _publish(self, batch: FoldResult, seconds: float) -> int:
+        self._quarantine.clear()
+        publish(batch_result(self._partition, batch, seconds), self._subscribers, self._on_subscriber_error)
+        return len(batch.entries)

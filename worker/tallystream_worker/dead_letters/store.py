@@ -1,50 +1,36 @@
-"""Dead letters: entries that could not be counted, to be looked at, counted after all, or dropped.
-
-A retry folds the parked entry as the entry that it came from, with that one's ID and so its time: what is late or
-lies in the future is judged as it was. It is not appended again. So a replay of the log, which meets the original
-under today's rules, gives the same totals as the retry did.
-"""
+"""The dead letters of a partition: entries that could not be counted. List, find and drop them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
-from tallystream.wire.codec import was_decided
-from tallystream_worker.counting.apply import dead_entry
-from tallystream_worker.counting.entry import Entry
-from tallystream_worker.counting.fold import OVERFLOW, Fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import redis
 
-    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout, PartitionKeys
-    from tallystream_worker.counting.fold import FoldFault
 
-_RETRY: Final = Script("tallystream_worker.dead_letters", "retry")
 _DROP: Final = Script("tallystream_worker.dead_letters", "drop")
 _PAGE: Final = 100
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A parked entry.
+    """An entry, or a part of one, that could not be counted.
 
     Attributes:
-        partition: Where it is.
-        id: Its ID in the dead stream; the millisecond is when it was parked.
+        partition: The number of its partition.
+        id: Its ID in the dead stream; the ID's millisecond is when it became a dead letter.
         source: ID of the stream entry that it is, or is part of.
         reason: Why it was not counted.
         events: How many events it holds.
-        attempts: How often it has been tried.
-        metric: What it counts, `""` where that is not known or not declared.
-        fields: The entry itself.
+        attempts: How often a worker or a retry has tried to count it.
+        metric: The metric of its events; `""` if it is not known or not declared.
+        fields: The fields of the entry.
     """
 
     partition: int
@@ -58,20 +44,12 @@ class DeadLetter:
 
     @property
     def name(self) -> str:
-        """Return what names it on the command line: partition and ID."""
+        """Its name on the command line: partition and ID."""
         return f"{self.partition}/{self.id}"
 
 
-@dataclass(frozen=True)
-class Retried:
-    """What became of a retried entry's events: `counted` covers those that a rule rejected or that came late."""
-
-    counted: int
-    parked: int
-
-
 def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-") -> Iterator[DeadLetter]:
-    """Yield the parked entries of one partition, the oldest first, a page at a time."""
+    """Yield the dead letters of one partition, the oldest first; read a page of them at a time."""
     start = first
     while page := _page(client, layout.keys[partition], start, "+"):
         yield from (_letter(partition, id_.decode(), fields) for id_, fields in page)
@@ -79,62 +57,22 @@ def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-
 
 
 def find(client: redis.Redis, layout: Layout, partition: int, id_: str) -> DeadLetter | None:
-    """Return one parked entry, `None` where it is not parked (any more)."""
+    """Return one dead letter; `None` if it does not exist (any more)."""
     found = _page(client, layout.keys[partition], id_, id_)
     return _letter(partition, id_, found[0][1]) if found else None
 
 
-def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter) -> Retried | None:
-    """Count a parked entry under today's rules, once, however many do so at a time.
-
-    What still cannot be counted is parked again, with one attempt more. `None` where it is not parked any more.
-
-    Raises:
-        StreamError: its fields hold another number of events than the books say; or another generation is live by now.
-        redis.RedisError: it is not known whether it was counted; retrying again is safe.
-    """
-    keys = layout.keys[letter.partition]
-    fold = Fold(layout, letter.partition, rules)
-    excluded: dict[FoldFault, str] = {}
-    while True:
-        folded, _ = fold([Entry(letter.source, letter.fields)], excluded)
-        parked = [replace(part, deliveries=letter.attempts + 1) for part in folded.parked]
-        kept = sum(part.events for part in parked)
-        settled = folded.settled.total() + folded.late.total()
-        if was_decided(letter.fields) or settled + kept != letter.events:
-            raise StreamError(f"{letter.name}: does not hold the {letter.events} events that it states; drop it")
-        moves = Counter(
-            {name: by for name, by in folded.ledger.items() if not name.startswith(("appended", "entries:"))}
-        )
-        moves["dead"] -= letter.events
-        if letter.metric:
-            moves[f"dead@{letter.metric}"] -= letter.events
-        batch = folded.batch.encode([letter.id], {name: by for name, by in moves.items() if by})
-        again = [argument for part in parked for argument in dead_entry(part)]
-        answer, *details = _RETRY(
-            client, [keys.dead, keys.dead, keys.ledger, keys.live], [batch, keys.generation, *again]
-        )
-        if answer == b"applied":
-            return Retried(settled, kept)
-        if answer == b"moved":
-            raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the parked entries again")
-        if answer == b"stale":
-            return None
-        names = [detail.decode() for detail in details]
-        excluded |= dict.fromkeys(zip(names[::2], names[1::2], strict=True), OVERFLOW)
-
-
 def drop(client: redis.Redis, keys: PartitionKeys, ids: Sequence[str]) -> tuple[int, int]:
-    """Remove parked entries for good; return how many of them were there, and their events."""
+    """Remove dead letters for good; return how many of them existed, and their events."""
     entries, events = _DROP(client, [keys.dead, keys.ledger], list(ids))
     return entries, events
 
 
 def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[float, int, int]:
-    """Drop the oldest parked entries, up to a page of them, where the dead stream is larger than `most_bytes`.
+    """Drop the oldest dead letters, at most a page of them, if the dead stream takes more than `most_bytes` of memory.
 
     Returns:
-        The part of its bytes that it takes; the entries and the events that were dropped.
+        The memory of the dead stream as a part of `most_bytes`; the entries and the events that were dropped.
     """
     used = (client.memory_usage(keys.dead) or 0) / most_bytes if most_bytes else 0.0
     if used <= 1:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.apply import dead_entry_arguments
-from tallystream_worker.counting.fold import OVERFLOW, Fold, FoldFault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import redis
 
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.counting.entry import Entry
-    from tallystream_worker.counting.fold_result import FoldResult
+    from tallystream_worker.counting.fold import Fold
+    from tallystream_worker.counting.fold_result import FoldFault, FoldResult
 
 _BACKFILL: Final = Script("tallystream_worker.rebuild", "backfill")
 
@@ -59,7 +59,7 @@ class Backfill:
             StreamError: it stands elsewhere: somebody else counts the same.
             redis.RedisError: nothing is known of the batch; look at `mark` and go on from there.
         """
-        excluded: dict[FoldFault, str] = {}
+        excluded: Mapping[FoldFault, str] = {}
         while entries:
             folded, rest = self._fold(entries, excluded)
             reached = name(entries[len(entries) - len(rest) - 1])
@@ -70,7 +70,7 @@ class Backfill:
                 excluded = {}
             elif answer == b"refused":
                 texts = [detail.decode() for detail in details]
-                excluded |= dict.fromkeys(zip(texts[::2], texts[1::2], strict=True), OVERFLOW)
+                excluded = folded.excluding(zip(texts[::2], texts[1::2], strict=True))
             else:
                 raise StreamError(
                     f"{self._keys.backfilled} stands at {details[0].decode() or 'nothing'}, not at "

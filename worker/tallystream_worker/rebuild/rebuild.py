@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from tallystream.storage.scripts import Script
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
+from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.process import failpoints
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.source import archived_entries
@@ -263,18 +265,23 @@ class _Partition:
     def _step(self) -> int:
         if self._consumer is None:
             begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
+            fold = partial(
+                Fold,
+                self._layout,
+                self._number,
+                max_keys=self._max_keys,
+                max_deliveries=_MOST_TRIES,
+                begun=(begun or b"0-0").decode(),
+                watching=False,
+            )
             self._consumer = CountingLoop(
                 self.client,
                 self._layout,
                 self._number,
-                self._rules,
                 Fetch(self._reading, self._keys, _CONSUMER, claim_idle=CLAIM_IDLE),
+                RefreshingFold(self._rules, fold, self._latest),
                 [self._tell],
-                max_keys=self._max_keys,
-                max_deliveries=_MOST_TRIES,
-                begun=(begun or b"0-0").decode(),
-                latest=self._latest,
-                beside=True,
+                live_only=False,
             )
         return self._consumer.run_once()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tallystream.client.connect import connect
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.maintenance.trim import trim
 
@@ -77,16 +78,15 @@ class CatchUpCounter:
     def _consumer(self, partition: int) -> CountingLoop:
         fetch = Fetch(self._connect(), self._deployment.layout.keys[partition], CONSUMER, claim_idle=CLAIM_IDLE)
         fetch.ensure_group()
-        return CountingLoop(
-            self._connect(),
+        fold = Fold(
             self._deployment.layout,
             partition,
             self._rules,
-            fetch,
             max_keys=self._settings.worker.max_keys,
             max_deliveries=_MOST_TRIES,
-            beside=True,
+            watching=False,
         )
+        return CountingLoop(self._connect(), self._deployment.layout, partition, fetch, fold, live_only=False)
 
     def _open_archive(self) -> Archive | None:
         url, layout = self._settings.archive.url, self._deployment.layout

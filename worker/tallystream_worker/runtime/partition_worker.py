@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.backoff import Backoff
@@ -10,7 +11,10 @@ from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
 from tallystream.errors import GenerationSwitched, StreamError
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.counting.loop import CountingLoop, is_entry_error
+from tallystream_worker.counting.fold import Fold
+from tallystream_worker.counting.loop import CountingLoop
+from tallystream_worker.counting.quarantine import is_entry_error
+from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.process.data import load_same
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.state_log import StateLog, kind_of
@@ -95,6 +99,7 @@ class PartitionWorker:
         self._loop: CountingLoop | None = None
         self._has_failed = False
         self._left = ""  # the kind of error that the last entry was left pending for
+        self._subscriber_problem = ""  # the kind of error that a subscriber raised last
 
     def service(self) -> PeriodicService:
         """Return the service that makes pass after pass: without an interval, since a pass itself waits for entries."""
@@ -167,19 +172,25 @@ class PartitionWorker:
         """Return what counts the generation that is live here, by its rules."""
         worker = self._settings.worker
         begun: bytes | None = self._applying.execute_command("GET", keys.begun)
+        fold = partial(
+            Fold,
+            found.layout,
+            self._partition,
+            max_keys=worker.max_keys,
+            max_deliveries=worker.max_deliveries,
+            begun=begun.decode() if begun else "0-0",
+        )
+        rules = found.rules_of(keys.generation) or self._settings.rules
         return CountingLoop(
             self._applying,
             found.layout,
             self._partition,
-            found.rules_of(keys.generation) or self._settings.rules,
             Fetch(self._reading, keys, self._reader, claim_idle=worker.claim_idle),
+            RefreshingFold(rules, fold, lambda: self._rules_of(keys.generation)),
             self._subscribers,
-            max_keys=worker.max_keys,
-            max_deliveries=worker.max_deliveries,
             durability=self._durability,
             on_refused=self._left_pending,
-            begun=begun.decode() if begun else "0-0",
-            latest=lambda: self._rules_of(keys.generation),
+            on_subscriber_error=self._subscriber_failed,
         )
 
     def _rules_of(self, generation: int) -> Rules | None:
@@ -192,3 +203,10 @@ class PartitionWorker:
         if kind_of(text) != self._left:
             self._left = kind_of(text)
             self._log.warning("entry left pending", entry=entry.id, deliveries=entry.deliveries, problem=text)
+
+    def _subscriber_failed(self, error: Exception) -> None:
+        """Log one line for each kind of error that subscribers raise; the batch is counted."""
+        text = f"{type(error).__name__}: {error}"
+        if kind_of(text) != self._subscriber_problem:
+            self._subscriber_problem = kind_of(text)
+            self._log.error("a subscriber failed", problem=text, exc_info=error)

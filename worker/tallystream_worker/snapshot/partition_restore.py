@@ -12,6 +12,7 @@ from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.load import TableLoader
@@ -184,7 +185,8 @@ class PartitionRestore:
     def _drain(self) -> None:
         """Count what is pending and unread."""
         fetch = Fetch(self._client, self._keys, CONSUMER)
-        consumer = CountingLoop(self._client, self._layout, self._partition, self._rules, fetch)
+        fold = Fold(self._layout, self._partition, self._rules)
+        consumer = CountingLoop(self._client, self._layout, self._partition, fetch, fold)
         while consumer.run_once():
             pass
         fetch.recover()

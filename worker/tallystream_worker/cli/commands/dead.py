@@ -17,6 +17,7 @@ from tallystream.wire.stream_id import parse_id
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.dead_letters import store
+from tallystream_worker.dead_letters.retry import retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,10 +101,10 @@ def _retry(client: redis.Redis, deployment: Deployment, chosen: Any) -> dict[str
     assert deployment.rules is not None  # noqa: S101  # the caller saw to it
     done = {"entries": 0, "events_counted": 0, "parked_again": 0}
     for letter in chosen:
-        if (became := store.retry(client, deployment.layout, deployment.rules, letter)) is not None:
+        if (became := retry(client, deployment.layout, deployment.rules, letter)) is not None:
             done["entries"] += 1
             done["events_counted"] += became.counted
-            done["parked_again"] += became.parked
+            done["parked_again"] += became.dead
     return done
 
 

@@ -1,0 +1,220 @@
+"""Folds what one entry holds: groups, columns, single events and corrections. Pure: no Redis, no clock.
+
+A part that cannot be counted becomes a dead letter with its reason, as an entry that holds this part alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import EventError
+from tallystream.wire.codec import VERSION, ActorColumns, Correction, Group, Payload, Single, encode
+from tallystream.wire.event import MAX_ACTOR_BYTES, MAX_AHEAD, MAX_ID_BYTES
+from tallystream.wire.window import MINUTE
+from tallystream_worker.counting.fold_result import DeadEntry
+from tallystream_worker.counting.validation import check_normal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystream.rules.batch import BucketResolver
+    from tallystream.rules.metrics import Metric, Rules
+    from tallystream_worker.counting.entry import Entry
+    from tallystream_worker.counting.fold_result import FoldResult
+    from tallystream_worker.counting.validation import SubjectCache
+
+_REASON_BYTES: Final = 300
+
+
+class PayloadFold:
+    """Adds the events of one entry to a result.
+
+    Args:
+        rules: The declared metrics.
+        places: Finds the buckets of a metric and minute.
+        subjects: Checks subjects and actors.
+    """
+
+    def __init__(self, rules: Rules, places: BucketResolver, subjects: SubjectCache) -> None:
+        self._rules = rules
+        self._places = places
+        self._subjects = subjects
+
+    def __call__(self, result: FoldResult, entry: Entry, payload: Payload) -> None:
+        """Add the events of an entry, except what is excluded from the result, late, or against a rule."""
+        for group in payload.groups:
+            self._add_group(result, entry, group)
+        for columns in payload.visits:
+            self._add_columns(result, entry, columns)
+        for single in payload.singles:
+            self._add_single(result, entry, single)
+        for correction in payload.corrections:
+            self._add_correction(result, entry, correction)
+
+    def _add_group(self, result: FoldResult, entry: Entry, group: Group) -> None:
+        metric = group.metric
+        rule = self._rules.metric.get(metric)
+        if rule is None or rule.once is not None or group.minute * MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
+            self._add_dead(result, entry, Payload([group], []), self._refusal(metric, group.minute * 60_000, entry))
+            return
+        if group.sums and (rule.limit is not None or not rule.exact):
+            group = self._without_amounts(result, entry, group, rule)
+        if result.excluded:
+            group = self._without_excluded(result, entry, group)
+        events = group.events
+        if not events or _is_set_aside(result, entry, metric, rule, group.minute * 60_000 + 59_999, events):
+            return
+        place = self._places(metric, group.minute)
+        sums = result.batch.sums[place] if rule.limit is None else result.batch.limited[place]
+        sums.update(group.ones)
+        get = sums.get  # a Counter's own reply for a missing key is slow
+        for subject, count in group.counts.items():
+            sums[subject] = get(subject, 0) + count
+        for subject, (amount, _) in group.sums.items():
+            sums[subject] = get(subject, 0) + amount
+        result.settled[metric] += events
+        if rule.limit is None:
+            result.counted[metric] += events
+
+    def _add_columns(self, result: FoldResult, entry: Entry, columns: ActorColumns) -> None:
+        metric = columns.metric
+        rule = self._rules.metric.get(metric)
+        if rule is None or result.excluded or not self._can_add_together(entry, columns, rule):
+            for single in columns.singles():
+                self._add_single(result, entry, single)
+            return
+        place = self._places(metric, columns.minute)
+        result.batch.add_visits(place, columns.minute, columns.subjects, columns.actors)
+        events = len(columns.subjects)
+        result.settled[metric] += events
+        if rule.limit is None:
+            result.counted[metric] += events
+
+    def _can_add_together(self, entry: Entry, columns: ActorColumns, rule: Metric) -> bool:
+        """Tell whether no event of the columns can be in the future, late or a vote, and every actor is valid."""
+        begin, accepted = columns.minute * MINUTE * 1000, rule.late_seconds
+        if rule.once is not None or begin + MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
+            return False
+        if accepted is not None and entry.received - begin > accepted * 1000:
+            return False
+        return self._subjects.are_actors(columns.actors)
+
+    def _add_single(self, result: FoldResult, entry: Entry, single: Single) -> None:
+        metric, subject, amount, at, actor, id_ = (
+            single.metric,
+            single.subject,
+            single.amount,
+            single.at,
+            single.actor,
+            single.id,
+        )
+        rule = self._rules.metric.get(metric)
+        reason = result.excluded.get((metric, subject))
+        if rule is None or at > entry.received + MAX_AHEAD * 1000:
+            reason = self._refusal(metric, at, entry)
+        elif reason is None:
+            try:
+                # Events of one id must meet in one partition, so that the second is found.
+                self._subjects.subject(subject, anywhere=rule.spread and id_ is None)
+                if actor is not None:
+                    check_normal("actor", actor, MAX_ACTOR_BYTES)
+                if id_ is not None:
+                    check_normal("id", id_, MAX_ID_BYTES)
+                self._rules.refuse(metric, amount, actor)
+            except EventError as error:
+                reason = str(error)
+        if reason is not None or rule is None:
+            self._add_dead(result, entry, Payload([], [single]), reason or "")
+            return
+        if _is_set_aside(result, entry, metric, rule, at, 1):
+            return
+        result.batch.add(self._places(metric, at // 60_000), subject, amount, at, actor, id_)
+        result.settled[metric] += 1
+        if rule.once is None and rule.limit is None and (id_ is None or rule.ids is None or not rule.exact):
+            result.counted[metric] += 1
+
+    def _add_correction(self, result: FoldResult, entry: Entry, correction: Correction) -> None:
+        metric, subject = correction.metric, correction.subject
+        reason = result.excluded.get((metric, subject))
+        if metric not in self._rules.metric:
+            reason = self._refusal(metric, correction.at, entry)
+        if reason is not None:
+            self._add_dead(result, entry, Payload([], [], [correction]), reason)
+            return
+        place = self._places(metric, correction.at // 60_000)
+        if correction.finest is not None:
+            place = self._places.without_finer(place, correction.finest)
+        result.batch.sums[place][subject] += correction.amount
+        result.settled[metric] += 1
+        result.counted[metric] += 1
+
+    def _refusal(self, metric: str, at: int, entry: Entry) -> str:
+        """Return why no event of a metric and time can be counted from this entry."""
+        try:
+            self._rules.refuse_undeclared(metric)
+            if at > entry.received + MAX_AHEAD * 1000:
+                return f"at: lies more than {MAX_AHEAD:,} seconds after the server took the entry"
+            self._rules.refuse(metric, 1, None)
+        except EventError as error:
+            return str(error)
+        return ""
+
+    def _without_amounts(self, result: FoldResult, entry: Entry, group: Group, rule: Metric) -> Group:
+        """Make a dead letter of the events whose amounts the rule does not allow; return the rest of the group."""
+        faulty = {s: pair for s, pair in group.sums.items() if rule.limit is not None or pair[0] < 0}
+        if not faulty:
+            return group
+        try:
+            self._rules.refuse(group.metric, -1, None)
+        except EventError as error:
+            part = Group(group.metric, group.minute, [], {}, faulty)
+            self._add_dead(result, entry, Payload([part], []), str(error))
+        rest = {s: pair for s, pair in group.sums.items() if s not in faulty}
+        return Group(group.metric, group.minute, group.ones, group.counts, rest)
+
+    def _without_excluded(self, result: FoldResult, entry: Entry, group: Group) -> Group:
+        """Make a dead letter of the excluded events; return the rest of the group."""
+        faulty: dict[str, set[str]] = defaultdict(set)  # by reason
+        for subject in {*group.ones, *group.counts, *group.sums}:
+            if (reason := result.excluded.get((group.metric, subject))) is not None:
+                faulty[reason].add(subject)
+        for reason, subjects in faulty.items():
+            self._add_dead(result, entry, Payload([_part(group, subjects, keep=True)], []), reason)
+        return _part(group, set().union(*faulty.values()), keep=False)
+
+    def _add_dead(self, result: FoldResult, entry: Entry, payload: Payload, reason: str) -> None:
+        """Make a dead letter of a part of an entry."""
+        events = payload.events
+        fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)}
+        parts: tuple[Group | Single | Correction, ...] = (*payload.groups, *payload.singles, *payload.corrections)
+        metric = parts[0].metric if parts[0].metric in self._rules.metric else ""
+        result.dead.append(dead_entry_of(entry, reason, events, fields, metric))
+
+
+def dead_entry_of(entry: Entry, reason: str, events: int, fields: Mapping[bytes, bytes], metric: str = "") -> DeadEntry:
+    """Return a dead letter of an entry: `fields` are the entry's own, or those of a part of it."""
+    return DeadEntry(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric)
+
+
+def _is_set_aside(result: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
+    """Tell whether events are too late, and note them; lateness is measured by the entry's ID, never by the clock."""
+    accepted = rule.late_seconds
+    if accepted is None or entry.received - at <= accepted * 1000:
+        return False
+    if rule.sets_late_aside:
+        result.late[metric] += events
+        return True
+    result.late_counted[metric] += events
+    return False
+
+
+def _part(group: Group, subjects: set[str], *, keep: bool) -> Group:
+    """Return the group with only these subjects, or (`keep=False`) without them."""
+    return Group(
+        group.metric,
+        group.minute,
+        [subject for subject in group.ones if (subject in subjects) is keep],
+        {subject: n for subject, n in group.counts.items() if (subject in subjects) is keep},
+        {subject: pair for subject, pair in group.sums.items() if (subject in subjects) is keep},
+    )
