@@ -26,8 +26,6 @@ from tallystream import aio
 from tallystream.reading.query import Answer, Query
 from tallystream_worker.process import logs
 from tallystream_worker.service import app, compression, fast_path, server
-from tallystream_worker.service.responses import how_good
-from tallystream_worker.service.routes.counters import Counter
 from tallystream_worker.settings.settings import RedisSettings, ServeSettings, Settings
 
 _encode = msgspec.json.Encoder().encode
@@ -45,8 +43,7 @@ async def _one(totals: aio.Totals, subject: str, metric: str) -> bytes:
     deployment = await totals.deployment()
     if deployment.rules is None or metric not in deployment.rules.metric:
         raise ValueError(metric)
-    reading = await totals.read([(subject, metric)])
-    return _encode(Counter(subject, metric, reading.values[subject, metric], **how_good(reading)))
+    return _encode(await totals.get(subject, metric))
 
 
 @get("/litestar_route/{subject:str}/{metric:str}")

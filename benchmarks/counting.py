@@ -64,7 +64,7 @@ def check_exact(arena: Arena, subjects: Sequence[str]) -> None:
     found: dict[tuple[str, str], int] = {}
     with Totals(arena.url) as totals:
         for first in range(0, len(names), _TOTALS_AT_ONCE):
-            found |= totals.get_many((name, METRIC) for name in names[first : first + _TOTALS_AT_ONCE])
+            found |= totals.get_many((name, METRIC) for name in names[first : first + _TOTALS_AT_ONCE]).values
     wrong = [name for name in names if found[name, METRIC] != expected[name]]
     if wrong:
         raise RuntimeError(f"{len(wrong):,} of {len(names):,} counters are wrong, the first: {wrong[0]}")

@@ -47,7 +47,7 @@ def _collect(totals: Totals, waiting: dict[str, float], latencies: list[float]) 
     """Ask for every marked event that is still awaited and note how long the visible ones took."""
     if not waiting:
         return
-    values = totals.get_many([(marker, METRIC) for marker in waiting])
+    values = totals.get_many([(marker, METRIC) for marker in waiting]).values
     now = time.monotonic()
     latencies.extend(now - waiting.pop(marker) for (marker, _), value in values.items() if value)
 

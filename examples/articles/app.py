@@ -17,9 +17,6 @@ from fastapi.responses import JSONResponse
 
 from tallystream import EventError
 from tallystream.aio import Producer, Totals
-from tallystream.client.connect import DEFAULT_URL
-from tallystream.reading.actor_rules import ratios
-from tallystream.reading.leaderboards import query_top
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,7 +40,7 @@ LONGEST = 100
 @asynccontextmanager
 async def counters(app: FastAPI) -> AsyncIterator[None]:
     """Hold one producer and one reader for as long as the application runs."""
-    url = os.environ.get("TALLYSTREAM_REDIS_URL", DEFAULT_URL)
+    url = os.environ.get("TALLYSTREAM_REDIS_URL", "redis://127.0.0.1:6379")
     async with Producer(url) as producer, Totals(url) as totals:
         app.state.producer, app.state.totals = producer, totals
         yield
@@ -87,20 +84,18 @@ async def stats(article: str) -> Answer:
     """Show what an article has, with its rate of engagement."""
     totals: Totals = app.state.totals
     found = await totals.of(f"article:{article}")
-    rules = (await totals.deployment()).rules
-    assert rules is not None  # noqa: S101  # totals.of has read them
-    rate = ratios(rules, found)["engagement_rate"]
-    shown: Answer = {"views": found["view"], "likes": found["like"], "shares": found["share"]}
-    return {"articleId": article, "stats": shown | {"engagement_rate": f"{rate:.2%}" if found["view"] else "0%"}}
+    counters, rate = found.counters, found.ratios["engagement_rate"]
+    shown: Answer = {"views": counters["view"], "likes": counters["like"], "shares": counters["share"]}
+    return {"articleId": article, "stats": shown | {"engagement_rate": f"{rate:.2%}" if counters["view"] else "0%"}}
 
 
 @app.post("/api/call")
 async def call(x_api_key: Annotated[str, Header()] = "anonymous") -> JSONResponse:
     """Count a call; each key has so many in each clock hour."""
+    totals: Totals = app.state.totals
     outcome = await decided("api-call", f"key:{x_api_key}")
-    rules = (await app.state.totals.deployment()).rules
     window = {
-        "limit": rules.metric["api-call"].limit,
+        "limit": (await totals.limit(f"key:{x_api_key}", "api-call")).limit,
         "remaining": outcome.remaining,
         "reset_at": _instant(outcome.reset_at or time.time()),
     }
@@ -122,12 +117,10 @@ async def upvote(post: str, x_user_id: Annotated[str, Header()] = "anonymous") -
 async def dashboard() -> Answer:
     """Show the counters, grouped, the largest first."""
     totals: Totals = app.state.totals
-    deployment = await totals.deployment()
-    assert deployment.rules is not None  # noqa: S101  # published by the worker, which decisions need as well
     groups: Answer = {}
     for group, (metric, prefix) in GROUPS.items():
-        ranking = await totals.run(query_top(deployment.layout, deployment.rules, metric, LONGEST, now=time.time()))
-        groups[group] = {subject.removeprefix(prefix): value for subject, value in ranking.places}
+        board = await totals.top(metric, n=LONGEST)
+        groups[group] = {place.subject.removeprefix(prefix): place.value for place in board.top}
     return groups
 
 

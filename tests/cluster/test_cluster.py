@@ -35,9 +35,9 @@ def test_from_emit_to_total(server):
             producer.emit("view", f"article:{i % 30}")
         producer.flush(20, wait="counted")
         wanted = [(f"article:{i}", "view") for i in range(30)]
-        assert set(totals.get_many(wanted).values()) == {10}
+        assert set(totals.get_many(wanted).values.values()) == {10}
         reader = aio.Totals(server.url)
-        assert set(runner.run(reader.get_many(wanted)).values()) == {10}
+        assert set(runner.run(reader.get_many(wanted)).values.values()) == {10}
         for books in (
             totals.run(query_ledger(totals.deployment.layout)),
             runner.run(reader.run(query_ledger(totals.deployment.layout))),

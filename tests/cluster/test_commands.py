@@ -98,7 +98,7 @@ def ingested(shell: Callable[[str], Shell], folder: Path, **more: object) -> Cou
 def views(who: Users) -> Counter[str]:
     """Return the views of all subjects."""
     with Totals(who.url(READER)) as totals:
-        found = totals.get_many((subject, "view") for subject in SUBJECTS)
+        found = totals.get_many((subject, "view") for subject in SUBJECTS).values
     return Counter({subject: value for (subject, _), value in found.items() if value})
 
 

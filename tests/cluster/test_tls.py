@@ -49,7 +49,7 @@ def test_everything_works_by_tls(secured: LocalCluster, certificates: Path) -> N
                 producer.emit("view", f"article:{number}", 3)
             producer.flush(20, wait="counted")
         with Totals(url) as totals:
-            found = totals.get_many((f"article:{number}", "view") for number in range(40))
+            found = totals.get_many((f"article:{number}", "view") for number in range(40)).values
             assert set(found.values()) == {3}
             nodes = {secured.owner(keys.stream).port for keys in totals.deployment.layout.keys}
         assert len(nodes) == 3

@@ -37,11 +37,11 @@ def test_what_is_emitted_can_be_read(server: Server) -> None:
                 await producer.emit("view", f"article:{n % 3}", 2)
             await producer.emit("clap", "article:0", -1, actor="u1", at=1763900000.5, id="x")
             await producer.flush(20, wait="counted")
-            assert await totals.get("article:0", "view") == 68
-            assert await totals.get("never", "view") == 0
+            assert (await totals.get("article:0", "view")).value == 68
+            assert (await totals.get("never", "view")).value == 0
             wanted = [("article:1", "view"), ("article:0", "clap"), ("never", "like")]
-            assert await totals.get_many(wanted) == dict(zip(wanted, [66, -1, 0], strict=True))
-            of_one = await totals.of("article:0")
+            assert (await totals.get_many(wanted)).values == dict(zip(wanted, [66, -1, 0], strict=True))
+            of_one = (await totals.of("article:0")).counters
             assert (of_one["view"], of_one["clap"], of_one["share"]) == (68, -1, 0)
             stats = producer.stats
             assert (stats.emitted, stats.appended, stats.buffered, stats.dropped) == (101, 101, 0, 0)
@@ -78,7 +78,7 @@ def test_reading_an_empty_server_stores_nothing(server: Server) -> None:
 
     async def scenario() -> None:
         async with Totals(server.url) as totals:
-            assert await totals.get("article:1", "view") == 0
+            assert (await totals.get("article:1", "view")).value == 0
             with pytest.raises(ConfigurationError, match="start a worker"):
                 await totals.of("article:1")
 
@@ -103,7 +103,8 @@ def test_more_readers_than_connections(server: Server) -> None:
     async def scenario(harness: Harness) -> None:
         async with Totals(server.url) as totals:
             before = harness.client.info("clients")["connected_clients"]
-            assert await asyncio.gather(*(totals.get(f"a:{n}", "view") for n in range(500))) == [0] * 500
+            found = await asyncio.gather(*(totals.get(f"a:{n}", "view") for n in range(500)))
+            assert [total.value for total in found] == [0] * 500
             assert harness.client.info("clients")["connected_clients"] - before <= 32
 
     with Harness(server.url) as harness:

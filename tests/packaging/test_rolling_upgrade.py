@@ -153,7 +153,7 @@ def test_both_releases_count_together(run, fresh_server) -> None:
         assert (books.appended, books.unaccounted, books.parked) == (rounds * ROUNDS * SUBJECTS * 2, 0, 0)
         assert books.events["trimmed"] == 0
         for metric in ("view", "vote"):
-            found = totals.get_many((f"article:{subject}", metric) for subject in range(SUBJECTS))
+            found = totals.get_many((f"article:{subject}", metric) for subject in range(SUBJECTS)).values
             assert set(found.values()) == {rounds * ROUNDS}
     with contextlib.closing(connect(url)) as client:
         assert audit(client, create_or_load(client), DEFAULT_RULES).differences == []

@@ -1,22 +1,20 @@
-"""Reads of what the rules hold of a subject: its limit, its votes, its unique actors, its ratios."""
+"""Reads of what the rules hold of a subject: its limit, its votes, its unique actors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
+from tallystream.reading.freshness import Figure, freshness
 from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.reading.series import MAX_RANGE
 from tallystream.rules.windows import bucket, cover, seconds
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.wire.position import CountingPosition, parse_position, position_commands
+from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.window import MINUTE, WINDOWS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
 
@@ -26,37 +24,37 @@ HLL_ERROR: Final = 0.0081
 _MAX_SKETCHES: Final = 1000
 
 
-@dataclass(frozen=True)
-class Limit:
-    """A limit's bucket now: `used` counts what was asked, `remaining` what may still be; `reset_at` ends it.
+class Limit(Figure, frozen=True):
+    """A limit's bucket now: `used` counts what was asked, `remaining` what may still be.
 
-    `reset_at` is a second, `None` for `per = "total"`.
+    `reset_at` is the second at which the bucket ends, `null` where it never does (`per = "total"`).
     """
 
+    metric: str
+    subject: str
     limit: int
     used: int
     remaining: int
     reset_at: float | None
-    position: CountingPosition
 
 
-@dataclass(frozen=True)
-class Votes:
+class Votes(Figure, frozen=True):
     """The standing votes of a subject: `score = up - down`."""
 
+    metric: str
+    subject: str
     score: int
     up: int
     down: int
-    position: CountingPosition
 
 
-@dataclass(frozen=True)
-class Uniques:
-    """About how many different actors; `error` is the standard error as a share of `value`."""
+class Uniques(Figure, frozen=True):
+    """About how many different actors; `error` is the standard error, as a share of `value`."""
 
+    metric: str
+    subject: str
+    over: str
     value: int
-    error: float
-    position: CountingPosition
 
 
 def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: float) -> Query[Limit]:
@@ -77,7 +75,8 @@ def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: fl
 
     def parse(replies: list[Any]) -> Limit:
         used = int(raise_on_error(replies[2]) or 0)
-        return Limit(limit, used, max(0, limit - used), reset_at, parse_position(replies[:2], keys.group))
+        fresh = freshness([parse_position(replies[:2], keys.group)])
+        return Limit(metric, subject, limit, used, max(0, limit - used), reset_at, **fresh)
 
     return Query(commands, parse)
 
@@ -100,12 +99,15 @@ def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Quer
 
     def parse(replies: list[Any]) -> Votes:
         score, up = (int(value or 0) for value in raise_on_error(replies[2]))
-        return Votes(score, up, up - score, parse_position(replies[:2], keys.group))
+        fresh = freshness([parse_position(replies[:2], keys.group)])
+        return Votes(metric, subject, score, up, up - score, **fresh)
 
     return Query(commands, parse)
 
 
-def query_uniques(layout: Layout, rules: Rules, subject: str, metric: str, over: str, now: float) -> Query[Uniques]:
+def query_uniques(
+    layout: Layout, rules: Rules, subject: str, metric: str, over: str | None, now: float
+) -> Query[Uniques]:
     """Ask for the different actors of a subject in the bucket of second `now`, or over a duration that ends there.
 
     Args:
@@ -113,8 +115,8 @@ def query_uniques(layout: Layout, rules: Rules, subject: str, metric: str, over:
         rules: The declared metrics.
         subject: Whose.
         metric: One with `unique` declared.
-        over: The metric's `unique` window, such as `day`, for its bucket now; or a duration such as `7d`, rounded
-            up to whole buckets.
+        over: `None` or the metric's `unique` window, such as `day`, for its bucket now; or a duration such as `7d`,
+            rounded up to whole buckets.
         now: Second at which to look.
 
     Raises:
@@ -125,13 +127,14 @@ def query_uniques(layout: Layout, rules: Rules, subject: str, metric: str, over:
     if unique is None:
         raise EventError("metric", f'{metric} keeps no uniques: declare unique = "day" in [metric.{metric}]')
     subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
-    if over in WINDOWS and over != unique:
+    span = over or unique
+    if span in WINDOWS and span != unique:
         raise EventError("over", f"{metric} keeps uniques by {unique}; ask for that, or for a duration such as 7d")
-    if over == unique:
+    if span == unique:
         buckets = [bucket(unique, int(now) // MINUTE, rules.zone)]
     else:
         try:
-            length = seconds(over)
+            length = seconds(span)
         except ValueError as error:
             raise EventError("over", str(error)) from None
         if length is None or length > MAX_RANGE:
@@ -147,15 +150,7 @@ def query_uniques(layout: Layout, rules: Rules, subject: str, metric: str, over:
     ]
 
     def parse(replies: list[Any]) -> Uniques:
-        return Uniques(int(raise_on_error(replies[2])), HLL_ERROR, parse_position(replies[:2], keys.group))
+        fresh = freshness([parse_position(replies[:2], keys.group)], HLL_ERROR)
+        return Uniques(metric, subject, span, int(raise_on_error(replies[2])), **fresh)
 
     return Query(commands, parse)
-
-
-def ratios(rules: Rules, values: Mapping[str, int]) -> dict[str, float]:
-    """Return the declared ratios of a subject's values by metric; 0 where the denominator is 0."""
-    found = {}
-    for name, ratio in rules.ratio.items():
-        below = sum(values.get(metric, 0) for metric in ratio.by)
-        found[name] = sum(values.get(metric, 0) for metric in ratio.of) / below if below else 0.0
-    return found

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from tallystream.errors import EventError
 from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.rules.alerts import ENDED, Alert
 
@@ -18,15 +21,44 @@ _SHOWN: Final = 1000
 """Subjects of one alert and partition that are listed at most."""
 
 
-@dataclass(frozen=True)
-class FiredAlert:
-    """An alert that is firing for a subject since second `since`, when its value was `value`."""
+MAX_SHOWN: Final = 1000
+"""The most firing alerts in one answer."""
 
-    alert: Alert
+
+class WatchedAlert(msgspec.Struct, frozen=True):
+    """A declared alert, and for how many subjects it is firing; `value` says what is compared with the bound."""
+
+    alert: str
+    metric: str
+    subject: str
+    value: str
+    above: float | None
+    below: float | None
+    clear: float
+    firing: int
+
+
+class FiringAlert(msgspec.Struct, frozen=True):
+    """An alert that is firing since second `since`, when the value was `value`; `id` is its notification's."""
+
+    alert: str
+    metric: str
     subject: str
     value: float
     since: float
     id: str
+
+
+class Alerts(msgspec.Struct, frozen=True):
+    """Declared and firing alerts, the latest first; `more` tells whether there are others after these.
+
+    `undelivered` counts the notifications that no worker has taken yet.
+    """
+
+    alerts: list[WatchedAlert]
+    firing: list[FiringAlert]
+    more: bool
+    undelivered: int
 
 
 @dataclass(frozen=True)
@@ -40,8 +72,40 @@ class FiringAlerts:
     """
 
     counts: Mapping[str, int]
-    fired: list[FiredAlert]
+    fired: list[FiringAlert]
     waiting: Mapping[str, int]
+
+
+def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: int) -> Query[Alerts]:
+    """Ask for the declared alerts, and for `n` of those that fire in second `now`, after the first `offset`.
+
+    Raises:
+        EventError: `n` is not 0 to 1,000, or `offset` is negative.
+    """
+    if not 0 <= n <= MAX_SHOWN:
+        raise EventError("n", f"must be 0 to {MAX_SHOWN:,}, not {n:,}")
+    if offset < 0:
+        raise EventError("offset", "must not be negative")
+
+    def show(found: FiringAlerts) -> Alerts:
+        watched = [
+            WatchedAlert(
+                alert.name,
+                alert.metric,
+                alert.subject,
+                alert.window or alert.over or (f"rate {alert.rate}" if alert.rate else "total"),
+                alert.above,
+                alert.below,
+                alert.cleared_at,
+                found.counts[alert.name],
+            )
+            for alert in rules.alert
+        ]
+        firing = found.fired[offset : offset + n]
+        more = sum(found.counts.values()) > offset + len(firing)
+        return Alerts(watched, firing, more, sum(found.waiting.values()))
+
+    return query_alerts(layout, rules, now, listed=n > 0).then(show)
 
 
 def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = False) -> Query[FiringAlerts]:
@@ -58,7 +122,7 @@ def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = Fal
     def parse(replies: list[Any]) -> FiringAlerts:
         answers = iter(replies)
         counts = {alert.name: 0 for alert in rules.alert}
-        fired: list[FiredAlert] = []
+        fired: list[FiringAlert] = []
         waiting: dict[str, int] = {}
         for keys in layout.keys if rules.alert else ():
             waiting[keys.stream] = int(raise_on_error(next(answers)))
@@ -66,18 +130,19 @@ def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = Fal
                 counts[alert.name] += int(raise_on_error(next(answers)))
                 if listed:
                     fired += _listed(keys.prefix, alert, raise_on_error(next(answers))[1])
-        fired.sort(key=lambda each: (-each.since, each.alert.name, each.subject))
+        fired.sort(key=lambda each: (-each.since, each.alert, each.subject))
         return FiringAlerts(counts, fired, waiting)
 
     return Query(commands, parse)
 
 
-def _listed(prefix: str, alert: Alert, records: Mapping[bytes, bytes]) -> list[FiredAlert]:
+def _listed(prefix: str, alert: Alert, records: Mapping[bytes, bytes]) -> list[FiringAlert]:
     tag = prefix.partition("{")[2].partition("}")[0]
     found = []
     for subject, record in records.items():
         if record != ENDED.encode():
             entry, _, value = record.decode().partition(" ")
             since = int(entry.partition("-")[0]) / 1000
-            found.append(FiredAlert(alert, subject.decode(), float(value), since, f"{tag}-{entry}"))
+            name = f"{tag}-{entry}"
+            found.append(FiringAlert(alert.name, alert.metric, subject.decode(), float(value), since, name))
     return found

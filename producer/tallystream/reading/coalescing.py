@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.reading.query import Command, Query
+from tallystream.reading.query import Answer, Command, Query
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-
-    from tallystream.reading.totals import Reading
 
 _AT_ONCE: Final = 2
 """Pipelines on their way: while one is, the callers of the next gather."""
@@ -23,7 +21,7 @@ _AT_ONCE: Final = 2
 _MOST: Final = 256
 """Queries in one pipeline: it must not hold the server for long."""
 
-Waiting = tuple[Query["Reading"], "asyncio.Future[Reading]"]
+Waiting = tuple[Query[Any], "asyncio.Future[Any]"]
 
 
 class ReadCoalescer:
@@ -39,10 +37,10 @@ class ReadCoalescer:
         self._working = 0
         self._tasks: set[asyncio.Task[None]] = set()  # the loop alone would let go of them
 
-    async def run(self, query: Query[Reading]) -> Reading:
+    async def run(self, query: Query[Answer]) -> Answer:
         """Return the answer to a query for counters, such as `query_counters` makes."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Reading] = loop.create_future()
+        answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((query, answer))
         if self._working < _AT_ONCE:
             self._working += 1
@@ -114,7 +112,7 @@ def _reply(replies: list[Any], place: CommandPlace) -> Any:
     return reply if first < 0 or not isinstance(reply, list) else reply[first:last]
 
 
-def _settle(answer: asyncio.Future[Reading], query: Query[Reading], replies: list[Any]) -> None:
+def _settle(answer: asyncio.Future[Answer], query: Query[Answer], replies: list[Any]) -> None:
     if answer.done():  # its caller has gone
         return
     try:

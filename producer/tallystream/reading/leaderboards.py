@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from tallystream.errors import EventError
+from tallystream.reading.counters import floored
+from tallystream.reading.freshness import Figure, freshness
 from tallystream.reading.merge import Board, Largest, merge_top_k, rank
 from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.reading.series import declared_window, rolling_buckets
 from tallystream.reading.sketches import bound
-from tallystream.reading.totals import floored
 from tallystream.rules.batch import board_length
 from tallystream.rules.windows import Bucket, bucket
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
@@ -28,16 +31,38 @@ Rank = tuple[str, int]
 """A subject and its value."""
 
 
-@dataclass(frozen=True)
-class Leaderboard:
+PLACES: Final = 10
+"""The places of a leaderboard that are read where none are asked for, or all where it is shorter."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One place of a leaderboard."""
+
+    subject: str
+    value: int
+
+
+class Leaderboard(Figure, frozen=True):
     """The subjects with the most, largest first; equal ones by name, last first.
 
-    Attributes:
-        places: Subjects and values.
-        positions: How far counting had come in each partition.
-        error: By how much a value may be off, and by how much a subject that is not listed may deserve to be:
-            0 when the list is exact.
+    `error` is by how much a value may be off, and by how much a subject that is not listed may deserve to be. `next`
+    is the `offset` of the places after these, `null` at the end of the leaderboard.
     """
+
+    metric: str
+    window: str
+    top: list[Place]
+    next: int | None
+
+    @property
+    def places(self) -> list[Rank]:
+        """Subjects and values, in order."""
+        return [(place.subject, place.value) for place in self.top]
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """The subjects with the most, how far counting had come in each partition, and the error."""
 
     places: list[Rank]
     positions: Sequence[CountingPosition]
@@ -45,16 +70,24 @@ class Leaderboard:
 
 
 def query_top(
-    layout: Layout, rules: Rules, metric: str, n: int, window: str | None = None, *, now: float
+    layout: Layout,
+    rules: Rules,
+    metric: str,
+    n: int | None = None,
+    window: str | None = None,
+    *,
+    offset: int = 0,
+    now: float,
 ) -> Query[Leaderboard]:
-    """Ask for the `n` subjects with the most.
+    """Ask for the `n` subjects with the most, after the first `offset` of them.
 
     Args:
         layout: How many partitions there are.
         rules: The declared metrics.
         metric: One with `top` declared.
-        n: At most that many.
+        n: At most that many; `None` for 10, or for all that the metric keeps if these are fewer.
         window: `None` for all time; a window such as `day` for its bucket now; or a duration such as `7d`.
+        offset: How many places to leave out. Between two pages counting goes on, and subjects change places.
         now: Second at which the window or the range is looked at.
 
     Raises:
@@ -64,8 +97,26 @@ def query_top(
     top = rules.metric[metric].top
     if not top:
         raise EventError("metric", f"{metric} has no leaderboard: declare top = 100 in [metric.{metric}]")
-    if not 1 <= n <= top:
-        raise EventError("n", f"must be 1 to {top:,}, the length of {metric}'s leaderboard, not {n:,}")
+    if not 0 <= offset < top:
+        raise EventError("offset", f"must be 0 to {top - 1:,}, the last place of {metric}'s leaderboard")
+    count = min(PLACES, top - offset) if n is None else n
+    if not 1 <= count <= top:
+        raise EventError("n", f"must be 1 to {top:,}, the length of {metric}'s leaderboard, not {count:,}")
+    end = min(offset + count, top)
+
+    def show(ranked: _Ranked) -> Leaderboard:
+        return Leaderboard(
+            metric,
+            window or "all",
+            [Place(*place) for place in ranked.places[offset:]],
+            end if len(ranked.places) == end < top else None,
+            **freshness(ranked.positions, ranked.error),
+        )
+
+    return _query_ranked(layout, rules, metric, end, window, now).then(show)
+
+
+def _query_ranked(layout: Layout, rules: Rules, metric: str, n: int, window: str | None, now: float) -> Query[_Ranked]:
     if window is None:
         if rules.metric[metric].spread:
             return _spread(layout, rules, metric, n, None)
@@ -84,7 +135,7 @@ def query_top(
 
 def _board(
     layout: Layout, rules: Rules, metric: str, n: int, key: Callable[[PartitionKeys], str], *, exact: bool
-) -> Query[Leaderboard]:
+) -> Query[_Ranked]:
     """Read one leaderboard from every partition; the subjects of all partitions are disjoint."""
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []
@@ -95,7 +146,7 @@ def _board(
             ("HMGET", keys.ledger, f"shrunk@{metric}", f"sketched@{metric}"),
         ]
 
-    def parse(replies: list[Any]) -> Leaderboard:
+    def parse(replies: list[Any]) -> _Ranked:
         positions, places, error = [], [], 0
         for first, keys in zip(range(0, len(replies), 4), layout.keys, strict=True):
             positions.append(parse_position(replies[first : first + 2], keys.group))
@@ -109,14 +160,14 @@ def _board(
                 error = max(error, bound(sketched))
         places.sort(key=rank, reverse=True)
         shown = [(subject, floored(rules, metric, value)) for subject, value in places[:n]]
-        return Leaderboard(shown, positions, error)
+        return _Ranked(shown, positions, error)
 
     return Query(commands, parse)
 
 
 def _rolling(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]]
-) -> Query[Leaderboard]:
+) -> Query[_Ranked]:
     """Sum the candidates of each bucket's leaderboard over all buckets.
 
     A subject in none of the boards has at most the sum of their last values, where they are full: what the n-th
@@ -131,7 +182,7 @@ def _rolling(
         commands.append(("HGET", keys.ledger, f"sketched@{metric}"))
     stride = 3 + len(covering)
 
-    def candidates(replies: list[Any]) -> Query[Leaderboard]:
+    def candidates(replies: list[Any]) -> Query[_Ranked]:
         positions: list[CountingPosition] = []
         unseen = 0
         asked: list[tuple[PartitionKeys, list[str]]] = []
@@ -154,7 +205,7 @@ def _rolling(
             for window, each in covering
         ]
 
-        def parse(sums: list[Any]) -> Leaderboard:
+        def parse(sums: list[Any]) -> _Ranked:
             totals: dict[str, int] = defaultdict(int)
             answers = iter(sums)
             for _, subjects in asked:
@@ -164,7 +215,7 @@ def _rolling(
             places = sorted(totals.items(), key=rank, reverse=True)[:n]
             last = max(0, places[-1][1]) if len(places) == n else 0
             shown = [(subject, floored(rules, metric, value)) for subject, value in places]
-            return Leaderboard(shown, positions, max(0, unseen - last))
+            return _Ranked(shown, positions, max(0, unseen - last))
 
         return Query(follow_up, parse)
 
@@ -173,7 +224,7 @@ def _rolling(
 
 def _spread(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]] | None
-) -> Query[Leaderboard]:
+) -> Query[_Ranked]:
     """Sum a spread metric's leaderboards over all partitions, and over all buckets; `None`: of all time."""
     cap = board_length(rules.metric[metric].top)
     sources: list[tuple[str, Callable[[Sequence[str]], Command]]] = []
@@ -189,7 +240,7 @@ def _spread(
         commands += [("ZREVRANGE", key, 0, cap - 1, "WITHSCORES") for key, _ in of_partition]
     each_partition = len(sources) // layout.partitions
 
-    def candidates(replies: list[Any]) -> Query[Leaderboard]:
+    def candidates(replies: list[Any]) -> Query[_Ranked]:
         positions: list[CountingPosition] = []
         boards: list[Board] = []
         answers, lookups = iter(replies), iter(sources)
@@ -205,10 +256,10 @@ def _spread(
                 boards.append(Board(scores, max(0, unseen), next(lookups)[1]))
         found = merge_top_k(boards, n)
 
-        def show(largest: Largest) -> Leaderboard:
+        def show(largest: Largest) -> _Ranked:
             last = max(0, largest.places[-1][1]) if len(largest.places) == n else 0
             places = [(subject, floored(rules, metric, value)) for subject, value in largest.places]
-            return Leaderboard(places, positions, max(0, largest.unseen - last))
+            return _Ranked(places, positions, max(0, largest.unseen - last))
 
         return found.then(show)
 

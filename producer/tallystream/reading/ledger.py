@@ -19,7 +19,10 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.reading.query import Query, lag_of, raise_on_error
+import msgspec
+
+from tallystream.reading.freshness import lag_of
+from tallystream.reading.query import Query, raise_on_error
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
 
@@ -30,6 +33,32 @@ if TYPE_CHECKING:
 
 OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "dead", "trimmed", "retracted")
 """What can become of an appended event, each exactly one of these."""
+
+
+class PartitionSummary(msgspec.Struct, frozen=True):
+    """One partition: entries not counted yet, handed to a worker, and dead; seconds since the oldest was appended."""
+
+    stream: str
+    as_of: str
+    lag: int | None
+    pending: int
+    oldest_pending_seconds: float | None
+    dead: int
+
+
+class LedgerSummary(msgspec.Struct, frozen=True):
+    """What became of all events: entries by partition and in all, events by outcome.
+
+    `lag`, `pending` and `dead` count entries. `unaccounted` counts appended events that nothing became of, `null`
+    while entries wait: anything but 0 is a fault.
+    """
+
+    partitions: list[PartitionSummary]
+    lag: int | None
+    pending: int
+    dead: int
+    ledger: dict[str, int]
+    unaccounted: int | None
 
 
 @dataclass(frozen=True)
@@ -146,26 +175,26 @@ class Ledger:
                 sums[account.metric] += account.amount
         return sums
 
-    def summary(self) -> dict[str, Any]:
-        """Return what `tallystream status --json` prints: plain types, entries and events."""
-        return {
-            "partitions": [
-                {
-                    "stream": partition.stream,
-                    "as_of": partition.position.as_of,
-                    "lag": partition.position.lag,
-                    "pending": partition.position.pending,
-                    "oldest_pending_seconds": partition.oldest_pending,
-                    "dead": partition.parked,
-                }
+    def summary(self) -> LedgerSummary:
+        """Return what is published of it."""
+        return LedgerSummary(
+            [
+                PartitionSummary(
+                    partition.stream,
+                    partition.position.as_of,
+                    partition.position.lag,
+                    partition.position.pending,
+                    partition.oldest_pending,
+                    partition.parked,
+                )
                 for partition in self.partitions
             ],
-            "lag": self.waiting,
-            "pending": self.pending,
-            "dead": self.parked,
-            "ledger": {name: self.events[name] for name in ("appended", *OUTCOMES)},
-            "unaccounted": self.unaccounted,
-        }
+            self.waiting,
+            self.pending,
+            self.parked,
+            {name: self.events[name] for name in ("appended", *OUTCOMES)},
+            self.unaccounted,
+        )
 
     def _accounts(self) -> Iterator[Account]:
         return (account for partition in self.partitions for account in partition.accounts)

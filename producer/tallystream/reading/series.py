@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from tallystream.errors import EventError
-from tallystream.reading.query import Answer, Command, Query, combined, raise_on_error
-from tallystream.reading.totals import floored
+from tallystream.reading.counters import floored, query_counters
+from tallystream.reading.freshness import Figure, Freshness, freshness
+from tallystream.reading.query import Answer, Command, Query, raise_on_error
 from tallystream.rules.windows import Bucket, bucket, cover, seconds
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.wire.position import CountingPosition, parse_position, position_commands
+from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.window import MINUTE, WINDOWS, Window
 
 if TYPE_CHECKING:
@@ -27,32 +29,36 @@ MAX_RANGE: Final = 4000 * 86_400
 """The longest range of a rolling sum, in seconds."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """The sum of one bucket, which begins at second `start`."""
+class Point(msgspec.Struct, frozen=True):
+    """One bucket of a series; it begins at second `start`."""
 
-    label: str
+    bucket: str
     start: int
     value: int
 
 
-@dataclass(frozen=True)
-class Series:
-    """The latest buckets of a window, oldest first; those without an event, or expired, are 0."""
+class Series(Figure, frozen=True):
+    """The latest buckets of a counter, oldest first; those without an event, or expired, are 0.
 
-    points: list[Point]
-    position: CountingPosition
+    `error` is how much may be missing from them in all.
+    """
+
+    subject: str
+    metric: str
+    window: str
+    series: list[Point]
 
 
-@dataclass(frozen=True)
-class Rolling:
-    """The sum over a range; `start` and `end` are the bounds of the buckets that cover it, `buckets` how many."""
+class RollingSum(Figure, frozen=True):
+    """A counter's sum over whole buckets, from second `start` to `end`; `error` is how much may be missing."""
 
+    subject: str
+    metric: str
+    over: str
     value: int
     start: int
     end: int
     buckets: int
-    position: CountingPosition
 
 
 def query_series(
@@ -73,15 +79,17 @@ def query_series(
         at = buckets[-1].start - 1
     buckets.reverse()
 
-    def parse(found: _Found) -> Series:
-        values = [floored(rules, metric, value) for value in found.values]
-        points = [Point(each.label, each.start, value) for each, value in zip(buckets, values, strict=True)]
-        return Series(points, found.position)
+    normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
 
-    return _query_buckets(layout, rules, subject, metric, [(name, each) for each in buckets], parse)
+    def show(values: list[int], fresh: Freshness) -> Series:
+        shown = [floored(rules, metric, value) for value in values]
+        points = [Point(each.label, each.start, value) for each, value in zip(buckets, shown, strict=True)]
+        return Series(normal, metric, window, points, **fresh)
+
+    return _query_buckets(layout, rules, normal, metric, [(name, each) for each in buckets], show)
 
 
-def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over: str, now: float) -> Query[Rolling]:
+def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over: str, now: float) -> Query[RollingSum]:
     """Ask for the sum over a duration that ends at second `now`, from the fewest buckets that cover it.
 
     Raises:
@@ -89,11 +97,14 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
     """
     covering = rolling_buckets(rules, metric, over, now)
 
-    def parse(found: _Found) -> Rolling:
-        start, end = covering[0][1].start, covering[-1][1].end
-        return Rolling(floored(rules, metric, sum(found.values)), start, end, len(covering), found.position)
+    normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
+    start, end = covering[0][1].start, covering[-1][1].end
 
-    return _query_buckets(layout, rules, subject, metric, covering, parse)
+    def show(values: list[int], fresh: Freshness) -> RollingSum:
+        value = floored(rules, metric, sum(values))
+        return RollingSum(normal, metric, over, value, start, end, len(covering), **fresh)
+
+    return _query_buckets(layout, rules, normal, metric, covering, show)
 
 
 def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tuple[str, Bucket]]:
@@ -131,35 +142,35 @@ def declared_window(rules: Rules, metric: str, window: str) -> Window:
     raise EventError("window", f"{window[:32]!r} is not kept for {metric}; kept are: {kept}")
 
 
-@dataclass(frozen=True)
-class _Found:
-    values: list[int]
-    position: CountingPosition
-
-
 def _query_buckets(
     layout: Layout,
     rules: Rules,
     subject: str,
     metric: str,
     buckets: Sequence[tuple[str, Bucket]],
-    parse: Callable[[_Found], Answer],
+    show: Callable[[list[int], Freshness], Answer],
 ) -> Query[Answer]:
     """Ask for what a subject has in each of some buckets, in all partitions that hold it."""
-    normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
-    holding = [layout.keys[number] for number in layout.holding(normal, spread=rules.metric[metric].spread)]
+    holding = [layout.keys[number] for number in layout.holding(subject, spread=rules.metric[metric].spread)]
     commands: list[Command] = []
     for keys in holding:
         commands += position_commands(keys)
-        commands += [("HGET", keys.window(window, metric, each.label), normal) for window, each in buckets]
+        commands += [("HGET", keys.window(window, metric, each.label), subject) for window, each in buckets]
     stride = 2 + len(buckets)
 
-    def read(replies: list[Any]) -> Answer:
-        values, positions = [0] * len(buckets), []
-        for number, keys in enumerate(holding):
-            positions.append(parse_position(replies[stride * number : stride * number + 2], keys.group))
-            for nth, reply in enumerate(replies[stride * number + 2 : stride * (number + 1)]):
-                values[nth] += int(raise_on_error(reply) or 0)
-        return parse(_Found(values, combined(positions)))
+    def after(missing: int) -> Query[Answer]:
+        def parse(replies: list[Any]) -> Answer:
+            values, positions = [0] * len(buckets), []
+            for number, keys in enumerate(holding):
+                positions.append(parse_position(replies[stride * number : stride * number + 2], keys.group))
+                for nth, reply in enumerate(replies[stride * number + 2 : stride * (number + 1)]):
+                    values[nth] += int(raise_on_error(reply) or 0)
+            return show(values, freshness(positions, missing))
 
-    return Query(commands, read)
+        return Query(commands, parse)
+
+    if rules.metric[metric].max_subjects is None:
+        return after(0)
+    # A subject beyond the quota has no buckets: all that was counted for it may be missing from them.
+    total = query_counters(layout, [(subject, metric)], rules)
+    return total.then(lambda reading: after(reading.values[subject, metric] if reading.errors else 0))

@@ -1,256 +1,60 @@
-"""Reads: totals, and how good they are.
+"""Reads counters from threads; `tallystream.aio.Totals` has the same verbs, to be awaited.
 
-What to ask and how to read the answer (`Query`) is apart from who asks, so threads and asyncio (`aio.Totals`) share
-it, as they share how to wait (`ReadBarrier`). A query asks for positions first and values after: the values are
-complete up to the position, or further. Nothing here writes: a reader needs no right to.
+Queries ask for positions first and values after: the values are complete up to the position, or further. Nothing here
+writes: a reader needs no right to.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError
 
 from tallystream.client.connect import DEFAULT_URL, connect
-from tallystream.deployment import Deployment, pointed
-from tallystream.deployment import parse as parse_meta
-from tallystream.errors import ConfigurationError, EventError, FlushTimeout
-from tallystream.reading.query import Answer, Command, Query, as_of, lag_of, raise_on_error
-from tallystream.reading.sketches import bound, estimate, estimate_command
-from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_LOG, Layout
-from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
-from tallystream.wire.position import CountingPosition, parse_position, position_commands
-from tallystream.wire.stream_id import parse_id
+from tallystream.reading import questions
+from tallystream.reading.deployment_cache import DeploymentCache, query_deployment
+from tallystream.reading.freshness import ReadBarrier
+from tallystream.reading.query import Answer, Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
-    from tallystream.rules.metrics import Rules
-
-Counter = tuple[str, str]
-"""A subject and a metric of it."""
-
-DEPLOYMENT_AGE: Final = 1.0
-"""Seconds after which it is read again what is stored: which generation is live, and which rules are published.
-
-After a rebuild's switch, a reader goes on for as long with the generation before, complete up to its position.
-"""
-
-POLL: Final = (0.003, 0.05)
-"""Seconds between the first looks while waiting for a position, and at the most: many may be waiting."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Values, and how good they are.
-
-    Attributes:
-        values: What was asked for, 0 where nothing was counted.
-        positions: By partition number, how far counting had come when the values were read, or less far.
-        errors: By how much a value may be too high, for those that are not exact.
-    """
-
-    values: dict[Counter, int]
-    positions: dict[int, CountingPosition]
-    errors: dict[Counter, int] = field(default_factory=dict)
-
-    @property
-    def lag(self) -> int | None:
-        """Entries of these partitions that are not in the values yet; `None` where the server cannot tell."""
-        return lag_of(list(self.positions.values()))
-
-    @property
-    def as_of(self) -> str:
-        """Stream ID up to which everything is in the values."""
-        return as_of(list(self.positions.values()))
-
-    def error(self, counter: Counter | None = None) -> int:
-        """Return by how much a value (or the worst of them) may be too high: 0 when exact."""
-        return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
-
-
-def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
-    """Ask what is stored here.
-
-    Where nothing is yet, the answer has an empty `epoch`, no rules, and the partitions that are expected or usual.
-
-    Raises:
-        ConfigurationError: what is stored disagrees with `partitions` or with this release's layout.
-    """
-    unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace), "", None)
-
-    def parse(replies: list[Any]) -> Deployment | Query[Deployment]:
-        if isinstance(replies[0], RedisError):
-            raise replies[0]
-        root = replies[0]
-        if not root:
-            return unstored
-        there = pointed(root, namespace)
-        if there.log == FIRST_LOG:
-            return found(root, root)
-        return Query([("HGETALL", there.meta)], lambda replies: found(raise_on_error(replies[0]), root))
-
-    def found(fields: dict[bytes, bytes], root: dict[bytes, bytes]) -> Deployment | Query[Deployment]:
-        deployment = parse_meta(fields, partitions, namespace, root)
-        return query_live(deployment) if deployment.was_rebuilt else deployment
-
-    return Query([("HGETALL", unstored.layout.root)], parse)
-
-
-def query_live(deployment: Deployment) -> Query[Deployment]:
-    """Ask which generation is live in each partition."""
-
-    def parse(replies: list[Any]) -> Deployment:
-        return deployment.with_live([raise_on_error(reply) for reply in replies])
-
-    return Query([("GET", keys.live) for keys in deployment.layout.keys], parse)
-
-
-def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
-    """Ask for counters, each a subject and a metric.
-
-    With `rules`, a floor is applied to what is shown, what has no counter of its own is read from its sketch, and what
-    is spread is the sum over all partitions.
-
-    Raises:
-        EventError: a subject or a metric that cannot exist.
-    """
-    by_partition: dict[int, list[Counter]] = defaultdict(list)
-    spread = rules.spread if rules is not None else frozenset()
-    for subject, metric in counters:
-        check_metric(metric)
-        normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
-        for number in layout.holding(normal, spread=metric in spread):
-            by_partition[number].append((normal, metric))
-    commands: list[Command] = []
-    sketched: list[list[Counter]] = []
-    for partition, wanted in by_partition.items():
-        keys = layout.keys[partition]
-        commands += position_commands(keys)
-        commands.append(("MGET", *(keys.total(metric, subject) for subject, metric in wanted)))
-        sketched.append([counter for counter in wanted if _may_be_sketched(rules, counter[1])])
-        for subject, metric in sketched[-1]:
-            commands.append(estimate_command(keys.sketch(metric), subject))
-            commands.append(("HGET", keys.ledger, f"sketched@{metric}"))
-
-    def parse(replies: list[Any]) -> Reading:
-        reading = Reading({}, {})
-        answers = iter(replies)
-        for (partition, wanted), in_sketch in zip(by_partition.items(), sketched, strict=True):
-            group = layout.keys[partition].group
-            reading.positions[partition] = parse_position([next(answers), next(answers)], group)
-            values = dict(zip(wanted, raise_on_error(next(answers)), strict=True))
-            for counter in in_sketch:
-                cells, sketched_sum = raise_on_error(next(answers)), int(raise_on_error(next(answers)) or 0)
-                if values[counter] is None and sketched_sum > 0:
-                    values[counter] = estimate(cells)
-                    reading.errors[counter] = bound(sketched_sum)
-            for counter, value in values.items():
-                reading.values[counter] = reading.values.get(counter, 0) + int(value or 0)
-        for counter, value in reading.values.items():
-            reading.values[counter] = floored(rules, counter[1], value)
-        return reading
-
-    return Query(commands, parse)
-
-
-def floored(rules: Rules | None, metric: str, value: int) -> int:
-    """Return a value as it is shown: never below the metric's floor. What is stored stays the true sum."""
-    floor = rules.metric[metric].floor if rules is not None and metric in rules.metric else None
-    return value if floor is None else max(floor, value)
-
-
-def _may_be_sketched(rules: Rules | None, metric: str) -> bool:
-    rule = rules.metric.get(metric) if rules is not None else None
-    return rule is not None and (not rule.exact or rule.max_subjects is not None)
-
-
-def declared(deployment: Deployment) -> list[str]:
-    """Return the names of the declared metrics.
-
-    Raises:
-        ConfigurationError: no worker has published them yet.
-    """
-    if deployment.rules is None:
-        raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-    return sorted(deployment.rules.metric)
-
-
-class DeploymentCache:
-    """The `Deployment` that was last read, while it may still be used."""
-
-    def __init__(self) -> None:
-        self._deployment: Deployment | None = None
-        self._until = 0.0
-
-    def get(self) -> Deployment | None:
-        """Return it, or `None` where it must be read."""
-        return self._deployment if time.monotonic() < self._until else None
-
-    def expected(self, partitions: int | None) -> int | None:
-        """Return the number to check against: none once it was checked, since a live system may be moved to another."""
-        return partitions if self._deployment is None else None
-
-    def put(self, deployment: Deployment) -> Deployment:
-        """Keep it, unless it still lacks the rules: these come the moment that a worker starts."""
-        if deployment.rules is not None:
-            self._deployment = deployment
-            self._until = time.monotonic() + DEPLOYMENT_AGE
-        return deployment
-
-
-class ReadBarrier:
-    """Says whether to look again while waiting until everything up to a stream ID is counted.
-
-    Args:
-        after: The stream ID; `None` waits for nothing.
-        timeout: Seconds to wait.
-
-    Raises:
-        EventError: `after` is not a stream ID.
-    """
-
-    def __init__(self, after: str | None, timeout: float) -> None:
-        if after is not None:
-            try:
-                parse_id(after)
-            except ValueError as error:
-                raise EventError("after", str(error)) from None
-        self._after = after
-        self._timeout = timeout
-        self._deadline = time.monotonic() + timeout
-        self._pause, self._longest = POLL
-
-    def ends(self, reading: Reading) -> bool:
-        """Tell whether the reading is what was waited for.
-
-        Raises:
-            FlushTimeout: it is not, and the time is up.
-        """
-        if self._after is None or reached(reading, self._after):
-            return True
-        if time.monotonic() >= self._deadline:
-            raise FlushTimeout(f"entry {self._after} was not counted within {self._timeout:g} seconds")
-        return False
-
-    def pause(self) -> float:
-        """Return the seconds to let pass before the next look: more from look to look."""
-        pause = min(self._pause, max(0.0, self._deadline - time.monotonic()))
-        self._pause = min(self._longest, self._pause * 1.5)
-        return pause
+    from tallystream.deployment import Deployment
+    from tallystream.reading.actor_rules import Limit, Uniques, Votes
+    from tallystream.reading.alerts import Alerts
+    from tallystream.reading.counters import Counter, CounterTotal, CounterTotals, Reading, SubjectTotals
+    from tallystream.reading.leaderboards import Leaderboard
+    from tallystream.reading.ledger import LedgerSummary
+    from tallystream.reading.questions import Question
+    from tallystream.reading.search import FoundSubjects
+    from tallystream.reading.series import RollingSum, Series
 
 
 class Totals:
     """Reads counters; safe across threads. A counter that nothing was counted for is 0.
 
+    Every answer is a frozen struct that says how good it is: complete up to the stream ID `as_of`, but for `lag`
+    entries that are not counted yet (`None`: not known), and off by at most `error`. HTTP and the command line encode
+    the same structs. Every read but the ledger's, the alerts' and the search takes two settings:
+
+        after: A stream ID, such as `Decision.id`. The answer waits until everything up to it is counted in the
+            partitions that are read, so it has the caller's own writes.
+        timeout: Seconds to wait for that.
+
+    Every read can raise these:
+
+        EventError: a subject, a metric, a range or a stream ID that cannot be; `field` names which.
+        ConfigurationError: no worker has published its metrics yet, or what is stored here disagrees with `partitions`
+            or with this release's layout.
+        FlushTimeout: `after` was not counted within `timeout`.
+        redis.RedisError: the server cannot be read.
+
     Args:
         url: Where Redis or Valkey is.
-        partitions: The number of partitions, where the caller wants it checked.
+        partitions: The number of partitions, if the caller wants it checked.
         namespace: The first part of every key.
     """
 
@@ -268,48 +72,147 @@ class Totals:
             self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
         )
 
-    def get(self, subject: str, metric: str) -> int:
-        """Return one total."""
-        return next(iter(self.read([(subject, metric)]).values.values()))
+    def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
+        """Return one total, in `value`.
 
-    def get_many(self, counters: Iterable[Counter]) -> dict[Counter, int]:
-        """Return many totals, by subject and metric."""
-        return self.read(counters).values
+        What a floor is declared for is shown no lower, and what has no counter of its own is estimated: too high by at
+        most `error`, never too low. Before a worker has published its metrics, every counter is 0.
+        """
+        return self._ask(questions.get(subject, metric), after, timeout)
 
-    def of(self, subject: str) -> dict[str, int]:
-        """Return the totals of every declared metric of a subject, by metric."""
-        reading = self.read((subject, metric) for metric in declared(self.deployment))
-        return {metric: value for (_, metric), value in reading.values.items()}
-
-    def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
-        """Return totals and how good they are.
+    def get_many(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> CounterTotals:
+        """Return many totals, each once, in the order asked; `values` has them by subject and metric.
 
         Args:
-            counters: Subjects and metrics.
-            after: A stream ID; wait until everything up to it is counted, in the partitions concerned.
-            timeout: Seconds to wait for that.
-
-        Raises:
-            EventError: a subject, a metric or a stream ID that cannot exist.
-            FlushTimeout: not counted in time.
+            counters: Pairs of a subject and a metric.
+            after: See the class.
+            timeout: See the class.
         """
-        patience = ReadBarrier(after, timeout)
-        wanted = list(counters)
-        while True:
-            deployment = (
-                self.deployment
-            )  # anew each time: what is waited for may be counted by another generation by now
-            reading = self.run(query_counters(deployment.layout, wanted, deployment.rules))
-            if patience.ends(reading):
-                return reading
-            time.sleep(patience.pause())
+        return self._ask(questions.get_many(counters), after, timeout)
 
-    def close(self) -> None:
-        """Give the connections back."""
-        self._client.close()
+    def of(
+        self,
+        subject: str,
+        metrics: Iterable[str] | None = None,
+        *,
+        after: str | None = None,
+        timeout: float = 5.0,
+    ) -> SubjectTotals:
+        """Return a subject's totals by metric, and the declared ratios of them.
+
+        Args:
+            subject: Whose.
+            metrics: Which; `None` for every declared one. A ratio needs all its metrics among them.
+            after: See the class.
+            timeout: See the class.
+        """
+        return self._ask(questions.of(subject, metrics), after, timeout)
+
+    def series(
+        self,
+        subject: str,
+        metric: str,
+        window: str,
+        last: int = 24,
+        *,
+        after: str | None = None,
+        timeout: float = 5.0,
+    ) -> Series:
+        """Return a counter's latest buckets, oldest first, up to the one that lies around now.
+
+        Args:
+            subject: Whose.
+            metric: One with this window declared.
+            window: `minute`, `hour`, `day` or `month`, in the time zone that the rules declare.
+            last: How many buckets, 1 to 1,000.
+            after: See the class.
+            timeout: See the class.
+        """
+        return self._ask(questions.series(subject, metric, window, last), after, timeout)
+
+    def sum(
+        self, subject: str, metric: str, over: str, *, after: str | None = None, timeout: float = 5.0
+    ) -> RollingSum:
+        """Return a counter's sum over a range that ends now, from the fewest whole buckets that cover it.
+
+        Args:
+            subject: Whose.
+            metric: One with windows declared.
+            over: A duration, such as `90s`, `15m`, `8h` or `7d`; at most `4000d`, and at most 1,000 buckets.
+            after: See the class.
+            timeout: See the class.
+        """
+        return self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
+
+    def top(
+        self,
+        metric: str,
+        window: str | None = None,
+        *,
+        n: int | None = None,
+        offset: int = 0,
+        after: str | None = None,
+        timeout: float = 5.0,
+    ) -> Leaderboard:
+        """Return the subjects with the most, largest first.
+
+        Args:
+            metric: One with `top` declared.
+            window: `None` for all time; a window such as `day` for its bucket now; or a duration such as `7d`.
+            n: How many, at most the metric's `top`; `None` for 10, or for all if fewer are kept.
+            offset: How many places to leave out; `next` of the answer is the next page's. Between two pages counting
+                goes on, and subjects change places.
+            after: See the class.
+            timeout: See the class.
+        """
+        return self._ask(questions.top(metric, window, n, offset), after, timeout)
+
+    def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
+        """Return how much of a subject's limit is used now, what remains, and at which second it begins again."""
+        return self._ask(questions.limit(subject, metric), after, timeout)
+
+    def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
+        """Return a subject's score, and the votes for and against it; the metric must count once per actor."""
+        return self._ask(questions.votes(subject, metric), after, timeout)
+
+    def uniques(
+        self,
+        subject: str,
+        metric: str,
+        over: str | None = None,
+        *,
+        after: str | None = None,
+        timeout: float = 5.0,
+    ) -> Uniques:
+        """Return an estimate of a subject's different actors; `error` is its standard error, as a share.
+
+        Args:
+            subject: Whose.
+            metric: One with `unique` declared.
+            over: A duration such as `7d`, rounded up to whole buckets; `None` for the metric's own window as it is now.
+            after: See the class.
+            timeout: See the class.
+        """
+        return self._ask(questions.uniques(subject, metric, over), after, timeout)
+
+    def ledger(self) -> LedgerSummary:
+        """Return what became of every event, by partition and in all: each partition's figures are of one moment."""
+        return self._ask(questions.ledger())
+
+    def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
+        """Return the declared alerts, and `n` firing ones (0 to 1,000), the latest first, after the first `offset`."""
+        return self._ask(questions.alerts(n, offset))
+
+    def search(self, prefix: str, n: int = 10) -> FoundSubjects:
+        """Return at most `n` (1 to 50) subjects of the all-time leaderboards that begin so, largest first."""
+        return self._ask(questions.search(prefix, n))
+
+    def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
+        """Return many totals, each with its error, and the position of each partition; any metric may be asked for."""
+        return self._ask(questions.read(counters), after, timeout)
 
     def run(self, query: Query[Answer]) -> Answer:
-        """Ask, and return what the answer means."""
+        """Send a query, and those that its replies lead to; return what the replies mean."""
         while True:
             with self._client.pipeline(transaction=query.atomic) as pipeline:
                 for command in query.commands:
@@ -326,6 +229,16 @@ class Totals:
                 return answer
             query = answer
 
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def _ask(self, question: Question[Answer], after: str | None = None, timeout: float = 0.0) -> Answer:
+        barrier = ReadBarrier(after, timeout)
+        while (answer := self.run(barrier.guard(question(self.deployment)))) is None:
+            time.sleep(barrier.pause())
+        return answer
+
     def __enter__(self) -> Self:
         return self
 
@@ -333,9 +246,3 @@ class Totals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def reached(reading: Reading, after: str) -> bool:
-    """Tell whether everything up to a stream ID is in the reading."""
-    wanted = parse_id(after)
-    return all(p.lag == 0 or parse_id(p.as_of) >= wanted for p in reading.positions.values())

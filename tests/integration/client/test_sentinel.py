@@ -42,7 +42,7 @@ def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, durabilit
             for _ in range(100):
                 producer.emit("view", "article:1")
             producer.flush(20, wait="counted")
-            assert totals.get("article:1", "view") == 100
+            assert totals.get("article:1", "view").value == 100
             assert runner.run(read_service.get("article:1", "view")) == 100
             servers.fail_over()
             for _ in range(50):
@@ -51,7 +51,7 @@ def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, durabilit
                 until(lambda: producer.stats.unconfirmed, timeout=30, what="a burst that no replica has")
                 servers.primary.start()
             producer.flush(60)
-            until(lambda: answered(lambda: totals.get("article:1", "view")) == 150, timeout=30, what="all 150")
+            until(lambda: answered(lambda: totals.get("article:1", "view").value) == 150, timeout=30, what="all 150")
             until(
                 lambda: answered(lambda: runner.run(read_service.get("article:1", "view"))) == 150,
                 timeout=30,

@@ -108,12 +108,12 @@ def agree(harness: Harness, expected: Books) -> None:
     with Totals(harness.url) as totals:
         layout, rules = totals.deployment.layout, totals.deployment.rules
         asked = [(subject, metric) for subject in SUBJECTS for metric in RULES.metric]
-        for (subject, metric), value in totals.get_many(asked).items():
+        for (subject, metric), value in totals.get_many(asked).values.items():
             true = expected.totals[metric, subject]
             assert value == (max(0, true) if metric == "net" else true), (subject, metric)
             for window in RULES.metric[metric].windows:
-                points = totals.run(query_series(layout, rules, subject, metric, window, 40, now)).points
-                found = {point.label: point.value for point in points if point.value}
+                points = totals.run(query_series(layout, rules, subject, metric, window, 40, now)).series
+                found = {point.bucket: point.value for point in points if point.value}
                 buckets = {
                     label: v
                     for (w, m, label, s), v in expected.windows.items()
@@ -213,7 +213,7 @@ def test_a_producer_spreads_what_has_no_id(harness, tmp_path, spooled):
     assert min(in_streams(harness)) > 500
     harness.finish()
     with Totals(harness.url) as totals:
-        assert totals.get("s1", "hot") == 1 + 2700 + 10
+        assert totals.get("s1", "hot").value == 1 + 2700 + 10
         assert totals.run(query_ledger(harness.layout)).unaccounted == 0
     assert harness.dead() == []
 
@@ -237,7 +237,7 @@ def test_copies_of_an_id_meet_at_home(harness):
         assert partition in harness.layout.holding("s1", spread=True)
     harness.finish()
     with Totals(harness.url) as totals:
-        assert totals.get("s1", "hot") == PARTITIONS + 1
+        assert totals.get("s1", "hot").value == PARTITIONS + 1
     assert len(harness.dead()) == PARTITIONS - 1
     assert harness.dead(home) == []
 
@@ -250,8 +250,8 @@ def test_a_reset_takes_back_every_part(harness):
     assert reset(harness.client, create_or_load(harness.client), "s1", ["hot", "view"]) == {"hot": 15, "view": 0}
     harness.finish()
     with Totals(harness.url) as totals:
-        assert totals.get("s1", "hot") == 0
-        points = totals.run(query_series(harness.layout, RULES, "s1", "hot", "hour", 2, time.time())).points
+        assert totals.get("s1", "hot").value == 0
+        points = totals.run(query_series(harness.layout, RULES, "s1", "hot", "hour", 2, time.time())).series
         assert [point.value for point in points] == [0, 0]
 
 
@@ -293,7 +293,7 @@ def test_turning_it_on_needs_no_rebuild(server):
                 pass
         assert harness.dead() == []
         with Totals(harness.url) as totals:
-            assert totals.get("s1", "hot") == 5 + 7 + 3 * PARTITIONS
+            assert totals.get("s1", "hot").value == 5 + 7 + 3 * PARTITIONS
             ranking = totals.run(query_top(harness.layout, rules, "hot", 3, now=time.time()))
             assert (ranking.places, ranking.error) == ([("s1", 5 + 7 + 3 * PARTITIONS)], 0)
 
@@ -337,7 +337,7 @@ def test_an_old_generation_stays_readable_after_the_switch_back(server):
         assert harness.layout.generations in ((), (1,) * PARTITIONS)
         assert harness.dead() == []
         with Totals(harness.url) as totals:
-            assert totals.get("s1", "hot") == 3 * PARTITIONS + 1
+            assert totals.get("s1", "hot").value == 3 * PARTITIONS + 1
 
 
 def test_the_hottest_subject_is_shown(harness):

@@ -88,7 +88,7 @@ def test_a_flush_can_wait_for_the_totals(harness):
             for subject in ("article:1", "article:2", "article:3"):
                 producer.emit("view", subject)
             producer.flush(10, wait="counted")
-            assert totals.get_many([("article:1", "view"), ("article:3", "view")]) == {
+            assert totals.get_many([("article:1", "view"), ("article:3", "view")]).values == {
                 ("article:1", "view"): round_,
                 ("article:3", "view"): round_,
             }

@@ -52,17 +52,17 @@ def test_the_summary_is_what_status_prints(server: Server) -> None:
             producer.emit("view", f"article:{n}")
         producer.flush()
         harness.client.xadd(harness.layout.keys[0].stream, {"nonsense": "x"})
-        waiting = totals.run(query_ledger(harness.layout)).summary()
+        waiting = totals.ledger()
         harness.drain()
-        summary = totals.run(query_ledger(harness.layout)).summary()
-    assert waiting["lag"] == sum(row["lag"] for row in waiting["partitions"]) > 0
-    assert waiting["unaccounted"] is None
-    assert [row["stream"] for row in summary["partitions"]] == [keys.stream for keys in harness.layout.keys]
-    assert summary["ledger"] == {
+        summary = totals.ledger()
+    assert waiting.lag == sum(row.lag for row in waiting.partitions) > 0
+    assert waiting.unaccounted is None
+    assert [row.stream for row in summary.partitions] == [keys.stream for keys in harness.layout.keys]
+    assert summary.ledger == {
         "appended": 101, "counted": 100, "rejected": 0, "duplicate": 0, "late": 0, "dead": 1, "trimmed": 0,
         "retracted": 0,
     }  # fmt: skip
-    assert (summary["lag"], summary["pending"], summary["dead"], summary["unaccounted"]) == (0, 0, 1, 0)
+    assert (summary.lag, summary.pending, summary.dead, summary.unaccounted) == (0, 0, 1, 0)
 
 
 def test_the_books_balance_whenever_one_looks(server: Server) -> None:

@@ -76,12 +76,12 @@ def test_a_series_has_every_bucket(harness, ask, window, last):
     for _, _, amount, at in events:
         expected[bucket(window, int(at) // 60, ZONE).label] += amount
     series = ask(query_series, SUBJECT, "view", window, last, now)
-    assert len(series.points) == last
-    assert series.points[-1].label == bucket(window, int(now) // 60, ZONE).label
-    assert [point.value for point in series.points] == [expected[point.label] for point in series.points]
-    starts = [point.start for point in series.points]
+    assert len(series.series) == last
+    assert series.series[-1].bucket == bucket(window, int(now) // 60, ZONE).label
+    assert [point.value for point in series.series] == [expected[point.bucket] for point in series.series]
+    starts = [point.start for point in series.series]
     assert starts == sorted(set(starts))
-    assert series.position.lag == 0
+    assert series.lag == 0
 
 
 @pytest.mark.parametrize("over", ["24h", "7d", "90m", "40d"])
@@ -109,7 +109,7 @@ def test_a_window_is_shown_from_its_floor(harness, ask):
     now = bucket("day", int(time.time()) // 60, ZONE).start - DAY / 2  # about noon: far from where days meet
     yesterday = now - DAY
     count(harness, [("like", SUBJECT, -2, now), ("like", SUBJECT, 3, yesterday)])
-    assert [point.value for point in ask(query_series, SUBJECT, "like", "day", 2, now).points] == [3, 0]
+    assert [point.value for point in ask(query_series, SUBJECT, "like", "day", 2, now).series] == [3, 0]
     assert ask(query_rolling, SUBJECT, "like", "1d", now).value == 1
 
 
@@ -152,7 +152,7 @@ def test_a_bucket_is_kept_for_a_day_at_least(harness, ask):
         keys.window("minute", "click", bucket("minute", int(now) // 60).label),
     ):
         assert DAY - 60 < harness.client.pttl(key) / 1000 <= DAY
-    assert sum(point.value for point in ask(query_series, SUBJECT, "view", "hour", 800, now).points) == 1
+    assert sum(point.value for point in ask(query_series, SUBJECT, "view", "hour", 800, now).series) == 1
 
 
 @pytest.mark.parametrize("window", [None, "hour", "day", "month", "7d", "24h"])

@@ -117,7 +117,7 @@ def test_nothing_is_taken_from_a_sketch(harness, totals):
     harness.client.xadd(harness.layout.keys_of("/a").stream, {"metric": "path", "subject": "/a", "amount": "-1"})
     harness.drain()
     assert harness.ledger()["dead@path"] == 1
-    assert totals.get("/a", "path") == 1
+    assert totals.get("/a", "path").value == 1
 
 
 @pytest.mark.parametrize("actors", [10, 1_000, 50_000])
@@ -129,7 +129,7 @@ def test_uniques_keep_their_error(harness, totals, actors):
     uniques = totals.run(query_uniques(harness.layout, RULES, "article:1", "visit", "day", now))
     assert uniques.error == HLL_ERROR
     assert abs(uniques.value - actors) <= 3 * HLL_ERROR * actors
-    assert totals.get("article:1", "visit") == len(twice)
+    assert totals.get("article:1", "visit").value == len(twice)
 
 
 def test_uniques_over_days(harness, totals):

@@ -34,9 +34,9 @@ def emit(harness: Harness, *events: tuple[str, str, int]) -> None:
 
 def test_a_counter_that_was_never_counted_is_0(totals):
     """What nothing was counted for is 0, not an error."""
-    assert totals.get("article:1", "view") == 0
-    assert totals.get_many([("a", "view"), ("b", "like")]) == {("a", "view"): 0, ("b", "like"): 0}
-    assert totals.of("article:1") == {"like": 0, "view": 0, "vote": 0}
+    assert totals.get("article:1", "view").value == 0
+    assert totals.get_many([("a", "view"), ("b", "like")]).values == {("a", "view"): 0, ("b", "like"): 0}
+    assert totals.of("article:1").counters == {"like": 0, "view": 0, "vote": 0}
 
 
 def test_one_many_and_all(harness, totals):
@@ -45,12 +45,12 @@ def test_one_many_and_all(harness, totals):
         harness, *(("view", f"article:{n}", n) for n in range(50)), ("like", "article:7", -2), ("view", "caf\u00e9", 3)
     )
     harness.drain()
-    assert totals.get("article:7", "view") == 7
-    assert totals.get("cafe\u0301", "view") == 3
+    assert totals.get("article:7", "view").value == 7
+    assert totals.get("cafe\u0301", "view").value == 3
     wanted = [(f"article:{n}", "view") for n in range(50)]
-    assert totals.get_many(wanted) == {counter: n for n, counter in enumerate(wanted)}
-    assert totals.get_many([]) == {}
-    assert totals.of("article:7") == {"like": -2, "view": 7, "vote": 0}
+    assert totals.get_many(wanted).values == {counter: n for n, counter in enumerate(wanted)}
+    assert totals.get_many([]).values == {}
+    assert totals.of("article:7").counters == {"like": -2, "view": 7, "vote": 0}
 
 
 def test_any_client_can_read(harness):
@@ -64,7 +64,7 @@ def test_large_totals_are_exact(harness, totals):
     """A total of 2^53 - 1 is read digit by digit."""
     emit(harness, ("view", "article:1", 2**53 - 1), ("like", "article:1", -(10**15)))
     harness.drain()
-    assert totals.of("article:1") == {"like": -(10**15), "view": 2**53 - 1, "vote": 0}
+    assert totals.of("article:1").counters == {"like": -(10**15), "view": 2**53 - 1, "vote": 0}
 
 
 def test_a_reading_says_how_good_it_is(harness, totals):
@@ -117,7 +117,7 @@ def test_a_counter_that_cannot_exist(totals, subject, metric, field):
 def test_all_metrics_without_a_worker(server):
     """All metrics of a subject can be named once a worker has published them; until then the error says so."""
     with Totals(server.url) as totals:
-        assert totals.get("article:1", "view") == 0
+        assert totals.get("article:1", "view").value == 0
         with pytest.raises(ConfigurationError, match="start a worker"):
             totals.of("article:1")
 

@@ -60,7 +60,7 @@ def test_a_decision_goes_to_the_generation_that_is_live(server):
         harness.finish_beside()
         assert harness.totals()["view", "a"] == 3  # the old one counts what was decided in the new one
         with Totals(server.url) as totals:
-            assert totals.get("a", "view") == 2
+            assert totals.get("a", "view").value == 2
 
 
 def test_workers_and_readers_follow_a_switch(server):
@@ -70,7 +70,7 @@ def test_workers_and_readers_follow_a_switch(server):
     with Producer(server.url, partitions=2) as producer, Totals(server.url) as totals, counting(settings, logger):
         producer.emit("view", "a", 3)
         producer.flush(10, wait="counted")
-        assert totals.get("a", "view") == 3
+        assert totals.get("a", "view").value == 3
         with Harness(server.url, partitions=2, rules=settings.rules) as harness:
             begin(harness, 2)
         producer.emit("view", "a", 4)

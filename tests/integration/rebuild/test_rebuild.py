@@ -132,7 +132,7 @@ def test_undo_catches_up_and_goes_back(server):
             run.catch_up()
             run.switch()
         with Totals(server.url) as totals:
-            assert totals.get("a", "view") == 8
+            assert totals.get("a", "view").value == 8
             assert totals.deployment.generation == 1
         assert drop(harness.client, create_or_load(harness.client), 2) > 0
         assert not list(harness.client.scan_iter("tally:*:g2:*"))
@@ -151,7 +151,7 @@ def test_the_first_generation_can_be_dropped(server):
         emit(harness, "a", 2)
         harness.drain()
         with Totals(server.url) as totals:
-            assert totals.get("a", "view") == 5
+            assert totals.get("a", "view").value == 5
             books = totals.run(query_ledger(totals.deployment.layout))
             assert (books.appended, books.unaccounted) == (5, 0)
 
@@ -168,7 +168,7 @@ def test_readers_never_see_a_total_go_back(server):
 
         def read() -> None:
             while not stop.is_set():
-                seen.append(totals.get("a", "view"))
+                seen.append(totals.get("a", "view").value)
 
         def write() -> None:
             while not stop.is_set():
@@ -192,7 +192,7 @@ def test_readers_never_see_a_total_go_back(server):
                 thread.join()
         producer.flush(20, wait="counted")
         emitted = producer.stats.emitted
-        until(lambda: totals.get("a", "view") == emitted, what="the reader to follow the switch")
+        until(lambda: totals.get("a", "view").value == emitted, what="the reader to follow the switch")
         assert seen == sorted(seen)
         assert seen[0] >= 1
         assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
@@ -208,7 +208,7 @@ def test_a_lost_group_is_made_good(server):
             harness.client.xgroup_destroy(keys.stream, keys.group)
         rebuilt(harness)
         with Totals(server.url) as totals:
-            assert totals.get("a", "view") == 5
+            assert totals.get("a", "view").value == 5
 
 
 def test_what_is_gone_comes_from_the_archive(server, tmp_path):
@@ -227,7 +227,7 @@ def test_what_is_gone_comes_from_the_archive(server, tmp_path):
         emit(harness, "a", 1)
         harness.drain()
         with Totals(server.url) as totals:
-            assert (totals.get("a", "view"), totals.get("b", "view")) == (31, 30)
+            assert (totals.get("a", "view").value, totals.get("b", "view").value) == (31, 30)
             books = totals.run(query_ledger(totals.deployment.layout))
             assert (books.appended, books.unaccounted) == (61, 0)
 
@@ -249,11 +249,11 @@ def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
         for number in range(600):
             emit(harness, f"s{number % 9}", 1)
         harness.finish()
-        before = totals.get_many((f"s{n}", "view") for n in range(9))
+        before = totals.get_many((f"s{n}", "view") for n in range(9)).values
         killed = subprocess.run(command, env=os.environ | {"TALLYSTREAM_FAILPOINT": place}, check=False, timeout=60)
         assert killed.returncode == -9
         with Totals(server.url) as reader:
-            assert reader.get_many((f"s{n}", "view") for n in range(9)) == before
+            assert reader.get_many((f"s{n}", "view") for n in range(9)).values == before
         if place != "rebuild-switched:1":
             subprocess.run(command, check=True, timeout=60)
         harness.layout = create_or_load(harness.client).layout
@@ -262,7 +262,7 @@ def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
         deployment = create_or_load(harness.client)
         assert {keys.generation for keys in deployment.layout.keys} == {deployment.generation} == {2}
         with Totals(server.url) as reader:
-            assert reader.get("s0", "view") == before["s0", "view"] + 1
+            assert reader.get("s0", "view").value == before["s0", "view"] + 1
             assert reader.run(query_ledger(deployment.layout)).unaccounted == 0
         assert audit(harness.client, deployment, rules).differences == []
 

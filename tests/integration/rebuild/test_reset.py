@@ -85,9 +85,9 @@ def test_totals_and_windows_come_to_nothing(harness, totals):
     count(harness, *(("view", subject, 2, now - ago, None) for subject in (SUBJECT, OTHER) for ago in AGO))
     of_other = window_values(harness, "view", OTHER)
     assert take_back(harness, SUBJECT, "view") == {"view": 2 * len(AGO)}
-    assert totals.get(SUBJECT, "view") == 0
+    assert totals.get(SUBJECT, "view").value == 0
     assert set(window_values(harness, "view", SUBJECT).values()) == {0}
-    assert totals.get(OTHER, "view") == 2 * len(AGO)
+    assert totals.get(OTHER, "view").value == 2 * len(AGO)
     assert window_values(harness, "view", OTHER) == of_other
     assert harness.ledger()["total@view"] == 2 * len(AGO)
     assert balanced(totals)
@@ -129,7 +129,7 @@ def test_a_limit_stays_used(harness, totals):
         for _ in range(4):
             producer.decide("call", SUBJECT, at=now)
         assert take_back(harness, SUBJECT, "call") == {"call": 3}
-        assert totals.get(SUBJECT, "call") == 0
+        assert totals.get(SUBJECT, "call").value == 0
         assert set(window_values(harness, "call", SUBJECT).values()) == {0}
         assert not producer.decide("call", SUBJECT, at=now).accepted
     harness.drain()
@@ -141,7 +141,7 @@ def test_a_reset_goes_below_the_floor(harness, totals):
     count(harness, ("like", SUBJECT, -2, time.time(), None))
     assert take_back(harness, SUBJECT, "like") == {"like": -2}
     count(harness, ("like", SUBJECT, 1, time.time(), None))
-    assert totals.get(SUBJECT, "like") == 1
+    assert totals.get(SUBJECT, "like").value == 1
     assert balanced(totals)
 
 
@@ -160,7 +160,7 @@ def test_counting_goes_on(harness, totals):
     count(harness, ("view", SUBJECT, 5, now, None))
     take_back(harness, SUBJECT, "view")
     count(harness, ("view", SUBJECT, 3, now, None))
-    assert totals.get(SUBJECT, "view") == 3
+    assert totals.get(SUBJECT, "view").value == 3
     assert set(window_values(harness, "view", SUBJECT).values()) == {3}
 
 
@@ -181,9 +181,9 @@ def test_a_bucket_that_has_expired_shows_no_debt(harness, totals):
     )
     assert take_back(harness, SUBJECT, "view", "like") == {"view": 5, "like": 3}
     assert window_values(harness, "like", SUBJECT) == {}
-    assert totals.get(SUBJECT, "like") == 0
-    assert totals.get(SUBJECT, "view") == 0
-    points = totals.run(query_series(harness.layout, RULES, SUBJECT, "view", "hour", 1000, time.time())).points
+    assert totals.get(SUBJECT, "like").value == 0
+    assert totals.get(SUBJECT, "view").value == 0
+    points = totals.run(query_series(harness.layout, RULES, SUBJECT, "view", "hour", 1000, time.time())).series
     assert min(point.value for point in points) == 0
-    days = totals.run(query_series(harness.layout, RULES, SUBJECT, "view", "day", 30, time.time())).points
+    days = totals.run(query_series(harness.layout, RULES, SUBJECT, "view", "day", 30, time.time())).series
     assert {point.value for point in days} == {0}

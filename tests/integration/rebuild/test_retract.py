@@ -149,7 +149,7 @@ def test_the_command(harness):
     assert "6 events of 3 counters" in retract("--actor", "u1", "--metric", "view", "--dry-run").stdout
     assert "generation 2 is live" in retract("--actor", "u1", "--metric", "view").stdout.replace("\n", " ")
     with Totals(harness.url) as totals:
-        assert totals.get("a:0", "view") == 23
+        assert totals.get("a:0", "view").value == 23
     assert "no such events" in retract("--actor", "nobody").stdout
     assert "say which events" in retract(status=2).stderr
     assert "whole minute" in retract("--from", "1700000001", status=2).stderr

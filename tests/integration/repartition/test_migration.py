@@ -345,7 +345,7 @@ def read(totals: Totals, stop: threading.Event) -> dict[str, list[int]]:
     """Look at all totals until told to stop; return what was seen."""
     seen: dict[str, list[int]] = {subject: [] for subject in SUBJECTS}
     while not stop.is_set():
-        for (subject, _), value in totals.get_many((s, "view") for s in SUBJECTS).items():
+        for (subject, _), value in totals.get_many((s, "view") for s in SUBJECTS).values.items():
             seen[subject].append(value)
     return seen
 
@@ -373,11 +373,11 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
             ]
             reading = threads.submit(read, totals, stop)
             try:
-                until(lambda: totals.get("s:0", "view") > 20, what="the beginning")
+                until(lambda: totals.get("s:0", "view").value > 20, what="the beginning")
                 repartition(configured, create_or_load(harness.client), 7)
                 until(lambda: pool.layout.partitions == 7, what="the worker to follow")
-                before = totals.get("s:1", "view")
-                until(lambda: totals.get("s:1", "view") > before + 20, what="the counting to go on")
+                before = totals.get("s:1", "view").value
+                until(lambda: totals.get("s:1", "view").value > before + 20, what="the counting to go on")
             finally:
                 stop.set()
             counts = sum((each.result() for each in writing), Counter())
@@ -445,7 +445,7 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
             producer.emit("view", f"s{number % 9}")
         with Totals(server.url) as reader:
             for (metric, subject), value in before.items():
-                assert reader.get(subject, metric) >= value
+                assert reader.get(subject, metric).value >= value
         subprocess.run(command, check=True, timeout=60)
         producer.flush(20)
         deployment = create_or_load(harness.client)
@@ -520,7 +520,7 @@ def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
             producer.emit("view", "a")
         harness.drain()
         with Totals(server.url) as totals:
-            assert totals.get("a", "view") == 9
+            assert totals.get("a", "view").value == 9
     database.close()
 
 
@@ -570,4 +570,4 @@ def test_a_spread_metric_stays_spread_in_other_partitions(server):
             moved(harness, harness.layout.partitions + 1)
             topic.drop(harness.client, create_or_load(harness.client))
         assert create_or_load(harness.client).spread == {"view"}
-        until(lambda: totals.get("a", "view") == 7, what="the reader to follow")
+        until(lambda: totals.get("a", "view").value == 7, what="the reader to follow")

@@ -67,13 +67,13 @@ def test_a_crew_counts_and_stops(server):
         with counting(settings, logger):
             producer.emit("view", "article:1", 3)
             producer.flush(10, wait="counted")
-            assert totals.get("article:1", "view") == 3
+            assert totals.get("article:1", "view").value == 3
         producer.emit("view", "article:1", 4)
         producer.flush(10)
-        assert totals.get("article:1", "view") == 3
+        assert totals.get("article:1", "view").value == 3
         with counting(settings, logger):
             producer.flush(10, wait="counted")
-            assert totals.get("article:1", "view") == 7
+            assert totals.get("article:1", "view").value == 7
 
 
 def test_metrics_that_raise_stop_nothing(server):

@@ -158,7 +158,7 @@ def test_one_worker_serves_several(server: Server, tmp_path: Path) -> None:
                     producer.emit(metric, "article:1", 3)
                     producer.flush(20, wait="counted")
                 with contextlib.closing(Totals(server.url, namespace=name)) as totals:
-                    assert totals.of("article:1") == {metric: 3}
+                    assert totals.of("article:1").counters == {metric: 3}
             page = get("/metrics")
             assert page.count("# TYPE tallystream_batches_total ") == 1
             for name in ("shop", "blog"):
@@ -211,7 +211,7 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
         with contextlib.closing(Database(place, name)) as database:
             restore(server.client(), database, lambda n, after, before, store=store: entries(store, n, after, before))
         with contextlib.closing(Totals(server.url, namespace=name)) as totals:
-            assert totals.get("article:1", "view") == amount
+            assert totals.get("article:1", "view").value == amount
         found = load(server.client(), name)
         assert found.epoch == deployments[name].epoch
         report = audit(server.client(), found, found.rules, sources=Sources(archive=store))

@@ -140,8 +140,8 @@ def test_every_part_works_with_its_own_user(server: Secured) -> None:
         producer.emit("view", "article:0")
         producer.flush(10, wait="counted")
     with contextlib.closing(Totals(server.url("reader"))) as totals:
-        assert totals.get("article:0", "view") == 2
-        assert totals.get("post:1", "vote") == 1
+        assert totals.get("article:0", "view").value == 2
+        assert totals.get("post:1", "vote").value == 1
     with serving(settings_for(server.url("reader"))) as url:
         for path in (
             "/v1/counters/article:1", "/v1/counters/article:1/view?window=hour", "/v1/counters/article:1/view?over=7d",
@@ -390,6 +390,6 @@ def test_everything_is_moved_by_an_operator_and_followed_by_the_others(server: S
             plain.xadd(home, {"metric": "view", "subject": "article:2"})
         producer.flush(10, wait="counted")
         with contextlib.closing(Totals(server.url("reader"))) as totals:
-            assert totals.get("article:1", "view") == 2
-            until(lambda: totals.get("article:2", "view") == 1, what="what came late")
+            assert totals.get("article:1", "view").value == 2
+            until(lambda: totals.get("article:2", "view").value == 1, what="what came late")
         command_line(server.url("admin"), "rebuild", "--drop")

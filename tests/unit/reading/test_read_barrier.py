@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tallystream.errors import EventError, FlushTimeout
-from tallystream.reading.totals import POLL, ReadBarrier, Reading
+from tallystream.reading.freshness import POLL, ReadBarrier
 from tallystream.wire.position import CountingPosition
 
 
-def reading(*positions: tuple[str, int | None]) -> Reading:
-    """Return a reading of partitions at these positions: as_of and lag."""
-    return Reading({}, {number: CountingPosition(as_of, 0, lag) for number, (as_of, lag) in enumerate(positions)})
+def reading(*positions: tuple[str, int | None]) -> list[CountingPosition]:
+    """Return partitions at these positions: as_of and lag."""
+    return [CountingPosition(as_of, 0, lag) for as_of, lag in positions]
 
 
 def test_without_a_wish_any_reading_will_do() -> None:

@@ -18,7 +18,8 @@ import structlog
 from tallystream.aio import Totals
 from tallystream.client.backoff import Backoff
 from tallystream.errors import ConfigurationError, EventError, TallyError
-from tallystream.reading.query import Query, lag_of
+from tallystream.reading.freshness import lag_of
+from tallystream.reading.query import Query
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tallystream.deployment import Deployment
-    from tallystream.reading.totals import Counter
+    from tallystream.reading.counters import Counter
     from tallystream.storage.keys import Layout
     from tallystream_worker.live.changes import Changes
     from tallystream_worker.live.cursor import Cursor

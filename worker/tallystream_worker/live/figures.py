@@ -84,7 +84,7 @@ class Figures:
         if now < due or deployment.rules is None:
             return
         rolling = window not in ("all", "minute", "hour", "day", "month")
-        message = Message("top", await top_of(self._totals, deployment.layout, deployment.rules, window))
+        message = Message("top", await top_of(self._totals, deployment.rules, window))
         if before is not None and before.body == message.body:
             message = before
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from tallystream.reading.totals import Counter
+    from tallystream.reading.counters import Counter
 
 HEARTBEAT: Final = b": still here\n\n"
 

@@ -10,21 +10,19 @@ import msgspec
 
 from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.errors import EventError
-from tallystream.reading.leaderboards import query_top
+from tallystream.reading.freshness import as_of
 from tallystream.reading.ledger import OUTCOMES
-from tallystream.reading.query import Query, as_of, raise_on_error
+from tallystream.reading.query import Query, raise_on_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tallystream.aio import Totals
+    from tallystream.reading.leaderboards import Place
     from tallystream.reading.ledger import Ledger
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
     from tallystream.wire.position import CountingPosition
-
-PLACES: Final = 10
-"""Places of a leaderboard on the dashboard."""
 
 _SPAN: Final = 3.0
 """Seconds over which a rate is taken: long enough to be steady, short enough to be now."""
@@ -70,18 +68,11 @@ class Snapshots(NamedTuple):
     every: float | None
 
 
-class TopSubject(msgspec.Struct, frozen=True):
-    """One place of a leaderboard."""
-
-    subject: str
-    value: int
-
-
 class TopFigures(msgspec.Struct, frozen=True):
     """The subjects with the most in a window, by metric; metrics without this window are left out."""
 
     window: str
-    metrics: dict[str, list[TopSubject]]
+    metrics: dict[str, list[Place]]
 
 
 class Rates:
@@ -124,9 +115,7 @@ def overview(rules: Rules, books: Ledger, rates: Rates, workers: int, snapshot: 
         workers=workers,
         snapshot_age_seconds=snapshot.age,
         snapshot_every_seconds=snapshot.every,
-        as_of=as_of(
-            [each.position for each in books.partitions if each.position.lag != 0 or each.position.as_of != "0-0"]
-        ),
+        as_of=as_of_counted([partition.position for partition in books.partitions]),
         at=time.time(),
     )
 
@@ -165,20 +154,17 @@ def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
     return Query([("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY)], parse)
 
 
-async def top_of(totals: Totals, layout: Layout, rules: Rules, window: str) -> TopFigures:
+async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
     """Read the leaderboards of all metrics that have this window; `all` is all time.
 
     Raises:
         RedisError: they cannot be read.
     """
-    found: dict[str, list[TopSubject]] = {}
-    for metric, rule in sorted(rules.metric.items()):
-        if not rule.top:
-            continue
-        n, span = min(PLACES, rule.top), None if window == "all" else window
+    found: dict[str, list[Place]] = {}
+    for metric in sorted(rules.metric):
         try:
-            ranking = await totals.run(query_top(layout, rules, metric, n, span, now=time.time()))
+            board = await totals.top(metric, None if window == "all" else window)
         except EventError:
-            continue  # not a window of this metric
-        found[metric] = [TopSubject(*place) for place in ranking.places]
+            continue  # a metric without a leaderboard, or without this window
+        found[metric] = board.top
     return TopFigures(window, found)

@@ -11,7 +11,7 @@ from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from tallystream.reading.totals import Counter
+    from tallystream.reading.counters import Counter
 
 MAX_SUBJECTS: Final = 50
 """The most names and patterns of one reader, and the most metrics."""

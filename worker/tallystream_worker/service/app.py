@@ -33,7 +33,7 @@ from tallystream_worker.service.routes.health import healthz, readyz
 from tallystream_worker.service.routes.live import live, live_socket
 from tallystream_worker.service.routes.metrics import ExtraMetrics, metrics
 from tallystream_worker.service.routes.overview import Summary
-from tallystream_worker.service.routes.rules import Standing
+from tallystream_worker.service.routes.rules import RuleReads
 from tallystream_worker.service.routes.session import Sessions
 from tallystream_worker.service.schema import SchemaPage
 from tallystream_worker.service.tokens import tokens_of
@@ -144,7 +144,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
         HostAndOriginCheck(settings.serve, guarded=bool(access.tokens)),
         access,
         route_handlers=[
-            *(page, part, Counters, Standing, Summary, Events, alerts, Sessions, live, live_socket),
+            *(page, part, Counters, RuleReads, Summary, Events, alerts, Sessions, live, live_socket),
             *(healthz, readyz, metrics),
         ],
         guards=[access.guard],

@@ -15,8 +15,6 @@ from litestar.plugins.problem_details import ProblemDetailsException
 from redis.exceptions import RedisError
 
 from tallystream.errors import TallyError
-from tallystream_worker.service.responses import how_good
-from tallystream_worker.service.routes.counters import Counter
 from tallystream_worker.service.tokens import Role
 
 if TYPE_CHECKING:
@@ -45,11 +43,10 @@ async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Tot
         deployment = await totals.deployment()
         if deployment.rules is None or metric not in deployment.rules.metric:
             return None
-        reading = await totals.read([(name, metric)])
+        total = await totals.get(name, metric)
     except (TallyError, RedisError, ValueError, ProblemDetailsException):
         return None
-    (((counted, _), value),) = reading.values.items()
-    return _encode(Counter(counted, metric, value, **how_good(reading)))
+    return _encode(total)
 
 
 async def send_json(send: Send, body: bytes, headers: Headers, more: dict[str, str]) -> None:

@@ -1,15 +1,25 @@
-"""The names in a request: subjects as a path has them, and metrics, which must be declared."""
+"""The parameters of reads: subjects as a path has them, metrics, which must be declared, and a position to wait for."""
 
 from http import HTTPStatus
+from typing import Annotated
 from urllib.parse import unquote_to_bytes
+
+from litestar.params import QueryParameter
 
 from tallystream.aio import Totals
 from tallystream.errors import EventError
-from tallystream.reading.totals import declared
+from tallystream.reading import deployment_cache
 from tallystream.rules.metrics import Rules
-from tallystream.storage.keys import Layout
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
 from tallystream_worker.service.problems import problem
+
+After = Annotated[
+    str | None,
+    QueryParameter(
+        name="after",
+        description="a stream ID; the answer waits until everything up to it is counted, or is 504",
+    ),
+]
 
 
 def subject_in_path(encoded: str) -> str:
@@ -25,19 +35,17 @@ def subject_in_path(encoded: str) -> str:
     return check_text("subject", subject, MAX_SUBJECT_BYTES)
 
 
-async def published(totals: Totals, *metrics: str) -> tuple[Layout, Rules]:
-    """Return what is stored here and what is declared of it; the answer is 404 where one of `metrics` is not.
+async def published(totals: Totals, *metrics: str) -> Rules:
+    """Return what is declared; the answer is 404 if one of `metrics` is not.
 
     Raises:
         ConfigurationError: nothing is declared yet.
         EventError: a metric that could not be declared.
     """
-    deployment = await totals.deployment()
-    names = declared(deployment)
+    rules = deployment_cache.published(await totals.deployment())
     for metric in metrics:
         check_metric(metric)
-        if metric not in names:
-            limit = f"{metric} is not declared; declared are {', '.join(names)}"
+        if metric not in rules.metric:
+            limit = f"{metric} is not declared; declared are {', '.join(sorted(rules.metric))}"
             raise problem(HTTPStatus.NOT_FOUND, f"metric: {limit}", field="metric", limit=limit)
-    assert deployment.rules is not None  # noqa: S101  # `declared` has refused that
-    return deployment.layout, deployment.rules
+    return rules

@@ -193,8 +193,8 @@ class Demo:
         view.add_row("appended", f"{appended:,}", f"{appended / seconds:,.0f} events/s")
         view.add_row("counted", f"{counted:,}", f"{counted / seconds:,.0f} events/s")
         first = [(f"article:{number}", "view") for number in range(1, 6)]
-        for (subject, _), value in totals.get_many(first).items():
-            view.add_row(Text(subject, style="dim"), f"{value:,}", Text("views", style="dim"))
+        for each in totals.get_many(first).counters:
+            view.add_row(Text(each.subject, style="dim"), f"{each.value:,}", Text("views", style="dim"))
         return view
 
     def _stalled(self, totals: Totals) -> int:
@@ -211,7 +211,7 @@ class Demo:
         found: dict[tuple[str, str], int] = {}
         remaining = iter(names)
         while chunk := list(islice(remaining, _CHUNK)):
-            found |= totals.get_many(chunk)
+            found |= totals.get_many(chunk).values
         wrong = [name for name in names if found[name] != expected[name]]
         rate = f"{self._events / seconds:,.0f} events/s end to end" if seconds else ""
         if not wrong and sum(found.values()) == self._events:

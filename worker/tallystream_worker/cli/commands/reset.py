@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 
 from tallystream.client.connect import connect
-from tallystream.reading.totals import Totals, declared
+from tallystream.reading.deployment_cache import published
+from tallystream.reading.totals import Totals
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import print_json, print_table
@@ -33,13 +34,12 @@ def reset(
     subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         deployment = totals.deployment
-    metrics = declared(deployment)
-    if metric is not None:
-        assert deployment.rules is not None  # noqa: S101  # declared() saw to it
-        deployment.rules.refuse_undeclared(metric)
+    rules = published(deployment)
+    if metric is None:
+        metrics = [name for name in sorted(rules.metric) if rules.metric[name].exact]
+    else:
+        rules.refuse_undeclared(metric)
         metrics = [metric]
-    elif deployment.rules is not None:
-        metrics = [name for name in metrics if deployment.rules.metric[name].exact]
     with closing(connect(settings.redis.url)) as client:
         taken = take_back(client, deployment, subject, metrics)
     if json:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tallystream.reading.ledger import OUTCOMES, query_ledger
+import msgspec
+
+from tallystream.reading.ledger import OUTCOMES, LedgerSummary
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
-from tallystream_worker.maintenance.hot_subjects import advice, query_hot_subjects
+from tallystream_worker.maintenance.hot_subjects import HotSubject, advice, query_hot_subjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tallystream.deployment import Deployment
+
+
+class Status(LedgerSummary, frozen=True):
+    """The ledger, each stream's hot subject, and what a rebuild or a repartition has left to do."""
+
+    hottest: dict[str, HotSubject]
+    building: int | None
+    moving: int | None
+    kept_log: int | None
 
 
 def status(
@@ -31,30 +41,34 @@ def status(
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         if live:
-            follow(lambda: totals.run(query_ledger(totals.deployment.layout)), StatusScreen(), every=every, json=json)
+            follow(totals.ledger, StatusScreen(), every=every, json=json)
             return
-        books = totals.run(query_ledger(totals.deployment.layout))
+        ledger = totals.ledger()
         hottest, deployment = totals.run(query_hot_subjects(totals.deployment.layout)), totals.deployment
     if json:
+        fields = msgspec.structs.asdict(ledger)
         print_json(
-            books.summary()
-            | {"hottest": {stream: asdict(hot) for stream, hot in hottest.items()}}
-            | {"building": deployment.building, "moving": deployment.moving, "kept_log": deployment.kept}
+            Status(
+                **fields,
+                hottest=hottest,
+                building=deployment.building,
+                moving=deployment.moving,
+                kept_log=deployment.kept,
+            )
         )
         return
-    summary = books.summary()
     print_table(
         "partitions",
         ["stream", "lag", "pending", "oldest pending", "dead entries"],
         [
             [
-                row["stream"],
-                _count(row["lag"]),
-                _count(row["pending"]),
-                _seconds(row["oldest_pending_seconds"]),
-                _count(row["dead"]),
+                partition.stream,
+                _count(partition.lag),
+                _count(partition.pending),
+                _seconds(partition.oldest_pending_seconds),
+                _count(partition.dead),
             ]
-            for row in summary["partitions"]
+            for partition in ledger.partitions
         ],
     )
     for stream, hot in hottest.items():
@@ -63,18 +77,16 @@ def status(
             console.print(f"hot: {what}: {advice(hot, deployment.rules)}", soft_wrap=True, markup=False)
     for line in _unfinished(deployment):
         console.print(line, soft_wrap=True, markup=False)
-    book = summary["ledger"]
     # The conservation equation: what came in became exactly one of these, or waits.
-    became = " + ".join(f"{book[name]:,} {name}" for name in OUTCOMES)
-    waiting = f"and {_count(summary['lag'])} entries that wait"
-    console.print(f"events: {book['appended']:,} appended = {became}, {waiting}", soft_wrap=True)
-    unaccounted = summary["unaccounted"]
-    if unaccounted is None:
-        error_console.print(f"books: open, {_count(summary['lag'])} entries wait to be counted")
-    elif unaccounted == 0:
+    became = " + ".join(f"{ledger.ledger[name]:,} {name}" for name in OUTCOMES)
+    waiting = f"and {_count(ledger.lag)} entries that wait"
+    console.print(f"events: {ledger.ledger['appended']:,} appended = {became}, {waiting}", soft_wrap=True)
+    if ledger.unaccounted is None:
+        error_console.print(f"books: open, {_count(ledger.lag)} entries wait to be counted")
+    elif ledger.unaccounted == 0:
         error_console.print("books: balance, every appended event is accounted for", style="green")
     else:
-        error_console.print(f"books: {unaccounted:,} events are UNACCOUNTED for", style="bold red")
+        error_console.print(f"books: {ledger.unaccounted:,} events are UNACCOUNTED for", style="bold red")
 
 
 def _unfinished(deployment: Deployment) -> Iterator[str]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
-from typing import Annotated, Final
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from tallystream.errors import ConfigurationError
-from tallystream.reading.leaderboards import Leaderboard, query_top
-from tallystream.reading.query import as_of, lag_of
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import error_console, print_json, print_table
 from tallystream_worker.cli.screens import TopScreen
-
-_SHOWN: Final = 10
 
 
 def top(
@@ -41,33 +35,14 @@ def top(
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-
-        def look() -> Leaderboard:
-            deployment = totals.deployment
-            if deployment.rules is None:
-                raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-            kept = deployment.rules.metric[metric].top if metric in deployment.rules.metric else 0
-            wanted = min(_SHOWN, kept or _SHOWN) if n is None else n
-            return totals.run(query_top(deployment.layout, deployment.rules, metric, wanted, window, now=time.time()))
-
         if live:
-            follow(look, TopScreen(metric, window or "all time"), every=every, json=json)
+            follow(lambda: totals.top(metric, window, n=n), TopScreen(), every=every, json=json)
             return
-        ranking = look()
+        board = totals.top(metric, window, n=n)
     if json:
-        print_json(
-            {
-                "metric": metric,
-                "window": window or "all",
-                "top": [{"subject": subject, "value": value} for subject, value in ranking.places],
-                "as_of": as_of(ranking.positions),
-                "lag": lag_of(ranking.positions),
-                "error": ranking.error,
-            }
-        )
+        print_json(board)
         return
-    title = f"{metric}, {window or 'all time'}"
-    rows = [[subject, f"{value:,}"] for subject, value in ranking.places]
-    print_table(title, ["subject", metric], rows)
-    if ranking.error:
-        error_console.print(f"values and order may be off by {ranking.error:,}")
+    rows = [[place.subject, f"{place.value:,}"] for place in board.top]
+    print_table(f"{metric}, {window or 'all time'}", ["subject", metric], rows)
+    if board.error:
+        error_console.print(f"values and order may be off by {board.error:,}")

@@ -75,13 +75,13 @@ class Events(Controller):
         `partial` the good ones are taken, for senders that cannot put anything right.
         """
         kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
-        layout, rules = await published(totals)
+        rules = await published(totals)
         read = read_events(kind, body, rules)
         if read.faults and not (partial and read.events):
             raise at_fault(read.faults)
         producer = writer.producer()
         try:
-            await _append(writer, producer, read.events, totals, layout)
+            await _append(writer, producer, read.events, totals, (await totals.deployment()).layout)
         except ConfigurationError:
             await writer.give_up(producer)
             raise
@@ -98,7 +98,7 @@ class Events(Controller):
     ) -> Response[Decision]:
         """Answer 200 where the event was accepted, 409 where it counts once only, 429 beyond its limit."""
         _, body = await receive(request, MAX_EVENT_BODY)
-        _, rules = await published(totals)
+        rules = await published(totals)
         event = read_event(body, rules)
         try:
             outcome = await writer.producer().decide(

@@ -9,9 +9,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
+from tallystream.reading.deployment_cache import query_deployment
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.query import Query
-from tallystream.reading.totals import query_deployment
 from tallystream.storage.keys import Layout
 from tallystream_worker.service.access import Access
 from tallystream_worker.service.problems import problem

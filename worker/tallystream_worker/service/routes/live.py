@@ -145,7 +145,7 @@ async def _reader(
     overview: bool,
     top: str | None,
 ) -> LiveReader:
-    _, rules = await published(totals, *(metrics or []))
+    rules = await published(totals, *(metrics or []))
     if not TICK <= every <= MAX_EVERY:
         raise bad_request("every", f"must be {TICK:g} to {MAX_EVERY:g} seconds")
     if top is not None and top != "all" and top not in WINDOWS:

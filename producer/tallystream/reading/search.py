@@ -1,0 +1,79 @@
+"""Finds subjects by the beginning of their name. There is no list of all subjects: the leaderboards are searched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from tallystream.errors import EventError
+from tallystream.reading.counters import floored, query_counters
+from tallystream.reading.query import Command, Query, raise_on_error
+from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import Layout
+
+MAX_FOUND: Final = 50
+"""The most subjects that one search returns."""
+
+_SEARCHED: Final = 1000
+"""Places of each leaderboard and partition that are searched."""
+
+
+class FoundSubject(msgspec.Struct, frozen=True):
+    """A subject, and the metric that it leads in most with its total."""
+
+    subject: str
+    metric: str
+    value: int
+
+
+class FoundSubjects(msgspec.Struct, frozen=True):
+    """Subjects that begin so, largest first. There is no list of all: only leaderboards are searched."""
+
+    prefix: str
+    subjects: list[FoundSubject]
+    searched: list[str]
+
+
+def query_subjects(layout: Layout, rules: Rules, prefix: str, n: int) -> Query[FoundSubjects]:
+    """Ask for at most `n` subjects of the all-time leaderboards whose name begins with `prefix`.
+
+    Raises:
+        EventError: no subject can begin so, or `n` is not 1 to 50.
+    """
+    begins = check_text("prefix", prefix, MAX_SUBJECT_BYTES)
+    if not 1 <= n <= MAX_FOUND:
+        raise EventError("n", f"must be 1 to {MAX_FOUND}, not {n:,}")
+    boards = [(metric, keys) for metric, rule in rules.metric.items() if rule.top for keys in layout.keys]
+    commands: list[Command] = [
+        ("ZREVRANGE", keys.top(metric), 0, _SEARCHED - 1, "WITHSCORES") for metric, keys in boards
+    ]
+
+    def show(values: Mapping[tuple[str, str], int]) -> FoundSubjects:
+        best: dict[str, FoundSubject] = {}
+        for (subject, metric), stored in values.items():
+            value = floored(rules, metric, stored)
+            if subject not in best or best[subject].value < value:
+                best[subject] = FoundSubject(subject, metric, value)
+        found = sorted(best.values(), key=lambda each: (-each.value, each.subject))[:n]
+        return FoundSubjects(begins, found, sorted({metric for metric, _ in boards}))
+
+    def parse(replies: list[Any]) -> FoundSubjects | Query[FoundSubjects]:
+        listed: Counter[tuple[str, str]] = Counter()
+        for (metric, _), reply in zip(boards, replies, strict=True):
+            for raw, score in raise_on_error(reply):
+                if (subject := raw.decode()).startswith(begins):
+                    listed[subject, metric] += int(float(score))
+        # A spread subject may be below the boards of some partitions: read what is shown of it there, too.
+        in_parts = [counter for counter, _ in listed.most_common(_SEARCHED) if counter[1] in rules.spread]
+        if not in_parts:
+            return show(listed)
+        return query_counters(layout, in_parts, rules).then(lambda reading: show(dict(listed) | reading.values))
+
+    return Query(commands, parse)
