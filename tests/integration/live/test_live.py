@@ -239,7 +239,7 @@ def test_bad_questions_are_refused(url: str, query: str, field: str) -> None:
 
 def test_the_overview_and_the_leaderboards(server: Server) -> None:
     """The overview channel has the totals of each metric, the books and the workers; the leaderboards follow."""
-    from tallystream_worker import logs  # noqa: PLC0415
+    from tallystream_worker.process import logs  # noqa: PLC0415
     from tallystream_worker.runtime.app import counting  # noqa: PLC0415
 
     settings = settings_for(server.url)
