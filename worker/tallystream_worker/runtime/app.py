@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
     from tallystream_worker.counting.outcome import BatchSubscriber
-    from tallystream_worker.process.periodic import ServiceHealth
-    from tallystream_worker.process.services import Service
+    from tallystream_worker.process.periodic import PeriodicService, ServiceHealth
     from tallystream_worker.runtime.partition_worker import PartitionHealth
     from tallystream_worker.settings.settings import Settings
 
@@ -126,8 +125,8 @@ class Worker:
             return WorkerPool(settings, deployment, log, subscribers, consumer=name)
 
         self._timeout = settings.worker.stop_timeout
-        self._follower = follower = PartitionFollower(settings, deployment, log, pool)
-        self.services: list[Service] = [
+        self.follower = follower = PartitionFollower(settings, deployment, log, pool)
+        self.services: list[PartitionFollower | PeriodicService] = [
             follower,
             straggler_service(settings, deployment, log),
             trim_service(settings, deployment, log),
@@ -164,12 +163,12 @@ class Worker:
     @property
     def layout(self) -> Layout:
         """Where it counts."""
-        return self._follower.pool.layout
+        return self.follower.pool.layout
 
     @property
     def health(self) -> list[PartitionHealth]:
         """The state of each partition."""
-        return self._follower.pool.health
+        return self.follower.pool.health
 
     @property
     def service_health(self) -> list[ServiceHealth]:

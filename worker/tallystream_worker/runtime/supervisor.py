@@ -54,27 +54,28 @@ class WorkerPool:
             PartitionWorker(settings, deployment, partition, name, everyone, log, self.foreign)
             for partition in range(deployment.layout.partitions)
         ]
-        self._services = [worker.service() for worker in workers]
+        self.services = [worker.service() for worker in workers]
+        """What counts, by partition."""
 
     def start(self) -> None:
         """Begin to count."""
-        start_all(self._services)
+        start_all(self.services)
 
     def quiet(self) -> None:
         """Read nothing more; the batches in hand are finished, and `stop` waits for them."""
-        quiet_all(self._services)
+        quiet_all(self.services)
 
     def stop(self, deadline: float) -> bool:
         """Finish the batches in hand; return whether all threads ended by the monotonic second `deadline`.
 
         A thread that did not is left alone: what it holds stays pending, and is counted by whoever comes next.
         """
-        return stop_all(self._services, deadline)
+        return stop_all(self.services, deadline)
 
     @property
     def health(self) -> list[PartitionHealth]:
         """How each partition's thread is."""
-        states = [service.health for service in self._services]
+        states = [service.health for service in self.services]
         return [
             PartitionHealth(number, state.problem, state.passed, state.tried, self.hot_subjects.of(number))
             for number, state in enumerate(states)

@@ -1,0 +1,151 @@
+"""A worker is a list of services: a pass of each can be made by hand, and each goes on where the events were moved."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from tallystream import Producer
+from tallystream.deployment import SNAPSHOT_EVERY, create_or_load
+from tallystream.errors import ConfigurationError
+from tallystream.rules.alerts import Alert
+from tallystream.rules.metrics import Metric, Rules
+from tallystream_worker.archive.store import ArchiveError
+from tallystream_worker.repartition.migration import repartition
+from tallystream_worker.runtime.app import Worker, open_books
+from tallystream_worker.settings.settings import (
+    ArchiveSettings,
+    AuditSettings,
+    RedisSettings,
+    Settings,
+    SnapshotSettings,
+)
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tallystream_worker.process.periodic import PeriodicService
+
+IN_ORDER = [
+    "follow", "stragglers", "trim", "losses", "reaper", "hot-subjects", "alerts-evaluate", "alerts-deliver", "archive",
+    "snapshot", "audit",
+]  # fmt: skip
+
+
+@pytest.fixture
+def chosen(server, tmp_path: Path) -> Settings:
+    """Settings by which a worker has every service there is."""
+    return Settings(
+        RedisSettings(server.url, partitions=2),
+        rules=Rules({"view": Metric()}, alert=(Alert("hot", "view", above=10),)),
+        archive=ArchiveSettings(str(tmp_path / "archive")),
+        snapshot=SnapshotSettings(str(tmp_path / "snapshot.sqlite"), every=0.5),
+        audit=AuditSettings("1s"),
+    )
+
+
+@pytest.fixture
+def lines() -> LogCapture:
+    """Return what captures the worker's log."""
+    return LogCapture()
+
+
+@contextmanager
+def made(settings: Settings, lines: LogCapture) -> Iterator[tuple[Worker, dict[str, PeriodicService]]]:
+    """Provide a worker that is not started, and its services by name; stop what was started."""
+    worker = Worker(settings, structlog.wrap_logger(None, processors=[lines]))
+    try:
+        yield worker, {service.health.name: service for service in worker.services}
+    finally:
+        assert worker.stop()
+
+
+def emit(url: str, events: int) -> None:
+    """Emit events of one subject."""
+    with Producer(url) as producer:
+        producer.emit("view", "article:1", events)
+        producer.flush(10)
+
+
+def delivered(lines: LogCapture) -> list[str]:
+    """Return the states of the notifications that were logged."""
+    return [line["state"] for line in lines.entries if line["event"] == "alert"]
+
+
+def test_a_pass_of_each_service_can_be_made_by_hand(server, chosen, lines, tmp_path):
+    """Without a thread, a worker counts, trims, delivers, archives, takes snapshots and audits, pass by pass."""
+    with made(chosen, lines) as (worker, services):
+        assert list(services) == IN_ORDER
+        assert [each.name for each in worker.service_health] == IN_ORDER
+        emit(server.url, 11)
+        for partition in worker.follower.pool.services:
+            partition.run_once()
+        for name, service in services.items():
+            if name != "archive":
+                service.run_once()
+        until(services["archive"].run_once, what="a file of entries that have settled")
+        assert [*(tmp_path / "archive").glob("**/*.parquet")]
+        assert server.client().hget("tally:meta", "audit").split()[2] == b"0"
+        assert server.client().hget("tally:meta", SNAPSHOT_EVERY) == b"0.5"
+    assert delivered(lines) == ["firing"]
+    assert server.client().hget("tally:meta", SNAPSHOT_EVERY) is None
+    assert not [line for line in lines.entries if line["log_level"] == "error"]
+
+
+def test_every_service_goes_on_in_another_log(server, chosen, lines, tmp_path):
+    """After a repartition what waits in the old log is delivered, and new events are counted, copied and noticed."""
+    client = server.client()
+    with made(chosen, lines) as (worker, services):
+        emit(server.url, 11)
+        for partition in worker.follower.pool.services:
+            partition.run_once()
+        for name in ("archive", "snapshot"):
+            services[name].run_once()
+        unpinned = replace(chosen, redis=replace(chosen.redis, partitions=0))
+        repartition(unpinned, create_or_load(client), 3, archive=chosen.archive.url)
+        services["follow"].run_once()  # starts the threads of the new pool
+        assert worker.layout.partitions == 3
+        emit(server.url, -11)
+        until(lambda: services["alerts-deliver"].run_once() or len(delivered(lines)) >= 2, what="both notifications")
+        assert set(delivered(lines)) == {"firing", "resolved"}
+        services["snapshot"].run_once()
+        assert client.hget(worker.layout.meta, SNAPSHOT_EVERY) == b"0.5"
+        assert client.hget("tally:meta", SNAPSHOT_EVERY) is None
+        until(services["archive"].run_once, what="a file of the new log")
+        assert [*(tmp_path / "archive" / "log=2").glob("**/*.parquet")]
+        for name in ("trim", "losses", "reaper", "hot-subjects", "stragglers", "audit"):
+            services[name].run_once()
+    assert not [line for line in lines.entries if line["log_level"] == "error"]
+
+
+def test_other_data_is_left_alone(server, chosen, lines):
+    """Where the server was emptied and begun anew, no service touches what is there; those that copy say so."""
+    client = server.client()
+    with made(chosen, lines) as (worker, services):
+        client.flushall()
+        create_or_load(client, 2)
+        for name in ("follow", "stragglers", "trim", "losses", "reaper", "hot-subjects", "alerts-evaluate"):
+            services[name].run_once()
+        services["alerts-deliver"].run_once()
+        for name in ("archive", "snapshot"):
+            with pytest.raises(Exception, match="gone or another"):
+                services[name].run_once()
+        assert worker.follower.pool.foreign.is_set()
+        assert client.keys() == [b"tally:meta"]
+
+
+def test_a_worker_that_cannot_have_its_services_does_not_start(server, chosen, lines):
+    """An archive of other data is refused before anything is counted."""
+    open_books(chosen)
+    with made(chosen, lines):
+        pass
+    server.client().flushall()
+    with pytest.raises((ArchiveError, ConfigurationError), match=r"other data|another"):
+        Worker(chosen, structlog.wrap_logger(None, processors=[lines]))
