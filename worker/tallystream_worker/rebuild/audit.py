@@ -9,102 +9,30 @@ two must be equal. So the audit holds still nothing.
 
 from __future__ import annotations
 
-import time
-import zlib
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
 from tallystream.errors import ConfigurationError
-from tallystream_worker.counting.entry import Entry
-from tallystream_worker.counting.fold import Fold
-from tallystream_worker.rebuild.backfill import Backfill
-from tallystream_worker.rebuild.baseline import Base, Sources, choose
-from tallystream_worker.rebuild.checkpoint import AppliedEntries, Checkpoint, checkpoint
-from tallystream_worker.rebuild.drop import counter_keys
-from tallystream_worker.rebuild.scope import Provable, Span
-from tallystream_worker.rebuild.source import stream_entries
-from tallystream_worker.rebuild.values import Difference, Piece, chunks, comparable, pieces, shrunk_in
+from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.partition_audit import PartitionAudit
+from tallystream_worker.rebuild.report import Report, sum_reports
+from tallystream_worker.rebuild.scope import Span
 from tallystream_worker.server.embedded import EmbeddedServer
-from tallystream_worker.snapshot.names import bucket_of, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable
 
     import redis
 
     from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
-    from tallystream_worker.counting.fold_result import FoldResult
-    from tallystream_worker.rebuild.values import Value
-    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
-
-_SCRATCH: Final = -1
-"""The generation of the scratch counters: no entry was ever decided in it, so all are counted. (A restore marks what
-nobody has counted as decided in generation 0.)"""
 
 _AT_ONCE: Final = 4
 """Partitions: while one waits for a server, another is folded."""
-
-_PAGE: Final = 256
-_PARKED: Final = 10**9
-_OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What the counters of one partition were proved by.
-
-    Attributes:
-        stream: The partition's.
-        base: `log`, `archive` or `snapshot`.
-        moment: Second of the snapshot, or of the first entry that could be known; 0 for the very first.
-        since: Only buckets that begin behind this second could be proved; 0 where everything could.
-        unproved: Keys of counters that were asked for and could not be proved.
-    """
-
-    stream: str
-    base: str
-    moment: float
-    since: float
-    unproved: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an audit found.
-
-    Attributes:
-        counters: How many were compared.
-        entries: How many were folded.
-        expired: Buckets past their retention, which are not compared.
-        differences: The counters that are not what they should be.
-        scopes: By partition, what was proved by what.
-    """
-
-    counters: int
-    entries: int
-    expired: int
-    differences: list[Difference] = field(default_factory=list)
-    scopes: list[Scope] = field(default_factory=list)
-
-    @property
-    def unproved(self) -> int:
-        """Keys of counters that were asked for and could not be proved."""
-        return sum(scope.unproved for scope in self.scopes)
-
-    def said(self) -> dict[str, object]:
-        """Return what a line of the log says of it."""
-        first = ", ".join(each.counter for each in self.differences[:5])
-        return {
-            "counters": self.counters, "unproved": self.unproved, "differences": len(self.differences), "first": first
-        }  # fmt: skip
 
 
 def audit(
@@ -131,7 +59,6 @@ def audit(
     Raises:
         ConfigurationError: so much of the log is gone that nothing can be compared, or the snapshot is of no use.
     """
-    found = Report(0, 0, 0)
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="tally-audit-", ignore_cleanup_errors=True))
         extra = ["--appendonly", "no", "--save", ""]
@@ -139,217 +66,14 @@ def audit(
         scratch = connect(server.url)
         stack.callback(scratch.close)
         partitions = [
-            _Partition(client, scratch, deployment, rules, number, sources, span, sample, show)
+            PartitionAudit(client, scratch, deployment, rules, number, sources, span, sample, show)
             for number in range(deployment.layout.partitions)
         ]
         threads = stack.enter_context(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="tallystream-audit"))
-        for each in threads.map(_Partition.run, partitions):
-            found = Report(
-                found.counters + each.counters,
-                found.entries + each.entries,
-                found.expired + each.expired,
-                found.differences + each.differences,
-                found.scopes + each.scopes,
-            )
+        found = sum_reports(threads.map(PartitionAudit.run, partitions))
     if found.unproved and not found.counters:
         raise ConfigurationError(
             f"{found.scopes[0].stream} and the others no longer hold the entries that their counters were made of, so "
             "nothing can be compared. Name an archive that has them (--archive URL), or a snapshot (--snapshot URL)"
         )
     return found
-
-
-class _Partition:
-    def __init__(
-        self,
-        client: redis.Redis,
-        scratch: redis.Redis,
-        deployment: Deployment,
-        rules: Rules,
-        number: int,
-        sources: Sources,
-        span: Span,
-        sample: float,
-        show: Callable[[str, int, int], Any],
-    ) -> None:
-        self._client, self._scratch, self._rules = client, scratch, rules
-        self._deployment, self._number, self._sources, self._span = deployment, number, sources, span
-        self._sample, self._show = sample, show
-        self._keys = deployment.layout.keys[number]
-        layout = deployment.layout.of(_SCRATCH)
-        self._copy = layout.keys[number]
-        # Every entry is older than the scratch counters: all are put into their books alike.
-        fold = Fold(layout, number, rules, max_deliveries=_PARKED - 1, begun=f"{2**63}-0")
-        self._backfill = Backfill(scratch, self._copy, fold)
-        self._mark = ""
-        self._position: SnapshotPosition | None = None
-        self._kept: dict[str, int] = {}  # by bucket of the snapshot, the millisecond at which it expires
-        self._ends: dict[str, int] = {}
-        self._unproved: set[int] = set()
-        self._given_up: frozenset[str] = frozenset()
-        self._compared: set[int] = set()  # hashes of names: a few bytes for each counter, whatever it is called
-        self._agreed: Counter[str] = Counter()  # by hash, of how many fields both sides say the same
-        self._counters = self._entries = self._expired = 0
-
-    def run(self) -> Report:
-        if not self._client.exists(self._keys.stream):
-            return Report(0, 0, 0)
-        self._given_up = frozenset(self._parked_unread())
-        base, moment = self._begin()
-        self._provable = Provable(self._rules, self._span, base.gone, self._ends)
-        first, _ = checkpoint(self._client, self._keys, [])
-        self._bring_to(first)
-        wrong: dict[str, Difference] = {}
-        # First what should be there, then what should not.
-        for chunk in chunks(self._new(pieces(self._scratch, self._copy, self._rules, wanted=self._is_wanted))):
-            self._compare(chunk, wrong, count=True)
-        unknown = pieces(self._client, self._keys, self._rules, wanted=self._is_wanted, agreed=self._agreed)
-        for chunk in chunks(self._new(unknown)):
-            self._compare(chunk, wrong, count=False)
-        if self._span.is_all and base.gone is None:
-            self._compare_books(wrong)
-        scope = Scope(self._keys.stream, base.kind, moment, self._provable.since, len(self._unproved))
-        return Report(self._counters, self._entries, self._expired, list(wrong.values()), [scope])
-
-    def _begin(self) -> tuple[Base, float]:
-        """Bring the scratch counters to where the stream goes on; return by what, and of which second that is."""
-        while True:
-            base = choose(self._client, self._deployment, self._number, self._sources, self._span)
-            if not base.is_snapshot:
-                break
-            if (position := self._load()) is not None:
-                self._position = position
-                self._applied = AppliedEntries(self._client, self._keys, base.after)
-                return base, position.taken / 1000
-        after = base.after
-        if base.is_archived:
-            self._mark = ""
-            after = self._count_archive(base.after)
-        self._applied = AppliedEntries(self._client, self._keys, after)
-        return base, 0.0 if base.gone is None else base.gone / 1000
-
-    def _count_archive(self, after: str) -> str:
-        """Fold what the archive has and the stream has not; return the last entry of it."""
-        from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
-
-        assert self._sources.archive is not None  # noqa: S101  # else it was not chosen
-        while True:
-            held = self._first_held()
-            self._count(entries(self._sources.archive, self._number, after or "0-0", held))
-            after = self._mark or after or "0-0"
-            if self._first_held() == held:  # else more was trimmed meanwhile
-                return after
-
-    def _first_held(self) -> str | None:
-        held = next(stream_entries(self._client, self._keys), None)
-        return None if held is None else held.id
-
-    def _load(self) -> SnapshotPosition | None:
-        """Load the snapshot; return its position, `None` where it was replaced meanwhile."""
-        from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
-
-        assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
-        for key in counter_keys(self._scratch, self._copy):
-            self._scratch.unlink(key)
-        load = TableLoader(self._scratch, self._copy.counters, self._rules)
-        found = load.run(self._sources.snapshot, self._number)
-        self._kept = load.expires
-        if books := {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}:
-            self._scratch.hset(self._copy.ledger, mapping=books)  # type: ignore[arg-type]  # the stubs' Mapping is invariant
-        if self._sources.snapshot.position(self._number) != found or found[1] != self._keys.generation:
-            return None
-        return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
-
-    def _parked_unread(self) -> Iterator[str]:
-        """Yield the entries that were given up after too many deliveries: a fact that no fold can find again."""
-        parked: list[Any] = self._client.xrange(self._keys.dead) or []
-        for _, fields in parked:
-            if fields[b"reason"].startswith(b"delivered "):
-                yield fields[b"source"].decode()
-
-    def _bring_to(self, moment: Checkpoint) -> None:
-        entries, position = self._applied.until(moment), self._position
-        if position is not None:
-            entries = (entry for entry in entries if not position.includes(entry, self._keys.generation))
-        self._count(entries)
-
-    def _count(self, entries: Iterator[Entry]) -> None:
-        while page := list(islice(entries, _PAGE)):
-            if self._given_up:
-                page = [Entry(e.id, e.fields, _PARKED) if e.id in self._given_up else e for e in page]
-            self._mark = self._backfill(page, self._mark, lambda entry: entry.id, self._told)
-            self._entries += len(page)
-            self._show(self._keys.stream, self._entries, self._counters)
-
-    def _told(self, folded: FoldResult) -> None:
-        prefix = self._copy.counters
-        self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.expire.items())
-
-    def _new(self, every: Iterable[Piece]) -> Iterator[Piece]:
-        """Pass on what was not compared yet, and remember it."""
-        for piece in every:
-            if (left := piece.without(self._compared)) is not None:
-                self._compared.update(map(hash, left.names()))
-                yield left
-
-    def _is_wanted(self, name: str) -> bool:
-        if self._provable(name):
-            return self._sample >= 1 or zlib.crc32(name.encode("utf-8", "surrogateescape")) < self._sample * 2**32
-        if self._provable.asked(name):
-            self._unproved.add(hash(name))
-        return False
-
-    def _is_kept(self, name: str, now: float) -> bool:
-        """Tell whether a key has not expired yet, as far as is known."""
-        end = self._ends.get(name)
-        if end is None and self._kept and (found := parse(name.removeprefix("top:"), self._rules)) is not None:
-            end = self._kept.get(bucket_of(found[0]) or name)
-        return not 0 < (end or 0) <= now
-
-    def _compare(self, chunk: list[Piece], wrong: dict[str, Difference], *, count: bool) -> None:
-        now = time.time() * 1000
-        chosen = [piece for piece in chunk if self._is_kept(piece.name, now)]
-        self._expired += len(chunk) - len(chosen) if count else 0
-        moment, live = checkpoint(self._client, self._keys, [piece.command(self._keys) for piece in chosen])
-        self._bring_to(moment)
-        with self._scratch.pipeline(transaction=False) as pipeline:
-            for piece in chosen:
-                pipeline.execute_command(*piece.command(self._copy))
-            expected = pipeline.execute()
-        for piece, wanted, found in zip(chosen, expected, live, strict=True):
-            if not piece.numbers and not self._is_wanted(piece.name):
-                continue  # an id has come just now that may be the copy of one that is gone
-            self._counters += piece.size if count else 0
-            if wanted == found:  # nearly always, and much faster than to read what each says
-                if piece.fields and None not in found:
-                    self._agreed[piece.name] += piece.size
-                continue
-            self._note(piece, piece.values(wanted), piece.values(found), wrong)
-        self._show(self._keys.stream, self._entries, self._counters)
-
-    def _note(
-        self, piece: Piece, wanted: Mapping[str, Value], found: Mapping[str, Value], wrong: dict[str, Difference]
-    ) -> None:
-        shrunk: frozenset[str] = frozenset()
-        if piece.kind == "top":
-            shrunk = shrunk_in(
-                self._client.execute_command("HGETALL", self._keys.ledger),
-                self._scratch.execute_command("HGETALL", self._copy.ledger),
-            )
-        for name in comparable(piece, wanted, found, shrunk):
-            wrong[name] = Difference(self._keys.stream, name, wanted.get(name), found.get(name))
-
-    def _compare_books(self, wrong: dict[str, Difference]) -> None:
-        moment, (live,) = checkpoint(self._client, self._keys, [("HGETALL", self._keys.ledger)])
-        self._bring_to(moment)
-        expected: dict[bytes, bytes] = self._scratch.execute_command("HGETALL", self._copy.ledger)
-        inexact = {m for m, rule in self._rules.metric.items() if rule.seen == "bloom" or rule.max_subjects is not None}
-        for name in sorted({*live, *expected}, key=bytes):
-            outcome, _, metric = name.decode(errors="replace").partition("@")
-            if outcome.partition(":")[0] not in _OUTCOMES or (inexact and (not metric or metric in inexact)):
-                continue
-            self._counters += 1
-            wanted, found = int(expected.get(name, 0)), int(live.get(name, 0))
-            if wanted != found:
-                counter = f"ledger -> {name.decode(errors='replace')}"
-                wrong[counter] = Difference(self._keys.stream, counter, wanted, found)

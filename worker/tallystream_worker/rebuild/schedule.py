@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
-    from tallystream_worker.rebuild.audit import Report
+    from tallystream_worker.rebuild.report import Report
     from tallystream_worker.settings.settings import Settings
 
 FIELD: Final = "audit"

@@ -21,9 +21,9 @@ from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for
-from tallystream_worker.rebuild.audit import Report
 from tallystream_worker.rebuild.audit import audit as run
 from tallystream_worker.rebuild.baseline import opened
+from tallystream_worker.rebuild.report import Report
 from tallystream_worker.rebuild.scope import Span
 from tallystream_worker.runtime.metrics import AuditMetrics, serve_metrics
 
