@@ -1,0 +1,210 @@
+"""A pipeline to a cluster: each node gets its share of the commands, and all shares are written before one is read."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from redis.client import Pipeline
+from redis.exceptions import MovedError, RedisError, ResponseError
+
+from tallystream.client.cluster.slots import CommandPart, guarded, least, parts_of, to_send_again
+from tallystream.client.cluster.topology import PATIENCE, PAUSE, Node
+from tallystream.client.replies import BROKEN, NOT_EXECUTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import redis
+
+    from tallystream.client.cluster.router import Router
+    from tallystream.client.cluster.slots import Command
+
+    Staged = tuple[Command, dict[str, Any]]
+
+
+class ClusterPipeline(Pipeline):
+    """Gathers commands as redis-py's pipeline does."""
+
+    def __init__(self, client: redis.Redis, router: Router, *, transaction: bool) -> None:
+        super().__init__(client.connection_pool, client.response_callbacks, transaction, None)
+        self._client = client
+        self._router = router
+        self._is_atomic = transaction
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send what was gathered, and return the replies in order.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: no node answered at all.
+            redis.RedisError: the first error among the replies, with `raise_on_error`.
+        """
+        staged = self.command_stack
+        try:
+            replies = _Run(self._router, self._client.execute_command, staged).run(transaction=self._is_atomic)
+        finally:
+            self.reset()
+        if raise_on_error:
+            self.raise_first_error(staged, replies)  # type: ignore[no-untyped-call]
+        return replies
+
+
+class _Run:
+    """One run of a pipeline.
+
+    Args:
+        router: Finds the nodes.
+        execute: Executes a command by itself, for what a node did not execute.
+        staged: The commands, each with its options.
+    """
+
+    def __init__(self, router: Router, execute: Callable[..., Any], staged: Sequence[Staged]) -> None:
+        self._router = router
+        self._execute = execute
+        self._staged = staged
+        self._commands = [guarded(command) for command, _ in staged]
+        self._replies: list[Any] = [None] * len(staged)
+
+    def run(self, *, transaction: bool) -> list[Any]:
+        """Send the commands, each to its node, and return their replies in order; an error is a reply.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: no node answered at all.
+        """
+        parts, following = parts_of(self._commands)
+        replies = self._replies
+        if transaction:
+            for part in parts:
+                self._run_atomic(part)
+        else:
+            self._run_parts(parts, following)
+        if replies and all(map(_is_broken, replies)):
+            raise replies[0]
+        return replies
+
+    def _run_parts(self, parts: list[CommandPart], following: list[int]) -> None:
+        commands, staged, replies = self._commands, self._staged, self._replies
+        by_node: dict[Node, list[int]] = {}
+        for part in parts:
+            try:
+                by_node.setdefault(self._router.owner(part.slot), []).extend(part.places)
+            except RedisError as error:
+                _fill(replies, part.places, error)
+        waits: dict[int, list[Any]] = {place: [] for place in following}
+        sent = [_Sent(node, sorted(places) + following, commands) for node, places in by_node.items()]
+        try:
+            for each in sent:
+                each.write()
+            for each in sent:
+                each.read(staged, replies, waits)
+                if each.error is not None:
+                    self._router.topology.fail(each.node, each.error)
+        finally:
+            for each in sent:
+                each.release()
+        for place, answers in waits.items():
+            # A node of which nothing is known answers for nothing: its other replies are errors already.
+            replies[place] = least(answers) if answers else next(filter(_is_broken, replies), 0)
+        if not following:  # what is sent again later would not be waited for
+            for part in parts:
+                self._run_again(part)
+        elif any(isinstance(reply, MovedError) for reply in replies):
+            self._router.topology.is_stale = True
+
+    def _run_again(self, part: CommandPart) -> None:
+        commands, staged, replies = self._commands, self._staged, self._replies
+        if any(isinstance(replies[place], NOT_EXECUTED) for place in part.places):
+            self._router.topology.is_stale = True
+        for place in to_send_again(commands, part, replies):
+            try:
+                replies[place] = self._execute(*staged[place][0], **staged[place][1])
+            except ResponseError as error:
+                replies[place] = error
+                if isinstance(error, NOT_EXECUTED):
+                    _fill(replies, part.places[part.places.index(place) :], error)
+                    return
+            except RedisError as error:
+                _fill(replies, part.places[part.places.index(place) :], error)
+                return
+
+    def _run_atomic(self, part: CommandPart) -> None:
+        commands, staged, replies = self._commands, self._staged, self._replies
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                node = self._router.owner(part.slot)
+                with node.client.pipeline(transaction=True) as pipeline:
+                    for place in part.places:
+                        pipeline.execute_command(*commands[place], **staged[place][1])
+                    found = pipeline.execute(raise_on_error=False)
+            except NOT_EXECUTED as error:
+                if time.monotonic() < deadline:
+                    self._router.topology.apply_redirect(part.slot, error, node)
+                    time.sleep(PAUSE)
+                    continue
+                _fill(replies, part.places, error)
+            except RedisError as error:
+                if isinstance(error, BROKEN):
+                    self._router.topology.fail(node, error)
+                _fill(replies, part.places, error)
+            else:
+                for place, reply in zip(part.places, found, strict=True):
+                    replies[place] = reply
+            return
+
+
+class _Sent:
+    """A node's share of a pipeline, on a connection of its own: all are written before the first reply is awaited."""
+
+    def __init__(self, node: Node, places: list[int], commands: list[Command]) -> None:
+        self.node = node
+        self.error: RedisError | None = None
+        self._places = places
+        self._commands = commands
+        self._connection: Any = None
+        self._unread = len(places)
+        self._has_answered = False
+
+    def write(self) -> None:
+        try:
+            self._connection = self.node.client.connection_pool.get_connection()
+            self._connection.send_packed_command(
+                self._connection.pack_commands([self._commands[place] for place in self._places])
+            )
+        except RedisError as error:
+            self.error = error
+
+    def read(self, staged: Sequence[Staged], replies: list[Any], waits: dict[int, list[Any]]) -> None:
+        for place in self._places:
+            reply: Any = self.error
+            if reply is None:
+                try:
+                    reply = self.node.client.parse_response(
+                        self._connection, self._commands[place][0], **staged[place][1]
+                    )
+                except ResponseError as error:
+                    reply = error
+                except RedisError as error:
+                    reply = self.error = error
+                self._unread -= 1
+                self._has_answered = self._has_answered or self.error is None
+            if place in waits:
+                if self._has_answered:
+                    waits[place].append(reply)
+            else:
+                replies[place] = reply
+
+    def release(self) -> None:
+        if self._connection is not None:
+            if self._unread or self.error is not None:
+                self._connection.disconnect()  # replies that nobody has read must not answer the next question
+            self.node.client.connection_pool.release(self._connection)
+
+
+def _is_broken(reply: Any) -> bool:
+    return isinstance(reply, BROKEN)
+
+
+def _fill(replies: list[Any], places: Sequence[int], error: RedisError) -> None:
+    for place in places:
+        replies[place] = error
