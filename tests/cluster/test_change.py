@@ -61,7 +61,7 @@ class Load:
         """Return the views that are counted, of all subjects or of one; -1 where nobody can say now."""
         wanted = [(each, "view") for each in SUBJECTS if subject in (None, each)]
         try:
-            return sum(self.totals.get_many(wanted).values())
+            return sum(self.totals.get_many(wanted).values.values())
         except (RedisError, TallyError):
             return -1
 
@@ -228,7 +228,7 @@ def test_a_node_that_has_left_is_no_informant(cluster, server):
 
     async def ask() -> None:
         async with aio.Totals(url) as totals:
-            assert await totals.get("anything", "view") == 0
+            assert (await totals.get("anything", "view")).value == 0
 
     asyncio.run(ask())
 

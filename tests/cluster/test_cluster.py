@@ -94,7 +94,7 @@ def test_a_plain_url_to_a_node_is_refused(server):
 
     async def ask() -> None:
         async with aio.Totals(plain) as totals:
-            await totals.meta()
+            await totals.deployment()
 
     with pytest.raises(ConfigurationError, match="redis\\+cluster://"):
         asyncio.run(ask())
