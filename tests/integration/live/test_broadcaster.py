@@ -18,8 +18,8 @@ from tests.harness import Harness
 if TYPE_CHECKING:
     from tests.servers import Server
 
-HOURS = 3_000
-"""Failed passes: more than any power of two that a float can hold, some four hours at 5 s."""
+FAILURES = 1_200
+"""Failed passes, a hundred minutes at 5 s: more often than a float can be doubled."""
 
 
 @pytest.mark.parametrize("error", [RedisConnectionError("gone"), ZeroDivisionError("a bug")])
@@ -48,13 +48,13 @@ def test_readers_go_on_after_hours_without_redis(
             if back.is_set():
                 return await deployment()
             failures += 1
-            if failures == HOURS:
+            if failures == FAILURES:
                 failed.set()
             raise error
 
         monkeypatch.setattr(asyncio, "sleep", noted)
         monkeypatch.setattr(broadcaster._totals, "deployment", failing)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             await failed.wait()
             told = await reader.next()
             harness.client.xadd(harness.layout.keys_of("a").stream, {"metric": "view", "subject": "a"})
@@ -69,6 +69,6 @@ def test_readers_go_on_after_hours_without_redis(
 
     with Harness(server.url) as harness, capture_logs() as lines:
         asyncio.run(follow(harness))
-    assert len(pauses) >= HOURS
+    assert len(pauses) >= FAILURES
     assert max(pauses) <= 5.0
     assert [line["event"] for line in lines] == ["live updates stand still", "live updates go on"]
