@@ -28,6 +28,7 @@ check: | $(UV)   ## linters, types, layers, and the slow suites (minutes)
 	$(UV) run --frozen ruff format --check
 	$(UV) run --frozen mypy
 	$(UV) run --frozen lint-imports
+	.ci/lua
 	$(UV) run --frozen pytest -m "slow or packaging" $(SIDE_BY_SIDE) $(ARGS)
 
 faults: | $(UV)  ## inject faults, check the books: SEEDS=200, ROWS=14,15, SEED=123 (replays), ARGS=--verbose

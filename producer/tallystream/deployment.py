@@ -34,7 +34,7 @@ SNAPSHOT_EVERY: Final = "snapshot-every"
 takes them by itself."""
 _SPREAD: Final = b"spread@"
 
-_ESTABLISH: Final = Script("tallystream.storage", "init_deployment")
+_INIT: Final = Script("tallystream.storage", "init_deployment")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def create_or_load(client: redis.Redis, partitions: int | None = None, namespace
     """
     wanted = Layout(partitions or DEFAULT_PARTITIONS, namespace)
     flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
-    return _followed(client, _pairs(_ESTABLISH(client, [wanted.root], flat)), partitions, namespace)
+    _, *present = _INIT(client, [wanted.root], flat)
+    return _followed(client, dict(zip(present[::2], present[1::2], strict=True)), partitions, namespace)
 
 
 def load(client: redis.Redis, namespace: str = "tally") -> Deployment | None:
@@ -207,8 +208,3 @@ def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
 def spread_fields(metrics: Iterable[str]) -> dict[Any, Any]:
     """Return the fields by which `tally:meta` says that events of metrics may lie in any partition."""
     return {f"{_SPREAD.decode()}{metric}": 1 for metric in sorted(metrics)}
-
-
-def _pairs(reply: Any) -> dict[bytes, bytes]:
-    # A script's HGETALL comes as a flat list under RESP2 conversion and as a map under RESP3.
-    return dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))

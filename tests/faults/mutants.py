@@ -79,9 +79,9 @@ MUTANTS: Final = (
         (
             Edit(
                 _APPLY,
-                "-- The gate holds for every id",
-                "local early = plan(batch)\nif #early.refused == 0 then write(early) end\n"
-                "-- The gate holds for every id",
+                "-- Each ID is checked",
+                "local early = plan(batch, KEYS[3])\nif #early.rejected == 0 then write(early) end\n"
+                "-- Each ID is checked",
             ),
             Edit(_APPLY, "write(planned)\nreturn", "return"),
         ),
@@ -178,9 +178,9 @@ MUTANTS: Final = (
         "clamp-on-write",
         (
             Edit(
-                "tallystream/storage/lua/rules/sums.lua",
-                "        sum = sum + delta\n",
-                "        sum = sum + delta\n        new = math.max(new, 0)\n",
+                "tallystream/storage/lua/rules/totals.lua",
+                "      sum = sum + delta\n",
+                "      sum = sum + delta\n      new = math.max(new, 0)\n",
             ),
         ),
         (20,),

@@ -125,7 +125,7 @@ class Decider:
         names = [keys.stream, keys.live, keys.ledger, keys.log_ledger, keys.sequences]
         arguments = [batch.encode([], ledger), keys.generation, total_key, *entry]
         (answer, *details), unconfirmed = self._durability.run(_DECIDE, self._client, names, arguments)
-        if answer == b"moved":
+        if answer == b"switched":
             return None
         if answer == b"full":
             raise StreamFull(

@@ -21,7 +21,7 @@ DELTA: Final = math.exp(-SKETCH_ROWS)
 
 
 def cells(subject: str) -> list[int]:
-    """Return where a subject is counted: one cell in each row, by SHA-1, as `rules.lua` does."""
+    """Return where a subject is counted: one cell in each row, by SHA-1, as `sketches.lua` does."""
     digest = hashlib.sha1(subject.encode(), usedforsecurity=False).hexdigest()
     return [row * SKETCH_WIDTH + int(digest[8 * row : 8 * row + 8], 16) % SKETCH_WIDTH for row in range(SKETCH_ROWS)]
 

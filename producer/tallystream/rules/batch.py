@@ -1,4 +1,4 @@
-"""A batch: what events add up to, in the form that `rules.lua` applies. Pure: no Redis, no clock.
+"""A batch: what events add up to, in the form that `plan.lua` reads. Pure: no Redis, no clock.
 
 A *place* is where an event of a metric goes: the labels of its buckets. Events of one place add up; the rules
 that need memory (limits, votes, ids) take them one by one.
@@ -147,7 +147,7 @@ class Batch:
         return plain // 4 + limited // 4 + 4 * rest
 
     def encode(self, ids: list[str], ledger: dict[str, int]) -> bytes:
-        """Return the batch as `rules.lua` reads it.
+        """Return the batch as `plan.lua` reads it.
 
         Args:
             ids: The entries that are acknowledged with it.

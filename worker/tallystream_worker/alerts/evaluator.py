@@ -119,5 +119,6 @@ class AlertEvaluator:
                 for part in (subject, state, f"{value:.16g}")
             ]
             names = [keys.alerting(alert.name, label), keys.outbox]
-            changed += int(_CHANGE(self._client, names, [alert.name, alert.metric, label, *some]))
+            _, count = _CHANGE(self._client, names, [alert.name, alert.metric, label, *some])
+            changed += int(count)
         return changed

@@ -118,9 +118,9 @@ def apply(
         return Applied(unconfirmed, seconds)
     if answer == b"stale":
         return Stale(frozenset(texts))
-    if answer == b"moved":
+    if answer == b"switched":
         return Switched()
-    if answer == b"refused":
+    if answer == b"rejected":
         return TotalsRejected(frozenset(zip(texts[::2], texts[1::2], strict=True)))
     raise StreamError(f"{keys.stream}: apply.lua returned {answer!r}")
 

@@ -77,7 +77,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
         )
         if answer == b"applied":
             return Retried(settled, kept)
-        if answer == b"moved":
+        if answer == b"switched":
             raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the parked entries again")
         if answer == b"stale":
             return None

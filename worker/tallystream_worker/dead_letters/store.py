@@ -64,7 +64,7 @@ def find(client: redis.Redis, layout: Layout, partition: int, id_: str) -> DeadL
 
 def drop(client: redis.Redis, keys: PartitionKeys, ids: Sequence[str]) -> tuple[int, int]:
     """Remove dead letters for good; return how many of them existed, and their events."""
-    entries, events = _DROP(client, [keys.dead, keys.ledger], list(ids))
+    _, entries, events = _DROP(client, [keys.dead, keys.ledger], list(ids))
     return entries, events
 
 

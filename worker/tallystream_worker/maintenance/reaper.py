@@ -40,7 +40,7 @@ def reap_consumers(
 
     One call takes over at most `step` entries; a consumer that holds more is forgotten by a later one.
     """
-    forgotten, taken = _CONSUMERS(client, [keys.stream], [keys.group, heir, int(silence * 1000), step])
+    _, forgotten, taken = _CONSUMERS(client, [keys.stream], [keys.group, heir, int(silence * 1000), step])
     return forgotten, taken
 
 
@@ -48,7 +48,7 @@ def reap_producers(
     client: redis.Redis, keys: PartitionKeys, cursor: str, *, silence: float = PRODUCER_SILENCE, step: int = _STEP
 ) -> tuple[str, int]:
     """Forget silent producers among about `step` names; return where to go on (`0`: from the start), and how many."""
-    following, forgotten = _PRODUCERS(client, [keys.sequences], [cursor, int(silence * 1000), step])
+    _, following, forgotten = _PRODUCERS(client, [keys.sequences], [cursor, int(silence * 1000), step])
     return following.decode(), forgotten
 
 

@@ -67,7 +67,7 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
         redis.ResponseError: there is no stream, or a hold is no stream ID.
     """
     age = retention.age_seconds
-    removed, entries, size, limit, holder = _TRIM(
+    _, removed, entries, size, limit, holder = _TRIM(
         client,
         [keys.stream, keys.retention_holds, keys.log_ledger, keys.sequences],
         [

@@ -68,7 +68,7 @@ class Backfill:
                 told(folded)
                 entries, mark = rest, reached
                 excluded = {}
-            elif answer == b"refused":
+            elif answer == b"rejected":
                 texts = [detail.decode() for detail in details]
                 excluded = folded.excluding(zip(texts[::2], texts[1::2], strict=True))
             else:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _PROPOSE: Final = Script("tallystream_worker.repartition", "propose")
 _CLOSE: Final = Script("tallystream_worker.repartition", "close")
 _REOPEN: Final = Script("tallystream_worker.repartition", "reopen")
-_POINT: Final = Script("tallystream_worker.repartition", "activate")
-_FORSAKE: Final = Script("tallystream_worker.repartition", "give_up")
+_ACTIVATE: Final = Script("tallystream_worker.repartition", "activate")
+_GIVE_UP: Final = Script("tallystream_worker.repartition", "give_up")
 
 _STEP: Final = 500
 _OF_A_LATER_LOG: Final = re.compile(rb"l[0-9]+:")
@@ -94,8 +94,8 @@ def reopen(client: redis.Redis, deployment: Deployment) -> None:
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> bool:
     """Make a log the one that holds; tell whether it may be: nobody has given it up."""
     before = deployment.layout
-    answer = _POINT(client, [before.root], [layout.log, before.log, before.partitions])
-    return bool(answer[0] == b"holds")
+    (answer,) = _ACTIVATE(client, [before.root], [layout.log, before.log, before.partitions])
+    return bool(answer == b"active")
 
 
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
@@ -105,7 +105,8 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
         StreamError: it holds by now.
     """
     assert deployment.moving is not None  # noqa: S101  # the caller has looked
-    if not _FORSAKE(client, [deployment.layout.root], [deployment.moving]):
+    (answer,) = _GIVE_UP(client, [deployment.layout.root], [deployment.moving])
+    if answer != b"given_up":
         raise StreamError(f"log {deployment.moving} holds by now: there is nothing to give up")
     reopen(client, deployment)
     for keys in deployment.layout.keys:

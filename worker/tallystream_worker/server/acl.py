@@ -28,7 +28,7 @@ _READ: Final = (
 )
 _APPEND: Final = (
     "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank hdel "
-    "pttl pexpire rpush sadd copy"  # while a snapshot is read: see rule_before.lua
+    "pttl pexpire rpush sadd copy"  # while a snapshot is read: see copy_on_write.lua
 )
 _COUNT: Final = (
     "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer "

@@ -33,7 +33,7 @@ _READ: Final = 512
 MARKER: Final = "restore"
 """Key of the first partition: a restore has begun here, and what is there may be replaced by the next."""
 
-_GRAFT: Final = Script("tallystream_worker.snapshot", "replace_stream")
+_REPLACE: Final = Script("tallystream_worker.snapshot", "replace_stream")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class PartitionRestore:
             self._send(log)
             self._set_up(log)
             places = [self._keys.stream, self._keys.ledger, self._keys.sequences]
-            if _GRAFT(self._client, [self._log, self._ledger, self._sequences, *places], [last]):
+            (answer,) = _REPLACE(self._client, [self._log, self._ledger, self._sequences, *places], [last])
+            if answer == b"replaced":
                 break
         failpoints.reach("after-graft")
         self._drain()

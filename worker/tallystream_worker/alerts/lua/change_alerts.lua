@@ -5,24 +5,28 @@
 -- ARGV[1] alert   ARGV[2] metric   ARGV[3] label of the bucket or ""
 -- ARGV[4..] for each subject: subject, "firing" | "resolved" | "ended", value
 --
--- Returns how many states have changed.
+-- Returns {"changed", states that have changed}
 --
--- Invariant: a state changes in the call that writes its notification. A subject begins to fire only where it is not
--- firing, and is resolved only where it is; so of several workers that see the same, one says it.
---@include tallystream.storage lib/alert_change
+-- Invariant: a state changes in the call that writes its notification. A subject begins to fire only if it does not
+-- fire, and is resolved only if it does; so of several workers that find the same, one notifies.
+local alert_states = require('tallystream.storage.lua.lib.alert_states')
+local call = redis.call
 local states, outbox = KEYS[1], KEYS[2]
-local room = MAX_OUTBOX - redis.call('XLEN', outbox)
-local firing = redis.call('HLEN', states)
+local alert, label = { name = ARGV[1], metric = ARGV[2] }, ARGV[3]
+
+local room = alert_states.MAX_OUTBOX - call('XLEN', outbox)
+local firing = call('HLEN', states)
 local changed = 0
 for i = 4, #ARGV, 3 do
   local subject, to, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local record = redis.call('HGET', states, subject)
-  local begins = to == 'firing' and not record and firing < MAX_FIRING
-  local ends = to ~= 'firing' and record and record ~= ENDED
+  local record = call('HGET', states, subject)
+  local begins = to == 'firing' and not record and firing < alert_states.MAX_FIRING
+  local ends = to ~= 'firing' and record and record ~= alert_states.ENDED
   if room > 0 and (begins or ends) then
-    change_alert(outbox, states, ARGV[1], ARGV[2], subject, value, record, ARGV[3], to == 'ended')
+    local change = { subject = subject, value = value, label = label, record = record, keep_ended = to == 'ended' }
+    alert_states.change_state(outbox, states, alert, change)
     room, changed = room - 1, changed + 1
     firing = firing + (begins and 1 or 0)
   end
 end
-return changed
+return { 'changed', changed }

@@ -1,29 +1,27 @@
 #!lua
--- settle: the open range is in a file; what lies behind it is next, and what lies in it may be trimmed.
+-- settle: closes the open range, because a complete file holds it: the next range begins after it, and its entries may
+-- be trimmed.
 --
 -- KEYS[1] stream   KEYS[2] archive (hash)
 -- ARGV[1] group   ARGV[2] first   ARGV[3] last   ARGV[4] entries
 --
--- Returns 1, or 0 where another range is open: somebody else has settled this one.
+-- Returns {"settled"}
+--         {"other"}     another range is open, or none: another archiver has settled this one
+-- Raises NOGROUP if the group is gone.
 --
 -- Invariant: the group's position moves forward only, and only past entries that a complete file holds.
-if redis.call('HGET', KEYS[2], 'first') ~= ARGV[2] or redis.call('HGET', KEYS[2], 'last') ~= ARGV[3] then
-  return 0
+local streams = require('tallystream.storage.lua.lib.streams')
+local call = redis.call
+local stream, archive, group, first, last = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+
+if call('HGET', archive, 'first') ~= first or call('HGET', archive, 'last') ~= last then
+  return { 'other' }
 end
-local read
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local about = {}
-  for i = 1, #group, 2 do
-    about[group[i]] = group[i + 1]
-  end
-  if about.name == ARGV[1] then
-    read = about['entries-read']
-  end
+local read = streams.existing_group(stream, group)['entries-read']
+if read then
+  call('XGROUP', 'SETID', stream, group, last, 'ENTRIESREAD', string.format('%.0f', read + ARGV[4]))
+else -- the server cannot tell the group's lag, and this cannot teach it
+  call('XGROUP', 'SETID', stream, group, last)
 end
-if read then -- else the server cannot tell the group's lag, and this cannot teach it
-  redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], ARGV[3], 'ENTRIESREAD', string.format('%.0f', read + ARGV[4]))
-else
-  redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], ARGV[3])
-end
-redis.call('DEL', KEYS[2])
-return 1
+call('DEL', archive)
+return { 'settled' }

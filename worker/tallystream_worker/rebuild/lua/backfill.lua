@@ -2,29 +2,32 @@
 -- backfill: counts entries that no stream holds any more, once, in the order of a source that can be read again.
 --
 -- KEYS[1] mark   KEYS[2] dead stream   KEYS[3] ledger (hash)
--- ARGV[1] batch, msgpack: what rules.lua says   ARGV[2] where the mark must stand, "" for nowhere   ARGV[3] where it
--- stands then   ARGV[4..] parked entries, as in apply.lua
+-- ARGV[1] batch, msgpack: the fields that rules/plan.lua lists   ARGV[2] the mark before the call, "" for none
+-- ARGV[3] the mark after it   ARGV[4..] dead letters, as dead_letters/lua/add.lua reads them
 --
--- Returns {"applied"}, {"at", mark} where the mark stands elsewhere, or {"refused", metric, subject, ...}
+-- Returns {"applied"}
+--         {"at", mark}                         the mark is another one ("" for none); nothing was done
+--         {"rejected", metric, subject, ...}   these counters cannot take their delta; nothing was done
 --
 -- Invariant: the mark moves in the call that adds the deltas, and in no other: the source is counted up to it.
---@include tallystream.storage rules/rules
-local at = call('GET', KEYS[1]) or ''
-if at ~= ARGV[2] then
-  return { 'at', at }
+local add_dead_letters = require('tallystream_worker.dead_letters.lua.add')
+local plan = require('tallystream.storage.lua.rules.plan')
+local rejection = require('tallystream.storage.lua.rules.rejection')
+local write = require('tallystream.storage.lua.rules.write')
+local call = redis.call
+
+local mark = call('GET', KEYS[1]) or ''
+if mark ~= ARGV[2] then
+  return { 'at', mark }
 end
-local planned = plan(cmsgpack.unpack(ARGV[1]))
-if #planned.refused > 0 then
-  return { 'refused', unpack(planned.refused, 1, math.min(#planned.refused, CHUNK)) }
+local planned = plan(cmsgpack.unpack(ARGV[1]), KEYS[3])
+if #planned.rejected > 0 then
+  return rejection(planned)
 end
 call('XLEN', KEYS[2])
 
+-- From here on nothing fails.
 call('SET', KEYS[1], ARGV[3])
-local next_ = 4
-while ARGV[next_] do
-  local count = tonumber(ARGV[next_])
-  call('XADD', KEYS[2], '*', unpack(ARGV, next_ + 1, next_ + count))
-  next_ = next_ + count + 1
-end
+add_dead_letters(KEYS[2], 4)
 write(planned)
 return { 'applied' }

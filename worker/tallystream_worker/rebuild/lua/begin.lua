@@ -1,40 +1,46 @@
 #!lua
--- begin: makes an empty generation of counters in one partition, to be counted from the log's beginning.
+-- begin: makes an empty generation of counters in one partition, to be counted from the stream's beginning.
 --
--- KEYS[1] stream   KEYS[2] begun   KEYS[3] the generation's ledger (hash)   KEYS[4] the log's ledger (hash)
+-- KEYS[1] stream   KEYS[2] begun   KEYS[3] the generation's ledger (hash)   KEYS[4] the topic's ledger (hash)
 -- ARGV[1] the generation's group
 --
--- Returns {"begun", first entry's ID or "", entries that the stream no longer holds}, also where it had begun before.
+-- Returns {"begun", first entry's ID or "", entries that the stream no longer holds}   also if it had begun before
 --
 -- Invariant: the group, the ID `begun` and the ledger's beginning are of one moment. From here on nothing is trimmed
 -- that the generation has not counted, because its group has not read it.
-local call = redis.call
-local function fields(flat)
-  local named = {}
-  for i = 1, #flat, 2 do
-    named[flat[i]] = flat[i + 1]
+local maps = require('tallystream.storage.lua.lib.maps')
+local streams = require('tallystream.storage.lua.lib.streams')
+local call, format = redis.call, string.format
+local stream, begun, ledger, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+
+-- Returns the fields and values with which the generation's ledger begins. Each entry up to `begun` is added to it when
+-- it is counted, whatever appended the entry: see tallystream.reading.ledger.
+local function first_figures(topic, gone)
+  local function figure(name)
+    return tonumber(topic[name] or 0)
   end
-  return named
+  local figures = {
+    { 'appended', figure('plain') - figure('appended') },
+    { 'entries:settled', gone },
+    { 'entries:removed', gone - figure('entries:retired') },
+    { 'entries:plain', gone - figure('entries:gated') },
+  }
+  local flat = {}
+  for i, pair in ipairs(figures) do
+    flat[2 * i - 1], flat[2 * i] = pair[1], format('%.0f', pair[2])
+  end
+  return flat
 end
 
-if call('EXISTS', KEYS[1]) == 0 then
-  call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-  call('SET', KEYS[2], '0-0')
-elseif call('EXISTS', KEYS[2]) == 0 then
-  local info = fields(call('XINFO', 'STREAM', KEYS[1]))
-  local log = fields(call('HGETALL', KEYS[4]))
-  local function figure(name)
-    return tonumber(log[name] or 0)
-  end
-  local added, length = info['entries-added'], info.length
-  local gone = added - length
-  call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0')
-  call('SET', KEYS[2], info['last-generated-id'])
-  -- Each entry up to `begun` is put into the books when it is counted, whatever let it in: see tallystream.reading.ledger.
-  call('HSET', KEYS[3], 'appended', string.format('%.0f', figure('plain') - figure('appended')),
-    'entries:settled', string.format('%.0f', gone), 'entries:removed', string.format('%.0f', gone - figure('entries:retired')),
-    'entries:plain', string.format('%.0f', gone - figure('entries:gated')))
+if call('EXISTS', stream) == 0 then
+  call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+  call('SET', begun, '0-0')
+elseif call('EXISTS', begun) == 0 then
+  local info, topic = streams.info(stream), maps.from_flat(call('HGETALL', KEYS[4]))
+  call('XGROUP', 'CREATE', stream, group, '0')
+  call('SET', begun, info['last-generated-id'])
+  call('HSET', ledger, unpack(first_figures(topic, info['entries-added'] - info.length)))
 end
-local info = fields(call('XINFO', 'STREAM', KEYS[1]))
-local first = call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+local info = streams.info(stream)
+local first = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 return { 'begun', first and first[1] or '', info['entries-added'] - info.length }

@@ -1,8 +1,9 @@
 #!lua
--- promote: says in the meta hash that another generation is the one that is read.
+-- promote: makes another generation the one that is read, in the meta hash.
 --
 -- KEYS[1] meta (hash)   ARGV[1] generation
--- Returns {"promoted"}, also where it was before.
+--
+-- Returns {"promoted"}   also if it was read before
 --
 -- Invariant: `rules` are those of `generation`; those of every other generation that is there are in `rules@<n>`.
 local call = redis.call

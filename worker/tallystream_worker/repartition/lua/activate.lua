@@ -1,17 +1,19 @@
 #!lua
--- point: another log holds from here on.
+-- activate: makes the new topic the live one.
 --
--- KEYS[1] the root's meta (hash)   ARGV[1] the log   ARGV[2] the one before   ARGV[3] the partitions of that one
+-- KEYS[1] the root's meta (hash)   ARGV[1] the new topic   ARGV[2] the one before   ARGV[3] the partitions of that one
 --
--- Returns {"holds"}      now, or since before
---         {"given up"}   it is not the one that is being filled
+-- Returns {"active"}     now, or since before
+--         {"given_up"}   it is not the one that is being filled
+--
+-- Invariant: the topic before is kept, and named in the meta hash, in the call that makes the new one the live one.
 local call = redis.call
-local log, moving = unpack(call('HMGET', KEYS[1], 'log', 'moving'))
-if log == ARGV[1] then
-  return { 'holds' }
-elseif moving ~= ARGV[1] then
-  return { 'given up' }
+local live, filled = unpack(call('HMGET', KEYS[1], 'log', 'moving'))
+if live == ARGV[1] then
+  return { 'active' }
+elseif filled ~= ARGV[1] then
+  return { 'given_up' }
 end
 call('HSET', KEYS[1], 'log', ARGV[1], 'kept', ARGV[2], 'partitions@' .. ARGV[2], ARGV[3])
 call('HDEL', KEYS[1], 'moving', 'moving-partitions')
-return { 'holds' }
+return { 'active' }

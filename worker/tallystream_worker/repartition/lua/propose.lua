@@ -1,15 +1,15 @@
 #!lua
--- propose: agrees on the log that the events are to be moved to.
+-- propose: agrees on the topic that the events are to be moved to.
 --
 -- KEYS[1] the root's meta (hash)   ARGV[1] its partitions
 --
--- Returns {"moving", log}           it is to be filled, also where it was before
+-- Returns {"moving", topic}         it is to be filled, also if it was before
 --         {"other", partitions}     one with another number of partitions is being filled
---         {"kept", log}             an earlier one is still there
+--         {"kept", topic}           an earlier one is still there
 --
--- Invariant: a number is never given twice, so no producer takes one log for another.
+-- Invariant: a number is never given twice, so no producer takes one topic for another.
 local call = redis.call
-local moving, partitions, kept, log, newest =
+local moving, partitions, kept, live, newest =
   unpack(call('HMGET', KEYS[1], 'moving', 'moving-partitions', 'kept', 'log', 'newest-log'))
 if moving then
   if partitions ~= ARGV[1] then
@@ -20,6 +20,6 @@ end
 if kept then
   return { 'kept', kept }
 end
-local next_ = string.format('%.0f', math.max(tonumber(newest or '1'), tonumber(log or '1')) + 1)
-call('HSET', KEYS[1], 'moving', next_, 'moving-partitions', ARGV[1], 'newest-log', next_)
-return { 'moving', next_ }
+local number = string.format('%.0f', math.max(tonumber(newest or '1'), tonumber(live or '1')) + 1)
+call('HSET', KEYS[1], 'moving', number, 'moving-partitions', ARGV[1], 'newest-log', number)
+return { 'moving', number }

@@ -1,11 +1,16 @@
 #!lua
--- reopen: a partition that was closed takes entries again, and they are counted again; the move was given up.
+-- reopen: lets a partition that was closed take entries again, and count them again; the repartition was given up.
 --
 -- KEYS[1] sequences (hash)   KEYS[2] live generation
--- Returns 1 where it was closed, else 0.
-local live = redis.call('GET', KEYS[2])
-local closed = redis.call('HDEL', KEYS[1], '!closed')
+--
+-- Returns {"reopened"}   it was closed
+--         {"open"}       it was not closed
+--
+-- Invariant: the generation that was live when the partition was closed is the live one again.
+local call = redis.call
+local live = call('GET', KEYS[2])
+local closed = call('HDEL', KEYS[1], '!closed')
 if live then
-  redis.call('SET', KEYS[2], (string.gsub(live, ' closed$', '')))
+  call('SET', KEYS[2], (string.gsub(live, ' closed$', '')))
 end
-return closed
+return { closed == 1 and 'reopened' or 'open' }

@@ -1,18 +1,23 @@
 #!lua
--- close: ends a snapshot's reading; nobody says any more what was there before.
+-- close: ends the reading of a snapshot; scripts no longer store what was there before a write.
 --
 -- KEYS[1] cut   ARGV[1] token of this snapshot
 --
 -- Returns {"closed", word, ...}   the words of `cut:before` that are left
 --         {"more"}                too many are left: take them first
---         {"lost"}                the snapshot was silent for too long: what was read is of no one moment
+--         {"lost"}                the snapshot was silent for too long: what was read is not of one moment
+--
+-- Invariant: `cut` is removed in the call that returns the last words, so a closed snapshot lacks no old value.
+local call = redis.call
 local cut = KEYS[1]
-if redis.call('GET', cut) ~= ARGV[1] then
+local MOST_WORDS = 5000 -- unpack fails at about 8,000
+
+if call('GET', cut) ~= ARGV[1] then
   return { 'lost' }
 end
-if redis.call('LLEN', cut .. ':before') > 5000 then
+if call('LLEN', cut .. ':before') > MOST_WORDS then
   return { 'more' }
 end
-local words = redis.call('LRANGE', cut .. ':before', 0, -1)
-redis.call('DEL', cut, cut .. ':before', cut .. ':copied')
+local words = call('LRANGE', cut .. ':before', 0, -1)
+call('DEL', cut, cut .. ':before', cut .. ':copied')
 return { 'closed', unpack(words) }

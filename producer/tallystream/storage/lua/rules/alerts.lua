@@ -1,44 +1,89 @@
--- Part of plan() in rules.lua: alerts. The script knows each new value, so a crossing is decided here.
-  -- Level, not edge: what is beyond its bound and not firing fires. So an alert that found the outbox full, or that was
-  -- declared only now, fires with the next event.
-  local looked = {} -- by key of the state: { alert, key, expiry, label, subjects, values }
-  local function look(rule, nth, label, subject, value)
-    for _, alert in ipairs(rule.watch) do
-      local place = alert.nth == nth and (alert.all == 1 or alert.subjects[subject]) and alert.buckets[label]
-      if place then
-        local seen = looked[place[1]]
-        if not seen then
-          seen = { alert, place[1], place[2], label, {}, {} }
-          looked[place[1]] = seen
-        end
-        local n = #seen[5] + 1
-        seen[5][n], seen[6][n] = subject, value
-      end
-    end
-  end
+-- alerts: a subject whose counter is beyond the bound of an alert fires. The script has each new value, so it decides.
+-- Level, not edge: a subject that is beyond the bound and does not fire begins to fire. So an alert that found the
+-- outbox full, or that was declared only now, fires with the next event.
+local alert_states = require('tallystream.storage.lua.lib.alert_states')
+local chunks = require('tallystream.storage.lua.lib.chunks')
+local numbers = require('tallystream.storage.lua.lib.numbers')
 
-  local function judge()
-    for _, touched in ipairs(batch.touched) do
-      call('ZCARD', touched[1])
-    end
-    local room = MAX_OUTBOX - call('XLEN', batch.outbox)
-    for key, seen in pairs(looked) do
-      local alert = seen[1]
-      local firing = call('HLEN', key)
-      local stored = firing > 0 and each_value('HMGET', key, seen[5]) or {}
-      for i, subject in ipairs(seen[5]) do
-        local value, record = seen[6][i], stored[i]
-        local fires, clears = value < alert.bound, value >= alert.clear
-        if alert.above == 1 then
-          fires, clears = value > alert.bound, value <= alert.clear
-        end
-        fires = fires and not record and firing < MAX_FIRING
-        clears = clears and record and record ~= ENDED
-        if room > 0 and (fires or clears) then
-          room = room - 1
-          firing = firing + (fires and 1 or 0)
-          result.alerts[#result.alerts + 1] = { key, alert, subject, spell(value), record, seen[3], seen[4] }
-        end
+local call, format = redis.call, string.format
+
+-- Notes a subject's new value for the alerts on this counter: `nth` window of the rule, 0 for the total.
+local function check_alert(self, rule, nth, label, subject, value)
+  for _, alert in ipairs(rule.watch) do
+    local bucket = alert.nth == nth and (alert.all == 1 or alert.subjects[subject]) and alert.buckets[label]
+    if bucket then
+      local states, expiry = bucket[1], bucket[2]
+      local watched = self.watched[states]
+      if not watched then
+        watched = { alert = alert, expiry = expiry, label = label, subjects = {}, values = {} }
+        self.watched[states] = watched
       end
+      local n = #watched.subjects + 1
+      watched.subjects[n], watched.values[n] = subject, value
     end
   end
+end
+
+-- Tells whether a value is beyond the bound of an alert, and whether it is back again.
+local function compare(alert, value)
+  if alert.above == 1 then
+    return value > alert.bound, value <= alert.clear
+  end
+  return value < alert.bound, value >= alert.clear
+end
+
+local function evaluate_states(self, states, watched, room)
+  local alert = watched.alert
+  local firing = call('HLEN', states)
+  local stored = firing > 0 and chunks.hash_values(states, watched.subjects) or {}
+  for i, subject in ipairs(watched.subjects) do
+    local value, record = watched.values[i], stored[i]
+    local fires, clears = compare(alert, value)
+    fires = fires and not record and firing < alert_states.MAX_FIRING
+    clears = clears and record and record ~= alert_states.ENDED
+    if room > 0 and (fires or clears) then
+      room = room - 1
+      firing = firing + (fires and 1 or 0)
+      self.alerts[#self.alerts + 1] = {
+        states = states,
+        alert = alert,
+        subject = subject,
+        value = numbers.number_string(value),
+        record = record,
+        expiry = watched.expiry,
+        label = watched.label,
+      }
+    end
+  end
+  return room
+end
+
+-- Decides which alerts begin to fire, and which are resolved. Must run after every rule that changes a counter.
+local function evaluate_alerts(self)
+  for _, touched in ipairs(self.batch.touched) do
+    call('ZCARD', touched[1])
+  end
+  local room = alert_states.MAX_OUTBOX - call('XLEN', self.batch.outbox)
+  for states, watched in pairs(self.watched) do
+    room = evaluate_states(self, states, watched, room)
+  end
+end
+
+local function write(self, now)
+  for _, change in ipairs(self.alerts) do
+    alert_states.change_state(self.batch.outbox, change.states, change.alert, change)
+    if change.expiry > 0 then
+      call('PEXPIREAT', change.states, format('%.0f', change.expiry))
+    end
+  end
+  for _, touched in ipairs(self.batch.touched or {}) do
+    local key, scored, score = touched[1], {}, format('%.0f', now)
+    for i = 2, #touched do
+      scored[2 * i - 3], scored[2 * i - 2] = score, touched[i]
+    end
+    chunks.each(call, 'ZADD', key, scored, 1)
+    call('ZREMRANGEBYRANK', key, 0, -(alert_states.MAX_FIRING + 1))
+  end
+end
+
+return { check_alert = check_alert, evaluate_alerts = evaluate_alerts, write = write }

@@ -1,28 +1,45 @@
--- Part of plan() in rules.lua: limits. Uses what the ids have counted.
-  -- Limits: the sum of what was asked is kept, and min(limit, sum) of it counts.
-  for _, column in ipairs(batch.limited) do
-    local rule, labels = rules[column[1]], batch.labels[column[2]]
+-- limits: at most so many events of a subject count in a period. A hash keeps the sum of what was asked for, and
+-- min(limit, sum) of it counts: so the order of the events does not matter.
+local additions = require('tallystream.storage.lua.rules.additions')
+local chunks = require('tallystream.storage.lua.lib.chunks')
+local numbers = require('tallystream.storage.lua.lib.numbers')
+
+local min, tonumber = math.min, tonumber
+local number_string = numbers.number_string
+
+local function plan_bucket(self, key, asked)
+  local rule, labels, amounts = asked.rule, asked.labels, asked.amounts
+  local subjects, writes = {}, {}
+  for subject in pairs(amounts) do
+    subjects[#subjects + 1] = subject
+  end
+  local stored = chunks.hash_values(key, subjects)
+  for i, subject in ipairs(subjects) do
+    local amount = amounts[subject]
+    local old = tonumber(stored[i] or '0')
+    local new = old + amount
+    local accepted = min(rule.limit, new) - min(rule.limit, old)
+    writes[2 * i - 1] = subject
+    writes[2 * i] = number_string(new)
+    additions.settle(self, 'counted', rule, accepted)
+    additions.settle(self, 'rejected:limit', rule, amount - accepted)
+    additions.add(self, rule, labels, subject, accepted)
+    self.used[#self.used + 1] = new
+  end
+  self.hashes[#self.hashes + 1] = { key, writes }
+end
+
+-- Must run after event_ids.plan, which asks for events as well.
+local function plan(self)
+  for _, column in ipairs(self.batch.limited) do
+    local rule, labels = self.rules[column[1]], self.batch.labels[column[2]]
     for i, subject in ipairs(column[3]) do
-      count(rule, labels, subject, column[4][i])
+      additions.count(self, rule, labels, subject, column[4][i])
     end
   end
-  for key, asked in pairs(limited) do
-    local rule, labels, by_subject = unpack(asked)
-    local subjects, writes = {}, {}
-    for subject in pairs(by_subject) do
-      subjects[#subjects + 1] = subject
-    end
-    local stored = each_value('HMGET', key, subjects)
-    for i, subject in ipairs(subjects) do
-      local old = tonumber(stored[i] or '0')
-      local new = old + by_subject[subject]
-      local accepted = math.min(rule.limit, new) - math.min(rule.limit, old)
-      writes[2 * i - 1] = subject
-      writes[2 * i] = spell(new)
-      move('counted', rule, accepted)
-      move('rejected:limit', rule, by_subject[subject] - accepted)
-      add(rule, labels, subject, accepted)
-      result.used[#result.used + 1] = new
-    end
-    result.hashes[#result.hashes + 1] = { key, writes }
+  for key, asked in pairs(self.limited) do
+    plan_bucket(self, key, asked)
   end
+end
+
+return { plan = plan }

@@ -1,0 +1,81 @@
+-- copy_on_write: keeps for a snapshot what a key holds before it is written.
+--
+-- While a snapshot is being read, the key `cut` exists beside the ledger. Then each script that writes counters first
+-- appends to the list `cut:before` what was there, so that the reader has the values of one moment. The first value of
+-- a key or field counts. Nothing here changes a counter. Every key has the time to live of `cut`, so an abandoned
+-- snapshot leaves nothing.
+--
+-- `cut:before` is a list of: 's', n, then n times key, value      strings; '' if there was none
+--                            'h', key, n, then n times field, value
+--                            'c', key, 1 or 0                     a copy is at `cut:copy:<key>`; or there was none
+local chunks = require('tallystream.storage.lua.lib.chunks')
+
+local call, min = redis.call, math.min
+local CHUNK = chunks.SIZE
+
+-- Appends the names and values to the list, after the words in `head`.
+local function store(list, head, names, values)
+  local words, at = head, #head
+  words[at + 1] = #names
+  for i, name in ipairs(names) do
+    words[at + 2 * i], words[at + 2 * i + 1] = name, values[i] or ''
+  end
+  call('RPUSH', list, unpack(words))
+end
+
+local function store_strings(list, names)
+  for first = 1, #names, CHUNK do
+    local part = { unpack(names, first, min(first + CHUNK - 1, #names)) }
+    store(list, { 's' }, part, call('MGET', unpack(part)))
+  end
+end
+
+-- Returns every second item of a list, up to a chunk of them.
+local function names_of(pairs_, first)
+  local names = {}
+  for i = first, min(first + 2 * CHUNK - 1, #pairs_), 2 do
+    names[#names + 1] = pairs_[i]
+  end
+  return names
+end
+
+local function store_fields(list, key, writes)
+  for first = 1, #writes, 2 * CHUNK do
+    local fields = names_of(writes, first)
+    store(list, { 'h', key }, fields, call('HMGET', key, unpack(fields)))
+  end
+end
+
+-- Copies a whole key, once in the life of the snapshot.
+local function copy_key(list, cut, key, ttl)
+  if call('SADD', cut .. ':copied', key) == 1 then
+    local copied = call('COPY', key, cut .. ':copy:' .. key, 'REPLACE')
+    call('RPUSH', list, 'c', key, copied)
+    if copied == 1 then
+      call('PEXPIRE', cut .. ':copy:' .. key, ttl)
+    end
+    call('PEXPIRE', cut .. ':copied', ttl)
+  end
+end
+
+-- Must run before the first write. `ttl` is the time to live of the key `cut`, in milliseconds.
+local function copy_on_write(self, cut, ttl)
+  local list = cut .. ':before'
+  for _, writes in ipairs(self.strings) do
+    store_strings(list, names_of(writes, 1)) -- at most a chunk of keys: see totals.lua
+  end
+  local sets = {}
+  for i, unique in ipairs(self.uniques) do
+    sets[i] = unique.key
+  end
+  store_strings(list, sets)
+  for _, hash in ipairs(self.hashes) do
+    store_fields(list, hash[1], hash[2])
+  end
+  for _, bits in ipairs(self.bits) do
+    copy_key(list, cut, bits[1], ttl)
+  end
+  call('PEXPIRE', list, ttl)
+end
+
+return copy_on_write

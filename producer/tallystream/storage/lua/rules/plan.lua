@@ -1,0 +1,79 @@
+-- plan: what a batch changes. Every script that counts calls plan, then write.
+--
+-- plan(batch, ledger key) only reads. It returns what to write (see changes.lua), or names the totals that cannot take
+-- their delta: if `rejected` is not empty, nothing may be written.
+-- write(changes) only writes, and cannot fail: plan has read every key that is written, and so tried its type.
+--
+-- The batch (msgpack, made by the Python module `tallystream.rules.batch`):
+--   rules  = { { metric, total = key prefix, up = key prefix, windows = { key prefix, ... }, limit = n or 0,
+--               limits = key prefix, top = list length or 0, tops = { key prefix, ... },
+--               quota = subjects or 0, sketch = key, bloom = 0 or 1 } }
+--   sums   = { { rule, subjects, deltas }, ... }                      plain sums, all-time: one for each rule
+--   windows = { { rule, nth window, label, subjects, deltas }, ... }  the same sums by bucket; instead of
+--             subjects and deltas the number of a column of `sums`, if it is the same
+--   sketches = { { rule, subjects, deltas }, ... }                    sums of metrics that are not exact
+--   limited = { { rule, labels, subjects, counts }, ... }             events of amount 1 of a limited metric
+--   seen   = { { rule, key, { field, subject, amount, at, labels }, ... }, ... }   events with an ID
+--   votes  = { { rule, key, subject, { actor, amount, at, labels, record }, ... }, ... }   once an actor
+--   uniques = { { rule, key prefix, millisecond as in expire, { { subject, actor, ... }, ... } }, ... }
+--   expire = { key, millisecond, ... }     each bucket's keys that the batch's events lie in; 0 means never
+--   ledger = { field, events, ... }
+--   outbox = key of the stream of notifications, only if alerts are declared; then rules have `watch`, and
+--   touched = { { key, subject, ... }, ... }   subjects whose sums over a range are watched
+-- `labels` = { label of the limit's bucket or "", label of each window's bucket }, as an index of batch.labels.
+--
+-- Invariant: each total is a function of the set of events applied, whatever their order. Sums commute. A limit
+-- keeps the sum of what was asked and accepts min(limit, sum). A vote or an ID keeps one event, chosen by
+-- (at, amount); a better one replaces it wherever the old one had been added.
+-- A module that most batches do not need is required in the line that needs it: a script makes the functions of its
+-- modules again in each call.
+local changes = require('tallystream.storage.lua.rules.changes')
+local numbers = require('tallystream.storage.lua.lib.numbers')
+local totals = require('tallystream.storage.lua.rules.totals')
+local windows = require('tallystream.storage.lua.rules.windows')
+
+-- What the rules with state add is planned by the totals and the windows.
+local function plan_state(planned)
+  local batch = planned.batch
+  if #batch.seen > 0 then
+    require('tallystream.storage.lua.rules.event_ids').plan(planned)
+  end
+  if #batch.limited > 0 or next(planned.limited) then
+    require('tallystream.storage.lua.rules.limits').plan(planned)
+  end
+  if #batch.votes > 0 then
+    require('tallystream.storage.lua.rules.votes').plan(planned)
+  end
+end
+
+local function plan_ledger(planned)
+  local ledger = planned.batch.ledger
+  for i = 1, #ledger, 2 do
+    changes.add_to_ledger(planned, ledger[i], ledger[i + 1])
+  end
+  local fields = {}
+  for field in pairs(planned.ledger) do
+    fields[#fields + 1] = field
+  end
+  numbers.check_whole(planned.ledger_key, fields)
+end
+
+local function plan(batch, ledger_key)
+  local planned = changes.new(batch, ledger_key)
+  plan_state(planned)
+  totals.plan(planned)
+  windows.plan(planned)
+  if #batch.uniques > 0 then
+    require('tallystream.storage.lua.rules.uniques').plan(planned)
+  end
+  if #batch.sketches > 0 or next(planned.overflow) then
+    require('tallystream.storage.lua.rules.sketches').plan(planned)
+  end
+  if batch.outbox then
+    require('tallystream.storage.lua.rules.alerts').evaluate_alerts(planned)
+  end
+  plan_ledger(planned)
+  return planned
+end
+
+return plan

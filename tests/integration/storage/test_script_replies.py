@@ -1,0 +1,186 @@
+"""Every script returns an array: its status, then the fields of that status, always of the same shape."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import pytest
+from redis.exceptions import ResponseError
+
+from tallystream.client.connect import connect
+from tallystream.storage.scripts import Script
+from tests.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+STATUS: Final = re.compile(r'\{"(\w+)"')
+
+FULL: Final = f"SET total:full {2**53 - 1}"
+GROUP: Final = "XGROUP CREATE stream g 0 MKSTREAM"
+PENDING: Final = f"{GROUP}; XADD stream 1-1 v 1; XREADGROUP GROUP g c STREAMS stream >"
+NEXT_GROUP: Final = "XGROUP CREATE stream g-2 0 MKSTREAM"
+NEXT_PENDING: Final = f"{NEXT_GROUP}; XADD stream 1-1 v 1; XREADGROUP GROUP g-2 c STREAMS stream >"
+DEAD: Final = "XADD dead 1-1 events 3"
+PRODUCER: Final = "HSET seq p 1_1-1"
+WORDS: Final = "RPUSH cut:before" + 5001 * " w"
+LEDGERS: Final = "HSET ledger appended 1; HSET topic appended 1 plain 0"
+CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
+
+CASES: Final = [
+    # The script, its keys, commands that run before it, its arguments, the shape of its reply. An argument
+    # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `-` is the empty text, `_` in a value is a blank.
+    ("storage/append", "stream seq ledger", "", "1 p 1 1 x", "appended text"),
+    ("storage/append", "stream seq ledger", PRODUCER, "1 p 1 1 x", "already text"),
+    ("storage/append", "stream seq ledger", "", "1 p 2 1 x", "gap text"),
+    ("storage/append", "stream seq ledger", "HSET seq !closed 2", "1 p 1 1 x", "closed text"),
+    ("storage/append", "stream seq ledger", "HSET seq !limit 0", "1 p 1 1 x", "full text"),
+    (
+        "storage/decide",
+        "stream live ledger topic seq",
+        "",
+        "batch:a 1 total:a v 1",
+        "decided text number text text text",
+    ),
+    ("storage/decide", "stream live ledger topic seq", "HSET seq !limit 0", "batch:a 1 total:a v 1", "full text"),
+    ("storage/decide", "stream live ledger topic seq", FULL, "batch:full 1 total:full v 1", "rejected"),
+    ("storage/decide", "stream live ledger topic seq", "SET live 2", "batch:a 1 total:a v 1", "switched"),
+    ("storage/init_deployment", "meta", "", "layout 1", "created text text"),
+    ("storage/init_deployment", "meta", "HSET meta layout 1", "layout 2", "loaded text text"),
+    ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1 1", "applied"),
+    ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1:2-1 1", "stale text"),
+    ("counting/apply", "stream dead ledger live", "SET live 2", "g batch:a:1-1 1", "switched"),
+    ("counting/apply", "stream dead ledger live", f"{PENDING}; {FULL}", "g batch:full:1-1 1", "rejected text text"),
+    ("dead_letters/retry", "dead dead ledger live", DEAD, "batch:a:1-1 1", "applied"),
+    ("dead_letters/retry", "dead dead ledger live", "", "batch:a:1-1 1", "stale"),
+    ("dead_letters/retry", "dead dead ledger live", "SET live 2", "batch:a:1-1 1", "switched"),
+    ("dead_letters/retry", "dead dead ledger live", f"{DEAD}; {FULL}", "batch:full:1-1 1", "rejected text text"),
+    ("dead_letters/drop", "dead ledger", DEAD, "1-1 2-1", "dropped number number"),
+    ("maintenance/trim", "stream holds ledger seq", GROUP, "g 9 0 9 9 0", "trimmed number number number number text"),
+    ("maintenance/losses", "stream ledger ledger", PENDING, "g", "waiting"),
+    ("maintenance/losses", "stream ledger ledger", GROUP, "g", "settled number number"),
+    ("maintenance/losses", "stream ledger ledger", f"{GROUP}; HSET ledger counted 1", "g", "open number number"),
+    ("maintenance/reap_consumers", "stream", PENDING, "g owner 0 10", "reaped number number"),
+    ("maintenance/reap_producers", "seq", "HSET seq 0123456789abcdef 1_1-1", "0 1000 10", "reaped text number"),
+    ("rebuild/backfill", "mark dead ledger", "", "batch:a - 1-1", "applied"),
+    ("rebuild/backfill", "mark dead ledger", "", "batch:a 9-9 1-1", "at text"),
+    ("rebuild/backfill", "mark dead ledger", FULL, "batch:full - 1-1", "rejected text text"),
+    ("rebuild/begin", "stream begun ledger topic", PENDING, "g-2", "begun text number"),
+    ("rebuild/promote", "meta", "HSET meta rules old rules@2 new", "2", "promoted"),
+    ("rebuild/propose", "meta", "", "new", "building text"),
+    ("rebuild/propose", "meta", "HSET meta building 2 rules@2 others", "new", "other text"),
+    ("rebuild/propose", "meta", "HSET meta rules@1 old", "new", "kept text"),
+    ("rebuild/switch", "stream live", NEXT_GROUP, "1 g 2 g-2", "switched"),
+    ("rebuild/switch", "stream live", NEXT_PENDING, "1 g 2 g-2", "behind"),
+    ("rebuild/switch", "stream live", "SET live 3", "1 g 2 g-2", "other"),
+    ("repartition/activate", "meta", "HSET meta moving 2", "2 1 4", "active"),
+    ("repartition/activate", "meta", "", "2 1 4", "given_up"),
+    ("repartition/give_up", "meta", "HSET meta moving 2", "2", "given_up"),
+    ("repartition/give_up", "meta", "", "2", "other"),
+    ("repartition/close", "seq live", "", "2", "closed"),
+    ("repartition/reopen", "seq live", "HSET seq !closed 2", "", "reopened"),
+    ("repartition/reopen", "seq live", "", "", "open"),
+    ("repartition/propose", "meta", "", "8", "moving text"),
+    ("repartition/propose", "meta", "HSET meta moving 2 moving-partitions 16", "8", "other text"),
+    ("repartition/propose", "meta", "HSET meta kept 1", "8", "kept text"),
+    ("repartition/copy", "stream copied ledger", "", "1 0 - 1-1 1 1 2 v 1", "copied"),
+    ("repartition/copy", "stream copied ledger", "", "1 0 9-9 1-1 1 1 2 v 1", "at text text"),
+    (
+        *("snapshot/open", "stream cut ledger topic", f"{PENDING}; {LEDGERS}", "g token 9000"),
+        "open text text text [text] [text text] [text text]",
+    ),
+    ("snapshot/open", "stream cut ledger topic", "SET cut another", "g token 9000", "busy"),
+    ("snapshot/close", "cut", "SET cut token; RPUSH cut:before s 0", "token", "closed text text"),
+    ("snapshot/close", "cut", f"SET cut token; {WORDS}", "token", "more"),
+    ("snapshot/close", "cut", "", "token", "lost"),
+    ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", "", "-", "replaced"),
+    ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", PENDING, "-", "changed"),
+    ("archive/claim", "stream archive", PENDING, "g 1-1 2-1 3-1 2", "claimed text text text"),
+    ("archive/claim", "stream archive", PENDING, "g 0-1 2-1 3-1 2", "moved"),
+    ("archive/settle", "stream archive", CLAIMED, "g 2-1 3-1 2", "settled"),
+    ("archive/settle", "stream archive", "", "g 2-1 3-1 2", "other"),
+    ("alerts/change_alerts", "states outbox", "", "hot view - a firing 7", "changed number"),
+    ("ingest/ingest", "stream seq ledger", "", "1 file 0 10 1 x", "appended text"),
+    ("ingest/ingest", "stream seq ledger", "", "1 file 10 20 1 x", "at text"),
+    ("ingest/ingest", "stream seq ledger", "HSET seq !closed 2", "1 file 0 10 1 x", "closed text"),
+    ("ingest/ingest", "stream seq ledger", "HSET seq !limit 0", "1 file 0 10 1 x", "full text"),
+]
+
+NO_GROUP: Final = [
+    ("counting/apply", "stream dead ledger live", "g batch:a:1-1 -"),
+    ("maintenance/losses", "stream ledger ledger", "g"),
+    ("rebuild/switch", "stream live", "1 g 2 g-2"),
+    ("snapshot/open", "stream cut ledger ledger", "g token 1000"),
+    ("archive/claim", "stream archive", "g 0-0 1-1 1-1 1"),
+]
+
+
+def run(client: redis.Redis, script: str, keys: str, arguments: str) -> Any:
+    """Call a script, named by its package and its own name."""
+    folder, name = script.split("/")
+    package = "tallystream.storage" if folder == "storage" else f"tallystream_worker.{folder}"
+    return Script(package, name)(client, keys.split(), [argument(word) for word in arguments.split()])
+
+
+def argument(word: str) -> str | bytes:
+    """Return an argument of a script."""
+    kind, *rest = word.split(":")
+    return batch(*rest) if kind == "batch" else "" if word == "-" else word
+
+
+def batch(subject: str, *ids: str) -> bytes:
+    """Return a batch that adds 1 to a counter, for the entries with these IDs."""
+    rule = {"metric": "view", "total": "total:", "up": "up:", "windows": [], "limit": 0, "limits": "limit:"}
+    rule |= {"top": 0, "tops": [], "quota": 0, "sketch": "sketch", "bloom": 0}
+    empty = ("labels", "windows", "sketches", "limited", "seen", "votes", "uniques", "expire")
+    columns = {"sums": [(1, [subject], [1])], "ledger": ["counted", 1]}
+    return msgspec.msgpack.encode({"ids": ids, "rules": [rule], **dict.fromkeys(empty, ()), **columns})
+
+
+def shape(value: Any) -> str:
+    """Return what a field of a reply is."""
+    if isinstance(value, list):
+        return f"[{' '.join(map(shape, value))}]"
+    return "number" if isinstance(value, int) else "text" if isinstance(value, bytes) else repr(value)
+
+
+@pytest.fixture
+def client(server) -> Iterator[redis.Redis]:
+    """A client of the library's own kind, of an empty server."""
+    client = connect(server.url)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize(("script", "keys", "before", "arguments", "reply"), CASES)
+def test_a_reply_has_its_shape(client, script, keys, before, arguments, reply):
+    """A reply is its status and the fields of that status: texts, numbers, lists of texts."""
+    for command in filter(None, before.split("; ")):
+        client.execute_command(*(word.replace("_", " ") for word in command.split()))
+    status, *fields = run(client, script, keys, arguments)
+    assert " ".join([status.decode(), *map(shape, fields)]) == reply
+
+
+@pytest.mark.parametrize(("script", "keys", "arguments"), NO_GROUP)
+def test_a_missing_group_is_an_error(client, script, keys, arguments):
+    """What must never be taken for done is no status but an error: NOGROUP."""
+    client.xadd("stream", {"v": "1"}, id="1-1")
+    with pytest.raises(ResponseError, match=r"^NOGROUP"):
+        run(client, script, keys, arguments)
+
+
+def test_every_status_of_every_script_has_a_case():
+    """The headers of the scripts list the statuses, one lower-case word each, and every one is tested here."""
+    documented = set()
+    for file in [*ROOT.glob("producer/**/*.lua"), *ROOT.glob("worker/**/*.lua")]:
+        text = file.read_text()
+        if text.startswith("#!lua"):
+            returned = text[text.index("-- Returns {") : text.index("-- Invariant:")]
+            script = f"{file.parent.parent.name}/{file.stem}"
+            documented |= {(script, status) for status in STATUS.findall(returned)}
+    assert documented == {(script, reply.split()[0]) for script, *_, reply in CASES}
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", status) for _, status in documented)
