@@ -237,7 +237,7 @@ class Totals:
         wanted = list(counters)
         while True:
             deployment = await self.deployment()  # anew each time: see tallystream.reading.totals
-            reading = await self._together.run(query_counters(deployment.layout, wanted, deployment.rules))
+            reading = await self._together.run(query_counters(deployment.layout, wanted, deployment.declared))
             if patience.ends(reading):
                 return reading
             await asyncio.sleep(patience.pause())

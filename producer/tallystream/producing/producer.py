@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.connect import DEFAULT_URL, connect
 from tallystream.client.durability import Durability, DurabilityCheck
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import EventError, FlushTimeout, TallyError
 from tallystream.producing.buffer import Buffer, BufferSettings, WhenFull
 from tallystream.producing.decider import Decider, Decision
@@ -213,7 +213,7 @@ class Producer:
         decider = self._decider
         if decider is None or not self._validator.is_fresh:
             deployment = self._validator.deployment
-            if deployment is None or deployment.rules is None:
+            if deployment is None or deployment.declared is None:
                 self._validator.forget()  # a worker may have published them since
             deployment = self._validator.refresh()
             if decider is None or decider.deployment.rules != deployment.rules:
@@ -298,7 +298,7 @@ class Producer:
         for partition, last_id in enumerate(last_ids):
             while last_id is not None:
                 if time.monotonic() >= look_again:  # another generation of counters may be the one that counts by now
-                    layout = create_or_load(self._client, None, self._namespace).layout
+                    layout = Deployment.create_or_load(self._client, None, self._namespace).layout
                     look_again = time.monotonic() + _META_LOOK
                 if layout.log != log:
                     return  # what the log before held was counted in this one before it began to hold

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from tallystream.client.connect import DEFAULT_URL, connect
-from tallystream.deployment import Deployment, pointed
-from tallystream.deployment import parse as parse_meta
-from tallystream.errors import ConfigurationError, EventError, FlushTimeout
+from tallystream.deployment import Deployment
+from tallystream.errors import EventError, FlushTimeout
 from tallystream.reading.query import Answer, Command, Query, as_of, lag_of, raise_on_error
 from tallystream.reading.sketches import bound, estimate, estimate_command
+from tallystream.storage.deployment_hash import live_log
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_LOG, Layout
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
@@ -77,12 +77,12 @@ class Reading:
 def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
     """Ask what is stored here.
 
-    Where nothing is yet, the answer has an empty `epoch`, no rules, and the partitions that are expected or usual.
+    Before anything is stored, the answer has the partitions that are expected or usual (see `is_stored`).
 
     Raises:
         ConfigurationError: what is stored disagrees with `partitions` or with this release's layout.
     """
-    unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace), "", None)
+    unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace))
 
     def parse(replies: list[Any]) -> Deployment | Query[Deployment]:
         if isinstance(replies[0], RedisError):
@@ -90,13 +90,13 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
         root = replies[0]
         if not root:
             return unstored
-        there = pointed(root, namespace)
-        if there.log == FIRST_LOG:
+        live = live_log(root, namespace)
+        if live.log == FIRST_LOG:
             return found(root, root)
-        return Query([("HGETALL", there.meta)], lambda replies: found(raise_on_error(replies[0]), root))
+        return Query([("HGETALL", live.meta)], lambda replies: found(raise_on_error(replies[0]), root))
 
     def found(fields: dict[bytes, bytes], root: dict[bytes, bytes]) -> Deployment | Query[Deployment]:
-        deployment = parse_meta(fields, partitions, namespace, root)
+        deployment = Deployment.parse(fields, partitions, namespace, root)
         return query_live(deployment) if deployment.was_rebuilt else deployment
 
     return Query([("HGETALL", unstored.layout.root)], parse)
@@ -176,8 +176,6 @@ def declared(deployment: Deployment) -> list[str]:
     Raises:
         ConfigurationError: no worker has published them yet.
     """
-    if deployment.rules is None:
-        raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
     return sorted(deployment.rules.metric)
 
 
@@ -198,7 +196,7 @@ class DeploymentCache:
 
     def put(self, deployment: Deployment) -> Deployment:
         """Keep it, unless it still lacks the rules: these come the moment that a worker starts."""
-        if deployment.rules is not None:
+        if deployment.declared is not None:
             self._deployment = deployment
             self._until = time.monotonic() + DEPLOYMENT_AGE
         return deployment
@@ -299,7 +297,7 @@ class Totals:
             deployment = (
                 self.deployment
             )  # anew each time: what is waited for may be counted by another generation by now
-            reading = self.run(query_counters(deployment.layout, wanted, deployment.rules))
+            reading = self.run(query_counters(deployment.layout, wanted, deployment.declared))
             if patience.ends(reading):
                 return reading
             time.sleep(patience.pause())

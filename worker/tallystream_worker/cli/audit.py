@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.options import AsJson, FromArchive, MetricsHost, MetricsPort, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
@@ -118,9 +118,7 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
 def _run(wanted: _Wanted) -> Report:
     settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
-        deployment = load(client, settings.redis.namespace)
-        if deployment is None or deployment.rules is None:
-            raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
+        deployment = Deployment.load(client, settings.redis.namespace)
         with (
             opened(settings, wanted.archive, wanted.snapshot, log=deployment.layout.log) as sources,
             error_console.status("folding") as status,

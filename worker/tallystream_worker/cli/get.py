@@ -43,13 +43,11 @@ def get(
             _get_windows(totals, subject, metric, window, last, over, as_json=json)
             return
         metrics = [metric] if metric is not None else declared(totals.deployment)
-        if metric is not None and totals.deployment.rules is not None:
-            totals.deployment.rules.refuse_undeclared(metric)
+        if metric is not None and totals.deployment.declared is not None:
+            totals.deployment.declared.refuse_undeclared(metric)
         reading = totals.read(((subject, name) for name in metrics), after=after)
         counters = {name: value for (_, name), value in reading.values.items()}
-        derived = (
-            ratios(totals.deployment.rules, counters) if metric is None and totals.deployment.rules is not None else {}
-        )
+        derived = ratios(totals.deployment.rules, counters) if metric is None else {}
     if json:
         print_json(
             {
@@ -76,7 +74,7 @@ def _get_windows(
 ) -> None:
     deployment = totals.deployment
     document: dict[str, Any]
-    if metric is None or deployment.rules is None:
+    if metric is None or deployment.declared is None:
         raise EventError("metric", "name one: --window and --over read a single metric")
     if window is not None:
         series = totals.run(

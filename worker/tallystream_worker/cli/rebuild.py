@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.audit import print_differences
 from tallystream_worker.cli.move import clean, gathered, to_partitions
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Deployment
     from tallystream_worker.rebuild.values import Difference
     from tallystream_worker.settings.settings import Settings
 
@@ -137,10 +136,7 @@ def read_deployment(client: redis.Redis, settings: Settings) -> Deployment:
     Raises:
         ConfigurationError: nothing is counted here yet.
     """
-    deployment = load(client, settings.redis.namespace)
-    if deployment is None or deployment.rules is None:
-        raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
-    return deployment
+    return Deployment.load(client, settings.redis.namespace)
 
 
 def _kept(deployment: Deployment) -> int:

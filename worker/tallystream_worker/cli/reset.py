@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from tallystream.client.connect import connect
-from tallystream.reading.totals import Totals, declared
+from tallystream.reading.totals import Totals
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream_worker.cli.options import AsJson, Where
 from tallystream_worker.cli.output import print_json, print_table
@@ -33,13 +33,11 @@ def reset(
     subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         deployment = totals.deployment
-    metrics = declared(deployment)
     if metric is not None:
-        assert deployment.rules is not None  # noqa: S101  # declared() saw to it
         deployment.rules.refuse_undeclared(metric)
         metrics = [metric]
-    elif deployment.rules is not None:
-        metrics = [name for name in metrics if deployment.rules.metric[name].exact]
+    else:
+        metrics = [name for name, rule in sorted(deployment.rules.metric.items()) if rule.exact]
     with closing(connect(settings.redis.url)) as client:
         taken = take_back(client, deployment, subject, metrics)
     if json:

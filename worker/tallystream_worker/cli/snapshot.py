@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_LOG
 from tallystream_worker.cli.options import AsJson, FromArchive, Where
@@ -53,7 +53,7 @@ def snapshot(
     settings = replace(settings, snapshot=replace(settings.snapshot, url=_place(settings, url)))
     settings = replace(settings, snapshot=replace(settings.snapshot, every=every or settings.snapshot.every))
     with closing(connect(settings.redis.url)) as client:
-        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             with closing(_database(settings, None)) as database:
                 began = time.monotonic()
@@ -130,7 +130,7 @@ def drill(
     settings = where.settings()
     began = time.monotonic()
     with closing(connect(settings.redis.url)) as client, closing(_database(settings, url, is_there=True)) as database:
-        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         verdict = try_out(client, database, deployment, _archived(settings, archive, database))
     seconds = time.monotonic() - began
     if json:

@@ -60,7 +60,7 @@ def status(
     for stream, hot in hottest.items():
         if hot.is_hot:
             what = f"{hot.metric} of {hot.subject} is {hot.share:.0%} of the events of {stream}"
-            console.print(f"hot: {what}: {advice(hot, deployment.rules)}", soft_wrap=True, markup=False)
+            console.print(f"hot: {what}: {advice(hot, deployment.declared)}", soft_wrap=True, markup=False)
     for line in _unfinished(deployment):
         console.print(line, soft_wrap=True, markup=False)
     book = summary["ledger"]

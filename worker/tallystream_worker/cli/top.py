@@ -8,7 +8,6 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from tallystream.errors import ConfigurationError
 from tallystream.reading.leaderboards import Leaderboard, query_top
 from tallystream.reading.query import as_of, lag_of
 from tallystream.reading.totals import Totals
@@ -44,11 +43,10 @@ def top(
 
         def look() -> Leaderboard:
             deployment = totals.deployment
-            if deployment.rules is None:
-                raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-            kept = deployment.rules.metric[metric].top if metric in deployment.rules.metric else 0
+            rules = deployment.rules
+            kept = rules.metric[metric].top if metric in rules.metric else 0
             wanted = min(_SHOWN, kept or _SHOWN) if n is None else n
-            return totals.run(query_top(deployment.layout, deployment.rules, metric, wanted, window, now=time.time()))
+            return totals.run(query_top(deployment.layout, rules, metric, wanted, window, now=time.time()))
 
         if live:
             follow(look, TopScreen(metric, window or "all time"), every=every, json=json)

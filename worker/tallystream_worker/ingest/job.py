@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import EventError
 from tallystream_worker.ingest.blocks import BlockReader
 from tallystream_worker.ingest.formats import combined
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Deployment
     from tallystream_worker.ingest.lines import LineOutcome
     from tallystream_worker.settings.settings import RedisSettings
 
@@ -85,13 +84,13 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
     """
     client = connect(store.url)
     try:
-        deployment = create_or_load(client, store.expected, store.namespace)
+        deployment = Deployment.create_or_load(client, store.expected, store.namespace)
         while True:
             progress = IngestProgress()
             if _pass(job, client, deployment, progress, report):
                 return progress
             time.sleep(_AGAIN)  # where the events go on to other partitions, it takes a moment until it says where
-            deployment = create_or_load(client, None, store.namespace)
+            deployment = Deployment.create_or_load(client, None, store.namespace)
     finally:
         client.close()
 
@@ -113,7 +112,7 @@ def _pass(job: Job, client: redis.Redis, deployment: Deployment, progress: Inges
                 break
             gate = OffsetGate(client, deployment.layout, f"{SOURCE}{identity}:{number}")
             packing = EventPacker(
-                deployment.layout, deployment.rules, gate.offsets(), gate.before(deployment.earlier_layouts)
+                deployment.layout, deployment.declared, gate.offsets(), gate.before(deployment.earlier_layouts)
             )
             try:
                 with ChunkSender(gate, progress, report) as sending:
@@ -133,7 +132,9 @@ def _pass(job: Job, client: redis.Redis, deployment: Deployment, progress: Inges
 def _pass_rows(job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report) -> bool:
     identity = identify(client, deployment.layout, head_and_tail(job.path, PREFIX), job.question)
     gate = OffsetGate(client, deployment.layout, f"{SOURCE}{identity}:{job.first}")
-    packing = EventPacker(deployment.layout, deployment.rules, gate.offsets(), gate.before(deployment.earlier_layouts))
+    packing = EventPacker(
+        deployment.layout, deployment.declared, gate.offsets(), gate.before(deployment.earlier_layouts)
+    )
     begin = job.first * SEGMENT_ROWS
 
     def note(row: int, reason: str, rows: int) -> None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Final
 from tallystream.client.backoff import Backoff
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
-from tallystream.errors import GenerationSwitched, StreamError
+from tallystream.errors import GenerationSwitched
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.loop import CountingLoop, is_entry_error
-from tallystream_worker.process.data import load_same
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.state_log import StateLog, kind_of
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
-    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.counting.outcome import BatchSubscriber
@@ -113,7 +111,8 @@ class PartitionWorker:
         """Count what is there, or wait up to a second for it.
 
         Raises:
-            StreamError: the server holds other data than the worker began with, or the group is gone.
+            DeploymentChanged: the server holds other data than the worker began with.
+            StreamError: the group is gone.
             Exception: see `CountingLoop.run_once`.
         """
         loop = self._loop
@@ -141,7 +140,7 @@ class PartitionWorker:
         After FLUSHALL, or on a wrong or restored server, a group created at the beginning of the stream would count
         without a word on top of nothing, or twice.
         """
-        found = self._stored()
+        found = self._deployment.reload(self._applying)
         keys = found.layout.keys[self._partition]
         loop = self._loop
         if loop is None or loop.keys != keys:
@@ -149,19 +148,9 @@ class PartitionWorker:
         loop.fetch.ensure_group()
         # Again: emptied just before the group was made, the server holds a new one, and nothing would look wrong.
         # Emptied from now on, it has no group, and the next read says so; of a cluster, node by node, `foreign` does.
-        self._stored()
+        found.ensure_same(self._applying)
         loop.fetch.recover()
         return loop
-
-    def _stored(self) -> Deployment:
-        found = load_same(self._applying, self._deployment)
-        if found is None:
-            raise StreamError(
-                f"{self._deployment.layout.meta} is gone or another: this is not the data that the worker began with. "
-                "Bring it back (tallystream restore), or restart the worker to begin anew with "
-                "what is here"
-            )
-        return found
 
     def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
         """Return what counts the generation that is live here, by its rules."""
@@ -171,7 +160,7 @@ class PartitionWorker:
             self._applying,
             found.layout,
             self._partition,
-            found.rules_of(keys.generation) or self._settings.rules,
+            found.rules_of(keys.generation),
             Fetch(self._reading, keys, self._reader, claim_idle=worker.claim_idle),
             self._subscribers,
             max_keys=worker.max_keys,
@@ -179,12 +168,8 @@ class PartitionWorker:
             durability=self._durability,
             on_refused=self._left_pending,
             begun=begun.decode() if begun else "0-0",
-            latest=lambda: self._rules_of(keys.generation),
+            latest=lambda: self._deployment.reload(self._applying).rules_of(keys.generation),
         )
-
-    def _rules_of(self, generation: int) -> Rules | None:
-        found = load_same(self._applying, self._deployment)
-        return None if found is None else found.rules_of(generation)
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:
         """Log one line for each kind of error that single entries fail with, until they are parked."""

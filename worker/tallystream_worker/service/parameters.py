@@ -39,5 +39,4 @@ async def published(totals: Totals, *metrics: str) -> tuple[Layout, Rules]:
         if metric not in names:
             limit = f"{metric} is not declared; declared are {', '.join(names)}"
             raise problem(HTTPStatus.NOT_FOUND, f"metric: {limit}", field="metric", limit=limit)
-    assert deployment.rules is not None  # noqa: S101  # `declared` has refused that
     return deployment.layout, deployment.rules

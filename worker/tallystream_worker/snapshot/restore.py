@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.deployment import fields_of, spread_fields
 from tallystream.errors import StreamError
 from tallystream.rules.metrics import read as read_rules
+from tallystream.storage.deployment_hash import fields_of, spread_fields
 from tallystream.storage.keys import FIRST, FIRST_LOG, LAYOUT, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import stated_events, was_decided, was_sequenced
