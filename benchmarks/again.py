@@ -13,7 +13,7 @@ import structlog
 
 from tallystream import Producer
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream_worker.process import logs
@@ -54,14 +54,14 @@ def main(events: int) -> None:
                 )
 
         def rebuild() -> None:
-            generation = propose(client, create_or_load(client), settings.rules)
-            with Rebuild(settings, create_or_load(client), generation) as run:
+            generation = propose(client, Deployment.create_or_load(client), settings.rules)
+            with Rebuild(settings, Deployment.create_or_load(client), generation) as run:
                 run.begin()
                 run.catch_up()
                 run.switch()
 
         def check() -> None:
-            report = audit(client, create_or_load(client), settings.rules)
+            report = audit(client, Deployment.create_or_load(client), settings.rules)
             assert not report.differences  # noqa: S101  # a figure of a wrong count is none
             print(f"         {report.counters:,} counters, none differs")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tallystream import Producer
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
@@ -26,7 +26,7 @@ def main() -> None:
     events = arguments.parse_args().events
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "data") as server:
         client = connect(server.url, timeout=60)
-        deployment = create_or_load(client)
+        deployment = Deployment.create_or_load(client)
         client.hset(deployment.layout.meta, "rules", publish(Rules({METRIC: Metric()})))
         with Producer(server.url) as producer:
             for subject in zipf(events):

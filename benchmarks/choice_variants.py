@@ -41,7 +41,7 @@ async def _never(*_: object) -> None:
 
 async def _one(totals: aio.Totals, subject: str, metric: str) -> bytes:
     deployment = await totals.deployment()
-    if deployment.rules is None or metric not in deployment.rules.metric:
+    if deployment.declared is None or metric not in deployment.rules.metric:
         raise ValueError(metric)
     return _encode(await totals.get(subject, metric))
 

@@ -17,7 +17,7 @@ import msgspec
 import redis
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.rules.batch import board_length
 from tallystream.rules.metrics import Metric, Rules, publish
@@ -76,7 +76,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
         client.config_set("auto-aof-rewrite-percentage", 0)
-        deployment = create_or_load(client, 1)
+        deployment = Deployment.create_or_load(client, 1)
         rules = Rules({"view": metric})
         client.hset(deployment.layout.meta, "rules", publish(rules))
         keys = deployment.layout.keys[0]

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load, spread_fields
+from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream.storage.deployment_hash import spread_fields
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
@@ -42,7 +43,7 @@ def measure(subjects: list[str], *, spread: bool) -> tuple[float, float, float]:
     rules = Rules({METRIC: Metric(windows=("hour",), spread=spread)})
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
-        deployment = create_or_load(client, _PARTITIONS)
+        deployment = Deployment.create_or_load(client, _PARTITIONS)
         client.hset(deployment.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
         consumers = []
         for partition, keys in enumerate(deployment.layout.keys):

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.server.embedded import EmbeddedServer
 
@@ -25,7 +25,7 @@ def measure(partitions: int) -> tuple[float, float, int, float]:
     """Return the percent of a core of worker and server, the worker's threads, and its resident MiB."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "data") as server:
         client = connect(server.url)
-        layout = create_or_load(client, partitions).layout
+        layout = Deployment.create_or_load(client, partitions).layout
         os.environ["TALLYSTREAM_REDIS_PARTITIONS"] = str(partitions)
         with worker(server.url, Path(folder), TOTALS_ONLY) as running:
             until(lambda: int(client.info("clients")["blocked_clients"]) >= layout.partitions, "every thread to wait")

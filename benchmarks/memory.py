@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.counting.fetch import Fetch
@@ -42,7 +42,7 @@ def measure(metric: Metric, extra: dict[str, Any]) -> float:
     """Return the bytes that the server holds more per subject once each has one event."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
-        deployment = create_or_load(client, 1)
+        deployment = Deployment.create_or_load(client, 1)
         rules = Rules({"view": metric})
         client.hset(deployment.layout.meta, "rules", publish(rules))
         keys = deployment.layout.keys[0]

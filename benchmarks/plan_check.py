@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_plan.load import ExpectedLoad
@@ -77,7 +77,7 @@ def _measure(case: Case) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
         client.config_set("auto-aof-rewrite-percentage", 0)
-        layout = create_or_load(client, _PARTITIONS).layout
+        layout = Deployment.create_or_load(client, _PARTITIONS).layout
         rules = Rules({"view": case.metric})
         client.hset(layout.meta, "rules", publish(rules))
         consumers = []

@@ -55,7 +55,7 @@ def decisions(arena: Arena) -> Sample:
     seconds: list[float] = []
     with worker(arena.url, arena.scratch, RULES) as counting, Producer(arena.url) as producer:
         with Totals(arena.url) as totals:
-            until(lambda: totals.deployment.rules is not None, "the worker to publish its rules")
+            until(lambda: totals.deployment.declared is not None, "the worker to publish its rules")
         counting.check()
 
         def ask(mine: list[str]) -> None:

@@ -16,7 +16,7 @@ from redis import Redis
 
 from tallystream import Producer
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import GROUP
 from tallystream_worker.counting.fetch import Fetch
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _measure(url: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
     client = connect(url, timeout=60)
-    deployment = create_or_load(client)
+    deployment = Deployment.create_or_load(client)
     client.hset(deployment.layout.meta, "rules", publish(RULES))
     client.config_set("slowlog-log-slower-than", 1000)
     _count(url, given.counters)
@@ -66,7 +66,7 @@ def _measure(url: str, folder: Path, given: argparse.Namespace) -> dict[str, flo
 
 
 def _take(client: Redis, database: Database) -> None:
-    Snapshotter(client, database, create_or_load(client)).run_once()
+    Snapshotter(client, database, Deployment.create_or_load(client)).run_once()
 
 
 def _timed(client: Redis, name: str, work: Callable[[], object]) -> dict[str, float]:
@@ -84,7 +84,7 @@ def _count(url: str, subjects: int) -> None:
         for number in range(subjects):
             producer.emit("view", f"article:{number}")
     client = connect(url, timeout=60)
-    deployment = create_or_load(client)
+    deployment = Deployment.create_or_load(client)
     for partition, keys in enumerate(deployment.layout.keys):
         fetch = Fetch(client, keys, "bench")
         fetch.ensure_group()

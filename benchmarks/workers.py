@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
@@ -42,7 +42,7 @@ def measure(workers: int) -> tuple[float, float, float, float]:
         server = stack.enter_context(EmbeddedServer(folder / "data"))
         client = connect(server.url)
         stack.callback(client.close)
-        create_or_load(client, _PARTITIONS)
+        Deployment.create_or_load(client, _PARTITIONS)
         os.environ["TALLYSTREAM_REDIS_PARTITIONS"] = str(_PARTITIONS)
         processes = []
         for number in range(workers):

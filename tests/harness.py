@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -35,7 +35,7 @@ class Harness:
         self._open = contextlib.ExitStack()
         self.client = self.connect()
         self.rules = rules or Rules({name: Metric(ids=None) for name in metrics})
-        self.deployment = create_or_load(self.client, partitions)
+        self.deployment = Deployment.create_or_load(self.client, partitions)
         self.layout = self.deployment.layout
         self.client.hset(self.layout.meta, "rules", publish(self.rules))
         for partition in range(partitions):

@@ -11,7 +11,8 @@ TallyError
 |- CodecError            bytes that are not an entry of ours
 |  '- UnknownVersion     an entry that a newer producer wrote: kept, never guessed at
 '- StreamError           the stream is not what the books say
-   |- ConsumerGroupMissing          the consumer group is gone while its counts are still there
+   |- ConsumerGroupMissing  the consumer group is gone while its counts are still there
+   |- DeploymentChanged     the data that this process began with is gone, or other data is in its place
    '- GenerationSwitched    another generation of counters is live by now
 """
 
@@ -69,6 +70,10 @@ class StreamError(TallyError):
 
 class ConsumerGroupMissing(StreamError):
     """The consumer group is missing although entries were counted through it."""
+
+
+class DeploymentChanged(StreamError):
+    """The data that this process began with is gone, or other data is in its place: nothing more is done with it."""
 
 
 class GenerationSwitched(StreamError):

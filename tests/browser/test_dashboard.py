@@ -14,10 +14,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tallystream.client.connect import connect
-from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.producing.producer import Producer
 from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.deployment_hash import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.service.server import serving

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tallystream import Producer
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import FlushTimeout
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire import codec
@@ -107,7 +107,7 @@ def snapshots(url: str, place: str, every: float) -> int:
     _begin()
     settings = Settings(redis=RedisSettings(url=url), snapshot=SnapshotSettings(place, every), rules=RULES)
     with contextlib.closing(connect(url)) as client:
-        deployment = create_or_load(client)
+        deployment = Deployment.create_or_load(client)
     service = snapshot_service(settings, deployment, logs.configure())
     with stop_on_signals() as stop, running(service, settings.worker.stop_timeout):
         wait_for(stop)

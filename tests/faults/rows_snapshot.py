@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream_worker.process.failpoints import SNAPSHOT_PLACES
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.drill import drill
@@ -134,7 +134,9 @@ def _drill(world: World, place: Place) -> None:
         if not database.facts():
             return  # the first one had not come to its end
         try:
-            verdict = _held(lambda: drill(world.harness.client, database, create_or_load(world.harness.client)))
+            verdict = _held(
+                lambda: drill(world.harness.client, database, Deployment.create_or_load(world.harness.client))
+            )
         except SnapshotError as error:  # the log was not kept for it
             raise ExpectationFailed(str(error)) from error
     world.inject("drill")
@@ -162,7 +164,7 @@ def _again(world: World, place: Place) -> None:
 
 def _taken(world: World, database: Database) -> set[str]:
     """Take a snapshot; return all rows, but what the books say of the stream's own entries: they are trimmed."""
-    deployment = create_or_load(world.harness.client)
+    deployment = Deployment.create_or_load(world.harness.client)
     _held(lambda: Snapshotter(world.harness.client, database, deployment).run_once())
     return {
         f"{table.name} {row}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load, load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
@@ -121,7 +121,10 @@ def test_both_releases_count_together(run, fresh_server) -> None:
         process = run(release, WORKER, "worker", "--redis", url, "--name", name)
         with contextlib.closing(connect(url)) as client:
             until(
-                lambda: (deployment := load(client)) and _reads(client, deployment, name), 60, 0.05, f"{name} to count"
+                lambda: (deployment := Deployment.find(client)).is_stored and _reads(client, deployment, name),
+                60,
+                0.05,
+                f"{name} to count",
             )
         return process
 
@@ -156,7 +159,7 @@ def test_both_releases_count_together(run, fresh_server) -> None:
             found = totals.get_many((f"article:{subject}", metric) for subject in range(SUBJECTS)).values
             assert set(found.values()) == {rounds * ROUNDS}
     with contextlib.closing(connect(url)) as client:
-        assert audit(client, create_or_load(client), DEFAULT_RULES).differences == []
+        assert audit(client, Deployment.create_or_load(client), DEFAULT_RULES).differences == []
     stop(second)
 
 
@@ -164,9 +167,9 @@ def test_a_layout_of_the_future_is_refused(fresh_server) -> None:
     """Data of another layout is neither read nor written, and the message names both versions."""
     url = fresh_server().url
     with contextlib.closing(connect(url)) as client:
-        deployment = create_or_load(client)
+        deployment = Deployment.create_or_load(client)
         client.hset(deployment.layout.meta, "layout", "2")
-        for look in (create_or_load, load):
+        for look in (Deployment.create_or_load, Deployment.find):
             with pytest.raises(ConfigurationError, match="holds layout version 2, this release reads and writes 1"):
                 look(client)
         program = Path(sys.executable).with_name("tallystream")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
@@ -73,7 +73,7 @@ def server(fresh_server) -> EmbeddedServer:
     """A server with more partitions than anyone has cores."""
     server = fresh_server()
     with contextlib.closing(connect(server.url)) as client:
-        create_or_load(client, PARTITIONS)
+        Deployment.create_or_load(client, PARTITIONS)
     return server
 
 
@@ -129,7 +129,7 @@ class Watch:
 
     def _look(self, url: str) -> None:
         with contextlib.closing(connect(url)) as client:
-            layout = create_or_load(client).layout
+            layout = Deployment.create_or_load(client).layout
             before: list[bytes | None] = []
             moved = [time.monotonic()] * layout.partitions
             while not self._stopping.wait(0.01):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tests.secured import free_port
 from tests.waiting import until
 
@@ -78,7 +78,7 @@ def test_processes_go_on_by_themselves_while_everything_is_moved(fresh_server, t
         assert len(seen) > 10
         assert min(seen) > 0  # no moment without an answer
         with contextlib.closing(connect(server.url)) as client:
-            deployment = create_or_load(client)
+            deployment = Deployment.create_or_load(client)
             assert (deployment.layout.partitions, deployment.layout.log) == (7, 2)
         audit = subprocess.run([PROGRAM, "audit", "--json", *where], check=True, stdout=subprocess.PIPE)
         assert json.loads(audit.stdout)["differences"] == []

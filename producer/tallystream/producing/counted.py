@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import FlushTimeout
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
@@ -35,7 +35,7 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     for partition, last_id in enumerate(last_ids):
         while last_id is not None:
             if time.monotonic() >= reload_at:  # another generation of counters may be the one that counts by now
-                layout = create_or_load(client, None, namespace).layout
+                layout = Deployment.create_or_load(client, None, namespace).layout
                 reload_at = time.monotonic() + _META_INTERVAL
             if layout.log != log:
                 return  # what the log before held was counted in this one before it began to hold

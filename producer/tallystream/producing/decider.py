@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from tallystream.client.durability import DurabilityCheck
-from tallystream.deployment import create_or_load
-from tallystream.errors import ConfigurationError, EventError, GenerationSwitched, StreamFull, Unconfirmed
+from tallystream.deployment import Deployment
+from tallystream.errors import EventError, GenerationSwitched, StreamFull, Unconfirmed
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION, Payload, Single, encode
@@ -17,7 +17,6 @@ from tallystream.wire.event import MAX_AMOUNT, Event, check_at
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Metric, Rules
 
 _DECIDE: Final = Script("tallystream.storage", "decide")
@@ -64,12 +63,10 @@ class Decider:
     """
 
     def __init__(self, client: redis.Redis, deployment: Deployment, durability: DurabilityCheck | None = None) -> None:
-        if deployment.rules is None:
-            raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
         self.deployment = deployment
         self._client = client
         self._durability = durability or DurabilityCheck()
-        self._places: dict[int, BucketResolver] = {}
+        self._places = {deployment.generation: BucketResolver(deployment.rules)}
 
     def __call__(self, event: Event) -> Decision:
         """Log and count one event, and return the verdict: one round trip.
@@ -92,7 +89,7 @@ class Decider:
                 )
             before, self.deployment = (
                 self.deployment,
-                create_or_load(self._client, None, self.deployment.layout.namespace),
+                Deployment.create_or_load(self._client, None, self.deployment.layout.namespace),
             )
             if self.deployment.layout == before.layout:  # closed, and nothing says yet where it goes on
                 time.sleep(_LOOK)
@@ -102,7 +99,6 @@ class Decider:
         """Decide by what is known of the deployment; `None` where another generation is live by now."""
         keys = deployment.layout.keys_of(event.subject)
         rules = deployment.rules_of(keys.generation)
-        assert rules is not None  # noqa: S101  # they were there at the beginning, and stay
         rule = _check(rules, event)
         now = time.time()
         at = int((now if event.at is None else event.at) * 1000)

@@ -173,7 +173,7 @@ class Producer:
         decider = self._decider
         if decider is None or not self._validator.is_fresh:
             deployment = self._validator.deployment
-            if deployment is None or deployment.rules is None:
+            if deployment is None or deployment.declared is None:
                 self._validator.forget()  # a worker may have published them since
             deployment = self._validator.refresh()
             if decider is None or decider.deployment.rules != deployment.rules:

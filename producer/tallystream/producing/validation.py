@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tallystream.deployment import Deployment, create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.storage.keys import partition_of
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
@@ -71,19 +71,21 @@ class EventValidator:
         if deployment is not None and self.is_fresh:
             return deployment
         # What the caller expects is checked once: a live system may be moved to another number of partitions.
-        found = create_or_load(self._client, self._partitions if deployment is None else None, self._namespace)
+        found = Deployment.create_or_load(
+            self._client, self._partitions if deployment is None else None, self._namespace
+        )
         with self._lock:
             if self.deployment is not None and found.layout.log != self.deployment.layout.log:
                 self.known = {}
             elif self.deployment is not None and found.layout.partitions != self.deployment.layout.partitions:
                 raise ConfigurationError("the number of partitions changed under this producer: start it anew")
-            if self.deployment is None or found.rules != self.deployment.rules:
+            if self.deployment is None or found.declared != self.deployment.declared:
                 self.metrics = set()
                 self.needs_check = set()
             now = self._read_at = time.monotonic()
             # Where others may still go by rules without it, a metric is spread from a later look on.
-            seen = float("-inf") if self.deployment is None or self.deployment.rules is None else now
-            spread = found.rules.spread if found.rules is not None else ()
+            seen = float("-inf") if self.deployment is None or self.deployment.declared is None else now
+            spread = found.declared.spread if found.declared is not None else ()
             self._spread_seen = {metric: self._spread_seen.get(metric, seen) for metric in spread}
             self.spread = frozenset(metric for metric, at in self._spread_seen.items() if now - at >= _ALL_KNOW)
             self.deployment = found
@@ -125,16 +127,16 @@ class EventValidator:
             EventError: it breaks a rule, or is not declared; then the next refresh looks whether it is by now.
         """
         check_metric(metric)
-        deployment = self.deployment
-        if deployment is None or deployment.rules is None:
+        rules = None if self.deployment is None else self.deployment.declared
+        if rules is None:
             return
         try:
-            deployment.rules.refuse_undeclared(metric)
+            rules.refuse_undeclared(metric)
         except EventError:
             self.forget()
             raise
-        declared = deployment.rules.metric[metric]
-        if declared.once is not None or declared.limit is not None or not declared.exact or declared.spread:
+        rule = rules.metric[metric]
+        if rule.once is not None or rule.limit is not None or not rule.exact or rule.spread:
             self.needs_check.add(metric)
         self.metrics.add(metric)
 
@@ -144,9 +146,9 @@ class EventValidator:
         Raises:
             EventError: the rules have no place for it; says which field is at fault.
         """
-        deployment = self.deployment
-        if deployment is not None and deployment.rules is not None:
-            deployment.rules.refuse(metric, amount, actor)
+        rules = None if self.deployment is None else self.deployment.declared
+        if rules is not None:
+            rules.refuse(metric, amount, actor)
         return ANYWHERE if metric in self.spread and is_spreadable(id_) else home
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from tallystream.deployment import Deployment, pointed
-from tallystream.deployment import parse as parse_meta
-from tallystream.errors import ConfigurationError
+from tallystream.deployment import Deployment
 from tallystream.reading.query import Query, raise_on_error
+from tallystream.storage.deployment_hash import live_log
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_LOG, Layout
-
-if TYPE_CHECKING:
-    from tallystream.rules.metrics import Rules
 
 DEPLOYMENT_AGE: Final = 1.0
 """Seconds after which it is read again what is stored: which generation is live, and which rules are published.
@@ -26,12 +22,12 @@ After a rebuild's switch, a reader goes on for as long with the generation befor
 def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
     """Ask what is stored here.
 
-    Where nothing is yet, the answer has an empty `epoch`, no rules, and the partitions that are expected or usual.
+    Before anything is stored, the answer has the partitions that are expected or usual (see `is_stored`).
 
     Raises:
         ConfigurationError: what is stored disagrees with `partitions` or with this release's layout.
     """
-    unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace), "", None)
+    unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace))
 
     def parse(replies: list[Any]) -> Deployment | Query[Deployment]:
         if isinstance(replies[0], RedisError):
@@ -39,13 +35,13 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
         root = replies[0]
         if not root:
             return unstored
-        there = pointed(root, namespace)
-        if there.log == FIRST_LOG:
+        live = live_log(root, namespace)
+        if live.log == FIRST_LOG:
             return found(root, root)
-        return Query([("HGETALL", there.meta)], lambda replies: found(raise_on_error(replies[0]), root))
+        return Query([("HGETALL", live.meta)], lambda replies: found(raise_on_error(replies[0]), root))
 
     def found(fields: dict[bytes, bytes], root: dict[bytes, bytes]) -> Deployment | Query[Deployment]:
-        deployment = parse_meta(fields, partitions, namespace, root)
+        deployment = Deployment.parse(fields, partitions, namespace, root)
         return query_live(deployment) if deployment.was_rebuilt else deployment
 
     return Query([("HGETALL", unstored.layout.root)], parse)
@@ -58,17 +54,6 @@ def query_live(deployment: Deployment) -> Query[Deployment]:
         return deployment.with_live([raise_on_error(reply) for reply in replies])
 
     return Query([("GET", keys.live) for keys in deployment.layout.keys], parse)
-
-
-def published(deployment: Deployment) -> Rules:
-    """Return the rules that are published.
-
-    Raises:
-        ConfigurationError: no worker has published them yet.
-    """
-    if deployment.rules is None:
-        raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
-    return deployment.rules
 
 
 class DeploymentCache:
@@ -88,7 +73,7 @@ class DeploymentCache:
 
     def put(self, deployment: Deployment) -> Deployment:
         """Keep it, unless it still lacks the rules: these come the moment that a worker starts."""
-        if deployment.rules is not None:
+        if deployment.declared is not None:
             self._deployment = deployment
             self._until = time.monotonic() + DEPLOYMENT_AGE
         return deployment

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import ResponseError
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
@@ -155,7 +155,7 @@ def test_a_bucket_fires_once_and_ends_with_it(server: Server) -> None:
 def test_a_decision_is_watched(server: Server) -> None:
     """What is decided at once is noticed at once, by the same text, and not again when its entry is read."""
     with Harness(server.url, rules=rules(Alert("votes", "vote", above=0))) as harness:
-        Decider(harness.connect(), create_or_load(harness.client))(Event("vote", "p", actor="u1"))
+        Decider(harness.connect(), Deployment.create_or_load(harness.client))(Event("vote", "p", actor="u1"))
         assert noticed(harness) == [("votes", "p", "firing", "1")]
         harness.drain()
         assert len(noticed(harness)) == 1
@@ -443,7 +443,7 @@ def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_
         before = noticed(harness)
         assert sorted(before) == [(name, "s", "firing", "5") for name in ("busy", "lively", "viral")]
         states = states_of(harness)
-        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
         count(harness, ("view", "t", 2))  # is lost with the server, but for the archive
         store = Store(str(tmp_path / "archive"))
         Archive(harness.client, store, harness.deployment).run_once(settled=0)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.producing.appender import Appender
 from tallystream.producing.decider import Decider
 from tallystream.producing.partition_queue import SealedEntry
@@ -79,7 +79,7 @@ def said(event: Event, received: int) -> Happened:
 
 def feed(harness: Harness, drawn: list[tuple[Event, bool]], chance: random.Random) -> list[Happened]:
     """Append or decide each event; return them as the oracle sees them."""
-    decide = Decider(harness.client, create_or_load(harness.client))
+    decide = Decider(harness.client, Deployment.create_or_load(harness.client))
     happened = []
     packs: dict[int, EntryBuilder] = defaultdict(EntryBuilder)
     packed: dict[int, list[Event]] = defaultdict(list)
@@ -179,7 +179,7 @@ def harness(server):
 
 def test_a_vote_that_overtakes_a_later_one_stays_behind_it(harness):
     """The latest vote by its own time stands, although it was counted first."""
-    decide = Decider(harness.client, create_or_load(harness.client))
+    decide = Decider(harness.client, Deployment.create_or_load(harness.client))
     now = time.time()
     assert decide(Event("vote", "post:1", -1, "u1", now)).accepted
     assert not decide(Event("vote", "post:1", 1, "u1", now - 60)).accepted
@@ -190,7 +190,7 @@ def test_a_limit_holds_between_threads(harness):
     """Of 300 verdicts asked for at once, a limit of 100 accepts exactly 100: to look and to add is one step."""
     rules = Rules({"call": Metric(limit=100, per="hour")})
     harness.client.hset(harness.layout.meta, "rules", publish(rules))
-    decide = Decider(harness.client, create_or_load(harness.client))
+    decide = Decider(harness.client, Deployment.create_or_load(harness.client))
     at = time.time() // 3600 * 3600 + 1
     with ThreadPoolExecutor(16) as threads:
         verdicts = list(threads.map(lambda _: decide(Event("call", "key:1", at=at)), range(300)))
@@ -201,7 +201,7 @@ def test_a_limit_holds_between_threads(harness):
 
 def test_decided_events_are_not_counted_again(harness):
     """The worker acknowledges what was decided and changes nothing; the books balance."""
-    decide = Decider(harness.client, create_or_load(harness.client))
+    decide = Decider(harness.client, Deployment.create_or_load(harness.client))
     for number in range(5):
         decide(Event("call", "key:1", at=time.time() - 1))
         decide(Event("vote", "post:1", 1, f"u{number}"))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from tallystream.deployment import create_or_load, spread_fields
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.producing.appender import Appender
 from tallystream.producing.decider import Decider
@@ -25,6 +25,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.series import query_rolling, query_series
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Ratio, Rules, publish
+from tallystream.storage.deployment_hash import spread_fields
 from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.maintenance.hot_subjects import HotSubjectTracker, hot_subjects_service, query_hot_subjects
@@ -158,14 +159,14 @@ def test_whatever_is_read_equals_the_oracle(server, drawn, seed):
         agree(harness, expected)
         assert harness.dead() == []
         assert without_zeros(harness.ledger()) == without_zeros(expected.ledger)
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         assert audit(harness.client, deployment, harness.rules).differences == []
         generation = propose(harness.client, deployment, RULES)
-        with Rebuild(settings_for(harness), create_or_load(harness.client), generation) as run:
+        with Rebuild(settings_for(harness), Deployment.create_or_load(harness.client), generation) as run:
             run.begin()
             run.catch_up()
             run.switch()
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         agree(harness, expected)
 
 
@@ -178,13 +179,13 @@ def test_a_snapshot_brings_all_parts_back(server, tmp_path_factory, drawn, seed)
     with spreading(server) as harness:
         happened = feed(harness, drawn[: len(drawn) // 2], chance)
         deliver(harness, chance)
-        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
         happened += feed(harness, drawn[len(drawn) // 2 :], chance)
         deliver(harness, chance)
-        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
         server.clear()
         restore(harness.client, database)
-        assert create_or_load(harness.client).spread == RULES.spread
+        assert Deployment.create_or_load(harness.client).spread == RULES.spread
         agree(harness, tally(happened, RULES.metric))
     database.close()
 
@@ -247,7 +248,10 @@ def test_a_reset_takes_back_every_part(harness):
     for keys in harness.layout.keys:
         harness.client.xadd(keys.stream, {"metric": "hot", "subject": "s1", "amount": "5"})
     harness.finish()
-    assert reset(harness.client, create_or_load(harness.client), "s1", ["hot", "view"]) == {"hot": 15, "view": 0}
+    assert reset(harness.client, Deployment.create_or_load(harness.client), "s1", ["hot", "view"]) == {
+        "hot": 15,
+        "view": 0,
+    }
     harness.finish()
     with Totals(harness.url) as totals:
         assert totals.get("s1", "hot").value == 0
@@ -258,7 +262,7 @@ def test_a_reset_takes_back_every_part(harness):
 def test_a_total_over_parts_cannot_be_decided(harness):
     """A verdict is made in one partition, which does not know what the others hold."""
     with pytest.raises(EventError, match="spread over the partitions"):
-        Decider(harness.client, create_or_load(harness.client))(Event("hot", "s1"))
+        Decider(harness.client, Deployment.create_or_load(harness.client))(Event("hot", "s1"))
 
 
 def plain_rules(**changes: Metric) -> Rules:
@@ -273,7 +277,7 @@ def test_turning_it_on_needs_no_rebuild(server):
         before.emit("hot", "s1", 5)
         before.flush(10)
         consumers = [
-            harness.consumer(partition, latest=lambda: create_or_load(harness.client).rules)
+            harness.consumer(partition, latest=lambda: Deployment.create_or_load(harness.client).rules)
             for partition in range(PARTITIONS)
         ]
         for consumer in consumers:
@@ -305,7 +309,7 @@ def test_it_cannot_be_turned_off_on_the_same_log(harness):
         with pytest.raises(ConfigurationError, match=r"\[metric.hot\] spread: .* Keep spread = true"):
             open_books(settings_for(harness, rules))
         with pytest.raises(ConfigurationError, match="Keep spread = true"):
-            propose(harness.client, create_or_load(harness.client), rules)
+            propose(harness.client, Deployment.create_or_load(harness.client), rules)
     open_books(settings_for(harness, Rules({"view": Metric()})))  # a metric may be removed
     with pytest.raises(ConfigurationError, match="Keep spread = true"):
         open_books(settings_for(harness, plain_rules()))
@@ -316,9 +320,9 @@ def test_an_old_generation_stays_readable_after_the_switch_back(server):
     with Harness(server.url, rules=plain_rules(), partitions=PARTITIONS) as harness:
         rules = plain_rules(hot=Metric(windows=("hour",), top=3, spread=True))
         with counting(settings_for(harness, plain_rules()), structlog.get_logger()):
-            deployment = create_or_load(harness.client)
+            deployment = Deployment.create_or_load(harness.client)
             generation = propose(harness.client, deployment, rules)
-            with Rebuild(settings_for(harness, rules), create_or_load(harness.client), generation) as run:
+            with Rebuild(settings_for(harness, rules), Deployment.create_or_load(harness.client), generation) as run:
                 run.begin()
                 run.catch_up()
                 run.switch()
@@ -328,12 +332,12 @@ def test_an_old_generation_stays_readable_after_the_switch_back(server):
                     producer.emit("hot", "s1")
                     producer.flush(10)
                 producer.flush(10, wait="counted")
-                with Rebuild(settings_for(harness, rules), create_or_load(harness.client), 1) as run:
+                with Rebuild(settings_for(harness, rules), Deployment.create_or_load(harness.client), 1) as run:
                     run.catch_up()
                     run.switch()
                 producer.emit("hot", "s1")
                 producer.flush(10, wait="counted")
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         assert harness.layout.generations in ((), (1,) * PARTITIONS)
         assert harness.dead() == []
         with Totals(harness.url) as totals:
@@ -344,7 +348,9 @@ def test_the_hottest_subject_is_shown(harness):
     """Whoever asks sees which subject gets most of a partition's events, and the log says once what would help."""
     hottest, heard = HotSubjectTracker(PARTITIONS), LogCapture()
     log = structlog.wrap_logger(None, processors=[heard], wrapper_class=structlog.make_filtering_bound_logger(0))
-    service = hot_subjects_service(settings_for(harness), create_or_load(harness.client), lambda: hottest, log)
+    service = hot_subjects_service(
+        settings_for(harness), Deployment.create_or_load(harness.client), lambda: hottest, log
+    )
     (home,) = harness.layout.holding("s1", spread=False)
     with Producer(harness.url, linger=5) as producer:
         for number in range(50_000):
@@ -366,6 +372,6 @@ def test_the_hottest_subject_is_shown(harness):
 def test_published_rules_and_the_mark_come_together(harness):
     """Whoever reads that a metric was spread reads rules by which it is."""
     harness.client.hset(harness.layout.meta, "rules", publish(plain_rules()))
-    found = create_or_load(harness.client)
+    found = Deployment.create_or_load(harness.client)
     assert found.rules.metric["hot"].spread
     assert not found.rules.metric["view"].spread

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
@@ -47,7 +47,7 @@ relaxed = settings(
 
 def report(harness: Harness, **options):
     """Audit what a harness has counted."""
-    return audit(harness.client, create_or_load(harness.client), harness.rules, **options)
+    return audit(harness.client, Deployment.create_or_load(harness.client), harness.rules, **options)
 
 
 @relaxed
@@ -161,7 +161,7 @@ def test_an_audit_needs_no_rest(server):
 def test_what_the_log_no_longer_holds_is_said(harness, tmp_path):
     """Where the stream was trimmed an audit says how much is gone; with an archive that has it, all is audited."""
     store = Store(str(tmp_path / "archive"))
-    Archive(harness.client, store, create_or_load(harness.client)).run_once(settled=0)
+    Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
     for keys in harness.layout.keys:
         harness.client.xtrim(keys.stream, maxlen=3, approximate=False)
     with pytest.raises(ConfigurationError, match="no longer hold the entries"):
@@ -188,7 +188,7 @@ def trim(harness: Harness, left: int) -> None:
 def snapshot(harness, tmp_path):
     """A snapshot of the counters."""
     database = Database(str(tmp_path / "snapshot.sqlite"))
-    Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+    Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
     yield database
     database.close()
 
@@ -236,7 +236,7 @@ def test_a_snapshot_is_a_base_under_all_rules(server, tmp_path_factory, drawn, s
             harness.fetch(partition, "holder")(chance.randint(1, 5), 0)
             if chance.random() < 0.5:
                 harness.consumer(partition, "other").run_once()
-        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
         feed(harness, drawn[1], chance)
         if chance.random() < 0.5:
             deliver(harness, chance)

@@ -6,7 +6,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import GenerationSwitched
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
@@ -52,7 +52,7 @@ def test_a_consumer_of_a_generation_that_is_no_longer_live_changes_nothing(serve
 def test_a_decision_goes_to_the_generation_that_is_live(server):
     """A decider that was made before the switch decides by the counters of the new generation."""
     with Harness(server.url, partitions=2) as harness:
-        decide = Decider(harness.client, create_or_load(harness.client))
+        decide = Decider(harness.client, Deployment.create_or_load(harness.client))
         assert decide(Event("view", "a")).total == 1
         begin(harness, 2)
         assert decide(Event("view", "a")).total == 1  # the new one is empty: it began behind what there was

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
@@ -51,12 +51,14 @@ def settings_for(url: str, rules: Rules, partitions: int = 2) -> Settings:
 def rebuilt(harness: Harness, rules: Rules | None = None, **options) -> int:
     """Rebuild, switch, and return the new generation's number; the harness looks at it from then on."""
     rules = rules or harness.rules
-    generation = propose(harness.client, create_or_load(harness.client), rules)
-    with Rebuild(settings_for(harness.url, rules), create_or_load(harness.client), generation, **options) as run:
+    generation = propose(harness.client, Deployment.create_or_load(harness.client), rules)
+    with Rebuild(
+        settings_for(harness.url, rules), Deployment.create_or_load(harness.client), generation, **options
+    ) as run:
         run.begin()
         run.catch_up()
         run.switch()
-    harness.rules, harness.layout = rules, create_or_load(harness.client).layout
+    harness.rules, harness.layout = rules, Deployment.create_or_load(harness.client).layout
     return generation
 
 
@@ -87,8 +89,8 @@ def test_a_rebuild_by_the_same_rules_equals_the_live_counters(server, drawn, see
         before = stored(harness)
         assert rebuilt(harness) == 2
         assert stored(harness) == before
-        assert list(compare(harness.client, create_or_load(harness.client), 1)) == []
-        assert audit(harness.client, create_or_load(harness.client), RULES).differences == []
+        assert list(compare(harness.client, Deployment.create_or_load(harness.client), 1)) == []
+        assert audit(harness.client, Deployment.create_or_load(harness.client), RULES).differences == []
         with Totals(server.url) as totals:
             for layout in (harness.layout, harness.layout.of(1)):
                 books = totals.run(query_ledger(layout))
@@ -126,18 +128,20 @@ def test_undo_catches_up_and_goes_back(server):
         rebuilt(harness)
         emit(harness, "a", 4)
         harness.drain()
-        Decider(harness.client, create_or_load(harness.client))(Event("view", "a"))
-        deployment = create_or_load(harness.client)
+        Decider(harness.client, Deployment.create_or_load(harness.client))(Event("view", "a"))
+        deployment = Deployment.create_or_load(harness.client)
         with Rebuild(settings_for(server.url, RULES), deployment, 1) as run:
             run.catch_up()
             run.switch()
         with Totals(server.url) as totals:
             assert totals.get("a", "view").value == 8
             assert totals.deployment.generation == 1
-        assert drop(harness.client, create_or_load(harness.client), 2) > 0
+        assert drop(harness.client, Deployment.create_or_load(harness.client), 2) > 0
         assert not list(harness.client.scan_iter("tally:*:g2:*"))
         assert all(len(harness.client.xinfo_groups(keys.stream)) == 1 for keys in harness.layout.keys)
-        assert propose(harness.client, create_or_load(harness.client), RULES) == 3  # a number is never used again
+        assert (
+            propose(harness.client, Deployment.create_or_load(harness.client), RULES) == 3
+        )  # a number is never used again
 
 
 def test_the_first_generation_can_be_dropped(server):
@@ -146,7 +150,7 @@ def test_the_first_generation_can_be_dropped(server):
         emit(harness, "a", 3)
         harness.finish()
         rebuilt(harness)
-        drop(harness.client, create_or_load(harness.client), 1)
+        drop(harness.client, Deployment.create_or_load(harness.client), 1)
         assert not any(list(counter_keys(harness.client, keys)) for keys in harness.layout.of(1).keys)
         emit(harness, "a", 2)
         harness.drain()
@@ -181,7 +185,7 @@ def test_readers_never_see_a_total_go_back(server):
         try:
             with Harness(server.url, rules=RULES, partitions=2) as harness:
                 rebuilt(harness)
-                with Rebuild(configured, create_or_load(harness.client), 1) as run:
+                with Rebuild(configured, Deployment.create_or_load(harness.client), 1) as run:
                     run.catch_up()
                     run.switch()
             looks = len(seen)
@@ -218,7 +222,7 @@ def test_what_is_gone_comes_from_the_archive(server, tmp_path):
         emit(harness, "b", 30)
         harness.finish()
         store = Store(str(tmp_path / "archive"))
-        Archive(harness.client, store, create_or_load(harness.client)).run_once(settled=0)
+        Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
         for keys in harness.layout.keys:
             harness.client.xtrim(keys.stream, maxlen=2, approximate=False)
         with pytest.raises(ConfigurationError, match="no longer in the streams"):
@@ -256,10 +260,10 @@ def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
             assert reader.get_many((f"s{n}", "view") for n in range(9)).values == before
         if place != "rebuild-switched:1":
             subprocess.run(command, check=True, timeout=60)
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         emit(harness, "s0", 1)
         harness.drain()
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         assert {keys.generation for keys in deployment.layout.keys} == {deployment.generation} == {2}
         with Totals(server.url) as reader:
             assert reader.get("s0", "view").value == before["s0", "view"] + 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.rebuild.replay import Left, ReplaySelection, replay
@@ -36,7 +36,9 @@ def harness(server):
 
 def events(harness: Harness, **wanted) -> list[dict]:
     """Replay what a harness holds."""
-    return list(replay(harness.client, create_or_load(harness.client).layout, ReplaySelection(**wanted), Left()))
+    return list(
+        replay(harness.client, Deployment.create_or_load(harness.client).layout, ReplaySelection(**wanted), Left())
+    )
 
 
 def test_a_replay_that_is_ingested_counts_the_same(harness, server, tmp_path):

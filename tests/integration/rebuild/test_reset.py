@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import EventError
 from tallystream.producing.producer import Producer
 from tallystream.reading.actor_rules import query_votes
@@ -57,7 +57,7 @@ def count(harness, *events):
 
 def take_back(harness, subject, *metrics):
     """Reset and count; return what was taken back."""
-    taken = reset(harness.client, create_or_load(harness.client), subject, list(metrics))
+    taken = reset(harness.client, Deployment.create_or_load(harness.client), subject, list(metrics))
     harness.drain()
     return taken
 
@@ -167,7 +167,7 @@ def test_counting_goes_on(harness, totals):
 def test_a_sketch_gives_nothing_back(harness):
     """A metric that is kept in a sketch cannot be reset, and says why."""
     with pytest.raises(EventError, match=r"path is kept in a sketch \(exact = false\), which cannot take back"):
-        reset(harness.client, create_or_load(harness.client), SUBJECT, ["path"])
+        reset(harness.client, Deployment.create_or_load(harness.client), SUBJECT, ["path"])
 
 
 def test_a_bucket_that_has_expired_shows_no_debt(harness, totals):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
@@ -34,12 +34,12 @@ PROGRAM = Path(sys.executable).parent / "tallystream"
 
 def taken_back(harness, **of):
     """Take events back, and let the harness look at the generation without them; return what was taken."""
-    deployment = create_or_load(harness.client)
+    deployment = Deployment.create_or_load(harness.client)
     retraction = Retraction(ends(harness.client, deployment), **of)
     found = effect(harness.client, deployment, retraction)
     generation = propose_without(harness.client, deployment, retraction)
-    build(settings_for(harness.url, harness.rules), create_or_load(harness.client), generation, "")
-    deployment = create_or_load(harness.client)
+    build(settings_for(harness.url, harness.rules), Deployment.create_or_load(harness.client), generation, "")
+    deployment = Deployment.create_or_load(harness.client)
     harness.layout, harness.rules = deployment.layout, deployment.rules
     return found
 
@@ -65,7 +65,7 @@ def test_what_is_taken_back_never_happened(server, drawn, seed, by):
         with Totals(server.url) as totals:
             books = totals.run(query_ledger(totals.deployment.layout))
             assert (books.unaccounted, books.appended, books.events["retracted"]) == (0, len(drawn), found.total)
-        assert audit(harness.client, create_or_load(harness.client), harness.rules).differences == []
+        assert audit(harness.client, Deployment.create_or_load(harness.client), harness.rules).differences == []
 
 
 @pytest.fixture
@@ -111,11 +111,11 @@ def test_what_happens_afterwards_counts(harness):
     with Producer(harness.url) as producer:
         producer.emit("view", "a:1", actor="u1")
     harness.drain()
-    Decider(harness.client, create_or_load(harness.client))(Event("view", "a:1"))
+    Decider(harness.client, Deployment.create_or_load(harness.client))(Event("view", "a:1"))
     assert harness.totals()["view", "a:1"] == 2
     retracted = harness.rules.retracted
     open_books(settings_for(harness.url, Rules(harness.rules.metric), partitions=4))
-    deployment = create_or_load(harness.client)
+    deployment = Deployment.create_or_load(harness.client)
     assert deployment.rules.retracted == retracted != ()
     assert audit(harness.client, deployment, deployment.rules).differences == []
 

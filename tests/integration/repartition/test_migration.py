@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from tallystream.client.durability import DurabilityCheck
-from tallystream.deployment import create_or_load, spread_fields
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, GenerationSwitched, StreamError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.decider import Decider
@@ -36,6 +36,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.deployment_hash import spread_fields
 from tallystream.wire.event import Event
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
@@ -75,8 +76,10 @@ PLAIN = Rules({"view": Metric(ids=None), "call": Metric(limit=5, per="total")})
 
 def moved(harness: Harness, partitions: int, **options) -> None:
     """Move everything; the harness looks at the new log from then on."""
-    repartition(settings_for(harness.url, harness.rules, 0), create_or_load(harness.client), partitions, **options)
-    harness.layout = create_or_load(harness.client).layout
+    repartition(
+        settings_for(harness.url, harness.rules, 0), Deployment.create_or_load(harness.client), partitions, **options
+    )
+    harness.layout = Deployment.create_or_load(harness.client).layout
 
 
 def emit(harness: Harness, subject: str, n: int) -> None:
@@ -100,7 +103,7 @@ def test_after_a_move_everything_is_what_the_oracle_says(server, drawn, seed, be
         expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows"):
             assert found[name] == without_zeros(getattr(expected, name)), name
-        assert audit(harness.client, create_or_load(harness.client), RULES).differences == []
+        assert audit(harness.client, Deployment.create_or_load(harness.client), RULES).differences == []
         with Totals(server.url) as totals:
             books = totals.run(query_ledger(totals.deployment.layout))
         assert (books.unaccounted, books.appended) == (0, len(drawn))
@@ -115,7 +118,7 @@ def test_a_second_move_equals_the_first(server, drawn, seed):
     with Harness(server.url, rules=RULES, partitions=2) as harness:
         happened = feed(harness, drawn, chance)
         moved(harness, 5)
-        topic.drop(harness.client, create_or_load(harness.client))
+        topic.drop(harness.client, Deployment.create_or_load(harness.client))
         happened += feed(harness, drawn[:10], chance)
         moved(harness, 1)
         expected, found = tally(happened, RULES.metric), stored(harness)
@@ -131,7 +134,7 @@ def test_a_copied_entry_is_as_late_as_the_original(server):
             harness.client.xadd(keys.stream, {"metric": "aside", "subject": subject, "at": "60"}, id=id_)
         harness.finish()
         before = harness.ledger(), harness.totals()
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         new = topic.begin(harness.client, deployment, topic.propose(harness.client, deployment, 1), harness.rules)
         for source in (0, 1):  # the newer one first: its copies have the larger IDs
             other = StreamCopier(harness.client, deployment.layout, new.layout)
@@ -175,7 +178,7 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
         emit_all(1)
         plain.flush(5)
         spooled.flush(5)
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         configured = settings_for(harness.url, PLAIN, 0)
         moving = Repartition(configured, harness.client, deployment, topic.propose(harness.client, deployment, 5))
         moving.begin()
@@ -190,7 +193,7 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
         for producer in (plain, spooled):
             producer.flush(10)
             assert producer.stats.appended == producer.stats.emitted
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         harness.finish()
         assert harness.totals() == expected
         for producer in (plain, spooled):
@@ -202,7 +205,7 @@ def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, 
     """Of what a dead process had sealed, the old log is asked what it has; only the rest goes to the new one."""
     with Harness(server.url, rules=PLAIN, partitions=4) as harness:
         spool = Spool(BufferSettings(entry_events=5), SpoolSettings(tmp_path, 2**20, "os", "tally"))
-        send_queue = SendQueue(harness.client, create_or_load(harness.client), spool, DurabilityCheck())
+        send_queue = SendQueue(harness.client, Deployment.create_or_load(harness.client), spool, DurabilityCheck())
         for queue in (send_queue.appender.queues[partition] for partition in held):
             queue.resume_at = float("inf")  # the process dies before it comes to these
         for n in range(60):
@@ -211,7 +214,7 @@ def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, 
             send_queue.step()
         spool.abandon()
         moved(harness, 3)
-        topic.drop(harness.client, create_or_load(harness.client))
+        topic.drop(harness.client, Deployment.create_or_load(harness.client))
         with Producer(harness.url, spool=tmp_path) as other:
             until(lambda: not any(path.is_dir() for path in tmp_path.iterdir()), what="delivery")
             assert other.stats.lost_entries == 0
@@ -222,9 +225,9 @@ def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, 
 def test_a_decision_waits_until_it_is_known_where_it_goes(server):
     """Decisions during the switch are made in the new log, by limits that know what was decided before."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
-        decide = Decider(harness.connect(), create_or_load(harness.client))
+        decide = Decider(harness.connect(), Deployment.create_or_load(harness.client))
         assert [decide(Event("call", "k")).accepted for _ in range(3)] == [True] * 3
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         layout = topic.propose(harness.client, deployment, 3)
         configured = settings_for(harness.url, PLAIN, 0)
         moving = Repartition(configured, harness.client, deployment, layout)
@@ -239,7 +242,7 @@ def test_a_decision_waits_until_it_is_known_where_it_goes(server):
         waiting.join(10)
         assert verdicts == [1]
         assert [decide(Event("call", "k")).accepted for _ in range(2)] == [True, False]
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         harness.finish()
         assert harness.totals() == {("call", "k"): 5}
 
@@ -248,12 +251,12 @@ def test_a_decision_that_waits_for_too_long_was_not_made(server, monkeypatch):
     """Where a log stays closed, a decision says that nothing was counted, and nothing was."""
     monkeypatch.setattr("tallystream.producing.decider._PATIENCE", 0.1)
     with Harness(server.url, rules=PLAIN, partitions=1) as harness:
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         decide = Decider(harness.client, deployment)
         topic.close(harness.client, deployment, topic.propose(harness.client, deployment, 2))
         with pytest.raises(GenerationSwitched, match="nothing was counted"):
             decide(Event("call", "k"))
-        assert topic.give_up(harness.client, create_or_load(harness.client)) == 0
+        assert topic.give_up(harness.client, Deployment.create_or_load(harness.client)) == 0
         assert decide(Event("call", "k")).total == 1
 
 
@@ -263,13 +266,13 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         emit(harness, "a", 5)
         harness.finish()
         before = set(harness.client.scan_iter())
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         configured = settings_for(harness.url, PLAIN, 0)
         moving = Repartition(configured, harness.client, deployment, topic.propose(harness.client, deployment, 3))
         moving.begin()
         with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
-            assert topic.give_up(harness.client, create_or_load(harness.client)) > 0
+            assert topic.give_up(harness.client, Deployment.create_or_load(harness.client)) > 0
             with pytest.raises(StreamError, match="given up"):
                 moving.switch(counting)
         assert (
@@ -279,7 +282,9 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
             producer.emit("view", "a")
         harness.finish()
         assert harness.totals() == {("view", "a"): 6}
-        assert topic.propose(harness.client, create_or_load(harness.client), 4).log == 3  # a number is never used again
+        assert (
+            topic.propose(harness.client, Deployment.create_or_load(harness.client), 4).log == 3
+        )  # a number is never used again
 
 
 def test_trimmed_entries_are_moved_from_the_archive(server, tmp_path):
@@ -288,7 +293,7 @@ def test_trimmed_entries_are_moved_from_the_archive(server, tmp_path):
         for subject in "abcdef":
             emit(harness, subject, 20)
         harness.finish()
-        Archive(harness.client, Store(str(tmp_path)), create_or_load(harness.client)).run_once(settled=0)
+        Archive(harness.client, Store(str(tmp_path)), Deployment.create_or_load(harness.client)).run_once(settled=0)
         before = harness.totals(), harness.ledger()
         for keys in harness.layout.keys:
             harness.client.xtrim(keys.stream, maxlen=3, approximate=False)
@@ -374,7 +379,7 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
             reading = threads.submit(read, totals, stop)
             try:
                 until(lambda: totals.get("s:0", "view").value > 20, what="the beginning")
-                repartition(configured, create_or_load(harness.client), 7)
+                repartition(configured, Deployment.create_or_load(harness.client), 7)
                 until(lambda: pool.layout.partitions == 7, what="the worker to follow")
                 before = totals.get("s:1", "view").value
                 until(lambda: totals.get("s:1", "view").value > before + 20, what="the counting to go on")
@@ -385,9 +390,9 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
                 assert values == sorted(values)
         for producer in (plain, spooled):
             producer.flush(20, wait="counted")
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         until(lambda: harness.totals() == dict(counts), what="the counts")
-        assert audit(harness.client, create_or_load(harness.client), rules).differences == []
+        assert audit(harness.client, Deployment.create_or_load(harness.client), rules).differences == []
         assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
 
 
@@ -396,7 +401,7 @@ def test_two_who_copy_the_same_copy_it_once(server):
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         for subject in "abcdef":
             emit(harness, subject, 3)
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         new = topic.begin(harness.client, deployment, topic.propose(harness.client, deployment, 3), harness.rules)
         first, second = (StreamCopier(harness.client, deployment.layout, new.layout) for _ in range(2))
         second.look()
@@ -448,7 +453,7 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
                 assert reader.get(subject, metric).value >= value
         subprocess.run(command, check=True, timeout=60)
         producer.flush(20)
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         harness.layout = deployment.layout
         harness.finish()
         added = Counter(("view", f"s{number % 9}") for number in range(30))
@@ -482,7 +487,7 @@ def test_a_file_that_is_half_ingested_is_ingested_to_its_end_after_the_move(serv
         assert (first > 0, harness.client.xlen(harness.layout.keys[1].stream)) == (True, 0)
         moved(harness, 3)
         assert run(job, store).known > 0
-        topic.drop(harness.client, create_or_load(harness.client))
+        topic.drop(harness.client, Deployment.create_or_load(harness.client))
         assert run(job, store).events == 0
         harness.finish()
         assert sum(harness.totals().values()) == 200
@@ -496,12 +501,14 @@ def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
         for subject in "abcdefgh":
             emit(harness, subject, 3)
         harness.finish()
-        Archive(harness.client, Store(configured.archive.url), create_or_load(harness.client)).run_once(settled=0)
-        Snapshotter(harness.client, database, create_or_load(harness.client)).run_once()
+        Archive(harness.client, Store(configured.archive.url), Deployment.create_or_load(harness.client)).run_once(
+            settled=0
+        )
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
         for keys in harness.layout.keys:
             harness.client.xtrim(keys.stream, maxlen=0, approximate=False)
-        repartition(configured, create_or_load(harness.client), 3, archive=configured.archive.url)
-        deployment = create_or_load(harness.client)
+        repartition(configured, Deployment.create_or_load(harness.client), 3, archive=configured.archive.url)
+        deployment = Deployment.create_or_load(harness.client)
         harness.layout = deployment.layout
         assert Snapshotter(harness.client, database, deployment).run_once().whole == 3
         assert Snapshotter(harness.client, database, deployment).run_once().whole == 0
@@ -513,7 +520,7 @@ def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
         expected = harness.totals(), harness.ledger()
         harness.client.flushall()
         restore(harness.client, database, lambda partition, after, before: entries(store, partition, after, before))
-        after = create_or_load(harness.client)
+        after = Deployment.create_or_load(harness.client)
         assert (after.layout, after.earlier, after.epoch) == (deployment.layout, {1: 4}, deployment.epoch)
         assert harness.totals() == expected[0]
         with Producer(server.url) as producer:
@@ -548,11 +555,11 @@ def test_what_is_not_spread_any_more_goes_home(server):
         harness.finish()
         with pytest.raises(ConfigurationError, match="tallystream rebuild"):
             open_books(settings_for(harness.url, plain, 0))
-        deployment = create_or_load(harness.client)
+        deployment = Deployment.create_or_load(harness.client)
         to_partitions(settings_for(harness.url, plain, 0), deployment, 3, "", accept_loss=False, json=True)
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         open_books(settings_for(harness.url, plain, 0))
-        assert create_or_load(harness.client).spread == frozenset()
+        assert Deployment.create_or_load(harness.client).spread == frozenset()
         assert harness.totals() == {**{("view", subject): 3 for subject in "abc"}, ("like", "d"): 1}
         for subject in "abc":
             assert harness.client.get(harness.layout.keys_of(subject).total("view", subject)) == b"3"
@@ -568,6 +575,6 @@ def test_a_spread_metric_stays_spread_in_other_partitions(server):
                 harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
             harness.finish()
             moved(harness, harness.layout.partitions + 1)
-            topic.drop(harness.client, create_or_load(harness.client))
-        assert create_or_load(harness.client).spread == {"view"}
+            topic.drop(harness.client, Deployment.create_or_load(harness.client))
+        assert Deployment.create_or_load(harness.client).spread == {"view"}
         until(lambda: totals.get("a", "view").value == 7, what="the reader to follow")

@@ -11,10 +11,11 @@ import structlog
 from structlog.testing import LogCapture
 
 from tallystream import Producer
-from tallystream.deployment import SNAPSHOT_EVERY, create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
 from tallystream_worker.archive.store import ArchiveError
 from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime.app import Worker, open_books
@@ -109,7 +110,7 @@ def test_every_service_goes_on_in_another_log(server, chosen, lines, tmp_path):
         for name in ("archive", "snapshot"):
             services[name].run_once()
         unpinned = replace(chosen, redis=replace(chosen.redis, partitions=0))
-        repartition(unpinned, create_or_load(client), 3, archive=chosen.archive.url)
+        repartition(unpinned, Deployment.create_or_load(client), 3, archive=chosen.archive.url)
         services["follow"].run_once()  # starts the threads of the new pool
         assert worker.layout.partitions == 3
         emit(server.url, -11)
@@ -130,7 +131,7 @@ def test_other_data_is_left_alone(server, chosen, lines):
     client = server.client()
     with made(chosen, lines) as (worker, services):
         client.flushall()
-        create_or_load(client, 2)
+        Deployment.create_or_load(client, 2)
         for name in ("follow", "stragglers", "trim", "losses", "reaper", "hot-subjects", "alerts-evaluate"):
             services[name].run_once()
         services["alerts-deliver"].run_once()

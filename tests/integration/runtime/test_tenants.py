@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from redis.exceptions import NoPermissionError
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
@@ -93,7 +93,7 @@ def test_two_namespaces_share_nothing(server: Server) -> None:
         assert [books[name].unaccounted for name in books] == [0, 0]
         assert [books[name].events["appended"] for name in books] == [1 + 3, 1 + 1]
 
-        deployments = load(client, "shop"), load(client, "blog")
+        deployments = Deployment.find(client, "shop"), Deployment.find(client, "blog")
         assert [deployment.layout.partitions for deployment in deployments if deployment] == [2, 3]
         assert len({deployment.epoch for deployment in deployments if deployment}) == 2
         assert {key.partition(b":")[0] for key in client.scan_iter(count=1000)} == {b"shop", b"blog"}
@@ -201,7 +201,7 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
         with counting(tenant(server.url, name, rules), log), Producer(server.url, namespace=name) as producer:
             producer.emit("view", "article:1", amount)
             producer.flush(10, wait="counted")
-        deployments[name] = found = load(server.client(), name)
+        deployments[name] = found = Deployment.find(server.client(), name)
         Archive(server.client(), Store(str(folder), name), found).run_once(settled=0)
         with contextlib.closing(Database(place, name)) as database:
             Snapshotter(server.client(), database, found).run_once()
@@ -212,7 +212,7 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
             restore(server.client(), database, lambda n, after, before, store=store: entries(store, n, after, before))
         with contextlib.closing(Totals(server.url, namespace=name)) as totals:
             assert totals.get("article:1", "view").value == amount
-        found = load(server.client(), name)
+        found = Deployment.find(server.client(), name)
         assert found.epoch == deployments[name].epoch
         report = audit(server.client(), found, found.rules, sources=Sources(archive=store))
         assert (report.differences, report.unproved) == ([], 0)
@@ -231,7 +231,7 @@ def test_a_place_stays_whose_it_was(kind: str, server: Server, tmp_path: Path, r
     with counting(tenant(server.url, "shop", SHOP), log), Producer(server.url, namespace="shop") as producer:
         producer.emit("view", "article:1", 5)
         producer.flush(10, wait="counted")
-    deployment = load(server.client(), "shop")
+    deployment = Deployment.find(server.client(), "shop")
     # As a release did that knew of no namespaces in one place.
     Archive(server.client(), Store(str(folder)), deployment).run_once(settled=0)
     with contextlib.closing(Database(place)) as database:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from tallystream import Producer
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
@@ -92,7 +92,7 @@ def database(request, tmp_path, monkeypatch):
 
 def take(harness: Harness, database: Database, *, whole: bool = False):
     """Take a snapshot, as a new process would."""
-    return Snapshotter(harness.client, database, create_or_load(harness.client)).run_once(whole=whole)
+    return Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once(whole=whole)
 
 
 def books(harness: Harness) -> dict[str, int]:
@@ -141,7 +141,7 @@ def test_a_snapshot_is_of_one_moment(harness, database):
     stop = threading.Event()
 
     def load() -> None:
-        decide = Decider(harness.connect(), create_or_load(harness.client))
+        decide = Decider(harness.connect(), Deployment.create_or_load(harness.client))
         with Producer(harness.url, linger=0.001) as producer:
             number = 0
             while not stop.is_set():
@@ -517,16 +517,16 @@ def test_after_a_restore_the_log_knows_what_it_lacks(harness, database):
     emit_some(harness, 2)
     assert harness.waiting() == 0
     chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
-    generation = propose(harness.client, create_or_load(harness.client), RULES)
+    generation = propose(harness.client, Deployment.create_or_load(harness.client), RULES)
     with (
-        Rebuild(chosen, create_or_load(harness.client), generation) as again,
+        Rebuild(chosen, Deployment.create_or_load(harness.client), generation) as again,
         pytest.raises(ConfigurationError, match="no longer in the streams"),
     ):
         again.begin()
-    drop(harness.client, create_or_load(harness.client), generation)
+    drop(harness.client, Deployment.create_or_load(harness.client), generation)
     take(harness, database)
     emit_some(harness, 3)
-    found = audit(harness.client, create_or_load(harness.client), RULES, sources=Sources(snapshot=database))
+    found = audit(harness.client, Deployment.create_or_load(harness.client), RULES, sources=Sources(snapshot=database))
     assert (found.differences, found.unproved) == ([], 0)
     assert {scope.base for scope in found.scopes} == {"snapshot"}
     with closing(Totals(harness.url)) as totals:
@@ -544,7 +544,7 @@ def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database
     for keys in harness.layout.keys:
         harness.client.xtrim(keys.stream, maxlen=1, approximate=False)
     with pytest.raises(SnapshotError, match="trimmed behind the snapshot"):
-        drill(harness.client, database, create_or_load(harness.client))
+        drill(harness.client, database, Deployment.create_or_load(harness.client))
     restore(harness.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
     assert harness.totals() == before
     for keys in harness.layout.keys:
@@ -628,11 +628,11 @@ def test_a_drill_compares_everything(harness, database):
         feed(harness, [(event, bool(seed % 2)) for event in varied()], random.Random(seed))
         partly(harness, random.Random(seed))
         take(harness, database) if seed == 1 else None
-    verdict = drill(harness.client, database, create_or_load(harness.client))
+    verdict = drill(harness.client, database, Deployment.create_or_load(harness.client))
     assert (verdict.differing, verdict.compared > 20) == (0, True), verdict.differences
     (key, *_) = sorted(harness.client.scan_iter(match="*total:view:*"))
     harness.client.incrby(key, 7)
-    verdict = drill(harness.client, database, create_or_load(harness.client))
+    verdict = drill(harness.client, database, Deployment.create_or_load(harness.client))
     (difference,) = verdict.differences
     assert difference.table == "totals"
     assert int(difference.live) - int(difference.restored) == 7
@@ -648,7 +648,7 @@ def test_a_drill_takes_a_sum_of_nothing_for_none(harness, database):
             producer.flush()
             harness.drain()
     assert harness.totals()["vote", "p1"] == 0
-    verdict = drill(harness.client, database, create_or_load(harness.client))
+    verdict = drill(harness.client, database, Deployment.create_or_load(harness.client))
     assert (verdict.differing, verdict.compared > 20) == (0, True), verdict.differences
 
 
@@ -686,24 +686,24 @@ def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, draw
     with Harness(server.url, rules=RULES, partitions=2) as harness:
         happened = feed(harness, drawn[0], chance)
         harness.finish()
-        generation = propose(harness.client, create_or_load(harness.client), RULES)
+        generation = propose(harness.client, Deployment.create_or_load(harness.client), RULES)
         chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
-        with Rebuild(chosen, create_or_load(harness.client), generation) as again:
+        with Rebuild(chosen, Deployment.create_or_load(harness.client), generation) as again:
             again.begin()
             again.catch_up()
             again.switch()
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         happened += feed(harness, drawn[1], chance)
         partly(harness, chance)
         take(harness, database)
         happened += feed(harness, drawn[2], chance)
         partly(harness, chance)
         store = Store(str(folder / "archive"))
-        Archive(harness.client, store, create_or_load(harness.client)).run_once(settled=0)
-        assert drill(harness.client, database, create_or_load(harness.client)).differences == []
+        Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
+        assert drill(harness.client, database, Deployment.create_or_load(harness.client)).differences == []
         server.clear()
         restore(harness.client, database, lambda n, after, before: entries(store, n, after, before))
-        harness.layout = create_or_load(harness.client).layout
+        harness.layout = Deployment.create_or_load(harness.client).layout
         assert {keys.generation for keys in harness.layout.keys} == {1}
         expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows", "asked"):
@@ -711,7 +711,7 @@ def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, draw
         assert without_zeros(books(harness)) == without_zeros(expected.ledger)
         take(harness, database)
         assert rows(database, "totals") == harness.totals()
-        found = audit(harness.client, create_or_load(harness.client), RULES, sources=Sources(archive=store))
+        found = audit(harness.client, Deployment.create_or_load(harness.client), RULES, sources=Sources(archive=store))
         assert (found.differences, found.unproved) == ([], 0)
     database.close()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
+from tallystream.errors import DeploymentChanged
 from tallystream_worker.alerts.evaluator import AlertEvaluator
 from tallystream_worker.alerts.notifier import Notifier
-from tallystream_worker.process.data import load_same
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ class AlertDelivery:
         Raises:
             redis.RedisError: the server does not answer, or refuses.
         """
-        found = load_same(self._client, self._deployment)
-        if found is None:
+        try:
+            found = self._deployment.reload(self._client)
+        except DeploymentChanged:
             return  # the partition workers report it
-        kept = None if found.kept is None else found.layout_of(found.kept)
+        kept = found.kept_layout
         layouts = [found.layout] if kept is None else [found.layout, kept]
         self._notifiers = {each.log: self._notifiers.get(each.log) or self._notifier(each) for each in layouts}
         for notifier in self._notifiers.values():
@@ -90,8 +91,10 @@ def alert_services(
     evaluating, delivering = connect(settings.redis.url), connect(settings.redis.url)
 
     def live() -> Layout | None:
-        found = load_same(evaluating, deployment)
-        return None if found is None else found.layout
+        try:
+            return deployment.reload(evaluating).layout
+        except DeploymentChanged:
+            return None
 
     evaluator = AlertEvaluator(evaluating, live, settings.rules)
     delivery = AlertDelivery(

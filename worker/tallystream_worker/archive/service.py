@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tallystream.client.connect import connect
-from tallystream.errors import StreamError
 from tallystream_worker.archive.archiver import SETTLED, PartitionArchiver
 from tallystream_worker.archive.store import Store
-from tallystream_worker.process.data import load_same
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
@@ -79,13 +77,12 @@ class LiveArchive:
         """Write what is there into files; return how many events that were, `None` for none.
 
         Raises:
-            StreamError: the server holds other data by now, or see `PartitionArchiver`.
+            DeploymentChanged: the server holds other data by now.
+            StreamError: see `PartitionArchiver`.
             ArchiveError: a file could not be written, or the files are those of other data.
             redis.RedisError: the server does not answer, or refuses.
         """
-        found = load_same(self._client, self._deployment)
-        if found is None:
-            raise StreamError(f"{self._deployment.layout.meta} is gone or another: no archive of other data")
+        found = self._deployment.reload(self._client)
         if found.layout.log != self._deployment.layout.log:
             self._archive = self._open(found)
             self._deployment = found

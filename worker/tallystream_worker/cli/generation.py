@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystream.deployment import load
-from tallystream.errors import ConfigurationError
+from tallystream.deployment import Deployment
 from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.rebuild.rebuild import Rebuild, RebuildProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import redis
-
-    from tallystream.deployment import Deployment
     from tallystream_worker.settings.settings import Settings
 
 
@@ -41,15 +37,3 @@ def build(
             run.catch_up(show)
         if review():
             run.switch()
-
-
-def read_deployment(client: redis.Redis, settings: Settings) -> Deployment:
-    """Return what is stored, rules among it.
-
-    Raises:
-        ConfigurationError: nothing is counted here yet.
-    """
-    deployment = load(client, settings.redis.namespace)
-    if deployment is None or deployment.rules is None:
-        raise ConfigurationError("nothing is counted here yet: start a worker (tallystream worker) once")
-    return deployment

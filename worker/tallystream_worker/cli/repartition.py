@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 def unspread_rules(deployment: Deployment, rules: Rules) -> Rules | None:
     """Return the live rules without spreading what the configured ones do not spread; `None` if nothing changes."""
-    assert deployment.rules is not None  # noqa: S101  # the caller found rules
     names = (deployment.spread & rules.metric.keys()) - rules.spread
     if not names:
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream_worker.ingest.file_identity import PREFIX, identify
 from tallystream_worker.ingest.formats.parquet_rows import SEGMENT_ROWS, head_and_tail, rows_of
 from tallystream_worker.ingest.formats.registry import PARSERS, Format
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Deployment
     from tallystream_worker.settings.settings import RedisSettings
 
 SEGMENT: Final = 64 * 2**20
@@ -93,7 +92,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
     """
     client = connect(store.url)
     try:
-        deployment = create_or_load(client, store.expected, store.namespace)
+        deployment = Deployment.create_or_load(client, store.expected, store.namespace)
         while True:
             progress = IngestProgress()
             try:
@@ -103,7 +102,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
             else:
                 return progress
             time.sleep(_RETRY_PAUSE)  # while the events go on to other partitions, nothing says yet to which
-            deployment = create_or_load(client, None, store.namespace)
+            deployment = Deployment.create_or_load(client, None, store.namespace)
     finally:
         client.close()
 

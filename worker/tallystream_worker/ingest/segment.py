@@ -44,7 +44,7 @@ class SegmentAppender:
     ) -> None:
         gate = OffsetGate(client, deployment.layout, f"{SOURCE}{name}")
         earlier_offsets = gate.earlier_offsets(deployment.earlier_layouts)
-        self.packer = EventPacker(deployment.layout, deployment.rules, gate.offsets(), earlier_offsets)
+        self.packer = EventPacker(deployment.layout, deployment.declared, gate.offsets(), earlier_offsets)
         self._sender = ChunkSender(gate, progress, report)
         self._progress = progress
         self._report = report

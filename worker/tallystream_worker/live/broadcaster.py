@@ -342,7 +342,7 @@ def _is_ahead(one: Cursor, other: Cursor) -> bool:
 
 def _named(wanted: Subscription, partitions: set[int], deployment: Deployment) -> set[Counter]:
     """Return the counters that a reader names and that may have changed in one of these partitions."""
-    spread = deployment.rules.spread if deployment.rules is not None else frozenset()
+    spread = deployment.declared.spread if deployment.declared is not None else frozenset()
     return {
         (subject, metric)
         for subject, metric in wanted.named

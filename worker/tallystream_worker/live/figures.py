@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from tallystream.errors import ConfigurationError
 from tallystream.reading.ledger import query_ledger
 from tallystream_worker.live.messages import Message
 from tallystream_worker.live.overview import (
@@ -66,8 +65,7 @@ class Figures:
         return (await self._books(await self._totals.deployment()))[1]
 
     async def _books(self, deployment: Deployment) -> tuple[Sequence[CountingPosition], Overview]:
-        if deployment.rules is None:
-            raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
+        deployment.ensure_declared()
         now = time.monotonic()
         if now >= self._slow_at:
             self._slow_at = now + _SLOWLY
@@ -81,7 +79,7 @@ class Figures:
     async def _read_top(self, deployment: Deployment, window: str, readers: set[LiveReader]) -> None:
         before, due = self._tops.get(window, (None, 0.0))
         now = time.monotonic()
-        if now < due or deployment.rules is None:
+        if now < due:
             return
         rolling = window not in ("all", "minute", "hour", "day", "month")
         message = Message("top", await top_of(self._totals, deployment.rules, window))

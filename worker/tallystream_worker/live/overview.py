@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.errors import EventError
 from tallystream.reading.freshness import as_of
 from tallystream.reading.ledger import OUTCOMES
 from tallystream.reading.query import Query, raise_on_error
+from tallystream.storage.deployment_hash import SNAPSHOT_AT, SNAPSHOT_EVERY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -161,7 +161,7 @@ class HotSubjects:
             # Other than the tracker's where the events were just moved, and counting is about to follow.
             hot = tracker.of(partition) if found.layout.log == tracker.log else None
             if hot is not None and hot.events_per_second:  # what was shown before fades by itself
-                self._show(keys, hot, found.rules)
+                self._show(keys, hot, found.declared)
 
         for_each_partition(self._client, self._deployment, show_one)
 

@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.backoff import Backoff
 from tallystream.client.replies import is_stream_or_group_missing
-from tallystream_worker.process.data import load_same
+from tallystream.errors import DeploymentChanged
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def for_each_partition(
     Raises:
         redis.RedisError: the first error of a partition, after the others were done.
     """
-    found = load_same(client, deployment)
-    if found is None:
+    try:
+        found = deployment.reload(client)
+    except DeploymentChanged:
         return
     failed: RedisError | None = None
     for partition, keys in enumerate(found.layout.keys):

@@ -9,8 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from redis.exceptions import RedisError
+
 from tallystream.client.backoff import Backoff
-from tallystream_worker.process.data import drop_stale_connections
+from tallystream.client.replies import is_connection_stale
 from tallystream_worker.process.state_log import StateLog
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ class PeriodicService:
     def _failed(self, error: Exception) -> float:
         self._state.failed_with(error)
         try:
-            drop_stale_connections(error, self._clients)
+            _drop_stale_connections(error, self._clients)
             wanted = self._recover(error)
         except Exception as further:  # noqa: BLE001  # as above
             self._state.failed_with(further)
@@ -155,3 +157,13 @@ class PeriodicService:
                 self._stopping.wait(pause)
         finally:
             self._close()
+
+
+def _drop_stale_connections(error: Exception, clients: Sequence[redis.Redis]) -> None:
+    """Close the connections of clients after an error, unless it is the answer of a server that works.
+
+    Pooled connections would keep going to a node that was demoted, or is gone.
+    """
+    if not isinstance(error, RedisError) or is_connection_stale(error):
+        for client in clients:
+            client.connection_pool.disconnect()

@@ -95,7 +95,6 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
         ConfigurationError: the snapshot that was named is of other data.
         ArchiveError, SnapshotError: what was named cannot be read.
     """
-    assert deployment.rules is not None  # noqa: S101  # the caller found rules
     stream = deployment.layout.keys[number].stream
     info: Any = client.xinfo_stream(stream)
     lost = _lost(info)

@@ -24,8 +24,7 @@ def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Ite
 
     While events arrive the two are seldom equal: a counter is named where it differs in several looks.
     """
-    rules = deployment.rules_of(generation) or deployment.rules
-    assert rules is not None  # noqa: S101  # a generation has rules
+    rules = deployment.rules_of(generation)
     for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):
         seen: set[str] = set()
         shrunk = shrunk_in(*(client.execute_command("HGETALL", keys.ledger) for keys in (present, new)))

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from msgspec.structs import replace
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load, spread_fields
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
+from tallystream.storage.deployment_hash import spread_fields
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -67,8 +67,7 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
             "the events are being moved to other partitions: let that come to its end, or give it up with: "
             "tallystream rebuild --drop"
         )
-    if deployment.rules is not None:  # what was retracted is no setting: it stays retracted
-        rules = replace(rules, retracted=deployment.rules.retracted)
+    rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: what was retracted stays so
     deployment.refuse_gathering(rules)
     answer, number = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
     if answer == b"other":
@@ -175,7 +174,7 @@ class Rebuild:
             partition.switch()
             failpoints.reach("rebuild-switching")
         rules, client = self._deployment.rules_of(self._generation), self._partitions[0].client
-        if rules is not None and rules.spread:
+        if rules.spread:
             client.hset(self._deployment.layout.meta, mapping=spread_fields(rules.spread))
         _PROMOTE(client, [self._deployment.layout.meta], [self._generation])
         failpoints.reach("rebuild-switched")
@@ -201,15 +200,14 @@ class Rebuild:
 class _Partition:
     def __init__(self, rebuild: Rebuild, settings: Settings, number: int) -> None:
         deployment, generation, self._archive = rebuild.source
+        self._deployment = deployment
         self._rebuild = rebuild
         self._number = number
         self._max_keys = settings.worker.max_keys
         self._layout = deployment.layout.of(generation)
         self._present = deployment.layout.keys[number]
         self._keys = self._layout.keys[number]
-        rules = deployment.rules_of(generation)
-        assert rules is not None  # noqa: S101  # `propose` has stored them, or a worker has
-        self._rules = rules
+        self._rules = deployment.rules_of(generation)
         self._reading, self.client = connect(settings.redis.url), connect(settings.redis.url)
         self._consumer: CountingLoop | None = None
         self.gone = 0
@@ -279,15 +277,13 @@ class _Partition:
                 self._layout,
                 self._number,
                 Fetch(self._reading, self._keys, _CONSUMER, claim_idle=CLAIM_IDLE),
-                RefreshingFold(self._rules, fold, self._latest),
+                RefreshingFold(
+                    self._rules, fold, lambda: self._deployment.reload(self.client).rules_of(self._keys.generation)
+                ),
                 [self._tell],
                 live_only=False,
             )
         return self._consumer.run_once()
-
-    def _latest(self) -> Rules | None:
-        found = load(self.client, self._layout.namespace)
-        return None if found is None else found.rules_of(self._keys.generation)
 
     def _tell(self, outcome: BatchResult) -> None:
         self._rebuild.told(self._number, outcome.entries)

@@ -42,11 +42,10 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
         StreamError: the server did not take the events.
         StreamFull: the stream has as many entries as it may; ask again later.
     """
-    assert deployment.rules is not None  # noqa: S101  # the caller names declared metrics
-    taken = dict.fromkeys(metrics, 0)
+    rules, taken = deployment.rules, dict.fromkeys(metrics, 0)
     payloads: dict[int, list[Payload]] = defaultdict(list)
     for metric in metrics:
-        rule = deployment.rules.metric[metric]
+        rule = rules.metric[metric]
         if not rule.exact:
             raise EventError("metric", f"{metric} is kept in a sketch (exact = false), which cannot take back")
         for partition in deployment.layout.holding(subject, spread=rule.spread):
@@ -56,7 +55,7 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
             if rule.once == "forever":
                 payloads[partition] += _chunks(Payload([], list(_no_votes(client, keys, metric, subject))))
             elif total:
-                corrections = _compensation(client, keys, metric, rule, subject, total, deployment.rules.zone)
+                corrections = _compensation(client, keys, metric, rule, subject, total, rules.zone)
                 payloads[partition] += _chunks(Payload([], [], corrections))
     for partition, of_partition in payloads.items():
         _append(client, deployment, partition, of_partition)

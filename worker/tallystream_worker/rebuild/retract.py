@@ -48,7 +48,6 @@ def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 
 def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, archive: str = "") -> Effect:
     """Return what a retraction takes of everything that the archive and the streams hold; change nothing."""
-    assert deployment.rules is not None  # noqa: S101  # the caller found rules
     found = Effect()
     for partition, keys in enumerate(deployment.layout.keys):
         for entry in entries(client, keys, archive, partition, until=retraction.until[keys.stream]):
@@ -81,9 +80,8 @@ def propose_without(client: redis.Redis, deployment: Deployment, retraction: Ret
     Raises:
         ConfigurationError: another generation is being built, or an old one is still kept.
     """
-    assert deployment.rules is not None  # noqa: S101  # the caller found rules
     rules = msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
-    return propose(client, replace(deployment, rules=rules), rules)
+    return propose(client, replace(deployment, declared=rules), rules)
 
 
 def _sums(payload: Payload) -> Effect:

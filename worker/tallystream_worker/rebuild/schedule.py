@@ -12,7 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load
+from tallystream.deployment import Deployment
 from tallystream.errors import TallyError
 from tallystream.rules.windows import seconds
 from tallystream_worker.process.periodic import PeriodicService
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import redis
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Deployment
     from tallystream_worker.rebuild.report import Report
     from tallystream_worker.settings.settings import Settings
 
@@ -68,13 +67,8 @@ class Scheduled:
         Raises:
             ConfigurationError: nothing can be proved; it is tried again after a while.
         """
-        deployment = load(self._client, self._settings.redis.namespace)
-        if (
-            deployment is None
-            or deployment.rules is None
-            or time.monotonic() < self._again_at
-            or not self._is_due(deployment)
-        ):
+        deployment = Deployment.find(self._client, self._settings.redis.namespace)
+        if deployment.declared is None or time.monotonic() < self._again_at or not self._is_due(deployment):
             return None
         lease, token = deployment.layout.keys[0].prefix + "auditing", uuid.uuid4().hex
         if not self._client.set(lease, token, nx=True, px=int(_LEASE * 1000)):
@@ -102,7 +96,6 @@ class Scheduled:
         return found is None or time.time() - float(found.split()[0]) >= self._every
 
     def _audit(self, deployment: Deployment, lease: str) -> Report:
-        assert deployment.rules is not None  # noqa: S101  # the caller looked
         renewed = time.monotonic()
 
         def show(*_: object) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
@@ -71,12 +70,10 @@ class Repartition:
         accept_loss: bool = False,
         show: Callable[[RepartitionProgress], Any] = lambda _: None,
     ) -> None:
-        assert deployment.rules is not None  # noqa: S101  # the caller found rules
         self._settings, self._client = settings, client
         self._old = deployment
         self.new = topic.begin(client, deployment, layout, rules or deployment.rules)
         """What is stored of the new log,"""
-        assert self.new.rules is not None  # noqa: S101  # it has just been begun with rules
         self.rules = self.new.rules
         """and what it counts by."""
         self._accepts_loss = accept_loss
@@ -174,8 +171,8 @@ class Repartition:
 
     def _look(self) -> None:
         """See that the repartition is still wanted, and by these rules."""
-        now = load(self._client, self._old.layout.namespace)
-        if now is None or now.moving != self.new.layout.log:
+        now = self._old.reload(self._client)
+        if now.moving != self.new.layout.log:
             raise self._given_up()
         if topic.without_retracted(now.rules) != topic.without_retracted(self._old.rules):
             raise StreamError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream_worker.process.data import load_same
+from tallystream.errors import DeploymentChanged
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
 
@@ -37,7 +37,7 @@ class StragglerCopier:
 
         Every worker may do this: each entry is copied once.
         """
-        old = None if deployment.kept is None else deployment.layout_of(deployment.kept)
+        old = deployment.kept_layout
         if old is None:
             self._copying = None
             return 0
@@ -60,8 +60,11 @@ def straggler_service(settings: Settings, deployment: Deployment, log: Filtering
     copier = StragglerCopier(client)
 
     def run_once() -> None:
-        found = load_same(client, deployment)
-        if found is not None and (copied := copier(found)):
+        try:
+            copied = copier(deployment.reload(client))
+        except DeploymentChanged:
+            return  # the partition workers report it
+        if copied:
             log.info("entries fetched from the log before", entries=copied)
 
     return PeriodicService(

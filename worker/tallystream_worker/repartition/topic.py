@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace as changed
 
-from tallystream.deployment import fields_of, parse, spread_fields
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
+from tallystream.storage.deployment_hash import fields_of, spread_fields
 from tallystream.storage.keys import FIRST_LOG, Layout
 from tallystream.storage.scripts import Script
 from tallystream_worker.repartition.copy import HOLDER
@@ -18,7 +19,6 @@ from tallystream_worker.repartition.copy import HOLDER
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
 
 _PROPOSE: Final = Script("tallystream_worker.repartition", "propose")
@@ -71,8 +71,8 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
         fields = fields_of(layout, deployment.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
     stored = client.execute_command("HGETALL", layout.meta)
-    found = replace(parse(stored, namespace=layout.namespace), layout=layout)
-    if found.rules is None or publish(found.rules) != publish(rules):
+    found = replace(Deployment.parse(stored, namespace=layout.namespace), layout=layout)
+    if publish(found.rules) != publish(rules):
         raise ConfigurationError(
             "the move was begun by other rules: give it up with tallystream rebuild --drop, then begin anew"
         )
@@ -122,7 +122,7 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
 
     How far producers came in it stays: who comes with what was sealed for it is told what it had taken.
     """
-    layout = None if deployment.kept is None else deployment.layout_of(deployment.kept)
+    layout = deployment.kept_layout
     assert layout is not None  # noqa: S101  # the caller has looked
     removed = _remove(client, layout, kept=_KEPT)
     client.hdel(layout.root, "kept")
@@ -148,6 +148,6 @@ def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
     return removed
 
 
-def without_retracted(rules: Rules | None) -> bytes:
+def without_retracted(rules: Rules) -> bytes:
     """Return rules as they are published, but for what was retracted: what two logs must agree on."""
-    return b"" if rules is None else publish(changed(rules, retracted=()))
+    return publish(changed(rules, retracted=()))

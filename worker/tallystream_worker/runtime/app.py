@@ -10,9 +10,10 @@ from msgspec.structs import replace as changed
 
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
-from tallystream.deployment import create_or_load, spread_fields
+from tallystream.deployment import Deployment
 from tallystream.errors import ConsumerGroupMissing
 from tallystream.rules.metrics import publish
+from tallystream.storage.deployment_hash import spread_fields
 from tallystream_worker.alerts.service import alert_services
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.maintenance.hot_subjects import hot_subjects_service
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
     from tallystream_worker.counting.outcome import BatchSubscriber
@@ -49,7 +49,7 @@ def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> D
     """
     client = connect(settings.redis.url)
     try:
-        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         deployment.refuse_gathering(settings.rules)
         DurabilityCheck(settings.worker.durability).check(client)
         # Groups first: who reads the metrics may decide at once, and what is decided before there is a group to
@@ -57,17 +57,14 @@ def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> D
         for keys in deployment.layout.keys:
             with suppress(ConsumerGroupMissing):  # that partition's alarm, when its thread comes to it
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
-        if (
-            log is not None
-            and deployment.rules is not None
-            and (changes := without_history(deployment.rules, settings.rules))
-        ):
+        before, rules = deployment.declared, settings.rules
+        if log is not None and before is not None and (changes := without_history(before, rules)):
             log.warning(
                 "rules have changed: what was counted before does not follow them, until: tallystream rebuild",
                 metrics=", ".join(changes),
             )
         # What was retracted is no setting: a worker that starts leaves it as it is.
-        rules = changed(settings.rules, retracted=deployment.rules.retracted) if deployment.rules else settings.rules
+        rules = rules if before is None else changed(rules, retracted=before.retracted)
         # One write: whoever reads that a metric is spread, or was, also reads the rules that say so, or later ones.
         client.hset(deployment.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.client.backoff import Backoff
 from tallystream.client.connect import connect
-from tallystream_worker.process.data import load_same
+from tallystream.errors import DeploymentChanged
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.state_log import StateLog
 
@@ -94,8 +94,9 @@ class PartitionFollower:
             redis.RedisError: the server does not answer, or refuses.
             ConfigurationError: what is stored is not of this release.
         """
-        found = load_same(self._client, self._deployment)
-        if found is None:
+        try:
+            found = self._deployment.reload(self._client)
+        except DeploymentChanged:
             self.pool.foreign.set()  # the partition workers report it
             return
         self.pool.foreign.clear()

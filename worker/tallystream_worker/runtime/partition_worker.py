@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Final
 from tallystream.client.backoff import Backoff
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
-from tallystream.errors import GenerationSwitched, StreamError
+from tallystream.errors import GenerationSwitched
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.quarantine import is_entry_error
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
-from tallystream_worker.process.data import load_same
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.state_log import StateLog, kind_of
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
-    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.counting.outcome import BatchSubscriber
@@ -118,7 +116,8 @@ class PartitionWorker:
         """Count what is there, or wait up to a second for it.
 
         Raises:
-            StreamError: the server holds other data than the worker began with, or the group is gone.
+            DeploymentChanged: the server holds other data than the worker began with.
+            StreamError: the group is gone.
             Exception: see `CountingLoop.run_once`.
         """
         loop = self._loop
@@ -146,7 +145,7 @@ class PartitionWorker:
         After FLUSHALL, or on a wrong or restored server, a group created at the beginning of the stream would count
         without a word on top of nothing, or twice.
         """
-        found = self._stored()
+        found = self._deployment.reload(self._applying)
         keys = found.layout.keys[self._partition]
         loop = self._loop
         if loop is None or loop.keys != keys:
@@ -154,19 +153,9 @@ class PartitionWorker:
         loop.fetch.ensure_group()
         # Again: emptied just before the group was made, the server holds a new one, and nothing would look wrong.
         # Emptied from now on, it has no group, and the next read says so; of a cluster, node by node, `foreign` does.
-        self._stored()
+        found.ensure_same(self._applying)
         loop.fetch.recover()
         return loop
-
-    def _stored(self) -> Deployment:
-        found = load_same(self._applying, self._deployment)
-        if found is None:
-            raise StreamError(
-                f"{self._deployment.layout.meta} is gone or another: this is not the data that the worker began with. "
-                "Bring it back (tallystream restore), or restart the worker to begin anew with "
-                "what is here"
-            )
-        return found
 
     def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
         """Return what counts the generation that is live here, by its rules."""
@@ -180,22 +169,18 @@ class PartitionWorker:
             max_deliveries=worker.max_deliveries,
             begun=begun.decode() if begun else "0-0",
         )
-        rules = found.rules_of(keys.generation) or self._settings.rules
+        rules = found.rules_of(keys.generation)
         return CountingLoop(
             self._applying,
             found.layout,
             self._partition,
             Fetch(self._reading, keys, self._reader, claim_idle=worker.claim_idle),
-            RefreshingFold(rules, fold, lambda: self._rules_of(keys.generation)),
+            RefreshingFold(rules, fold, lambda: self._deployment.reload(self._applying).rules_of(keys.generation)),
             self._subscribers,
             durability=self._durability,
             on_refused=self._left_pending,
             on_subscriber_error=self._subscriber_failed,
         )
-
-    def _rules_of(self, generation: int) -> Rules | None:
-        found = load_same(self._applying, self._deployment)
-        return None if found is None else found.rules_of(generation)
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:
         """Log one line for each kind of error that single entries fail with, until they are parked."""

@@ -41,7 +41,7 @@ async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Tot
             return None
         name = unquote_to_bytes(subject).decode() if "%" in subject else subject
         deployment = await totals.deployment()
-        if deployment.rules is None or metric not in deployment.rules.metric:
+        if deployment.declared is None or metric not in deployment.declared.metric:
             return None
         total = await totals.get(name, metric)
     except (TallyError, RedisError, ValueError, ProblemDetailsException):

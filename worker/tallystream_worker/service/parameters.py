@@ -8,7 +8,6 @@ from litestar.params import QueryParameter
 
 from tallystream.aio import Totals
 from tallystream.errors import EventError
-from tallystream.reading import deployment_cache
 from tallystream.rules.metrics import Rules
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
 from tallystream_worker.service.problems import problem
@@ -42,7 +41,7 @@ async def published(totals: Totals, *metrics: str) -> Rules:
         ConfigurationError: nothing is declared yet.
         EventError: a metric that could not be declared.
     """
-    rules = deployment_cache.published(await totals.deployment())
+    rules = (await totals.deployment()).rules
     for metric in metrics:
         check_metric(metric)
         if metric not in rules.metric:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
-from tallystream.deployment import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.reading.query import Command, Query
+from tallystream.storage.deployment_hash import SNAPSHOT_AT, SNAPSHOT_EVERY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.server.embedded import EmbeddedServer
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database
@@ -95,7 +94,9 @@ def drill(
         other = connect(server.url)
         try:
             parts = restore(other, database, source)
-            restored = Snapshotter(other, database, create_or_load(other, namespace=deployment.layout.namespace))
+            restored = Snapshotter(
+                other, database, Deployment.create_or_load(other, namespace=deployment.layout.namespace)
+            )
             found = [restored.take(partition, None) for partition in range(deployment.layout.partitions)]
             differences = [
                 difference

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tallystream.deployment import fields_of, spread_fields
 from tallystream.errors import StreamError
 from tallystream.rules.metrics import read as read_rules
+from tallystream.storage.deployment_hash import fields_of, spread_fields
 from tallystream.storage.keys import FIRST_LOG, LAYOUT, Layout
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError

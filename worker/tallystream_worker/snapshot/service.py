@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
-from tallystream.deployment import SNAPSHOT_EVERY
-from tallystream_worker.process.data import load_same
+from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
 from tallystream_worker.process.periodic import PeriodicService
-from tallystream_worker.snapshot.database import Database, SnapshotError
+from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 
 if TYPE_CHECKING:
@@ -44,12 +43,11 @@ class LiveSnapshot:
         What is stored is read each time: rules are published, and generations switched, meanwhile.
 
         Raises:
-            SnapshotError: the server holds other data by now, or see `Snapshotter`.
+            DeploymentChanged: the server holds other data by now.
+            SnapshotError: see `Snapshotter`.
             redis.RedisError: the server does not answer, or refuses.
         """
-        found = load_same(self._client, self._deployment)
-        if found is None:
-            raise SnapshotError(f"{self._deployment.layout.meta} is gone or another: no snapshot of other data")
+        found = self._deployment.reload(self._client)
         if found.layout.meta != self._deployment.layout.meta:  # the events were moved to another log
             self._client.hdel(self._deployment.layout.meta, SNAPSHOT_EVERY)
         self._deployment = found

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.deployment import SNAPSHOT_AT
 from tallystream.rules.metrics import publish
+from tallystream.storage.deployment_hash import SNAPSHOT_AT
 from tallystream.storage.keys import FIRST_LOG, LAYOUT
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.deployment import Deployment
-    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
 
 HOLDER: Final = "snapshot"
@@ -63,15 +62,14 @@ class Snapshotter:
 
     Raises:
         SnapshotError: the database holds the snapshot of other data.
+        ConfigurationError: no worker has published the rules yet.
     """
 
     def __init__(self, client: redis.Redis, database: Database, deployment: Deployment) -> None:
-        if deployment.rules is None:
-            raise SnapshotError("there is nothing to take a snapshot of: start a worker (tallystream worker) once")
         self._client = client
         self._database = database
         self._deployment = deployment
-        self._rules: Rules = deployment.rules
+        self._rules = deployment.rules
         self._facts = facts_of(deployment)
         found = database.facts()
         differing = [
@@ -97,6 +95,7 @@ class Snapshotter:
         Raises:
             CutLost: the moment could not be held; nothing was written of that partition.
             SnapshotError: the database cannot be used.
+            DeploymentChanged: the server holds other data by now; nothing more was written.
             redis.RedisError: the server cannot be read.
         """
         # By other rules, entries that were counted in between went to other buckets: the log does not say where.
@@ -117,9 +116,8 @@ class Snapshotter:
             self._client.hsetnx(keys.retention_holds, HOLDER, _ALL)
             builds_on = not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
-            if self._client.hget(self._deployment.layout.meta, "epoch") != self._deployment.epoch.encode():
-                # Begun anew while it was read: written, it would take the place of what could bring the old one back.
-                raise SnapshotError(f"{self._deployment.layout.meta} is gone or another: no snapshot of other data")
+            # Begun anew while it was read: written, it would take the place of what could bring the old one back.
+            self._deployment.ensure_same(self._client)
             rows += self._database.put(partition, taken, before[0] if before else None)
             wholes += taken.whole
             moments.append(taken.position.taken)
@@ -241,7 +239,6 @@ class Snapshotter:
 
 def facts_of(deployment: Deployment) -> dict[str, str]:
     """Return what a snapshot is of."""
-    assert deployment.rules is not None  # noqa: S101  # the callers saw to it
     facts = {
         "format": FORMAT,
         "layout": str(LAYOUT),

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
@@ -43,7 +43,7 @@ def archive(
         raise ConfigurationError("no place for the archive: name a folder or URL, or set [archive] url")
     settings = replace(settings, archive=chosen)
     with closing(connect(settings.redis.url)) as client:
-        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             began = time.monotonic()
             events = Archive(

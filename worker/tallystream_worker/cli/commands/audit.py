@@ -10,9 +10,9 @@ from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
 from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.differences import print_differences
-from tallystream_worker.cli.generation import read_deployment
 from tallystream_worker.cli.moments import format_moment, parse_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, MetricsHost, MetricsPort, Where
 from tallystream_worker.cli.output import console, error_console, print_json
@@ -115,8 +115,7 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
 def _run(wanted: _Wanted) -> Report:
     settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
-        deployment = read_deployment(client, settings)
-        assert deployment.rules is not None  # noqa: S101  # read_deployment() saw to it
+        deployment = Deployment.load(client, settings.redis.namespace)
         with (
             opened(settings, wanted.archive, wanted.snapshot, log=deployment.layout.log) as sources,
             error_console.status("folding") as status,

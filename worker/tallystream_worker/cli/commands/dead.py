@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.progress import track
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.cli.options import AsJson, Where, flag
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.deployment import Deployment
     from tallystream_worker.dead_letters.store import DeadLetter
 
 _SHOWN = 100
@@ -53,12 +52,11 @@ def dead(
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        deployment = create_or_load(client, None, settings.redis.namespace)
+        deployment = Deployment.create_or_load(client, None, settings.redis.namespace)
         chosen = _chosen(client, deployment, ids, every=all or (action in {"list", "show"} and not ids), reason=reason)
         if action in {"list", "show"}:
             return _print(chosen, json=json, whole=action == "show")
-        if deployment.rules is None:
-            raise ConfigurationError("no metrics are published yet: start a worker (tallystream worker) once")
+        deployment.ensure_declared()
         found = list(chosen)  # all, before the first is retried: what is parked again must not come round
         moving = track(found, action, console=error_console, transient=True, disable=len(found) < _SHOWN)
         done = (_retry if action == "retry" else _drop)(client, deployment, moving)
@@ -98,7 +96,6 @@ def _chosen(
 
 
 def _retry(client: redis.Redis, deployment: Deployment, chosen: Any) -> dict[str, int]:
-    assert deployment.rules is not None  # noqa: S101  # the caller saw to it
     done = {"entries": 0, "events_counted": 0, "parked_again": 0}
     for letter in chosen:
         if (became := retry(client, deployment.layout, deployment.rules, letter)) is not None:

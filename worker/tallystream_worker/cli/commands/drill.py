@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import asdict
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream_worker.cli.backup import open_archive, open_snapshot
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where
 from tallystream_worker.cli.output import console, print_json, print_table
@@ -30,7 +30,7 @@ def drill(
         closing(connect(settings.redis.url)) as client,
         open_snapshot(settings, url, is_there=True) as database,
     ):
-        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         verdict = try_out(client, database, deployment, open_archive(settings, archive, database))
     seconds = time.monotonic() - began
     if json:

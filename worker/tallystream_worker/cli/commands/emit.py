@@ -43,7 +43,7 @@ def emit(
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-        rules = totals.deployment.rules  # also: an unreachable server is an error now, not after the time limit
+        rules = totals.deployment.declared  # also: an unreachable server is an error now, not after the time limit
     if rules is not None:
         rules.refuse_undeclared(metric)
     with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:

@@ -74,7 +74,7 @@ def ingest(  # each is an option of the command
         for job in jobs_of(name, of, mapping, source)
     ]
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-        rules = totals.deployment.rules
+        rules = totals.deployment.declared
     if rules is not None and "combined" in formats:
         rules.refuse_undeclared(metric)
     total = IngestProgress()

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.differences import print_differences
-from tallystream_worker.cli.generation import build, read_deployment
+from tallystream_worker.cli.generation import build
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
@@ -20,7 +21,6 @@ from tallystream_worker.rebuild.drop import drop as remove
 from tallystream_worker.rebuild.rebuild import propose
 
 if TYPE_CHECKING:
-    from tallystream.deployment import Deployment
     from tallystream_worker.rebuild.values import Difference
 
 
@@ -51,7 +51,7 @@ def rebuild(
         )
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        deployment = read_deployment(client, settings)
+        deployment = Deployment.load(client, settings.redis.namespace)
         if drop:
             removed = {generation: remove(client, deployment, generation) for generation in sorted(deployment.others)}
             logs = drop_topics(client, deployment)
@@ -73,7 +73,7 @@ def rebuild(
             generation = _kept(deployment)
         else:
             generation = propose(client, deployment, settings.rules)
-            deployment = read_deployment(client, settings)
+            deployment = Deployment.load(client, settings.redis.namespace)
         source = settings.archive.url if archive is None else archive
         differences: list[Difference] = []
 

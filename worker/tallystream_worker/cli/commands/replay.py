@@ -12,7 +12,7 @@ import msgspec
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import load
+from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.moments import parse_moment
 from tallystream_worker.cli.options import FromArchive, Where
@@ -51,9 +51,8 @@ def replay(
     settings = where.settings()
     left = Left()
     with closing(connect(settings.redis.url)) as client:
-        deployment = load(client, settings.redis.namespace)
-        if deployment is None:
-            raise ConfigurationError(f"{settings.redis.namespace}:meta does not exist: nothing was appended here yet")
+        deployment = Deployment.find(client, settings.redis.namespace)
+        deployment.ensure_stored()
         found = events(client, deployment.layout, wanted, left, settings.archive.url if archive is None else archive)
         with error_console.status("reading") as status:
             written = 0

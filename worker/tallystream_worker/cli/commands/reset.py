@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 
 from tallystream.client.connect import connect
-from tallystream.reading.deployment_cache import published
 from tallystream.reading.totals import Totals
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream_worker.cli.options import AsJson, Where
@@ -34,7 +33,7 @@ def reset(
     subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         deployment = totals.deployment
-    rules = published(deployment)
+    rules = deployment.rules
     if metric is None:
         metrics = [name for name in sorted(rules.metric) if rules.metric[name].exact]
     else:

@@ -8,10 +8,11 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
 from tallystream.errors import EventError
 from tallystream.rules.retraction import Retraction
 from tallystream.wire.window import MINUTE
-from tallystream_worker.cli.generation import build, read_deployment
+from tallystream_worker.cli.generation import build
 from tallystream_worker.cli.moments import parse_moment
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
@@ -47,7 +48,7 @@ def retract(  # noqa: PLR0913  # each is an option of the command
     settings = where.settings()
     source = settings.archive.url if archive is None else archive
     with closing(connect(settings.redis.url)) as client:
-        deployment = read_deployment(client, settings)
+        deployment = Deployment.load(client, settings.redis.namespace)
         retraction = Retraction(
             ends(client, deployment), metric, subject, actor, id, _minute("from", from_), _minute("to", to)
         )
@@ -59,7 +60,9 @@ def retract(  # noqa: PLR0913  # each is an option of the command
         generation = None
         if found.total and not dry_run:
             generation = propose_without(client, deployment, retraction)
-            build(settings, read_deployment(client, settings), generation, source, accept_loss=accept_loss)
+            build(
+                settings, Deployment.load(client, settings.redis.namespace), generation, source, accept_loss=accept_loss
+            )
     if json:
         print_json(
             {

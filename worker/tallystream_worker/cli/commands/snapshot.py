@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tallystream.client.connect import connect
-from tallystream.deployment import create_or_load
+from tallystream.deployment import Deployment
 from tallystream_worker.cli.backup import open_snapshot, snapshot_url
 from tallystream_worker.cli.options import AsJson, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, print_json
@@ -37,7 +37,7 @@ def snapshot(
     chosen = replace(settings.snapshot, url=snapshot_url(settings, url), every=every or settings.snapshot.every)
     settings = replace(settings, snapshot=chosen)
     with closing(connect(settings.redis.url)) as client:
-        deployment = create_or_load(client, settings.redis.expected, settings.redis.namespace)
+        deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             with open_snapshot(settings, None) as database:
                 began = time.monotonic()

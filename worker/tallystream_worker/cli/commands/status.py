@@ -74,7 +74,7 @@ def status(
     for stream, hot in hottest.items():
         if hot.is_hot:
             what = f"{hot.metric} of {hot.subject} is {hot.share:.0%} of the events of {stream}"
-            console.print(f"hot: {what}: {advice(hot, deployment.rules)}", soft_wrap=True, markup=False)
+            console.print(f"hot: {what}: {advice(hot, deployment.declared)}", soft_wrap=True, markup=False)
     for line in _unfinished(deployment):
         console.print(line, soft_wrap=True, markup=False)
     # The conservation equation: what came in became exactly one of these, or waits.

@@ -63,8 +63,7 @@ async def _warnings(totals: Totals) -> list[str]:
 async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
     try:
         deployment = await totals.run(query_deployment(None, namespace))  # not a remembered one
-        if not deployment.epoch:
-            return [f"{deployment.layout.meta} does not exist: no worker or producer has started here yet"]
+        deployment.ensure_stored()
         return await totals.run(_query_groups(deployment.layout))
     except ConfigurationError as error:
         return [str(error)]

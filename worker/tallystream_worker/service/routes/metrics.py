@@ -42,9 +42,9 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
             await totals.run(query_server_stats(deployment.layout)),
         )
         firing = None
-        if deployment.rules is not None:
-            firing = await totals.run(query_alerts(deployment.layout, deployment.rules, time.time()))
-        collector = LedgerCollector(books, vitals, deployment.rules, firing)
+        if deployment.declared is not None:
+            firing = await totals.run(query_alerts(deployment.layout, deployment.declared, time.time()))
+        collector = LedgerCollector(books, vitals, deployment.declared, firing)
     except (RedisError, ConfigurationError) as error:
         structlog.get_logger().warning("no books to export", problem=str(error) or type(error).__name__)
     text = generate_latest(collector)
