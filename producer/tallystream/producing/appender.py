@@ -6,7 +6,6 @@ same call is made again from the first unconfirmed entry on, and the gate in `ap
 
 from __future__ import annotations
 
-import logging
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoScriptError, RedisError
 
 from tallystream.client.durability import DurabilityCheck
-from tallystream.producing.partition_queue import PartitionQueue, SealedEntry, new_name
+from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
+from tallystream.producing.rollback_watch import RollbackWatch
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION
 
@@ -35,13 +35,6 @@ KEEP_BYTES: Final = 8 * 2**20
 
 _PAUSE: Final = 0.1
 """Seconds for which a stream that is full, or closed, is left alone."""
-
-_WATCH: Final = 60.0
-"""Seconds after the last durability during which an idle producer makes sure that the server remembers it,"""
-_LOOK: Final = 5.0
-"""and seconds between two looks."""
-
-_log: Final = logging.getLogger("tallystream")
 
 
 class Appender:
@@ -70,22 +63,14 @@ class Appender:
     ) -> None:
         self.layout = layout
         self._client = client
-        self._epoch = epoch
         self._durability = durability or DurabilityCheck()
         self.queues = list(queues or new_queues(layout))
-        self._on_rename = on_rename
         self._script_is_loaded = False
-        self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server remembers
-        self._is_unsure = False
-        self._confirmed_at = self._looked_at = float("-inf")
+        self._rollbacks = RollbackWatch(client, epoch, on_rename)
         self.last_ids: list[str | None] = [None] * layout.partitions
         """Per partition, the stream ID of the last entry of ours that was confirmed."""
         self.resent = 0
         """Entries that the gate had already let through when they came again."""
-        self.rewound = 0
-        """Times that a stream turned out to have lost entries that it had confirmed,"""
-        self.lost = 0
-        """and how many of these entries were not held any more."""
         self.backlogged = 0
         """Times that a stream was found to have as many entries as it may."""
         self.unconfirmed = 0
@@ -98,6 +83,16 @@ class Appender:
         self.queues[partition].waiting.append(entry)
 
     @property
+    def rewound(self) -> int:
+        """Times that a stream turned out to have lost entries that it had confirmed."""
+        return self._rollbacks.rewound
+
+    @property
+    def lost(self) -> int:
+        """How many of these entries were not held any more."""
+        return self._rollbacks.lost
+
+    @property
     def oldest_cycle(self) -> int | None:
         """The lowest cycle among the unconfirmed entries, `None` where there are none."""
         return min((queue.waiting[0].cycle for queue in self.queues if queue.waiting), default=None)
@@ -107,10 +102,8 @@ class Appender:
         """Seconds until there is something to send or to look at; 0 now, `None` not until more is pushed."""
         now = time.monotonic()
         moments = [queue.resume_at for queue in self.queues if queue.waiting]
-        if self._suspects:
-            moments.append(now)
-        if now - self._confirmed_at < _WATCH:
-            moments.append(max(self._looked_at, self._confirmed_at) + _LOOK)
+        if (check_at := self._rollbacks.due(now)) is not None:
+            moments.append(check_at)
         return max(0.0, min(moments) - now) if moments else None
 
     def send(self) -> tuple[list[SealedEntry], RedisError | None]:
@@ -123,33 +116,28 @@ class Appender:
         Raises:
             RedisError: the connection broke; nothing is known of the burst, all of it stays queued.
         """
-        if self._suspects:
-            self._heal()
+        rollbacks = self._rollbacks
+        rollbacks.roll_back(self.layout, self.queues)
         now = time.monotonic()
         sent: list[tuple[int, SealedEntry]] = []
-        looked: list[int] = []
         with self._client.pipeline(transaction=False) as pipeline:
             for partition, queue in enumerate(self.queues):
                 if queue.waiting and queue.resume_at <= now:
                     for sequence, entry in enumerate(islice(queue.waiting, _BURST), start=queue.confirmed + 1):
                         self._queue(pipeline, partition, sequence, entry)
                         sent.append((partition, entry))
-            if self._is_unsure or now - max(self._looked_at, self._confirmed_at) >= _LOOK:
-                self._looked_at = now
-                looked = [partition for partition, queue in enumerate(self.queues) if queue.kept and not queue.waiting]
-            for partition in looked:
-                pipeline.execute_command("HGET", self.layout.keys[partition].sequences, self.queues[partition].producer)
-            if not sent and not looked:
+            checked = rollbacks.queue_checks(pipeline, self.layout, self.queues, now)
+            if not sent and not checked:
                 return [], None
             if sent:
                 self._durability.queue(pipeline)
             if sent and not self._script_is_loaded:
                 _APPEND.load(self._client)
                 self._script_is_loaded = True
-            self._is_unsure = True  # until the replies are here
+            rollbacks.is_unsure = True  # until the replies are here
             replies = pipeline.execute(raise_on_error=False)
-            self._is_unsure = False
-        self._look(looked, replies[len(sent) : len(sent) + len(looked)])
+            rollbacks.is_unsure = False
+        rollbacks.compare(self.queues, checked, replies[len(sent) : len(sent) + len(checked)])
         return self._settle(sent, replies)
 
     def _queue(self, pipeline: Any, partition: int, sequence: int, entry: SealedEntry) -> None:
@@ -171,7 +159,7 @@ class Appender:
             self.unconfirmed += is_written_only
         confirmed: list[SealedEntry] = []
         stopped: set[int] = set()
-        for (partition, _), reply in zip(sent, replies, strict=False):  # others follow: looks, and a durability
+        for (partition, _), reply in zip(sent, replies, strict=False):  # others follow: checks, and a durability
             if partition in stopped:
                 continue  # behind an entry that failed, the gate answers "gap": expected, and no news
             if isinstance(reply, RedisError):
@@ -185,7 +173,7 @@ class Appender:
             answer, detail = reply[0], reply[1].decode()
             if answer == b"gap":
                 stopped.add(partition)
-                self._suspects[partition] = int(detail)
+                self._rollbacks.suspect(partition, int(detail))
             elif answer == b"closed":
                 stopped.add(partition)
                 self.is_closed = True
@@ -202,7 +190,7 @@ class Appender:
 
     def _confirm(self, queue: PartitionQueue, confirmed: list[SealedEntry]) -> None:
         entry = queue.confirm()
-        self._confirmed_at = time.monotonic()
+        self._rollbacks.confirmed_at = time.monotonic()
         if not entry.was_confirmed:
             entry.was_confirmed = True
             confirmed.append(entry)
@@ -225,8 +213,7 @@ class Appender:
         confirmed: list[SealedEntry] = []
         for queue, last in zip(self.queues, lasts, strict=True):
             if last < queue.confirmed:
-                self.lost += queue.roll_back(last).lost
-                self.rewound += 1
+                self._rollbacks.count(queue.roll_back(last))
             while queue.waiting and queue.confirmed < last:
                 self._confirm(queue, confirmed)
         return confirmed
@@ -241,53 +228,8 @@ class Appender:
         self.last_ids = [None] * layout.partitions  # before the layout: who waits for one of them looks at both
         self.layout = layout
         self.queues = list(queues or new_queues(layout))
-        self._suspects.clear()
-        self._is_unsure = self.is_closed = False
-
-    def _look(self, looked: Sequence[int], replies: Sequence[Any]) -> None:
-        """Compare how far the server remembers queues that have nothing to send with how far they were confirmed."""
-        for partition, reply in zip(looked, replies, strict=True):
-            if not isinstance(reply, RedisError):
-                last = int(reply.split()[0]) if reply else 0
-                if last < self.queues[partition].confirmed:
-                    self._suspects[partition] = last
-
-    def _heal(self) -> None:
-        """Go back where the server did: it remembers less than it had confirmed.
-
-        In another life of the data (the server was flushed, and begun anew) what was confirmed in the old one is no
-        part of it: only what was never confirmed is sent there.
-        """
-        found = self._client.hget(self.layout.root, "epoch") if self._epoch is not None else None
-        epoch = found.decode() if isinstance(found, bytes) else ""
-        is_another_life = self._epoch is not None and epoch != self._epoch
-        for partition, last in list(self._suspects.items()):
-            queue, stream = self.queues[partition], self.layout.keys[partition].stream
-            if is_another_life:
-                self._rename(partition, queue)
-                _log.warning("%s was begun anew: what was confirmed there before is not sent again", stream)
-                continue
-            rewind = queue.roll_back(last)
-            if rewind.lost:
-                self._rename(partition, queue)
-            self.lost += rewind.lost
-            _log.warning(
-                "%s lost entries that it had confirmed: %d are sent again, %d are not held any more",
-                stream, rewind.again, rewind.lost,
-            )  # fmt: skip
-        self.rewound += len(self._suspects)
-        self._suspects.clear()
-        if is_another_life:
-            self._epoch = epoch
-            for queue in self.queues:
-                # A name is given up only upon a gap, which proves that nothing of what waits has been written.
-                queue.forget()
-
-    def _rename(self, partition: int, queue: PartitionQueue) -> None:
-        name = new_name()
-        if self._on_rename is not None:
-            self._on_rename(partition, name, queue.confirmed)
-        queue.rename(name)
+        self._rollbacks.reset()
+        self.is_closed = False
 
 
 def new_queues(layout: Layout) -> list[PartitionQueue]:

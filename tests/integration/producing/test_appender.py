@@ -164,7 +164,7 @@ def test_what_a_server_forgot_is_sent_again(harness, left):
 
 def test_an_idle_producer_looks_after_what_was_confirmed(harness, monkeypatch):
     """A producer that has nothing to send finds out all the same that the server forgot, and sends again."""
-    monkeypatch.setattr("tallystream.producing.appender._LOOK", 0.01)
+    monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 0.01)
     appender = Appender(harness.client, harness.layout)
     for _ in range(3):
         appender.push(0, entry())

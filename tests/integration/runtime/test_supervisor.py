@@ -88,7 +88,7 @@ def test_metrics_that_raise_stop_nothing(server):
             for _ in range(5):
                 producer.emit("view", "article:1")
                 producer.flush(10, wait="counted")
-            assert totals.get("article:1", "view") == 5
+            assert totals.get("article:1", "view").value == 5
             assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
         until(lambda: all(lane.problem is None for lane in pool.health), what="every partition to count")
     failed = [entry for entry in log.entries if entry["event"] == "a subscriber failed"]

@@ -1,6 +1,6 @@
-"""A view that stays open: looks every so often, draws in place on a terminal, and says when the server is away.
+"""A view that stays open: reads every so often, draws in place on a terminal, and shows when the server is away.
 
-Where standard output is no terminal there is nothing to draw in: then each look is printed, one after the other.
+If standard output is no terminal there is nothing to draw in: then each reading is printed, one after the other.
 """
 
 from __future__ import annotations
@@ -32,52 +32,52 @@ _LEAST = 0.1
 
 
 class Screen(Protocol[Found_contra]):
-    """What a view shows: it takes each look, and draws from what it has taken."""
+    """What a view shows: it is updated with each reading, and draws what it has."""
 
-    def take(self, found: Found_contra, at: float) -> None:
-        """Take what was found at second `at`."""
+    def update(self, found: Found_contra, at: float) -> None:
+        """Take what was read at second `at`."""
 
     def draw(self, width: int) -> RenderableType:
         """Return what to show in so many columns."""
 
     def plain(self) -> Any:
-        """Return the last look as plain types, for programs."""
+        """Return the last reading as plain types, for programs."""
 
 
 @dataclass
 class _Server(Generic[T]):
     """The last answer, and since when there is none."""
 
-    look: Callable[[], T]
+    read: Callable[[], T]
     screen: Screen[T]
     problem: str = ""
     away_since: float = 0.0
-    taken: bool = False
+    has_answered: bool = False
 
-    def ask(self) -> None:
+    def poll(self) -> None:
         try:
-            found = self.look()
+            found = self.read()
         except RedisError as error:
             if not self.problem:
                 self.away_since = time.time()
             self.problem = str(error) or type(error).__name__
         else:
             self.problem = ""
-            self.taken = True
-            self.screen.take(found, time.time())
+            self.has_answered = True
+            self.screen.update(found, time.time())
 
 
-def follow(look: Callable[[], T], screen: Screen[T], *, every: float, json: bool) -> None:
+def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool) -> None:
     """Show until `q` or Ctrl-C.
 
     Args:
-        look: Asks the server.
+        read: Reads from the server.
         screen: Shows what it said.
-        every: Seconds between two looks.
-        json: Print a JSON document for each look instead.
+        every: Seconds between two readings.
+        json: Print a JSON document for each reading instead.
     """
     every = max(_LEAST, every)
-    server = _Server(look, screen)
+    server = _Server(read, screen)
     console = Console(highlight=False)
     try:
         if json or not console.is_terminal:
@@ -98,14 +98,14 @@ def sparkline(values: list[float], width: int) -> str:
 
 def _draw(server: _Server[Any], console: Console, every: float) -> None:
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
-        looked = 0.0
+        read_at = 0.0
         while True:
-            if time.monotonic() - looked >= every:
-                looked = time.monotonic()
-                server.ask()
+            if time.monotonic() - read_at >= every:
+                read_at = time.monotonic()
+                server.poll()
             live.update(_page(server, console.width, every), refresh=True)
             # Wakes for a key; a new size of the window shows with the next drawing, at the latest in half a second.
-            if pressed(min(0.5, max(0.01, every - (time.monotonic() - looked)))) in ("q", "Q", "\x03"):
+            if pressed(min(0.5, max(0.01, every - (time.monotonic() - read_at)))) in ("q", "Q", "\x03"):
                 return
 
 
@@ -116,7 +116,7 @@ def _page(server: _Server[Any], width: int, every: float) -> RenderableType:
         parts.append(
             Text(f" the server does not answer for {away:,.0f} s: {server.problem} ", style="bold white on red")
         )
-    if server.taken:
+    if server.has_answered:
         parts.append(server.screen.draw(width))
     parts.append(Text(f"{time.strftime('%H:%M:%S')}   every {every:g} s   q ends", style="dim"))
     return Group(*parts)
@@ -124,7 +124,7 @@ def _page(server: _Server[Any], width: int, every: float) -> RenderableType:
 
 def _print(server: _Server[Any], console: Console, every: float, *, json: bool) -> None:
     while True:
-        server.ask()
+        server.poll()
         if json:
             print_json({"problem": server.problem} if server.problem else server.screen.plain())
         elif server.problem:

@@ -27,7 +27,7 @@ _OLD: Final = (30.0, 120.0)
 
 
 class LedgerRates(LedgerSummary, frozen=True):
-    """The ledger, with events a second since the look before; `null` at the first."""
+    """The ledger, with events a second since the reading before; `null` at the first."""
 
     appended_per_second: float | None
     counted_per_second: float | None
@@ -56,7 +56,7 @@ class StatusScreen:
         self._last: tuple[float, int, int] | None = None
         self._rates: dict[str, deque[float]] = {name: deque(maxlen=_KEPT) for name in ("appended", "counted", "lag")}
 
-    def take(self, found: LedgerSummary, at: float) -> None:
+    def update(self, found: LedgerSummary, at: float) -> None:
         """Take the books of second `at`."""
         self._books = found
         appended, counted = found.ledger["appended"], found.ledger["counted"]
@@ -68,7 +68,7 @@ class StatusScreen:
         self._last = (at, appended, counted)
 
     def plain(self) -> LedgerRates | None:
-        """Return the ledger, and the rates of the last look; `None` before the first."""
+        """Return the ledger, and the rates of the last reading; `None` before the first."""
         if self._books is None:
             return None
         appended, counted = (
@@ -135,13 +135,13 @@ class TopScreen:
         self._board: Leaderboard | None = None
         self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=11)
 
-    def take(self, found: Leaderboard, at: float) -> None:
+    def update(self, found: Leaderboard, at: float) -> None:
         """Take the leaderboard of second `at`."""
         self._board = found
         self._seen.append((at, dict(found.places)))
 
     def plain(self) -> LeaderboardRates | None:
-        """Return the places with their rates, events a second over the last ten looks; `None` before the first."""
+        """Return the places with their rates, events a second over the last ten readings; `None` before the first."""
         board = self._board
         if board is None:
             return None
