@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tests.paths import ROOT
@@ -15,7 +17,12 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 DISTRIBUTIONS = {
     "tallystream": ROOT / "producer" / "tallystream",
     "tallystream_worker": ROOT / "worker" / "tallystream_worker",
+    "tallystream_plan": ROOT / "plan" / "tallystream_plan",
 }
+
+
+AWAITABLE = {"Producer", "Totals"}
+"""Classes whose asyncio twin in `tallystream.aio` has the same name."""
 
 
 def packages(root: Path) -> set[str]:
@@ -59,3 +66,15 @@ def test_every_decision_is_in_the_index():
         heading = page.read_text(encoding="utf-8").splitlines()[0]
         assert heading == f"# {number}: {title}", page.name
         assert status.startswith(("accepted", "superseded", "rejected")), page.name
+
+
+def test_no_public_class_name_twice():
+    """A public class has a name of its own, except a class and its awaitable twin."""
+    places = defaultdict(list)
+    for root in DISTRIBUTIONS.values():
+        for file in root.rglob("*.py"):
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(file.relative_to(ROOT))
+    twice = {name: files for name, files in places.items() if len(files) > 1 and name not in AWAITABLE}
+    assert twice == {}
