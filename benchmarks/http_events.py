@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tallystream.client.connect import connect
-from tallystream_worker.runtime.app import open_books
+from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.settings.settings import RedisSettings, Settings
 
@@ -30,7 +30,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch, EmbeddedServer(Path(scratch)) as server:
         settings = Settings(redis=RedisSettings(url=server.url))
-        deployment = open_books(settings)
+        deployment = open_deployment(settings)
         requests = [
             request("POST", "/v1/events", json.dumps(
                 [{"metric": "view", "subject": f"article:{(n * LIST + i) * 37 % 10_000}"} for i in range(LIST)]
@@ -56,7 +56,7 @@ def main() -> None:
 def appended(url: str, partitions: object) -> int:
     """Return how many events are in the streams, by the books."""
     with connect(url) as client:
-        return sum(int(client.hget(keys.log_ledger, "appended") or 0) for keys in partitions)  # type: ignore[attr-defined]
+        return sum(int(client.hget(keys.topic_ledger, "appended") or 0) for keys in partitions)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

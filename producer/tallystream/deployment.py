@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tallystream.errors import ConfigurationError, DeploymentChanged
 from tallystream.rules.metrics import Rules, read
-from tallystream.storage.deployment_hash import by_number, fields_of, live_log, number, spread_metrics
-from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST, FIRST_LOG, LAYOUT, Layout
+from tallystream.storage.deployment_hash import by_number, fields_of, live_topic, number, spread_metrics
+from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class Deployment:
 
     @classmethod
     def _of_root(cls, client: redis.Redis, root: Mapping[bytes, bytes], partitions: int | None, namespace: str) -> Self:
-        live = live_log(root, namespace)
-        fields = root if live.log == FIRST_LOG else client.execute_command("HGETALL", live.meta)
+        live = live_topic(root, namespace)
+        fields = root if live.topic == FIRST_TOPIC else client.execute_command("HGETALL", live.meta)
         found = cls.parse(fields, partitions, namespace, root)
         if not found.was_rebuilt:
             return found
@@ -118,7 +118,7 @@ class Deployment:
     ) -> Self:
         """Return what the fields of a log's hash say, and those of the root's; see `create_or_load` for the rest."""
         root = fields if root is None else root
-        live = live_log(root, namespace)
+        live = live_topic(root, namespace)
         layout = fields.get(b"layout", b"").decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(
@@ -126,7 +126,7 @@ class Deployment:
             )
         found = int(fields[b"partitions"])
         if partitions is not None and partitions != found:
-            since = "was created with" if live.log == FIRST_LOG else "says that the events were moved to"
+            since = "was created with" if live.topic == FIRST_TOPIC else "says that the events were moved to"
             raise ConfigurationError(
                 f"partitions is set to {partitions}, but {live.root} {since} {found}. "
                 f"Set partitions = {found}, or leave the setting out; another number is made by: "
@@ -134,7 +134,7 @@ class Deployment:
             )
         rules, generation, spread = fields.get(b"rules"), number(fields, b"generation"), spread_metrics(fields)
         return cls(
-            Layout(found, namespace, log=live.log).of(generation or FIRST),
+            Layout(found, namespace, topic=live.topic).of(generation or FIRST),
             fields[b"epoch"].decode(),
             None if rules is None else read(rules).spreading(spread),
             generation or FIRST,
@@ -236,7 +236,7 @@ class Deployment:
     def earlier_layouts(self) -> list[Layout]:
         """Where the logs before this one lie, or lay."""
         namespace = self.layout.namespace
-        return [Layout(partitions, namespace, log=log) for log, partitions in sorted(self.earlier.items())]
+        return [Layout(partitions, namespace, topic=log) for log, partitions in sorted(self.earlier.items())]
 
     @property
     def kept_layout(self) -> Layout | None:
@@ -246,4 +246,4 @@ class Deployment:
     def layout_of(self, log: int) -> Layout | None:
         """Return where an earlier log lies, its first generation; `None` if there was none of that number."""
         partitions = self.earlier.get(log)
-        return None if partitions is None else Layout(partitions, self.layout.namespace, log=log)
+        return None if partitions is None else Layout(partitions, self.layout.namespace, topic=log)

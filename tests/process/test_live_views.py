@@ -95,12 +95,12 @@ def test_status_ticks_on_a_terminal_until_q(server: Server) -> None:
     with Harness(server.url) as harness:
         harness.drain()
         with on_terminal("status", "--live", "--every", "0.1", url=server.url) as terminal:
-            terminal.shows("books balance")
+            terminal.shows("ledger balances")
             with Producer(harness.url) as producer:
                 producer.emit("view", "a", 5)
             terminal.shows("books open: 1 entries wait")
             harness.drain()
-            terminal.shows("books balance(?s:.*)counted 1 ")
+            terminal.shows("ledger balances(?s:.*)counted 1 ")
             terminal.resize(24, 50)
             terminal.process.send_signal(signal.SIGWINCH)
             terminal.shows(r"(?m)^p0\.425 ")
@@ -130,12 +130,12 @@ def test_a_server_that_goes_and_comes_back_shows(fresh_server: Callable[..., Emb
     with Harness(server.url) as harness:
         harness.drain()
         with on_terminal("status", "--live", "--every", "0.1", url=server.url) as terminal:
-            terminal.shows("books balance")
+            terminal.shows("ledger balances")
             server.kill()
             terminal.shows(r"does not answer for \d+ s")
             server.start()
-            text = terminal.shows(r"q ends(?s:.*)books balance(?s:.*)q ends")
-            assert "does not answer" not in text.rpartition("books balance")[2]
+            text = terminal.shows(r"q ends(?s:.*)ledger balances(?s:.*)q ends")
+            assert "does not answer" not in text.rpartition("ledger balances")[2]
             os.write(terminal.master, b"q")
             assert terminal.ends() == 0
 
@@ -145,7 +145,7 @@ def test_without_a_terminal_each_look_is_printed(server: Server) -> None:
     with Harness(server.url) as harness:
         harness.drain()
         command = [PROGRAM, "status", "--live", "--every", "0.1", "--redis", server.url]
-        for more, wanted in (["--json"], '"unaccounted":0'), ([], "books balance"):
+        for more, wanted in (["--json"], '"unaccounted":0'), ([], "ledger balances"):
             with subprocess.Popen(
                 [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             ) as process:

@@ -79,7 +79,7 @@ def test_processes_go_on_by_themselves_while_everything_is_moved(fresh_server, t
         assert min(seen) > 0  # no moment without an answer
         with contextlib.closing(connect(server.url)) as client:
             deployment = Deployment.create_or_load(client)
-            assert (deployment.layout.partitions, deployment.layout.log) == (7, 2)
+            assert (deployment.layout.partitions, deployment.layout.topic) == (7, 2)
         audit = subprocess.run([PROGRAM, "audit", "--json", *where], check=True, stdout=subprocess.PIPE)
         assert json.loads(audit.stdout)["differences"] == []
         status = subprocess.run([PROGRAM, "status", *where], check=True, stdout=subprocess.PIPE, text=True)

@@ -145,7 +145,7 @@ class Appender:
         arguments = [VERSION, self.queues[partition].producer, sequence, entry.events, entry.payload]
         if self._durability.is_needed:
             arguments.append(1)
-        _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.log_ledger], arguments)
+        _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.topic_ledger], arguments)
 
     def _settle(
         self, sent: Sequence[tuple[int, SealedEntry]], replies: Sequence[Any]

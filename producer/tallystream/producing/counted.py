@@ -31,13 +31,13 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     layout, last_ids, reload_at = appender.layout, list(appender.last_ids), 0.0
     while layout is not appender.layout:  # the sender has just moved on
         layout, last_ids = appender.layout, list(appender.last_ids)
-    log = layout.log
+    topic = layout.topic
     for partition, last_id in enumerate(last_ids):
         while last_id is not None:
             if time.monotonic() >= reload_at:  # another generation of counters may be the one that counts by now
                 layout = Deployment.create_or_load(client, None, namespace).layout
                 reload_at = time.monotonic() + _META_INTERVAL
-            if layout.log != log:
+            if layout.topic != topic:
                 return  # what the log before held was counted in this one before it began to hold
             keys = layout.keys[partition]
             with client.pipeline(transaction=False) as pipeline:

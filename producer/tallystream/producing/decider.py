@@ -118,7 +118,7 @@ class Decider:
         # No rule can reject a plain sum; the script counts the others.
         ledger = {"counted": 1, f"counted@{event.metric}": 1} if batch.sums else {}
         total_key = keys.total(event.metric, event.subject)
-        names = [keys.stream, keys.live, keys.ledger, keys.log_ledger, keys.sequences]
+        names = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]
         arguments = [batch.encode([], ledger), keys.generation, total_key, *entry]
         (answer, *details), unconfirmed = self._durability.run(_DECIDE, self._client, names, arguments)
         if answer == b"switched":

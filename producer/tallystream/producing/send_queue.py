@@ -97,7 +97,7 @@ class SendQueue:
             appender.move(layout)
         for partition, entry in parts:
             appender.push(partition, entry)
-        _log.info("the events go on to %d partitions, in log %d", layout.partitions, layout.log)
+        _log.info("the events go on to %d partitions, in log %d", layout.partitions, layout.topic)
 
     def _settle(self, confirmed: list[SealedEntry]) -> None:
         oldest = self.appender.oldest_cycle
@@ -110,13 +110,13 @@ def _sealed_for(buffer: Buffer, deployment: Deployment) -> Layout:
     Raises:
         SpoolError: nobody knows what that log has taken.
     """
-    log = buffer.log if isinstance(buffer, Spool) else None
-    if log is None or log == deployment.layout.log:
+    topic = buffer.topic if isinstance(buffer, Spool) else None
+    if topic is None or topic == deployment.layout.topic:
         return deployment.layout
-    layout = deployment.layout_of(log)
+    layout = deployment.layout_of(topic)
     if layout is None:
         raise SpoolError(
-            f"what is spooled was sealed for log {log} of {deployment.layout.namespace}, of which nothing is known "
+            f"what is spooled was sealed for log {topic} of {deployment.layout.namespace}, of which nothing is known "
             "here: deliver it where it belongs"
         )
     return layout

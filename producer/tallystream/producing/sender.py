@@ -152,7 +152,7 @@ class Sender:
         progress = False
         for send_queue in self._outboxes():
             send_queue.buffer.spread = self._validator.spread  # first: it is what holds in the log that follows
-            if send_queue.appender.layout.log != deployment.layout.log:
+            if send_queue.appender.layout.topic != deployment.layout.topic:
                 send_queue.move(deployment.layout)
             led_on, error = send_queue.step()
             progress = progress or led_on

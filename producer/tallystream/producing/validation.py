@@ -75,7 +75,7 @@ class EventValidator:
             self._client, self._partitions if deployment is None else None, self._namespace
         )
         with self._lock:
-            if self.deployment is not None and found.layout.log != self.deployment.layout.log:
+            if self.deployment is not None and found.layout.topic != self.deployment.layout.topic:
                 self.known = {}
             elif self.deployment is not None and found.layout.partitions != self.deployment.layout.partitions:
                 raise ConfigurationError("the number of partitions changed under this producer: start it anew")

@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 
 from tallystream.deployment import Deployment
 from tallystream.reading.query import Query, raise_on_error
-from tallystream.storage.deployment_hash import live_log
-from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_LOG, Layout
+from tallystream.storage.deployment_hash import live_topic
+from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_TOPIC, Layout
 
 DEPLOYMENT_AGE: Final = 1.0
 """Seconds after which it is read again what is stored: which generation is live, and which rules are published.
@@ -35,8 +35,8 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
         root = replies[0]
         if not root:
             return unstored
-        live = live_log(root, namespace)
-        if live.log == FIRST_LOG:
+        live = live_topic(root, namespace)
+        if live.topic == FIRST_TOPIC:
             return found(root, root)
         return Query([("HGETALL", live.meta)], lambda replies: found(raise_on_error(replies[0]), root))
 

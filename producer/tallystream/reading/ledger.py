@@ -212,7 +212,7 @@ def query_ledger(layout: Layout) -> Query[Ledger]:
             *position_commands(keys),
             ("XLEN", keys.dead),
             ("HGETALL", keys.ledger),
-            ("HMGET", keys.log_ledger, "appended", "plain"),
+            ("HMGET", keys.topic_ledger, "appended", "plain"),
         ]
 
     def parse(replies: list[Any]) -> Ledger:
@@ -232,7 +232,7 @@ def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> PartitionLedger
         seconds, microseconds = now
         oldest = max(0.0, seconds + microseconds / 1e6 - parse_id(pending["min"].decode())[0] / 1e3)
     accounts = [_parse_account(name.decode(errors="replace"), int(amount)) for name, amount in ledger.items()]
-    if keys.ledger != keys.log_ledger:
+    if keys.ledger != keys.topic_ledger:
         appended, plain = (int(events or 0) for events in log)
         accounts.append(Account("appended", None, None, appended - plain))
     return PartitionLedger(keys.stream, position, oldest, parked, accounts)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.storage.keys import FIRST_LOG, LAYOUT, Layout, tag_of
+from tallystream.storage.keys import FIRST_TOPIC, LAYOUT, Layout, tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,9 +43,9 @@ def spread_metrics(fields: Mapping[bytes, bytes]) -> frozenset[str]:
     return frozenset(name.decode() for name, _ in _beginning_with(fields, _SPREAD.encode()))
 
 
-def live_log(root: Mapping[bytes, bytes], namespace: str) -> Layout:
+def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
     """Return the log that is live, by the fields of the root: where its own hash lies, and nothing else of it."""
-    return Layout(namespace=namespace, log=int(root.get(b"log", FIRST_LOG)))
+    return Layout(namespace=namespace, topic=int(root.get(b"log", FIRST_TOPIC)))
 
 
 def by_number(fields: Mapping[bytes, bytes], prefix: bytes) -> dict[int, bytes]:

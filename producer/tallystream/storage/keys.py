@@ -32,7 +32,7 @@ GROUP: Final = "tally"
 FIRST: Final = 1
 """The generation of counters that every deployment begins with; a rebuild makes the next."""
 
-FIRST_LOG: Final = 1
+FIRST_TOPIC: Final = 1
 """The log that every deployment begins with; a move to another number of partitions makes the next."""
 
 
@@ -75,10 +75,10 @@ class PartitionKeys:
         return self.prefix.partition(":")[0]
 
     @property
-    def log(self) -> int:
+    def topic(self) -> int:
         """The log that it is a partition of."""
         below = self.prefix.rpartition("}:")[2]
-        return int(below[1:-1]) if below else FIRST_LOG
+        return int(below[1:-1]) if below else FIRST_TOPIC
 
     # -- the log's, whatever the generation -------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class PartitionKeys:
         return self.prefix + "hottest"
 
     @cached_property
-    def log_ledger(self) -> str:
+    def topic_ledger(self) -> str:
         """Hash: `appended`, what the gate let in; it is the first generation's ledger as well."""
         return self.prefix + "ledger"
 
@@ -212,13 +212,13 @@ class PartitionKeys:
 class Layout:
     """How many partitions there are, under which prefix, and which generation of its counters each one means.
 
-    `generations` is by partition; empty where all mean the first. `log` is the log that they are partitions of.
+    `generations` is by partition; empty where all mean the first. `topic` is the topic that they are partitions of.
     """
 
     partitions: int = DEFAULT_PARTITIONS
     namespace: str = NAMESPACE
     generations: tuple[int, ...] = ()
-    log: int = FIRST_LOG
+    topic: int = FIRST_TOPIC
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= MAX_PARTITIONS:
@@ -232,7 +232,7 @@ class Layout:
     @property
     def meta(self) -> str:
         """The hash that says what is stored in this log."""
-        return self.root if self.log == FIRST_LOG else self._prefix(0) + "meta"
+        return self.root if self.topic == FIRST_TOPIC else self._prefix(0) + "meta"
 
     @property
     def files(self) -> str:
@@ -248,14 +248,14 @@ class Layout:
     @cached_property
     def routes(self) -> range:
         """What a buffer knows the partitions by: numbers that no other log's partitions have."""
-        return range(self.log * MAX_PARTITIONS, self.log * MAX_PARTITIONS + self.partitions)
+        return range(self.topic * MAX_PARTITIONS, self.topic * MAX_PARTITIONS + self.partitions)
 
     def of(self, generation: int) -> Layout:
         """Return the same with one generation's counters in every partition."""
         return replace(self, generations=() if generation == FIRST else (generation,) * self.partitions)
 
     def _prefix(self, partition: int) -> str:
-        below = "" if self.log == FIRST_LOG else f"l{self.log}:"
+        below = "" if self.topic == FIRST_TOPIC else f"l{self.topic}:"
         return f"{self.namespace}:{{{tag_of(partition)}}}:{below}"
 
     def holding(self, subject: str, *, spread: bool) -> Sequence[int]:

@@ -147,7 +147,7 @@ def test_status(shell):
     assert (found["lag"], found["pending"], found["dead"], found["unaccounted"]) == (0, 0, 0, 0)
     assert found["ledger"].keys() >= {"appended", "counted", "rejected", "duplicate", "late", "dead"}
     assert (found["ledger"]["appended"], found["ledger"]["counted"]) == (1, 1)
-    assert "books: balance, every appended event is accounted for" in shell("status").stderr
+    assert "ledger: balances, every appended event is accounted for" in shell("status").stderr
 
 
 @pytest.mark.parametrize("packed", [False, True])

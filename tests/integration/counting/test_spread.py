@@ -32,7 +32,7 @@ from tallystream_worker.maintenance.hot_subjects import HotSubjectTracker, hot_s
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.reset import reset
-from tallystream_worker.runtime.app import counting, open_books
+from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
@@ -283,7 +283,7 @@ def test_turning_it_on_needs_no_rebuild(server):
         for consumer in consumers:
             consumer.run_once()
         rules = plain_rules(hot=Metric(windows=("hour",), top=3, spread=True))
-        open_books(settings_for(harness, rules))
+        open_deployment(settings_for(harness, rules))
         before.emit("hot", "s1", 7)  # it has not heard of it
         before.close()
         with Producer(harness.url, linger=0) as producer:
@@ -304,15 +304,15 @@ def test_turning_it_on_needs_no_rebuild(server):
 
 def test_it_cannot_be_turned_off_on_the_same_log(harness):
     """A worker, and a rebuild, that would read at home what lies everywhere is refused, also after a time without."""
-    open_books(settings_for(harness))
+    open_deployment(settings_for(harness))
     for rules in (plain_rules(), plain_rules(hot=Metric(limit=5, per="hour"))):
         with pytest.raises(ConfigurationError, match=r"\[metric.hot\] spread: .* Keep spread = true"):
-            open_books(settings_for(harness, rules))
+            open_deployment(settings_for(harness, rules))
         with pytest.raises(ConfigurationError, match="Keep spread = true"):
             propose(harness.client, Deployment.create_or_load(harness.client), rules)
-    open_books(settings_for(harness, Rules({"view": Metric()})))  # a metric may be removed
+    open_deployment(settings_for(harness, Rules({"view": Metric()})))  # a metric may be removed
     with pytest.raises(ConfigurationError, match="Keep spread = true"):
-        open_books(settings_for(harness, plain_rules()))
+        open_deployment(settings_for(harness, plain_rules()))
 
 
 def test_an_old_generation_stays_readable_after_the_switch_back(server):

@@ -34,7 +34,7 @@ def test_the_first_generation_has_the_names_that_were_always_there():
     assert (first.group, second.group) == ("tally", "tally-2")
     assert first.stream == second.stream
     assert first.sequences == second.sequences
-    assert first.log_ledger == second.log_ledger == first.ledger != second.ledger
+    assert first.topic_ledger == second.topic_ledger == first.ledger != second.ledger
 
 
 def test_a_consumer_of_a_generation_that_is_no_longer_live_changes_nothing(server):

@@ -23,7 +23,7 @@ from tallystream.wire.event import Event
 from tallystream_worker.cli.generation import build
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.retract import effect, ends, propose_without
-from tallystream_worker.runtime.app import open_books
+from tallystream_worker.runtime.app import open_deployment
 from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.integration.rebuild.test_rebuild import rebuilt, relaxed, settings_for, stored
@@ -114,7 +114,7 @@ def test_what_happens_afterwards_counts(harness):
     Decider(harness.client, Deployment.create_or_load(harness.client))(Event("view", "a:1"))
     assert harness.totals()["view", "a:1"] == 2
     retracted = harness.rules.retracted
-    open_books(settings_for(harness.url, Rules(harness.rules.metric), partitions=4))
+    open_deployment(settings_for(harness.url, Rules(harness.rules.metric), partitions=4))
     deployment = Deployment.create_or_load(harness.client)
     assert deployment.rules.retracted == retracted != ()
     assert audit(harness.client, deployment, deployment.rules).differences == []

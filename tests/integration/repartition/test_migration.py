@@ -50,7 +50,7 @@ from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
 from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
 from tallystream_worker.repartition.migration import Repartition, repartition
-from tallystream_worker.runtime.app import counting, open_books
+from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.drill import drill
@@ -554,11 +554,11 @@ def test_what_is_not_spread_any_more_goes_home(server):
         harness.client.xadd(harness.layout.keys_of("d").stream, {"metric": "like", "subject": "d"})
         harness.finish()
         with pytest.raises(ConfigurationError, match="tallystream rebuild"):
-            open_books(settings_for(harness.url, plain, 0))
+            open_deployment(settings_for(harness.url, plain, 0))
         deployment = Deployment.create_or_load(harness.client)
         to_partitions(settings_for(harness.url, plain, 0), deployment, 3, "", accept_loss=False, json=True)
         harness.layout = Deployment.create_or_load(harness.client).layout
-        open_books(settings_for(harness.url, plain, 0))
+        open_deployment(settings_for(harness.url, plain, 0))
         assert Deployment.create_or_load(harness.client).spread == frozenset()
         assert harness.totals() == {**{("view", subject): 3 for subject in "abc"}, ("like", "d"): 1}
         for subject in "abc":

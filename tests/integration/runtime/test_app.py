@@ -18,7 +18,7 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
 from tallystream_worker.archive.store import ArchiveError
 from tallystream_worker.repartition.migration import repartition
-from tallystream_worker.runtime.app import Worker, open_books
+from tallystream_worker.runtime.app import Worker, open_deployment
 from tallystream_worker.settings.settings import (
     ArchiveSettings,
     AuditSettings,
@@ -144,7 +144,7 @@ def test_other_data_is_left_alone(server, chosen, lines):
 
 def test_a_worker_that_cannot_have_its_services_does_not_start(server, chosen, lines):
     """An archive of other data is refused before anything is counted."""
-    open_books(chosen)
+    open_deployment(chosen)
     with made(chosen, lines):
         pass
     server.client().flushall()

@@ -12,7 +12,7 @@ from tallystream import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream_worker.counting.fetch import Fetch
-from tallystream_worker.runtime.app import counting, open_books
+from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.supervisor import WorkerPool
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.waiting import until
@@ -39,7 +39,7 @@ def test_a_flushed_server_is_an_alarm(server):
 def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
     """Emptied between the look at what is stored and the making of the group: nothing is counted on the ruins."""
     settings = Settings(redis=RedisSettings(url=server.url))
-    deployment = open_books(settings)
+    deployment = open_deployment(settings)
     ensure, flushed = Fetch.ensure_group, threading.Lock()
 
     def late(self):
@@ -125,7 +125,7 @@ def test_a_worker_accounts_for_what_vanished(server):
 def test_a_decision_in_the_first_moment_is_no_lost_group(server):
     """Whoever sees the metrics may decide: the groups are there before the metrics are."""
     settings = Settings(redis=RedisSettings(url=server.url))
-    deployment = open_books(settings)
+    deployment = open_deployment(settings)
     with Producer(server.url) as producer:
         assert producer.decide("view", "article:1").total == 1
     client = server.client()

@@ -25,7 +25,7 @@ from tallystream_worker.maintenance.losses import losses_service
 from tallystream_worker.maintenance.reaper import reaper_service
 from tallystream_worker.maintenance.trim import trim_service
 from tallystream_worker.process import logs
-from tallystream_worker.runtime.app import counting, open_books
+from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.server.acl import generate, hashed, render, users
 from tallystream_worker.service.server import serving
 from tallystream_worker.settings.settings import ArchiveSettings, AuditSettings, SnapshotSettings
@@ -179,7 +179,7 @@ def test_maintenance_works_with_the_workers_user(server: Secured) -> None:
     with counting(settings, log, consumer="gone"), Producer(server.url("producer")) as producer:
         producer.emit("view", "a")
         producer.flush(10, wait="counted")
-    deployment = open_books(settings)
+    deployment = open_deployment(settings)
     services = [
         trim_service(settings, deployment, log),
         losses_service(settings, deployment, log),

@@ -52,7 +52,7 @@ class AlertDelivery:
             return  # the partition workers report it
         kept = found.kept_layout
         layouts = [found.layout] if kept is None else [found.layout, kept]
-        self._notifiers = {each.log: self._notifiers.get(each.log) or self._notifier(each) for each in layouts}
+        self._notifiers = {each.topic: self._notifiers.get(each.topic) or self._notifier(each) for each in layouts}
         for notifier in self._notifiers.values():
             notifier.run_once()
 

@@ -83,14 +83,14 @@ class LiveArchive:
             redis.RedisError: the server does not answer, or refuses.
         """
         found = self._deployment.reload(self._client)
-        if found.layout.log != self._deployment.layout.log:
+        if found.layout.topic != self._deployment.layout.topic:
             self._archive = self._open(found)
             self._deployment = found
         events = self._archive.run_once()
         return {"events": events} if events else None
 
     def _open(self, deployment: Deployment) -> Archive:
-        return Archive(self._client, Store(self._url, deployment.layout.namespace, deployment.layout.log), deployment)
+        return Archive(self._client, Store(self._url, deployment.layout.namespace, deployment.layout.topic), deployment)
 
 
 def archive_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:

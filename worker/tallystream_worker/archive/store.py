@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from tallystream.errors import ConfigurationError, TallyError
-from tallystream.storage.keys import FIRST_LOG, NAMESPACE, tag_of
+from tallystream.storage.keys import FIRST_TOPIC, NAMESPACE, tag_of
 from tallystream.wire.stream_id import StreamID, parse_id
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class Store:
         ConfigurationError: the URL cannot be used.
     """
 
-    def __init__(self, url: str, namespace: str = NAMESPACE, log: int = FIRST_LOG) -> None:
+    def __init__(self, url: str, namespace: str = NAMESPACE, log: int = FIRST_TOPIC) -> None:
         self.url = url
-        self._below = "" if log == FIRST_LOG else f"/log={log}"
+        self._below = "" if log == FIRST_TOPIC else f"/log={log}"
         self._namespace = namespace
         try:
             if "://" in url:

@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import ConfigurationError
-from tallystream.storage.keys import FIRST_LOG
+from tallystream.storage.keys import FIRST_TOPIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,6 +47,6 @@ def open_archive(
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-    log = int(database.facts().get("log", FIRST_LOG))
+    log = int(database.facts().get("log", FIRST_TOPIC))
     store: Any = Store(chosen, settings.redis.namespace, log)
     return lambda partition, after, before: entries(store, partition, after, before)

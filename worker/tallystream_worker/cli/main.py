@@ -33,7 +33,7 @@ _COMMANDS: Final = (
     ("ingest", "Emit the events of files.", "ingest access.log.gz --format combined --wait"),
     ("get", "Print the counters of a subject.", "get article:1 view --window hour --last 24"),
     ("top", "Print the subjects with the most.", "top view -n 10 --window 7d --live"),
-    ("status", "Print how far counting has come, and whether the books balance.", "status --live"),
+    ("status", "Print how far counting has come, and whether the ledger balances.", "status --live"),
     ("dead", "Look at entries that could not be counted; retry or drop them.", "dead retry --reason undeclared"),
     ("reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
     ("audit", "Fold everything again and compare it with the live counters.", "audit --json"),

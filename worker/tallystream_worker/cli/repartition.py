@@ -56,13 +56,13 @@ def to_partitions(
                 settings, deployment, partitions, rules=rules, archive=archive, accept_loss=accept_loss, show=show
             )
     if json:
-        print_json({"partitions": partitions, "before": before, "log": layout.log, "moved": is_needed})
+        print_json({"partitions": partitions, "before": before, "log": layout.topic, "moved": is_needed})
         return
     if not is_needed:
         console.print(f"there are {partitions} partitions already")
         return
     console.print(
-        f"everything is in {partitions} partitions (log {layout.log}); producers, workers and readers go on there. "
+        f"everything is in {partitions} partitions (log {layout.topic}); producers, workers and readers go on there. "
         "What was before is kept: --drop removes it"
     )
     console.print(

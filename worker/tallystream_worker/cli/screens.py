@@ -49,16 +49,16 @@ class LeaderboardRates(msgspec.Struct, frozen=True):
 
 
 class StatusScreen:
-    """Rates, lag and books, with the last minutes as sparklines."""
+    """Rates, lag and ledger, with the last minutes as sparklines."""
 
     def __init__(self) -> None:
-        self._books: LedgerSummary | None = None
+        self._ledger_summary: LedgerSummary | None = None
         self._last: tuple[float, int, int] | None = None
         self._rates: dict[str, deque[float]] = {name: deque(maxlen=_KEPT) for name in ("appended", "counted", "lag")}
 
     def update(self, found: LedgerSummary, at: float) -> None:
-        """Take the books of second `at`."""
-        self._books = found
+        """Take the ledger of second `at`."""
+        self._ledger_summary = found
         appended, counted = found.ledger["appended"], found.ledger["counted"]
         if self._last is not None and at > self._last[0]:
             span = at - self._last[0]
@@ -69,18 +69,18 @@ class StatusScreen:
 
     def plain(self) -> LedgerRates | None:
         """Return the ledger, and the rates of the last reading; `None` before the first."""
-        if self._books is None:
+        if self._ledger_summary is None:
             return None
         appended, counted = (
             round(series[-1], 1) if (series := self._rates[name]) else None for name in ("appended", "counted")
         )
-        fields = msgspec.structs.asdict(self._books)
+        fields = msgspec.structs.asdict(self._ledger_summary)
         return LedgerRates(**fields, appended_per_second=appended, counted_per_second=counted)
 
     def draw(self, width: int) -> RenderableType:
         """Return the view in so many columns."""
-        books = self._books
-        if books is None:
+        ledger = self._ledger_summary
+        if ledger is None:
             return Text("")
         bars = max(10, min(60, width - 40))
         rates = Table.grid(padding=(0, 2))
@@ -90,22 +90,22 @@ class StatusScreen:
             figure = f"{series[-1]:,.0f}{unit}" if series else "-"
             rates.add_row(name, Text(figure, style="bold", justify="right"), Text(sparkline(series, bars), style=style))
         return Group(
-            self._verdict(books), Text(""), rates, Text(""), self._partitions(books, width), self._events(books)
+            self._verdict(ledger), Text(""), rates, Text(""), self._partitions(ledger, width), self._events(ledger)
         )
 
-    def _verdict(self, books: LedgerSummary) -> Text:
-        if books.unaccounted is None:
-            return Text(f"books open: {_count(books.lag)} entries wait to be counted", style="yellow")
-        if books.unaccounted:
-            return Text(f"{books.unaccounted:,} events are UNACCOUNTED for", style="bold white on red")
-        return Text("books balance: every appended event is accounted for", style="green")
+    def _verdict(self, ledger: LedgerSummary) -> Text:
+        if ledger.unaccounted is None:
+            return Text(f"ledger open: {_count(ledger.lag)} entries wait to be counted", style="yellow")
+        if ledger.unaccounted:
+            return Text(f"{ledger.unaccounted:,} events are UNACCOUNTED for", style="bold white on red")
+        return Text("ledger balances: every appended event is accounted for", style="green")
 
-    def _partitions(self, books: LedgerSummary, width: int) -> Table:
+    def _partitions(self, ledger: LedgerSummary, width: int) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("partition" if width < _NARROW else "stream", style="dim", no_wrap=True)
         for title in ("lag", "pending", "oldest", "dead"):
             table.add_column(title, justify="right")
-        for partition in books.partitions:
+        for partition in ledger.partitions:
             name = partition.stream if width >= _NARROW else partition.stream.split("{")[1].split("}")[0]
             oldest = partition.oldest_pending_seconds or 0.0
             table.add_row(
@@ -117,14 +117,14 @@ class StatusScreen:
             )
         return table
 
-    def _events(self, books: LedgerSummary) -> Text:
+    def _events(self, ledger: LedgerSummary) -> Text:
         shown = [
-            f"{name} {books.ledger[name]:,}"
+            f"{name} {ledger.ledger[name]:,}"
             for name in ("appended", "counted", "rejected", "duplicate", "late", "retracted")
         ]
         text = Text("  ".join(shown), style="dim")
         for name in ("dead", "trimmed"):
-            text.append(f"  {name} {books.ledger[name]:,}", style="bold red" if books.ledger[name] else "dim")
+            text.append(f"  {name} {ledger.ledger[name]:,}", style="bold red" if ledger.ledger[name] else "dim")
         return text
 
 

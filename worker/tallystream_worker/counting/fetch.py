@@ -32,7 +32,7 @@ MAX_READ: Final = 256
 
 _CLAIM_COUNT: Final = 64
 _DONE: Final = "0-0"
-_OF_THE_LOG: Final = frozenset({b"appended", b"entries:gated", b"entries:retired"})
+_OF_THE_TOPIC: Final = frozenset({b"appended", b"entries:gated", b"entries:retired"})
 """What the ledger says of entries that nobody need have settled."""
 
 
@@ -76,7 +76,7 @@ class Fetch:
                 anew, at either end, would count entries twice or never: that is an operator's decision.
         """
         ledger: list[bytes] = self._client.execute_command("HKEYS", self._keys.ledger)
-        settled = sorted(name.decode() for name in ledger if name not in _OF_THE_LOG)
+        settled = sorted(name.decode() for name in ledger if name not in _OF_THE_TOPIC)
         if settled and not self._group_exists():
             group = self._keys.group
             raise ConsumerGroupMissing(

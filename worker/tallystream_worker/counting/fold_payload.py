@@ -13,6 +13,7 @@ from tallystream.wire.codec import VERSION, ActorColumns, Correction, Group, Pay
 from tallystream.wire.event import MAX_ACTOR_BYTES, MAX_AHEAD, MAX_ID_BYTES
 from tallystream.wire.window import MINUTE
 from tallystream_worker.counting.fold_result import DeadEntry
+from tallystream_worker.counting.lateness import is_late, set_aside_if_late
 from tallystream_worker.counting.validation import check_normal
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class PayloadFold:
         if result.excluded:
             group = self._without_excluded(result, entry, group)
         events = group.events
-        if not events or _is_set_aside(result, entry, metric, rule, group.minute * 60_000 + 59_999, events):
+        if not events or set_aside_if_late(result, entry, metric, rule, group.minute * 60_000 + 59_999, events):
             return
         place = self._places(metric, group.minute)
         sums = result.batch.sums[place] if rule.limit is None else result.batch.limited[place]
@@ -93,10 +94,10 @@ class PayloadFold:
 
     def _can_add_together(self, entry: Entry, columns: ActorColumns, rule: Metric) -> bool:
         """Tell whether no event of the columns can be in the future, late or a vote, and every actor is valid."""
-        begin, accepted = columns.minute * MINUTE * 1000, rule.late_seconds
+        begin = columns.minute * MINUTE * 1000
         if rule.once is not None or begin + MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
             return False
-        if accepted is not None and entry.received - begin > accepted * 1000:
+        if is_late(entry, rule, begin):
             return False
         return self._subjects.are_actors(columns.actors)
 
@@ -127,7 +128,7 @@ class PayloadFold:
         if reason is not None or rule is None:
             self._add_dead(result, entry, Payload([], [single]), reason or "")
             return
-        if _is_set_aside(result, entry, metric, rule, at, 1):
+        if set_aside_if_late(result, entry, metric, rule, at, 1):
             return
         result.batch.add(self._places(metric, at // 60_000), subject, amount, at, actor, id_)
         result.settled[metric] += 1
@@ -195,18 +196,6 @@ class PayloadFold:
 def dead_entry_of(entry: Entry, reason: str, events: int, fields: Mapping[bytes, bytes], metric: str = "") -> DeadEntry:
     """Return a dead letter of an entry: `fields` are the entry's own, or those of a part of it."""
     return DeadEntry(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric)
-
-
-def _is_set_aside(result: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
-    """Tell whether events are too late, and note them; lateness is measured by the entry's ID, never by the clock."""
-    accepted = rule.late_seconds
-    if accepted is None or entry.received - at <= accepted * 1000:
-        return False
-    if rule.sets_late_aside:
-        result.late[metric] += events
-        return True
-    result.late_counted[metric] += events
-    return False
 
 
 def _part(group: Group, subjects: set[str], *, keep: bool) -> Group:

@@ -1,4 +1,4 @@
-// The health strip: whether the books balance, and what may be wrong where they do not.
+// The health strip: whether the ledger balances, and what may be wrong where they do not.
 import { byId, el, setText } from "./dom.js";
 import { duration, number } from "./format.js";
 

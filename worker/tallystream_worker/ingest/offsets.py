@@ -102,7 +102,7 @@ class OffsetGate:
             for partition, chunk in sent:
                 keys = self._layout.keys[partition]
                 about = [VERSION, self._source, chunk.begin, chunk.end, chunk.events, chunk.payload]
-                _INGEST.queue(pipeline, [keys.stream, keys.sequences, keys.log_ledger], about)
+                _INGEST.queue(pipeline, [keys.stream, keys.sequences, keys.topic_ledger], about)
             replies = pipeline.execute(raise_on_error=False)
         return self._settle(sent, replies)
 
@@ -150,7 +150,7 @@ def keep_offsets(client: redis.Redis, old: Layout, new: Layout) -> None:
 
 
 def _earlier(source: str, layout: Layout, partition: int) -> str:
-    return f"{source}{_AT}{layout.log}.{partition}"
+    return f"{source}{_AT}{layout.topic}.{partition}"
 
 
 def _offset(mark: bytes | None) -> int:

@@ -51,30 +51,30 @@ class Figures:
 
     async def read(self, deployment: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
         """Read them and tell everyone who wants them; return how far counting has come."""
-        books, figures = await self._books(deployment)
+        ledger, figures = await self._read_ledger(deployment)
         self._latest = Message("overview", figures)
         for reader in readers:
             if reader.overview:
                 reader.tell(self._latest)
         for window in {reader.top for reader in readers if reader.top is not None}:
             await self._read_top(deployment, window, readers)
-        return books
+        return ledger
 
     async def now(self) -> Overview:
         """Return the overview of this moment."""
-        return (await self._books(await self._totals.deployment()))[1]
+        return (await self._read_ledger(await self._totals.deployment()))[1]
 
-    async def _books(self, deployment: Deployment) -> tuple[Sequence[CountingPosition], Overview]:
+    async def _read_ledger(self, deployment: Deployment) -> tuple[Sequence[CountingPosition], Overview]:
         deployment.ensure_declared()
         now = time.monotonic()
         if now >= self._slow_at:
             self._slow_at = now + _SLOWLY
             self._workers = await self._totals.run(query_workers(deployment.layout))
             self._snapshots = await self._totals.run(query_snapshots(deployment.layout, time.time()))
-        books = await self._totals.run(query_ledger(deployment.layout))
-        self._rates.take(now, books.by_metric("counted"))
-        figures = overview(deployment.rules, books, self._rates, self._workers, self._snapshots)
-        return [partition.position for partition in books.partitions], figures
+        ledger = await self._totals.run(query_ledger(deployment.layout))
+        self._rates.take(now, ledger.by_metric("counted"))
+        figures = overview(deployment.rules, ledger, self._rates, self._workers, self._snapshots)
+        return [partition.position for partition in ledger.partitions], figures
 
     async def _read_top(self, deployment: Deployment, window: str, readers: set[LiveReader]) -> None:
         before, due = self._tops.get(window, (None, 0.0))

@@ -94,28 +94,28 @@ class Rates:
         return max(0, self._read[-1][1].get(metric, 0) - self._read[0][1].get(metric, 0)) / seconds
 
 
-def overview(rules: Rules, books: Ledger, rates: Rates, workers: int, snapshot: Snapshots) -> Overview:
+def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot: Snapshots) -> Overview:
     """Put the figures together."""
-    counted, totals = books.by_metric("counted"), books.totals
+    counted, totals = ledger.by_metric("counted"), ledger.totals
     metrics = [
         MetricFigures(metric, totals.get(metric, 0), counted.get(metric, 0), rates.of(metric))
         for metric in sorted(rules.metric)
     ]
     known = [figures.rate for figures in metrics if figures.rate is not None]
-    oldest = [partition.oldest_pending for partition in books.partitions if partition.oldest_pending is not None]
+    oldest = [partition.oldest_pending for partition in ledger.partitions if partition.oldest_pending is not None]
     return Overview(
         metrics=metrics,
         rate=sum(known) if known else None,
-        events={name: books.events[name] for name in ("appended", *OUTCOMES)},
-        lag=books.waiting,
-        pending=books.pending,
+        events={name: ledger.events[name] for name in ("appended", *OUTCOMES)},
+        lag=ledger.waiting,
+        pending=ledger.pending,
         oldest_pending_seconds=max(oldest, default=None),
-        dead=books.parked,
-        unaccounted=books.unaccounted,
+        dead=ledger.parked,
+        unaccounted=ledger.unaccounted,
         workers=workers,
         snapshot_age_seconds=snapshot.age,
         snapshot_every_seconds=snapshot.every,
-        as_of=as_of_counted([partition.position for partition in books.partitions]),
+        as_of=as_of_counted([partition.position for partition in ledger.partitions]),
         at=time.time(),
     )
 

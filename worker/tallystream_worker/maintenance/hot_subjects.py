@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
 from tallystream.reading.query import Query, raise_on_error
-from tallystream.storage.keys import FIRST_LOG
+from tallystream.storage.keys import FIRST_TOPIC
 from tallystream_worker.maintenance.frequent_subjects import FrequentSubjects
 from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
 
@@ -79,7 +79,7 @@ class HotSubjectTracker:
         log: The number of the log that has them.
     """
 
-    def __init__(self, partitions: int, log: int = FIRST_LOG) -> None:
+    def __init__(self, partitions: int, log: int = FIRST_TOPIC) -> None:
         self.log = log
         self._lock = threading.Lock()
         self._summaries = [FrequentSubjects() for _ in range(partitions)]
@@ -159,7 +159,7 @@ class HotSubjects:
 
         def show_one(partition: int, keys: PartitionKeys, found: Deployment) -> None:
             # Other than the tracker's where the events were just moved, and counting is about to follow.
-            hot = tracker.of(partition) if found.layout.log == tracker.log else None
+            hot = tracker.of(partition) if found.layout.topic == tracker.log else None
             if hot is not None and hot.events_per_second:  # what was shown before fades by itself
                 self._show(keys, hot, found.declared)
 

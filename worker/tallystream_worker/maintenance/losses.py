@@ -44,7 +44,7 @@ def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
     Raises:
         redis.ResponseError: `NOGROUP`, or there is no stream.
     """
-    answer, *figures = _LOSSES(client, [keys.stream, keys.ledger, keys.log_ledger], [keys.group])
+    answer, *figures = _LOSSES(client, [keys.stream, keys.ledger, keys.topic_ledger], [keys.group])
     if answer == b"waiting":
         return None
     entries, events = figures

@@ -69,7 +69,7 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
     age = retention.age_seconds
     _, removed, entries, size, limit, holder = _TRIM(
         client,
-        [keys.stream, keys.retention_holds, keys.log_ledger, keys.sequences],
+        [keys.stream, keys.retention_holds, keys.topic_ledger, keys.sequences],
         [
             keys.group,
             0 if age is None else age * 1000,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import ConfigurationError
-from tallystream.storage.keys import FIRST_LOG
+from tallystream.storage.keys import FIRST_TOPIC
 from tallystream.wire.stream_id import StreamID, parse_id
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Base:
 
 @contextmanager
 def opened(
-    settings: Settings, archive: str | None = None, snapshot: str | None = None, *, log: int = FIRST_LOG
+    settings: Settings, archive: str | None = None, snapshot: str | None = None, *, log: int = FIRST_TOPIC
 ) -> Iterator[Sources]:
     """Open what is named, else what the settings name.
 
@@ -143,7 +143,7 @@ def _of_snapshot(client: redis.Redis, deployment: Deployment, number: int, datab
     facts, (position, generation) = database.facts(), found
     if facts.get("epoch") != deployment.epoch or facts.get("namespace") != deployment.layout.namespace:
         raise ConfigurationError(f"{database.place} holds the snapshot of other data")
-    if facts.get("log", str(FIRST_LOG)) != str(deployment.layout.log):
+    if facts.get("log", str(FIRST_TOPIC)) != str(deployment.layout.topic):
         raise ConfigurationError(
             f"{database.place} is of the log before the partitions were changed: take another snapshot "
             "(tallystream snapshot --once)"

@@ -23,7 +23,7 @@ KINDS: Final = frozenset(
 )
 """What the names of counters begin with, behind the generation's prefix."""
 
-_OF_THE_LOG: Final = frozenset({b"appended", b"plain", b"entries:gated", b"entries:retired"})
+_OF_THE_TOPIC: Final = frozenset({b"appended", b"plain", b"entries:gated", b"entries:retired"})
 _STEP: Final = 500
 
 
@@ -50,7 +50,7 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
                 page = []
         removed += client.unlink(*page, keys.dead, keys.begun, keys.backfilled)
         if generation == FIRST:
-            if own := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_LOG]:
+            if own := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC]:
                 client.hdel(keys.ledger, *own)
         else:
             removed += client.unlink(keys.ledger)

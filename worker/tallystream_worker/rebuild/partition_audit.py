@@ -91,7 +91,7 @@ class PartitionAudit:
         for chunk in chunks(self._new(unknown)):
             self._compare(chunk, wrong, count=False)
         if self._span.is_all and base.gone is None:
-            self._compare_books(wrong)
+            self._compare_ledgers(wrong)
         scope = Scope(self._keys.stream, base.kind, moment, self._provable.since, len(self._unproved))
         return Report(self._counters, self._entries, self._expired, list(wrong.values()), [scope])
 
@@ -223,7 +223,7 @@ class PartitionAudit:
         for name in comparable(piece, wanted, found, shrunk):
             wrong[name] = Difference(self._keys.stream, name, wanted.get(name), found.get(name))
 
-    def _compare_books(self, wrong: dict[str, Difference]) -> None:
+    def _compare_ledgers(self, wrong: dict[str, Difference]) -> None:
         moment, (live,) = checkpoint(self._client, self._keys, [("HGETALL", self._keys.ledger)])
         self._bring_to(moment)
         expected: dict[bytes, bytes] = self._scratch.execute_command("HGETALL", self._copy.ledger)

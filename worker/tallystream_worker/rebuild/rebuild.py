@@ -218,7 +218,7 @@ class _Partition:
         self.client.close()
 
     def begin(self) -> None:
-        names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.log_ledger]
+        names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger]
         _, first, self.gone = _BEGIN(self.client, names, [self._keys.group])
         self._first = first.decode() or None
 

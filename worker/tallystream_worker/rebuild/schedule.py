@@ -106,7 +106,7 @@ class Scheduled:
                 renewed = time.monotonic()
                 self._client.pexpire(lease, int(_LEASE * 1000))
 
-        with opened(self._settings, log=deployment.layout.log) as sources:
+        with opened(self._settings, log=deployment.layout.topic) as sources:
             return audit(
                 self._client,
                 deployment,

@@ -40,7 +40,7 @@ def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, 
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-    yield from entries(Store(url, keys.namespace, keys.log), partition, after or "0-0", before)
+    yield from entries(Store(url, keys.namespace, keys.topic), partition, after or "0-0", before)
 
 
 def entries(

@@ -95,7 +95,7 @@ class CatchUpCounter:
         from tallystream_worker.archive.service import Archive  # noqa: PLC0415  # pyarrow is an extra
         from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-        return Archive(self._client, Store(url, layout.namespace, layout.log), self._deployment)
+        return Archive(self._client, Store(url, layout.namespace, layout.topic), self._deployment)
 
     def _connect(self) -> Any:
         client = connect(self._settings.redis.url)

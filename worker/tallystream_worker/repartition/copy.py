@@ -192,7 +192,7 @@ class StreamCopier:
             with self._client.pipeline(transaction=False) as pipeline:
                 for home, arguments in calls.items():
                     keys = self._new.keys[home]
-                    _COPY.queue(pipeline, [keys.stream, keys.copied, keys.log_ledger], arguments)
+                    _COPY.queue(pipeline, [keys.stream, keys.copied, keys.topic_ledger], arguments)
                 replies = dict(zip(calls, pipeline.execute(raise_on_error=False), strict=True))
             again = {}
             for home, reply in replies.items():

@@ -172,7 +172,7 @@ class Repartition:
     def _look(self) -> None:
         """See that the repartition is still wanted, and by these rules."""
         now = self._old.reload(self._client)
-        if now.moving != self.new.layout.log:
+        if now.moving != self.new.layout.topic:
             raise self._given_up()
         if topic.without_retracted(now.rules) != topic.without_retracted(self._old.rules):
             raise StreamError(

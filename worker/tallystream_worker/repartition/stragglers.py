@@ -41,7 +41,7 @@ class StragglerCopier:
         if old is None:
             self._copying = None
             return 0
-        between = (old.log, deployment.layout.log)
+        between = (old.topic, deployment.layout.topic)
         if self._copying is None or self._between != between:
             self._copying, self._between = (
                 StreamCopier(self._client, old, deployment.layout, spread=deployment.spread),

@@ -12,7 +12,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import FIRST_LOG, Layout
+from tallystream.storage.keys import FIRST_TOPIC, Layout
 from tallystream.storage.scripts import Script
 from tallystream_worker.repartition.copy import HOLDER
 
@@ -28,7 +28,7 @@ _ACTIVATE: Final = Script("tallystream_worker.repartition", "activate")
 _GIVE_UP: Final = Script("tallystream_worker.repartition", "give_up")
 
 _STEP: Final = 500
-_OF_A_LATER_LOG: Final = re.compile(rb"l[0-9]+:")
+_OF_A_LATER_TOPIC: Final = re.compile(rb"l[0-9]+:")
 _KEPT: Final = frozenset({b"seq", b"files"})
 """What stays of a removed log: how far each producer came, so that a spool that comes late is told by it."""
 
@@ -55,7 +55,7 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
             f"log {number.decode()}, from before the last move, is still kept: remove it with: "
             "tallystream rebuild --drop"
         )
-    return Layout(partitions, deployment.layout.namespace, log=int(number))
+    return Layout(partitions, deployment.layout.namespace, topic=int(number))
 
 
 def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> Deployment:
@@ -82,7 +82,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
 def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
     """Let nothing more be written to a log, or counted in it: what is in its streams then is all there is."""
     for keys in deployment.layout.keys:
-        _CLOSE(client, [keys.sequences, keys.live], [layout.log])
+        _CLOSE(client, [keys.sequences, keys.live], [layout.topic])
 
 
 def reopen(client: redis.Redis, deployment: Deployment) -> None:
@@ -94,7 +94,7 @@ def reopen(client: redis.Redis, deployment: Deployment) -> None:
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> bool:
     """Make a log the one that holds; tell whether it may be: nobody has given it up."""
     before = deployment.layout
-    (answer,) = _ACTIVATE(client, [before.root], [layout.log, before.log, before.partitions])
+    (answer,) = _ACTIVATE(client, [before.root], [layout.topic, before.topic, before.partitions])
     return bool(answer == b"active")
 
 
@@ -111,10 +111,10 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
     reopen(client, deployment)
     for keys in deployment.layout.keys:
         client.hdel(keys.retention_holds, HOLDER)
-    found = client.hget(Layout(namespace=deployment.layout.namespace, log=deployment.moving).meta, "partitions")
+    found = client.hget(Layout(namespace=deployment.layout.namespace, topic=deployment.moving).meta, "partitions")
     if found is None:
         return 0
-    return _remove(client, Layout(int(found), deployment.layout.namespace, log=deployment.moving), kept=frozenset())
+    return _remove(client, Layout(int(found), deployment.layout.namespace, topic=deployment.moving), kept=frozenset())
 
 
 def drop(client: redis.Redis, deployment: Deployment) -> int:
@@ -137,7 +137,7 @@ def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
         page: list[bytes] = []
         for name in client.scan_iter(match=pattern, count=1000):
             below = name.removeprefix(prefix)
-            if below in kept or (layout.log == FIRST_LOG and _OF_A_LATER_LOG.match(below)):
+            if below in kept or (layout.topic == FIRST_TOPIC and _OF_A_LATER_TOPIC.match(below)):
                 continue
             page.append(name)
             if len(page) == _STEP:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 
-def open_books(settings: Settings, log: FilteringBoundLogger | None = None) -> Deployment:
+def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None) -> Deployment:
     """Agree with what is stored, and publish the declared metrics for producers and readers.
 
     What was counted by other rules stays as it is: the metrics concerned are said in the log.
@@ -114,7 +114,7 @@ class Worker:
         *,
         consumer: str | None = None,
     ) -> None:
-        deployment = open_books(settings, log)
+        deployment = open_deployment(settings, log)
         name = consumer or settings.worker.consumer
         delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
 

@@ -100,7 +100,7 @@ class PartitionFollower:
             self.pool.foreign.set()  # the partition workers report it
             return
         self.pool.foreign.clear()
-        if found.layout.log != self._deployment.layout.log:
+        if found.layout.topic != self._deployment.layout.topic:
             self._go_on(found)
 
     def _go_on(self, found: Deployment) -> None:
@@ -109,7 +109,7 @@ class PartitionFollower:
         self.pool.start()
         if self._is_stopping:
             self.pool.quiet()
-        self._log.info("counting goes on in another log", log=found.layout.log, partitions=found.layout.partitions)
+        self._log.info("counting goes on in another log", log=found.layout.topic, partitions=found.layout.partitions)
         self._end(before, time.monotonic() + self._timeout)
 
     def _end(self, pool: WorkerPool, deadline: float) -> bool:

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.process.signals import stop_on_signals, wait_for
-from tallystream_worker.runtime.app import counting, open_books
+from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.health import HealthProbe, HealthProbes
 from tallystream_worker.runtime.metrics import ByNamespace, WorkerMetrics, serve_metrics
 
@@ -80,7 +80,7 @@ def run_many(
     what its predecessor held. `metrics_port` is the first one's, the next has the next.
     """
     for settings in tenants:
-        open_books(settings, log)  # a mistake in the settings is one message here, not one from each process
+        open_deployment(settings, log)  # a mistake in the settings is one message here, not one from each process
     with stop_on_signals() as stop:
         pool = [_start(tenants, number, metrics_port, metrics_host) for number in range(tenants[0].worker.processes)]
         while not stop.wait(0.2):

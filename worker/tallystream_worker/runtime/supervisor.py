@@ -44,7 +44,7 @@ class WorkerPool:
         consumer: str | None = None,
     ) -> None:
         self.layout = deployment.layout
-        self.hot_subjects = HotSubjectTracker(deployment.layout.partitions, deployment.layout.log)
+        self.hot_subjects = HotSubjectTracker(deployment.layout.partitions, deployment.layout.topic)
         self.foreign = threading.Event()
         """Set while the server holds other data, or none: over a cluster, FLUSHALL is not one moment, so a partition
         worker that begins again may find the meta hash of data that is about to be gone."""

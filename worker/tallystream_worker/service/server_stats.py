@@ -1,4 +1,4 @@
-"""The signs of life beside the books: the server's memory, and who counts."""
+"""The signs of life beside the ledger: the server's memory, and who counts."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
     key = keys.ledger.removesuffix("ledger") + "cut"
     token = uuid.uuid4().hex
     answer, *state = _OPEN(
-        client, [keys.stream, key, keys.ledger, keys.log_ledger], [keys.group, token, SILENCE, *copy]
+        client, [keys.stream, key, keys.ledger, keys.topic_ledger], [keys.group, token, SILENCE, *copy]
     )
     if answer == b"busy":
         raise ViewLost(f"{key}: another snapshot of this partition is being taken")
@@ -196,7 +196,7 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
         int(taken), delivered.decode(), generated.decode(), tuple(each.decode() for each in pending)
     )
     books = _pairs(ledger)
-    if keys.ledger != keys.log_ledger:
+    if keys.ledger != keys.topic_ledger:
         # What the gate let in is in the log's books: see tallystream.reading.ledger.
         appended, plain = (int(events or 0) for events in log)
         books[b"appended"] = b"%d" % (int(books.get(b"appended", 0)) + appended - plain)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tallystream.errors import StreamError
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import FIRST_LOG, LAYOUT, Layout
+from tallystream.storage.keys import FIRST_TOPIC, LAYOUT, Layout
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.partition_restore import MARKER, PartitionRestore, RestoredPart
@@ -55,7 +55,7 @@ def restore(
         raise SnapshotError(f"{database.place} holds no complete snapshot{hint}")
     if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
         raise SnapshotError(f"{database.place} is of format {facts['format']}, which this release does not read")
-    layout = Layout(int(facts["partitions"]), facts["namespace"], log=int(facts.get("log", FIRST_LOG)))
+    layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
     marker = layout.keys[0].prefix + MARKER
     if not force and not client.exists(marker) and (there := _found(client, layout)):
         raise StreamError(
@@ -74,9 +74,9 @@ def restore(
         failpoints.reach("after-partition")
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     client.hset(layout.meta, mapping=fields | {"rules": facts["rules"], **spread_fields(facts["spread"].split())})
-    if layout.log != FIRST_LOG:
+    if layout.topic != FIRST_TOPIC:
         logs = dict(each.split(":") for each in facts["earlier"].split())
-        fields |= {"log": layout.log, "newest-log": layout.log}
+        fields |= {"log": layout.topic, "newest-log": layout.topic}
         client.hset(layout.root, mapping=fields | {f"partitions@{log}": count for log, count in logs.items()})
     client.delete(marker)
     return parts

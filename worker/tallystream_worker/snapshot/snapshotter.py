@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
-from tallystream.storage.keys import FIRST_LOG, LAYOUT
+from tallystream.storage.keys import FIRST_TOPIC, LAYOUT
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
@@ -248,7 +248,7 @@ def facts_of(deployment: Deployment) -> dict[str, str]:
         "rules": publish(deployment.rules).decode(),
         "spread": " ".join(sorted(deployment.spread)),
     }
-    if deployment.layout.log != FIRST_LOG:
-        facts["log"] = str(deployment.layout.log)
+    if deployment.layout.topic != FIRST_TOPIC:
+        facts["log"] = str(deployment.layout.topic)
         facts["earlier"] = " ".join(f"{log}:{partitions}" for log, partitions in sorted(deployment.earlier.items()))
     return facts

@@ -79,9 +79,9 @@ class Spool(Buffer):
             return self._is_delivered()
 
     @property
-    def log(self) -> int | None:
+    def topic(self) -> int | None:
         """The log whose partitions the queues are for; `None` before there are any."""
-        return self._queues.log if self.names else None
+        return self._queues.topic if self.names else None
 
     def covers(self, cycle: int) -> bool:
         """Tell whether what was sealed in a cycle is planned again when the log moves."""
@@ -127,7 +127,7 @@ class Spool(Buffer):
             SpoolError: entries were planned for another number of partitions.
         """
         with self._lock:
-            if self.names and (len(self.names), self._queues.log) != (layout.partitions, layout.log):
+            if self.names and (len(self.names), self._queues.topic) != (layout.partitions, layout.topic):
                 raise SpoolError(
                     f"{self._spool.folder}: what is spooled was sealed for {len(self.names)} partitions, "
                     f"and there are {layout.partitions}: deliver it where it belongs"
@@ -149,7 +149,7 @@ class Spool(Buffer):
             SpoolError: that could not be written down; nothing has changed.
         """
         with self._lock:
-            switch = records.TopicSwitch(layout.log, [new_name() for _ in layout.keys], list(sequences), list(lasts))
+            switch = records.TopicSwitch(layout.topic, [new_name() for _ in layout.keys], list(sequences), list(lasts))
             if self._segments is not None:
                 self._write(self._segments, records.SWITCH, switch)
             self._queues.planned.extendleft(plan for _, plan in reversed(self._in_flight))

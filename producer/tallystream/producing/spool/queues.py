@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tallystream.producing.partition_queue import new_name
 from tallystream.producing.spool import records
-from tallystream.storage.keys import FIRST_LOG
+from tallystream.storage.keys import FIRST_TOPIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ class SpoolQueues:
     """One queue for each partition, as the gates in the server see it. Not safe across threads: the spool locks."""
 
     def __init__(self) -> None:
-        self.log = FIRST_LOG
+        self.topic = FIRST_TOPIC
         self.names: list[str] = []
         """The queues' names, by partition; none before the partitions are known."""
         self.sequences: list[int] = []
@@ -34,15 +34,15 @@ class SpoolQueues:
         """Begin a new queue for each partition."""
         self.names = [new_name() for _ in layout.keys]
         self.sequences = [0] * layout.partitions
-        self.log = layout.log
+        self.topic = layout.topic
 
     def state(self, namespace: str, planned_to: int) -> records.QueueState:
         """Return the record from which a reader of the files that follow begins."""
-        return records.QueueState(namespace, planned_to, self.names, self.sequences, self.log)
+        return records.QueueState(namespace, planned_to, self.names, self.sequences, self.topic)
 
     def restore(self, state: records.QueueState) -> None:
         """Take the queues of a state record."""
-        self.names, self.sequences, self.log = state.names, state.sequences, state.log
+        self.names, self.sequences, self.topic = state.names, state.sequences, state.topic
 
     @property
     def confirmed_sequences(self) -> list[int]:
@@ -69,7 +69,7 @@ class SpoolQueues:
     def switch(self, switch: records.TopicSwitch) -> None:
         """Go on in another log: leave of each plan what the closed log has not taken, to be planned again."""
         partitions = len(self.names)
-        self.log, self.names, self.sequences = switch.log, switch.names, switch.sequences
+        self.topic, self.names, self.sequences = switch.topic, switch.names, switch.sequences
         planned, self.planned = self.planned, deque()
         for plan in planned:
             if not plan.entries:  # it came from yet another log, and nothing of it was sent to this one

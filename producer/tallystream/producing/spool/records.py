@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from tallystream.producing.buffer import Event
-from tallystream.storage.keys import FIRST_LOG
+from tallystream.storage.keys import FIRST_TOPIC
 
 EVENT: Final = 1
 STATE: Final = 2
@@ -26,7 +26,7 @@ class QueueState(msgspec.Struct, array_like=True):
     planned_to: int
     names: list[str]
     sequences: list[int]
-    log: int = FIRST_LOG
+    topic: int = FIRST_TOPIC
 
 
 class EntryPlan(msgspec.Struct, array_like=True):
@@ -57,7 +57,7 @@ class QueueRename(msgspec.Struct, array_like=True):
 class TopicSwitch(msgspec.Struct, array_like=True):
     """The log goes on in log `log`: its queues' names and first sequences, and the last ones in the log before."""
 
-    log: int
+    topic: int
     names: list[str]
     sequences: list[int]
     lasts: list[int]

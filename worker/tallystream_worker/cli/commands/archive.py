@@ -47,7 +47,7 @@ def archive(
         if once:
             began = time.monotonic()
             events = Archive(
-                client, Store(chosen.url, deployment.layout.namespace, deployment.layout.log), deployment
+                client, Store(chosen.url, deployment.layout.namespace, deployment.layout.topic), deployment
             ).run_once(settled=0)
             seconds = time.monotonic() - began
             if json:

@@ -117,7 +117,7 @@ def _run(wanted: _Wanted) -> Report:
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.load(client, settings.redis.namespace)
         with (
-            opened(settings, wanted.archive, wanted.snapshot, log=deployment.layout.log) as sources,
+            opened(settings, wanted.archive, wanted.snapshot, log=deployment.layout.topic) as sources,
             error_console.status("folding") as status,
         ):
             return run(

@@ -41,7 +41,7 @@ def dead(
     """Look at entries that could not be counted; count them after all, or drop them for good.
 
     A retry counts each event once, under today's rules and as of the time at which it first came; what still
-    cannot be counted is parked again. Dropped events stay in the books as dead.
+    cannot be counted is parked again. Dropped events stay in the ledger as dead.
 
     Parameters
     ----------

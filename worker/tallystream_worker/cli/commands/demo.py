@@ -177,12 +177,12 @@ class Demo:
         moved, counted_before = time.monotonic(), -1
         with Live(console=error_console, refresh_per_second=8, transient=True) as live:
             while not self._stop.is_set():
-                books = totals.run(query_ledger(totals.deployment.layout))
-                live.update(self._view(totals, books.appended, books.counted, time.monotonic() - began))
-                if books.counted >= self._events and all(process.exitcode == 0 for process in producers):
+                ledger = totals.run(query_ledger(totals.deployment.layout))
+                live.update(self._view(totals, ledger.appended, ledger.counted, time.monotonic() - began))
+                if ledger.counted >= self._events and all(process.exitcode == 0 for process in producers):
                     return True
-                if books.counted + books.appended != counted_before:
-                    moved, counted_before = time.monotonic(), books.counted + books.appended
+                if ledger.counted + ledger.appended != counted_before:
+                    moved, counted_before = time.monotonic(), ledger.counted + ledger.appended
                 if time.monotonic() - moved > STALL or any(process.exitcode for process in producers):
                     return False
                 self._stop.wait(0.1)
@@ -198,8 +198,8 @@ class Demo:
         return view
 
     def _stalled(self, totals: Totals) -> int:
-        books = totals.run(query_ledger(totals.deployment.layout))
-        error_console.print(f"gave up: {books.counted:,} of {self._events:,} events are counted and nothing moves")
+        ledger = totals.run(query_ledger(totals.deployment.layout))
+        error_console.print(f"gave up: {ledger.counted:,} of {self._events:,} events are counted and nothing moves")
         return 1
 
     def _verdict(self, totals: Totals, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""The command that shows whether the books balance."""
+"""The command that shows whether the ledger balances."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def status(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Print partitions, lag, pending and dead entries, and whether the books balance."""
+    """Print partitions, lag, pending and dead entries, and whether the ledger balances."""
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         if live:
@@ -82,11 +82,11 @@ def status(
     waiting = f"and {_count(ledger.lag)} entries that wait"
     console.print(f"events: {ledger.ledger['appended']:,} appended = {became}, {waiting}", soft_wrap=True)
     if ledger.unaccounted is None:
-        error_console.print(f"books: open, {_count(ledger.lag)} entries wait to be counted")
+        error_console.print(f"ledger: open, {_count(ledger.lag)} entries wait to be counted")
     elif ledger.unaccounted == 0:
-        error_console.print("books: balance, every appended event is accounted for", style="green")
+        error_console.print("ledger: balances, every appended event is accounted for", style="green")
     else:
-        error_console.print(f"books: {ledger.unaccounted:,} events are UNACCOUNTED for", style="bold red")
+        error_console.print(f"ledger: {ledger.unaccounted:,} events are UNACCOUNTED for", style="bold red")
 
 
 def _unfinished(deployment: Deployment) -> Iterator[str]:

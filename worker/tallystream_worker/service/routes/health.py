@@ -36,7 +36,7 @@ async def readyz(
 ) -> dict[str, Any]:
     """Answer 200 where Redis answers, holds our layout, and every partition has its consumer group; else 503.
 
-    What is wrong with the books takes no traffic away, and is among the `warnings` of a 200.
+    What is wrong with the ledger takes no traffic away, and is among the `warnings` of a 200.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
@@ -48,14 +48,14 @@ async def readyz(
 
 async def _warnings(totals: Totals) -> list[str]:
     try:
-        books = await totals.run(query_ledger((await totals.deployment()).layout))
+        ledger = await totals.run(query_ledger((await totals.deployment()).layout))
     except (RedisError, ConfigurationError):
         return []  # it answered a moment ago: the next look will say
     found = (
-        (books.events["trimmed"], "events were trimmed away before they were counted"),
-        (books.events["dropped"], "parked events were dropped"),
-        (books.parked, "entries are parked: see tallystream dead"),
-        (books.unaccounted or 0, "events are unaccounted for"),
+        (ledger.events["trimmed"], "events were trimmed away before they were counted"),
+        (ledger.events["dropped"], "parked events were dropped"),
+        (ledger.parked, "entries are parked: see tallystream dead"),
+        (ledger.unaccounted or 0, "events are unaccounted for"),
     )
     return [f"{number:,} {what}" for number, what in found if number]
 

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: the books as they are in Redis, read at each scrape, and what this process measures."""
+"""Metrics for Prometheus: the ledger as they are in Redis, read at each scrape, and what this process measures."""
 
 import time
 from collections.abc import Iterable
@@ -37,16 +37,16 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     collector = LedgerCollector(None, None)
     try:
         deployment = await totals.deployment()
-        books, vitals = (
+        ledger, vitals = (
             await totals.run(query_ledger(deployment.layout)),
             await totals.run(query_server_stats(deployment.layout)),
         )
         firing = None
         if deployment.declared is not None:
             firing = await totals.run(query_alerts(deployment.layout, deployment.declared, time.time()))
-        collector = LedgerCollector(books, vitals, deployment.declared, firing)
+        collector = LedgerCollector(ledger, vitals, deployment.declared, firing)
     except (RedisError, ConfigurationError) as error:
-        structlog.get_logger().warning("no books to export", problem=str(error) or type(error).__name__)
+        structlog.get_logger().warning("no ledger to export", problem=str(error) or type(error).__name__)
     text = generate_latest(collector)
     if extra.registry is not None:
         text += generate_latest(extra.registry)
@@ -54,40 +54,40 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
 
 
 class LedgerCollector:
-    """The books as metric families. Labels are metrics, rules and partitions, all declared: never subjects.
+    """The ledger as metric families. Labels are metrics, rules and partitions, all declared: never subjects.
 
     The metric `""` stands for entries whose metric is not known: they could not be read, or name an undeclared one.
     """
 
     def __init__(
         self,
-        books: Ledger | None,
+        ledger: Ledger | None,
         vitals: ServerStats | None,
         rules: Rules | None = None,
         firing: FiringAlerts | None = None,
     ) -> None:
         self._firing = firing
-        self._books = books
+        self._ledger = ledger
         self._rules = rules
         self._vitals = vitals
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
-        yield _gauge("redis_up", "1 if Redis answered this scrape, else 0.", 0 if self._books is None else 1)
-        if self._books is not None:
-            yield from _of_events(self._books, self._rules)
-            yield from _of_partitions(self._books)
+        yield _gauge("redis_up", "1 if Redis answered this scrape, else 0.", 0 if self._ledger is None else 1)
+        if self._ledger is not None:
+            yield from _of_events(self._ledger, self._rules)
+            yield from _of_partitions(self._ledger)
         if self._vitals is not None:
             yield from _of_vitals(self._vitals)
         if self._firing is not None and self._firing.counts:
             yield from _of_alerts(self._firing)
 
 
-def _of_events(books: Ledger, rules: Rules | None) -> Iterable[Metric]:
+def _of_events(ledger: Ledger, rules: Rules | None) -> Iterable[Metric]:
     # A counter that is there from the start with 0: from nothing to 5 is no increase to Prometheus.
     declared = dict.fromkeys(rules.metric, 0) if rules is not None else {}
     appended = _counter("events_appended", "Events that were appended to the streams.")
-    appended.add_metric([], books.appended)
+    appended.add_metric([], ledger.appended)
     yield appended
     for outcome, what in (
         ("counted", "were counted"),
@@ -100,18 +100,18 @@ def _of_events(books: Ledger, rules: Rules | None) -> Iterable[Metric]:
         ("retracted", "were taken back by a retraction"),
     ):
         family = _counter(f"events_{outcome.replace('-', '_')}", f"Events that {what}.", "metric")
-        for metric, events in (declared | dict(books.by_metric(outcome))).items():
+        for metric, events in (declared | dict(ledger.by_metric(outcome))).items():
             family.add_metric([metric], events)
         yield family
     rejected = _counter("events_rejected", "Events that a rule rejected.", "metric", "rule")
     decided = {(name, rule): 0 for name, metric in (rules.metric if rules else {}).items() for rule in metric.rejecting}
-    for labels, events in (decided | dict(books.by_metric_and_rule("rejected"))).items():
+    for labels, events in (decided | dict(ledger.by_metric_and_rule("rejected"))).items():
         rejected.add_metric(labels, events)
     yield rejected
     totals = _gauge(
         "counted_amount", "Sum of all counters of a metric; falls where amounts are negative.", None, "metric"
     )
-    for metric, amount in books.totals.items():
+    for metric, amount in ledger.totals.items():
         totals.add_metric([metric], amount)
     yield totals
     sketched = _gauge(
@@ -121,29 +121,29 @@ def _of_events(books: Ledger, rules: Rules | None) -> Iterable[Metric]:
         None,
         "metric",
     )
-    for metric, amount in books.by_metric("sketched").items():
+    for metric, amount in ledger.by_metric("sketched").items():
         sketched.add_metric([metric], amount)
     yield sketched
     exact = _gauge(
         "exact_subjects", "Subjects with a counter of their own, of metrics with max_subjects.", None, "metric"
     )
-    for metric, subjects in books.by_metric("subjects").items():
+    for metric, subjects in ledger.by_metric("subjects").items():
         exact.add_metric([metric], subjects)
     yield exact
     # No sample rather than a guess: what waiting entries hold is not known.
     yield _gauge(
         "unaccounted_events",
         "Appended events that nothing became of: must be 0. Absent while entries wait.",
-        books.unaccounted,
+        ledger.unaccounted,
     )
 
 
-def _of_partitions(books: Ledger) -> Iterable[Metric]:
+def _of_partitions(ledger: Ledger) -> Iterable[Metric]:
     lag = _gauge("lag_entries", "Entries that are not counted yet, pending ones included.", None, "partition")
     pending = _gauge("pending_entries", "Entries handed to a worker and not acknowledged.", None, "partition")
     oldest = _gauge("oldest_pending_age_seconds", "Age of the oldest pending entry, 0 without one.", None, "partition")
     parked = _gauge("partition_dead_entries", "Entries in the dead stream.", None, "partition")
-    for partition in books.partitions:
+    for partition in ledger.partitions:
         labels = [partition.stream]
         position = partition.position
         lag.add_metric(labels, float("nan") if position.lag is None else position.lag)

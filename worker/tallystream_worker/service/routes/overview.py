@@ -47,7 +47,7 @@ class Summary(Controller):
     path = "/v1"
     tags = ("overview",)
 
-    @get("/overview", summary="Totals by metric, the books, and what is declared")
+    @get("/overview", summary="Totals by metric, the ledger, and what is declared")
     async def overview(self, totals: NamedDependency[Totals], broadcaster: NamedDependency[Broadcaster]) -> Whole:
         """Return what the dashboard begins with; `GET /v1/live?overview=true` keeps it up to date."""
         rules = await published(totals)
