@@ -64,14 +64,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # An application that only emits does not pay for the import of every read: 5 % of the whole.
-    if name == "Totals":
-        from tallystream.reading.totals import Totals  # noqa: PLC0415
+if not TYPE_CHECKING:  # a type checker would take any name for one that is here
 
-        return Totals
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415
+    def __getattr__(name: str) -> Any:
+        """Return what is loaded on first use: an application that only emits does not pay for every read."""
+        if name == "Totals":
+            from tallystream.reading.totals import Totals  # noqa: PLC0415
 
-        return version(__name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return Totals
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415
+
+            return version(__name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ import pytest
 
 from tallystream.errors import EventError, FlushTimeout
 from tallystream.reading.freshness import POLL, ReadBarrier
+from tallystream.reading.query import Query
 from tallystream.wire.position import CountingPosition
 
 
@@ -39,6 +40,20 @@ def test_looks_become_rarer() -> None:
     pauses = [patience.pause() for _ in range(20)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == POLL
+
+
+def test_a_query_is_not_gone_on_with_before_its_time() -> None:
+    """Until a partition has come far enough, a guarded query has no answer and leads to no further query."""
+    group = [{"name": b"g", "last-delivered-id": b"7-0", "lag": 1}]
+    replies = [group, {"pending": 0, "min": None}, b"5"]
+    query: Query[int] = Query(
+        [("XINFO GROUPS", "s"), ("XPENDING", "s", "g"), ("GET", "x")],
+        lambda replies: Query([("GET", replies[2])], lambda replies: int(replies[0])),
+    )
+    assert ReadBarrier("7-1", 60).guard(query).parse(replies) is None
+    follow_up = ReadBarrier("7-0", 60).guard(query).parse(replies)
+    assert isinstance(follow_up, Query)
+    assert (follow_up.commands, follow_up.parse([b"9"])) == ([("GET", b"5")], 9)
 
 
 @pytest.mark.parametrize("after", ["", "x", "1-2-3", "-1", "1-", "\u0661-\u0662"])
