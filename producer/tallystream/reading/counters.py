@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -63,8 +62,7 @@ class SubjectTotals(Figure, frozen=True):
     ratios: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """Values, and how good each of them is.
 
     Attributes:
@@ -75,7 +73,7 @@ class Reading:
 
     values: dict[Counter, int]
     positions: dict[int, CountingPosition]
-    errors: dict[Counter, int] = field(default_factory=dict)
+    errors: dict[Counter, int] = {}  # msgspec makes a new one for each
 
     @property
     def lag(self) -> int | None:

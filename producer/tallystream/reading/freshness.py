@@ -58,6 +58,8 @@ def lag_of(positions: Sequence[CountingPosition]) -> int | None:
 
 def as_of(positions: Sequence[CountingPosition]) -> str:
     """Return the stream ID up to which several partitions are all complete."""
+    if len(positions) == 1:
+        return positions[0].as_of
     return min((position.as_of for position in positions), key=parse_id, default="0-0")
 
 
@@ -89,12 +91,13 @@ class ReadBarrier:
         Raises:
             FlushTimeout: they have not, and the time is up; raised by the query's `parse`.
         """
+        if self._after is None:
+            return query  # type: ignore[return-value]  # an answer is an answer or None
 
         def parse(replies: list[Any]) -> Any:
             return query.parse(replies) if self.ends(positions_among(query.commands, replies)) else None
 
-        guarded: Query[Any] = query if self._after is None else Query(query.commands, parse, query.atomic)
-        return guarded
+        return Query(query.commands, parse, query.atomic)
 
     def ends(self, positions: Sequence[CountingPosition]) -> bool:
         """Tell whether every partition has counted the entry, or has nothing left to count.

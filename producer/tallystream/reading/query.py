@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import msgspec
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
@@ -15,8 +15,7 @@ Other = TypeVar("Other")
 Command = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class Query(Generic[Answer]):
+class Query(msgspec.Struct, Generic[Answer], frozen=True):
     """Commands for one pipeline, and what their replies (errors among them) mean.
 
     `parse` returns the answer, or another query where the replies only say what to ask next.
@@ -41,7 +40,7 @@ class Query(Generic[Answer]):
 
         Such a server refuses to append and to count as well, so the moments do not differ in what matters.
         """
-        return replace(self, atomic=False)
+        return Query(self.commands, self.parse)
 
 
 def raise_on_error(reply: Any) -> Any:

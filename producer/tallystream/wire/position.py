@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_stream_or_group_missing
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 Command = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class CountingPosition:
+class CountingPosition(msgspec.Struct, frozen=True):
     """Where a partition's counting stands.
 
     Attributes:
