@@ -114,6 +114,8 @@ class Sender:
                 self._lost(error)
             except SpoolError as error:
                 self._say(str(error))
+            except Exception as error:  # noqa: BLE001  # a thread that died of a bug would hold every event for ever
+                self._say(f"{type(error).__name__}: {error}", error)
             if led_on:
                 backoff.reset()
             else:
@@ -204,12 +206,12 @@ class Sender:
             self._client.connection_pool.disconnect(inuse_connections=False)
         self._say(str(error) or type(error).__name__)
 
-    def _say(self, problem: str | None) -> None:
-        """One line for each change of state, however often it is met."""
+    def _say(self, problem: str | None, bug: Exception | None = None) -> None:
+        """Log one line for each change of state, however often it is met; with the traceback of a bug."""
         if problem is None and self._problem is not None:
             _log.info("events are sent again")
         elif problem is not None and self._problem is None:
-            _log.warning("events are held, because they cannot be sent: %s", problem)
+            _log.warning("events are held, because they cannot be sent: %s", problem, exc_info=bug)
         self._problem = problem
 
 

@@ -13,6 +13,7 @@ import structlog
 
 from tallystream import BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, StreamFull, TallyError
 from tallystream.producing.appender import _APPEND
+from tallystream.producing.sender import Sender
 from tallystream.reading.totals import Totals
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
@@ -270,6 +271,25 @@ def test_a_connection_that_is_cut_again_and_again(harness):
         producer.flush(20)
     harness.drain()
     assert harness.totals() == {("view", f"article:{n}"): 1000 for n in range(5)}
+
+
+def test_a_bug_does_not_end_the_sending(harness, monkeypatch, caplog):
+    """A pass that fails of a bug is logged once with its traceback, and tried again: no event is held for ever."""
+    passes, step = iter(range(1_000_000)), Sender._pass
+
+    def failing(self):
+        if next(passes) < 3:
+            raise ZeroDivisionError("a bug")
+        return step(self)
+
+    monkeypatch.setattr(Sender, "_pass", failing)
+    with Producer(harness.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(20)
+    harness.drain()
+    assert harness.totals() == {("view", "article:1"): 1}
+    problems = [record for record in caplog.records if "ZeroDivisionError: a bug" in record.getMessage()]
+    assert [record.exc_info[0] for record in problems] == [ZeroDivisionError]
 
 
 def test_threads_share_a_producer(harness):

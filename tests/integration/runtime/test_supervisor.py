@@ -13,6 +13,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.runtime.app import counting, open_deployment
+from tallystream_worker.runtime.partition_follower import PartitionFollower
 from tallystream_worker.runtime.supervisor import WorkerPool
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.waiting import until
@@ -49,12 +50,14 @@ def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
         ensure(self)
 
     monkeypatch.setattr(Fetch, "ensure_group", late)
-    pool = WorkerPool(settings, deployment, structlog.wrap_logger(None, processors=[LogCapture()]))
-    pool.start()
+    log = structlog.wrap_logger(None, processors=[LogCapture()])
+    pool = WorkerPool(settings, deployment, log)
+    follower = PartitionFollower(settings, deployment, log, lambda _: pool)
+    follower.start()
     try:
         until(lambda: all("began with" in (lane.problem or "") for lane in pool.health), what="every partition to stop")
     finally:
-        pool.stop(time.monotonic() + 10)
+        assert follower.stop(time.monotonic() + 10)
     client = server.client()
     assert not any(client.exists(keys.ledger) for keys in deployment.layout.keys)
 

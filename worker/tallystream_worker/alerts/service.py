@@ -80,13 +80,7 @@ def alert_services(
         def quietly() -> None:
             run_once()  # each notification has a line of its own in the log
 
-        return PeriodicService(
-            name,
-            interval,
-            quietly,
-            log,
-            clients=[client],
-        )
+        return PeriodicService(name, interval, quietly, log, clients=[client])
 
     evaluating, delivering = connect(settings.redis.url), connect(settings.redis.url)
 
