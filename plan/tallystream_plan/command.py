@@ -16,7 +16,7 @@ from tallystream_plan.explain import PlanLine, document, drivers, lines
 from tallystream_plan.load import ExpectedLoad
 from tallystream_plan.sizing import plan as make
 from tallystream_worker.capacity.costs import load_costs
-from tallystream_worker.cli.options import AsJson
+from tallystream_worker.cli.options import AsJson, whole_number
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import Settings
@@ -30,18 +30,22 @@ class Expected:
     """What comes, and where it is to be kept."""
 
     events_per_second: Annotated[float, Parameter(help="events a second, at the peak")]
-    subjects: Annotated[int, Parameter(help="different subjects that are counted in a year")]
+    subjects: Annotated[int, Parameter(converter=whole_number, help="different subjects that are counted in a year")]
     metric: Annotated[
         tuple[str, ...],
         Parameter(negative="", help="NAME or NAME=SHARE of the events, as declared; may be repeated; else the first"),
     ] = ()
-    actors: Annotated[int, Parameter(help="different actors of a subject in a year; 0: events name none")] = 0
+    actors: Annotated[
+        int, Parameter(converter=whole_number, help="different actors of a subject in a year; 0: events name none")
+    ] = 0
     retention: Annotated[str | None, Parameter(help="how long the log is kept; default as configured")] = None
-    producers: Annotated[int, Parameter(help="processes that emit")] = 10
+    producers: Annotated[int, Parameter(converter=whole_number, help="processes that emit")] = 10
     linger: Annotated[float, Parameter(help="seconds that an event waits to share an entry")] = 0.005
     skew: Annotated[float, Parameter(help="how unlike subjects are: exponent of Zipf's law, 0 for all alike")] = 1.0
-    partitions: Annotated[int | None, Parameter(help="a number that is fixed; default as few as will do")] = None
-    replicas: Annotated[int, Parameter(help="replicas of each primary")] = 1
+    partitions: Annotated[
+        int | None, Parameter(converter=whole_number, help="a number that is fixed; default as few as will do")
+    ] = None
+    replicas: Annotated[int, Parameter(converter=whole_number, help="replicas of each primary")] = 1
     node_memory: Annotated[float, Parameter(help="GiB of memory of one server")] = 16.0
 
     def load(self, settings: Settings) -> ExpectedLoad:

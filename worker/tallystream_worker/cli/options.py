@@ -14,9 +14,21 @@ from tallystream.errors import ConfigurationError
 from tallystream_worker.settings.load import load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import Token
+
     from tallystream_worker.settings.settings import Settings
 
 _last_url = ""
+
+
+def whole_number(_: object, tokens: Sequence[Token]) -> int:
+    """Read an option that is a whole number: `1.5` is an error, which the option parser itself would round to 2."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"must be a whole number, not {tokens[0].value}") from None
 
 
 def flag(help: str, *, name: str | None = None) -> Parameter:
@@ -98,7 +110,9 @@ def current_url() -> str:
 
 
 Host = Annotated[str | None, Parameter(help="address to listen on; default 127.0.0.1")]
-Port = Annotated[int | None, Parameter(help="port to listen on; default 8080, 0 for any free one")]
+Port = Annotated[
+    int | None, Parameter(converter=whole_number, help="port to listen on; default 8080, 0 for any free one")
+]
 LiveView = Annotated[bool, flag("keep looking, until q or Ctrl-C", name="--live")]
 Every = Annotated[float, Parameter(help="seconds between two looks of --live")]
 AsJson = Annotated[bool, flag("print JSON for programs", name="--json")]
@@ -106,6 +120,7 @@ FromArchive = Annotated[str | None, Parameter(help="folder or URL of the archive
 SnapshotUrl = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
 AcceptLoss = Annotated[bool, flag("go on although a part of the log is gone")]
 MetricsPort = Annotated[
-    int | None, Parameter(help="serve its own /metrics on this port; a worker also /healthz and /readyz")
+    int | None,
+    Parameter(converter=whole_number, help="serve its own /metrics on this port; a worker also /healthz and /readyz"),
 ]
 MetricsHost = Annotated[str, Parameter(help="the address for them; they ask for no token: keep it inside")]

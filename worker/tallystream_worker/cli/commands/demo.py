@@ -27,7 +27,7 @@ from rich.text import Text
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.options import Port, Where, flag, listening
+from tallystream_worker.cli.options import Port, Where, flag, listening, whole_number
 from tallystream_worker.cli.output import console, error_console
 from tallystream_worker.process import logs
 from tallystream_worker.process.signals import stop_on_signals
@@ -61,10 +61,10 @@ _CHUNK: Final = 5_000
 
 def demo(
     *,
-    events: Annotated[int, Parameter(help="events to emit")] = 1_000_000,
+    events: Annotated[int, Parameter(converter=whole_number, help="events to emit")] = 1_000_000,
     once: Annotated[bool, flag("end after the verdict instead of serving on")] = False,
     port: Port = None,
-    seed: Annotated[int, Parameter(help="another load, repeatable")] = 1,
+    seed: Annotated[int, Parameter(converter=whole_number, help="another load, repeatable")] = 1,
     where: Where = Where(),
 ) -> int:
     """Start an embedded server, a worker and the read service, emit a load, and say whether it was counted exactly."""

@@ -9,14 +9,14 @@ from cyclopts import Parameter
 
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.options import Where, flag
+from tallystream_worker.cli.options import Where, flag, whole_number
 
 
 def emit(
     metric: str,
     subject: str,
     *,
-    amount: int = 1,
+    amount: Annotated[int, Parameter(converter=whole_number)] = 1,
     actor: str | None = None,
     at: float | None = None,
     id: str | None = None,  # the event's own word

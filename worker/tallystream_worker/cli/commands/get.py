@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tallystream.errors import EventError
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.options import AsJson, Where, whole_number
 from tallystream_worker.cli.output import error_console, print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def get(
     /,
     *,
     window: Annotated[str | None, Parameter(help="the series of this window (needs METRIC): hour, day, ...")] = None,
-    last: Annotated[int, Parameter(help="buckets of the series")] = 24,
+    last: Annotated[int, Parameter(converter=whole_number, help="buckets of the series")] = 24,
     over: Annotated[str | None, Parameter(help="the sum over a range that ends now (needs METRIC), such as 7d")] = None,
     after: Annotated[str | None, Parameter(help="wait until this stream ID is counted")] = None,
     json: AsJson = False,

@@ -15,7 +15,7 @@ from tallystream.reading.query import Query
 from tallystream.reading.totals import Totals
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
-from tallystream_worker.cli.options import AsJson, Where, flag
+from tallystream_worker.cli.options import AsJson, Where, flag, whole_number
 from tallystream_worker.cli.output import error_console, print_json
 from tallystream_worker.cli.progress import IngestBar
 from tallystream_worker.ingest import Field, Format, Mapping, open_source
@@ -44,7 +44,7 @@ def ingest(  # each is an option of the command
     actor: Annotated[Field | None, Parameter(help="part of an access-log line that says who")] = "host",
     source: Annotated[str, Parameter(help="count files again that were counted before, as of another source")] = "",
     processes: Annotated[
-        int | None, Parameter(help="processes that read; default one less than there are cores")
+        int | None, Parameter(converter=whole_number, help="processes that read; default one less than there are cores")
     ] = None,
     wait: Annotated[bool, flag("return only when everything is counted")] = False,
     json: AsJson = False,

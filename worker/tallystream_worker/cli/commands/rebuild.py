@@ -13,7 +13,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.generation import build
-from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag
+from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag, whole_number
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
 from tallystream_worker.rebuild.compare import compare
@@ -32,7 +32,7 @@ def rebuild(
     undo: Annotated[bool, flag("catch up the counters from before, and go back to them")] = False,
     drop: Annotated[bool, flag("remove the counters, and the log, that are not live")] = False,
     partitions: Annotated[
-        int | None, Parameter(help="move everything to this many partitions, while events flow")
+        int | None, Parameter(converter=whole_number, help="move everything to this many partitions, while events flow")
     ] = None,
     json: AsJson = False,
     where: Where = Where(),

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.live_view import follow
-from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
+from tallystream_worker.cli.options import AsJson, Every, LiveView, Where, whole_number
 from tallystream_worker.cli.output import error_console, print_json, print_table
 from tallystream_worker.cli.screens import TopScreen
 
@@ -18,7 +18,8 @@ def top(
     metric: str,
     *,
     n: Annotated[
-        int | None, Parameter(name=["-n", "--n"], help="how many; default 10, or all where less are kept")
+        int | None,
+        Parameter(converter=whole_number, name=["-n", "--n"], help="how many; default 10, or all where less are kept"),
     ] = None,
     window: Annotated[str | None, Parameter(help="a window such as day, or a range such as 7d; else all time")] = None,
     live: LiveView = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tallystream_worker.cli.options import MetricsHost, MetricsPort, Tenants
+from tallystream_worker.cli.options import MetricsHost, MetricsPort, Tenants, whole_number
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.runtime.processes import run_many, run_one
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def worker(
     *,
-    processes: Annotated[int | None, Parameter(help="worker processes; one for each core to spend")] = None,
+    processes: Annotated[
+        int | None, Parameter(converter=whole_number, help="worker processes; one for each core to spend")
+    ] = None,
     name: Annotated[str | None, Parameter(help="consumer name; default the host's name")] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
