@@ -43,7 +43,7 @@ def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, durabilit
                 producer.emit("view", "article:1")
             producer.flush(20, wait="counted")
             assert totals.get("article:1", "view").value == 100
-            assert runner.run(read_service.get("article:1", "view")) == 100
+            assert runner.run(read_service.get("article:1", "view")).value == 100
             servers.fail_over()
             for _ in range(50):
                 producer.emit("view", "article:1")
@@ -53,7 +53,7 @@ def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, durabilit
             producer.flush(60)
             until(lambda: answered(lambda: totals.get("article:1", "view").value) == 150, timeout=30, what="all 150")
             until(
-                lambda: answered(lambda: runner.run(read_service.get("article:1", "view"))) == 150,
+                lambda: answered(lambda: runner.run(read_service.get("article:1", "view")).value) == 150,
                 timeout=30,
                 what="all 150, to the read service",
             )

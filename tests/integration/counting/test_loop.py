@@ -58,6 +58,33 @@ def test_a_poison_entry_leaves_its_neighbours_alone(limited):
     assert consumer.run_once() == 1
 
 
+def test_a_poison_entry_does_not_hold_up_what_comes_after_an_outage(limited):
+    """After a lost connection a worker tries its own pending entries once, then goes on to new ones."""
+    bad = poison(limited)
+    consumer = limited.consumer()
+    consumer.run_once()
+    for as_delivery in (False, True):
+        consumer.fetch.recover(as_delivery=as_delivery)
+        append(limited, "after")
+        for _ in range(3):
+            consumer.run_once()
+        assert limited.pending() == [bad]
+    assert limited.totals() == {("view", "after"): 2}
+
+
+def test_a_stale_batch_is_tried_as_if_for_the_first_time(harness):
+    """What another worker has counted excludes nothing: neither what the fold found in it nor what the server did."""
+    stream, most = harness.layout.keys[0].stream, 2**53 - 1
+    for amount in (most, -most, 5):
+        harness.client.xadd(stream, {"metric": "view", "subject": "s", "amount": str(amount)})
+    first, second, third = harness.fetch(0, "reader")(10, 0)
+    for batch in ([first], [second], [first, third]):
+        reads = iter([batch])
+        harness.consumer(0, fetch=lambda *_, reads=reads: next(reads)).run_once()
+    assert harness.totals() == {("view", "s"): 5}
+    assert harness.dead() == []
+
+
 def test_a_poison_entry_alone_is_parked(limited):
     """After its deliveries a poison entry is parked by itself, with the reason, and the books balance."""
     append(limited, "a", "b")

@@ -283,7 +283,7 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         harness.finish()
         assert harness.totals() == {("view", "a"): 6}
         assert (
-            topic.propose(harness.client, Deployment.create_or_load(harness.client), 4).log == 3
+            topic.propose(harness.client, Deployment.create_or_load(harness.client), 4).topic == 3
         )  # a number is never used again
 
 

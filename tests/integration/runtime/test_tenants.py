@@ -75,7 +75,7 @@ def test_two_namespaces_share_nothing(server: Server) -> None:
         of_blog.emit("view", "article:1", 7)
         of_shop.flush(10, wait="counted")
         of_blog.flush(10, wait="counted")
-        assert (in_shop.get("article:1", "view"), in_blog.get("article:1", "view")) == (5, 7)
+        assert (in_shop.get("article:1", "view").value, in_blog.get("article:1", "view").value) == (5, 7)
 
         with pytest.raises(EventError, match="clap is not declared"):
             of_shop.emit("clap", "article:1")

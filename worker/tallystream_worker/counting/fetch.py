@@ -64,6 +64,7 @@ class Fetch:
         self._cursor = _DONE
         self._claim_at = 0.0
         self._recovering = True
+        self._recovered = "0-0"
         self._as_delivery = True  # whoever held them last may have died of one of them
         self.lost = 0
         """Entries that were trimmed away before they were counted."""
@@ -97,6 +98,7 @@ class Fetch:
             as_delivery: Count it against the entries, because one of them may be what the batch failed of.
         """
         self._recovering = True
+        self._recovered = "0-0"
         self._as_delivery = self._as_delivery or as_delivery
 
     def __call__(self, count: int, block: float) -> list[Entry]:
@@ -120,20 +122,27 @@ class Fetch:
         return self._read(">", count, block)
 
     def _own_pending(self, count: int) -> list[Entry]:
+        """Read our own pending entries once, oldest first: an entry that fails again does not hold up the rest."""
         again = self._delivered_again if self._as_delivery else self._still_held
         while found := again(count):
+            self._recovered = found[-1].id
             if entries := self._without_lost(found):
                 return entries
         return []
 
     def _delivered_again(self, count: int) -> list[Entry]:
-        entries = self._read("0", count, 0)
+        entries = self._read(self._recovered, count, 0)
         return self._with_deliveries(entries) if entries else []
 
     def _still_held(self, count: int) -> list[Entry]:
         """Read what we hold without adding to its count, and stay its holder."""
         rows: list[dict[str, Any]] = self._client.xpending_range(
-            self._keys.stream, self._keys.group, min="-", max="+", count=count, consumername=self._consumer
+            self._keys.stream,
+            self._keys.group,
+            min=f"({self._recovered}",
+            max="+",
+            count=count,
+            consumername=self._consumer,
         )
         if not rows:
             return []

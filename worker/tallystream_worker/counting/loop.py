@@ -103,9 +103,11 @@ class CountingLoop:
             case Applied(unconfirmed=problem, seconds=seconds):
                 self._publish(batch, seconds)
                 raise Unconfirmed(f"a batch was counted, and {problem}")
-            case Stale(pending):  # another worker was first with some entries; the pending ones are still to be tried
+            case Stale(pending):
+                # Another worker was first with some entries. What was excluded may have been excluded because of them,
+                # so the pending ones are tried as if for the first time.
                 entries = [entry for entry in batch.entries if entry.id in pending]
-                return self._count(self._quarantine.batches(entries, batch.excluded, batch.conflicts + 1))
+                return self._count(self._quarantine.batches(entries, conflicts=batch.conflicts + 1))
             case TotalsRejected(totals):
                 return self._count(self._quarantine.batches(batch.entries, batch.excluding(totals), batch.conflicts))
             case Failed(error):

@@ -104,9 +104,13 @@ class PartitionFollower:
             self._go_on(found)
 
     def _go_on(self, found: Deployment) -> None:
-        before, self._deployment = self.pool, found
-        self.pool = self._make(found)  # first: what has come since the move waits for it
-        self.pool.start()
+        pool = self._make(found)  # first: what has come since the move waits for it
+        try:
+            pool.start()
+        except Exception:
+            self._end(pool, time.monotonic() + self._timeout)
+            raise  # the next pass tries again
+        before, self.pool, self._deployment = self.pool, pool, found
         if self._is_stopping:
             self.pool.quiet()
         self._log.info("counting goes on in another log", log=found.layout.topic, partitions=found.layout.partitions)
