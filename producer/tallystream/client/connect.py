@@ -18,6 +18,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from tallystream.client.cluster.client import ClusterClient
+from tallystream.client.cluster.router import Router
 from tallystream.client.silence_watch import failover_aware
 from tallystream.errors import ConfigurationError
 
@@ -93,7 +94,7 @@ def _cluster(url: _ClusterUrl, settings: dict[str, Any]) -> redis.Redis:
     def open_watched(address: tuple[str, int], is_replaced: Callable[[], bool]) -> redis.Redis:
         return open_node(address, **failover_aware(is_replaced, tls=url.scheme == "rediss"))
 
-    return ClusterClient(url.hosts, open_node, open_watched)
+    return ClusterClient(Router(url.hosts, open_node, open_watched))
 
 
 def _connected(connection: Any) -> None:

@@ -16,39 +16,30 @@ import redis
 from redis.exceptions import RedisError, TryAgainError
 
 from tallystream.client.cluster.pipeline import ClusterPipeline
-from tallystream.client.cluster.router import Router
 from tallystream.client.cluster.slots import goes_everywhere, guarded, key_of, slot_of
 from tallystream.client.cluster.topology import PATIENCE
 from tallystream.client.replies import BROKEN, NOT_EXECUTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
     from redis.client import Pipeline
 
-    from tallystream.client.cluster.router import Opener
+    from tallystream.client.cluster.router import Router
     from tallystream.client.cluster.slots import Command
-    from tallystream.client.cluster.topology import Address, Topology
+    from tallystream.client.cluster.topology import Topology
 
 
 class ClusterClient(redis.Redis):
     """Sends each command to the node that serves its slot; safe across threads.
 
     Args:
-        seeds: Some of the nodes.
-        open_node: Makes a client of one node, for a question, with other settings where some are given.
-        open_watched: Makes the client of one node that commands are sent by; it asks the second argument, now and
-            then, whether to go on waiting for a reply.
+        router: Finds the nodes.
     """
 
-    def __init__(
-        self,
-        seeds: Sequence[Address],
-        open_node: Opener,
-        open_watched: Callable[[Address, Callable[[], bool]], redis.Redis],
-    ) -> None:
-        self._router = Router(seeds, open_node, open_watched)
-        super().__init__(connection_pool=_Pools(self._router.topology))
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        super().__init__(connection_pool=_Pools(router.topology))
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Execute a command on the node that it concerns, or on every one that it concerns.
