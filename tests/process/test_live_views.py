@@ -98,7 +98,7 @@ def test_status_ticks_on_a_terminal_until_q(server: Server) -> None:
             terminal.shows("ledger balances")
             with Producer(harness.url) as producer:
                 producer.emit("view", "a", 5)
-            terminal.shows("books open: 1 entries wait")
+            terminal.shows("ledger open: 1 entries wait")
             harness.drain()
             terminal.shows("ledger balances(?s:.*)counted 1 ")
             terminal.resize(24, 50)

@@ -62,6 +62,9 @@ def test_readers_go_on_after_hours_without_redis(
             back.set()
             (update,) = await reader.next()
         monkeypatch.setattr(asyncio, "sleep", sleep)
+        async with asyncio.timeout(30):  # the pass that told the reader is logged when it ends
+            while len(lines) < 2:
+                await sleep(0.01)
         await broadcaster.close()
         assert first.event == update.event == "counters"
         assert b'"value":1' in update.body
