@@ -72,6 +72,23 @@ def test_a_poison_entry_does_not_hold_up_what_comes_after_an_outage(limited):
     assert limited.totals() == {("view", "after"): 2}
 
 
+@pytest.mark.parametrize("run", [7, 9, 30])
+def test_a_run_of_poison_entries_parks_none_of_the_good_ones(limited, run):
+    """However many poison entries come first, the good ones behind them are counted, and the poison alone is parked."""
+    bad = [poison(limited) for _ in range(run)]
+    append(limited, *(f"a{n}" for n in range(20)))
+    consumer = limited.consumer(claim_idle=0, max_deliveries=10)
+    for _ in range(200):
+        try:
+            consumer.run_once()
+        except ResponseError:
+            consumer.fetch.recover(as_delivery=True)
+        if not limited.pending() and limited.waiting() == 0:
+            break
+    assert len(limited.totals()) == 20
+    assert sorted(dead[b"source"].decode() for dead in limited.dead()) == sorted(bad)
+
+
 def test_a_stale_batch_is_tried_as_if_for_the_first_time(harness):
     """What another worker has counted excludes nothing: neither what the fold found in it nor what the server did."""
     stream, most = harness.layout.keys[0].stream, 2**53 - 1

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     FoldEntries = Callable[[Sequence[Entry], Mapping[FoldFault, str] | None], tuple[FoldResult, Sequence[Entry]]]
 
 _MOST_FAILED: Final = 8
-"""Entries that may fail one by one, with no batch counted between them, before the fault is not in the entries."""
+"""Entries that may fail one by one, with no batch counted between them, before the pass ends with their error."""
+
+_MOST_SUSPECTS: Final = 10_000
+"""Entries that have failed and are remembered; beyond it the memory begins again."""
 
 
 def is_entry_error(error: Exception) -> bool:
@@ -43,7 +46,8 @@ class Quarantine:
     def __init__(self, fold: FoldEntries, on_refused: Callable[[Entry, Exception], None]) -> None:
         self._fold = fold
         self._on_refused = on_refused
-        self._failed: set[str] = set()
+        self._failed = 0
+        self._suspects: set[str] = set()
 
     def batches(
         self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None, conflicts: int = 0
@@ -58,6 +62,9 @@ class Quarantine:
         Raises:
             Exception: as `bisect` does.
         """
+        # What failed before comes last, so that a run of poison entries cannot keep the good ones behind it uncounted
+        # until their deliveries exceed the limit as well.
+        entries = sorted(entries, key=lambda entry: entry.id in self._suspects)
         while entries:
             try:
                 batch, rest = self._fold(entries, excluded)
@@ -84,11 +91,15 @@ class Quarantine:
         yield from self.batches(entries[middle:])
 
     def clear(self) -> None:
-        """Forget the entries that failed, because a batch was counted since: the fault was in them."""
-        self._failed.clear()
+        """Begin to count failures again, because a batch was counted since: the fault was in the entries."""
+        self._failed = 0
 
     def _leave_pending(self, entry: Entry, error: Exception) -> None:
-        self._failed.add(entry.id)
-        if len(self._failed) >= _MOST_FAILED:
+        if len(self._suspects) >= _MOST_SUSPECTS:
+            self._suspects.clear()
+        self._suspects.add(entry.id)
+        self._failed += 1
+        if self._failed >= _MOST_FAILED:
+            self._failed = 0
             raise error
         self._on_refused(entry, error)
