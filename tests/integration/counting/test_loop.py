@@ -75,8 +75,9 @@ def test_a_poison_entry_does_not_hold_up_what_comes_after_an_outage(limited):
 @pytest.mark.parametrize("run", [7, 9, 30])
 def test_a_run_of_poison_entries_parks_none_of_the_good_ones(limited, run):
     """However many poison entries come first, the good ones behind them are counted, and the poison alone is parked."""
+    append(limited, *(f"before{n}" for n in range(300)))  # so many that reads have grown when they come to the poison
     bad = [poison(limited) for _ in range(run)]
-    append(limited, *(f"a{n}" for n in range(20)))
+    append(limited, *(f"after{n}" for n in range(100)))
     consumer = limited.consumer(claim_idle=0, max_deliveries=10)
     for _ in range(200):
         try:
@@ -85,7 +86,7 @@ def test_a_run_of_poison_entries_parks_none_of_the_good_ones(limited, run):
             consumer.fetch.recover(as_delivery=True)
         if not limited.pending() and limited.waiting() == 0:
             break
-    assert len(limited.totals()) == 20
+    assert len(limited.totals()) == 400
     assert sorted(dead[b"source"].decode() for dead in limited.dead()) == sorted(bad)
 
 
