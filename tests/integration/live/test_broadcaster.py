@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from structlog.testing import capture_logs
 
 from tallystream_worker.live.broadcaster import Broadcaster
 from tallystream_worker.live.subscriber import LiveReader
@@ -62,16 +61,12 @@ def test_readers_go_on_after_hours_without_redis(
             back.set()
             (update,) = await reader.next()
         monkeypatch.setattr(asyncio, "sleep", sleep)
-        async with asyncio.timeout(30):  # the pass that told the reader is logged when it ends
-            while len(lines) < 2:
-                await sleep(0.01)
         await broadcaster.close()
         assert first.event == update.event == "counters"
         assert b'"value":1' in update.body
         assert [message.event for message in told] == ["stale"]
 
-    with Harness(server.url) as harness, capture_logs() as lines:
+    with Harness(server.url) as harness:
         asyncio.run(follow(harness))
     assert len(pauses) >= FAILURES
     assert max(pauses) <= 5.0
-    assert [line["event"] for line in lines] == ["live updates stand still", "live updates go on"]
