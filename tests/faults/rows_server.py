@@ -153,7 +153,7 @@ def flushed(world: World) -> None:
     world.watch.allow_rewind()
     world.inject("FLUSHALL")
     world.loss = "FLUSHALL deleted it"
-    world.until(lambda: "not counting" in worker.said(), "the alarm")
+    world.until(lambda: "partition.paused" in worker.said(), "the alarm")
     world.arrive(50)
     world.expect(world.harness.totals() == {}, "something was counted on top of nothing")
     if place:

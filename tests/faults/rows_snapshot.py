@@ -95,7 +95,7 @@ def _locked(world: World, place: Place) -> None:
     with contextlib.closing(sqlite3.connect(place.file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         victim = _snapshots(world, place)
-        world.until(lambda: "does not work" in victim.said(), "the word that the database is locked")
+        world.until(lambda: "task.failed" in victim.said(), "the word that the database is locked")
         world.inject("database locked")
         other.execute("ROLLBACK")
     _works_again(world, victim)
@@ -105,14 +105,14 @@ def _away(world: World, place: Place) -> None:
     """Take the database away, and bring it back."""
     elsewhere = place.folder.rename(world.folder / "elsewhere")
     victim = _snapshots(world, place)
-    world.until(lambda: "does not work" in victim.said(), "the word that there is no database")
+    world.until(lambda: "task.failed" in victim.said(), "the word that there is no database")
     world.inject("database away")
     elsewhere.rename(place.folder)
     _works_again(world, victim)
 
 
 def _works_again(world: World, victim: Child) -> None:
-    world.until(lambda: "works again" in victim.said(), "the next snapshot")
+    world.until(lambda: "task.recovered" in victim.said(), "the next snapshot")
     world.kill(victim)
 
 

@@ -75,6 +75,6 @@ def test_a_worker_says_how_it_is(fresh_server, port):
             _, log = worker.communicate(timeout=20)
     lines = [json.loads(line) for line in log.splitlines()]
     per_partition = [
-        line for line in lines if line["event"] == "not counting" and line.get("stream", "").startswith("tally:{p0")
+        line for line in lines if line["event"] == "partition.paused" and line.get("stream", "").startswith("tally:{p0")
     ]
     assert 1 <= len(per_partition) <= 3, "one line for each change of state, not one for each attempt"

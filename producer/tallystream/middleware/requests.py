@@ -55,4 +55,4 @@ class RequestCounter:
     def _say(self, problem: str) -> None:
         if problem != self._problem:
             self._problem = problem
-            _log.error("requests are not counted: %s", problem)
+            _log.error("requests.not_counted problem=%r", problem)

@@ -102,14 +102,14 @@ class RollbackWatch:
             queue, stream = queues[partition], layout.keys[partition].stream
             if is_another_life:
                 self._rename(partition, queue)
-                _log.warning("%s was begun anew: what was confirmed there before is not sent again", stream)
+                _log.warning("stream.reset stream=%s: entries confirmed by the old stream are not sent again", stream)
                 continue
             rollback = queue.roll_back(last)
             if rollback.lost:
                 self._rename(partition, queue)
             self.lost += rollback.lost
             _log.warning(
-                "%s lost entries that it had confirmed: %d are sent again, %d are not held any more",
+                "stream.rolled_back stream=%s resent=%d lost=%d: the server lost confirmed entries",
                 stream, rollback.again, rollback.lost,
             )  # fmt: skip
         self.rewound += len(self._suspects)

@@ -97,7 +97,7 @@ class SendQueue:
             appender.move(layout)
         for partition, entry in parts:
             appender.push(partition, entry)
-        _log.info("the events go on to %d partitions, in log %d", layout.partitions, layout.topic)
+        _log.info("topic.switched topic=%d partitions=%d", layout.topic, layout.partitions)
 
     def _settle(self, confirmed: list[SealedEntry]) -> None:
         oldest = self.appender.oldest_cycle

@@ -182,9 +182,9 @@ class Sender:
             except SpoolError as error:
                 segments.close()
                 self._refused.add(segments.folder.name)
-                _log.warning("%s", error)
+                _log.warning("spool.unreadable problem=%r", str(error))
                 continue
-            _log.info("%s: %d events of a process that has died are sent", segments.folder, buffer.emitted)
+            _log.info("spool.adopted folder=%s events=%d", segments.folder, buffer.emitted)
             return
         self._scan_at = time.monotonic() + _SCAN
 
@@ -209,9 +209,9 @@ class Sender:
     def _say(self, problem: str | None, bug: Exception | None = None) -> None:
         """Log one line for each change of state, however often it is met; with the traceback of a bug."""
         if problem is None and self._problem is not None:
-            _log.info("events are sent again")
+            _log.info("sending.resumed")
         elif problem is not None and self._problem is None:
-            _log.warning("events are held, because they cannot be sent: %s", problem, exc_info=bug)
+            _log.warning("sending.paused problem=%r", problem, exc_info=bug)
         self._problem = problem
 
 

@@ -356,7 +356,7 @@ def test_an_audit_is_done_by_one_worker_when_it_is_due(harness):
     assert done["differences"] == 1
     assert (second.run_once(), first.run_once()) == (None, None)
     ((event, fields),) = lines
-    assert (event, fields["first"]) == ("counters differ", "total:view:s3")
+    assert (event, fields["first"]) == ("audit.counters_differ", "total:view:s3")
     with closing(Totals(harness.url)) as totals:
         vitals = totals.run(query_server_stats(totals.deployment.layout))
     assert vitals.audit is not None

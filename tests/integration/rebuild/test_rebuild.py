@@ -279,6 +279,6 @@ def test_rules_that_change_are_said(server):
         pass
     with counting(settings_for(server.url, Rules({"view": Metric(top=5), "like": Metric(floor=0)})), logger):
         pass
-    (warning,) = [entry for entry in log.entries if "rules have changed" in entry["event"]]
+    (warning,) = [entry for entry in log.entries if entry["event"] == "rules.changed"]
     assert warning["metrics"] == "view"
-    assert "tallystream rebuild" in warning["event"]
+    assert "tallystream rebuild" in warning["action"]

@@ -77,7 +77,7 @@ def emit(url: str, events: int) -> None:
 
 def delivered(lines: LogCapture) -> list[str]:
     """Return the states of the notifications that were logged."""
-    return [line["state"] for line in lines.entries if line["event"] == "alert"]
+    return [line["state"] for line in lines.entries if line["event"] == "alert.changed"]
 
 
 def test_a_pass_of_each_service_can_be_made_by_hand(server, chosen, lines, tmp_path):

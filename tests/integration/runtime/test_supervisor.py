@@ -94,9 +94,9 @@ def test_metrics_that_raise_stop_nothing(server):
             assert totals.get("article:1", "view").value == 5
             assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
         until(lambda: all(lane.problem is None for lane in pool.health), what="every partition to count")
-    failed = [entry for entry in log.entries if entry["event"] == "a subscriber failed"]
+    failed = [entry for entry in log.entries if entry["event"] == "subscriber.failed"]
     assert [line["problem"] for line in failed] == ["KeyError: 'a metric'"]
-    assert not [entry for entry in log.entries if entry["event"] in {"entry left pending", "not counting"}]
+    assert not [entry for entry in log.entries if entry["event"] in {"entry.left_pending", "partition.paused"}]
 
 
 def test_a_worker_accounts_for_what_vanished(server):
@@ -120,7 +120,7 @@ def test_a_worker_accounts_for_what_vanished(server):
                 what="the loss to be in the books",
             )
         assert (books.appended, books.counted, books.events["trimmed"], books.unaccounted) == (6, 1, 5, 0)
-    lines = [entry for entry in log.entries if entry["event"].startswith("events lost")]
+    lines = [entry for entry in log.entries if entry["event"] == "events.lost"]
     assert sum(line["events"] for line in lines) == 5
     assert {line["log_level"] for line in lines} == {"error"}
 

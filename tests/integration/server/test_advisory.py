@@ -44,4 +44,4 @@ def test_a_server_is_asked(server: Server) -> None:
         warn_of_holes("redis://127.0.0.1:1", structlog.get_logger())
     info = server.client().info("server")
     expected = lua_advice(info)
-    assert [line["reason"] for line in said] == ([] if expected is None else [expected])
+    assert [line["problem"] for line in said] == ([] if expected is None else [expected])

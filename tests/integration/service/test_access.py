@@ -315,8 +315,8 @@ def test_listening_to_everyone_without_a_token_is_said_loudly() -> None:
     with capture_logs() as said, serving(settings_for(NOBODY, host="0.0.0.0")):  # noqa: S104
         pass
     assert [line["log_level"] for line in said] == ["warning"]
-    assert "EXPOSED WITHOUT A TOKEN" in said[0]["event"]
-    assert "TALLYSTREAM_SERVE_READ_TOKEN" in said[0]["remedy"]
+    assert said[0]["event"] == "service.exposed"
+    assert "TALLYSTREAM_SERVE_READ_TOKEN" in said[0]["action"]
     with capture_logs() as said:
         with serving(settings_for(NOBODY, host="0.0.0.0", **TOKENS)):  # noqa: S104
             pass

@@ -90,7 +90,7 @@ def test_failed_passes_are_tried_again_at_growing_pauses(lines):
     assert copying.health.passed > passed
     assert copying.attempt() == 1.0
     assert [(line["event"], line["service"]) for line in lines.entries] == [
-        ("does not work", "copy"), ("works again", "copy"), ("does not work", "copy"),
+        ("task.failed", "copy"), ("task.recovered", "copy"), ("task.failed", "copy"),
     ]  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_what_was_done_is_a_line(lines):
     copying = service(lines, lambda: next(results))
     for _ in range(3):
         copying.attempt()
-    assert [(line["event"], line["events"]) for line in lines.entries] == [("done", 3)]
+    assert [(line["event"], line["events"]) for line in lines.entries] == [("task.done", 3)]
 
 
 def test_a_pass_that_does_not_end_is_left_alone(lines):

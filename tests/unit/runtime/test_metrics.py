@@ -48,7 +48,7 @@ def test_metrics_that_others_can_read_are_warned_of(host: str, warnings: int) ->
     server.shutdown()
     server.server_close()
     assert [line["host"] for line in said] == [host] * warnings
-    assert all("--metrics-host" in line["remedy"] for line in said)
+    assert all("--metrics-host" in line["action"] for line in said)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class _Receiver:
         self.queue: deque[Notification] = deque()
         self.due = 0.0
         self.backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
-        self.state = StateLog(log, failed="notification not taken", works="notifications are taken again")
+        self.state = StateLog(log, failed="notification.failed", works="notification.recovered")
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,9 @@ class Notifier:
             self._held.add(place)
             hook = self._hooks.get(notice.fields["alert"])
             self._log.warning(
-                "alert", alert=notice.fields["alert"], state=notice.fields["state"], metric=notice.fields["metric"],
-                subject=notice.fields["subject"], value=notice.fields["value"], id=notice.id,
+                "alert.changed", alert=notice.fields["alert"], state=notice.fields["state"],
+                metric=notice.fields["metric"], subject=notice.fields["subject"],
+                value=notice.fields["value"], id=notice.id,
             )  # fmt: skip
             self._receivers.setdefault(hook.url if hook else "", _Receiver(self._log)).queue.append(notice)
 
@@ -196,7 +197,7 @@ class Notifier:
                 receiver.due = time.monotonic() + receiver.backoff.next()
                 break
             else:
-                self._log.error("notification given up", alert=alert, problem=problem, id=notice.id)
+                self._log.error("notification.abandoned", alert=alert, problem=problem, id=notice.id)
                 self._delivered(alert, "abandoned")
             self._settle(notice)
             receiver.queue.popleft()

@@ -80,4 +80,4 @@ def publish(result: BatchResult, subscribers: Iterable[BatchSubscriber], on_erro
 
 def log_subscriber_error(error: Exception) -> None:
     """Write an error of a subscriber to the log."""
-    structlog.get_logger().error("a subscriber failed", exc_info=error)
+    structlog.get_logger().error("subscriber.failed", problem=f"{type(error).__name__}: {error}", exc_info=error)

@@ -93,7 +93,7 @@ class Broadcaster:
         self._ended = False
         self._problem: StaleMessage | None = None
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        self._state = StateLog(structlog.get_logger(), failed="live updates stand still", works="live updates go on")
+        self._state = StateLog(structlog.get_logger(), failed="live.paused", works="live.resumed")
         self._data = ""
         self._at: Cursor | None = None
         self._positions: Sequence[CountingPosition] = ()

@@ -171,8 +171,8 @@ class HotSubjects:
         if hot.is_hot and self._logged.get(keys.stream) != name:
             self._logged[keys.stream] = name
             self._log.info(
-                "one subject gets most of a partition's events", stream=keys.stream, metric=hot.metric,
-                subject=hot.subject, share=round(hot.share, 2), help=advice(hot, rules),
+                "partition.hot_subject", stream=keys.stream, metric=hot.metric,
+                subject=hot.subject, share=round(hot.share, 2), action=advice(hot, rules),
             )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ class LossFinder:
         self._client = client
         self._deployment = deployment
         self._log = log
-        self._unaccounted = StreamStates(log, "events unaccounted for", "over: events unaccounted for")
+        self._unaccounted = StreamStates(log, "events.unaccounted", "events.accounted")
 
     def run_once(self) -> None:
         """Put what has vanished uncounted into the ledger of each partition.
@@ -78,8 +78,8 @@ class LossFinder:
         loss = settle_losses(self._client, keys)
         if loss is not None and loss.proved:
             self._log.error(
-                "events lost: their entries vanished from the stream before they were counted",
-                stream=keys.stream, entries=loss.entries, events=loss.events,
+                "events.lost", stream=keys.stream, entries=loss.entries, events=loss.events,
+                problem="their entries vanished from the stream before they were counted",
             )  # fmt: skip
         state = self._unaccounted[keys.stream]
         if loss is not None and not loss.proved:

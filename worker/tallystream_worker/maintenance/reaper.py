@@ -80,10 +80,10 @@ class Reaper:
     def _partition(self, _number: int, keys: PartitionKeys, _found: Deployment) -> None:
         forgotten, taken = reap_consumers(self._client, keys, self._heir)
         if forgotten or taken:
-            self._log.info("consumers gone", stream=keys.stream, forgotten=forgotten, entries_taken_over=taken)
+            self._log.info("consumer.removed", stream=keys.stream, consumers=forgotten, entries_claimed=taken)
         self._cursors[keys.stream], producers = reap_producers(self._client, keys, self._cursors[keys.stream])
         if producers:
-            self._log.info("producers forgotten", stream=keys.stream, producers=producers)
+            self._log.info("producer.expired", stream=keys.stream, producers=producers)
 
 
 def reaper_service(

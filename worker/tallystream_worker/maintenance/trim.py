@@ -106,8 +106,8 @@ class Trimmer:
         self._retention = retention
         self._log = log
         self._stopping = stopping
-        self._full = StreamStates(log, "stream is nearly full", "over: stream is nearly full")
-        self._dead_full = StreamStates(log, "dead stream is nearly full", "over: dead stream is nearly full")
+        self._full = StreamStates(log, "stream.nearly_full", "stream.has_room")
+        self._dead_full = StreamStates(log, "dead_letters.nearly_full", "dead_letters.have_room")
 
     def run_once(self) -> None:
         """Remove from each partition what is out of retention.
@@ -143,7 +143,7 @@ class Trimmer:
             used, more_entries, more_events = shorten(self._client, keys, self._retention.dead_bytes)
             entries, events = entries + more_entries, events + more_events
         if entries:
-            self._log.error("parked entries dropped for want of room", stream=keys.dead, entries=entries, events=events)
+            self._log.error("dead_letters.dropped", stream=keys.dead, entries=entries, events=events)
         state = self._dead_full[keys.dead]
         if used > _NEARLY:
             state.failed("the oldest will be dropped")

@@ -31,9 +31,10 @@ def warn_if_exposed(serve: ServeSettings) -> None:
     """Say loudly that anybody who reaches the address may read and write all counters."""
     if not is_loopback(serve.host) and not (serve.read_token or serve.write_token or serve.admin_token):
         structlog.get_logger().warning(
-            "EXPOSED WITHOUT A TOKEN: whoever reaches this address may read and write every counter",
+            "service.exposed",
             host=serve.host,
-            remedy="set TALLYSTREAM_SERVE_READ_TOKEN, _WRITE_TOKEN and _ADMIN_TOKEN, or listen on 127.0.0.1",
+            problem="WITHOUT A TOKEN, everyone who reaches this address can read and write every counter",
+            action="set TALLYSTREAM_SERVE_READ_TOKEN, _WRITE_TOKEN and _ADMIN_TOKEN, or listen on 127.0.0.1",
         )
 
 
@@ -41,8 +42,9 @@ def warn_if_metrics_are_exposed(host: str, port: int) -> None:
     """Say that metrics, which ask for no token, are read by whoever reaches the address."""
     if not is_loopback(host):
         structlog.get_logger().warning(
-            "metrics are served without a token: whoever reaches this address reads how much is counted by metric",
+            "metrics.exposed",
             host=host,
             port=port,
-            remedy="let only Prometheus reach it, or leave out --metrics-host",
+            problem="without a token, everyone who reaches this address can read how much each metric counts",
+            action="let only Prometheus reach it, or leave out --metrics-host",
         )

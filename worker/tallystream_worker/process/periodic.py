@@ -83,7 +83,7 @@ class PeriodicService:
         self.run_once = run_once
         self._interval = interval
         self._log = log.bind(service=name)
-        self._state = state or StateLog(self._log, failed="does not work", works="works again")
+        self._state = state or StateLog(self._log, failed="task.failed", works="task.recovered")
         self._backoff = backoff or Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._jitter = jitter
         self._recover = recover
@@ -128,7 +128,7 @@ class PeriodicService:
         self._backoff.reset()
         self._state.works()
         if done:
-            self._log.info("done", **done)
+            self._log.info("task.done", **done)
         self._passed = time.monotonic()
         interval = self._interval * random.uniform(1 - self._jitter, 1 + self._jitter)  # noqa: S311
         return max(0.0, self._tried + interval - self._passed)

@@ -88,7 +88,7 @@ class Scheduled:
             deployment.layout.meta, FIELD, f"{time.time():.3f} {report.counters} {len(report.differences)}"
         )
         if report.differences:
-            self._log.error("counters differ", **report.said())
+            self._log.error("audit.counters_differ", **report.said())
         return report.said()
 
     def _is_due(self, deployment: Deployment) -> bool:

@@ -65,7 +65,7 @@ def straggler_service(settings: Settings, deployment: Deployment, log: Filtering
         except DeploymentChanged:
             return  # the partition workers report it
         if copied:
-            log.info("entries fetched from the log before", entries=copied)
+            log.info("repartition.stragglers_copied", entries=copied)
 
     return PeriodicService(
         "stragglers",

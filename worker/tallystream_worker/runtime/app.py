@@ -60,8 +60,10 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
         before, rules = deployment.declared, settings.rules
         if log is not None and before is not None and (changes := without_history(before, rules)):
             log.warning(
-                "rules have changed: what was counted before does not follow them, until: tallystream rebuild",
+                "rules.changed",
                 metrics=", ".join(changes),
+                problem="counts from before the change do not follow the new rules",
+                action="run: tallystream rebuild",
             )
         # What was retracted is no setting: a worker that starts leaves it as it is.
         rules = rules if before is None else changed(rules, retracted=before.retracted)

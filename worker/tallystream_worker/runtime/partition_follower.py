@@ -58,7 +58,7 @@ class PartitionFollower:
             INTERVAL,
             self.run_once,
             log,
-            state=StateLog(log, failed="does not follow the log", works="follows the log again"),
+            state=StateLog(log, failed="topic.follow_failed", works="topic.follow_recovered"),
             backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
             clients=[self._client],
         )
@@ -113,11 +113,11 @@ class PartitionFollower:
         before, self.pool, self._deployment = self.pool, pool, found
         if self._is_stopping:
             self.pool.quiet()
-        self._log.info("counting goes on in another log", log=found.layout.topic, partitions=found.layout.partitions)
+        self._log.info("topic.switched", topic=found.layout.topic, partitions=found.layout.partitions)
         self._end(before, time.monotonic() + self._timeout)
 
     def _end(self, pool: WorkerPool, deadline: float) -> bool:
         has_ended = pool.stop(deadline)
         if not has_ended:
-            self._log.warning("stopped in mid-batch", after_seconds=self._timeout, left="pending, counted later")
+            self._log.warning("worker.stop_timed_out", timeout=self._timeout, problem="the batch stays pending")
         return has_ended

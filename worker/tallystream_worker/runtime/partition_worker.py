@@ -106,7 +106,7 @@ class PartitionWorker:
             0.0,
             self.run_once,
             self._log,
-            state=StateLog(self._log, failed="not counting", works="counting", problem="starting"),
+            state=StateLog(self._log, failed="partition.paused", works="partition.resumed", problem="starting"),
             backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
             recover=self.recover,
             clients=[self._reading, self._applying],
@@ -187,11 +187,11 @@ class PartitionWorker:
         text = f"{type(error).__name__}: {error}"
         if kind_of(text) != self._left:
             self._left = kind_of(text)
-            self._log.warning("entry left pending", entry=entry.id, deliveries=entry.deliveries, problem=text)
+            self._log.warning("entry.left_pending", entry=entry.id, deliveries=entry.deliveries, problem=text)
 
     def _subscriber_failed(self, error: Exception) -> None:
         """Log one line for each kind of error that subscribers raise; the batch is counted."""
         text = f"{type(error).__name__}: {error}"
         if kind_of(text) != self._subscriber_problem:
             self._subscriber_problem = kind_of(text)
-            self._log.error("a subscriber failed", problem=text, exc_info=error)
+            self._log.error("subscriber.failed", problem=text, exc_info=error)

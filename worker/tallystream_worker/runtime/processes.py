@@ -62,12 +62,12 @@ def run_one(
                 registry = CollectorRegistry()
                 registry.register(ByNamespace(registries))
             serve_metrics(registry, metrics_host, metrics_port, HealthProbes(probes) if several else probe)
-        log.info("worker started", consumer=consumer)
+        log.info("worker.started", consumer=consumer)
         wait_for(stop)
-        log.info("worker stopping", consumer=consumer)
+        log.info("worker.stopping", consumer=consumer)
         for worker in workers:
             worker.quiet()  # all at once: they are waited for one after the other
-    log.info("worker stopped", consumer=consumer)
+    log.info("worker.stopped", consumer=consumer)
     return 0
 
 
@@ -86,7 +86,7 @@ def run_many(
         while not stop.wait(0.2):
             for number, process in enumerate(pool):
                 if process.exitcode is not None:
-                    log.error("worker process died", number=number, status=process.exitcode)
+                    log.error("worker.process_died", number=number, status=process.exitcode)
                     stop.wait(_RESTART_PAUSE)
                     pool[number] = _start(tenants, number, metrics_port, metrics_host)
         for process in pool:

@@ -30,7 +30,7 @@ def warn_of_holes(url: str, log: FilteringBoundLogger) -> None:
     with closing(connect(url)) as client, suppress(RedisError):
         advice = lua_advice(client.info("server"))
         if advice is not None:
-            log.warning("this server should be upgraded", reason=advice)
+            log.warning("server.upgrade_advised", problem=advice)
 
 
 def lua_advice(info: Mapping[str, Any]) -> str | None:

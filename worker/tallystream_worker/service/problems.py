@@ -94,7 +94,7 @@ def _not_set_up(error: ConfigurationError) -> ProblemDetailsException:
 
 def _unreachable(error: RedisError) -> ProblemDetailsException:
     # The reason names hosts and users: that is for the log.
-    structlog.get_logger().warning("cannot read", problem=str(error) or type(error).__name__)
+    structlog.get_logger().warning("service.read_failed", problem=str(error) or type(error).__name__)
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server that holds the counters cannot be read", headers=_RETRY)
 
 
@@ -111,5 +111,5 @@ def _refused(error: HTTPException) -> ProblemDetailsException:
 
 
 def _unexpected(error: Exception) -> ProblemDetailsException:
-    structlog.get_logger().error("request failed", exc_info=error)
+    structlog.get_logger().error("service.request_failed", problem=f"{type(error).__name__}: {error}", exc_info=error)
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the service; its log says more")

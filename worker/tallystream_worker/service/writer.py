@@ -61,4 +61,4 @@ class Writer:
             try:
                 await producer.close()
             except TallyError as error:
-                structlog.get_logger().error("events were taken and could not be appended", problem=str(error))
+                structlog.get_logger().error("service.append_failed", problem=str(error))

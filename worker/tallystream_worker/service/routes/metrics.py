@@ -46,7 +46,7 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
             firing = await totals.run(query_alerts(deployment.layout, deployment.declared, time.time()))
         collector = LedgerCollector(ledger, vitals, deployment.declared, firing)
     except (RedisError, ConfigurationError) as error:
-        structlog.get_logger().warning("no ledger to export", problem=str(error) or type(error).__name__)
+        structlog.get_logger().warning("service.ledger_unavailable", problem=str(error) or type(error).__name__)
     text = generate_latest(collector)
     if extra.registry is not None:
         text += generate_latest(extra.registry)
