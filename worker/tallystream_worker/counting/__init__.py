@@ -1,1 +1,1 @@
-"""The loop that counts: fetch entries, fold them into a batch, apply the batch."""
+"""Counts entries: the loop fetches entries, folds them into a batch, and applies the batch."""

@@ -1,4 +1,4 @@
-"""Applies a batch: one script call that acknowledges its entries and adds its deltas, or changes nothing."""
+"""Applies a batch: one script call acknowledges its entries and adds its deltas, or changes nothing."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _APPLY: Final = Script("tallystream_worker.counting", "apply")
 
 @dataclass(frozen=True)
 class Applied:
-    """Every entry of the batch is acknowledged, and its events are counted or dead letters.
+    """The batch was applied: its entries are acknowledged, and its events are counted or dead-lettered.
 
     Attributes:
-        unconfirmed: Why the write is not as durable as was asked for; empty if it is.
+        unconfirmed: Why the write is not as durable as configured; empty if it is.
         seconds: How long the script call took, network included.
     """
 
@@ -39,7 +39,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Stale:
-    """Some entries are no longer pending, because another worker has applied them; nothing was changed.
+    """The batch is stale: another worker has applied some of its entries; nothing was changed.
 
     Attributes:
         pending: The IDs of the entries that are still pending.
@@ -55,10 +55,10 @@ class Switched:
 
 @dataclass(frozen=True)
 class TotalsRejected:
-    """Some totals cannot take their delta; nothing was changed.
+    """Some totals of the batch cannot take their delta; nothing was changed.
 
     Attributes:
-        totals: The metric and subject of each.
+        totals: The metric and subject of each of these totals.
     """
 
     totals: frozenset[FoldFault]
@@ -73,12 +73,13 @@ class GroupMissing:
 
 @dataclass(frozen=True)
 class Failed:
-    """The call failed with an error, which may be about an entry of the batch or about the server."""
+    """The script call raised an error, caused by an entry of the batch or by the server."""
 
     error: Exception
 
 
 Outcome = Applied | Stale | Switched | TotalsRejected
+"""The result of a script call that returned a reply."""
 
 
 def apply(
@@ -89,19 +90,22 @@ def apply(
     *,
     live_only: bool = True,
 ) -> Outcome:
-    """Apply a batch.
+    """Acknowledge the entries of a batch and add its deltas and dead letters, in one script call.
 
     Args:
         client: Runs the script.
-        keys: The keys of the generation that is counted.
-        batch: What to add.
-        durability: What the write needs besides the server's reply.
-        live_only: Apply only if the generation is the live one.
+        keys: The keys of the partition, in the generation to count into.
+        batch: The folded entries.
+        durability: What must have the write, after the server's reply, before it counts as confirmed.
+        live_only: Change nothing if the generation is not the live one.
+
+    Returns:
+        Whether the batch was applied, and if not, why; then nothing was changed.
 
     Raises:
         redis.ResponseError: `NOGROUP` if the stream or the group is gone, or any other reply with which the server
             rejects a write; nothing was changed.
-        redis.ConnectionError, redis.TimeoutError: it is not known whether the batch was applied; applying it again is
+        redis.ConnectionError, redis.TimeoutError: the batch may or may not have been applied; applying it again is
             safe.
         StreamError: the script returned an unknown reply.
     """
@@ -128,24 +132,25 @@ def apply(
 def try_apply(
     client: redis.Redis, keys: PartitionKeys, batch: FoldResult, durability: DurabilityCheck, *, live_only: bool
 ) -> Outcome | GroupMissing | Failed:
-    """Apply a batch as `apply` does; return an error as a value."""
+    """Apply a batch as `apply` does, but return every error as a value instead of raising it."""
     try:
         return apply(client, keys, batch, durability, live_only=live_only)
-    except Exception as error:  # noqa: BLE001  # the caller decides whom it concerns
+    except Exception as error:  # noqa: BLE001  # the caller decides whether it is about an entry
         if isinstance(error, RedisError) and is_group_missing(error):
             return GroupMissing(error)
         return Failed(error)
 
 
 def dead_entry_arguments(batch: FoldResult) -> list[Any]:
-    """Return the dead letters of a batch, as the scripts read them."""
+    """Return the dead letters of a batch as the flat list of arguments that `dead_letters/lua/add.lua` reads."""
     return [argument for dead in batch.dead for argument in dead_entry(dead)]
 
 
 def dead_entry(dead: DeadEntry) -> list[Any]:
-    """Return the arguments for one dead letter: how many follow, then its own fields, then those of the entry.
+    """Return the script arguments of one dead letter: the number of arguments that follow, then names and values.
 
-    The name of each field of the entry begins with `e.`, so that any client can read the entry.
+    The dead letter's own fields come first (`source`, `reason`, `events`, ...), then the fields of the original entry,
+    each under its name with the prefix `e.`, so that any client can read the entry.
     """
     fields: list[Any] = ["source", dead.source, "reason", dead.reason]
     fields += ["events", dead.events, "attempts", dead.deliveries]

@@ -1,4 +1,4 @@
-"""One entry of a stream, as a worker has it in hand."""
+"""The entry of a stream that a worker has fetched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stream entry as fetched; `deliveries` is how often it has been handed to a worker."""
+    """A fetched stream entry.
+
+    Attributes:
+        id: The stream ID.
+        fields: Its fields; empty if the entry was trimmed while it was pending.
+        deliveries: How often the group has delivered the entry to a worker.
+    """
 
     id: str
     fields: Mapping[bytes, bytes]
@@ -21,5 +27,8 @@ class Entry:
 
     @property
     def received(self) -> int:
-        """The millisecond at which the server took the entry: its clock, and it never changes."""
+        """The millisecond, on the server's clock, at which the entry was first appended; it never changes.
+
+        A repartition copies entries: a copy has the time of its original.
+        """
         return received_of(self.id, self.fields)

@@ -1,11 +1,12 @@
-"""Fetches entries for one partition, in a fixed order.
+"""Fetches the entries of one partition, in a fixed order.
 
-1. our own pending ones: after a start, and after any error, when it is not known what became of them;
-2. stale ones of other consumers, a few at a time, on a jittered timer and a cursor that is kept across calls;
-3. new ones.
+1. The worker's own pending entries: after a start, and after an error that leaves open whether they were counted.
+2. Idle pending entries of other consumers: claimed in small groups, on a jittered timer, with a cursor that is kept
+   between calls.
+3. New entries.
 
-Each delivery adds to an entry's count, by which a poison entry is found. An outage must not: what is read again
-because the server was away, full or read-only is not delivered again.
+Each delivery adds 1 to an entry's delivery count, which reveals a poison entry. An outage must not add to it: entries
+that are read again because the server was unreachable, full or read-only are read without a delivery.
 """
 
 from __future__ import annotations
@@ -27,19 +28,22 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 MIN_READ: Final = 8
+"""The smallest number of entries that one read asks for."""
+
 MAX_READ: Final = 256
-"""Entries that one read asks for, at least and at most."""
+"""The largest number of entries that one read asks for."""
 
 _CLAIM_COUNT: Final = 64
 _DONE: Final = "0-0"
 _OF_THE_TOPIC: Final = frozenset({b"appended", b"entries:gated", b"entries:retired"})
-"""What the ledger says of entries that nobody need have settled."""
+"""The ledger fields that may exist before any entry was counted."""
 
 
 def next_read_size(size: int, found: int) -> int:
-    """Return how many entries to ask for after a read of `size` has found some.
+    """Return how many entries the next read asks for: `size` doubled if the last read found `size`, else `found`.
 
-    A full read means that there is a backlog, and larger reads need fewer round trips; small reads mean low latency.
+    The result is between `MIN_READ` and `MAX_READ`. A full read means that there is a backlog, which large reads work
+    off in fewer round trips; small reads keep the latency low.
     """
     return min(MAX_READ, size * 2) if found >= size else max(MIN_READ, found)
 
@@ -48,11 +52,11 @@ class Fetch:
     """Reads the stream of one partition as one consumer of the group.
 
     Args:
-        client: A client whose time limit allows for blocking reads.
+        client: A client whose timeout is longer than the longest blocking read.
         keys: The partition's keys.
-        consumer: The consumer's name; two workers with one name are harmless, though they do work twice.
-        claim_idle: Seconds without a sign of life after which another consumer's entry is taken over.
-        bytes_per_read: About how many bytes one read may bring.
+        consumer: The consumer's name. Two workers with the same name count correctly, but do some work twice.
+        claim_idle: Seconds after the last delivery or claim of a pending entry; after them, the entry is claimed from
+            another consumer.
     """
 
     def __init__(self, client: redis.Redis, keys: PartitionKeys, consumer: str, *, claim_idle: float = 30.0) -> None:
@@ -65,16 +69,17 @@ class Fetch:
         self._claim_at = 0.0
         self._recovering = True
         self._recovered = "0-0"
-        self._as_delivery = True  # whoever held them last may have died of one of them
+        self._as_delivery = True  # one of these entries may have crashed the previous process
         self.lost = 0
-        """Entries that were trimmed away before they were counted."""
+        """Number of pending entries that were trimmed before they were counted."""
 
     def ensure_group(self) -> None:
-        """Create the group at the beginning of the stream, where nothing has been counted yet.
+        """Create the stream and its consumer group, at the beginning of the stream, if they do not exist.
 
         Raises:
-            ConsumerGroupMissing: entries were counted, but the group that remembers which is gone. To create it
-                anew, at either end, would count entries twice or never: that is an operator's decision.
+            ConsumerGroupMissing: entries were counted, but the group, which remembers which ones, is gone. A new group
+                would count entries twice (from the beginning of the stream) or never (from its end), so an operator
+                has to decide.
         """
         ledger: list[bytes] = self._client.execute_command("HKEYS", self._keys.ledger)
         settled = sorted(name.decode() for name in ledger if name not in _OF_THE_TOPIC)
@@ -82,8 +87,8 @@ class Fetch:
             group = self._keys.group
             raise ConsumerGroupMissing(
                 f"{self._keys.stream}: consumer group {group!r} is missing, but the ledger shows that entries "
-                f"were settled through it ({', '.join(settled[:3])}). Nothing is counted here until the counters are "
-                "made anew from the log: tallystream rebuild"
+                f"were settled through it ({', '.join(settled[:3])}). Nothing is counted in this partition until the "
+                "counters are rebuilt. Run: tallystream rebuild"
             )
         try:
             self._client.xgroup_create(self._keys.stream, self._keys.group, id="0", mkstream=True)
@@ -92,17 +97,21 @@ class Fetch:
                 raise
 
     def recover(self, *, as_delivery: bool = False) -> None:
-        """Begin the next fetch with our own pending entries: it is not known what became of the last batch.
+        """Make the next fetches begin with the worker's own pending entries, because the last batch may not be counted.
 
         Args:
-            as_delivery: Count it against the entries, because one of them may be what the batch failed of.
+            as_delivery: Add 1 to the delivery count of each, because one of them may have made the batch fail.
         """
         self._recovering = True
         self._recovered = "0-0"
         self._as_delivery = self._as_delivery or as_delivery
 
     def __call__(self, count: int, block: float) -> list[Entry]:
-        """Return the next entries, at most `count`; wait up to `block` seconds for new ones (0: do not wait).
+        """Return own pending entries, claimed entries or new entries, whichever exist first in this order.
+
+        Args:
+            count: The largest number of own pending or new entries; a claim returns at most 64.
+            block: Seconds to wait for new entries; 0 does not wait.
 
         Raises:
             redis.ResponseError: `NOGROUP` if the stream or the group is gone.
@@ -122,7 +131,10 @@ class Fetch:
         return self._read(">", count, block)
 
     def _own_pending(self, count: int) -> list[Entry]:
-        """Read our own pending entries once, oldest first: an entry that fails again does not hold up the rest."""
+        """Return the next own pending entries after the last ones returned, oldest first; empty at the end.
+
+        Each is read once in a recovery, so an entry that fails again does not delay the entries after it.
+        """
         again = self._delivered_again if self._as_delivery else self._still_held
         while found := again(count):
             self._recovered = found[-1].id
@@ -135,7 +147,7 @@ class Fetch:
         return self._with_deliveries(entries) if entries else []
 
     def _still_held(self, count: int) -> list[Entry]:
-        """Read what we hold without adding to its count, and stay its holder."""
+        """Read own pending entries without adding to their delivery count, and reset their idle time."""
         rows: list[dict[str, Any]] = self._client.xpending_range(
             self._keys.stream,
             self._keys.group,
@@ -149,7 +161,7 @@ class Fetch:
         with self._client.pipeline(transaction=False) as pipeline:
             for row in rows:
                 pipeline.xrange(self._keys.stream, row["message_id"], row["message_id"])
-            # JUSTID: says that we are alive, and is no delivery.
+            # With JUSTID, XCLAIM resets the idle time and does not count as a delivery.
             held = [row["message_id"] for row in rows]
             pipeline.xclaim(self._keys.stream, self._keys.group, self._consumer, 0, held, justid=True)
             *found, _ = pipeline.execute()
@@ -159,7 +171,10 @@ class Fetch:
         ]
 
     def _without_lost(self, entries: list[Entry]) -> list[Entry]:
-        """Acknowledge what was trimmed away while it was held: it can never be counted; the books say what it was."""
+        """Return the entries that still exist, and acknowledge the ones that were trimmed while they were pending.
+
+        A trimmed entry can never be counted; `maintenance/losses.py` accounts for it in the ledger.
+        """
         lost = [entry.id for entry in entries if not entry.fields]
         if lost:
             self._client.xack(self._keys.stream, self._keys.group, *lost)
@@ -176,7 +191,7 @@ class Fetch:
         self._cursor = cursor.decode()
         self.lost += len(deleted)
         if self._cursor == _DONE:
-            # Jitter: a fleet that scans a long list in step is a burden on the server.
+            # Jitter: workers that all scan a long pending list at the same time would overload the server.
             self._claim_at = time.monotonic() + self._claim_every * random.uniform(0.75, 1.25)  # noqa: S311
         entries = [Entry(id_.decode(), fields) for id_, fields in claimed if fields]
         return self._with_deliveries(entries) if entries else []
@@ -190,7 +205,7 @@ class Fetch:
         return [Entry(id_.decode(), fields or {}) for id_, fields in found]
 
     def _with_deliveries(self, entries: list[Entry]) -> list[Entry]:
-        """Look up how often entries that were handed out before have been handed out by now."""
+        """Return the entries with their delivery counts, which it reads from the pending list of this consumer."""
         first, last = entries[0].id, entries[-1].id
         pending: list[dict[str, Any]] = self._client.xpending_range(
             self._keys.stream, self._keys.group, min=first, max=last, count=len(entries), consumername=self._consumer

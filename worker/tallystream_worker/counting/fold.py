@@ -1,8 +1,8 @@
 """Folds entries into batches: how much to add to which counter. Pure: no Redis, no clock.
 
-The hot path sums whole groups at the speed of C and checks each distinct subject once. If a subject breaks a rule, or
-a total would overflow, the same entries are folded again with it *excluded*: its events become dead letters, and every
-other event counts.
+The fast path sums whole groups in C and checks each distinct subject once. If a subject breaks a rule, or a total would
+overflow, the same entries are folded again with this metric and subject *excluded*: their events become dead letters,
+and every other event is counted.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ class Fold:
     """Folds the entries of one partition.
 
     Args:
-        layout: How many partitions there are.
+        layout: The keys of the generation that is counted, and the number of partitions.
         partition: The number of the partition.
         rules: The declared metrics.
-        max_keys: A batch is closed when it touches this many counters. It bounds the time for which one script call
-            blocks the server.
-        max_deliveries: An entry that was delivered more often than this, without success, becomes a dead letter
-            without being decoded.
+        max_keys: A batch is closed when it touches about this many counters. This bounds the time for which one script
+            call blocks the server.
+        max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded.
         begun: The last stream ID before the generation began.
-        watching: Whether alerts may fire. A rebuild counts events whose alerts have fired before.
+        watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
     """
 
     def __init__(
@@ -64,11 +63,11 @@ class Fold:
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
     ) -> tuple[FoldResult, Sequence[Entry]]:
-        """Fold entries, from the first on, until the batch is full.
+        """Fold entries into one batch, in their order, until they end or the batch touches `max_keys` counters.
 
         Args:
-            entries: In any order.
-            excluded: The metrics and subjects that must not be counted, with the reason.
+            entries: The entries, in any order; an ID that occurs twice is folded once.
+            excluded: The metrics and subjects whose events must become dead letters, each with the reason.
 
         Returns:
             The batch, and the entries that are not in it.
@@ -93,7 +92,7 @@ class Fold:
         for end, entry in enumerate(entries, 1):
             self._add(result, entry)
             counters = result.batch.counters
-            # The next entry may add as many counters as this one did: stop if that would miss the bound by more.
+            # The next entry may add as many counters as this one. Stop here if that is closer to the bound.
             if counters + (counters - before) // 2 >= self._max_keys:
                 result.entries = entries[:end]
                 return result, entries[end:]
@@ -104,7 +103,7 @@ class Fold:
     def _add(self, result: FoldResult, entry: Entry) -> None:
         fields = entry.fields
         if was_decided(fields, self._keys.generation):
-            return  # decide.lua has counted it
+            return  # decide.lua counted it when it wrote it
         payload = None
         if entry.deliveries > self._max_deliveries:
             reason = f"delivered {entry.deliveries - 1} times without success"
@@ -131,7 +130,7 @@ class Fold:
         self._add_payload(result, entry, payload)
 
     def _faults(self, result: FoldResult) -> dict[FoldFault, str]:
-        """Check each distinct counter of the batch once; return those that must not be counted, with the reason."""
+        """Return each metric and subject of the batch that cannot be counted, with the reason: invalid, or overflow."""
         faults: dict[FoldFault, str] = {}
         for place, sums in (*result.batch.sums.items(), *result.batch.limited.items()):
             anywhere = place.rule.spread

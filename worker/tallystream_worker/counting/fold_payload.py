@@ -1,6 +1,6 @@
-"""Folds what one entry holds: groups, columns, single events and corrections. Pure: no Redis, no clock.
+"""Folds the payload of one entry: groups, columns, single events and corrections. Pure: no Redis, no clock.
 
-A part that cannot be counted becomes a dead letter with its reason, as an entry that holds this part alone.
+A part that cannot be counted becomes a dead letter with a reason: an entry that contains only this part.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _REASON_BYTES: Final = 300
 
 
 class PayloadFold:
-    """Adds the events of one entry to a result.
+    """Adds the events of one entry to the result of a fold.
 
     Args:
         rules: The declared metrics.
-        places: Finds the buckets of a metric and minute.
+        places: Returns the buckets of a metric and a minute.
         subjects: Checks subjects and actors.
     """
 
@@ -43,7 +43,11 @@ class PayloadFold:
         self._subjects = subjects
 
     def __call__(self, result: FoldResult, entry: Entry, payload: Payload) -> None:
-        """Add the events of an entry, except what is excluded from the result, late, or against a rule."""
+        """Add the events of an entry to the batch of a result.
+
+        Excluded events, and events that break a rule, are added to the dead letters; late events are added to
+        `result.late` and not counted if the metric declares so.
+        """
         for group in payload.groups:
             self._add_group(result, entry, group)
         for columns in payload.visits:
@@ -69,7 +73,7 @@ class PayloadFold:
         place = self._places(metric, group.minute)
         sums = result.batch.sums[place] if rule.limit is None else result.batch.limited[place]
         sums.update(group.ones)
-        get = sums.get  # a Counter's own reply for a missing key is slow
+        get = sums.get  # faster than Counter.__missing__
         for subject, count in group.counts.items():
             sums[subject] = get(subject, 0) + count
         for subject, (amount, _) in group.sums.items():
@@ -93,7 +97,7 @@ class PayloadFold:
             result.counted[metric] += events
 
     def _can_add_together(self, entry: Entry, columns: ActorColumns, rule: Metric) -> bool:
-        """Tell whether no event of the columns can be in the future, late or a vote, and every actor is valid."""
+        """Return whether the columns need no check per event: none in the future, late or a vote, all actors valid."""
         begin = columns.minute * MINUTE * 1000
         if rule.once is not None or begin + MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
             return False
@@ -116,7 +120,7 @@ class PayloadFold:
             reason = self._refusal(metric, at, entry)
         elif reason is None:
             try:
-                # Events of one id must meet in one partition, so that the second is found.
+                # Events with the same id must be in the same partition, or the second would not be found.
                 self._subjects.subject(subject, anywhere=rule.spread and id_ is None)
                 if actor is not None:
                     check_normal("actor", actor, MAX_ACTOR_BYTES)
@@ -151,18 +155,18 @@ class PayloadFold:
         result.counted[metric] += 1
 
     def _refusal(self, metric: str, at: int, entry: Entry) -> str:
-        """Return why no event of a metric and time can be counted from this entry."""
+        """Return why an event of this metric and millisecond cannot be counted; `""` if no rule forbids it."""
         try:
             self._rules.refuse_undeclared(metric)
             if at > entry.received + MAX_AHEAD * 1000:
-                return f"at: lies more than {MAX_AHEAD:,} seconds after the server took the entry"
+                return f"at: is more than {MAX_AHEAD:,} seconds after the server received the entry"
             self._rules.refuse(metric, 1, None)
         except EventError as error:
             return str(error)
         return ""
 
     def _without_amounts(self, result: FoldResult, entry: Entry, group: Group, rule: Metric) -> Group:
-        """Make a dead letter of the events whose amounts the rule does not allow; return the rest of the group."""
+        """Add a dead letter of the events whose amounts the rule forbids; return the group without them."""
         faulty = {s: pair for s, pair in group.sums.items() if rule.limit is not None or pair[0] < 0}
         if not faulty:
             return group
@@ -175,7 +179,7 @@ class PayloadFold:
         return Group(group.metric, group.minute, group.ones, group.counts, rest)
 
     def _without_excluded(self, result: FoldResult, entry: Entry, group: Group) -> Group:
-        """Make a dead letter of the excluded events; return the rest of the group."""
+        """Add a dead letter of the excluded events for each reason; return the group without these events."""
         faulty: dict[str, set[str]] = defaultdict(set)  # by reason
         for subject in {*group.ones, *group.counts, *group.sums}:
             if (reason := result.excluded.get((group.metric, subject))) is not None:
@@ -185,7 +189,7 @@ class PayloadFold:
         return _part(group, set().union(*faulty.values()), keep=False)
 
     def _add_dead(self, result: FoldResult, entry: Entry, payload: Payload, reason: str) -> None:
-        """Make a dead letter of a part of an entry."""
+        """Add a dead letter to the result: an entry that contains only this part of the original entry."""
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)}
         parts: tuple[Group | Single | Correction, ...] = (*payload.groups, *payload.singles, *payload.corrections)
@@ -194,12 +198,20 @@ class PayloadFold:
 
 
 def dead_entry_of(entry: Entry, reason: str, events: int, fields: Mapping[bytes, bytes], metric: str = "") -> DeadEntry:
-    """Return a dead letter of an entry: `fields` are the entry's own, or those of a part of it."""
+    """Return a dead letter of an entry, with the reason cut to 300 characters.
+
+    Args:
+        entry: The entry that could not be counted, in whole or in part.
+        reason: Why it could not be counted.
+        events: The number of events in `fields`.
+        fields: The entry's fields, or those of an entry that contains only the part.
+        metric: The declared metric of the events; `""` if it is not known.
+    """
     return DeadEntry(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric)
 
 
 def _part(group: Group, subjects: set[str], *, keep: bool) -> Group:
-    """Return the group with only these subjects, or (`keep=False`) without them."""
+    """Return a copy of the group with only these subjects (`keep=True`), or without them (`keep=False`)."""
     return Group(
         group.metric,
         group.minute,

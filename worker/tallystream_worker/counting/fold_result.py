@@ -1,4 +1,4 @@
-"""What the fold makes of several entries: a batch for the script, dead letters, and the changes of the ledger."""
+"""The result of folding several entries: a batch for the script, dead letters, and the changes of the ledger."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
 
 FoldFault = tuple[str, str]
-"""A metric and a subject of it, of which no event can be counted in this batch."""
+"""A metric and a subject whose events cannot be counted in this batch."""
 
-OVERFLOW: Final = "the total would leave +-(2^53 - 1), or its key holds something else than a whole number"
-"""The reason why events of a rejected total become dead letters."""
+OVERFLOW: Final = "the total would exceed +-(2^53 - 1), or the value of its key is not a whole number"
+"""The reason in the dead letters of a total that cannot take its delta."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadEntry:
-    """Events that cannot be counted, as an entry that could be appended again."""
+    """A dead letter that a batch adds: events that cannot be counted, encoded as an entry.
+
+    Attributes:
+        source: The stream ID of the entry that the events come from.
+        reason: Why they cannot be counted.
+        events: The number of events.
+        deliveries: How often the entry was delivered.
+        fields: The fields of an entry with these events.
+        metric: The declared metric of the events; `""` if it is not known.
+    """
 
     source: str
     reason: str
@@ -34,25 +43,25 @@ class DeadEntry:
 
 @dataclass(slots=True)
 class FoldResult:
-    """What several entries add up to.
+    """The sum of several entries: a batch, its dead letters, and the events by outcome.
 
     Attributes:
         batch: The sums, votes and ids, for the script.
-        excluded: The reason for each metric and subject whose events become dead letters in this batch.
+        excluded: The metrics and subjects whose events become dead letters in this batch, each with the reason.
         entries: The entries that are acknowledged when the batch is applied.
         settled: By metric, the events in the batch.
-        counted: By metric, those of them that no rule can reject.
-        late: By metric, the events that are set aside as too late.
-        late_counted: By metric, the events that came late and are counted all the same.
-        retracted: By metric, the events that were retracted, and are not counted.
-        dead: The events that cannot be counted.
-        has_misrouted: Whether a subject belongs to another partition, by these rules.
+        counted: By metric, the events of `settled` that no rule can reject.
+        late: By metric, the late events that are not counted.
+        late_counted: By metric, the late events that are counted.
+        retracted: By metric, the events that were retracted and are not counted.
+        dead: The dead letters: events that cannot be counted.
+        has_misrouted: Whether a subject belongs to another partition, by the rules of this fold.
         conflicts: How often the batch was stale before: another worker had applied some of its entries.
-        appended: Events that are not in the ledger's `appended` yet: those of plain entries, and of entries that are
-            older than the generation.
-        plain: The number of entries that hold them.
+        appended: The events that the ledger's `appended` does not include yet: those of plain entries, and of entries
+            that are older than the generation.
+        plain: The number of entries that contain the events of `appended`.
         plain_events: The events of plain entries.
-        sample: The events of the first entry that could be decoded.
+        sample: The payload of the first entry that could be decoded.
     """
 
     batch: Batch
@@ -73,12 +82,12 @@ class FoldResult:
 
     @property
     def ids(self) -> list[str]:
-        """The stream IDs of the entries."""
+        """The stream IDs of the entries that the batch acknowledges."""
         return [entry.id for entry in self.entries]
 
     @property
     def ledger(self) -> dict[str, int]:
-        """By ledger field, the events to add: in all, and `outcome@metric` for each metric."""
+        """By ledger field, the number to add: `outcome` in all, and `outcome@metric` by metric; zeros are left out."""
         moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.entries)})
         moves["plain"] = self.plain_events
         for outcome, by_metric in (("counted", self.counted), ("late", self.late), ("retracted", self.retracted)):
@@ -94,9 +103,9 @@ class FoldResult:
         return {name: events for name, events in moves.items() if events}
 
     def excluding(self, totals: Iterable[FoldFault]) -> Mapping[FoldFault, str]:
-        """Return what to exclude from the next fold of these entries, after the server rejected some totals."""
+        """Return the exclusions for the next fold of these entries: the present ones, and the totals as overflows."""
         return {**self.excluded, **dict.fromkeys(totals, OVERFLOW)}
 
     def encode(self) -> bytes:
-        """Return the batch as the script reads it."""
+        """Return the batch, the entry IDs and the ledger changes in the msgpack form that `apply.lua` reads."""
         return self.batch.encode(self.ids, self.ledger)

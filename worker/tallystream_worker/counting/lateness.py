@@ -1,7 +1,7 @@
-"""The age of an entry's events: whether they are too late for their metric.
+"""Finds late events: events that are older than their metric accepts.
 
-The age is the time from the event to the moment at which the server took the entry, as the entry's ID says. Both never
-change, so an entry is late in each fold or in none; no clock is read.
+The age of an event is the time from the event until the server received its entry, taken from the entry's stream ID.
+Neither time ever changes and no clock is read, so an event is late in every fold or in none.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 
 def is_late(entry: Entry, rule: Metric, at: int) -> bool:
-    """Tell whether events of millisecond `at` are older than the metric accepts (`accept_late`)."""
+    """Return whether events of millisecond `at` are older than the metric accepts (`accept_late`)."""
     accepted = rule.late_seconds
     return accepted is not None and entry.received - at > accepted * 1000
 
 
 def set_aside_if_late(result: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
-    """Note events that are late; tell whether they are set aside, which means that they are not counted."""
+    """Add late events of millisecond `at` to the result; return whether they must not be counted.
+
+    Late events are added to `result.late` if the rule does not count them, else to `result.late_counted`. Events that
+    are not late change nothing.
+    """
     if not is_late(entry, rule, at):
         return False
     if rule.sets_late_aside:

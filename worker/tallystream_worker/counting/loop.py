@@ -1,4 +1,4 @@
-"""The loop: fetch, fold, apply. One loop counts one partition."""
+"""The counting loop: fetches, folds and applies the entries of one partition."""
 
 from __future__ import annotations
 
@@ -42,11 +42,15 @@ class CountingLoop:
         partition: The number of the partition.
         fetch: Reads entries.
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
-        subscribers: Are called with each batch that was applied; they cannot affect the counting.
-        durability: What a batch needs, besides the server's reply, before the loop goes on.
-        live_only: Count only while the generation is the live one. A rebuild counts one that is not.
-        on_refused: Is called with an entry that fails alone and is left pending, and with the error.
-        on_subscriber_error: Is called with the error of a subscriber.
+        subscribers: Each is called with each batch that was applied; their errors do not affect the counting.
+        durability: What must have a batch, after the server's reply, before the loop applies the next one.
+        live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
+        on_refused: Called with an entry that fails alone and is left pending, and with the error.
+        on_subscriber_error: Called with the error of a subscriber.
+
+    Attributes:
+        keys: The keys of the partition.
+        fetch: Reads entries.
     """
 
     def __init__(
@@ -75,18 +79,18 @@ class CountingLoop:
         self._read_size = MIN_READ
 
     def run_once(self, block: float = 0.0) -> int:
-        """Fetch entries once and count them; return how many of them this call has settled.
+        """Fetch entries once and count them; return how many entries this call has settled (counted or dead-lettered).
 
         Args:
             block: Seconds to wait for new entries if there are none.
 
         Raises:
-            Unconfirmed: a batch is counted, and not confirmed in time; the next pass begins with the next batch.
-            GenerationSwitched: another generation is live; the entries in hand stay pending in this one.
+            Unconfirmed: a batch was counted, but its durability was not confirmed in time; do not count it again.
+            GenerationSwitched: another generation is live; the fetched entries stay pending in this one.
             ConsumerGroupMissing: the stream or its consumer group is gone; nothing was changed.
-            redis.RedisError: it is not known whether the batch in hand was applied; after `fetch.recover()` the next
-                pass begins with it.
-            Exception: entry after entry failed with it.
+            redis.RedisError: the last batch may or may not have been applied; call `fetch.recover()`, and the next
+                pass begins with its entries.
+            Exception: the error of an entry, after 8 entries failed in a row with no batch counted between them.
         """
         entries = self.fetch(self._read_size, block)
         self._read_size = next_read_size(self._read_size, len(entries))
@@ -96,7 +100,7 @@ class CountingLoop:
         return sum(self._settle(batch) for batch in batches)
 
     def _settle(self, batch: FoldResult) -> int:
-        """Apply a batch, and as much of it as can be applied; return how many entries were settled."""
+        """Apply a batch, or the parts of it that can be applied; return how many entries were settled."""
         match try_apply(self._client, self.keys, batch, self._durability, live_only=self._live_only):
             case Applied(unconfirmed="", seconds=seconds):
                 return self._publish(batch, seconds)
@@ -104,8 +108,8 @@ class CountingLoop:
                 self._publish(batch, seconds)
                 raise Unconfirmed(f"a batch was counted, and {problem}")
             case Stale(pending):
-                # Another worker was first with some entries. What was excluded may have been excluded because of them,
-                # so the pending ones are tried as if for the first time.
+                # Another worker has applied some of the entries. The exclusions may be due to these, so fold the
+                # entries that are still pending without exclusions.
                 entries = [entry for entry in batch.entries if entry.id in pending]
                 return self._count(self._quarantine.batches(entries, conflicts=batch.conflicts + 1))
             case TotalsRejected(totals):

@@ -1,4 +1,4 @@
-"""The result of an applied batch: a value that metrics and logs subscribe to."""
+"""The result of an applied batch: the value that metrics and other subscribers are called with."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """One batch that was applied.
+    """The figures of one applied batch.
 
     Attributes:
         partition: The number of its partition.
-        entries: Stream entries that it settled.
+        entries: The number of stream entries that the batch settled.
         counted: By metric, the events counted.
         dead: By reason, the events that became dead letters.
-        keys: Counters that it touched.
+        keys: The number of counters that the batch touched.
         seconds: How long the script call took, network included.
         stale: How often the batch was stale before, and was folded again.
-        sample: The events of one of the entries.
+        sample: The payload of one of the entries.
     """
 
     partition: int
@@ -42,15 +42,16 @@ class BatchResult:
 
     @property
     def events(self) -> int:
-        """Events settled in all."""
+        """The number of events that the batch settled: counted or dead-lettered."""
         return sum(self.counted.values()) + sum(self.dead.values())
 
 
 BatchSubscriber = Callable[[BatchResult], None]
+"""A function that is called with the result of each applied batch."""
 
 
 def batch_result(partition: int, batch: FoldResult, seconds: float) -> BatchResult:
-    """Return the result of a batch whose script call took some seconds."""
+    """Return the result of an applied batch of a partition; `seconds` is how long its script call took."""
     dead: Counter[str] = Counter()
     for part in batch.dead:
         dead[part.reason] += part.events
@@ -67,17 +68,17 @@ def batch_result(partition: int, batch: FoldResult, seconds: float) -> BatchResu
 
 
 def publish(result: BatchResult, subscribers: Iterable[BatchSubscriber], on_error: Callable[[Exception], None]) -> None:
-    """Call each subscriber with a result.
+    """Call each subscriber with the result of an applied batch.
 
-    The batch is counted, whatever a subscriber does: its error is handed to `on_error`, and never raised.
+    An error of a subscriber is passed to `on_error` and not raised: the batch is counted, whatever a subscriber does.
     """
     for subscriber in subscribers:
         try:
             subscriber(result)
-        except Exception as error:  # noqa: BLE001  # any bug: it must not look like a batch that failed
+        except Exception as error:  # noqa: BLE001  # a bug of a subscriber must not look like a failed batch
             on_error(error)
 
 
 def log_subscriber_error(error: Exception) -> None:
-    """Write an error of a subscriber to the log."""
+    """Log an error of a subscriber, with its traceback."""
     structlog.get_logger().error("subscriber.failed", problem=f"{type(error).__name__}: {error}", exc_info=error)

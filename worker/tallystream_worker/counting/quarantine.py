@@ -1,7 +1,7 @@
-"""Isolates a poison entry: an entry that makes the fold or the script fail whenever it is in a batch.
+"""Isolates poison entries: entries that make the fold or the script fail whenever they are in a batch.
 
 A batch that fails because of one entry is bisected: everything else in it is counted, and the bad entry stays pending.
-It is delivered again now and then. When its deliveries exceed `max_deliveries`, the fold makes a dead letter of it.
+It is delivered again later. When its deliveries exceed `max_deliveries`, the fold makes a dead letter of it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     FoldEntries = Callable[[Sequence[Entry], Mapping[FoldFault, str] | None], tuple[FoldResult, Sequence[Entry]]]
 
 _MOST_FAILED: Final = 8
-"""Entries that may fail one by one, with no batch counted between them, before the pass ends with their error."""
+"""Number of entries that fail alone, with no batch counted between them, after which the error is raised."""
 
 _MOST_SUSPECTS: Final = 10_000
-"""Entries that have failed and are remembered; beyond it the memory begins again."""
+"""Number of failed entries that are remembered; when it is reached, all are forgotten."""
 
 
 def is_entry_error(error: Exception) -> bool:
-    """Tell whether an error may be about what is in a batch, rather than about the server or the way to it."""
+    """Return whether an error may be caused by an entry of a batch, and not by the server or the connection."""
     if isinstance(error, RedisError):
         return not is_about_server(error)
     return not isinstance(error, (StreamError, Unconfirmed))
@@ -40,7 +40,7 @@ class Quarantine:
 
     Args:
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
-        on_refused: Is called with an entry that fails alone and is left pending, and with the error.
+        on_refused: Called with an entry that fails alone and is left pending, and with the error.
     """
 
     def __init__(self, fold: FoldEntries, on_refused: Callable[[Entry, Exception], None]) -> None:
@@ -52,18 +52,18 @@ class Quarantine:
     def batches(
         self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None, conflicts: int = 0
     ) -> Iterator[FoldResult]:
-        """Yield the entries as batches, without those that cannot be folded.
+        """Yield the entries as folded batches; leave entries that cannot be folded pending.
 
         Args:
-            entries: In any order.
-            excluded: The metrics and subjects that must not be counted, with the reason.
+            entries: The entries, in any order; those that failed before are folded last.
+            excluded: The metrics and subjects whose events must become dead letters, each with the reason.
             conflicts: How often a batch of these entries was stale before.
 
         Raises:
-            Exception: as `bisect` does.
+            Exception: the error of a fold, under the conditions of `bisect`.
         """
-        # What failed before comes last, so that a run of poison entries cannot keep the good ones behind it uncounted
-        # until their deliveries exceed the limit as well.
+        # Entries that failed before come last. Otherwise a run of poison entries could delay the good entries after it
+        # until these, too, exceed the limit of deliveries.
         entries = sorted(entries, key=lambda entry: entry.id in self._suspects)
         while entries:
             try:
@@ -76,10 +76,11 @@ class Quarantine:
             entries = rest
 
     def bisect(self, entries: Sequence[Entry], error: Exception) -> Iterator[FoldResult]:
-        """Yield the entries of a batch that failed as smaller batches; a single entry is left pending instead.
+        """Yield the entries of a failed batch as smaller batches; leave a single entry pending instead.
 
         Raises:
-            Exception: the error itself, if it is not about the entries, or if entry after entry failed.
+            Exception: `error` itself, if no entry can have caused it, or if 8 entries failed alone with no batch
+                counted between them.
         """
         if not is_entry_error(error):
             raise error
@@ -91,7 +92,7 @@ class Quarantine:
         yield from self.batches(entries[middle:])
 
     def clear(self) -> None:
-        """Begin to count failures again, because a batch was counted since: the fault was in the entries."""
+        """Set the number of failures in a row to zero. Call it after each counted batch."""
         self._failed = 0
 
     def _leave_pending(self, entry: Entry, error: Exception) -> None:

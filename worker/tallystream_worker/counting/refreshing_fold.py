@@ -1,4 +1,4 @@
-"""Folds by the newest rules."""
+"""Folds by newer rules if a subject seems to be in the wrong partition."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class RefreshingFold:
-    """Folds; if a subject seems to be in the wrong partition, looks for newer rules first.
+    """Folds entries, and folds them again by newer rules if a subject seems to be in the wrong partition.
 
-    The subject's metric may be spread by rules that another worker has published since.
+    The subject's metric may be spread in rules that another worker has published since.
 
     Args:
         rules: The rules to begin with.
         make: Returns the fold for given rules.
-        latest: Returns the published rules, or `None` if they cannot be found.
+        latest: Returns the published rules, or `None` if they cannot be read.
     """
 
     def __init__(self, rules: Rules, make: Callable[[Rules], Fold], latest: Callable[[], Rules | None]) -> None:
@@ -33,7 +33,10 @@ class RefreshingFold:
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
     ) -> tuple[FoldResult, Sequence[Entry]]:
-        """Fold entries as `Fold` does, by the newest rules."""
+        """Fold entries as `Fold` does; if a subject seems misrouted, fold again by the published rules if they differ.
+
+        Later calls use the newer rules.
+        """
         while True:
             result, rest = self._fold(entries, excluded)
             if not result.has_misrouted:

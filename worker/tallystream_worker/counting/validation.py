@@ -1,4 +1,4 @@
-"""What was looked at once and found sound: subjects that are counted in this partition, and actors."""
+"""Checks subjects and actors, and remembers the valid ones, so that each is checked once."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 REMEMBERED: Final = 50_000
-"""Subjects, and actors, that are remembered; beyond it the memory is begun anew."""
+"""The number of subjects, and of actors, at which a cache forgets them all and begins again."""
 
 
 class SubjectCache:
-    """Checks each subject and actor once, for as long as it remembers them.
+    """Checks subjects and actors; a valid one is checked only once while the cache remembers it.
 
     Args:
-        layout: How many partitions there are.
-        partition: The one in which the subjects are to be counted.
+        layout: The number of partitions, and their keys.
+        partition: The partition in which the subjects are counted.
 
     Attributes:
-        has_misrouted: A subject of another partition was met.
+        has_misrouted: Whether a checked subject belongs to another partition.
     """
 
     def __init__(self, layout: Layout, partition: int) -> None:
@@ -38,14 +38,14 @@ class SubjectCache:
         self.has_misrouted = False
 
     def subjects(self, *, anywhere: bool) -> AbstractSet[str]:
-        """Return the subjects that need no look any more: of metrics that are spread (`anywhere`), or of all others."""
+        """Return the subjects that are known to be valid: of spread metrics (`anywhere=True`), or of other metrics."""
         return self._anywhere if anywhere else self._home
 
     def subject(self, subject: str, *, anywhere: bool) -> None:
-        """Check a subject.
+        """Check that a subject is valid and belongs to this partition; a subject of a spread metric may be anywhere.
 
         Raises:
-            EventError: it breaks a rule, or belongs to another partition.
+            EventError: the subject is not valid, or it belongs to another partition (`has_misrouted` is set).
         """
         known = self._anywhere if anywhere else self._home
         if subject in known:
@@ -60,7 +60,7 @@ class SubjectCache:
         known.add(subject)
 
     def are_actors(self, actors: Iterable[str]) -> bool:
-        """Tell whether all of these are sound."""
+        """Return whether all of these actors are valid, and remember them if they are."""
         fresh = set(actors) - self._actors
         try:
             for actor in fresh:
@@ -74,10 +74,15 @@ class SubjectCache:
 
 
 def check_normal(field: str, text: str, limit: int) -> None:
-    """Refuse text that no producer of ours would have sent: it breaks a rule, or is not normalised.
+    """Check text that tallystream's producers would have checked and normalised before they sent it.
+
+    Args:
+        field: The name of the field, for the error.
+        text: The value.
+        limit: The largest length in bytes.
 
     Raises:
-        EventError: what is wrong with it.
+        EventError: the text breaks a rule, or is not in Unicode normal form C.
     """
     if check_text(field, text, limit) != text:
         raise EventError(field, "is not in Unicode normal form C")

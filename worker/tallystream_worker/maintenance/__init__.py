@@ -1,1 +1,1 @@
-"""What keeps a partition healthy beside the counting: trimming, losses, idle names, hot subjects."""
+"""Maintains the partitions: trims streams, accounts for losses, removes idle names, finds hot subjects."""

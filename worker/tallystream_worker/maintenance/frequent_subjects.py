@@ -1,7 +1,8 @@
-"""The most frequent subjects among the events of some entries, in bounded memory.
+"""Finds the most frequent subject among the events of some entries, in bounded memory.
 
-Misra and Gries, "Finding repeated elements" (1982), with the batched reduction of Agarwal et al., "Mergeable summaries"
-(2012): of N events that were looked at, a subject's count is too low by N / (`KEPT` + 1) at most, and never too high.
+The algorithm is that of Misra and Gries, "Finding repeated elements" (1982), with the batched reduction of Agarwal et
+al., "Mergeable summaries" (2012): after N events, the count of a subject is at most N / (`KEPT` + 1) too low, and never
+too high.
 """
 
 from __future__ import annotations
@@ -13,27 +14,27 @@ if TYPE_CHECKING:
     from tallystream.wire.codec import Payload
 
 KEPT: Final = 256
-"""Subjects that are kept apart behind a reduction."""
+"""The largest number of subjects that keep a count after a reduction."""
 
 ROOM: Final = 4096
-"""Subjects that lead to one."""
+"""The number of counted subjects above which the counts are reduced."""
 
 _SPAN: Final = 200_000
-"""Events after which what was seen before counts half."""
+"""The number of events above which all counts are halved, so that newer events weigh more."""
 
 _FEW: Final = 100
-"""Events of which a share says nothing yet."""
+"""The smallest number of events for which a share is computed."""
 
 
 class FrequentSubjects:
-    """The most frequent subjects among the events of some entries."""
+    """Approximate counts of the most frequent subjects among the events that were added."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
         self._events = 0
 
     def take(self, payload: Payload) -> None:
-        """Take the events of one entry."""
+        """Add the events of one entry to the counts; reduce or halve the counts if they grow too large."""
         for group in payload.groups:
             counts = self._counts[group.metric]
             counts.update(group.ones)
@@ -53,7 +54,10 @@ class FrequentSubjects:
 
     @property
     def largest(self) -> tuple[str, str, float] | None:
-        """Metric, subject and share of the most frequent one."""
+        """The metric, subject and share of the events (0 to 1) of the most frequent subject.
+
+        `None` if fewer than 100 events were added.
+        """
         if self._events < _FEW:
             return None
         count, metric, subject = max(

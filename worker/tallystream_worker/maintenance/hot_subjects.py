@@ -1,4 +1,4 @@
-"""Which subject gets the most of a partition's events: from a sample of the entries, one of each batch."""
+"""Finds the subject with the most events of each partition, from a sample: one entry of each batch."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 _SHOWN: Final = 60_000
-"""Milliseconds for which others see what was found here."""
+"""Milliseconds after which a published hot subject expires."""
 
 LARGE_SHARE: Final = 0.5
+"""The share of a partition's events (0 to 1) from which a subject can be hot."""
+
 BUSY: Final = 10_000.0
-"""From this share of a partition's events a subject is said to be hot, where they are so many a second: below that, any
-server takes them."""
+"""The events per second of a partition from which a subject can be hot. Any server can count fewer."""
 
 
 @dataclass(frozen=True)
 class HotSubject:
-    """The subject with the most events of a partition lately.
+    """The subject with the most events of a partition in the last seconds.
 
     Attributes:
-        metric: Of which its events are.
-        subject: Its name.
-        share: Its part of the partition's events, 0 to 1.
-        events_per_second: Of the partition, all subjects.
+        metric: The metric of its events.
+        subject: The subject.
+        share: Its share of the partition's events, 0 to 1.
+        events_per_second: The events per second of all subjects of the partition.
     """
 
     metric: str
@@ -54,15 +55,15 @@ class HotSubject:
 
     @property
     def is_hot(self) -> bool:
-        """Whether it is worth a thought."""
+        """Whether the subject has half of the partition's events or more, and the partition 10,000 a second or more."""
         return self.share >= LARGE_SHARE and self.events_per_second >= BUSY
 
 
 def advice(hot: HotSubject, rules: Rules | None) -> str:
-    """Return what would help."""
+    """Return a sentence on how to relieve the partition of a hot subject, given the declared rules."""
     rule = rules.metric.get(hot.metric) if rules is not None else None
     if rule is None or rule.spread:
-        return "its metric is spread, as far as its events have neither id nor actor"
+        return "its metric is spread already, except for events with an id or an actor"
     if rule.unspreadable_reason is not None:
         return (
             f"its metric has {rule.unspreadable_reason}, so it cannot be spread: "
@@ -72,11 +73,14 @@ def advice(hot: HotSubject, rules: Rules | None) -> str:
 
 
 class HotSubjectTracker:
-    """Subscribes to outcomes, and knows the hottest subject of each partition; safe across threads.
+    """Tracks the subject with the most events of each partition: a subscriber of applied batches; thread-safe.
 
     Args:
         partitions: How many partitions are counted.
-        log: The number of the log that has them.
+        log: The number of their topic.
+
+    Attributes:
+        log: The number of their topic.
     """
 
     def __init__(self, partitions: int, log: int = FIRST_TOPIC) -> None:
@@ -88,14 +92,14 @@ class HotSubjectTracker:
         self._looked_at = time.monotonic()
 
     def __call__(self, outcome: BatchResult) -> None:
-        """Take note of one applied batch."""
+        """Add the number of events of one applied batch to its partition, and count the subjects of its sample."""
         with self._lock:
             self._events[outcome.partition] += outcome.events
             if outcome.sample is not None:
                 self._summaries[outcome.partition].take(outcome.sample)
 
     def tick(self) -> None:
-        """Take the rates of the time since the last call."""
+        """Compute the events per second of each partition since the last call, and begin to count again from zero."""
         with self._lock:
             now = time.monotonic()
             seconds = max(0.001, now - self._looked_at)
@@ -104,19 +108,19 @@ class HotSubjectTracker:
             self._looked_at = now
 
     def of(self, partition: int) -> HotSubject | None:
-        """Return the hottest subject of a partition; `None` where too little was seen."""
+        """Return the subject with the most events of a partition; `None` if fewer than 100 events were sampled."""
         with self._lock:
             largest = self._summaries[partition].largest
             return None if largest is None else HotSubject(*largest, self._rates[partition])
 
 
 def show(client: redis.Redis, keys: PartitionKeys, hot: HotSubject) -> None:
-    """Let others see it for a while."""
+    """Publish the hot subject of a partition on the server, as JSON, for 60 seconds."""
     client.set(keys.hot_subject, json.dumps(asdict(hot)), px=_SHOWN)
 
 
 def query_hot_subjects(layout: Layout) -> Query[dict[str, HotSubject]]:
-    """Ask for the hottest subject of each partition that has been busy within the last minute, by stream."""
+    """Return a query for the published hot subjects by stream; a partition that published none for 60 s is absent."""
 
     def parse(replies: list[Any]) -> dict[str, HotSubject]:
         found = zip(layout.keys, map(raise_on_error, replies), strict=True)
@@ -126,13 +130,13 @@ def query_hot_subjects(layout: Layout) -> Query[dict[str, HotSubject]]:
 
 
 class HotSubjects:
-    """Lets others see the hottest subject of each partition, and logs one that becomes hot.
+    """Publishes the subject with the most events of each partition, and logs a subject that becomes hot.
 
     Args:
-        client: Where the partitions are.
-        deployment: The data that the worker began with.
-        tracker: Returns what has noted the batches; another one once counting has gone on in another topic.
-        log: Where a subject is logged that has become hot.
+        client: The connection to the partitions.
+        deployment: The deployment that the worker started with.
+        tracker: Returns the tracker of the applied batches, which is a new one after the worker has changed its topic.
+        log: Logs a subject that becomes hot.
     """
 
     def __init__(
@@ -149,18 +153,18 @@ class HotSubjects:
         self._logged: dict[str, tuple[str, str]] = {}  # by stream, the last one: metric and subject
 
     def run_once(self) -> None:
-        """Show what was found since the last pass.
+        """Publish the subject with the most events of each partition that had events since the last pass.
 
         Raises:
-            redis.RedisError: the server does not answer, or refuses.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         tracker = self._tracker()
         tracker.tick()
 
         def show_one(partition: int, keys: PartitionKeys, found: Deployment) -> None:
-            # Other than the tracker's where the events were just moved, and counting is about to follow.
+            # After a repartition the topic differs from the tracker's until the worker counts in the new topic.
             hot = tracker.of(partition) if found.layout.topic == tracker.log else None
-            if hot is not None and hot.events_per_second:  # what was shown before fades by itself
+            if hot is not None and hot.events_per_second:  # if not, the last published subject expires
                 self._show(keys, hot, found.declared)
 
         for_each_partition(self._client, self._deployment, show_one)
@@ -179,7 +183,7 @@ class HotSubjects:
 def hot_subjects_service(
     settings: Settings, deployment: Deployment, tracker: Callable[[], HotSubjectTracker], log: FilteringBoundLogger
 ) -> PeriodicService:
-    """Return the service that shows hot subjects."""
+    """Return the service that publishes and logs the hot subjects of all partitions."""
     client = connect(settings.redis.url)
     job = HotSubjects(client, deployment, tracker, log)
     return maintenance_service("hot-subjects", INTERVAL, job.run_once, client, log)

@@ -1,4 +1,4 @@
-"""Losses: entries that vanished before they were counted, because somebody trimmed the stream or deleted from it."""
+"""Accounts for losses: entries that were trimmed or deleted from a stream before they were counted."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LOSSES: Final = Script("tallystream_worker.maintenance", "losses")
 
 @dataclass(frozen=True)
 class Loss:
-    """What is missing at rest.
+    """Appended events of a partition that have no outcome in the ledger, although no entry is pending or unread.
 
     Attributes:
-        entries: Stream entries that vanished.
-        events: What they held.
-        proved: The events are in the ledger as trimmed now; else nothing shows that entries vanished, and they
-            stay unaccounted.
+        entries: How many entries vanished from the stream.
+        events: How many events are missing.
+        proved: Whether the server's figures prove that entries vanished; then the events are in the ledger as
+            `trimmed`. If not, the ledger is unchanged.
     """
 
     entries: int
@@ -39,10 +39,13 @@ class Loss:
 
 
 def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
-    """Put what vanished uncounted into the books of one partition; `None` where nothing did, or entries wait.
+    """Add the events of entries that vanished before they were counted to the ledger's `trimmed`, in one partition.
+
+    Returns:
+        The loss; `None` if no events are missing, or if entries are pending or unread.
 
     Raises:
-        redis.ResponseError: `NOGROUP`, or there is no stream.
+        redis.ResponseError: `NOGROUP` if the group is gone, or the stream does not exist.
     """
     answer, *figures = _LOSSES(client, [keys.stream, keys.ledger, keys.topic_ledger], [keys.group])
     if answer == b"waiting":
@@ -52,12 +55,12 @@ def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
 
 
 class LossFinder:
-    """Settles the losses of all partitions.
+    """Adds the losses of all partitions to their ledgers, and logs them.
 
     Args:
-        client: Where the streams are.
-        deployment: The data that the worker began with.
-        log: Where losses are logged.
+        client: The connection to the streams.
+        deployment: The deployment that the worker started with.
+        log: Logs losses and unaccounted events.
     """
 
     def __init__(self, client: redis.Redis, deployment: Deployment, log: FilteringBoundLogger) -> None:
@@ -67,10 +70,10 @@ class LossFinder:
         self._unaccounted = StreamStates(log, "events.unaccounted", "events.accounted")
 
     def run_once(self) -> None:
-        """Put what has vanished uncounted into the ledger of each partition.
+        """Add the losses of each partition to its ledger, and log them.
 
         Raises:
-            redis.RedisError: the server does not answer, or refuses.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 
@@ -89,6 +92,6 @@ class LossFinder:
 
 
 def losses_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that settles losses."""
+    """Return the service that adds the losses of all partitions to their ledgers."""
     client = connect(settings.redis.url)
     return maintenance_service("losses", INTERVAL, LossFinder(client, deployment, log).run_once, client, log)

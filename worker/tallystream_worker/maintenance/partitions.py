@@ -1,4 +1,4 @@
-"""What the maintenance jobs have in common: one pass over all partitions, and a service that makes it."""
+"""Runs a maintenance job in every partition, periodically."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 INTERVAL: Final = 2.0
-"""Seconds between two passes of most jobs, about."""
+"""Approximate seconds between two passes of most jobs."""
 
 _JITTER: Final = 0.25
 _FIRST_PAUSE: Final = 0.5
@@ -32,18 +32,18 @@ _LONGEST_PAUSE: Final = 5.0
 def for_each_partition(
     client: redis.Redis, deployment: Deployment, job: Callable[[int, PartitionKeys, Deployment], None]
 ) -> None:
-    """Do a job in every partition, whether or not it fails in another one.
+    """Run a job in every partition, also after it failed in another partition.
 
-    Does nothing if the server holds other data than the worker began with, and leaves out a partition whose stream or
-    consumer group is gone: the partition's worker reports both.
+    If the epoch differs from the one that the worker started with, do nothing. Ignore a partition whose stream or
+    consumer group is gone. The counting loop reports both.
 
     Args:
-        client: Where the partitions are.
-        deployment: The data that the worker began with.
-        job: Takes the partition's number, its keys, and what is stored by now.
+        client: The connection to the partitions.
+        deployment: The deployment that the worker started with.
+        job: Called with the partition's number, its keys, and the deployment that is stored now.
 
     Raises:
-        redis.RedisError: the first error of a partition, after the others were done.
+        redis.RedisError: the first error of a partition, after the job has run in all of them.
     """
     try:
         found = deployment.reload(client)
@@ -68,15 +68,15 @@ def maintenance_service(
     log: FilteringBoundLogger,
     stopping: threading.Event | None = None,
 ) -> PeriodicService:
-    """Return the service of a job; every worker runs it, and each step is right whoever else does the same.
+    """Return the periodic service of a maintenance job. Every worker runs it, and several may run it at the same time.
 
     Args:
-        name: What logs and health call it.
-        interval: Seconds between two passes, a quarter more or less.
+        name: The name of the service in logs and health.
+        interval: Seconds between two passes, varied by up to a quarter.
         run_once: Makes one pass.
-        client: The job's own; closed at the end.
-        log: Where changes of state are logged.
-        stopping: Seen by a pass that takes longer.
+        client: The job's own client; the service closes it when it stops.
+        log: Logs changes of state.
+        stopping: Set when the service stops, so that a long pass can end early.
     """
     return PeriodicService(
         name,

@@ -1,4 +1,4 @@
-"""Reaping: names of consumers and producers that will not come back are forgotten, and nothing with them."""
+"""Removes the names of consumers and producers that have been silent for long, without losing an entry."""
 
 from __future__ import annotations
 
@@ -23,22 +23,32 @@ _PRODUCERS: Final = Script("tallystream_worker.maintenance", "reap_producers")
 _STEP: Final = 500
 
 INTERVAL: Final = 60.0
-"""Seconds between two passes, about."""
+"""Approximate seconds between two passes."""
 
 CONSUMER_SILENCE: Final = 86_400.0
-"""Seconds without a read after which a consumer is taken for gone. One that comes back all the same is made anew."""
+"""Seconds without a read after which a consumer is removed. If it reads again, the server creates it again."""
 
 PRODUCER_SILENCE: Final = 30 * 86_400.0
-"""Seconds without an append after which a producer's sequence is forgotten. One that was cut off in mid-append for
-longer could append that entry a second time."""
+"""Seconds without an append after which a producer's sequence is removed.
+
+If a producer loses its connection during an append and repeats it only after this time, the entry is appended twice.
+"""
 
 
 def reap_consumers(
     client: redis.Redis, keys: PartitionKeys, heir: str, *, silence: float = CONSUMER_SILENCE, step: int = _STEP
 ) -> tuple[int, int]:
-    """Take over what silent consumers hold and forget those that hold nothing; return how many, and the entries.
+    """Claim the pending entries of silent consumers, and remove the silent consumers that have none left.
 
-    One call takes over at most `step` entries; a consumer that holds more is forgotten by a later one.
+    Args:
+        client: Runs the script.
+        keys: The keys of the partition.
+        heir: The consumer that gets the entries; it is never removed.
+        silence: Seconds without a read after which a consumer is silent.
+        step: The largest number of entries that one call claims. A consumer with more is removed by a later call.
+
+    Returns:
+        The number of removed consumers, and of claimed entries.
     """
     _, forgotten, taken = _CONSUMERS(client, [keys.stream], [keys.group, heir, int(silence * 1000), step])
     return forgotten, taken
@@ -47,19 +57,30 @@ def reap_consumers(
 def reap_producers(
     client: redis.Redis, keys: PartitionKeys, cursor: str, *, silence: float = PRODUCER_SILENCE, step: int = _STEP
 ) -> tuple[str, int]:
-    """Forget silent producers among about `step` names; return where to go on (`0`: from the start), and how many."""
+    """Remove the sequences of silent producers that drew a random name, among about `step` producers.
+
+    Args:
+        client: Runs the script.
+        keys: The keys of the partition.
+        cursor: The cursor that the last call returned; `0` to begin.
+        silence: Seconds without an append after which a producer is silent.
+        step: About how many producers one call examines.
+
+    Returns:
+        The cursor for the next call (`0` after the last producer), and the number of removed producers.
+    """
     _, following, forgotten = _PRODUCERS(client, [keys.sequences], [cursor, int(silence * 1000), step])
     return following.decode(), forgotten
 
 
 class Reaper:
-    """Forgets the silent consumers and producers of all partitions.
+    """Removes the silent consumers and producers of all partitions.
 
     Args:
-        client: Where the partitions are.
-        deployment: The data that the worker began with.
-        heir: The consumer that takes over what silent ones hold.
-        log: Where it is logged what was forgotten.
+        client: The connection to the partitions.
+        deployment: The deployment that the worker started with.
+        heir: The consumer that gets the pending entries of silent consumers.
+        log: Logs how many names were removed.
     """
 
     def __init__(self, client: redis.Redis, deployment: Deployment, heir: str, log: FilteringBoundLogger) -> None:
@@ -70,10 +91,10 @@ class Reaper:
         self._cursors: defaultdict[str, str] = defaultdict(lambda: "0")  # by stream, among its producers
 
     def run_once(self) -> None:
-        """Forget what is silent in each partition, some hundred names of each kind at most.
+        """Remove silent consumers and producers of each partition; examine about 500 producers of each.
 
         Raises:
-            redis.RedisError: the server does not answer, or refuses.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 
@@ -89,6 +110,6 @@ class Reaper:
 def reaper_service(
     settings: Settings, deployment: Deployment, consumer: str, log: FilteringBoundLogger
 ) -> PeriodicService:
-    """Return the service that forgets silent names."""
+    """Return the service that removes the silent consumers and producers of all partitions."""
     client = connect(settings.redis.url)
     return maintenance_service("reaper", INTERVAL, Reaper(client, deployment, consumer, log).run_once, client, log)

@@ -1,6 +1,6 @@
-"""Trimming: streams are kept for a time and up to a size, and no entry is removed that is still needed.
+"""Trims streams to the configured age and size, and never removes an entry that is still needed.
 
-The job also bounds the stream of dead letters, of which it removes the oldest.
+The job also bounds the memory of the dead letters: it drops the oldest ones.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 _TRIM: Final = Script("tallystream_worker.maintenance", "trim")
 _STEP: Final = 2000
-"""Entries that one call removes at most: bounds the time for which it holds the server."""
+"""The largest number of entries that one call removes, which bounds the time for which it blocks the server."""
 
 _CALLS: Final = 50
-"""The most calls of one pass in one partition: what is left waits for the next."""
+"""The largest number of calls in one partition in one pass; the next pass removes the rest."""
 
 _NEARLY: Final = 0.8
 
 
 @dataclass(frozen=True)
 class Trimmed:
-    """What one call did, and found.
+    """The result of one call of the trim script in one partition.
 
     Attributes:
-        removed: Entries that it removed.
-        entries: Entries left.
-        bytes: Memory that the stream took before, as the server estimates it.
-        limit: Entries at which appends are refused, 0 for none.
-        holder: Who needs the oldest entries: a consumer group, or the name of a hold.
+        removed: Number of entries that the call removed.
+        entries: Number of entries left.
+        bytes: Memory of the stream before the call in bytes, as the server estimates it.
+        limit: Number of entries at which appends are refused; 0 for no limit.
+        holder: The consumer group or the retention hold that needs the oldest entries.
     """
 
     removed: int
@@ -54,17 +54,18 @@ class Trimmed:
 
     @property
     def nearly_full(self) -> bool:
-        """Tell whether appends are refused, or soon will be."""
+        """Whether the stream has 80 % of the entries at which appends are refused, or more."""
         return 0 < self.limit * _NEARLY <= self.entries
 
 
 def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings, *, step: int = _STEP) -> Trimmed:
-    """Remove up to `step` of the oldest entries that are counted and out of retention; publish the limits.
+    """Remove the oldest entries that are counted and older or more than the retention allows; publish the limits.
 
-    The server removes whole nodes of a stream, so up to a hundred small entries stay longer than they have to.
+    One call removes at most `step` entries. The server removes whole nodes of a stream, so up to a hundred small
+    entries stay longer than the retention demands.
 
     Raises:
-        redis.ResponseError: there is no stream, or a hold is no stream ID.
+        redis.ResponseError: the stream does not exist, or a retention hold is not a stream ID.
     """
     age = retention.age_seconds
     _, removed, entries, size, limit, holder = _TRIM(
@@ -83,14 +84,14 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
 
 
 class Trimmer:
-    """Trims the streams of all partitions, and bounds their dead letters.
+    """Trims the streams of all partitions, and bounds the memory of their dead letters.
 
     Args:
-        client: Where the streams are.
-        deployment: The data that the worker began with.
-        retention: How much is kept.
-        log: Where changes of state, and what is dropped, are logged.
-        stopping: Ends a pass that has much to remove.
+        client: The connection to the streams.
+        deployment: The deployment that the worker started with.
+        retention: The configured age and sizes.
+        log: Logs dropped dead letters, and streams that are nearly full.
+        stopping: When set, ends a pass before it has removed everything.
     """
 
     def __init__(
@@ -110,10 +111,10 @@ class Trimmer:
         self._dead_full = StreamStates(log, "dead_letters.nearly_full", "dead_letters.have_room")
 
     def run_once(self) -> None:
-        """Remove from each partition what is out of retention.
+        """Remove from each partition the entries and dead letters beyond the configured age and sizes.
 
         Raises:
-            redis.RedisError: the server does not answer, or refuses.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 
@@ -152,7 +153,7 @@ class Trimmer:
 
 
 def trim_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that trims."""
+    """Return the service that trims the streams and dead letters of all partitions."""
     client, stopping = connect(settings.redis.url), threading.Event()
     trimmer = Trimmer(client, deployment, settings.retention, log, stopping)
     return maintenance_service("trim", INTERVAL, trimmer.run_once, client, log, stopping)

@@ -1,5 +1,5 @@
 #!lua
--- apply: turns a folded batch into counts, once.
+-- apply: acknowledges the entries of a batch and adds its deltas and dead letters, in one call.
 --
 -- KEYS[1] stream   KEYS[2] dead stream   KEYS[3] ledger (hash)   KEYS[4] live generation
 -- ARGV[1] group    ARGV[2] batch, msgpack: { ids = { entry ID, ... }, and the fields that rules/plan.lua lists }
@@ -10,12 +10,12 @@
 --         {"stale", ID, ...}                   some IDs are no longer pending; these still are
 --         {"switched"}                         another generation is live now
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
--- Raises NOGROUP if the stream or the group is gone: never to be taken for "already done".
+-- Raises NOGROUP if the stream or the group is gone; a caller must not take this for "already applied".
 --
--- Invariant: an entry is acknowledged in the call that adds its deltas or its dead letter, and in no other.
--- Lua has no rollback, so everything that can fail is tried before the first write: the check of the IDs, every
--- counter, the type of every key. `#!lua` makes the server refuse the whole call when it is out of memory, read-only
--- or cannot write its log. A crash cannot come between the writes: the server runs the call as one.
+-- Invariant: an entry is acknowledged in the call that adds its deltas or its dead letter, and in no other call.
+-- Lua has no rollback, so everything that can fail is checked before the first write: the IDs, every counter, the type
+-- of every key. With `#!lua`, the server rejects the whole call if it is out of memory, is read-only or cannot write
+-- its append-only file. The writes are atomic: the server runs the call as one.
 local generations = require('tallystream.storage.lua.lib.generations')
 local plan = require('tallystream.storage.lua.rules.plan')
 local write = require('tallystream.storage.lua.rules.write')
@@ -29,7 +29,7 @@ end
 local batch = cmsgpack.unpack(ARGV[2])
 local ids = batch.ids
 
--- Each ID is checked: XACK returns a total, which could not tell which of them it acknowledged.
+-- Check each ID by itself: XACK returns only how many IDs it acknowledged, not which.
 local pending = {}
 for i = 1, #ids do
   if #call('XPENDING', stream, group, ids[i], ids[i], 1) == 1 then
@@ -46,7 +46,7 @@ if #planned.rejected > 0 then
 end
 call('XLEN', dead)
 
--- From here on nothing fails.
+-- Nothing after this line can fail.
 call('XACK', stream, group, unpack(ids))
 if ARGV[4] then
   require('tallystream_worker.dead_letters.lua.add')(dead, 4)

@@ -5,16 +5,17 @@
 -- KEYS[3] equals KEYS[2] for the first generation
 -- ARGV[1] group
 --
--- Returns {"waiting"}                    something is pending or unread: that hides what is missing
---         {"settled", entries, events}   so many had vanished: now they are in the ledger (mostly 0, 0)
---         {"open", entries, events}      events are missing, but no entries vanished: a fault, left as it is
+-- Returns {"waiting"}                    entries are pending or unread, so it is not known how many are missing
+--         {"settled", entries, events}   these had vanished and are in the ledger now (mostly 0, 0)
+--         {"open", entries, events}      events are missing, but no entries vanished: a fault; nothing was changed
 -- Raises NOGROUP if the group is gone.
 --
--- Proof is taken from figures that only the server and the other scripts move: the stream has had more entries
--- than something became of, and at least as many were removed by others since the ledger balanced last.
--- Both must be true: an entry that was acknowledged and not counted is missing, but has not vanished.
+-- Two figures, which only the server and the other scripts change, prove that entries vanished: the stream has had more
+-- entries than were settled, and at least as many were removed by others since the ledger last balanced.
+-- Both must be true: an entry that was acknowledged without being counted is missing, but has not vanished.
 --
--- Invariant: `trimmed` grows only by what is missing at rest, so it can make the ledger balance and never tip it.
+-- Invariant: `trimmed` grows only by the events that are missing while no entry is pending or unread, so it can make
+-- the ledger balance, but cannot unbalance it.
 local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
 local stream, ledger, topic = KEYS[1], KEYS[2], KEYS[3]
@@ -34,7 +35,7 @@ local function topic_figure(name)
   return tonumber(call('HGET', topic, name) or 0)
 end
 
-local outcomes = 0 -- events that something became of
+local outcomes = 0 -- events that have an outcome
 for _, name in ipairs({ 'counted', 'duplicate', 'late', 'dead', 'trimmed', 'retracted' }) do
   outcomes = outcomes + figure(name)
 end
@@ -44,7 +45,7 @@ for name, events in pairs(books) do
   end
 end
 local appended = figure('appended')
-if ledger ~= topic then -- a later generation: the topic's ledger has what was appended; see tallystream.reading.ledger
+if ledger ~= topic then -- a later generation: the topic's ledger has `appended`; see tallystream.reading.ledger
   appended = appended + topic_figure('appended') - topic_figure('plain')
 end
 local missing = appended - outcomes
@@ -59,17 +60,17 @@ local function move(name, by)
   end
 end
 
--- Nothing lies between what was delivered last and what was appended last: without this the server's lag never
--- falls to 0 if the last entries vanished unread. Forward over nothing, so no entry can be skipped. A user who may not
--- set it (by an ACL of an earlier release) moves the ledger all the same; the lag then stays wrong: until the next
--- read, or for good (Redis 7.0).
+-- Move the group's last delivered ID to the end of the stream. If the last entries vanished unread, the server's lag
+-- would otherwise never fall to 0. No entry lies between the two IDs, so none is skipped. If the user may not do this
+-- (ACL of an earlier release), the ledger is still changed, and the lag stays wrong until the next read, or on Redis
+-- 7.0 for good.
 if delivered ~= generated or group.lag ~= 0 then
   redis.pcall('XGROUP', 'SETID', stream, ARGV[1], generated, 'ENTRIESREAD', added)
 end
 if missing < 0 or (missing > 0 and (unsettled <= 0 or removed < unsettled)) then
   return { 'open', unsettled, missing }
 end
--- A plain entry's event is in `appended` only once it is counted: the plain ones among what vanished are still unseen.
+-- The event of a plain entry is added to `appended` when it is counted, so add those of the vanished plain entries now.
 local unseen = 0
 if unsettled > 0 and removed >= unsettled then
   unseen = math.max(0, math.min(unsettled, unplain))

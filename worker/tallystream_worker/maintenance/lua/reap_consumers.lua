@@ -1,12 +1,13 @@
 #!lua
--- reap_consumers: forgets consumers that have been silent for long, and loses nothing that they held.
+-- reap_consumers: deletes consumers that have been silent for long, after it gave their pending entries to another one.
 --
 -- KEYS[1] stream
 -- ARGV[1] group   ARGV[2] new owner   ARGV[3] milliseconds of silence   ARGV[4] entries that one call takes over
 --
--- Returns {"reaped", consumers forgotten, entries taken over}
+-- Returns {"reaped", consumers deleted, entries claimed for the new owner}
 --
--- Invariant: a consumer is deleted only in a call that has found its pending list empty: deleting drops that list.
+-- Invariant: a consumer is deleted only in a call that has found its pending list empty, because deleting a consumer
+-- also deletes that list.
 local maps = require('tallystream.storage.lua.lib.maps')
 local call = redis.call
 local stream, group, new_owner, silence, most = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -17,7 +18,7 @@ local function take_over(consumer, count)
   for _, row in ipairs(call('XPENDING', stream, group, '-', '+', count, consumer)) do
     ids[#ids + 1] = row[1]
   end
-  -- Not a delivery, and idle for long: a consumer that claims stale entries finds them at once.
+  -- JUSTID: this is not a delivery. IDLE: any worker that claims idle entries can claim these at once.
   local n = #ids
   ids[n + 1], ids[n + 2], ids[n + 3] = 'IDLE', ARGV[3], 'JUSTID'
   call('XCLAIM', stream, group, new_owner, 0, unpack(ids))

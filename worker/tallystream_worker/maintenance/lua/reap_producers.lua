@@ -1,13 +1,13 @@
 #!lua
--- reap_producers: forgets the sequences of producers that have not appended for long.
+-- reap_producers: deletes the sequences of producers that have not appended for long.
 --
 -- KEYS[1] sequences (hash: producer -> "<sequence> <stream ID>")
 -- ARGV[1] cursor   ARGV[2] milliseconds of silence   ARGV[3] about how many fields one call reads
 --
--- Returns {"reaped", next cursor, producers forgotten}
+-- Returns {"reaped", next cursor, producers deleted}
 --
--- Invariant: only names that a producer drew for one run of its process (16 hexadecimal digits) are forgotten. A
--- producer that comes back under a chosen name, as resumable ingest and spools do, is still known.
+-- Invariant: only names that a producer drew for one run of its process (16 hexadecimal digits) are deleted. Producers
+-- with a chosen name, such as resumable ingest and spools, may return at any time; their sequences are kept.
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local clock = require('tallystream.storage.lua.lib.clock')
 local call = redis.call

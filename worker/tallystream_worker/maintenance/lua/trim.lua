@@ -1,25 +1,26 @@
 #!lua
--- trim: removes the oldest counted entries of a stream, and publishes how long the stream may become.
+-- trim: removes the oldest counted entries of a stream, and publishes the length at which appends are refused.
 --
--- KEYS[1] stream   KEYS[2] holds (hash: holder -> stream ID)   KEYS[3] the topic's ledger   KEYS[4] sequences (hash)
--- ARGV[1] group that counts   ARGV[2] milliseconds that an entry is kept, 0 for ever
--- ARGV[3] bytes that the stream should have at most, 0 for any   ARGV[4] bytes at which appends stop, 0 for never
--- ARGV[5] entries that one call removes at most   ARGV[6] bytes that the dead stream may have, 0 for any
+-- KEYS[1] stream   KEYS[2] retention holds (hash: holder -> stream ID)
+-- KEYS[3] the topic's ledger   KEYS[4] sequences (hash)
+-- ARGV[1] group that counts   ARGV[2] milliseconds that an entry is kept, 0 for no limit
+-- ARGV[3] bytes that the stream should have at most, 0 for no limit   ARGV[4] bytes at which appends stop, 0 for never
+-- ARGV[5] entries that one call removes at most   ARGV[6] bytes that the dead stream may have, 0 for no limit
 --
--- Writes two fields of the sequences, which readers show beside the lengths: `!limit`, the entries at which appends are
--- refused, and `!dead`, ARGV[6]. A field without a bound is absent.
+-- Writes two fields of the sequences, which readers show with the lengths: `!limit`, the number of entries at which
+-- appends are refused, and `!dead`, which is ARGV[6]. A field without a limit is absent.
 --
 -- Returns {"trimmed", removed, entries, bytes, limit (entries, 0 for none), holder of the oldest entry}
 --
--- Invariant: nothing is removed that a group, whatever its name, has not read or not acknowledged, or that lies above
--- a hold. If the counting group is missing it is not known what was counted, and nothing is removed. By MINID only:
--- MAXLEN would remove entries that are not counted.
+-- Invariant: no entry is removed that a group, whatever its name, has not read or not acknowledged, or that is after a
+-- retention hold. If the counting group is missing, it is not known which entries were counted, so none is removed.
+-- Trim by MINID only: MAXLEN would remove entries that are not counted.
 local clock = require('tallystream.storage.lua.lib.clock')
 local streams = require('tallystream.storage.lua.lib.streams')
 local stream, holds, ledger, sequences = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local call = redis.call
 
-local mark, holder -- the smallest ID that must stay, and what holds it
+local mark, holder -- the smallest ID that must stay, and the group or retention hold that needs it
 local function hold(id, name)
   if not streams.parse_id(id) then
     error({ err = 'ERR ' .. holds .. ' field ' .. name .. ' is not a stream ID' })
