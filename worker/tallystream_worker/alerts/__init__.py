@@ -1,1 +1,1 @@
-"""Alerts beside the counting: conditions that change as time passes, and the delivery of what was noticed."""
+"""Evaluates alerts that change as time passes, and delivers the notifications of all alerts."""

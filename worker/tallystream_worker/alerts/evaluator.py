@@ -1,4 +1,4 @@
-"""Looks at what changes as time passes: sums over a range, rates, and buckets that have ended."""
+"""Evaluates the alerts that change as time passes: sums over a range, rates, and buckets that have ended."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 _CHANGE: Final = Script("tallystream_worker.alerts", "change_alerts")
 _CHUNK: Final = 500
 Change = tuple[str, str, float]
-"""A subject, what becomes of it, and its value."""
+"""A subject, its new state (`firing`, `resolved` or `ended`), and its value."""
 
 
 class AlertEvaluator:
-    """Changes the states of alerts that no event changes; several may, the script lets one of them.
+    """Changes the states of alerts as time passes. Several evaluators may run: the script makes each change once.
 
     Args:
-        client: Where.
-        layout: Returns how many partitions there are; called in each pass, since the live counters may have moved.
-            `None` if the server holds other data: then a pass does nothing.
+        client: The connection to the counters.
+        layout: Returns the live layout. It is called in each pass, because a rebuild or a repartition changes it. It
+            returns `None` if the epoch has changed; then a pass does nothing.
         rules: The declared metrics and alerts.
     """
 
@@ -42,7 +42,14 @@ class AlertEvaluator:
         self._seen: dict[str, float] = {}
 
     def run_once(self, now: float | None = None) -> int:
-        """Look once at everything, as of second `now`; return how many states have changed."""
+        """Evaluate each alert over a range, a rate or a window once, in every partition.
+
+        Args:
+            now: The present, in seconds since 1970; `None` for the clock's time.
+
+        Returns:
+            How many states were changed.
+        """
         now = time.time() if now is None else now
         layout = self._layout()
         if layout is None:
@@ -59,8 +66,8 @@ class AlertEvaluator:
         return changed
 
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
-        """Resolve what fires for the bucket before the current one: it has ended."""
-        assert alert.window is not None  # noqa: S101  # asked by the caller
+        """Resolve the subjects that fire for the bucket before the current one, which has ended; return how many."""
+        assert alert.window is not None  # noqa: S101  # checked by the caller
         current = bucket(alert.window, int(now) // 60, self._rules.zone)
         label = bucket(alert.window, current.start // 60 - 1, self._rules.zone).label
         records: dict[bytes, bytes] = self._client.execute_command("HGETALL", keys.alerting(alert.name, label))
@@ -73,7 +80,7 @@ class AlertEvaluator:
 
     def _look(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
         watched = keys.watched(alert.name)
-        # What lies above a bound gets there by events alone: only what was counted since, and what fires, is looked at.
+        # A value rises above a bound only by events, so check only the subjects that were counted since, or that fire.
         least = self._seen.get(watched, 0) if alert.above is not None else 0
         scored: list[tuple[bytes, float]] = self._client.execute_command(
             "ZRANGE", watched, least, "+inf", "BYSCORE", "WITHSCORES"
@@ -93,14 +100,14 @@ class AlertEvaluator:
                 elif subject not in firing and alert.fires(value):
                     changes.append((subject, "firing", value))
         changed = self._change(keys, alert, "", changes)
-        if scored and changed == len(changes):  # else some are looked at again
+        if scored and changed == len(changes):  # if not, the next pass checks these subjects again
             self._seen[watched] = max(float(score) for _, score in scored)
         return changed
 
     def _values(
         self, keys: PartitionKeys, alert: Alert, subjects: list[str], now: float
     ) -> Iterable[tuple[str, float]]:
-        assert alert.span is not None  # noqa: S101  # asked by the caller
+        assert alert.span is not None  # noqa: S101  # checked by the caller
         covering = rolling_buckets(self._rules, alert.metric, alert.span, now)
         with self._client.pipeline(transaction=False) as pipeline:
             for window, each in covering:

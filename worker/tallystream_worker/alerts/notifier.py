@@ -1,4 +1,4 @@
-"""Delivers notifications: each from its partition's outbox, at least once, in order, until somebody has taken it."""
+"""Delivers notifications from the outboxes of the partitions: at least once, and in order for each URL."""
 
 from __future__ import annotations
 
@@ -27,22 +27,26 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.alerts import Hook
 
 GROUP: Final = "notify"
+"""The name of the consumer group of the outboxes."""
+
 CLAIM_IDLE: Final = 120.0
-"""Seconds after which a notification that another worker holds is taken over; who holds one says so more often."""
+"""Seconds of idleness after which a notification is claimed from another worker; workers reset it every 30 seconds."""
 
 KEPT: Final = 86_400.0
-"""Seconds after which a notification that nobody takes is given up, with a word in the log."""
+"""The age in seconds from which a notification is abandoned and logged if its delivery fails."""
 
 FIRST_PAUSE: Final = 1.0
+"""Seconds to wait after the first delivery to a receiver that fails."""
+
 LONGEST_PAUSE: Final = 60.0
-"""Seconds to wait after a receiver's first refusal, and at most."""
+"""The longest back-off of a receiver, in seconds."""
 
 _SAY_SO: Final = 30.0
 _COUNT: Final = 100
 
 
 class _Receiver:
-    """What waits for one URL, in order, and when it is tried again."""
+    """The notifications that wait for one URL, in order, and the time of the next attempt."""
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self.queue: deque[Notification] = deque()
@@ -53,7 +57,13 @@ class _Receiver:
 
 @dataclass(frozen=True)
 class Notification:
-    """One notification: its id, the same in every attempt, and what it says."""
+    """A notification: one change of the state of an alert.
+
+    Attributes:
+        keys: The keys of its partition.
+        entry: Its stream ID in the outbox.
+        fields: Its fields in the outbox: `alert`, `state`, `metric`, `subject`, `value`, `bucket`, `fired`.
+    """
 
     keys: PartitionKeys
     entry: str
@@ -61,16 +71,16 @@ class Notification:
 
     @property
     def id(self) -> str:
-        """Unique in the deployment: partition and stream ID."""
+        """The notification's id: its partition and stream ID. It is the same in every attempt to deliver it."""
         return f"{self.keys.prefix.split('{')[1].split('}')[0]}-{self.entry}"
 
     @property
     def at(self) -> float:
-        """Second at which it was noticed."""
+        """The time of the change, in seconds since 1970."""
         return int(self.entry.partition("-")[0]) / 1000
 
     def body(self) -> bytes:
-        """Return the JSON that is sent."""
+        """Return the JSON body that is posted to the webhook."""
         fields = self.fields
         data: dict[str, Any] = {
             "id": self.id,
@@ -80,22 +90,22 @@ class Notification:
             "subject": fields["subject"],
             "value": float(fields["value"]),
             "bucket": fields["bucket"] or None,
-            # What began it: the same for both ends of one crossing.
+            # When the alert began to fire: the same in the notifications of its firing and of its end.
             "since": _time(int(fields["fired"].partition("-")[0]) / 1000 if fields["fired"] else self.at),
         }
         return msgspec.json.encode({"type": f"alert.{fields['state']}", "timestamp": _time(self.at), "data": data})
 
 
 class Notifier:
-    """Delivers what waits in the outboxes.
+    """Delivers the notifications in the outboxes of one topic.
 
     Args:
-        client: Where.
-        layout: Whose outboxes.
-        consumer: The name in the group.
-        hooks: Where an alert's notifications go; one without is only logged.
-        log: Where each notification is said, once.
-        delivered: Told of each attempt: alert, and `delivered`, `failed` or `abandoned`.
+        client: The connection to the outboxes.
+        layout: The keys of the outboxes.
+        consumer: The name of the worker in the consumer group.
+        hooks: The webhook of each alert, by name. Notifications of an alert without a webhook are only logged.
+        log: Logs each notification when it is read, and failures to deliver it.
+        delivered: Called after each attempt, with the alert and `delivered`, `failed` or `abandoned`.
     """
 
     def __init__(
@@ -119,7 +129,7 @@ class Notifier:
         self._say_so_at = 0.0
 
     def run_once(self) -> int:
-        """Take what is new, and deliver what is due; return how many notifications were settled."""
+        """Read new notifications and deliver those that are due; return how many were delivered or abandoned."""
         if not self._begun:
             for keys in self._layout.keys:
                 try:
@@ -130,7 +140,7 @@ class Notifier:
         try:
             self._collect()
         except ResponseError as error:
-            # The server was emptied, and perhaps brought back: make the groups anew.
+            # The server was emptied, and perhaps restored: create the groups again in the next pass.
             self._begun = self._begun and not is_group_missing(error)
             raise
         self._begun = True
@@ -175,13 +185,13 @@ class Notifier:
             self._receivers.setdefault(hook.url if hook else "", _Receiver(self._log)).queue.append(notice)
 
     def _say_that_we_hold(self, keys: PartitionKeys) -> None:
-        """Keep others from taking over what waits here for its next attempt."""
+        """Reset the idle time of the notifications that wait here, so that no other worker claims them."""
         ours = [entry for outbox, entry in self._held if outbox == keys.outbox]
         if ours:
             self._client.execute_command("XCLAIM", keys.outbox, GROUP, self._consumer, 0, *ours, "JUSTID")
 
     def _deliver(self, receiver: _Receiver) -> int:
-        """Deliver a receiver's notifications in order; one that is not taken holds up those behind it."""
+        """Deliver a receiver's notifications in order, and stop at one that fails; return how many are settled."""
         settled = 0
         while receiver.queue and time.monotonic() >= receiver.due:
             notice = receiver.queue[0]
@@ -206,7 +216,7 @@ class Notifier:
         return settled
 
     def _settle(self, notice: Notification) -> None:
-        # A crash before it delivers once more, under the same id.
+        # After a crash before this line, the notification is delivered again, with the same id.
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.xack(notice.keys.outbox, GROUP, notice.entry)
             pipeline.xdel(notice.keys.outbox, notice.entry)

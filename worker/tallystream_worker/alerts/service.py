@@ -1,4 +1,4 @@
-"""The services that look after the declared alerts: one evaluates conditions, one delivers what was noticed."""
+"""Makes the two services of the declared alerts: one evaluates their conditions, one delivers notifications."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 EVALUATE_EVERY: Final = 5.0
+"""Seconds between two passes of the evaluation."""
+
 DELIVER_EVERY: Final = 0.5
-"""Seconds between two passes."""
+"""Seconds between two passes of the delivery."""
 
 
 class AlertDelivery:
-    """Delivers what waits in the log that is live, and in the one before it for as long as that is kept.
+    """Delivers the notifications of the live topic, and of the topic before it while that is kept.
 
     Args:
-        client: Where the logs are.
-        deployment: The data that the worker began with.
-        notifier: Makes what delivers from one log.
+        client: The connection to the topics.
+        deployment: The deployment that the worker started with.
+        notifier: Makes the notifier of one topic.
     """
 
     def __init__(self, client: redis.Redis, deployment: Deployment, notifier: Callable[[Layout], Notifier]) -> None:
@@ -41,10 +43,10 @@ class AlertDelivery:
         self._notifiers: dict[int, Notifier] = {}  # by log
 
     def run_once(self) -> None:
-        """Deliver what is due.
+        """Deliver the notifications that are due; do nothing if the epoch has changed.
 
         Raises:
-            redis.RedisError: the server does not answer, or refuses.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         try:
             found = self._deployment.reload(self._client)
@@ -64,21 +66,21 @@ def alert_services(
     consumer: str,
     delivered: Callable[[str, str], None] | None = None,
 ) -> list[PeriodicService]:
-    """Return the services that look after the declared alerts; none if no alert is declared.
+    """Return the services that evaluate alerts and deliver notifications; an empty list if no alert is declared.
 
     Args:
-        settings: What was configured.
-        deployment: The data that the worker began with.
-        log: Where notifications and changes of state are logged.
-        consumer: The name under which notifications are claimed.
-        delivered: Told of each attempt to deliver; see `Notifier`.
+        settings: The configuration.
+        deployment: The deployment that the worker started with.
+        log: Logs notifications and changes of state.
+        consumer: The name of the worker in the consumer group of the outboxes.
+        delivered: Called after each attempt to deliver; see `Notifier`.
     """
     if not settings.rules.alert:
         return []
 
     def service(name: str, interval: float, run_once: Callable[[], object], client: redis.Redis) -> PeriodicService:
         def quietly() -> None:
-            run_once()  # each notification has a line of its own in the log
+            run_once()  # the notifier logs each notification itself
 
         return PeriodicService(name, interval, quietly, log, clients=[client])
 

@@ -1,4 +1,4 @@
-"""Sends one notification to a URL, signed as Standard Webhooks has it (https://www.standardwebhooks.com)."""
+"""Posts a notification to a URL, signed as Standard Webhooks requires (https://www.standardwebhooks.com)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.alerts import Hook
 
 TIMEOUT: Final = 10.0
-"""Seconds that a receiver may take to answer."""
+"""Seconds after which a post that has no reply fails."""
 
 
 _AGENT: Final = f"tallystream/{version('tallystream-worker')}"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is a refusal: what was configured is where notifications go, and nowhere else."""
+    """Treats a redirect as a failure: notifications go only to the configured URL."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -33,15 +33,15 @@ _opener: Final = urllib.request.build_opener(_NoRedirect)
 
 
 def signature(key: bytes, id_: str, timestamp: int, body: bytes) -> str:
-    """Return `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`."""
+    """Return the header `webhook-signature`: `v1,` and the base64 of HMAC-SHA256 of `<id>.<timestamp>.<body>`."""
     signed = hmac.new(key, f"{id_}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return "v1," + base64.b64encode(signed).decode()
 
 
 def send(hook: Hook, id_: str, body: bytes) -> str | None:
-    """Post a notification; return why it was not taken, `None` where it was (any 2xx).
+    """Post a notification to a webhook; return `None` if it replied with 2xx, else why the delivery failed.
 
-    The time is that of the attempt, so that a receiver can refuse old ones; the id is the same in every attempt.
+    The timestamp is that of the attempt, so that a receiver can reject old ones. The id is the same in every attempt.
     """
     timestamp = int(time.time())
     headers = {

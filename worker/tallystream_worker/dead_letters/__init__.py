@@ -1,1 +1,1 @@
-"""Entries that could not be counted: listed, retried, dropped."""
+"""Lists, retries and drops dead letters: entries that could not be counted."""

@@ -1,8 +1,8 @@
-"""Counts dead letters after all.
+"""Retries dead letters: counts their events by the present rules.
 
-A retry folds a dead letter with the ID of the entry that it came from, and so with that entry's time: its events are
-late, or in the future, if they were then. It is not appended again. So a replay of the stream, which folds the original
-entry by today's rules, gives the same totals as the retry.
+A retry does not append the entry again. It folds the dead letter with the stream ID of the original entry, and so with
+that entry's time: events that were late or in the future then still are. A replay of the stream, which folds the
+original entry by the present rules, therefore gives the same totals as the retry.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _RETRY: Final = Script("tallystream_worker.dead_letters", "retry")
 
 @dataclass(frozen=True)
 class Retried:
-    """How many events of a dead letter a retry has settled.
+    """The events of a retried dead letter, by outcome.
 
     Attributes:
         counted: Events that were counted, rejected by a rule, or late.
-        dead: Events that still cannot be counted, and are a dead letter again.
+        dead: Events that still cannot be counted and were dead-lettered again.
     """
 
     counted: int
@@ -45,14 +45,18 @@ class Retried:
 
 
 def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter) -> Retried | None:
-    """Count a dead letter by today's rules, once, however many processes retry it at the same time.
+    """Count the events of a dead letter by the given rules and remove it; add a new one of events that still fail.
 
-    Events that still cannot be counted become a dead letter again, with one attempt more. Return `None` if the dead
-    letter does not exist any more.
+    Several processes may retry a dead letter at the same time; it is counted once. The new dead letter has one attempt
+    more.
+
+    Returns:
+        The events by outcome; `None` if the dead letter does not exist any more.
 
     Raises:
-        StreamError: its fields hold another number of events than it states; or another generation is live now.
-        redis.RedisError: it is not known whether it was counted; retrying again is safe.
+        StreamError: the fields do not contain the number of events that the dead letter states, or another generation
+            is live now.
+        redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]
     fold = Fold(layout, letter.partition, rules)
@@ -63,7 +67,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
         kept = sum(part.events for part in dead)
         settled = result.settled.total() + result.late.total()
         if was_decided(letter.fields) or settled + kept != letter.events:
-            raise StreamError(f"{letter.name}: does not hold the {letter.events} events that it states; drop it")
+            raise StreamError(f"{letter.name}: does not contain the {letter.events} events that it states; drop it")
         moves = Counter(
             {name: by for name, by in result.ledger.items() if not name.startswith(("appended", "entries:"))}
         )
@@ -78,7 +82,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
         if answer == b"applied":
             return Retried(settled, kept)
         if answer == b"switched":
-            raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the parked entries again")
+            raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the dead letters again")
         if answer == b"stale":
             return None
         names = [detail.decode() for detail in details]

@@ -1,4 +1,4 @@
-"""The dead letters of a partition: entries that could not be counted. List, find and drop them."""
+"""Lists, finds and drops the dead letters of a partition: entries that could not be counted."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _PAGE: Final = 100
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An entry, or a part of one, that could not be counted.
+    """A dead letter: an entry, or a part of one, that could not be counted.
 
     Attributes:
         partition: The number of its partition.
-        id: Its ID in the dead stream; the ID's millisecond is when it became a dead letter.
-        source: ID of the stream entry that it is, or is part of.
-        reason: Why it was not counted.
-        events: How many events it holds.
+        id: Its ID in the dead stream; the millisecond in it is the time at which it was dead-lettered.
+        source: The stream ID of the original entry.
+        reason: Why it could not be counted.
+        events: How many events it contains.
         attempts: How often a worker or a retry has tried to count it.
         metric: The metric of its events; `""` if it is not known or not declared.
-        fields: The fields of the entry.
+        fields: The fields of the entry, or of an entry that contains only this part.
     """
 
     partition: int
@@ -44,12 +44,12 @@ class DeadLetter:
 
     @property
     def name(self) -> str:
-        """Its name on the command line: partition and ID."""
+        """The name of the dead letter on the command line: `<partition>/<ID>`."""
         return f"{self.partition}/{self.id}"
 
 
 def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-") -> Iterator[DeadLetter]:
-    """Yield the dead letters of one partition, the oldest first; read a page of them at a time."""
+    """Yield the dead letters of one partition from ID `first` on, the oldest first; read 100 at a time."""
     start = first
     while page := _page(client, layout.keys[partition], start, "+"):
         yield from (_letter(partition, id_.decode(), fields) for id_, fields in page)
@@ -57,22 +57,27 @@ def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-
 
 
 def find(client: redis.Redis, layout: Layout, partition: int, id_: str) -> DeadLetter | None:
-    """Return one dead letter; `None` if it does not exist (any more)."""
+    """Return the dead letter of a partition with this ID in the dead stream; `None` if it does not exist."""
     found = _page(client, layout.keys[partition], id_, id_)
     return _letter(partition, id_, found[0][1]) if found else None
 
 
 def drop(client: redis.Redis, keys: PartitionKeys, ids: Sequence[str]) -> tuple[int, int]:
-    """Remove dead letters for good; return how many of them existed, and their events."""
+    """Delete dead letters for good, and add their events to the ledger as dropped.
+
+    Returns:
+        The number of the dead letters that existed, and of their events.
+    """
     _, entries, events = _DROP(client, [keys.dead, keys.ledger], list(ids))
     return entries, events
 
 
 def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[float, int, int]:
-    """Drop the oldest dead letters, at most a page of them, if the dead stream takes more than `most_bytes` of memory.
+    """Drop the 100 oldest dead letters if the dead stream uses more than `most_bytes` bytes of memory (0: no limit).
 
     Returns:
-        The memory of the dead stream as a part of `most_bytes`; the entries and the events that were dropped.
+        The memory of the dead stream before the call, as a fraction of `most_bytes`; the number of dead letters and of
+        events that were dropped.
     """
     used = (client.memory_usage(keys.dead) or 0) / most_bytes if most_bytes else 0.0
     if used <= 1:

@@ -1,5 +1,5 @@
 #!lua
--- change_alerts: compare-and-set of the states of one alert, with a notification of each change.
+-- change_alerts: changes the states of one alert for some subjects, and writes a notification of each change.
 --
 -- KEYS[1] states (hash: subject -> record)   KEYS[2] outbox (stream)
 -- ARGV[1] alert   ARGV[2] metric   ARGV[3] label of the bucket or ""
@@ -7,8 +7,8 @@
 --
 -- Returns {"changed", states that have changed}
 --
--- Invariant: a state changes in the call that writes its notification. A subject begins to fire only if it does not
--- fire, and is resolved only if it does; so of several workers that find the same, one notifies.
+-- Invariant: a state changes in the call that writes its notification. An alert begins to fire for a subject only if it
+-- does not fire, and ends only if it does. So if several workers find the same change, it is notified once.
 local alert_states = require('tallystream.storage.lua.lib.alert_states')
 local call = redis.call
 local states, outbox = KEYS[1], KEYS[2]

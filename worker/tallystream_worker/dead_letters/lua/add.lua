@@ -1,7 +1,7 @@
--- add: adds dead letters in the call that acknowledges or removes their entries.
+-- add: appends dead letters to the dead stream, in the call that acknowledges or removes their entries.
 --
--- add(stream, first) reads ARGV[first..]: each dead letter is the number of arguments that follow, then the fields and
--- values of its entry in the dead stream. Check the type of `stream` before the first write.
+-- add(stream, first) reads ARGV[first..]. For each dead letter: the number of arguments that follow, then the names and
+-- values of its fields in the dead stream. The caller checks the type of `stream` before its first write.
 local call = redis.call
 
 local function add(stream, first)

@@ -3,9 +3,9 @@
 --
 -- KEYS[1] dead stream   KEYS[2] ledger (hash)   ARGV[1..] IDs in the dead stream
 --
--- Returns {"dropped", entries, events}   what was removed: those of the IDs that were still there
+-- Returns {"dropped", entries, events}   the number of entries that existed and were removed, and of their events
 --
--- Invariant: the events stay in the ledger's `dead`; `dropped` says how many of those cannot be retried any more.
+-- Invariant: the events stay in the ledger's `dead`; `dropped` is the number of these that can no longer be retried.
 local maps = require('tallystream.storage.lua.lib.maps')
 local call = redis.call
 

@@ -1,18 +1,18 @@
 #!lua
--- retry: counts a dead letter, or adds it to the dead letters again, once.
+-- retry: counts the events of a dead letter, adds those that still cannot be counted as dead letters, and removes it.
 --
 -- KEYS[1] dead stream   KEYS[2] dead stream   KEYS[3] ledger (hash)   KEYS[4] live generation
 -- ARGV[1] batch, msgpack: { ids = { ID in the dead stream }, and the fields that rules/plan.lua lists; its ledger takes
---         the events out of `dead` and adds them to the fields of what became of them }
+--         the events out of `dead` and adds them to the fields of their outcomes }
 -- ARGV[2] generation that must be the live one
--- ARGV[3..] what is a dead letter again, as dead_letters/lua/add.lua reads it
+-- ARGV[3..] the new dead letters, as dead_letters/lua/add.lua reads them
 --
 -- Returns {"applied"}
---         {"stale"}                            it is no dead letter any more: it was retried or dropped
+--         {"stale"}                            the dead letter does not exist any more: it was retried or dropped
 --         {"switched"}                         another generation is live now
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 --
--- Invariant: an entry leaves the dead stream in the call that counts its events or adds them again, and in no other.
+-- Invariant: a retried entry leaves the dead stream in the call that counts its events or adds them again.
 local add_dead_letters = require('tallystream_worker.dead_letters.lua.add')
 local generations = require('tallystream.storage.lua.lib.generations')
 local plan = require('tallystream.storage.lua.rules.plan')
@@ -34,7 +34,7 @@ if #planned.rejected > 0 then
   return rejection(planned)
 end
 
--- From here on nothing fails.
+-- Nothing after this line can fail.
 add_dead_letters(KEYS[2], 3)
 call('XDEL', KEYS[1], unpack(batch.ids))
 write(planned)
