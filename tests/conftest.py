@@ -1,4 +1,4 @@
-"""Fixtures that every suite shares: a clean server of each kind, and private ones that a test may kill."""
+"""Fixtures that every suite shares: an empty server of each kind, and private servers that a test may kill."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.servers import Server, matrix, running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# CI draws the same examples each time, so that a red run can be run again; mutants need no minimal example.
-# No deadlines: what a machine does beside us is no failure.
+# CI draws the same examples each time, so that a failed run can be repeated; mutants need no minimal example.
+# Examples have no deadline, because other load on the machine must not fail a test.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 settings.register_profile("ci", derandomize=True, print_blob=True)
@@ -26,25 +26,26 @@ if "CI" in os.environ:
     settings.load_profile("ci")
 
 
-# A shell that runs us in the background has us ignore Ctrl-C, and so would every program that a test starts and stops.
+# A shell that runs pytest in the background makes it ignore SIGINT. Restore the default: programs that a test starts
+# inherit the setting, and the test stops them with SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
-    """Say which servers this run is against."""
+    """Return the header line of the pytest report that lists the kinds of server in this run."""
     return f"servers: {', '.join(matrix())}"
 
 
 @pytest.fixture(scope="session", params=matrix())
 def server_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One process of each kind of server, for the whole run."""
+    """Provide one server process of each kind for the whole run."""
     with running(request.param, tmp_path_factory.mktemp(request.param)) as server:
         yield server
 
 
 @pytest.fixture
 def server(server_process: Server) -> Iterator[Server]:
-    """An empty server; change its settings or kill it with `fresh_server` instead."""
+    """Provide an empty server. A test that changes settings or kills the server uses `fresh_server` instead."""
     server_process.clear()
     yield server_process
     server_process.close_clients()
@@ -52,15 +53,16 @@ def server(server_process: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def redis_url(server: Server) -> str:
-    """The URL of an empty server."""
+    """Provide the URL of an empty server."""
     return server.url
 
 
 @pytest.fixture
 def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EmbeddedServer]]:
-    """A factory of started servers of the test's own, for tests that kill, freeze or reconfigure them.
+    """Provide a function that starts private servers, for tests that kill, freeze or reconfigure them.
 
-    Takes what `EmbeddedServer` takes; a new data folder where none is given. All are stopped at the end.
+    The function takes the arguments of `EmbeddedServer`, and makes a new data folder if `data` is missing. All servers
+    are stopped when the test ends.
     """
     with contextlib.ExitStack() as started:
 
@@ -73,8 +75,8 @@ def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real PostgreSQL, for the whole run; `tests.postgresql.emptied` before use."""
-    from tests.postgresql import running_postgresql  # noqa: PLC0415  # started only where it is asked for
+    """Provide the URL of a PostgreSQL server for the whole run; empty it with `tests.postgresql.emptied` before use."""
+    from tests.postgresql import running_postgresql  # noqa: PLC0415  # imported only by tests that use PostgreSQL
 
     with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
         yield url

@@ -1,4 +1,4 @@
-"""The parts of the system wired to one server, as the composition root wires them, but held by a test."""
+"""A harness that wires the parts of the system to one server, as the worker does, for tests that run them in steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ METRICS = ("view", "like", "vote")
 
 
 class Harness:
-    """Clients, consumers and readings of one server; a context manager that closes them all."""
+    """The clients, counting loops and readings of one server.
+
+    It is a context manager that closes every client when it exits. Creating it writes the deployment, the rules and the
+    consumer group of each partition.
+    """
 
     def __init__(
         self, url: str, *, metrics: Sequence[str] = METRICS, partitions: int = 4, rules: Rules | None = None
@@ -42,13 +46,13 @@ class Harness:
             self.fetch(partition, "harness").ensure_group()
 
     def connect(self, url: str | None = None, **settings: Any) -> redis.Redis:
-        """Return a client of the library's own kind."""
+        """Return a client made by the library's `connect`; the harness closes it."""
         client = connect(url or self.url, **settings)
         self._open.callback(client.close)
         return client
 
     def fetch(self, partition: int, name: str = "w", **settings: Any) -> Fetch:
-        """Return the fetch of one consumer."""
+        """Return the `Fetch` of one consumer of a partition, on a new client."""
         return Fetch(self.connect(), self.layout.keys[partition], name, **settings)
 
     def consumer(
@@ -62,7 +66,7 @@ class Harness:
         latest: Callable[[], Rules | None] = lambda: None,
         **settings: Any,
     ) -> CountingLoop:
-        """Return a consumer; with `fetch`, one that is handed what the test decides."""
+        """Return a counting loop for a partition; with `fetch`, the loop gets its entries from that function."""
         fetch = fetch or self.fetch(partition, name, claim_idle=claim_idle)
         of_the_fold = {name: settings.pop(name) for name in ("max_keys", "max_deliveries") if name in settings}
         watching = settings.get("live_only", True)
@@ -71,23 +75,23 @@ class Harness:
         return CountingLoop(client or self.connect(), self.layout, partition, fetch, fold, **settings)
 
     def drain(self, name: str = "w", **settings: Any) -> None:
-        """Count everything that is there, in all partitions."""
+        """Count the entries of all partitions, until a pass of each finds nothing more to count."""
         for partition in range(self.layout.partitions):
             consumer = self.consumer(partition, name, **settings)
             while consumer.run_once():
                 pass
 
     def finish(self) -> None:
-        """Count everything that is there, whoever holds it: what a worker does that comes after a crash."""
+        """Count every entry, also those pending for other consumers, as a worker does after another has crashed."""
         self.drain("closer", claim_idle=0, max_deliveries=1_000_000)
         assert self.waiting() == 0
 
     def finish_beside(self) -> None:
-        """Count everything that is there in this harness's generation, whether or not it is the live one."""
+        """Count every entry in the generation of this harness, even if that generation is not live."""
         self.drain("closer", claim_idle=0, max_deliveries=1_000_000, live_only=False)
 
     def waiting(self) -> int:
-        """Return how many entries are unread or unacknowledged."""
+        """Return the number of entries, over all partitions, that are undelivered or pending."""
         waiting = 0
         for keys in self.layout.keys:
             (group,) = self.client.xinfo_groups(keys.stream)
@@ -95,7 +99,7 @@ class Harness:
         return waiting
 
     def totals(self) -> dict[tuple[str, str], int]:
-        """Return every total that is stored, by metric and subject."""
+        """Return every stored total by (metric, subject)."""
         found = {}
         for keys in self.layout.keys:
             for key in self.client.scan_iter(match=f"{keys.counters}total:*", count=1000):
@@ -104,9 +108,10 @@ class Harness:
         return found
 
     def ledger(self) -> dict[str, int]:
-        """Return the events in the ledgers of all partitions as one; nothing that is 0.
+        """Return the events of each ledger field, summed over the partitions; fields that are 0 are left out.
 
-        Without `plain`, which is a part of `appended` and only matters to later generations.
+        `plain` is left out, because it is a part of `appended` that only later generations use. The fields
+        `entries:...` are left out too.
         """
         sums: Counter[str] = Counter()
         for keys in self.layout.keys:
@@ -119,12 +124,12 @@ class Harness:
         }
 
     def dead(self, partition: int | None = None) -> list[dict[bytes, bytes]]:
-        """Return the parked entries' fields."""
+        """Return the fields of each dead letter, of one partition or of all."""
         chosen = self.layout.keys if partition is None else [self.layout.keys[partition]]
         return [fields for keys in chosen for _, fields in self.client.xrange(keys.dead)]
 
     def pending(self, partition: int = 0) -> list[str]:
-        """Return the IDs that somebody holds."""
+        """Return the IDs of the pending entries of a partition."""
         rows = self.client.xpending_range(
             self.layout.keys[partition].stream, self.layout.keys[partition].group, "-", "+", 100_000
         )

@@ -1,4 +1,4 @@
-"""The read service over a real socket, in front of one server."""
+"""A read service for tests: it listens on a real socket and reads from one server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def settings_for(url: str, **serve: Any) -> Settings:
-    """Return settings with a free port and little patience."""
+    """Return settings of a read service with any free port and a read timeout of 0.3 s."""
     return Settings(redis=RedisSettings(url=url), serve=ServeSettings(**{"port": 0, "read_timeout": 0.3} | serve))
 
 
 @contextlib.contextmanager
 def http_service(url: str, extra: CollectorRegistry | None = None, **serve: Any) -> Iterator[httpx.Client]:
-    """Provide a client of a service that reads from `url`."""
+    """Run a read service that reads from `url`, and provide an HTTP client of it."""
     with serving(settings_for(url, **serve), extra) as address, httpx.Client(base_url=address) as client:
         yield client

@@ -1,4 +1,4 @@
-"""A cluster of three primaries and up to three replicas, each a process, for tests that move, kill and freeze them."""
+"""A cluster of three primaries and up to three replicas, one process each, for tests that move slots or stop nodes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 KINDS = ("cluster-valkey", "cluster-redis")
 PRIMARIES = 3
 NODE_TIMEOUT = 1500
-"""Milliseconds of silence after which the others take a node for dead."""
+"""Milliseconds without contact after which the other nodes consider a node failed."""
 
 
 class LocalNode:
-    """One process of the cluster; with certificates, one that speaks TLS to others and on a port of its own to us."""
+    """One node of the cluster, a server process.
+
+    With certificates, nodes use TLS between themselves, and clients can use TLS on `tls_port`.
+    """
 
     def __init__(
         self, data: Path, binary: Path | None, *, node_timeout: int, fsync: str, certificates: Path | None = None
@@ -57,35 +60,38 @@ class LocalNode:
 
     @property
     def id(self) -> str:
-        """The node's name for the others."""
+        """The node's ID in the cluster."""
         return self.ask("CLUSTER", "MYID").decode()
 
     def ask(self, *command: object) -> object:
-        """Return the node's reply as it is on the wire."""
+        """Send a command to the node and return the reply without any conversion."""
         return self.client.execute_command(*command)
 
     def is_primary(self) -> bool:
-        """Tell whether it says that it is a primary."""
+        """Return whether the node reports the role primary; `False` if it does not reply."""
         with contextlib.suppress(RedisError):
             return self.client.info("replication")["role"] == "master"
         return False
 
     def freeze(self) -> None:
-        """Stop the process where it is."""
+        """Suspend the node's process with SIGSTOP."""
         os.kill(self.server.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume the node's process with SIGCONT."""
         os.kill(self.server.pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """Kill it."""
+        """Close the client and kill the node's process."""
         self.client.close()
         self.server.kill()
 
 
 class LocalCluster:
-    """The nodes: the first three began as primaries; a replica's primary is three places before it."""
+    """A cluster of local nodes.
+
+    The first three nodes start as primaries. The primary of a replica is three places before it in `nodes`.
+    """
 
     def __init__(self, nodes: list[LocalNode], start: Callable[[], LocalNode]) -> None:
         self.nodes = nodes
@@ -93,16 +99,16 @@ class LocalCluster:
 
     @property
     def url(self) -> str:
-        """The URL of the cluster, by three of its nodes."""
+        """The URL of the cluster, which lists its first three nodes."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3])
 
     def form(self) -> None:
-        """Make a cluster of the nodes: introduce them, deal the slots, and wait until all agree."""
+        """Make a cluster of the nodes: introduce them, assign slots, attach replicas, and wait until all agree."""
         for number, node in enumerate(self.nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            for other in self.nodes[:number]:  # each with each: to wait for their gossip takes a second longer
+            for other in self.nodes[:number]:  # each pair meets here: waiting for their gossip takes a second longer
                 node.ask("CLUSTER", "MEET", "127.0.0.1", other.tls_port or other.port, other.bus_port)
-        until(lambda: all(self._known_by(node) == len(self.nodes) for node in self.nodes), 30, 0.05, "acquaintance")
+        until(lambda: all(self._known_by(node) == len(self.nodes) for node in self.nodes), 30, 0.05, "nodes know each other")
         edges = [SLOTS * i // PRIMARIES for i in range(PRIMARIES + 1)]
         for i in range(PRIMARIES):
             self.nodes[i].ask("CLUSTER", "ADDSLOTSRANGE", edges[i], edges[i + 1] - 1)
@@ -111,16 +117,16 @@ class LocalCluster:
         self.wait_until_whole()
 
     def add(self) -> LocalNode:
-        """Let a primary without slots join."""
+        """Start a node, let it join as a primary without slots, and return it."""
         node = self._start()
         node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port, self.nodes[0].bus_port)
         self.nodes.append(node)
-        until(lambda: all(self._known_by(each) == len(self.nodes) for each in self.nodes), 30, 0.05, "acquaintance")
+        until(lambda: all(self._known_by(each) == len(self.nodes) for each in self.nodes), 30, 0.05, "nodes know each other")
         self.wait_until_whole()
         return node
 
     def remove(self, node: LocalNode) -> None:
-        """Let a primary that has no slots any more leave; its process goes on, and knows nobody."""
+        """Remove a primary without slots from the cluster; its process keeps running, and forgets the other nodes."""
         self.nodes.remove(node)
         name = node.id
         for each in self.nodes:
@@ -129,7 +135,7 @@ class LocalCluster:
         self.wait_until_whole()
 
     def wait_until_whole(self) -> None:
-        """Wait until every slot is served, every node that answers knows so, and replicas have what primaries have."""
+        """Wait until every node reports a healthy cluster and the same slot map, and each replica's link is up."""
         until(self._is_whole, 60, 0.05, "a whole cluster")
 
     def _is_whole(self) -> bool:
@@ -149,28 +155,28 @@ class LocalCluster:
         return sum("handshake" not in line for line in lines)
 
     def owner(self, key: str) -> LocalNode:
-        """Return the primary that serves a key."""
+        """Return the primary that serves the slot of a key."""
         for node in self.nodes:
             with contextlib.suppress(RedisError):
                 for begin, end, (_, port, *_), *_ in node.ask("CLUSTER", "SLOTS"):
                     if begin <= slot_of(key) <= end:
                         return next(each for each in self.nodes if each.port == port)
-        raise AssertionError(f"nobody serves {key}")
+        raise AssertionError(f"no node serves the slot of {key}")
 
     def replica_of(self, primary: LocalNode) -> LocalNode:
-        """Return a replica of a primary that answers."""
+        """Return a replica of a primary, as the primary lists it; the primary must be reachable."""
         name = primary.id
         rows = [bytes(line).split() for line in bytes(primary.ask("CLUSTER", "NODES")).splitlines()]
         port = next(int(row[1].split(b":")[1].split(b"@")[0]) for row in rows if row[3] == name.encode())
         return next(node for node in self.nodes if node.port == port)
 
     def open_move(self, slot: int, source: LocalNode, target: LocalNode) -> None:
-        """Begin to move a slot: from now on its keys may be on either node."""
+        """Begin to move a slot between two primaries; until `close_move`, its keys may be on either node."""
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
 
     def move_keys(self, slot: int, source: LocalNode, target: LocalNode, most: int = 10_000) -> int:
-        """Move keys of a slot, one at a time; return how many."""
+        """Move at most `most` keys of a slot, one at a time; return the number that was moved."""
         moved = 0
         while moved < most and (keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1)):
             source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
@@ -178,37 +184,37 @@ class LocalCluster:
         return moved
 
     def close_move(self, slot: int, source: LocalNode, target: LocalNode) -> None:
-        """End the move of a slot whose keys have all been moved."""
+        """End the move of a slot after all its keys have been moved: assign it to the target on every primary."""
         name = target.id
         target.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
-        with contextlib.suppress(ResponseError):  # with its last slot it has become the other's replica
+        with contextlib.suppress(ResponseError):  # without slots, the source has become a replica of the target
             source.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
         for node in self.nodes:
             if node not in (source, target) and node.is_primary():
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
 
     def move(self, slot: int, source: LocalNode, target: LocalNode) -> None:
-        """Move a slot from one primary to another, while it is used."""
+        """Move a slot with all its keys from one primary to another; clients may use it meanwhile."""
         self.open_move(slot, source, target)
         self.move_keys(slot, source, target)
         self.close_move(slot, source, target)
 
 
 class ClusterServer(Server):
-    """What the tests of a single server ask of it, of a cluster."""
+    """A cluster with the interface of `Server`, for tests written for a single server."""
 
     def __init__(self, kind: str, cluster: LocalCluster) -> None:
         super().__init__(kind, cluster.url)
         self.cluster = cluster
 
     def client(self, **_settings: object) -> Redis:
-        """Return a new client; it is closed when the test ends."""
+        """Return a new cluster client; it is closed when the test ends."""
         client = connect(self.url)
         self._clients.append(client)
         return client
 
     def clear(self) -> None:
-        """Remove every key."""
+        """Remove every key of the cluster."""
         with contextlib.closing(connect(self.url)) as client:
             client.flushall()
 
@@ -223,7 +229,7 @@ def local_cluster(
     fsync: str = "always",
     certificates: Path | None = None,
 ) -> Iterator[LocalCluster]:
-    """Start a cluster and kill it at the end; the first `replicas` primaries have one each."""
+    """Run a cluster until the block ends, then kill it; the first `replicas` primaries have one replica each."""
     binary: Path | None = None
     if kind == "cluster-redis":
         binary = Path(shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI"))
@@ -242,7 +248,7 @@ def local_cluster(
 
 
 def free_port() -> int:
-    """Return a port that nobody uses now."""
+    """Return a local TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -251,11 +257,11 @@ def free_port() -> int:
 def _follow(replica: LocalNode, primary: LocalNode) -> bool:
     try:
         replica.ask("CLUSTER", "REPLICATE", primary.id)
-    except RedisError:  # it has not heard of the primary's slots yet
+    except RedisError:  # the gossip about the primary has not arrived yet
         return False
     return True
 
 
 def slots_of(keys: Sequence[str]) -> list[int]:
-    """Return the slots of keys."""
+    """Return the hash slot of each key."""
     return [slot_of(key) for key in keys]

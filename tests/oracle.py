@@ -1,11 +1,11 @@
-"""The definition of correct: what a set of stream entries counts to, in plain Python.
+"""The definition of correct: the totals and ledger that a set of stream entries must produce, in plain Python.
 
-It knows no Redis, no worker and no order: `fold` looks at each entry by itself, and adds. Whatever the real
-system does with shuffling, batches, several workers and crashes, it must end where this ends. It shares no code
-with the worker; what an event may look like is said here a second time on purpose.
+The oracle has no Redis, no worker and no order: `fold` reads each entry by itself, and adds. Shuffled entries, batches,
+several workers and crashes must not make the real system differ from it. It shares no code with the worker, and
+repeats the checks of an event on purpose.
 
-A rule that needs more than one event (a limit, a vote) takes all events of its subject at once, sorted by what
-they say themselves, never by when they came.
+A rule that needs more than one event (a limit, a vote) takes all events of its subject at once, sorted by the fields of
+the events, never by arrival. Those rules are in `oracle_rules.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INVISIBLE = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF}
 
 @dataclass(frozen=True)
 class Event:
-    """What somebody said happened, valid or not; `at` is seconds, `None` the moment it was appended."""
+    """An event as emitted, valid or not; `at` is in seconds, and `None` means the time of the append."""
 
     metric: str
     subject: str
@@ -38,14 +38,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry as it was appended.
+    """An entry of a stream, as appended.
 
     Attributes:
         id: The stream ID that the server gave it.
         partition: The stream that it was appended to.
-        events: What it holds.
-        plain: One event in text, rather than packed ones.
-        unreadable: How many events it claims, where nobody can read it; `events` is empty then.
+        events: The events in the entry.
+        plain: Whether it is one event in text fields instead of packed events.
+        unreadable: For an entry that cannot be decoded, the number of events it states; `events` is empty then.
     """
 
     id: str
@@ -57,11 +57,11 @@ class Entry:
 
 @dataclass
 class Answer:
-    """What everything adds up to.
+    """The totals and the ledger that a set of entries must produce.
 
     Attributes:
-        totals: By metric and subject.
-        ledger: By outcome, and by `outcome@metric`, in events; nothing that is 0.
+        totals: The total of each (metric, subject).
+        ledger: Events by outcome and by `outcome@metric`; `total@metric` is an amount. Fields that are 0 are left out.
     """
 
     totals: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Answer:
 
 
 def fold(entries: Iterable[Entry], declared: Collection[str], partitions: int) -> Answer:
-    """Return what a set of entries counts to; an ID that comes twice is one entry."""
+    """Return the totals and the ledger that a set of entries must produce; an ID that occurs twice is one entry."""
     ledger: Counter[str] = Counter()
     good: dict[tuple[str, str], list[Event]] = defaultdict(list)
     for entry in {(entry.partition, entry.id): entry for entry in entries}.values():
@@ -95,42 +95,42 @@ def fold(entries: Iterable[Entry], declared: Collection[str], partitions: int) -
 
 
 def total(events: Collection[Event]) -> int:
-    """Return the all-time counter: the true net sum."""
+    """Return the total of a subject's events: the sum of their amounts."""
     return sum(event.amount for event in events)
 
 
 def refusal(event: Event, entry: Entry, declared: Collection[str], partitions: int) -> str | None:
-    """Return why a readable event is not counted, `None` where it is."""
+    """Return the reason that a readable event must not be counted, or `None` if it must be."""
     received = int(entry.id.partition("-")[0]) / 1000
     if event.metric not in declared:
         return "undeclared metric"
     if spoilt(event):
-        return "breaks a rule of its own"
+        return "invalid field"
     if home(event.subject, partitions) != entry.partition:
-        return "another partition's"
+        return "wrong partition"
     if event.at is not None and event.at > received + AHEAD:
-        return "from the future"
+        return "too far in the future"
     return None
 
 
 def spoilt(event: Event) -> bool:
-    """Tell whether an event could not have been emitted."""
+    """Return whether `emit` would have refused an event for its amount, subject, actor or id."""
     texts = [(event.subject, 1024), (event.actor, 256), (event.id, 256)]
     return abs(event.amount) > MAX or any(text is not None and bad_text(text, limit) for text, limit in texts)
 
 
 def bad_text(text: str, limit: int) -> bool:
-    """Tell whether text is empty, too long, unnormalised or holds what cannot be seen.
+    """Return whether a text is empty, longer than `limit` bytes, not in normal form C, or has invisible characters.
 
-    Surrogates and unnormalised text never reach a stream by a library that is well; a plain entry is normalised
-    before it is judged.
+    A correct producer library never appends surrogates or unnormalised text. The subject of a plain entry is normalised
+    before this check.
     """
     hidden = any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or ord(c) in INVISIBLE for c in text)
     return not text or hidden or len(text.encode()) > limit or text != unicodedata.normalize("NFC", text)
 
 
 def normal(event: Event) -> Event:
-    """Return the event with its subject in normal form C."""
+    """Return a copy of an event with its subject in normal form C."""
     subject = unicodedata.normalize("NFC", event.subject)
     return Event(event.metric, subject, event.amount, event.actor, event.at, event.id)
 

@@ -1,7 +1,7 @@
-"""The definition of correct for the counting rules: what valid events of one metric and subject add up to.
+"""The definition of correct for the counting rules: what `tally` returns for valid events is what must be counted.
 
-Like `oracle.py` it knows no Redis and no order. A rule takes all events at once and looks only at what they say
-themselves: their time, amount, actor and id.
+Like `oracle.py` it has no Redis and no order. A rule takes all events of a metric and subject at once, and uses only
+their fields: time, amount, actor and id.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Happened:
-    """A valid event; `at` is milliseconds, `received` those of its entry."""
+    """A valid event; `at` is its time and `received` the time of its entry, both in milliseconds."""
 
     metric: str
     subject: str
@@ -31,20 +31,20 @@ class Happened:
     id: str | None = None
 
     def bucket(self, window: str) -> str:
-        """Return the label of the bucket that it lies in."""
+        """Return the label of the bucket of a window that contains the event's time."""
         return bucket(window, self.at // 60_000).label
 
 
 @dataclass
 class Books:
-    """What all events add up to; nothing that is 0.
+    """All counters that a set of events must produce.
 
     Attributes:
-        totals: By metric and subject.
-        up: Standing votes above 0, by metric and subject.
-        windows: By window, metric, label and subject.
-        asked: What was asked of limits, by metric, label and subject.
-        ledger: Events by outcome, and by `outcome@metric`; `total@metric` are amounts.
+        totals: The total of each (metric, subject).
+        up: The number of standing votes above 0 of each (metric, subject).
+        windows: The amount in each bucket, by (window, metric, label, subject).
+        asked: The number of events that a limit decided on, by (metric, label, subject).
+        ledger: Events by outcome and by `outcome@metric`; `total@metric` is an amount.
     """
 
     totals: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -54,25 +54,25 @@ class Books:
     ledger: Counter[str] = field(default_factory=Counter)
 
     def move(self, outcome: str, metric: str, events: int) -> None:
-        """Put events of an outcome into the ledger."""
+        """Add a number of events to the ledger under an outcome, and under the outcome of the metric."""
         self.ledger[outcome] += events
         self.ledger[f"{outcome}@{metric}"] += events
 
     def add(self, event: Happened, rule: Metric, amount: int) -> None:
-        """Add an amount to the total and to each window's bucket of the event's time."""
+        """Add an amount to the total of the event's subject and to the bucket of its time in each window."""
         self.totals[event.metric, event.subject] += amount
         self.ledger[f"total@{event.metric}"] += amount
         for window in rule.windows:
             self.windows[window, event.metric, event.bucket(window), event.subject] += amount
 
     def top(self, metric: str, n: int) -> list[tuple[str, int]]:
-        """Return the subjects with the largest totals, equal ones by name, last first."""
+        """Return the `n` subjects of a metric with the largest totals; equal totals are in descending name order."""
         of_metric = [(subject, total) for (name, subject), total in self.totals.items() if name == metric]
         return sorted(of_metric, key=lambda place: (place[1], place[0].encode()), reverse=True)[:n]
 
 
 def tally(events: Iterable[Happened], rules: dict[str, Metric]) -> Books:
-    """Return what a set of events adds up to under the rules."""
+    """Return all counters that a set of events must produce under the rules of their metrics."""
     books = Books()
     for (metric, _), happened in grouped(events, lambda event: (event.metric, event.subject)):
         of_subject = happened
@@ -97,7 +97,10 @@ def tally(events: Iterable[Happened], rules: dict[str, Metric]) -> Books:
 
 
 def unrepeated(events: list[Happened], rule: Metric, books: Books) -> list[Happened]:
-    """Return the events without the copies of an id: the earliest of each period stands."""
+    """Return the events without repeated ids: in each period of `ids`, the earliest event with an id stays.
+
+    The others are added to the ledger as duplicates.
+    """
     standing = [event for event in events if event.id is None or rule.ids is None]
     with_id = [event for event in events if event.id is not None and rule.ids is not None]
     for _, copies in grouped(with_id, lambda event: (event.id, event.bucket(rule.ids or ""))):
@@ -107,7 +110,7 @@ def unrepeated(events: list[Happened], rule: Metric, books: Books) -> list[Happe
 
 
 def vote(events: list[Happened], rule: Metric, books: Books) -> None:
-    """Count one standing vote per actor and period: the latest."""
+    """Count one vote per actor and period, the latest; add the others to the ledger as `rejected:once`."""
     for _, votes in grouped(events, lambda event: (event.actor, event.bucket(rule.once or ""))):
         stands = max(votes, key=lambda event: (event.at, event.amount))
         books.add(stands, rule, stands.amount)
@@ -117,7 +120,7 @@ def vote(events: list[Happened], rule: Metric, books: Books) -> None:
 
 
 def grant(events: list[Happened], rule: Metric, books: Books) -> None:
-    """Accept min(limit, asked) in each period."""
+    """Count at most `limit` events in each period; add the others to the ledger as `rejected:limit`."""
     for label, asked in grouped(events, lambda event: event.bucket(rule.per or "")):
         accepted = min(rule.limit or 0, len(asked))
         books.asked[asked[0].metric, str(label), asked[0].subject] += len(asked)
@@ -127,7 +130,7 @@ def grant(events: list[Happened], rule: Metric, books: Books) -> None:
 
 
 def grouped(events: Iterable[Happened], key: Callable[[Happened], Hashable]):
-    """Return the events by what `key` says of them."""
+    """Return (key, events) for each key that `key` returns of the events."""
     groups: dict[Hashable, list[Happened]] = defaultdict(list)
     for event in events:
         groups[key(event)].append(event)

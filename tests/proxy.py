@@ -1,7 +1,7 @@
-"""A TCP proxy that does to connections what networks do: loses a reply, cuts, delays, freezes, splits.
+"""A TCP proxy that injects network faults: it loses requests and replies, and cuts, delays, freezes or splits streams.
 
-Threads and sockets, nothing else. It listens on loopback and speaks to a server's port or unix socket; what it
-is told to do holds from the next byte on.
+It uses only threads and sockets. It listens on loopback and connects to a server's port or unix socket. A fault applies
+from the next byte.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CHUNK = 65536
 
 
 class Proxy:
-    """Stands between a client and the server at `url`; its own address is `proxy.url`.
+    """A proxy between clients and the server at `url`; clients connect to `proxy.url`.
 
     Attributes:
-        delay: Seconds by which each chunk of a reply is held back.
-        piece: Bytes that are sent at once, in both directions; 0 sends what has come.
-        lost: Set once a reply has been swallowed: the server has done what it was asked, and nobody knows.
+        delay: Seconds by which each chunk of a reply is delayed.
+        piece: The most bytes in one send, in both directions; 0 sends each chunk whole.
+        lost: Set when a fault has taken effect: a request or reply was dropped, or cut off.
     """
 
     def __init__(self, url: str) -> None:
@@ -46,52 +46,55 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The URL that clients connect to."""
         return f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def lose_reply_to(self, trigger: bytes, *, nth: int = 1, cut: bool = True) -> None:
-        """Swallow the reply to the n-th request that contains `trigger`, once; then cut (or leave it hanging)."""
+        """Drop the reply to the n-th request that contains `trigger`, once.
+
+        With `cut`, also cut the connection; without it, drop every later reply on the connection.
+        """
         self.lost.clear()
         with self._lock:
             self._trigger = (trigger, nth, cut)
 
     def lose_request(self, trigger: bytes) -> None:
-        """Cut the connection when a request that contains `trigger` comes, before the server has it, once."""
+        """Cut the connection instead of passing on the next request that contains `trigger`, once."""
         with self._lock:
             self._unsent = trigger
 
     def cut_after(self, reply_bytes: int) -> None:
-        """Let this many bytes of replies through in all, then cut the connection they go over, once."""
+        """Pass on this many bytes of replies over all connections, then cut the connection in use, once."""
         self.lost.clear()
         with self._lock:
             self._bytes_left = reply_bytes
 
     def cut_request_after(self, request_bytes: int) -> None:
-        """Let this many bytes of requests through in all, then cut the connection they go over, once.
+        """Pass on this many bytes of requests over all connections, then cut the connection in use, once.
 
-        The server has the front of a pipeline, and of the command in which the cut falls it has a stump.
+        The server gets the first commands of a pipeline, and an incomplete command at the cut.
         """
         self.lost.clear()
         with self._lock:
             self._request_bytes_left = request_bytes
 
     def cut(self) -> None:
-        """Cut every connection now; new ones are let through."""
+        """Cut every connection now; new connections work."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
             pair.cut()
 
     def freeze(self) -> None:
-        """Pass nothing on from now, while connections stay open and new ones are accepted: half-open links."""
+        """Stop passing bytes on, while connections stay open and new ones are accepted: half-open connections."""
         self._flowing.clear()
 
     def thaw(self) -> None:
-        """Pass on again, first what was held up."""
+        """Pass bytes on again, the delayed ones first."""
         self._flowing.set()
 
     def retarget(self, url: str) -> None:
-        """Lead new connections to another server, and cut the old ones: what a failover looks like."""
+        """Connect new connections to another server, and cut the old ones, as in a failover."""
         self._upstream = url
         self.cut()
 
@@ -116,7 +119,7 @@ class Proxy:
             try:
                 server = _dial(self._upstream)
             except OSError:
-                client.close()  # the server is down: so are we
+                client.close()  # the server is down, so the proxy refuses connections too
                 continue
             pair = _Pair(client, server, self._saw_request, self._saw_reply, lambda: self.piece)
             with self._lock:
@@ -128,7 +131,7 @@ class Proxy:
             pass
 
     def _saw_request(self, pair: _Pair, data: bytes) -> bool:
-        """Tell whether the server may have it."""
+        """Apply the faults of requests to a chunk; return whether the whole chunk goes to the server."""
         self._hold(pair)
         with self._lock:
             if self._unsent is not None and self._unsent in data:
@@ -153,7 +156,7 @@ class Proxy:
             return True
 
     def _saw_reply(self, pair: _Pair, data: bytes) -> bytes | None:
-        """Return what may go to the client; `None` cuts."""
+        """Apply the faults of replies to a chunk; return the bytes for the client, or `None` to cut the connection."""
         self._hold(pair)
         if self.delay:
             time.sleep(self.delay)
@@ -172,7 +175,7 @@ class Proxy:
 
 
 class _Pair:
-    """One connection and its other half."""
+    """A client's connection to the proxy and the proxy's connection to the server, with a thread per direction."""
 
     def __init__(
         self,
@@ -185,7 +188,7 @@ class _Pair:
         self._client, self._server = client, server
         for end in (client, server):
             if end.family != socket.AF_UNIX:
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # pieces go out as they are
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # send each piece as its own packet
         self._on_request, self._on_reply = on_request, on_reply
         self._threads = [
             threading.Thread(target=self._pump_requests, daemon=True),

@@ -1,4 +1,4 @@
-"""What every predicate of `tallystream.client.replies` tells of one error."""
+"""Classify an error with every predicate of `tallystream.client.replies`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def meanings(error: RedisError) -> set[str]:
-    """Return the names of the predicates that hold, without their `is_`; of the tuples, `broken` and `not_executed`."""
+    """Return the names, without `is_`, of the predicates of `replies` that are true of an error.
+
+    `broken` and `not_executed` are the names of the tuples `BROKEN` and `NOT_EXECUTED`.
+    """
     predicates = {name.removeprefix("is_"): value for name, value in vars(replies).items() if name.startswith("is_")}
     found = {name for name, predicate in predicates.items() if predicate(error)}
     kinds = {"broken": replies.BROKEN, "not_executed": replies.NOT_EXECUTED}

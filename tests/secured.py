@@ -1,4 +1,4 @@
-"""Servers that ask who is there: started with an ACL file or with TLS, waited for, and stopped."""
+"""Servers that require authentication or TLS, for tests: start one with given arguments, wait for it, and stop it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def binary_of(kind: str) -> str:
-    """Return the program of a kind of server; skip or fail without it."""
+    """Return the path of the program of a kind of server; if it is missing, skip the test, or fail it in CI."""
     if kind == "valkey":
         return str(find_binary())
     return shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a local TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(binary: str, folder: Path, url: str, *arguments: str) -> Iterator[None]:
-    """Run a server until the block ends; `url` is how it is asked whether it is up."""
+    """Run a server with `arguments` until the block ends; it is ready when `url` answers PING."""
     with (folder / "server.log").open("wb") as log:
         command = [binary, "--dir", str(folder), "--save", "", *arguments]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

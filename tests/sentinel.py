@@ -24,7 +24,7 @@ NAME = "counters"
 
 
 class Watched:
-    """A replicated server: the processes, and the URL by which whoever is the primary is found."""
+    """A primary, its replica and a Sentinel; `url` leads clients to the current primary through the Sentinel."""
 
     def __init__(self, primary: EmbeddedServer, replica: EmbeddedServer, port: int) -> None:
         self.primary = primary
@@ -33,25 +33,25 @@ class Watched:
         self.sentinel = Redis(port=port, protocol=3, legacy_responses=False)
 
     def primary_port(self) -> str:
-        """Return the port of the primary as the Sentinel knows it."""
+        """Return the port of the primary, as the Sentinel reports it."""
         address = self.sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
         return address[1].decode()
 
     def fail_over(self) -> None:
-        """Kill the primary and wait until the replica is the primary."""
+        """Kill the primary and wait until the Sentinel reports the replica as the primary."""
         port = port_of(self.replica)
         self.primary.kill()
         until(lambda: self.primary_port() == port, timeout=30, what="the failover")
 
 
 def port_of(server: EmbeddedServer) -> str:
-    """Return a server's port."""
+    """Return the port in a server's URL."""
     return server.url.rpartition(":")[2]
 
 
 @contextlib.contextmanager
 def watched(start: Callable[..., EmbeddedServer], folder: Path) -> Iterator[Watched]:
-    """Start a primary, a replica and a Sentinel that replaces the primary half a second after its death."""
+    """Run a primary, a replica, and a Sentinel that starts a failover when the primary is down for half a second."""
     binary = shutil.which("redis-sentinel") or missing("no redis-sentinel on PATH", unless="CI")
     quick = ["--repl-diskless-sync-delay", "0", "--appendfsync", "always"]
     primary = start(port=0, extra=quick)

@@ -1,10 +1,10 @@
-"""The servers that the tests run against, each a real one.
+"""The real servers that the tests run against.
 
-valkey      from the wheel: always
-redis       `redis-server` on PATH: skipped without it, with the reason; a failure where CI is set
-url         whatever TALLYSTREAM_REDIS_URL names; it must be empty, because the tests flush it
-container   redis:8 by testcontainers, when TALLYSTREAM_CONTAINERS=1 asks for it: skipped without an
-            engine; a failure where TALLYSTREAM_REQUIRE_CONTAINERS is set
+valkey      from the wheel; always
+redis       `redis-server` on PATH; if it is missing, its tests are skipped, or fail if CI is set
+url         the server at TALLYSTREAM_REDIS_URL, if set; it must be empty, because the tests flush it
+container   redis:8 by testcontainers, if TALLYSTREAM_CONTAINERS=1 is set; without a container engine, its tests are
+            skipped, or fail if TALLYSTREAM_REQUIRE_CONTAINERS is set
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IMAGE = "redis:8"
 
 
 class Server:
-    """A running server: its URL, clients of it, and a way to empty it."""
+    """A running server: its kind, its URL, and the clients of the current test."""
 
     def __init__(self, kind: str, url: str) -> None:
         self.kind = kind
@@ -51,18 +51,18 @@ class Server:
         return client
 
     def clear(self) -> None:
-        """Remove every key; for a test that runs many examples."""
+        """Remove every key; a test that runs many examples calls it between them."""
         with Redis.from_url(self.url, protocol=3, legacy_responses=False) as client:
             client.flushall()
 
     def close_clients(self) -> None:
-        """Close what `client` handed out."""
+        """Close every client that `client` returned."""
         while self._clients:
             self._clients.pop().close()
 
 
 def matrix() -> list[str]:
-    """Return the kinds of server that are asked for here, whether or not they can be had."""
+    """Return the kinds of server that the environment asks for, whether or not they can be started."""
     kinds = ["valkey", "redis"]
     if os.environ.get("TALLYSTREAM_REDIS_URL"):
         kinds.append("url")
@@ -73,7 +73,7 @@ def matrix() -> list[str]:
 
 @contextlib.contextmanager
 def running(kind: str, data: Path) -> Iterator[Server]:
-    """Provide the server of a kind until the block ends; skip or fail the test if it is missing."""
+    """Run the server of a kind until the block ends; skip or fail the test if the server is missing."""
     with contextlib.ExitStack() as stack:
         if kind == "valkey":
             url = stack.enter_context(EmbeddedServer(data)).url
@@ -90,7 +90,7 @@ def running(kind: str, data: Path) -> Iterator[Server]:
 
 
 def missing(reason: str, *, unless: str) -> str:
-    """Skip with the reason, or fail with it where the environment variable `unless` is set."""
+    """Skip the test with the reason, or fail it with the reason if the environment variable `unless` is set."""
     if os.environ.get(unless):
         pytest.fail(f"{reason}, and {unless} is set")
     pytest.skip(reason)
@@ -98,7 +98,7 @@ def missing(reason: str, *, unless: str) -> str:
 
 @contextlib.contextmanager
 def _borrowed(url: str) -> Iterator[str]:
-    # The same variable points the command line at a production server: look before flushing.
+    # The same variable can point the command line at a production server: refuse to flush a server with keys.
     with Redis.from_url(url, protocol=3, legacy_responses=False) as client:
         if used := client.info("keyspace"):
             pytest.fail(f"the server at TALLYSTREAM_REDIS_URL is not empty ({used}); the tests would flush it")
@@ -108,7 +108,7 @@ def _borrowed(url: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
-    from testcontainers.community.redis import RedisContainer  # noqa: PLC0415  # most runs ask for no container
+    from testcontainers.community.redis import RedisContainer  # noqa: PLC0415  # most runs use no container
 
     if problem := _engine_problem():
         missing(f"no container engine answers ({problem})", unless="TALLYSTREAM_REQUIRE_CONTAINERS")
@@ -117,11 +117,11 @@ def _container() -> Iterator[str]:
 
 
 def _engine_problem() -> str | None:
-    """Return why no container engine can be used, or `None` when one answers."""
+    """Return the reason that no container engine can be used, or `None` if one answers."""
     import docker  # noqa: PLC0415
 
     with warnings.catch_warnings():
-        # The docker client leaves the socket of a failed connection to the collector.
+        # The docker client does not close the socket of a failed connection; the garbage collector does.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             with contextlib.closing(docker.from_env()) as engine:

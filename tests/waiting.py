@@ -1,4 +1,4 @@
-"""Waiting for a condition: the only place in the tests that sleeps."""
+"""Wait for a condition in a test, instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def until(
     interval: float = 0.005,
     what: str = "the condition",
 ) -> T:
-    """Return what `condition` returns as soon as it is true; it is asked every `interval` seconds.
+    """Call `condition` every `interval` seconds until it returns a true value, and return that value.
 
     Raises:
-        AssertionError: it was not true within `timeout` seconds; says what it returned last.
+        AssertionError: it returned no true value within `timeout` seconds; the message has `what` and the last value.
     """
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not hold within {timeout} s; the last answer was {value!r}")
+            raise AssertionError(f"{what}: not true within {timeout} s; the last value was {value!r}")
         time.sleep(interval)
     return value

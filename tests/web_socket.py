@@ -1,4 +1,4 @@
-"""A WebSocket client of a few lines (RFC 6455): reads texts and the closing frame, and sends nothing."""
+"""A minimal WebSocket client (RFC 6455) that reads text frames and the closing frame, and sends no frames."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TEXT, CLOSE = 1, 8
 
 
 class WebSocket:
-    """One connection, open once it is made.
+    """A WebSocket connection, opened by the constructor.
 
     Raises:
-        ConnectionError: the server does not switch protocols.
+        ConnectionError: the server did not switch protocols; the message is its status line.
     """
 
     def __init__(self, url: str, path: str, *, origin: str | None = None) -> None:
@@ -34,20 +34,20 @@ class WebSocket:
             pass
 
     def receive(self) -> str:
-        """Return the next text."""
+        """Return the text of the next frame; it must be a text frame."""
         kind, body = self._frame()
         assert kind == TEXT, (kind, body)
         return body.decode()
 
     def closing(self) -> tuple[int, str]:
-        """Return code and reason of the closing frame; texts before it are passed over."""
+        """Return the code and the reason of the closing frame; skip the frames before it."""
         while True:
             kind, body = self._frame()
             if kind == CLOSE:
                 return int.from_bytes(body[:2], "big"), body[2:].decode()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket without a closing frame."""
         self._file.close()
         self._socket.close()
 
