@@ -106,9 +106,9 @@ class LocalCluster:
         """Make a cluster of the nodes: introduce them, assign slots, attach replicas, and wait until all agree."""
         for number, node in enumerate(self.nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            for other in self.nodes[:number]:  # each pair meets here: waiting for their gossip takes a second longer
+            for other in self.nodes[:number]:  # introduce each pair: gossip would take a second longer
                 node.ask("CLUSTER", "MEET", "127.0.0.1", other.tls_port or other.port, other.bus_port)
-        until(lambda: all(self._known_by(node) == len(self.nodes) for node in self.nodes), 30, 0.05, "nodes know each other")
+        until(lambda: all(self._known_by(node) == len(self.nodes) for node in self.nodes), 30, 0.05, "mutual contact")
         edges = [SLOTS * i // PRIMARIES for i in range(PRIMARIES + 1)]
         for i in range(PRIMARIES):
             self.nodes[i].ask("CLUSTER", "ADDSLOTSRANGE", edges[i], edges[i + 1] - 1)
@@ -121,7 +121,7 @@ class LocalCluster:
         node = self._start()
         node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port, self.nodes[0].bus_port)
         self.nodes.append(node)
-        until(lambda: all(self._known_by(each) == len(self.nodes) for each in self.nodes), 30, 0.05, "nodes know each other")
+        until(lambda: all(self._known_by(each) == len(self.nodes) for each in self.nodes), 30, 0.05, "mutual contact")
         self.wait_until_whole()
         return node
 

@@ -25,6 +25,6 @@ def until(
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not true within {timeout} s; the last value was {value!r}")
+            raise AssertionError(f"timed out after {timeout} s waiting for {what}; the last value was {value!r}")
         time.sleep(interval)
     return value

@@ -1,4 +1,7 @@
-"""`python -m tests.faults`: the fault suite, by rows and seeds. `make faults SEEDS=200`."""
+"""The command line of the fault suite: `python -m tests.faults`, or `make faults SEEDS=200`.
+
+It runs the scenario of each chosen row with each seed, and prints and writes a report.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.faults.run import Result, run
 
 
 def main() -> int:
-    """Run what was asked for; return 0 if everything held."""
+    """Run the chosen rows and seeds, print and write the report, and return the exit status: 0 if no check failed."""
     asked = _arguments()
     chosen = sorted(ROWS) if asked.rows == "all" else [int(number) for number in asked.rows.split(",")]
     rows = [number for number in chosen if not ROWS[number].lacks]
@@ -42,7 +45,7 @@ def main() -> int:
                 if any(failure.check in asked.stop for failure in result.failures):
                     break
         except KeyboardInterrupt:
-            print(f"interrupted after {len(results):,} of {len(todo):,}: what is under way is finished", flush=True)
+            print(f"interrupted after {len(results):,} of {len(todo):,}: finishing the scenarios that run", flush=True)
         lanes.shutdown(cancel_futures=True)
     print(report.text(results))
     print(f"in {time.monotonic() - began:,.0f} s; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
@@ -65,7 +68,7 @@ def _say(result: Result, done: int, of: int, *, verbose: bool) -> None:
         print(f"FAILED row {result.row} ({ROWS[result.row].name}), seed {result.seed}", flush=True)
         for failure in result.failures:
             print(f"    {failure}")
-        print(f"    again: make faults ROWS={result.row} SEED={result.seed}", flush=True)
+        print(f"    repeat: make faults ROWS={result.row} SEED={result.seed}", flush=True)
     elif verbose:
         drain = "-" if result.drain is None else f"{result.drain:.2f}"
         print(
@@ -76,16 +79,16 @@ def _say(result: Result, done: int, of: int, *, verbose: bool) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Inject faults; check the books.")
-    parser.add_argument("--rows", default="all", help="numbers of the table, with commas; default all")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds for each row")
-    parser.add_argument("--seed", type=int, default=None, help="the first seed; drawn and printed where none is given")
-    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="scenarios at a time")
-    parser.add_argument("--json", type=Path, default=Path("build/faults.json"), help="where the report goes")
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Inject faults; check the totals.")
+    parser.add_argument("--rows", default="all", help="row numbers, separated by commas; default all")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds for each row")
+    parser.add_argument("--seed", type=int, default=None, help="the first seed; default: drawn, and printed")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="scenarios that run at once")
+    parser.add_argument("--json", type=Path, default=Path("build/faults.json"), help="file for the report")
     parser.add_argument(
-        "--stop", metavar="CHECKS", default="", help="end with the first failure of one of these, as BPD"
+        "--stop", metavar="CHECKS", default="", help="stop at the first failure of one of these checks, e.g. BPD"
     )
-    parser.add_argument("--verbose", action="store_true", help="a line for each scenario")
+    parser.add_argument("--verbose", action="store_true", help="print a line for each scenario")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
-"""The fault suite must catch each mutant of the product, for the right reason.
+"""Check that the fault suite catches each mutant of the product, by the check that the mutant breaks.
 
-Run: `python -m tests.faults.check_mutants`.
+Run: `python -m tests.faults.check_mutants`, or `make mutants`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from tests.faults.mutants import MUTANTS, Mutant, MutationError
 
 BUILD: Final = Path("build/mutants")
 SEEDS: Final = 12
-"""The most seeds for each row that a mutant may survive: a race is not lost every time."""
+"""The number of seeds for each row; several, because a race does not go wrong every time."""
 
 PATIENCE: Final = 300.0
+"""The most seconds that the suite may take for a mutant."""
 
 
 class Survived(Exception):
-    """The suite did not catch a mutant, or not for what is wrong with it."""
+    """The fault suite did not fail on a mutant, or only by another check than the one that the mutant breaks."""
 
 
 def bite(mutant: Mutant, seed: int = 1) -> str:
-    """Make a mutant and run its rows against it; return what caught it.
+    """Make a mutant and run its rows of the fault suite against it; return the first failure of one of its checks.
 
     Raises:
-        MutationError: it cannot be made.
-        Survived: it was not caught.
+        MutationError: an edit of the mutant does not apply.
+        Survived: no such check failed.
     """
     folder = mutant.make(BUILD / mutant.name)
     found = folder / "faults.json"
@@ -44,7 +45,7 @@ def bite(mutant: Mutant, seed: int = 1) -> str:
     report: dict[str, Any] = json.loads(found.read_text())
     strangers = [path for path in report["run"]["packages"] if not path.startswith(str(folder.resolve()))]
     if strangers:
-        raise Survived(f"{mutant.name}: not the mutant was run, but {strangers}")
+        raise Survived(f"{mutant.name}: the suite ran other packages than the mutant's: {strangers}")
     failures = [(one["row"], one["seed"], failure) for one in report["failed"] for failure in one["failures"]]
     for row, its_seed, failure in failures:
         if failure["check"] in mutant.checks:
@@ -56,12 +57,12 @@ def bite(mutant: Mutant, seed: int = 1) -> str:
 
 
 def main() -> int:
-    """Try all mutants, or those that are named; return 0 if all were caught."""
+    """Check all mutants, or those named on the command line; return 0 if the suite caught all of them."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults.check_mutants",
-        description="Break the product; see whether the fault suite notices.",
+        description="Break the product, and check that the fault suite fails.",
     )
-    parser.add_argument("names", nargs="*", help="mutants; default all")
+    parser.add_argument("names", nargs="*", help="names of mutants; default all")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if not asked.names or mutant.name in asked.names]

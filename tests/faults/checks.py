@@ -1,4 +1,4 @@
-"""The checks at the end of a scenario: balance, pairs, replay and the books."""
+"""The checks at the end of a scenario: balance, pairs, replay and ledger."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ Totalled = dict[tuple[str, str], int]
 
 @dataclass(frozen=True)
 class Balance:
-    """How far the totals are from the journals, in events; `unknown` ones that are in the totals are neither."""
+    """The difference between the totals and the journals, in events.
+
+    An event that is unknown to its producer is never lost, and it is not doubled if it was counted once.
+    """
 
     lost: int
     doubled: int
@@ -40,13 +43,15 @@ class Balance:
 
 
 def balance(account: Account, totals: Totalled, *, besides: Collection[str] = (), loss: str = "") -> Balance:
-    """Compare the pairs' totals with the journals, counter by counter.
+    """Compare the totals of the pairs with the journals, counter by counter, and return the difference.
+
+    A total must be at least the confirmed amount, unless `loss` is set, and at most confirmed plus unknown.
 
     Args:
-        account: The journals.
-        totals: What the system says.
-        besides: Subjects whose events may be parked or lost.
-        loss: Why confirmed events may be missing; empty: they may not.
+        account: The sums of the journals.
+        totals: The totals of the system.
+        besides: Subjects that are skipped, because their events may be dead-lettered or lost.
+        loss: The reason that confirmed events may be missing; empty if they may not.
     """
     failures = []
     lost = doubled = 0
@@ -65,7 +70,7 @@ def balance(account: Account, totals: Totalled, *, besides: Collection[str] = ()
 
 
 def pairs(totals: Totalled, *, besides: Collection[str] = ()) -> list[Failure]:
-    """Compare the two metrics of every pair."""
+    """Return a failure for each subject whose totals of the two metrics of a pair differ, at most five."""
     subjects = {subject for metric, subject in totals if metric in PAIR} - set(besides)
     differ = [s for s in sorted(subjects) if len({totals.get((metric, s), 0) for metric in PAIR}) > 1]
     return [
@@ -75,7 +80,10 @@ def pairs(totals: Totalled, *, besides: Collection[str] = ()) -> list[Failure]:
 
 
 def books(totals: Totals) -> tuple[int, list[Failure]]:
-    """Return how many events are unaccounted for at rest, and what is wrong with that."""
+    """Return the number of events that the ledger does not account for, and the failures.
+
+    It is a failure if that number is not 0, or if entries are still waiting to be counted.
+    """
     found = totals.run(query_ledger(totals.deployment.layout))
     if found.unaccounted is None:
         return 0, [Failure("D", f"not at rest: {found.summary()}")]
@@ -85,7 +93,7 @@ def books(totals: Totals) -> tuple[int, list[Failure]]:
 
 
 def rests(client: redis.Redis, layout: Layout) -> bool:
-    """Tell whether nothing is unread and nothing is pending, in any partition."""
+    """Return whether no entry of any partition is undelivered or pending."""
     for keys in layout.keys:
         with client.pipeline(transaction=True) as pipeline:
             pipeline.xinfo_stream(keys.stream)
@@ -102,7 +110,7 @@ def rests(client: redis.Redis, layout: Layout) -> bool:
 
 
 def windows(client: redis.Redis, layout: Layout) -> dict[tuple[str, str], int]:
-    """Return for each pair's metric and subject the sum over its hours: another way to the same totals."""
+    """Return the sum over all hour buckets for each metric of a pair and each subject; it must equal the total."""
     sums: Counter[tuple[str, str]] = Counter()
     for keys in layout.keys:
         for metric in PAIR:
@@ -113,13 +121,13 @@ def windows(client: redis.Redis, layout: Layout) -> dict[tuple[str, str], int]:
 
 
 def replay(harness: Harness, empty: Harness, known: Collection[str], besides: Collection[str]) -> list[Failure]:
-    """Count the log again, by the system on an empty database and by the oracle, and compare.
+    """Count the topic again, with the system on an empty database and with the oracle; return at most five differences.
 
     Args:
         harness: The system after the scenario.
-        empty: Another database of the same server.
-        known: The metrics whose totals are a function of the log; others depend on what came first.
-        besides: Subjects of which the same is not true: a counter at its limit.
+        empty: An empty place to count in: another database, or another server.
+        known: The metrics to compare: those whose totals do not depend on the order of the entries.
+        besides: Subjects to skip, because their totals do, such as a counter at its limit.
     """
     live = _of(known, harness.totals())
     happened: list[Happened] = []
@@ -146,7 +154,7 @@ def _of(known: Collection[str], totals: Mapping[tuple[str, str], int]) -> Totall
 
 
 def _told(id_: bytes, fields: dict[bytes, bytes]) -> Iterator[Happened]:
-    """Say what one entry says, as the oracle wants to hear it; what cannot be read says nothing."""
+    """Yield the events of an entry in the oracle's form; an entry that cannot be decoded yields none."""
     received = int(id_.partition(b"-")[0])
     try:
         payload = codec.decode(fields, received)
@@ -156,7 +164,8 @@ def _told(id_: bytes, fields: dict[bytes, bytes]) -> Iterator[Happened]:
         if metric not in RULES.metric:
             continue
         yield Happened(metric, subject, amount, at, received, actor, event_id)
-        # A sum stands for several events; which of them had what does not matter to a plain count.
+        # A packed sum represents several events. Their single amounts do not matter to a plain count, so the first
+        # gets the whole amount.
         for _ in range(events - 1):
             yield Happened(metric, subject, 0, at, received)
 

@@ -1,4 +1,4 @@
-"""What a scenario found to be untrue."""
+"""The checks of the fault suite by letter, and the failure of a check."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Final
 
 CHECKS: Final = {
     "B": "balance: confirmed <= total <= confirmed + unknown, for every counter",
-    "P": "pairs: the two metrics of a pair are equal whenever anyone looks",
-    "R": "replay: the log alone gives the same totals, by the system and by the oracle",
+    "P": "pairs: the two metrics of a pair are equal at every reading",
+    "R": "replay: the topic alone gives the same totals, counted by the system and by the oracle",
     "D": "drain: after healing, without a restart, lag, pending and unaccounted go to 0",
-    "M": "monotone: no reading falls, except where the data was rewound or begun anew",
-    "L": "ledger: no outcome exceeds what was appended, and the books agree with the counters",
-    "X": "expectation: what this row besides demands",
+    "M": "monotone: no counter falls, unless the data was rewound or replaced",
+    "L": "ledger: no more events have an outcome than were appended, and the ledger agrees with the counters",
+    "X": "expectation: a demand of this row only",
 }
-"""What is checked, by the letter that reports use."""
+"""The description of each check, by the letter that reports use."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A check that did not hold."""
+    """A check that failed: its letter and a message."""
 
     check: str
     message: str
@@ -29,4 +29,4 @@ class Failure:
 
 
 class ExpectationFailed(AssertionError):
-    """A scenario's own demand was not met."""
+    """A demand that only this row makes was not met."""

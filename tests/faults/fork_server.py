@@ -1,9 +1,10 @@
-"""Real processes within milliseconds: a process that has imported everything forks the ones that are asked for.
+"""A fork server, which starts real processes within milliseconds: it has imported everything, and forks on request.
 
-A worker that starts from nothing spends a second on imports; a run of thousands of scenarios would be imports. The
-fork_server is one thread without a connection, so its children are what a fresh process would be: own PID, own memory,
-own sockets, to be killed, stopped and continued. It is their parent and reaps them, so a PID is theirs until
-somebody has asked for its status. When the connection to it ends, it kills what is left and ends.
+A new worker process spends a second on imports, which is too long for a run of thousands of scenarios. The fork server
+has one thread and no connection to a server, so its children are like fresh processes: each has its own PID, memory and
+sockets, and can be killed, stopped and continued. The fork server is their parent. It reaps a child only when asked for
+its status, so a PID is not reused before. When its connection to the runner ends, it kills the remaining children and
+ends.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TARGETS = ("tests.faults.processes", "tests.faults.steady")
-"""Modules whose functions may be asked for; imported before the first fork."""
+"""The modules whose functions a child can run; they are imported before the first fork."""
 
 _POLL = 0.004
 
 
 class Child:
-    """A process that the fork_server forked."""
+    """A process that was started by the fork server."""
 
     def __init__(self, fork_server: ForkServer, pid: int, name: str, output: Path) -> None:
         self.pid = pid
@@ -41,30 +42,30 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """Its exit status, minus the signal's number where one killed it; `None` while it lives."""
+        """The exit status of the process, negative if a signal of this number killed it; `None` while it runs."""
         if self._status is None:
             self._status = self._fork_server.ask({"wait": self.pid})["status"]
         return self._status
 
     def signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal to the process, unless it has ended."""
         if self.status is None:
             os.kill(self.pid, number)
 
     def wait(self, timeout: float) -> int | None:
-        """Return its status once it has ended, `None` after `timeout` seconds."""
+        """Wait at most `timeout` seconds for the end of the process; return its exit status, or `None` if it runs."""
         deadline = time.monotonic() + timeout
         while self.status is None and time.monotonic() < deadline:
             time.sleep(_POLL)
         return self.status
 
     def said(self) -> str:
-        """Return what it wrote to its standard streams so far."""
+        """Return all that the process has written to standard output and standard error so far."""
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
 
 class ForkServer:
-    """The parent of forked processes; safe across threads."""
+    """The client of a fork server process; a context manager that ends it. Safe to use from several threads."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -77,12 +78,16 @@ class ForkServer:
         self._lock = threading.Lock()
 
     def fork(self, function: str, arguments: dict[str, Any], output: Path, environment: dict[str, str]) -> Child:
-        """Start a process that runs a function of one of the target modules and ends with what it returns."""
+        """Start a process that calls a function of one of the target modules and exits with the status it returns.
+
+        The process writes its standard streams to the file `output`, and gets the variables of `environment` in
+        addition.
+        """
         asked = {"fork": function, "arguments": arguments, "output": str(output), "environment": environment}
         return Child(self, self.ask(asked)["pid"], output.stem, output)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send a request; return the answer."""
+        """Send a request to the fork server as JSON and return its answer."""
         with self._lock:
             self._stream.write(json.dumps(request) + "\n")
             self._stream.flush()
@@ -99,10 +104,13 @@ class ForkServer:
 
 
 def serve(descriptor: int) -> None:
-    """Fork and reap as asked, until the other side is gone."""
+    """Run the fork server: fork and reap children on request until the connection ends, then kill the rest.
+
+    `descriptor` is the file descriptor of the connection's socket.
+    """
     modules = [importlib.import_module(name) for name in TARGETS]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's: it decides what becomes of the children
-    # Children begin with SIGTERM held back, and let it in once somebody listens: see processes.listening.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the runner handles Ctrl-C, and then ends the children
+    # Children start with SIGTERM blocked, and unblock it when they can handle it: see processes.listening.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     alive: set[int] = set()
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rw") as stream:
@@ -134,7 +142,7 @@ def _reap(pid: int, alive: set[int]) -> int | None:
 
 
 def _become(modules: list[Any], request: dict[str, Any]) -> None:
-    """Be the process that was asked for; does not return."""
+    """Run the requested function in this forked process, then exit; does not return."""
     status = 70
     try:
         output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -144,7 +152,7 @@ def _become(modules: list[Any], request: dict[str, Any]) -> None:
         os.environ.update(request["environment"])
         function = next(found for module in modules if (found := getattr(module, request["fork"], None)))
         status = function(**request["arguments"])
-    except BaseException:  # noqa: BLE001  # whatever it is, it must be said before the process ends
+    except BaseException:  # noqa: BLE001  # print every exception before the process ends
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()

@@ -1,14 +1,15 @@
-"""What a producer knows of its events, on disk, so that it outlives the producer: intent, then what became of it.
+"""The journal of a producer: a file with the events that it was about to emit, and with the outcome of each.
 
-One line each, appended with one `write`: a killed process leaves whole lines, the page cache keeps them.
+The journal survives SIGKILL of the producer: each line is appended with one `write`, so every line is whole, and the
+page cache keeps it. The lines are:
 
     i <chunk> <millisecond> <subject>=<amount> ...   about to emit; each is a pair: a view and a like of that amount
     o <chunk>                                        this chunk and all before it are confirmed: they are in the stream
-    d <chunk> <index> ...                            these pairs of the chunk were refused at once, by a full buffer
-    m <chunk>                                        emit has returned for all of this chunk, and all before it
-    e <statistics>                                   the end: the producer was closed in order
+    d <chunk> <index> ...                            these pairs of the chunk were refused by a full buffer
+    m <chunk>                                        emit has returned for all events of this chunk and all before it
+    e <statistics>                                   the application has finished; the producer's statistics, as JSON
 
-A chunk without `o` is unknown: in the stream or not. Chunks are numbered from 1.
+A chunk without `o` is unknown: it may be in the stream or not. Chunks are numbered from 1.
 """
 
 from __future__ import annotations
@@ -24,38 +25,38 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Pair = tuple[str, int]
-"""A subject and an amount: one view and one like of it."""
+"""A subject and an amount, for one view and one like of that amount."""
 
 
 class Journal:
-    """The writing side."""
+    """The writer of a journal file."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def intend(self, chunk: int, moment: float, pairs: Sequence[Pair]) -> None:
-        """Note what is about to be emitted, before it is."""
+        """Record the pairs of a chunk that is about to be emitted; `moment` is in seconds."""
         told = " ".join(f"{subject}={amount}" for subject, amount in pairs)
         self._write(f"i {chunk} {moment * 1000:.0f} {told}")
 
     def confirm(self, chunk: int) -> None:
-        """Note that everything up to a chunk was confirmed."""
+        """Record that this chunk and all before it were confirmed."""
         self._write(f"o {chunk}")
 
     def emitted(self, chunk: int) -> None:
-        """Note that the producer has taken a chunk."""
+        """Record that `emit` has returned for every event of a chunk."""
         self._write(f"m {chunk}")
 
     def refuse(self, chunk: int, indices: Iterable[int]) -> None:
-        """Note which pairs were not taken."""
+        """Record the pairs of a chunk that a full buffer refused, by their indices."""
         self._write(f"d {chunk} {' '.join(map(str, indices))}")
 
     def end(self, statistics: dict[str, Any]) -> None:
-        """Note that the producer was closed."""
+        """Record the producer's statistics as the last line."""
         self._write(f"e {json.dumps(statistics)}")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the journal file."""
         os.close(self._file)
 
     def _write(self, line: str) -> None:
@@ -64,18 +65,18 @@ class Journal:
 
 @dataclass
 class Account:
-    """What journals add up to, in pairs and, by subject, in amounts.
+    """The sums of several journals, in pairs and, by subject, in amounts.
 
     Attributes:
-        confirmed: In the stream, as the server said.
-        unknown: In the stream or not.
-        taken: Confirmed, or at least taken by a producer: with a spool they survive it.
-        pairs: How many were confirmed.
-        unknown_pairs: How many are unknown.
-        refused_pairs: How many were refused at emit, and said so.
-        doubtful: The unknown ones: when they were intended, subject and amount.
-        youngest_unknown: The second at which the last of them was intended.
-        statistics: What each producer that ended in order said of itself.
+        confirmed: Amounts whose append the server confirmed.
+        unknown: Amounts that may be in the stream or not.
+        taken: Amounts that are confirmed or for which `emit` has returned; with a spool, they survive the producer.
+        pairs: The number of confirmed pairs.
+        unknown_pairs: The number of unknown pairs.
+        refused_pairs: The number of pairs that `emit` refused and reported.
+        doubtful: The unknown pairs: the second at which each was recorded, its subject and its amount.
+        youngest_unknown: The second at which the last unknown pair was recorded.
+        statistics: The statistics of each producer that finished.
     """
 
     confirmed: Counter[str] = field(default_factory=Counter)
@@ -89,7 +90,7 @@ class Account:
     statistics: list[dict[str, Any]] = field(default_factory=list)
 
     def read(self, path: Path) -> Self:
-        """Add one journal; a torn last line was never acted upon."""
+        """Add a journal file and return the account; ignore an incomplete last line: the producer did not act on it."""
         intended: dict[int, tuple[float, list[Pair]]] = {}
         confirmed = taken = 0
         for line in path.read_text().split("\n")[:-1]:

@@ -1,8 +1,8 @@
-"""Broken variants of the product, each of which the fault suite must catch.
+"""Mutants: broken variants of the product, each of which the fault suite must catch.
 
-Production code has no switch for any of this: a mutant is a copy of the packages with a few lines replaced, put
-first on the path. Where those lines have changed, so that the replacement does not apply, that is an error: a mutant
-that is none would pass for a suite without mutants, or worse, for one with.
+Production code has no switch for a mutant: it is a copy of the packages with a few lines replaced, put first on the
+import path. If those lines have changed and a replacement does not apply, that is an error: otherwise the suite would
+test an unchanged copy.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SOURCES: Final = (Path("producer/tallystream"), Path("worker/tallystream_worker"
 
 
 class MutationError(Exception):
-    """A mutant cannot be made of the code as it is."""
+    """A mutant cannot be made, because an edit does not apply to today's code."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One replacement: `old` must be in the file exactly once."""
+    """A replacement of text in a file; `old` must be in the file exactly once."""
 
     file: str
     old: str
@@ -30,13 +30,13 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A broken variant.
+    """A broken variant of the product.
 
     Attributes:
-        name: What is wrong with it.
-        edits: How it is made.
-        rows: Rows of the fault table that must catch it: the smallest set.
-        checks: The letters of the checks by which; another failure, such as one to start, is not it.
+        name: A name for the defect.
+        edits: The replacements that make it.
+        rows: The smallest set of rows of the fault table that must catch it.
+        checks: The letters of the checks that must fail; any other failure, such as one at start, does not count.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Mutant:
     checks: str
 
     def make(self, folder: Path) -> Path:
-        """Write it into a folder, anew; return what to put first on the path.
+        """Write the mutant into an emptied folder, and return the folder, which goes first on the import path.
 
         Raises:
             MutationError: an edit does not apply.
@@ -58,8 +58,8 @@ class Mutant:
             text = file.read_text()
             if text.count(edit.old) != 1:
                 raise MutationError(
-                    f"{self.name}: {edit.file} holds {text.count(edit.old)} times, not once:\n{edit.old}\n"
-                    "The code has changed: write the edit in tests/faults/mutants.py anew"
+                    f"{self.name}: {edit.file} has {text.count(edit.old)} occurrences, not 1, of:\n{edit.old}\n"
+                    "The code has changed: update the edit in tests/faults/mutants.py"
                 )
             file.write_text(text.replace(edit.old, edit.new))
         return folder
@@ -79,9 +79,8 @@ MUTANTS: Final = (
         (
             Edit(
                 _APPLY,
-                "-- Each ID is checked",
-                "local early = plan(batch, KEYS[3])\nif #early.rejected == 0 then write(early) end\n"
-                "-- Each ID is checked",
+                "local pending = {}",
+                "local early = plan(batch, KEYS[3])\nif #early.rejected == 0 then write(early) end\nlocal pending = {}",
             ),
             Edit(_APPLY, "write(planned)\nreturn", "return"),
         ),

@@ -1,4 +1,4 @@
-"""What the processes of a scenario run: the product's own worker, and an app that emits and keeps a journal."""
+"""The functions that the processes of a scenario run: the real worker and commands, and an app that emits events."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ RULES = Rules(
         "flood": Metric(max_subjects=200, ids=None),
     }
 )
-"""What every scenario declares: the pairs that are balanced, and rules with state that a replay must repeat."""
+"""The rules of every scenario: `view` and `like` are the pairs; the others have state that a replay must reproduce."""
 
 BY_HAND = 3600.0
-"""A linger that leaves sealing to size and flushes: so an entry never ends between the two events of a pair."""
+"""A linger in seconds so long that only size and flushes seal an entry, so a pair is never split over two entries."""
 
 GIVE_UP = 30.0
-"""Seconds that a producer which was told to end goes on trying to deliver."""
+"""Seconds for which a producer tries to deliver its events after SIGTERM."""
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM sets, also one that came before this process was ready for it."""
+    """Yield an event that SIGTERM sets, also a SIGTERM that arrived before this process was ready for it."""
     with stop_on_signals() as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         yield stop
@@ -76,7 +76,10 @@ def worker(
     failing_metrics: float = 0.0,
     **settings: Any,
 ) -> int:
-    """Count until told to stop, as `tallystream worker` does; the metrics raise for this share of the batches."""
+    """Count until SIGTERM, as `tallystream worker` does, and return the exit status.
+
+    With `failing_metrics`, the worker's metrics raise for this share of the batches.
+    """
     _begin()
     if failing_metrics:
         _break_metrics(failing_metrics)
@@ -91,7 +94,7 @@ def worker(
 
 
 def _break_metrics(share: float) -> None:
-    """Make the metrics of this process raise for a share of the batches, after each was applied."""
+    """Make the worker metrics of this process raise `KeyError` for a share of the batches, after the apply."""
     real = WorkerMetrics.__call__
 
     def fragile(metrics: WorkerMetrics, result: BatchResult) -> None:
@@ -103,7 +106,7 @@ def _break_metrics(share: float) -> None:
 
 
 def snapshots(url: str, place: str, every: float) -> int:
-    """Take snapshots until told to stop, as `tallystream snapshot` does."""
+    """Take a snapshot every `every` seconds until SIGTERM, as `tallystream snapshot` does."""
     _begin()
     settings = Settings(redis=RedisSettings(url=url), snapshot=SnapshotSettings(place, every), rules=RULES)
     with contextlib.closing(connect(url)) as client:
@@ -115,28 +118,34 @@ def snapshots(url: str, place: str, every: float) -> int:
 
 
 def retry(url: str, version: str = "") -> int:
-    """Retry all that is parked, as `tallystream dead retry --all` does; with `version`, of a release that reads it."""
+    """Retry all dead letters, as `tallystream dead retry --all` does; return its exit status.
+
+    With `version`, act as a release that reads this wire version.
+    """
     _begin()
     codec.VERSION = version.encode() or codec.VERSION
     return dead("retry", all=True, where=Where(redis=url))
 
 
 def bring_back(url: str, place: str) -> int:
-    """Replace what is there by a snapshot, as `tallystream restore --force` does."""
+    """Replace the counters by those of a snapshot, as `tallystream restore --force` does."""
     _begin()
     restore(place, force=True, where=Where(redis=url))
     return 0
 
 
 def _begin() -> None:
-    """Be a process of the product's own, rather than a copy of the fork_server."""
+    """Undo what this process inherited from the fork server: accept SIGTERM, and read the failpoint variable again."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if failpoints.VARIABLE in os.environ:
-        importlib.reload(failpoints)  # it is read once, at import, and that was in the fork_server
+        importlib.reload(failpoints)  # it reads the variable at import, which happened in the fork server
 
 
 def producer(url: str, journal: str, seed: int, **given: Any) -> int:
-    """Emit pairs until told to stop, as an app would; `given` are `Habits`, and settings of the `Producer`."""
+    """Emit pairs until SIGTERM, as an app does, and keep a journal; return the exit status of `App.run`.
+
+    `given` has attributes of `Habits`, and settings of the `Producer`.
+    """
     names = {habit.name for habit in fields(Habits)}
     habits = Habits(**{name: value for name, value in given.items() if name in names})
     settings: dict[str, Any] = {"linger": BY_HAND, "entry_events": 20, "entry_bytes": 2**20}
@@ -147,16 +156,16 @@ def producer(url: str, journal: str, seed: int, **given: Any) -> int:
 
 @dataclass(frozen=True)
 class Habits:
-    """How an app emits.
+    """The settings of an app that emits.
 
     Attributes:
-        subjects: How many subjects there are.
-        hot: The share of pairs that goes to the first of them.
+        subjects: The number of subjects.
+        hot: The share of pairs that goes to the first subject.
         pairs: The most pairs in a chunk.
         pause: The most seconds between chunks.
-        flush: When to wait for durability: after `each` chunk, after `some`, or at the `end`.
-        extras: Emit votes and scores besides.
-        chunks: End after so many; 0 goes on until told to stop.
+        flush: When to wait for confirmation: after `each` chunk, after `some` of them, or at the `end`.
+        extras: Whether to emit votes and scores too.
+        chunks: The number of chunks after which the app ends; 0 means that it runs until SIGTERM.
     """
 
     subjects: int = 24
@@ -169,14 +178,14 @@ class Habits:
 
 
 class App:
-    """An application that emits.
+    """An application that emits random pairs and writes each step to a journal.
 
     Args:
-        producer: By which.
-        journal: What it knows of its events.
-        seed: Which events, and when.
-        stop: Set when it should end.
-        habits: How.
+        producer: The producer that takes the events.
+        journal: The journal that records the events and their outcomes.
+        seed: The seed of the random events and pauses.
+        stop: The event that is set when the app should end.
+        habits: The settings of the app.
     """
 
     def __init__(self, producer: Producer, journal: Journal, seed: int, stop: threading.Event, habits: Habits) -> None:
@@ -185,12 +194,12 @@ class App:
         self._producer, self._journal, self._stop, self._habits = producer, journal, stop, habits
 
     def run(self) -> int:
-        """Emit until told to stop; return 0 if everything was confirmed, 1 if some is unknown."""
+        """Emit chunks until stopped; return 0 if every event was confirmed, 1 if not."""
         chunk = 0
         while not self._stop.is_set() and (not self._habits.chunks or chunk < self._habits.chunks):
             chunk += 1
             self._emit(chunk)
-            # The first seal comes at once whatever the linger is: wait for it before more is emitted.
+            # The first entry is sealed at once, whatever the linger is: confirm it before emitting more.
             if chunk == 1 or self._confirms_now():
                 self._confirm(chunk)
             self._stop.wait(self._chance.uniform(0, self._habits.pause))
@@ -220,7 +229,7 @@ class App:
             self._emit_extras()
 
     def _emit_extras(self) -> None:
-        # Two at a time, so that a pair of what comes next still shares an entry.
+        # Two events of each metric, so that the following pairs still share an entry.
         subject, now = self._subject(), time.time()
         for _ in range(2):
             actor, amount = f"u{self._chance.randint(1, 9)}", self._chance.choice([1, -1, 0])
@@ -235,7 +244,7 @@ class App:
         return self._habits.flush == "each" or (self._habits.flush == "some" and self._chance.random() < 0.1)
 
     def _confirm(self, chunk: int) -> bool:
-        """Wait until everything is confirmed, however long the outage; tell whether it was."""
+        """Wait until all events up to a chunk are confirmed, and record it; return `False` 30 seconds after SIGTERM."""
         deadline = None
         while True:
             if self._stop.is_set():

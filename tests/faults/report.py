@@ -1,4 +1,4 @@
-"""What a run of the suite found: for people as text, for programs as JSON."""
+"""The report of a run of the fault suite, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """Return the figures of a run; counts of events, and seconds."""
+    """Return the figures of a run, summed over its results; `drain_*` are seconds."""
     faults: Counter[str] = Counter()
     for result in results:
         faults.update(result.faults)
@@ -42,7 +42,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def text(results: Sequence[Result]) -> str:
-    """Return the report that a person reads: a line for each row, then the whole."""
+    """Return the report as text: a line for each row, then the sums of the run."""
     lines = [
         (
             f"{'row':>3}  {'fault':<52} {'seeds':>5} {'faults':>7} {'confirmed':>10} {'lost':>6} {'allowed':>7}"
@@ -55,7 +55,7 @@ def text(results: Sequence[Result]) -> str:
         drain = (
             "-" if figures["drain_median"] is None else f"{figures['drain_median']:.2f} / {figures['drain_max']:.2f}"
         )
-        verdict = f"{figures['failed']} FAILED" if figures["failed"] else "holds"
+        verdict = f"{figures['failed']} FAILED" if figures["failed"] else "passed"
         lines.append(
             f"{number:>3}  {ROWS[number].name[:52]:<52} {len(of_row):>5} {figures['faults']:>7,}"
             f" {figures['confirmed']:>10,} {figures['lost']:>6,} {figures['lost_as_allowed']:>7,}"
@@ -69,7 +69,7 @@ def text(results: Sequence[Result]) -> str:
     )
     lines.append(
         f"\n{whole['faults']:,} faults in {whole['scenarios']:,} scenarios ({whole['rows']} rows,"
-        f" {whole['seeds']:,} seeds); {whole['looks_at_pairs']:,} looks at the pairs meanwhile"
+        f" {whole['seeds']:,} seeds); {whole['looks_at_pairs']:,} readings of the pairs meanwhile"
         f"\nevents: {whole['confirmed']:,} confirmed, {whole['unknown']:,} unknown to their producers,"
         f" {whole['refused']:,} refused by full buffers"
         f"\nlost {whole['lost']:,}, lost within what the row allows {whole['lost_as_allowed']:,},"
@@ -80,7 +80,7 @@ def text(results: Sequence[Result]) -> str:
 
 
 def document(results: Sequence[Result], **run: Any) -> str:
-    """Return the same, with every failure, as JSON."""
+    """Return the report as JSON: the settings of the run, its figures, those of each row, and every failed result."""
     rows = {
         number: {"name": ROWS[number].name} | summary([result for result in results if result.row == number])
         for number in sorted({result.row for result in results})

@@ -1,4 +1,4 @@
-"""All rows of the table: importing this enters them."""
+"""All rows of the fault table: importing this module imports every `rows_*` module, which fills `ROWS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The row of the table in which a cluster moves the slots that are counted in."""
+"""The row of the fault table in which a cluster moves the slots of partitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @row(32, "slots move; MOVED, ASK, TRYAGAIN", "B P D M R")
 def slots_move(world: World) -> None:
-    """Whoever is told that it is elsewhere goes there; what lies on two nodes waits, and is counted once."""
+    """Clients follow a moved slot; entries of a slot that is on two nodes wait, and are counted once."""
     replicas = int(world.chance.random() < 0.25)
     cluster = world.serve_cluster(replicas=replicas)
     world.crowd()
@@ -40,7 +40,7 @@ def slots_move(world: World) -> None:
             case "open":
                 move = _Move(world, cluster)
                 move.some()
-                world.pause(0.2, 3.0)  # for longer than clients wait, too
+                world.pause(0.2, 3.0)  # may be longer than clients wait
                 move.finish()
             case "back":
                 move = _Move(world, cluster)
@@ -56,16 +56,16 @@ def slots_move(world: World) -> None:
 
 
 def _with_every_key(world: World) -> None:
-    """Let all that scripts declare be there: then no key that is always missing keeps a node from running them."""
+    """Create every key that scripts declare: a missing one would make both nodes refuse a script during a move."""
     for keys in world.harness.layout.keys:
         world.harness.client.xadd(keys.stream, {"no": "event"})
         world.harness.client.set(keys.live, keys.generation)
     world.inject("poison entry", len(world.harness.layout.keys))
-    world.until(lambda: len(world.harness.dead()) == len(world.harness.layout.keys), "the parking of all poison")
+    world.until(lambda: len(world.harness.dead()) == len(world.harness.layout.keys), "all poison in dead letters")
 
 
 class _Move:
-    """A move of the slot of a partition, from the node that serves it to another."""
+    """A move of a random partition's slot from the node that serves it to another primary, begun by the constructor."""
 
     def __init__(self, world: World, cluster: LocalCluster) -> None:
         keys = world.chance.choice(world.harness.layout.keys)
@@ -79,26 +79,26 @@ class _Move:
         cluster.open_move(self._slot, self._source, self._target)
 
     def some(self) -> None:
-        """Move some of the keys: from now on they lie on two nodes."""
+        """Move some keys of the slot, so that its keys are on two nodes."""
         self._cluster.move_keys(self._slot, self._source, self._target, self._world.chance.randint(1, 30))
         self._world.inject("slot on two nodes")
 
     def finish(self) -> None:
-        """Move the rest, in steps, however often keys come to be meanwhile."""
+        """Move the other keys in steps, also those created meanwhile, and end the move."""
         while self._cluster.move_keys(self._slot, self._source, self._target, self._world.chance.randint(5, 50)):
             self._world.pause(0, 0.02)
         self._cluster.close_move(self._slot, self._source, self._target)
         self._world.inject("slot moved")
 
     def back(self) -> None:
-        """Begin the move in the other direction; one that is open can only be finished."""
+        """Begin a move in the opposite direction; the previous move must be finished."""
         self._source, self._target = self._target, self._source
         self._cluster.open_move(self._slot, self._source, self._target)
 
 
 def _freeze(world: World, cluster: LocalCluster) -> None:
-    """Stop a node for less or more than the others' patience: without one of them, none of them serves anything."""
-    # Not one with a replica: that would lead, without what it had not got yet, and that is rows 9 to 11.
+    """Suspend a primary for less or more than the node timeout; while it counts as failed, no node serves anything."""
+    # Not a primary with a replica: its failover could lose writes, which is tested in rows 9 to 11.
     node = world.chance.choice([node for node in cluster.nodes[:PRIMARIES] if not _has_replica(node)])
     node.freeze()
     world.inject("SIGSTOP of a node")
@@ -108,7 +108,7 @@ def _freeze(world: World, cluster: LocalCluster) -> None:
 
 
 def _fail_over(world: World, cluster: LocalCluster) -> None:
-    """Have a replica take over in order, with everything that its primary has."""
+    """Make a replica take over by CLUSTER FAILOVER, after it has received everything from its primary."""
     replica = next(node for node in cluster.nodes if not node.is_primary())
     replica.ask("CLUSTER", "FAILOVER")
     world.until(replica.is_primary, "the promotion")

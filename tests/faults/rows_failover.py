@@ -1,4 +1,4 @@
-"""Rows of the table in which a replica takes over. Clients find the primary through an address that moves with it."""
+"""Rows of the fault table with a failover. Clients connect to a proxy, which always leads to the current primary."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @row(9, "failover without WAIT", "P D R")
 def failover(world: World) -> None:
-    """What the replica had not is lost, at most; producers learn of it by the gap answer, and counting goes on."""
+    """A failover loses at most the writes that the replica lacked; producers notice the gap, and counting continues."""
     primary, replica, link = _replicated(world)
     address = world.proxy()
     world.crowd(url=address.url)
     world.worker("a", url=address.url)
     world.flow(100)
-    link.freeze()  # the replica falls behind
+    link.freeze()  # the replica gets no more writes
     world.arrive(world.chance.randint(20, 200))
     _fail_over(world, primary, replica, address, link)
-    world.loss = "the replica had not got it"
+    world.loss = "the replica lacked it"
     world.heal()
     world.flow(50)
     _rewinds_were_noticed(world)
@@ -33,13 +33,13 @@ def failover(world: World) -> None:
 
 @row(10, "failover with WAIT 1", "B P D R")
 def failover_confirmed(world: World) -> None:
-    """What a replica has confirmed survives the primary."""
+    """Events that were confirmed by a replica survive the loss of the primary."""
     primary, replica, link = _replicated(world)
     address = world.proxy()
     world.crowd(url=address.url, durability="replica")
     world.worker("a", url=address.url, durability=world.chance.choice(["memory", "replica"]))
     world.flow(100)
-    link.freeze()  # nothing more is confirmed, whatever the primary takes
+    link.freeze()  # nothing more is confirmed, although the primary accepts writes
     world.pause(0, 0.3)
     _fail_over(world, primary, replica, address, link)
     # The new primary has no replica: it confirms nothing until it has one again.
@@ -51,7 +51,7 @@ def failover_confirmed(world: World) -> None:
 
 @row(11, "old primary comes back", "P D M R")
 def old_primary_returns(world: World) -> None:
-    """It becomes a replica, its own writes vanish, and when it leads again nothing is counted twice."""
+    """An old primary that rejoins discards its own writes, and nothing is counted twice, even if it leads again."""
     primary, replica, link = _replicated(world)
     address = world.proxy()
     world.crowd(url=address.url)
@@ -61,9 +61,9 @@ def old_primary_returns(world: World) -> None:
         link.freeze()
         world.arrive(world.chance.randint(20, 200))
     _fail_over(world, primary, replica, address, link)
-    world.loss = "the replica had not got it"
+    world.loss = "the replica lacked it"
     world.flow(50)
-    os.kill(primary.pid, signal.SIGCONT)  # it answers what was in its sockets when it stopped
+    os.kill(primary.pid, signal.SIGCONT)  # it answers the commands that were in its sockets
     returned = world.harness.connect(primary.url)
     world.pause(0, 0.1)
     returned.replicaof("127.0.0.1", int(replica.url.rpartition(":")[2]))
@@ -78,7 +78,7 @@ def old_primary_returns(world: World) -> None:
 
 
 def _replicated(world: World) -> tuple[EmbeddedServer, EmbeddedServer, Proxy]:
-    """Start a primary and a replica of it; return also the link between the two."""
+    """Start a primary and its replica; return both, and the proxy that connects the replica to the primary."""
     kind = world.chance.choice(["valkey", "redis"])
     primary = world.start_server("primary", "--repl-diskless-sync-delay", "0", kind=kind, tcp=True)
     world.server = primary

@@ -1,4 +1,4 @@
-"""Rows of the table in which the events are the fault: poison, a later version, too much of one thing."""
+"""Rows of the fault table in which the events are the fault: unreadable, of a later version, too many or too large."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from tests.faults.world import World
 
 FUTURE = "99"
-"""A wire version that no release reads yet."""
+"""A wire version that no release can read yet."""
 
 
 @row(27, "poison entry", "B P D M R")
 def poison(world: World) -> None:
-    """What cannot be read is parked with its reason, byte for byte; its neighbours are counted."""
+    """Each unreadable entry becomes one dead letter with a reason, and all other entries are counted."""
     world.serve()
     world.crowd()
     world.worker("a")
@@ -37,16 +37,16 @@ def poison(world: World) -> None:
         if world.chance.random() < 0.3:
             world.arrive(2)
     world.heal()
-    world.until(lambda: len(world.harness.dead()) >= sent, "the parking of all poison")
+    world.until(lambda: len(world.harness.dead()) >= sent, "the dead letters of all poison entries")
     dead = world.harness.dead()
-    world.expect(len(dead) == sent, f"{sent} poison entries, {len(dead)} parked")
+    world.expect(len(dead) == sent, f"{sent} poison entries, {len(dead)} dead-lettered")
     crashed = [entry[b"reason"] for entry in dead if b"without success" in entry[b"reason"]]
-    world.expect(not crashed, f"reading some of them raised what nobody expected: {crashed[:2]}")
+    world.expect(not crashed, f"reading some of them raised an unexpected error: {crashed[:2]}")
 
 
 @row(28, "entry from a future version", "B P D M R")
 def from_the_future(world: World) -> None:
-    """It is kept as it came, whoever retries it, until a release that reads it does: then it counts once."""
+    """An entry of a later version stays an unchanged dead letter until a release that reads it retries it."""
     world.serve()
     world.crowd()
     world.worker("a")
@@ -59,20 +59,20 @@ def from_the_future(world: World) -> None:
     for _ in range(sent):
         world.harness.client.xadd(keys.stream, entry)
         world.inject(f"entry of version {FUTURE}")
-    world.until(lambda: len(world.harness.dead()) >= sent, "the parking of all of them")
+    world.until(lambda: len(world.harness.dead()) >= sent, "the dead letters of all of them")
     tries = world.chance.randint(0, 2)
     for _ in range(tries):
         world.ends(world.process("retry", url=world.url))
         world.inject("retry by a release that cannot read it")
     for parked in world.harness.dead():
         kept = {name[2:]: value for name, value in parked.items() if name.startswith(b"e.")}
-        world.expect(kept == entry, f"parked as {kept}, which is not how it came")
+        world.expect(kept == entry, f"dead-lettered as {kept}, which differs from the entry")
         world.expect(int(parked[b"attempts"]) > tries, f"{parked[b'attempts']} attempts after {tries} retries")
     together = [world.process("retry", url=world.url, version=FUTURE) for _ in range(world.chance.randint(1, 3))]
     statuses = [world.ends(child) for child in together]
     world.inject("retry by a release that reads it", len(together))
     world.expect(0 in statuses, f"no retry succeeded: {[child.said()[-500:] for child in together]}")
-    world.expect(not world.harness.dead(), f"still parked: {world.harness.dead()[:1]}")
+    world.expect(not world.harness.dead(), f"still dead-lettered: {world.harness.dead()[:1]}")
     world.besides = world.not_replayed = {"s1"}
     world.afterwards.append(lambda account: _counted_once(world, account, sent))
     world.heal()
@@ -87,7 +87,7 @@ def _counted_once(world: World, account: Account, sent: int) -> None:
 
 @row(29, "overflow", "B P D M R")
 def overflow(world: World) -> None:
-    """A counter at its limit refuses the event that would break it, and nothing else."""
+    """An event that would overflow a counter becomes a dead letter, and every other event of its entry is counted."""
     world.serve()
     world.watch.sums = False
     near = MAX_AMOUNT - world.chance.randint(0, 6)
@@ -101,13 +101,13 @@ def overflow(world: World) -> None:
     with Producer(world.server.url, linger=3600) as producer:
         producer.emit("view", neighbours[0], 0)
         producer.flush(20)
-        for subject in neighbours:  # in one entry with what must be parked
+        for subject in neighbours:  # in one entry with the event that must be dead-lettered
             producer.emit("view", subject, 2)
             producer.emit("like", subject, 2)
         producer.emit("view", "big", 7)
     world.inject("overflow")
-    world.until(world.harness.dead, "the parking of the event")
-    world.expect(world.harness.ledger()["dead"] == 1, f"more was parked: {world.harness.dead()}")
+    world.until(world.harness.dead, "the dead letter of the event")
+    world.expect(world.harness.ledger()["dead"] == 1, f"more was dead-lettered: {world.harness.dead()}")
     world.besides = {"big", *neighbours}
     world.expect(int(world.harness.client.get(big.total("view", "big"))) == near, "the counter moved")
     world.heal()
@@ -116,7 +116,7 @@ def overflow(world: World) -> None:
 
 @row(30, "hot subject", "B P D M R")
 def hot(world: World) -> None:
-    """One subject with nine events of ten costs one increment for each batch, not one for each event."""
+    """A subject with nine of ten events costs one write in a batch, not one for each event."""
     world.serve()
     world.crowd(hot=0.9, pairs=60)
     world.arrive(world.chance.randint(1000, 4000))
@@ -134,7 +134,7 @@ def hot(world: World) -> None:
 
 @row(31, "cardinality bomb", "B P D M R")
 def bomb(world: World) -> None:
-    """Invented subjects beyond the quota go to a sketch of fixed size; the others count on, and so does the server."""
+    """Invented subjects beyond `max_subjects` are counted in a sketch of fixed size, and memory stays bounded."""
     world.serve()
     world.crowd()
     world.worker("a")
@@ -164,7 +164,7 @@ def _flood(url: str, events: int, seed: int) -> None:
 
 
 def _poison(chance: Random) -> dict[bytes, bytes]:
-    """Draw an entry that is none of ours, from noise to one that is wrong by a byte."""
+    """Return the fields of a random unreadable entry, from random bytes to a packed entry with one wrong field."""
     good = encode(Payload([Group("score", 29_000_000, ["fuzz", "fuss"], {}, {})], []))
     kind = chance.randrange(7)
     if kind == 0:
@@ -173,10 +173,10 @@ def _poison(chance: Random) -> dict[bytes, bytes]:
         return {b"v": b"1", b"n": b"1", b"b": chance.randbytes(chance.randint(1, 300)) + b"\xc1"}
     if kind == 2:
         return {b"v": b"1", b"n": b"1", b"b": b"\x91" * chance.choice([10, 3000, 100_000])}
-    if kind == 3:  # claims four thousand million elements
+    if kind == 3:  # an array header of 2**32 - 1 elements
         return {b"v": b"1", b"n": b"1", b"b": b"\xdd\xff\xff\xff\xff" + chance.randbytes(10)}
     if kind == 4:
         return {b"v": b"1", b"n": chance.choice([b"3", b"0", b"-1", b"9" * 400, b"\xff"]), b"b": good}
-    if kind == 5:  # a field that is called like one of ours
+    if kind == 5:  # a field with a name that packed entries use
         return {chance.choice([b"d", b"p", b"q", b"n", b"b", b"v"]): chance.choice([b"1", chance.randbytes(3)])}
     return {b"metric": chance.choice([b"view", b"\xff\xfe"]), b"subject": b"s1\x1b[2J", b"amount": b"1"}

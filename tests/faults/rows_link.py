@@ -1,4 +1,4 @@
-"""Rows of the table in which the network between a process and the server fails."""
+"""Rows of the fault table in which the network between a process and the server fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ APPEND_SHA = _APPEND.sha.encode()
 
 @row(14, "lost reply on append", "B P D M R")
 def lost_append_reply(world: World) -> None:
-    """The producer sends the same entries again, and the gate lets each through once."""
+    """A producer that lost a reply sends the same entries again, and the sequence gate lets each through once."""
     world.serve()
     proxy = world.proxy()
     world.crowd(url=proxy.url)
@@ -30,7 +30,7 @@ def lost_append_reply(world: World) -> None:
 
 @row(15, "lost reply on apply", "B P D M R")
 def lost_apply_reply(world: World) -> None:
-    """The worker cannot know whether it was counted; asking again changes nothing."""
+    """A worker that lost the reply to an apply applies the batch again, and it is counted once."""
     world.serve()
     proxy = world.proxy()
     world.crowd()
@@ -49,7 +49,7 @@ def lost_apply_reply(world: World) -> None:
 
 @row(16, "pipeline cut in the middle", "B P D M R")
 def cut_pipeline(world: World) -> None:
-    """A prefix of the burst is in; the producer goes on from the first entry that it does not know of."""
+    """After a cut in a burst of appends, the producer continues from the first entry without a confirmation."""
     world.serve()
     proxy = world.proxy()
     proxy.piece = world.chance.choice([0, 0, 1448, 97])
@@ -64,7 +64,7 @@ def cut_pipeline(world: World) -> None:
 
 @row(12, "partition, latency", "B P D M R")
 def partition(world: World) -> None:
-    """A bounded buffer, an explicit count of what it refused, backoff, and recovery by itself."""
+    """During an outage, a producer's buffer stays bounded and counts the events it refuses; afterwards all recover."""
     world.serve()
     proxy = world.proxy()
     url = patient(proxy.url, 1.7)
@@ -93,7 +93,7 @@ def partition(world: World) -> None:
 
 @row(13, "half-open connection", "B P D M R")
 def half_open(world: World) -> None:
-    """Nobody hangs for longer than the timeout, on connections that nothing comes over any more."""
+    """No client waits for longer than its timeout on a connection that transmits nothing any more."""
     world.serve()
     proxy = world.proxy()
     url = patient(proxy.url, 1.6)
@@ -102,7 +102,7 @@ def half_open(world: World) -> None:
     world.flow(50)
     proxy.freeze()
     world.inject("half-open connections")
-    world.pause(1.7, 2.2)  # longer than the timeout: they have given up these connections
+    world.pause(1.7, 2.2)  # longer than the timeout, so clients have given up these connections
     proxy.cut()
     proxy.thaw()
     world.heal()

@@ -1,4 +1,4 @@
-"""The row of the table in which a producer dies."""
+"""The row of the fault table in which producers are killed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 LINGER = 0.005
 SLACK = 0.75
-"""Seconds by which a thread may be late on a machine that is busy with other things."""
+"""Seconds by which a thread may be late on a busy machine."""
 
 
 @row(5, "producer killed with a full buffer", "B D M R")
 def producer_killed(world: World) -> None:
-    """Of what was not flushed at most what was emitted within `linger` is gone; with the spool, nothing is."""
+    """A killed producer loses at most the events of the last `linger` seconds; with a spool, it loses none."""
     world.serve()
     world.watch.pairs = False
     proxy = world.proxy()
@@ -30,7 +30,7 @@ def producer_killed(world: World) -> None:
     world.worker("a")
     world.flow(100)
     if full := world.chance.random() < 0.5:
-        proxy.freeze()  # nothing gets out: everything emitted from here on is in the buffer
+        proxy.freeze()  # nothing is delivered: every event from here on is in the buffer
         world.pause(0.05, 0.4)
     folders = list(spool.iterdir()) if spooled else []
     victims = producers[: world.chance.randint(1, len(producers))]
@@ -40,10 +40,10 @@ def producer_killed(world: World) -> None:
     proxy.cut()
     world.heal()
     if spooled or len(producers) == 1:
-        world.producer(**habits)  # which adopts what the killed ones left in the spool
+        world.producer(**habits)  # it adopts the spools of the killed producers
     if spooled:
         survivors = len(producers) - len(victims)
-        gone = "the delivery of what was left in the spool"
+        gone = "the delivery of the adopted spools"
         world.until(lambda: sum(folder.exists() for folder in folders) <= survivors, gone)
         world.inject("adopted spool")
         world.afterwards.append(lambda account: _took_all(world, account))
@@ -54,14 +54,17 @@ def producer_killed(world: World) -> None:
 
 
 def _took_all(world: World, account: Account) -> None:
-    """Look for what a producer had taken and nobody counted."""
+    """Check that every event for which `emit` had returned is counted."""
     totals = world.harness.totals()
     missing = {s: n - totals.get(("view", s), 0) for s, n in account.taken.items() if n > totals.get(("view", s), 0)}
-    world.expect(not missing, f"taken into the spool, and not counted: {missing}")
+    world.expect(not missing, f"taken into the spool, but not counted: {missing}")
 
 
 def _lost_only_the_last(world: World, account: Account) -> None:
-    """Of each partition a suffix is missing, for entries go in order: look how old its first event is."""
+    """Check that each lost event was emitted less than `LINGER` + `SLACK` seconds before the kill.
+
+    Entries of a partition are sent in order, so the lost events of a partition are its last ones.
+    """
     totals = world.harness.totals()
     partitions = world.harness.layout.partitions
     killed = account.youngest_unknown

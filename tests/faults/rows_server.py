@@ -1,4 +1,4 @@
-"""Rows of the table in which the server dies, forgets, refuses or is full."""
+"""Rows of the fault table in which the server is killed, loses data, refuses commands or is full."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DISK = 8 * 2**20
 
 @row(6, "server SIGKILL, appendfsync always", "B P D M R")
 def killed_with_fsync_always(world: World) -> None:
-    """Everything that was confirmed, and everything that was read, is there when it comes back."""
+    """After the restart of a killed server, everything that was confirmed and every total that was read is there."""
     world.serve("--appendfsync", "always")
     world.crowd()
     world.worker("a")
@@ -41,21 +41,21 @@ def killed_with_fsync_always(world: World) -> None:
 
 @row(7, "server SIGKILL, everysec", "P D R")
 def killed_with_everysec(world: World) -> None:
-    """What the disk had not is gone; stream and counters lost the same, and go on together."""
+    """After the restart of a killed server, stream and counters have lost the same writes, and counting continues."""
     world.serve()
     _rewind_some(world, most=20_000)
 
 
 @row(8, "AOF cut at a random byte", "P D R")
 def log_cut_anywhere(world: World) -> None:
-    """The server begins from what it can read, and no batch is there by half."""
+    """The server starts from the part of its file that it can read, and no half batch is in it."""
     world.serve()
     _rewind_some(world, most=10**9)
 
 
 @row(17, "disk full", "B P D M R", needs="root")
 def disk_full(world: World) -> None:
-    """Writes are refused as a whole, nothing is half done, and with room again all goes on by itself."""
+    """A full disk makes the server refuse whole writes, and counting continues by itself once there is space again."""
     disk = world.small_disk(DISK)
     fsync = world.chance.choice(["everysec", "everysec", "always"])
     world.serve("--appendfsync", fsync, data=disk / "data")
@@ -69,7 +69,7 @@ def disk_full(world: World) -> None:
         world.inject(f"disk full, appendfsync {fsync}")
         world.pause(0.1, 0.5)
         filler.unlink()
-        if fsync == "always":  # such a server does not answer what it cannot keep: it ends
+        if fsync == "always":  # with this setting, the server exits when it cannot write
             world.server.kill()
             world.restart_server()
         world.heal()
@@ -78,11 +78,12 @@ def disk_full(world: World) -> None:
 
 @row(18, "maxmemory, noeviction", "B P D M R")
 def out_of_memory(world: World) -> None:
-    """Appends and counts are refused as a whole, reads go on, and what waited long is not taken for poison."""
+    """A server without memory refuses whole writes but not reads, and no waiting entry is dead-lettered."""
     world.serve()
     world.crowd()
     world.arrive(world.chance.randint(0, 400))
-    # However long it lasts, an outage is no delivery: with so few allowed, good entries would be parked at once.
+    # An outage must not count as a delivery, however long it is: so few are allowed that good entries would be
+    # dead-lettered at once.
     world.worker("a", claim_idle=30.0, max_deliveries=world.chance.choice([1, 3, 10]))
     if world.chance.random() < 0.3:
         world.worker("b", claim_idle=30.0, max_deliveries=3)
@@ -94,7 +95,7 @@ def out_of_memory(world: World) -> None:
         world.pause(0.1, 1.5)
         with Totals(world.server.url) as totals:
             totals.get("s1", "view")
-            totals.run(query_ledger(totals.deployment.layout))  # neither raises: that is when it is wanted most
+            totals.run(query_ledger(totals.deployment.layout))  # neither read raises
         world.harness.client.config_set("maxmemory", 0)
         world.heal()
         world.flow(50)
@@ -102,7 +103,7 @@ def out_of_memory(world: World) -> None:
 
 @row(19, "READONLY, LOADING", "B P D M R")
 def demoted_or_loading(world: World) -> None:
-    """Refused writes are tried again for as long as it takes, and nothing is parked."""
+    """Writes that a demoted or loading server refuses are retried until they succeed, and nothing is dead-lettered."""
     world.serve()
     world.crowd()
     world.worker("a")
@@ -114,19 +115,19 @@ def demoted_or_loading(world: World) -> None:
             world.pause(0.1, 0.6)
             world.harness.client.replicaof("NO", "ONE")
         else:
-            world.server.stop()  # in order: with everysec a killed one may forget, and that is row 7
+            world.server.stop()  # not killed: with everysec that may lose writes, which is row 7
             world.server._extra = ("--key-load-delay", str(world.chance.randint(500, 3000)))
             began = time.monotonic()
             world.restart_server()
             world.inject(f"LOADING for {'more' if time.monotonic() - began > 0.3 else 'less'} than 0.3 s")
         world.heal()
         world.flow(50)
-    world.expect(not world.harness.dead(), f"parked: {world.harness.dead()[:1]}")
+    world.expect(not world.harness.dead(), f"dead-lettered: {world.harness.dead()[:1]}")
 
 
 @row(20, "SCRIPT FLUSH", "B P D M R")
 def scripts_flushed(world: World) -> None:
-    """Whoever calls a script that is gone brings it again, and calls once."""
+    """After SCRIPT FLUSH, each client loads the missing script again and calls it once."""
     world.serve()
     world.crowd()
     world.worker("a")
@@ -139,7 +140,7 @@ def scripts_flushed(world: World) -> None:
 
 @row(21, "FLUSHALL", "P D R")
 def flushed(world: World) -> None:
-    """A worker takes an emptied server for an alarm, not for a fresh start; nothing is counted until it is told."""
+    """A worker whose server was emptied logs an error and counts nothing until it is restarted or data is restored."""
     world.serve()
     world.crowd()
     worker = world.worker("a")
@@ -155,18 +156,18 @@ def flushed(world: World) -> None:
     world.loss = "FLUSHALL deleted it"
     world.until(lambda: "partition.paused" in worker.said(), "the alarm")
     world.arrive(50)
-    world.expect(world.harness.totals() == {}, "something was counted on top of nothing")
+    world.expect(world.harness.totals() == {}, "the worker counted on an emptied server")
     if place:
         _bring_back(world, place, kept)
     else:
         world.kill(worker)
-        world.worker("a")  # which begins anew with what is there
+        world.worker("a")  # it starts to count what is there now
     world.heal()
     world.flow(50)
 
 
 def _copied(world: World) -> str:
-    """Have snapshots taken from now on, whatever happens; return where they are, once there is one."""
+    """Start a process that takes snapshots, wait for the first complete one, and return the path of the database."""
     place = str(world.folder / "snapshot.sqlite")
     world.process("snapshots", url=world.url, place=place, every=0.1)
     with contextlib.closing(Database(place)) as database:
@@ -175,31 +176,31 @@ def _copied(world: World) -> str:
 
 
 def _bring_back(world: World, place: str, kept: int) -> None:
-    """Restore under producers that emit and a worker that waits for it; both go on by themselves."""
+    """Restore the snapshot while producers emit and a worker waits; both then continue by themselves."""
     with world.unwatched():
         child = world.process("bring_back", url=world.url, place=place)
         status = world.ends(child)
         world.expect(status == 0, f"the restore ended with {status}: {child.said()[-1500:]}")
-        world.expect(world.counted() >= kept, f"{world.counted()} events are counted, {kept} were before the snapshot")
+        world.expect(world.counted() >= kept, f"{world.counted()} events are counted, but the snapshot has {kept}")
     world.inject("restore from a snapshot")
-    world.replays = False  # what lies before the snapshot is in no stream any more
+    world.replays = False  # the events before the snapshot are in no stream any more
 
 
 def _rewrite_log(world: World) -> None:
-    """Have the server begin a new log: it restarts from a picture of its memory then, and from what came after."""
+    """Let the server rewrite its append-only file: a restart then reads an image of its memory and the later writes."""
     world.harness.client.bgrewriteaof()
     world.until(
         lambda: not world.harness.client.info("persistence")["aof_rewrite_in_progress"], "the end of the rewrite"
     )
     world.flow(50)
-    world.inject("log rewritten")
+    world.inject("append-only file rewritten")
 
 
 def _rewind_some(world: World, most: int) -> None:
     first, set_up = _log(world), _log(world).stat().st_size
     world.crowd()
     world.worker("a")
-    world.loss = "the server's log was cut"
+    world.loss = "the server's append-only file was cut"
     for _ in range(world.chance.randint(1, 3)):
         world.flow(100)
         world.watch.allow_rewind()
@@ -208,7 +209,7 @@ def _rewind_some(world: World, most: int) -> None:
         least, size = set_up if log == first else 0, log.stat().st_size
         with log.open("r+b") as file:
             file.truncate(size - world.chance.randint(0, min(most, size - least)))
-        world.inject("log cut at a byte")
+        world.inject("append-only file cut at a byte")
         world.restart_server()
         world.watch.allow_rewind()
     world.heal()
@@ -216,7 +217,7 @@ def _rewind_some(world: World, most: int) -> None:
 
 
 def _log(world: World) -> Path:
-    """Return the file that the server appends its writes to."""
+    """Return the part of the append-only file that the server writes to now."""
     files = (world.server.data / "appendonlydir").glob("*.incr.aof")
     return max(files, key=lambda file: int(file.name.split(".")[-3]))
 

@@ -1,4 +1,4 @@
-"""The row of the table in which a snapshot dies, or its database is away."""
+"""The row of the fault table in which a snapshot is killed, or its database is locked or missing."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 LOCK_TIMEOUT = 0.2
-"""Seconds that a snapshot waits for a database that somebody else has locked."""
+"""Seconds for which a snapshot waits for a database that another process has locked."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where snapshots go, in a folder of their own."""
+    """The folder of a snapshot database, and its path and URL."""
 
     folder: Path
 
     @property
     def file(self) -> Path:
-        """The database."""
+        """The path of the SQLite file."""
         return self.folder / "snapshot.sqlite"
 
     @property
     def url(self) -> str:
-        """How the product is told of it."""
+        """The URL of the database, with the lock timeout."""
         return f"sqlite:///{self.file}?timeout={LOCK_TIMEOUT}"
 
 
 @row(33, "snapshot killed; database down", "B P D M R")
 def snapshot_dies(world: World) -> None:
-    """What it leaves brings back, with the log behind it, every value; and so does the one that is taken next."""
+    """The database of a killed snapshot, with a replay of later entries, gives every value; the next one does alone."""
     world.serve()
     world.crowd(pause=0.02)
     retention = None
-    if world.chance.random() < 0.3:  # the log keeps what the last snapshot needs, and hardly more
+    if world.chance.random() < 0.3:  # trim the stream to little more than the last snapshot needs
         retention, world.replays = {"bytes": 1, "backlog_bytes": 0}, False
     world.worker("a", retention=retention)
     place = Place(world.folder / "kept")
@@ -74,7 +74,7 @@ def snapshot_dies(world: World) -> None:
 
 
 def _killed_somewhere(world: World, place: Place) -> None:
-    """Kill it at one of its steps: a process of its own, or the worker that takes snapshots beside counting."""
+    """Let a process that takes snapshots die at a random step: a separate process, or a worker with snapshots."""
     step = world.chance.choice(SNAPSHOT_PLACES)
     point = f"{step}:{world.chance.randint(1, 6)}"
     if world.chance.random() < 0.5:
@@ -91,21 +91,21 @@ def _killed_any_time(world: World, place: Place) -> None:
 
 
 def _locked(world: World, place: Place) -> None:
-    """Have somebody hold the database for as long as it takes to be noticed."""
+    """Lock the database until a snapshot process logs a failure, then unlock it and wait for a snapshot."""
     with contextlib.closing(sqlite3.connect(place.file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         victim = _snapshots(world, place)
-        world.until(lambda: "task.failed" in victim.said(), "the word that the database is locked")
+        world.until(lambda: "task.failed" in victim.said(), "the log line about the locked database")
         world.inject("database locked")
         other.execute("ROLLBACK")
     _works_again(world, victim)
 
 
 def _away(world: World, place: Place) -> None:
-    """Take the database away, and bring it back."""
+    """Move the database away until a snapshot process logs a failure, then move it back and wait for a snapshot."""
     elsewhere = place.folder.rename(world.folder / "elsewhere")
     victim = _snapshots(world, place)
-    world.until(lambda: "task.failed" in victim.said(), "the word that there is no database")
+    world.until(lambda: "task.failed" in victim.said(), "the log line about the missing database")
     world.inject("database away")
     elsewhere.rename(place.folder)
     _works_again(world, victim)
@@ -121,7 +121,7 @@ def _snapshots(world: World, place: Place, *, failpoint: str | None = None) -> C
 
 
 def _hasten(world: World) -> None:
-    """Let the time pass after which the moment that a killed snapshot held is given up: mostly not by waiting."""
+    """In nine of ten cases, expire the consistent view that a killed snapshot left open, instead of waiting for it."""
     if world.chance.random() < 0.9:
         for keys in world.harness.layout.keys:
             for name in ("cut", "cut:before", "cut:copied"):
@@ -129,15 +129,15 @@ def _hasten(world: World) -> None:
 
 
 def _drill(world: World, place: Place) -> None:
-    """Demand that what is in the database, with the log behind it, is what is counted now."""
+    """Check that the database, with a replay of the later entries, gives the counters of now."""
     with contextlib.closing(Database(place.url)) as database:
         if not database.facts():
-            return  # the first one had not come to its end
+            return  # the first snapshot was not complete
         try:
             verdict = _held(
                 lambda: drill(world.harness.client, database, Deployment.create_or_load(world.harness.client))
             )
-        except SnapshotError as error:  # the log was not kept for it
+        except SnapshotError as error:  # the entries that it needs were trimmed
             raise ExpectationFailed(str(error)) from error
     world.inject("drill")
     told = f"{verdict.differing} of {verdict.compared} values differ: {verdict.differences[:3]}"
@@ -145,7 +145,7 @@ def _drill(world: World, place: Place) -> None:
 
 
 def _again(world: World, place: Place) -> None:
-    """Demand of the next snapshot that it is right by itself, and of the one after it that it is the same."""
+    """Check that two new snapshots are equal, and that a restore of the second gives the present counters."""
     with contextlib.closing(Database(place.url)) as database:
         first, second = (_taken(world, database) for _ in range(2))
         world.expect(first == second, f"two snapshots of the same counters differ: {sorted(first ^ second)[:6]}")
@@ -155,15 +155,15 @@ def _again(world: World, place: Place) -> None:
             world.expect(not any(part.missing for part in parts), f"a restore misses events: {parts}")
             for name, live, restored in (
                 ("totals", world.harness.totals(), other.totals()),
-                ("books", world.harness.ledger(), other.ledger()),
+                ("ledgers", world.harness.ledger(), other.ledger()),
             ):
                 off = {each: (live.get(each, 0), restored.get(each, 0)) for each in live.keys() | restored.keys()}
                 off = {each: both for each, both in off.items() if both[0] != both[1]}
-                world.expect(not off, f"{name} are not as they were (live, restored): {dict(list(off.items())[:5])}")
+                world.expect(not off, f"{name} differ after a restore (live, restored): {dict(list(off.items())[:5])}")
 
 
 def _taken(world: World, database: Database) -> set[str]:
-    """Take a snapshot; return all rows, but what the books say of the stream's own entries: they are trimmed."""
+    """Take a snapshot; return all its rows, except the ledger fields `entries:...`, which trimming changes."""
     deployment = Deployment.create_or_load(world.harness.client)
     _held(lambda: Snapshotter(world.harness.client, database, deployment).run_once())
     return {
@@ -176,11 +176,11 @@ def _taken(world: World, database: Database) -> set[str]:
 
 
 def _held(take: Callable[[], T]) -> T:
-    """Call it as soon as what a killed snapshot held open is given up."""
+    """Call `take` until it does not raise `ViewLost`, i.e. until the view of a killed snapshot has expired."""
 
     def held() -> T | None:
         with contextlib.suppress(ViewLost):
             return take()
         return None
 
-    return until(held, SILENCE / 1000 + 10, 0.2, "a moment of our own")
+    return until(held, SILENCE / 1000 + 10, 0.2, "a consistent view")

@@ -1,4 +1,4 @@
-"""Rows of the table in which a worker dies, stalls or meets its like."""
+"""Rows of the fault table in which a worker is killed or paused, shares its name with another, or its metrics fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @row(1, "worker killed after the read", "B P D M R")
 def killed_after_the_read(world: World) -> None:
-    """Pending entries are reclaimed, by its successor or by another, and counted once."""
+    """The pending entries of a killed worker are taken over by the next worker of any name, and counted once."""
     world.serve()
     world.crowd()
     for _ in range(world.chance.randint(1, 3)):
@@ -27,7 +27,7 @@ def killed_after_the_read(world: World) -> None:
 
 @row(2, "worker killed after sending apply, before the reply", "B P D M R")
 def killed_before_the_reply(world: World) -> None:
-    """The server applied it and nobody knows, or it never heard of it: counted once either way."""
+    """A batch is counted once if its worker is killed without a reply, whether or not the server applied it."""
     world.serve()
     world.crowd()
     for _ in range(world.chance.randint(1, 2)):
@@ -46,9 +46,9 @@ def killed_before_the_reply(world: World) -> None:
     world.flow()
 
 
-@row(3, "killed in the middle of a claim or a parking", "B P D M R")
+@row(3, "killed while claiming or dead-lettering", "B P D M R")
 def killed_in_a_claim(world: World) -> None:
-    """What it had claimed has one owner and is claimed again; what it was parking is parked once."""
+    """After a kill during a claim, the entry is claimed again; a kill during dead-lettering makes no second letter."""
     world.serve()
     world.crowd()
     poisoned = 0
@@ -66,17 +66,17 @@ def killed_in_a_claim(world: World) -> None:
             world.dies(victim, f"killed {place}")
     world.worker("b", claim_idle=0.1)
     world.flow()
-    world.until(lambda: len(world.harness.dead()) >= poisoned, "the parking of all poison")
+    world.until(lambda: len(world.harness.dead()) >= poisoned, "the dead letters of all poison entries")
     world.afterwards.append(
         lambda _: world.expect(
-            len(world.harness.dead()) == poisoned, f"{len(world.harness.dead())} of {poisoned} parked"
+            len(world.harness.dead()) == poisoned, f"{len(world.harness.dead())} of {poisoned} dead-lettered"
         )
     )
 
 
 @row(4, "SIGTERM in mid-batch", "B P D M R")
 def terminated(world: World) -> None:
-    """It finishes the batch in hand or leaves it pending, and exits in time."""
+    """A worker that gets SIGTERM applies its batch or leaves it pending, and exits within `stop_timeout`."""
     world.serve()
     world.crowd()
     proxy = world.proxy()
@@ -97,7 +97,7 @@ def terminated(world: World) -> None:
 
 @row(25, "two workers with one name", "B P D M R")
 def twins(world: World) -> None:
-    """They read each other's pending entries, do work twice, and count it once."""
+    """Workers with the same name read each other's pending entries, and count each entry once."""
     world.serve()
     world.crowd()
     world.arrive(world.chance.randint(0, 800))
@@ -108,14 +108,14 @@ def twins(world: World) -> None:
         world.inject("worker with a name that is taken")
     for _ in range(world.chance.randint(1, 4)):
         world.flow(100)
-        proxy.cut()  # whoever lost its connection begins with what its name has pending: the other's, too
+        proxy.cut()  # after a reconnect, a worker reads all pending entries of its name, also the other's
         world.inject("cut connection")
     proxy.delay = 0.0
 
 
 @row(26, "worker paused beyond the claim idle", "B P D M R")
 def paused(world: World) -> None:
-    """Others take over what it held; it comes back, is told so, and doubles nothing."""
+    """Another worker claims the entries of a paused worker, whose batch is stale when it continues: counted once."""
     world.serve()
     world.crowd(pause=0.002)
     proxy = world.proxy()
@@ -133,7 +133,7 @@ def paused(world: World) -> None:
 
 @row(34, "a worker's metrics raise after the apply", "B P D M R")
 def broken_metrics(world: World) -> None:
-    """What is counted stays counted, and is blamed on no entry: none is sent again, left pending or dead."""
+    """When a worker's metrics raise after the apply, no entry is counted again, left pending or dead-lettered."""
     world.serve()
     world.crowd()
     share = world.chance.choice([0.3, 1.0])

@@ -1,4 +1,4 @@
-"""Runs one row with one seed, and says what came of it."""
+"""Run the scenario of one row with one seed, check the system afterwards, and return the result."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """What came of a row with a seed; events, where nothing else is said.
+    """The result of a row's scenario with a seed; figures are in events unless noted.
 
     Attributes:
         row: The row's number.
         seed: The seed.
-        faults: How often each fault was injected.
-        confirmed: What producers were told is in the stream.
-        unknown: What they were not told of.
-        refused: What a full buffer refused, and said so.
-        lost: Confirmed, and not in the totals.
-        allowed: Why that is what the row allows; empty: it is not.
-        doubled: In the totals, and emitted by nobody.
-        unaccounted: What the books miss.
-        drain: Seconds from healing until nothing waited.
-        seconds: Of the whole run.
-        looks: How often pairs were looked at meanwhile.
-        failures: What did not hold.
+        faults: The number of injections of each fault.
+        confirmed: Events whose append was confirmed to their producer.
+        unknown: Events whose append was not confirmed: they may be in the stream or not.
+        refused: Events that a full buffer refused and reported as dropped.
+        lost: Events that were confirmed but are missing from the totals.
+        allowed: The reason that the row allows lost events; empty if it does not.
+        doubled: Events in the totals beyond those that were emitted.
+        unaccounted: Events that the ledger does not account for.
+        drain: Seconds from the end of the last fault until no entry was undelivered or pending.
+        seconds: Seconds that the whole run took.
+        looks: The number of readings of a partition by the watch.
+        failures: The checks that failed.
     """
 
     row: int
@@ -56,12 +56,15 @@ class Result:
     failures: list[Failure] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
+        """Return the result as a dictionary that can be written as JSON."""
         return asdict(self)
 
 
 def run(row: Row, seed: int, fork_server: ForkServer) -> Result:
-    """Run a row's scenario with what a seed draws, and check everything that it claims."""
+    """Run a row's scenario with the random choices of a seed, then check everything that the row claims.
+
+    Exceptions become failures of the result, so that one broken scenario does not end a run of thousands.
+    """
     result = Result(row.number, seed)
     began = time.monotonic()
     chance = random.Random(f"{row.number}/{seed}")
@@ -75,9 +78,9 @@ def run(row: Row, seed: int, fork_server: ForkServer) -> Result:
             _check(row, world, result)
         except ExpectationFailed as error:
             result.failures.append(Failure("X", str(error)))
-        except AssertionError as error:  # of `until`: what had to become true did not
+        except AssertionError as error:  # from `until`: a condition did not become true in time
             result.failures.append(Failure("D", str(error) + _outputs(world)))
-        except Exception:  # noqa: BLE001  # one broken scenario must not end a run of thousands
+        except Exception:  # noqa: BLE001  # see the docstring
             result.failures.append(Failure("error", traceback.format_exc()))
         if hasattr(world, "watch"):
             world.watch.stop()
@@ -97,7 +100,7 @@ def _check(row: Row, world: World, result: Result) -> None:
     result.lost, result.doubled, result.allowed = balance.lost, balance.doubled, world.loss
     result.unaccounted, unaccounted = checks.books(world.totals())
     result.failures += balance.failures + unaccounted
-    # Where a pair may lie in two entries and entries may be lost, one half may be.
+    # If a pair may be split over two entries and entries may be lost, half a pair may be lost.
     if "P" in row.checks and (world.watch.pairs or not world.loss):
         result.failures += checks.pairs(totals, besides=world.besides)
     hours = checks.windows(world.harness.client, world.harness.layout)

@@ -1,4 +1,7 @@
-"""`python -m tests.faults.soak`: a sustained load, random faults, and memory watched. `make soak MINUTES=10`."""
+"""The soak: a sustained load with random faults, in which no event may be lost and memory must stay flat.
+
+Run: `python -m tests.faults.soak`, or `make soak MINUTES=10`.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +37,16 @@ SUBJECTS = 10_000
 PRODUCERS = 2
 WORKERS = 2
 RETENTION = {"age": "1h", "bytes": 8 * 2**20}
-"""For each partition: what the streams grow to within seconds, and then keep."""
+"""The retention of each partition: a stream reaches this size within seconds, and is then trimmed to it."""
 
 
 class Soak:
-    """One run.
+    """One run of the soak.
 
     Args:
-        world: Where; nothing is started in it yet.
-        seconds: How long the load lasts.
-        rate: Events a second, of all producers together.
+        world: The world to run in; nothing may be started in it yet.
+        seconds: The length of the load in seconds.
+        rate: The load of all producers together, in events a second.
     """
 
     def __init__(self, world: World, seconds: float, rate: float) -> None:
@@ -52,11 +55,11 @@ class Soak:
         self._producers: list[Child] = []
 
     def run(self) -> dict[str, Any]:
-        """Run it; return the report."""
+        """Run the load with random faults, wait until everything is counted, and return the report."""
         world = self._world
         world.serve("--auto-aof-rewrite-min-size", "16mb", kind="valkey")
         world.watch.sums = False
-        self._paths = [world.proxy(), world.proxy()]  # the producers', the workers'
+        self._paths = [world.proxy(), world.proxy()]  # of the producers, of the workers
         self._workers = [self._worker(number) for number in range(WORKERS)]
         self._producers = [self._producer(number) for number in range(PRODUCERS)]
         memory = Memory(self._roles)
@@ -82,7 +85,7 @@ class Soak:
     def _roles(self) -> Iterator[tuple[str, int]]:
         yield from (("worker", child.pid) for child in self._workers)
         yield from (("producer", child.pid) for child in self._producers)
-        with contextlib.suppress(EmbeddedServerError):  # it is being restarted
+        with contextlib.suppress(EmbeddedServerError):  # the server is being restarted
             yield "server", self._world.server.pid
 
     def _inject(self) -> None:
@@ -109,7 +112,7 @@ class Soak:
                 world.inject("SCRIPT FLUSH")
 
     def _drain(self) -> float:
-        """Let the producers end and everything be counted; return the seconds it took."""
+        """Stop the producers and wait until everything is counted; return the seconds this took."""
         world, began = self._world, time.monotonic()
         for child in self._producers:
             child.signal(signal.SIGTERM)
@@ -155,7 +158,7 @@ class Soak:
 
 
 def soak(seconds: float, rate: float, seed: int) -> dict[str, Any]:
-    """Run a soak of some seconds and events a second; return its report."""
+    """Run a soak with a load of `rate` events a second for `seconds`; return its report."""
     with (
         ForkServer() as fork_server,
         tempfile.TemporaryDirectory(prefix="tally-soak-", ignore_cleanup_errors=True) as folder,
@@ -165,21 +168,21 @@ def soak(seconds: float, rate: float, seed: int) -> dict[str, Any]:
 
 
 def text(report: dict[str, Any]) -> str:
-    """Return the report that a person reads."""
+    """Return the report as text."""
     sizes = ", ".join(f"{role} {third['middle']} -> {third['last']}" for role, third in report["resident_mib"].items())
-    verdict = "held" if report["held"] else " ".join(["FAILED", *report["growing"], *report["watch"]])
+    verdict = "passed" if report["held"] else " ".join(["FAILED", *report["growing"], *report["watch"]])
     return (
         f"{report['events']:,} events in {report['seconds']:,} s: {report['events_per_second']:,} events/s"
         f" ({report['rate']:,.0f} wanted), {sum(report['faults'].values())} faults {report['faults']}"
         f"\nlost {report['lost']:,}, doubled {report['doubled']:,}, unaccounted {report['unaccounted']:,};"
-        f" {report['looks_at_pairs']:,} looks at pairs; drained in {report['drain_seconds']} s"
+        f" {report['looks_at_pairs']:,} readings of the pairs; drained in {report['drain_seconds']} s"
         f"\nresident MiB, middle third -> last third: {sizes}"
         f"\n{verdict}"
     )
 
 
 def main() -> int:
-    """Run what was asked for; return 0 if everything held."""
+    """Run the soak that the options describe, print and write its report; return 0 if every check passed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description="A sustained load with faults.")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=100_000, help="events a second")

@@ -1,4 +1,4 @@
-"""The soak's producer: a sustained rate of pairs, and at the end what they must add up to."""
+"""The producer process of the soak: it emits pairs at a steady rate, and writes the sums that must be counted."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from tallystream import Producer
 from tests.faults.processes import BY_HAND, listening
 
 PAIRS: Final = 500
-"""Pairs in a chunk: drawn beforehand, so that emitting them costs what emitting costs."""
+"""The number of pairs in a chunk. Chunks are drawn in advance, so that the loop costs only the calls of `emit`."""
 
 CHUNKS: Final = 64
+"""The number of different chunks."""
 BEHIND: Final = 2.0
-"""Seconds of load that are made up for after an outage; what lies further back is left out."""
+"""The most seconds of load that are emitted late after an outage; older load is left out."""
 
 
 def steady(url: str, books: str, seed: int, rate: float, subjects: int) -> int:
-    """Emit `rate` events a second until told to stop; write the confirmed sums and the statistics to `books`."""
+    """Emit `rate` events a second until SIGTERM, flush, and write a JSON file; return the exit status 0.
+
+    The file `books` has the number of pairs of each subject, the seconds and the producer's statistics.
+    """
     chance = random.Random(seed)
-    # A few subjects get most of it, as in life.
+    # As in practice, a few subjects get most of the events.
     chunks = [[f"s{int(subjects ** chance.random()) - 1}" for _ in range(PAIRS)] for _ in range(CHUNKS)]
     emitted: Counter[int] = Counter()
     began = time.monotonic()
@@ -32,7 +36,7 @@ def steady(url: str, books: str, seed: int, rate: float, subjects: int) -> int:
     producer = Producer(url, linger=BY_HAND, entry_events=500, entry_bytes=2**20, block_timeout=120)
     with listening() as stop:
         producer.emit("view", "s0", 0)
-        producer.flush(30)  # the first seal comes at once whatever the linger is
+        producer.flush(30)  # the first entry is sealed at once, whatever the linger is
         while not stop.is_set():
             number = chance.randrange(CHUNKS)
             emitted[number] += 1

@@ -1,4 +1,4 @@
-"""The fault table: every row by its number, with its name, the checks it claims, and the scenario that tries it."""
+"""The fault table: every row by its number, with its name, the checks it must pass, and its scenario."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """One row of the fault table.
 
     Attributes:
-        number: In the table.
+        number: The number of the row in the table.
         name: The fault.
-        checks: What must hold, in letters; see `failure.CHECKS`.
-        scenario: Injects it into a world.
-        needs: What not every machine has: `root` to mount a file system, `faketime` to turn a server's clock.
+        checks: The letters of the checks that must pass; see `failure.CHECKS`.
+        scenario: The function that injects the fault into a world.
+        needs: A requirement that not every machine meets: `root` to mount a file system, or `faketime` to set a
+            server's clock; empty if there is none.
     """
 
     number: int
@@ -33,11 +34,11 @@ class Row:
 
     @property
     def lacks(self) -> str:
-        """Why it cannot be tried here; empty where it can."""
+        """The reason that the row cannot run on this machine; empty if it can."""
         if self.needs == "root" and os.geteuid() != 0:
             return f"row {self.number} mounts a small file system: run it as root"
         if self.needs == "faketime" and faketime() is None:
-            return f"row {self.number} turns a server's clock: install libfaketime (apt install faketime)"
+            return f"row {self.number} changes a server's clock: install libfaketime (apt install faketime)"
         return ""
 
 
@@ -47,10 +48,10 @@ ROWS: Final[dict[int, Row]] = {}
 def row(
     number: int, name: str, checks: str, *, needs: str = ""
 ) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
-    """Enter a scenario into the table."""
+    """Return a decorator that adds a scenario to the table as the row with this number."""
 
     def enter(scenario: Callable[[World], None]) -> Callable[[World], None]:
-        assert number not in ROWS, f"row {number} is there twice"
+        assert number not in ROWS, f"row {number} is in the table twice"
         ROWS[number] = Row(number, name, checks, scenario, needs)
         return scenario
 
@@ -58,5 +59,5 @@ def row(
 
 
 def faketime() -> Path | None:
-    """Return the library that gives a process another time, `None` where it is not installed."""
+    """Return the path of libfaketime, which changes the clock of a process, or `None` if it is not installed."""
     return next(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"), None)

@@ -1,4 +1,4 @@
-"""A suite that passes a broken product is no suite: each mutant is caught, by the check that is about it."""
+"""The fault suite catches each broken variant of the product, by the check that the variant breaks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.faults.mutants import MUTANTS, Edit, Mutant, MutationError
 @pytest.mark.timeout(320)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_caught(mutant):
-    """The fault suite fails on this mutant of the real code, and for the right reason."""
+    """The fault suite fails on each mutant of the real code, by a check that the mutant names."""
     bite(mutant)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_applies(mutant, tmp_path):
-    """Every edit of a mutant finds its line in the code as it is today."""
+    """Every edit of a mutant finds its text exactly once in today's code."""
     mutant.make(tmp_path / "mutant")
 
 
 def test_a_mutant_that_does_not_apply_is_an_error(tmp_path):
-    """An edit whose line is gone is said, rather than tried as a mutant that is none."""
+    """An edit whose text is not in the code raises an error, instead of making an unchanged copy."""
     mutant = Mutant("none", (Edit("tallystream/storage/lua/append.lua", "no such line", ""),), (14,), "B")
-    with pytest.raises(MutationError, match="holds 0 times"):
+    with pytest.raises(MutationError, match="0 occurrences, not 1, of"):
         mutant.make(tmp_path / "mutant")

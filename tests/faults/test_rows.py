@@ -1,4 +1,4 @@
-"""Every row of the fault table holds: one seed of each, drawn anew in each run and printed, the same in CI."""
+"""Every row of the fault table passes with one seed: a random one, printed on failure, or always 1 in CI."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SEED = int(os.environ.get("TALLYSTREAM_FAULT_SEED") or (1 if "CI" in os.environ 
 
 @pytest.fixture(scope="module")
 def fork_server():
-    """One parent of all processes."""
+    """Provide the fork server that starts all processes."""
     with ForkServer() as fork_server:
         yield fork_server
 
 
 def test_the_suite_runs(fork_server):
-    """One quick row, so that the fast suite notices when the fault suite cannot start what it needs."""
+    """A quick row of the fault table passes, so the fault suite can start its processes; this is in the fast suite."""
     result = run(ROWS[14], 1, fork_server)
     assert not result.failures, "\n".join(map(str, result.failures))
 
@@ -31,7 +31,7 @@ def test_the_suite_runs(fork_server):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", sorted(ROWS))
 def test_a_row_of_the_table_holds(number, fork_server):
-    """Whatever the fault, the books balance, and everything else that the row claims is so."""
+    """After the fault of a row, the ledger balances, and every other check of the row passes."""
     row = ROWS[number]
     if row.lacks:
         missing(row.lacks, unless="CI")

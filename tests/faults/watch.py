@@ -1,4 +1,4 @@
-"""Looks at the counters all the time, while faults are injected: for what must hold whenever anyone looks."""
+"""A thread that reads the counters all the time while faults are injected, and checks what must always be true."""
 
 from __future__ import annotations
 
@@ -29,23 +29,28 @@ for i = 2, #KEYS do
 end
 return { redis.call('HGETALL', KEYS[1]), totals }
 """
-"""One moment of a partition. A script that writes nothing runs where MULTI is refused: when the memory is full."""
+"""Read the ledger and totals of a partition at one moment.
+
+A script without writes also runs when the server's memory is full, and MULTI is refused.
+"""
 
 _EVERY: Final = 0.005
 _MOST: Final = 5
 
 
 class Watch(threading.Thread):
-    """Reads each partition in one transaction, again and again, and keeps what was wrong.
+    """A thread that reads each partition atomically, again and again, and keeps the first five failed checks.
 
     Args:
-        url: The server, by a way that no fault is injected into.
-        layout: How many partitions there are.
+        url: The URL of the server, on a path without injected faults.
+        layout: The keys of all partitions.
         subjects: The subjects whose pairs are watched.
 
     Attributes:
-        sums: Whether these are all subjects, so that the ledger's sum can be compared with theirs.
-        pairs: Whether the events of a pair always share an entry.
+        sums: Whether to compare the sum of the totals with the ledger; only possible if `subjects` are all subjects.
+        pairs: Whether to compare the two metrics of a pair; only possible if its events always share an entry.
+        failures: The failed checks.
+        looks: The number of readings of a partition.
     """
 
     def __init__(self, url: str, layout: Layout, subjects: Sequence[str]) -> None:
@@ -65,34 +70,34 @@ class Watch(threading.Thread):
         self.looks = 0
 
     def follow(self, url: str) -> None:
-        """Look at another server from now on: a failover, across which readings may fall."""
+        """Read from another server after a failover; counters may fall once."""
         self.allow_rewind()
         self._url = url
 
     def allow_rewind(self) -> None:
-        """Let readings fall from now on: the data was rewound, or is another."""
+        """Forget the highest reading of each counter, because the data was rewound or replaced."""
         with self._lock:
             self._rewinds += 1
             self._highest.clear()
 
     def take_over(self, before: Watch) -> None:
-        """Go on with what another has seen and was told."""
+        """Copy the settings, failures and number of readings of an earlier watch."""
         self.sums, self.pairs = before.sums, before.pairs
         self.failures += before.failures
         self.looks += before.looks
 
     def stop(self) -> None:
-        """End the watch."""
+        """End the thread and wait for it."""
         self._ended.set()
         self.join()
 
     def run(self) -> None:
-        """Look until stopped."""
+        """Read and check the partitions until stopped; reconnect after an error."""
         while not self._ended.is_set():
             url = self._url
             client = connect(url, timeout=1.0)
             try:
-                with contextlib.suppress(RedisError):  # no server, no reading: the next look may find one
+                with contextlib.suppress(RedisError):  # the server is down: try again
                     while not self._ended.is_set() and url == self._url:
                         self._look(client, url)
                         self._ended.wait(_EVERY)
@@ -105,7 +110,7 @@ class Watch(threading.Thread):
             with self._lock:
                 rewinds = self._rewinds
             if url != self._url:
-                return  # it may answer late, and of a time before
+                return  # a reading of the old server would be out of date
             names = [keys.total(metric, subject) for metric in PAIR for subject in subjects]
             flat, totals = client.execute_command("EVAL", _LOOK, 1 + len(names), keys.ledger, *names)
             self.looks += 1
@@ -136,14 +141,14 @@ class Watch(threading.Thread):
             events for name, events in books.items() if "@" not in name and name.partition(":")[0] in OUTCOMES
         )
         if settled > books.get("appended", 0):
-            self._report("L", f"{keys.prefix}: {settled} events settled, {books.get('appended', 0)} appended")
+            self._report("L", f"{keys.prefix}: {settled} events have an outcome, {books.get('appended', 0)} appended")
         for metric in PAIR if self.sums else ():
             added = sum(value for (name, _), value in totals.items() if name == metric)
             if added != books.get(f"total@{metric}", 0):
-                self._report("L", f"{keys.prefix}: {metric} adds up to {added}, the ledger says {books}")
+                self._report("L", f"{keys.prefix}: {metric} adds up to {added}, the ledger is {books}")
         with self._lock:
             if rewinds != self._rewinds:
-                return  # this reading may be of before
+                return  # the reading may be from before the rewind
             for counter, value in totals.items():
                 if value < self._highest[counter]:
                     self._report("M", f"{keys.prefix}: {counter} fell from {self._highest[counter]} to {value}")

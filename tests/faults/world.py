@@ -1,4 +1,4 @@
-"""The world of one scenario: a server, workers and producers as real processes, proxies, and what was done to them."""
+"""The world of one scenario: a server, workers, producers and proxies as real processes, and the faults injected."""
 
 from __future__ import annotations
 
@@ -36,22 +36,24 @@ if TYPE_CHECKING:
     from tests.faults.fork_server import Child, ForkServer
 
 PATIENCE = 30.0
-"""Seconds within which everything that must happen happens, on a machine that is busy with other things."""
+"""Seconds after which a condition that must become true counts as failed, also on a busy machine."""
 
 SUBJECTS = 24
+"""The number of subjects that producers emit pairs for."""
 SPOOLED = 0.15
+"""The share of scenarios whose producers use a spool."""
 NODE_TIMEOUT = 1000
-"""Milliseconds of silence after which a cluster takes one of its nodes for dead."""
+"""Milliseconds without contact after which a cluster considers one of its nodes failed."""
 APPLY_SHA = _APPLY.sha.encode()
 
 
 class World:
-    """What a scenario acts on; a context manager that ends whatever was started.
+    """The processes and servers that a scenario uses; a context manager that stops everything that was started.
 
     Args:
-        folder: For data, journals and output.
-        chance: The scenario's own randomness: whatever is drawn from it comes again with the seed.
-        fork_server: Starts the processes.
+        folder: The folder for data, journals and output.
+        chance: The random generator of the scenario; the same seed draws the same values again.
+        fork_server: The fork server that starts the processes.
     """
 
     def __init__(self, folder: Path, chance: Random, fork_server: ForkServer) -> None:
@@ -61,7 +63,7 @@ class World:
         self._open = contextlib.ExitStack()
         self.server: EmbeddedServer
         self.url: str
-        """Where everything is counted: the server's URL, or the cluster's."""
+        """The URL of the server or cluster that counts."""
         self.harness: Harness
         self.watch: Watch
         self.workers: list[Child] = []
@@ -69,28 +71,29 @@ class World:
         self.others: list[Child] = []
         self.faults: Counter[str] = Counter()
         self.loss = ""
-        """Why confirmed events may be missing in the end; empty: they may not."""
+        """The reason that confirmed events may be missing at the end; empty if they may not."""
         self.besides: set[str] = set()
-        """Subjects whose events may be parked."""
+        """Subjects that the balance and pair checks skip, because their events may be dead-lettered."""
         self.replays = True
-        """Whether the whole log is still there at the end."""
+        """Whether the topic is still complete at the end, so that a replay must give the same totals."""
         self.not_replayed: set[str] = set()
-        """Subjects of which today's code does not count again what was counted: the log alone does not say it."""
+        """Subjects that the replay check skips, because their totals do not follow from the topic alone."""
         self.oracle_knows = frozenset(RULES.metric) - {"flood"}
-        """Metrics whose totals are a function of the log that the oracle can compute."""
+        """Metrics whose totals follow from the topic alone, so that the oracle can compute them."""
         self.afterwards: list[Callable[[Account], None]] = []
-        """What the row demands at rest, of the journals and whatever else it looks at."""
+        """Checks of the row itself; each is called at the end with the account of all journals."""
         self.healed_at: float | None = None
+        """The monotonic time in seconds at which the last fault ended; `None` before `heal`."""
 
-    # -- what there is ----------------------------------------------------------------------------------
+    # -- start servers and processes --------------------------------------------------------------------
 
     def serve(self, *extra: str, **settings: Any) -> None:
-        """Start the server: of either kind, as chance has it, or as `start_server` is told."""
+        """Start the server that counts, with the arguments of `start_server`, and adopt it."""
         self.server = self.start_server("server", *extra, **settings)
         self.adopt(self.server.url)
 
     def serve_cluster(self, *, replicas: int) -> LocalCluster:
-        """Start a cluster of either kind instead: three primaries, and so many replicas."""
+        """Start a cluster with three primaries and `replicas` replicas, of a randomly chosen kind, and adopt it."""
         kind = self.chance.choice(KINDS if shutil.which("redis-server") else KINDS[:1])
         cluster = self._open.enter_context(
             local_cluster(kind, self.folder, replicas=replicas, node_timeout=NODE_TIMEOUT, fsync="everysec")
@@ -107,7 +110,10 @@ class World:
         tcp: bool = False,
         data: Path | None = None,
     ) -> EmbeddedServer:
-        """Start a server; it is stopped at the end."""
+        """Start a server of a kind (by default a randomly chosen one) and return it; it is killed at the end.
+
+        It listens on a unix socket; with `tcp`, on a TCP port.
+        """
         redis = shutil.which("redis-server")
         kind = kind or self.chance.choice(["valkey", "redis"])
         if kind == "redis" and redis is not None:
@@ -117,14 +123,14 @@ class World:
         return server.start()
 
     def adopt(self, url: str) -> None:
-        """Set the server or cluster at `url` up, and look at it all the time from now on."""
+        """Write the deployment and rules to the server or cluster at `url`, and start to watch its counters."""
         self.url = url
         self.harness = self._open.enter_context(Harness(url, rules=RULES))
         self.watch = self._watching()
 
     @contextlib.contextmanager
     def unwatched(self) -> Iterator[None]:
-        """Look away while something is done that nobody may look at, and begin anew."""
+        """Stop the watch until the block ends, then start a new one that takes over its settings and findings."""
         self.watch.stop()
         yield
         before, self.watch = self.watch, self._watching()
@@ -137,13 +143,13 @@ class World:
         return watch
 
     def move(self, server: EmbeddedServer) -> None:
-        """Take another server for the one that counts from now on: after a failover."""
+        """Make another server the one that counts, after a failover."""
         self.server, self.url = server, server.url
         self.watch.follow(server.url)
         self.harness.client = self.harness.connect(server.url)
 
     def small_disk(self, size: int) -> Path:
-        """Mount a file system of `size` bytes, for as long as the world lasts; needs root."""
+        """Mount a file system of `size` bytes until the world ends, and return its folder; needs root."""
         folder = self.folder / "disk"
         folder.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
@@ -151,13 +157,13 @@ class World:
         return folder
 
     def proxy(self, url: str | None = None) -> Proxy:
-        """Put a proxy in front of the server."""
+        """Start a proxy in front of the server, or of the server at `url`."""
         return self._open.enter_context(Proxy(url or self.server.url))
 
     def worker(
         self, name: str = "w", *, url: str | None = None, failpoint: str | None = None, **settings: Any
     ) -> Child:
-        """Start a worker."""
+        """Start a worker process; with `failpoint`, it kills itself at that place in the code."""
         settings.setdefault("claim_idle", round(self.chance.uniform(0.1, 0.3), 2))
         settings.setdefault("max_keys", self.chance.choice([100, 300, 3000]))
         arguments = {"url": url or self.url, "name": name, **settings}
@@ -166,7 +172,7 @@ class World:
         return child
 
     def producer(self, *, url: str | None = None, **habits: Any) -> Child:
-        """Start a producer."""
+        """Start a producer process that emits pairs and keeps a journal; `habits` are those of `processes.producer`."""
         habits.setdefault("subjects", SUBJECTS)
         journal = self.folder / f"journal-{len(self.producers)}"
         arguments = {
@@ -180,54 +186,58 @@ class World:
         return child
 
     def process(self, function: str, *, failpoint: str | None = None, **arguments: Any) -> Child:
-        """Start a process of another kind, by the name of the function that it runs."""
+        """Start a process that runs a function of `tests.faults.processes` or `steady`, given by its name."""
         environment = {} if failpoint is None else {failpoints.VARIABLE: failpoint}
         child = self._fork(function, function, arguments, environment)
         self.others.append(child)
         return child
 
     def crowd(self, *, url: str | None = None, most: int = 3, **habits: Any) -> list[Child]:
-        """Start some producers, in some scenarios with a spool: with it or without, the gate is the same."""
+        """Start one to `most` producers; in 15 % of the scenarios, they use a spool."""
         if self.chance.random() < SPOOLED:
             habits.setdefault("spool", str(self.folder / "spool"))
-            self.watch.pairs = False  # what is in the spool is cut into entries by positions, within pairs, too
+            self.watch.pairs = False  # the spool is cut into entries by position, which may split a pair
         return [self.producer(url=url, **habits) for _ in range(self.chance.randint(1, most))]
 
-    # -- what is done to it -----------------------------------------------------------------------------
+    # -- inject faults ----------------------------------------------------------------------------------
 
     def inject(self, fault: str, times: int = 1) -> None:
-        """Take note that a fault was injected."""
+        """Record that a fault was injected, for the report; this changes nothing else."""
         self.faults[fault] += times
 
     def kill(self, child: Child, number: int = signal.SIGKILL) -> None:
-        """Kill a process, and wait for its end."""
+        """Send a signal (SIGKILL by default) to a process, wait for its end, and record the fault."""
         child.signal(number)
         self.ends(child)
         self.inject(f"SIGKILL of a {_role(child)}")
 
     def dies(self, child: Child, what: str) -> None:
-        """Wait until a process has died at its failpoint."""
+        """Wait until a process has killed itself at its failpoint, and record the fault `what`."""
         status = self.ends(child)
         self.expect(status == -signal.SIGKILL, f"{child.name} ended with {status}: {child.said()[-1500:]}")
         self.inject(what)
 
     def ends(self, child: Child, timeout: float = PATIENCE) -> int:
-        """Wait for a process to end; return its status."""
+        """Wait for a process to end and return its exit status.
+
+        Raises:
+            ExpectationFailed: it did not end within `timeout` seconds.
+        """
         status = child.wait(timeout)
         if status is None:
             raise ExpectationFailed(f"{child.name} did not end within {timeout} s: {child.said()[-1500:]}")
         return status
 
     def crash_server(self) -> None:
-        """Kill the server as a power cut would; what its clients hear is a broken connection."""
+        """Kill the server with SIGKILL; its clients get a broken connection."""
         self.server.kill()
         self.inject("SIGKILL of the server")
 
     def restart_server(self) -> None:
-        """Start it again from its data."""
+        """Start the server again from its data."""
 
         def started() -> bool:
-            # A program that another scenario starts at this moment holds, until it is one, copies of our locks.
+            # A process that another scenario forks at this moment has copies of our lock files until it calls exec.
             with contextlib.suppress(EmbeddedServerError):
                 self.server.start()
                 return True
@@ -235,51 +245,54 @@ class World:
 
         until(started, PATIENCE, what="the restart of the server")
 
-    # -- what is waited for -----------------------------------------------------------------------------
+    # -- wait -------------------------------------------------------------------------------------------
 
     def flow(self, events: int = 200) -> None:
-        """Wait until so many more events are counted: things are under way."""
+        """Wait until `events` more events are counted."""
         start = self.counted()
         until(lambda: self.counted() >= start + events, PATIENCE, what=f"counting of {events} more events")
 
     def arrive(self, events: int = 200) -> None:
-        """Wait until so many more events are appended, whether or not somebody counts them."""
+        """Wait until the ledger has `events` more appended events."""
         start = self.appended()
         until(lambda: self.appended() >= start + events, PATIENCE, what=f"arrival of {events} more events")
 
     def counted(self) -> int:
-        """Return how many events are counted."""
+        """Return the number of counted events in the ledger."""
         return self.harness.ledger().get("counted", 0)
 
     def appended(self) -> int:
-        """Return how many events are appended."""
+        """Return the number of appended events in the ledger."""
         return self.harness.ledger().get("appended", 0)
 
     def until(self, condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
-        """Wait for a condition of the row's own."""
+        """Wait until a condition of the row is true; `what` names it in the error."""
         until(condition, timeout, what=what)
 
     def pause(self, least: float, most: float) -> None:
-        """Let a random time pass: for faults that are a matter of time, such as an outage's length."""
+        """Sleep for a random time between two bounds in seconds, for faults that have a length, such as an outage."""
         time.sleep(self.chance.uniform(least, most))
 
     def expect(self, condition: object, message: str) -> None:
-        """Demand something that is the row's own.
+        """Check a condition that only this row demands.
 
         Raises:
-            ExpectationFailed: it is not so.
+            ExpectationFailed: the condition is false.
         """
         if not condition:
             raise ExpectationFailed(message)
 
-    # -- how it ends ------------------------------------------------------------------------------------
+    # -- end the scenario -------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Say that the last fault is over: from here on, it is a matter of time until all is counted."""
+        """Record that the last fault is over; the drain time is measured from here."""
         self.healed_at = time.monotonic()
 
     def settle(self) -> float:
-        """Let producers end and everything be counted, without touching the workers; return the seconds it took."""
+        """Stop the producers, wait until the running workers have counted everything, and stop the watch.
+
+        Return the seconds since the last fault was over.
+        """
         if self.healed_at is None:
             self.heal()
         for child in self.producers:
@@ -290,25 +303,25 @@ class World:
         until(
             lambda: rests(self.harness.client, self.harness.layout), PATIENCE, what="rest: no entry unread or pending"
         )
-        with Totals(self.url) as totals, contextlib.suppress(AssertionError):  # the check says what is wrong
+        with Totals(self.url) as totals, contextlib.suppress(AssertionError):  # `checks.books` reports it
             until(lambda: totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0, PATIENCE / 3)
         seconds = time.monotonic() - (self.healed_at or 0.0)
         self.watch.stop()
         return seconds
 
     def account(self) -> Account:
-        """Return what all journals add up to."""
+        """Return the account that adds up the journals of all producers."""
         account = Account()
         for path in self.folder.glob("journal-*"):
             account.read(path)
         return account
 
     def totals(self) -> Totals:
-        """Return a reader."""
+        """Return a `Totals` that reads from the server or cluster that counts."""
         return self._open.enter_context(Totals(self.url))
 
     def empty(self) -> Harness:
-        """Return a place with nothing in it: another database of the server, or a server beside the cluster."""
+        """Return a harness of an empty place: another database of the server, or for a cluster a separate server."""
         url = database(self.server.url, 1) if hasattr(self, "server") else self.start_server("empty").url
         return self._open.enter_context(Harness(url, rules=RULES))
 
@@ -328,7 +341,7 @@ class World:
 
 
 def database(url: str, number: int) -> str:
-    """Return the URL of another database of a server."""
+    """Return the URL of the database with this number on a server."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return f"{url}?db={number}"
@@ -336,14 +349,14 @@ def database(url: str, number: int) -> str:
 
 
 def patient(url: str, timeout: float) -> str:
-    """Return a URL whose clients take a connection for dead after `timeout` seconds without a byte."""
+    """Return a URL whose clients give up a connection after `timeout` seconds without a byte."""
     return f"{url}{'&' if '?' in url else '?'}socket_timeout={timeout}"
 
 
 def _end(server: EmbeddedServer) -> None:
     with contextlib.suppress(ProcessLookupError, EmbeddedServerError):
         os.kill(server.pid, signal.SIGCONT)
-    server.kill()  # its data goes with the world: there is nothing to be saved in order
+    server.kill()  # its data is deleted with the world, so it need not be saved
 
 
 def _role(child: Child) -> str:
