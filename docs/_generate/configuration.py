@@ -1,4 +1,4 @@
-"""Writes `docs/configuration.md` out of the settings' types and the shipped `config/tallystream.toml`.
+"""Writes `docs/configuration.md` from the types of the settings and from `config/tallystream.toml`.
 
 python -m docs._generate.configuration
 """
@@ -17,17 +17,19 @@ PAGE = ROOT / "docs" / "configuration.md"
 
 _HEAD = """# Configuration
 
-One file, `tallystream.toml` or `config/tallystream.toml` in the working folder, or the one named with `--config`. Every
-setting may also come from the environment, and what the command line says wins over both.
-`tallystream check FILE` reads a file, and says what it stores.
+This page is for operators. It lists every setting, its default and its environment variable.
 
-This page is made from the settings themselves and from the comments of `config/tallystream.toml`, which has every
-setting with its default: `python -m docs._generate.configuration`.
+The configuration is one file: `tallystream.toml` or `config/tallystream.toml` in the working folder, or the file that
+`--config` names. An environment variable overrides the file, and the command line overrides both.
+`tallystream check FILE` checks a file and prints what its rules store.
+
+`python -m docs._generate.configuration` writes this page from the settings and from the comments of
+`config/tallystream.toml`, which contains every setting with its default.
 """
 
 
 def page(source: str) -> str:
-    """Return the page for a configuration file with comments."""
+    """Return the text of the page for a configuration file with comments."""
     parts = [_HEAD]
     for section, kind in SECTIONS.items():
         stated = _settings(source, section)
@@ -40,20 +42,22 @@ def page(source: str) -> str:
         parts[-1] += "\n"
     rows = "\n".join(f"| `{name}` | {_cell(about)} |" for name, about in _rules(source))
     parts.append(
-        "## `[metric.NAME]`\n\nWhat is counted. A metric that is not declared is refused at emit, and parked by the "
-        "worker. [Rules](rules.md) has the bytes of each, and what a change on a live system does.\n\n"
+        "## `[metric.NAME]`\n\nOne section declares one metric. The producer refuses events of other metrics, and the "
+        "worker dead-letters them. [Rules](rules.md) has the bytes of each rule, and the effect of a change on a live "
+        "system.\n\n"
         f"| rule | |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
-        "## `[ratio.NAME]`\n\n`of` and `by`, lists of metrics: a derived figure, shown with every subject, 0 where the "
-        "denominator is 0.\n\n## `zone`\n\n"
-        'Where days and months begin, such as `"Europe/Vienna"`; default `"UTC"`. It stands before the first section.\n'
+        "## `[ratio.NAME]`\n\nA figure that every subject shows: the sum of the metrics in `of`, divided by the sum of "
+        "the metrics in `by`. It is 0 if the divisor is 0.\n\n## `zone`\n\n"
+        'The time zone in which days and months begin, such as `"Europe/Vienna"`; default `"UTC"`. Write it before the '
+        "first section.\n"
     )
     return "\n".join(parts)
 
 
 def _settings(source: str, section: str) -> dict[str, tuple[str, str]]:
-    """Return value and comment of each setting of a section; a comment may go on in the next settings' lines."""
+    """Return the value and comment of each setting in a section; following comment lines continue a comment."""
     found: dict[str, tuple[str, str]] = {}
     inside, last = False, None
     for line in source.splitlines():
@@ -70,7 +74,7 @@ def _settings(source: str, section: str) -> dict[str, tuple[str, str]]:
 
 
 def _rules(source: str) -> list[tuple[str, str]]:
-    """Return name and meaning of each rule of a metric, from the comment before the first one."""
+    """Return the name and meaning of each metric rule, from the comment before the first `[metric.NAME]` section."""
     block = source[source.index("# What is counted") : source.index("\n[metric.")]
     found: list[tuple[str, str]] = []
     for line in block.splitlines():
