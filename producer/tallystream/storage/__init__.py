@@ -1,1 +1,1 @@
-"""The names of all keys, and the scripts that run inside the server."""
+"""The names of all keys, the fields of the deployment's hashes, and the scripts that run inside the server."""

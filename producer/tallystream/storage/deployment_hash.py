@@ -1,14 +1,14 @@
-"""The fields of the hashes that describe a deployment: `tally:meta`, the root, and one for each later log.
+"""The fields of the hashes that describe a deployment: `tally:meta`, the root, and one hash for each later topic.
 
-The hash of a log says its layout version, partitions, tags, epoch and rules. Once a rebuild has begun it says more:
-`generation`, the one that readers begin with, and for each other one that is there the rules that it counts by, in
-`rules@<generation>`. Which generation is live in a partition is said by the partition itself (`PartitionKeys.live`),
-where the scripts see it. `spread@<metric>` says that events of a metric may lie in any partition of this log: a fact of
-the log, not of a generation, so it stays, and every generation's rules are read in its light.
+The hash of a topic has its layout version, partitions, tags, epoch and rules. A rebuild adds two kinds of fields:
+`generation` is the generation that readers begin with, and `rules@<generation>` has the rules of each other generation
+that exists. Each partition stores its own live generation (`PartitionKeys.live`), because the scripts read it there.
+`spread@<metric>` marks a metric whose events may be in any partition of this topic. It belongs to the topic, not to a
+generation: it stays, and the rules of every generation are read with it.
 
-The root is the hash of the first log. Once the events were moved to another number of partitions, its field `log` names
-the log that is live, which has a hash of its own (`Layout.meta`) with the same fields. `partitions@<log>` says how many
-partitions an earlier log had, `kept` which of them is still there, and `moving` the log that is being filled.
+The root is the hash of the first topic. After a repartition, its field `log` is the number of the live topic, which has
+its own hash (`Layout.meta`) with the same fields. In the root, `partitions@<topic>` is the number of partitions of an
+earlier topic, `kept` is the earlier topic that still exists, and `moving` is the topic that is being filled.
 """
 
 from __future__ import annotations
@@ -21,40 +21,47 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SNAPSHOT_AT: Final = "snapshot"
+"""Field for monitoring: the second (since 1970) of the latest snapshot."""
+
 SNAPSHOT_EVERY: Final = "snapshot-every"
-"""Fields for whoever watches: the second of the latest snapshot, and how many seconds lie between two, while a worker
-takes them by itself."""
+"""Field for monitoring: seconds between two snapshots. It exists only while a worker takes snapshots periodically."""
+
 _SPREAD: Final = "spread@"
 
 
 def fields_of(layout: Layout, epoch: str) -> dict[str, Any]:
-    """Return the fields of the hash of a new log."""
+    """Return the fields of a new topic's hash: layout version, number of partitions, their hash tags, and `epoch`."""
     tags = " ".join(tag_of(i) for i in range(layout.partitions))
     return {"layout": LAYOUT, "partitions": layout.partitions, "tags": tags, "epoch": epoch}
 
 
 def spread_fields(metrics: Iterable[str]) -> dict[Any, Any]:
-    """Return the fields that say that events of metrics may lie in any partition."""
+    """Return the fields `spread@<metric>`, which mark metrics whose events may be in any partition."""
     return {f"{_SPREAD}{metric}": 1 for metric in sorted(metrics)}
 
 
 def spread_metrics(fields: Mapping[bytes, bytes]) -> frozenset[str]:
-    """Return the metrics whose events may lie in any partition."""
+    """Return the metrics whose events may be in any partition, by the fields `spread@<metric>` of a topic's hash."""
     return frozenset(name.decode() for name, _ in _beginning_with(fields, _SPREAD.encode()))
 
 
 def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
-    """Return the log that is live, by the fields of the root: where its own hash lies, and nothing else of it."""
+    """Return a layout of the live topic that is good only for its key `meta`: its number of partitions is not known.
+
+    Args:
+        root: The fields of the root hash; without a field `log`, the first topic is live.
+        namespace: The first part of every key.
+    """
     return Layout(namespace=namespace, topic=int(root.get(b"log", FIRST_TOPIC)))
 
 
 def by_number(fields: Mapping[bytes, bytes], prefix: bytes) -> dict[int, bytes]:
-    """Return the values of the fields `prefix` + a number, by that number."""
+    """Return the values of the fields whose names are `prefix` and a number, by that number."""
     return {int(number): value for number, value in _beginning_with(fields, prefix)}
 
 
 def number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
-    """Return the number that a field holds, `None` without the field."""
+    """Return the value of the field `name` as a whole number; `None` if there is no such field."""
     return int(fields[name]) if name in fields else None
 
 

@@ -1,8 +1,8 @@
-"""Where everything lies in Redis: partitions, their hash tags, and the keys under each tag.
+"""The names of all keys in Redis: partitions, their hash tags, and the keys under each tag.
 
-All keys of a partition carry its tag, so one script call, and one node of a cluster, has them together.
-Text that a user chose comes last and behind the tag, so a subject such as `a}b{c` changes neither the slot
-nor the key's shape.
+All keys of a partition contain its tag, so they are on one node of a cluster and one script call can use them together.
+Text that a user chose comes last, after the tag. So a subject such as `a}b{c` changes neither the slot nor the form of
+the key.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ LAYOUT: Final = 1
 """The version of the key layout, stored in `tally:meta`."""
 
 NAMESPACE: Final = "tally"
-"""The first part of every key, where an application names no other."""
+"""The default namespace: the first part of every key."""
 
 DEFAULT_PARTITIONS: Final = 4
+"""The number of partitions of a new deployment, if none is configured."""
+
 MAX_PARTITIONS: Final = 1024
+"""The largest number of partitions of a topic."""
+
 GROUP: Final = "tally"
-"""The consumer group that counts the first generation; see `PartitionKeys.group`. Others have names of their own."""
+"""The consumer group that counts the first generation. `PartitionKeys.group` has the names for later generations."""
 
 FIRST: Final = 1
 """The generation of counters that every deployment begins with; a rebuild makes the next."""
 
 FIRST_TOPIC: Final = 1
-"""The log that every deployment begins with; a move to another number of partitions makes the next."""
+"""The topic that every deployment begins with; a repartition makes the next."""
 
 
 def partition_of(subject: str, partitions: int) -> int:
-    """Return the number of the partition that counts `subject`."""
+    """Return the number of the partition that counts `subject`: its CRC-32 modulo the number of `partitions`."""
     return zlib.crc32(subject.encode()) % partitions
 
 
@@ -45,9 +49,9 @@ def partition_of(subject: str, partitions: int) -> int:
 def tag_of(partition: int) -> str:
     """Return the hash tag of a partition: `p0.425`, `p1.1840`, ...
 
-    The suffix is the smallest number that puts the tag into the 1/1,024 of the slot space that the
-    bit-reversed partition number names: so the first P tags lie evenly over the slots for every P, and no
-    tag changes when P grows.
+    Divide the cluster's slots into 1,024 equal ranges. The suffix is the smallest number that puts the tag into the
+    range whose number is the bit-reversed partition number. So the first P tags are spread evenly over the slots for
+    every P, and no tag changes when P grows.
     """
     wanted = int(f"{partition:010b}"[::-1], 2)
     suffix = 0
@@ -59,11 +63,15 @@ def tag_of(partition: int) -> str:
 
 @dataclass(frozen=True)
 class PartitionKeys:
-    """The names of one partition's keys: those of its log, and those of one generation of its counters.
+    """The names of one partition's keys: those of its topic, and those of one generation of its counters.
 
-    The first generation's counters lie directly under the partition's prefix, those of a later one behind its
-    number: `tally:{p0.425}:total:view:article:1`, then `tally:{p0.425}:g2:total:view:article:1`. A later log has
-    another prefix, `tally:{p0.425}:l2:`, and everything below it.
+    The first generation's counters are directly under the partition's prefix: `tally:{p0.425}:total:view:article:1`.
+    Those of a later generation have its number after the prefix: `tally:{p0.425}:g2:total:view:article:1`. In a later
+    topic the prefix itself is longer: `tally:{p0.425}:l2:`.
+
+    Attributes:
+        prefix: The beginning of every key of the partition.
+        generation: The generation that the counter keys belong to.
     """
 
     prefix: str
@@ -71,108 +79,118 @@ class PartitionKeys:
 
     @property
     def namespace(self) -> str:
-        """The first part of every key."""
+        """The namespace: the first part of every key."""
         return self.prefix.partition(":")[0]
 
     @property
     def topic(self) -> int:
-        """The log that it is a partition of."""
+        """The number of the topic that the partition belongs to."""
         below = self.prefix.rpartition("}:")[2]
         return int(below[1:-1]) if below else FIRST_TOPIC
 
-    # -- the log's, whatever the generation -------------------------------------------------------------
+    # -- keys of the topic: the same for every generation -----------------------------------------------
 
     @cached_property
     def stream(self) -> str:
-        """The log."""
+        """Stream: the entries of the partition."""
         return self.prefix + "stream"
 
     @cached_property
     def sequences(self) -> str:
-        """Hash: producer id -> last appended sequence and its stream ID; `!limit` and `!closed` are the log's own."""
+        """Hash: producer id -> `<last appended sequence> <its stream ID>`.
+
+        Two fields are not producers: `!limit` is the most entries that the stream may have, and `!closed` is the topic
+        that producers must append to instead.
+        """
         return self.prefix + "seq"
 
     @cached_property
     def copied(self) -> str:
-        """Hash: partition of the log before -> ID of its last entry that was copied to here."""
+        """Hash: partition of the previous topic -> ID of its last entry that a repartition copied to this partition."""
         return self.prefix + "copied"
 
     @cached_property
     def retention_holds(self) -> str:
-        """Hash: holder -> stream ID up to which it is done with the log; entries above it are not trimmed."""
+        """Hash: name of a reader with a retention hold -> stream ID that it has read up to; trimming stops there."""
         return self.prefix + "holds"
 
     @cached_property
     def live(self) -> str:
-        """The generation that counts and is read here; absent where there has only been the first."""
+        """String: the live generation of the partition; absent before the first switch to another generation."""
         return self.prefix + "live"
 
     @cached_property
     def hot_subject(self) -> str:
-        """The subject that gets the most of the partition's events, as JSON; for a minute."""
+        """String: the subject with the most of the partition's recent events, as JSON; expires after a minute."""
         return self.prefix + "hottest"
 
     @cached_property
     def topic_ledger(self) -> str:
-        """Hash: `appended`, what the gate let in; it is the first generation's ledger as well."""
+        """Hash: the ledger of the topic; it is also the ledger of the first generation.
+
+        Its field `appended` counts the events that the scripts appended.
+        """
         return self.prefix + "ledger"
 
-    # -- the generation's -------------------------------------------------------------------------------
+    # -- keys of the generation -------------------------------------------------------------------------
 
     @cached_property
     def counters(self) -> str:
-        """What the names of the generation's keys begin with; the first generation's is the partition's own."""
+        """The prefix of the generation's keys; for the first generation it is the prefix of the partition."""
         return self.prefix if self.generation == FIRST else f"{self.prefix}g{self.generation}:"
 
     @property
     def group(self) -> str:
-        """The consumer group that counts it: its pending list says which entries are not in the counters yet."""
+        """The consumer group that counts the generation; its pending entries are not in the counters yet."""
         return GROUP if self.generation == FIRST else f"{GROUP}-{self.generation}"
 
     @cached_property
     def begun(self) -> str:
-        """The last stream ID before a later generation began: it counts as appended up to it."""
+        """String: the last ID of the stream when a rebuild began this generation.
+
+        The generation's ledger adds each entry up to this ID to `appended` when it counts it.
+        """
         return self.counters + "begun"
 
     @cached_property
     def backfilled(self) -> str:
-        """Up to where a later generation has counted what the stream no longer holds."""
+        """String: the mark up to which a rebuild has counted the archived entries that the stream no longer has."""
         return self.counters + "backfilled"
 
     @cached_property
     def dead(self) -> str:
-        """The stream of parked entries and events."""
+        """Stream: the dead letters of the generation."""
         return self.counters + "dead"
 
     @cached_property
     def ledger(self) -> str:
-        """Hash: outcome -> events."""
+        """Hash: the ledger of the generation, outcome -> events."""
         return self.counters + "ledger"
 
     @cached_property
     def archive(self) -> str:
-        """Hash: the range of entries that is being archived."""
+        """Hash: the range of entries that is being archived; one for all generations."""
         return self.prefix + "archive"
 
     @cached_property
     def outbox(self) -> str:
-        """The stream of notifications that are not delivered yet."""
+        """Stream: the notifications that are not delivered yet; one for all generations."""
         return self.prefix + "alerts"
 
     def alerting(self, alert: str, label: str) -> str:
-        """Hash: subject -> the notification by which its alert began to fire, and the value."""
+        """Hash: subject -> state of `alert` in the bucket `label`: `<ID of its notification> <value>`, or `ended`."""
         return f"{self.prefix}alerting:{alert}:{label}"
 
     def watched(self, alert: str) -> str:
-        """Sorted set: the subjects of an alert on a range, by the millisecond of their last count."""
+        """Sorted set: the subjects of an alert on a range, by the millisecond at which they were last counted."""
         return f"{self.prefix}watched:{alert}"
 
     def total(self, metric: str, subject: str) -> str:
-        """The all-time counter of one subject."""
+        """String: the total of one subject."""
         return f"{self.counters}total:{metric}:{subject}"
 
     def up(self, metric: str, subject: str) -> str:
-        """The number of standing votes above 0."""
+        """String: the number of a subject's votes with an amount above 0."""
         return f"{self.counters}up:{metric}:{subject}"
 
     def window(self, window: str, metric: str, label: str) -> str:
@@ -188,31 +206,41 @@ class PartitionKeys:
         return f"{self.counters}top:{window}:{metric}:{label}"
 
     def limit(self, metric: str, label: str) -> str:
-        """Hash: subject -> events asked for in one bucket of a limit."""
+        """Hash: subject -> events that arrived in one bucket of a limit, accepted and rejected ones."""
         return f"{self.counters}limit:{metric}:{label}"
 
     def once(self, metric: str, label: str, subject: str) -> str:
-        """Hash: actor -> standing vote, `<at> <amount> <labels>`."""
+        """Hash: actor -> the vote that counts for a subject in the period `label`, `<at> <amount> <labels>`."""
         return f"{self.counters}once:{metric}:{label}:{subject}"
 
     def seen(self, metric: str, label: str) -> str:
-        """Hash: subject and id -> standing event, `<at> <amount> <labels>`."""
+        """The IDs of the events of a period: a hash, or a Bloom filter if the metric is declared with one.
+
+        The hash is: subject, line feed and ID -> the event that counts, `<at> <amount> <labels>`.
+        """
         return f"{self.counters}seen:{metric}:{label}"
 
     def unique(self, metric: str, label: str, subject: str) -> str:
-        """HyperLogLog of the actors of one subject in one bucket."""
+        """HyperLogLog: the actors of one subject in one bucket."""
         return f"{self.counters}unique:{metric}:{label}:{subject}"
 
     def sketch(self, metric: str) -> str:
-        """Count-Min Sketch of the subjects that have no counter of their own."""
+        """Count-Min Sketch (string): estimated totals of the subjects without a counter key."""
         return f"{self.counters}sketch:{metric}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many partitions there are, under which prefix, and which generation of its counters each one means.
+    """The partitions of a topic, and the generation whose counters are used in each.
 
-    `generations` is by partition; empty where all mean the first. `topic` is the topic that they are partitions of.
+    Attributes:
+        partitions: The number of partitions, 1 to 1,024.
+        namespace: The first part of every key.
+        generations: One generation for each partition; empty if every partition uses the first.
+        topic: The number of the topic.
+
+    Raises:
+        ConfigurationError: `partitions` is not 1 to 1,024.
     """
 
     partitions: int = DEFAULT_PARTITIONS
@@ -226,17 +254,17 @@ class Layout:
 
     @property
     def root(self) -> str:
-        """The hash that says which log holds, and what the first one is like."""
+        """The key of the root hash: it names the live topic, and describes the first topic."""
         return f"{self.namespace}:meta"
 
     @property
     def meta(self) -> str:
-        """The hash that says what is stored in this log."""
+        """The key of the hash that describes this topic; for the first topic, it is the root."""
         return self.root if self.topic == FIRST_TOPIC else self._prefix(0) + "meta"
 
     @property
     def files(self) -> str:
-        """Hash: identity of a file that was ingested -> bytes of its head; one for all logs."""
+        """The key of the hash of ingested files: identity of a file -> bytes of its head; the same for all topics."""
         return f"{self.namespace}:{{{tag_of(0)}}}:files"
 
     @cached_property
@@ -247,11 +275,11 @@ class Layout:
 
     @cached_property
     def routes(self) -> range:
-        """What a buffer knows the partitions by: numbers that no other log's partitions have."""
+        """One number for each partition that is unique over all topics, so a buffer cannot confuse two topics."""
         return range(self.topic * MAX_PARTITIONS, self.topic * MAX_PARTITIONS + self.partitions)
 
     def of(self, generation: int) -> Layout:
-        """Return the same with one generation's counters in every partition."""
+        """Return a copy of this layout that uses `generation` in every partition."""
         return replace(self, generations=() if generation == FIRST else (generation,) * self.partitions)
 
     def _prefix(self, partition: int) -> str:
@@ -259,7 +287,10 @@ class Layout:
         return f"{self.namespace}:{{{tag_of(partition)}}}:{below}"
 
     def holding(self, subject: str, *, spread: bool) -> Sequence[int]:
-        """Return the numbers of the partitions that may hold counters of `subject`: its own, or, spread, all."""
+        """Return the numbers of the partitions that may have counters of `subject`.
+
+        These are all partitions if the metric is `spread`, else the one that `partition_of` returns.
+        """
         return range(self.partitions) if spread else (partition_of(subject, self.partitions),)
 
     def keys_of(self, subject: str) -> PartitionKeys:

@@ -1,16 +1,16 @@
-"""Assembles the Lua scripts of a package (folder `lua`), and runs them with the one retry that is safe.
+"""Assembles the Lua scripts of a package (folder `lua`), and runs them; repeats a call only if it cannot have run.
 
-Files. Each file is valid Lua 5.1 by itself. A *script* begins with `#!lua`; its header states KEYS, ARGV, what it
-returns and the invariant that it keeps. A *module* holds functions and ends with `return NAME`; it reads no KEYS or
-ARGV unless its header says so. A file names each module that it needs in a line of its own at the top,
+Files. Each file is valid Lua 5.1 by itself. A *script* begins with `#!lua`; its header states KEYS, ARGV, the replies
+and the invariant that it keeps. A *module* has functions and ends with `return NAME`; it reads no KEYS or ARGV unless
+its header states them. A file requires each module that it needs in a separate line at the top,
 `local numbers = require('tallystream.storage.lua.lib.numbers')`: the folders and the file, from the package on.
 Redis has no `require`, so a script is assembled here: each module comes once, before the file that needs it.
 
 Replies. Each script returns an array. Its first element is the status: one lower-case word, `_` between its parts. The
-fields of that status follow. A status is an answer that the caller handles, so it also says when nothing was done. A
-script raises an error only for what must never be taken for done: `NOGROUP`, a stored value of a wrong type or form.
-The reply's shape is a matter between a process and the script that it has loaded by its hash, so it may change from one
-release to the next; keys and stored values may not.
+fields of that status follow. The caller handles every status; some of them mean that nothing was done. A script raises
+an error only if the caller must never take the call for done: `NOGROUP`, or a stored value of a wrong type or form.
+The shape of a reply may change from one release to the next, because each process loads its own script and calls it by
+its hash. Keys and stored values may not change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
 _LOADS: Final = 5
-"""Times that a script is loaded for one call, at the most."""
+"""At most this many times is a script loaded for one call."""
 
 _REQUIRE: Final = re.compile(r"require\('([\w.]+)'\)")
 _REQUIRE_AT_THE_TOP: Final = re.compile(r"^local \w+ = require\('([\w.]+)'\)$", re.MULTILINE)
@@ -52,15 +52,19 @@ function require(name)
 end
 end
 """
-"""Defines `require` for the modules that are required within a function."""
+"""Lua code that defines `require` for the modules that are required inside a function."""
 
 
 class Script:
-    """A Lua script, addressed by its hash.
+    """A Lua script that is called by its hash (EVALSHA).
 
     Args:
-        package: The package whose folder `lua` holds the file.
+        package: The package whose folder `lua` has the file.
         name: The file's path in that folder, without `.lua`.
+
+    Attributes:
+        text: The assembled script, with every module that it requires.
+        sha: The SHA-1 of `text`, in hexadecimal.
     """
 
     def __init__(self, package: str, name: str) -> None:
@@ -68,33 +72,33 @@ class Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
     def __call__(self, client: redis.Redis, keys: list[str], args: list[Any]) -> Any:
-        """Run the script and return its reply.
+        """Run the script on the server and return its reply.
 
-        A server that has lost it (restart, failover, SCRIPT FLUSH) gets it again, and the call is repeated:
-        NOSCRIPT is the one error after which nothing can have happened.
+        If the server no longer has the script (restart, failover, SCRIPT FLUSH), load it and repeat the call. NOSCRIPT
+        is the only error that is retried: after it, the call cannot have changed anything.
         """
         for _ in range(_LOADS):
             try:
                 return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
             except NoScriptError:
-                self.load(client)  # somebody may flush it again before we call it
+                self.load(client)  # another client may flush it again before the call
         return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def queue(self, pipeline: Pipeline, keys: list[str], args: list[Any]) -> None:
-        """Put the call on a pipeline; a reply of NOSCRIPT is the caller's to answer with `load`."""
+        """Add the call to a pipeline; if its reply is NOSCRIPT, the caller must call `load` and queue it again."""
         pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def load(self, client: redis.Redis) -> None:
-        """Give the server the script."""
+        """Load the script into the server's script cache (SCRIPT LOAD)."""
         client.script_load(self.text)
 
 
 def _assemble(package: str, name: str) -> str:
-    """Return a script's text after the modules that it needs.
+    """Return the text of a script with the modules that it needs before it.
 
-    A module that is required at the top of a file becomes a block, which sets a local variable. One that is required
-    within a function is made when the function first asks for it. Each call of a script makes its functions again, so
-    both save time: a block needs no call, and most batches do not need most rules.
+    A module that is required at the top of a file becomes a block that sets a local variable. A module that is required
+    inside a function is made when the function first requires it. Both save time, because each call of a script makes
+    its functions again: a block needs no function call, and most batches need few of the rules.
     """
     shebang, script = _read(f"{package}.lua.{name}").split("\n", 1)
     blocks: dict[str, str] = {}
@@ -112,7 +116,7 @@ def _assemble(package: str, name: str) -> str:
 
 
 def _add_blocks(text: str, blocks: dict[str, str]) -> None:
-    """Add the modules that a text requires at its top, each after those that it requires itself."""
+    """Add to `blocks` the modules that a text requires at its top, each after the modules that it requires itself."""
     for module in _REQUIRE_AT_THE_TOP.findall(text):
         if module not in blocks:
             required = _read(module)
@@ -121,7 +125,7 @@ def _add_blocks(text: str, blocks: dict[str, str]) -> None:
 
 
 def _add_later(text: str, blocks: Mapping[str, str], later: dict[str, str]) -> None:
-    """Add the modules that a text and its modules require and that are no blocks."""
+    """Add to `later` the modules that are not in `blocks` and that a text requires, directly or through a module."""
     for module in _REQUIRE.findall(text):
         if module not in blocks and module not in later:
             later[module] = _read(module)
