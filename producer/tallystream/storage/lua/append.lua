@@ -1,18 +1,18 @@
 #!lua
--- append: writes one entry of a producer at most once, however often it is sent.
+-- append: appends one entry of a producer at most once, however often the producer sends it.
 --
 -- KEYS[1] stream   KEYS[2] sequences (hash: producer -> "<sequence> <stream ID>")   KEYS[3] ledger (hash)
 -- ARGV[1] wire version   ARGV[2] producer's ID   ARGV[3] sequence   ARGV[4] events   ARGV[5] payload
--- ARGV[6] "1" if a WAIT follows: an entry that was written before then counts as a write of this connection, too
+-- ARGV[6] "1" if a WAIT follows: then a repeated call also writes something, so that WAIT covers the entry
 --
--- Returns {"appended", ID}   written now
---         {"already", ID}    written before (ID is "" if a later entry of the producer was written since)
---         {"gap", last}      the sequence does not follow `last`: the stream was rewound, or an entry is missing
---         {"closed", topic}  nothing is written here any more, and this entry never was: append it to that topic
---         {"full", limit}    the stream has as many entries as it may: counting lags
+-- Returns {"appended", ID}   the entry was appended by this call
+--         {"already", ID}    an earlier call appended it (ID is "" if a later entry of the producer followed)
+--         {"gap", last}      the sequence is more than `last` + 1: the stream was rewound, or an entry is missing
+--         {"closed", topic}  the stream is closed and does not have this entry: append it to that topic
+--         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
 --
 -- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order.
--- Everything is checked before the first write; the writes cannot fail once the checks have passed.
+-- All checks come before the first write; after them, the writes cannot fail.
 local appending = require('tallystream.storage.lua.lib.appending')
 local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
 local producer, sequence = ARGV[2], tonumber(ARGV[3])
@@ -25,7 +25,7 @@ if known then
 end
 if sequence <= last then
   if ARGV[6] == '1' then
-    -- WAIT covers what its own connection wrote. Another connection wrote the entry, so write the same value again.
+    -- WAIT covers only writes of the same connection. Another one may have written the entry: write the value again.
     redis.call('HSET', sequences, producer, known)
   end
   return { 'already', sequence == last and last_id or '' }

@@ -3,18 +3,19 @@
 --
 -- KEYS[1] stream   KEYS[2] live generation   KEYS[3] the generation's ledger (hash)   KEYS[4] the topic's ledger (hash)
 -- KEYS[5] sequences (hash; its field `!limit` is the most entries that the stream may have)
--- ARGV[1] batch of this one event, msgpack, see rules/plan.lua   ARGV[2] generation that it is for
+-- ARGV[1] batch of this one event, msgpack, see rules/plan.lua   ARGV[2] generation that the batch is for
 -- ARGV[3] key of the event's total   ARGV[4..] fields and values of its stream entry
 --
 -- Returns {"decided", stream ID, accepted 0|1, reason, total, used}
---         {"full", limit}    the stream has as many entries as it may: counting lags; nothing was done
---         {"rejected"}       the counters cannot take it; nothing was done
+--         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
+--         {"rejected"}       a counter cannot take the event; nothing was done
 --         {"switched"}       another generation is live now; nothing was done
--- `used` is what was asked of the limit in the event's bucket, this event included; "" without a limit.
+-- `reason` is "" if the event was accepted, else "duplicate", "once" or "limit".
+-- `used` is the number of events that arrived in the bucket of the limit, this event included; "" without a limit.
 --
--- Invariant: the entry is in the stream and its effect in the live generation's counters, or neither is. It carries
--- that generation as a mark, by which its worker acknowledges the entry without counting it; another generation counts
--- it like any other.
+-- Invariant: either the entry is in the stream and the live generation has counted it, or neither. The fields of the
+-- entry name that generation, so its worker acknowledges the entry without counting it. Every other generation counts
+-- it like any other entry.
 local appending = require('tallystream.storage.lua.lib.appending')
 local generations = require('tallystream.storage.lua.lib.generations')
 local numbers = require('tallystream.storage.lua.lib.numbers')

@@ -1,17 +1,17 @@
--- alert_states: one change of an alert's state together with the notification of it, for rules/alerts.lua and
--- change_alerts.lua of the worker.
+-- alert_states: changes the state of an alert for one subject and appends the notification, for rules/alerts.lua and
+-- the worker's change_alerts.lua.
 
 local call = redis.call
 
 -- The same limits as in `tallystream.rules.alerts`.
-local MAX_OUTBOX = 10000 -- notifications that wait to be delivered
-local MAX_FIRING = 10000 -- subjects of one alert that fire at a time
-local ENDED = 'ended' -- the state of a subject that fired in a bucket that is over
+local MAX_OUTBOX = 10000 -- most notifications that may wait to be delivered
+local MAX_FIRING = 10000 -- most subjects for which one alert fires at a time
+local ENDED = 'ended' -- state of a subject whose alert fired in a bucket that has ended
 
--- Writes the notification and the state of one subject. `alert` = { name, metric }.
--- `change` = { subject, value, label of the bucket, record, keep_ended }: `record` is the state until now,
--- "<ID of its notification> <value>", or `false` if the alert begins to fire; `keep_ended` keeps a resolved subject as
--- ENDED, so that it cannot fire again.
+-- Appends the notification and writes the state of one subject. `alert` = { name, metric }.
+-- `change` = { subject, value, label of the bucket, record, keep_ended }. `record` is the previous state,
+-- "<ID of its notification> <value>", or `false` if the alert begins to fire. If `keep_ended` is set, the state of a
+-- resolved subject becomes ENDED, so that the alert cannot fire for it again; otherwise the state is deleted.
 local function change_state(outbox, states, alert, change)
   local subject, value, record = change.subject, change.value, change.record
   local state = record and 'resolved' or 'firing'

@@ -1,26 +1,27 @@
--- appending: what every script does that appends entries to the stream of a partition.
+-- appending: functions for every script that appends entries to the stream of a partition.
 --
--- Fields of the sequences that begin with `!` (no producer's name does): `!limit`, the most entries that the stream may
--- have, and `!closed`, the number of the topic in which a closed stream goes on.
+-- Two fields of the sequences are not producers (no producer's ID begins with `!`): `!limit` is the most entries that
+-- the stream may have, and `!closed`, if the stream is closed, is the topic to append to instead.
 
 local call = redis.call
-local ENTRIES = 'entries:gated' -- the ledger's field that counts the entries that a script appended
+local ENTRIES = 'entries:gated' -- field of the ledger: entries that scripts appended
 
--- The fields that `add_to_ledger` adds to: check them before the first write.
+-- The fields that `add_to_ledger` adds to. A script must check them before its first write.
 local LEDGER_FIELDS = { 'appended', ENTRIES }
 
--- Adds events and entries that were appended to the ledger.
+-- Adds numbers of appended events and entries to the ledger.
 local function add_to_ledger(ledger, events, entries)
   call('HINCRBY', ledger, 'appended', events)
   call('HINCRBY', ledger, ENTRIES, entries)
 end
 
--- Tells whether the stream has as many entries as it may; `limit` is the field `!limit`, `false` for no limit.
+-- Returns true if the stream has `limit` entries or more. `limit` is the field `!limit`; `false` means no limit.
 local function is_full(stream, limit)
   return limit and call('XLEN', stream) >= tonumber(limit)
 end
 
--- Returns the script's reply if nothing may be appended, else `nil`. Raises an error if the ledger is no hash.
+-- Returns the reply "closed" or "full" if nothing may be appended, else `nil`. Raises an error if the ledger exists and
+-- is not a hash.
 local function refusal(stream, ledger, limit, closed)
   if closed then
     return { 'closed', closed }
@@ -31,7 +32,7 @@ local function refusal(stream, ledger, limit, closed)
   call('HGET', ledger, 'appended') -- a key of another type is an error here, before anything is written
 end
 
--- Appends one entry of a producer, stores its sequence number and adds its events to the ledger; returns its ID.
+-- Appends one entry of a producer, stores its sequence, adds the entry to the ledger, and returns its stream ID.
 local function append(stream, sequences, ledger, version, producer, sequence, events, payload)
   local id = call('XADD', stream, '*', 'v', version, 'p', producer, 'q', sequence, 'n', events, 'b', payload)
   call('HSET', sequences, producer, sequence .. ' ' .. id)

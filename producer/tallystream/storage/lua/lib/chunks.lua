@@ -1,8 +1,8 @@
--- chunks: commands with any number of arguments. Lua's unpack fails at about 8,000.
+-- chunks: splits commands with many arguments, because Lua's unpack fails at about 8,000 of them.
 
 local SIZE = 2000 -- keys, fields or members in one call
 
--- Returns the values of any number of fields of a hash, in their order; `false` for an absent field.
+-- Returns the values of any number of fields of a hash, in the order of `fields`; `false` for an absent field.
 local function hash_values(key, fields)
   local values = {}
   for first = 1, #fields, SIZE do
@@ -14,8 +14,8 @@ local function hash_values(key, fields)
   return values
 end
 
--- Calls `run` (redis.call or redis.pcall) with the command, the key and `list[first..]`, 2 * SIZE items at a time at
--- most: so a pair (field and value, score and member) is never split if it begins at `first`.
+-- Calls `run` (redis.call or redis.pcall) with the command, the key and at most 2 * SIZE items of `list[first..]` at a
+-- time. The size is even: if pairs (field and value, score and member) begin at `first`, none of them is split.
 local function each(run, command, key, list, first)
   for from = first, #list, 2 * SIZE do
     run(command, key, unpack(list, from, math.min(from + 2 * SIZE - 1, #list)))

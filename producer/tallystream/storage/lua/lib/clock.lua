@@ -1,6 +1,6 @@
--- clock: the server's time.
+-- clock: reads the time of the server.
 
--- Returns whole milliseconds since 1970, by the server's clock.
+-- Returns the time by the server's clock, in whole milliseconds since 1970.
 local function milliseconds()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

@@ -1,7 +1,7 @@
--- generations: which version of the counters of a partition is the live one.
+-- generations: reads which generation of a partition's counters is live.
 
--- Returns the live generation. Its key does not exist before the first switch. ' closed' follows the number when the
--- partition's stream goes on in other partitions: then no generation is live, because no number equals this text.
+-- Returns the live generation as a text; '1' if the key does not exist, because no switch has happened yet. If the
+-- partition is closed, ' closed' follows the number: then no generation is live, because no number equals this text.
 local function live(key)
   return redis.call('GET', key) or '1'
 end

@@ -1,6 +1,6 @@
--- maps: flat replies. The server returns a hash, or what it knows about a stream, as { name, value, name, value, ... }.
+-- maps: flat replies. The server returns hashes and facts about streams as { name, value, name, value, ... }.
 
--- Returns the values of a flat reply by name.
+-- Returns a table of the values of a flat reply, by name.
 local function from_flat(flat)
   local map = {}
   for i = 1, #flat, 2 do

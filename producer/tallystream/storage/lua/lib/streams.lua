@@ -1,25 +1,26 @@
--- streams: stream IDs, and what the server knows about a stream and its consumer groups.
+-- streams: reads stream IDs, and facts about a stream and its consumer groups.
 local maps = require('tallystream.storage.lua.lib.maps')
 
--- Returns the two numbers of a stream ID, `nil` if it is none; the second one may be missing and is then 0.
+-- Returns the milliseconds and the sequence of a stream ID as two numbers. A missing sequence is 0; if the text is not
+-- a stream ID, the first result is `nil`.
 local function parse_id(id)
   local milliseconds, sequence = string.match(id, '^(%d+)%-?(%d*)$')
   return tonumber(milliseconds), tonumber(sequence) or 0
 end
 
--- Tells whether the stream ID `a` is smaller than `b`.
+-- Returns true if the stream ID `a` is smaller than `b`.
 local function is_before(a, b)
   local a_milliseconds, a_sequence = parse_id(a)
   local b_milliseconds, b_sequence = parse_id(b)
   return a_milliseconds < b_milliseconds or (a_milliseconds == b_milliseconds and a_sequence < b_sequence)
 end
 
--- Returns the fields of XINFO STREAM by name. Raises an error if there is no stream.
+-- Returns the fields of XINFO STREAM by name. Raises an error if the stream does not exist.
 local function info(stream)
   return maps.from_flat(redis.call('XINFO', 'STREAM', stream))
 end
 
--- Returns the largest ID that the stream has ever had, also after it was emptied; '' if there is no stream.
+-- Returns the largest ID that the stream has ever had, even if it is empty now; '' if the stream does not exist.
 local function last_id(stream)
   if redis.call('EXISTS', stream) == 0 then
     return ''
@@ -36,7 +37,7 @@ local function groups(stream)
   return found
 end
 
--- Returns one consumer group, `nil` if the stream has none of that name.
+-- Returns the consumer group `name` (its fields by name), or `nil` if the stream has no such group.
 local function group(stream, name)
   for _, each in ipairs(groups(stream)) do
     if each.name == name then
@@ -45,7 +46,7 @@ local function group(stream, name)
   end
 end
 
--- Returns one consumer group. Raises NOGROUP if the stream has none of that name.
+-- Returns the consumer group `name` (its fields by name). Raises NOGROUP if the stream has no such group.
 local function existing_group(stream, name)
   return group(stream, name) or error({ err = 'NOGROUP ' .. stream .. ' has no consumer group ' .. name })
 end

@@ -1,7 +1,7 @@
--- additions: what the rules with state (event_ids, limits, votes) add to counters. totals.lua and windows.lua plan it
--- together with the plain sums of the batch, because a key must be written once.
+-- additions: gathers the deltas that the rules with state (event_ids, limits, votes) add to counters. totals.lua and
+-- windows.lua plan them together with the plain sums of the batch, because each key must be written once.
 
--- Adds events to a field of the ledger, and to the same field of the metric.
+-- Adds events to a field of the ledger, and to the same field with the metric's name (`field@metric`).
 local function settle(self, field, rule, events)
   if events ~= 0 then
     local of_metric = field .. '@' .. rule.metric
@@ -10,7 +10,7 @@ local function settle(self, field, rule, events)
   end
 end
 
--- Adds to the counter with the key `prefix .. subject`; a prefix belongs to one rule.
+-- Adds `delta` to the counter with the key `prefix .. subject`. Each prefix belongs to one rule.
 local function add_to_total(self, rule, prefix, subject, delta)
   local extra = self.total_extra[prefix]
   if not extra then
@@ -20,7 +20,8 @@ local function add_to_total(self, rule, prefix, subject, delta)
   extra.deltas[subject] = (extra.deltas[subject] or 0) + delta
 end
 
--- Adds to the buckets of a subject; `labels` = { label of the limit's bucket, label of each window's bucket }.
+-- Adds `delta` to a subject in one bucket of each window. `labels` = { label of the limit's bucket, label of each
+-- window's bucket }.
 local function add_to_windows(self, rule, labels, subject, delta)
   for nth, prefix in ipairs(rule.windows) do
     local label = labels[nth + 1]
@@ -34,7 +35,7 @@ local function add_to_windows(self, rule, labels, subject, delta)
   end
 end
 
--- Adds to the total and the buckets of a subject.
+-- Adds `delta` to the total of a subject and to one bucket of each window.
 local function add(self, rule, labels, subject, delta)
   if delta ~= 0 then
     add_to_total(self, rule, rule.total, subject, delta)
@@ -42,7 +43,8 @@ local function add(self, rule, labels, subject, delta)
   end
 end
 
--- Counts an amount of a metric that may have a limit: limits.lua decides how much of it is added.
+-- Counts an amount. If the rule has a limit, the amount is gathered for limits.lua, which decides how much of it is
+-- added; otherwise all of it is added.
 local function count(self, rule, labels, subject, amount)
   if rule.limit == 0 then
     add(self, rule, labels, subject, amount)
@@ -57,7 +59,7 @@ local function count(self, rule, labels, subject, amount)
   asked.amounts[subject] = (asked.amounts[subject] or 0) + amount
 end
 
--- Returns the deltas of a column of totals, together with what the rules with state add to the same keys.
+-- Returns the deltas of a column of totals plus the additions to the same keys, and removes these additions.
 local function merge_totals(self, prefix, subjects, deltas)
   local extra = self.total_extra[prefix]
   if not extra then
@@ -71,7 +73,7 @@ local function merge_totals(self, prefix, subjects, deltas)
   return merged
 end
 
--- Returns the column of what the rules with state add to other keys with a prefix.
+-- Returns the additions that are left for a prefix as a column: subjects, keys and deltas.
 local function other_totals(prefix, extra)
   local subjects, keys, deltas, n = {}, {}, {}, 0
   for subject, delta in pairs(extra.deltas) do
@@ -81,7 +83,7 @@ local function other_totals(prefix, extra)
   return subjects, keys, deltas
 end
 
--- Returns the subjects and deltas of a bucket, together with what the rules with state add to the same bucket.
+-- Returns the subjects and deltas of a bucket, with the additions `extra` to the same bucket.
 local function merge_bucket(subjects, deltas, extra)
   local all, merged = {}, {}
   for i, subject in ipairs(subjects) do

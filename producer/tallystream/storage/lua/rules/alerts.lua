@@ -1,13 +1,14 @@
--- alerts: a subject whose counter is beyond the bound of an alert fires. The script has each new value, so it decides.
--- Level, not edge: a subject that is beyond the bound and does not fire begins to fire. So an alert that found the
--- outbox full, or that was declared only now, fires with the next event.
+-- alerts: an alert fires for a subject whose counter is beyond the bound. The script decides it, because it has the new
+-- values. The level matters, not the crossing: if a value is beyond the bound and the alert does not fire yet, it
+-- begins to fire. So if the outbox was full, or the alert was declared later, the alert fires with the next event.
 local alert_states = require('tallystream.storage.lua.lib.alert_states')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
 local call, format = redis.call, string.format
 
--- Notes a subject's new value for the alerts on this counter: `nth` window of the rule, 0 for the total.
+-- Records the new value of a subject for each alert on this counter. `nth` is the number of the window in the rule, 0
+-- for the total.
 local function check_alert(self, rule, nth, label, subject, value)
   for _, alert in ipairs(rule.watch) do
     local bucket = alert.nth == nth and (alert.all == 1 or alert.subjects[subject]) and alert.buckets[label]
@@ -24,7 +25,7 @@ local function check_alert(self, rule, nth, label, subject, value)
   end
 end
 
--- Tells whether a value is beyond the bound of an alert, and whether it is back again.
+-- Returns whether a value is beyond the bound of an alert, and whether it is back at `clear`.
 local function compare(alert, value)
   if alert.above == 1 then
     return value > alert.bound, value <= alert.clear
@@ -58,7 +59,7 @@ local function evaluate_states(self, states, watched, room)
   return room
 end
 
--- Decides which alerts begin to fire, and which are resolved. Must run after every rule that changes a counter.
+-- Decides for which subjects an alert begins to fire or is resolved. Must run after every rule that changes a counter.
 local function evaluate_alerts(self)
   for _, touched in ipairs(self.batch.touched) do
     call('ZCARD', touched[1])

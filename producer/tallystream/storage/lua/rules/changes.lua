@@ -1,33 +1,33 @@
--- changes: what a batch changes in one partition. The rules fill one such table, write.lua writes it.
+-- changes: a table of everything that a batch changes in one partition. The rules fill it, and write.lua writes it.
 
--- Returns the changes of a batch before any rule has run. `ledger_key` is the ledger of the batch's generation.
+-- Returns an empty table of changes for a batch. `ledger_key` is the key of the ledger of the batch's generation.
 local function new(batch, ledger_key)
   local in_batch = {}
   for i = 1, #batch.expire, 2 do
     in_batch[batch.expire[i]] = true
   end
   return {
-    -- What the rules read.
+    -- Read by the rules.
     batch = batch,
     rules = batch.rules,
     ledger_key = ledger_key,
     in_batch = in_batch, -- set of the keys of the buckets that the batch's events lie in
 
-    -- What the rules tell each other.
-    limited = {}, -- by key of a limit's bucket: what the events ask for, see limits.lua
-    total_extra = {}, -- by prefix of the keys: what the rules with state add to totals, see additions.lua
-    window_extra = {}, -- by key of the bucket: what the rules with state add to it
+    -- Passed from one rule to another.
+    limited = {}, -- by key of a limit's bucket: events that arrived, see limits.lua
+    total_extra = {}, -- by prefix of the keys: additions to totals by the rules with state, see additions.lua
+    window_extra = {}, -- by key of the bucket: additions to it by the rules with state
     overflow = {}, -- by rule: the subjects that its sketch counts, see totals.lua
-    watched = {}, -- by key of the states: new values that alerts are on, see alerts.lua
+    watched = {}, -- by key of the states: new values of counters with alerts, see alerts.lua
 
-    -- What the script's reply is made from.
-    rejected = {}, -- metric, subject, ...: totals that cannot take their delta: then nothing may be written
-    used = {}, -- what was asked of each limit
-    duplicates = 0, -- events with a known ID
+    -- Used for the script's reply.
+    rejected = {}, -- metric, subject, ...: counters that cannot take their delta; if any, nothing may be written
+    used = {}, -- by subject in a limit's bucket: all events that arrived so far
+    duplicates = 0, -- events whose ID was counted before
     voted = nil, -- whether the last vote changed anything; `nil` without votes
 
-    -- What write.lua writes.
-    strings = {}, -- { key, value, key, value, ... }, ...: counters with a key of their own
+    -- Written by write.lua.
+    strings = {}, -- { key, value, key, value, ... }, ...: counters with one key each
     hashes = {}, -- { key, { field, value, ... } }, ...: buckets, limits, votes, IDs
     bits = {}, -- { key, positions }, ...: Bloom filters, see event_ids.lua
     uniques = {}, -- see uniques.lua
@@ -43,7 +43,7 @@ local function add_to_ledger(self, field, events)
   self.ledger[field] = (self.ledger[field] or 0) + events
 end
 
--- Notes that the total of a subject cannot take its delta.
+-- Records that a counter of a subject cannot take its delta.
 local function reject(self, rule, subject)
   local rejected = self.rejected
   rejected[#rejected + 1] = rule.metric

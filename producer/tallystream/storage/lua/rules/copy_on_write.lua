@@ -1,19 +1,19 @@
--- copy_on_write: keeps for a snapshot what a key holds before it is written.
+-- copy_on_write: saves the old value of each key for a snapshot, before a script overwrites it.
 --
--- While a snapshot is being read, the key `cut` exists beside the ledger. Then each script that writes counters first
--- appends to the list `cut:before` what was there, so that the reader has the values of one moment. The first value of
--- a key or field counts. Nothing here changes a counter. Every key has the time to live of `cut`, so an abandoned
--- snapshot leaves nothing.
+-- While a snapshot is being read, the key `cut` exists; it has the prefix of the ledger. Then each script that writes
+-- counters first appends the old values to the list `cut:before`, so that the reader gets the values of one moment. If
+-- the list has several values of a key or field, the first is the value of that moment. This module changes no counter.
+-- All its keys have the time to live of `cut`, so an abandoned snapshot leaves nothing.
 --
--- `cut:before` is a list of: 's', n, then n times key, value      strings; '' if there was none
+-- `cut:before` is a list of: 's', n, then n times key, value      strings; '' if the key was absent
 --                            'h', key, n, then n times field, value
---                            'c', key, 1 or 0                     a copy is at `cut:copy:<key>`; or there was none
+--                            'c', key, 1 or 0                     1: a copy is at `cut:copy:<key>`; 0: no such key
 local chunks = require('tallystream.storage.lua.lib.chunks')
 
 local call, min = redis.call, math.min
 local CHUNK = chunks.SIZE
 
--- Appends the names and values to the list, after the words in `head`.
+-- Appends to the list: the words in `head`, the number of names, then each name and its value ('' if absent).
 local function store(list, head, names, values)
   local words, at = head, #head
   words[at + 1] = #names
@@ -30,7 +30,7 @@ local function store_strings(list, names)
   end
 end
 
--- Returns every second item of a list, up to a chunk of them.
+-- Returns the names in a list of name, value, ... from index `first` on; at most a chunk of them.
 local function names_of(pairs_, first)
   local names = {}
   for i = first, min(first + 2 * CHUNK - 1, #pairs_), 2 do
@@ -46,7 +46,7 @@ local function store_fields(list, key, writes)
   end
 end
 
--- Copies a whole key, once in the life of the snapshot.
+-- Copies a whole key, once for each snapshot.
 local function copy_key(list, cut, key, ttl)
   if call('SADD', cut .. ':copied', key) == 1 then
     local copied = call('COPY', key, cut .. ':copy:' .. key, 'REPLACE')
@@ -58,7 +58,8 @@ local function copy_key(list, cut, key, ttl)
   end
 end
 
--- Must run before the first write. `ttl` is the time to live of the key `cut`, in milliseconds.
+-- Saves the old values of everything that the batch will write. Must run before the first write. `ttl` is the time to
+-- live of the key `cut`, in milliseconds.
 local function copy_on_write(self, cut, ttl)
   local list = cut .. ':before'
   for _, writes in ipairs(self.strings) do

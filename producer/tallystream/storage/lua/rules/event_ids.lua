@@ -1,4 +1,5 @@
--- event_ids: an event with an ID counts once. A hash keeps the IDs of a period exactly, a Bloom filter cheaply.
+-- event_ids: an event with an ID counts once. The IDs of a period are in a hash, which is exact, or in a Bloom filter,
+-- which needs less memory.
 local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local records = require('tallystream.storage.lua.rules.records')
@@ -12,7 +13,7 @@ local function count_duplicate(self, rule)
   self.duplicates = self.duplicates + 1
 end
 
--- The bits that mark an ID: double hashing (Kirsch and Mitzenmacher, 2006) of its SHA-1.
+-- Returns the positions of the bits that mark an ID: double hashing (Kirsch and Mitzenmacher, 2006) of its SHA-1.
 local function bloom_positions(field)
   local digest = redis.sha1hex(field)
   local first, step = tonumber(string.sub(digest, 1, 8), 16), tonumber(string.sub(digest, 9, 16), 16)
@@ -23,8 +24,9 @@ local function bloom_positions(field)
   return positions
 end
 
--- Bloom filter: an approximation. It is cheap, and takes a few new events for copies. The first event of an ID counts,
--- whatever its time: this rule alone is no function of the set of events, and its setting says so.
+-- Plans events with an ID by a Bloom filter: an approximation that takes a few new events for duplicates. The first
+-- event of an ID that arrives counts, whatever its time. So this is the only rule whose totals depend on the order of
+-- the events; the documentation of its setting states it.
 local function filter(self, rule, key, seen)
   local set, known = {}, {}
   for i = 3, #seen do
@@ -49,7 +51,7 @@ local function filter(self, rule, key, seen)
   self.bits[#self.bits + 1] = { key, set }
 end
 
--- Hash: the earliest event of an ID counts, in whatever order its copies come.
+-- Plans events with an ID by a hash: the earliest event of an ID counts, in whatever order its copies arrive.
 local function identify(self, rule, key, seen)
   local fields = {}
   for i = 3, #seen do

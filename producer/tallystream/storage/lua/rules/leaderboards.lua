@@ -6,8 +6,8 @@ local numbers = require('tallystream.storage.lua.lib.numbers')
 local call = redis.call
 local number_string = numbers.number_string
 
--- Returns the board of a key: `entering` and `sinking` are lists of score, member, ...; a value below `last` need not
--- enter, because the board is full and its last value is larger.
+-- Returns a new plan for the leaderboard at `key`. `entering` and `sinking` are lists of score, member, ... A value
+-- below `last` need not enter, because the leaderboard is full and its smallest value is larger.
 local function open(self, rule, key)
   local last = -math.huge
   if call('ZCARD', key) >= rule.top then
@@ -18,14 +18,15 @@ local function open(self, rule, key)
   return board
 end
 
--- Puts a subject's new value on a board.
+-- Adds the new value of a subject to the plan of a leaderboard.
 local function enter(self, rule, board, subject, value, delta)
   if value >= board.last then
     local entering = board.entering
     local n = #entering
     entering[n + 1], entering[n + 2] = number_string(value), subject
   elseif delta < 0 then
-    local sinking = board.sinking -- matters only if it is on the board; then others that were cut may belong there
+    -- If the subject is on the leaderboard, a subject that was cut off earlier may belong there now.
+    local sinking = board.sinking
     local n = #sinking
     sinking[n + 1], sinking[n + 2] = number_string(value), subject
     changes.add_to_ledger(self, 'shrunk@' .. rule.metric, 1)

@@ -1,5 +1,5 @@
--- limits: at most so many events of a subject count in a period. A hash keeps the sum of what was asked for, and
--- min(limit, sum) of it counts: so the order of the events does not matter.
+-- limits: at most `limit` events of a subject count in a period. A hash keeps the number of events that arrived, and
+-- min(limit, number) of them count: so the order of the events does not matter.
 local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
@@ -29,7 +29,7 @@ local function plan_bucket(self, key, asked)
   self.hashes[#self.hashes + 1] = { key, writes }
 end
 
--- Must run after event_ids.plan, which asks for events as well.
+-- Must run after event_ids.plan, which also adds to `limited`.
 local function plan(self)
   for _, column in ipairs(self.batch.limited) do
     local rule, labels = self.rules[column[1]], self.batch.labels[column[2]]

@@ -1,38 +1,39 @@
--- plan: what a batch changes. Every script that counts calls plan, then write.
+-- plan: finds out what a batch changes. Every script that counts calls plan, then write.
 --
--- plan(batch, ledger key) only reads. It returns what to write (see changes.lua), or names the totals that cannot take
--- their delta: if `rejected` is not empty, nothing may be written.
--- write(changes) only writes, and cannot fail: plan has read every key that is written, and so tried its type.
+-- plan(batch, ledger key) only reads. It returns the changes to write (see changes.lua). Its list `rejected` names the
+-- counters that cannot take their delta: if it is not empty, nothing may be written.
+-- write(changes) only writes, and cannot fail: plan has read every key that is written, and so checked its type.
 --
 -- The batch (msgpack, made by the Python module `tallystream.rules.batch`):
 --   rules  = { { metric, total = key prefix, up = key prefix, windows = { key prefix, ... }, limit = n or 0,
 --               limits = key prefix, top = list length or 0, tops = { key prefix, ... },
 --               quota = subjects or 0, sketch = key, bloom = 0 or 1 } }
 --   sums   = { { rule, subjects, deltas }, ... }                      plain sums, all-time: one for each rule
---   windows = { { rule, nth window, label, subjects, deltas }, ... }  the same sums by bucket; instead of
---             subjects and deltas the number of a column of `sums`, if it is the same
+--   windows = { { rule, nth window, label, subjects, deltas }, ... }  the same sums by bucket; if subjects and deltas
+--             equal those of a column of `sums`, the number of that column replaces them
 --   sketches = { { rule, subjects, deltas }, ... }                    sums of metrics that are not exact
 --   limited = { { rule, labels, subjects, counts }, ... }             events of amount 1 of a limited metric
 --   seen   = { { rule, key, { field, subject, amount, at, labels }, ... }, ... }   events with an ID
---   votes  = { { rule, key, subject, { actor, amount, at, labels, record }, ... }, ... }   once an actor
+--   votes  = { { rule, key, subject, { actor, amount, at, labels, record }, ... }, ... }   metrics with `once`
 --   uniques = { { rule, key prefix, millisecond as in expire, { { subject, actor, ... }, ... } }, ... }
---   expire = { key, millisecond, ... }     each bucket's keys that the batch's events lie in; 0 means never
+--   expire = { key, millisecond, ... }     keys of the buckets that the batch's events are in; 0 means never
 --   ledger = { field, events, ... }
---   outbox = key of the stream of notifications, only if alerts are declared; then rules have `watch`, and
+--   outbox = key of the stream of notifications, only if alerts are declared; then rules may have `watch`, and
 --   touched = { { key, subject, ... }, ... }   subjects whose sums over a range are watched
 -- `labels` = { label of the limit's bucket or "", label of each window's bucket }, as an index of batch.labels.
 --
--- Invariant: each total is a function of the set of events applied, whatever their order. Sums commute. A limit
--- keeps the sum of what was asked and accepts min(limit, sum). A vote or an ID keeps one event, chosen by
--- (at, amount); a better one replaces it wherever the old one had been added.
--- A module that most batches do not need is required in the line that needs it: a script makes the functions of its
--- modules again in each call.
+-- Invariant: each total depends only on the set of events applied, not on their order. Sums commute. A limit keeps the
+-- number of events that arrived and accepts min(limit, number). A vote or an ID keeps one event, chosen by
+-- (at, amount); if a better one arrives, it replaces the old one in every counter. The exception is a Bloom filter of
+-- IDs: see event_ids.lua.
+-- A module that most batches do not need is required in the line that needs it, because a script makes the functions of
+-- its modules again in each call.
 local changes = require('tallystream.storage.lua.rules.changes')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 local totals = require('tallystream.storage.lua.rules.totals')
 local windows = require('tallystream.storage.lua.rules.windows')
 
--- What the rules with state add is planned by the totals and the windows.
+-- Plans the rules with state. totals.lua and windows.lua then plan the additions that these rules gather.
 local function plan_state(planned)
   local batch = planned.batch
   if #batch.seen > 0 then

@@ -1,17 +1,17 @@
--- records: what is stored about an event that may be replaced later, "<millisecond> <amount> <labels of its buckets>".
+-- records: the stored form of an event that a later one may replace: "<millisecond> <amount> <labels of its buckets>".
 
--- Returns the millisecond and the amount, as numbers, and the labels as a text.
+-- Returns the millisecond and the amount of a record as numbers, and the labels as a text.
 local function parse(record)
   local at, amount, labels = string.match(record, '^(%d+) (-?%d+) ?(.*)$')
   return tonumber(at), tonumber(amount), labels
 end
 
--- Returns a record.
+-- Returns a record of these values.
 local function build(at, amount, labels)
   return at .. ' ' .. amount .. ' ' .. labels
 end
 
--- Returns the labels as a list; the text has "-" for no bucket, the list ''.
+-- Returns the labels of a record as a list. No bucket is "-" in the text, and '' in the list.
 local function split_labels(text)
   local labels = { '' }
   local n = 0

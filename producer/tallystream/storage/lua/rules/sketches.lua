@@ -1,4 +1,4 @@
--- sketches: counters that are estimated in a fixed space (count-min): metrics that are not exact, and subjects beyond a
+-- sketches: estimates counters in bounded memory (count-min), for metrics that are not exact and for subjects beyond a
 -- quota. A sketch is linear, so the order of the events does not matter. The estimate is a subject's smallest cell.
 local changes = require('tallystream.storage.lua.rules.changes')
 local numbers = require('tallystream.storage.lua.lib.numbers')
@@ -6,7 +6,7 @@ local numbers = require('tallystream.storage.lua.lib.numbers')
 local call, number_string = redis.call, numbers.number_string
 local ROWS, WIDTH = 4, 32768
 
--- Notes a subject beyond the quota of its rule, which gets no keys of its own.
+-- Adds the delta of a subject beyond the quota of its rule: the sketch counts it, and it gets no separate keys.
 local function add_subject(self, rule, subject, delta)
   local overflow = self.overflow[rule]
   if not overflow then
@@ -26,7 +26,7 @@ local function sum_of(deltas)
   return sum
 end
 
--- Must run after totals.plan, which finds the subjects beyond a quota.
+-- Plans the sketches of the batch. Must run after totals.plan, which finds the subjects beyond a quota.
 local function plan(self)
   for _, column in ipairs(self.batch.sketches) do
     local rule, deltas = self.rules[column[1]], column[3]
@@ -46,7 +46,7 @@ local function plan(self)
   end
 end
 
--- Returns the arguments of BITFIELD that add `delta` to the cells of a subject.
+-- Returns the arguments of BITFIELD that add `delta` to one cell of a subject in each row.
 local function increments(subject, delta)
   local digest = redis.sha1hex(subject)
   local arguments = {}
@@ -58,7 +58,7 @@ local function increments(subject, delta)
   return arguments
 end
 
--- Must run before leaderboards.write: only the writing gives a subject's estimate.
+-- Writes the sketches. Must run before leaderboards.write: the reply to the write has a subject's estimate.
 local function write(self)
   for _, sketch in ipairs(self.sketches) do
     local board = sketch.board

@@ -1,12 +1,12 @@
--- totals: counters that have a key of their own: the plain sums of the batch, and what the rules with state add.
+-- totals: plans the counters with one key each: the plain sums of the batch, and the additions of the rules with state.
 --
--- One MGET and one MSET for thousands of keys instead of an INCRBY each: faster, and an overflow is found before
--- anything is written. Each key is read once here and written once by write.lua.
+-- One MGET and one MSET replace thousands of INCRBY calls: this is faster, and an overflow is found before anything is
+-- written. Each key is read once here and written once by write.lua.
 local changes = require('tallystream.storage.lua.rules.changes')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
--- Rejects the subjects whose keys are of another type: MGET reads such a key as absent, and MSET would replace it.
+-- Rejects the subjects whose keys are not strings: MGET reads such a key as absent, and MSET would overwrite it.
 local function reject_other_types(self, rule, subjects, keys, absent)
   local call, names = redis.call, {}
   for i = 1, #absent do
@@ -21,11 +21,11 @@ local function reject_other_types(self, rule, subjects, keys, absent)
   end
 end
 
--- Plans one column: `keys[i]` is `prefix .. subjects[i]`, and `deltas[i]` is added to it.
+-- Plans one column: adds `deltas[i]` to the key `keys[i]`, which is `prefix .. subjects[i]`.
 local function plan_column(self, rule, prefix, subjects, keys, deltas)
   local call, format, tonumber = redis.call, string.format, tonumber
   local CHUNK, MAX, OUT_OF_RANGE = chunks.SIZE, numbers.MAX, numbers.OUT_OF_RANGE
-  local is_total = prefix == rule.total -- else the sum of the votes up: no leaderboard, alert or quota
+  local is_total = prefix == rule.total -- otherwise the number of votes up: no leaderboard, alert or quota
   local leaderboards = is_total and rule.top > 0 and require('tallystream.storage.lua.rules.leaderboards')
   local board = leaderboards and leaderboards.open(self, rule, rule.tops[1])
   local alerts = is_total and rule.watch and require('tallystream.storage.lua.rules.alerts')
@@ -82,7 +82,7 @@ local function plan_column(self, rule, prefix, subjects, keys, deltas)
   end
 end
 
--- Plans the plain sums, together with what the rules with state add: must run after event_ids, limits and votes.
+-- Plans the plain sums together with the additions of the rules with state. Must run after event_ids, limits and votes.
 local function plan(self)
   local additions = next(self.total_extra) and require('tallystream.storage.lua.rules.additions')
   for _, column in ipairs(self.batch.sums) do

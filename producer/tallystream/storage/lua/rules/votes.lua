@@ -1,4 +1,5 @@
--- votes: one event of each actor counts in a period, the latest. The first one counts as an event; later ones move it.
+-- votes: for each actor, only the latest event in a period counts for a subject. In the ledger, the first event of an
+-- actor is counted and the others are rejected, although a later one replaces the amount of the vote.
 local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local records = require('tallystream.storage.lua.rules.records')

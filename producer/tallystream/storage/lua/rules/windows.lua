@@ -1,16 +1,17 @@
--- windows: the sums of a metric by minute, hour, day and so on: one hash for each bucket, its fields are the subjects.
+-- windows: plans the sums of a metric by window (minute, hour, day, month): one hash for each bucket, with one field for
+-- each subject.
 local changes = require('tallystream.storage.lua.rules.changes')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
--- Plans one bucket: `deltas[i]` is added to the field `subjects[i]`.
+-- Plans one bucket: adds `deltas[i]` to the field `subjects[i]`.
 local function plan_bucket(self, rule, nth, label, subjects, deltas)
   local call, format, tonumber = redis.call, string.format, tonumber
   local CHUNK, MAX, OUT_OF_RANGE = chunks.SIZE, numbers.MAX, numbers.OUT_OF_RANGE
   local key = rule.windows[nth] .. label
   local leaderboards = rule.top > 0 and require('tallystream.storage.lua.rules.leaderboards')
   local board = leaderboards and leaderboards.open(self, rule, rule.tops[nth + 1] .. label)
-  local overflow = self.overflow[rule] and self.overflow[rule].known -- these subjects get no fields of their own
+  local overflow = self.overflow[rule] and self.overflow[rule].known -- these subjects get no fields in buckets
   local alerts = rule.watch and require('tallystream.storage.lua.rules.alerts')
   for first = 1, #subjects, CHUNK do
     local last = math.min(first + CHUNK - 1, #subjects)
@@ -41,8 +42,8 @@ local function plan_bucket(self, rule, nth, label, subjects, deltas)
   end
 end
 
--- Plans the plain sums, together with what the rules with state add. Must run after totals.plan, which finds the
--- subjects beyond a quota.
+-- Plans the plain sums together with the additions of the rules with state. Must run after totals.plan, which finds
+-- the subjects beyond a quota.
 local function plan(self)
   local sums, extras = self.batch.sums, self.window_extra
   local additions = next(extras) and require('tallystream.storage.lua.rules.additions')
@@ -59,7 +60,7 @@ local function plan(self)
     plan_bucket(self, rule, nth, label, subjects, deltas)
   end
   for key, extra in pairs(extras) do
-    -- A vote that leaves an expired bucket must not bring it back.
+    -- A vote that is taken out of an expired bucket must not create the bucket again.
     if self.in_batch[key] or redis.call('EXISTS', key) == 1 then
       local subjects, deltas = additions.merge_bucket({}, {}, extra.deltas)
       plan_bucket(self, extra.rule, extra.nth, extra.label, subjects, deltas)

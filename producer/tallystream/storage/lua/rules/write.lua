@@ -1,10 +1,10 @@
--- write: writes what plan.lua returned. Only writes, and cannot fail: plan has read every key that is written here, and
--- so tried its type. As in plan.lua, most batches do not need the modules that are required in the middle.
+-- write: writes the changes that plan.lua returned. It cannot fail: plan has read every key that is written here, and
+-- so checked its type. As in plan.lua, a module that most batches do not need is required in the line that needs it.
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local clock = require('tallystream.storage.lua.lib.clock')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
-local KEPT = 86400000 -- milliseconds that a key is kept at least after its last write, however old its bucket
+local KEPT = 86400000 -- milliseconds: a key is kept at least this long after its last write, however old its bucket is
 
 -- Writes the totals and the hashes.
 local function write_counters(changes)
@@ -19,7 +19,7 @@ local function write_counters(changes)
   end
 end
 
--- Writes what the rules keep in structures of their own; the sketches write before the leaderboards that they enter.
+-- Writes Bloom filters, uniques, sketches, leaderboards and alerts. Sketches add to leaderboards, so they come first.
 local function write_structures(changes, now, soonest)
   if #changes.bits > 0 then
     require('tallystream.storage.lua.rules.event_ids').write(changes)
@@ -40,7 +40,7 @@ end
 
 local function write(changes)
   local ledger_key, expire = changes.ledger_key, changes.batch.expire
-  local cut = string.gsub(ledger_key, 'ledger$', 'cut') -- exists while a snapshot is being read
+  local cut = string.gsub(ledger_key, 'ledger$', 'cut') -- this key exists while a snapshot is being read
   local ttl = redis.call('PTTL', cut)
   if ttl >= 0 then
     require('tallystream.storage.lua.rules.copy_on_write')(changes, cut, ttl)
@@ -56,7 +56,7 @@ local function write(changes)
   end
   for field, events in pairs(changes.ledger) do
     if events ~= 0 then
-      -- Only the sum over a whole metric can leave 64 bits: then it stays as it is, and its counters go on.
+      -- Only the sum over a whole metric can exceed 64 bits: then its field stays unchanged, and counting continues.
       redis.pcall('HINCRBY', ledger_key, field, numbers.number_string(events))
     end
   end
