@@ -1,1 +1,1 @@
-"""What is declared for each metric: how events count, for how long, and what a batch of them changes."""
+"""The declared rules of each metric: how its events count, how long they are kept, and what a batch of them changes."""

@@ -1,4 +1,4 @@
-"""What the script is told of the alerts on a batch's metrics: which subjects to look at, in which buckets. Pure."""
+"""Selects the alerts that a batch can change, with the subjects and buckets for which the script checks them. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 _REMEMBERED_MS: Final = 86_400_000
-"""Milliseconds for which a bucket's alerts are remembered behind its end: late events must not fire them again."""
+"""Milliseconds after the end of a bucket for which its alert states are kept: late events must not fire them again."""
 
 
 def looks(
@@ -22,15 +22,18 @@ def looks(
     buckets: Mapping[int, Collection[Bucket]],
     received: int,
 ) -> list[dict[str, Any]]:
-    """Return the alerts that the script looks at for one metric.
+    """Return the alerts on one metric that the script checks for a batch, in the form that `alerts.lua` reads.
 
     Args:
-        keys: The partition's.
-        alerts: Those on the metric, each with the number of its window, 0 for the total.
-        subjects: All of the metric's in the batch.
-        buckets: By number of the window, those that the batch adds to.
-        received: Millisecond at which the server took the batch's first entry. A bucket that had ended by then is not
-            looked at: nobody wants to hear today that yesterday was busy.
+        keys: The keys of the partition.
+        alerts: The alerts on the metric, each with the number of its window, 0 for the total.
+        subjects: All subjects of the metric in the batch.
+        buckets: By number of the window, the buckets that the batch adds to.
+        received: Millisecond at which the server took the batch's first entry. A bucket that had ended before is not
+            checked, because an alert about it would be too late to be useful.
+
+    Returns:
+        One map for each alert that has a matching subject and a bucket to check.
     """
     found = []
     for nth, alert in alerts:
@@ -61,6 +64,12 @@ def looks(
 
 
 def touches(keys: PartitionKeys, alerts: Iterable[Alert], subjects: Collection[str]) -> list[list[str]]:
-    """Return, for each alert on a range, the key of its subjects and those of the batch."""
+    """Return a list for each alert that matches a subject: the key of its watched subjects, then the matching ones.
+
+    Args:
+        keys: The keys of the partition.
+        alerts: The alerts on a range (`over` or `rate`) of one metric.
+        subjects: All subjects of the metric in the batch.
+    """
     matching = ((alert, [subject for subject in subjects if alert.matches(subject)]) for alert in alerts)
     return [[keys.watched(alert.name), *found] for alert, found in matching if found]

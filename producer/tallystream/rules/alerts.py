@@ -1,8 +1,9 @@
-"""What is to be noticed: a condition on a counter, declared as `[[alert]]` and published with the rules.
+"""Alerts: conditions on a counter, declared as `[[alert]]` and published with the rules.
 
-A total or a bucket is looked at where it is counted, in the script that knows the new value; a sum over a range or a
-rate also falls as time passes, so a worker looks at those every few seconds. What is noticed is written down, in one
-call with the state, as an entry of the partition's outbox: so each crossing is noticed once, whoever counts.
+The script that counts checks alerts on a total or a bucket, because it has the new value. A sum over a range or a rate
+also falls as time passes, so a worker checks those every few seconds. The state of an alert and its notification (an
+entry in the outbox of the partition) are written in one call: so each change of state makes one notification, whichever
+worker finds it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_FIRING: Final = 10_000
-"""The most subjects for which one alert fires in one partition; the next fires once another has cleared."""
+"""The most subjects for which one alert fires in one partition; another subject fires only after one has cleared."""
 
 MAX_OUTBOX: Final = 10_000
-"""The most notifications that may wait in one partition; what would add one is noticed once there is room."""
+"""The most notifications that may wait in one partition; when it is full, alerts change state only after some left."""
 
 ENDED: Final = "ended"
-"""The record of a bucket's alert whose bucket has ended: it neither fires nor can it fire again."""
+"""The state of an alert that fired in a bucket that has ended: it does not fire, and cannot fire again."""
 
 
 class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Fires for a subject while its value is above (or below) a bound, until it is back at `clear`.
+    """A condition that fires for a subject when its value is above (or below) a bound, until it is back at `clear`.
 
     The value is the total; with `window` the sum in the current bucket, with `over` the sum over a range that ends now,
     with `rate` the events a second over such a range.
+
+    Attributes:
+        name: The name of the alert.
+        metric: The metric whose counters it watches.
+        subject: One subject, or a pattern with `*`, `?` or `[...]`; `*` is every subject.
+        window: The window whose current bucket is compared.
+        over: The length of the range whose sum is compared, such as `1h`.
+        rate: The length of the range whose rate is compared, such as `5m`.
+        above: The bound, if the alert fires above it.
+        below: The bound, if the alert fires below it.
+        clear: The value at which the alert ends; `None` means the bound.
     """
 
     name: str
@@ -50,45 +62,48 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def span(self) -> str | None:
-        """The range over which the value is taken; `None` where it is looked at as it is counted."""
+        """The length of the range (`over` or `rate`); `None` if the script checks the alert when it counts."""
         return self.over or self.rate
 
     @property
     def bound(self) -> float:
-        """The value beyond which it fires."""
+        """The value beyond which the alert fires: `above`, or else `below`."""
         return self.above if self.above is not None else self.below or 0
 
     @property
     def cleared_at(self) -> float:
-        """The value at which it ends."""
+        """The value at which the alert ends: `clear`, or the bound if `clear` is not declared."""
         return self.bound if self.clear is None else self.clear
 
     @property
     def names_one(self) -> bool:
-        """Tell whether `subject` is one subject rather than a pattern."""
+        """Whether `subject` is one subject, not a pattern."""
         return not set("*?[") & set(self.subject)
 
     def fires(self, value: float) -> bool:
-        """Tell whether a value is beyond the bound."""
+        """Return whether `value` is beyond the bound, so that the alert fires."""
         return value > self.bound if self.above is not None else value < self.bound
 
     def clears(self, value: float) -> bool:
-        """Tell whether a value ends it."""
+        """Return whether `value` is back at `cleared_at` or further, so that a firing alert ends."""
         return value <= self.cleared_at if self.above is not None else value >= self.cleared_at
 
     def matches(self, subject: str) -> bool:
-        """Tell whether a subject is watched."""
+        """Return whether the alert watches `subject`: it is the alert's subject, or matches its pattern."""
         return self.subject == "*" or _pattern(self.subject).match(subject) is not None
 
     def label(self, now: float, zone: str) -> str:
-        """Return the bucket that is looked at in second `now`, empty for what has none."""
+        """Return the label of the bucket that is compared in second `now`; `""` if the alert has no window."""
         return bucket(self.window, int(now) // 60, zone).label if self.window else ""
 
     def check(self, windows: Sequence[Window]) -> None:
-        """Refuse a condition that contradicts itself, or that needs a window which its metric does not keep.
+        """Reject an alert that contradicts itself, or that needs a window that its metric does not have.
+
+        Args:
+            windows: The windows of the metric.
 
         Raises:
-            ValueError: says which setting, and what is allowed.
+            ValueError: the alert is not valid; the message names the setting and the allowed values.
         """
         if METRIC.fullmatch(self.name) is None:
             raise ValueError("name: must be 1 to 64 of a-z, 0-9, '_', '.', '-', starting with a letter or digit")
@@ -97,15 +112,15 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if sum(kind is not None for kind in (self.window, self.over, self.rate)) > 1:
             raise ValueError("give one of window, over and rate, or none for the total")
         if not all(abs(value) <= MAX_AMOUNT for value in (self.bound, self.cleared_at)):
-            raise ValueError("above, below and clear must lie within +-(2^53 - 1)")
+            raise ValueError("above, below and clear must be within +-(2^53 - 1)")
         if self.above is not None and self.cleared_at > self.above:
             raise ValueError(f"clear: must be at most above, {self.above:g}")
         if self.below is not None and self.cleared_at < self.below:
             raise ValueError(f"clear: must be at least below, {self.below:g}")
         if self.window is not None and self.window not in windows:
-            raise ValueError(f"window: {self.metric} keeps {', '.join(windows) or 'none'}")
+            raise ValueError(f"window: {self.metric} has the windows {', '.join(windows) or '(none)'}: use one of them")
         if self.window is not None and self.below is not None:
-            raise ValueError("below: every bucket begins at 0; take over or rate")
+            raise ValueError("below: not possible with window, because every bucket begins at 0; use over or rate")
         if self.span is not None:
             length = seconds(self.span)
             if not windows:

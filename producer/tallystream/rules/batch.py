@@ -1,7 +1,7 @@
-"""A batch: what events add up to, in the form that `plan.lua` reads. Pure: no Redis, no clock.
+"""Adds events up to a batch, in the form that `plan.lua` reads. Pure: no Redis, no clock.
 
-A *place* is where an event of a metric goes: the labels of its buckets. Events of one place add up; the rules
-that need memory (limits, votes, ids) take them one by one.
+In this module a *place* is a `BucketSet`: a metric and the buckets that an event is counted in. Events of one place are
+summed. Rules with state (votes, ids) need each event separately.
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ SKETCH_WIDTH: Final = 32_768
 
 
 class BucketSet:
-    """A metric and the buckets that an event's minute lies in: of its limit first (if any), then of each window."""
+    """A metric and the buckets of one minute: the bucket of its limit (if any), and one bucket of each window.
+
+    Attributes:
+        metric: The name of the metric.
+        rule: The rules of the metric.
+        limit: The bucket of the limit; `None` if the metric has no limit.
+        buckets: One bucket for each window of the metric; `None` for a window that is left out.
+        labels: The label of the limit's bucket, then of each window's; `""` for no bucket.
+        text: The labels in one text, with `-` for no bucket; `""` if the metric has neither a limit nor windows.
+    """
 
     __slots__ = ("buckets", "labels", "limit", "metric", "rule", "text")
 
@@ -43,7 +52,11 @@ class BucketSet:
 
 
 class BucketResolver:
-    """Finds the place of a metric and minute; there is one object for each, so it serves as a dictionary's key."""
+    """Returns the place of a metric and a minute: the same object for the same buckets, so it can be a dictionary key.
+
+    Attributes:
+        rules: The declared metrics.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -54,7 +67,7 @@ class BucketResolver:
         """Return the place of a declared metric at a minute (whole minutes since 1970)."""
         place = self._by_minute.get((metric, minute))
         if place is None:
-            if len(self._by_minute) >= 100_000:  # noqa: PLR2004  # 70 days of minutes; then begin anew
+            if len(self._by_minute) >= 100_000:  # noqa: PLR2004  # 70 days of minutes of one metric; then start empty
                 self._by_minute.clear()
                 self._by_labels.clear()
             rule, zone = self.rules.metric[metric], self.rules.zone
@@ -65,7 +78,7 @@ class BucketResolver:
         return place
 
     def without_finer(self, place: BucketSet, finest: str) -> BucketSet:
-        """Return a place without the buckets of windows finer than `finest`; of `total`, without any."""
+        """Return a place without the buckets of windows finer than `finest`; `total` leaves out every bucket."""
         first = WINDOWS.index(finest) if finest in WINDOWS else len(WINDOWS)
         windows = zip(place.rule.windows, place.buckets, strict=True)
         buckets = tuple(each if WINDOWS.index(window) >= first else None for window, each in windows)
@@ -74,13 +87,18 @@ class BucketResolver:
 
 
 class Batch:
-    """What events add up to in one partition.
+    """The deltas of several events in one partition.
+
+    Args:
+        keys: The keys of the partition.
+        zone: The time zone in which days and months begin.
+        alerts: By metric, the alerts that may fire; `None` for none.
 
     Attributes:
-        sums: By place, by subject, the sum of the amounts: of metrics without a rule that needs memory.
-        limited: The same for metrics with a limit, where each event's amount is 1.
-        received: Millisecond at which the server took the first of the events; matters where there are `alerts`.
-        expire: By bucket's key, the millisecond until which it is kept, 0 for ever.
+        sums: By place and subject, the sum of the amounts, for events that no rule with state needs separately.
+        limited: The same for metrics with a limit; each event has the amount 1.
+        received: Millisecond at which the server took the first of the events; used only if there are alerts.
+        expire: By key of a bucket, the millisecond until which it is kept; 0 means forever.
     """
 
     def __init__(self, keys: PartitionKeys, zone: str, alerts: Mapping[str, Sequence[Alert]] | None = None) -> None:
@@ -98,7 +116,16 @@ class Batch:
         self._places: dict[BucketSet, int] = {}
 
     def add(self, place: BucketSet, subject: str, amount: int, at: int, actor: str | None, id_: str | None) -> None:
-        """Add one event that its rules have a place for; `at` is milliseconds since 1970."""
+        """Add one event, which `Rules.refuse` must have accepted.
+
+        Args:
+            place: The place of its metric and minute.
+            subject: Its subject.
+            amount: Its amount.
+            at: Its time, in milliseconds since 1970.
+            actor: Its actor, if it has one.
+            id_: Its id, if it has one.
+        """
         rule = place.rule
         if rule.once is not None and actor is not None:
             period = bucket(rule.once, at // 60_000, self._zone)
@@ -119,7 +146,14 @@ class Batch:
             self._actors(place, rule.unique, at // 60_000)[subject].add(actor)
 
     def add_visits(self, place: BucketSet, minute: int, subjects: list[str], actors: list[str]) -> None:
-        """Add events of amount 1 of one place and minute, each by one of the actors; their rule is not `once`."""
+        """Add events of amount 1 of one place, each with an actor and without an id; the metric must not have `once`.
+
+        Args:
+            place: The place of the events.
+            minute: Their time, in whole minutes since 1970.
+            subjects: The subject of each event.
+            actors: The actor of each event.
+        """
         sums = self.sums if place.rule.limit is None else self.limited
         sums[place].update(subjects)
         if (unique := place.rule.unique) is not None:
@@ -128,7 +162,7 @@ class Batch:
                 found[subject].add(actor)
 
     def _actors(self, place: BucketSet, unique: str, minute: int) -> dict[str, set[str]]:
-        """Return, by subject, the actors of a metric that keeps uniques, in the bucket of a minute."""
+        """Return the actors in the `unique` bucket of a minute, by subject; the caller adds to them."""
         period = bucket(unique, minute, self._zone)
         prefix = self._keys.unique(place.metric, period.label, "")
         key = (place.metric, prefix, _until(period.end, place.rule.retention_seconds(unique)))
@@ -136,9 +170,10 @@ class Batch:
 
     @property
     def counters(self) -> int:
-        """About how many totals the batch is worth: what its script call takes time for.
+        """An estimate of the time of the batch's script call, in units of the time for one total.
 
-        Buckets' fields are cheap beside a total, and sent with it; what needs memory is looked at one by one, in Lua.
+        The field of a bucket costs a quarter of a total. A subject with a limit costs three. An event that a rule needs
+        separately costs four, and so does a subject with uniques.
         """
         plain = sum(len(sums) * (4 + len(place.buckets)) for place, sums in self.sums.items())
         limited = sum(len(sums) * (12 + len(place.buckets)) for place, sums in self.limited.items())
@@ -147,11 +182,11 @@ class Batch:
         return plain // 4 + limited // 4 + 4 * rest
 
     def encode(self, ids: list[str], ledger: dict[str, int]) -> bytes:
-        """Return the batch as `plan.lua` reads it.
+        """Return the batch as msgpack, in the form that `plan.lua` reads.
 
         Args:
-            ids: The entries that are acknowledged with it.
-            ledger: What else to add to the ledger, in events by field.
+            ids: The stream IDs of the entries that are acknowledged in the same call.
+            ledger: Events to add to the ledger, by field, in addition to those that the script finds.
         """
         places = (*self.sums, *self.limited, *self._places)
         rules = {place.metric: place.rule for place in places}
@@ -187,7 +222,7 @@ class Batch:
         return _encode(batch)
 
     def _watch(self, batch: dict[str, Any], rules: Mapping[str, Metric]) -> None:
-        """Add what the script must know of the alerts."""
+        """Add to `batch` the alerts on its metrics, with the subjects and buckets for which the script checks them."""
         batch["outbox"], batch["touched"] = self._keys.outbox, []
         for (metric, rule), of_rule in zip(rules.items(), batch["rules"], strict=True):
             alerts = self._alerts.get(metric, ())
@@ -218,7 +253,7 @@ class Batch:
         return found
 
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
-        """Return the plain sums as columns: all-time, by window, and those of sketched metrics."""
+        """Return the plain sums as three lists of columns: totals, windows, and sketches (of metrics not exact)."""
         by_metric: dict[str, list[BucketSet]] = defaultdict(list)
         for place in self.sums:
             by_metric[place.metric].append(place)
@@ -235,14 +270,14 @@ class Batch:
             sums.append(column)
             for nth in range(1, len(rule.windows) + 1):
                 if len(places) == 1:
-                    # The common case, events of one hour: the bucket's column is the total's, and sent once.
+                    # In the common case, events of one hour, the bucket has the same column as the total: send it once.
                     if label := places[0].labels[nth]:
                         windows.append((number, nth, label, len(sums)))
                     continue
                 by_label: dict[str, list[BucketSet]] = defaultdict(list)
                 for place in places:
                     by_label[place.labels[nth]].append(place)
-                by_label.pop("", None)  # what goes to no bucket of this window
+                by_label.pop("", None)  # corrections that no bucket of this window gets
                 for label, shared in by_label.items():
                     added = _added(self.sums[place] for place in shared)
                     windows.append((number, nth, label, list(added), list(added.values())))
@@ -288,11 +323,11 @@ class Batch:
 
 
 _SEEN_LATE: Final = 7 * 86_400
-"""Seconds for which ids are kept behind their period where a metric takes events however late."""
+"""Seconds after the end of their period for which ids are kept, if the metric accepts events however late they are."""
 
 
 def board_length(top: int) -> int:
-    """Return how many subjects a leaderboard of `top` keeps: a margin, so that a few that sink do not show."""
+    """Return how many subjects a leaderboard keeps to show `top`: more, in case some of them sink; 0 if `top` is 0."""
     return top and top + max(20, top // 2)
 
 
@@ -305,11 +340,11 @@ def _added(columns: Iterable[Counter[str]]) -> Counter[str]:
 
 
 def _until(end: int | None, kept: int | None) -> int:
-    """Return until when a bucket's key is kept: its end and `kept` seconds more; `None` of either is for ever (0)."""
+    """Return the millisecond until which a key is kept: `kept` seconds after `end`; 0 (forever) if either is `None`."""
     return 0 if end is None or kept is None else (end + kept) * 1000
 
 
 def _labels(place: BucketSet) -> dict[str | int, str]:
-    """Return the labels by position from 1, and as the text in which a record keeps them."""
+    """Return the labels of a place by position from 1, and under `text` as the text that a record has."""
     numbered: dict[str | int, str] = dict(enumerate(place.labels, 1))
     return numbered | {"text": place.text}

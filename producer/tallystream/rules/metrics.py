@@ -1,7 +1,7 @@
-"""What is declared of each metric, as producers, workers and readers need to know it.
+"""The rules: the declaration of each metric, as producers, workers and readers use it.
 
-The operator writes it in `config/tallystream.toml`; the worker publishes it in `tally:meta`; producers and
-readers take it from there, so that nobody has to copy a configuration file to every application.
+The operator writes the rules in `config/tallystream.toml`, and the worker publishes them in `tally:meta`. Producers and
+readers read them there, so no application needs a copy of the configuration file.
 """
 
 from __future__ import annotations
@@ -22,22 +22,44 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 RETENTION: Final[dict[str, str]] = {"minute": "2h", "hour": "8d", "day": "400d", "month": "forever"}
-"""How long the buckets of a window are kept behind their end, where nothing else is declared."""
+"""How long the buckets of a window are kept after their end, if the metric does not declare it."""
 
 STATE_LATE: Final = "7d"
-"""How late events of metrics with a rule that needs memory are accepted, where nothing else is declared."""
+"""How late an event may be if a rule of its metric keeps state by period and `accept_late` is not declared."""
 
 MAX_TOP: Final = 10_000
+"""The largest `top` of a metric, in subjects."""
+
 MAX_LIMIT: Final = 1_000_000_000
+"""The largest `limit` of a metric, in events, and the largest `max_subjects`, in subjects."""
 
 Per = Literal["minute", "hour", "day", "month", "total"]
+"""The period of a limit."""
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The rules of one metric; see `config/tallystream.toml` for what each means.
+    """The rules of one metric. Each attribute is a setting that `config/tallystream.toml` explains in full.
 
     `unique`, `exact = false`, `max_subjects` and `seen = "bloom"` are approximations. A Bloom filter with 400,000 ids
-    takes 1 new id in 6,600 for a copy, and the event is not counted.
+    takes 1 new id in 6,600 for a duplicate, and its event is not counted.
+
+    Attributes:
+        description: A text for people.
+        windows: The windows that are counted in addition to the total.
+        retention: By window, how long its buckets are kept.
+        unique: The window in whose buckets different actors are estimated.
+        top: The number of subjects in each leaderboard, 0 for no leaderboard.
+        floor: The smallest total that is shown.
+        once: The period in which one event of each actor counts for a subject: `forever`, `hour`, `day` or days.
+        limit: The number of events that count for a subject in each period `per`.
+        per: The period of `limit`.
+        ids: The period in which an event's id counts once.
+        seen: Whether the ids are stored exactly or in a Bloom filter.
+        exact: `False` if totals are estimated in a sketch.
+        max_subjects: The number of subjects in each partition with an exact total; a sketch counts the others.
+        accept_late: How late an event may be.
+        late: Whether later events are counted anyway, or only added to the ledger.
+        spread: Whether the events of a subject may be counted in every partition.
     """
 
     description: str = ""
@@ -59,7 +81,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def unspreadable_reason(self) -> str | None:
-        """The rule that needs all events of a subject in one partition, so that they cannot be spread."""
+        """The first rule that needs all events of a subject in one partition, so that the metric cannot be spread.
+
+        `None` if the metric can be spread.
+        """
         rules = {
             "once": self.once is not None,
             "limit": self.limit is not None,
@@ -71,7 +96,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def remembers(self) -> bool:
-        """Tell whether a rule keeps state by time bucket, which cannot be kept for ever."""
+        """Whether a rule (`limit`, or `once` with a period) keeps state by period, which cannot be kept forever."""
         return self.limit is not None or self.once not in (None, "forever")
 
     @property
@@ -81,23 +106,23 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def late_seconds(self) -> int | None:
-        """How many seconds late an event may be; `None`: however late."""
+        """How many seconds late an event may be; `None` means that any event is accepted."""
         return seconds(self.accept_late or (STATE_LATE if self.remembers else "forever"))
 
     @property
     def sets_late_aside(self) -> bool:
-        """Tell whether an event that is too late is set aside rather than counted in its bucket."""
+        """Whether an event that is too late is not counted: the ledger has it as `late`. Else its bucket counts it."""
         return self.late == "aside" or self.remembers
 
     def retention_seconds(self, window: str) -> int | None:
-        """Return how many seconds behind its end a window's bucket is kept; `None`: for ever."""
+        """Return for how many seconds after its end a bucket of the window is kept; `None` means forever."""
         return seconds(self.retention.get(window) or RETENTION[window])  # type: ignore[call-overload]  # a window
 
     def check(self) -> None:
-        """Refuse rules that contradict each other.
+        """Reject a setting with a value that is not allowed, and rules that contradict each other.
 
         Raises:
-            ValueError: says which setting, and what is allowed.
+            ValueError: the rules are not valid; the message names the setting and the allowed values.
         """
         for window, duration in self.retention.items():
             _duration(f"retention.{window}", duration)
@@ -110,13 +135,13 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         self._check_once()
         self._check_limit()
         if self.max_subjects is not None and (self.once is not None or self.limit is not None):
-            raise ValueError("max_subjects: does not go with once or limit, which remember every subject anyway")
+            raise ValueError("max_subjects: cannot be combined with once or limit, which store every subject anyway")
         if not self.exact and (self.once or self.limit is not None or self.windows or self.unique or self.max_subjects):
-            raise ValueError("exact = false: goes with top and floor only; windows and rules need exact counters")
+            raise ValueError("exact = false: use only top and floor with it; other rules and windows are exact")
         if self.spread and self.unspreadable_reason is not None:
             raise ValueError(
-                f"spread: does not go with {self.unspreadable_reason}, which needs all events of a subject in one "
-                "partition"
+                f"spread: cannot be combined with {self.unspreadable_reason}, which needs all events of a subject "
+                "in one partition"
             )
 
     def _check_once(self) -> None:
@@ -127,7 +152,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             if not self.once.endswith("d"):
                 raise ValueError(f'once: must be "forever", "hour", "day" or days such as "30d", not {self.once!r}')
         if self.limit is not None:
-            raise ValueError("once and limit: only one of them")
+            raise ValueError("once and limit: declare only one of them")
 
     def _check_limit(self) -> None:
         if (self.limit is None) != (self.per is None):
@@ -141,21 +166,30 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         else:
             finer = [window for window in self.windows if WINDOWS.index(window) < WINDOWS.index(self.per)]
         if finer:
-            # Which hour of a day's limit an event was beyond depends on the order of arrival: no pure function.
-            raise ValueError(f"windows: {', '.join(finer)} finer than the limit's per = {self.per}; take coarser ones")
+            # Which hour has the events beyond a day's limit would depend on the order in which the events arrive.
+            raise ValueError(f"windows: {', '.join(finer)}: too fine for a limit with per = {self.per}; remove them")
 
 
 class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A derived figure: the sum of some metrics by the sum of others, 0 where the latter is 0."""
+    """A ratio of totals: the sum of the metrics `of` divided by the sum of the metrics `by`; 0 if the divisor is 0."""
 
     of: tuple[str, ...]
     by: tuple[str, ...]
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The declared metrics and ratios by name, the zone in which days begin, and what was retracted.
+    """Everything that is declared for one generation of counters.
 
-    Retractions are no setting: a generation of counters is made without the events, and remembers which.
+    Attributes:
+        metric: By name, the metrics.
+        ratio: By name, the ratios of their totals.
+        zone: The time zone in which days and months begin.
+        alert: The alerts.
+        retracted: The retractions. They are not a setting: a rebuild adds them, and its generation does not count the
+            retracted events.
+
+    Raises:
+        ConfigurationError: a rule is not valid; the message names the section and the setting.
     """
 
     metric: dict[str, Metric]
@@ -183,11 +217,11 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         for alert in self.alert:
             self._check_alert(alert)
         if len({alert.name for alert in self.alert}) < len(self.alert):
-            raise ConfigurationError("[[alert]]: each needs a name of its own")
+            raise ConfigurationError("[[alert]]: two alerts have the same name; give each a different one")
 
     @property
     def alerts(self) -> dict[str, list[Alert]]:
-        """The alerts by metric."""
+        """By metric, its alerts; a metric without alerts is missing."""
         found: dict[str, list[Alert]] = {}
         for alert in self.alert:
             found.setdefault(alert.metric, []).append(alert)
@@ -199,9 +233,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         if rule is None:
             raise ConfigurationError(f"{where}: metric {alert.metric[:64]!r} is not declared")
         if not rule.exact:
-            raise ConfigurationError(f"{where}: {alert.metric} is kept in a sketch, whose values are estimates")
+            raise ConfigurationError(f"{where}: {alert.metric} has exact = false, and an alert needs exact counters")
         if rule.spread:
-            raise ConfigurationError(f"{where}: {alert.metric} is spread, and no partition alone sees what it comes to")
+            raise ConfigurationError(f"{where}: {alert.metric} is spread; an alert needs all events in one partition")
         try:
             alert.check(rule.windows)
         except ValueError as error:
@@ -209,14 +243,17 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     @property
     def spread(self) -> frozenset[str]:
-        """The metrics whose events may lie in any partition."""
+        """The names of the metrics that are declared with `spread = true`."""
         return frozenset(name for name, metric in self.metric.items() if metric.spread)
 
     def spreading(self, metrics: Collection[str]) -> Rules:
-        """Return the same for a log in which events of these metrics may lie in any partition.
+        """Return these rules with `spread` on for metrics whose events are in several partitions of the topic.
 
-        Whatever else is declared of them: a generation that was counted before they were spread is read, and goes on,
-        like one that was counted since. Metrics with a rule that needs one partition are left as they are.
+        It is turned on even if it is not declared: so a generation that was counted before a metric was spread is read
+        and counted like a later one. Metrics that cannot be spread, and metrics with alerts, do not change.
+
+        Args:
+            metrics: The metrics whose events may be in any partition of the topic (`spread_metrics`).
         """
         strewn = {
             name: replace(metric, spread=True)
@@ -228,9 +265,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return replace(self, metric=self.metric | strewn) if strewn else self
 
     def refuse_undeclared(self, metric: str) -> None:
-        """Raise `EventError` where `metric` is not declared."""
+        """Raise `EventError` if `metric` is not declared; the message names the declared metrics."""
         if metric not in self.metric:
-            check_metric(metric)  # what could not be declared is not repeated in a message
+            check_metric(metric)  # so that the message below repeats only valid names
             declared = ", ".join(sorted(self.metric))
             raise EventError(
                 "metric",
@@ -239,17 +276,22 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             )
 
     def refuse(self, metric: str, amount: int, actor: str | None) -> None:
-        """Refuse an event that its metric's rules have no place for.
+        """Reject an event that the rules of its metric cannot count.
+
+        Args:
+            metric: A declared metric.
+            amount: The event's amount.
+            actor: The event's actor, if it has one.
 
         Raises:
-            EventError: names the field and what the rule needs.
+            EventError: the actor is missing, or the amount is not allowed; it names the field and the requirement.
         """
         rule = self.metric[metric]
         if rule.once is not None:
             if actor is None:
                 raise EventError("actor", f"is needed: {metric} counts once per actor")
             if amount not in (-1, 0, 1):
-                raise EventError("amount", f"must be 1, -1 or 0: {metric} holds one vote per actor")
+                raise EventError("amount", f"must be 1, -1 or 0: {metric} counts one vote per actor")
         elif rule.limit is not None and amount != 1:
             raise EventError("amount", f"must be 1: {metric} has a limit, which counts single events")
         elif not rule.exact and amount < 0:
@@ -261,25 +303,25 @@ _decoder: Final = msgspec.json.Decoder(Rules)
 
 
 def publish(rules: Rules) -> bytes:
-    """Return the form in which `tally:meta` holds the rules.
+    """Return the JSON form of the rules that is stored in `tally:meta`.
 
-    What is at its default is left out, so that a release which does not know a rule goes on as long as nobody uses it.
-    So a default must never change: another release would take it for its own.
+    Settings with their default value are left out, so a release that does not have a new setting still works as long as
+    no metric uses it. So a default must never change: each release reads a missing setting as its own default.
     """
     return _encoder.encode(rules)
 
 
 def read(published: bytes) -> Rules:
-    """Return the rules that `tally:meta` holds.
+    """Return the rules from their JSON form in `tally:meta`.
 
     Raises:
-        ConfigurationError: they were written by a release that this one cannot follow.
+        ConfigurationError: the rules cannot be read, because another release wrote them.
     """
     try:
         return _decoder.decode(published)
     except msgspec.DecodeError as error:
         raise ConfigurationError(
-            f"the metrics that the worker published cannot be read ({error}): update this library to its release"
+            f"cannot read the rules that the worker published ({error}): update this library to the worker's release"
         ) from None
 
 

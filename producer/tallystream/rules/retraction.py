@@ -1,7 +1,7 @@
-"""Retractions: events that are in the log and shall count as if they had never happened.
+"""Retractions: descriptions of events that are in the topic and must not be counted, as if they had never happened.
 
-A retraction is a description, not a list: what it means depends on the entries alone, so every refold of the log
-comes to the same counts. It reaches back from the moment at which it was made, and touches nothing appended later.
+A retraction describes events and does not list them. Its effect depends only on the entries, so every rebuild of the
+topic gives the same counts. It applies to entries that were appended before it was made, not to later ones.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ _MINUTE_MS = MINUTE * 1000
 
 
 class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which events are taken back: those that agree with everything that is stated.
+    """A description of the events to retract: those that match every attribute that is not `None`.
+
+    Times are whole minutes, because the time of an event without actor and id is stored by the minute.
 
     Attributes:
-        until: By stream, the ID of the last entry that it reaches.
-        metric: Of this metric.
-        subject: Counted for this subject.
-        actor: Done by this actor.
-        id: With this id.
-        begin: That happened at or after this millisecond, a whole minute: plain events are kept by the minute.
-        end: That happened before this millisecond, a whole minute.
+        until: By stream, the ID of the last entry that the retraction applies to.
+        metric: The metric of the events.
+        subject: The subject of the events.
+        actor: The actor of the events.
+        id: The id of the events.
+        begin: The events happened at or after this time, in milliseconds since 1970.
+        end: The events happened before this time, in milliseconds since 1970.
 
     Raises:
-        EventError: nothing is stated, or a time is no whole minute.
+        EventError: every attribute except `until` is `None`, or a time is not a whole minute.
     """
 
     until: dict[str, str]
@@ -47,17 +49,17 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     def __post_init__(self) -> None:
         if (self.metric, self.subject, self.actor, self.id, self.begin, self.end) == (None,) * 6:
-            raise EventError("retract", "say which events: a metric, a subject, an actor, an id, or a time")
+            raise EventError("retract", "name the events by a metric, a subject, an actor, an id, or a time")
         for field, moment in (("from", self.begin), ("to", self.end)):
             if moment is not None and moment % _MINUTE_MS:
-                raise EventError(field, "must be a whole minute: plain events are kept by the minute")
+                raise EventError(field, "must be a whole minute: events without actor and id are stored by the minute")
 
     def reaches(self, stream: str, entry_id: str) -> bool:
-        """Tell whether an entry was appended before the retraction was made."""
+        """Return whether the entry of a stream was appended before the retraction was made."""
         return parse_id(entry_id) <= parse_id(self.until.get(stream, "0-0"))
 
     def without(self, payload: Payload) -> Payload:
-        """Return a payload without what is taken back."""
+        """Return a copy of a payload without the retracted events, with each visit as a single."""
         payload = payload.by_singles()
         return Payload(
             [self.strip(group) for group in payload.groups],
@@ -66,7 +68,7 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         )
 
     def strip(self, group: Group) -> Group:
-        """Return a group without the events that are taken back."""
+        """Return a group without the retracted events; its events have neither actor nor id."""
         if not self._concerns(group.metric, None, group.minute * _MINUTE_MS) or not self._is_plain:
             return group
         if self.subject is None:
@@ -79,7 +81,7 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         )
 
     def takes(self, single: Single) -> bool:
-        """Tell whether an event is taken back."""
+        """Return whether the retraction covers a single event."""
         return (
             self._concerns(single.metric, single.subject, single.at)
             and self.actor in (None, single.actor)
@@ -87,9 +89,10 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         )
 
     def takes_correction(self, correction: Correction) -> bool:
-        """Tell whether a correction goes with its events: a reset of what was never counted would leave less than 0.
+        """Return whether the retraction removes a correction together with the events that it corrects.
 
-        One that took back the events of many actors stays when a single actor's are retracted.
+        If the events go, the correction must go too: otherwise the total would fall below 0. A retraction by actor or
+        id never removes a correction, because the correction may belong to the events of many actors.
         """
         return self._is_plain and self._concerns(correction.metric, correction.subject, correction.at)
 

@@ -1,6 +1,6 @@
-"""Buckets of time: minutes, hours, days and months by the event's own time, and how to cover a range with few.
+"""Buckets of time: finds the minute, hour, day or month of an event, and covers a range with the fewest buckets.
 
-Minutes and hours are UTC; days and months begin at midnight of the configured zone. Nothing here asks a clock.
+Minutes and hours are UTC; days and months begin at midnight in the configured time zone. Nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _FORMATS: Final = {"minute": "%Y-%m-%dT%H:%M", "hour": "%Y-%m-%dT%H", "day": "%Y
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One bucket; `start` and `end` are seconds since 1970, `end` is the first second behind it."""
+    """One bucket of a window.
+
+    Attributes:
+        label: The name of the bucket in keys, such as `2026-05-06T07` for an hour.
+        start: The first second of the bucket, since 1970.
+        end: The first second after the bucket, since 1970.
+    """
 
     label: str
     start: int
@@ -38,7 +44,7 @@ def zone_of(name: str) -> ZoneInfo:
     """Return a time zone by its name, such as `Europe/Vienna`.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        ConfigurationError: there is no time zone of that name.
     """
     try:
         return ZoneInfo(name)
@@ -46,12 +52,12 @@ def zone_of(name: str) -> ZoneInfo:
         raise ConfigurationError(f"zone: {name!r} is not a time zone such as UTC or Europe/Vienna") from None
 
 
-@lru_cache(maxsize=1024)  # asked for each event that stands by itself, of a handful of durations
+@lru_cache(maxsize=1024)  # called for each single event, with a handful of different durations
 def seconds(duration: str) -> int | None:
     """Return a duration such as `90s`, `15m`, `8h` or `400d` in seconds; `None` for `forever`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: `duration` has none of these forms.
     """
     if duration == "forever":
         return None
@@ -63,12 +69,13 @@ def seconds(duration: str) -> int | None:
 
 @lru_cache(maxsize=65536)
 def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
-    """Return the bucket in which a minute lies.
+    """Return the bucket of a window that contains a minute.
 
     Args:
-        window: `minute`, `hour`, `day`, `month`, `forever`, `total`, or aligned days such as `30d`.
+        window: `minute`, `hour`, `day`, `month`, `forever`, `total`, or a number of days such as `30d`, whose buckets
+            follow one another from 1970.
         minute: Whole minutes since 1970.
-        zone: Where days and months begin.
+        zone: The time zone in which days and months begin.
     """
     at = minute * MINUTE
     match window:
@@ -94,14 +101,14 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
 
 
 def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
-    """Return the bucket of a label as `bucket` made it; `None` for what it never makes."""
+    """Return the bucket with a label that `bucket` makes for this window and zone; `None` if it makes no such label."""
     try:
         if window in _FORMATS:
             found = dt.datetime.strptime(label, _FORMATS[window])  # noqa: DTZ007  # the zone is put in below
             if window in ("minute", "hour"):
                 at = found.replace(tzinfo=dt.UTC).timestamp()
             else:
-                # Some days have no midnight where the clocks change; all have a noon.
+                # When clocks change, some days have no midnight; every day has a noon.
                 at = found.replace(hour=12, tzinfo=zone_of(zone)).timestamp()
         elif window in ("forever", "total"):
             at = 0
@@ -114,10 +121,10 @@ def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
 
 
 def cover(start: int, end: int, windows: Sequence[str], zone: str = "UTC") -> Iterator[tuple[str, Bucket]]:
-    """Yield the fewest buckets that cover `start` to `end`, both seconds; each with its window.
+    """Yield the fewest buckets that cover the seconds from `start` to `end`, in order, each with its window.
 
-    `start` is moved down and `end` up to the bounds of the finest window. A coarser bucket is taken wherever it
-    begins right there, and ends within the range at a bound of the finest.
+    First move `start` down and `end` up to the bounds of the finest window. Then use a coarser bucket if it begins at
+    the position reached, and ends within the range at a bound of the finest window.
     """
     finest_first = [window for window in WINDOWS if window in windows]
     at = bucket(finest_first[0], start // MINUTE, zone).start
@@ -129,7 +136,7 @@ def cover(start: int, end: int, windows: Sequence[str], zone: str = "UTC") -> It
     while at < stop:
         for window in reversed(finest_first):
             candidate = bucket(window, at // MINUTE, zone)
-            # Where the clocks change by half an hour, a day may end within an hour: that one is read by the hour.
+            # When clocks change by half an hour, a day may end within an hour. Such a day is covered by hours.
             fits = candidate.start == at and candidate.end <= stop and begins(candidate.end)
             if fits or window == finest_first[0]:
                 yield window, candidate

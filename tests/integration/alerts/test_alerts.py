@@ -395,7 +395,7 @@ def test_workers_notice_and_deliver(server: Server) -> None:
         (Alert("a", "view", above=1, below=0), "either above or below"),
         (Alert("a", "view", window="hour", over="1h", above=1), "one of window, over and rate"),
         (Alert("a", "view", above=1, clear=2), "clear"),
-        (Alert("a", "view", window="month", above=1), "keeps minute, hour, day"),
+        (Alert("a", "view", window="month", above=1), "view has the windows minute, hour, day"),
         (Alert("a", "view", window="hour", below=1), "below"),
         (Alert("a", "like", over="1h", above=1), "windows"),
         (Alert("a", "quiet", over="10m", above=1), "from one hour"),

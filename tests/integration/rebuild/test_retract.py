@@ -151,5 +151,5 @@ def test_the_command(harness):
     with Totals(harness.url) as totals:
         assert totals.get("a:0", "view").value == 23
     assert "no such events" in retract("--actor", "nobody").stdout
-    assert "say which events" in retract(status=2).stderr
+    assert "name the events" in retract(status=2).stderr
     assert "whole minute" in retract("--from", "1700000001", status=2).stderr

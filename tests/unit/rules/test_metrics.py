@@ -1,4 +1,4 @@
-"""Rules: declared once, published, and read by everybody else."""
+"""Rules are checked when they are declared, and a process that reads published rules gets the same rules."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ RULES = Rules({"view": Metric("looked at"), "like": Metric()})
 
 
 def test_what_is_published_is_read():
-    """Producers and readers get the rules that the worker has."""
+    """Reading published rules returns equal rules, so producers and readers have the rules of the worker."""
     assert read(publish(RULES)) == RULES
 
 
 def test_what_nobody_uses_is_not_published():
-    """A release that does not know a rule can read what is published, while the rule is not used."""
+    """Published rules leave out settings at their default, so a release without a setting can read them."""
     assert publish(Rules({"view": Metric()})) == b'{"metric":{"view":{}}}'
     assert publish(Rules({"view": Metric(top=3)})) == b'{"metric":{"view":{"top":3}}}'
 
 
 def test_defaults_never_change():
-    """What is left out means the same to every release: these values are a promise."""
+    """The defaults never change, because a setting that is left out must mean the same to every release."""
     stated = {
         "description": "", "windows": (), "retention": {}, "unique": None, "top": 0, "floor": None, "once": None,
         "limit": None, "per": None, "ids": "day", "seen": "exact", "exact": True, "max_subjects": None,
@@ -34,17 +34,17 @@ def test_defaults_never_change():
 
 
 def test_publishing_is_stable():
-    """The same rules are the same bytes, in whatever order they were declared."""
+    """The same rules are published as the same bytes, in whatever order they were declared."""
     assert publish(Rules({"like": Metric(), "view": Metric("looked at")})) == publish(RULES)
 
 
 def test_a_declared_metric_passes():
-    """A declared metric is not refused."""
+    """A declared metric is accepted."""
     RULES.refuse_undeclared("view")
 
 
 def test_an_undeclared_metric_is_refused():
-    """The refusal names the metric, the declared ones, and where to add it."""
+    """The error for an undeclared metric names it, the declared metrics, and the section and file to add it to."""
     with pytest.raises(EventError) as refused:
         RULES.refuse_undeclared("veiw")
     assert refused.value.field == "metric"
@@ -54,7 +54,7 @@ def test_an_undeclared_metric_is_refused():
 
 @pytest.mark.parametrize("metric", ["\x1b[31m", "m" * 5000, "", "a\nb"])
 def test_a_refusal_repeats_nothing_harmful(metric):
-    """What could not be a metric's name does not get into a message."""
+    """The error for a metric that is not a valid name does not repeat it: the message is short and printable."""
     with pytest.raises(EventError) as refused:
         RULES.refuse_undeclared(metric)
     assert len(str(refused.value)) < 200
@@ -63,20 +63,20 @@ def test_a_refusal_repeats_nothing_harmful(metric):
 
 @pytest.mark.parametrize("name", ["", "View", "a b", "-x", "m" * 65])
 def test_a_metric_that_cannot_be_declared(name):
-    """A name that no event could carry is a mistake in the configuration."""
+    """A metric with a name that no event can have is a configuration error."""
     with pytest.raises(ConfigurationError, match=r"the name must be 1 to 64 of a-z"):
         Rules({name: Metric()})
 
 
 @pytest.mark.parametrize("published", [b"", b"{}", b"[]", b'{"metric":{"view":{"windows":["hour"],"new":1}}}', b"\xff"])
 def test_rules_of_another_release(published):
-    """Rules that this release cannot follow are an error that says what to do, never ignored."""
+    """Published rules that this release cannot read raise an error that says what to do; they are never ignored."""
     with pytest.raises(ConfigurationError, match="update this library"):
         read(published)
 
 
 def refusal(rule: Metric) -> str:
-    """Return what is said of a rule that is declared."""
+    """Return the error message for an invalid rule of the metric `view`, without its prefix."""
     with pytest.raises(ConfigurationError) as refused:
         Rules({"view": rule})
     message = str(refused.value)
@@ -94,31 +94,31 @@ def refusal(rule: Metric) -> str:
         (Metric(top=10_001), ["top: must be 0 (none) to 10,000, not 10,001"]),
         (Metric(max_subjects=0), ["max_subjects: must be 1 to 1,000,000,000"]),
         (Metric(max_subjects=10**9 + 1), ["max_subjects: must be 1 to 1,000,000,000"]),
-        (Metric(spread=True, once="day"), ["spread: does not go with once", "in one partition"]),
-        (Metric(spread=True, limit=5, per="day"), ["spread: does not go with limit", "in one partition"]),
-        (Metric(spread=True, unique="day"), ["spread: does not go with unique", "in one partition"]),
-        (Metric(spread=True, max_subjects=5), ["spread: does not go with max_subjects", "in one partition"]),
-        (Metric(spread=True, exact=False), ["spread: does not go with exact = false", "in one partition"]),
-        (Metric(max_subjects=5, once="day"), ["max_subjects: does not go with once or limit"]),
-        (Metric(max_subjects=5, limit=1, per="day"), ["max_subjects: does not go with once or limit"]),
+        (Metric(spread=True, once="day"), ["spread: cannot be combined with once", "in one partition"]),
+        (Metric(spread=True, limit=5, per="day"), ["spread: cannot be combined with limit", "in one partition"]),
+        (Metric(spread=True, unique="day"), ["spread: cannot be combined with unique", "in one partition"]),
+        (Metric(spread=True, max_subjects=5), ["spread: cannot be combined with max_subjects", "in one partition"]),
+        (Metric(spread=True, exact=False), ["spread: cannot be combined with exact = false", "in one partition"]),
+        (Metric(max_subjects=5, once="day"), ["max_subjects: cannot be combined with once or limit"]),
+        (Metric(max_subjects=5, limit=1, per="day"), ["max_subjects: cannot be combined with once or limit"]),
         (Metric(once="always"), ["once: 'always' is not a duration"]),
         (Metric(once="12h"), ["once: must be", '"forever", "hour", "day"', '"30d"', "'12h'"]),
-        (Metric(once="day", limit=1, per="day"), ["once and limit: only one of them"]),
+        (Metric(once="day", limit=1, per="day"), ["once and limit: declare only one of them"]),
         (Metric(limit=5), ['limit and per go together: limit = 1000, per = "hour"']),
         (Metric(per="hour"), ['limit and per go together: limit = 1000, per = "hour"']),
         (Metric(limit=0, per="hour"), ["limit: must be 1 to 1,000,000,000, not 0"]),
         (Metric(limit=10**9 + 1, per="hour"), ["limit: must be 1 to 1,000,000,000, not 1,000,000,001"]),
         (Metric(limit=5, per="day", windows=("minute", "hour", "day")), ["windows: minute, hour", "per = day"]),
         (Metric(limit=5, per="total", windows=("month",)), ["windows: month", "per = total"]),
-        (Metric(exact=False, windows=("day",)), ["exact = false: goes with top and floor only"]),
-        (Metric(exact=False, unique="day"), ["exact = false: goes with top and floor only"]),
-        (Metric(exact=False, once="day"), ["exact = false: goes with top and floor only"]),
-        (Metric(exact=False, limit=1, per="day"), ["exact = false: goes with top and floor only"]),
-        (Metric(exact=False, max_subjects=5), ["exact = false: goes with top and floor only"]),
+        (Metric(exact=False, windows=("day",)), ["exact = false: use only top and floor with it"]),
+        (Metric(exact=False, unique="day"), ["exact = false: use only top and floor with it"]),
+        (Metric(exact=False, once="day"), ["exact = false: use only top and floor with it"]),
+        (Metric(exact=False, limit=1, per="day"), ["exact = false: use only top and floor with it"]),
+        (Metric(exact=False, max_subjects=5), ["exact = false: use only top and floor with it"]),
     ],
 )
 def test_rules_that_cannot_be(rule, parts):
-    """A rule that contradicts itself is refused by the name of its setting, with what is allowed."""
+    """A rule that contradicts itself or another is rejected: the message names the setting and the allowed values."""
     message = refusal(rule)
     for part in parts:
         assert part in message
@@ -136,7 +136,7 @@ def test_rules_that_cannot_be(rule, parts):
     ],
 )
 def test_rules_at_their_bounds(rule):
-    """What is allowed at most is allowed."""
+    """Rules with the smallest and largest allowed values are accepted."""
     assert Rules({"view": rule}).metric["view"] == rule
 
 
@@ -149,13 +149,13 @@ def test_rules_at_their_bounds(rule):
     ],
 )
 def test_ratios_that_cannot_be(ratio, message):
-    """A ratio of what is not declared, or of nothing, is refused by its name."""
+    """A ratio of an undeclared metric or of no metric is rejected, and the message names the ratio."""
     with pytest.raises(ConfigurationError, match=message):
         Rules({"view": Metric(), "like": Metric()}, {"rate": ratio})
 
 
 def test_a_zone_that_does_not_exist():
-    """A zone that nobody knows is refused when it is declared."""
+    """A time zone that does not exist is rejected when the rules are made."""
     with pytest.raises(ConfigurationError, match="zone: 'Mars/Olympus' is not a time zone"):
         Rules({"view": Metric()}, zone="Mars/Olympus")
 
@@ -174,14 +174,14 @@ PICKY = Rules(
     ("metric", "amount", "actor", "field", "message"),
     [
         ("vote", 1, None, "actor", "is needed: vote counts once per actor"),
-        ("vote", 2, "u1", "amount", "must be 1, -1 or 0: vote holds one vote per actor"),
+        ("vote", 2, "u1", "amount", "must be 1, -1 or 0: vote counts one vote per actor"),
         ("call", 2, None, "amount", "must be 1: call has a limit"),
         ("call", 0, "u1", "amount", "must be 1: call has a limit"),
         ("path", -1, None, "amount", "must not be negative: path is kept in a sketch"),
     ],
 )
 def test_events_that_a_rule_has_no_place_for(metric, amount, actor, field, message):
-    """An event that its rule cannot count is refused by field, with what the rule needs."""
+    """An event that its rule cannot count is rejected with the name of the field and what the rule needs."""
     with pytest.raises(EventError, match=message) as refused:
         PICKY.refuse(metric, amount, actor)
     assert refused.value.field == field
@@ -200,7 +200,7 @@ def test_events_that_a_rule_has_no_place_for(metric, amount, actor, field, messa
     ],
 )
 def test_events_that_a_rule_takes(metric, amount, actor):
-    """Any amount goes to a plain metric, and to another what its rule can count."""
+    """A metric without such rules accepts any amount, and other metrics accept what their rule can count."""
     PICKY.refuse(metric, amount, actor)
 
 
@@ -217,12 +217,12 @@ def test_events_that_a_rule_takes(metric, amount, actor):
     ],
 )
 def test_how_late_events_may_be(rule, late, aside):
-    """A rule that needs memory bounds lateness and sets aside what is later; the others take everything."""
+    """A rule with state by period bounds how late events may be and leaves out later ones; others have no bound."""
     assert (rule.late_seconds, rule.sets_late_aside) == (late, aside)
 
 
 def test_how_long_buckets_are_kept():
-    """Each window has a retention of its own, and the declared one comes first."""
+    """Each window has its own retention in seconds, and a declared retention replaces the default."""
     rule = Metric(retention={"hour": "2d"})
     kept = [rule.retention_seconds(window) for window in ("minute", "hour", "day", "month")]
     assert kept == [7200, 172_800, 34_560_000, None]

@@ -68,8 +68,8 @@ def test_what_was_appended_later_counts():
 
 
 def test_a_retraction_of_everything_is_refused():
-    """Who says nothing about the events is asked which; a time must be a whole minute."""
-    with pytest.raises(EventError, match="say which events"):
+    """A retraction must describe the events by at least one attribute, and its times must be whole minutes."""
+    with pytest.raises(EventError, match="name the events"):
         Retraction(UNTIL)
     with pytest.raises(EventError, match="to: must be a whole minute"):
         Retraction(UNTIL, end=NOW + 1)

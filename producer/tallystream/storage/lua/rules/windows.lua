@@ -1,5 +1,5 @@
--- windows: plans the sums of a metric by window (minute, hour, day, month): one hash for each bucket, with one field for
--- each subject.
+-- windows: plans the sums of a metric by window (minute, hour, day, month): one hash for each bucket, with one field
+-- for each subject.
 local changes = require('tallystream.storage.lua.rules.changes')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
