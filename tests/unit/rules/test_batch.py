@@ -1,4 +1,4 @@
-"""A batch: what events add up to, in the form that the script reads."""
+"""A batch adds events up, and encodes them in the form that the scripts read."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ KEYS = Layout(1).keys[0]
 
 @pytest.fixture
 def places():
-    """The places of the rules of this module."""
+    """Return the resolver of the rules of this module."""
     return BucketResolver(RULES)
 
 
 @pytest.fixture
 def batch():
-    """An empty batch."""
+    """Return an empty batch."""
     return Batch(KEYS, "UTC")
 
 
 @pytest.fixture
 def add(batch, places):
-    """Add one event at noon, or some milliseconds later."""
+    """Return a function that adds one event at noon, or `after` milliseconds later."""
 
     def add(metric, subject="a", amount=1, *, after=0, actor=None, id_=None):
         at = NOON + after
@@ -52,17 +52,17 @@ def add(batch, places):
 
 
 def encoded(batch, ids=(), ledger=None):
-    """Return a batch as the script unpacks it."""
+    """Return a batch in the form in which the script unpacks it."""
     return msgspec.msgpack.decode(batch.encode(list(ids), ledger or {}), strict=False)
 
 
 def expiries(document):
-    """Return until when each key is kept, 0 for ever."""
+    """Return the millisecond until which each key is kept; 0 means forever."""
     return dict(zip(document["expire"][::2], document["expire"][1::2], strict=True))
 
 
 def test_minutes_of_the_same_buckets_are_one_place(places):
-    """All minutes of an hour are the same place of an hourly metric, and all minutes of any time of a plain one."""
+    """An hourly metric has one place for all minutes of an hour, and a metric without windows one for all minutes."""
     assert places("view", 0) is places("view", 59)
     assert places("view", 59) is not places("view", 60)
     assert places("plain", 0) is places("plain", 50_000_000)
@@ -70,7 +70,7 @@ def test_minutes_of_the_same_buckets_are_one_place(places):
 
 
 def test_the_labels_of_a_place(places):
-    """A place is labelled by its limit's bucket first, empty without a limit, then by those of its windows."""
+    """The labels of a place are that of its limit's bucket (`""` without a limit), then those of its windows."""
     minute = NOON // 60_000
     assert places("call", minute).labels == ("2026-03-01T12", "2026-03-01")
     assert places("view", minute).labels == ("", "2026-03-01T12", "2026-03-01")
@@ -78,13 +78,13 @@ def test_the_labels_of_a_place(places):
 
 
 def test_places_follow_the_zone():
-    """A day's label is the zone's."""
+    """The label of a day is the date in the declared time zone."""
     zoned = BucketResolver(Rules({"view": Metric(windows=("day",))}, zone="Pacific/Auckland"))
     assert zoned("view", NOON // 60_000).labels == ("", "2026-03-02")
 
 
 def test_a_place_without_finer_windows(batch, places):
-    """What goes to a day's bucket and coarser ones only leaves the hours alone; `total` leaves all buckets alone."""
+    """A place without windows finer than `day` has no hour bucket, and with `total` it has no bucket at all."""
     whole = places("view", NOON // 60_000)
     day, total = places.without_finer(whole, "day"), places.without_finer(whole, "total")
     assert (day.labels, total.labels) == (("", "", "2026-03-01"), ("", "", ""))
@@ -103,7 +103,7 @@ def test_a_place_without_finer_windows(batch, places):
 
 
 def test_events_of_one_hour_are_sent_once(batch, add):
-    """Where all events lie in the same buckets, the windows refer to the column of the totals."""
+    """If all events are in the same buckets, the windows refer to the column of the totals."""
     add("view", "a")
     add("view", "a", 4)
     add("view", "b", -1, after=60_000)
@@ -113,7 +113,7 @@ def test_events_of_one_hour_are_sent_once(batch, add):
 
 
 def test_events_of_several_hours_are_added_by_bucket(batch, add):
-    """Totals and days add up over hours; each hour has its own column."""
+    """Events of several hours have one column for the totals, one for the day, and one for each hour."""
     add("view", "a")
     add("view", "b", after=HOUR)
     add("view", "a", 2, after=HOUR)
@@ -127,7 +127,7 @@ def test_events_of_several_hours_are_added_by_bucket(batch, add):
 
 
 def test_limited_events_are_counted_by_bucket(batch, add):
-    """Events of a limited metric are no plain sum: the script must see how many were asked for in which bucket."""
+    """Events of a metric with a limit are sent by bucket of the limit, not as plain sums."""
     add("call")
     add("call")
     add("call", after=HOUR)
@@ -141,7 +141,7 @@ def test_limited_events_are_counted_by_bucket(batch, add):
 
 
 def test_votes_go_by_actor_one_by_one(batch, add):
-    """Votes of a subject and period come together, each with actor, amount, time, place and record."""
+    """The votes for a subject in a period are sent together, each with actor, amount, time, labels and record."""
     add("vote", actor="u1")
     add("vote", amount=-1, actor="u2", after=5)
     add("vote", "b", 0, actor="u1")
@@ -155,7 +155,7 @@ def test_votes_go_by_actor_one_by_one(batch, add):
 
 
 def test_ids_go_by_period(batch, add):
-    """Events with an id come by period; the record's field is subject and id, which no subject can forge."""
+    """Events with an id are sent by period, each under subject, line feed and id: no subject can contain a line feed."""
     add("plain", id_="x")
     add("plain", "b", 3, id_="x", after=12 * HOUR)
     document = encoded(batch)
@@ -167,7 +167,7 @@ def test_ids_go_by_period(batch, add):
 
 
 def test_an_id_that_no_rule_looks_at(batch, add):
-    """Without `ids`, and in a sketch, an id changes nothing."""
+    """An id is ignored if its metric has no `ids` or is counted in a sketch."""
     add("untold", id_="x")
     add("untold", id_="x")
     add("path", id_="x")
@@ -178,7 +178,7 @@ def test_an_id_that_no_rule_looks_at(batch, add):
 
 
 def test_actors_are_noted_once(batch, add):
-    """An actor is in a batch once for each subject and bucket; an event without an actor is in none."""
+    """A batch has each actor once for each subject and bucket of uniques; events without an actor add none."""
     add("view", actor="u1")
     add("view", actor="u1")
     add("view")
@@ -191,7 +191,7 @@ def test_actors_are_noted_once(batch, add):
 
 
 def test_until_when_keys_are_kept(batch, add):
-    """Each bucket's keys are kept from its end for as long as declared, and those of ever are kept for ever."""
+    """The keys of a bucket are kept for the declared time after its end; those of `forever` and `total` never expire."""
     add("view", actor="u1")
     add("call")
     add("vote", actor="u1")
@@ -217,7 +217,7 @@ def test_until_when_keys_are_kept(batch, add):
 
 
 def test_what_the_script_is_told_of_a_rule(batch, add):
-    """A rule is described once, by the key prefixes and the numbers that it goes by."""
+    """A batch describes each rule once, with its key prefixes and numbers."""
     add("call")
     add("call", "b")
     add("few")
@@ -231,7 +231,7 @@ def test_what_the_script_is_told_of_a_rule(batch, add):
 
 
 def test_what_else_goes_with_a_batch(batch):
-    """The entries and the moves of the ledger go along; a batch without events is one all the same."""
+    """A batch has the IDs of its entries and the additions to the ledger, even without events."""
     document = encoded(batch, ["1-0", "2-0"], {"appended": 3, "dead": 1})
     assert document["ids"] == ["1-0", "2-0"]
     assert document["ledger"] == ["appended", 3, "dead", 1]
@@ -239,7 +239,7 @@ def test_what_else_goes_with_a_batch(batch):
 
 
 def test_counters_grow_with_the_work(batch, add):
-    """What a batch is bounded by grows with each counter that it touches, and not with events of the same."""
+    """`Batch.counters` grows with each counter that the batch changes, not with more events of the same counter."""
     work = [batch.counters]
     for metric in ("view", "plain", "call", "vote"):
         add(metric, actor="u1" if metric == "vote" else None)
@@ -251,5 +251,5 @@ def test_counters_grow_with_the_work(batch, add):
 
 
 def test_boards_have_a_margin():
-    """A leaderboard keeps at least 20 and half as many again as are shown; none is kept where none is declared."""
+    """A leaderboard keeps 20 subjects more than it shows, or half as many again; without `top` it keeps none."""
     assert [board_length(top) for top in (0, 1, 40, 100, 10_000)] == [0, 21, 60, 150, 15_000]

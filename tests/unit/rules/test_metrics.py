@@ -70,7 +70,7 @@ def test_a_metric_that_cannot_be_declared(name):
 
 @pytest.mark.parametrize("published", [b"", b"{}", b"[]", b'{"metric":{"view":{"windows":["hour"],"new":1}}}', b"\xff"])
 def test_rules_of_another_release(published):
-    """Published rules that this release cannot read raise an error that says what to do; they are never ignored."""
+    """Published rules that this release cannot read raise an error that names the remedy; they are never ignored."""
     with pytest.raises(ConfigurationError, match="update this library"):
         read(published)
 

@@ -1,4 +1,4 @@
-"""Retractions: what they take out of an entry, and what they leave."""
+"""Retractions remove the described events from an entry, and no others."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ EVERYTHING = {("view", "a"): 4, ("view", "b"): -4, ("view", "c"): 3, ("view", "d
     ],
 )
 def test_what_agrees_with_everything_stated_is_gone(of, gone, changed):
-    """Just the events that were described do not count, and the books say how many they are."""
+    """Only the described events are not counted, and the ledger has their number."""
     expected = {key: value for key, value in (EVERYTHING | changed).items() if value is not None}
     assert folded(**of) == (expected, gone)
 
 
 def test_what_was_appended_later_counts():
-    """A retraction does not reach entries behind the moment at which it was made."""
+    """A retraction does not apply to entries that were appended after it was made."""
     assert folded("2000000000000-1", subject="a") == (EVERYTHING, 0)
     assert folded("2000000000000-0", subject="a")[1] == 4
 

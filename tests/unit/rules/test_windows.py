@@ -1,4 +1,4 @@
-"""Buckets of time: where they begin and end, and how few of them cover a range."""
+"""Buckets begin and end at the right times in every zone, and the fewest of them cover a range."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def at(text: str) -> int:
     ],
 )
 def test_labels(window, label, start, end):
-    """A bucket is named by its own time, and ends where the next one begins."""
+    """The label of a bucket is the time at which it begins, and it ends when the next one begins."""
     found = bucket(window, at("2026-02-28T23:59:59") // 60)
     assert (found.label, found.start, found.end) == (label, at(start), at(end))
 
 
 @pytest.mark.parametrize("window", ["forever", "total"])
 def test_the_bucket_of_everything(window):
-    """`forever` and `total` are one bucket, whatever the time."""
+    """`forever` and `total` have one bucket for all times."""
     assert bucket(window, 0) == bucket(window, 50_000_000)
     assert bucket(window, 0).label == window
 
@@ -61,7 +61,7 @@ def test_the_bucket_of_everything(window):
     ],
 )
 def test_days_of_a_zone(day, hours, start, end):
-    """A day in Vienna has 23 hours when summer time begins and 25 when it ends, and all of them are in it."""
+    """The bucket of a day in Vienna has 23 hours when summer time begins, and 25 when it ends."""
     first, last = at(start), at(end) - 1
     for moment in (first, last, (first + last) // 2):
         found = bucket("day", moment // 60, "Europe/Vienna")
@@ -70,7 +70,7 @@ def test_days_of_a_zone(day, hours, start, end):
 
 
 def test_months_of_a_zone():
-    """A month begins at the zone's midnight, and takes an hour less where summer time begins in it."""
+    """The bucket of a month begins at midnight of the zone, and is an hour shorter if summer time begins in it."""
     found = bucket("month", at("2026-03-01T00:30") // 60, "Europe/Vienna")
     assert (found.label, found.start, found.end) == ("2026-03", at("2026-02-28T23:00"), at("2026-03-31T22:00"))
     assert found.end - found.start == 31 * DAY - HOUR
@@ -78,7 +78,7 @@ def test_months_of_a_zone():
 
 @given(moment=moments)
 def test_aligned_days(moment):
-    """30d buckets are counted from 1970, one behind the other, in every zone."""
+    """Buckets of 30d follow one another from 1970, the same in every zone."""
     found = bucket("30d", moment // 60, "Europe/Vienna")
     number = moment // (30 * DAY)
     assert (found.label, found.start, found.end) == (f"30d-{number}", number * 30 * DAY, (number + 1) * 30 * DAY)
@@ -86,7 +86,7 @@ def test_aligned_days(moment):
 
 @given(window=st.sampled_from(WINDOWS), moment=moments, zone=st.sampled_from(ZONES))
 def test_buckets_tile_time(window, moment, zone):
-    """Each moment lies in one bucket; its neighbours begin where it ends, and have labels of their own."""
+    """Each moment is in one bucket of a window; the next bucket begins when it ends, and has a larger label."""
     found = bucket(window, moment // 60, zone)
     assert found.start <= moment < found.end
     assert bucket(window, (found.end - 1) // 60, zone) == found
@@ -104,7 +104,7 @@ def test_buckets_tile_time(window, moment, zone):
     zone=st.sampled_from(ZONES),
 )
 def test_cover(start, length, windows, zone):
-    """A range is covered by adjacent buckets, none reaches out but to the finest's bounds, and each is the largest."""
+    """Adjacent buckets cover a range up to the bounds of the finest window, and each is the largest that fits."""
     length = min(length, 2 * DAY) if "minute" in windows else length
     end = start + length
     covering = list(cover(start, end, windows, zone))
@@ -125,7 +125,7 @@ def test_cover(start, length, windows, zone):
 
 @given(start=st.integers(0, 10_000), hours=st.integers(1, 100))
 def test_a_cover_has_the_fewest_buckets(start, hours):
-    """No choice of hours and days covers a range with fewer buckets."""
+    """`cover` returns the fewest hours and days that cover a range."""
     fewest = {start: 0}
     for hour in range(start + 1, start + hours + 1):
         fewest[hour] = fewest[hour - 1] + 1
@@ -136,7 +136,7 @@ def test_a_cover_has_the_fewest_buckets(start, hours):
 
 
 def test_a_day_that_ends_within_an_hour():
-    """Where the clocks go back by half an hour, nothing is covered twice: that day is read by the hour."""
+    """If a day ends within an hour because the clocks go back by half an hour, hours cover it, and none of it twice."""
     end = at("2026-04-08T00:00")
     covering = [each for _, each in cover(end - 7 * DAY, end, ["hour", "day"], "Australia/Lord_Howe")]
     assert all(before.end == after.start for before, after in pairwise(covering))
@@ -144,7 +144,7 @@ def test_a_day_that_ends_within_an_hour():
 
 
 def test_a_week_takes_few_buckets():
-    """The last seven days that end in the middle of a day are six days and 24 hours."""
+    """Seven days that end in the middle of a day are covered by six days and 24 hours."""
     end = at("2026-03-10T15:00")
     covering = list(cover(end - 7 * DAY, end, ["hour", "day", "month"]))
     assert [window for window, _ in covering] == ["hour"] * 9 + ["day"] * 6 + ["hour"] * 15
@@ -155,27 +155,27 @@ def test_a_week_takes_few_buckets():
     [("90s", 90), ("15m", 900), ("8h", 28_800), ("400d", 400 * DAY), ("forever", None)],
 )
 def test_durations(duration, expected):
-    """A duration is a whole number and its unit."""
+    """A duration is a whole number and a unit, or `forever`; `seconds` returns its length."""
     assert seconds(duration) == expected
 
 
 @pytest.mark.parametrize("duration", ["", "d", "0d", "-1d", "1", "1w", "1.5h", " 1h", "1h\n", "99999999s", "\u0661d"])
 def test_what_is_no_duration(duration):
-    """The refusal repeats what was given and shows how to write one."""
+    """The error for an invalid duration shows the valid forms."""
     with pytest.raises(ValueError, match="is not a duration: write 90s, 15m, 8h, 400d or forever"):
         seconds(duration)
 
 
 @pytest.mark.parametrize("zone", ["", "Wien", "../etc/passwd", "/etc/localtime", "Europe", "a\0b"])
 def test_what_is_no_zone(zone):
-    """A zone that does not exist, or would be a path, is a mistake in the configuration."""
+    """The name of a time zone that does not exist, or that would be a path, is a configuration error."""
     with pytest.raises(ConfigurationError, match="is not a time zone such as UTC or Europe/Vienna"):
         zone_of(zone)
 
 
 @given(second=moments, zone=st.sampled_from(ZONES), window=st.sampled_from([*WINDOWS, "forever", "30d", "6h"]))
 def test_a_label_names_its_bucket(second, zone, window):
-    """From its label comes back the bucket, in every zone; from anything else nothing."""
+    """`labelled` returns the bucket of a label in every zone, and `None` for a text that is no label."""
     found = bucket(window, second // 60, zone)
     assert labelled(window, found.label, zone) == found
     assert labelled(window, f"{found.label}x", zone) is None
