@@ -1,1 +1,1 @@
-"""What an entry of a stream holds, and how events are packed into it."""
+"""The format of stream entries: events, how they are packed into an entry, and how an entry is read."""

@@ -1,26 +1,27 @@
-"""The wire: what a stream entry says, and the only module that knows it.
+"""The wire format: encodes and decodes the entries of a stream. No other module depends on the format of `b`.
 
 A packed entry, version 1, as `append.lua` writes it:
 
     v 1   p <producer id>   q <sequence>   n <events>   b <msgpack>
 
-and as `decide.lua` writes it, `d` in place of `p` and `q`: `d <generation>`, in whose counters its effect is already.
+An entry of `decide.lua` has `d` instead of `p` and `q`: `d <generation>`, the generation that has already counted it.
 
     b = [groups, singles, corrections, visits]
-    group  = [metric, minute, ones, counts, sums]     events that only their sum matters of
+    group  = [metric, minute, ones, counts, sums]     events without actor and id, of which only the sum matters
                ones    [subject, ...]                 one event of amount 1 each
                counts  {subject: events}              several events of amount 1
                sums    {subject: [amount, events]}    the rest
-    single = [metric, subject, amount, at, actor, id] an event that must be looked at by itself
-    correction = [metric, subject, amount, at, finest]  what an operator takes back, past the metric's rules
+    single = [metric, subject, amount, at, actor, id] an event that is counted separately
+    correction = [metric, subject, amount, at, finest]  an amount that an operator adds, without the metric's rules
     visits = [metric, minute, subjects, actors, moments]  singles of amount 1 with an actor and no id, in columns
 
-`minute` is whole minutes since 1970, the finest grain that any rule of a plain count asks for; `at` of a single
-is milliseconds, and a moment is milliseconds into the minute. Three shapes for a group, and columns for visits,
-because each folds at the speed of C or close to it. A release that does not know visits parks their entry, because
-`n` states more events than it sees.
+`minute` is whole minutes since 1970: no rule needs the time of a group's events more exactly. `at` of a single is
+milliseconds since 1970, and a moment is milliseconds since the beginning of the minute. A group has three forms, and
+visits have columns, because each of them folds at the speed of C or close to it. A release that does not support visits
+dead-letters their entry, because `n` states more events than it finds.
 
-What was copied from an earlier log says so, `p copy`, and in `q` the millisecond at which that log took it.
+A repartition marks each entry that it copies from an earlier topic with `p copy`, and `q` is the millisecond at which
+that topic received the original.
 
 A plain entry, from any Redis client, is one event in text:
 
@@ -43,11 +44,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 VERSION: Final = b"1"
+"""The wire version that this release writes and reads: the field `v`."""
+
 COPIED: Final = b"copy"
-"""The producer of what was copied from an earlier log; no other has this name."""
+"""The producer ID in an entry that was copied from an earlier topic; no producer has this ID."""
 
 MAX_EVENTS: Final = 1_000_000
-"""The most events that one entry may state: a bound on what a forged entry can claim."""
+"""The most events that one entry may state: it limits the number that a forged entry can claim."""
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_EVENTS)]
 Amount = Annotated[int, msgspec.Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
@@ -61,7 +64,15 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
 
 
 class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """Events of one metric in one minute, of which only the sums per subject matter."""
+    """Events of one metric in one minute without actor and id, summed by subject.
+
+    Attributes:
+        metric: The metric.
+        minute: Whole minutes since 1970.
+        ones: The subjects with one event of amount 1.
+        counts: By subject, the number of its events of amount 1, if there are several.
+        sums: By subject, the sum of the amounts and the number of the other events.
+    """
 
     metric: str
     minute: Minute
@@ -71,12 +82,21 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     @property
     def events(self) -> int:
-        """How many events the group stands for."""
+        """The number of events in the group."""
         return len(self.ones) + sum(self.counts.values()) + sum(n for _, n in self.sums.values())
 
 
 class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An event that must be looked at by itself: it has an actor or an id, or its amount is very large."""
+    """An event that is stored separately, because it has an actor or an id, or its amount is very large.
+
+    Attributes:
+        metric: The metric.
+        subject: The subject.
+        amount: The amount.
+        at: The time of the event, in milliseconds since 1970.
+        actor: The actor, if it has one.
+        id: The id, if it has one.
+    """
 
     metric: str
     subject: str
@@ -87,9 +107,14 @@ class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An amount that goes to the totals past the metric's rules: how a reset or a retraction is written.
+    """An amount that is added to counters without the metric's rules, by a reset or a retraction of an operator.
 
-    `finest` is the finest window whose bucket it goes to, `total` for none; `None` for the buckets of every window.
+    Attributes:
+        metric: The metric.
+        subject: The subject.
+        amount: The amount to add.
+        at: The time whose buckets it is added to, in milliseconds since 1970.
+        finest: The finest window that it is added to; `total` for no window, `None` for every window.
     """
 
     metric: str
@@ -102,7 +127,14 @@ class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
 class ActorColumns(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Events of one metric in one minute, each of amount 1, with an actor and without an id: one in each row.
 
-    Says what as many singles would say, in columns that are read and summed at once.
+    It means the same as the list of singles, but columns are faster to read and to sum.
+
+    Attributes:
+        metric: The metric.
+        minute: Whole minutes since 1970.
+        subjects: The subject of each event.
+        actors: The actor of each event.
+        moments: The time of each event, in milliseconds since the beginning of the minute.
     """
 
     metric: str
@@ -112,14 +144,21 @@ class ActorColumns(msgspec.Struct, array_like=True, gc=False, frozen=True):
     moments: list[Annotated[int, msgspec.Meta(ge=0, lt=MINUTE * 1000)]]
 
     def singles(self) -> Iterator[Single]:
-        """Yield each event by itself."""
+        """Yield each event as a `Single`."""
         begin = self.minute * MINUTE * 1000
         for subject, actor, moment in zip(self.subjects, self.actors, self.moments, strict=True):
             yield Single(self.metric, subject, 1, begin + moment, actor, None)
 
 
 class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """What one entry holds."""
+    """The content of one entry.
+
+    Attributes:
+        groups: Events that are summed by metric, minute and subject.
+        singles: Events that are stored separately.
+        corrections: Amounts that an operator adds.
+        visits: Events with an actor, in columns.
+    """
 
     groups: list[Group]
     singles: list[Single]
@@ -128,13 +167,13 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     @property
     def events(self) -> int:
-        """How many events the entry stands for."""
+        """The number of events in the entry; each correction is one."""
         columns = sum(len(visits.subjects) for visits in self.visits)
         return sum(group.events for group in self.groups) + len(self.singles) + len(self.corrections) + columns
 
     @property
     def by_metric(self) -> Counter[str]:
-        """The same for each metric."""
+        """The number of events in the entry, by metric; each correction is one."""
         events = Counter(single.metric for single in self.singles)
         events.update(correction.metric for correction in self.corrections)
         for group in self.groups:
@@ -144,7 +183,7 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
         return events
 
     def by_singles(self) -> Payload:
-        """Return the same with each visit as a single."""
+        """Return a payload of the same events with each visit as a single."""
         if not self.visits:
             return self
         spelled = [single for visits in self.visits for single in visits.singles()]
@@ -161,31 +200,32 @@ def encode(payload: Payload) -> bytes:
 
 
 def decode_packed(body: bytes) -> Payload:
-    """Return what `encode` made the msgpack form of, with each visit as a single."""
+    """Return the payload of a msgpack form that `encode` made, with each visit as a single."""
     return _decode(body).by_singles()
 
 
 def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
-    """Read one entry, packed or plain, with each visit as a single; see `decode_columns`."""
+    """Return the payload of one entry, packed or plain, with each visit as a single; see `decode_columns`."""
     return decode_columns(fields, received).by_singles()
 
 
 def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
-    """Read one entry, packed or plain, as it was packed.
+    """Return the payload of one entry, packed or plain; visits stay in columns.
 
     Args:
-        fields: The entry's fields as Redis holds them.
-        received: The millisecond part of the entry's stream ID: the time of a plain event that states none.
+        fields: The fields of the entry, as Redis returns them.
+        received: The millisecond at which the server received the entry: the time of a plain event that states none.
 
     Raises:
-        UnknownVersion: a version that this release does not know.
-        CodecError: anything else that is not an entry of ours.
+        UnknownVersion: the entry has a wire version that this release does not read.
+        CodecError: the entry is not valid for another reason.
+        EventError: a plain entry has a field with a value that is not allowed.
     """
     version = fields.get(b"v")
     if version is None:
         return Payload([], [_plain(fields, received)])
     if version != VERSION:
-        raise UnknownVersion(f"wire version {version[:16]!r} is not known to this release, which reads 1")
+        raise UnknownVersion(f"wire version {version[:16]!r} is unknown: this release reads version 1")
     try:
         payload = _decode(fields[b"b"])
     except KeyError:
@@ -195,16 +235,18 @@ def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
         raise CodecError(f"field b: {error}") from None
     for each in payload.visits:
         if not len(each.subjects) == len(each.actors) == len(each.moments):
-            raise CodecError("field b: columns of visits are not of one length")
+            raise CodecError("field b: the columns of visits differ in length")
     if stated_events(fields) != payload.events:
-        raise CodecError(f"field n does not state the {payload.events} events that field b holds")
+        raise CodecError(f"field n does not equal the {payload.events} events in field b")
     return payload
 
 
 def split(payload: Payload, home: Callable[[str, str, bool], int]) -> dict[int, Payload]:
-    """Return a payload in parts, with each visit as a single.
+    """Return the parts of a payload by partition number, with each visit as a single.
 
-    `home` says where events go: by metric, subject, and whether they have an id.
+    Args:
+        payload: The payload to split.
+        home: Returns the number of the partition for a metric, a subject, and whether the event has an id.
     """
     payload = payload.by_singles()
     parts: dict[int, Payload] = {}
@@ -237,28 +279,28 @@ def split(payload: Payload, home: Callable[[str, str, bool], int]) -> dict[int, 
 
 
 def stated_events(fields: Mapping[bytes, bytes]) -> int:
-    """Return how many events an entry says it holds: field `n`, or 1 where that is missing or unreadable."""
+    """Return the number of events that an entry states in field `n`; 1 if it is missing or not 1 to `MAX_EVENTS`."""
     stated = fields.get(b"n", b"")
     return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
 
 
 def received_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
-    """Return the millisecond at which the server took an entry: its ID's, or what a copy says of the original."""
+    """Return the millisecond at which the server received an entry, by its ID; of a copy, that of the original."""
     if fields.get(b"p") == COPIED and (taken := fields.get(b"q", b"")).isdigit():
         return int(taken)
     return int(entry_id.partition("-")[0])
 
 
 def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:
-    """Tell whether `decide.lua` wrote the entry, and so has already counted it in a generation (`None`: in any)."""
+    """Return whether `decide.lua` wrote the entry and so has already counted it in `generation` (`None`: in any)."""
     decided = fields.get(b"d", b"")
     if b"v" not in fields or not decided.isdigit():
-        return False  # any client may call a field so
+        return False  # a plain entry of another client may have a field of this name
     return generation is None or decided == b"%d" % generation
 
 
 def was_sequenced(fields: Mapping[bytes, bytes]) -> bool:
-    """Tell whether `append.lua` wrote the entry, and so has already put it into the ledger as appended."""
+    """Return whether a script (`append.lua` or `decide.lua`) wrote the entry and so has added it to the ledger."""
     return (b"p" in fields and fields.get(b"q", b"").isdigit()) or was_decided(fields)
 
 
@@ -277,7 +319,7 @@ def _plain(fields: Mapping[bytes, bytes], received: int) -> Single:
     at = text.get("at")
     if at is not None and _DECIMAL.fullmatch(at) is None:
         raise CodecError("field at must be seconds since 1970, such as 1763900000.5")
-    event = Event(  # an EventError is a ValueError of ours with a better message: it goes up as it is
+    event = Event(  # the message of its EventError is better than that of a CodecError, so it is not converted
         text["metric"],
         text["subject"],
         int(amount),

@@ -1,4 +1,4 @@
-"""An event: one thing that happened, valid from the moment it exists."""
+"""The event: one thing that happened. It is checked when it is made, so every `Event` is valid."""
 
 from __future__ import annotations
 
@@ -11,40 +11,47 @@ import msgspec
 from tallystream.errors import EventError
 
 MAX_AMOUNT: Final = 2**53 - 1
-"""The largest amount and the largest total: what a double, and so Lua, holds exactly."""
+"""The largest amount and the largest total: a double, and so Lua, can represent all whole numbers up to it exactly."""
 
 MAX_SUBJECT_BYTES: Final = 1024
+"""The most bytes of UTF-8 in a subject."""
+
 MAX_ACTOR_BYTES: Final = 256
+"""The most bytes of UTF-8 in an actor."""
+
 MAX_ID_BYTES: Final = 256
+"""The most bytes of UTF-8 in an id."""
+
 MAX_AT: Final = 253_402_300_800
-"""Seconds since 1970 at which the year 10000 begins."""
+"""The beginning of the year 10000, in seconds since 1970."""
 
 MAX_AHEAD: Final = 3600
-"""How many seconds an event's time may lie ahead of the clock that judges it."""
+"""The most seconds by which the time of an event may be ahead of the clock that it is compared with."""
 
 METRIC: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+"""The names that a metric or an alert may have."""
 
 # Control characters, line and paragraph separators, bidirectional overrides, lone surrogates:
-# what can break a log line, a terminal, a label or a page without being seen.
+# characters that are invisible and can break a log line, a terminal, a label or a page.
 _FORBIDDEN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]",
 )
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):
-    """One thing that happened; constructing it checks it, so an `Event` is always a valid one.
+    """One thing that happened. The constructor checks every field, so an `Event` is always valid.
 
     Args:
-        metric: What is counted, for example `view`: 1 to 64 of `a-z 0-9 _ . -`.
-        subject: What it is counted for, for example `article:1`: 1 to 1,024 bytes of UTF-8 without
-            control characters. Kept in Unicode normal form C, so that two spellings of `é` are one subject.
+        metric: The kind of event, for example `view`: 1 to 64 of `a-z 0-9 _ . -`, starting with a letter or digit.
+        subject: The thing that it is counted for, for example `article:1`: 1 to 1,024 bytes of UTF-8 without
+            control characters. Stored in Unicode normal form C, so that two spellings of `é` are one subject.
         amount: How much to add: a whole number within +-(2^53 - 1).
-        actor: Who did it: 1 to 256 bytes, same alphabet as `subject`.
-        at: When it happened, in seconds since 1970 (UTC); `None` means the moment it is emitted.
-        id: The event's own name, for metrics that count each once: 1 to 256 bytes.
+        actor: Who did it: 1 to 256 bytes, with the same characters as `subject`.
+        at: When it happened, in seconds since 1970 (UTC); `None` means the moment at which it is emitted.
+        id: An ID of the event, for metrics that count each ID once: 1 to 256 bytes, with the same characters.
 
     Raises:
-        EventError: names the field and the limit.
+        EventError: a field has a value that is not allowed; the error names the field and the limit.
     """
 
     metric: str
@@ -72,13 +79,13 @@ def _normalise(event: Event, field: str, value: str) -> None:
 
 
 def check_metric(metric: object) -> None:
-    """Refuse a metric name that could not be declared."""
+    """Raise `EventError` if `metric` is not a valid name of a metric (`METRIC`)."""
     if not isinstance(metric, str) or METRIC.fullmatch(metric) is None:
         raise EventError("metric", "must be 1 to 64 of a-z, 0-9, '_', '.', '-', starting with a letter or digit")
 
 
 def check_amount(amount: object) -> None:
-    """Refuse anything but a whole number within +-(2^53 - 1); `True` and `1.0` are not whole numbers."""
+    """Raise `EventError` unless `amount` is a whole number (`int`, not `True` or `1.0`) within +-(2^53 - 1)."""
     if type(amount) is not int:
         raise EventError("amount", f"must be a whole number, not {type(amount).__name__}")
     if not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
@@ -86,12 +93,15 @@ def check_amount(amount: object) -> None:
 
 
 def check_text(field: str, text: object, limit: int) -> str:
-    """Return `text` in normal form C, or refuse it.
+    """Return `text` in Unicode normal form C.
 
     Args:
-        field: The field's name, for the message.
-        text: What was given.
-        limit: The most bytes of UTF-8 that it may have once normalised.
+        field: The name of the field, for the error.
+        text: The value of the field.
+        limit: The most bytes of UTF-8 that the result may have.
+
+    Raises:
+        EventError: `text` is not a `str`, is empty or too long, or contains a character that is not allowed.
     """
     if not isinstance(text, str):
         raise EventError(field, f"must be text, not {type(text).__name__}")
@@ -112,10 +122,15 @@ def check_text(field: str, text: object, limit: int) -> str:
 
 
 def check_at(at: object, now: float | None = None) -> None:
-    """Refuse a time that is not a number of seconds from 1970 to 9999, or (given `now`) lies too far ahead."""
+    """Raise `EventError` if a time is not valid.
+
+    Args:
+        at: The time; it must be a number of seconds since 1970, before the year 10000.
+        now: The time to compare with: `at` may be at most `MAX_AHEAD` seconds later. `None` skips this check.
+    """
     if type(at) not in (int, float) or at != at:  # noqa: PLR0124  # NaN; math.isnan fails on a very large int
         raise EventError("at", "must be a number of seconds since 1970 (UTC)")
-    if not 0 <= at < MAX_AT:  # type: ignore[operator]  # a number by now
+    if not 0 <= at < MAX_AT:  # type: ignore[operator]  # `at` is a number here
         raise EventError("at", "must lie between the years 1970 and 9999")
     if now is not None and at > now + MAX_AHEAD:  # type: ignore[operator]
         raise EventError("at", f"must not lie more than {MAX_AHEAD:,} seconds in the future")

@@ -1,4 +1,4 @@
-"""Gathers events until they are sealed into one entry: what repeats is summed, what stands alone is put in columns."""
+"""Gathers events for one entry: sums events without actor and id by subject, and puts visits into columns."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Columns: TypeAlias = tuple[list[str], list[str], list[int]]
-"""Subjects, actors and moments of visits."""
+"""The subjects, actors and moments of visits: see `tallystream.wire.codec.ActorColumns`."""
 
-# An amount this large goes by itself: so a sum of up to a million others stays far from 64 bits.
+# An event with an amount this large becomes a single, so a sum of up to a million events stays far below 64 bits.
 _LARGE: Final = 2**40
 
 
 class EntryBuilder:
-    """Gathers events of one partition until they are sealed into one entry.
+    """Gathers events of one partition, and encodes them as one entry.
 
-    `events` is how many it holds and `size` about how many bytes they will take.
+    Attributes:
+        events: The number of events gathered.
+        size: An estimate of the bytes that they will need.
+        units: By metric and minute, and by subject, the number of events of amount 1.
+        sums: By metric and minute, and by subject, the sum of other amounts and the number of their events.
+        singles: Events with an id, with an actor and another amount than 1, or with a very large amount.
+        visits: By metric and minute, the columns of events of amount 1 with an actor and without an id.
     """
 
     __slots__ = ("events", "singles", "size", "sums", "units", "visits")
@@ -34,7 +40,16 @@ class EntryBuilder:
         self.visits: dict[tuple[str, int], Columns] = {}
 
     def add(self, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None) -> int:
-        """Take one valid event that happened at `at` seconds; return the bytes by which `size` grew."""
+        """Add one valid event, and return the bytes by which `size` grew.
+
+        Args:
+            metric: Its metric.
+            subject: Its subject.
+            amount: Its amount.
+            at: Its time, in seconds since 1970.
+            actor: Its actor, if it has one.
+            id_: Its id, if it has one.
+        """
         self.events += 1
         if actor is not None and amount == 1 and id_ is None:
             minute, moment = divmod(int(at * 1000), MINUTE * 1000)
@@ -66,7 +81,10 @@ class EntryBuilder:
         return grown
 
     def columns(self, metric: str, minute: int) -> Columns:
-        """Return the columns of visits in a minute; whoever appends to them adds to `events` and `size` as well."""
+        """Return the columns of visits of a metric in a minute, empty ones if there were none.
+
+        The caller may append to them, and must then also add to `events` and `size`.
+        """
         key = (metric, minute)
         found = self.visits.get(key)
         if found is None:
@@ -74,7 +92,16 @@ class EntryBuilder:
         return found
 
     def add_sum(self, metric: str, subject: str, minute: int, amount: int, events: int, *, unit: bool) -> None:
-        """Take the sum of several valid events of one minute; `unit` says that each has the amount 1."""
+        """Add the sum of several valid events of one metric, subject and minute, without actor and id.
+
+        Args:
+            metric: Their metric.
+            subject: Their subject.
+            minute: Their time, in whole minutes since 1970.
+            amount: The sum of their amounts.
+            events: Their number.
+            unit: Whether each of them has the amount 1.
+        """
         self.events += events
         self.size += len(subject) + 10
         if unit:
@@ -86,7 +113,14 @@ class EntryBuilder:
             sums[subject] = (amount_so_far + amount, events_so_far + events)
 
     def add_units(self, metric: str, minute: int, subjects: Sequence[str], events: Sequence[int]) -> None:
-        """Take numbers of valid events of amount 1 of one minute, by subject."""
+        """Add valid events of amount 1, without actor and id, of one metric and minute.
+
+        Args:
+            metric: Their metric.
+            minute: Their time, in whole minutes since 1970.
+            subjects: The subjects.
+            events: The number of events of each subject.
+        """
         n = sum(events)
         self.events += n
         self.size += sum(map(len, subjects)) + 3 * n
@@ -95,12 +129,12 @@ class EntryBuilder:
             units.update(zip(subjects, events, strict=True))
             if len(units) == len(subjects):
                 return
-            units.clear()  # some came twice: they were written in two ways
+            units.clear()  # a subject is repeated, because it was spelled in two ways before it was normalised
         for subject, more in zip(subjects, events, strict=True):
             units[subject] = units.get(subject, 0) + more
 
     def build(self) -> bytes:
-        """Return the msgpack form of everything gathered."""
+        """Return the msgpack form of the events: the field `b` of an entry."""
         groups = []
         for key in self.units.keys() | self.sums.keys():
             units = self.units.get(key, {})

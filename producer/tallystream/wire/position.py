@@ -1,4 +1,4 @@
-"""How far counting has come in a partition: what `as_of`, `lag` and read-your-writes rest on."""
+"""Reads how far a partition has been counted: the source of `as_of` and `lag`, and of read-your-own-writes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 Command = tuple[Any, ...]
+"""A Redis command: its name, then its arguments."""
 
 
 class CountingPosition(msgspec.Struct, frozen=True):
-    """Where a partition's counting stands.
+    """How far one partition has been counted.
 
     Attributes:
-        as_of: Stream ID up to which every entry is counted, `0-0` before the first.
-        pending: Entries delivered to a worker and not acknowledged.
-        lag: Entries not counted yet, pending ones included; `None` where the server cannot tell.
+        as_of: The stream ID up to which every entry is counted, `0-0` before the first.
+        pending: The number of entries that were delivered to a worker and not acknowledged.
+        lag: The number of entries not counted yet, pending ones included; `None` if the server does not report it.
     """
 
     as_of: str
@@ -31,15 +32,25 @@ class CountingPosition(msgspec.Struct, frozen=True):
 
 
 def position_commands(keys: PartitionKeys) -> list[Command]:
-    """Return the commands whose replies `parse_position` reads.
+    """Return the commands for the counting position of a partition; `parse_position` reads their replies.
 
-    Values that are read after these commands are complete up to the position found, or further.
+    A value that is read after these commands contains every entry up to the position, and perhaps later ones.
     """
     return [("XINFO GROUPS", keys.stream), ("XPENDING", keys.stream, keys.group)]
 
 
 def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
-    """Read the replies to `position_commands` for that group; a stream or group that does not exist yet is at `0-0`."""
+    """Return the counting position of a partition.
+
+    If the stream or the group does not exist yet, the position is `0-0`.
+
+    Args:
+        replies: The two replies to `position_commands`, in order.
+        group_name: The consumer group that counts the generation.
+
+    Raises:
+        redis.ResponseError: the server replied with another error.
+    """
     groups, pending_summary = replies
     if isinstance(groups, ResponseError):
         if is_stream_or_group_missing(groups):
@@ -47,13 +58,13 @@ def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
         raise groups
     group = next((group for group in groups if group["name"] == group_name.encode()), None)
     if group is None:
-        return CountingPosition("0-0", 0, None)  # a stream whose entries nobody counts: XPENDING says NOGROUP
+        return CountingPosition("0-0", 0, None)  # no worker has created the group yet: XPENDING replied NOGROUP
     if isinstance(pending_summary, ResponseError):
         raise pending_summary
     delivered = parse_id(group["last-delivered-id"].decode())
     pending = int(pending_summary["pending"])
     if pending_summary["min"] is not None:
-        # The two replies are of two moments: the lower of both is true of each.
+        # The two replies are from two moments: everything up to the lower ID was counted at both.
         delivered = min(delivered, before(parse_id(pending_summary["min"].decode())))
     lag = None if group["lag"] is None else int(group["lag"]) + pending
     return CountingPosition(f"{delivered[0]}-{delivered[1]}", pending, lag)

@@ -59,5 +59,5 @@ def test_a_query_is_not_gone_on_with_before_its_time() -> None:
 @pytest.mark.parametrize("after", ["", "x", "1-2-3", "-1", "1-", "\u0661-\u0662"])
 def test_a_wish_that_is_no_stream_id_is_refused(after: str) -> None:
     """What is not a stream ID is refused by name, with the form that is wanted."""
-    with pytest.raises(EventError, match="after: a stream ID is of the form 1763900000000-0"):
+    with pytest.raises(EventError, match="after: a stream ID must have the form 1763900000000-0"):
         ReadBarrier(after, 1)

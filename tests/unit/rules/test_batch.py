@@ -155,7 +155,7 @@ def test_votes_go_by_actor_one_by_one(batch, add):
 
 
 def test_ids_go_by_period(batch, add):
-    """Events with an id are sent by period, each under subject, line feed and id: no subject can contain a line feed."""
+    """Events with an id are sent by period, each under subject, line feed and id: no subject contains a line feed."""
     add("plain", id_="x")
     add("plain", "b", 3, id_="x", after=12 * HOUR)
     document = encoded(batch)
@@ -191,7 +191,7 @@ def test_actors_are_noted_once(batch, add):
 
 
 def test_until_when_keys_are_kept(batch, add):
-    """The keys of a bucket are kept for the declared time after its end; those of `forever` and `total` never expire."""
+    """Keys of a bucket are kept for the declared time after its end; those of `forever` and `total` never expire."""
     add("view", actor="u1")
     add("call")
     add("vote", actor="u1")

@@ -1,4 +1,4 @@
-"""The wire: what is packed comes out again, and nothing that comes in can break the reader."""
+"""The codec decodes every entry that it encodes, and rejects every invalid entry with an error of tallystream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ events = st.tuples(
 
 
 def packed(payload: bytes, n: object = 1) -> dict[bytes, bytes]:
-    """Return the fields of an entry as Redis would hand them out."""
+    """Return the fields of a packed entry as Redis returns them."""
     return {b"v": b"1", b"p": b"p1", b"q": b"1", b"n": str(n).encode(), b"b": payload}
 
 
@@ -51,7 +51,7 @@ def unpacked(payload: Payload) -> tuple[Counter, Counter, list]:
 
 @given(st.lists(events, max_size=50))
 def test_what_is_packed_comes_out(given_events):
-    """Sums, numbers of events and everything that must stay by itself survive the way there and back."""
+    """Decoding a packed entry returns the same sums, numbers of events and singles that were added."""
     pack = EntryBuilder()
     sums, numbers, singles = Counter(), Counter(), []
     for metric, subject, amount, at, actor, id_ in given_events:
@@ -72,7 +72,7 @@ def test_what_is_packed_comes_out(given_events):
 
 
 def test_a_million_events_of_one_subject():
-    """The largest entry of the largest amounts that are summed can be read: it is a total that may refuse them."""
+    """An entry with the most events and the largest amounts that are summed can be decoded; only a total rejects it."""
     pack = EntryBuilder()
     pack.sums["view", 0] = {"a": ((2**40 - 1) * MAX_EVENTS, MAX_EVENTS)}
     pack.events = MAX_EVENTS
@@ -80,7 +80,7 @@ def test_a_million_events_of_one_subject():
 
 
 def test_plain_views_are_small():
-    """A thousand plain views of different subjects take less than 16 bytes each."""
+    """A thousand views of different subjects, without actor and id, need less than 16 bytes each."""
     pack = EntryBuilder()
     for number in range(1000):
         pack.add("view", f"article:{number}", 1, 60.0, None, None)
@@ -95,7 +95,7 @@ def test_plain_views_are_small():
 )
 @settings(max_examples=300)
 def test_any_fields_are_read_or_refused(fields):
-    """Whatever the fields of an entry are, reading gives a payload or an error of ours."""
+    """Whatever the fields of an entry are, decoding returns a payload, or raises a CodecError or an EventError."""
     with contextlib.suppress(CodecError, EventError):
         decode(fields, RECEIVED)
     assert 1 <= stated_events(fields) <= MAX_EVENTS
@@ -104,7 +104,7 @@ def test_any_fields_are_read_or_refused(fields):
 
 @pytest.mark.parametrize("columns", [(["a"], ["u", "v"], [0]), (["a"], ["u"], []), ([], ["u"], [])])
 def test_columns_of_other_lengths_are_refused(columns):
-    """Visits whose columns do not agree are no payload, whatever the entry says of their number."""
+    """Visits whose columns differ in length are rejected, whatever number of events the entry states."""
     payload = encode(Payload([], [], [], [ActorColumns("view", 1, *columns)]))
     for events in range(3):
         with pytest.raises(CodecError):
@@ -112,7 +112,7 @@ def test_columns_of_other_lengths_are_refused(columns):
 
 
 def test_who_does_not_know_visits_counts_none_of_their_entry():
-    """A reader of groups, singles and corrections alone sees fewer events than the entry states, and so parks it."""
+    """A release that does not support visits finds fewer events than the entry states, and so dead-letters it."""
     pack = EntryBuilder()
     pack.add("view", "a", 1, 60.5, "u1", None)
     pack.add("view", "b", 1, 60.5, None, None)
@@ -130,7 +130,7 @@ shapes = st.recursive(
 @given(st.binary(max_size=200) | shapes.map(msgspec.msgpack.encode), st.integers(0, 3))
 @settings(max_examples=300)
 def test_any_payload_is_read_or_refused(payload, n):
-    """Random bytes, and well-formed msgpack of the wrong shape, are a CodecError and nothing else."""
+    """Random bytes, and valid msgpack of the wrong shape, raise a CodecError and no other error."""
     try:
         assert decode(packed(payload, n), RECEIVED).events == n
     except CodecError as error:
@@ -139,7 +139,7 @@ def test_any_payload_is_read_or_refused(payload, n):
 
 @pytest.mark.parametrize("opener", [b"\x91", b"\x81\xa1a", b"\x92\x90"])
 def test_deep_nesting_is_refused(opener):
-    """A hundred thousand nested arrays are a CodecError, not a RecursionError."""
+    """A hundred thousand nested arrays raise a CodecError, not a RecursionError."""
     with pytest.raises(CodecError):
         decode(packed(opener * 100_000), RECEIVED)
     nested = encode(Payload([], []))[:1] + opener * 100_000
@@ -158,7 +158,7 @@ def test_deep_nesting_is_refused(opener):
     ],
 )
 def test_a_header_that_claims_too_much(payload):
-    """An array that claims four billion items is refused before memory is taken for them."""
+    """An array that claims four billion items is rejected before memory is allocated for them."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CodecError):
         decode(packed(payload), RECEIVED)
@@ -167,7 +167,7 @@ def test_a_header_that_claims_too_much(payload):
 
 @pytest.mark.parametrize("stated", [0, 1, 3, 10**9, "", "two", "-2", "2.0", "\u0662"])
 def test_a_wrong_number_of_events_is_refused(stated):
-    """An entry whose field n does not state what its payload holds is refused: the ledger rests on it."""
+    """An entry is rejected if its field n is not the number of events in its payload: the ledger depends on it."""
     pack = EntryBuilder()
     pack.add("view", "a", 1, 60.0, None, None)
     pack.add("view", "b", 1, 60.0, None, None)
@@ -177,20 +177,20 @@ def test_a_wrong_number_of_events_is_refused(stated):
 
 @pytest.mark.parametrize("version", [b"", b"0", b"2", b"99", b"1.0", b"\xff" * 1000])
 def test_another_version_is_named(version):
-    """An entry of a version that this release does not know is told apart from a broken one."""
+    """An entry of another wire version raises UnknownVersion, so that it can be distinguished from a broken entry."""
     with pytest.raises(UnknownVersion) as refused:
         decode({b"v": version, b"n": b"1", b"b": b""}, RECEIVED)
     assert len(str(refused.value)) < 200
 
 
 def test_a_missing_payload_is_named():
-    """An entry without its payload is refused by the field's name."""
+    """An entry without its payload is rejected, and the error names the missing field."""
     with pytest.raises(CodecError, match="field b is missing"):
         decode({b"v": b"1", b"n": b"1"}, RECEIVED)
 
 
 def test_a_plain_entry():
-    """Fields that a person types into redis-cli are an event that happened when the server took it."""
+    """A plain entry without a time, as typed into redis-cli, is an event at the time when the server received it."""
     (single,) = decode({b"metric": b"view", b"subject": b"e\xcc\x81"}, RECEIVED).singles
     assert msgspec.structs.astuple(single) == ("view", "\u00e9", 1, RECEIVED, None, None)
     fields = {b"metric": b"like", b"subject": b"a", b"amount": b"-3", b"actor": b"u", b"at": b"12.5", b"id": b"i"}
@@ -214,14 +214,14 @@ def test_a_plain_entry():
     ],
 )
 def test_a_plain_entry_at_fault(field, value, message):
-    """A plain entry is held to the rules of emit, and the reason names the field."""
+    """The fields of a plain entry are checked by the same rules as those of `emit`, and the error names the field."""
     with pytest.raises((CodecError, EventError), match=message):
         decode({b"metric": b"view", b"subject": b"a"} | {field: value}, RECEIVED)
 
 
 @pytest.mark.parametrize("missing", [b"metric", b"subject"])
 def test_a_plain_entry_without(missing):
-    """A plain entry names its metric and its subject."""
+    """A plain entry without a metric or a subject is rejected, and the error names the missing field."""
     fields = {b"metric": b"view", b"subject": b"a"}
     del fields[missing]
     with pytest.raises(CodecError, match=f"field {missing.decode()} is missing"):

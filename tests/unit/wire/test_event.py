@@ -1,4 +1,4 @@
-"""Events: what is refused, and what the refusal says."""
+"""An event with an invalid field is rejected, and the error names the field and the limit."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("fields", "at_fault", "limit"), REFUSED.values(), ids=REFUSED)
 def test_a_refusal_names_field_and_limit(fields, at_fault, limit):
-    """Each row of the bad-input table is refused with a message that names the field and what is allowed."""
+    """Each row of the bad-input table is rejected with a message that names the field and the limit."""
     with pytest.raises(EventError) as refused:
         Event(**({"metric": "view", "subject": "article:1"} | fields))
     assert refused.value.field == at_fault
@@ -75,7 +75,7 @@ def test_a_refusal_names_field_and_limit(fields, at_fault, limit):
 
 
 def test_an_extra_field_is_refused():
-    """There is no field beside the six."""
+    """An event cannot be made with a field other than the six."""
     with pytest.raises(TypeError):
         Event("view", "article:1", colour="red")
 
@@ -88,30 +88,30 @@ def test_an_extra_field_is_refused():
     ],
 )
 def test_harmless_text_is_kept(subject):
-    """What is only unusual is a subject like any other."""
+    """A subject of unusual but allowed characters is stored unchanged."""
     assert Event("view", subject).subject == subject
 
 
 def test_two_spellings_are_one_subject():
-    """A composed and a decomposed letter are the same subject, actor and id."""
+    """A composed and a decomposed spelling of a letter give the same subject, actor and id."""
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     event = Event("view", decomposed, 1, decomposed, None, decomposed)
     assert (event.subject, event.actor, event.id) == (composed, composed, composed)
 
 
 def test_the_limit_holds_for_the_normal_form():
-    """A subject is measured as it is stored."""
+    """The limit of a subject's length applies to its normal form, in which it is stored."""
     assert len(Event("view", "e\u0301" * 512).subject.encode()) == 1024
 
 
 @pytest.mark.parametrize("amount", [0, 1, -1, MAX_AMOUNT, -MAX_AMOUNT])
 def test_amounts_up_to_the_bounds(amount):
-    """Any whole number within +-(2^53 - 1) is an amount, 0 among them."""
+    """Any whole number within +-(2^53 - 1) is a valid amount, including 0."""
     assert Event("view", "a", amount).amount == amount
 
 
 def test_the_future_is_bounded():
-    """An event may lie an hour ahead of the clock that judges it, not more."""
+    """The time of an event may be at most an hour ahead of the clock that it is compared with."""
     now = time.time()
     check_at(now + MAX_AHEAD, now)
     check_at(0, now)
@@ -120,6 +120,6 @@ def test_the_future_is_bounded():
 
 
 def test_one_except_clause_catches_refusals():
-    """A refusal is a TallyError, and a ValueError for those who know no better."""
+    """An EventError can be caught as a TallyError and as a ValueError."""
     assert issubclass(EventError, TallyError)
     assert issubclass(EventError, ValueError)
