@@ -241,7 +241,7 @@ def test_events_from_the_future_are_parked(actor):
     batch, _ = fold()([entry(("view", "a", 1, soon, actor), ("view", "a", 1, later, actor), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 2}}
     (parked,) = batch.dead
-    assert "3,600 seconds after the server took the entry" in parked.reason
+    assert "3,600 seconds after the server received the entry" in parked.reason
     assert (parked.events, parked.metric) == (1, "view")
 
 

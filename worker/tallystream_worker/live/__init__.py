@@ -1,1 +1,1 @@
-"""Live updates: the log says what changed, and the totals of it are read once for everyone who follows."""
+"""Sends live updates: reads from the streams which counters changed, and reads their totals once for all readers."""

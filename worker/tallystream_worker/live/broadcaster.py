@@ -1,8 +1,9 @@
-"""The broadcaster: one task follows the log for all readers of this process, and hands each the totals of what changed.
+"""Broadcasts live updates: one task reads the streams for all readers of a process, and sends them changed totals.
 
-A pass: how far is it counted -> what do the entries up to there touch -> which of that does anyone follow -> their
-totals, read once -> to the readers. The log is read up to the counted position only, so a total that is sent already
-contains what made it change, and the position that goes with it never promises more than was sent.
+A pass reads the counted position of each partition, then the entries up to it. From these it finds the changed counters
+that readers follow, reads their totals once, and passes them to the readers. It reads no entry beyond the counted
+position, so a total always includes the events that changed it, and the position in a message is never ahead of the
+totals.
 """
 
 from __future__ import annotations
@@ -45,44 +46,48 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import RedisSettings
 
 TICK: Final = 0.25
-"""Seconds between two passes: four updates a second."""
+"""The shortest time between two passes, in seconds: at most four updates a second."""
 
 MAX_READERS: Final = 800
+"""The largest number of readers at the same time."""
+
 MAX_NAMED: Final = 20_000
-"""Readers at once, and counters that they follow by name: what bounds a pass."""
+"""The largest number of counters that all readers together follow by name; it bounds the time of a pass."""
 
 _UPDATES: Final = 500
-"""Updates a second to all readers together, each about 30 microseconds of this process: with more than 125 readers
-passes are further apart, so that a crowd takes no time from counting on the same machine."""
+"""Updates a second to all readers together. Each costs about 30 microseconds of processor time. With more than 125
+readers the passes are further apart, so that many readers do not slow counting on the same machine."""
 
 _BUDGET: Final = 2**22
-"""Bytes of the log that passes read a second; where more came in, it is only known that much changed."""
+"""Bytes of entries that passes read per second. If more were appended, readers of patterns are reset."""
 
 _RESUME_BUDGET: Final = 2**23
-"""The same for a reader that comes back."""
+"""Bytes of entries that are read for a reader that resumes. If there are more, the reader is reset."""
 
 _REST: Final = 1.0
-"""Seconds without reading the log after it was too much."""
+"""Seconds without reading entries after a pass had too many."""
 
 _MATCHES: Final = 200_000
-"""Comparisons of subjects with patterns in one pass."""
+"""The largest number of comparisons of subjects with patterns in one pass."""
 
 _CHUNK: Final = 2_000
-"""Counters read in one call: it holds the server for about a millisecond."""
+"""The number of counters that one call reads; it blocks the server for about a millisecond."""
 
 _FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 5.0
-"""Seconds to wait after the first failed pass, and at most."""
+"""Seconds to wait after the first failed pass."""
 
-_MANY: Final = "more changed than is told one by one"
+_LONGEST_PAUSE: Final = 5.0
+"""The longest back-off of failed passes, in seconds."""
+
+_MANY: Final = "too many counters changed to send each of them"
 
 
 class TooManyReaders(TallyError):
-    """No more readers are taken at the moment."""
+    """A reader cannot join: this service has as many readers, or counters followed by name, as it can serve."""
 
 
 class Broadcaster:
-    """Knows everyone who follows; for one event loop. Without readers it asks Redis nothing."""
+    """Sends changed totals to the readers of one event loop. Without readers it sends no command to Redis."""
 
     def __init__(self, store: RedisSettings) -> None:
         self._totals = Totals(store.url, namespace=store.namespace)
@@ -101,19 +106,26 @@ class Broadcaster:
         self._figures = Figures(self._totals)
 
     async def join(self, reader: LiveReader, since: str | None = None) -> None:
-        """Take a reader in: it gets the totals that it names, or with `since` all that changed behind that position.
+        """Add a reader, and give it its first totals and figures.
+
+        The first totals are those of the counters that it names. With `since` they are instead the totals of the
+        counters that changed after that position, or a reset if these cannot be found.
+
+        Args:
+            reader: The reader to add.
+            since: The id of the last message that the reader has received; `None` for a new reader.
 
         Raises:
-            TooManyReaders: there are as many readers, or counters followed by name, as there may be.
+            TooManyReaders: there are too many readers, or counters followed by name, or the broadcaster was ended.
             EventError: `since` is not a position.
             RedisError: the counters cannot be read.
         """
         if self._ended or len(self._readers) >= MAX_READERS:
-            raise TooManyReaders(f"{MAX_READERS:,} readers follow already: try again later")
+            raise TooManyReaders(f"this service has its maximum of {MAX_READERS:,} readers: try again later")
         named = sum(len(wanted.subjects) * len(wanted.metrics) for wanted in (*self._channels, reader.wanted) if wanted)
         if named > MAX_NAMED:
             raise TooManyReaders(
-                f"{MAX_NAMED:,} counters are followed by name already: follow a pattern, or try again later"
+                f"readers follow the maximum of {MAX_NAMED:,} counters by name: follow a pattern, or try again later"
             )
         deployment = await self._totals.deployment()
         position = (
@@ -124,7 +136,7 @@ class Broadcaster:
         try:
             await self._following()
             if reader.wanted is not None:
-                # From here on the passes tell it what changes; what was before is read now, and put in front.
+                # From now on the passes give the reader what changes. Read the totals of before, and put them first.
                 self._channels[reader.wanted].add(reader)
                 await self._catch_up(reader, reader.wanted, since is not None, position)
             if self._problem is not None:
@@ -136,7 +148,7 @@ class Broadcaster:
             raise
 
     def leave(self, reader: LiveReader) -> None:
-        """Forget a reader; after the last one the following ends."""
+        """Remove a reader. After the last one has left, the passes end."""
         self._readers.discard(reader)
         if reader.wanted is not None and reader.wanted in self._channels:
             self._channels[reader.wanted].discard(reader)
@@ -144,20 +156,20 @@ class Broadcaster:
                 del self._channels[reader.wanted]
 
     def end(self) -> None:
-        """Let every reader's stream end, and take no more."""
+        """End the stream of every reader, and let no reader join any more."""
         self._ended = True
         for reader in self._readers:
             reader.end()
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109  # the caller goes on then, readers left or not
-        """End every reader's stream, and wait until all have left, or for `timeout` seconds."""
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109  # after the timeout the caller continues
+        """End the stream of every reader, and wait until all have left, for `timeout` seconds at most."""
         self.end()
         deadline = time.monotonic() + timeout
-        while self._readers and time.monotonic() < deadline:  # noqa: ASYNC110  # it happens once, and is over in a moment
+        while self._readers and time.monotonic() < deadline:  # noqa: ASYNC110  # once, at the end, and short
             await asyncio.sleep(TICK / 25)
 
     async def close(self) -> None:
-        """End everything and give the connections back."""
+        """End the stream of every reader, stop the passes, and close the connections."""
         self.end()
         if self._task is not None:
             self._task.cancel()
@@ -166,11 +178,11 @@ class Broadcaster:
         await self._totals.close()
 
     async def overview(self) -> Overview:
-        """Return the overview as it is now."""
+        """Read and return the present overview."""
         return await self._figures.now()
 
     async def _following(self) -> None:
-        """Make sure that the task runs and has made a pass."""
+        """Start the task of the passes if it does not run, and wait for its first pass."""
         if self._task is None or self._task.done():
             self._at = None
             self._backoff.reset()
@@ -187,21 +199,21 @@ class Broadcaster:
             await asyncio.sleep(pause)
 
     async def _attempt(self) -> float:
-        """Make one pass; return how many seconds to wait before the next. Whatever a pass raises, the task goes on."""
+        """Make one pass; return the seconds to wait before the next one. An error of the pass is logged, not raised."""
         try:
             await self._pass(await self._totals.deployment())
-        except Exception as error:  # noqa: BLE001  # a task that dies in silence would leave every reader waiting
+        except Exception as error:  # noqa: BLE001  # if the task ended, no reader would get an update again
             self._failed(error)
             return self._backoff.next()
         self._backoff.reset()
         self._state.works()
         self._problem = None
-        # Not less by what the pass took: on a busy machine there are fewer passes.
+        # The time of the pass is not subtracted, so that a busy machine makes fewer passes.
         return self._pace
 
     @property
     def _pace(self) -> float:
-        """Seconds between two passes. Everyone is told after each: what is told is put together and encoded once."""
+        """Seconds between two passes. Each pass serves all readers, so that a message is made and encoded once."""
         return max(TICK, len(self._readers) / _UPDATES)
 
     def _failed(self, error: Exception) -> None:
@@ -223,10 +235,10 @@ class Broadcaster:
             self._move(cursor.data_of(deployment), positions)
 
     async def _tell(self, deployment: Deployment, positions: Sequence[CountingPosition]) -> None:
-        """Hand the totals of what was counted since the last pass to those who follow them."""
+        """Give the readers the totals of the counters that changed since the last pass, or a reset."""
         data, before = cursor.data_of(deployment), self._at
         end = _vector(positions)
-        if before is None:  # these readers came while the counters could not be read
+        if before is None:  # these readers joined while the counters could not be read
             self._move(data, positions)
             await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
         elif data != self._data or _is_ahead(before, end):
@@ -239,10 +251,14 @@ class Broadcaster:
     async def _found(
         self, deployment: Deployment, before: Cursor, positions: Sequence[CountingPosition]
     ) -> dict[Subscription, set[Counter]]:
-        """Return what changed, by filter; where that is too much, reset its readers and return only what it names."""
+        """Return the counters of each filter that changed after a position.
+
+        If too many changed, reset the filter's readers, and return only counters that it names and that may have
+        changed.
+        """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
-        if time.monotonic() < self._rest_until:  # what changed was too much a moment ago, and still will be
+        if time.monotonic() < self._rest_until:  # too much changed less than a second ago, and probably still does
             return {wanted: _named(wanted, moved, deployment) for wanted in self._channels}
         metrics = frozenset[str]().union(*(wanted.metrics for wanted in self._channels))
         budget = int(_BUDGET * self._pace)
@@ -285,7 +301,7 @@ class Broadcaster:
                     reader.counters(batch)
 
     async def _read(self, counters: set[Counter]) -> dict[Counter, tuple[int, int]]:
-        """Return totals, each with its error."""
+        """Return the totals of the valid counters, each with its error."""
         wanted = [counter for counter in counters if _is_normal(counter[0])]
         found: dict[Counter, tuple[int, int]] = {}
         for first in range(0, len(wanted), _CHUNK):
@@ -294,21 +310,21 @@ class Broadcaster:
         return found
 
     async def _catch_up(self, reader: LiveReader, wanted: Subscription, resumes: bool, since: Cursor | None) -> None:
-        """Give a reader what comes first: all that it names, or all that changed behind `since`."""
-        if self._at is None:  # no pass has succeeded yet: the reader is told so, and then to read anew
-            reader.reset("the counters could not be read when this began", "")
+        """Give a joining reader its first totals: of all it names, or of all that changed after `since`; or a reset."""
+        if self._at is None:  # no pass has succeeded yet
+            reader.reset("the counters could not be read when this stream began", "")
             return
         if since is not None and _is_ahead(since, self._at):
-            await self._passed.wait()  # another read service had looked later than this one
+            await self._passed.wait()  # the position is from another read service, which made its pass later
         end, id_, positions = self._at, self._id, self._positions
         counters = set(wanted.named)
         if resumes:
             layout = (await self._totals.deployment()).layout
             changed = None
             if since is None:
-                reader.reset("the data is another than before", id_)
+                reader.reset("the data was replaced after the given position", id_)
             elif _is_ahead(since, end) or not await self._totals.run(query_reach(layout, since)):
-                reader.reset("the log does not reach back so far", id_)
+                reader.reset("the streams no longer have all entries after the given position", id_)
             else:
                 changed = await changed_between(self._totals, layout, since, end, _RESUME_BUDGET, wanted.metrics)
                 if changed is None:
@@ -341,7 +357,7 @@ def _is_ahead(one: Cursor, other: Cursor) -> bool:
 
 
 def _named(wanted: Subscription, partitions: set[int], deployment: Deployment) -> set[Counter]:
-    """Return the counters that a reader names and that may have changed in one of these partitions."""
+    """Return the counters that a filter names and that one of these partitions may have changed."""
     spread = deployment.declared.spread if deployment.declared is not None else frozenset()
     return {
         (subject, metric)
@@ -351,7 +367,7 @@ def _named(wanted: Subscription, partitions: set[int], deployment: Deployment) -
 
 
 def _is_normal(subject: str) -> bool:
-    # An entry that the worker has parked may name what no subject can be.
+    # An entry that the worker has dead-lettered may contain a text that is not a valid subject.
     try:
         return check_text("subject", subject, MAX_SUBJECT_BYTES) == subject
     except EventError:

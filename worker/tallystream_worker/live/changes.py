@@ -1,4 +1,4 @@
-"""What changed between two positions: read from the log, and decoded, within a budget of bytes."""
+"""Finds the counters that changed between two positions: reads and decodes the entries, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -22,21 +22,30 @@ Changes = dict[str, set[str]]
 """Subjects by metric."""
 
 MAX_CHANGES: Final = 10_000
-"""The most subjects of one metric that are kept apart; beyond it, it is only known that many changed."""
+"""The largest number of changed subjects of one metric; if more changed, no changes are returned."""
 
 _PAGE: Final = 64
-"""Entries in one reply: at most 4 MiB, where every one is as large as a producer makes it."""
+"""The number of entries in one reply: at most 4 MiB with the largest entries that a producer makes."""
 
 
 async def changed_between(
     totals: Totals, layout: Layout, start: Cursor, end: Cursor, budget: int, metrics: frozenset[str]
 ) -> Changes | None:
-    """Return what the entries behind `start` and up to `end` touch of these metrics.
+    """Return the subjects, by metric, of the entries after `start` and up to `end`.
 
-    It is `None` where the entries are over `budget` bytes, or touch too many subjects of a metric.
+    Args:
+        totals: Reads the streams.
+        layout: The keys of the partitions.
+        start: The stream ID of each partition after which to read.
+        end: The stream ID of each partition up to which to read.
+        budget: About how many bytes of entries to read at most.
+        metrics: The metrics to return.
+
+    Returns:
+        The changes; `None` if the entries exceed the budget, or change more than `MAX_CHANGES` subjects of a metric.
 
     Raises:
-        RedisError: the log cannot be read.
+        RedisError: the streams cannot be read.
     """
     changed: Changes = defaultdict(set)
     cursors = {number: position for number, position in enumerate(start) if position < end[number]}
@@ -55,7 +64,7 @@ async def changed_between(
 
 
 def query_reach(layout: Layout, since: Cursor) -> Query[bool]:
-    """Ask whether the log still has every entry behind `since`."""
+    """Return a query for whether the stream of each partition still has every entry after its position in `since`."""
 
     def parse(replies: list[Any]) -> bool:
         return all(
@@ -68,7 +77,7 @@ def query_reach(layout: Layout, since: Cursor) -> Query[bool]:
 def _reaches(stream: Any, position: StreamID) -> bool:
     stream = raise_on_error(stream)
     if position > parse_id(stream["last-generated-id"].decode()):
-        return False  # the stream was rewound: what it says now is not what the reader saw
+        return False  # the stream was rewound: its entries are not those that the reader has seen
     if stream["entries-added"] == stream["length"]:
         return True
     first = parse_id(stream["recorded-first-entry-id"].decode()) if stream["length"] else None
@@ -87,7 +96,7 @@ def _touch(changed: Changes, metrics: frozenset[str], id_: bytes, fields: Any) -
     try:
         payload = decode(fields, int(id_.partition(b"-")[0]))
     except (CodecError, EventError):
-        return  # the worker has parked it
+        return  # the worker dead-letters this entry, so it changes no counter
     for group in payload.groups:
         if group.metric not in metrics:
             continue

@@ -1,8 +1,8 @@
-"""How far a reader has come: one stream position for each partition, as the text of an event's `id`.
+"""Encodes and decodes the position of a reader: one stream ID for each partition, as the text of a message's `id`.
 
     <data>.<position>.<position>...        position = <milliseconds>[-<sequence>], all in hexadecimal
 
-`data` is a checksum of what names this life of the data: positions in another life of it mean nothing.
+`data` is a checksum of the epoch and of the counters' keys: a position is valid only for the data it was made from.
 """
 
 from __future__ import annotations
@@ -20,24 +20,33 @@ if TYPE_CHECKING:
     from tallystream.wire.stream_id import StreamID
 
 Cursor = tuple["StreamID", ...]
+"""The position of a reader: one stream ID for each partition."""
 
 _FORM: Final = re.compile(r"[0-9a-f]{8}(?:\.[0-9a-f]{1,16}(?:-[0-9a-f]{1,16})?){1,1024}")
 _MAX_LENGTH: Final = 8 + 1024 * 34
 
 
 def cursor_text(data: str, vector: Iterable[StreamID]) -> str:
-    """Return the text of a vector."""
+    """Return the text of a position, given the checksum of the data and the stream ID of each partition."""
     return ".".join([data, *(f"{ms:x}-{sequence:x}" if sequence else f"{ms:x}" for ms, sequence in vector)])
 
 
 def read(text: str, data: str, partitions: int) -> Cursor | None:
-    """Return the vector that a text spells; `None` where it is one of other data.
+    """Return the position in a text.
+
+    Args:
+        text: The id of a message, as a reader sends it back.
+        data: The checksum of the present data.
+        partitions: The present number of partitions.
+
+    Returns:
+        The stream ID of each partition; `None` if the text is a position of other data.
 
     Raises:
-        EventError: it spells none.
+        EventError: the text is not a position.
     """
     if len(text) > _MAX_LENGTH or _FORM.fullmatch(text) is None:
-        raise EventError("last-event-id", "must be the id of an event of this stream, as it was sent")
+        raise EventError("last-event-id", "must be the unchanged id of an event of this stream")
     of, *positions = text.split(".")
     if of != data or len(positions) != partitions:
         return None
@@ -45,7 +54,7 @@ def read(text: str, data: str, partitions: int) -> Cursor | None:
 
 
 def data_of(deployment: Deployment) -> str:
-    """Return the checksum of what names this life of the data: its epoch, and where its counters lie."""
+    """Return the checksum of a deployment's epoch and ledger keys, which differs after a reset, rebuild or repartition."""
     names = [deployment.epoch, *(keys.ledger for keys in deployment.layout.keys)]
     return f"{zlib.crc32(' '.join(names).encode()):08x}"
 

@@ -1,4 +1,4 @@
-"""The overview and the leaderboards for those who follow: read once for everyone, each no oftener than it changes."""
+"""Reads the overview and the leaderboards once for all readers, and sends them to the readers that asked for them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from tallystream_worker.live.subscriber import LiveReader
 
 _SLOWLY: Final = 1.0
+"""Seconds between two readings of the workers, the snapshots, and each leaderboard of a window."""
+
 _ROLLING: Final = 5.0
-"""Seconds between two readings of workers and leaderboards, and of those that are summed over a range."""
+"""Seconds between two readings of a leaderboard that is summed over a range."""
 
 
 class Figures:
-    """The overview and the leaderboards, read once for everyone."""
+    """Reads the overview and the leaderboards, and sends them to all readers that asked for them."""
 
     def __init__(self, totals: Totals) -> None:
         self._totals = totals
@@ -43,14 +45,18 @@ class Figures:
         self._snapshots = Snapshots(None, None)
 
     def welcome(self, reader: LiveReader) -> None:
-        """Give a new reader what was read last."""
+        """Give a new reader the latest overview and leaderboards, if it asked for them and they were read before."""
         if reader.overview and self._latest is not None:
             reader.tell(self._latest)
         if reader.top in self._tops:
             reader.tell(self._tops[reader.top][0])
 
     async def read(self, deployment: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
-        """Read them and tell everyone who wants them; return how far counting has come."""
+        """Read the overview and the due leaderboards, and send them to the readers that asked for them.
+
+        Returns:
+            The counted position of each partition.
+        """
         ledger, figures = await self._read_ledger(deployment)
         self._latest = Message("overview", figures)
         for reader in readers:
@@ -61,7 +67,7 @@ class Figures:
         return ledger
 
     async def now(self) -> Overview:
-        """Return the overview of this moment."""
+        """Read and return the present overview."""
         return (await self._read_ledger(await self._totals.deployment()))[1]
 
     async def _read_ledger(self, deployment: Deployment) -> tuple[Sequence[CountingPosition], Overview]:

@@ -1,4 +1,4 @@
-"""What is sent to those who follow: an event's name, its id, and its data, in the two forms in which it travels."""
+"""The messages of a live stream, encoded as server-sent events and as WebSocket messages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from tallystream.reading.counters import Counter
 
 HEARTBEAT: Final = b": still here\n\n"
+"""The comment that a stream of server-sent events sends when there is no news."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class CountedFigure(msgspec.Struct, frozen=True):
-    """One counter's total; `error` is by how much it may be too high, 0 when it is exact."""
+    """The total of one counter; it may be too high by at most `error`, which is 0 if the total is exact."""
 
     metric: str
     subject: str
@@ -26,7 +27,7 @@ class CountedFigure(msgspec.Struct, frozen=True):
 
 
 class CountersMessage(msgspec.Struct, frozen=True):
-    """Totals that changed, complete up to `as_of` but for `lag` entries."""
+    """Changed totals. They include every entry up to `as_of`; `lag` entries are not counted yet."""
 
     counters: list[CountedFigure]
     as_of: str
@@ -34,13 +35,13 @@ class CountersMessage(msgspec.Struct, frozen=True):
 
 
 class ResetMessage(msgspec.Struct, frozen=True):
-    """What the reader holds may be old, and what changed is not known: it must read anew what it shows."""
+    """The reader's totals may be old, and it is not known which: it must read the totals that it shows again."""
 
     reason: str
 
 
 class StaleMessage(msgspec.Struct, frozen=True):
-    """Redis has not answered since second `since`; updates go on by themselves."""
+    """The counters could not be read since second `since`; updates resume automatically."""
 
     reason: str
     since: float
@@ -48,7 +49,13 @@ class StaleMessage(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Message:
-    """One event. It is encoded once, however many read it."""
+    """A message to readers. It is encoded once, however many readers receive it.
+
+    Attributes:
+        event: Its name, such as `counters`.
+        data: Its data: bytes that are JSON, or an object to encode as JSON.
+        id: The position that a reader has reached with it; `None` if it does not change the position.
+    """
 
     event: str
     data: Any
@@ -56,31 +63,31 @@ class Message:
 
     @cached_property
     def body(self) -> bytes:
-        """The data as JSON."""
+        """The data of the message as JSON."""
         return self.data if isinstance(self.data, bytes) else _encode(self.data)
 
     @cached_property
     def sse(self) -> bytes:
-        """The form of server-sent events."""
+        """The message as a server-sent event."""
         name = b"" if self.id is None else b"id: %b\n" % self.id.encode()
         return b"%bevent: %b\ndata: %b\n\n" % (name, self.event.encode(), self.body)
 
     @cached_property
     def text(self) -> str:
-        """The form of a WebSocket message."""
+        """The message as the text of a WebSocket message."""
         raw = {"event": self.event, "id": self.id, "data": msgspec.Raw(self.body)}
         return _encode(raw).decode()
 
 
 @dataclass(frozen=True)
 class MessageBatch:
-    """Counters for one filter, and the position that a reader has reached once it has them.
+    """Totals for the readers of one filter, and the position that a reader has reached with them.
 
     Attributes:
-        values: Each with its error.
+        values: By counter, the total and its error.
         id: The position.
-        as_of: Stream ID up to which everything is in the values.
-        lag: Entries that are not counted yet.
+        as_of: The stream ID up to which every entry is in the values.
+        lag: The number of entries that are not counted yet; `None` if it is not known.
     """
 
     values: dict[Counter, tuple[int, int]]
@@ -91,15 +98,18 @@ class MessageBatch:
 
     @cached_property
     def message(self) -> Message:
-        """The event that says it."""
+        """The message `counters` with these totals."""
         counters = [
             CountedFigure(metric, subject, value, error) for (subject, metric), (value, error) in self.values.items()
         ]
         return Message("counters", CountersMessage(counters, self.as_of, self.lag), self.id)
 
     def after(self, earlier: MessageBatch) -> MessageBatch:
-        """Return the two as one, where this one is the later: the same one to all readers who hold the same."""
+        """Return a batch with the totals of an earlier batch and of this one, which wins if both have a counter.
+
+        Calls with the same earlier batch return the same object, so that it is encoded once for all readers.
+        """
         if id(earlier) not in self._merged:
             merged = MessageBatch(earlier.values | self.values, self.id, self.as_of, self.lag)
-            self._merged[id(earlier)] = earlier, merged  # the earlier one as well: its address stays its own
+            self._merged[id(earlier)] = earlier, merged  # a reference to `earlier` keeps its id() from being reused
         return self._merged[id(earlier)][1]

@@ -1,4 +1,4 @@
-"""The figures of the whole: per metric, the rate at which events are counted, and how healthy the counting is."""
+"""Computes the overview of a deployment: counts and rates by metric, and the state of the counting."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from tallystream.wire.position import CountingPosition
 
 _SPAN: Final = 3.0
-"""Seconds over which a rate is taken: long enough to be steady, short enough to be now."""
+"""Seconds over which a rate is averaged."""
 
 _ALIVE: Final = 10_000
-"""Milliseconds since its last read after which a worker is taken for gone; an idle one reads once a second."""
+"""Milliseconds after its last read from which a worker is not counted as running; an idle worker reads every second."""
 
 
 class MetricFigures(msgspec.Struct, frozen=True):
-    """A metric: the sum of all its counters, its events that were counted, and events a second now."""
+    """The figures of a metric: the sum of its totals, its counted events, and its events per second now."""
 
     metric: str
     total: int
@@ -41,9 +41,9 @@ class MetricFigures(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """The whole at second `at`; what is not known is `null`.
+    """The figures of the whole deployment at second `at`; a figure that is not known is `null`.
 
-    `unaccounted` is not known while entries wait, rates until they have been watched for a second.
+    `unaccounted` is not known while entries are not counted yet, and a rate is not known in the first second.
     """
 
     metrics: list[MetricFigures]
@@ -62,40 +62,45 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class Snapshots(NamedTuple):
-    """Seconds since the latest snapshot, and between two where a worker takes them; `None` where there are none."""
+    """The snapshots of a deployment.
+
+    Attributes:
+        age: Seconds since the latest snapshot; `None` if there is none.
+        every: Seconds between two snapshots; `None` if no worker takes them.
+    """
 
     age: float | None
     every: float | None
 
 
 class TopFigures(msgspec.Struct, frozen=True):
-    """The subjects with the most in a window, by metric; metrics without this window are left out."""
+    """The leaderboards of a window by metric; metrics without this window or without leaderboards are left out."""
 
     window: str
     metrics: dict[str, list[Place]]
 
 
 class Rates:
-    """Turns counts that are read now and then into counts a second."""
+    """Computes counts per second from counts that are read at irregular times."""
 
     def __init__(self) -> None:
         self._read: deque[tuple[float, Mapping[str, int]]] = deque()
 
     def take(self, at: float, counted: Mapping[str, int]) -> None:
-        """Note what is counted at second `at` of a steady clock."""
+        """Add the counts by metric at second `at` of a monotonic clock, and forget those older than 3 seconds."""
         while self._read and self._read[0][0] < at - _SPAN:
             self._read.popleft()
         self._read.append((at, counted))
 
     def of(self, metric: str) -> float | None:
-        """Return a metric's rate over the last seconds; `None` where too little was read for one."""
+        """Return a metric's counts per second over the last 3 seconds; `None` if the counts span less than 0.75 s."""
         if not self._read or (seconds := self._read[-1][0] - self._read[0][0]) < _SPAN / 4:
             return None
         return max(0, self._read[-1][1].get(metric, 0) - self._read[0][1].get(metric, 0)) / seconds
 
 
 def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot: Snapshots) -> Overview:
-    """Put the figures together."""
+    """Return the overview that consists of the ledger's sums, the rates, the number of workers and the snapshots."""
     counted, totals = ledger.by_metric("counted"), ledger.totals
     metrics = [
         MetricFigures(metric, totals.get(metric, 0), counted.get(metric, 0), rates.of(metric))
@@ -121,12 +126,12 @@ def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot:
 
 
 def as_of_counted(positions: Sequence[CountingPosition]) -> str:
-    """Return the stream ID up to which all is counted; a partition that holds nothing holds nothing back."""
+    """Return the stream ID up to which every partition is counted; partitions without entries are left out."""
     return as_of([position for position in positions if position.lag != 0 or position.as_of != "0-0"])
 
 
 def query_workers(layout: Layout) -> Query[int]:
-    """Ask how many workers read: consumers of our group, by name, that have asked for entries lately."""
+    """Return a query for the number of running workers: consumer names that have read in the last 10 seconds."""
 
     def parse(replies: list[Any]) -> int:
         return len(
@@ -143,7 +148,7 @@ def query_workers(layout: Layout) -> Query[int]:
 
 
 def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
-    """Ask how old the latest snapshot is at second `now`: the taker notes its time, and how often it takes one."""
+    """Return a query for the age of the latest snapshot at second `now`, and for the seconds between two snapshots."""
 
     def parse(replies: list[Any]) -> Snapshots:
         taken, every = raise_on_error(replies[0])
@@ -155,10 +160,10 @@ def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
 
 
 async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
-    """Read the leaderboards of all metrics that have this window; `all` is all time.
+    """Read and return the leaderboards of all metrics that have this window; `all` is the totals.
 
     Raises:
-        RedisError: they cannot be read.
+        RedisError: the leaderboards cannot be read.
     """
     found: dict[str, list[Place]] = {}
     for metric in sorted(rules.metric):

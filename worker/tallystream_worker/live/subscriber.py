@@ -1,4 +1,4 @@
-"""One who follows: holds the latest of what it has not been sent yet, and no more than that."""
+"""A reader of live updates: keeps the latest messages until its connection sends them, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ if TYPE_CHECKING:
     from tallystream_worker.live.subscription import Subscription
 
 MAX_HELD: Final = 2000
-"""Counters held for a reader that is slower than they change; beyond it, it is told to read anew."""
+"""The largest number of changed counters that are kept for a slow reader; if there are more, it is reset."""
 
 
 class LiveReader:
-    """The broadcaster hands in, the connection takes out, at its own pace.
+    """A reader of live updates: the broadcaster adds messages, and the reader's connection takes them and sends them.
 
     Args:
-        wanted: The counters it follows; `None` for none.
-        every: The least seconds between two updates, where the broadcaster's own pace is not enough.
+        wanted: The counters that it follows; `None` for none.
+        every: The shortest time between two updates, in seconds; 0 for the pace of the broadcaster.
+        overview: Whether it gets the overview.
+        top: The window whose leaderboards it gets; `None` for none.
+
+    Attributes:
+        wanted: The counters that it follows; `None` for none.
         overview: Whether it gets the overview.
         top: The window whose leaderboards it gets; `None` for none.
     """
@@ -44,45 +49,49 @@ class LiveReader:
         self._ended = False
 
     def hold_back(self) -> None:
-        """Send nothing until `release`: what comes first is still being read."""
+        """Let `next` return no messages until `release`, because the first totals are still being read."""
         self._held_back = True
 
     def first(self, batch: MessageBatch) -> None:
-        """Put a batch in front of what has come in meanwhile."""
+        """Add a batch of older totals: those that were added before replace its totals."""
         later, self._batch = self._batch, batch
         if later is not None:
             self.counters(later)
 
     def release(self) -> None:
-        """Begin to send."""
+        """Let `next` return messages again, after `hold_back`."""
         self._held_back = False
         self._wake.set()
 
     def counters(self, batch: MessageBatch) -> None:
-        """Take totals; they replace older ones of the same counters."""
+        """Add totals; they replace older totals of the same counters. Reset the reader if it has too many."""
         self._batch = batch if self._batch is None else batch.after(self._batch)
         if len(self._batch.values) > MAX_HELD:
             self.reset("too many counters changed since the last update", self._batch.id)
         self._wake.set()
 
     def reset(self, reason: str, at: str) -> None:
-        """Drop what is held: the reader must read anew, and is then at the position `at`."""
+        """Drop the totals that are not sent yet, and add a message `reset`; `at` is the reader's position after it."""
         self._batch = None
         self._others["reset"] = Message("reset", ResetMessage(reason), at)
         self._wake.set()
 
     def tell(self, message: Message) -> None:
-        """Take a message; it replaces an older one of the same name."""
+        """Add a message; it replaces one of the same name that is not sent yet."""
         self._others[message.event] = message
         self._wake.set()
 
     def end(self) -> None:
-        """Let the connection end."""
+        """Let `next` return `None`, so that the connection ends."""
         self._ended = True
         self._wake.set()
 
     async def next(self) -> list[Message] | None:
-        """Return what is to be sent, nothing where a sign of life is due, or `None` at the end."""
+        """Wait for messages and return them, a reset first.
+
+        Returns:
+            The messages to send; an empty list if a heartbeat is due; `None` if the connection must end.
+        """
         self._is_sending = False
         while not (self._ended or self._is_silent or self._has_news):
             self._wake.clear()
@@ -98,16 +107,17 @@ class LiveReader:
             asyncio.get_running_loop().call_later(self._every, self._go_on)
         others, self._others = self._others, {}
         batch, self._batch = self._batch, None
-        # A reset first: what comes behind it is new.
+        # The reset comes first: the totals after it are newer.
         messages = [others.pop("reset")] if "reset" in others else []
         if batch is not None:
             messages.append(batch.message)
         return [*messages, *others.values()]
 
     async def watch(self, patience: float) -> None:
-        """Ask for a sign of life after `patience` seconds without news; return once nothing was taken for so long.
+        """Make a heartbeat due after each `patience` seconds without messages; return if the client does not read.
 
-        One timer for many updates, instead of two for each.
+        That is the case if the connection has been sending the same messages for `patience` seconds. One timer serves
+        many updates.
         """
         while True:
             await asyncio.sleep(self._sent_at + patience - time.monotonic())

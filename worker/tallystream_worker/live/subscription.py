@@ -1,4 +1,4 @@
-"""What a reader follows: metrics, and subjects by name or by a pattern in which `*` stands for anything."""
+"""The filter of a reader: metrics, and subjects by name or by a pattern in which `*` matches any text."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ if TYPE_CHECKING:
     from tallystream.reading.counters import Counter
 
 MAX_SUBJECTS: Final = 50
-"""The most names and patterns of one reader, and the most metrics."""
+"""The largest number of subjects and patterns together, and of metrics, that one reader follows."""
 
 MAX_STARS: Final = 8
+"""The largest number of `*` in a pattern."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Text with `*` in it; matching takes time in proportion to the subject, whatever the pattern."""
+    """A pattern for subjects, in which `*` matches any text; a match takes time in proportion to the subject."""
 
     text: str
 
     def __post_init__(self) -> None:
         if self.text.count("*") > MAX_STARS:
-            raise EventError("subject", f"may hold at most {MAX_STARS} *")
+            raise EventError("subject", f"may contain at most {MAX_STARS} *")
 
     def __call__(self, subject: str) -> bool:
-        """Tell whether a subject matches as a whole."""
+        """Return whether the whole subject matches the pattern."""
         first, *rest = self.text.split("*")
         if not rest:
             return subject == first
@@ -48,12 +49,12 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Subscription:
-    """Which counters a reader follows.
+    """The counters that a reader follows: each of the metrics, for each of the subjects.
 
     Attributes:
-        metrics: By name.
-        subjects: Those without a `*`.
-        patterns: Those with one.
+        metrics: The names of the metrics.
+        subjects: The subjects that are given by name.
+        patterns: The patterns of the other subjects.
     """
 
     metrics: frozenset[str]
@@ -62,11 +63,11 @@ class Subscription:
 
     @property
     def named(self) -> Iterator[Counter]:
-        """The counters that can be told without looking at what changed."""
+        """The counters that are given by name: each subject with each metric."""
         return ((subject, metric) for subject in self.subjects for metric in self.metrics)
 
     def among(self, changed: Mapping[str, set[str]]) -> set[Counter]:
-        """Return the wanted ones of what changed, which is subjects by metric."""
+        """Return the followed counters among the changed subjects, which are given by metric."""
         found: set[Counter] = set()
         for metric in self.metrics & changed.keys():
             subjects = changed[metric]
@@ -77,10 +78,10 @@ class Subscription:
 
 
 def subscription_of(metrics: Iterable[str], subjects: Iterable[str]) -> Subscription:
-    """Return a checked filter.
+    """Return the filter for these metrics and for these subjects or patterns; a text with `*` is a pattern.
 
     Raises:
-        EventError: a subject or pattern that is too long, or too many of them.
+        EventError: a subject is not valid, a pattern has too many `*`, or there are too many of both.
     """
     names: set[str] = set()
     patterns: dict[Pattern, None] = {}
