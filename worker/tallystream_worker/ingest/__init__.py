@@ -1,4 +1,4 @@
-"""Events from files: lines in, events out, and a reason for every line that is none.
+"""Appends the events of files: parses lines into events, and gives a reason for each line that is not an event.
 
     with open_source("access.log.gz") as source:
         for outcome in PARSERS["combined"](source, Mapping(metric="view", subject="path")):
@@ -6,7 +6,7 @@
                 case ParsedLine(event=fields): event = Event(*fields)
                 case BadLine(number=number, reason=reason): ...
 
-The parsers are pure functions over lines; only `source` touches files.
+The parsers are pure functions over lines; only `source` opens and reads files.
 """
 
 from __future__ import annotations

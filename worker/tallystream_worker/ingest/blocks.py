@@ -1,7 +1,7 @@
-"""Access logs, many lines at once: what `combined.parse` says of each line, at a fraction of what it costs.
+"""Parses many lines of an access log at once: the same events as `combined.parse`, several times faster.
 
-One regular expression finds the wanted parts of all lines of a block, and what comes again and again (a path, a host,
-a second) is checked once. A line that is not an event beyond doubt is left to `combined.parse`, which knows why.
+One regular expression finds the wanted parts of all lines of a block, and each repeated value (a path, a host, a
+minute) is checked once. A line that may not be an event is left to `combined.parse`, which also finds the reason.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _NAMED: Final = re.compile(rb"\(\?P<\w+>")
 
 
 class BlockReader:
-    """Reads the blocks of an access log.
+    """Parses the blocks of an access log.
 
     Args:
         mapping: Which part of a line becomes which part of an event.
-        packer: Checks subjects and actors, and routes subjects to partitions.
+        packer: Checks subjects and actors, and returns the partition of a subject.
     """
 
     def __init__(self, mapping: Mapping, packer: EventPacker) -> None:
         self._packer = packer
         self._has_actor = mapping.actor is not None
         wanted = ["stamp", mapping.subject, mapping.actor or mapping.subject]
-        # Every line matches once, whatever is in it; where it is no event, with empty groups.
+        # Every line matches once, whatever it contains; a line that is not an event matches with empty groups.
         whole = rb"(?:%b)[^\n]*\n?|[^\n]+\n?|\n" % pattern_of(mapping)
         groups = [b"(?P<%b>" % name.encode() for name in wanted]
         pattern = re.compile(_NAMED.sub(lambda named: named[0] if named[0] in groups else b"(?:", whole))
@@ -55,7 +55,7 @@ class BlockReader:
         self._calendar = _Cache(self._check_minute)
 
     def __call__(self, block: Block) -> BlockEvents:
-        """Return what the lines of a block say."""
+        """Return the events of a block by partition and minute, and the lines that `combined.parse` must parse."""
         found = BlockEvents({}, {}, [])
         if _has_long_line(block.text):
             found.doubtful.extend(block.lines())
@@ -111,7 +111,7 @@ class BlockReader:
             return None
 
     def _minute(self, stamp: bytes) -> int | None:
-        # A busy log has a line in every second of the day, so the calendar is asked for minutes only.
+        # A busy log has lines in every second of the day, so only whole minutes are checked and cached.
         return self._calendar[stamp[:18] + b"00" + stamp[20:]] if stamp[18:20] in _MOMENTS else None
 
     def _check_minute(self, stamp: bytes) -> int | None:
@@ -124,7 +124,7 @@ class BlockReader:
 
 
 class _Cache(dict[Any, Any]):
-    """Caches what a check returned, except `None`: what is not valid is checked again."""
+    """A cache of the results of a check, except `None`: an invalid value is checked each time."""
 
     def __init__(self, check: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class _Cache(dict[Any, Any]):
 
 
 def _lines(block: Block, sure: list[bool]) -> Iterator[Line]:
-    """Yield the lines that are not sure, and not blank."""
+    """Yield the lines of a block that are not marked as sure and not blank."""
     offset = block.offset
     for number, (text, is_sure) in enumerate(zip(block.text.split(b"\n"), sure, strict=False), block.number):
         if not is_sure and text and not text.isspace():
@@ -149,6 +149,6 @@ def _lines(block: Block, sure: list[bool]) -> Iterator[Line]:
 
 
 def _has_long_line(text: bytes) -> bool:
-    """Tell whether a line may be longer than is read: it would cover one of these pieces, line end and all."""
+    """Return whether a line may be longer than `MAX_LINE_BYTES`: such a line covers one of these pieces."""
     half = MAX_LINE_BYTES // 2
     return any(text.find(b"\n", at, at + half) < 0 for at in range(0, len(text) - half + 1, half))

@@ -1,8 +1,8 @@
-"""Tells whether a file has been seen before, by what it says rather than by its name.
+"""Identifies a file by its content, not its name, so that each of its events is appended once.
 
-A log that is renamed, compressed or appended to stays the same file; so the events that are counted of it already are
-known, and only the rest is counted. What is asked of the file (metric, subject, actor) belongs to its identity: the
-same log counted in another way is a source of other events.
+A file that is renamed, compressed or extended keeps its identity. So it is known how much of it was appended before,
+and only the rest is appended. The mapping to events (metric, subject, actor) is part of the identity: the same file
+with another mapping is another source of events.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 PREFIX: Final = 64 * 1024
-"""Bytes from the beginning of a file that tell it from all others."""
+"""The number of bytes at the beginning of a file that identify it."""
 
 
 def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str:
-    """Return the identity of a file whose first bytes are `head`, and remember it.
+    """Return the identity of a file whose first bytes are `head`, and store it on the server.
 
-    A file that was shorter than `PREFIX` when it was first seen is known again, however much follows now. An empty
-    file is the beginning of no other.
+    A file that was shorter than `PREFIX` when its identity was stored keeps it when it grows. An empty file matches no
+    stored identity.
 
     Args:
-        client: Where what was seen before is remembered, in a hash: identity -> bytes of its head.
-        layout: Names the hash.
-        head: The first `PREFIX` bytes, fewer only where the file has no more. Decompressed, where it is compressed.
-        salt: What else makes it another source.
+        client: The connection to the server that stores the identities, in a hash: identity -> bytes of its head.
+        layout: The keys, among them that of the hash.
+        head: The first `PREFIX` bytes of the (decompressed) file; fewer if the file is shorter.
+        salt: A text that is part of the identity; the same file with another salt is another source.
 
-    Two runs that see a new file at the same time agree, unless it grows between them.
+    Two processes that identify a new file at the same time get the same identity, unless it grows between them.
     """
     files = layout.files
     stored: dict[bytes, bytes] = client.execute_command("HGETALL", files)
     known = {identity.decode(): int(size) for identity, size in stored.items()}
-    # The longest beginning that was seen before: a file may have been shorter then.
+    # Find the longest beginning that was stored before: the file may have been shorter then.
     for size in sorted({*known.values(), len(head)}, reverse=True):
         if 0 < size <= len(head) and (identity := _digest(head[:size], salt)) in known:
             return identity
@@ -46,6 +46,6 @@ def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str
 
 
 def _digest(head: bytes, salt: str) -> str:
-    # The length belongs to it, or a file would be known by a beginning that another one has of another length.
+    # The length is part of the digest, so that a head matches only one that was stored with the same length.
     salted = hashlib.blake2b(f"{len(head)}\n{salt}".encode(), digest_size=32).digest()
     return hashlib.blake2b(head, key=salted, digest_size=12).hexdigest()

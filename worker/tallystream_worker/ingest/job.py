@@ -1,4 +1,4 @@
-"""Reads one file, or a part of one, into the streams: each line counts once, however often this is done."""
+"""Appends the events of a file, or of a part of it, to the streams: each line once, however often it is read."""
 
 from __future__ import annotations
 
@@ -27,14 +27,24 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import RedisSettings
 
 SEGMENT: Final = 64 * 2**20
-"""Bytes of text in one source: parts of a file that are read side by side each have an offset of their own."""
+"""The number of bytes of text in one segment. Segments have separate offsets, so that processes can read them in
+parallel."""
 
 _RETRY_PAUSE: Final = 0.1
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file, and which part of it: the segments from `first` on, all of them where `segments` is `None`."""
+    """A file, or a part of it, to append.
+
+    Attributes:
+        path: The path of the file.
+        format: The format of the file.
+        mapping: Which part of a line becomes which part of an event.
+        salt: A text that makes the same file another source.
+        first: The number of the first segment.
+        segments: The number of segments; `None` for all from the first on.
+    """
 
     path: str
     format: Format
@@ -45,15 +55,15 @@ class Job:
 
     @property
     def question(self) -> str:
-        """What is asked of the file: it belongs to the identity of the source."""
+        """The salt, the format and the mapping as a text, which is part of the identity of the file."""
         return f"{self.salt}\n{self.format}\n{self.mapping}"
 
 
 def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> list[Job]:
-    """Return the jobs that a file is cut into: one for each segment of text, one in all where it is compressed.
+    """Return the jobs of a file: one for each segment, or a single job if the file is compressed or has no size.
 
     Raises:
-        SourceError: there is no such file, or it may not be read.
+        SourceError: the file does not exist or cannot be read, or is Parquet with wrong columns.
     """
     if format_ == "parquet":
         count = max(1, -(-rows_of(path) // SEGMENT_ROWS))
@@ -66,7 +76,7 @@ def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> lis
 
 
 def size_of(jobs: Iterable[Job]) -> int | None:
-    """Return what there is to read: bytes, and rows of Parquet; `None` if there are no jobs."""
+    """Return the size of all jobs: bytes on disk, or rows of Parquet; `None` if there are no jobs."""
     sizes = [_size(job) for job in jobs]
     return sum(sizes) if sizes else None
 
@@ -79,16 +89,19 @@ def _size(job: Job) -> int:
 
 
 def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> IngestProgress:
-    """Append what is not appended yet of a job's lines.
+    """Append the events of a job that were not appended before; begin again if another run or topic intervenes.
 
     Args:
-        job: What to read.
-        store: Where to.
-        report: Told of the progress now and then; where it answers `False`, the job ends early.
+        job: The file, or the part of it, to read.
+        store: The server and namespace to append to.
+        report: Called with the progress from time to time; the job ends early if it returns `False`.
+
+    Returns:
+        The numbers of lines by outcome.
 
     Raises:
-        SourceError: the file cannot be read on; all lines before that place have been appended.
-        RedisError: the server refuses us for good.
+        SourceError: the file cannot be read.
+        RedisError: the server rejects the appends, and would do so again.
     """
     client = connect(store.url)
     try:
@@ -101,7 +114,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
                 pass  # read it again
             else:
                 return progress
-            time.sleep(_RETRY_PAUSE)  # while the events go on to other partitions, nothing says yet to which
+            time.sleep(_RETRY_PAUSE)  # during the switch to a new topic, its number is not published yet
             deployment = Deployment.create_or_load(client, None, store.namespace)
     finally:
         client.close()
@@ -110,17 +123,17 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
 def _append_text(
     job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report
 ) -> None:
-    """Append the segments of a file of lines, until `report` ends it.
+    """Append the segments of a file of lines, until `report` returns `False`.
 
     Raises:
-        SourceMoved: they must be read again.
+        SourceMoved: the segments must be read again.
     """
     with open_source(job.path) as source:
         head = source.head(PREFIX)
         if not head:
             return
         identity = identify(client, deployment.layout, head, job.question)
-        # The first segment has the header of a CSV file; the others are read under it as well.
+        # The header of a CSV file is in the first segment, and is put before the lines of every other segment.
         header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" else []
         source.seek(job.first * SEGMENT)
         for number, blocks in itertools.groupby(source.blocks(SEGMENT), key=lambda block: block.offset // SEGMENT):
@@ -140,7 +153,11 @@ def _append_text(
 def _append_rows(
     job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report
 ) -> None:
-    """Append the one segment of rows that a job of a Parquet file has, as `_append_text` does."""
+    """Append the one segment of a job of a Parquet file.
+
+    Raises:
+        SourceMoved: the segment must be read again.
+    """
     identity = identify(client, deployment.layout, head_and_tail(job.path, PREFIX), job.question)
     begin = job.first * SEGMENT_ROWS
     with SegmentAppender(client, deployment, f"{identity}:{job.first}", progress, report) as segment:

@@ -1,4 +1,4 @@
-"""What file readers take in and give out: lines, and what became of each."""
+"""The input and output types of the parsers: lines and blocks, events, and bad lines."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from tallystream.wire.packer import Columns
 
 MAX_LINE_BYTES: Final = 64 * 1024
-"""The longest line that is read; a longer one is a bad line, so a file without line ends needs no memory."""
+"""The largest length of a line; a longer line is a bad line, so a file without line ends needs little memory."""
 
 EventFields: TypeAlias = tuple[str, str, int, str | None, float | None, str | None]
-"""`(metric, subject, amount, actor, at, id)`, decoded but not yet judged: `Event(*fields)` does that."""
+"""`(metric, subject, amount, actor, at, id)`, decoded but not checked; `Event(*fields)` checks them."""
 
 Field: TypeAlias = Literal["path", "host", "status", "agent", "referrer"]
 """A part of an access-log line."""
 
 
 class Line(NamedTuple):
-    """One line of a file, without its line end.
+    """A line of a file, without its line end.
 
     Attributes:
-        number: Counted from 1, blank lines included.
-        offset: Bytes of (decompressed) text before it.
-        text: Its bytes; cut off somewhere behind `MAX_LINE_BYTES` when it is longer than that.
+        number: Its number, counted from 1, blank lines included.
+        offset: The number of bytes of (decompressed) text before it.
+        text: Its bytes; a line longer than `MAX_LINE_BYTES` is cut off somewhere after that many.
     """
 
     number: int
@@ -37,12 +37,12 @@ class Line(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Whole lines that follow one another, each with its line end; the file's last line may have none.
+    """Consecutive whole lines of a file, each with its line end; the file's last line may have none.
 
     Attributes:
-        number: That of the first line, as in `Line`.
-        offset: Bytes of (decompressed) text before it.
-        end: Bytes of text up to its end, which is more than it has where it is one line that is cut off.
+        number: The number of the first line, as in `Line`.
+        offset: The number of bytes of (decompressed) text before the block.
+        end: The number of bytes of text up to the end of the block, with the bytes that were cut off a too long line.
         text: The bytes of all lines.
     """
 
@@ -52,7 +52,7 @@ class Block(NamedTuple):
     text: bytes
 
     def lines(self) -> Iterator[Line]:
-        """Yield the lines that are not blank."""
+        """Yield the lines of the block that are not blank."""
         offset = self.offset
         for number, text in enumerate(self.text.split(b"\n"), self.number):
             if text and not text.isspace():
@@ -64,9 +64,9 @@ class Mapping(msgspec.Struct, frozen=True):
     """Which part of a line becomes which part of an event.
 
     Attributes:
-        metric: The metric of every event; a row that names its own keeps that.
-        subject: The part of an access-log line that is counted for.
-        actor: The part that says who did it; `None` for events without an actor.
+        metric: The metric of events that do not name one.
+        subject: The part of an access-log line that becomes the subject.
+        actor: The part of an access-log line that becomes the actor; `None` for events without an actor.
     """
 
     metric: str = "view"
@@ -75,11 +75,11 @@ class Mapping(msgspec.Struct, frozen=True):
 
 
 VIEWS: Final = Mapping()
-"""What is usually wanted of an access log: a view of its path by its host."""
+"""The default mapping: an event of the metric `view`, whose subject is the path and whose actor is the host."""
 
 
 class ParsedLine(msgspec.Struct, frozen=True, gc=False):
-    """A line that is an event."""
+    """A line that is an event; `number` and `offset` are those of the line."""
 
     number: int
     offset: int
@@ -87,30 +87,31 @@ class ParsedLine(msgspec.Struct, frozen=True, gc=False):
 
 
 class BadLine(msgspec.Struct, frozen=True, gc=False):
-    """A line that is not an event; `reason` is one printable line and safe to show."""
+    """A line that is not an event; `reason` is a printable text of one line that is safe to show."""
 
     number: int
     reason: str
 
 
 LineOutcome: TypeAlias = ParsedLine | BadLine
-"""What became of a line: the readers never raise for what a line contains."""
+"""The result of parsing a line; a parser never raises an error because of the content of a line."""
 
 TOO_LONG: Final = f"longer than {MAX_LINE_BYTES:,} bytes"
+"""The reason of a bad line that is too long."""
 
 
 def plain(reason: object) -> str:
-    """Return `reason` fit for a terminal and a log: one line, ASCII, at most 200 characters."""
+    """Return the text of a reason as one line of ASCII, at most 200 characters, safe for a terminal and a log."""
     return str(reason).encode("unicode_escape", "backslashreplace").decode("ascii")[:200]
 
 
 class BlockEvents(NamedTuple):
-    """What a block says.
+    """The events of a block of an access log.
 
     Attributes:
         visits: By partition and minute, the events with an actor.
-        units: By partition and minute, the number of events without one by subject.
-        doubtful: The lines that are for `combined.parse`.
+        units: By partition and minute, the number of events without an actor, by subject.
+        doubtful: The lines that `combined.parse` must parse.
     """
 
     visits: dict[tuple[int, int], Columns]

@@ -21,17 +21,24 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 SOURCE: Final = "file:"
-"""How the names of sources begin, among the producers'."""
+"""The prefix of the names of sources, which are stored with the names of producers."""
 
 _AT: Final = "@"
-"""What stands between a source and the partition of an earlier log, where its offset there is kept."""
+"""The separator between a source and a partition of an earlier topic, in the name of its offset there."""
 
 _INGEST: Final = Script("tallystream_worker.ingest", "ingest")
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The events of one partition that lie in [begin, end) of a file; `end` is where the next chunk begins."""
+    """The events of one partition from offset `begin` to before `end` of a source, which become one entry.
+
+    Attributes:
+        begin: The `end` of the chunk before it, or 0.
+        end: The `begin` of the next chunk.
+        events: The number of events.
+        payload: The encoded events.
+    """
 
     begin: int
     end: int
@@ -40,16 +47,19 @@ class Chunk:
 
 
 class SourceMoved(TallyError):
-    """The source stands elsewhere than was thought: another run counts it, or the server was rewound. Read it anew."""
+    """The stored offset of a source is not the expected one: the source must be read again.
+
+    Another run appends it, the server was rewound, or the topic was closed.
+    """
 
 
 class OffsetGate:
-    """The chunks of one source on their way.
+    """Appends the chunks of one source, each once.
 
     Args:
-        client: A client that never sends anything twice.
-        layout: Where the streams are.
-        source: The source's name; it stands among the producers, and is never forgotten.
+        client: A client that never sends a command twice.
+        layout: The keys of the streams.
+        source: The name of the source. Its offsets are stored with the sequences of producers, and are never removed.
     """
 
     def __init__(self, client: redis.Redis, layout: Layout, source: str) -> None:
@@ -58,10 +68,10 @@ class OffsetGate:
         self._source = source
         self._waiting: list[deque[Chunk]] = [deque() for _ in layout.keys]
         self.last_ids: list[str | None] = [None] * layout.partitions
-        """Per partition, the stream ID of the last entry that was appended here."""
+        """By partition, the stream ID of the last entry that this gate appended; `None` if there is none."""
 
     def earlier_offsets(self, earlier: Iterable[Layout]) -> list[list[int]]:
-        """Return the offsets in each log before this one, as it was noted when they were closed; see `keep_offsets`."""
+        """Return the source's offsets in each earlier topic, by partition, as `keep_offsets` stored them."""
         found = []
         for layout in earlier:
             names = [_earlier(self._source, layout, partition) for partition in range(layout.partitions)]
@@ -70,30 +80,30 @@ class OffsetGate:
         return found
 
     def offsets(self) -> list[int]:
-        """Return how far the source is appended, for each partition."""
+        """Return the offset up to which the source is appended, for each partition."""
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._layout.keys:
                 pipeline.hget(keys.sequences, self._source)
             return [_offset(mark) for mark in pipeline.execute()]
 
     def push(self, partition: int, chunk: Chunk) -> None:
-        """Queue a chunk that adjoins the one before it."""
+        """Queue a chunk of a partition; it must begin at the end of the chunk before it."""
         self._waiting[partition].append(chunk)
 
     @property
     def waiting(self) -> int:
-        """Bytes of payload that are not appended yet."""
+        """The bytes of payload in the queue, which are not appended yet."""
         return sum(len(chunk.payload) for queue in self._waiting for chunk in queue)
 
     def send(self) -> tuple[int, str | None]:
-        """Send what is queued; what could not be appended stays queued, and may be sent again.
+        """Append the queued chunks, in one round trip; a chunk that could not be appended stays queued.
 
         Returns:
-            The events appended, and in words why some were not: the backlog is full, or the server refuses writes.
+            The number of events appended, and why some were not: a stream is full, or the server rejects writes.
 
         Raises:
-            SourceMoved: the source stands elsewhere.
-            RedisError: the connection broke; nothing is known, everything stays queued. Or we lack a right.
+            SourceMoved: the stored offset is not the expected one, or the topic is closed.
+            RedisError: the connection broke, and everything stays queued, or the user lacks a permission.
         """
         sent = [(partition, chunk) for partition, queue in enumerate(self._waiting) for chunk in queue]
         if not sent:
@@ -111,24 +121,24 @@ class OffsetGate:
         stopped: set[int] = set()
         for (partition, chunk), reply in zip(sent, replies, strict=True):
             if partition in stopped:
-                continue  # behind one that failed, the gate refuses the others
+                continue  # the gate rejects the chunks after one that failed
             if isinstance(reply, NoScriptError):
                 _INGEST.load(self._client)
             elif isinstance(reply, RedisError):
                 if is_refusal(reply):
                     raise reply
-                problem = f"the server answers {reply}"
+                problem = f"the server replies {reply}"
             elif reply[0] == b"closed":
                 raise SourceMoved(
-                    f"{self._layout.keys[partition].stream} is closed: the events go on to other partitions"
+                    f"{self._layout.keys[partition].stream} is closed: a repartition moves its events to a new topic"
                 )
             elif reply[0] == b"full":
                 limit = int(reply[1])
-                problem = f"the backlog is at its limit of {limit:,} entries a stream: the workers must catch up"
+                problem = f"a stream has reached its limit of {limit:,} entries: the workers must count some first"
             else:
-                # Where a reply was lost before, the source stands behind this chunk, or behind one that follows it.
+                # If a reply was lost before, the stored offset is the end of this chunk, or of a later queued chunk.
                 if reply[0] == b"at" and int(reply[1]) not in {each.end for each in self._waiting[partition]}:
-                    raise SourceMoved(f"{self._source} stands at {int(reply[1]):,}, not at {chunk.begin:,}")
+                    raise SourceMoved(f"the offset of {self._source} is {int(reply[1]):,}, not {chunk.begin:,}")
                 if reply[0] == b"appended":
                     self.last_ids[partition] = reply[1].decode()
                 self._waiting[partition].popleft()
@@ -139,7 +149,7 @@ class OffsetGate:
 
 
 def keep_offsets(client: redis.Redis, old: Layout, new: Layout) -> None:
-    """Note in a log how far files were appended in the one before, which is closed, and in those before that."""
+    """Copy the offsets of files from a closed topic, with those that it keeps of earlier topics, to the new topic."""
     for partition, keys in enumerate(old.keys):
         kept: dict[str, bytes] = {}
         for name, mark in client.hscan_iter(keys.sequences, match=f"{SOURCE}*", count=1000):

@@ -1,4 +1,4 @@
-"""Packs the events of a file into chunks, one entry at a time for each partition."""
+"""Packs the events of a file into chunks: for each partition one entry after another."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _KNOWN: Final = 200_000
 
 
 class EventPacker:
-    """Checks events and packs them; what is appended already is skipped.
+    """Checks events and packs them into chunks; skips events that were appended before.
 
     Args:
-        layout: How many partitions there are.
-        rules: The declared metrics, `None` where no worker has published them yet.
-        offsets: How far the file is appended, for each partition.
-        earlier_offsets: The same for each log before this one, whatever its partitions.
+        layout: The number of partitions.
+        rules: The declared metrics; `None` if no worker has published them yet.
+        offsets: The offset up to which the file was appended, for each partition.
+        earlier_offsets: The same offsets for each earlier topic, which may have another number of partitions.
     """
 
     def __init__(
@@ -45,22 +45,22 @@ class EventPacker:
         self._earlier_offsets = [marks for marks in earlier_offsets if any(marks)]
         floor = max((min(marks) for marks in self._earlier_offsets), default=0)
         self.offsets = [max(mark, floor) for mark in offsets]
-        """How far the file was appended before, for each partition."""
+        """The offset up to which all events of a partition were appended before, for each partition."""
         self._begin = list(offsets)
         self._packs = [EntryBuilder() for _ in offsets]
         self._known: dict[str, tuple[str, int]] = {}
         self._metrics: set[str] = set()
-        self._needs_check: set[str] = set()  # metrics whose rules have no place for some events
+        self._needs_check: set[str] = set()  # metrics whose rules reject some events
         self._actors: set[str] = set()
-        self._checked_until = 0.0  # seconds; a time before it has been checked against the clock
+        self._checked_until = 0.0  # seconds since 1970; an earlier time is not in the future
         self.known = 0
-        """Events that were appended before, and are skipped."""
+        """The number of events that were skipped because they were appended before."""
 
     def pack_and_seal(self, fields: EventFields, offset: int) -> tuple[int, Chunk] | None:
-        """Take the event that lies at an offset; return the chunk that is full with it, with its partition.
+        """Pack the event at an offset; if its partition's chunk is full now, return the partition and the chunk.
 
         Raises:
-            EventError: the event breaks a rule; it was not taken.
+            EventError: the event breaks a rule; it was not packed.
         """
         partition = self.pack(fields, offset)
         if partition is not None and self._is_full(partition):
@@ -68,10 +68,10 @@ class EventPacker:
         return None
 
     def pack(self, fields: EventFields, offset: int) -> int | None:
-        """Take the event that lies at an offset; return its partition, `None` where it was appended before.
+        """Pack the event at an offset; return its partition, or `None` if it was appended before and is skipped.
 
         Raises:
-            EventError: the event breaks a rule; it was not taken.
+            EventError: the event breaks a rule; it was not packed.
         """
         metric, subject, amount, actor, at, id_ = fields
         subject, partition = self.route(subject)
@@ -99,18 +99,18 @@ class EventPacker:
     def pack_sum(
         self, metric: str, subject: str, minute: int, amounts: tuple[int, int, int], events: int, offset: int
     ) -> None:
-        """Take several events of one minute, without actors and ids.
+        """Pack several events of one metric, subject and minute, without actors and ids, by their sum.
 
         Args:
-            metric: Of all of them.
-            subject: Of all of them.
+            metric: Their metric.
+            subject: Their subject.
             minute: Whole minutes since 1970.
-            amounts: Their sum, the least and the largest of them.
-            events: How many they are.
-            offset: Where they lie: all of them are appended already, or none is.
+            amounts: The sum, the smallest and the largest of their amounts.
+            events: The number of events.
+            offset: An offset of theirs: either all of them were appended before, or none.
 
         Raises:
-            EventError: they break a rule; none was taken.
+            EventError: they break a rule; none was packed.
         """
         subject, partition = self.route(subject)
         if metric not in self._metrics:
@@ -128,17 +128,17 @@ class EventPacker:
     def pack_units(
         self, metric: str, partition: int | None, minute: int, subjects: list[str], events: list[int]
     ) -> None:
-        """Take numbers of events of amount 1 of one minute, by subject, of a metric that `is_summable`.
+        """Pack events of amount 1 of one metric and minute, by their number for each subject.
 
         Args:
-            metric: Of all of them.
-            partition: The one that counts the subjects; `None` where they are appended already.
+            metric: Their metric, for which `is_summable` is true.
+            partition: The partition that counts the subjects; `None` if the events were appended before.
             minute: Whole minutes since 1970.
-            subjects: As `route` returns them.
-            events: How many of each.
+            subjects: The subjects, as `route` returns them.
+            events: The number of events of each subject.
 
         Raises:
-            EventError: they lie too far ahead; none was taken.
+            EventError: the minute is too far in the future; no event was packed.
         """
         self._check_minute(minute)
         if partition is None:
@@ -147,34 +147,34 @@ class EventPacker:
             self._packs[partition].add_units(metric, minute, subjects, events)
 
     def splits(self, begin: int, end: int) -> bool:
-        """Tell whether only a part of what lies in [begin, end) may be appended already."""
+        """Return whether it is possible that some events from `begin` to before `end` were appended, and some not."""
         return any(begin < offset < end for offset in self.offsets) or any(
             begin < max(marks) and min(marks) < end for marks in self._earlier_offsets
         )
 
     def is_known(self, subject: str, partition: int, offset: int) -> bool:
-        """Tell whether an event was appended before: to this partition, or to that of its subject in an earlier log."""
+        """Return whether an event was appended before, to this partition or to its partition in an earlier topic."""
         return offset < self.offsets[partition] or any(
             offset < marks[partition_of(subject, len(marks))] for marks in self._earlier_offsets
         )
 
     @property
     def boundaries(self) -> set[int]:
-        """Offsets at which something ends that was appended before."""
+        """The offsets up to which any partition, of this topic or an earlier one, was appended before."""
         return set(self.offsets).union(*self._earlier_offsets)
 
     def is_summable(self, metric: str) -> bool:
-        """Tell whether the rules of a metric have a place for every event of amount 1, whoever did it.
+        """Return whether the rules of a metric accept every event of amount 1, with any actor or none.
 
         Raises:
-            EventError: the metric is not declared.
+            EventError: the metric is not valid or not declared.
         """
         if metric not in self._metrics:
             self._admit_metric(metric)
         return metric not in self._needs_check
 
     def pack_block(self, metric: str, found: BlockEvents, end: int) -> None:
-        """Take what a block of lines says that lies before `end`, and does not split (see `splits`)."""
+        """Pack the events of a block of lines that ends at `end`, and for which `splits` is false."""
         for (partition, minute), (subjects, actors, moments) in found.visits.items():
             events = len(subjects)
             if end <= self.offsets[partition]:
@@ -194,7 +194,7 @@ class EventPacker:
                 self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
 
     def full_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield a chunk up to `end` for each partition that has enough for one."""
+        """Yield the chunk up to `end`, with its partition, of each partition that has 2,000 events or 64 KiB."""
         for partition in range(self._partitions):
             if self._is_full(partition):
                 yield partition, self._seal(partition, end)
@@ -203,7 +203,7 @@ class EventPacker:
         """Return a subject in normal form, and the partition that counts it.
 
         Raises:
-            EventError: it is none.
+            EventError: the subject is not valid.
         """
         return self._known.get(subject) or self._admit(subject)
 
@@ -211,12 +211,12 @@ class EventPacker:
         """Return an actor in normal form.
 
         Raises:
-            EventError: it is none.
+            EventError: the actor is not valid.
         """
         return actor if actor in self._actors else self._admit_actor(actor)
 
     def remaining_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield a chunk up to `end` for each partition that has events left."""
+        """Yield the chunk up to `end`, with its partition, of each partition that has packed events left."""
         for partition, pack in enumerate(self._packs):
             if pack.events:
                 yield partition, self._seal(partition, end)

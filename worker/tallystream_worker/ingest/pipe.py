@@ -1,4 +1,4 @@
-"""Events from a pipe: what cannot be read twice is emitted as it comes, once for each time that it is piped in."""
+"""Emits events from a pipe: a pipe cannot be read twice or identified, so its events count each time it is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,19 @@ def emit_piped(
     *,
     wait: bool,
 ) -> IngestProgress:
-    """Emit the events of an open source; with `wait`, return only when they are counted."""
+    """Emit the events of an open source through a producer, and return when they are appended.
+
+    Args:
+        source: The open source.
+        format_: Its format, which must consist of lines.
+        mapping: Which part of a line becomes which part of an event.
+        store: The server and namespace to append to.
+        report: Called with the progress from time to time; the reading ends early if it returns `False`.
+        wait: Return only when the events are counted.
+
+    Returns:
+        The numbers of lines by outcome.
+    """
     progress = IngestProgress()
     with Producer(store.url, namespace=store.namespace) as producer:
         for outcome in PARSERS[format_](source, mapping):

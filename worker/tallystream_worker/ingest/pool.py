@@ -1,4 +1,4 @@
-"""Runs the jobs of an ingest: here where one process is enough, else in several, and tells how far they are."""
+"""Runs the jobs of an ingest, in this process if one is enough, else in several, and reports their progress."""
 
 from __future__ import annotations
 
@@ -24,14 +24,25 @@ _SPAWN: Final = multiprocessing.get_context("spawn")
 
 
 class IngestFailed(TallyError):
-    """A process could not go on; what it had appended stays, and the next run goes on from there."""
+    """A process of an ingest failed. Its appended events are kept, and the next run continues after them."""
 
 
 def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> IngestProgress:
-    """Run jobs until all are done or `stop` is set; return what became of all lines.
+    """Run jobs until all are done or `stop` is set.
+
+    Args:
+        jobs: The jobs to run.
+        store: The server and namespace to append to.
+        processes: The number of processes; with 1, or with one job, the jobs run in this process.
+        stop: Ends the jobs early when it is set.
+        report: Called with the progress of all jobs together from time to time.
+
+    Returns:
+        The numbers of lines of all jobs by outcome.
 
     Raises:
         TallyError: a file cannot be read, or a process failed.
+        RedisError: the server rejects the appends (in this process).
     """
     if processes == 1 or len(jobs) == 1:
         total = IngestProgress()
@@ -81,7 +92,7 @@ def _in_processes(
             left -= ended
             report(_sum(latest.values()))
         if left and not stop.is_set():
-            raise IngestFailed("a process of the ingest died; run the same command again, and it goes on from there")
+            raise IngestFailed("an ingest process died: run the same command again to append the remaining events")
     return _sum(latest.values())
 
 
@@ -94,7 +105,7 @@ def _sum(parts: Any) -> IngestProgress:
 
 
 def _child(store: RedisSettings, tasks: Any, results: Any, stopping: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     parent = multiprocessing.parent_process()
 
     def goes_on() -> bool:

@@ -1,4 +1,4 @@
-"""How far a job has come: events appended, lines that are no events, and why nothing moves."""
+"""The progress of an ingest: events appended, bad lines, and why nothing is appended at the moment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _SHOWN: Final = 10
 
 @dataclass
 class IngestProgress:
-    """What has become of the lines so far.
+    """The outcomes of the lines that were read so far.
 
     Attributes:
-        events: Appended now.
-        known: Appended before, and passed over.
-        bad: Lines that are no events.
-        read: Bytes taken from the file; of Parquet, rows.
-        examples: The first bad lines: where, and why.
-        last_ids: Per partition, the stream ID of the last entry of ours.
-        waiting_for: Why nothing moves at the moment, if so.
+        events: The number of events that this run appended.
+        known: The number of events that were appended before, and skipped.
+        bad: The number of lines that are not events.
+        read: Bytes read from the file; rows for Parquet.
+        examples: The first 10 bad lines: file, line and reason.
+        last_ids: By partition, the stream ID of the last entry that this run appended.
+        waiting_for: Why nothing is appended at the moment; `None` if something is.
     """
 
     events: int = 0
@@ -34,13 +34,20 @@ class IngestProgress:
     waiting_for: str | None = None
 
     def note(self, name: str, number: int, reason: str, lines: int = 1) -> None:
-        """Take note of a line that is no event, and of others that share its fault."""
+        """Add bad lines that have the same reason; `number` is the first of them.
+
+        Args:
+            name: The name of the file.
+            number: The number of the first line.
+            reason: Why they are not events.
+            lines: How many they are.
+        """
         self.bad += lines
         if len(self.examples) < _SHOWN:
             self.examples.append({"file": name, "line": number, "reason": reason})
 
     def add(self, other: IngestProgress) -> None:
-        """Take in what another job has done."""
+        """Add the figures of another job to these; the larger of two last stream IDs is kept."""
         self.events += other.events
         self.known += other.known
         self.bad += other.bad
@@ -51,7 +58,7 @@ class IngestProgress:
 
 
 Report = Callable[[IngestProgress], bool]
-"""Told of the progress now and then; the run ends early where it answers `False`."""
+"""A function that is called with the progress from time to time; the run ends early if it returns `False`."""
 
 
 def _order(stream_id: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Appends the events of one segment of a file while it is read; what was appended before is skipped."""
+"""Appends the events of one segment of a file while it is read; skips events that were appended before."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ _REPORT_EVERY: Final = 2000
 
 
 class SegmentAppender:
-    """Packs events and sends them; each method reads a whole segment, and returns whether to go on with the next.
+    """Packs and appends the events of one segment of a file.
+
+    Each method `append_...` reads a whole segment, and returns whether to continue with the next segment. It raises
+    `SourceMoved` if the segment must be read again, and `RedisError` if the server rejects the appends.
 
     Args:
-        client: A client that never sends anything twice.
-        deployment: What is stored there.
-        name: Names the segment among all that were ever read.
-        progress: Counts what was read and appended.
-        report: Called with it now and then; returns whether to go on.
+        client: A client that never sends a command twice.
+        deployment: The deployment to append to.
+        name: The unique name of the segment: the identity of the file, and the number of the segment.
+        progress: Counts the lines by outcome.
+        report: Called with the progress from time to time; returns whether to continue.
 
-    Every method raises `SourceMoved` if the segment must be read again, and `RedisError` if the server refuses us.
+    Attributes:
+        packer: Checks and packs the events.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class SegmentAppender:
         self._sender.close()
 
     def append_outcomes(self, outcomes: Iterable[LineOutcome], source: Source) -> bool:
-        """Append the events of lines that are parsed one by one."""
+        """Append the events of the parsed lines of a segment; return whether to continue with the next segment."""
         progress = self._progress
         before, end = progress.read, 0
         for count, outcome in enumerate(outcomes, start=1):
@@ -79,9 +83,9 @@ class SegmentAppender:
         return self._finish(end)
 
     def append_blocks(self, blocks: Iterable[Block], mapping: Mapping, source: Source) -> bool:
-        """Append the events of an access log, whose lines are parsed a block at a time.
+        """Append the events of blocks of an access log; return whether to continue with the next segment.
 
-        A chunk ends where a block does: until then everything in the block is packed, in whatever order.
+        The events of a block are packed in any order, so a chunk ends only at the end of a block.
         """
         packer, progress = self.packer, self._progress
         read = BlockReader(mapping, packer)
@@ -104,7 +108,7 @@ class SegmentAppender:
         return self._finish(end)
 
     def append_rows(self, path: str, metric: str, begin: int, end: int) -> bool:
-        """Append the events of a Parquet file's rows from `begin` to before `end`."""
+        """Append the events of a Parquet file's rows from `begin` to before `end`; return whether to continue."""
         progress, at = self._progress, begin
 
         def note(row: int, reason: str, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Appends what was read while the reading goes on: one burst is on its way, the next is gathered."""
+"""Appends chunks in a thread while the file is read: one burst is sent, and the next one is collected."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ if TYPE_CHECKING:
     from tallystream_worker.ingest.progress import IngestProgress, Report
 
 BURST: Final = 256 * 1024
-"""Bytes of payload that are worth a call; small enough that the workers begin while the file is read."""
+"""Bytes of payload in one burst; it is small enough that the workers begin to count while the file is read."""
 
 _FIRST_PAUSE: Final = 0.2
+"""Seconds to wait after the first attempt that appended nothing."""
+
 _LONGEST_PAUSE: Final = 5.0
-"""Seconds to wait after the first attempt that the server took nothing of, and at most."""
+"""The longest back-off of attempts that append nothing, in seconds."""
 
 
 class ChunkSender:
     """Sends the chunks of one source through its offset gate, in the order in which they are pushed.
 
     Args:
-        gate: Appends them.
-        progress: Told what was appended.
-        report: Called while the server takes nothing; returns whether to go on.
+        gate: Appends the chunks.
+        progress: Gets the number of appended events, and why nothing is appended.
+        report: Called while nothing can be appended; returns whether to continue.
     """
 
     def __init__(self, gate: OffsetGate, progress: IngestProgress, report: Report) -> None:
@@ -44,11 +46,11 @@ class ChunkSender:
         self._in_flight: Future[bool] | None = None
 
     def push(self, chunks: Iterable[tuple[int, Chunk]]) -> bool:
-        """Take chunks, each with its partition; tell whether to go on reading.
+        """Add chunks, each with its partition, and start to send if there are enough; return whether to continue.
 
         Raises:
-            SourceMoved: what was sent before was refused: the source stands elsewhere.
-            RedisError: or the server refuses us for good.
+            SourceMoved: the chunks before were rejected, and the source must be read again.
+            RedisError: the chunks before were rejected, and would be again.
         """
         for partition, chunk in chunks:
             self._buffered.append((partition, chunk))
@@ -56,11 +58,16 @@ class ChunkSender:
         return self._buffered_bytes < BURST or self._start_sending()
 
     def finish(self) -> bool:
-        """Send all there is, and return when it is appended; tell whether it was, or the run is to end."""
+        """Send all chunks and wait until they are appended; return `False` if `report` ended the run before.
+
+        Raises:
+            SourceMoved: the chunks were rejected, and the source must be read again.
+            RedisError: the chunks were rejected, and would be again.
+        """
         return self._start_sending() and self._await_sent()
 
     def close(self) -> None:
-        """End the thread that sends, once what it sends has been answered."""
+        """Wait until the thread has sent its present burst, and end it."""
         self._thread.shutdown(wait=True)
 
     def _start_sending(self) -> bool:
@@ -77,7 +84,7 @@ class ChunkSender:
         return sent is None or sent.result()
 
     def _send(self) -> bool:
-        """Send until everything is appended; tell whether it was, or the run is to end."""
+        """Send until the gate has appended everything; return `False` if `report` ended the run before."""
         backoff, progress = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), self._progress
         while self._gate.waiting:
             failpoints.reach("before-ingest")

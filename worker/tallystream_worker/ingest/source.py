@@ -1,4 +1,4 @@
-"""Files as numbered lines: plain or gzip, on disk or piped in, in memory bounded by one chunk."""
+"""Reads files as numbered lines: plain or gzip, from disk or a pipe, with a few chunks in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK: Final = 128 * 1024
-"""Bytes taken from a file at a time; reading lines a chunk at once is what makes it cheap."""
+"""The number of bytes that one read asks for; the lines of a chunk are found together, which is fast."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
@@ -31,12 +31,12 @@ class SourceError(TallyError):
 
 
 class Source:
-    """An open file: iterate over it for its lines, look at `bytes_read` and `total` for the progress.
+    """An open file: iterate over it for its lines; `bytes_read` and `total` give the progress.
 
     Attributes:
-        name: What to call it in messages.
-        total: Bytes on disk, `None` when they cannot be known (a pipe).
-        compressed: It is gzip.
+        name: The name of the file in messages.
+        total: The size of the file on disk in bytes; `None` if it is not a regular file (a pipe).
+        compressed: Whether the file is gzip.
     """
 
     def __init__(self, raw: io.BufferedIOBase, name: str, total: int | None) -> None:
@@ -50,42 +50,42 @@ class Source:
             self._bytes = gzip.GzipFile(fileobj=self._bytes)
 
     def head(self, size: int) -> bytes:
-        """Return the first bytes of the text without taking them; less than `size` only where there is no more.
+        """Return the first bytes of the (decompressed) text, `size` bytes or fewer if the text is shorter.
 
-        For regular files, and before anything else is read.
+        The position is the beginning of the text again after it. Call it for regular files only, before any other read.
         """
         found = self._bytes.read(size)
         self._bytes.seek(0)
         return found
 
     def seek(self, offset: int) -> None:
-        """Begin with the first line that starts at or behind an offset of the text; numbers count from there."""
+        """Let the reading begin at the first line that starts at or after an offset of the text; it has number 1."""
         self._begin = offset
         if not self.compressed:
             self._bytes.seek(max(0, offset - 1))
 
     @property
     def bytes_read(self) -> int:
-        """Bytes taken from the file so far, as they are on disk: compressed ones where they are."""
+        """The number of bytes read from the file so far; compressed bytes if the file is compressed."""
         return self._counted.count
 
     def __iter__(self) -> Iterator[Line]:
         """Yield the lines that are not blank.
 
         Raises:
-            SourceError: the file cannot be read on; all lines before that place have been yielded.
+            SourceError: the file cannot be read to its end; the lines before the error were yielded.
         """
         for block in self.blocks():
             yield from block.lines()
 
     def blocks(self, segment: int | None = None) -> Iterator[Block]:
-        """Yield all lines in blocks of about `CHUNK` bytes; none has lines that begin in two segments.
+        """Yield all lines in blocks of about `CHUNK` bytes; all lines of a block begin in the same segment.
 
         Args:
-            segment: Bytes of text in a segment; `None` for one segment in all.
+            segment: The number of bytes of text in a segment; `None` if the file is one segment.
 
         Raises:
-            SourceError: the file cannot be read on; all lines before that place have been yielded.
+            SourceError: the file cannot be read to its end; the lines before the error were yielded.
         """
         number = 1
         for piece in self._pieces():
@@ -94,14 +94,14 @@ class Source:
                 number += text.count(b"\n")
 
     def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield whole lines as they are read, from the first that begins where we do, with their begin and end."""
-        # One byte early: whether a line starts at a byte, the one before it tells.
+        """Yield the offset of the begin, the offset of the end, and the text of whole lines, from `seek`'s line on."""
+        # Begin one byte early: a line starts at a byte only if the byte before it is a line end.
         offset = 0 if self.compressed else max(0, self._begin - 1)
         rest, cut = b"", 0
         for chunk in self._chunks():
             text = rest + chunk
             if cut and (end := text.find(b"\n") + 1):
-                # The end of an endless line, which goes by itself: it is longer than its text.
+                # The end of a line that was cut off. Yield it alone, because it is longer than its text.
                 if offset >= self._begin:
                     yield offset, offset + end + cut, text[:end]
                 offset, cut, text = offset + end + cut, 0, text[end:]
@@ -112,7 +112,7 @@ class Source:
                 yield offset + skipped, offset + end, whole[skipped:]
             offset += end
             if len(rest) > MAX_LINE_BYTES + 1:
-                # Just enough of an endless line for the parser to see that it is too long.
+                # Keep one byte more of the line than is allowed, so that the parser finds it too long.
                 cut += len(rest) - MAX_LINE_BYTES - 1
                 rest = rest[: MAX_LINE_BYTES + 1]
         if rest and offset >= self._begin:
@@ -131,7 +131,7 @@ class Source:
 
     def _chunks(self) -> Iterator[bytes]:
         try:
-            # read1: what a pipe has now is worth more than a full chunk later.
+            # read1 returns the bytes that a pipe has now, instead of waiting for a full chunk.
             while chunk := self._bytes.read1(CHUNK):
                 yield chunk
         except (OSError, EOFError, zlib.error) as error:
@@ -139,7 +139,7 @@ class Source:
 
 
 def _at_borders(offset: int, end: int, text: bytes, segment: int | None) -> Iterator[tuple[int, int, bytes]]:
-    """Cut lines where the first line of another segment begins; yield each part with its begin and end."""
+    """Split lines at the first line of each next segment; yield the begin, the end and the text of each part."""
     while segment is not None and end > (border := (offset // segment + 1) * segment):
         cut = text.find(b"\n", border - 1 - offset) + 1
         if not 0 < cut < len(text):
@@ -150,7 +150,7 @@ def _at_borders(offset: int, end: int, text: bytes, segment: int | None) -> Iter
 
 
 class _Counted(io.RawIOBase):
-    """Counts what is read through it, and gives back the first two bytes, which tell gzip from text."""
+    """A file that counts the bytes read from it; `head` is its first two bytes, which distinguish gzip from text."""
 
     def __init__(self, raw: io.BufferedIOBase) -> None:
         self._raw = raw
@@ -187,10 +187,10 @@ class _Counted(io.RawIOBase):
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """Open a file of events for reading; `-` is standard input, and gzip is known by its first two bytes.
+    """Open a file of events, plain or gzip, for reading; `-` is standard input.
 
     Raises:
-        SourceError: there is no such file, or it may not be read; names it.
+        SourceError: the file does not exist or cannot be opened; the message names it.
     """
     if os.fspath(path) == "-":
         return Source(os.fdopen(sys.stdin.fileno(), "rb", closefd=False), "standard input", None)

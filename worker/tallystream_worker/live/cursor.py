@@ -54,7 +54,7 @@ def read(text: str, data: str, partitions: int) -> Cursor | None:
 
 
 def data_of(deployment: Deployment) -> str:
-    """Return the checksum of a deployment's epoch and ledger keys, which differs after a reset, rebuild or repartition."""
+    """Return the checksum of the epoch and the ledger keys, which differs after a reset, rebuild or repartition."""
     names = [deployment.epoch, *(keys.ledger for keys in deployment.layout.keys)]
     return f"{zlib.crc32(' '.join(names).encode()):08x}"
 

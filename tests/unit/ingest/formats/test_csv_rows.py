@@ -92,7 +92,7 @@ def test_a_bad_row_leaves_its_neighbours_alone():
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        ("subject,colour", "names the column 'colour'; there are metric, subject"),
+        ("subject,colour", "names the unknown column 'colour'; use metric, subject"),
         ("subject,subject", "names a column twice"),
         ("metric,amount", "names no column 'subject'"),
     ],

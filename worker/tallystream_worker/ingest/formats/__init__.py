@@ -1,1 +1,1 @@
-"""Parsers from lines and rows to events, one file for each format."""
+"""Parses lines and rows into events, one file for each format."""

@@ -1,8 +1,8 @@
-r"""Access logs in Apache's combined format, which nginx and most others write as well.
+r"""Parses access logs in Apache's combined format, which nginx and most other servers also write.
 
     83.149.9.216 - - [17/May/2015:10:05:03 +0000] "GET /a?b=1 HTTP/1.1" 200 203023 "http://from/" "Mozilla"
 
-The path is taken as it stands, with its query string and with what the server escaped (`\"`, `\xhh`).
+The path is used unchanged, with its query string and with the escapes of the server (`\"`, `\xhh`).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tallystream_worker.ingest.lines import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# Every repetition stops where the next part starts, so a line costs its length, whatever it contains.
-# The user (the third word) may contain spaces; a path may, too, if a client sent such a request.
-# No part of it reaches over a line's end, so that it serves for many lines at once as well.
+# Every repetition ends at the first character of the next part, so the time is linear in the length of the line.
+# The user (the third word) may contain spaces; so may a path, if a client sent such a request.
+# No part matches a line end, so the pattern also serves for many lines at once.
 _HEAD: Final = (
     rb"(?P<host>\S+) [^\[\n]*"
     rb"\[(?P<stamp>\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-][01]\d[0-5]\d)\] "
     rb'"[!#-\[\]-~]+ (?P<path>(?=[^" \n])[^"\\ \n]*+(?:(?:\\[^\n]| (?!HTTP/))[^"\\ \n]*+)*+)(?: HTTP/[^"\\\n]*+)?" '
     rb"(?P<status>\d{3})\b"
 )
-# The last quote may be missing: servers cut the longest lines short, and lose no request that way.
+# The last quote may be missing: servers cut off very long lines, which are still events.
 _TAIL: Final = rb' \S+ "(?P<referrer>[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+)" "(?P<agent>[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+)'
 _MONTHS: Final = {
     name: number
@@ -48,15 +48,15 @@ _NEEDS_TAIL: Final = {"referrer", "agent"}
 
 
 def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
-    """Yield an event, or what is wrong, for each line of an access log.
+    """Yield an event, or the reason why it is none, for each line of an access log.
 
-    The event's time is the line's, read with its zone; its amount is 1; it has no `id`.
-    A `-` (nothing known) stands for itself as a subject, and for no actor as an actor.
+    The event has the time of the line, read with its zone, the amount 1 and no `id`. A `-` (not known) is an ordinary
+    subject; as an actor it means that the event has no actor.
     """
     metric, actor_field = mapping.metric, mapping.actor
     pattern = re.compile(pattern_of(mapping))
     match = pattern.match
-    # Group numbers, not names: this loop runs once a line, and a number costs half of what a name does.
+    # Use the numbers of the groups, not their names: this loop runs for each line, and a number is twice as fast.
     groups = pattern.groupindex
     wanted = [groups[name] for name in ("stamp", mapping.subject, actor_field or mapping.subject)]
     for number, offset, text in lines:
@@ -69,7 +69,7 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
         stamp, subject, actor = found.group(*wanted)
         at = moment_of(stamp)
         if at is None:
-            yield BadLine(number, "the time is not a date of the calendar and a time of the day")
+            yield BadLine(number, "the time is not a valid date and time of day")
             continue
         try:
             who = None if actor_field is None or actor == b"-" else str(actor, "utf-8")
@@ -81,20 +81,20 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
 
 
 def pattern_of(mapping: Mapping) -> bytes:
-    """Return what the wanted part of a line looks like, from its beginning, with a group for each field."""
+    """Return the regular expression for a line up to the last field that the mapping needs; each field is a group."""
     needs_tail = not _NEEDS_TAIL.isdisjoint((mapping.subject, mapping.actor))
     return _HEAD + _TAIL if needs_tail else _HEAD
 
 
 def moment_of(stamp: bytes) -> float | None:
-    """Return the seconds since 1970 of `17/May/2015:10:05:03 +0200`; `None` where there was no such time."""
+    """Return the seconds since 1970 of a time such as `17/May/2015:10:05:03 +0200`; `None` if it is not valid."""
     start, past = _hour_start(stamp[:14], stamp[21:]), _SECONDS.get(stamp[15:20])
     return None if start is None or past is None else start + past
 
 
 @lru_cache(maxsize=1024)
 def _hour_start(hour: bytes, zone: bytes) -> float | None:
-    """Return the seconds since 1970 at which `17/May/2015:10` began in zone `+0200`; `None` if never."""
+    """Return the seconds since 1970 at which `17/May/2015:10` began in zone `+0200`; `None` if it is not valid."""
     month = _MONTHS.get(hour[3:6], 0)
     try:
         clock = datetime(int(hour[7:11]), month, int(hour[:2]), int(hour[12:]), tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Events as comma-separated values under a header row: `metric,subject,amount,actor,at,id` in any order."""
+"""Parses comma-separated values with a header row: the columns `metric,subject,amount,actor,at,id` in any order."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 COLUMNS: Final = ("metric", "subject", "amount", "actor", "at", "id")
+"""The columns that CSV and Parquet files may have."""
 
-# At most 16 digits: enough for 2^53, and little work for int().
+# At most 16 digits: enough for 2^53, and fast to convert.
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
 _SECONDS: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
-    """Yield an event, or what is wrong, for each row after the header; a bad header ends the file.
+    """Yield an event, or the reason why it is none, for each row after the header; a bad header ends the file.
 
-    Columns that are not there and empty cells mean "not given"; only `subject` must be. A row is one line:
-    no field of an event may contain a line break, so a quoted one that does is a mistake, too.
+    A missing column or an empty cell means "not given"; only `subject` is required. A row is one line: no field of an
+    event may contain a line break, so a quoted cell with a line break is an error.
     """
     rows = iter(lines)
     for header in rows:
@@ -68,7 +69,7 @@ def _cells(text: bytes) -> list[str]:
 def _columns(header: list[str]) -> list[str]:
     names = [name.strip() for name in header]
     if unknown := [name for name in names if name not in COLUMNS]:
-        raise ValueError(f"the header row names the column {unknown[0]!r}; there are {', '.join(COLUMNS)}")
+        raise ValueError(f"the header row names the unknown column {unknown[0]!r}; use {', '.join(COLUMNS)}")
     if len(set(names)) < len(names):
         raise ValueError("the header row names a column twice")
     if "subject" not in names:
@@ -94,7 +95,7 @@ def _fields(columns: list[str], row: list[str], metric: str) -> EventFields:
 
 
 def _seconds(text: str) -> float:
-    """Return seconds since 1970 from a number of them, or from text as in RFC 3339 with its zone."""
+    """Return the seconds since 1970 in a text: a number of seconds, or a time in RFC 3339 with its zone."""
     if _SECONDS.fullmatch(text) and math.isfinite(seconds := float(text)):
         return seconds
     try:

@@ -1,4 +1,4 @@
-"""Events as one JSON object a line: `{"metric", "subject", "amount", "actor", "at", "id"}`."""
+"""Parses NDJSON: one JSON object a line, with the keys `metric`, `subject`, `amount`, `actor`, `at` and `id`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _decode: Final = msgspec.json.Decoder(_Row).decode
 
 
 def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
-    """Yield an event, or what is wrong, for each line of NDJSON.
+    """Yield an event, or the reason why it is none, for each line of NDJSON.
 
-    Only `subject` must be there; the metric is the mapping's where a row has none. `at` is in seconds since
-    1970, or text as in RFC 3339 with its zone. An unknown field and a key that occurs twice are mistakes.
+    Only `subject` is required. A line without `metric` gets the metric of the mapping. `at` is a number of seconds
+    since 1970, or a text in RFC 3339 with its zone. An unknown key and a key that occurs twice are errors.
     """
     for number, offset, text in lines:
         if len(text) > MAX_LINE_BYTES:
@@ -60,8 +60,8 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
 
 
 def _refuse_repeated_keys(text: bytes) -> None:
-    """Raise ValueError for a key that occurs twice; the decoder alone would let the last one win."""
-    # Nearly every line passes here: a key that is not written with escapes and occurs twice is found twice.
+    """Raise ValueError if a key occurs twice; the decoder alone would use the last one."""
+    # Fast path for nearly every line: a key that is written without escapes and occurs twice is found twice.
     if b"\\" not in text and all(text.count(key) < 2 for key in _KEYS):  # noqa: PLR2004  # "twice" is the point
         return
     json.loads(text, object_pairs_hook=_only_once)

@@ -1,4 +1,4 @@
-"""Rows of Parquet files, summed in Arrow before Python sees them."""
+"""Packs the rows of Parquet files; rows without actor and id are summed in Arrow before they reach Python."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tallystream_worker.ingest.packer import EventPacker
 
 SEGMENT_ROWS: Final = 2**20
-"""Rows that one process reads by itself."""
+"""The number of rows in one segment: the part of a file that one job reads."""
 
 _SLICE: Final = 8192
-"""Rows that are summed together: few enough that an entry stays small where no subject repeats."""
+"""The number of rows that are summed together; it keeps an entry small if no subject repeats."""
 
 _LARGE: Final = 2**40
-"""An amount that goes by itself, so that sums stay far from 64 bits."""
+"""The amount from which a row is packed alone, so that sums stay far below 64 bits."""
 
 
 def _arrow() -> tuple[Any, Any, Any]:
@@ -39,23 +39,23 @@ def _arrow() -> tuple[Any, Any, Any]:
 
 
 def rows_of(path: str) -> int:
-    """Return how many rows a Parquet file has.
+    """Return the number of rows of a Parquet file, after checking its columns.
 
     Raises:
-        SourceError: it is none, or has columns that no event has.
+        SourceError: the file is not a Parquet file, has an unknown column, or has no column `subject`.
     """
     _, _, pq = _arrow()
     with _opened(pq, path) as file:
         names = file.schema_arrow.names
         if unknown := [name for name in names if name not in COLUMNS]:
-            raise SourceError(f"{path}: there is a column {unknown[0]!r}; events have {', '.join(COLUMNS)}")
+            raise SourceError(f"{path}: there is an unknown column {unknown[0]!r}; use {', '.join(COLUMNS)}")
         if "subject" not in names:
             raise SourceError(f"{path}: there is no column 'subject'")
         return int(file.metadata.num_rows)
 
 
 def head_and_tail(path: str, size: int) -> bytes:
-    """Return the first and the last bytes of a file, `size` in all: a Parquet file ends with what it holds."""
+    """Return the first and the last bytes of a file, `size` bytes in all; the metadata of Parquet is at the end."""
     with Path(path).open("rb") as file:
         head = file.read(size // 2)
         file.seek(max(0, file.seek(0, os.SEEK_END) - size // 2))
@@ -70,15 +70,18 @@ def pack_rows(
     packer: EventPacker,
     note: Callable[[int, str, int], None],
 ) -> Iterator[int]:
-    """Pack the rows from `begin` to before `end`; yield the row behind each slice that is packed.
+    """Pack the rows from `begin` to before `end`, slice by slice; yield the row after each packed slice.
 
     Args:
-        path: The file.
-        metric: Of rows that name none.
+        path: The Parquet file.
+        metric: The metric of rows without one.
         begin: The first row, counted from 0.
-        end: The row behind the last one.
-        packer: Takes the events.
-        note: Told of rows that are no events: the first one, why, how many.
+        end: The row after the last one.
+        packer: Packs the events.
+        note: Called with rows that are not events: the first of them, the reason, and how many they are.
+
+    Raises:
+        SourceError: the file cannot be read, or a column has the wrong type.
     """
     pa, pc, pq = _arrow()
     row = 0
@@ -96,7 +99,7 @@ def pack_rows(
 
 
 def _slices(table: Any, row: int, done: set[int]) -> Iterator[tuple[int, Any]]:
-    """Yield slices of the table with the row at which each begins: none reaches over the end of what is done."""
+    """Yield the first row and the table of each slice; slices also end at each row in `done`."""
     end = row + table.num_rows
     cuts = sorted({row, *range(row + _SLICE, end, _SLICE), *(each for each in done if row < each < end)})
     for first, last in zip(cuts, [*cuts[1:], end], strict=True):
@@ -104,7 +107,7 @@ def _slices(table: Any, row: int, done: set[int]) -> Iterator[tuple[int, Any]]:
 
 
 def _columns(pa: Any, pc: Any, table: Any, metric: str, path: str) -> Any:
-    """Return the columns of events in their own types, with what is not given filled in."""
+    """Return a table with all columns of an event in their types; a missing metric or amount has its default."""
     rows = table.num_rows
 
     def column(name: str, kind: Any) -> Any:
@@ -116,7 +119,7 @@ def _columns(pa: Any, pc: Any, table: Any, metric: str, path: str) -> Any:
                 found = pc.divide(pc.cast(pc.cast(found, pa.timestamp("us", tz=found.type.tz)), pa.int64()), 1e6)
             return pc.cast(found, kind)
         except pa.ArrowInvalid as error:
-            raise SourceError(f"{path}: column {name!r} does not hold what an event's {name} is: {error}") from None
+            raise SourceError(f"{path}: column {name!r} cannot be read as the {name} of events: {error}") from None
 
     return pa.table(
         {
@@ -134,7 +137,7 @@ def _pack(pc: Any, part: Any, row: int, packer: EventPacker, note: Callable[[int
     by_itself = pc.or_(pc.is_valid(part["actor"]), pc.is_valid(part["id"]))
     by_itself = pc.or_(by_itself, pc.is_null(part["subject"]))
     by_itself = pc.or_(by_itself, pc.greater_equal(pc.abs(part["amount"]), _LARGE))
-    # What has no time gets the time of its reading; what cannot be a time is refused where events are checked.
+    # A row without a time gets the time at which it is read; the packer rejects a time that is out of range.
     sound = pc.and_(pc.greater_equal(part["at"], 0.0), pc.less(part["at"], float(MAX_AT)))
     by_itself = pc.or_(by_itself, pc.invert(pc.fill_null(sound, fill_value=False)))
     numbered = part.append_column("row", _range(row, part.num_rows))
@@ -153,7 +156,7 @@ def _pack(pc: Any, part: Any, row: int, packer: EventPacker, note: Callable[[int
 def _pack_summed(
     pc: Any, metric: str, rows: Any, row: int, packer: EventPacker, note: Callable[[int, str, int], None]
 ) -> None:
-    """Pack the rows of one metric that lie behind `row` and of which only the sums matter."""
+    """Sum the rows of one metric, of a slice that begins at `row`, by subject and minute, and pack the sums."""
     subjects = pc.dictionary_encode(rows["subject"].combine_chunks())
     try:
         are_units = packer.is_summable(metric) and pc.all(pc.equal(rows["amount"], 1)).as_py()

@@ -1,4 +1,4 @@
-"""The formats of files of lines, and the parser of each."""
+"""Lists the file formats, and the parser of each format that consists of lines."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tallystream_worker.ingest.lines import Line, LineOutcome, Mapping
 
 Format: TypeAlias = Literal["combined", "ndjson", "csv", "parquet"]
+"""The name of a file format."""
 
 PARSERS: Final[dict[Format, Callable[[Iterable[Line], Mapping], Iterator[LineOutcome]]]] = {
     "combined": combined.parse,
@@ -22,7 +23,7 @@ PARSERS: Final[dict[Format, Callable[[Iterable[Line], Mapping], Iterator[LineOut
 
 
 def format_of(name: str) -> Format:
-    """Return the format that a file's name suggests: an access log, where it suggests nothing else."""
+    """Return the format for a file's name, by its suffix without `.gz`; `combined` if the suffix is not known."""
     suffixes = name.removesuffix(".gz").rpartition(".")[2].lower()
     return _BY_SUFFIX.get(suffixes, "combined")
 

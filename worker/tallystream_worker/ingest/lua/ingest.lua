@@ -1,17 +1,17 @@
 #!lua
--- ingest: appends the events of one chunk of a file at most once, however often it is read.
+-- ingest: appends the events of one chunk of a file as an entry, at most once, however often the file is read.
 --
 -- KEYS[1] stream   KEYS[2] sequences (hash: source -> "<offset> <stream ID>")   KEYS[3] ledger (hash)
 -- ARGV[1] wire version   ARGV[2] source   ARGV[3] from   ARGV[4] to   ARGV[5] events   ARGV[6] payload
 --
 -- Returns {"appended", ID}
---         {"at", offset}      the source's offset is another one than `from`: nothing was written
---         {"closed", topic}   nothing is written here any more: append what follows to that topic
---         {"full", limit}     the stream has as many entries as it may: nothing was written
+--         {"at", offset}      the source's offset is not `from`: nothing was written
+--         {"closed", topic}   this topic is closed: nothing was written; append to the returned topic
+--         {"full", limit}     the stream has reached its limit of entries: nothing was written
 --
--- Invariant: for each source the chunks in the stream adjoin, [0, a), [a, b), [b, c), ..., each once. A reader that
--- reads the file again is told how far it is appended, and goes on from there.
--- Everything is checked before the first write; the writes cannot fail once the checks have passed.
+-- Invariant: for each source the chunks in the stream adjoin, [0, a), [a, b), [b, c), ..., each once. A process that
+-- reads the file again gets the offset up to which it was appended, and continues there.
+-- Everything is checked before the first write; the writes cannot fail after the checks have passed.
 local appending = require('tallystream.storage.lua.lib.appending')
 local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
 local source, from, to = ARGV[2], ARGV[3], ARGV[4]
