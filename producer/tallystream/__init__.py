@@ -1,4 +1,4 @@
-"""Exact event counters on Redis Streams: the library that applications count with.
+"""Public API of tallystream, exact event counters on Redis Streams: emit events and read totals.
 
 from tallystream import Producer, Totals
 
@@ -8,7 +8,7 @@ with Producer("redis://127.0.0.1:6379") as producer:
 with Totals("redis://127.0.0.1:6379") as totals:
     print(totals.get("article:1", "view").value)
 
-`tallystream.aio` has the same two, to be awaited.
+`tallystream.aio` has the same two classes for asyncio; their methods are coroutines.
 """
 
 import logging
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from tallystream.reading.totals import Totals
 
     __version__: str
+    """Version of the installed distribution."""
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # an app decides what is shown
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application chooses which log lines are shown
 
 __all__ = [
     "BufferFull",
@@ -66,10 +67,10 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+if not TYPE_CHECKING:  # with a module `__getattr__`, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
-        """Return what is loaded on first use: an application that only emits does not pay for every read."""
+        """Return `Totals` or `__version__`, loaded on first use: an application that only emits imports no readers."""
         if name == "Totals":
             from tallystream.reading.totals import Totals  # noqa: PLC0415
 

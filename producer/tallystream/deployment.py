@@ -1,6 +1,6 @@
-"""What is stored in this Redis: where it lies, what is declared of it, and whether it is still the same data.
+"""The deployment: reads the partitions, rules, live topic and generation, and epoch that are stored in one namespace.
 
-See `tallystream.storage.deployment_hash` for the hash that it is read from.
+See `tallystream.storage.deployment_hash` for the hash that they are read from.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ _INIT: Final = Script("tallystream.storage", "init_deployment")
 
 @dataclass(frozen=True)
 class Deployment:
-    """What the parts agree on, as it was read: `reload` reads it again.
+    """The state of one namespace, as it was last read; `reload` reads it again.
 
-    A producer or a reader may come before the first worker: then nothing is declared yet, or even stored.
+    A producer or a reader may start before the first worker: then the rules, or the whole deployment, are not stored
+    yet.
 
     Attributes:
-        layout: Where everything lies; its keys are those of the live generation.
-        epoch: Names this life of the data: it changes when everything was lost and begun anew. Empty before anything is
-            stored.
+        layout: The keys of the live topic and its live generation.
+        epoch: Name of this life of the data: it changes when all data was lost and counting began again. Empty if no
+            deployment is stored yet.
         declared: The rules of `generation`; `None` until a worker has published them. See `rules`.
-        generation: The one that is read; a partition that is just being switched may be ahead of it.
-        others: The rules of the other generations that are there: being built, or kept.
-        was_rebuilt: There is, or was, another generation than the first.
-        building: The generation that is being built, beside the live one.
-        earlier: By log, how many partitions those before this one had.
-        kept: The earlier log whose entries and counters are still there.
-        moving: The log that is being filled, to be live in place of this one.
-        spread: The metrics whose events may lie in any partition.
+        generation: The live generation of the topic; during a switch, some partitions may already use a later one
+            (`layout.generations`).
+        others: The rules of each other stored generation, which is being built or is kept.
+        was_rebuilt: Whether a rebuild has ever begun in this topic.
+        building: The generation that a rebuild is building now.
+        earlier: The number of partitions of each earlier topic.
+        kept: The earlier topic whose streams and counters are still stored.
+        moving: The topic that a repartition is filling now, to replace this one.
+        spread: The metrics whose events may be in any partition.
     """
 
     layout: Layout
@@ -58,16 +60,16 @@ class Deployment:
 
     @classmethod
     def create_or_load(cls, client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Self:
-        """Read what is stored, or store it if nothing is yet; perhaps nothing is declared.
+        """Return the stored deployment; if none is stored, store a new one, whose rules are not published yet.
 
         Args:
-            client: Where.
-            partitions: How many partitions the caller was told to expect; `None` takes what is stored,
-                or 4 if nothing is.
-            namespace: The first part of every key.
+            client: Client of the server.
+            partitions: Expected number of partitions; `None` accepts the stored number, and is 4 for a new deployment.
+            namespace: First part of every key.
 
         Raises:
-            ConfigurationError: what is stored disagrees with `partitions` or with this release's layout.
+            ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
+                stored layout version.
         """
         wanted = Layout(partitions or DEFAULT_PARTITIONS, namespace)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
@@ -76,10 +78,11 @@ class Deployment:
 
     @classmethod
     def load(cls, client: redis.Redis, namespace: str = "tally") -> Self:
-        """Read what is stored, with its rules; never write.
+        """Return the stored deployment, with its rules; write nothing.
 
         Raises:
-            ConfigurationError: no worker has published the rules, or what is stored is not of this release's layout.
+            ConfigurationError: no worker has published the rules yet, or this release cannot read the stored layout
+                version.
         """
         found = cls.find(client, namespace)
         found.ensure_declared()
@@ -87,10 +90,10 @@ class Deployment:
 
     @classmethod
     def find(cls, client: redis.Redis, namespace: str = "tally") -> Self:
-        """Read what is stored, if anything is (`is_stored`); never write.
+        """Return the stored deployment, or an empty one if none is stored (`is_stored` is false); write nothing.
 
         Raises:
-            ConfigurationError: what is stored is not of this release's layout.
+            ConfigurationError: this release cannot read the stored layout version.
         """
         nothing = cls(Layout(namespace=namespace))
         root = client.execute_command("HGETALL", nothing.layout.root)
@@ -116,20 +119,31 @@ class Deployment:
         namespace: str = "tally",
         root: Mapping[bytes, bytes] | None = None,
     ) -> Self:
-        """Return what the fields of a log's hash say, and those of the root's; see `create_or_load` for the rest."""
+        """Return the deployment that stored hashes describe; all its partitions have the same generation.
+
+        Args:
+            fields: The hash of the live topic.
+            partitions: Expected number of partitions; `None` accepts any.
+            namespace: First part of every key.
+            root: The hash of the first topic; `None` if that is the live one.
+
+        Raises:
+            ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
+                stored layout version.
+        """
         root = fields if root is None else root
         live = live_topic(root, namespace)
         layout = fields.get(b"layout", b"").decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(
-                f"{live.meta} holds layout version {layout or 'none'}, this release reads and writes {LAYOUT}"
+                f"{live.meta} has layout version {layout or 'none'}, but this release reads and writes {LAYOUT}"
             )
         found = int(fields[b"partitions"])
         if partitions is not None and partitions != found:
-            since = "was created with" if live.topic == FIRST_TOPIC else "says that the events were moved to"
+            since = "was created with" if live.topic == FIRST_TOPIC else "was repartitioned to"
             raise ConfigurationError(
                 f"partitions is set to {partitions}, but {live.root} {since} {found}. "
-                f"Set partitions = {found}, or leave the setting out; another number is made by: "
+                f"Set partitions = {found}, or remove the setting. To change the stored number, run: "
                 f"tallystream rebuild --partitions {partitions}"
             )
         rules, generation, spread = fields.get(b"rules"), number(fields, b"generation"), spread_metrics(fields)
@@ -149,7 +163,7 @@ class Deployment:
 
     @property
     def is_stored(self) -> bool:
-        """Whether anything is stored yet."""
+        """Whether the deployment is stored in the server."""
         return bool(self.epoch)
 
     @property
@@ -166,7 +180,7 @@ class Deployment:
         return self.declared
 
     def rules_of(self, generation: int) -> Rules:
-        """Return the rules that a generation is counted by.
+        """Return the rules by which the events of a generation are counted.
 
         Raises:
             ConfigurationError: no worker has published them yet.
@@ -178,16 +192,16 @@ class Deployment:
         _ = self.rules
 
     def ensure_stored(self) -> None:
-        """Raise a `ConfigurationError` if nothing is stored yet."""
+        """Raise a `ConfigurationError` if the deployment is not stored in the server."""
         if not self.is_stored:
             raise ConfigurationError(f"{self.layout.meta} does not exist: no worker or producer has started here yet")
 
     def reload(self, client: redis.Redis) -> Self:
-        """Return what is stored by now of the same data: perhaps by other rules, in another generation or log.
+        """Read the deployment again and return it; its epoch is the same, its rules, generation or topic may differ.
 
         Raises:
-            DeploymentChanged: the data is gone, or other data is in its place.
-            redis.RedisError: the server does not answer, or refuses.
+            DeploymentChanged: the data was deleted or replaced: the stored epoch is missing or another one.
+            redis.RedisError: the server does not answer, or refuses the command.
         """
         found = self.find(client, self.layout.namespace)
         if found.epoch != self.epoch:
@@ -195,10 +209,10 @@ class Deployment:
         return found
 
     def ensure_same(self, client: redis.Redis) -> None:
-        """Check, in one command, that the hash of this log is still that of the same data.
+        """Check with one command that the hash of this topic still has this epoch.
 
         Raises:
-            DeploymentChanged: the data is gone, or other data is in its place, or this log was removed.
+            DeploymentChanged: the data was deleted or replaced, or this topic was removed.
         """
         epoch: bytes | None = client.execute_command("HGET", self.layout.meta, "epoch")
         if epoch != self.epoch.encode():
@@ -206,44 +220,53 @@ class Deployment:
 
     def _changed(self, epoch: str) -> DeploymentChanged:
         return DeploymentChanged(
-            f"{self.layout.meta} is {'another' if epoch else 'gone'}: this is not the data that this process began "
-            "with. Bring it back (tallystream restore), or restart the process to begin anew with what is here"
+            f"{self.layout.meta} was {'replaced' if epoch else 'deleted'}: this is not the data that this process "
+            "started with. Restore that data (tallystream restore), or restart the process to use the data stored now"
         )
 
     def refuse_gathering(self, rules: Rules) -> None:
-        """Refuse rules that would read at home what lies in every partition.
+        """Reject rules that turn `spread` off for a metric whose events are still spread over all partitions.
 
         Raises:
-            ConfigurationError: a metric is not spread any more.
+            ConfigurationError: the rules turn `spread` off for such a metric.
         """
         if gathered := sorted((self.spread & rules.metric.keys()) - rules.spread):
             name = gathered[0]
             raise ConfigurationError(
-                f"[metric.{name}] spread: events of {name} lie in every partition of this log, so its counters cannot "
-                f"be read from one of them. Keep spread = true in [metric.{name}], or gather them in a new log by "
-                "this configuration: tallystream rebuild"
+                f"[metric.{name}] spread: events of {name} are in every partition of this topic, so a total cannot be "
+                f"read from one partition. Keep spread = true in [metric.{name}], or move the events to a new topic "
+                "with this configuration: tallystream rebuild"
             )
 
     def with_live(self, live: Sequence[bytes | None]) -> Self:
-        """Return the same with the generations that the partitions themselves call live, by partition.
+        """Return this deployment with the live generation of each partition.
 
-        Behind the number stands `closed` if nothing is counted any more, since the log goes on in another one.
+        Args:
+            live: By partition, the value of its key `live`: a generation, followed by ` closed` if the partition counts
+                no more because another topic is live; `None` for the first generation.
         """
         generations = tuple(int((each or b"%d" % FIRST).split()[0]) for each in live)
         return replace(self, layout=replace(self.layout, generations=generations))
 
     @property
     def earlier_layouts(self) -> list[Layout]:
-        """Where the logs before this one lie, or lay."""
+        """The layouts of all earlier topics, oldest first, also of those that were removed."""
         namespace = self.layout.namespace
         return [Layout(partitions, namespace, topic=log) for log, partitions in sorted(self.earlier.items())]
 
     @property
     def kept_layout(self) -> Layout | None:
-        """Where the log before this one lies, while it is kept; its first generation."""
+        """The layout of the earlier topic that is kept, with the keys of its first generation; `None` if none is."""
         return None if self.kept is None else self.layout_of(self.kept)
 
     def layout_of(self, log: int) -> Layout | None:
-        """Return where an earlier log lies, its first generation; `None` if there was none of that number."""
+        """Return the layout of an earlier topic, with the keys of its first generation.
+
+        Args:
+            log: Number of the topic.
+
+        Returns:
+            The layout, or `None` if no earlier topic has this number.
+        """
         partitions = self.earlier.get(log)
         return None if partitions is None else Layout(partitions, self.layout.namespace, topic=log)

@@ -1,30 +1,35 @@
-"""Everything that tallystream raises on purpose.
+"""Every error class of tallystream.
 
 TallyError
-|- EventError            an event breaks a rule; says which field and which limit
-|- BufferFull            the producer's buffer is full and its policy is to say so
-|- FlushTimeout          what was emitted is not confirmed (or not counted) within the time given
-|- StreamFull            a stream has as many entries as it may: counting is behind
-|- Unconfirmed           it was written, and no replica or disk has said so in time
-|- SpoolError            the spool cannot be written or read; says where, and what to do
-|- ConfigurationError    a setting, or a setting against what is stored in Redis
-|- CodecError            bytes that are not an entry of ours
-|  '- UnknownVersion     an entry that a newer producer wrote: kept, never guessed at
-'- StreamError           the stream is not what the books say
-   |- ConsumerGroupMissing  the consumer group is gone while its counts are still there
-   |- DeploymentChanged     the data that this process began with is gone, or other data is in its place
-   '- GenerationSwitched    another generation of counters is live by now
+|- EventError            an event is invalid; the message names the field and the limit
+|- BufferFull            the producer's buffer is full, and the event was not added
+|- FlushTimeout          emitted events were not confirmed (or not counted) within the timeout
+|- StreamFull            a stream has reached its limit of entries, because counting lags
+|- Unconfirmed           an event was counted, but no replica or disk confirmed it in time
+|- SpoolError            the spool cannot be written or delivered; the message names the folder and the remedy
+|- ConfigurationError    a setting is invalid, or contradicts the stored deployment
+|- CodecError            the fields of an entry cannot be decoded
+|  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
+'- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
+   |- ConsumerGroupMissing  the consumer group is missing, but its counters are still there
+   |- DeploymentChanged     the data that this process started with was deleted or replaced
+   '- GenerationSwitched    another generation of counters is live
 """
 
 from __future__ import annotations
 
 
 class TallyError(Exception):
-    """The root: catch this to catch everything that the library raises on purpose."""
+    """Base class of every error that tallystream defines."""
 
 
 class EventError(TallyError, ValueError):
-    """An event was refused; `field` names the part at fault and the message states the limit."""
+    """An event is invalid; the message is `<field>: <problem>` and states the limit.
+
+    Args:
+        field: Name of the invalid field.
+        problem: The rule that the field breaks.
+    """
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -33,48 +38,48 @@ class EventError(TallyError, ValueError):
 
 
 class BufferFull(TallyError):
-    """The producer holds as many unsent events or bytes as it may; the event was not taken."""
+    """The producer's buffer has reached its limit of events or bytes; the event was not added."""
 
 
 class FlushTimeout(TallyError, TimeoutError):
-    """Not everything emitted before the call was confirmed in time; it stays buffered and is still sent."""
+    """Some events emitted before the call were not confirmed in time; they stay buffered and are still sent."""
 
 
 class StreamFull(TallyError):
-    """The stream has as many entries as it may have; nothing was written. Ask again once workers have caught up."""
+    """The stream has reached its limit of entries; nothing was written. Try again when the workers have caught up."""
 
 
 class Unconfirmed(TallyError):
-    """It was written and has its effect, but was not confirmed in time: a failover now might undo it."""
+    """The write was executed, but its durability was not confirmed in time: a failover now could undo it."""
 
 
 class SpoolError(TallyError):
-    """The spool on disk cannot be written, or what is in it cannot be delivered here."""
+    """The spool on disk cannot be written, or its events cannot be delivered to this deployment."""
 
 
 class ConfigurationError(TallyError):
-    """A setting is wrong, or disagrees with what is stored in Redis."""
+    """A setting is invalid, or contradicts the deployment that is stored in Redis."""
 
 
 class CodecError(TallyError, ValueError):
-    """The fields of a stream entry are not an entry that this version can read."""
+    """The fields of a stream entry cannot be decoded."""
 
 
 class UnknownVersion(CodecError):
-    """The entry states a wire version that this release does not know."""
+    """The entry has a wire version that this release cannot decode."""
 
 
 class StreamError(TallyError):
-    """The stream and the books beside it do not fit together."""
+    """A stream, its consumer group, or the data stored with it is missing or inconsistent."""
 
 
 class ConsumerGroupMissing(StreamError):
-    """The consumer group is missing although entries were counted through it."""
+    """The consumer group is missing, although it has already counted entries."""
 
 
 class DeploymentChanged(StreamError):
-    """The data that this process began with is gone, or other data is in its place: nothing more is done with it."""
+    """The data that this process started with was deleted or replaced: the process must not write to it any more."""
 
 
 class GenerationSwitched(StreamError):
-    """A rebuild has made another generation of counters the live one: look which, and go on with that."""
+    """Another generation of counters is live: load the deployment again, and use its live generation."""

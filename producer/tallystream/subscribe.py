@@ -1,4 +1,4 @@
-"""Following counters as they change, from the read service: server-sent events over `http.client`, nothing else.
+"""Follows live updates of totals from the read service: server-sent events, with the standard library's `http.client`.
 
 for update in follow("http://127.0.0.1:8080", metric="view", subject="article:*"):
     print(update.values)
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _SILENCE: Final = 40.0
-"""Seconds without a byte after which the connection counts as dead: the service says every 15 that it lives."""
+"""Seconds without a byte after which the connection counts as dead; the service sends a comment every 15 seconds."""
 
 _FIRST_PAUSE: Final = 0.2
+"""Seconds of back-off after the first failure."""
+
 _LONGEST_PAUSE: Final = 5.0
-"""Seconds to wait after the first failure, and at most."""
+"""Most seconds of back-off."""
 
 _MAX_LINE: Final = 2**24
 _MAX_SHOWN: Final = 500
@@ -33,20 +35,21 @@ _BUSY: Final = frozenset({429, 502, 503, 504})
 
 
 class SubscriptionRefused(TallyError):
-    """The service refuses what was asked, and would again: says why."""
+    """The read service refuses a subscription and would refuse it again; the message states the reason."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What changed.
+    """The totals that one live update reports.
 
     Attributes:
         values: Totals by subject and metric.
-        errors: By how much a value may be too high, for those that are not exact.
-        as_of: Stream ID up to which everything is in the values.
-        lag: Entries that are not counted yet; `None` where the server cannot tell.
-        reset: Why everything that is held may be old and must be read anew, else `None`; then there are no values.
-        id: The position: hand it to `follow(since=)` to go on from here.
+        errors: The most by which a total may be too high, by subject and metric; only for totals that are estimates.
+        as_of: Stream ID up to which every entry is in the totals.
+        lag: Entries that are not counted yet; `None` if the server cannot tell.
+        reset: Reason why all totals received so far may be outdated and must be read again; `values` is then empty.
+            `None` for an update with totals.
+        id: Position of this update: pass it to `follow(since=)` to continue after it.
     """
 
     values: dict[tuple[str, str], int]
@@ -67,22 +70,22 @@ def follow(
     token: str = "",
     patience: float | None = None,
 ) -> Iterator[Update]:
-    """Yield what changes, for ever: a lost connection is made anew, and goes on behind the last update.
+    """Yield the changed totals, without end; after a lost connection, connect again and continue after the last update.
 
     Args:
-        url: The read service, such as `http://127.0.0.1:8080`.
-        metric: Names; none means all.
-        subject: Names, or patterns in which `*` stands for anything; none means all. What is named without a `*`
-            comes at once, as it is now.
-        every: The least seconds between two updates.
-        since: The `id` of an update, to go on from there.
-        token: Where the service asks for one.
-        patience: Seconds without a connection after which to give up; `None` for never.
+        url: URL of the read service, such as `http://127.0.0.1:8080`.
+        metric: Metrics to follow; none for all.
+        subject: Subjects, or patterns in which `*` matches any text; none for all. The current total of a subject
+            that is named without `*` is sent at once.
+        every: Least seconds between two updates.
+        since: The `id` of an update, to continue after it.
+        token: Token of the read service, if it requires one.
+        patience: Seconds without an update after which a failed connection raises `TallyError`; `None` for no limit.
 
     Raises:
-        SubscriptionRefused: the service will not serve this: a wrong token, an undeclared metric, a limit.
-        ConfigurationError: the URL cannot be used.
-        TallyError: there was no connection for longer than `patience`.
+        SubscriptionRefused: the service refuses the subscription: a wrong token, an undeclared metric, a limit.
+        ConfigurationError: the URL is invalid.
+        TallyError: a connection failed, and the last update was more than `patience` seconds ago.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -107,7 +110,7 @@ def follow(
 
 
 def _updates(connection: http.client.HTTPConnection, path: str, since: str, token: str) -> Iterator[Update]:
-    """Yield the updates of one connection until it ends."""
+    """Send the request on a connection, and yield the updates of the response until it ends."""
     headers = {"Accept": "text/event-stream"}
     if since:
         headers["Last-Event-ID"] = since
@@ -130,7 +133,7 @@ def _updates(connection: http.client.HTTPConnection, path: str, since: str, toke
                 data = value
             case "id":
                 id_ = value
-            case "" if not value and data:  # the empty line that ends an event; a comment has a value
+            case "" if not value and data:  # an empty line ends an event; a comment line has a value
                 if (update := _update(event, data, id_)) is not None:
                     yield update
                 event, data, id_ = "", "", ""

@@ -1,4 +1,4 @@
-"""The asyncio face of the library: the same verbs, and a loop that never stands still."""
+"""`tallystream.aio`: its producer and reader count and read like the threaded ones, and never block the event loop."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 NOBODY = "redis://127.0.0.1:1"
-"""A port where nothing listens: connections are refused at once."""
+"""URL of a port on which no server listens: connections are refused at once."""
 
 
 def test_what_is_emitted_can_be_read(server: Server) -> None:
-    """Events that are emitted and flushed as counted are in the totals, by every verb."""
+    """After `flush(wait="counted")`, the emitted events are in the results of `get`, `get_many` and `of`."""
 
     async def scenario() -> None:
         async with Producer(server.url) as producer, Totals(server.url) as totals:
@@ -51,7 +51,7 @@ def test_what_is_emitted_can_be_read(server: Server) -> None:
 
 
 def test_reading_waits_for_a_position(server: Server) -> None:
-    """A read after a stream ID returns once that is counted, and fails in time where it never is."""
+    """A read with `after` returns once that entry is counted, and raises `FlushTimeout` if it is not in time."""
 
     async def scenario(harness: Harness) -> None:
         async with Producer(server.url) as producer, Totals(server.url) as totals:
@@ -74,7 +74,7 @@ def test_reading_waits_for_a_position(server: Server) -> None:
 
 
 def test_reading_an_empty_server_stores_nothing(server: Server) -> None:
-    """A counter on an empty server is 0, and nothing is there afterwards."""
+    """On an empty server a counter is 0, and reading it stores no key."""
 
     async def scenario() -> None:
         async with Totals(server.url) as totals:
@@ -87,7 +87,7 @@ def test_reading_an_empty_server_stores_nothing(server: Server) -> None:
 
 
 def test_a_wrong_number_of_partitions_is_refused(server: Server) -> None:
-    """A reader that expects other partitions than are stored is refused with the right number."""
+    """A reader with a wrong number of partitions is refused; the error states the stored number."""
 
     async def scenario() -> None:
         async with Totals(server.url, partitions=8) as totals:
@@ -98,7 +98,7 @@ def test_a_wrong_number_of_partitions_is_refused(server: Server) -> None:
 
 
 def test_more_readers_than_connections(server: Server) -> None:
-    """Hundreds of reads at once are all answered, over a bounded number of connections."""
+    """500 concurrent reads are all answered, over at most 32 connections."""
 
     async def scenario(harness: Harness) -> None:
         async with Totals(server.url) as totals:
@@ -112,7 +112,7 @@ def test_more_readers_than_connections(server: Server) -> None:
 
 
 def test_a_full_buffer_suspends_the_caller_and_not_the_loop(fresh_server: Callable[..., EmbeddedServer]) -> None:
-    """While the server is away and the buffer is full, the caller waits and others run; nothing is dropped."""
+    """While the server is down and the buffer is full, `emit` suspends, other tasks run, and no event is dropped."""
     server = fresh_server(extra=["--appendfsync", "always"])
 
     async def scenario() -> None:
@@ -140,7 +140,7 @@ def test_a_full_buffer_suspends_the_caller_and_not_the_loop(fresh_server: Callab
 
 
 def test_blocking_gives_up_and_counts_one_drop() -> None:
-    """An event for which no room comes in time is refused and counted once, however often it was tried."""
+    """After `block_timeout`, `emit` raises `BufferFull` and counts one dropped event, however often it has tried."""
 
     async def scenario() -> None:
         producer = Producer(NOBODY, buffer_events=1, entry_events=1, block_timeout=0.05)
@@ -157,7 +157,7 @@ def test_blocking_gives_up_and_counts_one_drop() -> None:
 
 @pytest.mark.parametrize("policy", ["raise", "drop"])
 def test_other_policies_do_not_wait(policy: str) -> None:
-    """With `raise` and `drop` a full buffer is answered at once, and each event counted."""
+    """With `raise` and `drop`, `emit` does not wait for room in a full buffer, and counts each dropped event."""
 
     async def scenario() -> None:
         producer = Producer(NOBODY, buffer_events=1, entry_events=1, when_full=policy)  # type: ignore[arg-type]
@@ -176,7 +176,7 @@ def test_other_policies_do_not_wait(policy: str) -> None:
 
 
 def test_decisions_at_once_accept_exactly_the_limit(server: Server) -> None:
-    """Of many decisions at once exactly as many are accepted as the limit has room for; the loop goes on meanwhile."""
+    """Of 100 concurrent decisions with a limit of 30, exactly 30 are accepted; `close` waits for a running decision."""
 
     async def scenario() -> None:
         async with Producer(server.url) as producer:
@@ -189,7 +189,7 @@ def test_decisions_at_once_accept_exactly_the_limit(server: Server) -> None:
                 await producer.decide("call", "")
             late = asyncio.create_task(producer.decide("call", "key:2"))
             await asyncio.sleep(0)
-        assert (await late).accepted  # closing ends what is in hand
+        assert (await late).accepted  # close waited for it
         with pytest.raises(TallyError, match="closed"):
             await producer.decide("call", "key:1")
 
@@ -198,7 +198,7 @@ def test_decisions_at_once_accept_exactly_the_limit(server: Server) -> None:
 
 
 def test_a_bad_event_is_refused_at_once(server: Server) -> None:
-    """A bad event is refused as by the threaded producer, and a closed producer takes none."""
+    """An invalid event raises `EventError`, and a closed producer rejects every event."""
 
     async def scenario() -> None:
         async with Producer(server.url) as producer:
@@ -212,7 +212,7 @@ def test_a_bad_event_is_refused_at_once(server: Server) -> None:
 
 
 def test_a_flush_that_was_given_up_does_not_keep_the_program() -> None:
-    """A program that gives up a flush while the server is away can still end."""
+    """A program that cancels a flush while the server is down can still exit."""
     program = f"""
 import asyncio
 from tallystream.aio import Producer

@@ -1,4 +1,4 @@
-"""What is stored is read once, says what is missing of it, and is read again only while it is the same data."""
+"""`Deployment`: finding, creating and reading it again, and the errors if rules or data are missing or replaced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def client(server):
 
 @pytest.fixture
 def stored(client):
-    """What a producer stores that comes before the first worker."""
+    """The deployment that a producer stores if it starts before the first worker."""
     return Deployment.create_or_load(client, 2)
 
 
@@ -32,7 +32,7 @@ def declare(client, deployment, rules=RULES):
 
 
 def test_nothing_is_stored_yet(client):
-    """Looking stores nothing; what is not there is said with what to do."""
+    """`Deployment.find` stores nothing; if nothing is stored, the errors state which process to start."""
     found = Deployment.find(client)
     assert (found.is_stored, found.declared, client.dbsize()) == (False, None, 0)
     with pytest.raises(ConfigurationError, match="tally:meta does not exist: no worker or producer has started"):
@@ -43,7 +43,7 @@ def test_nothing_is_stored_yet(client):
 
 
 def test_nothing_is_declared_yet(client, stored):
-    """Who comes before the first worker finds where things lie, and is told where rules come from."""
+    """Before the first worker, a deployment has its layout; each access to its rules fails and names the worker."""
     assert (stored.is_stored, stored.layout, stored.declared) == (True, Layout(2), None)
     stored.ensure_stored()
     for needs_rules in (
@@ -57,7 +57,7 @@ def test_nothing_is_declared_yet(client, stored):
 
 
 def test_what_is_declared_is_there_for_all(client, stored):
-    """With rules published, everyone who reads what is stored has them; another namespace has its own."""
+    """Published rules are in every deployment read from the namespace; another namespace is empty."""
     declare(client, stored)
     found = Deployment.load(client)
     assert found.rules == found.declared == found.rules_of(1) == found.rules_of(7) == RULES
@@ -67,26 +67,26 @@ def test_what_is_declared_is_there_for_all(client, stored):
 
 
 def test_other_rules_are_the_same_data(client, stored):
-    """Reading again shows what was published meanwhile."""
+    """A deployment that is read again has the rules published since."""
     declare(client, stored)
     stored.ensure_same(client)
     assert stored.reload(client).rules == RULES
 
 
 def test_data_that_is_gone_or_another_is_not_gone_on_with(client, stored):
-    """An emptied server, and one that was begun anew, are told from the one that the process began with."""
+    """A deployment rejects the server after its data was deleted, and after a new deployment was stored there."""
     client.flushall()
     for check in (stored.reload, stored.ensure_same):
-        with pytest.raises(DeploymentChanged, match="tally:meta is gone: this is not the data that this process began"):
+        with pytest.raises(DeploymentChanged, match="tally:meta was deleted: this is not the data that this process"):
             check(client)
     Deployment.create_or_load(client, 2)
     for check in (stored.reload, stored.ensure_same):
-        with pytest.raises(DeploymentChanged, match=r"tally:meta is another: .* \(tallystream restore\), or restart"):
+        with pytest.raises(DeploymentChanged, match=r"tally:meta was replaced: .* \(tallystream restore\), or restart"):
             check(client)
 
 
 def test_a_server_that_does_not_answer_is_no_other_data(fresh_server):
-    """Without an answer nothing is known of the data."""
+    """A server that is down raises a `RedisError`, not `DeploymentChanged`."""
     server = fresh_server()
     client = connect(server.url)
     deployment = Deployment.create_or_load(client)

@@ -1,4 +1,4 @@
-"""The six tests of the tutorial that this grew out of, on a running worker with the shipped metrics."""
+"""The tests of the tutorial that tallystream began with, against a running worker with the shipped metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 1000
 
 @dataclass(frozen=True)
 class Shop:
-    """What an application holds: one producer and one reader."""
+    """The producer and the reader of an application."""
 
     producer: Producer
     totals: Totals
@@ -35,7 +35,7 @@ class Shop:
 
 @pytest.fixture
 def shop(server, monkeypatch):
-    """An application beside a worker that counts."""
+    """An application and a running worker."""
     monkeypatch.setattr("tallystream_worker.runtime.partition_worker.BLOCK", 0.05)  # the worker is stopped often
     settings = Settings(redis=RedisSettings(url=server.url))
     with (
@@ -47,14 +47,14 @@ def shop(server, monkeypatch):
 
 
 def test_five_views_in_a_row(shop):
-    """Each view answers with its number, and the fifth with 5."""
+    """Five decisions on one subject return the totals 1 to 5."""
     answers = [shop.producer.decide("view", "article:1").total for _ in range(5)]
     assert answers == [1, 2, 3, 4, 5]
     assert shop.totals.get("article:1", "view").value == 5
 
 
 def test_likes_unlikes_and_the_rate_of_engagement(shop):
-    """Three likes and one unlike are 2, and 40.00 % of five views."""
+    """Three likes and one unlike make a total of 2, and with five views an engagement rate of 40.00 %."""
     shop.count("view", "article:1", times=5)
     shop.count("like", "article:1", times=3)
     shop.count("like", "article:1", amount=-1)
@@ -65,13 +65,13 @@ def test_likes_unlikes_and_the_rate_of_engagement(shop):
 
 
 def test_the_rate_without_views(shop):
-    """A rate whose denominator is 0 is 0."""
+    """A ratio whose denominator is 0 is 0."""
     shop.count("like", "article:9")
     assert shop.totals.of("article:9").ratios == {"engagement_rate": 0.0}
 
 
 def test_an_unlike_alone_shows_no_less_than_zero(shop):
-    """A like taken back before it was given shows as 0, and the like that follows brings it to 0, not to 1."""
+    """A metric with `floor = 0` shows 0 after an unlike alone, and still 0 after the like that follows."""
     shop.count("like", "article:1", amount=-1)
     assert shop.totals.get("article:1", "like").value == 0
     shop.count("like", "article:1")
@@ -79,7 +79,7 @@ def test_an_unlike_alone_shows_no_less_than_zero(shop):
 
 
 def test_a_hundred_increments_at_once(shop):
-    """100 views emitted by 100 threads, and 100 decided by as many, are exactly 200."""
+    """100 views emitted by 100 threads and 100 views decided by 100 threads make a total of exactly 200."""
     with ThreadPoolExecutor(100) as threads:
         list(threads.map(lambda _: shop.producer.emit("view", "article:1"), range(100)))
         totals = list(threads.map(lambda _: shop.producer.decide("view", "article:1").total, range(100)))
@@ -89,7 +89,7 @@ def test_a_hundred_increments_at_once(shop):
 
 
 def test_the_call_after_the_thousandth_is_refused(shop):
-    """1,000 calls of a key and hour pass, counting down from 999; the next is told when the clock hour ends."""
+    """1,000 calls of a key in a clock hour are accepted; the next is rejected, with the end of the hour."""
     at = time.time()
     reset_at = at // HOUR * HOUR + HOUR
     passed = [shop.producer.decide("api-call", "key-1", at=at) for _ in range(LIMIT)]
@@ -106,7 +106,7 @@ def test_the_call_after_the_thousandth_is_refused(shop):
 
 
 def test_one_vote_per_user(shop):
-    """The second vote of a user is refused, another user's counts, and what is taken back counts no more."""
+    """A user's second vote is rejected, another user's vote is counted, and a vote that is taken back is subtracted."""
     vote = shop.producer.decide
     first = vote("vote", "post:123", actor="user1")
     assert (first.accepted, first.total, first.reason) == (True, 1, None)
@@ -120,7 +120,7 @@ def test_one_vote_per_user(shop):
 
 
 def test_the_dashboard(shop):
-    """Counters of all kinds are read in one go and grouped by metric."""
+    """`get_many` returns counters of plain, voted and limited metrics in one call."""
     shop.count("view", "article:1", times=5)
     shop.count("view", "article:2", times=2)
     shop.count("like", "article:1", times=2)

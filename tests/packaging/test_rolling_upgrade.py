@@ -170,7 +170,7 @@ def test_a_layout_of_the_future_is_refused(fresh_server) -> None:
         deployment = Deployment.create_or_load(client)
         client.hset(deployment.layout.meta, "layout", "2")
         for look in (Deployment.create_or_load, Deployment.find):
-            with pytest.raises(ConfigurationError, match="holds layout version 2, this release reads and writes 1"):
+            with pytest.raises(ConfigurationError, match="has layout version 2, but this release reads and writes 1"):
                 look(client)
         program = Path(sys.executable).with_name("tallystream")
         for command in (["worker"], ["status"], ["emit", "view", "a"]):

@@ -1,4 +1,4 @@
-"""The library for asyncio: the same verbs, to be awaited.
+"""Public API for asyncio: `Producer` and `Totals`, with coroutines in place of blocking methods.
 
 from tallystream.aio import Producer, Totals
 

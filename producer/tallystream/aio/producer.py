@@ -1,4 +1,4 @@
-"""The producer for asyncio: the threaded one, and a caller that waits without blocking the loop."""
+"""Producer for asyncio: wraps the threaded producer and never blocks the event loop."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from tallystream.producing.stats import ProducerStats
 
 _LOOK: Final = 0.005
-"""Seconds between looks for room in a full buffer."""
+"""Seconds between two attempts to add an event to a full buffer."""
 
 _DECISIONS: Final = 16
-"""Decisions at once; more wait for their turn. With fewer, round trips would leave the processor idle; more threads
-only get in each other's way."""
+"""Most decisions under way at once; further ones wait for a free thread. With fewer threads the processor is idle
+during round trips; with more, the threads contend with each other."""
 
 
 class Producer:
-    """Counts events from asyncio without making the loop wait.
+    """Counts events from asyncio without blocking the event loop.
 
-    Sending stays with the threaded producer and its thread: redis-py packs commands in C for the synchronous client
-    only (about twice as fast), and a loop that is busy elsewhere delays no event.
+    The thread of the threaded producer sends the events: redis-py packs commands in C for the synchronous client only
+    (about twice as fast), and a busy event loop does not delay the events.
 
     Args:
-        url: Where Redis or Valkey is.
-        when_full: What `emit` does when the buffer is full; `block` suspends the caller until there is room.
-        block_timeout: Seconds after which `block` gives up, as `raise` does at once.
-        settings: Everything else that `tallystream.producing.producer.Producer` takes.
+        url: URL of Redis or Valkey.
+        when_full: Action of `emit` when the buffer is full; `block` suspends the caller until there is room.
+        block_timeout: Seconds after which `block` raises `BufferFull`.
+        settings: Any other argument of `tallystream.producing.producer.Producer`.
 
     Raises:
-        ConfigurationError: the URL or another setting cannot be used.
+        ConfigurationError: the URL or another setting is invalid.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Producer:
         block_timeout: float = 30.0,
         **settings: Any,
     ) -> None:
-        # Blocking would stop the whole loop: there the inner one refuses, and we try again.
+        # The threaded producer must not block the event loop, so it raises `BufferFull` and `emit` tries again.
         inner: WhenFull = "raise" if when_full == "block" else when_full
         self._inner = ThreadedProducer(url, when_full=inner, block_timeout=block_timeout, **settings)
         self._patience = block_timeout if when_full == "block" else 0.0
         self._retries = 0
-        # Decisions block, each on a connection, for a round trip. The pool is their own: in the loop's they would
-        # stand in line with whatever else the program sends there, and it with them. Their end is waited for, which
-        # takes no longer than the client's timeouts.
+        # A decision blocks a thread and a connection for one round trip. Decisions have their own pool: in the event
+        # loop's executor, they and the application's other calls would delay each other. `close` waits until the
+        # pool is idle, which takes at most the client's timeouts.
         self._decisions = ThreadPoolExecutor(_DECISIONS, thread_name_prefix="tallystream-decide")
         self._closed = False
 
@@ -73,14 +73,17 @@ class Producer:
         *,
         actor: str | None = None,
         at: float | None = None,
-        id: str | None = None,  # noqa: A002  # the event's own word
+        id: str | None = None,  # noqa: A002  # the name of the event's field
     ) -> None:
-        """Take one event; suspends only while the buffer is full and the policy is to block.
+        """Add one event to the buffer; suspend the caller only while the buffer is full and `when_full` is `block`.
+
+        See `tallystream.Event` for the arguments.
 
         Raises:
-            EventError: the event breaks a rule; it was not taken.
-            BufferFull: there is no room, and `when_full` says to raise (or blocking took too long).
-            ConfigurationError: this producer cannot work with what is stored in Redis.
+            EventError: the event is invalid; it was not added.
+            BufferFull: the buffer is full and `when_full` is `raise`, or stayed full for `block_timeout` seconds.
+            SpoolError: the spool cannot be written; the event was not added.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
             TallyError: the producer is closed.
         """
         began = time.monotonic()
@@ -90,11 +93,11 @@ class Producer:
             except BufferFull:
                 if time.monotonic() - began >= self._patience:
                     raise
-                self._retries += 1  # the inner one took it for a drop
+                self._retries += 1  # the threaded producer counted this attempt as a dropped event
             else:
                 return
             if at is None:
-                at = time.time()  # it happened now, not when there is room
+                at = time.time()  # the time of the call, not of the attempt that finds room
             await asyncio.sleep(_LOOK)
 
     async def decide(
@@ -105,17 +108,20 @@ class Producer:
         *,
         actor: str | None = None,
         at: float | None = None,
-        id: str | None = None,  # noqa: A002  # the event's own word
+        id: str | None = None,  # noqa: A002  # the name of the event's field
     ) -> Decision:
-        """Count one event now and return the verdict; see `tallystream.producing.producer.Producer.decide`.
+        """Count one event now and return the decision; see `tallystream.producing.producer.Producer.decide`.
 
-        A call that is cancelled may have counted its event all the same.
+        A cancelled call may still count its event.
 
         Raises:
-            EventError: the event breaks a rule; it was not counted.
+            EventError: the event is invalid; it was not counted.
             ConfigurationError: no worker has published the rules yet.
+            StreamFull: the stream has reached its limit of entries; the event was not counted.
+            Unconfirmed: the event was counted, but not confirmed in time.
+            GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             TallyError: the producer is closed.
-            redis.RedisError: it is not known whether it was counted; see `tallystream.producing.decider.Decider`.
+            redis.RedisError: the event may or may not be counted; see `tallystream.producing.decider.Decider`.
         """
         if self._closed:
             raise TallyError("this producer is closed")
@@ -123,19 +129,24 @@ class Producer:
         return await asyncio.get_running_loop().run_in_executor(self._decisions, call)
 
     async def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
-        """Wait until everything emitted before this call is in the stream, or with `wait="counted"` in the totals.
+        """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
+
+        Args:
+            timeout: Most seconds to wait; `None` for no limit.
+            wait: `appended` or `counted`.
 
         Raises:
-            FlushTimeout: not in time; the events stay buffered and are still sent.
-            ConfigurationError: this producer cannot work with what is stored in Redis.
+            FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
         """
         await in_thread(lambda: self._inner.flush(timeout, wait=wait))
 
     async def close(self, timeout: float = 5.0) -> None:
-        """End the decisions in hand, deliver what is held, then stop; further calls change nothing.
+        """Wait for the decisions under way, deliver the buffered events, then stop; a second call does nothing.
 
         Raises:
-            FlushTimeout: something could not be delivered within `timeout` seconds, and is lost with this producer.
+            FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
+                lost if there is no spool.
         """
         self._closed = True
 
@@ -147,7 +158,7 @@ class Producer:
 
     @property
     def stats(self) -> ProducerStats:
-        """What became of the events so far; an event that waited for room is no dropped one."""
+        """Counts of this producer's events so far; an event that waited for room does not count as dropped."""
         stats = self._inner.stats
         return replace(stats, dropped=stats.dropped - self._retries)
 

@@ -1,4 +1,4 @@
-"""Runs calls that block without making the event loop wait."""
+"""Runs blocking calls for coroutines in daemon threads, outside the event loop's executor."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 async def in_thread(call: Callable[[], None]) -> None:
-    """Run a call that blocks in a thread of its own.
+    """Run a blocking call in a new daemon thread, wait until it returns, and raise the exception that it raises.
 
-    Not in the loop's executor: that has few threads, and its end waits for all of them, so a flush that was given
-    up while the server is away would keep the program from ending.
+    The event loop's executor is not used: it has few threads, and the event loop waits for all of them when it ends,
+    so a flush that was cancelled during an outage would keep the program from ending.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -31,7 +31,7 @@ async def in_thread(call: Callable[[], None]) -> None:
         failure: BaseException | None = None
         try:
             call()
-        except BaseException as error:  # noqa: BLE001  # it is raised where the caller waits
+        except BaseException as error:  # noqa: BLE001  # the coroutine that awaits the call raises it
             failure = error
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, failure)

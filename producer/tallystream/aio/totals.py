@@ -1,4 +1,4 @@
-"""Reads counters from asyncio: the questions of `tallystream.Totals`, asked in threads."""
+"""Reads counters from asyncio: runs the queries of `tallystream.Totals` in threads."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
     from tallystream.reading.series import RollingSum, Series
 
 _READS: Final = 32
-"""Queries at once, each in a thread and on a connection; more wait for their turn."""
+"""Most queries under way at once, each in a thread and on a connection; further ones wait for a free thread."""
 
 
 class Totals:
-    """Reads counters from asyncio; for one event loop. A counter that nothing was counted for is 0.
+    """Reads counters from one asyncio event loop. A counter without events is 0.
 
-    The verbs, their settings, answers and errors are those of `tallystream.Totals`. Queries run in threads, by its
-    client: that packs commands in C, and its client of a cluster needs no twin. Reads of counters that come at the same
-    time share a pipeline. A read that is cancelled leaves its query to end in its thread.
+    The methods have the arguments, results and errors of those of `tallystream.Totals`. Queries run in threads through
+    the synchronous client: it packs commands in C, and no second cluster client is needed. Concurrent reads of
+    counters share a pipeline. If a read is cancelled, its query still runs to its end in its thread.
 
     Args:
-        url: Where Redis or Valkey is.
-        partitions: The number of partitions, if the caller wants it checked.
-        namespace: The first part of every key.
+        url: URL of Redis or Valkey.
+        partitions: Expected number of partitions, to be checked against the stored one; `None` accepts any.
+        namespace: First part of every key.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
@@ -58,38 +58,38 @@ class Totals:
         self._closed = False
 
     async def deployment(self) -> Deployment:
-        """Return what is stored here, at most a second old."""
+        """Return the deployment that is stored in this namespace, as it was at most one second ago."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
             await self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
         )
 
     async def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
-        """Return one total, in `value`; see `Totals.get` of `tallystream`."""
+        """Return the total of a subject's metric, in `value`; see `tallystream.Totals.get`."""
         return await self._ask(questions.get(subject, metric), after, timeout, together=True)
 
     async def get_many(
         self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0
     ) -> CounterTotals:
-        """Return many totals, in the order asked; see `Totals.get_many` of `tallystream`."""
+        """Return the totals of many counters, in the order of `counters`; see `tallystream.Totals.get_many`."""
         return await self._ask(questions.get_many(counters), after, timeout, together=True)
 
     async def of(
         self, subject: str, metrics: Iterable[str] | None = None, *, after: str | None = None, timeout: float = 5.0
     ) -> SubjectTotals:
-        """Return a subject's totals by metric, and the declared ratios of them; see `Totals.of` of `tallystream`."""
+        """Return a subject's totals by metric, and their declared ratios; see `tallystream.Totals.of`."""
         return await self._ask(questions.of(subject, metrics), after, timeout, together=True)
 
     async def series(
         self, subject: str, metric: str, window: str, last: int = 24, *, after: str | None = None, timeout: float = 5.0
     ) -> Series:
-        """Return a counter's latest buckets, oldest first; see `Totals.series` of `tallystream`."""
+        """Return the latest buckets of a counter, oldest first; see `tallystream.Totals.series`."""
         return await self._ask(questions.series(subject, metric, window, last), after, timeout)
 
     async def sum(
         self, subject: str, metric: str, over: str, *, after: str | None = None, timeout: float = 5.0
     ) -> RollingSum:
-        """Return a counter's sum over a range that ends now; see `Totals.sum` of `tallystream`."""
+        """Return the sum of a counter over a range that ends now; see `tallystream.Totals.sum`."""
         return await self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
     async def top(
@@ -102,51 +102,51 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,
     ) -> Leaderboard:
-        """Return the subjects with the most, largest first; see `Totals.top` of `tallystream`."""
+        """Return the subjects with the largest totals of a metric, largest first; see `tallystream.Totals.top`."""
         return await self._ask(questions.top(metric, window, n, offset), after, timeout)
 
     async def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
-        """Return how much of a subject's limit is used now, and what remains; see `Totals.limit` of `tallystream`."""
+        """Return how much of a subject's limit is used in this bucket, and the rest; see `tallystream.Totals.limit`."""
         return await self._ask(questions.limit(subject, metric), after, timeout)
 
     async def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
-        """Return a subject's score, and the votes for and against it; see `Totals.votes` of `tallystream`."""
+        """Return a subject's score, and the votes for and against it; see `tallystream.Totals.votes`."""
         return await self._ask(questions.votes(subject, metric), after, timeout)
 
     async def uniques(
         self, subject: str, metric: str, over: str | None = None, *, after: str | None = None, timeout: float = 5.0
     ) -> Uniques:
-        """Return an estimate of a subject's different actors; see `Totals.uniques` of `tallystream`."""
+        """Return an estimate of the number of a subject's different actors; see `tallystream.Totals.uniques`."""
         return await self._ask(questions.uniques(subject, metric, over), after, timeout)
 
     async def ledger(self) -> LedgerSummary:
-        """Return what became of every event, by partition and in all; see `Totals.ledger` of `tallystream`."""
+        """Return the ledger: events by outcome, for each partition and in sum; see `tallystream.Totals.ledger`."""
         return await self._ask(questions.ledger())
 
     async def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
-        """Return the declared alerts, and those that are firing; see `Totals.alerts` of `tallystream`."""
+        """Return the declared alerts, and those that are firing; see `tallystream.Totals.alerts`."""
         return await self._ask(questions.alerts(n, offset))
 
     async def search(self, prefix: str, n: int = 10) -> FoundSubjects:
-        """Return subjects by the beginning of their name; see `Totals.search` of `tallystream`."""
+        """Return at most `n` subjects whose names begin with `prefix`; see `tallystream.Totals.search`."""
         return await self._ask(questions.search(prefix, n))
 
     async def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
-        """Return many totals, each with its error, and the position of each partition; any metric may be asked for."""
+        """Return many totals, each with its error, and each partition's position; see `tallystream.Totals.read`."""
         return await self._ask(questions.read(counters), after, timeout, together=True)
 
     async def run(self, query: Query[Answer]) -> Answer:
-        """Send a query, and those that its replies lead to; return what the replies mean.
+        """Run a query, and each further query that its replies require; return the answer.
 
         Raises:
-            TallyError: these totals are closed.
+            TallyError: this object is closed.
         """
         if self._closed:
             raise TallyError("these totals are closed")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._inner.run, query)
 
     async def close(self) -> None:
-        """Wait for the queries that are under way, then give the connections back."""
+        """Wait for the queries under way, then close the connections."""
         self._closed = True
 
         def close() -> None:
@@ -163,7 +163,7 @@ class Totals:
         *,
         together: bool = False,
     ) -> Answer:
-        """Ask until the answer is fresh enough; `together`: in one pipeline with other reads of the same time."""
+        """Run a query until its answer includes `after`; `together` shares a pipeline with concurrent reads."""
         barrier = ReadBarrier(after, timeout)
         while True:
             query = barrier.guard(question(await self.deployment()))

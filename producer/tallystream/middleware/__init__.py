@@ -1,7 +1,7 @@
-"""Counts the requests of a web application by route, without making any of them wait.
+"""Middleware that counts the requests of a web application by route, without delaying them.
 
-`tallystream.middleware.asgi` serves FastAPI, Starlette and Litestar, `tallystream.middleware.django` Django, and
-`tallystream.middleware.flask` Flask. Declare what is counted in the worker's configuration:
+Use `tallystream.middleware.asgi` with FastAPI, Starlette and Litestar, `tallystream.middleware.django` with Django, and
+`tallystream.middleware.flask` with Flask. Declare the metrics in the worker's configuration:
 
     [metric.request]
     windows = ["hour", "day"]

@@ -1,4 +1,4 @@
-"""Counts requests in ASGI applications.
+"""ASGI middleware that counts requests.
 
 from tallystream.middleware.asgi import CountRequests
 
@@ -22,12 +22,12 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class CountRequests:
-    """ASGI middleware: counts a request when its answer is complete; see `RequestCounter`.
+    """ASGI middleware that counts each HTTP request after its response is complete; see `RequestCounter`.
 
     Args:
-        app: The application.
-        url: Where Redis or Valkey is, for a producer of its own.
-        counter: Used in place of one made from `url`.
+        app: The ASGI application.
+        url: URL of Redis or Valkey, for a new producer.
+        counter: Counter to use instead of a new one for `url`.
     """
 
     def __init__(self, app: Application, url: str = DEFAULT_URL, counter: RequestCounter | None = None) -> None:
@@ -35,11 +35,11 @@ class CountRequests:
         self._count = counter or RequestCounter.connect(url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the application does, then count."""
+        """Run the application, then count the request; pass anything but HTTP requests on without counting."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500  # what the server will make of it where the application raises
+        status = 500  # the status that the server sends if the application raises before its response starts
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -55,7 +55,7 @@ class CountRequests:
 
 
 def _route(scope: Scope, mounted_at: str) -> str | None:
-    """Return the pattern of the route, which the router has left in the scope."""
+    """Return the pattern of the route that the router stored in the scope; `None` if no route matched."""
     if template := scope.get("path_template"):  # Litestar
         return str(template)
     path = getattr(scope.get("route"), "path", None)  # Starlette, FastAPI

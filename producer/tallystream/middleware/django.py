@@ -1,6 +1,6 @@
-"""Counts requests in Django applications, under WSGI and ASGI.
+"""Django middleware that counts requests, under WSGI and ASGI.
 
-MIDDLEWARE = ["tallystream.middleware.django.count_requests", ...]  # first, so that it sees every answer
+MIDDLEWARE = ["tallystream.middleware.django.count_requests", ...]  # first, so that it counts every response
 TALLYSTREAM_URL = "redis://127.0.0.1:6379"
 """
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@sync_and_async_middleware  # type: ignore[untyped-decorator]  # Django carries no types
+@sync_and_async_middleware  # type: ignore[untyped-decorator]  # Django has no type hints
 def count_requests(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Count each request when it is answered; see `RequestCounter`.
+    """Return a Django middleware that counts each request after its response; see `RequestCounter`.
 
-    `TALLYSTREAM_URL` in the settings says where Redis or Valkey is.
+    The setting `TALLYSTREAM_URL` is the URL of Redis or Valkey; the default is `redis://127.0.0.1:6379`.
     """
     count = RequestCounter.connect(getattr(settings, "TALLYSTREAM_URL", DEFAULT_URL))
 

@@ -1,4 +1,4 @@
-"""Counts requests in Flask applications.
+"""Flask middleware that counts requests.
 
 from tallystream.middleware.flask import count_requests
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def count_requests(app: Flask, url: str = DEFAULT_URL, counter: RequestCounter | None = None) -> RequestCounter:
-    """Count the requests of an application from now on; return the counter, see `RequestCounter`.
+    """Make a Flask application count each of its requests from now on; return the `RequestCounter` that does it.
 
     Args:
-        app: The application.
-        url: Where Redis or Valkey is, for a producer of its own.
-        counter: Used in place of one made from `url`.
+        app: The Flask application.
+        url: URL of Redis or Valkey, for a new producer.
+        counter: Counter to use instead of a new one for `url`.
     """
     count = counter or RequestCounter.connect(url)
 
     def count_request(response: Response) -> Response:
-        # Also called for the answer that Flask makes of an exception.
+        # Flask calls this also for the response that it makes of an exception.
         rule = request.url_rule
         count(request.method, None if rule is None else rule.rule, response.status_code)
         return response

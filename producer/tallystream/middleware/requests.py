@@ -1,4 +1,4 @@
-"""What every framework's middleware does with a finished request."""
+"""Counts finished requests, for the middleware of every framework."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 UNMATCHED: Final = "unmatched"
-"""The route of requests that no route took: one subject for all, or whoever scans a site would make a million."""
+"""Route in the subject of every request that no route matched: one subject for all of them, so that a scan of the
+site does not create a subject for each path."""
 
 _FAILED: Final = 500
 
@@ -20,15 +21,18 @@ _log: Final = logging.getLogger("tallystream.middleware")
 
 
 class RequestCounter:
-    """Counts finished requests; the subject is method and route, such as `GET /articles/{id}`.
+    """Counts finished requests by subject; the subject is method and route, such as `GET /articles/{id}`.
 
-    A request is never delayed and never fails for the sake of a count: where the buffer is full the event is
-    dropped, and `producer.stats` says how many were. What is wrong with the declaration is logged once.
+    Counting never delays a request and never makes one fail: if the buffer is full, the event is dropped and counted
+    in `producer.stats.dropped`. An error of the producer, such as an undeclared metric, is logged once.
 
     Args:
-        producer: One made with `when_full="drop"`, as `connect` makes it.
-        metric: What a request counts as.
-        failed: What a request counts as besides, where it was answered with a status of 500 or more, or not at all.
+        producer: Producer with `when_full="drop"`, as `connect` makes it.
+        metric: Metric of every request.
+        failed: Second metric of a request that failed: its status is 500 or more, or it has no response.
+
+    Attributes:
+        producer: The producer that the events go to.
     """
 
     def __init__(self, producer: Producer, metric: str = "request", failed: str = "request-failed") -> None:
@@ -39,11 +43,11 @@ class RequestCounter:
 
     @classmethod
     def connect(cls, url: str, metric: str = "request", failed: str = "request-failed") -> Self:
-        """Return a counter with a producer of its own."""
+        """Return a request counter with a new producer for `url`, which drops events when its buffer is full."""
         return cls(Producer(url, when_full="drop"), metric, failed)
 
     def __call__(self, method: str, route: str | None, status: int) -> None:
-        """Count one request; `route` is the pattern that took it, `None` where there was none."""
+        """Count one request; `route` is the pattern of its route, `None` if no route matched."""
         subject = f"{method} {route or UNMATCHED}"
         try:
             self.producer.emit(self._metric, subject)

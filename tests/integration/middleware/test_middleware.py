@@ -1,4 +1,4 @@
-"""Middleware: requests are counted by route, and none waits or fails for it."""
+"""Middleware counts requests by route; it delays no request and makes no request fail."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from tests.harness import Harness
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server."""
+    """A test harness on an empty server, with the metrics of the middleware."""
     with Harness(server.url, metrics=["request", "request-failed"]) as harness:
         yield harness
 
 
 @pytest.fixture
 def counter(harness):
-    """What the middleware counts with."""
+    """The request counter that the middleware uses."""
     with Producer(harness.url, when_full="drop") as producer:
         yield RequestCounter(producer)
 
 
 def counted(harness, counter):
-    """Return the totals by metric and subject."""
+    """Flush the events, count them, and return the totals by metric and subject."""
     counter.producer.flush(10)
     harness.drain()
     return harness.totals()
 
 
 def ask(app, *paths, method="GET"):
-    """Send requests to an ASGI application, and return the states of the answers."""
+    """Send one request for each path to an ASGI application, and return the status of each response."""
 
     async def asking():
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -64,7 +64,7 @@ def ask(app, *paths, method="GET"):
 
 
 def test_fastapi(harness, counter):
-    """Requests are counted by the pattern of their route; failures twice; what no route takes is one subject."""
+    """FastAPI requests are counted by route pattern, failed ones also as failures, unmatched ones as one subject."""
     app = fastapi.FastAPI()
     app.add_middleware(CountRequests, counter=counter)
 
@@ -86,7 +86,7 @@ def test_fastapi(harness, counter):
 
 
 def test_starlette_and_its_mounts(harness, counter):
-    """A mounted route is named with the place where it is mounted."""
+    """The subject of a mounted Starlette route includes the path of its mount."""
 
     def answer(_request):
         return PlainTextResponse("here")
@@ -99,7 +99,7 @@ def test_starlette_and_its_mounts(harness, counter):
 
 
 def test_litestar(harness, counter):
-    """Litestar's requests are counted by its path templates."""
+    """Litestar requests are counted by path template."""
 
     @get("/articles/{article:int}", sync_to_thread=False)
     def article() -> str:
@@ -111,7 +111,7 @@ def test_litestar(harness, counter):
 
 
 def test_flask(harness, counter):
-    """Flask's requests are counted by its rules, an exception as a failure."""
+    """Flask requests are counted by URL rule, and an exception also as a failure."""
     app = flask.Flask("articles")
     app.logger.disabled = True
     count_requests(app, counter=counter)
@@ -143,7 +143,7 @@ urlpatterns = [
 
 @pytest.fixture
 def site(harness, monkeypatch):
-    """A Django project whose middleware sends to the harness; the counters that it made, to be closed."""
+    """A Django project whose middleware sends to the harness; yields the request counters that it makes."""
     if not django_settings.configured:
         django_settings.configure(
             ROOT_URLCONF=__name__,
@@ -169,7 +169,7 @@ def site(harness, monkeypatch):
 
 
 def django_totals(harness, counters):
-    """Return the totals by subject, once everything that was emitted is counted."""
+    """Flush the events of the request counters, count them, and return the totals by metric and subject."""
     for counter in counters:
         counter.producer.flush(10)
     harness.drain()
@@ -185,7 +185,7 @@ EXPECTED_OF_DJANGO = {
 
 
 def test_django_under_wsgi(harness, site):
-    """Django's requests are counted by their URL patterns, an exception as a failure."""
+    """Under WSGI, Django requests are counted by URL pattern, and an exception also as a failure."""
     client = Client(WSGIHandler())
     states = [client.get(path).status_code for path in ("/articles/1/", "/articles/2/", "/x", "/broken/")]
     assert states == [200, 200, 404, 500]
@@ -193,13 +193,13 @@ def test_django_under_wsgi(harness, site):
 
 
 def test_django_under_asgi(harness, site):
-    """The same under ASGI."""
+    """Under ASGI, Django requests are counted by URL pattern, and an exception also as a failure."""
     assert ask(ASGIHandler(), "/articles/1/", "/articles/2/", "/x", "/broken/") == [200, 200, 404, 500]
     assert django_totals(harness, site) == EXPECTED_OF_DJANGO
 
 
 def test_a_request_does_not_wait_for_a_server_that_is_away(caplog):
-    """Without a server requests are answered, and what finds no room is dropped and told by `stats`."""
+    """Without a server requests are answered; events that find no room are dropped and counted in `stats`."""
     producer = Producer("unix:///nonexistent/server.sock", when_full="drop", buffer_events=10, entry_events=10)
     try:
         app = flask.Flask("articles")
@@ -207,7 +207,7 @@ def test_a_request_does_not_wait_for_a_server_that_is_away(caplog):
         client = app.test_client()
         assert {client.get("/x").status_code for _ in range(50)} == {404}
         assert (producer.stats.buffered, producer.stats.dropped) == (10, 40)
-        # The middleware has nothing to say of it; the producer says once that it holds events, if it came to try.
+        # The middleware logs nothing; the producer logs one line if it has already tried to send.
         said = [record.getMessage() for record in caplog.records if record.name != "tallystream"]
         assert said == []
         assert len(caplog.records) <= 1
@@ -217,10 +217,10 @@ def test_a_request_does_not_wait_for_a_server_that_is_away(caplog):
 
 
 def test_an_undeclared_metric_is_said_once(harness, caplog):
-    """Requests go on, and one line says which metric is missing."""
+    """Requests for an undeclared metric do not fail, and one log line names the metric."""
     with Producer(harness.url, when_full="drop") as producer:
         producer.emit("request", "a")
-        producer.flush(10)  # the declared metrics are known from here on
+        producer.flush(10)  # now the producer has read the declared metrics
         count = RequestCounter(producer, metric="hit")
         for _ in range(3):
             count("GET", "/", 200)

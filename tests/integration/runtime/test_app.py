@@ -136,7 +136,7 @@ def test_other_data_is_left_alone(server, chosen, lines):
             services[name].run_once()
         services["alerts-deliver"].run_once()
         for name in ("archive", "snapshot"):
-            with pytest.raises(Exception, match="is another: this is not the data"):
+            with pytest.raises(Exception, match="was replaced: this is not the data"):
                 services[name].run_once()
         assert worker.follower.pool.foreign.is_set()
         assert client.keys() == [b"tally:meta"]
