@@ -156,7 +156,7 @@ def test_a_disk_that_is_full(fresh_server, tmp_path):
         [sys.executable, "-c", FILLING, url, str(tmp_path)], capture_output=True, text=True, check=True
     )
     taken, _, problem = done.stdout.partition(" ")
-    assert "nothing was taken; make room on its disk" in problem or "the event was not taken" in problem
+    assert "is full: the event was not added" in problem or "the event was not added; free space" in problem
     server.start()
     with Producer(url, spool=tmp_path) as producer, Harness(url) as harness:
         until(lambda: producer.stats.adopted == int(taken), timeout=30, what="what was taken")

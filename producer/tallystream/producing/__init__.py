@@ -1,1 +1,1 @@
-"""Takes events, packs them into entries, and appends each entry once; or decides one event at once."""
+"""Validates events, packs them into entries, and appends each entry once; or decides a single event at once."""

@@ -1,7 +1,7 @@
-"""Appends sealed entries to the streams, each exactly once, in order, however often it takes.
+"""Appends sealed entries to the streams in order, each exactly once, however many attempts that takes.
 
-An entry's bytes, partition and sequence are frozen before it is first sent. Whatever happens to the reply, the
-same call is made again from the first unconfirmed entry on, and the gate in `append.lua` lets it through once.
+An entry's bytes, partition and sequence are fixed before it is first sent. If a reply is missing, the same call is made
+again from the first unconfirmed entry on, and the sequence gate in `append.lua` lets each entry through once.
 """
 
 from __future__ import annotations
@@ -28,28 +28,32 @@ if TYPE_CHECKING:
 _APPEND: Final = Script("tallystream.storage", "append")
 
 _BURST: Final = 32
-"""The most entries per partition in one pipeline: bounds what a cut connection makes us send again."""
+"""Most entries per partition in one pipeline: bounds what is sent again after a broken connection."""
 
 KEEP_BYTES: Final = 8 * 2**20
-"""About how many bytes of confirmed entries are kept in all, for a server that turns out to have forgotten them."""
+"""About how many bytes of confirmed entries are kept in all partitions together, in case a server loses them."""
 
 _PAUSE: Final = 0.1
-"""Seconds for which a stream that is full, or closed, is left alone."""
+"""Seconds until the next attempt at a stream that is full or closed."""
 
 
 class Appender:
-    """The unconfirmed entries of every partition, and the gate's counterpart on this side.
+    """Sends the queued entries of every partition, numbered for the sequence gate, until each is confirmed.
 
-    Not safe across threads: the sender owns it.
+    Not safe across threads: only the sender thread uses it.
 
     Args:
-        client: A client that never sends anything twice.
-        layout: The partitions.
-        epoch: The life of the data that the entries belong to; `None` where that is not to be told apart.
-        durability: What counts as confirmed.
-        queues: The queues, where they are not new ones.
-        on_rename: Told, before anything is sent under it, of a queue's new name: partition, name, and the sequence
-            under the old name after which it begins at 1.
+        client: Client that never sends a command twice.
+        layout: Layout of the live topic.
+        epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
+        durability: Durability that an entry needs to count as confirmed.
+        queues: One queue for each partition; `None` for new ones.
+        on_rename: Called before anything is sent under a queue's new name, with the partition, the new name, and the
+            last sequence confirmed under the old name; the new name begins at 1 after it.
+
+    Attributes:
+        layout: Layout of the topic that is appended to.
+        queues: The queue of each partition.
     """
 
     def __init__(
@@ -68,38 +72,38 @@ class Appender:
         self._script_is_loaded = False
         self._rollbacks = RollbackWatch(client, epoch, on_rename)
         self.last_ids: list[str | None] = [None] * layout.partitions
-        """Per partition, the stream ID of the last entry of ours that was confirmed."""
+        """By partition, the stream ID of the last confirmed entry of this appender."""
         self.resent = 0
-        """Entries that the gate had already let through when they came again."""
+        """Entries that were sent again after the sequence gate had already let them through."""
         self.backlogged = 0
-        """Times that a stream was found to have as many entries as it may."""
+        """Number of times that a stream refused entries because it had reached its limit."""
         self.unconfirmed = 0
-        """Bursts that were written, and not confirmed in time."""
+        """Bursts of entries that were written, but whose durability was not confirmed in time."""
         self.is_closed = False
-        """Whether a stream takes nothing more, because the log goes on in another one: `settle`, then `move`."""
+        """Whether a stream is closed because another topic becomes live: call `settle`, then `move`."""
 
     def push(self, partition: int, entry: SealedEntry) -> None:
-        """Queue an entry; its sequence is its place in the queue."""
+        """Add an entry to the end of its partition's queue; its place in the queue determines its sequence."""
         self.queues[partition].waiting.append(entry)
 
     @property
     def rewound(self) -> int:
-        """Times that a stream turned out to have lost entries that it had confirmed."""
+        """Number of times that a stream had lost confirmed entries."""
         return self._rollbacks.rewound
 
     @property
     def lost(self) -> int:
-        """How many of these entries were not held any more."""
+        """Confirmed entries that a stream had lost and that were no longer kept here, so could not be sent again."""
         return self._rollbacks.lost
 
     @property
     def oldest_cycle(self) -> int | None:
-        """The lowest cycle among the unconfirmed entries, `None` where there are none."""
+        """The lowest cycle among the unconfirmed entries, `None` if there are none."""
         return min((queue.waiting[0].cycle for queue in self.queues if queue.waiting), default=None)
 
     @property
     def due(self) -> float | None:
-        """Seconds until there is something to send or to look at; 0 now, `None` not until more is pushed."""
+        """Seconds until the next send or check: 0 for now, `None` if there is none before the next `push`."""
         now = time.monotonic()
         moments = [queue.resume_at for queue in self.queues if queue.waiting]
         if (check_at := self._rollbacks.due(now)) is not None:
@@ -107,14 +111,14 @@ class Appender:
         return max(0.0, min(moments) - now) if moments else None
 
     def send(self) -> tuple[list[SealedEntry], RedisError | None]:
-        """Send a burst of unconfirmed entries.
+        """Send a burst of unconfirmed entries: the first 32 of each partition, except those that are full or closed.
 
         Returns:
-            The entries that are confirmed for the first time, and the first error that a server answered with (memory
-            full, read-only, loading, no right); entries that it concerns stay queued.
+            The entries that are confirmed for the first time, and the first error reply of a server (memory full,
+            read-only, loading, missing permission), or `None`. Every unconfirmed entry stays queued.
 
         Raises:
-            RedisError: the connection broke; nothing is known of the burst, all of it stays queued.
+            RedisError: the connection broke; it is not known which entries were written, so all of them stay queued.
         """
         rollbacks = self._rollbacks
         rollbacks.roll_back(self.layout, self.queues)
@@ -134,7 +138,7 @@ class Appender:
             if sent and not self._script_is_loaded:
                 _APPEND.load(self._client)
                 self._script_is_loaded = True
-            rollbacks.is_unsure = True  # until the replies are here
+            rollbacks.is_unsure = True  # until the replies have arrived
             replies = pipeline.execute(raise_on_error=False)
             rollbacks.is_unsure = False
         rollbacks.compare(self.queues, checked, replies[len(sent) : len(sent) + len(checked)])
@@ -159,13 +163,13 @@ class Appender:
             self.unconfirmed += is_written_only
         confirmed: list[SealedEntry] = []
         stopped: set[int] = set()
-        for (partition, _), reply in zip(sent, replies, strict=False):  # others follow: checks, and a durability
+        for (partition, _), reply in zip(sent, replies, strict=False):  # replies to checks and durability follow
             if partition in stopped:
-                continue  # behind an entry that failed, the gate answers "gap": expected, and no news
+                continue  # after a failed entry, the gate replies "gap" to the partition's later ones: ignore that
             if isinstance(reply, RedisError):
                 stopped.add(partition)
                 if isinstance(reply, NoScriptError):
-                    self._script_is_loaded = False  # a restart, a failover, SCRIPT FLUSH: the next burst begins with it
+                    self._script_is_loaded = False  # restart, failover or SCRIPT FLUSH: load it before the next burst
                 else:
                     first_error = first_error or reply
                 continue
@@ -195,13 +199,13 @@ class Appender:
             entry.was_confirmed = True
             confirmed.append(entry)
 
-    # -- to another log ---------------------------------------------------------------------------------
+    # -- moving to another topic ------------------------------------------------------------------------
 
     def lasts(self) -> list[int]:
-        """Ask how far each queue came: final in a log that is closed, whatever was still on its way.
+        """Return, by partition, the last sequence that the server has of each queue; final if the topic is closed.
 
         Raises:
-            RedisError: it is not known.
+            RedisError: the server did not answer; the sequences are not known.
         """
         with self._client.pipeline(transaction=False) as pipeline:
             for keys, queue in zip(self.layout.keys, self.queues, strict=True):
@@ -209,7 +213,14 @@ class Appender:
             return [int(reply.split()[0]) if reply else 0 for reply in pipeline.execute()]
 
     def settle(self, lasts: Sequence[int]) -> list[SealedEntry]:
-        """Confirm what a closed log has taken; return what is confirmed for the first time. The rest stays waiting."""
+        """Confirm the entries that a closed topic has; the others stay waiting.
+
+        Args:
+            lasts: By partition, the last sequence that the topic has.
+
+        Returns:
+            The entries that are confirmed for the first time.
+        """
         confirmed: list[SealedEntry] = []
         for queue, last in zip(self.queues, lasts, strict=True):
             if last < queue.confirmed:
@@ -220,12 +231,12 @@ class Appender:
 
     @property
     def waiting(self) -> list[SealedEntry]:
-        """What is not confirmed, in the order in which it was sealed."""
+        """The unconfirmed entries of all partitions, in the order in which they were sealed."""
         return sorted((entry for queue in self.queues for entry in queue.waiting), key=lambda entry: entry.cycle)
 
     def move(self, layout: Layout, queues: Sequence[PartitionQueue] | None = None) -> None:
-        """Go on in another log, with nothing waiting; what became of entries so far is still counted."""
-        self.last_ids = [None] * layout.partitions  # before the layout: who waits for one of them looks at both
+        """Append to another topic from now on, with the given queues or new ones; the statistics are kept."""
+        self.last_ids = [None] * layout.partitions  # before the layout: `wait_until_counted` reads both
         self.layout = layout
         self.queues = list(queues or new_queues(layout))
         self._rollbacks.reset()
@@ -233,5 +244,5 @@ class Appender:
 
 
 def new_queues(layout: Layout) -> list[PartitionQueue]:
-    """Return a new queue for each partition."""
+    """Return a new, empty queue for each partition of a layout."""
     return [PartitionQueue(KEEP_BYTES // layout.partitions) for _ in layout.keys]

@@ -1,4 +1,4 @@
-"""The buffer: events taken from the caller and not confirmed yet, bounded, and packed by partition."""
+"""The producer's buffer: a bounded amount of events that are not confirmed yet, packed by partition."""
 
 from __future__ import annotations
 
@@ -23,15 +23,25 @@ if TYPE_CHECKING:
 WhenFull = Literal["block", "raise", "drop"]
 
 Event = tuple[str, str, int, float, str | None, str | None]
-"""Metric, subject, amount, second, actor, id."""
+"""An event: metric, subject, amount, time in seconds since 1970, actor, id."""
 
 _UNROUTED_BYTES = 100
-"""About what an event takes, beside its subject, while its partition is not known."""
+"""About how many bytes an event takes, in addition to its subject, while its partition is not known."""
 
 
 @dataclass(frozen=True)
 class BufferSettings:
-    """When an entry is full, when the buffer is, and what happens then; see `Producer` for each."""
+    """Limits of an entry and of the buffer, and the action when the buffer is full; see also `Producer`.
+
+    Attributes:
+        linger: Seconds that an event may wait for others to share its entry.
+        entry_events: Events at which an entry is full.
+        entry_bytes: About the bytes at which an entry is full.
+        buffer_events: Most events that are not confirmed.
+        buffer_bytes: About the most bytes that are not confirmed.
+        when_full: Action when the buffer is full: `block`, `raise` or `drop`.
+        block_timeout: Most seconds that `block` waits for room.
+    """
 
     linger: float = 0.005
     entry_events: int = 1000
@@ -55,10 +65,16 @@ class BufferSettings:
 
 
 class Buffer:
-    """Holds events between those who emit and the one thread that sends; safe across threads.
+    """Buffers events between the threads that emit them and the one thread that sends them; safe across threads.
 
-    `emitted = appended + held`. Whoever empties it is told by two signals: `wake` (there is something to do) and
-    `hurry` (do not linger).
+    Attributes:
+        wake: Set when the sending thread has something to do.
+        hurry: Set when the sending thread must not linger.
+        emitted: Events that were added: the appended ones and those still in the buffer.
+        appended: Events that are confirmed.
+        dropped: Events for which there was no room.
+        is_closing: Whether further events are refused.
+        is_closed: Whether the sending thread must end.
     """
 
     def __init__(self, settings: BufferSettings) -> None:
@@ -68,14 +84,14 @@ class Buffer:
         self._buffer_events = settings.buffer_events
         self._buffer_bytes = settings.buffer_bytes
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # room, durability, failure or the end
+        self._changed = threading.Condition(self._lock)  # notified of room, confirmed entries, failure and end
         self.wake = threading.Event()
         self.hurry = threading.Event()
-        self._demand = False  # somebody waits: seal also what is not full
+        self._demand = False  # a caller waits: seal also packs that are not full
         self._unrouted: list[Event] = []
-        self._packs: dict[int, EntryBuilder] = {}  # by route: one that belongs to another log is not found
+        self._packs: dict[int, EntryBuilder] = {}  # by route; has no routes of earlier topics
         self._routes = range(0)
-        self._turn = ANYWHERE  # the route of what may be counted anywhere, until its pack is sealed
+        self._turn = ANYWHERE  # the route of spread events, until the pack of that route is sealed
         self._full: list[tuple[int, EntryBuilder]] = []
         self._cycle = 1
         self._confirmed_cycle = 0
@@ -88,18 +104,19 @@ class Buffer:
         self.is_closing = False
         self.is_closed = False
 
-    # -- those who emit ---------------------------------------------------------------------------------
+    # -- for the threads that emit ----------------------------------------------------------------------
 
     def put(
         self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
-        """Take one valid event; return whether it was taken (`drop` is the policy where it was not).
+        """Add one valid event; return `False` if it was dropped because the buffer is full and `when_full` is `drop`.
 
-        `route` is one of `Layout.routes`; of any other number, the event is routed when it is sealed.
+        `route` is one of `Layout.routes` of the present topic, or `ANYWHERE` for a spread event. An event with another
+        route gets its partition when it is sealed.
 
         Raises:
-            BufferFull: there is no room, and the policy is to say so, or waiting took too long.
-            ConfigurationError: nothing will be sent any more.
+            BufferFull: the buffer is full and `when_full` is `raise`, or `block` has waited too long.
+            ConfigurationError: the sending thread has failed, and no event will be sent any more.
             TallyError: the buffer is closed.
         """
         with self._lock:
@@ -111,7 +128,7 @@ class Buffer:
             ) and not self._make_room():
                 return False
             self.emitted += 1
-            if route == ANYWHERE and metric in self.spread:  # looked at again: in another log it may not be
+            if route == ANYWHERE and metric in self.spread:  # again: may not be spread in the present topic
                 route = self._turn
             pack = self._packs.get(route)
             if pack is None:
@@ -125,11 +142,11 @@ class Buffer:
         return True
 
     def wait_until_appended(self, deadline: float | None) -> None:
-        """Wait until everything taken before this call is confirmed.
+        """Wait until every event added before this call is confirmed, at most until the monotonic second `deadline`.
 
         Raises:
-            FlushTimeout: the monotonic second `deadline` has passed.
-            ConfigurationError: nothing will be sent any more.
+            FlushTimeout: the deadline has passed.
+            ConfigurationError: the sending thread has failed, and no event will be sent any more.
         """
         with self._changed:
             target = self._target()
@@ -140,11 +157,11 @@ class Buffer:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     left = self.emitted - self.appended
-                    raise FlushTimeout(f"not everything was appended in time: {left:,} events are left")
+                    raise FlushTimeout(f"the flush timed out: {left:,} events are not appended yet")
                 self._changed.wait(remaining)
 
     def refuse_more(self) -> bool:
-        """Take no more events from now on; return whether that was so before the end had come."""
+        """Refuse all further events; return `False` if the buffer was already closed."""
         with self._changed:
             if self.is_closed:
                 return False
@@ -153,22 +170,22 @@ class Buffer:
             return True
 
     def close(self) -> None:
-        """End: what is held now is held for nobody."""
+        """Make the sending thread end; it does not send the events that are still in the buffer."""
         with self._changed:
             self.is_closed = True
             self.wake.set()
             self.hurry.set()
             self._changed.notify_all()
 
-    # -- the one who sends ------------------------------------------------------------------------------
+    # -- for the thread that sends ----------------------------------------------------------------------
 
     def open(self, layout: Layout) -> None:
-        """Learn the partitions; until then everything waits unrouted."""
+        """Set the layout whose partitions events are packed for; events added earlier wait without a partition."""
         with self._lock:
             self._begin(layout)
 
     def reopen(self, layout: Layout) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Learn of another log's partitions; hand over what was packed by those before, all of it, as `seal` does."""
+        """Set the layout of another topic; return the packs for the earlier partitions, full or not, as `seal` does."""
         with self._lock:
             self._route()
             sealed, self._full = self._full, []
@@ -179,13 +196,13 @@ class Buffer:
         return cycle, sealed
 
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Hand over what is to be sent now: full packs, and the others once they have lingered or are asked for.
+        """Return the packs to send now: the full ones, and all others if `linger` has passed or a caller waits.
 
-        Events that may be counted anywhere go to one partition after another, entry by entry: so a subject that gets
-        many of them is still one sum in each entry.
+        Spread events go to one partition after another, an entry at a time, so that a subject with many events is still
+        one sum in each entry.
 
         Returns:
-            The number of this seal, and partitions with their packs.
+            The number of this seal (its cycle), and pairs of partition and pack.
         """
         with self._lock:
             self._route()
@@ -198,37 +215,37 @@ class Buffer:
                 self._demand = False
                 self._sealed_at = now
             else:
-                self.wake.set()  # full packs only: the others go on gathering until they have lingered
+                self.wake.set()  # only full packs now: the others gather more events until `linger` has passed
             cycle = self._cycle
             self._cycle += 1
         return cycle, sealed
 
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
-        """Let go of confirmed entries; `cycle` is the last seal of which nothing is left to confirm."""
+        """Count entries as appended and free their room; `cycle` is the last seal whose entries are all confirmed."""
         with self._changed:
             for entry in confirmed:
                 self.appended += entry.events
                 self._held_bytes -= entry.size
-            if confirmed or cycle != self._confirmed_cycle:  # who waits demands something each time it is woken
+            if confirmed or cycle != self._confirmed_cycle:  # only then: a waiter requests a flush whenever it wakes
                 self._confirmed_cycle = cycle
                 self._changed.notify_all()
 
     def fail(self, error: TallyError) -> None:
-        """Tell everybody who waits, and everybody who emits, that nothing will be sent any more."""
+        """Raise `error` in every call that waits or adds an event from now on: no event will be sent any more."""
         with self._changed:
             self._failure = error
             self._changed.notify_all()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, though not beyond the end."""
+        """Wait for some seconds, or until the buffer is closed."""
         with self._changed:
             if not self.is_closed:
                 self._changed.wait_for(lambda: self.is_closed, seconds)
 
-    # -- with the lock held -----------------------------------------------------------------------------
+    # -- called with the lock ---------------------------------------------------------------------------
 
     def _make_room(self) -> bool:
-        """Apply `when_full`; tell whether the event may be taken."""
+        """Apply `when_full` while the buffer is full; return whether the event may be added."""
         settings = self._settings
         deadline = time.monotonic() + settings.block_timeout
         while True:
@@ -269,7 +286,7 @@ class Buffer:
         self.wake.set()
 
     def _route(self) -> None:
-        """Put what was emitted before the partitions were known where it belongs."""
+        """Move the events without a partition to the packs of their partitions."""
         for event in self._unrouted:
             partition = partition_for(event, len(self._routes), self.spread, self._turn % MAX_PARTITIONS)
             route = self._routes[partition]
@@ -282,7 +299,7 @@ class Buffer:
     def _begin(self, layout: Layout) -> None:
         self._routes = layout.routes
         self._packs = {route: EntryBuilder() for route in layout.routes}
-        self._turn = random.choice(layout.routes)  # noqa: S311  # so that producers do not go round in step
+        self._turn = random.choice(layout.routes)  # noqa: S311  # producers begin at different partitions
 
     def _fill(self, route: int, pack: EntryBuilder) -> None:
         self._full.append((route % MAX_PARTITIONS, pack))
@@ -291,7 +308,7 @@ class Buffer:
             self._take_turns()
 
     def _take_turns(self) -> None:
-        """Let what may be counted anywhere go to the next partition."""
+        """Make the next partition the one that spread events go to."""
         if self._routes:
             self._turn = self._routes[(self._turn % MAX_PARTITIONS + 1) % len(self._routes)]
 
@@ -300,6 +317,6 @@ class Buffer:
 
 
 def partition_for(event: Event, partitions: int, spread: Collection[str], turn: int) -> int:
-    """Return where an event goes: to the partition whose turn it is, or to its subject's."""
+    """Return the partition of an event: `turn` if it is spread (and has no id), otherwise its subject's partition."""
     metric, subject, _, _, _, id_ = event
     return turn if metric in spread and is_spreadable(id_) else partition_of(subject, partitions)

@@ -1,4 +1,4 @@
-"""Waits until what was appended is counted."""
+"""Waits until appended entries are counted."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ if TYPE_CHECKING:
     from tallystream.producing.appender import Appender
 
 _META_INTERVAL: Final = 0.5
-"""Seconds after which the live generation of counters is read again."""
+"""Seconds after which the deployment is read again, because another generation may be live."""
 
 _POLL: Final = 0.003
-"""Seconds between two reads of the counting position."""
+"""Seconds between two reads of a partition's `as_of`."""
 
 
 def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, deadline: float | None) -> None:
-    """Wait until every entry that an appender has confirmed so far is in the totals.
+    """Wait until every entry that an appender has confirmed so far is counted.
+
+    Return early if another topic becomes live: it does so only after it has counted every entry of the earlier one.
 
     Raises:
         FlushTimeout: the monotonic second `deadline` has passed.
     """
     layout, last_ids, reload_at = appender.layout, list(appender.last_ids), 0.0
-    while layout is not appender.layout:  # the sender has just moved on
+    while layout is not appender.layout:  # the sender has just moved to another topic
         layout, last_ids = appender.layout, list(appender.last_ids)
     topic = layout.topic
     for partition, last_id in enumerate(last_ids):
         while last_id is not None:
-            if time.monotonic() >= reload_at:  # another generation of counters may be the one that counts by now
+            if time.monotonic() >= reload_at:  # another generation may be live
                 layout = Deployment.create_or_load(client, None, namespace).layout
                 reload_at = time.monotonic() + _META_INTERVAL
             if layout.topic != topic:
-                return  # what the log before held was counted in this one before it began to hold
+                return  # this topic counted the entries of the earlier one before it became live
             keys = layout.keys[partition]
             with client.pipeline(transaction=False) as pipeline:
                 for command in position_commands(keys):
@@ -48,5 +50,5 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
                 break
             remaining = _POLL if deadline is None else deadline - time.monotonic()
             if remaining <= 0:
-                raise FlushTimeout(f"not everything was counted in time: {position.lag or 0:,} entries are left")
+                raise FlushTimeout(f"the flush timed out: {position.lag or 0:,} entries are not counted yet")
             time.sleep(min(_POLL, remaining))

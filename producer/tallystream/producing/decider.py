@@ -1,4 +1,4 @@
-"""Decisions: one event, logged and counted at once, for callers that need the verdict now."""
+"""Decisions: appends and counts one event in one script call, for callers that need the verdict at once."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ if TYPE_CHECKING:
 _DECIDE: Final = Script("tallystream.storage", "decide")
 
 _PATIENCE: Final = 5.0
-"""Seconds for which a decision follows the counters while they go on in another generation or another log,"""
+"""Seconds for which a decision is tried again while another generation or topic becomes live."""
+
 _LOOK: Final = 0.03
-"""and seconds between looks while nothing says yet where."""
+"""Seconds between two of these attempts while the new topic is not published yet."""
 
 Reason = Literal["limit", "once", "duplicate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict on one event.
+    """The verdict on one event that was counted at once.
 
     Attributes:
-        accepted: The event changed the count: it was within the limit, or it is the actor's standing vote now.
-        total: The subject's total with this event; `None` where it has no counter of its own (`max_subjects`).
-        remaining: How many more events the limit has room for in this bucket; `None` without a limit.
-        reset_at: Second at which the limit's bucket ends; `None` without a limit or for `per = "total"`.
-        reason: Why it was not accepted: `limit`, `once` (this vote stands already) or `duplicate` (its id was seen).
-        id: Stream ID of the entry that records the event, whatever the verdict.
+        accepted: Whether the event changed the total: it was within the limit, or it is now the vote of its actor.
+        total: The subject's total including this event; `None` if the subject has no exact counter (`max_subjects`).
+        remaining: Events that the limit still allows in this bucket; `None` without a limit.
+        reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit or with
+            `per = "total"`.
+        reason: Reason for a rejection: `limit`, `once` (the actor already has this vote) or `duplicate` (the id was
+            already counted); `None` if accepted.
+        id: Stream ID of the entry that records the event, accepted or rejected.
     """
 
     accepted: bool
@@ -54,9 +57,12 @@ class Decider:
     """Decides events of one deployment; safe across threads.
 
     Args:
-        client: A client that never sends anything twice.
-        deployment: What is stored, with the published rules.
-        durability: What a decision needs beside the server's answer.
+        client: Client that never sends a command twice.
+        deployment: Deployment with published rules.
+        durability: Durability that a decision needs; `None` for the memory of the server.
+
+    Attributes:
+        deployment: The deployment as it was last read.
 
     Raises:
         ConfigurationError: no worker has published the rules yet.
@@ -69,34 +75,34 @@ class Decider:
         self._places = {deployment.generation: BucketResolver(deployment.rules)}
 
     def __call__(self, event: Event) -> Decision:
-        """Log and count one event, and return the verdict: one round trip.
+        """Append and count one event in one round trip, and return the verdict.
 
         Raises:
-            EventError: the event breaks a rule of its metric, or would take its total out of bounds.
-            StreamFull: the stream has as many entries as it may; nothing was counted.
-            Unconfirmed: the event was counted, and no replica or disk has confirmed it in time.
-            GenerationSwitched: it was not counted: the counters are being moved, and took longer than 5 seconds; decide
-                again.
-            redis.RedisError: it is not known whether the event was counted; deciding again may count it twice,
-                unless the metric counts once per actor or the event has an id.
+            EventError: the event breaks a rule of its metric, or its total would exceed the largest amount.
+            StreamFull: the stream has reached its limit of entries; the event was not counted.
+            Unconfirmed: the event was counted, but no replica or disk confirmed it in time.
+            GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
+                the event was not counted and may be decided again.
+            redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the
+                metric counts once per actor or the event has an id.
         """
         deadline = time.monotonic() + _PATIENCE
         while (outcome := self._decide(self.deployment, event)) is None:
             if time.monotonic() > deadline:
                 raise GenerationSwitched(
-                    f"the counters are being moved, for longer than {_PATIENCE:g} seconds by now: nothing was counted, "
-                    "decide again"
+                    f"the counters have been switching to another generation for {_PATIENCE:g} seconds: "
+                    "the event was not counted; decide it again"
                 )
             before, self.deployment = (
                 self.deployment,
                 Deployment.create_or_load(self._client, None, self.deployment.layout.namespace),
             )
-            if self.deployment.layout == before.layout:  # closed, and nothing says yet where it goes on
+            if self.deployment.layout == before.layout:  # closed, and the new topic is not published yet
                 time.sleep(_LOOK)
         return outcome
 
     def _decide(self, deployment: Deployment, event: Event) -> Decision | None:
-        """Decide by what is known of the deployment; `None` where another generation is live by now."""
+        """Decide one event in a deployment's live generation; return `None` if another generation or topic is live."""
         keys = deployment.layout.keys_of(event.subject)
         rules = deployment.rules_of(keys.generation)
         rule = _check(rules, event)
@@ -115,7 +121,7 @@ class Decider:
         batch.add(place, event.subject, event.amount, at, event.actor, event.id)
         single = Single(event.metric, event.subject, event.amount, at, event.actor, event.id)
         entry = ["v", VERSION, "d", keys.generation, "n", 1, "b", encode(Payload([], [single]))]
-        # No rule can reject a plain sum; the script counts the others.
+        # No rule can reject a plain sum, so its outcome is known here; the script adds other outcomes to the ledger.
         ledger = {"counted": 1, f"counted@{event.metric}": 1} if batch.sums else {}
         total_key = keys.total(event.metric, event.subject)
         names = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]
@@ -125,7 +131,8 @@ class Decider:
             return None
         if answer == b"full":
             raise StreamFull(
-                f"{keys.stream} has {int(details[0]):,} entries, its limit: workers have to catch up first"
+                f"{keys.stream} has reached its limit of {int(details[0]):,} entries: "
+                "try again when the workers have caught up"
             )
         if answer != b"decided":
             raise EventError("amount", f"would take the total of {event.subject} out of +-{MAX_AMOUNT:,}")

@@ -1,4 +1,4 @@
-"""What a producer does when its process forks, and when its interpreter exits."""
+"""Restarts producers in the child process after a fork, and closes them when the interpreter exits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _restarts: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], None]]] = weakre
 
 
 def follow_process(owner: T, *, restart: Callable[[T], None], close: Callable[[T], None]) -> None:
-    """Call `restart` in each child after a fork, and `close` at exit, for as long as the owner lives."""
+    """Call `restart(owner)` in each child after a fork, and `close(owner)` at exit, if `owner` still exists then."""
     _restarts[owner] = restart
     atexit.register(_close_at_exit, weakref.ref(owner), close)
 
@@ -36,7 +36,7 @@ def _close_at_exit(reference: weakref.ref[T], close: Callable[[T], None]) -> Non
         try:
             close(owner)
         except (TallyError, RedisError) as error:
-            # There is nobody left to catch it: say it where a person will see it.
+            # No caller is left to catch the error: write it to standard error.
             os.write(2, f"tallystream: {error}\n".encode())
 
 

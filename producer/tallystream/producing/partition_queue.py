@@ -1,4 +1,4 @@
-"""A queue: the entries of one producer for one partition, on their way and for a while after."""
+"""The queue of one producer's entries for one partition: unconfirmed entries, and the latest confirmed ones."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from typing import Final
 
 _ENTRY_BYTES: Final = 250
-"""About what an entry takes beside its payload."""
+"""About how many bytes an entry takes in addition to its payload."""
 
 
 @dataclass(slots=True, eq=False)
 class SealedEntry:
-    """A sealed entry on its way.
+    """An entry whose bytes are fixed, ready to be sent.
 
-    `cycle` numbers the seal that froze it: what was emitted earlier has a lower or equal one. `was_confirmed` tells
-    that the server had it once.
+    Attributes:
+        cycle: Number of the seal that made it; events emitted earlier are in entries with the same or a lower number.
+        events: Number of events in it.
+        size: Bytes that its events take in the buffer.
+        payload: The packed events.
+        was_confirmed: Whether the server has ever confirmed it.
     """
 
     cycle: int
@@ -28,22 +32,34 @@ class SealedEntry:
 
 @dataclass(frozen=True)
 class Rollback:
-    """What a stream that went back cost: entries that are sent again, and entries that nobody holds any more."""
+    """The result of rolling back a queue.
+
+    Attributes:
+        again: Entries that are sent again.
+        lost: Entries that the server has lost and that are no longer kept here.
+    """
 
     again: int
     lost: int
 
 
 class PartitionQueue:
-    """Entries in the order of their sequences: `kept` ends with `confirmed`, and `waiting` begins after it.
+    """One producer's entries for one partition, in the order of their sequences.
 
-    What was confirmed is kept for a while: a server that fails over or restarts may have forgotten it, and says in
-    its next answer how far it got. As the gate lets through 1, 2, 3, ... without a gap, it holds no entry beyond that.
+    The latest confirmed entries are kept, because a server may lose them in a failover or a restart. Its next reply
+    then states the last sequence that it has. The sequence gate lets entries through as 1, 2, 3, ... without a gap, so
+    the server has no entry after that sequence.
 
     Args:
-        keep_bytes: About how many bytes of confirmed entries are kept.
-        producer: The queue's name at the gate; a new one where none is given.
-        confirmed: The sequence before the first that is to be sent.
+        keep_bytes: About how many bytes of confirmed entries to keep.
+        producer: Name of the queue at the sequence gate; `None` for a new name.
+        confirmed: The last sequence that is already confirmed.
+
+    Attributes:
+        producer: Name of the queue at the sequence gate.
+        confirmed: The last confirmed sequence: that of the last entry in `kept`.
+        kept: Confirmed entries, the latest last.
+        waiting: Unconfirmed entries; the first has the sequence `confirmed + 1`.
     """
 
     __slots__ = ("_keep_bytes", "_kept_bytes", "confirmed", "kept", "producer", "resume_at", "waiting")
@@ -54,12 +70,12 @@ class PartitionQueue:
         self.kept: deque[SealedEntry] = deque()
         self._kept_bytes = 0
         self.resume_at = 0.0
-        """Monotonic second before which nothing is sent: the stream was full."""
+        """Monotonic second before which nothing is sent, because the stream was full or closed."""
         self.producer = producer or new_name()
         self.confirmed = confirmed
 
     def confirm(self) -> SealedEntry:
-        """Move the first waiting entry to those that the server has; return it."""
+        """Move the first waiting entry to the kept ones and return it; drop the oldest kept ones over `keep_bytes`."""
         entry = self.waiting.popleft()
         self.confirmed += 1
         self.kept.append(entry)
@@ -69,10 +85,10 @@ class PartitionQueue:
         return entry
 
     def roll_back(self, last: int) -> Rollback:
-        """Go back to where the server is: it has the entries up to `last`, and none after it.
+        """Make the kept entries after `last` wait again; `last` is the last sequence that the server still has.
 
-        Where all that it forgot is still kept, it is sent again as the same entries. Where it is not, the gate would
-        never let the next one through: then what is held has to begin again at 1, under a new name (`rename`).
+        If all entries that the server lost are still kept, they are sent again with the same sequences. Otherwise
+        (`Rollback.lost` is not 0) the sequence gate would refuse the next entry: the caller must `rename` the queue.
         """
         first_kept = self.confirmed - len(self.kept) + 1
         lost = max(0, first_kept - 1 - last)
@@ -86,17 +102,17 @@ class PartitionQueue:
         return Rollback(again, lost)
 
     def rename(self, name: str) -> None:
-        """Begin again at 1, with what waits; what is kept belongs to the old name."""
+        """Give the queue a new name: the first waiting entry gets sequence 1, and the kept entries are dropped."""
         self.producer = name
         self.confirmed = 0
         self.forget()
 
     def forget(self) -> None:
-        """Keep nothing of what was confirmed."""
+        """Drop the kept entries."""
         self.kept.clear()
         self._kept_bytes = 0
 
 
 def new_name() -> str:
-    """Return a name that no producer has had; it never begins with `!`."""
+    """Return a new random name for a queue or a folder; it never begins with `!`."""
     return uuid.uuid4().hex[:16]

@@ -1,4 +1,4 @@
-"""The producer: `emit` returns at once, a thread in the background packs, appends and retries."""
+"""The producer: `emit` only adds an event to a buffer; a background thread packs, appends and retries."""
 
 from __future__ import annotations
 
@@ -27,39 +27,38 @@ if TYPE_CHECKING:
 
 
 class Producer:
-    """Counts events without making the caller wait.
+    """Counts events without making the caller wait for the server.
 
-    Safe across threads and after `fork` (the child starts empty; what the parent holds is the parent's to send).
-    Reconnects for as long as it lives. At interpreter exit it tries for five seconds to deliver what it holds.
+    Safe across threads and after `fork`: the child starts with an empty buffer, and the parent sends its own events.
+    Reconnects without limit. At interpreter exit it tries for five seconds to deliver the buffered events.
 
     Args:
-        url: Where Redis or Valkey is: `redis://`, `rediss://` or `unix://`.
-        linger: Seconds that an event may wait for others to share its entry; also the most that is lost when the
-            process is killed.
-        entry_events: An entry is sent as soon as it holds this many events,
-        entry_bytes: or about this many bytes.
-        buffer_events: The most events held while they cannot be sent,
-        buffer_bytes: and about the most bytes.
-        when_full: What `emit` does when the buffer is full: `block` until there is room (for `block_timeout`
-            seconds, then as `raise`), `raise` `BufferFull`, or `drop` the event; each is counted in `stats`.
-        block_timeout: Seconds that `block` waits.
+        url: URL of Redis or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.
+        linger: Seconds that an event may wait for others to share its entry; if the process is killed, about the events
+            of this time are lost.
+        entry_events: Events at which an entry is sent without waiting for `linger`.
+        entry_bytes: About the bytes at which an entry is sent without waiting for `linger`.
+        buffer_events: Most events in the buffer.
+        buffer_bytes: About the most bytes in the buffer.
+        when_full: Action of `emit` when the buffer is full: `block` until there is room, and raise `BufferFull` after
+            `block_timeout` seconds; `raise` `BufferFull`; or `drop` the event. `stats.dropped` counts the lost events.
+        block_timeout: Most seconds that `block` waits.
         durability: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
-            `replica`, or on the server's disk (`fsync`). What is not confirmed is sent again. See docs/durability.md.
-        spool: A folder on a local disk. Events are written there before `emit` returns, so they survive the death of
-            this process and an outage of Redis of any length; what a dead process has left there is sent by
-            whoever uses the folder next. One folder for each deployment; any number of processes. See
-            docs/durability.md.
-        spool_bytes: The most bytes that this producer may have in the spool; then `when_full` holds.
-        spool_sync: `os`: an event is with the operating system when `emit` returns. `disk`: it is on disk, and survives
-            a power cut as well; that takes as long as the disk takes for each event.
-        partitions: The number of partitions, where the caller wants it checked; `None` takes what is stored.
-        namespace: The first part of every key.
+            `replica`, or on the server's disk (`fsync`). Unconfirmed entries are sent again. See docs/durability.md.
+        spool: A folder on a local disk. Events are written there before `emit` returns, so they survive a crash of
+            this process and an outage of any length; the next producer with this folder sends the events of a dead
+            process. Use one folder for each deployment, with any number of processes. See docs/durability.md.
+        spool_bytes: Most bytes of this producer in the spool; when they are reached, `when_full` applies.
+        spool_sync: `os`: `emit` returns when the operating system has the event. `disk`: `emit` returns when the event
+            is on disk, so that it also survives a power cut; each event then waits for the disk.
+        partitions: Expected number of partitions, to be checked against the stored one; `None` accepts any.
+        namespace: First part of every key.
 
     Raises:
-        ConfigurationError: the URL or another setting cannot be used.
+        ConfigurationError: the URL or another setting is invalid.
     """
 
-    def __init__(  # noqa: PLR0913  # each is a setting with a default, and given by name
+    def __init__(  # noqa: PLR0913  # every argument is a setting with a default, passed by name
         self,
         url: str = DEFAULT_URL,
         *,
@@ -87,11 +86,11 @@ class Producer:
         self._spool = None if spool is None else SpoolSettings(Path(spool), spool_bytes, spool_sync, namespace)
         self._begin()
         if self._spool is not None and any(folder.is_dir() for folder in self._spool.folder.iterdir()):
-            self._sender.start()  # somebody has left something, or is at work
+            self._sender.start()  # a dead process may have left events there
         follow_process(self, restart=Producer._restart, close=Producer.close)
 
     def _restart(self) -> None:
-        """Start empty in the child after a fork."""
+        """Discard the copied state, and start with an empty buffer, in the child process after a fork."""
         self._sender.abandon()
         self._begin()
 
@@ -113,18 +112,18 @@ class Producer:
         *,
         actor: str | None = None,
         at: float | None = None,
-        id: str | None = None,  # noqa: A002  # the event's own word
+        id: str | None = None,  # noqa: A002  # the name of the event's field
     ) -> None:
-        """Take one event and return; see `Event` for the arguments.
+        """Add one event to the buffer; the background thread sends it. See `tallystream.Event` for the arguments.
 
         Raises:
-            EventError: the event breaks a rule; it was not taken.
-            BufferFull: there is no room, and `when_full` says to raise (or blocking took too long).
-            SpoolError: the spool cannot be written; the event was not taken.
-            ConfigurationError: this producer cannot work with what is stored in Redis.
+            EventError: the event is invalid; it was not added.
+            BufferFull: the buffer is full and `when_full` is `raise`, or stayed full for `block_timeout` seconds.
+            SpoolError: the spool cannot be written; the event was not added.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
             TallyError: the producer is closed.
         """
-        # The common case costs three look-ups: text that has been checked before is not checked again.
+        # The common case costs three look-ups: text that was checked before is not checked again.
         validator = self._validator
         route = validator.known.get(subject) if subject.__class__ is str else None
         if route is None:
@@ -155,53 +154,55 @@ class Producer:
         *,
         actor: str | None = None,
         at: float | None = None,
-        id: str | None = None,  # noqa: A002  # the event's own word
+        id: str | None = None,  # noqa: A002  # the name of the event's field
     ) -> Decision:
-        """Count one event now and return the verdict, in one round trip: for limits and votes.
+        """Count one event now and return the decision, in one round trip: for limits and votes.
 
-        The event is in the stream like an emitted one, and a replay counts it the same. What was emitted before
-        and is not counted yet is not in the verdict.
+        The event is appended to the stream like an emitted one, and a replay counts it in the same way. The decision
+        does not include events that were emitted before and are not counted yet. See `tallystream.Event` for the
+        arguments.
 
         Raises:
-            EventError: the event breaks a rule; it was not counted.
+            EventError: the event is invalid; it was not counted.
             ConfigurationError: no worker has published the rules yet.
-            Backlogged: the stream has as many entries as it may; nothing was counted.
-            Unconfirmed: it was counted, and that was not confirmed in time.
-            redis.RedisError: it is not known whether it was counted; see `Decider`.
+            StreamFull: the stream has reached its limit of entries; the event was not counted.
+            Unconfirmed: the event was counted, but not confirmed in time.
+            GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
+            redis.RedisError: the event may or may not be counted; see `Decider`.
         """
         event = rule.Event(metric, subject, amount, actor, at, id)
         decider = self._decider
         if decider is None or not self._validator.is_fresh:
             deployment = self._validator.deployment
             if deployment is None or deployment.declared is None:
-                self._validator.forget()  # a worker may have published them since
+                self._validator.forget()  # a worker may have published the rules since
             deployment = self._validator.refresh()
             if decider is None or decider.deployment.rules != deployment.rules:
                 decider = self._decider = Decider(self._client, deployment, self._durability)
         return decider(event)
 
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
-        """Wait until everything emitted before this call is in the stream, or with `wait="counted"` in the totals.
+        """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
         Args:
-            timeout: Seconds to wait at most; `None` waits for as long as it takes.
-            wait: `appended` (durable as far as the server's settings go) or `counted` (readable).
+            timeout: Most seconds to wait; `None` for no limit.
+            wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
 
         Raises:
-            FlushTimeout: not in time; the events stay buffered and are still sent.
-            ConfigurationError: this producer cannot work with what is stored in Redis.
+            FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._buffer.wait_until_appended(deadline)
-        if wait == "counted" and (appender := self._sender.appender) is not None:  # else nothing was ever appended
+        if wait == "counted" and (appender := self._sender.appender) is not None:  # else nothing was appended
             wait_until_counted(self._client, self._namespace, appender, deadline)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Deliver what is held, then stop; further calls change nothing.
+        """Deliver the buffered events, then stop; a second call does nothing.
 
         Raises:
-            FlushTimeout: something could not be delivered within `timeout` seconds, and is lost with this producer, or
-                waits in its spool.
+            FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
+                lost if there is no spool.
         """
         if not self._buffer.refuse_more():
             return
@@ -215,7 +216,7 @@ class Producer:
 
     @property
     def stats(self) -> ProducerStats:
-        """What became of the events so far."""
+        """Counts of this producer's events and entries so far."""
         buffer, appender = self._buffer, self._sender.appender
         appended, emitted = buffer.appended, buffer.emitted
         return ProducerStats(
@@ -244,5 +245,5 @@ class Producer:
         try:
             self._validator.metric(metric)
         except EventError:
-            self._sender.start()  # it may have been declared since: look before the next refusal
+            self._sender.start()  # it makes the validator read the rules again before the next call
             raise

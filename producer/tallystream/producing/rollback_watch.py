@@ -1,7 +1,7 @@
-"""Notices that a server has forgotten entries that it had confirmed, and goes back to where it is.
+"""Detects that a server has lost entries that it had confirmed, and rolls the queues back to send them again.
 
-A failover, or a restart from an older copy, loses the last entries of a stream together with their sequences. A gap in
-the reply to an entry says so; a producer with nothing to send asks now and then.
+A failover, or a restart from an older copy, loses the last entries of a stream together with their sequences. The reply
+`gap` to an entry shows that; a producer with nothing to send checks it every few seconds.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 _WATCH: Final = 60.0
-"""Seconds after the last confirmation during which an idle producer makes sure that the server remembers it,"""
+"""Seconds after the last confirmation during which an idle producer checks that the server still has its entries."""
+
 _INTERVAL: Final = 5.0
-"""and seconds between two checks."""
+"""Seconds between two such checks."""
 
 _log: Final = logging.getLogger("tallystream")
 
 
 class RollbackWatch:
-    """Compares what the server remembers with what it had confirmed. Not safe across threads: the sender owns it.
+    """Compares the sequences that the server has with those that it had confirmed, and rolls queues back.
+
+    Not safe across threads: only the sender thread uses it.
 
     Args:
-        client: A client that never sends anything twice.
-        epoch: The life of the data that the entries belong to; `None` if lives are not told apart.
-        on_rename: Told, before anything is sent under it, of a queue's new name: partition, name, and the sequence
-            under the old name after which it begins at 1.
+        client: Client that never sends a command twice.
+        epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
+        on_rename: Called before anything is sent under a queue's new name, with the partition, the new name, and the
+            last sequence confirmed under the old name; the new name begins at 1 after it.
     """
 
     def __init__(
@@ -45,29 +48,35 @@ class RollbackWatch:
         self._client = client
         self._epoch = epoch
         self._on_rename = on_rename
-        self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server remembers
+        self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server has
         self._checked_at = float("-inf")
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
         self.is_unsure = False
-        """Whether a burst was sent whose replies did not come."""
+        """Whether a burst was sent whose replies have not arrived."""
         self.rewound = 0
-        """Times that a stream turned out to have lost entries that it had confirmed."""
+        """Number of times that a stream had lost confirmed entries."""
         self.lost = 0
-        """How many of these entries were not held any more."""
+        """Confirmed entries that a stream had lost and that were no longer kept here, so could not be sent again."""
 
     def due(self, now: float) -> float | None:
-        """Return the monotonic second of the next check, `None` if there is none to make."""
+        """Return the monotonic second of the next check or rollback, `None` if none is due."""
         if self._suspects:
             return now
         return max(self._checked_at, self.confirmed_at) + _INTERVAL if now - self.confirmed_at < _WATCH else None
 
     def suspect(self, partition: int, last: int) -> None:
-        """Remember that the server has the entries of a partition up to `last` only."""
+        """Record that the server has a partition's entries only up to the sequence `last`: the next send rolls back."""
         self._suspects[partition] = last
 
     def queue_checks(self, pipeline: Any, layout: Layout, queues: Sequence[PartitionQueue], now: float) -> list[int]:
-        """Ask for the sequences of the queues that have nothing to send, if it is time; return their partitions."""
+        """Queue a read of the server's last sequence for each queue that has kept entries and nothing to send.
+
+        Do nothing if the last check or confirmation is less than 5 seconds ago, unless replies are missing.
+
+        Returns:
+            The partitions whose sequences are read.
+        """
         if not self.is_unsure and now - max(self._checked_at, self.confirmed_at) < _INTERVAL:
             return []
         self._checked_at = now
@@ -77,7 +86,7 @@ class RollbackWatch:
         return checked
 
     def compare(self, queues: Sequence[PartitionQueue], checked: Sequence[int], replies: Sequence[Any]) -> None:
-        """Suspect the partitions whose server remembers less than it had confirmed."""
+        """Suspect each checked partition if the sequence in its reply is lower than its last confirmed one."""
         for partition, reply in zip(checked, replies, strict=True):
             if not isinstance(reply, RedisError):
                 last = int(reply.split()[0]) if reply else 0
@@ -85,13 +94,13 @@ class RollbackWatch:
                     self.suspect(partition, last)
 
     def roll_back(self, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
-        """Go back where the server did: it remembers less than it had confirmed.
+        """Roll the queue of each suspected partition back to the last sequence that the server has.
 
-        In another life of the data (the server was flushed, and begun anew) what was confirmed in the old one is no
-        part of it: only what was never confirmed is sent there.
+        If entries that the server lost are no longer kept, the queue begins again under a new name. If the epoch is
+        another one (the server was emptied, and counting began again), only entries that were never confirmed are sent.
 
         Raises:
-            RedisError: it is not known which life this is; nothing has changed.
+            RedisError: the epoch could not be read; nothing has changed.
         """
         if not self._suspects:
             return
@@ -117,16 +126,16 @@ class RollbackWatch:
         if is_another_life:
             self._epoch = epoch
             for queue in queues:
-                # A name is given up only upon a gap, which proves that nothing of what waits has been written.
+                # Other queues keep their names: only a gap proves that none of the waiting entries was written.
                 queue.forget()
 
     def count(self, rollback: Rollback) -> None:
-        """Count a queue that was rolled back elsewhere."""
+        """Add a rollback that was made elsewhere to the statistics."""
         self.rewound += 1
         self.lost += rollback.lost
 
     def reset(self) -> None:
-        """Forget what was suspected: the events go on elsewhere."""
+        """Forget the suspected partitions and the missing replies, because the entries move to another topic."""
         self._suspects.clear()
         self.is_unsure = False
 

@@ -1,4 +1,4 @@
-"""An send_queue: a buffer and the appender that empties it, one step at a time, and from one log into the next."""
+"""A send queue: a buffer and the appender that empties it step by step, also when the topic changes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,20 @@ _log: Final = logging.getLogger("tallystream")
 
 
 class SendQueue:
-    """Sends what a buffer holds. Not safe across threads: the sender owns it.
+    """Sends the events of one buffer. Not safe across threads: only the sender thread uses it.
 
     Args:
-        client: A client that never sends anything twice.
-        deployment: What is stored there.
-        buffer: What is to be sent.
-        durability: What counts as sent.
+        client: Client that never sends a command twice.
+        deployment: Deployment that the events are sent to.
+        buffer: Buffer with the events.
+        durability: Durability that an entry needs to count as confirmed.
+
+    Attributes:
+        buffer: Buffer with the events.
+        appender: Appender of the entries made from them.
 
     Raises:
-        SpoolError: what is spooled cannot be delivered here.
+        SpoolError: the spooled events belong to another deployment.
     """
 
     def __init__(
@@ -53,10 +57,11 @@ class SendQueue:
         self._cycle = 0
 
     def step(self) -> tuple[bool, RedisError | None]:
-        """Seal what has gathered, send a burst.
+        """Seal buffered events into entries, and send one burst of entries.
 
         Returns:
-            Whether that led on, and the first error that the server answered with.
+            `False` if the sender must back off because no entry was confirmed and more are due, else `True`; and the
+            first error reply of the server, or `None`.
 
         Raises:
             SpoolError: the spool cannot be written; nothing was sent.
@@ -72,14 +77,14 @@ class SendQueue:
         return bool(confirmed) or oldest is None or appender.due != 0, error
 
     def move(self, layout: Layout) -> None:
-        """Go on in another log, the present one being closed: what that has not taken is sealed for other partitions.
+        """Move to another topic: seal again, for the partitions there, the entries that the closed topic does not have.
 
-        What it has taken follows from its gates alone, whatever became of any reply. Until that is known nothing is
-        changed here, and until it is written down nothing is sent: this may fail at any point, and be done again.
+        The sequences at the gates of the closed topic alone decide which entries it has. Nothing changes here before
+        they are read, and nothing is sent before a spool has recorded them: if this fails, call it again.
 
         Raises:
             SpoolError: the spool cannot be written.
-            redis.RedisError: it is not known what the closed log has taken.
+            redis.RedisError: the sequences of the closed topic could not be read.
         """
         appender, buffer = self.appender, self.buffer
         lasts = appender.lasts()
@@ -105,10 +110,10 @@ class SendQueue:
 
 
 def _sealed_for(buffer: Buffer, deployment: Deployment) -> Layout:
-    """Return the partitions that what a buffer holds is sealed for: those of a closed log are asked first.
+    """Return the layout that a buffer's entries are sealed for: a spool's may be that of an earlier topic.
 
     Raises:
-        SpoolError: nobody knows what that log has taken.
+        SpoolError: the deployment has no such topic, so it is not known which entries that topic has.
     """
     topic = buffer.topic if isinstance(buffer, Spool) else None
     if topic is None or topic == deployment.layout.topic:
@@ -116,8 +121,8 @@ def _sealed_for(buffer: Buffer, deployment: Deployment) -> Layout:
     layout = deployment.layout_of(topic)
     if layout is None:
         raise SpoolError(
-            f"what is spooled was sealed for log {topic} of {deployment.layout.namespace}, of which nothing is known "
-            "here: deliver it where it belongs"
+            f"the spooled events were sealed for topic {topic} of {deployment.layout.namespace}, which is not known "
+            "here: deliver them to the deployment that they were emitted to"
         )
     return layout
 
@@ -130,7 +135,10 @@ def _queues(spool: Spool, layout: Layout, sent_first: Counter[int] | None = None
 
 
 def _parts(entry: SealedEntry, layout: Layout) -> Iterator[tuple[int, SealedEntry]]:
-    """Yield what an entry holds for each partition; its size in the buffer stays what it is in all."""
+    """Split an entry by the partitions of a layout: yield each partition and its part.
+
+    The first part has the whole size of the entry in the buffer, the others 0, so that the sum stays the same.
+    """
     size = entry.size
     parts = split(decode_packed(entry.payload), lambda _, subject, __: partition_of(subject, layout.partitions))
     for partition, payload in parts.items():

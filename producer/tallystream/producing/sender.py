@@ -1,4 +1,4 @@
-"""The sender: the thread behind a producer that seals, sends, and tries again for as long as it takes."""
+"""The sender: the background thread of a producer, which seals entries, sends them, and retries without limit."""
 
 from __future__ import annotations
 
@@ -28,27 +28,29 @@ if TYPE_CHECKING:
     from tallystream.producing.validation import EventValidator
 
 _FIRST_PAUSE: Final = 0.05
+"""Seconds of back-off after the first failure."""
+
 _LONGEST_PAUSE: Final = 2.0
-"""Seconds to wait after the first failure, and at most."""
+"""Most seconds of back-off."""
 
 _SCAN: Final = 10.0
-"""Seconds between looks for what dead processes have left."""
+"""Seconds between two searches of the spool for events of dead processes."""
 
 _log: Final = logging.getLogger("tallystream")
 
 
 class Sender:
-    """Sends what a buffer holds.
+    """Sends the events of a producer's buffer, and those that dead processes left in its spool, in one thread.
 
-    The thread starts with the first need for it, so that a fork before the first event is free.
+    The thread starts with the first event, so a fork before that copies no thread.
 
     Args:
-        client: A client that never sends anything twice.
-        validator: What is stored there.
-        buffer: What is to be sent.
-        linger: Seconds that events may gather.
-        durability: What counts as sent.
-        spool: Where dead processes may have left events.
+        client: Client that never sends a command twice.
+        validator: Validator that reads the deployment.
+        buffer: Buffer of the producer.
+        linger: Seconds that an event may wait for others to share its entry.
+        durability: Durability that an entry needs to count as confirmed.
+        spool: Spool in which dead processes may have left events; `None` without a spool.
     """
 
     def __init__(
@@ -70,19 +72,19 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._spool = spool
         self._scan_at = float("-inf")
-        self._refused: set[str] = set()  # folders of what cannot be delivered here
+        self._refused: set[str] = set()  # folders that cannot be delivered here
         self._own: SendQueue | None = None
         self._adopted: list[SendQueue] = []
         self.adopted_events = 0
-        """Events of dead processes that were delivered from the spool."""
+        """Events of dead processes that this sender has delivered from the spool."""
 
     @property
     def appender(self) -> Appender | None:
-        """What became of the producer's own entries; `None` before there can be any."""
+        """Appender of the producer's own entries; `None` before the deployment was first read."""
         return None if self._own is None else self._own.appender
 
     def start(self) -> None:
-        """Wake the thread; start it where there is none."""
+        """Wake the sender thread; start it if it was not started yet."""
         self._buffer.wake.set()
         if self._thread is None:
             with self._starting:
@@ -92,7 +94,7 @@ class Sender:
                     self._thread = thread
 
     def join(self, timeout: float) -> None:
-        """Wait until the thread has ended."""
+        """Wait until the sender thread has ended, at most `timeout` seconds."""
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -114,7 +116,7 @@ class Sender:
                 self._lost(error)
             except SpoolError as error:
                 self._say(str(error))
-            except Exception as error:  # noqa: BLE001  # a thread that died of a bug would hold every event for ever
+            except Exception as error:  # noqa: BLE001  # if a bug ended the thread, no further event would be sent
                 self._say(f"{type(error).__name__}: {error}", error)
             if led_on:
                 backoff.reset()
@@ -123,7 +125,7 @@ class Sender:
                 buffer.wake.set()
 
     def _wait(self) -> None:
-        """Wait until there is something to do, and then for more to share its entry."""
+        """Wait until there is something to do, then linger so that more events share an entry."""
         buffer = self._buffer
         due = self._due()
         if buffer.wake.wait(due) and not buffer.is_closing and due != 0:
@@ -142,9 +144,9 @@ class Sender:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _pass(self) -> bool:
-        """Take a step with all that is to be sent; tell whether any of them led on."""
+        """Take one step of every send queue, moving it to the live topic first; return whether any made progress."""
         if any(send_queue.appender.is_closed for send_queue in self._outboxes()):
-            self._validator.forget()  # the log goes on in another one: look again and again, until it says in which
+            self._validator.forget()  # read the deployment again in each pass, until it names the new topic
         deployment = self._validator.refresh()
         if self._own is None:
             self._durability.check(self._client)
@@ -153,7 +155,7 @@ class Sender:
             self._adopt(self._spool, deployment)
         progress = False
         for send_queue in self._outboxes():
-            send_queue.buffer.spread = self._validator.spread  # first: it is what holds in the log that follows
+            send_queue.buffer.spread = self._validator.spread  # before the move: it belongs to the topic moved to
             if send_queue.appender.layout.topic != deployment.layout.topic:
                 send_queue.move(deployment.layout)
             led_on, error = send_queue.step()
@@ -174,7 +176,7 @@ class Sender:
         return self._adopted if self._own is None else [self._own, *self._adopted]
 
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
-        """Take over what dead processes have left in the spool, one at a time: reading it takes a while."""
+        """Take over the segments of one dead process from the spool, if there are any: reading them takes a while."""
         for segments in orphaned_segments(spool.folder, self._refused):
             try:
                 buffer = Spool(BufferSettings(), spool, segments)
@@ -189,25 +191,25 @@ class Sender:
         self._scan_at = time.monotonic() + _SCAN
 
     def release(self) -> None:
-        """Let go of the files, once the thread has ended."""
+        """Close the spool's files if the thread has ended; remove those that are delivered completely."""
         if self._thread is None or not self._thread.is_alive():
             for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
                 _release(buffer)
 
     def abandon(self) -> None:
-        """Close what a fork has copied of the parent's files."""
+        """Close the file descriptors of the parent's spool, in the child process after a fork."""
         for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
             if isinstance(buffer, Spool):
                 buffer.abandon()
 
     def _lost(self, error: RedisError) -> None:
         if is_connection_stale(error):
-            # Idle connections would keep going to a node that was demoted, or is gone; those in use find out.
+            # Idle connections may lead to a node that was demoted or is gone. A connection in use gets an error.
             self._client.connection_pool.disconnect(inuse_connections=False)
         self._say(str(error) or type(error).__name__)
 
     def _say(self, problem: str | None, bug: Exception | None = None) -> None:
-        """Log one line for each change of state, however often it is met; with the traceback of a bug."""
+        """Log one line when sending begins to fail and one when it works again; with the traceback of a bug."""
         if problem is None and self._problem is not None:
             _log.info("sending.resumed")
         elif problem is not None and self._problem is None:

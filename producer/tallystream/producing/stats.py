@@ -1,4 +1,4 @@
-"""What became of the events given to a producer."""
+"""The statistics of a producer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ProducerStats:
-    """What became of the events given to one producer so far.
+    """Counts of the events and entries of one producer so far.
 
-    `emitted = appended + buffered`; dropped ones were never taken in.
+    `emitted = appended + buffered`; dropped events are not in `emitted`.
 
     Attributes:
-        emitted: Events that were taken.
+        emitted: Events that were added to the buffer.
         appended: Events that are in the streams, confirmed.
-        buffered: Events that wait to be.
-        dropped: Events for which there was no room.
-        resent_entries: Entries that came again, and had been let through before.
-        rewound_streams: Times that a stream turned out to have forgotten what it had confirmed,
-        lost_entries: and how many of the forgotten entries were not held any more, and so could not be sent again.
-        backlogged: Times that a stream was found to have as many entries as it may.
-        spooled_bytes: Bytes in the spool,
-        adopted: and events of dead processes that were sent from there.
-        unconfirmed: Bursts that were written and not confirmed in time, to be sent again.
+        buffered: Events that are not confirmed yet.
+        dropped: Events that were not added because the buffer was full.
+        resent_entries: Entries that were sent again after the sequence gate had already let them through.
+        rewound_streams: Number of times that a stream had lost confirmed entries.
+        lost_entries: Entries lost in that way that the producer no longer kept, so could not send again.
+        backlogged: Number of times that a stream refused entries because it had reached its limit.
+        unconfirmed: Bursts of entries that were written but not confirmed in time, and are sent again.
+        spooled_bytes: Bytes in the spool.
+        adopted: Events of dead processes that were sent from the spool.
     """
 
     emitted: int

@@ -1,6 +1,6 @@
-"""Admission: which events may enter, judged by their own form and by what is stored where they go.
+"""Validates events before they enter the buffer: their form, and the rules of the deployment.
 
-What has been checked before is remembered, so that the common event costs its caller three look-ups.
+Subjects and metrics that were checked before are remembered, so that a common event costs its caller three look-ups.
 """
 
 from __future__ import annotations
@@ -18,32 +18,35 @@ if TYPE_CHECKING:
     import redis
 
 UNROUTED: Final = -1
-"""The route of a subject while the number of partitions is not known."""
+"""Route of an event while the number of partitions is not known."""
 
 ANYWHERE: Final = -2
-"""The route of an event that any partition may count: the buffer chooses."""
+"""Route of a spread event: the buffer chooses its partition."""
 
 _KNOWN_SUBJECTS: Final = 100_000
-"""Subjects remembered as checked, with their partition; beyond it the memory is begun anew."""
+"""Most subjects remembered as checked, with their route; at this number all of them are forgotten."""
 
 _RULES_AGE: Final = 10.0
-"""Seconds after which the published rules are read again."""
+"""Seconds after which the deployment, and so its rules, is read again."""
 
 _ALL_KNOW: Final = 3.0
-"""Seconds within which every reader has read them again: see `totals.DEPLOYMENT_AGE`."""
+"""Seconds within which every reader has read the deployment again; see `reading.deployment_cache.DEPLOYMENT_AGE`."""
 
 
 class EventValidator:
-    """Checks events against what is stored; safe across threads.
-
-    `known` maps a subject that is in normal form to its route (`Layout.routes`), `metrics` holds the names that may be
-    emitted, and `needs_check` those among them whose events `admit` has to look at: the rules have no place for some,
-    or they are spread.
+    """Checks events against the stored rules, and returns their routes; safe across threads.
 
     Args:
-        client: Where the events go.
-        partitions: How many partitions the caller expects; `None` takes what is stored.
-        namespace: The first part of every key.
+        client: Client of the server that the events go to.
+        partitions: Expected number of partitions; `None` accepts the stored number.
+        namespace: First part of every key.
+
+    Attributes:
+        deployment: The deployment as it was last read; `None` before the first read.
+        known: Checked subjects, in normal form, and the route of each (`Layout.routes`).
+        metrics: Checked metrics, which may be emitted.
+        needs_check: The metrics whose events `admit` must check one by one, because the rules may reject some of their
+            events, or spread them.
     """
 
     def __init__(self, client: redis.Redis, partitions: int | None, namespace: str) -> None:
@@ -58,19 +61,19 @@ class EventValidator:
         self.needs_check: set[str] = set()
         self._spread_seen: dict[str, float] = {}
         self.spread: frozenset[str] = frozenset()
-        """The metrics whose events are spread over the partitions."""
+        """The metrics whose events this producer spreads over the partitions."""
 
     def refresh(self) -> Deployment:
-        """Return what is stored, reading it again where the last look is too old.
+        """Return the deployment; read it again if the last read is more than 10 seconds ago or was forgotten.
 
         Raises:
-            ConfigurationError: it disagrees with what the caller expects, or with what was found before.
-            redis.RedisError: it cannot be read.
+            ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic.
+            redis.RedisError: the deployment cannot be read.
         """
         deployment = self.deployment
         if deployment is not None and self.is_fresh:
             return deployment
-        # What the caller expects is checked once: a live system may be moved to another number of partitions.
+        # The expected number of partitions is checked once: a running system may be repartitioned.
         found = Deployment.create_or_load(
             self._client, self._partitions if deployment is None else None, self._namespace
         )
@@ -78,12 +81,12 @@ class EventValidator:
             if self.deployment is not None and found.layout.topic != self.deployment.layout.topic:
                 self.known = {}
             elif self.deployment is not None and found.layout.partitions != self.deployment.layout.partitions:
-                raise ConfigurationError("the number of partitions changed under this producer: start it anew")
+                raise ConfigurationError("the stored number of partitions has changed: restart this producer")
             if self.deployment is None or found.declared != self.deployment.declared:
                 self.metrics = set()
                 self.needs_check = set()
             now = self._read_at = time.monotonic()
-            # Where others may still go by rules without it, a metric is spread from a later look on.
+            # A newly spread metric is spread only after a few seconds: readers may still use rules without it.
             seen = float("-inf") if self.deployment is None or self.deployment.declared is None else now
             spread = found.declared.spread if found.declared is not None else ()
             self._spread_seen = {metric: self._spread_seen.get(metric, seen) for metric in spread}
@@ -93,26 +96,28 @@ class EventValidator:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the last look is recent enough."""
+        """Whether the deployment was read within the last 10 seconds, and not forgotten since."""
         read_at = self._read_at
         return read_at is not None and time.monotonic() - read_at <= _RULES_AGE
 
     def forget(self) -> None:
-        """Make the next refresh look, however recent the last one is."""
+        """Make the next `refresh` read the deployment, however recent the last read is."""
         self._read_at = None
 
     def subject(self, subject: str) -> tuple[str, int]:
-        """Check a subject that is not known; return its normal form and its route, or `UNROUTED`.
+        """Check a subject that is not in `known`; return its normal form and its route.
+
+        The route is `UNROUTED` before the deployment was first read.
 
         Raises:
-            EventError: it breaks a rule.
+            EventError: the subject is invalid.
         """
         given, subject = subject, check_text("subject", subject, MAX_SUBJECT_BYTES)
         deployment = self.deployment
         if deployment is None:
             return subject, UNROUTED
         route = deployment.layout.routes[partition_of(subject, deployment.layout.partitions)]
-        # Only the normal form is remembered: a spelling that needs normalising must come here each time.
+        # Only the normal form is remembered: another spelling must be normalised each time.
         if given is subject or given == subject:
             with self._lock:
                 if len(self.known) >= _KNOWN_SUBJECTS:
@@ -121,10 +126,11 @@ class EventValidator:
         return subject, route
 
     def metric(self, metric: str) -> None:
-        """Check a metric that is not known.
+        """Check a metric that is not in `metrics`, and add it there if the rules are known.
 
         Raises:
-            EventError: it breaks a rule, or is not declared; then the next refresh looks whether it is by now.
+            EventError: the metric is invalid, or not declared; if not declared, the next `refresh` reads the rules
+                again.
         """
         check_metric(metric)
         rules = None if self.deployment is None else self.deployment.declared
@@ -141,10 +147,13 @@ class EventValidator:
         self.metrics.add(metric)
 
     def admit(self, metric: str, amount: int, actor: str | None, id_: str | None, home: int) -> int:
-        """Return the route for an event of a needs_check metric: `home`, its subject's, or `ANYWHERE`.
+        """Check an event of a metric in `needs_check` against the rules, and return its route.
+
+        Returns:
+            `ANYWHERE` for a spread event, otherwise `home`, the route of its subject.
 
         Raises:
-            EventError: the rules have no place for it; says which field is at fault.
+            EventError: the rules reject the event; the error names the field.
         """
         rules = None if self.deployment is None else self.deployment.declared
         if rules is not None:
@@ -153,5 +162,5 @@ class EventValidator:
 
 
 def is_spreadable(id_: str | None) -> bool:
-    """Tell whether an event of a spread metric may leave its subject's home: copies of an id must meet there."""
+    """Return whether an event of a spread metric may go to any partition; copies of an id must all go to one."""
     return id_ is None

@@ -216,7 +216,7 @@ def test_events_emitted_before_the_server_is_up(fresh_server):
     with Producer(url) as producer:
         for number in range(1500):
             producer.emit("view", f"article:{number}")
-        with pytest.raises(FlushTimeout, match="1,500 events are left"):
+        with pytest.raises(FlushTimeout, match="1,500 events are not appended yet"):
             producer.flush(0.1)
         server.start()
         producer.flush(20)
@@ -379,7 +379,7 @@ def test_leaving_without_a_server():
     """A program that ends with events that nobody takes says how many, in one line."""
     done = run(LEAVING, NOWHERE)
     assert done.returncode == 0
-    assert done.stderr == "tallystream: not everything was appended in time: 10 events are left\n"
+    assert done.stderr == "tallystream: the flush timed out: 10 events are not appended yet\n"
 
 
 def test_another_number_of_partitions(harness):
@@ -445,7 +445,7 @@ def test_a_full_stream_is_said_and_nothing_is_lost(harness):
         for _ in range(3):
             producer.emit("view", "article:1")
         until(lambda: producer.stats.backlogged, what="the answer that the stream is full")
-        with pytest.raises(StreamFull, match="has 1 entries, its limit"):
+        with pytest.raises(StreamFull, match="has reached its limit of 1 entries"):
             producer.decide("view", "article:1")
         assert (producer.stats.appended, producer.stats.buffered) == (1, 2)
         for keys in harness.layout.keys:

@@ -1,1 +1,1 @@
-"""The buffer on disk: entries survive a crash of the application and are sent by the next start."""
+"""The buffer on disk: events survive a crash of the application, and the next producer sends them."""

@@ -1,12 +1,13 @@
-"""The spool: a buffer on disk. What was emitted survives the death of its process, and is delivered once.
+"""The spool: a buffer on disk. Emitted events survive the death of their process, and are delivered once.
 
-Events are written as they come, unrouted. What is to be sent is *planned*: the events between two positions become one
-entry for each partition, with the next sequences. A plan is written before anything of it is sent, and the same events
-give the same entries, so whoever takes over a dead process's spool sends the same entries under the same names, and
-`append.lua` lets through those that are missing.
+Events are written as they are emitted, without a partition. To be sent, they are *planned*: the events between two
+positions become one entry for each partition, with the next sequences. A plan is written before any of its entries is
+sent, and the same events always make the same entries. So a process that takes over the spool of a dead process sends
+the same entries under the same names, and `append.lua` lets those through that are missing.
 
-When the log goes on in another one, with other partitions, it is written down how far each queue had come in the closed
-log. From that follows which events of which plans are not in it: these are planned again, for the new partitions.
+When another topic becomes live, the last sequence of each queue in the closed topic is written to the spool. These
+sequences determine which events of which plans the closed topic does not have; they are planned again for the
+partitions of the new topic.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ if TYPE_CHECKING:
     from tallystream.wire.packer import EntryBuilder
 
 _MAX_IN_FLIGHT: Final = 8
-"""Plans that are on their way at once: bounds what is held in memory."""
+"""Most plans whose entries are unconfirmed at once: bounds the memory that they take."""
 
 
 class Spool(Buffer):
-    """A buffer in segments on disk; safe across threads.
+    """A buffer whose events are in segments on disk; safe across threads.
 
     Args:
-        settings: As of any buffer; the limits on memory do not apply.
-        spool: Where, and how much.
-        segments: What a dead process has left, to be delivered; new ones are begun if there is none.
+        settings: Settings of a buffer, of which the limits of events and bytes do not apply.
+        spool: Settings of the spool.
+        segments: Segments of a dead process, whose events are to be delivered; `None` to create new ones.
 
     Raises:
-        SpoolError: what the segments hold is of another deployment.
+        SpoolError: the segments belong to another namespace, or are damaged.
     """
 
     def __init__(self, settings: BufferSettings, spool: SpoolSettings, segments: SegmentedLog | None = None) -> None:
@@ -61,7 +62,7 @@ class Spool(Buffer):
         self._planned_to = self._confirmed_to = 0
         self._in_flight: deque[tuple[int, records.EntryPlan]] = deque()  # the cycle and the plan of each seal
         self._unplanned = 0
-        self._plans = random.randrange(MAX_PARTITIONS)  # noqa: S311  # so that producers do not go round in step
+        self._plans = random.randrange(MAX_PARTITIONS)  # noqa: S311  # producers begin at different partitions
         if segments is not None:
             found = recover(segments, spool.namespace)
             self._queues, self.emitted = found.queues, found.events
@@ -69,41 +70,43 @@ class Spool(Buffer):
 
     @property
     def size(self) -> int:
-        """Bytes in the spool."""
+        """Bytes of this buffer in the spool."""
         return 0 if self._segments is None else self._segments.size
 
     @property
     def is_delivered(self) -> bool:
-        """Whether everything that is in it is confirmed."""
+        """Whether all its events are confirmed."""
         with self._lock:
             return self._is_delivered()
 
     @property
     def topic(self) -> int | None:
-        """The log whose partitions the queues are for; `None` before there are any."""
+        """The topic that the queues belong to; `None` before there are queues."""
         return self._queues.topic if self.names else None
 
     def covers(self, cycle: int) -> bool:
-        """Tell whether what was sealed in a cycle is planned again when the log moves."""
+        """Return whether the entries of a seal, by its number, are planned again by `move`."""
         return any(cycle == each for each, _ in self._in_flight)
 
     @property
     def names(self) -> list[str]:
-        """The queues' names, by partition; none before the partitions are known."""
+        """The name of each partition's queue; empty before the partitions are known."""
         return self._queues.names
 
     @property
     def confirmed_sequences(self) -> list[int]:
-        """By partition, the sequence before the first that is to be sent."""
+        """By partition, the sequence before that of the next entry to send."""
         return self._queues.confirmed_sequences
 
     def put(
         self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
-        """Write one valid event; see `Buffer.put`. `route` is not used: events are routed when they are planned.
+        """Write one valid event to the spool; see `Buffer.put`.
+
+        `route` is not used: an event gets its partition when it is planned.
 
         Raises:
-            SpoolError: it could not be written, and was not taken.
+            SpoolError: the event could not be written, and was not added.
         """
         del route
         body = records.encode((metric, subject, amount, at, actor, id_))
@@ -121,16 +124,16 @@ class Spool(Buffer):
         return True
 
     def open(self, layout: Layout) -> None:
-        """Learn the partitions: those of the log that entries were planned for, if any were.
+        """Begin a queue for each partition of a layout, unless the spool already has its queues.
 
         Raises:
-            SpoolError: entries were planned for another number of partitions.
+            SpoolError: the spool has queues for another number of partitions, or for another topic.
         """
         with self._lock:
             if self.names and (len(self.names), self._queues.topic) != (layout.partitions, layout.topic):
                 raise SpoolError(
-                    f"{self._spool.folder}: what is spooled was sealed for {len(self.names)} partitions, "
-                    f"and there are {layout.partitions}: deliver it where it belongs"
+                    f"{self._spool.folder}: the spooled events were sealed for {len(self.names)} partitions, "
+                    f"but there are {layout.partitions}: deliver them to the deployment that they were emitted to"
                 )
             if not self.names:
                 self._queues.begin(layout)
@@ -138,15 +141,15 @@ class Spool(Buffer):
                     self._write(self._segments, records.STATE, self._state())
 
     def move(self, layout: Layout, lasts: Sequence[int], sequences: Sequence[int]) -> None:
-        """Plan again, for another log's partitions, what the closed log has not taken.
+        """Plan again, for the partitions of another topic, the events that the closed topic does not have.
 
         Args:
-            layout: The log that is written to from here on.
-            lasts: By partition of the closed one, the last sequence that it has.
-            sequences: By partition of the new one, the entries that are sent there from elsewhere first.
+            layout: Layout of the topic that is appended to from now on.
+            lasts: By partition of the closed topic, the last sequence that it has.
+            sequences: By partition of the new topic, how many entries outside the plans are sent there first.
 
         Raises:
-            SpoolError: that could not be written down; nothing has changed.
+            SpoolError: the move could not be written to the spool; nothing has changed.
         """
         with self._lock:
             switch = records.TopicSwitch(layout.topic, [new_name() for _ in layout.keys], list(sequences), list(lasts))
@@ -157,7 +160,7 @@ class Spool(Buffer):
             self._queues.switch(switch)
 
     def rename(self, partition: int, name: str, base: int) -> None:
-        """Remember that a queue begins again, before anything is sent under its new name."""
+        """Record, before anything is sent under it, the new name of a queue: sequence `base + 1` becomes 1."""
         with self._lock:
             segments = self._open_segments()
             rename = records.QueueRename(partition, name, base)
@@ -165,10 +168,12 @@ class Spool(Buffer):
             self._queues.rename(rename, [plan for _, plan in self._in_flight])
 
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Plan the next events, and return them packed by partition; nothing while enough is on its way.
+        """Plan the next events, and return their number of seal and their packs by partition; see `Buffer.seal`.
+
+        Return no packs while 8 plans are unconfirmed.
 
         Raises:
-            SpoolError: the plan could not be written; nothing of it may be sent.
+            SpoolError: the plan could not be written; none of its entries may be sent.
         """
         queues = self._queues
         with self._lock:
@@ -204,7 +209,7 @@ class Spool(Buffer):
             return cycle, [(p, packs[p]) for p, sequence, _ in plan.entries if sequence > 0 and p in packs]
 
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
-        """Let go of confirmed entries, and of the files that hold nothing else."""
+        """Count entries as appended, and remove the files whose events are all confirmed; see `Buffer.settle`."""
         with self._changed:
             self.appended += sum(entry.events for entry in confirmed)
             before = self._confirmed_to
@@ -218,28 +223,28 @@ class Spool(Buffer):
                 self._changed.notify_all()
 
     def release(self) -> None:
-        """Let go of the files, once nobody writes any more; remove them where everything is confirmed."""
+        """Close the files, after the last write; remove them if all events are confirmed."""
         with self._lock:
             if self._segments is not None:
                 self._segments.close(remove=self._is_delivered())
                 self._segments = None
 
     def abandon(self) -> None:
-        """Close what a fork has copied: the files, and the lock on them, are the parent's."""
+        """Close the copied file descriptors in the child after a fork: the files and their lock are the parent's."""
         if self._segments is not None:
             self._segments.close()
             self._segments = None
 
-    # -- with the lock held -----------------------------------------------------------------------------
+    # -- called with the lock ---------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
         return self._segments is None or self._segments.size < self._spool.most_bytes
 
     def _full_text(self) -> str:
-        return f"the spool holds {self.size:,} bytes, its limit is {self._spool.most_bytes:,}"
+        return f"the spool has {self.size:,} bytes, its limit is {self._spool.most_bytes:,}"
 
     def _holds_unsealed(self) -> bool:
-        """Whether events, and not only what is known of them, lie after the last plan."""
+        """Return whether any events, and not only records of other kinds, follow the last plan."""
         segments = self._segments
         return segments is not None and any(
             kind == records.EVENT for kind, _, _ in segments.read(self._planned_to, segments.end)
@@ -269,7 +274,7 @@ class Spool(Buffer):
         self._force(segments, kind, records.encode(what))
 
     def _force(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
-        """Write what is needed to deliver what is there, on a full disk as well."""
+        """Write a record that the delivery of the spooled events needs; on a full disk, free the reserve for it."""
         try:
             segments.write(kind, body)
         except SpoolError:

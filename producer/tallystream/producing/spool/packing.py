@@ -1,4 +1,4 @@
-"""Packs the events of a plan: the same plan always gives the same entries, whoever makes them."""
+"""Packs the events of a plan: the same plan makes the same entries in every process."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 def pack(
     segments: SegmentedLog, plan: records.EntryPlan, partitions: int, limits: tuple[int, int] | None
 ) -> tuple[dict[int, EntryBuilder], int, int]:
-    """Pack the events of a plan by partition.
+    """Pack the events of a plan by partition, except those that a closed topic already has (`EntryPlan.left`).
 
     Args:
-        segments: Where the events are.
-        plan: Which of them.
-        partitions: How many there are.
-        limits: Stop at an entry of so many events, or so many bytes; `None` packs the whole plan.
+        segments: Segments with the events.
+        plan: Plan that selects the events.
+        partitions: Number of partitions.
+        limits: Events and bytes of an entry at which to stop; `None` packs the whole plan.
 
     Returns:
-        The packs, the position after the last event in them, and the number of events.
+        The packs by partition, the position after the last record that was read, and the number of packed events.
     """
     packs: dict[int, EntryBuilder] = {}
     at, events = plan.start, 0

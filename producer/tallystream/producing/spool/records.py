@@ -1,4 +1,4 @@
-"""What a spool writes into its segments: events, and the plans by which they become entries."""
+"""The records in the segments of a spool: events, and the plans by which they become entries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ SWITCH: Final = 5
 
 
 class QueueState(msgspec.Struct, array_like=True):
-    """The queues at this point: names, and the sequences given out.
+    """Record of the queues at one position of the spool.
 
-    `planned_to` is the position up to which there are plans.
+    Attributes:
+        namespace: Namespace of the deployment.
+        planned_to: Position up to which the events are planned.
+        names: The name of each partition's queue.
+        sequences: By partition, the last sequence that a planned entry has.
+        topic: The topic that the queues belong to.
     """
 
     namespace: str
@@ -30,12 +35,17 @@ class QueueState(msgspec.Struct, array_like=True):
 
 
 class EntryPlan(msgspec.Struct, array_like=True):
-    """The events from `start` to `end` are sealed: partition, sequence and number of events of each entry.
+    """Record of a plan: the events between two positions become these entries.
 
-    What may be counted anywhere, which is what is `spread`, went to the partition `turn`.
-
-    `left` says which of them a closed log has not taken: for each such log the number of its partitions, those that are
-    left, and its `turn` and `spread`. Until they are sealed for partitions of the present one, there are no entries.
+    Attributes:
+        start: Position of the first event.
+        end: Position after the last event.
+        entries: Partition, sequence and number of events of each entry; empty until a plan made for an earlier topic
+            is sealed for the present one.
+        left: For each closed topic that the plan was sealed for, the events that it does not have: its number of
+            partitions, the partitions whose events it lacks, and the `turn` and `spread` of the plan there.
+        turn: Partition of the spread events.
+        spread: Metrics whose events are spread.
     """
 
     start: int
@@ -47,7 +57,13 @@ class EntryPlan(msgspec.Struct, array_like=True):
 
 
 class QueueRename(msgspec.Struct, array_like=True):
-    """The queue begins again: sequence `base + 1` is 1 from here on, what came before is not sent any more."""
+    """Record of a queue's new name: sequence `base + 1` becomes 1, and earlier entries are not sent any more.
+
+    Attributes:
+        partition: Partition of the queue.
+        name: The new name.
+        base: The last sequence confirmed under the old name.
+    """
 
     partition: int
     name: str
@@ -55,7 +71,14 @@ class QueueRename(msgspec.Struct, array_like=True):
 
 
 class TopicSwitch(msgspec.Struct, array_like=True):
-    """The log goes on in log `log`: its queues' names and first sequences, and the last ones in the log before."""
+    """Record of a move to another topic.
+
+    Attributes:
+        topic: The topic that is appended to from now on.
+        names: The name of each partition's queue there.
+        sequences: By partition there, the last sequence of the entries that are sent before the planned ones.
+        lasts: By partition of the closed topic, the last sequence that it has.
+    """
 
     topic: int
     names: list[str]

@@ -1,4 +1,4 @@
-"""What a dead process has left in a spool: it is claimed, read back, and sent as its owner would have sent it."""
+"""Recovers the spool of a dead process: claims its segments, and reads its queues and plans back to continue them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recovered:
-    """What was read back.
+    """The state that was read back from the segments of a dead process.
 
     Attributes:
-        queues: The queues, with the plans whose entries are not all confirmed.
-        planned_to: Position up to which events are in a plan.
-        confirmed_to: Position up to which all is confirmed.
-        events: Events after that position.
+        queues: The queues, with the plans whose entries are not known to be confirmed.
+        planned_to: Position up to which the events are planned.
+        confirmed_to: Position up to which all events are confirmed.
+        events: Number of events after `confirmed_to`.
     """
 
     queues: SpoolQueues
@@ -33,17 +33,17 @@ class Recovered:
 
 
 def orphaned_segments(spool: Path, known: Collection[str] = ()) -> Iterator[SegmentedLog]:
-    """Claim, one by one, the folders whose owners have died; not those whose names are `known`."""
+    """Claim and yield the segments of each dead process in a spool folder, except the folders named in `known`."""
     for folder in sorted(spool.iterdir()) if spool.is_dir() else ():
         if folder.name not in known and folder.is_dir() and (segments := SegmentedLog.claim(folder)) is not None:
             yield segments
 
 
 def recover(segments: SegmentedLog, namespace: str) -> Recovered:
-    """Read back what a dead process has written, up to its last whole record; what is torn behind it is cut off.
+    """Read the records of a dead process back, up to its last whole record; cut off an incomplete record after that.
 
     Raises:
-        SpoolError: it is of another namespace, or damaged.
+        SpoolError: the records are of another namespace, or damaged.
     """
     queues = SpoolQueues()
     at = planned_to = confirmed_to = segments.start
@@ -52,7 +52,7 @@ def recover(segments: SegmentedLog, namespace: str) -> Recovered:
         if kind == records.STATE:
             state = records.read_state(body)
             if state.namespace != namespace:
-                raise SpoolError(f"{segments.folder} holds events of {state.namespace}, not {namespace}")
+                raise SpoolError(f"{segments.folder} has events of namespace {state.namespace}, not {namespace}")
             if not queues.names:
                 queues.restore(state)
         elif kind == records.PLAN:
@@ -64,14 +64,14 @@ def recover(segments: SegmentedLog, namespace: str) -> Recovered:
                 again.entries, again.turn, again.spread = plan.entries, plan.turn, plan.spread
             elif plan.start >= segments.start:
                 queues.planned.append(plan)
-            else:  # its first events are gone: they were removed because all of it was confirmed
+            else:  # its first events were removed, so all its entries were confirmed
                 confirmed_to = max(confirmed_to, plan.end)
         elif kind == records.RENAME:
             queues.rename(records.read_rename(body))
         elif kind == records.SWITCH:
             queues.switch(records.read_switch(body))
     if segments.end - at > MAX_BODY:
-        raise SpoolError(f"{segments.folder} is damaged at position {at:,}: look at it before it is delivered")
+        raise SpoolError(f"{segments.folder} is damaged at position {at:,}: inspect it; it is not delivered")
     segments.end_at(at)
     events = sum(kind == records.EVENT for kind, _, _ in segments.read(confirmed_to, at))
     return Recovered(queues, max(confirmed_to, planned_to), confirmed_to, events)

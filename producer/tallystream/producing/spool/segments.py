@@ -1,12 +1,11 @@
-"""A journal: records in append-only files in one folder, which one process owns and another can take over.
+"""Segments: append-only files of records in one folder, which one process owns and another can take over.
 
-    FOLDER/lock                        held (flock) by whoever writes or delivers it
+    FOLDER/lock                        locked (flock) by the process that writes or delivers the records
     FOLDER/<position>.log              records; the name is the position of the first byte
     record = length u32, CRC-32 u32, kind u8, body       little-endian; the checksum is of kind and body
 
-A record is written with one call and is with the operating system when that returns, so it survives the death of
-the process. A tail that was cut in the middle of a record ends the journal; nothing behind it was ever reported as
-written.
+A record is written with one call, and the operating system has it when that call returns, so it survives the death of
+the process. An incomplete record is the end of the segments: no record after it was reported as written.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEGMENT_BYTES: Final = 4 * 2**20
-"""Bytes after which a new file is begun: what is confirmed is removed in such pieces."""
+"""Bytes after which a new file is begun; confirmed records are removed a whole file at a time."""
 
 MAX_BODY: Final = 2**16
-"""The most bytes of one record."""
+"""Most bytes in the body of a record."""
 
 _HEAD: Final = struct.Struct("<IIB")
 _RESERVE_BYTES: Final = 2**16
@@ -37,14 +36,17 @@ _CHUNK: Final = 2**18
 
 
 class SegmentedLog:
-    """Records in the order in which they were written; each has a position, and positions only grow.
+    """The records of one process in a spool, in the order of writing; the position of a record is its offset in bytes.
 
-    Not safe across threads: its user locks.
+    Not safe across threads: the caller locks.
 
     Args:
-        folder: The journal's own folder.
-        lock: The open lock file; it is closed with the journal.
-        in_sync: Force each record to disk before `write` returns.
+        folder: Folder of the files.
+        lock: File descriptor of the lock file; `close` closes it.
+        in_sync: Whether `write` forces each record to disk before it returns.
+
+    Attributes:
+        folder: Folder of the files.
     """
 
     def __init__(self, folder: Path, lock: int, *, in_sync: bool = False) -> None:
@@ -55,32 +57,32 @@ class SegmentedLog:
         self._out: int | None = None
         self._in: dict[int, int] = {}
         self.start = min(self._files, default=0)
-        """Position of the first byte that is still there,"""
+        """Position of the first byte that is not removed."""
         self.end = max((base + path.stat().st_size for base, path in self._files.items()), default=0)
-        """and the position after the last record."""
+        """Position after the last record."""
 
     @classmethod
     def create(cls, spool: Path, *, in_sync: bool = False) -> Self:
-        """Begin a new journal in a spool.
+        """Create a new folder in a spool, with a lock and a reserve of disk space, and return its empty segments.
 
         Raises:
-            SpoolError: the folder cannot be written; says why.
+            SpoolError: the folder cannot be written; the message states the reason.
         """
         folder = spool / uuid.uuid4().hex[:16]
         try:
             folder.mkdir(parents=True, mode=0o700)
-            # A journal is known by its first file, which comes after the lock: so nobody takes over a newborn one.
-            # Who looks for journals of the dead may hold it for as long as it takes to see that there is no file.
+            # `claim` takes over only folders with a file of records, and those are created after the lock is taken.
+            # Another process may have the lock for a moment, until `claim` finds that there is no such file.
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             _hold(lock, wait=True)
             (folder / "reserve").write_bytes(bytes(_RESERVE_BYTES))
         except OSError as error:
-            raise SpoolError(f"spool {spool} cannot be written ({error.strerror}): name a folder that can") from None
+            raise SpoolError(f"spool {spool} cannot be written ({error.strerror}): set a writable folder") from None
         return cls(folder, lock, in_sync=in_sync)
 
     @classmethod
     def claim(cls, folder: Path) -> Self | None:
-        """Take over a journal whose owner has died; `None` where it lives, or nothing is there."""
+        """Lock and return the segments in a folder; `None` if their process is alive, or if there are none."""
         try:
             lock = os.open(folder / "lock", os.O_RDWR)
         except OSError:
@@ -97,7 +99,7 @@ class SegmentedLog:
 
     @property
     def size(self) -> int:
-        """Bytes that are still there."""
+        """Bytes of records that are not removed."""
         return self.end - self.start
 
     @property
@@ -106,12 +108,12 @@ class SegmentedLog:
         return self._out is None or self.end - max(self._files) >= SEGMENT_BYTES
 
     def rotate(self) -> None:
-        """Begin a new file.
+        """Begin a new file at the end position.
 
         Raises:
-            SpoolError: it cannot be written.
+            SpoolError: the file cannot be created.
         """
-        # What may be in it already is the torn beginning of a record.
+        # The file may exist already with an incomplete record: truncate it.
         path = self.folder / f"{self.end:020d}.log"
         try:
             out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
@@ -125,10 +127,10 @@ class SegmentedLog:
         self._files[self.end] = path
 
     def write(self, kind: int, body: bytes) -> None:
-        """Write one record; it is with the operating system, or on disk, when this returns.
+        """Write one record; the operating system (with `in_sync`, the disk) has it when this returns.
 
         Raises:
-            SpoolError: it could not be written, and nothing of it is there.
+            SpoolError: the record could not be written, and no part of it remains.
         """
         record = _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
         assert self._out is not None  # noqa: S101  # rotate() comes first
@@ -141,11 +143,11 @@ class SegmentedLog:
             raise self._refusal(error) from None
         if written != len(record):
             self._take_back()
-            raise SpoolError(f"spool {self.folder.parent} is full: nothing was taken; make room on its disk")
+            raise SpoolError(f"spool {self.folder.parent} is full: the event was not added; free space on its disk")
         self.end += len(record)
 
     def make_room(self) -> bool:
-        """Give up the reserve, so that what is needed to deliver can be written on a full disk."""
+        """Delete the reserve file, so that records for the delivery fit on a full disk; return whether it existed."""
         try:
             (self.folder / "reserve").unlink()
         except OSError:
@@ -153,9 +155,9 @@ class SegmentedLog:
         return True
 
     def read(self, position: int, end: int) -> Iterator[tuple[int, bytes, int]]:
-        """Yield kind, body and end position of the records from one position to another.
+        """Yield the kind, the body and the end position of each record from `position` to `end`.
 
-        Ends early where a record is damaged: the last position tells how far it was good.
+        End early at a damaged or incomplete record; the last end position is then that of the last good record.
         """
         while position < end:
             bases = list(self._files)  # another thread may begin a file meanwhile
@@ -178,11 +180,11 @@ class SegmentedLog:
             position += at
 
     def end_at(self, position: int) -> None:
-        """Take this for the end: what is behind it is the torn tail of a record that nobody was told of."""
+        """Set the end position: later bytes are an incomplete record, which was never reported as written."""
         self.end = position
 
     def drop(self, position: int) -> None:
-        """Remove the files that end before a position; never the one that is written."""
+        """Remove the files whose records all end at or before a position, except the last file."""
         bases = sorted(self._files)
         for base, following in pairwise(bases):
             if following > position:
@@ -194,7 +196,7 @@ class SegmentedLog:
             self.start = following
 
     def close(self, *, remove: bool = False) -> None:
-        """Let go of it, and with `remove` of what it holds."""
+        """Close the files and release the lock; with `remove`, delete the files and the folder."""
         if remove:
             for path in [*self._files.values(), self.folder / "reserve", self.folder / "lock"]:
                 with contextlib.suppress(OSError):
@@ -219,21 +221,21 @@ class SegmentedLog:
             os.close(descriptor)
 
     def _take_back(self) -> None:
-        # Half a record in the middle would hide every later one.
+        # An incomplete record between others would hide all later ones.
         assert self._out is not None  # noqa: S101  # something was written to it
         with contextlib.suppress(OSError):
             os.ftruncate(self._out, self.end - max(self._files))
 
     def _refusal(self, error: OSError) -> SpoolError:
         return SpoolError(
-            f"spool {self.folder.parent} cannot be written ({error.strerror}): the event was not taken; "
-            "make room on its disk, or name another folder"
+            f"spool {self.folder.parent} cannot be written ({error.strerror}): the event was not added; "
+            "free space on its disk, or set another folder"
         )
 
 
 def _hold(lock: int, *, wait: bool = False) -> None:
-    """Take the lock until the file is closed, or its process ends; an `OSError` where another has it."""
-    import fcntl  # noqa: PLC0415  # not on Windows, where there is no spool
+    """Lock the file until it is closed or its process ends; raise an `OSError` if another process has the lock."""
+    import fcntl  # noqa: PLC0415  # Windows has no fcntl, and no spool
 
     fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 

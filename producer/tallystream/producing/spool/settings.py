@@ -1,4 +1,4 @@
-"""Where events are spooled, how much, and how surely."""
+"""The settings of a spool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ Sync = Literal["os", "disk"]
 
 @dataclass(frozen=True)
 class SpoolSettings:
-    """Where events are spooled, how much, and how surely; see `Producer`."""
+    """The settings of a spool; creates its folder, and checks that it is writable. See also `Producer`.
+
+    Attributes:
+        folder: Folder of the spool, with one folder in it for each process.
+        most_bytes: Most bytes of one producer in the spool, at least 1 MiB.
+        sync: `os` if the operating system must have an event before `emit` returns, `disk` if the disk must.
+        namespace: Namespace of the deployment.
+
+    Raises:
+        ConfigurationError: a setting is invalid, or the folder cannot be written.
+    """
 
     folder: Path
     most_bytes: int
@@ -35,5 +45,5 @@ class SpoolSettings:
             probe.unlink()
         except OSError as error:
             raise ConfigurationError(
-                f"spool {self.folder} cannot be written ({error.strerror}): name a folder that can"
+                f"spool {self.folder} cannot be written ({error.strerror}): set a writable folder"
             ) from None

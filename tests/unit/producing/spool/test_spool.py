@@ -202,7 +202,7 @@ def test_a_full_spool_follows_the_policy(tmp_path):
         for number in range(100_000):
             spool.put(-1, "view", f"{number:0>1000}", 1, 60.0, None, None)
 
-    with pytest.raises(BufferFull, match=r"the spool holds 1,0[0-9,]+ bytes, its limit is 1,048,576"):
+    with pytest.raises(BufferFull, match=r"the spool has 1,0[0-9,]+ bytes, its limit is 1,048,576"):
         fill()
     assert 2**20 <= spool.size < 2**20 + 2000
     assert spool.dropped == 1
@@ -216,10 +216,10 @@ def test_another_deployment_is_refused(tmp_path):
     emit(spool, 0, 1)
     journal = dead(tmp_path, spool)
     other = SpoolSettings(tmp_path, 2**20, "os", "other")
-    with pytest.raises(SpoolError, match="holds events of tally, not other"):
+    with pytest.raises(SpoolError, match="has events of namespace tally, not other"):
         Spool(BufferSettings(), other, journal)
     again = spool_in(tmp_path, journal)
-    with pytest.raises(SpoolError, match="sealed for 3 partitions, and there are 5"):
+    with pytest.raises(SpoolError, match="sealed for 3 partitions, but there are 5"):
         again.open(Layout(5))
     again.release()
 
@@ -244,7 +244,7 @@ def test_damage_in_the_middle_is_not_passed_over(tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     """A spool that is a file, or lies in one, is refused at construction with what to do."""
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"spool .*file/spool cannot be written .*: name a folder that can"):
+    with pytest.raises(ConfigurationError, match=r"spool .*file/spool cannot be written .*: set a writable folder"):
         SpoolSettings(tmp_path / "file" / "spool", 2**20, "os", "tally")
     with pytest.raises(ConfigurationError, match="spool_bytes must be at least"):
         SpoolSettings(tmp_path, 1, "os", "tally")
