@@ -1,4 +1,4 @@
-"""Appending: once, in order, whatever becomes of the reply."""
+"""The appender: entries are appended once and in order, even if replies are lost or the server loses entries."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.waiting import until
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server."""
+    """A test harness on an empty server."""
     with Harness(server.url) as harness:
         yield harness
 
 
 def entry(subject: str = "a", events: int = 1) -> SealedEntry:
-    """Return a sealed entry."""
+    """Return a sealed entry with `events` views of a subject."""
     pack = EntryBuilder()
     for _ in range(events):
         pack.add("view", subject, 1, 60.0, None, None)
@@ -30,13 +30,13 @@ def entry(subject: str = "a", events: int = 1) -> SealedEntry:
 
 
 def written(harness: Harness, partition: int = 0) -> list[tuple[bytes, int]]:
-    """Return producer and sequence of every entry of a partition."""
+    """Return the producer and the sequence of every entry in a partition's stream."""
     rows = harness.client.xrange(harness.layout.keys[partition].stream)
     return [(fields[b"p"], int(fields[b"q"])) for _, fields in rows]
 
 
 def test_entries_are_appended_in_order(harness):
-    """Entries of every partition arrive numbered 1, 2, 3, and the ledger has their events."""
+    """Entries are appended to each partition with the sequences 1, 2, 3, ..., and the ledger counts their events."""
     appender = Appender(harness.client, harness.layout)
     for number in range(40):  # more than one burst
         for partition in range(2):
@@ -60,7 +60,7 @@ def test_entries_are_appended_in_order(harness):
 
 @pytest.mark.parametrize("entries", [1, 5])
 def test_a_lost_reply_appends_once(harness, entries):
-    """When the server appends and the reply is lost, sending again appends nothing and confirms."""
+    """If the server appends entries and its reply is lost, sending them again confirms them and appends nothing."""
     with Proxy(harness.url) as proxy:
         appender = Appender(harness.connect(proxy.url), harness.layout)
         for _ in range(entries):
@@ -82,7 +82,7 @@ def test_a_lost_reply_appends_once(harness, entries):
 
 @pytest.mark.parametrize("reply_bytes", [1, 20, 45, 90, 200, 400])
 def test_a_pipeline_cut_at_a_byte(harness, reply_bytes):
-    """A connection that breaks in the middle of the replies leaves each entry in the stream once after the next try."""
+    """If a connection breaks within the replies, each entry is in the stream once after the next attempts."""
     with Proxy(harness.url) as proxy:
         client = harness.connect(proxy.url)
         appender = Appender(client, harness.layout)
@@ -100,7 +100,7 @@ def test_a_pipeline_cut_at_a_byte(harness, reply_bytes):
 
 
 def test_a_resend_of_older_entries_is_known(harness):
-    """The gate knows every sequence up to the last, and writes none of them again."""
+    """`append.lua` replies `already` to every sequence up to the last, and writes none of them again."""
     keys = harness.layout.keys[0]
     names = [keys.stream, keys.sequences, keys.ledger]
     first = _APPEND(harness.client, names, ["1", "p", 1, 1, b"x"])
@@ -112,7 +112,7 @@ def test_a_resend_of_older_entries_is_known(harness):
 
 
 def test_a_gap_writes_nothing(harness):
-    """A sequence that does not follow on the last is refused with the last, and nothing is written."""
+    """`append.lua` replies `gap` and the last sequence to one that does not follow it, and writes nothing."""
     keys = harness.layout.keys[0]
     names = [keys.stream, keys.sequences, keys.ledger]
     assert _APPEND(harness.client, names, ["1", "p", 2, 1, b"x"]) == [b"gap", b"0"]
@@ -123,7 +123,7 @@ def test_a_gap_writes_nothing(harness):
 
 
 def test_producers_do_not_share_sequences(harness):
-    """Each producer counts its own entries."""
+    """The entries of each producer have sequences from 1 on."""
     for _ in range(2):
         appender = Appender(harness.client, harness.layout)
         appender.push(0, entry())
@@ -132,7 +132,7 @@ def test_producers_do_not_share_sequences(harness):
 
 
 def forget(harness: Harness, sequence: int) -> None:
-    """Take partition 0 back to where it had the first `sequence` entries of its only producer."""
+    """Remove all but the first `sequence` entries of partition 0, as a failover does; it has one producer."""
     keys = harness.layout.keys[0]
     rows = harness.client.xrange(keys.stream)
     for id_, _ in rows[sequence:]:
@@ -146,7 +146,7 @@ def forget(harness: Harness, sequence: int) -> None:
 
 @pytest.mark.parametrize("left", [0, 1, 3])
 def test_what_a_server_forgot_is_sent_again(harness, left):
-    """A server that forgot entries that it had confirmed gets them again as the same entries, and none is lost."""
+    """Confirmed entries that a server lost are sent again as the same entries, and none is lost."""
     appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
     for _ in range(5):
         appender.push(0, entry())
@@ -163,7 +163,7 @@ def test_what_a_server_forgot_is_sent_again(harness, left):
 
 
 def test_an_idle_producer_looks_after_what_was_confirmed(harness, monkeypatch):
-    """A producer that has nothing to send finds out all the same that the server forgot, and sends again."""
+    """An appender with nothing to send detects after an interval that the server lost entries, and sends them again."""
     monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 0.01)
     appender = Appender(harness.client, harness.layout)
     for _ in range(3):
@@ -182,7 +182,7 @@ def test_an_idle_producer_looks_after_what_was_confirmed(harness, monkeypatch):
 
 
 def test_what_is_not_held_any_more_is_counted_as_lost(harness, monkeypatch):
-    """Where a server forgot more than is kept, the rest is sent under a new name, and the loss is said."""
+    """If a server lost more entries than are kept, the kept ones are sent under a new name, and `lost` has the rest."""
     monkeypatch.setattr("tallystream.producing.appender.KEEP_BYTES", 4 * 900)
     appender = Appender(harness.client, harness.layout)
     for _ in range(20):
@@ -200,7 +200,7 @@ def test_what_is_not_held_any_more_is_counted_as_lost(harness, monkeypatch):
 
 
 def test_another_life_does_not_get_what_was_confirmed_in_the_last(harness):
-    """A server that was flushed and begun anew gets what was never confirmed, and nothing else."""
+    """After the server was emptied and has another epoch, only entries that were never confirmed are sent to it."""
     appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
     for partition in (0, 0, 1):
         appender.push(partition, entry())
@@ -216,7 +216,7 @@ def test_another_life_does_not_get_what_was_confirmed_in_the_last(harness):
 
 
 def test_a_full_stream_takes_nothing_and_is_asked_again(harness):
-    """A stream at its limit refuses before any write; other partitions go on, and nothing is lost."""
+    """A stream at its limit refuses entries without a write, other partitions accept theirs, and no entry is lost."""
     keys = harness.layout.keys[0]
     harness.client.hset(keys.sequences, "!limit", 2)
     appender = Appender(harness.client, harness.layout)
@@ -225,14 +225,14 @@ def test_a_full_stream_takes_nothing_and_is_asked_again(harness):
     assert (len(appender.send()[0]), appender.backlogged) == (3, 1)
     assert (len(written(harness)), harness.ledger()["appended"]) == (2, 3)
     assert 0 < appender.due < 1
-    assert appender.send() == ([], None)  # it is left alone for a moment
+    assert appender.send() == ([], None)  # the full stream is not tried again at once
     harness.client.hset(keys.sequences, "!limit", 4)
     until(lambda: appender.send()[0])
     assert [q for _, q in written(harness)] == [1, 2, 3, 4]
 
 
 def test_a_server_that_lost_its_scripts(harness):
-    """After SCRIPT FLUSH the script is loaded again, and everything is appended once."""
+    """After SCRIPT FLUSH the script is loaded again, and every entry is appended once."""
     appender = Appender(harness.client, harness.layout)
     appender.push(0, entry())
     appender.send()
@@ -246,7 +246,7 @@ def test_a_server_that_lost_its_scripts(harness):
 
 @pytest.mark.parametrize("key", ["stream", "sequences", "ledger"])
 def test_a_key_of_another_type_is_an_error_before_any_write(harness, key):
-    """Where one of the keys holds something else, nothing is written, and other partitions go on."""
+    """If a key of a partition has another type, nothing is written there, and other partitions accept their entries."""
     keys = harness.layout.keys[0]
     harness.client.delete(getattr(keys, key))
     harness.client.set(getattr(keys, key), "x")
@@ -263,7 +263,7 @@ def test_a_key_of_another_type_is_an_error_before_any_write(harness, key):
 
 
 def test_a_full_server_refuses_and_recovers(harness):
-    """A server without memory refuses the append before any effect, and takes it once there is room."""
+    """A server without free memory refuses the append before any write, and accepts it when there is memory."""
     appender = Appender(harness.client, harness.layout)
     appender.push(0, entry())
     harness.client.config_set("maxmemory", 1)

@@ -1,4 +1,4 @@
-"""The producer: emit returns at once, and what was emitted arrives once."""
+"""The producer: `emit` does not wait for the server, and every emitted event is counted once."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NOWHERE = "unix:///nonexistent/server.sock"
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server."""
+    """A test harness on an empty server."""
     with Harness(server.url) as harness:
         yield harness
 
 
 @contextlib.contextmanager
 def without_a_server(**settings):
-    """Return a producer that has nowhere to send to."""
+    """Yield a producer whose server does not exist."""
     producer = Producer(NOWHERE, **settings)
     try:
         yield producer
@@ -43,7 +43,7 @@ def without_a_server(**settings):
 
 
 def test_what_is_emitted_is_counted(harness):
-    """Events of every kind arrive, and add up."""
+    """Emitted events with and without amount, actor, time and id are counted, and the totals are their sums."""
     with Producer(harness.url) as producer:
         for number in range(3000):
             producer.emit("view", f"article:{number % 7}")
@@ -61,7 +61,7 @@ def test_what_is_emitted_is_counted(harness):
 
 
 def test_a_flush_waits_for_the_stream(harness):
-    """After flush everything emitted before it is in the stream, and the numbers say so."""
+    """After `flush` every event emitted before it is in the stream, in `stats` and in the ledger."""
     with Producer(harness.url, linger=60) as producer:
         for number in range(2500):
             producer.emit("view", f"article:{number}")
@@ -73,7 +73,7 @@ def test_a_flush_waits_for_the_stream(harness):
 
 
 def test_events_are_sent_without_a_flush(harness):
-    """An event is appended soon after it was emitted, whether or not others follow."""
+    """An event is appended without a flush, and without further events."""
     with Producer(harness.url) as producer:
         producer.emit("view", "article:1")
         until(lambda: producer.stats.appended == 1, what="the event's arrival")
@@ -82,7 +82,7 @@ def test_events_are_sent_without_a_flush(harness):
 
 
 def test_a_flush_can_wait_for_the_totals(harness):
-    """After flush(wait="counted") a reader sees what was emitted before it."""
+    """After `flush(wait="counted")` the totals include every event emitted before it."""
     settings = Settings(redis=RedisSettings(url=harness.url))
     with counting(settings, structlog.get_logger()), Producer(harness.url) as producer, Totals(harness.url) as totals:
         for round_ in range(1, 6):
@@ -96,7 +96,7 @@ def test_a_flush_can_wait_for_the_totals(harness):
 
 
 def test_a_flush_without_a_worker_times_out(harness):
-    """Waiting for the totals ends in time where nobody counts; the events are in the stream."""
+    """Without a worker, `flush(wait="counted")` raises `FlushTimeout` in time; the events are in the stream."""
     with Producer(harness.url) as producer:
         producer.emit("view", "article:1")
         with pytest.raises(FlushTimeout, match="counted"):
@@ -105,7 +105,7 @@ def test_a_flush_without_a_worker_times_out(harness):
 
 
 def test_closing_delivers_and_ends(harness):
-    """Close delivers what is held; afterwards emit says that the producer is closed, and close changes nothing."""
+    """`close` delivers the buffered events; afterwards `emit` raises, and a second `close` does nothing."""
     producer = Producer(harness.url, linger=60)
     producer.emit("view", "article:1")
     producer.close()
@@ -117,7 +117,7 @@ def test_closing_delivers_and_ends(harness):
 
 
 def test_a_refused_event_is_not_taken(harness):
-    """An event that breaks a rule is refused by emit itself, with its field, and nothing of it is kept."""
+    """`emit` rejects an invalid event with an error that names its field, and does not buffer it."""
     with Producer(harness.url) as producer:
         for wrong in (
             {"metric": "a b"},
@@ -138,7 +138,7 @@ def test_a_refused_event_is_not_taken(harness):
 
 
 def test_an_undeclared_metric_is_refused(harness):
-    """Once the worker's rules are known, emit refuses a metric that is not declared; a new one is learnt."""
+    """When the rules have been read, `emit` rejects an undeclared metric, and accepts it once it is declared."""
     with Producer(harness.url) as producer:
         producer.emit("view", "article:1")
         producer.flush(10)
@@ -158,7 +158,7 @@ def test_an_undeclared_metric_is_refused(harness):
 
 
 def test_raising_when_full():
-    """With when_full="raise" a full buffer is said at once, and the refused events are counted."""
+    """With `when_full="raise"` a full buffer raises `BufferFull` at once, and each refused event counts as dropped."""
     with without_a_server(when_full="raise", buffer_events=10, entry_events=10) as producer:
         for _ in range(10):
             producer.emit("view", "article:1")
@@ -170,7 +170,7 @@ def test_raising_when_full():
 
 
 def test_dropping_when_full():
-    """With when_full="drop" events beyond a full buffer are dropped without an error, and counted."""
+    """With `when_full="drop"` events that find a full buffer are dropped without an error, and counted."""
     with without_a_server(when_full="drop", buffer_events=10, entry_events=10) as producer:
         for _ in range(25):
             producer.emit("view", "article:1")
@@ -178,7 +178,7 @@ def test_dropping_when_full():
 
 
 def test_a_buffer_is_bounded_in_bytes():
-    """Large subjects fill the buffer by their size, however few they are."""
+    """The buffer is full when `buffer_bytes` is reached, even with few events."""
     with without_a_server(when_full="drop", buffer_bytes=10_000, entry_bytes=5_000) as producer:
         for number in range(100):
             producer.emit("view", f"{number:0>1000}")
@@ -187,7 +187,7 @@ def test_a_buffer_is_bounded_in_bytes():
 
 
 def test_blocking_when_full_gives_up_in_time():
-    """With when_full="block" emit waits for room for block_timeout seconds, then raises; it is counted."""
+    """With `when_full="block"` `emit` waits `block_timeout` seconds, then raises `BufferFull` and counts the drop."""
     with without_a_server(when_full="block", block_timeout=0.1, buffer_events=1, entry_events=1) as producer:
         producer.emit("view", "article:1")
         began = time.monotonic()
@@ -198,7 +198,7 @@ def test_blocking_when_full_gives_up_in_time():
 
 
 def test_blocking_when_full_loses_nothing(harness):
-    """A producer that is faster than its small buffer waits, and everything arrives."""
+    """With `when_full="block"` and a small buffer, `emit` waits for room and every event is counted."""
     with Producer(harness.url, buffer_events=50, entry_events=10, linger=0.001) as producer:
         for _ in range(1000):
             producer.emit("view", "article:1")
@@ -209,7 +209,7 @@ def test_blocking_when_full_loses_nothing(harness):
 
 
 def test_events_emitted_before_the_server_is_up(fresh_server):
-    """What is emitted while there is no server is delivered when it comes."""
+    """Events that are emitted while the server is down are delivered when it is up."""
     server = fresh_server()
     url = server.url
     server.kill()
@@ -227,7 +227,7 @@ def test_events_emitted_before_the_server_is_up(fresh_server):
 
 
 def test_a_server_that_crashes_and_comes_back(fresh_server):
-    """With appendfsync always, every event is counted once although the server was killed between them."""
+    """With `appendfsync always`, every event is counted once, even if the server is killed between them."""
     server = fresh_server(extra=["--appendfsync", "always"])
     with Producer(server.url) as producer:
         for round_ in range(3):
@@ -247,7 +247,7 @@ def test_a_server_that_crashes_and_comes_back(fresh_server):
 
 @pytest.mark.parametrize("cut", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_lost_reply_appends_once(harness, cut):
-    """When the reply to an append is lost, or never comes, the producer sends again and it counts once."""
+    """If the reply to an append is lost, or never arrives, the entry is sent again and counted once."""
     with Proxy(harness.url) as proxy, Producer(proxy.url) as producer:
         producer.emit("view", "article:1")
         producer.flush(10)
@@ -262,7 +262,7 @@ def test_a_lost_reply_appends_once(harness, cut):
 
 
 def test_a_connection_that_is_cut_again_and_again(harness):
-    """Cuts at any moment leave every event in the stream once."""
+    """If the connection is cut again and again, every event is still counted once."""
     with Proxy(harness.url) as proxy, Producer(proxy.url, linger=0.001) as producer:
         for number in range(5000):
             producer.emit("view", f"article:{number % 5}")
@@ -274,7 +274,7 @@ def test_a_connection_that_is_cut_again_and_again(harness):
 
 
 def test_a_bug_does_not_end_the_sending(harness, monkeypatch, caplog):
-    """A pass that fails of a bug is logged once with its traceback, and tried again: no event is held for ever."""
+    """A bug in a pass of the sender is logged once with its traceback, and the pass is tried again."""
     passes, step = iter(range(1_000_000)), Sender._pass
 
     def failing(self):
@@ -293,7 +293,7 @@ def test_a_bug_does_not_end_the_sending(harness, monkeypatch, caplog):
 
 
 def test_threads_share_a_producer(harness):
-    """Eight threads emit through one producer, and nothing is lost or doubled."""
+    """Events that eight threads emit through one producer are each counted once."""
     with Producer(harness.url) as producer:
 
         def work(number: int) -> None:
@@ -349,15 +349,15 @@ for _ in range(10):
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of its own."""
-    # Python 3.12 warns of a fork beside threads, which is just what is tried here.
+    """Run a Python program in a new process, and return its result."""
+    # Python 3.12 warns about a fork in a process with threads, which is tested here.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize("state", ["idle", "running"])
 def test_a_fork_does_not_double(harness, state):
-    """A forked child sends what it emitted itself; what the parent held is sent by the parent, once."""
+    """After a fork, the child sends only its own events, and the parent sends its buffered events once."""
     done = run(FORKING, harness.url, state)
     assert (done.returncode, done.stderr) == (0, "")
     harness.drain()
@@ -367,23 +367,23 @@ def test_a_fork_does_not_double(harness, state):
 
 
 def test_leaving_without_a_close(harness):
-    """A program that ends without closing its producer delivers what it held."""
+    """A program that exits without closing its producer delivers the buffered events."""
     done = run(LEAVING, harness.url)
     assert (done.returncode, done.stderr) == (0, "")
     harness.drain()
     assert harness.totals() == {("view", "article:1"): 10}
 
 
-@pytest.mark.slow  # five seconds, because it tries for so long
+@pytest.mark.slow  # the producer tries for five seconds
 def test_leaving_without_a_server():
-    """A program that ends with events that nobody takes says how many, in one line."""
+    """A program that exits with undelivered events writes their number to standard error, in one line."""
     done = run(LEAVING, NOWHERE)
     assert done.returncode == 0
     assert done.stderr == "tallystream: the flush timed out: 10 events are not appended yet\n"
 
 
 def test_another_number_of_partitions(harness):
-    """A producer that expects another number of partitions than is stored says so, at flush and at emit."""
+    """A producer with a wrong number of partitions raises `ConfigurationError` at `flush`, `emit` and `close`."""
     producer = Producer(harness.url, partitions=8)
     producer.emit("view", "article:1")
     for attempt in (producer.flush, lambda: producer.emit("view", "article:1"), producer.close):
@@ -393,7 +393,7 @@ def test_another_number_of_partitions(harness):
 
 
 def test_a_user_without_rights(harness):
-    """A producer that the server refuses says so, instead of trying for ever."""
+    """A producer whose user lacks permissions raises `ConfigurationError` instead of retrying without end."""
     if harness.url.startswith("unix://"):
         url = harness.url.replace("unix://", "unix://nobody:secret@")
     else:
@@ -425,20 +425,20 @@ def test_a_user_without_rights(harness):
     ],
 )
 def test_a_setting_that_cannot_be(settings, message):
-    """A wrong setting is refused at construction, with what is allowed."""
+    """The constructor rejects an invalid setting, and the error states the allowed values."""
     with pytest.raises(ConfigurationError, match=message):
         Producer(**settings)
 
 
 def test_a_password_is_not_repeated():
-    """A message about a URL does not show its password."""
+    """The error for an invalid URL does not contain its password."""
     with pytest.raises(ConfigurationError) as refused:
         Producer("http://user:secret@example.org")
     assert "secret" not in str(refused.value)
 
 
 def test_a_full_stream_is_said_and_nothing_is_lost(harness):
-    """At its limit a stream takes neither events nor decisions; both say so, and what is held arrives later."""
+    """A stream at its limit refuses events and decisions; buffered events are counted when the limit is removed."""
     for keys in harness.layout.keys:
         harness.client.hset(keys.sequences, "!limit", 1)
     with Producer(harness.url, entry_events=1) as producer:

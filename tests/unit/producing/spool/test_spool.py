@@ -1,4 +1,4 @@
-"""The spool on disk, apart from any server: what is read back is what was written, wherever the tail is cut."""
+"""The spool on disk, without a server: every whole record is read back, wherever the last file was cut."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ PARTITIONS = 3
 
 
 def spool_in(folder: Path, journal: SegmentedLog | None = None, **limits) -> Spool:
-    """Return a spool with small entries."""
+    """Return a spool whose entries are full at 5 events."""
     where = SpoolSettings(folder, limits.pop("most_bytes", 2**20), "os", "tally")
     return Spool(BufferSettings(entry_events=5, when_full="raise", **limits), where, journal)
 
 
 def emit(spool: Spool, first: int, count: int) -> None:
-    """Take events that can be told apart."""
+    """Write `count` distinct events to a spool, numbered from `first`."""
     for number in range(first, first + count):
         assert spool.put(-1, "view", f"s:{number}", 1, 60.0, None, f"i:{number}")
 
 
 def sealed(spool: Spool) -> list[tuple[int, bytes]]:
-    """Seal everything; return partition and payload of each entry."""
+    """Seal all events of a spool; return the partition and the payload of each entry."""
     entries = []
     while True:
         cycle, packs = spool.seal()
@@ -48,14 +48,14 @@ def sealed(spool: Spool) -> list[tuple[int, bytes]]:
 
 
 def dead(folder: Path, spool: Spool) -> SegmentedLog:
-    """Let a spool's process die: its lock is gone, its files stay. Return what takes it over."""
+    """Release the lock of a spool and leave its files, as a dead process does; return the segments, claimed again."""
     spool.abandon()
     (journal,) = orphaned_segments(folder)
     return journal
 
 
 def test_what_was_spread_is_cut_the_same_again(tmp_path):
-    """Spread events go round, entry by entry; whoever takes over sends the same, whatever it knows of the rules."""
+    """Spread events go to one partition after another; a spool that is taken over makes the same entries of them."""
     spool = spool_in(tmp_path)
     spool.open(Layout(PARTITIONS))
     spool.spread = frozenset({"view"})
@@ -74,7 +74,7 @@ def test_what_was_spread_is_cut_the_same_again(tmp_path):
 
 
 def test_what_was_cut_is_cut_the_same_again(tmp_path):
-    """Whoever takes over a spool sends the entries that its owner had sealed: same bytes, names and numbers."""
+    """A spool that is taken over makes the entries that its owner had sealed: same bytes, names and sequences."""
     spool = spool_in(tmp_path)
     emit(spool, 0, 3)  # before the partitions are known
     spool.open(Layout(PARTITIONS))
@@ -98,7 +98,7 @@ def test_what_was_cut_is_cut_the_same_again(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(min_value=0), events=st.integers(min_value=1, max_value=30), seals=st.integers(0, 4))
 def test_a_tail_cut_at_any_byte(cut, events, seals):
-    """Of a file that ends in mid-record, everything before that record is read, and new ones follow on it."""
+    """A file that ends in the middle of a record is read up to that record, and new records can be written after it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spool = spool_in(folder)
@@ -125,7 +125,7 @@ def test_a_tail_cut_at_any_byte(cut, events, seals):
 
 
 def test_a_new_name_is_remembered(tmp_path):
-    """After a lane was renamed, whoever takes over goes on under the new name, from the sequence where it began."""
+    """A spool that is taken over after a queue was renamed uses the new name, from sequence 1 on."""
     spool = spool_in(tmp_path)
     spool.open(Layout(1))
     emit(spool, 0, 15)
@@ -140,7 +140,7 @@ def test_a_new_name_is_remembered(tmp_path):
 
 
 def test_files_that_are_confirmed_are_removed(tmp_path, monkeypatch):
-    """The spool keeps no more than the files that hold something unconfirmed, and is taken over from there."""
+    """The spool removes files whose events are all confirmed, and can be taken over from the remaining ones."""
     monkeypatch.setattr("tallystream.producing.spool.segments.SEGMENT_BYTES", 300)
     spool = spool_in(tmp_path)
     spool.open(Layout(1))
@@ -164,7 +164,7 @@ def test_files_that_are_confirmed_are_removed(tmp_path, monkeypatch):
 
 
 def test_the_living_are_left_alone(tmp_path):
-    """A spool whose owner lives is nobody else's, in another process or in the same one."""
+    """Segments of a live owner cannot be claimed, not even in the same process; released ones can."""
     spool = spool_in(tmp_path)
     emit(spool, 0, 1)
     assert list(orphaned_segments(tmp_path)) == []
@@ -174,7 +174,7 @@ def test_the_living_are_left_alone(tmp_path):
 
 
 def test_a_journal_begins_while_others_look_for_the_dead(tmp_path):
-    """Who looks whether a newborn journal belongs to a dead process does not keep its owner from having it."""
+    """Segments can be created while other threads try to claim every folder, and none of those claims succeeds."""
     begun = threading.Event()
 
     def look() -> None:
@@ -195,7 +195,7 @@ def test_a_journal_begins_while_others_look_for_the_dead(tmp_path):
 
 
 def test_a_full_spool_follows_the_policy(tmp_path):
-    """At its limit in bytes the spool takes nothing more, and says what is full."""
+    """A spool at its limit of bytes raises `BufferFull` with its size and its limit, and counts one dropped event."""
     spool = spool_in(tmp_path, most_bytes=2**20)
 
     def fill() -> None:
@@ -210,7 +210,7 @@ def test_a_full_spool_follows_the_policy(tmp_path):
 
 
 def test_another_deployment_is_refused(tmp_path):
-    """What was spooled for another namespace, or cut for another number of partitions, is not sent here."""
+    """Spooled events of another namespace, or sealed for another number of partitions, are refused."""
     spool = spool_in(tmp_path)
     spool.open(Layout(PARTITIONS))
     emit(spool, 0, 1)
@@ -225,7 +225,7 @@ def test_another_deployment_is_refused(tmp_path):
 
 
 def test_damage_in_the_middle_is_not_passed_over(tmp_path):
-    """A spool that is damaged far from its end is left for a person to look at, and not delivered in part."""
+    """A spool that is damaged far from its end is refused as a whole, and no part of it is delivered."""
     spool = spool_in(tmp_path, most_bytes=2**21)
     for number in range(200):
         spool.put(-1, "view", f"{number:0>1000}", 1, 60.0, None, None)
@@ -242,7 +242,7 @@ def test_damage_in_the_middle_is_not_passed_over(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    """A spool that is a file, or lies in one, is refused at construction with what to do."""
+    """Spool settings reject a folder below a file, too few bytes, and an unknown `spool_sync`."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"spool .*file/spool cannot be written .*: set a writable folder"):
         SpoolSettings(tmp_path / "file" / "spool", 2**20, "os", "tally")
