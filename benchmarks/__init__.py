@@ -1,1 +1,1 @@
-"""The side-by-side figures of the README: `make bench`, or `python -m benchmarks --help`."""
+"""Benchmarks that compare ways to count events on one server: `make bench`, or `python -m benchmarks --help`."""

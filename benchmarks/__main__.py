@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run the cases, print the table, write results.json and results.svg."""
+"""The command line of the benchmarks: run the cases, print the table, and write results.json and results.svg."""
 
 import argparse
 import json
@@ -16,7 +16,10 @@ _GROUPS = sorted({case.group for case in suite.CASES})
 
 
 def main() -> int:
-    """Run the benchmark and return the exit status."""
+    """Run the chosen cases, print and write their results, and return the exit status.
+
+    A full run without `--into` also measures the constants of `tallystream plan`.
+    """
     arguments = _parse()
     cases = [case for case in suite.CASES if case.group in arguments.only]
     progress = Console(stderr=True)
@@ -31,7 +34,7 @@ def main() -> int:
         progress.print(f"Cannot run the benchmark: {reason}")
         return 1
     except KeyboardInterrupt:
-        progress.print("Interrupted; nothing was written.")
+        progress.print("Interrupted; no results were written.")
         return 130
     text = json.dumps(results, indent=2)
     if arguments.json:
@@ -47,26 +50,26 @@ def main() -> int:
     if not partial and arguments.into is None:
         with progress.status("costs") as status:
             costs.write(costs.collect(status.update))
-        progress.print(f"Written: {costs.TARGET}, from which `tallystream plan` works")
+        progress.print(f"Written: {costs.TARGET}, the constants of `tallystream plan`")
     return 0
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Count events in different ways on one server and compare.",
+        description="Count events in different ways on one server, and compare the rates.",
         epilog="Example: python -m benchmarks --quick --only a,c,e",
     )
-    parser.add_argument("--quick", action="store_true", help="small loads: a look, not a figure to quote")
+    parser.add_argument("--quick", action="store_true", help="small loads, whose figures are not fit to quote")
     parser.add_argument(
         "--only", type=_groups, default=_GROUPS, metavar="a,b", help=f"cases out of {','.join(_GROUPS)}"
     )
-    parser.add_argument("--repeats", type=_at_least_one, default=3, help="rounds over all cases (default 3)")
+    parser.add_argument("--repeats", type=_at_least_one, default=3, help="number of rounds over all cases (default 3)")
     parser.add_argument(
         "--server",
         choices=("valkey", "redis"),
         default="valkey",
-        help="from the wheel, or redis-server on PATH",
+        help="valkey from the wheel (default), or redis-server on PATH",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(

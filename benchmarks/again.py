@@ -1,4 +1,4 @@
-"""How fast a rebuild and an audit are beside the first count: the same events, the same server, one after the other.
+"""Compare the rates of a rebuild and an audit with that of the first count, on the same events and the same server.
 
 python -m benchmarks.again [EVENTS]
 """
@@ -28,7 +28,7 @@ from .server import until
 
 
 def timed(name: str, events: int, call: Callable[[], object]) -> float:
-    """Print and return the events a second of a call."""
+    """Call `call`, which processes `events` events; print and return its rate in events a second."""
     began = time.perf_counter()
     call()
     rate = events / (time.perf_counter() - began)
@@ -37,7 +37,7 @@ def timed(name: str, events: int, call: Callable[[], object]) -> float:
 
 
 def main(events: int) -> None:
-    """Append, then count, rebuild and audit."""
+    """Append events, then count, rebuild and audit them, and print the rates and their ratios."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         settings = Settings(redis=RedisSettings(url=server.url))
         client = connect(server.url)
@@ -62,8 +62,8 @@ def main(events: int) -> None:
 
         def check() -> None:
             report = audit(client, Deployment.create_or_load(client), settings.rules)
-            assert not report.differences  # noqa: S101  # a figure of a wrong count is none
-            print(f"         {report.counters:,} counters, none differs")
+            assert not report.differences  # noqa: S101  # the figure of a wrong count is worthless
+            print(f"         {report.counters:,} counters, no difference")
 
         drained = timed("count", events, count)
         print(f"rebuild / count {timed('rebuild', events, rebuild) / drained:.2f}")

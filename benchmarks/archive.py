@@ -1,4 +1,4 @@
-"""The archive on the Zipf load: `python -m benchmarks.archive [--events N]`: bytes an event, and events a second."""
+"""Measure the bytes an event and the events a second of the archive: `python -m benchmarks.archive [--events N]`."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from .load import METRIC, zipf
 
 
 def main() -> None:
-    """Measure, and print one JSON document."""
+    """Archive a Zipf load, read it back, and print the figures as JSON."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--events", type=int, default=2_000_000)
     events = arguments.parse_args().events

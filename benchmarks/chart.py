@@ -1,4 +1,4 @@
-"""The picture of the figures that the README shows: one bar per way to count."""
+"""Draw the chart of the README: a bar with the rate of each way to count."""
 
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ _GRID = "#e4e7eb"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Write a bar chart of the rates to `path` as SVG; a run that measured none writes nothing."""
+    """Write a bar chart of the rates to `path` as SVG; write nothing if the results have no rate."""
     cases = [case for case in results["cases"] if case["in_chart"] and RATE in case["figures"]]
     if not cases:
         return
-    # The salt, and no date, keep the file the same for the same figures.
+    # A fixed salt and no date make the file the same for the same figures.
     with mpl.rc_context({"svg.hashsalt": "tallystream", "font.family": "sans-serif", "font.size": 11}):
         figure = Figure(figsize=(10.4, 1.4 + 0.58 * len(cases)), facecolor="white", layout="constrained")
         axes = figure.add_subplot()
@@ -34,7 +34,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _bar(axes: Axes, position: int, case: dict[str, Any]) -> None:
-    """Draw one case: its bar with whiskers, its name and load to the left, its rate to the right."""
+    """Draw the bar of a case with whiskers, its name and load to the left, and its rate to the right."""
     rate = case["figures"][RATE]
     weight = "bold" if case["ours"] else "normal"
     axes.barh(
@@ -59,12 +59,12 @@ def _bar(axes: Axes, position: int, case: dict[str, Any]) -> None:
 
 
 def _left(axes: Axes, position: int, lift: float, text: str, **style: Any) -> None:
-    """Write to the left of a bar, `lift` points above its middle."""
+    """Draw a text to the left of a bar, `lift` points above its middle."""
     axes.annotate(text, (0, position), xytext=(-8, lift), textcoords="offset points", ha="right", va="center", **style)
 
 
 def _frame(axes: Axes, cases: list[dict[str, Any]]) -> None:
-    """Set scale, grid and ticks; the first case is at the top."""
+    """Set the scale, grid and ticks of the axes; the first case is at the top."""
     axes.set_xlim(0, max(case["figures"][RATE]["high"] for case in cases) * 1.7)
     axes.set_ylim(len(cases) - 0.45, -0.55)
     axes.set_yticks([])
@@ -90,7 +90,7 @@ def _conditions(results: dict[str, Any]) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a number of events as people say it: 3.6 k, 243 k, 1.49 M."""
+    """Return a number of events in short form, such as 3.6 k, 243 k or 1.49 M."""
     if value >= 1_000_000:
         return f"{value / 1_000_000:.2f}".rstrip("0").rstrip(".") + " M"
     if value >= 1_000:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.choice_variants VARIANT URL PORT
 
-Serves until SIGTERM. `as_is` is what the product does; every other variant changes one thing.
+It serves until SIGTERM. `as_is` is the product without changes; every other variant changes one thing.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _CONNECTIONS = 32
 
 
 async def _never(*_: object) -> None:
-    """Answer nothing: every request goes to the router."""
+    """Return `None` in place of the fast path, so that every request goes to the router."""
 
 
 async def _one(totals: aio.Totals, subject: str, metric: str) -> bytes:
@@ -48,13 +48,13 @@ async def _one(totals: aio.Totals, subject: str, metric: str) -> bytes:
 
 @get("/litestar_route/{subject:str}/{metric:str}")
 async def _route(totals: NamedDependency[aio.Totals], subject: FromPath[str], metric: FromPath[str]) -> Response[bytes]:
-    """Answer by the smallest route of Litestar: no parameter but the path, bytes as they are."""
+    """Answer with a minimal Litestar route: it has only path parameters, and returns encoded bytes."""
     return Response(await _one(totals, subject, metric), media_type="application/json")
 
 
 @asgi("/asgi_mount", is_mount=True, copy_scope=False)
 async def _mount(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001  # ASGI's
-    """Answer by a mounted ASGI application: Litestar's router and its exception handling, but no parsing."""
+    """Answer with a mounted ASGI application, which has Litestar's routing and exception handling, but no parsing."""
     subject, metric = scope["raw_path"].decode().rsplit("/", 2)[1:]
     body = await _one(Litestar.from_scope(scope).state.totals, subject, metric)
     await fast_path.send_json(send, body, [], {})
@@ -73,7 +73,7 @@ def _add(handler: Any) -> None:
 
 
 def _litestar_gzip() -> None:
-    """Let Litestar pack the answers, as large and as well as ours; tags stay ours."""
+    """Let Litestar compress the answers, from the same size and at the same level; our code still adds the ETags."""
 
     def tagged_only(scope: Any, send: Send) -> Send:
         known = dict(scope["headers"]).get(b"if-none-match", b"")
@@ -93,7 +93,7 @@ def _litestar_gzip() -> None:
 
 
 class _AsyncioTotals(aio.Totals):
-    """Asks with redis-py's asyncio client."""
+    """A `Totals` for asyncio that sends its commands with redis-py's asyncio client."""
 
     def __init__(self, url: str, **settings: Any) -> None:
         super().__init__(url, **settings)
@@ -138,12 +138,12 @@ def _settings() -> Settings:
 
 
 def application() -> Litestar:
-    """Make the application in a process that granian started."""
+    """Return the application; granian calls this in the process that it starts."""
     return app.create_app(_settings())
 
 
 def _granian_process(settings: Settings) -> None:
-    """Serve by granian's public entry: a process that starts another one with the application."""
+    """Serve with granian's public class, which starts another process with the application."""
     from granian import Granian  # noqa: PLC0415  # only this variant needs it
     from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
 
@@ -154,7 +154,7 @@ def _granian_process(settings: Settings) -> None:
 
 
 def main(name: str) -> None:
-    """Serve a variant until SIGTERM."""
+    """Serve the variant `name` until SIGTERM."""
     settings = _settings()
     logs.configure()
     if name == "granian_process":

@@ -1,4 +1,4 @@
-"""Compare what the read service is made of with what it could be made of, by pairs of runs.
+"""Compare the read service with variants that use other components, by pairs of runs.
 
     python -m benchmarks.choices fast-path|server|compression|client|client-many|client-series
         [--pairs 21] [--seconds 1] [--connections 64]
@@ -60,7 +60,14 @@ CASES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a variant: requests a second, and microseconds of processor time for a request."""
+    """The figures of one run of a variant.
+
+    Attributes:
+        rate: Requests a second.
+        cpu: Microseconds of processor time for a request.
+        p99: The 99th percentile of the latency, in milliseconds.
+        errors: The number of answers without success.
+    """
 
     rate: float
     cpu: float
@@ -69,7 +76,7 @@ class Run:
 
 
 def main() -> None:
-    """Print one line of JSON for each variant that is compared with the first one of a case."""
+    """Run the pairs of a case, and print a line of JSON for each variant except the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--pairs", type=int, default=21)
@@ -101,7 +108,10 @@ def main() -> None:
 
 
 def compare(name: str, pairs: list[tuple[Run, Run]]) -> dict[str, object]:
-    """Return medians of both variants and of the ratios, other to first, with their quartiles."""
+    """Return the comparison of the variant `name` with the first one, from pairs of runs (first, other).
+
+    It has the medians of both variants, and the median and quartiles of the ratios (other by first).
+    """
     middle = statistics.median
 
     def spread(ratios: list[float]) -> list[float]:
@@ -120,7 +130,7 @@ def compare(name: str, pairs: list[tuple[Run, Run]]) -> dict[str, object]:
 
 
 def fill(url: str) -> None:
-    """Count one event for each subject."""
+    """Count one event for each subject on the server at `url`."""
     settings = Settings(redis=RedisSettings(url=url))
     with counting(settings, logs.configure(quiet=True)), Producer(url) as producer:
         for n in range(SUBJECTS):
@@ -130,7 +140,7 @@ def fill(url: str) -> None:
 
 @contextmanager
 def variant(name: str, url: str) -> Iterator[tuple[int, psutil.Process]]:
-    """Run a variant of the service in a process; yield its port and the process."""
+    """Run a variant of the read service in a process until the block ends; yield its port and the process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.compare ../before`: this tree against another checkout, case by case, in interleaved pairs.
+"""Compare this tree with another checkout, case by case: `python -m benchmarks.compare ../before`.
 
-The other checkout needs its own environment (`uv sync --group bench` there). Each case runs in a process of its own:
-here, there, there, here, and so on, so that a noisy minute meets both. A ratio is one pair's rate here over its rate
-there.
+The other checkout needs its own environment (`uv sync --group bench` there). Each run is a separate process, and the
+runs alternate (here, there, there, here, and so on), so that other load on the machine affects both. The ratio of a
+pair is the rate here divided by the rate there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LESS_IS_BETTER = ("emit_median_ns", "visible_p50_ms")
 
 
 def main() -> int:
-    """Run the pairs, print the ratios; status 1 if a whole interval lies below the bar."""
+    """Run the pairs and print the ratios; return 1 if every ratio of a case is below `--bar`, otherwise 0."""
     arguments = _parse()
     groups = arguments.only.split(",") if arguments.only else sorted({case.group for case in CASES if case.ours})
     ratios: dict[str, list[float]] = {}
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _run(tree: Path, group: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Return, by case, what one round in a checkout measured; more is better."""
+    """Run one round of a group in a checkout; return a figure for each case, of which a higher one is better."""
     command = [str(tree / ".venv" / "bin" / "python"), "-m", "benchmarks", "--only", group, "--repeats", "1", "--json"]
     command += ["--server", arguments.server] + ["--quick"] * arguments.quick
     done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
@@ -99,9 +99,9 @@ def _parse() -> argparse.Namespace:
         epilog="Example: python -m benchmarks.compare ../before --only e,f --pairs 7",
     )
     parser.add_argument("before", type=Path, help="the other checkout, with an environment in .venv")
-    parser.add_argument("--only", help="letters of the cases, such as e,f (default: all of ours)")
-    parser.add_argument("--pairs", type=int, default=7, help="pairs for each case (default 7)")
-    parser.add_argument("--bar", type=float, default=0.95, help="a row is slower if its whole interval lies below")
+    parser.add_argument("--only", help="letters of the cases, such as e,f (default: all of tallystream)")
+    parser.add_argument("--pairs", type=int, default=7, help="number of pairs for each case (default 7)")
+    parser.add_argument("--bar", type=float, default=0.95, help="a case is slower if all its ratios are below")
     parser.add_argument("--server", choices=("valkey", "redis"), default="valkey")
     parser.add_argument("--quick", action="store_true", help="small loads")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")

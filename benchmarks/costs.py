@@ -1,8 +1,8 @@
-"""What counting costs, piece by piece: `python -m benchmarks.costs` measures it and writes the product's constants.
+"""Measure the costs of counting and write them as the constants of `tallystream plan`: `python -m benchmarks.costs`.
 
-Each case appends a load to one partition of an embedded server and counts it, several times. What is taken is processor
-time, of the server's main thread as it says itself and of this process, and bytes. Neighbours on the machine can only
-make processor time longer, so the least of the rounds is taken. Differences between the cases are the constants.
+Each case appends a load to one partition of an embedded server and counts it, several times. It measures bytes, and the
+processor time of the server's main thread, as the server reports it, and of this process. Other load on the machine can
+only increase processor time, so the least of the rounds is used. The constants are differences between the cases.
 """
 
 import argparse
@@ -35,12 +35,17 @@ _ROUNDS: Final = 4
 _ENTRY: Final = 1000
 _SUBJECTS: Final = 200_000
 _HIGH: Final = 200
-"""The first subjects, which may be given more than all others."""
+"""The number of first subjects whose events `measure` gives the amount `high`."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one case, for each event: microseconds, and bytes. `append_` is until it is in the stream, `apply_` after."""
+    """The costs of an event in a case, in microseconds and bytes.
+
+    `append_` figures are for the append to the stream, `apply_` figures for the counting. `_server`, `_producer` and
+    `_worker` are microseconds; `_in`, `_out` and `_log` are the bytes into, out of and into the append-only file of the
+    server; `stream` is the bytes in the stream.
+    """
 
     append_server: float
     append_producer: float
@@ -63,15 +68,15 @@ def measure(
     actor: bool = False,
     high: int = 1,
 ) -> Figures:
-    """Append and count events in turn over `subjects`; return what one takes at best.
+    """Append and count events of `subjects` in turn, in several rounds; return the least costs of an event.
 
     Args:
-        metric: The rules.
-        subjects: How many there are.
-        events: How many there are in each round.
-        entry: How many share an entry.
-        actor: Whether each has one.
-        high: The amount of the first subjects' events.
+        metric: The rules of the events.
+        subjects: The number of subjects.
+        events: The number of events in each round.
+        entry: The most events in an entry.
+        actor: Whether each event has an actor.
+        high: The amount of the first `_HIGH` events of a round.
     """
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
@@ -104,7 +109,11 @@ def measure(
 
 
 class _Meter:
-    """The least that any of its blocks took: microseconds of the server's main thread and of ours, and bytes."""
+    """A context manager that measures its blocks and keeps the least of each figure.
+
+    The figures are the microseconds of the server's main thread and of this process, and the bytes into and out of the
+    server and into its append-only file.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -128,11 +137,11 @@ class _Meter:
 
 
 def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
-    """Measure everything; `tell` is called with a line about what is measured now."""
+    """Measure all cases and return the constants; `tell` is called with a line of progress before each case."""
 
     def case(name: str, metric: Metric, subjects: int = _SUBJECTS, **load: int | bool) -> Figures:
         tell(f"costs: {name}")
-        return measure(metric, subjects, **load)  # type: ignore[arg-type]  # each is given as its name says
+        return measure(metric, subjects, **load)  # type: ignore[arg-type]  # the names of `load` have the right types
 
     alone = case("one event an entry", Metric(), 1, events=20_000, entry=1)
     hot = case("one subject", Metric(), 1, events=500_000)
@@ -141,8 +150,8 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
     known = case("totals of subjects that the worker remembers", Metric(), 40_000)
     hour = case("an hour", Metric(windows=("hour",)))
     day = case("an hour and a day", Metric(windows=("hour", "day")))
-    below = case("a leaderboard that nobody enters", Metric(top=100), high=1_000_000)
-    ties = case("a leaderboard that everybody enters", Metric(top=100))
+    below = case("a leaderboard that no subject enters", Metric(top=100), high=1_000_000)
+    ties = case("a leaderboard that every subject enters", Metric(top=100))
     limit = case("a limit", Metric(limit=1000, per="hour"))
     vote = case("votes", Metric(once="forever"), events=_SUBJECTS // 4, actor=True)
     unique = case("unique actors", Metric(unique="day"), events=_SUBJECTS // 4, actor=True)
@@ -151,7 +160,7 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
     actor, member = _small_parts()
 
     def at_least_0(value: float) -> float:
-        return round(max(0.0, value), 4)  # a busy machine may make a small difference negative
+        return round(max(0.0, value), 4)  # on a busy machine, a small difference may be negative
 
     # The four unknowns of an entry, a subject in it, and a counter: alone = entry, again = subject, total = both.
     return Costs(
@@ -208,7 +217,7 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
 
 
 def write(measured: Costs, target: Path = TARGET) -> None:
-    """Write what was measured to where the product reads it."""
+    """Write the constants as JSON to `target`, by default the file that the product reads."""
     target.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=2) + b"\n")
 
 
@@ -217,7 +226,7 @@ def _vote(held: dict[str, float]) -> float:
 
 
 def _small_parts() -> tuple[float, float]:
-    """Return the bytes of one more actor in a HyperLogLog that has few, and of a place in a leaderboard."""
+    """Return the bytes of an actor in a HyperLogLog of 1,000 actors, and of a place in a leaderboard."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
         client.execute_command("PFADD", "unique", *(f"user:{number:06}" for number in range(1000)))
@@ -236,9 +245,9 @@ def _software() -> str:
 
 
 def main() -> None:
-    """Measure, and write."""
+    """Measure the constants and write them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.costs", description=__doc__.partition("\n")[0])
-    parser.add_argument("--into", type=Path, default=TARGET, help=f"default {TARGET.name} of the product")
+    parser.add_argument("--into", type=Path, default=TARGET, help="file to write; default: that of the product")
     arguments = parser.parse_args()
     write(collect(print), arguments.into)
 

@@ -1,4 +1,4 @@
-"""How far the workers are, by the ledgers, and whether what they counted is right."""
+"""Read the progress of the workers from the ledgers, and check the totals that they counted."""
 
 import time
 from collections import Counter
@@ -18,7 +18,7 @@ _TOTALS_AT_ONCE = 10_000
 
 
 def counted(client: redis.Redis) -> int:
-    """Return the events that the ledgers of all partitions call counted."""
+    """Return the number of counted events in the ledgers of all partitions."""
     pipeline = client.pipeline(transaction=False)
     for keys in Layout().keys:
         pipeline.hget(keys.ledger, "counted")
@@ -26,14 +26,14 @@ def counted(client: redis.Redis) -> int:
 
 
 def stream_bytes(client: redis.Redis) -> int:
-    """Return the memory that the streams of all partitions take, in bytes."""
+    """Return the memory of the streams of all partitions, in bytes."""
     return sum(int(client.memory_usage(keys.stream, samples=0) or 0) for keys in Layout().keys)
 
 
 def wait_for_first_read(arena: Arena, worker: Running) -> float:
-    """Return the last monotonic time at which the worker had not read an entry yet: where a drain starts.
+    """Wait until the worker has read an entry; return the monotonic time of the last check before that.
 
-    So the start of the interpreter is left out, but no work on any event is.
+    A drain is measured from this time: it leaves out the start of the interpreter, but no work on events.
     """
     before = time.monotonic()
     while not _any_read(arena.client):
@@ -44,7 +44,7 @@ def wait_for_first_read(arena: Arena, worker: Running) -> float:
 
 
 def wait_until_counted(arena: Arena, n: int, worker: Running) -> float:
-    """Wait until `n` events are counted and return the monotonic time at which they were."""
+    """Wait until `n` events are counted, and return the monotonic time in seconds."""
 
     def done() -> bool:
         worker.check()
@@ -54,10 +54,10 @@ def wait_until_counted(arena: Arena, n: int, worker: Running) -> float:
 
 
 def check_exact(arena: Arena, subjects: Sequence[str]) -> None:
-    """Compare every counter with an independent count of `subjects`: a fast wrong answer is no figure.
+    """Compare every total with an independent count of `subjects`, because the figure of a wrong count is worthless.
 
     Raises:
-        RuntimeError: counters differ.
+        RuntimeError: a total differs.
     """
     expected = Counter(subjects)
     names = list(expected)
@@ -74,7 +74,7 @@ def _any_read(client: redis.Redis) -> bool:
     for keys in Layout().keys:
         try:
             groups = client.xinfo_groups(keys.stream)
-        except ResponseError:  # there is no stream yet
+        except ResponseError:  # the stream does not exist yet
             continue
         if any(group["name"] == GROUP.encode() and group["last-delivered-id"] != b"0-0" for group in groups):
             return True

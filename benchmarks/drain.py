@@ -1,4 +1,4 @@
-"""Case e: the worker drains a stream that was filled before it started; totals only, unless said otherwise."""
+"""Case e: a worker drains streams that were filled before it started; with totals only, unless a case names rules."""
 
 from pathlib import Path
 
@@ -15,27 +15,27 @@ _PIPELINE = 1_000
 
 
 def zipf(arena: Arena) -> Sample:
-    """Drain events over 100,000 subjects of which a few have most of the events."""
+    """Measure a drain of events of 100,000 subjects, of which a few have most of the events."""
     return _drain(arena, "zipf")
 
 
 def zipf_shipped_rules(arena: Arena) -> Sample:
-    """Drain the same events under the rules that the project ships: windows and leaderboards beside the totals."""
+    """Measure a drain of the events of `zipf` under the shipped rules: totals, windows and leaderboards."""
     return _drain(arena, "zipf", SHIPPED)
 
 
 def hot(arena: Arena) -> Sample:
-    """Drain events that are all for one subject."""
+    """Measure a drain of events that all have one subject."""
     return _drain(arena, "hot")
 
 
 def uniform(arena: Arena) -> Sample:
-    """Drain events spread evenly over 1,000,000 subjects."""
+    """Measure a drain of events that are distributed evenly over 1,000,000 subjects."""
     return _drain(arena, "uniform")
 
 
 def plain(arena: Arena) -> Sample:
-    """Drain entries of one event each, as any Redis client appends them: what `d` does, with our worker."""
+    """Measure a drain of plain entries of one event each: the load of case d, with the tallystream worker."""
     return _drain(arena, "plain")
 
 
@@ -71,7 +71,7 @@ def _subjects(arena: Arena, kind: str) -> list[str]:
 
 
 def _fill(arena: Arena, subjects: list[str]) -> None:
-    """Emit the load through the real producer."""
+    """Append the load with the real producer."""
     with Producer(arena.url) as producer:
         for subject in subjects:
             producer.emit(METRIC, subject)
@@ -79,7 +79,7 @@ def _fill(arena: Arena, subjects: list[str]) -> None:
 
 
 def _fill_plain(arena: Arena, subjects: list[str]) -> None:
-    """Append each event by itself, without our library."""
+    """Append each event as a plain entry, without the producer."""
     layout = Layout()
     for first in range(0, len(subjects), _PIPELINE):
         pipeline = arena.client.pipeline(transaction=False)

@@ -1,4 +1,4 @@
-"""A producer process of case f: emits a load as fast as it can, then ends.
+"""The producer process of case f: it emits a load as fast as it can, then ends.
 
 Usage: python -m benchmarks.emitter URL EVENTS
 """
@@ -11,7 +11,7 @@ from .load import METRIC, zipf
 
 
 def main() -> None:
-    """Wait for a line on standard input, so that preparing the load is not part of the figure; then emit."""
+    """Prepare the load, print "ready", wait for a line on standard input, then emit and flush the load."""
     url, n = sys.argv[1], int(sys.argv[2])
     subjects = zipf(n)
     with Producer(url) as producer:

@@ -1,4 +1,4 @@
-"""Case f: producer, server and worker at once, each in its own process, until everything is counted."""
+"""Case f: a producer, the server and a worker run at once, each in its own process, until everything is counted."""
 
 import time
 
@@ -10,7 +10,7 @@ from .server import Arena
 
 
 def produce_and_count(arena: Arena) -> Sample:
-    """Time from the first `emit` to the last count, with a worker that is already waiting for entries."""
+    """Return the rate from the first `emit` to the last count; the worker already waits for entries at the start."""
     subjects = zipf(arena.events(2_000_000, 300_000))
     n = len(subjects)
     with (

@@ -1,4 +1,4 @@
-"""Case d: a stream consumer as one writes it with FastStream, one INCR per message."""
+"""Case d: a usual stream consumer with FastStream, with one INCR for each message."""
 
 import asyncio
 import logging
@@ -16,12 +16,12 @@ _GROUP = "counters"
 
 
 def consumer(arena: Arena) -> Sample:
-    """Drain a stream of one message per event: read in batches of 1,000, INCR and acknowledge one by one."""
+    """Measure a drain of a stream with one message per event, read in batches of 1,000 and acknowledged one by one."""
     subjects = zipf(arena.events(20_000, 5_000))
     arena.client.xgroup_create(_STREAM, _GROUP, "0", mkstream=True)
     pipeline = arena.client.pipeline(transaction=False)
     for subject in subjects:
-        # `__data__` is FastStream's own envelope; the body is JSON.
+        # `__data__` is the field in which FastStream expects the body, as JSON.
         pipeline.xadd(_STREAM, {"__data__": f'"{subject}"'})
     pipeline.execute()
     arena.settle()
@@ -30,7 +30,7 @@ def consumer(arena: Arena) -> Sample:
 
 async def _drain(url: str, n: int) -> float:
     quiet = logging.getLogger("benchmarks.faststream")
-    quiet.setLevel(logging.WARNING)  # its default, two lines for each message, would be the figure
+    quiet.setLevel(logging.WARNING)  # by default, logging two lines for each message would dominate
     broker = RedisBroker(url, logger=quiet)
     counters = redis.asyncio.Redis.from_url(url)
     everything_counted = asyncio.Event()

@@ -1,8 +1,10 @@
-"""What an event costs where one subject gets 90 % of them, and where it is spread: `python -m benchmarks.hot_subject`.
+"""Measure the cost of an event when one subject gets 90 % of the events, with and without `spread`.
 
-Processor time of the server's main thread and of the worker's loop for each event that is drained from 4 partitions,
-the least of several rounds that alternate, and each as a ratio to the Zipf load. The share is the part of the streams'
-bytes that lies in the fullest one: what the busiest of 4 servers would have to take.
+Run: `python -m benchmarks.hot_subject`.
+
+The cost is the processor time of the server's main thread and of the worker's loop for each event that is drained from
+4 partitions: the least of several rounds that alternate between the loads, and its ratio to the Zipf load. The share is
+that of the largest stream in the bytes of all streams, i.e. the load of the busiest of 4 servers.
 """
 
 import tempfile
@@ -39,7 +41,7 @@ def _loads() -> dict[str, tuple[list[str], bool]]:
 
 
 def measure(subjects: list[str], *, spread: bool) -> tuple[float, float, float]:
-    """Return microseconds of server and worker for each event, and the share of the fullest stream."""
+    """Drain a load; return the microseconds of server and worker for each event, and the largest stream's share."""
     rules = Rules({METRIC: Metric(windows=("hour",), spread=spread)})
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
@@ -53,7 +55,7 @@ def measure(subjects: list[str], *, spread: bool) -> tuple[float, float, float]:
             consumers.append(CountingLoop(client, deployment.layout, partition, fetch, fold))
         with Producer(server.url, buffer_bytes=2**30) as producer:
             producer.emit(METRIC, _HOT)
-            producer.flush(60)  # it knows the rules now
+            producer.flush(60)  # the producer has read the rules now
             for subject in subjects:
                 producer.emit(METRIC, subject)
             producer.flush(60)
@@ -64,20 +66,20 @@ def measure(subjects: list[str], *, spread: bool) -> tuple[float, float, float]:
                 pass
         spent = server_cpu_seconds(client) - server_began, time.process_time() - began
         with Totals(server.url) as totals:
-            assert totals.get(_HOT, METRIC).value == subjects.count(_HOT) + 1  # noqa: S101  # a figure of a wrong count is none
+            assert totals.get(_HOT, METRIC).value == subjects.count(_HOT) + 1  # noqa: S101  # the figure of a wrong count is worthless
         client.close()
     return spent[0] / len(subjects) * 1e6, spent[1] / len(subjects) * 1e6, max(sizes) / sum(sizes)
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure each load in rounds, and print a table."""
     loads = _loads()
     least = dict.fromkeys(loads, (float("inf"), float("inf"), 0.0))
     for _ in range(_ROUNDS):
         for name, (subjects, spread) in loads.items():
             server, worker, share = measure(subjects, spread=spread)
             least[name] = min(server, least[name][0]), min(worker, least[name][1]), share
-    table = Table("load", "server, us an event", "worker, us an event", "of zipf", "share of the fullest stream")
+    table = Table("load", "server, us an event", "worker, us an event", "of zipf", "share of the largest stream")
     zipf_cost = sum(least["zipf"][:2])
     for name, (server, worker, share) in least.items():
         table.add_row(name, f"{server:.3f}", f"{worker:.3f}", f"{(server + worker) / zipf_cost:.2f}", f"{share:.0%}")

@@ -1,8 +1,8 @@
-"""Events over HTTP: lists of 500 a request, 8 connections, one process.
+"""Measure events over HTTP, in lists of 500 a request, with 8 connections to one process of the read service.
 
     python -m benchmarks.http_events [--seconds 10] [--connections 8]
 
-The goal: 100,000 events a second, each of them in the stream when the answer comes.
+The goal is 100,000 events a second, each in the stream before the answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIST = 500
 
 
 def main() -> None:
-    """Print the figures as one line of JSON."""
+    """Send lists of events for some seconds, and print the figures as one line of JSON."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=float, default=10)
     options.add_argument("--connections", type=int, default=8)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def appended(url: str, partitions: object) -> int:
-    """Return how many events are in the streams, by the books."""
+    """Return the number of appended events in the ledgers; `partitions` are the keys of each partition."""
     with connect(url) as client:
         return sum(int(client.hget(keys.topic_ledger, "appended") or 0) for keys in partitions)  # type: ignore[attr-defined]
 

@@ -1,6 +1,6 @@
-"""A client for load over HTTP: as many connections as asked for, each with one request at a time.
+"""A load generator for HTTP: it opens a number of connections, each with one request at a time.
 
-Its own process does nothing else, and reads no more of an answer than it must: head, length, body.
+It runs in a separate process, and parses only the length and the status of an answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,14 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it: requests a second, seconds at percentiles, and how many answers were no success."""
+    """The figures of a load.
+
+    Attributes:
+        rate: Requests a second.
+        p50: The median latency, in seconds.
+        p99: The 99th percentile of the latency, in seconds.
+        errors: The number of answers without a status of 200 to 209.
+    """
 
     rate: float
     p50: float
@@ -38,13 +45,13 @@ class Load:
 
 
 class Loader:
-    """Sends requests from a process of its own, which starts once; a context manager."""
+    """A process that sends requests, started once for several loads; a context manager that ends it."""
 
     def __init__(self) -> None:
         self._pool = multiprocessing.get_context("spawn").Pool(1)
 
     def __call__(self, port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Load:
-        """Send requests in turn for some seconds."""
+        """Send the requests in turn over a number of connections for some seconds, and return the figures."""
         return self._pool.apply(_in_process, (port, list(requests), connections, seconds))
 
     def __enter__(self) -> Self:
@@ -55,13 +62,13 @@ class Loader:
 
 
 def load(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Load:
-    """Send requests in turn for some seconds, from a process of its own."""
+    """Send the requests in turn for some seconds from a new process, and return the figures."""
     with Loader() as send:
         return send(port, requests, connections=connections, seconds=seconds)
 
 
 def request(method: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
-    """Return a request as it goes over the wire."""
+    """Return the bytes of an HTTP request to this machine; a body gets a length and the content type `kind`."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     if body:
         head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
@@ -70,7 +77,7 @@ def request(method: str, path: str, body: bytes = b"", kind: str = "application/
 
 @contextmanager
 def service(url: str) -> Iterator[tuple[int, psutil.Process]]:
-    """Run a read service; yield its port and its process."""
+    """Run `tallystream serve` until the block ends; yield its port and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -94,7 +101,7 @@ def service(url: str) -> Iterator[tuple[int, psutil.Process]]:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Return the processor time that a process has used: the figure that a busy machine does not change much."""
+    """Return the processor time in seconds that a process has used, which depends little on other load."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

@@ -1,8 +1,8 @@
-"""Reads over HTTP: one counter a request, 64 connections, one process.
+"""Measure reads over HTTP of one counter a request, with 64 connections to one process of the read service.
 
     python -m benchmarks.http_reads [--seconds 10] [--connections 64]
 
-The goal: 8,000 reads a second with 99 % under 10 ms.
+The goal is 8,000 reads a second with a p99 below 10 ms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SUBJECTS = 10_000
 
 
 def main() -> None:
-    """Print the figures as one line of JSON."""
+    """Count a load, read its counters, and print the figures as one line of JSON."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=float, default=10)
     options.add_argument("--connections", type=int, default=64)

@@ -1,4 +1,4 @@
-"""What a worker costs that has nothing to do: `python -m benchmarks.idle [PARTITIONS ...]`; needs psutil."""
+"""Measure the cost of a worker without events to count: `python -m benchmarks.idle [PARTITIONS ...]`; needs psutil."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ _SECONDS = 20
 
 
 def measure(partitions: int) -> tuple[float, float, int, float]:
-    """Return the percent of a core of worker and server, the worker's threads, and its resident MiB."""
+    """Run an idle worker for 20 s; return the percent of a core of worker and server, its threads and resident MiB."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "data") as server:
         client = connect(server.url)
         layout = Deployment.create_or_load(client, partitions).layout
@@ -45,7 +45,7 @@ def _spent(process: psutil.Process) -> float:
 
 
 def main() -> int:
-    """Measure, and print."""
+    """Measure each number of partitions, and print a table; return 2 if an argument is wrong."""
     table = Table("partitions", "worker, % of a core", "server, % of a core", "threads", "resident MiB")
     try:
         for partitions in [int(text) for text in sys.argv[1:]] or [4, 64]:

@@ -1,4 +1,4 @@
-// Counts the keys of a file one INCR after the other and prints the seconds that it took.
+// Increments each key of a file, one INCR after the other, and prints the seconds that this took.
 const fs = require("node:fs");
 const Redis = require("ioredis");
 

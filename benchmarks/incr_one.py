@@ -1,4 +1,4 @@
-"""Case a: one INCR at a time, each waiting for its reply, as a counter is usually written."""
+"""Case a: one INCR at a time, each after the reply to the one before, as counters are usually written."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ _SCRIPT = Path(__file__).with_name("incr_one.cjs")
 
 
 def redis_py(arena: Arena) -> Sample:
-    """Count with redis-py on one connection."""
+    """Return the rate of INCR with redis-py on one connection."""
     subjects = zipf(arena.events(50_000, 10_000))
     with redis.Redis.from_url(arena.url) as client:
         client.ping()
@@ -27,16 +27,16 @@ def redis_py(arena: Arena) -> Sample:
 
 
 def redis_py_one_core(arena: Arena) -> Sample:
-    """Count as above, with client and server held on one core.
+    """Return the rate of INCR with redis-py, with client and server pinned to one core.
 
-    A reply that wakes a process on another core costs more than the increment, so where the scheduler happens
-    to put the two decides the plain figure. This is the end of that range that favours INCR.
+    A reply that wakes a process on another core costs more than the increment, so the figure of `redis_py` depends on
+    the cores that the scheduler chooses. This case is the most favourable to INCR.
 
     Raises:
-        Skipped: the system has no way to choose a core.
+        Skipped: the system cannot pin a process to a core.
     """
     if not hasattr(os, "sched_setaffinity"):
-        raise Skipped("this system cannot hold a process on a core")
+        raise Skipped("this system cannot pin a process to a core")
     server = int(arena.client.info("server")["process_id"])
     ours, theirs = os.sched_getaffinity(0), os.sched_getaffinity(server)
     core = {min(ours & theirs)}
@@ -50,10 +50,10 @@ def redis_py_one_core(arena: Arena) -> Sample:
 
 
 def ioredis(arena: Arena) -> Sample:
-    """Count with ioredis on one connection, `await` by `await`, as the Node tutorial does.
+    """Return the rate of INCR with ioredis on one connection, one `await` after the other, as in the Node tutorial.
 
     Raises:
-        Skipped: no node, no npm, or npm cannot install ioredis.
+        Skipped: node or npm is missing, or npm cannot install ioredis.
     """
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:

@@ -12,7 +12,7 @@ _PIPELINE = 1_000
 
 
 def redis_py(arena: Arena) -> Sample:
-    """Count with redis-py on one connection, one round trip for each 1,000 increments."""
+    """Return the rate of INCR with redis-py on one connection, with one round trip for each 1,000 increments."""
     subjects = zipf(arena.events(500_000, 100_000))
     with redis.Redis.from_url(arena.url) as client:
         client.ping()

@@ -1,8 +1,8 @@
-"""From a file to counted: lines of an access log, and rows of Parquet, each read by `tallystream ingest`.
+"""Measure `tallystream ingest` on the lines of an access log and on rows of Parquet, until all events are counted.
 
     python -m benchmarks.ingest_files [LINES]
 
-With the processor time of each process: on a busy machine that says more than the clock does.
+It also prints the processor time of each process, which depends less on other load than the rate does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LINES = 500_000
 
 
 def access_log(path: Path, lines: int) -> None:
-    """Write a log: paths by a Zipf law, 5,000 hosts, a day."""
+    """Write an access log of one day with this number of lines, 5,000 hosts, and paths drawn by Zipf's law."""
     chosen = random.Random(1)
     weights = [1 / rank**1.05 for rank in range(1, 20_001)]
     paths = chosen.choices(range(20_000), weights, k=lines)
@@ -41,7 +41,7 @@ def access_log(path: Path, lines: int) -> None:
 
 
 def parquet(path: Path, rows: int) -> None:
-    """Write rows of plain views of as many articles."""
+    """Write a Parquet file of rows with a subject and a time, with 20,000 subjects drawn by Zipf's law."""
     chosen = random.Random(2)
     weights = [1 / rank**1.05 for rank in range(1, 20_001)]
     subjects = [f"article:{page}" for page in chosen.choices(range(20_000), weights, k=rows)]
@@ -50,7 +50,7 @@ def parquet(path: Path, rows: int) -> None:
 
 
 def main() -> None:
-    """Print what each took, from the start of the command to counted."""
+    """Ingest both files, and print for each the time from the start of the command until all events are counted."""
     lines = int(sys.argv[1]) if len(sys.argv) > 1 else LINES
     with TemporaryDirectory() as folder:
         log, rows = Path(folder) / "access.log", Path(folder) / "events.parquet"

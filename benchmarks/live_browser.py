@@ -1,10 +1,10 @@
-"""How long after `emit()` the dashboard shows the new total, in a real browser.
+"""Measure the time from `emit()` until the dashboard shows the new total, in a real browser.
 
 Usage: python -m benchmarks.live_browser [--quick]
 
-The dashboard is open in Chromium while 2,000 events a second are counted. Marked events raise one tile's total by one
-each; an observer in the page stamps each new figure in the frame that paints it. Everything shares this machine and its
-clock: server, worker, read service, load and browser.
+The dashboard is open in Chromium while 2,000 events a second are counted. Each marked event raises the total of one
+tile by one; an observer in the page records the time of each new figure in the frame that paints it. The server, the
+worker, the read service, the load and the browser run on this machine, with one clock.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _WATCH = """marked => {
 
 
 def main() -> None:
-    """Measure and print."""
+    """Emit for 60 s (3 s with `--quick`) with the dashboard open, and print the latencies."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _emit(producer: Producer, seconds: float) -> list[float]:
-    """Emit, and return the milliseconds since 1970 at which each marked event was."""
+    """Emit about 2,000 events a second; return the time of each marked event, in milliseconds since 1970."""
     emitted: list[float] = []
     chance = random.Random(1)
     subjects = iter(zipf(int(seconds * 2_000)))
@@ -79,7 +79,7 @@ def _emit(producer: Producer, seconds: float) -> list[float]:
 
 
 def _took(page: Page, emitted: list[float]) -> list[float]:
-    """Return the milliseconds from each marked event to the first figure that has it."""
+    """Return the milliseconds from each marked event to the first figure on the page that includes it."""
     page.wait_for_function("most => seen.some(([value]) => value >= most)", arg=len(emitted))
     seen = page.evaluate("seen")
     values = [value for value, _ in seen]

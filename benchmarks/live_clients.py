@@ -1,8 +1,9 @@
-"""Many readers of live updates in one process: they read what comes and throw it away.
+"""Many readers of live updates in one process, which discard what they read.
 
 Usage: python -m benchmarks.live_clients HOST PORT READERS PATH
-Prints "reading" once all of them have their first event, and at the end (a line on standard input) bytes and seconds.
-Readers are elsewhere in real life: this one takes as little as it can, so that what is measured is the service.
+It prints "reading" when all readers have their first event. After a line on standard input it prints the rate in MB/s
+and ends. In practice, readers are on other machines, so this process uses little processor time, in order not to
+distort the figures of the service.
 """
 
 import selectors
@@ -11,7 +12,7 @@ import sys
 import time
 
 _PAUSE = 0.1
-"""Seconds between two looks at all connections."""
+"""Seconds between two reads of all connections."""
 
 
 def _main(host: str, port: int, readers: int, path: str) -> None:
@@ -28,7 +29,7 @@ def _main(host: str, port: int, readers: int, path: str) -> None:
             if key.fileobj is sys.stdin:
                 print(f"{read / (time.monotonic() - began) / 1e6:.2f} MB/s")
                 return
-            assert isinstance(key.fileobj, socket.socket)  # noqa: S101  # the only others
+            assert isinstance(key.fileobj, socket.socket)  # noqa: S101  # all others are sockets
             data = key.fileobj.recv(65536)
             if not data:
                 sys.exit("the service ended a stream")

@@ -1,11 +1,11 @@
-"""What 500 readers of live updates cost the worker, and how long after `emit()` a reader has the new total.
+"""Measure the cost of 500 readers of live updates for the worker, and the time from `emit()` until a reader is updated.
 
 Usage: python -m benchmarks.live_readers [--quick]
 
-The same backlog is drained in pairs, without readers and with 500 that follow the overview, all in processes of
-their own; the median of the pairs' ratios is what readers leave to the worker. On a machine that does other things
-as well, the processor time that worker and server need says more than the rate. Then, at a steady rate of events,
-the processor time of the read service is taken for one reader and for many, and the way to a reader is timed.
+The same backlog is drained in pairs, without readers and with 500 readers that follow the overview, all in separate
+processes. The median of the pairs' ratios is the share of its rate that the worker keeps. On a busy machine, the
+processor time of worker and server means more than the rate. Then, at a steady rate of events, the processor time of
+the read service is measured with one reader and with many, and the time until a reader gets an event.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PATTERN = "/v1/live?subject=article:*"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the three measurements, and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
@@ -50,9 +50,9 @@ def main() -> None:
 
 
 def _cost(arena: Arena) -> None:
-    """Drain a backlog without and with readers, in pairs whose order alternates."""
+    """Drain a backlog without and with readers, in pairs of alternating order, and print the ratios."""
     subjects = zipf(arena.events(4_000_000, 500_000))
-    with worker(arena.url, arena.scratch, SHIPPED) as counting:  # the rules are published
+    with worker(arena.url, arena.scratch, SHIPPED) as counting:  # it publishes the rules
         until(lambda: bool(arena.client.hget("tally:meta", "rules")), "the rules")
         counting.check()
     with Producer(arena.url) as producer:
@@ -83,12 +83,12 @@ def _cost(arena: Arena) -> None:
 
 
 def _spent(arena: Arena, counting: Running) -> float:
-    """Return the processor time of worker and server until now."""
+    """Return the processor seconds that the worker and the server have used."""
     return sum(psutil.Process(counting.process.pid).cpu_times()[:2]) + server_cpu_seconds(arena.client)
 
 
 def _processor(arena: Arena) -> None:
-    """Take the read service's processor time at 2,000 events a second."""
+    """Print the processor time of the read service at 2,000 events a second, for one reader and for many."""
     seconds = 3 if arena.quick else 15
     for readers, path in ((1, OVERVIEW), (READERS, OVERVIEW), (1, PATTERN), (READERS, PATTERN)):
         with (
@@ -108,7 +108,7 @@ def _processor(arena: Arena) -> None:
 
 
 def _way(arena: Arena, readers: int) -> None:
-    """Time the way of marked events at 2,000 events a second."""
+    """Print the time from `emit()` of marked events until a reader gets them, at 2,000 events a second."""
     seconds = 3 if arena.quick else 20
     with worker(arena.url, arena.scratch, SHIPPED) as counting, serving(arena), _reading(arena, readers) as crowd:
         emitted: dict[str, float] = {}
@@ -149,7 +149,7 @@ def _way(arena: Arena, readers: int) -> None:
 
 @contextmanager
 def serving(arena: Arena) -> Iterator[Running]:
-    """Run the read service for as long as the block."""
+    """Run the read service until the block ends, and yield the process when it answers."""
     with program("serve", "--redis", arena.url, "--port", str(PORT), log=arena.scratch / "serve.log") as service:
         until(lambda: _answers(service), "the read service")
         yield service
@@ -168,7 +168,7 @@ def _answers(service: Running) -> bool:
 
 
 @contextmanager
-def _reading(arena: Arena, readers: int, path: str = OVERVIEW):  # noqa: ANN202  # a function that says what they read
+def _reading(arena: Arena, readers: int, path: str = OVERVIEW):  # noqa: ANN202  # yields a function that returns the readers' rate
     with ExitStack() as stack:
         if not readers:
             yield lambda: "none"

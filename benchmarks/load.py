@@ -1,4 +1,4 @@
-"""What the cases count: seeded lists of subjects, the same in every run."""
+"""The loads that the cases count: lists of subjects from a fixed seed, the same in every run."""
 
 from collections.abc import Callable
 from functools import cache
@@ -15,7 +15,7 @@ _SEED = 20_240_115
 
 @cache
 def zipf(n: int) -> list[str]:
-    """Draw `n` subjects by Zipf's law: of 100,000 articles, the k-th is drawn in proportion to k^-1.05."""
+    """Return `n` subjects drawn by Zipf's law from 100,000: the k-th has a probability in proportion to k^-1.05."""
     weights = np.arange(1, ZIPF_SUBJECTS + 1, dtype=np.float64) ** -ZIPF_EXPONENT
     cumulative = np.cumsum(weights)
     draws = np.random.default_rng(_SEED).random(n) * cumulative[-1]
@@ -24,13 +24,13 @@ def zipf(n: int) -> list[str]:
 
 @cache
 def hot(n: int) -> list[str]:
-    """Return the same subject `n` times: everybody looks at one article."""
+    """Return the same subject `n` times."""
     return ["article:1"] * n
 
 
 @cache
 def uniform(n: int) -> list[str]:
-    """Draw `n` subjects evenly from 1,000,000: the worst case for a fold, as hardly any subject repeats."""
+    """Return `n` subjects drawn evenly from 1,000,000: the worst case for a fold, as hardly any subject repeats."""
     return _named(np.random.default_rng(_SEED).integers(0, UNIFORM_SUBJECTS, n), UNIFORM_SUBJECTS)
 
 
@@ -38,6 +38,6 @@ LOADS: dict[str, Callable[[int], list[str]]] = {"zipf": zipf, "hot": hot, "unifo
 
 
 def _named(ranks: NDArray[np.integer], subjects: int) -> list[str]:
-    """Turn ranks into subjects that share one string per rank, as an app's own identifiers would."""
+    """Return the subject of each rank; equal ranks share one string object, as in an app that keeps its identifiers."""
     names = [f"article:{rank}" for rank in range(1, subjects + 1)]
     return [names[rank] for rank in ranks.tolist()]

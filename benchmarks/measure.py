@@ -1,4 +1,4 @@
-"""What is measured, in which unit, and how repeats become one figure."""
+"""The figures of a case: samples with units, their summary over all repeats, and readings of processor and memory."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ RATE = "events_per_second"
 
 
 class Skipped(Exception):  # an outcome with a reason, not a failure
-    """A case cannot run on this machine; the message says what is missing."""
+    """A case cannot run on this machine; the message names the missing program or feature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One repeat of one case: figures by name, each name ending in its unit."""
+    """The figures of one repeat of a case, by name; each name ends in its unit."""
 
     figures: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A figure over all repeats."""
+    """The median, lowest and highest value of a figure over all repeats, and all values."""
 
     median: float
     low: float
@@ -32,12 +32,12 @@ class Summary:
 
     @property
     def spread(self) -> float:
-        """Half the distance between the best and the worst repeat, as a fraction of the median."""
+        """Half the difference of the highest and the lowest value, as a fraction of the median."""
         return (self.high - self.low) / 2 / self.median if self.median else 0.0
 
 
 def summarize(samples: Sequence[Sample]) -> dict[str, Summary]:
-    """Reduce the repeats of one case to a summary per figure, for the figures that every repeat has."""
+    """Return a summary of each figure that every repeat of a case has."""
     names = [name for name in samples[0].figures if all(name in sample.figures for sample in samples)]
     columns = {name: tuple(sample.figures[name] for sample in samples) for name in names}
     return {
@@ -57,7 +57,10 @@ def server_cpu_seconds(client: redis.Redis) -> float:
 
 
 def script_milliseconds(client: redis.Redis) -> dict[str, float]:
-    """Return how long script calls held the server since the last CONFIG RESETSTAT, as it measures itself."""
+    """Return the median and p99 of the time that the server measured for a script call since CONFIG RESETSTAT.
+
+    The dictionary is empty if no script was called.
+    """
     latency = client.info("latencystats")
     spent = client.info("commandstats")
     calls = {name: spent[f"cmdstat_{name}"]["calls"] for name in ("evalsha", "fcall") if f"cmdstat_{name}" in spent}
@@ -71,9 +74,9 @@ def script_milliseconds(client: redis.Redis) -> dict[str, float]:
 
 
 def peak_memory_mib(pid: int) -> float | None:
-    """Return the highest resident size of a live process in MiB; None where /proc does not say.
+    """Return the highest resident size of a running process in MiB, or `None` if /proc does not have it.
 
-    Not `ru_maxrss`: that one starts at the size of the process that forked, which is ours.
+    `ru_maxrss` would be wrong: it starts at the size of the process that forked.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")

@@ -1,7 +1,7 @@
-"""What each rule stores, in bytes: `python -m benchmarks.memory` measures it on an embedded server.
+"""Measure the bytes that each rule stores for a subject, on an embedded server: `python -m benchmarks.memory`.
 
-Each case counts one event for each of 20,000 subjects of 13 bytes and divides the memory that the server has
-more by them; the stream is deleted before, so that only counters are left.
+Each case counts one event for each of 20,000 subjects of 13 bytes, deletes the stream so that only counters are left,
+and divides the growth of the server's memory by the number of subjects.
 """
 
 import json
@@ -39,7 +39,10 @@ CASES = {
 
 
 def measure(metric: Metric, extra: dict[str, Any]) -> float:
-    """Return the bytes that the server holds more per subject once each has one event."""
+    """Count one event for each subject under a metric; return the growth of the server's memory in bytes per subject.
+
+    `extra` has further fields of each event; with `actors`, each subject gets one event of each of so many actors.
+    """
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
         deployment = Deployment.create_or_load(client, 1)
@@ -65,13 +68,13 @@ def measure(metric: Metric, extra: dict[str, Any]) -> float:
 
 
 def held(client: redis.Redis) -> int:
-    """Return the bytes of the data: a slow disk fills the append-only file's buffer, which is none."""
+    """Return the bytes of the server's data, without the buffers of the append-only file and of clients."""
     info = client.info("memory")
     return int(info["used_memory"]) - int(info["mem_aof_buffer"]) - int(info["mem_clients_normal"])
 
 
 def main() -> None:
-    """Measure all cases and print them."""
+    """Measure all cases, and print them as a table, or with `--json` as JSON."""
     figures = {name: measure(*case) for name, case in CASES.items()}
     if "--json" in sys.argv:
         sys.stdout.write(json.dumps(figures) + "\n")

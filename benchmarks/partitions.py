@@ -1,10 +1,10 @@
-"""What an event costs in one partition and in many: `python -m benchmarks.partitions [PARTITIONS ...]`.
+"""Measure the cost of an event in one partition and in many: `python -m benchmarks.partitions [PARTITIONS ...]`.
 
-The same events, packed as full, are drained from one server and from a cluster of three primaries, by as many threads
-of one process as there are partitions. What is taken is processor time, of all servers together and of this process,
-for each event, the least of several rounds that alternate: neighbours on the machine can only make it longer. Where
-subjects repeat, more partitions have fewer of them each, so a batch covers more events; where they do not, nothing
-hides the cost of a thread, a connection and a script call for each partition.
+The same events, in equally full entries, are drained from one server and from a cluster of three primaries. One process
+drains them, with a thread for each partition. The cost is the processor time for each event, of all servers together
+and of this process: the least of several rounds that alternate, because other load on the machine can only increase it.
+If subjects repeat, a partition has fewer of them the more partitions there are, so a batch covers more events. If they
+do not repeat, the cost of a thread, a connection and a script call for each partition is fully visible.
 """
 
 import sys
@@ -30,7 +30,7 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.settings.settings import RedisSettings, Settings
-from tests.local_cluster import local_cluster  # the one place that makes a cluster of local processes
+from tests.local_cluster import local_cluster  # no other module starts a cluster of local processes
 
 from .load import METRIC, uniform, zipf
 from .measure import server_cpu_seconds
@@ -43,25 +43,25 @@ _RULES = Rules({METRIC: Metric(windows=("hour",))})
 
 @dataclass(frozen=True)
 class Place:
-    """Where events are counted: how it is reached, and the servers that it consists of."""
+    """A server or cluster that counts: its name and URL, and a client of each of its servers."""
 
     name: str
     url: str
     servers: list[redis.Redis]
 
     def spent(self) -> float:
-        """Return seconds of all servers' processors."""
+        """Return the processor seconds that all its servers have used."""
         return sum(server_cpu_seconds(each) for each in self.servers)
 
     def clear(self) -> None:
-        """Remove every key."""
+        """Remove every key of all its servers."""
         for each in self.servers:
             each.flushall()
 
 
 @contextmanager
 def places() -> Iterator[list[Place]]:
-    """Run a server, and a cluster of three primaries, until the block ends."""
+    """Run a server and a cluster of three primaries until the block ends, and yield both."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(EmbeddedServer(folder / "server"))
@@ -81,10 +81,10 @@ def places() -> Iterator[list[Place]]:
 
 
 def measure(place: Place, partitions: int, subjects: list[str]) -> tuple[float, float]:
-    """Return the microseconds of server and worker that an event takes to be counted, without what a start takes."""
+    """Append and count the events; return the microseconds of servers and worker for each, without those of a start."""
     place.clear()
     settings = Settings(redis=RedisSettings(url=place.url, partitions=partitions), rules=_RULES)
-    _spent(place, settings, 0)  # the first one makes the groups
+    _spent(place, settings, 0)  # the first start also creates the groups
     start = _spent(place, settings, 0)
     with Producer(place.url, partitions=partitions, linger=5.0, buffer_bytes=2**30) as producer:
         for subject in subjects:
@@ -95,7 +95,7 @@ def measure(place: Place, partitions: int, subjects: list[str]) -> tuple[float, 
 
 
 def _spent(place: Place, settings: Settings, events: int) -> tuple[float, float]:
-    """Return the seconds of servers and worker from the start until so many events are counted."""
+    """Run a worker until `events` events are counted; return the processor seconds of the servers and the worker."""
     server, worker = place.spent(), time.process_time()
     with counting(settings, structlog.wrap_logger(None, processors=[_silent])) as pool, Totals(place.url) as totals:
         until(lambda: all(each.problem is None for each in pool.health), "every partition to be served", interval=0.05)
@@ -125,7 +125,7 @@ def run(numbers: list[int], tell: Callable[[str], None]) -> dict[tuple[str, int]
 
 
 def main() -> int:
-    """Measure, and print each figure with its ratio to that of the first number of partitions."""
+    """Measure, and print each figure with its ratio to that of the first number of partitions; return the status."""
     console = Console()
     table = Table("", "partitions", "server, us an event", "worker, us an event", "server, worker; both, of the first")
     try:

@@ -1,8 +1,11 @@
-"""How far `tallystream plan` is off: `python -m benchmarks.plan_check` runs loads that it was not made from.
+"""Compare the figures of `tallystream plan` with measurements of loads that its constants were not measured with.
 
-Each load goes through a real producer, a real server and the worker's own loop in four partitions. What the plan says
-of it, from `costs.json` or `--costs FILE`, is put beside what was measured, the least of three rounds, as the constants
-are. Times are only comparable where the machine is as busy as it was then: `--fresh` measures the constants first.
+Run: `python -m benchmarks.plan_check`.
+
+Each load goes through a real producer, a real server and the counting loop in four partitions. A table shows the
+figures of the plan, from `costs.json` or `--costs FILE`, next to the measured ones. These are the least of three
+rounds; the constants are such minima too. Times are only comparable if the machine is as busy as it was when the
+constants were measured: `--fresh` measures them first.
 """
 
 import argparse
@@ -42,9 +45,16 @@ _ROUNDS: Final = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A load: its rules, how many events and subjects, how unlike these are, and actors of each.
+    """A load.
 
-    With actors, each subject has exactly so many, each for one event: subjects come in turn.
+    Attributes:
+        name: A description for the table.
+        metric: The rules of the events.
+        events: The number of events.
+        subjects: The number of subjects.
+        skew: The skew of the subjects: the Zipf exponent (0 = uniform).
+        actors: The number of actors of each subject, each with one event; subjects then take turns. 0 for events
+            without actors.
     """
 
     name: str
@@ -66,7 +76,7 @@ CASES: Final = (
 
 
 def measure(case: Case) -> dict[str, float]:
-    """Return the least that a load really takes, for each event: microseconds and bytes."""
+    """Run a load in three rounds; return the least of each figure for an event, in microseconds or bytes."""
     rounds = [_measure(case) for _ in range(_ROUNDS)]
     return {name: min(each[name] for each in rounds) for name in rounds[0]}
 
@@ -111,10 +121,10 @@ def _measure(case: Case) -> dict[str, float]:
 
 
 def predict(case: Case, constants: Costs) -> dict[str, float]:
-    """Return what the plan says of the same load, at a rate that fills the entries."""
+    """Return the figures that the plan calculates for a load, at a rate that fills the entries."""
     load = ExpectedLoad(1e9, case.subjects, {"view": case.metric}, {"view": 1.0}, case.actors, 1, 5.0, case.skew)
     seen = case.subjects if case.actors else load.distinct(case.events)
-    # The worker begins with remembering none.
+    # The worker remembers no subject at the start.
     packing = replace(pack(load, _PARTITIONS, 3000), fresh=load.events * seen / case.events)
     votes = min(case.actors or 1, case.events / seen)
     stored = sum(
@@ -135,9 +145,9 @@ def _server(client: redis.Redis) -> float:
 
 
 def main() -> int:
-    """Predict, measure, compare; exit status 1 where a figure is off by more than a quarter."""
+    """Compare each figure of each load with the plan; return 1 if one is off by more than a quarter, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan_check", description=__doc__.partition("\n")[0])
-    parser.add_argument("--costs", type=Path, help="constants; default those of the product")
+    parser.add_argument("--costs", type=Path, help="file with the constants; default: those of the product")
     parser.add_argument("--fresh", action="store_true", help="measure the constants first")
     arguments = parser.parse_args()
     console = Console()
@@ -151,7 +161,7 @@ def main() -> int:
             worst = max(worst, abs(ratio - 1))
             table.add_row(case.name, name, f"{planned[name]:.3f}", f"{figure:.3f}", f"{ratio:.2f}")
     console.print(table)
-    console.print(f"off by at most {worst:.0%}; {_ALLOWED:.0%} is what the plan is meant to keep")
+    console.print(f"off by at most {worst:.0%}; the plan should be off by at most {_ALLOWED:.0%}")
     return int(worst > _ALLOWED)
 
 

@@ -1,7 +1,7 @@
-"""The process of case h: emits 10,000 events a second, some of them marked, and polls for the marked ones.
+"""The process of case h: it emits 10,000 events a second, marks some of them, and polls for the marked ones.
 
 Usage: python -m benchmarks.prober URL SECONDS
-Prints the milliseconds from emit to visible of every marked event, one a line.
+It prints, for each marked event, a line with the milliseconds from `emit` until the event was visible.
 """
 
 import sys
@@ -18,7 +18,10 @@ _TICKS_PER_MARKER = 10
 
 
 def main() -> None:
-    """Emit on a fixed schedule, whatever the answers: a slow moment is sampled as often as a quick one."""
+    """Emit and poll for `SECONDS`, then print the latencies; exit with an error if a marked event is not visible.
+
+    Events are emitted on a fixed schedule, so that slow moments are sampled as often as fast ones.
+    """
     url, seconds = sys.argv[1], float(sys.argv[2])
     ticks = int(seconds / _TICK_SECONDS)
     subjects = iter(zipf(ticks * _EVENTS_PER_TICK))
@@ -44,7 +47,7 @@ def main() -> None:
 
 
 def _collect(totals: Totals, waiting: dict[str, float], latencies: list[float]) -> None:
-    """Ask for every marked event that is still awaited and note how long the visible ones took."""
+    """Read all marked events that were not visible before; move those that are visible now to `latencies`."""
     if not waiting:
         return
     values = totals.get_many([(marker, METRIC) for marker in waiting]).values

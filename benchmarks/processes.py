@@ -1,4 +1,4 @@
-"""The real programs that the cases start, each in a process of its own, each stopped by its own handle."""
+"""Start the programs that the cases need, each in a separate process, and stop each when its block ends."""
 
 import subprocess
 import sys
@@ -13,26 +13,26 @@ _ROOT = Path(__file__).parent.parent
 _STOP_SECONDS = 15
 
 TOTALS_ONLY = Path(__file__).with_name("totals_only.toml")
-"""Rules that keep one counter for each subject: the work that an INCR does."""
+"""Rules that keep one counter for each subject, as INCR does."""
 
 SHIPPED = _ROOT / "config" / "tallystream.toml"
-"""The rules that the project ships: windows, unique actors and a leaderboard for `view`."""
+"""The configuration that the project ships, with windows, unique actors and a leaderboard for `view`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A started program and the file that its output goes to."""
+    """A started program, and the file with its output."""
 
     process: subprocess.Popen[bytes]
     log: Path
 
     @property
     def output(self) -> str:
-        """What the program has printed so far."""
+        """All that the program has printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def check(self) -> None:
-        """Raise RuntimeError, with the program's last words, when it has failed."""
+        """Raise `RuntimeError`, with the end of the program's output, if it has ended with an error."""
         if self.process.poll():
             name = " ".join(str(part) for part in list(self.process.args)[:4])  # type: ignore[arg-type]
             raise RuntimeError(f"{name} ended with status {self.process.returncode}:\n{self.output[-2000:]}")
@@ -48,12 +48,12 @@ class Running:
 
     def say(self, line: str) -> None:
         """Send a line to the program's standard input."""
-        assert self.process.stdin is not None  # noqa: S101  # ours are all started with a pipe
+        assert self.process.stdin is not None  # noqa: S101  # `_stopped_at_end` opens a pipe
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
     def finish(self, timeout: float = 120) -> str:
-        """Wait for a program that ends by itself and return what it printed."""
+        """Wait at most `timeout` seconds until the program ends by itself, and return its output."""
         self.process.wait(timeout)
         self.check()
         return self.output
@@ -61,9 +61,9 @@ class Running:
 
 @contextmanager
 def worker(url: str, scratch: Path, rules: Path = TOTALS_ONLY) -> Iterator[Running]:
-    """Run `tallystream worker` for as long as the block.
+    """Run `tallystream worker` with a configuration file until the block ends.
 
-    The rules are named, never found: what `view` is declared to store decides how much work an event is.
+    The file is always given, since the rules of `view` decide how much work an event is.
     """
     program = Path(sys.executable).with_name("tallystream")
     command = [str(program), "worker", "--redis", url, "--config", str(rules)]
@@ -73,14 +73,14 @@ def worker(url: str, scratch: Path, rules: Path = TOTALS_ONLY) -> Iterator[Runni
 
 @contextmanager
 def program(*arguments: str, log: Path) -> Iterator[Running]:
-    """Run another command of `tallystream` for as long as the block."""
+    """Run a command of `tallystream` until the block ends; its output goes to `log`."""
     with _stopped_at_end([str(Path(sys.executable).with_name("tallystream")), *arguments], log) as running:
         yield running
 
 
 @contextmanager
 def module(name: str, *arguments: str, scratch: Path) -> Iterator[Running]:
-    """Run a module of this package as a program, stopped at the end of the block if it has not ended."""
+    """Run a module of this package as a program; stop it when the block ends, if it still runs."""
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     with _stopped_at_end(command, scratch / f"{name}.log") as running:
         yield running

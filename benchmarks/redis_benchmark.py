@@ -1,4 +1,4 @@
-"""Case c: the server's own load generator, in C: INCR on 100,000 random keys, 64 to a pipeline."""
+"""Case c: redis-benchmark, the load generator of the server, sends INCR on 100,000 random keys in pipelines of 64."""
 
 import csv
 import shutil
@@ -9,7 +9,7 @@ from .server import Arena
 
 
 def pipelined(arena: Arena) -> Sample:
-    """Count with 50 connections that each keep 64 increments in flight.
+    """Return the rate of redis-benchmark with 50 connections and pipelines of 64 increments.
 
     Raises:
         Skipped: neither redis-benchmark nor valkey-benchmark is on PATH.

@@ -1,4 +1,4 @@
-"""The outcomes as a table for people and as JSON for programs and the README."""
+"""The report of a benchmark run, as tables for people and as JSON for programs and the README."""
 
 import os
 import platform
@@ -14,9 +14,9 @@ from rich.table import Table
 from .measure import RATE, Summary
 from .suite import Outcome
 
-# How the figures that are no rates are said; a line appears when the case has what it names.
+# The lines for figures other than rates; a line is printed if the case has every figure in it.
 _DETAILS = (
-    "server held {apply_p50_ms:.1f} ms a call, p99 {apply_p99_ms:.1f} ms",
+    "server busy {apply_p50_ms:.1f} ms a call, p99 {apply_p99_ms:.1f} ms",
     "server CPU {server_cpu_us_per_event:.2f} µs an event",
     "stream {stream_bytes_per_event:.1f} bytes an event",
     "worker memory at most {worker_peak_mib:.0f} MiB",
@@ -26,7 +26,7 @@ _DETAILS = (
 
 
 def document(client: redis.Redis, outcomes: Sequence[Outcome], *, repeats: int, quick: bool) -> dict[str, Any]:
-    """Return everything that was measured, and on what, as JSON-ready values."""
+    """Return all results of a run, with the machine and software it ran on, as values for JSON."""
     return {
         "machine": {
             "processor": processor(),
@@ -43,18 +43,18 @@ def document(client: redis.Redis, outcomes: Sequence[Outcome], *, repeats: int, 
 
 
 def print_tables(console: Console, results: dict[str, Any]) -> None:
-    """Print the rates side by side, then what else was measured beside them."""
+    """Print a table of the rates of all cases, then a table of their other figures."""
     machine = results["machine"]
     rates = Table(
         title="Counting events, side by side on one server",
         caption=f"{machine['server']}, {machine['durability']}; Python {machine['python']}; "
         f"{machine['cores']} cores, {machine['processor']}; "
         f"medians of {results['repeats']}, ± half the range{'; QUICK RUN' if results['quick'] else ''}\n"
-        "x a, x c: against the first line of that letter. How fast a is depends on whether client and server "
-        "happen to share a core: compare with its one-core line too.",
+        "x a, x c: ratio to the first line of that letter. The rate of a depends on whether client and server "
+        "run on the same core by chance, so compare with its one-core line too.",
         caption_justify="left",
     )
-    beside = Table(title="Beside the rate")
+    beside = Table(title="Other figures")
     for heading in ("", "what", "load"):
         rates.add_column(heading, overflow="fold")
     for heading in ("events/s", "±", "x a", "x c"):
@@ -113,7 +113,7 @@ def _figure(summary: Summary) -> dict[str, Any]:
 
 
 def _ratio(outcome: Outcome, group: str, outcomes: Sequence[Outcome]) -> float | None:
-    """Divide the median rate by that of the first case of `group`, when both were measured."""
+    """Return the median rate divided by that of the first case of `group`, or `None` if one was not measured."""
     base = next((other for other in outcomes if other.case.group == group), None)
     if base is None or RATE not in base.figures or RATE not in outcome.figures:
         return None
@@ -127,19 +127,19 @@ def _times(ratio: float | None) -> str:
 
 
 def software(info: Mapping[str, Any]) -> str:
-    """Return the name and version of a server, from what `INFO server` says."""
+    """Return the name and version of a server from its reply to `INFO server`."""
     if info.get("server_name") == "valkey":
         return f"Valkey {info['valkey_version']}"
     return f"Redis {info['redis_version']}"
 
 
 def system() -> str:
-    """Return the operating system and the kind of processor."""
+    """Return the operating system and the machine architecture, such as `Linux x86_64`."""
     return f"{platform.system()} {platform.machine()}"
 
 
 def processor() -> str:
-    """Return the processor as it calls itself."""
+    """Return the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

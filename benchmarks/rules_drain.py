@@ -1,4 +1,4 @@
-"""Cases r: the worker drains metrics with rules, and verdicts are asked for."""
+"""Cases r: a worker drains metrics with rules, and threads call `decide()`."""
 
 import random
 import threading
@@ -19,7 +19,7 @@ _THREADS = 16
 
 
 def windows(arena: Arena) -> Sample:
-    """Drain views with a total, an hour and a day each."""
+    """Measure a drain of views that are counted in a total, an hour and a day."""
     subjects = zipf(arena.events(3_000_000, 1_000_000))
     with Producer(arena.url) as producer:
         for subject in subjects:
@@ -29,7 +29,7 @@ def windows(arena: Arena) -> Sample:
 
 
 def votes(arena: Arena) -> Sample:
-    """Drain votes of 100,000 users on 100,000 posts."""
+    """Measure a drain of votes of 100,000 users on 100,000 posts."""
     subjects = zipf(arena.events(400_000, 100_000))
     draw = random.Random(1)
     with Producer(arena.url) as producer:
@@ -40,7 +40,7 @@ def votes(arena: Arena) -> Sample:
 
 
 def limits(arena: Arena) -> Sample:
-    """Drain calls of 100,000 keys, each with a limit of 1,000 an hour."""
+    """Measure a drain of calls of 100,000 keys, each with a limit of 1,000 an hour."""
     subjects = zipf(arena.events(2_000_000, 500_000))
     with Producer(arena.url) as producer:
         for subject in subjects:
@@ -50,7 +50,7 @@ def limits(arena: Arena) -> Sample:
 
 
 def decisions(arena: Arena) -> Sample:
-    """Ask for verdicts on a limit from 16 threads of one process, with a worker beside them."""
+    """Measure the rate and latency of `decide()` on a limit, called by 16 threads while a worker runs."""
     subjects = zipf(arena.events(32_000, 16_000))
     seconds: list[float] = []
     with worker(arena.url, arena.scratch, RULES) as counting, Producer(arena.url) as producer:
@@ -97,5 +97,5 @@ def _drained(arena: Arena, events: int) -> Sample:
             until(lambda: settled() >= events, "everything to be counted", interval=0.02)
             elapsed = time.perf_counter() - began
             figures = script_milliseconds(arena.client)
-        assert totals.run(query_ledger(layout)).unaccounted == 0  # noqa: S101  # a figure of a wrong count is none
+        assert totals.run(query_ledger(layout)).unaccounted == 0  # noqa: S101  # the figure of a wrong count is worthless
     return Sample({RATE: (events - first) / elapsed, **figures})

@@ -1,4 +1,4 @@
-"""The table of docs/scale.md, as the plan calculates it: `python -m benchmarks.scale_table [COSTS]` prints its rows."""
+"""Calculate the table of docs/scale.md with the plan: `python -m benchmarks.scale_table [COSTS]` prints its rows."""
 
 import sys
 from dataclasses import replace
@@ -18,7 +18,7 @@ _NODE_MEMORY = 64 * 2**30
 
 
 def main() -> int:
-    """Print the rows."""
+    """Print the rows of the table as Markdown; return 2 if the file of constants cannot be read."""
     try:
         costs = load_costs(Path(sys.argv[1]) if sys.argv[1:] else None)
     except ConfigurationError as error:

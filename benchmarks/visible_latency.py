@@ -1,4 +1,4 @@
-"""Case h: how long after `emit()` a reader sees the event, while 10,000 events arrive each second."""
+"""Case h: the time from `emit()` until a reader sees the event, while 10,000 events arrive each second."""
 
 from tallystream import Producer
 
@@ -10,7 +10,7 @@ from .server import Arena
 
 
 def probe(arena: Arena) -> Sample:
-    """Run the prober against a worker that is up and waiting, and return its percentiles."""
+    """Run the prober while a worker counts, and return the median and p99 of its latencies."""
     with worker(arena.url, arena.scratch) as counting:
         with Producer(arena.url) as producer:
             producer.emit(METRIC, "warm-up")

@@ -1,9 +1,11 @@
-"""What a second worker process adds where the server is not the limit: `python -m benchmarks.workers`; needs psutil.
+"""Measure the gain of a second worker process when the server is not the limit; needs psutil.
 
-The load is all folding: events of ten subjects and of a thousand different minutes in each entry, so that nothing was
-summed up before; the server stores and hands out bytes, and changes ten counters in a batch. A backlog is drained by
-one process and by two, in turn. Two workers and a server need three cores: on fewer, the rate says how many cores there
-are, and processor time what a second worker would add: twice the rate, as far as an event costs no more when two share.
+Run: `python -m benchmarks.workers`.
+
+Almost all work of the load is folding: an entry has events of ten subjects and a thousand different minutes, so the
+producer cannot sum them, and a batch changes only ten counters. A backlog is drained by one process and by two, in
+turn. Two workers and a server need three cores. On fewer cores, the rate is limited by the cores, but the processor
+time still shows the gain: with a core for each, two workers have twice the rate if an event costs as much as with one.
 """
 
 import os
@@ -36,7 +38,11 @@ _MINUTES = 1000
 
 
 def measure(workers: int) -> tuple[float, float, float, float]:
-    """Return events/s, microseconds of workers and server for each event, and the least worker's part of the mean."""
+    """Drain a backlog with a number of worker processes, and return four figures.
+
+    They are the events a second, the microseconds of the workers and of the server for each event, and the processor
+    time of the least busy worker as a fraction of the mean.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(EmbeddedServer(folder / "data"))
@@ -79,12 +85,12 @@ def _spent(process: psutil.Process) -> float:
 
 
 def main() -> int:
-    """Measure, and print medians."""
+    """Measure one worker and two in three rounds, and print the medians."""
     found: dict[int, list[tuple[float, float, float, float]]] = {1: [], 2: []}
     for _ in range(_ROUNDS):
         for workers, samples in found.items():
             samples.append(measure(workers))
-    table = Table("workers", "events/s", "workers, us an event", "server, us an event", "least worker's part")
+    table = Table("workers", "events/s", "workers, us an event", "server, us an event", "least busy worker, of mean")
     medians = {workers: list(map(statistics.median, zip(*rows, strict=True))) for workers, rows in found.items()}
     for workers, (rate, ours, theirs, share) in medians.items():
         table.add_row(str(workers), f"{rate:,.0f}", f"{ours:.2f}", f"{theirs:.2f}", f"{share:.0%}")
@@ -92,7 +98,7 @@ def main() -> int:
     console.print(table)
     console.print(
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}: {medians[2][0] / medians[1][0]:.2f} times the "
-        f"rate of one; by processor time {2 * medians[1][1] / medians[2][1]:.2f} times with a core for each"
+        f"rate of one; by processor time, {2 * medians[1][1] / medians[2][1]:.2f} times with a core for each"
     )
     return 0
 
