@@ -1,4 +1,5 @@
-# One image for workers and the read service. What others wrote comes first: it changes less often than our code.
+# One image for workers and the read service. Third-party packages are installed first, because they change less often
+# than our code.
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python3 -m venv /app

@@ -1,4 +1,4 @@
-"""How the documentation is built: `make docs`."""
+"""The Sphinx configuration of the documentation, which `make docs` builds."""
 
 from importlib.metadata import version as _version
 
@@ -6,7 +6,7 @@ from pygments.lexers.special import TextLexer
 
 project = "tallystream"
 author = "the tallystream developers"
-copyright = "the tallystream developers"  # noqa: A001  # Sphinx's name for it
+copyright = "the tallystream developers"  # noqa: A001  # the name that Sphinx reads
 release = version = _version("tallystream")
 
 extensions = ["myst_parser"]
@@ -24,5 +24,5 @@ html_copy_source = False
 
 
 def setup(app: object) -> None:
-    """Give the consoles and diagrams in the pages a lexer, so that a misspelt language is still an error."""
+    """Register a lexer for the Mermaid diagrams in the pages, so that a misspelt language is still an error."""
     app.add_lexer("mermaid", TextLexer)  # type: ignore[attr-defined]

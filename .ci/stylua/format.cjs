@@ -1,5 +1,5 @@
-// Formats Lua files. `node format.cjs check FILE...` names those that are not formatted, `write` formats them.
-// The package has no program of its own, and its native builds come from elsewhere than the registry.
+// Formats Lua files: `node format.cjs check FILE...` lists the files that are not formatted, `write` formats them.
+// It calls the library, because the package has no program, and its native builds are not in the registry.
 const { readFileSync, writeFileSync } = require("node:fs");
 const path = require("node:path");
 const { createRequire } = require("node:module");

@@ -1,4 +1,4 @@
-"""Writes `docs/configuration.md` from the types of the settings and from `config/tallystream.toml`.
+"""Write `docs/configuration.md` from the types of the settings and from `config/tallystream.toml`.
 
 python -m docs._generate.configuration
 """

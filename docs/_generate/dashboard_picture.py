@@ -1,4 +1,4 @@
-"""Takes the picture of the dashboard in the README: a day of invented counts, and a load while it is taken.
+"""Take the screenshot of the dashboard for the README, with a day of invented counts and a load during the screenshot.
 
 python -m docs._generate.dashboard_picture
 """
@@ -36,11 +36,11 @@ _SUBJECTS: Final = (
 _SHARES: Final = {"view": 0.78, "like": 0.12, "share": 0.05, "clap": 0.03, "read": 0.02}
 _RATE: Final = 600
 _SECONDS: Final = 70
-"""Of load before the picture is taken: the rate's little chart shows a minute."""
+"""Seconds of load before the screenshot: the small chart of the rate shows a minute."""
 
 
 def main() -> None:
-    """Take it."""
+    """Start a server, a worker, the read service and a browser, and write the screenshot to `PICTURE`."""
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or sys.exit("no chromium on PATH")
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         settings = Settings(redis=RedisSettings(url=server.url), serve=ServeSettings(port=0))
@@ -62,8 +62,8 @@ def main() -> None:
 
 
 def _past(producer: Producer) -> None:
-    """Count a day that has a night in it."""
-    draw, now = random.Random(7), time.time()  # noqa: S311  # the same picture again
+    """Emit the events of the past day, with fewer events at night."""
+    draw, now = random.Random(7), time.time()  # noqa: S311  # a fixed seed gives the same picture
     for hour in range(1, 24):
         daylight = 1.0 - 0.6 * abs((hour + 6) % 24 - 12) / 12
         for place, subject in enumerate(_SUBJECTS, 1):

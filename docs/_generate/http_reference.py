@@ -1,4 +1,4 @@
-"""Writes `docs/http-reference.md` out of the description that the service has of itself.
+"""Write `docs/http-reference.md` from the OpenAPI description of the read service.
 
 python -m docs._generate.http_reference
 """
@@ -16,13 +16,13 @@ PAGE = Path(__file__).parents[1] / "http-reference.md"
 
 _HEAD = """# HTTP reference
 
-Every route, as `/schema/openapi.json` (OpenAPI 3.1) describes it; this page is made from that:
-`python -m docs._generate.http_reference`. How it is meant to be used: [HTTP](http.md).
+This page lists every route of the read service. `python -m docs._generate.http_reference` writes it from
+`/schema/openapi.json` (OpenAPI 3.1). [HTTP](http.md) explains how to use the routes.
 """
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the text of the page, with a section for each route and method."""
     description = json.loads(json.dumps(create_app(Settings()).openapi_schema.to_schema(), default=str))
     parts = [_HEAD]
     for path, item in sorted(description["paths"].items(), key=_order):

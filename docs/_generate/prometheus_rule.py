@@ -1,4 +1,7 @@
-"""Makes `deploy/kubernetes/prometheus-rule.yaml` of `config/alerts.yml`: `python -m docs._generate.prometheus_rule`."""
+"""Write `deploy/kubernetes/prometheus-rule.yaml` from `config/alerts.yml`.
+
+python -m docs._generate.prometheus_rule
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ SOURCE: Final = ROOT / "config" / "alerts.yml"
 TARGET: Final = ROOT / "deploy" / "kubernetes" / "prometheus-rule.yaml"
 
 _HEAD: Final = """\
-# Made from config/alerts.yml by `python -m docs._generate.prometheus_rule`: change it there.
+# Generated from config/alerts.yml by `python -m docs._generate.prometheus_rule`; edit that file instead.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -21,7 +24,7 @@ spec:
 
 
 def manifest(alerts: str) -> str:
-    """Return the manifest with the rules of an alert file, word for word."""
+    """Return a PrometheusRule manifest with the rules of an alert file, unchanged except for its full-line comments."""
     lines = [line for line in alerts.splitlines() if not line.startswith("#")]
     return _HEAD + "".join(f"  {line}\n" if line else "\n" for line in lines)
 
