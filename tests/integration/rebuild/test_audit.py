@@ -164,7 +164,7 @@ def test_what_the_log_no_longer_holds_is_said(harness, tmp_path):
     Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
     for keys in harness.layout.keys:
         harness.client.xtrim(keys.stream, maxlen=3, approximate=False)
-    with pytest.raises(ConfigurationError, match="no longer hold the entries"):
+    with pytest.raises(ConfigurationError, match="the entries that the counters were made of are gone"):
         report(harness)
     found = report(harness, sources=Sources(archive=store))
     assert found.differences == []
@@ -248,7 +248,7 @@ def test_a_snapshot_that_the_log_has_left_behind_is_refused(harness, snapshot):
     """A snapshot that is named proves nothing where entries behind it are gone, or a rebuild has switched since."""
     filled(harness)
     trim(harness, 3)
-    with pytest.raises(ConfigurationError, match="trimmed behind the snapshot"):
+    with pytest.raises(ConfigurationError, match=r"entries after the snapshot of .* were trimmed"):
         report(harness, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
 
 

@@ -166,7 +166,7 @@ def test_counting_goes_on(harness, totals):
 
 def test_a_sketch_gives_nothing_back(harness):
     """A metric that is kept in a sketch cannot be reset, and says why."""
-    with pytest.raises(EventError, match=r"path is kept in a sketch \(exact = false\), which cannot take back"):
+    with pytest.raises(EventError, match=r"path is counted in a sketch \(exact = false\), which cannot be reset"):
         reset(harness.client, Deployment.create_or_load(harness.client), SUBJECT, ["path"])
 
 

@@ -1,5 +1,6 @@
-"""Generations of counters: built anew from the log, compared, switched to, undone, dropped.
+"""Counts history again: rebuild, audit, replay, retract and reset.
 
-Data flows down: `source` yields what was ever appended, `backfill` counts what the stream no longer holds, `rebuild`
-builds and switches, `compare` says what differs, `audit` folds everything again beside the live counters.
+Data flows down: `source` yields every entry that still exists, `backfill` counts entries outside a consumer group,
+`rebuild` builds a generation of counters and switches to it, `compare` finds the counters that a switch changes,
+`audit` folds everything again in a scratch server and compares the live counters with the result.
 """

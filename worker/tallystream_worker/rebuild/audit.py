@@ -1,10 +1,10 @@
-"""Audit: folds the log once more, elsewhere, and compares every live counter with what comes of it.
+"""Audits the live counters: folds all entries again in a scratch server, and compares every counter with the result.
 
-It begins with what `base` finds: all that was ever appended; or a snapshot, and the log behind it; or what is left of
-the log, which proves the buckets that lie within it, see `span`. The scratch counters lie in an embedded server of
-their own and are made by the same fold and the same rules, past any group. For each piece of the comparison the live
-values are read together with what is applied to them; the scratch counters are brought to exactly that, and then the
-two must be equal. So the audit holds still nothing.
+The audit begins with the base that `baseline` chooses: every entry that was ever appended; or a snapshot, and the
+entries after it; or the entries that still exist, which prove the buckets after the gone ones (see `scope`). The
+scratch counters are in a separate embedded server, and are counted by the same fold and the same rules, outside any
+consumer group. For each chunk of counters, the live values are read together with a checkpoint; the scratch counters
+are counted up to exactly this checkpoint, and then both must be equal. So an audit never pauses counting.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
 
 _AT_ONCE: Final = 4
-"""Partitions: while one waits for a server, another is folded."""
+"""Partitions that are audited at the same time: while one waits for a server, another is folded."""
 
 
 def audit(
@@ -45,19 +45,20 @@ def audit(
     sample: float = 1.0,
     show: Callable[[str, int, int], Any] = lambda *_: None,
 ) -> Report:
-    """Audit every partition while events keep arriving.
+    """Audit every partition while events keep arriving, and return the report.
 
     Args:
-        client: The live server.
-        deployment: What is stored there.
-        rules: Those that the counters are to be counted by.
-        sources: Where to find what the streams no longer hold.
-        span: The buckets to compare; all of them and everything else where it has no bounds.
-        sample: The share of the counters that is compared; everything is folded all the same.
-        show: Is told the stream, the entries folded and the counters compared, now and then.
+        client: The server of the live counters.
+        deployment: The deployment to audit.
+        rules: The rules that the counters should be counted by.
+        sources: The archive and the snapshot from which to get what is gone from the streams.
+        span: The buckets to compare; if unlimited, all counters.
+        sample: The share of the counters that is compared, from 0 to 1; every entry is folded in any case.
+        show: Called with a stream, the entries folded and the counters compared, after each page and chunk.
 
     Raises:
-        ConfigurationError: so much of the log is gone that nothing can be compared, or the snapshot is of no use.
+        ConfigurationError: so many entries are gone that no counter can be compared, or the preferred snapshot is
+            unusable.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="tally-audit-", ignore_cleanup_errors=True))
@@ -73,7 +74,8 @@ def audit(
         found = sum_reports(threads.map(PartitionAudit.run, partitions))
     if found.unproved and not found.counters:
         raise ConfigurationError(
-            f"{found.scopes[0].stream} and the others no longer hold the entries that their counters were made of, so "
-            "nothing can be compared. Name an archive that has them (--archive URL), or a snapshot (--snapshot URL)"
+            "cannot compare any counter: the entries that the counters were made of are gone from "
+            f"{found.scopes[0].stream} and the other streams. Name an archive that has them (--archive URL), or a "
+            "snapshot (--snapshot URL)"
         )
     return found

@@ -1,4 +1,4 @@
-"""Counts entries past any consumer group: those that the stream no longer holds, and those of an audit."""
+"""Counts entries outside any consumer group: those that are gone from the stream, and those of an audit."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 _BACKFILL: Final = Script("tallystream_worker.rebuild", "backfill")
 
 _OF_THE_STREAM: Final = ("entries:settled", "entries:plain")
-"""Moves of the ledger that say what became of a stream's entries: there is none to say it of."""
+"""Fields of the ledger about entries of a stream; a backfill leaves them out, because its entries are in no stream."""
 
 
 class Backfill:
-    """Counts entries of one partition, each once, up to a mark that moves with them.
+    """Counts entries of one partition, each once: a stored mark records how far, and moves with each batch.
 
     Args:
-        client: Where the counters are.
-        keys: Those of the generation that is counted.
-        fold: Folds this partition's entries.
+        client: The server of the counters.
+        keys: The keys of the generation that is counted.
+        fold: Folds the entries of this partition.
     """
 
     def __init__(self, client: redis.Redis, keys: PartitionKeys, fold: Fold) -> None:
@@ -40,24 +40,24 @@ class Backfill:
 
     @property
     def mark(self) -> str:
-        """Where the counting has come to; empty before the first entry."""
+        """The stored mark, up to which the entries are counted; empty before the first entry."""
         stands: bytes | None = self._client.execute_command("GET", self._keys.backfilled)
         return (stands or b"").decode()
 
     def __call__(
         self, entries: Sequence[Entry], mark: str, name: Callable[[Entry], str], told: Callable[[FoldResult], None]
     ) -> str:
-        """Count entries, from where the mark stands; return where it stands then.
+        """Count entries in batches, and return the new mark.
 
         Args:
-            entries: What comes next.
-            mark: Where it stands.
-            name: Where it stands once an entry is counted.
-            told: Is told of each batch that was counted.
+            entries: The entries after the mark, in order.
+            mark: The stored mark.
+            name: Returns the mark to store when an entry is counted.
+            told: Called with each batch that was counted.
 
         Raises:
-            StreamError: it stands elsewhere: somebody else counts the same.
-            redis.RedisError: nothing is known of the batch; look at `mark` and go on from there.
+            StreamError: the stored mark is not `mark`, because another process counts the same entries.
+            redis.RedisError: the batch may be counted or not; read `mark` and continue after it.
         """
         excluded: Mapping[FoldFault, str] = {}
         while entries:
@@ -73,8 +73,8 @@ class Backfill:
                 excluded = folded.excluding(zip(texts[::2], texts[1::2], strict=True))
             else:
                 raise StreamError(
-                    f"{self._keys.backfilled} stands at {details[0].decode() or 'nothing'}, not at "
-                    f"{mark or 'nothing'}: another rebuild of the same generation is running"
+                    f"{self._keys.backfilled} is {details[0].decode() or 'empty'} instead of {mark or 'empty'}: "
+                    "another rebuild of the same generation is running; let it finish"
                 )
         return mark
 

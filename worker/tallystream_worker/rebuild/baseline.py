@@ -1,4 +1,4 @@
-"""What an audit begins with: all that was ever appended, a snapshot, or as much of the log as there is."""
+"""Chooses the base of an audit: every entry that was ever appended, a snapshot, or the entries that still exist."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where an audit may find what the streams no longer hold.
+    """The archive and the snapshot from which an audit may get what is gone from the streams.
 
     Attributes:
-        archive: The archive's files; `None` for none.
-        snapshot: The snapshot; `None` for none.
-        prefers_snapshot: Begin with it although the log reaches back to the beginning.
+        archive: The archive; `None` for none.
+        snapshot: The database of the snapshot; `None` for none.
+        prefers_snapshot: Whether to begin with the snapshot even if every entry still exists.
     """
 
     archive: Store | None = None
@@ -40,13 +40,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class Base:
-    """What is known before the stream's entries behind `after` are folded.
+    """The starting point of the audit of one partition.
 
     Attributes:
-        after: Empty for all that the stream holds.
-        gone: The millisecond of the last entry that is not known; `None` where all are.
-        is_archived: What lies behind `after` and is not in the stream is taken from the archive.
-        is_snapshot: The snapshot says what came before; `after` is its floor.
+        after: The ID after which entries are folded; empty to fold them all.
+        gone: The millisecond of the last entry that is left out; `None` if every entry's effect is included.
+        is_archived: Whether entries after `after` that are gone from the stream are read from the archive.
+        is_snapshot: Whether the counters of the snapshot are loaded first; `after` is then its floor.
     """
 
     after: str
@@ -56,7 +56,7 @@ class Base:
 
     @property
     def kind(self) -> str:
-        """What it is, in a word."""
+        """The source of the oldest entries or counters: `snapshot`, `archive` or `log` (the stream)."""
         return "snapshot" if self.is_snapshot else "archive" if self.is_archived else "log"
 
 
@@ -64,13 +64,14 @@ class Base:
 def opened(
     settings: Settings, archive: str | None = None, snapshot: str | None = None, *, log: int = FIRST_TOPIC
 ) -> Iterator[Sources]:
-    """Open what is named, else what the settings name.
+    """Open the archive and the snapshot of an audit, and close the snapshot at the end of the context.
 
     Args:
-        settings: What was configured.
-        archive: URL of the archive; `""` for none, `None` for the one of the settings.
-        snapshot: URL of the snapshot to begin with; `None` for the one of the settings, as a last resort.
-        log: The log that is audited: each has an archive of its own.
+        settings: The configuration.
+        archive: URL of the archive; `""` for none, `None` for that of the settings.
+        snapshot: URL of the snapshot to begin with; `None` for that of the settings, which is used only if entries
+            are gone.
+        log: The number of the topic that is audited; each topic has its own archive.
     """
     store = database = None
     if url := settings.archive.url if archive is None else archive:
@@ -89,11 +90,11 @@ def opened(
 
 
 def choose(client: redis.Redis, deployment: Deployment, number: int, sources: Sources, span: Span) -> Base:
-    """Return what to begin with in one partition: whatever proves most.
+    """Return the base from which an audit of partition `number` can prove the most counters of the span.
 
     Raises:
-        ConfigurationError: the snapshot that was named is of other data.
-        ArchiveError, SnapshotError: what was named cannot be read.
+        ConfigurationError: the preferred snapshot is incomplete, outdated or of other data.
+        ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
     """
     stream = deployment.layout.keys[number].stream
     info: Any = client.xinfo_stream(stream)
@@ -106,13 +107,13 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
     if lost is None or archived == (0, 0):
         return Base("", is_archived=lost is not None)
     if sources.snapshot is not None:
-        with suppress(ConfigurationError):  # it was not asked for: then by what is left of the log
+        with suppress(ConfigurationError):  # it is not preferred: begin with the entries that still exist
             return _of_snapshot(client, deployment, number, sources.snapshot)
     return _of_range((0, 0), lost, archived)
 
 
 def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None) -> Base:
-    """Return what is left of the log behind an entry, from the archive or the stream."""
+    """Return a base that begins after the ID `needed`, or at the oldest later entry of the archive or the stream."""
     if lost is None or lost <= needed:
         return Base(_text(needed), needed[0])
     first = max(needed, lost if archived is None else archived)
@@ -120,7 +121,7 @@ def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None
 
 
 def _lost(info: Any) -> StreamID | None:
-    """Return the last ID that an entry which is gone can have; `None` where none is."""
+    """Return the highest ID that an entry which is gone can have; `None` if no entry is gone."""
     if info["entries-added"] == info["length"]:
         return None
     if info["first-entry"] is None:
@@ -130,7 +131,7 @@ def _lost(info: Any) -> StreamID | None:
 
 
 def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
-    """Return the ID behind which the archive has all that the stream lost; `None` where it has not."""
+    """Return the ID after which the archive has every entry that is gone from the stream; `None` if it lacks any."""
     newest = store.newest(number)
     return None if newest is None or newest.last < lost else store.beginning(number)
 
@@ -142,21 +143,22 @@ def _of_snapshot(client: redis.Redis, deployment: Deployment, number: int, datab
         raise ConfigurationError("there is no complete snapshot yet: take one (tallystream snapshot --once)")
     facts, (position, generation) = database.facts(), found
     if facts.get("epoch") != deployment.epoch or facts.get("namespace") != deployment.layout.namespace:
-        raise ConfigurationError(f"{database.place} holds the snapshot of other data")
+        raise ConfigurationError(f"{database.place} contains a snapshot of another deployment: name another one")
     if facts.get("log", str(FIRST_TOPIC)) != str(deployment.layout.topic):
         raise ConfigurationError(
-            f"{database.place} is of the log before the partitions were changed: take another snapshot "
+            f"{database.place} contains a snapshot from before the last repartition: take another snapshot "
             "(tallystream snapshot --once)"
         )
     moment = dt.datetime.fromtimestamp(position.taken / 1000, dt.UTC).isoformat(" ", "seconds")
     if generation != keys.generation:
         raise ConfigurationError(
-            f"{database.place} holds generation {generation} of {keys.stream} as of {moment}, and {keys.generation} is "
-            "live by now: take another snapshot (tallystream snapshot --once)"
+            f"{database.place} contains generation {generation} of {keys.stream} as of {moment}, but generation "
+            f"{keys.generation} is live: take another snapshot (tallystream snapshot --once)"
         )
     if not position.is_reached(client, keys.stream):
         raise ConfigurationError(
-            f"{keys.stream} was trimmed behind the snapshot of {moment}: take another (tallystream snapshot --once)"
+            f"{keys.stream}: entries after the snapshot of {moment} were trimmed: take another snapshot "
+            "(tallystream snapshot --once)"
         )
     return Base(position.floor, is_snapshot=True)
 

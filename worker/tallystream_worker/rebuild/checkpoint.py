@@ -1,4 +1,4 @@
-"""A checkpoint: which entries of a partition are in the live counters at one moment, and what these are then."""
+"""Reads live counters together with a checkpoint, which tells the entries that these values contain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,15 @@ _TRIES: Final = 50
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is applied: all entries up to `delivered` but the pending ones, and all decided ones up to `generated`."""
+    """The entries that are applied at one moment, in one partition.
+
+    These are all entries up to `delivered` that are not pending, and all decided entries up to `generated`.
+
+    Attributes:
+        delivered: The last ID that was delivered to the live group.
+        pending: The IDs of the pending entries.
+        generated: The last ID of the stream.
+    """
 
     delivered: StreamID
     pending: frozenset[str]
@@ -35,11 +43,13 @@ class Checkpoint:
 def checkpoint(
     client: redis.Redis, keys: PartitionKeys, commands: Sequence[tuple[Any, ...]]
 ) -> tuple[Checkpoint, list[Any]]:
-    """Read values, and what is applied to them, at one moment.
+    """Run read commands and get the checkpoint of a partition in one transaction; return both.
+
+    While 20,000 or more entries are pending, the whole is tried again, up to 50 times, 0.1 seconds apart.
 
     Raises:
-        ConsumerGroupMissing: nobody knows what is applied.
-        StreamError: so many entries are pending that they cannot be told apart.
+        ConsumerGroupMissing: the live group is missing, so the applied entries are unknown.
+        StreamError: 20,000 or more entries stayed pending.
     """
     for _ in range(_TRIES):
         with client.pipeline(transaction=True) as pipeline:
@@ -54,7 +64,7 @@ def checkpoint(
         group = next((each for each in groups if each["name"] == keys.group.encode()), None)
         if group is None:
             raise ConsumerGroupMissing(
-                f"{keys.stream}: consumer group {keys.group!r} is missing: what is counted is not known"
+                f"{keys.stream}: consumer group {keys.group!r} is missing, so the counted entries are unknown"
             )
         for reply in (info, pending, *replies):
             if isinstance(reply, Exception):
@@ -64,23 +74,29 @@ def checkpoint(
             delivered = parse_id(group["last-delivered-id"].decode())
             return Checkpoint(delivered, ids, parse_id(info["last-generated-id"].decode())), replies
         time.sleep(0.1)
-    raise StreamError(f"{keys.stream}: {_MOST_PENDING:,} entries and more are pending: wait until the workers catch up")
+    raise StreamError(f"{keys.stream}: {_MOST_PENDING:,} or more entries are pending: wait until the workers catch up")
 
 
 class AppliedEntries:
-    """Yields, checkpoint after checkpoint, the entries that were applied since the one before; each once."""
+    """Yields the entries of a partition that were applied between consecutive checkpoints, each once.
+
+    Args:
+        client: The server of the stream.
+        keys: The keys of the live generation in the partition.
+        after: The ID after which to begin, `""` for the first entry.
+    """
 
     def __init__(self, client: redis.Redis, keys: PartitionKeys, after: str = "") -> None:
         self._client = client
         self._keys = keys
         self._passed = after
-        """Everything up to here was yielded, or is held."""
+        """The ID up to which every entry was yielded or is in `_held`."""
         self._held: dict[str, Entry] = {}
         self._ahead: set[str] = set()
         self._looked: StreamID = (0, 0)
 
     def until(self, checkpoint: Checkpoint) -> Iterator[Entry]:
-        """Yield what is applied by this checkpoint and was not by the last."""
+        """Yield the entries that are applied at this checkpoint and were not at the last one."""
         for id_ in [id_ for id_ in self._held if id_ not in checkpoint.pending]:
             yield self._held.pop(id_)
         if parse_id(self._passed or "0-0") < checkpoint.delivered:
@@ -93,7 +109,7 @@ class AppliedEntries:
                 else:
                     yield entry
             self._passed = _text(checkpoint.delivered)
-        # What was decided is in the counters before any worker comes to it.
+        # Decided entries are in the counters before a worker fetches them.
         self._looked = max(self._looked, checkpoint.delivered)
         if self._looked < checkpoint.generated:
             for entry in stream_entries(self._client, self._keys, _text(self._looked), _text(checkpoint.generated)):

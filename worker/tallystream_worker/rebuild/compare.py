@@ -1,4 +1,4 @@
-"""Compares two generations of counters that lie in one server: what a switch from one to the other will change."""
+"""Compares two generations of counters on one server, to show which counters a switch would change."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _PAUSE: Final = 0.05
 
 
 def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Iterator[Difference]:
-    """Yield the counters of another generation (`found`) that are not what the live ones are (`expected`).
+    """Yield the counters whose value in `generation` (`found`) differs from the live value (`expected`).
 
-    While events arrive the two are seldom equal: a counter is named where it differs in several looks.
+    Counters that arriving events are changing differ briefly. So a piece of counters that differs is read up to five
+    times, 50 ms apart, and yields the counters that still differ in the last read.
     """
     rules = deployment.rules_of(generation)
     for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):

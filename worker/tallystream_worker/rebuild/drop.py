@@ -1,4 +1,4 @@
-"""Removes a generation of counters: in bounded steps, and so that it can be begun again where it was cut short."""
+"""Removes a generation of counters in bounded steps; an interrupted removal can be run again."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 KINDS: Final = frozenset(
     "total up minute hour day month top limit once seen unique sketch".split()  # noqa: SIM905  # as they are named
 )
-"""What the names of counters begin with, behind the generation's prefix."""
+"""The first parts of the names of counters, after the generation's prefix."""
 
 _OF_THE_TOPIC: Final = frozenset({b"appended", b"plain", b"entries:gated", b"entries:retired"})
 _STEP: Final = 500
 
 
 def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
-    """Remove a generation that is not live anywhere; return how many keys that were.
+    """Remove a generation that is not live in any partition; return the number of keys that were removed.
 
     Raises:
-        ConfigurationError: it is live.
+        ConfigurationError: the generation is live.
     """
     if any(keys.generation == generation for keys in deployment.layout.keys) or generation == deployment.generation:
-        raise ConfigurationError(f"generation {generation} is the live one")
+        raise ConfigurationError(f"cannot remove generation {generation}: it is the live one")
     removed = 0
     for keys in deployment.layout.of(generation).keys:
         try:
@@ -61,7 +61,7 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
 
 
 def counter_keys(client: redis.Redis, keys: PartitionKeys) -> Iterator[bytes]:
-    """Yield the names of a generation's counters in one partition: by SCAN, some of them perhaps twice."""
+    """Yield the keys of a generation's counters in one partition, found by SCAN; a key may come twice."""
     prefix = keys.counters.encode()
     pattern = keys.counters.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
     for name in client.scan_iter(match=pattern, count=1000):

@@ -1,4 +1,4 @@
-"""Audits one partition: counts it again into a scratch server, and compares that with the live counters."""
+"""Audits one partition: counts its entries again in a scratch server, and compares the live counters with that."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 _SCRATCH: Final = -1
-"""The generation of the scratch counters: no entry was ever decided in it, so all are counted. (A restore marks what
-nobody has counted as decided in generation 0.)"""
+"""Number of the generation of the scratch counters. No entry was ever decided in it, so every entry is counted. (0 is
+taken: a restore marks decided entries that are not counted yet with generation 0.)"""
 
 _PAGE: Final = 256
 _PARKED: Final = 10**9
@@ -41,7 +41,19 @@ _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", 
 
 
 class PartitionAudit:
-    """One partition of an audit; see `audit` for the arguments."""
+    """The audit of one partition; run once.
+
+    Args:
+        client: The server of the live counters.
+        scratch: The server of the scratch counters.
+        deployment: The deployment to audit.
+        rules: The rules that the counters should be counted by.
+        number: The number of the partition.
+        sources: The archive and the snapshot from which to get what is gone from the stream.
+        span: The buckets to compare; if unlimited, all counters.
+        sample: The share of the counters that is compared, from 0 to 1.
+        show: Called with the stream, the entries folded and the counters compared, after each page and chunk.
+    """
 
     def __init__(
         self,
@@ -61,21 +73,24 @@ class PartitionAudit:
         self._keys = deployment.layout.keys[number]
         layout = deployment.layout.of(_SCRATCH)
         self._copy = layout.keys[number]
-        # Every entry is older than the scratch counters: all are put into their books alike.
+        # With this `begun`, every entry is older than the scratch counters, and is added to their ledger as appended.
         fold = Fold(layout, number, rules, max_deliveries=_PARKED - 1, begun=f"{2**63}-0")
         self._backfill = Backfill(scratch, self._copy, fold)
         self._mark = ""
         self._position: SnapshotPosition | None = None
-        self._kept: dict[str, int] = {}  # by bucket of the snapshot, the millisecond at which it expires
+        self._kept: dict[str, int] = {}  # by bucket of the snapshot, its expiry in milliseconds
         self._ends: dict[str, int] = {}
         self._unproved: set[int] = set()
         self._given_up: frozenset[str] = frozenset()
-        self._compared: set[int] = set()  # hashes of names: a few bytes for each counter, whatever it is called
-        self._agreed: Counter[str] = Counter()  # by hash, of how many fields both sides say the same
+        self._compared: set[int] = set()  # hashes of names: a few bytes for each counter
+        self._agreed: Counter[str] = Counter()  # by hash, the number of fields that are equal on both sides
         self._counters = self._entries = self._expired = 0
 
     def run(self) -> Report:
-        """Fold everything that can be known, compare, and return what differs; no counter is changed."""
+        """Fold every available entry of the partition, compare the counters, and return the report.
+
+        No live counter is changed. The report is empty if the partition has no stream.
+        """
         if not self._client.exists(self._keys.stream):
             return Report(0, 0, 0)
         self._given_up = frozenset(self._parked_unread())
@@ -84,7 +99,7 @@ class PartitionAudit:
         first, _ = checkpoint(self._client, self._keys, [])
         self._bring_to(first)
         wrong: dict[str, Difference] = {}
-        # First what should be there, then what should not.
+        # First the counters that should exist, then live ones that should not.
         for chunk in chunks(self._new(pieces(self._scratch, self._copy, self._rules, wanted=self._is_wanted))):
             self._compare(chunk, wrong, count=True)
         unknown = pieces(self._client, self._keys, self._rules, wanted=self._is_wanted, agreed=self._agreed)
@@ -96,7 +111,7 @@ class PartitionAudit:
         return Report(self._counters, self._entries, self._expired, list(wrong.values()), [scope])
 
     def _begin(self) -> tuple[Base, float]:
-        """Bring the scratch counters to where the stream goes on; return by what, and of which second that is."""
+        """Count the base into the scratch counters; return the base, and its time in seconds since 1970 (0: all)."""
         while True:
             base = choose(self._client, self._deployment, self._number, self._sources, self._span)
             if not base.is_snapshot:
@@ -113,7 +128,7 @@ class PartitionAudit:
         return base, 0.0 if base.gone is None else base.gone / 1000
 
     def _count_archive(self, after: str) -> str:
-        """Fold what the archive has and the stream has not; return the last entry of it."""
+        """Fold the archived entries that are gone from the stream; return the ID of the last of them."""
         from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
 
         assert self._sources.archive is not None  # noqa: S101  # else it was not chosen
@@ -121,7 +136,7 @@ class PartitionAudit:
             held = self._first_held()
             self._count(entries(self._sources.archive, self._number, after or "0-0", held))
             after = self._mark or after or "0-0"
-            if self._first_held() == held:  # else more was trimmed meanwhile
+            if self._first_held() == held:  # else more entries were trimmed meanwhile
                 return after
 
     def _first_held(self) -> str | None:
@@ -129,7 +144,7 @@ class PartitionAudit:
         return None if held is None else held.id
 
     def _load(self) -> SnapshotPosition | None:
-        """Load the snapshot; return its position, `None` where it was replaced meanwhile."""
+        """Load the snapshot into the scratch counters; return its position, `None` if it became unusable meanwhile."""
         from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
 
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
@@ -145,7 +160,7 @@ class PartitionAudit:
         return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
 
     def _parked_unread(self) -> Iterator[str]:
-        """Yield the entries that were given up after too many deliveries: a fact that no fold can find again."""
+        """Yield the IDs of entries that were dead-lettered after too many deliveries, which no fold can find out."""
         parked: list[Any] = self._client.xrange(self._keys.dead) or []
         for _, fields in parked:
             if fields[b"reason"].startswith(b"delivered "):
@@ -170,7 +185,7 @@ class PartitionAudit:
         self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.expire.items())
 
     def _new(self, every: Iterable[Piece]) -> Iterator[Piece]:
-        """Pass on what was not compared yet, and remember it."""
+        """Yield pieces without the counters that were yielded before."""
         for piece in every:
             if (left := piece.without(self._compared)) is not None:
                 self._compared.update(map(hash, left.names()))
@@ -184,7 +199,7 @@ class PartitionAudit:
         return False
 
     def _is_kept(self, name: str, now: float) -> bool:
-        """Tell whether a key has not expired yet, as far as is known."""
+        """Return whether a key has not expired at `now`, in milliseconds; a key of unknown expiry has not."""
         end = self._ends.get(name)
         if end is None and self._kept and (found := parse(name.removeprefix("top:"), self._rules)) is not None:
             end = self._kept.get(bucket_of(found[0]) or name)
@@ -202,9 +217,9 @@ class PartitionAudit:
             expected = pipeline.execute()
         for piece, wanted, found in zip(chosen, expected, live, strict=True):
             if not piece.numbers and not self._is_wanted(piece.name):
-                continue  # an id has come just now that may be the copy of one that is gone
+                continue  # an event with an id has just arrived: it may be a copy of one that is gone
             self._counters += piece.size if count else 0
-            if wanted == found:  # nearly always, and much faster than to read what each says
+            if wanted == found:  # nearly always, and much faster than comparing parsed values
                 if piece.fields and None not in found:
                     self._agreed[piece.name] += piece.size
                 continue

@@ -1,6 +1,6 @@
-"""Builds a generation of counters beside the live one, and makes it the live one when it has caught up.
+"""Builds a generation of counters next to the live one, and switches to it when it has caught up.
 
-Each step may be cut short and made again: what is counted is known by the generation's own group and marks.
+Each step can be interrupted and repeated: the generation's own consumer group and marks record what is counted.
 """
 
 from __future__ import annotations
@@ -46,60 +46,68 @@ _PROMOTE: Final = Script("tallystream_worker.rebuild", "promote")
 _CONSUMER: Final = "rebuild"
 _PAGE: Final = 256
 _MOST_TRIES: Final = 1_000_000
-"""Deliveries after which an entry is parked: an interrupted rebuild must not park what it only never came to."""
+"""Deliveries after which an entry is dead-lettered. An interrupted rebuild leaves entries pending that it never tried
+to count, so deliveries alone must not dead-letter an entry."""
 
 CLAIM_IDLE: Final = 1.0
-"""Seconds after which what the workers of an old generation still held is taken over."""
+"""Seconds after which an entry that is still pending in the generation's group is claimed. Workers leave such entries
+when a generation stops being live; `rebuild --undo` counts them."""
 
 SWITCH_TIMEOUT: Final = 60.0
-"""Seconds within which a partition must have overtaken the live generation for once."""
+"""Seconds after which a switch gives up on a partition: if nothing is left to count, and the live generation has still
+counted more."""
 
 
 def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
-    """Return the number of the generation to build by these rules: a new one, or the one that was begun.
+    """Return the number of the generation to build by `rules`; reserve a new one unless one is being built already.
 
     Raises:
-        ConfigurationError: one is being built by other rules, an old one is still kept, the events are being moved, or
-            a metric is not spread any more.
+        ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
+            still kept, or `rules` no longer spread a metric whose events are spread.
     """
     if deployment.moving is not None:
         raise ConfigurationError(
-            "the events are being moved to other partitions: let that come to its end, or give it up with: "
+            "cannot build a generation while a repartition is running: let it finish, or abandon it with: "
             "tallystream rebuild --drop"
         )
-    rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: what was retracted stays so
+    rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: retracted events stay retracted
     deployment.refuse_gathering(rules)
     answer, number = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
     if answer == b"other":
         raise ConfigurationError(
-            f"generation {number.decode()} is being built by other rules: go on with the configuration that it was "
-            "begun with, or give it up with: tallystream rebuild --drop"
+            f"generation {number.decode()} is being built by other rules: continue with the configuration that it was "
+            "begun with, or abandon it with: tallystream rebuild --drop"
         )
     if answer == b"kept":
         raise ConfigurationError(
-            f"generation {number.decode()} is still kept beside the live one: go back to it with "
-            "tallystream rebuild --undo, or remove it with tallystream rebuild --drop"
+            f"generation {number.decode()} is still kept: switch back to it with tallystream rebuild --undo, "
+            "or remove it with tallystream rebuild --drop"
         )
     return int(number)
 
 
 @dataclass(frozen=True)
 class RebuildProgress:
-    """How far it is: `entries` counted of about `of`."""
+    """Progress of a rebuild.
+
+    Attributes:
+        entries: Number of entries that this run has counted.
+        of: Approximate number of entries that this run has to count.
+    """
 
     entries: int
     of: int
 
 
 class Rebuild:
-    """Counts one generation, not the live one, until it can take over; a context manager.
+    """Counts a generation that is not live, and switches to it; a context manager that closes its connections.
 
     Args:
-        settings: What was configured.
-        deployment: What is stored.
-        generation: The one to count.
+        settings: The configuration.
+        deployment: The deployment that the generation belongs to.
+        generation: The number of the generation, from `propose`.
         archive: URL of the archive, `""` for none.
-        accept_loss: Build it although a part of the log is gone.
+        accept_loss: Whether to count the generation even if some entries are gone.
     """
 
     def __init__(
@@ -117,15 +125,16 @@ class Rebuild:
         self._accept_loss = accept_loss
         self._open = ExitStack()
         self.stopping = threading.Event()
+        """Ends `catch_up` early when set."""
         self._counted = [0] * deployment.layout.partitions
         self._partitions = [_Partition(self, settings, number) for number in range(deployment.layout.partitions)]
         self._gone = 0
 
     def begin(self) -> None:
-        """Make the groups, where they are not there yet, so that nothing is trimmed from here on.
+        """Create the generation's consumer groups unless they exist; they keep entries untrimmed until counted.
 
         Raises:
-            ConfigurationError: a part of the log is gone, and no archive is named.
+            ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted.
         """
         for partition in self._partitions:
             partition.begin()
@@ -133,15 +142,18 @@ class Rebuild:
         gone = sum(partition.gone for partition in self._partitions)
         if gone and not self._archive and not self._accept_loss:
             raise ConfigurationError(
-                f"{gone:,} entries are no longer in the streams, so counters made from these would lack them. Name an "
+                f"{gone:,} entries are no longer in the streams, so the new counters would lack them. Name an "
                 "archive that has them (--archive URL), or count without them (--accept-loss)"
             )
 
     def catch_up(self, show: Callable[[RebuildProgress], Any] = lambda _: None) -> None:
-        """Count everything that is there, from the archive and from the streams.
+        """Count every entry of the archive and of the streams that this generation has not counted yet.
+
+        Args:
+            show: Called with the progress every 0.1 seconds, and at the end.
 
         Raises:
-            StreamError: entries are neither in the archive nor in the streams.
+            StreamError: entries are neither in the archive nor in the streams, and no loss is accepted.
         """
         of = sum(partition.waiting() for partition in self._partitions)
         with ThreadPoolExecutor(len(self._partitions), thread_name_prefix="tallystream-rebuild") as threads:
@@ -165,10 +177,10 @@ class Rebuild:
         failpoints.reach("rebuild-caught-up")
 
     def switch(self) -> None:
-        """Make it the live generation: partition by partition, then for those who ask the meta hash.
+        """Make the generation the live one: first in each partition, then in the meta hash.
 
         Raises:
-            StreamError: it cannot overtake the live one.
+            StreamError: the generation did not catch up with the live one, or a third generation is live.
         """
         for partition in self._partitions:
             partition.switch()
@@ -180,7 +192,7 @@ class Rebuild:
         failpoints.reach("rebuild-switched")
 
     def told(self, partition: int, entries: int) -> None:
-        """Take note of entries that were counted."""
+        """Add `entries` to the number of entries counted in a partition, for the progress."""
         self._counted[partition] += entries
 
     def __enter__(self) -> Self:
@@ -193,7 +205,7 @@ class Rebuild:
 
     @property
     def source(self) -> tuple[Deployment, int, str]:
-        """What is stored, which generation is counted, and from which archive."""
+        """The deployment, the number of the generation that is counted, and the URL of the archive."""
         return self._deployment, self._generation, self._archive
 
 
@@ -228,7 +240,7 @@ class _Partition:
         return sum(lags) + max(0, self.missing())
 
     def missing(self) -> int:
-        """Return how many of the entries that the stream no longer holds are not counted."""
+        """Return how many of the entries that are gone from the stream this generation has not counted."""
         if self._keys.generation < self._present.generation or not self.gone:
             return 0
         return self.gone - int(self.client.hget(self._keys.ledger, "entries:backfilled") or 0)
@@ -297,9 +309,9 @@ class _Partition:
             if answer == b"switched":
                 return
             if answer == b"other":
-                raise StreamError(f"{keys.stream}: another rebuild has switched it to a third generation")
+                raise StreamError(f"{keys.stream}: cannot switch, because another rebuild made a third generation live")
             if not self._step() and time.monotonic() > deadline:
                 raise StreamError(
-                    f"{keys.stream}: the new counters did not overtake the live ones within {SWITCH_TIMEOUT:g} "
-                    "seconds; try again when there is less to count"
+                    f"{keys.stream}: the new counters did not catch up with the live ones within {SWITCH_TIMEOUT:g} "
+                    "seconds; try again when fewer events arrive"
                 )

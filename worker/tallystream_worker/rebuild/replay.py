@@ -1,4 +1,4 @@
-"""Replay: the log as events, for other tools; what is ingested from it counts to the same."""
+"""Replays a topic as events for other tools; ingesting these events gives the same counters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReplaySelection:
-    """Which events: seconds since 1970 from which and before which they happened, their metrics and subjects."""
+    """The events to replay.
+
+    Attributes:
+        begin: Time of the events, in seconds since 1970: the first second.
+        end: The first second after the selected time.
+        metrics: Their metrics; empty for all.
+        subjects: Their subjects; empty for all.
+    """
 
     begin: float = 0.0
     end: float = float("inf")
@@ -28,7 +35,7 @@ class ReplaySelection:
     subjects: frozenset[str] = frozenset()
 
     def takes(self, metric: str, subject: str, at: float) -> bool:
-        """Tell whether an event is one of them."""
+        """Return whether an event is selected; `at` is its time in seconds since 1970."""
         return (
             self.begin <= at < self.end
             and (not self.metrics or metric in self.metrics)
@@ -38,7 +45,12 @@ class ReplaySelection:
 
 @dataclass
 class Left:
-    """Events that no line can say: of entries that cannot be read, and corrections, which no event is."""
+    """Counts what a replay leaves out.
+
+    Attributes:
+        unreadable: Entries that cannot be decoded.
+        corrections: Selected corrections, which are not events and cannot be written as one.
+    """
 
     unreadable: int = 0
     corrections: int = 0
@@ -47,10 +59,17 @@ class Left:
 def replay(
     client: redis.Redis, layout: Layout, wanted: ReplaySelection, left: Left, archive: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """Yield events as `ingest` reads them: metric, subject, amount, at and, where it has them, actor and id.
+    """Yield the selected events as `ingest` reads them: metric, subject, amount, at, and actor and id if present.
 
-    Plain events of one minute were packed as a sum, and come back so: equal ones one after the other, at the
-    beginning of their minute; those of other amounts as one that has their sum.
+    Events that were packed as a sum come back at the beginning of their minute, one after the other. If their amounts
+    were not all 1, the first has the sum and the others have 0.
+
+    Args:
+        client: The server of the streams.
+        layout: The partitions to replay.
+        wanted: The events to yield.
+        left: Counts the entries and corrections that are left out.
+        archive: URL of the archive to read first, `""` for none.
     """
     for partition, keys in enumerate(layout.keys):
         for entry in entries(client, keys, archive, partition):
@@ -68,7 +87,7 @@ def _events(entry: Entry, wanted: ReplaySelection, left: Left) -> Iterator[dict[
         if not wanted.begin <= at < wanted.end or (wanted.metrics and group.metric not in wanted.metrics):
             continue
         units = ((subject, 1, n) for subject, n in (*((s, 1) for s in group.ones), *group.counts.items()))
-        # An event of amount 0 changes nothing but the number of events, which then is what it was.
+        # Events of amount 0 change no total; they keep the number of events the same.
         sums = ((subject, amount, 1) for subject, (amount, _) in group.sums.items())
         zeros = ((subject, 0, n - 1) for subject, (_, n) in group.sums.items())
         for subject, amount, n in (*units, *sums, *zeros):

@@ -1,4 +1,4 @@
-"""What an audit found, and what that rests on."""
+"""The report of an audit: the counters that differ, and the entries or snapshot that the comparison is based on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scope:
-    """What the counters of one partition were proved by.
+    """The part of one partition that an audit could prove, and its base.
 
     Attributes:
-        stream: The partition's.
-        base: `log`, `archive` or `snapshot`.
-        moment: Second of the snapshot, or of the first entry that could be known; 0 for the very first.
-        since: Only buckets that begin behind this second could be proved; 0 where everything could.
-        unproved: Keys of counters that were asked for and could not be proved.
+        stream: The stream of the partition.
+        base: The source of the oldest entries or counters: `log` (the stream), `archive` or `snapshot`.
+        moment: Time of the snapshot, or of the last entry that was left out, in seconds since 1970; 0 if every entry
+            was folded.
+        since: Only buckets that begin after this second could be proved; 0 if everything could.
+        unproved: Number of keys that were in the span of the audit and could not be proved.
     """
 
     stream: str
@@ -32,14 +33,14 @@ class Scope:
 
 @dataclass(frozen=True)
 class Report:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-        counters: How many were compared.
-        entries: How many were folded.
-        expired: Buckets past their retention, which are not compared.
-        differences: The counters that are not what they should be.
-        scopes: By partition, what was proved by what.
+        counters: Number of counters that were compared.
+        entries: Number of entries that were folded.
+        expired: Number of pieces past their retention, which were not compared.
+        differences: The counters that differ from the expected value.
+        scopes: For each partition, what could be proved.
     """
 
     counters: int
@@ -50,11 +51,11 @@ class Report:
 
     @property
     def unproved(self) -> int:
-        """Keys of counters that were asked for and could not be proved."""
+        """Number of keys, in all partitions, that were in the span of the audit and could not be proved."""
         return sum(scope.unproved for scope in self.scopes)
 
     def said(self) -> dict[str, object]:
-        """Return what a line of the log says of it."""
+        """Return the fields of a log line about the report; `first` names up to five counters that differ."""
         first = ", ".join(each.counter for each in self.differences[:5])
         return {
             "counters": self.counters, "unproved": self.unproved, "differences": len(self.differences), "first": first
@@ -62,7 +63,7 @@ class Report:
 
 
 def sum_reports(reports: Iterable[Report]) -> Report:
-    """Return one report of several partitions'."""
+    """Return the sum of the reports of several partitions."""
     found = Report(0, 0, 0)
     for each in reports:
         found = Report(

@@ -1,7 +1,7 @@
-"""Takes counts back by compensating events: what was counted stays in the log, and a replay gives the same.
+"""Resets totals by compensating events: counted events stay in the streams, and a rebuild gives the same totals.
 
-A correction passes by its metric's rules and goes to the buckets of its own time, so each bucket gets one of its
-own. Where actors hold standing votes, each gets a vote of 0 instead.
+A correction bypasses the rules of its metric and changes the buckets that contain its time, so each bucket gets a
+separate correction. If votes of the metric last forever (`once = "forever"`), each voter gets a vote of 0 instead.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 _ENTRY_EVENTS: Final = 1000
 _MOST_BUCKETS: Final = 1000
-"""The buckets of one window that are looked at: as many as a series can show. Also those whose retention is over,
-because one that was written late is kept for another day."""
+"""Number of the latest buckets of a window that are read: as many as a series can show. Buckets past their retention
+are read too, because a bucket that was written late is kept for another day."""
 
 
 def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
-    """Append events that bring totals of a subject to 0; return what they take back, by metric.
+    """Append events that bring the totals of a subject to 0; return the totals that they take back, by metric.
 
-    What is counted while this runs stays counted.
+    Events that are counted while this runs stay counted.
 
     Raises:
-        EventError: the metric is kept in a sketch, from which nothing can be taken back.
-        StreamError: the server did not take the events.
-        StreamFull: the stream has as many entries as it may; ask again later.
+        EventError: a metric is counted in a sketch, from which nothing can be taken back.
+        StreamError: the server refused the events, or a repartition has closed the streams.
+        StreamFull: the stream has reached its limit; try again later.
     """
     rules, taken = deployment.rules, dict.fromkeys(metrics, 0)
     payloads: dict[int, list[Payload]] = defaultdict(list)
     for metric in metrics:
         rule = rules.metric[metric]
         if not rule.exact:
-            raise EventError("metric", f"{metric} is kept in a sketch (exact = false), which cannot take back")
+            raise EventError("metric", f"{metric} is counted in a sketch (exact = false), which cannot be reset")
         for partition in deployment.layout.holding(subject, spread=rule.spread):
             keys = deployment.layout.keys[partition]
             total = int(client.get(keys.total(metric, subject)) or 0)
@@ -63,7 +63,7 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
 
 
 def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: str) -> Iterator[Single]:
-    """Yield a vote of 0 for each actor whose vote stands, later than that one by its own time."""
+    """Yield a vote of 0 for each actor whose vote is not 0; its time is after that of the vote."""
     now = int(time.time() * 1000)
     for actor, record in client.hscan_iter(keys.once(metric, "forever", subject), count=1000):
         at, amount = record.split()[:2]
@@ -74,9 +74,9 @@ def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: st
 def _compensation(
     client: redis.Redis, keys: PartitionKeys, metric: str, rule: Metric, subject: str, total: int, zone: str
 ) -> list[Correction]:
-    """Return corrections that empty each bucket that is there, and the total with them.
+    """Return corrections that bring each bucket and the total to 0.
 
-    Each goes to buckets of its own window and of coarser ones: a day's is not in any hour.
+    A correction changes the buckets of its window and of coarser windows: a correction of a day changes no hour.
     """
     now = int(time.time())
     corrections: list[Correction] = []
@@ -87,13 +87,13 @@ def _compensation(
                 pipeline.hget(keys.window(window, metric, each.label), subject)
             values: list[Any] = pipeline.execute()
         for each, value in zip(buckets, values, strict=True):
-            # What finer buckets inside this one take back already is taken from this one as well.
+            # Corrections of finer buckets inside this bucket change this bucket as well.
             begun = max(0, each.start * 1000)
             inside = sum(c.amount for c in corrections if begun <= c.at < each.end * 1000)
             if left := int(value or 0) + inside:
                 corrections.append(Correction(metric, subject, -left, begun, window))
     if left := total + sum(correction.amount for correction in corrections):
-        corrections.append(Correction(metric, subject, -left, 0, "total"))  # from buckets that have expired
+        corrections.append(Correction(metric, subject, -left, 0, "total"))  # the part of the total in expired buckets
     return corrections
 
 
@@ -124,8 +124,8 @@ def _append(client: redis.Redis, deployment: Deployment, partition: int, payload
         if error is not None and not confirmed:
             raise StreamError(f"{deployment.layout.keys[partition].stream}: the server refused the events: {error}")
         if appender.is_closed:
-            raise StreamError("the counters are being moved to other partitions: try again in a moment")
+            raise StreamError("a repartition has just closed the streams: try again in a moment")
         if appender.backlogged and not confirmed:
             raise StreamFull(
-                f"{deployment.layout.keys[partition].stream} is at its limit: workers have to catch up first"
+                f"{deployment.layout.keys[partition].stream} is at its limit: try again when the workers have caught up"
             )

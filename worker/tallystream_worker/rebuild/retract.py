@@ -1,8 +1,8 @@
-"""Takes events back, as if they had never happened: finds them in the log, and counts a generation without them.
+"""Retracts events, as if they had never happened: finds them in the streams, and builds a generation without them.
 
-Compensating amounts could not do that: a vote that is taken back uncovers the one before it, a sketch of actors cannot
-forget one, and a copy of an event counts once the first is gone. A refold that passes the events over can, and every
-later refold passes them over as well, because the generation's rules remember them.
+Compensating amounts cannot do that: without a vote, the actor's earlier vote counts again; a sketch cannot remove an
+actor; without an event, a later copy of it counts. A new fold without the events gets all of this right. Every later
+fold leaves them out too, because the rules of the generation record the retraction.
 """
 
 from __future__ import annotations
@@ -28,33 +28,41 @@ if TYPE_CHECKING:
 
 @dataclass
 class Effect:
-    """What a retraction takes, before rules: events, and the sums of their amounts, by metric and subject."""
+    """The events that a retraction removes, before any rule is applied to them.
+
+    Attributes:
+        events: Number of events, by metric and subject.
+        amounts: Sum of their amounts, by metric and subject.
+    """
 
     events: Counter[tuple[str, str]] = field(default_factory=Counter)
     amounts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
-        """All events that it takes."""
+        """The number of events that the retraction removes, of all metrics and subjects."""
         return self.events.total()
 
 
 def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
-    """Return the ID of the last entry of each stream: how far a retraction that is made now reaches."""
+    """Return the last ID of each stream, by stream; a retraction that is made now reaches up to these."""
     return {
         keys.stream: client.xinfo_stream(keys.stream)["last-generated-id"].decode() for keys in deployment.layout.keys
     }
 
 
 def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, archive: str = "") -> Effect:
-    """Return what a retraction takes of everything that the archive and the streams hold; change nothing."""
+    """Return the events that a retraction would remove from the archived entries and the streams; change nothing.
+
+    Events of earlier retractions are not among them, nor are entries that cannot be decoded.
+    """
     found = Effect()
     for partition, keys in enumerate(deployment.layout.keys):
         for entry in entries(client, keys, archive, partition, until=retraction.until[keys.stream]):
             try:
                 payload = decode(entry.fields, entry.received)
             except (CodecError, EventError):
-                continue  # parked, and not counted
+                continue  # dead-lettered, and not counted
             for earlier in deployment.rules.retracted:
                 if earlier.reaches(keys.stream, entry.id):
                     payload = earlier.without(payload)
@@ -66,7 +74,7 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
 
 
 def unfinished(deployment: Deployment, retraction: Retraction) -> Retraction | None:
-    """Return the same retraction where it was begun before, and its generation is still being built."""
+    """Return the equal retraction of the generation being built, with its own `until`; `None` if there is none."""
     rules = deployment.others.get(deployment.building) if deployment.building is not None else None
     if rules is None or not rules.retracted:
         return None
@@ -75,10 +83,10 @@ def unfinished(deployment: Deployment, retraction: Retraction) -> Retraction | N
 
 
 def propose_without(client: redis.Redis, deployment: Deployment, retraction: Retraction) -> int:
-    """Return the number of the generation that is to be counted without the events.
+    """Return the number of the generation to build without the retracted events; reserve it unless it is being built.
 
     Raises:
-        ConfigurationError: another generation is being built, or an old one is still kept.
+        ConfigurationError: a repartition is running, another generation is being built, or an old one is still kept.
     """
     rules = msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
     return propose(client, replace(deployment, declared=rules), rules)

@@ -1,7 +1,7 @@
-"""Audits beside the counting, every so often: one worker of all that serve a namespace does it.
+"""Audits a deployment at regular intervals while its workers count; one worker at a time runs the audit.
 
-When the last one ended stands in `tally:meta`, with what it found, so it matters to none which worker that was; a lease
-keeps two from doing it at once. If both did, for a lease that ran out, that would cost time and nothing else.
+`tally:meta` records the time and the result of the last audit, so any worker can run the next one. A lease keeps two
+workers from auditing at once. If a lease expires during an audit, a second audit may run; it costs only time.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 FIELD: Final = "audit"
-"""Of the meta hash: when the last audit ended (seconds since 1970), how many counters it compared, how many differ."""
+"""Field of the meta hash with three numbers: when the last audit ended (seconds since 1970), how many counters it
+compared, how many of them differ."""
 
 LOOK_EVERY: Final = 60.0
-"""Seconds between two looks whether one is due."""
+"""Seconds, at most, between two checks whether an audit is due."""
 
 RETRY_AFTER: Final = 900.0
-"""Seconds at most until an audit that failed is tried again by the same worker."""
+"""Seconds, at most, until the same worker tries a failed audit again."""
 
 _LEASE: Final = 60.0
 _RENEW: Final = 10.0
 
 
 class _Stopped(TallyError):
-    """The worker ends, and the audit with it."""
+    """Ends a running audit because the worker stops."""
 
 
 class Scheduled:
-    """Looks whether an audit is due, and does it.
+    """Runs an audit when one is due.
 
     Args:
-        settings: What was configured.
-        client: The live server.
-        log: Where counters that differ are said.
-        stopping: Ends an audit in hand.
+        settings: The configuration.
+        client: The server of the live counters.
+        log: Logs an error if counters differ.
+        stopping: Ends a running audit when set.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class Scheduled:
         self._again_at = float("-inf")
 
     def run_once(self) -> dict[str, object] | None:
-        """Audit, if it is time and nobody else does; return what is worth a line of the log.
+        """Run an audit if one is due and no other worker runs one; return the fields of its log line, else `None`.
 
         Raises:
-            ConfigurationError: nothing can be proved; it is tried again after a while.
+            ConfigurationError: no counter can be proved. A later call tries again, at the earliest after the interval
+                or 15 minutes, whichever is shorter.
         """
         deployment = Deployment.find(self._client, self._settings.redis.namespace)
         if deployment.declared is None or time.monotonic() < self._again_at or not self._is_due(deployment):
@@ -75,7 +77,7 @@ class Scheduled:
             return None
         try:
             if not self._is_due(deployment):
-                return None  # somebody else has ended one just now
+                return None  # another worker has just finished an audit
             self._again_at = time.monotonic() + min(self._every, RETRY_AFTER)
             report = self._audit(deployment, lease)
             self._again_at = float("-inf")
@@ -118,7 +120,7 @@ class Scheduled:
 
 
 def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that audits as often as `[audit] every` says."""
+    """Return the service that audits every `[audit] every`."""
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = Scheduled(settings, client, log, stopping)
     return PeriodicService(

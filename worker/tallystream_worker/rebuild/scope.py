@@ -1,9 +1,9 @@
-"""Which buckets can be proved where the log is known from some entry on, and not before it. Pure: no Redis, no clock.
+"""Decides which buckets an audit can prove when the oldest entries are gone. Pure: no Redis, no clock.
 
-An event lies at most `MAX_AHEAD` seconds ahead of the entry that brings it. So what is gone has no event in a bucket
-that begins later than that behind the last entry that is gone: such a bucket is whole, however little is left. Two
-rules look further back: the copy of an event that came with an id may have counted in an earlier bucket of the same
-period, and a limit in a bucket of its own; there the period must be whole as well.
+The time of an event is at most `MAX_AHEAD` seconds after its entry. So the entries that are gone have no event in a
+bucket that begins more than `MAX_AHEAD` seconds after the last of them: that bucket is complete. Two rules depend on a
+longer period: a copy of an event with an id may have been counted in an earlier bucket of the period of ids, and
+earlier buckets use up the limit of its period. If a metric has such a rule, this period must be complete too.
 """
 
 from __future__ import annotations
@@ -26,18 +26,26 @@ _FOREVER: Final = float("inf")
 
 @dataclass(frozen=True)
 class Span:
-    """The buckets that lie within a range of time; seconds since 1970, `end` is the first one behind it."""
+    """The buckets that lie entirely within a range of time.
+
+    Attributes:
+        begin: First second of the range, since 1970.
+        end: First second after the range.
+    """
 
     begin: float = 0.0
     end: float = _FOREVER
 
     @property
     def is_all(self) -> bool:
-        """Tell whether nothing is left out: then totals are asked for as well."""
+        """Whether the range is unlimited; only then are totals in it as well."""
         return self.begin <= 0 and self.end == _FOREVER
 
     def needs(self, rules: Rules) -> int:
-        """Return the millisecond of the first entry that may say something about its buckets."""
+        """Return the millisecond from which entries must be read to prove the buckets.
+
+        It is `MAX_AHEAD` before the range, or before the first id or limit period that reaches into the range.
+        """
         minute = int(self.begin) // 60
         periods = {p for rule in rules.metric.values() for p in (rule.ids, rule.per) if p not in (None, "total")}
         first = min((bucket(str(p), minute, rules.zone).start for p in periods), default=int(self.begin))
@@ -45,13 +53,14 @@ class Span:
 
 
 class Provable:
-    """Tells which counters are the same whatever else was appended before an entry.
+    """Decides whether a counter can be proved: whether it is in a span, and no entry that is gone can have changed it.
 
     Args:
-        rules: Those that the counters are counted by.
-        span: The buckets that are asked for.
-        gone: The millisecond of the last entry that is not known; `None` where all are.
-        remembered: What has been folded: the names of the buckets of ids, among others.
+        rules: The rules that the counters are counted by.
+        span: The buckets to prove.
+        gone: The millisecond of the last entry that is gone; `None` if no entry is.
+        remembered: The names of the folded buckets that expire. A bucket of ids (`seen:<metric>:<period>`) among them
+            means that events with ids were folded in that period.
     """
 
     def __init__(self, rules: Rules, span: Span, gone: int | None, remembered: Container[str]) -> None:
@@ -63,18 +72,18 @@ class Provable:
 
     @property
     def since(self) -> float:
-        """Seconds since 1970: buckets that begin behind it are whole; 0 where all are."""
+        """The time, in seconds since 1970, after which a complete bucket begins; 0 if no entry is gone."""
         return max(0, self._since) / 1000
 
     def asked(self, name: str) -> bool:
-        """Tell whether a counter, by its key behind the generation's prefix, is one of those asked for."""
+        """Return whether a counter is in the span; `name` is its key without the generation's prefix."""
         if self._span.is_all:
             return True
         found = self._bucket(name)
         return found is not None and self._span.begin <= found.start and found.end <= self._span.end
 
     def __call__(self, name: str) -> bool:
-        """Tell whether a counter is asked for and can be proved."""
+        """Return whether a counter is in the span and can be proved; `name` is its key without the prefix."""
         if self._is_all:
             return True
         if not self.asked(name):
@@ -102,7 +111,7 @@ class Provable:
         return self._is_whole(period) or f"seen:{metric}:{period.label}" not in self._remembered
 
     def _bucket(self, name: str) -> Bucket | None:
-        """Return the bucket that a counter is of, where it is of one."""
+        """Return the bucket that a counter belongs to, `None` if it belongs to none."""
         found = parse(name.removeprefix("top:"), self._rules)
         if found is None:
             return None

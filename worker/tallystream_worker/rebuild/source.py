@@ -1,4 +1,4 @@
-"""What was ever appended, partition by partition, in the order of its IDs: from the archive, then from the stream."""
+"""Yields the entries of a partition in the order of their IDs: from the archive, then from the stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAGE: Final = 500
 def stream_entries(
     client: redis.Redis, keys: PartitionKeys, after: str = "", until: str = "+", *, count: int = _PAGE
 ) -> Iterator[Entry]:
-    """Yield the entries that a stream holds, those behind `after` up to `until`; reads `count` at a time."""
+    """Yield the entries of a stream after the ID `after` (`""`: all) up to `until`; read `count` at a time."""
     while True:
         page: list[Any] = client.execute_command(
             "XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count
@@ -32,10 +32,10 @@ def stream_entries(
 
 
 def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, before: str | None) -> Iterator[Entry]:
-    """Yield the entries that an archive holds, those behind `after` and before `before`.
+    """Yield the archived entries of a partition after the ID `after` and before `before` (`None`: to the last).
 
     Raises:
-        ArchiveError: the archive cannot be read.
+        ArchiveError: the archive cannot be read, or a file of it is missing.
     """
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
@@ -46,7 +46,10 @@ def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, 
 def entries(
     client: redis.Redis, keys: PartitionKeys, archive: str, partition: int, until: str = "+"
 ) -> Iterator[Entry]:
-    """Yield everything that is still known of a partition; without an archive (`""`), what its stream holds."""
+    """Yield the entries of a partition: the archived ones (none if `archive` is `""`), then those in its stream.
+
+    `until` is the last ID that is read from the stream; it does not limit the archived entries.
+    """
     if archive:
         held = next(stream_entries(client, keys), None)
         yield from archived_entries(archive, keys, partition, "0-0", None if held is None else held.id)

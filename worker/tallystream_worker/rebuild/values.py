@@ -1,4 +1,4 @@
-"""What is stored in one generation of counters, in pieces small enough to be read at one moment and compared."""
+"""Splits the counters of a generation into pieces, each read by one command, and compares their values."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ Value = int | str | None
 
 @dataclass(frozen=True)
 class Difference:
-    """One counter that is not what it should be; `expected` and `found` are `None` where there is none.
+    """One counter whose value is not the expected one.
 
-    `counter` is its key behind the generation's prefix, and its field or member behind ` -> `.
+    Attributes:
+        stream: The stream of its partition.
+        counter: Its key without the generation's prefix; if it is a field of a hash or a member of a sorted set,
+            followed by ` -> ` and that name.
+        expected: The expected value; `None` if the counter should not exist.
+        found: The value found; `None` if the counter does not exist.
     """
 
     stream: str
@@ -40,7 +45,7 @@ class Difference:
 
     @property
     def difference(self) -> int | None:
-        """By how much it is too high, where both are numbers."""
+        """By how much the counter is too high, an absent value being 0; `None` if a value is a text."""
         if isinstance(self.expected, str) or isinstance(self.found, str):
             return None
         return (self.found or 0) - (self.expected or 0)
@@ -48,9 +53,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some counters that are read by one command.
+    """Some counters that one command reads: fields of a hash, many keys that are plain numbers, or one other key.
 
-    A key behind the prefix, with fields where it is a hash; or, where it is nothing but a number, many such keys.
+    Attributes:
+        name: The key without the generation's prefix; for plain numbers, a kind such as `total`.
+        fields: Fields of the hash; empty for other keys.
+        numbers: The keys of plain numbers without the prefix; empty for other keys.
     """
 
     name: str
@@ -59,34 +67,37 @@ class Piece:
 
     @property
     def kind(self) -> str:
-        """What it counts: `total`, `hour`, ..."""
+        """The first part of the name: `total`, `hour`, `top`, ..."""
         return self.name.partition(":")[0]
 
     @property
     def metric(self) -> str:
-        """Whose it is."""
+        """The metric in the name; not for plain numbers, which may be of several metrics."""
         return _metric(self.name)
 
     @property
     def size(self) -> int:
-        """How many counters it is."""
+        """The number of counters in the piece; a leaderboard is one."""
         return len(self.fields) or len(self.numbers) or 1
 
     def names(self) -> Iterable[object]:
-        """Return what tells its counters from all others."""
+        """Return one hashable value for each counter of the piece, different from that of any other counter."""
         if self.numbers:
             return self.numbers
         return ((self.name, field) for field in self.fields) if self.fields else (self.name,)
 
     def without(self, known: AbstractSet[int]) -> Piece | None:
-        """Return what of it is not among these, given as hashes of `names`; `None` where all is."""
+        """Return the piece without the counters whose hash is in `known`; `None` if none is left.
+
+        A counter's hash is that of its item in `names`.
+        """
         left = [hash(name) not in known for name in self.names()]
         if not any(left):
             return None
         return Piece(self.name, tuple(compress(self.fields, left)), tuple(compress(self.numbers, left)))
 
     def command(self, keys: PartitionKeys) -> tuple[Any, ...]:
-        """Return what reads it."""
+        """Return the Redis command, with its arguments, that reads the piece from the partition of `keys`."""
         if self.numbers:
             prefix = keys.counters
             return ("MGET", *(prefix + name for name in self.numbers))
@@ -98,14 +109,14 @@ class Piece:
         return ("PFCOUNT" if self.kind == "unique" else "GET", key)
 
     def values(self, reply: Any) -> Mapping[str, Value]:
-        """Return what was read, by counter; nothing that is absent or 0."""
+        """Return the values in the reply to `command`, by counter, without those that are absent, empty or 0."""
         if self.numbers:
             return {name: value for name, raw in zip(self.numbers, reply, strict=True) if (value := _value(raw))}
         if self.fields:
             named = {_text(field): _value(value) for field, value in zip(self.fields, reply, strict=True)}
             return {f"{self.name} -> {field}": value for field, value in named.items() if value}
         if self.kind == "top":
-            # Whether a subject that came back to 0 is listed depends on how its events were batched.
+            # Whether a leaderboard lists a subject whose value is 0 again depends on how its events were batched.
             return {f"{self.name} -> {_text(member)}": int(float(score)) for member, score in reply if float(score)}
         value = reply if isinstance(reply, int) else _value(reply)
         return {self.name: value} if value else {}
@@ -119,16 +130,17 @@ def pieces(
     wanted: Callable[[str], bool] = lambda _: True,
     agreed: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[Piece]:
-    """Yield what is stored in a partition, some of it perhaps twice, and only what follows from the events alone.
+    """Yield the comparable counters of a partition in pieces; a counter may come twice.
 
-    Which copies a Bloom filter lets through, and which subjects are beyond `max_subjects`, depends on their order.
+    Metrics with a Bloom filter or with `max_subjects` are left out: which copies the filter lets through, and which
+    subjects exceed the maximum, depends on the order of the events.
 
     Args:
-        client: Where.
-        keys: The partition's, of one generation.
-        rules: Those that it is counted by.
-        wanted: Is asked about each key's name behind the prefix.
-        agreed: Hashes that have nothing new as long as they have just so many fields.
+        client: The server of the counters.
+        keys: The keys of one generation in the partition.
+        rules: The rules that the generation is counted by.
+        wanted: Returns whether to yield a key, given without the generation's prefix.
+        agreed: By name of a hash, a number of fields; the hash is left out if it has exactly this many.
     """
     numbers: list[str] = []
     follow: dict[str, bool] = {}
@@ -160,7 +172,7 @@ def pieces(
 
 
 def chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Yield pieces in chunks of about so many counters that reading one holds the server for a millisecond."""
+    """Group pieces into chunks of 1,000 counters or a little more; reading one blocks the server for about 1 ms."""
     chunk: list[Piece] = []
     size = 0
     for piece in every:
@@ -181,10 +193,14 @@ def _metric(name: str) -> str:
 def comparable(
     piece: Piece, before: Mapping[str, Value], after: Mapping[str, Value], shrunk: frozenset[str]
 ) -> list[str]:
-    """Return the names in a piece that must have equal values in two generations.
+    """Return the sorted names of the counters of a piece that differ between two generations and must not.
 
-    Which subjects a leaderboard has lost while others sank depends on the order; what it says of those it has, not.
-    `shrunk` are the metrics of which some sank.
+    Args:
+        piece: The piece that was read from both.
+        before: Its values in one generation, by counter.
+        after: Its values in the other.
+        shrunk: Metrics of whose subjects some values fell. Which subjects their leaderboards list depends on the order
+            of the events, so only subjects listed in both are compared.
     """
     names = before.keys() | after.keys()
     if piece.kind == "top" and piece.metric in shrunk:
@@ -193,7 +209,7 @@ def comparable(
 
 
 def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
-    """Return the metrics in whose leaderboards some sank, by the ledgers of generations."""
+    """Return the metrics that have a `shrunk` mark in any of these ledgers: values of their subjects have fallen."""
     marks = (field.decode(errors="replace").partition("@") for ledger in ledgers for field in ledger)
     return frozenset(metric for mark, _, metric in marks if mark == "shrunk")
 

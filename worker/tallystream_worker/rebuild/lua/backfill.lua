@@ -1,15 +1,15 @@
 #!lua
--- backfill: counts entries that no stream holds any more, once, in the order of a source that can be read again.
+-- backfill: counts entries that are not read through a consumer group, each once, in the order of their source.
 --
 -- KEYS[1] mark   KEYS[2] dead stream   KEYS[3] ledger (hash)
 -- ARGV[1] batch, msgpack: the fields that rules/plan.lua lists   ARGV[2] the mark before the call, "" for none
 -- ARGV[3] the mark after it   ARGV[4..] dead letters, as dead_letters/lua/add.lua reads them
 --
 -- Returns {"applied"}
---         {"at", mark}                         the mark is another one ("" for none); nothing was done
---         {"rejected", metric, subject, ...}   these counters cannot take their delta; nothing was done
+--         {"at", mark}                         the stored mark is this one ("" for none); nothing was changed
+--         {"rejected", metric, subject, ...}   these counters cannot take their delta; nothing was changed
 --
--- Invariant: the mark moves in the call that adds the deltas, and in no other: the source is counted up to it.
+-- Invariant: the mark moves only in the call that adds the deltas, so the source is counted exactly up to the mark.
 local add_dead_letters = require('tallystream_worker.dead_letters.lua.add')
 local plan = require('tallystream.storage.lua.rules.plan')
 local rejection = require('tallystream.storage.lua.rules.rejection')

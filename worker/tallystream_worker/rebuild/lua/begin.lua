@@ -1,20 +1,20 @@
 #!lua
--- begin: makes an empty generation of counters in one partition, to be counted from the stream's beginning.
+-- begin: creates an empty generation of counters in one partition, to be counted from the stream's beginning.
 --
 -- KEYS[1] stream   KEYS[2] begun   KEYS[3] the generation's ledger (hash)   KEYS[4] the topic's ledger (hash)
 -- ARGV[1] the generation's group
 --
--- Returns {"begun", first entry's ID or "", entries that the stream no longer holds}   also if it had begun before
+-- Returns {"begun", first entry's ID or "", number of entries that are gone}   the generation may have begun before
 --
--- Invariant: the group, the ID `begun` and the ledger's beginning are of one moment. From here on nothing is trimmed
--- that the generation has not counted, because its group has not read it.
+-- Invariant: the group, the ID `begun` and the ledger's first figures are written at one moment. From then on no entry
+-- is trimmed before the generation has counted it, because its group has not read it.
 local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call, format = redis.call, string.format
 local stream, begun, ledger, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 
--- Returns the fields and values with which the generation's ledger begins. Each entry up to `begun` is added to it when
--- it is counted, whatever appended the entry: see tallystream.reading.ledger.
+-- Returns the first fields and values of the generation's ledger. Every entry up to `begun`, plain or not, is added to
+-- the ledger when it is counted: see tallystream.reading.ledger.
 local function first_figures(topic, gone)
   local function figure(name)
     return tonumber(topic[name] or 0)

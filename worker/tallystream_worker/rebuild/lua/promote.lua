@@ -1,11 +1,11 @@
 #!lua
--- promote: makes another generation the one that is read, in the meta hash.
+-- promote: makes another generation the live one in the meta hash, which readers follow.
 --
 -- KEYS[1] meta (hash)   ARGV[1] generation
 --
--- Returns {"promoted"}   also if it was read before
+-- Returns {"promoted"}   the generation is live; it may have been live before
 --
--- Invariant: `rules` are those of `generation`; those of every other generation that is there are in `rules@<n>`.
+-- Invariant: `rules` are those of `generation`; the rules of each other existing generation are in `rules@<n>`.
 local call = redis.call
 local present = call('HGET', KEYS[1], 'generation') or '1'
 local rules = call('HGET', KEYS[1], 'rules@' .. ARGV[1])

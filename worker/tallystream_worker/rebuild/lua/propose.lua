@@ -1,13 +1,13 @@
 #!lua
--- propose: agrees on the number of the generation that is to be built.
+-- propose: reserves a number for the generation to build, unless one is being built already.
 --
--- KEYS[1] meta (hash)   ARGV[1] rules, as they are published
+-- KEYS[1] meta (hash)   ARGV[1] rules, in their published form
 --
--- Returns {"building", generation}   it is to be built by these rules, also if it was before
---         {"other", generation}      one is being built by other rules
---         {"kept", generation}       an old one is still there
+-- Returns {"building", generation}   this generation is being built by these rules
+--         {"other", generation}      this generation is being built by other rules
+--         {"kept", generation}       this old generation is still kept
 --
--- Invariant: a number is never given twice: decided entries carry it in the stream for ever.
+-- Invariant: no number is used twice, because decided entries keep the number of their generation in the stream.
 local call = redis.call
 local building = call('HGET', KEYS[1], 'building')
 if building then

@@ -1,16 +1,17 @@
 #!lua
--- switch: makes another generation the live one of a partition, once it contains all that the present one does.
+-- switch: makes another generation the live one of a partition, if it has counted all that the present one has.
 --
 -- KEYS[1] stream   KEYS[2] live generation
 -- ARGV[1] present generation   ARGV[2] its group   ARGV[3] the generation to be live   ARGV[4] its group
 --
--- Returns {"switched"}   it is live, now or since before
---         {"behind"}     it has not counted something that the present one may have counted
+-- Returns {"switched"}   the other generation is live; it may have been live before
+--         {"behind"}     the other generation lacks an entry that the present one may have counted
 --         {"other"}      neither of the two is live
--- Raises NOGROUP if the group of the generation to be live is gone.
+-- Raises NOGROUP if the group of the generation to be live does not exist.
 --
--- Invariant: what is in the present generation's counters is in the new one's, so no total goes back. The present one
--- has counted at most what its group was handed, and what was decided; from here on apply.lua and decide.lua refuse it.
+-- Invariant: the new generation contains every entry of the present one, so no total goes back. The present generation
+-- has counted at most the entries delivered to its group, and decided ones; after the switch, apply.lua and decide.lua
+-- refuse to count in it.
 local generations = require('tallystream.storage.lua.lib.generations')
 local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
