@@ -1,5 +1,5 @@
-"""Another number of partitions: the events are copied into a new log, and then everybody goes on there.
+"""Changes the number of partitions: copies the events into a new topic, and then switches to it.
 
-Data flows down: `copying` copies entries, `counting` counts what was copied, `log` closes, points and removes, `move`
-makes one move of these.
+Data flows down: `copy` copies entries, `catch_up` counts the copies, `topic` closes, switches and removes whole topics,
+`migration` makes one repartition of these steps, `stragglers` copies what clients append to the old topic later.
 """

@@ -1,6 +1,6 @@
-"""Carries what alerts remember from one log to the next: nothing fires again because its counter lies elsewhere by now.
+"""Copies the states of alerts from one topic to the next, so that no alert fires again because of a repartition.
 
-Notifications that nobody has taken yet stay where they are: workers deliver from the log before until it is removed.
+Undelivered notifications are not copied: workers deliver those of the old topic until it is removed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 
 def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
-    """Write what the alerts of a closed log remember into another; writing it again changes nothing."""
+    """Copy the states of all alerts of a closed topic into a new topic; doing it again changes nothing.
+
+    Args:
+        client: The server of both topics.
+        rules: The rules, with the alerts.
+        old: The layout of the closed topic.
+        new: The layout of the new topic; each state is written to the partition of its subject.
+    """
     for keys in old.keys:
         found = read(client, keys, rules, since=0, now=int(time.time() * 1000))
         with client.pipeline(transaction=False) as pipeline:
@@ -37,7 +44,10 @@ def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
 
 
 def _by_home(value: Any, layout: Layout) -> dict[int, Any]:
-    """Return states by subject, or subjects with the moment of their last count, in parts by partition."""
+    """Split a state of an alert by the partition of each subject.
+
+    The state is an object by subject, or a list of subjects with the time of their last count.
+    """
     if isinstance(value, dict):
         states: dict[int, dict[str, str]] = defaultdict(dict)
         for subject, state in value.items():

@@ -1,4 +1,4 @@
-"""Counts what is copied into a new log, archives it where events are archived, and trims it as a worker would."""
+"""Counts, archives and trims the copies in a new topic, as workers do in a live one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 
 CONSUMER: Final = "move"
 CLAIM_IDLE: Final = 1.0
-"""Seconds after which what an interrupted move still held is taken over."""
+"""Seconds after which an entry that an interrupted repartition left pending is claimed."""
 
 _MOST_TRIES: Final = 1_000_000
-"""Deliveries after which an entry is parked: an interrupted move must not park what it only never came to."""
+"""Deliveries after which an entry is dead-lettered. An interrupted repartition leaves entries pending that it never
+tried to count, so deliveries alone must not dead-letter an entry."""
 
 _THREADS: Final = 8
 _TRIMS: Final = 20
 
 
 class CatchUpCounter:
-    """Counts a log that does not hold yet; a context manager.
+    """Counts a topic that is not live yet; a context manager that closes its connections.
 
     Args:
-        settings: What was configured.
-        deployment: What is stored of that log.
-        rules: Those to count by.
+        settings: The configuration.
+        deployment: The deployment of the topic.
+        rules: The rules to count by.
     """
 
     def __init__(self, settings: Settings, deployment: Deployment, rules: Rules) -> None:
@@ -49,7 +50,7 @@ class CatchUpCounter:
         self._archive = self._open_archive()
 
     def __call__(self) -> int:
-        """Count everything that is there; return how many entries that were."""
+        """Count, archive and trim every entry in the topic; return how many were counted."""
         counted = sum(self._threads.map(_count, self._consumers))
         if counted:
             self._shorten()
@@ -57,7 +58,7 @@ class CatchUpCounter:
 
     @property
     def waiting(self) -> int:
-        """Entries that are not counted yet."""
+        """The lag: the number of entries that are not counted yet, or a lower bound if the server does not know it."""
         waiting = 0
         for keys in self._deployment.layout.keys:
             (group,) = (each for each in self._client.xinfo_groups(keys.stream) if each["name"] == keys.group.encode())
@@ -67,7 +68,7 @@ class CatchUpCounter:
         return waiting
 
     def _shorten(self) -> None:
-        """Keep as much of the log as a worker would: what is archived, and out of retention, goes."""
+        """Archive the topic if an archive is configured, and trim what is counted, archived and past retention."""
         if self._archive is not None:
             self._archive.run_once(settled=0)
         for keys in self._deployment.layout.keys:

@@ -1,8 +1,9 @@
-"""Copies the entries of one log into another, each event once and to where the other one counts it.
+"""Copies the entries of one topic into another, each event once and into the partition of its subject.
 
-What was copied is known by marks that lie with the copies: for each partition of the one log and each of the other, the
-last entry whose part is there. A copy that was cut short goes on from the lowest of them, and is refused where it has
-been before. A copied entry says in its sequence when the first log took it: by that its events are late, or not.
+Marks in the new topic record what was copied: for each pair of an old and a new partition, the last old entry whose
+part is in the new one. An interrupted copy continues from the lowest mark, and skips the new partitions that are
+further. The sequence of a copied entry is the time at which the old topic took it; this time decides which of its
+events are late.
 """
 
 from __future__ import annotations
@@ -39,36 +40,37 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
 
 HOLDER: Final = "move"
-"""Who holds the entries that are not copied yet."""
+"""The name of the retention hold on entries that are not copied yet."""
 
 _COPY: Final = Script("tallystream_worker.repartition", "copy")
 
 _PAGE_ENTRIES: Final = 200
 _PAGE_BYTES: Final = 2**20
-"""What is copied at once, to all partitions together: bounds the time for which a call holds the server."""
+"""Bytes of one page, for all partitions together; with the entries of a page, it limits how long a call blocks the
+server."""
 
 _KNOWN: Final = 20_000
-"""Subjects of a partition whose new one is remembered."""
+"""Subjects of an old partition whose new partition is cached."""
 
 CopyPart = tuple[int, list[Any]]
-"""What copy.lua is told of a part, and the partition that it belongs to."""
+"""The new partition of a part of an entry, and the arguments of copy.lua for the part."""
 
 
 class CopiedElsewhere(StreamError):
-    """Somebody else copies the same: look again how far that is."""
+    """Another process copies the same entries: read the marks again, and continue from them."""
 
 
 class StreamCopier:
-    """Copies one log into another; not safe across threads, and harmless in several processes.
+    """Copies one topic into another. Not thread-safe; several processes may copy the same topics at the same time.
 
     Args:
-        client: Where both are.
-        old: The log that is read.
-        new: The log that is written.
-        retracted: What was taken back of the first; it is not copied.
-        spread: The metrics whose events may lie in any partition of the first.
-        archive: URL of the first one's archive, for what its streams no longer hold; `""` for none.
-        accept_loss: Copy although the archive does not have all of that.
+        client: The server of both topics.
+        old: The topic to read.
+        new: The topic to write.
+        retracted: Retractions of the old topic; their events are not copied.
+        archive: URL of the old topic's archive, for entries that are gone from its streams; `""` for none.
+        spread: The metrics whose events may be in any partition of the old topic.
+        accept_loss: Whether to copy even if the archive lacks some of the entries that are gone.
     """
 
     def __init__(
@@ -92,10 +94,10 @@ class StreamCopier:
         self._marks: list[dict[int, str]] = []
         self._homes = [lru_cache(_KNOWN)(self._home_from(source)) for source in range(old.partitions)]
         self.entries = 0
-        """Entries that were copied."""
+        """The number of entries that this object has copied."""
 
     def look(self) -> None:
-        """Read how far everything is copied."""
+        """Read the marks of all partitions from the server."""
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._new.keys:
                 pipeline.execute_command("HGETALL", keys.copied)
@@ -103,16 +105,19 @@ class StreamCopier:
         self._marks = [{int(source): mark.decode() for source, mark in marks.items()} for marks in found]
 
     def mark(self, source: int) -> str:
-        """Return the last entry of a partition up to which everything is copied; `0-0` before the first."""
+        """Return the ID up to which the old partition `source` is copied into every new one; `0-0` before the first."""
         return min((marks.get(source, "0-0") for marks in self._marks), key=parse_id)
 
     def __call__(self, show: Callable[[], Any] = lambda: None) -> int:
-        """Copy everything that is there; return how many entries that were.
+        """Copy all entries after the marks, and move the retention holds; return how many entries were copied.
+
+        Args:
+            show: Called after each full page.
 
         Raises:
-            CopiedElsewhere: somebody else copies the same.
-            StreamError: entries are neither in the streams nor in the archive.
-            redis.RedisError: it is not known what was copied: look, and copy again.
+            CopiedElsewhere: another process copies the same entries.
+            StreamError: entries are neither in the streams nor in the archive, and no loss is accepted.
+            redis.RedisError: the last page may be copied or not; call `look`, then copy again.
         """
         if not self._marks:
             self.look()
@@ -133,14 +138,14 @@ class StreamCopier:
         return self.entries - before
 
     def hold(self) -> None:
-        """Keep the entries that are not copied yet from being trimmed, and only these."""
+        """Move the retention hold of each old partition to its mark, so that only copied entries are trimmed."""
         with self._client.pipeline(transaction=False) as pipeline:
             for source, keys in enumerate(self._old.keys):
                 pipeline.hset(keys.retention_holds, HOLDER, self.mark(source))
             pipeline.execute()
 
     def _from(self, source: int) -> Iterator[tuple[int, Entry]]:
-        """Yield what a partition holds behind its mark."""
+        """Yield the entries of an old partition after its mark, from the archive and then the stream."""
         mark, keys = self.mark(source), self._old.keys[source]
         if self._archive and source not in self._archived_wholly:
             held = next(stream_entries(self._client, keys, count=1), None)
@@ -153,7 +158,7 @@ class StreamCopier:
             yield source, entry
 
     def _archived(self, source: int, mark: str, before: str | None) -> Iterator[Entry]:
-        """Yield what the archive holds behind a mark, and see that it holds all that the stream does not."""
+        """Yield the archived entries after a mark; raise if the archive lacks entries that are gone from the stream."""
         stream = self._old.keys[source].stream
         about: dict[str, Any] = self._client.xinfo_stream(stream)
         gone = int(about["entries-added"]) - int(about["length"])
@@ -163,8 +168,8 @@ class StreamCopier:
                 yield entry
         if gone > 0 and not self._accepts_loss:
             raise StreamError(
-                f"{stream}: {gone:,} entries are neither in the stream nor in the archive, so the counters of other "
-                "partitions would lack them. Name another archive, or move without them (--accept-loss)"
+                f"{stream}: {gone:,} entries are neither in the stream nor in the archive, so the new counters would "
+                "lack them. Name another archive, or repartition without them (--accept-loss)"
             )
 
     def _copy(self, page: Sequence[tuple[int, Entry]]) -> None:
@@ -202,20 +207,20 @@ class StreamCopier:
                     raise reply
                 elif reply[0] != b"copied":
                     raise CopiedElsewhere(
-                        f"{self._new.keys[home].stream}: what comes from partition {reply[1].decode()} is copied up to "
-                        f"{reply[2].decode() or 'nothing'}: another move of the same events is running"
+                        f"{self._new.keys[home].stream}: another repartition is copying the same events: it has copied "
+                        f"partition {reply[1].decode()} up to {reply[2].decode() or 'nothing'}. Let it finish"
                     )
             if again:
                 _COPY.load(self._client)
             calls = again
 
     def _parts(self, source: int, entry: Entry) -> Iterator[CopyPart]:
-        """Yield what an entry holds for each partition of the other log."""
+        """Yield the parts of an entry, one for each new partition that gets some of its events."""
         gated = was_sequenced(entry.fields)
         try:
             payload: Payload = decode(entry.fields, entry.received)
         except (CodecError, EventError):
-            # Nobody knows whose it is: it is parked there as it was here.
+            # The entry cannot be decoded: copy it whole, and it is dead-lettered in the new topic too.
             fields = dict(entry.fields)
             if gated:
                 fields.pop(b"d", None)
@@ -233,10 +238,13 @@ class StreamCopier:
             yield home, _part(entry, events, fields | {b"n": b"%d" % events, b"b": encode(part)})
 
     def _home_from(self, source: int) -> Callable[[str, str, bool], int]:
-        """Return what says where events go; those that lay in a wrong partition go to a wrong one again."""
+        """Return the function that maps events of an old partition to a new one.
+
+        Events that were in a wrong partition get a wrong one again, so that they are dead-lettered again.
+        """
         before, after = self._old.partitions, self._new.partitions
 
-        def home(metric: str, subject: str, has_id: bool) -> int:  # it goes by position
+        def home(metric: str, subject: str, has_id: bool) -> int:  # called with positional arguments
             right = partition_of(subject, after)
             was_right = partition_of(subject, before) == source or (metric in self._spread and not has_id)
             return right if was_right else (right + 1) % after

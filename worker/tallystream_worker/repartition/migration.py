@@ -1,8 +1,9 @@
-"""Moves a live system's events to another number of partitions: into a new log, which then holds in place of the old.
+"""Repartitions a live deployment: copies its events into a new topic with another number of partitions, and switches.
 
-While the old one takes events and counts them, they are copied and counted in the new one. When little is left, the
-old one is closed: producers hold what comes, totals stand still. What is left is copied and counted, and `tally:meta`
-points to the new log; a moment later everybody goes on there. Each step may be cut short and made again.
+The old topic takes and counts events while they are copied into the new one and counted there. When few are left, the
+old topic is closed: producers buffer their events, and totals do not change. The rest is copied and counted, then
+`tally:meta` points to the new topic, and a moment later all processes continue there. Each step can be interrupted and
+repeated.
 """
 
 from __future__ import annotations
@@ -29,15 +30,21 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 _NEAR: Final = 1000
-"""Entries that may be left when the old log is closed: copied and counted in a fraction of a second."""
+"""Entries that may be left when the old topic is closed; they are copied and counted in a fraction of a second."""
 
 _PAGES: Final = 20
-"""Pages that are copied between two countings."""
+"""Pages that are copied before the copies are counted."""
 
 
 @dataclass(frozen=True)
 class RepartitionProgress:
-    """How far it is: `entries` of about `of` copied, and what is being done."""
+    """Progress of a repartition.
+
+    Attributes:
+        entries: Number of entries that were copied.
+        of: Approximate number of entries to copy.
+        stage: The current step: `copying`, `switching` or `moved`.
+    """
 
     entries: int
     of: int
@@ -45,17 +52,17 @@ class RepartitionProgress:
 
 
 class Repartition:
-    """One repartition, into a log that is begun.
+    """One repartition, into the new topic that `topic.propose` returned.
 
     Args:
-        settings: What was configured.
-        client: Where everything is.
-        deployment: What is stored of the old log.
-        layout: Where the new one lies.
-        archive: URL of the old log's archive, `""` for none.
-        rules: Those to count by; the live ones where none are given.
-        accept_loss: Repartition although a part of the log is gone.
-        show: Told of the progress, now and then.
+        settings: The configuration.
+        client: The server of both topics.
+        deployment: The deployment of the old topic.
+        layout: The layout of the new topic.
+        archive: URL of the old topic's archive, `""` for none.
+        rules: The rules to count by; `None` for the live ones.
+        accept_loss: Whether to repartition even if some entries are gone.
+        show: Called with the progress after each page of entries, and at each new stage.
     """
 
     def __init__(
@@ -73,9 +80,9 @@ class Repartition:
         self._settings, self._client = settings, client
         self._old = deployment
         self.new = topic.begin(client, deployment, layout, rules or deployment.rules)
-        """What is stored of the new log,"""
+        """The deployment of the new topic."""
         self.rules = self.new.rules
-        """and what it counts by."""
+        """The rules that the new topic is counted by."""
         self._accepts_loss = accept_loss
         self._has_archive = bool(archive)
         self._show = show
@@ -91,10 +98,11 @@ class Repartition:
         self._of = 0
 
     def begin(self) -> None:
-        """Keep the old log from being trimmed, and see that all of it is known.
+        """Place a retention hold on the old topic, and check that none of its entries is lost.
 
         Raises:
-            ConfigurationError: a part of it is gone, and no archive is named.
+            ConfigurationError: entries are gone, nothing was copied before, no archive is named, and no loss is
+                accepted.
         """
         gone = 0
         for keys in self._old.layout.keys:
@@ -108,12 +116,12 @@ class Repartition:
         begun = any(self._copying.mark(source) != "0-0" for source in range(self._old.layout.partitions))
         if gone and not begun and not self._has_archive and not self._accepts_loss:
             raise ConfigurationError(
-                f"{gone:,} entries are no longer in the streams, so the counters of other partitions would lack them. "
+                f"{gone:,} entries are no longer in the streams, so the new counters would lack them. "
                 "Name an archive that has them (--archive URL), or repartition without them (--accept-loss)"
             )
 
     def catch_up(self, counting: CatchUpCounter) -> None:
-        """Copy and count until little is left."""
+        """Copy and count until one pass over the streams finds fewer than 1,000 entries."""
         while True:
             before = self._copying.entries
             self._copy(counting)
@@ -123,19 +131,20 @@ class Repartition:
                 return
 
     def switch(self, counting: CatchUpCounter) -> None:
-        """Close the old log, copy and count the rest of it, and let the new one hold.
+        """Close the old topic, copy and count the rest of it, and make the new one live.
 
         Raises:
-            StreamError: the repartition was given up, or the rules changed since it began; the old log holds as before.
+            StreamError: the repartition was given up, or the rules changed since it began. The old topic is open and
+                live again.
         """
         self._look()
         try:
             topic.close(self._client, self._old, self.new.layout)
             self._drain(counting)
         except BaseException:
-            topic.reopen(self._client, self._old)  # nothing points to the new log yet: what is refused here is held
+            topic.reopen(self._client, self._old)  # the old topic is still live; producers kept what it refused
             raise
-        # From here on it is for the next run to find out what holds, should this one be cut short.
+        # If this run is interrupted from here on, the next run finds out which topic is live.
         if not topic.activate(self._client, self._old, self.new.layout):
             topic.reopen(self._client, self._old)
             raise self._given_up()
@@ -143,7 +152,7 @@ class Repartition:
         self._told("moved")
 
     def _drain(self, counting: CatchUpCounter) -> None:
-        """Copy and count the closed log to its end."""
+        """Copy and count the closed topic to its end, with the offsets of files and the states of alerts."""
         failpoints.reach("move-closed")
         self._told("switching")
         self._copying()
@@ -170,14 +179,14 @@ class Repartition:
         self._copying(show)
 
     def _look(self) -> None:
-        """See that the repartition is still wanted, and by these rules."""
+        """Raise a `StreamError` if the repartition was given up, or the live rules have changed."""
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
             raise self._given_up()
         if topic.without_retracted(now.rules) != topic.without_retracted(self._old.rules):
             raise StreamError(
-                "the rules have changed since the repartition began, and what was counted by others would differ: "
-                "give it up with tallystream rebuild --drop, then begin anew"
+                "cannot finish the repartition, because the rules have changed since it began: abandon it with "
+                "tallystream rebuild --drop, then repartition again"
             )
 
     def _given_up(self) -> StreamError:
@@ -197,12 +206,14 @@ def repartition(
     accept_loss: bool = False,
     show: Callable[[RepartitionProgress], Any] = lambda _: None,
 ) -> Layout:
-    """Move everything to another number of partitions; return where it lies then. See `Repartition` for the rest.
+    """Copy all events into a new topic with `partitions`, make it live, and return its layout.
+
+    See `Repartition` for the other arguments. A call after an interruption continues the same repartition.
 
     Raises:
-        ConfigurationError: the repartition cannot be begun; says why, and what to do.
-        StreamError: it was given up, or must be.
-        redis.RedisError: the server does not answer; begin again, and the repartition goes on where it was.
+        ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
+        StreamError: the repartition was given up, the rules changed, or entries are missing.
+        redis.RedisError: the server did not answer; call again to continue.
     """
     client = connect(settings.redis.url)
     try:

@@ -1,4 +1,4 @@
-"""Fetches what is still appended to a closed log, by clients that XADD plain events to its streams."""
+"""Copies stragglers: plain events that other clients still XADD to the streams of the old topic after a repartition."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ INTERVAL: Final = 2.0
 
 
 class StragglerCopier:
-    """Copies what comes late from the log before the present one, for as long as that is kept.
+    """Copies late entries from the topic before the live one into the live one, as long as the old topic is kept.
 
     Args:
-        client: Where both are.
+        client: The server of both topics.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -33,9 +33,12 @@ class StragglerCopier:
         self._between: tuple[int, int] | None = None
 
     def __call__(self, deployment: Deployment) -> int:
-        """Copy what is there; return how many entries that were.
+        """Copy the entries of the old topic that are not copied yet; return how many were copied.
 
-        Every worker may do this: each entry is copied once.
+        Every worker may do this at the same time: each entry is copied once.
+
+        Args:
+            deployment: The live deployment, read a moment ago.
         """
         old = deployment.kept_layout
         if old is None:
@@ -50,12 +53,12 @@ class StragglerCopier:
         try:
             return self._copying()
         except CopiedElsewhere:
-            self._copying = None  # another worker was first: look anew in the next round
+            self._copying = None  # another worker was first: read the marks again in the next pass
             return 0
 
 
 def straggler_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that copies stragglers."""
+    """Return the service that copies late entries of the old topic into the live one every 2 seconds."""
     client = connect(settings.redis.url)
     copier = StragglerCopier(client)
 

@@ -1,4 +1,4 @@
-"""What is done to a log as a whole: begun, closed, opened again, made the one that holds, given up, removed."""
+"""Changes whole topics: begins, closes, reopens, activates, gives up and removes them."""
 
 from __future__ import annotations
 
@@ -30,41 +30,43 @@ _GIVE_UP: Final = Script("tallystream_worker.repartition", "give_up")
 _STEP: Final = 500
 _OF_A_LATER_TOPIC: Final = re.compile(rb"l[0-9]+:")
 _KEPT: Final = frozenset({b"seq", b"files"})
-"""What stays of a removed log: how far each producer came, so that a spool that comes late is told by it."""
+"""Keys of a removed topic that stay: the last sequence of each producer, by which a late spool finds out what was
+appended, and the files that were ingested."""
 
 
 def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Layout:
-    """Return where a new log lies, with so many partitions: the one that was begun, if one was.
+    """Return the layout of the topic to fill, with `partitions`; reserve a new one unless one was begun before.
 
     Raises:
-        ConfigurationError: another one is being filled, an earlier one is still kept, or a generation is being built.
+        ConfigurationError: a topic with another number of partitions is being filled, an earlier topic is still kept,
+            or a generation is being built.
     """
     if deployment.building is not None:
         raise ConfigurationError(
-            f"generation {deployment.building} of the counters is being built: let that rebuild come to its end, or "
-            "give it up with: tallystream rebuild --drop"
+            f"cannot repartition while generation {deployment.building} is being built: let the rebuild finish, or "
+            "abandon it with: tallystream rebuild --drop"
         )
     answer, number = _PROPOSE(client, [deployment.layout.root], [partitions])
     if answer == b"other":
         raise ConfigurationError(
-            f"the events are being moved to {number.decode()} partitions: go on with --partitions {number.decode()}, "
-            "or give that up with: tallystream rebuild --drop"
+            f"a repartition to {number.decode()} partitions is not finished: continue it with "
+            f"--partitions {number.decode()}, or abandon it with: tallystream rebuild --drop"
         )
     if answer == b"kept":
         raise ConfigurationError(
-            f"log {number.decode()}, from before the last move, is still kept: remove it with: "
+            f"topic {number.decode()}, from before the last repartition, is still kept: remove it with: "
             "tallystream rebuild --drop"
         )
     return Layout(partitions, deployment.layout.namespace, topic=int(number))
 
 
 def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> Deployment:
-    """Store what a new log is like, where that is not stored yet, and by which rules it counts.
+    """Return the deployment of a new topic; store it, with its rules, unless it is stored already.
 
-    What was retracted of the log before is not copied, so the new one's rules need not remember it.
+    Retracted events are not copied, so the rules of the new topic have no retractions.
 
     Raises:
-        ConfigurationError: it was begun by other rules.
+        ConfigurationError: the topic was begun with other rules.
     """
     rules = changed(rules, retracted=())
     if not client.exists(layout.meta):
@@ -74,42 +76,51 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
     found = replace(Deployment.parse(stored, namespace=layout.namespace), layout=layout)
     if publish(found.rules) != publish(rules):
         raise ConfigurationError(
-            "the move was begun by other rules: give it up with tallystream rebuild --drop, then begin anew"
+            "the repartition was begun with other rules: abandon it with tallystream rebuild --drop, then repartition "
+            "again"
         )
     return found
 
 
 def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
-    """Let nothing more be written to a log, or counted in it: what is in its streams then is all there is."""
+    """Close every partition of the deployment's topic: nothing more is appended through the gate, or counted.
+
+    Args:
+        client: The server of the topic.
+        deployment: The deployment to close.
+        layout: The layout of the topic that follows; refused producers get its number.
+    """
     for keys in deployment.layout.keys:
         _CLOSE(client, [keys.sequences, keys.live], [layout.topic])
 
 
 def reopen(client: redis.Redis, deployment: Deployment) -> None:
-    """Let a log be written to again; nothing that was refused meanwhile is in it, nor in another."""
+    """Reopen every partition of a closed topic; producers append what was refused meanwhile."""
     for keys in deployment.layout.keys:
         _REOPEN(client, [keys.sequences, keys.live], [])
 
 
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> bool:
-    """Make a log the one that holds; tell whether it may be: nobody has given it up."""
+    """Make the topic of `layout` the live one, and keep the one before; return `False` if it was given up."""
     before = deployment.layout
     (answer,) = _ACTIVATE(client, [before.root], [layout.topic, before.topic, before.partitions])
     return bool(answer == b"active")
 
 
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
-    """Give up the log that is being filled, if one is; return how many of its keys were removed.
+    """Abandon the topic that is being filled, and reopen the live one; return the number of keys removed.
+
+    Returns 0 if no topic is being filled.
 
     Raises:
-        StreamError: it holds by now.
+        StreamError: the topic has become the live one.
     """
     moving = deployment.moving
     if moving is None:
         return 0
     (answer,) = _GIVE_UP(client, [deployment.layout.root], [moving])
     if answer != b"given_up":
-        raise StreamError(f"log {moving} holds by now: there is nothing to give up")
+        raise StreamError(f"cannot abandon the repartition: its topic {moving} is the live one now")
     reopen(client, deployment)
     for keys in deployment.layout.keys:
         client.hdel(keys.retention_holds, HOLDER)
@@ -120,9 +131,9 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 
 
 def drop(client: redis.Redis, deployment: Deployment) -> int:
-    """Remove the log from before the last move, if it is kept; return how many keys that were.
+    """Remove the topic from before the last repartition, if it is kept; return the number of keys removed.
 
-    How far producers came in it stays: who comes with what was sealed for it is told what it had taken.
+    The sequences of its producers stay, so that a producer with entries sealed for it finds out which were appended.
     """
     layout = deployment.kept_layout
     if layout is None:
@@ -152,5 +163,5 @@ def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
 
 
 def without_retracted(rules: Rules) -> bytes:
-    """Return rules as they are published, but for what was retracted: what two logs must agree on."""
+    """Return rules in their published form, without retractions; two topics must have the same."""
     return publish(changed(rules, retracted=()))

@@ -3,10 +3,10 @@
 --
 -- KEYS[1] the root's meta (hash)   ARGV[1] the new topic   ARGV[2] the one before   ARGV[3] the partitions of that one
 --
--- Returns {"active"}     now, or since before
---         {"given_up"}   it is not the one that is being filled
+-- Returns {"active"}     the new topic is live; it may have been live before
+--         {"given_up"}   the new topic is not being filled
 --
--- Invariant: the topic before is kept, and named in the meta hash, in the call that makes the new one the live one.
+-- Invariant: the call that makes the new topic live also records in the meta hash that the topic before is kept.
 local call = redis.call
 local live, filled = unpack(call('HMGET', KEYS[1], 'log', 'moving'))
 if live == ARGV[1] then

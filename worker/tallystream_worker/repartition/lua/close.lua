@@ -1,12 +1,12 @@
 #!lua
--- close: stops appending to a partition and counting in it, because its topic goes on in another one.
+-- close: stops appending to a partition and counting in it, because another topic replaces its topic.
 --
--- KEYS[1] sequences (hash)   KEYS[2] live generation   ARGV[1] the topic in which it goes on
+-- KEYS[1] sequences (hash)   KEYS[2] live generation   ARGV[1] the topic that replaces this one
 --
--- Returns {"closed"}   also if it was closed before
+-- Returns {"closed"}   the partition is closed; it may have been closed before
 --
--- Invariant: append.lua and ingest.lua refuse what is not in the stream yet, by `!closed`; apply.lua, decide.lua and
--- retry.lua because no generation is live. So the counters stay as they are, and contain only what is in the stream.
+-- Invariant: append.lua and ingest.lua refuse new entries because of `!closed`; apply.lua, decide.lua and retry.lua
+-- refuse because no generation is live. So the counters do not change, and contain only entries of the stream.
 local generations = require('tallystream.storage.lua.lib.generations')
 local call = redis.call
 

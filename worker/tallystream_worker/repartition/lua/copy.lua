@@ -1,17 +1,18 @@
 #!lua
--- copy: appends parts of another topic's entries, each once, in the order in which they come.
+-- copy: appends parts of another topic's entries, each once, in the order of the arguments.
 --
 -- KEYS[1] stream   KEYS[2] copied (hash: partition of the other topic -> ID of its last entry that was copied to here)
 -- KEYS[3] the topic's ledger (hash)
--- ARGV[1] how many marks follow, each as: partition, its ID before the call ("" for none), its ID after the call
--- after them the parts, each as: its entry's millisecond, events that it adds to the ledger (0 for a plain entry,
--- which is added when it is counted), how many arguments follow, then the fields and values of its entry
+-- ARGV[1] number of marks that follow, each as: partition, its ID before the call ("" for none), its ID after the call
+-- Then the parts, each as: the millisecond of its entry, number of events that it adds to the ledger (0 for a plain
+-- entry, which is added when it is counted), number of arguments that follow, then the fields and values of its entry
 --
 -- Returns {"copied"}
---         {"at", partition, ID}   a mark is another one ("" for none): nothing was done
+--         {"at", partition, ID}   the mark of this partition is this ID ("" for none); nothing was changed
 --
--- Invariant: the marks move in the call that appends the parts, and in no other: what lies up to a mark is here, once.
--- An ID keeps its millisecond if that is not smaller than the last one's; the one in the entry's fields is what counts.
+-- Invariant: the marks move only in the call that appends the parts, so each part up to a mark is here, once.
+-- The ID of a copy keeps the millisecond of its entry, unless the stream has a later ID. Lateness is measured by the
+-- millisecond in the fields of the copy.
 local appending = require('tallystream.storage.lua.lib.appending')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 local streams = require('tallystream.storage.lua.lib.streams')

@@ -1,13 +1,13 @@
 #!lua
--- propose: agrees on the topic that the events are to be moved to.
+-- propose: reserves a number for the new topic of a repartition, unless a topic is being filled already.
 --
--- KEYS[1] the root's meta (hash)   ARGV[1] its partitions
+-- KEYS[1] the root's meta (hash)   ARGV[1] number of partitions of the new topic
 --
--- Returns {"moving", topic}         it is to be filled, also if it was before
---         {"other", partitions}     one with another number of partitions is being filled
---         {"kept", topic}           an earlier one is still there
+-- Returns {"moving", topic}         this topic is being filled
+--         {"other", partitions}     a topic with this other number of partitions is being filled
+--         {"kept", topic}           this earlier topic is still kept
 --
--- Invariant: a number is never given twice, so no producer takes one topic for another.
+-- Invariant: no number is used twice, so no producer mistakes one topic for another.
 local call = redis.call
 local moving, partitions, kept, live, newest =
   unpack(call('HMGET', KEYS[1], 'moving', 'moving-partitions', 'kept', 'log', 'newest-log'))

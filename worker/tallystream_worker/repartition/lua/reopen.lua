@@ -1,10 +1,10 @@
 #!lua
--- reopen: lets a partition that was closed take entries again, and count them again; the repartition was given up.
+-- reopen: lets a closed partition take entries and count them again, because the repartition failed or was given up.
 --
 -- KEYS[1] sequences (hash)   KEYS[2] live generation
 --
--- Returns {"reopened"}   it was closed
---         {"open"}       it was not closed
+-- Returns {"reopened"}   the partition was closed
+--         {"open"}       the partition was not closed
 --
 -- Invariant: the generation that was live when the partition was closed is the live one again.
 local call = redis.call
