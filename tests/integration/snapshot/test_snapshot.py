@@ -543,7 +543,7 @@ def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database
     before = harness.totals()
     for keys in harness.layout.keys:
         harness.client.xtrim(keys.stream, maxlen=1, approximate=False)
-    with pytest.raises(SnapshotError, match="trimmed behind the snapshot"):
+    with pytest.raises(SnapshotError, match="entries after the snapshot were trimmed"):
         drill(harness.client, database, Deployment.create_or_load(harness.client))
     restore(harness.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
     assert harness.totals() == before
@@ -591,7 +591,7 @@ def test_a_snapshot_that_stops_holds_up_nothing(harness, database):
     assert 0 < harness.client.pttl(cut.key) <= 30_000
     assert 0 < harness.client.pttl(cut.key + ":before") <= 30_000
     harness.client.delete(cut.key)
-    with pytest.raises(ViewLost, match="silent"):
+    with pytest.raises(ViewLost, match="paused"):
         cut.close()
     emit_some(harness, 3)
     take(harness, database)

@@ -143,7 +143,7 @@ def _of_snapshot(client: redis.Redis, deployment: Deployment, number: int, datab
         raise ConfigurationError("there is no complete snapshot yet: take one (tallystream snapshot --once)")
     facts, (position, generation) = database.facts(), found
     if facts.get("epoch") != deployment.epoch or facts.get("namespace") != deployment.layout.namespace:
-        raise ConfigurationError(f"{database.place} contains a snapshot of another deployment: name another one")
+        raise ConfigurationError(f"{database.place} contains a snapshot of other data: name another one")
     if facts.get("log", str(FIRST_TOPIC)) != str(deployment.layout.topic):
         raise ConfigurationError(
             f"{database.place} contains a snapshot from before the last repartition: take another snapshot "

@@ -1,5 +1,5 @@
-"""Snapshots: the counters of one moment in a database, what changed since the last at a time, and back from there.
+"""Copies the counters of one moment into a database, and restores them.
 
-`touched` says what changed, from the log; `cut` fixes a moment; `values` reads; `database` writes; `taker` does it
-all; `restore` goes the other way, and `drill` tries that out.
+`changed_keys` finds the counters that changed since the last snapshot, `point_in_time` fixes a moment, `values` reads,
+`database` writes, and `snapshotter` runs these steps. `restore` writes a snapshot back, and `drill` tests a restore.
 """

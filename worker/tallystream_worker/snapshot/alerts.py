@@ -1,7 +1,7 @@
-"""What alerts remember: which fire, whom they watch, and the notifications that nobody has taken yet.
+"""Reads and writes the states of alerts: subjects that fire, subjects that are watched, undelivered notifications.
 
-It is read just behind a snapshot's moment, so it may be a little ahead of the counters, and never behind them: what has
-fired does not fire again when the counters come back and the log is counted once more.
+A snapshot reads the states just after its moment, so they may be newer than the counters, and never older: an alert
+that has fired does not fire again when the counters are restored and the entries after them are counted again.
 """
 
 from __future__ import annotations
@@ -25,18 +25,23 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _LONGEST: Final = 86_400
-"""Seconds: how far behind a snapshot its oldest uncounted entry is looked after."""
+"""Seconds before a snapshot's moment at most: older buckets are not read, even if entries of them are not counted."""
 
 
 def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now: int) -> dict[str, tuple[str, int]]:
-    """Return what the alerts of one partition remember: by key behind the prefix, JSON and when it expires (0: never).
+    """Return the states of the alerts of one partition.
 
     Args:
-        client: Where.
-        keys: The partition's.
-        rules: With the alerts.
-        since: Millisecond of the first entry that is not counted yet: buckets that ended before it are of no matter.
-        now: Millisecond of the snapshot's moment.
+        client: The server of the counters.
+        keys: The keys of the partition.
+        rules: The rules, with the alerts.
+        since: The millisecond of the first entry that is not counted yet; buckets that ended long before it are left
+            out.
+        now: The millisecond of the snapshot's moment.
+
+    Returns:
+        By key without the partition's prefix: the state as JSON, and the millisecond since 1970 at which it expires (0
+        for never).
     """
     names = list(_states(keys, rules, since // 1000, now // 1000))
     found: dict[str, tuple[str, int]] = {}
@@ -60,7 +65,14 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
 
 
 def commands(prefix: str, name: str, value: str, expires: int) -> Iterator[tuple[Any, ...]]:
-    """Yield what brings one of these back under the partition's prefix."""
+    """Yield the Redis commands that write one state of `read` back.
+
+    Args:
+        prefix: The prefix of the partition to write to.
+        name: The key of the state, without a prefix.
+        value: The state as JSON.
+        expires: The millisecond since 1970 at which the state expires, 0 for never.
+    """
     key, kept = prefix + name, msgspec.json.decode(value)
     if isinstance(kept, dict):
         yield ("HSET", key, *(part for pair in kept.items() for part in pair))
@@ -80,7 +92,7 @@ def _states(keys: PartitionKeys, rules: Rules, since: int, now: int) -> Iterator
 
 
 def _labels(alert: Alert, zone: str, since: int, now: int) -> Iterator[str]:
-    """Yield the buckets that may still fire or end, the one before the first included."""
+    """Yield the labels of the buckets that may still fire or end, from the one before the bucket of `since`."""
     if alert.window is None:
         yield ""
         return

@@ -1,6 +1,6 @@
-"""Which counters entries may have changed: what a snapshot has to read. Pure: no Redis, no clock.
+"""Finds the counters that entries may have changed, which a snapshot must read again. Pure: no Redis, no clock.
 
-It may name too many (an event that was rejected, parked or already there): reading one again changes nothing.
+It may name too many, because events may be rejected, dead-lettered or duplicates; reading a counter again is harmless.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
 
 Group = tuple[str, ...]
-"""A table and the first parts of its key: rows that lie together in Redis."""
+"""A table, and all parts but the last of the keys of its rows: the rows that Redis keeps in one hash or key prefix."""
 
 SEPARATOR: Final = "\n"
-"""Between subject and id, as the field of a seen id has it."""
+"""Separates subject and id in a field of the hash of ids."""
 
 
 class ChangedKeys:
-    """Gathers what entries may have changed.
+    """Collects the counters that entries may have changed.
+
+    Args:
+        rules: The declared metrics.
 
     Attributes:
-        items: By group, the last parts of the keys.
-        producers: By producer, the last sequence and the entry that carries it.
+        items: By group, the items: the last parts of the keys.
+        producers: By producer, the last sequence and the ID of its entry.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -42,7 +45,7 @@ class ChangedKeys:
         self.producers: dict[str, tuple[int, str]] = {}
 
     def add(self, entry: Entry) -> None:
-        """Take one entry."""
+        """Add the counters and the producer of one entry; ignore an entry that cannot be decoded."""
         try:
             payload = decode(entry.fields, entry.received)
         except (CodecError, EventError):
@@ -65,7 +68,7 @@ class ChangedKeys:
                 self._sums(self._places(correction.metric, correction.at // 60_000), (correction.subject,))
 
     def replaced(self, metric: str, subject: str, labels: str) -> None:
-        """Take what a standing vote or event had been added to, by the labels of its record, before it was replaced."""
+        """Add the buckets that a vote or an event with an id was counted in, by the labels of its stored record."""
         rule = self._rules.metric.get(metric)
         if rule is None or not labels:
             return

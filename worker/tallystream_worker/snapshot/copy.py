@@ -1,4 +1,4 @@
-"""Upserts many rows into PostgreSQL at once: COPY into a table of the transaction, then one INSERT ... SELECT."""
+"""Upserts many rows into PostgreSQL at once: COPY into a temporary table, then one INSERT ... SELECT."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
 
 
 def copy(connection: Connection, table: Table, schema: str | None, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, or replace those that have the same keys.
+    """Insert rows into a table of PostgreSQL, replacing rows that have the same primary keys.
 
     Args:
-        connection: In a transaction; its driver is psycopg.
-        table: Where.
-        schema: In which schema it lies; `None` for the first of the search path.
-        rows: A value for each column; no two with the same keys.
+        connection: A connection in a transaction; its driver is psycopg.
+        table: The table to write.
+        schema: The schema of the table; `None` for the first of the search path.
+        rows: A value for each column, by name; no two rows have the same primary keys.
     """
     names = [column.name for column in table.c]
     keys = [column.name for column in table.primary_key]
     changed = ", ".join(f'"{name}" = excluded."{name}"' for name in names if name not in keys)
     target = f'"{table.name}"' if schema is None else f'"{schema}"."{table.name}"'
     incoming, columns = f'"incoming {table.name}"', _listed(names)
-    driver: Any = connection.connection  # psycopg's, which knows more than other drivers
+    driver: Any = connection.connection  # psycopg's, which has COPY
     with driver.cursor() as cursor:
         cursor.execute(f"CREATE TEMPORARY TABLE {incoming} (LIKE {target}) ON COMMIT DROP")
         with cursor.copy(f"COPY {incoming} ({columns}) FROM STDIN") as copying:
             values = itemgetter(*names)
             for row in rows:
                 copying.write_row(values(row))
-        # In the order of the index, which then is written front to back.
+        # In the order of the index, so that the index is written front to back.
         cursor.execute(
             f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {incoming} ORDER BY {_listed(keys)} "  # noqa: S608  # names of ours
             f"ON CONFLICT ({_listed(keys)}) DO UPDATE SET {changed}"

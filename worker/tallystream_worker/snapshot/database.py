@@ -1,4 +1,4 @@
-"""The database that snapshots lie in: one transaction for each partition, so no moment is ever half there."""
+"""Stores snapshots in SQLite or PostgreSQL: one transaction for each partition, so no partition is half written."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 
 
 class SnapshotError(TallyError):
-    """The database cannot be used, or holds the snapshot of other data."""
+    """The database cannot be used, or contains no usable snapshot of this deployment."""
 
 
 class Database:
-    """Where snapshots are kept.
+    """The database of the snapshots of one namespace. It connects, and creates missing tables, when it is first used.
 
     Args:
         url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`.
-        namespace: Whose snapshot: another than the one that the place belongs to has a file (SQLite) or a schema
-            (PostgreSQL) of its own beside it.
-        is_there: It is only read, so a file that is missing is an error, when it is first used, and not made.
+        namespace: The namespace of the snapshots. If the place belongs to another namespace, a separate file (SQLite)
+            or schema (PostgreSQL) next to it is used. An empty place belongs to the default namespace.
+        is_there: Whether the snapshot must exist. If so, a missing SQLite file is an error at first use; otherwise it
+            is created.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -50,7 +51,7 @@ class Database:
         self._namespace = namespace
         self._is_there = is_there
         self.owner: str | None = None
-        """Whose the place itself is, once that was asked."""
+        """The namespace of the snapshot at the URL itself; `None` before the first use, and if there is none."""
         if url.startswith(("postgres://", "postgresql://")):
             url = "postgresql+psycopg://" + url.partition("://")[2]
         elif "://" not in url:
@@ -69,7 +70,7 @@ class Database:
 
     @property
     def place(self) -> str:
-        """The URL, without a password."""
+        """The URL or file of the snapshots, without a password, for messages."""
         return _without_password(self._place)
 
     def close(self) -> None:
@@ -77,19 +78,19 @@ class Database:
         self._engine.dispose()
 
     def facts(self) -> dict[str, str]:
-        """Return what the snapshot is of; nothing where there is none."""
+        """Return the stored facts about the snapshot's deployment, by name; empty if there is no complete snapshot."""
         with self._transaction() as connection:
             return {row.name: row.value for row in connection.execute(select(schema.facts))}
 
     def state(self, facts: Mapping[str, str]) -> None:
-        """Note what the snapshot is of."""
+        """Store the facts about the snapshot's deployment; facts of other names stay."""
         with self._transaction() as connection:
             rows = [{"name": name, "value": value} for name, value in facts.items()]
             upsert(connection, schema.facts, rows, self._schema)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Write everything that is written in the context, or nothing. For one thread."""
+        """Run all reads and writes in the context in one transaction. For one thread."""
         with self._transaction() as connection:
             self._open = connection
             try:
@@ -98,13 +99,13 @@ class Database:
                 self._open = None
 
     def clear(self) -> None:
-        """Remove everything."""
+        """Remove all rows of the snapshot."""
         with self._transaction() as connection:
             for table in schema.metadata.sorted_tables:
                 connection.execute(delete(table))
 
     def position(self, partition: int) -> tuple[SnapshotPosition, int] | None:
-        """Return the moment of a partition's rows and the generation that they are of; `None` before the first."""
+        """Return the position and the generation of a partition's snapshot; `None` if there is none."""
         with self._transaction() as connection:
             row = connection.execute(
                 select(schema.positions).where(schema.positions.c.partition == partition)
@@ -114,7 +115,7 @@ class Database:
         return SnapshotPosition(row.taken, row.delivered, row.generated, tuple(row.pending.split())), row.generation
 
     def records(self, group: Group, items: Iterable[str]) -> dict[str, str]:
-        """Return the standing votes or events among some of a group, by item."""
+        """Return the stored records of some items of a group of votes or ids, by item; omit items without a record."""
         table = schema.COUNTERS[group[0]]
         names = [column.name for column in table.primary_key]
         columns = tuple_(*(table.c[name] for name in names))
@@ -129,21 +130,21 @@ class Database:
         return found
 
     def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
-        """Write a partition's snapshot: all of it, or nothing; return the number of rows.
+        """Write a partition's snapshot in one transaction; return the number of rows written or removed.
 
         Args:
-            partition: Its number.
-            taken: What was read.
-            before: The moment that it builds on.
+            partition: The number of the partition.
+            taken: The snapshot that was read.
+            before: The position of the stored snapshot that it changes; `None` if there is none.
 
         Raises:
-            SnapshotError: it could not be written, or somebody else has written one meanwhile.
+            SnapshotError: the snapshot could not be written, or another process has written one meanwhile.
         """
         with self._transaction() as connection:
             held = select(schema.positions).where(schema.positions.c.partition == partition).with_for_update()
             found = connection.execute(held).one_or_none()
             if (found.taken if found else None) != (before.taken if before else None):
-                raise SnapshotError(f"{self.place}: another snapshot was written meanwhile; this one is left")
+                raise SnapshotError(f"{self.place}: another snapshot was written meanwhile; this one is discarded")
             rows = PartitionWriter(connection, partition, self._schema).write(taken)
             position = taken.position
             row = {
@@ -157,12 +158,12 @@ class Database:
         return rows
 
     def buckets(self, partition: int) -> list[Any]:
-        """Return the buckets of a partition, each with `name` and `expires`."""
+        """Return the buckets of a partition, as rows with `name` and `expires` (milliseconds since 1970, 0: never)."""
         with self._transaction() as connection:
             return list(connection.execute(select(schema.buckets).where(schema.buckets.c.partition == partition)))
 
     def read(self, partition: int) -> Iterator[tuple[Table, list[Any]]]:
-        """Yield a partition's rows, table by table, some thousands at a time."""
+        """Yield a partition's rows, table by table, in lists of up to 20,000."""
         with self._transaction() as connection:
             for table in partition_tables():
                 query = select(table).where(table.c.partition == partition)
@@ -187,7 +188,7 @@ class Database:
             raise SnapshotError(f"{self.place} cannot be used: {problem}") from error
 
     def _prepare(self) -> None:
-        """Make the tables where they are not there: those of this namespace."""
+        """Choose the file or schema of this namespace, and create missing tables."""
         is_sqlite = self._engine.dialect.name == "sqlite"
         self.owner = self._owner()
         if (self.owner or NAMESPACE) != self._namespace:
@@ -206,14 +207,14 @@ class Database:
         with self._engine.begin() as connection:
             if self._schema is not None:
                 connection.execute(CreateSchema(self._schema, if_not_exists=True))
-            for table in schema.metadata.sorted_tables:  # create_all() asks first, and two may ask at once
+            for table in schema.metadata.sorted_tables:  # create_all() checks first: no atomic step
                 connection.execute(CreateTable(table, if_not_exists=True))
 
     def _owner(self) -> str | None:
-        """Return whose snapshot lies at the place itself; `None` where none does."""
+        """Return the namespace of the snapshot at the URL itself; `None` if there is none."""
         file = self._engine.url.database
         if self._engine.dialect.name == "sqlite" and not (file and Path(file).exists()):
-            return None  # to connect would make it
+            return None  # connecting would create the file
         with self._engine.connect() as connection:
             if not inspect(connection).has_table(schema.facts.name):
                 return None
@@ -222,7 +223,7 @@ class Database:
 
 
 _LONGEST_NAME: Final = 63
-"""Bytes of a name in PostgreSQL; namespaces are short."""
+"""Maximum bytes of a name in PostgreSQL."""
 
 
 def _beside(file: Path, namespace: str) -> Path:
@@ -230,7 +231,7 @@ def _beside(file: Path, namespace: str) -> Path:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # A reader (a person with a question) does not stop a snapshot, nor the other way round.
+    # With WAL, a person's query does not block a snapshot, and a snapshot does not block a query.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
 

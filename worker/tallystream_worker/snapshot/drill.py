@@ -1,7 +1,7 @@
-"""A drill: the snapshot and the log behind it are restored into a throwaway server, and every value is compared.
+"""Tests a restore: restores the snapshot and the entries after it to a temporary server, and compares every value.
 
-Of each partition the live values of one moment are read as a whole. The throwaway server gets the last snapshot and
-exactly what was applied behind it up to that moment, so both must be equal to the last digit, while counting goes on.
+The live values of each partition are read at one moment. The temporary server gets the last snapshot and exactly the
+entries that were applied after it up to this moment, so both must be equal, although the workers continue to count.
 """
 
 from __future__ import annotations
@@ -40,7 +40,14 @@ _SHOWN = 100
 
 @dataclass(frozen=True)
 class DrillDifference:
-    """A value that did not come back as it is: `None` where there is none."""
+    """A value that differs after a restore.
+
+    Attributes:
+        table: The table of the value; for a structure, its name.
+        key: The key of its row.
+        live: The live value; `None` if it does not exist.
+        restored: The restored value; `None` if it does not exist.
+    """
 
     table: str
     key: tuple[str, ...]
@@ -50,13 +57,13 @@ class DrillDifference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the drill went.
+    """The result of a drill.
 
     Attributes:
-        compared: Values compared.
-        differing: How many of them differ.
-        differences: The first hundred.
-        parts: What came back, by partition.
+        compared: Number of live values that were compared.
+        differing: Number of values that differ.
+        differences: The first hundred of them.
+        parts: The result of the restore, by partition.
     """
 
     compared: int
@@ -71,17 +78,23 @@ def drill(
     deployment: Deployment,
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
 ) -> Verdict:
-    """Restore into a throwaway server and compare with the live one.
+    """Restore the snapshot to a temporary server, compare its values with the live ones, and return the result.
+
+    Args:
+        client: The server of the live counters.
+        database: The database of the snapshot.
+        deployment: The live deployment.
+        archived: Yields the archived entries of a partition after one ID and before another; `None` for no archive.
 
     Raises:
-        SnapshotError: there is no complete snapshot, or it is of other data.
-        CutLost: a moment could not be held.
+        SnapshotError: there is no complete snapshot, it is of other data, or entries after it were trimmed.
+        ViewLost: the live values of one moment could not be read.
     """
     live = Snapshotter(client, database, deployment)
     moments: list[Taken] = []
 
     def source(partition: int, after: str, _before: str | None) -> Iterator[Entry]:
-        # The moment comes behind the snapshot's, which the worker may have replaced while the last partition was tried.
+        # Read the live values after the snapshot was loaded, because the worker may have replaced the snapshot.
         moment = live.take(partition, None)
         moments.append(moment)
         for entry in _behind(client, deployment.layout.keys[partition], database, partition, after, archived):
@@ -117,12 +130,12 @@ def _behind(
     after: str,
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None,
 ) -> Iterator[Entry]:
-    """Yield what the log holds behind a snapshot: from the archive where the stream does not reach back so far."""
+    """Yield the entries after a snapshot: from the archive if the stream lacks some of them, then from the stream."""
     found = database.position(partition)
     if found is not None and not found[0].is_reached(client, keys.stream):
         if archived is None:
             raise SnapshotError(
-                f"{keys.stream} was trimmed behind the snapshot, so it cannot be brought up to now: take another "
+                f"{keys.stream}: entries after the snapshot were trimmed, so they cannot be counted: take another "
                 "snapshot, or name an archive (--archive URL)"
             )
         first: Any = client.xrange(keys.stream, count=1)
@@ -146,7 +159,7 @@ def _compare(client: redis.Redis, live: Taken, restored: Taken) -> Iterator[Dril
     for group, items in both.items():
         bucket = bucket_of(group)
         if bucket is not None and (bucket in live.expires) != (bucket in restored.expires):
-            continue  # it expired in between
+            continue  # the bucket expired between the two reads
         mine, theirs = live.values.get(group, {}), restored.values.get(group, {})
         for item in items:
             value, other = mine.get(item), theirs.get(item)
@@ -158,12 +171,12 @@ def _compare(client: redis.Redis, live: Taken, restored: Taken) -> Iterator[Dril
 def _says_the_same(client: redis.Redis, kind: str, one: bytes | None, other: bytes | None) -> bool:
     if kind == "uniques":
         return _same_set(client, one, other)
-    # A sum that came back to 0 in several batches is there; of the same events in one batch there never was one.
+    # A sum that returned to 0 over several batches exists with the value 0; over one batch, it is not written at all.
     return kind in _SUMS and int(one or 0) == int(other or 0)
 
 
 def _same_set(client: redis.Redis, one: bytes | None, other: bytes | None) -> bool:
-    """Tell whether two HyperLogLogs say the same: their bytes depend on the order in which they came to be."""
+    """Return whether two HyperLogLogs and their union have equal counts; their bytes depend on the order of events."""
     if one is None or other is None:
         return False
     names = ["{drill}:one", "{drill}:other"]

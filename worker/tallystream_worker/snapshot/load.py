@@ -1,4 +1,4 @@
-"""Writes a partition's rows back into Redis, as they were: values, leaderboards, and when buckets expire."""
+"""Loads the rows of a partition's snapshot into Redis: values, leaderboards, alerts, and the expiry of buckets."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _COMMANDS: Final = 500
 
 
 class TableLoader:
-    """Loads the rows of one partition.
+    """Loads the rows of one partition into Redis.
 
     Args:
-        client: An empty server, or one whose counters of this partition were removed.
-        counters: What the names of the counters begin with.
-        rules: Those that they were counted by.
+        client: The server, without counters of this partition.
+        counters: The prefix of the counters' keys.
+        rules: The rules that the counters were counted by.
 
     Attributes:
-        rows: Rows loaded.
-        ledger: The books of the snapshot.
-        producers: By producer, `<sequence> <stream ID>`.
-        expires: By bucket, the millisecond at which it expires; 0 for never.
+        rows: Number of rows of counters that were read, expired ones included.
+        ledger: The ledger of the snapshot, by field; not written to Redis.
+        producers: By producer, `<sequence> <stream ID>` of its last entry; not written to Redis.
+        expires: By bucket, the millisecond since 1970 at which it expires; 0 for never.
     """
 
     def __init__(self, client: redis.Redis, counters: str, rules: Rules) -> None:
@@ -52,14 +52,14 @@ class TableLoader:
         self.producers: dict[str, str] = {}
 
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
-        """Load everything; return of which moment and which generation it was when this began.
+        """Load all rows but those of expired buckets; return the position and the generation read before the rows.
 
         Raises:
             SnapshotError: there is no snapshot of the partition.
         """
         found = database.position(partition)
         if found is None:
-            raise SnapshotError(f"{database.place} holds no snapshot of partition {partition}")
+            raise SnapshotError(f"{database.place} contains no snapshot of partition {partition}")
         with self._pipeline:
             for bucket in database.buckets(partition):
                 self.expires[bucket.name] = bucket.expires
@@ -106,7 +106,7 @@ class TableLoader:
                     self._queue("PEXPIREAT", start + item, expires)
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
-        """Note what may belong to a leaderboard."""
+        """Add the values of a group to its leaderboard, if the rules have one; drop low values now and then."""
         if group[0] not in ("totals", "windows"):
             return
         metric = group[1] if group[0] == "totals" else group[2]
@@ -114,7 +114,7 @@ class TableLoader:
         if rule is None or not rule.top:
             return
         if group[0] == "totals" and (rule.max_subjects is not None or not rule.exact):
-            return  # it was kept as it was
+            return  # this leaderboard is stored as a structure
         key = f"top:{metric}" if group[0] == "totals" else "top:" + key_of(group)
         cap = board_length(rule.top)
         board = self._boards[key]
@@ -159,7 +159,7 @@ class TableLoader:
 
 
 def _by_rank(place: tuple[int, str]) -> tuple[int, bytes]:
-    # As Redis orders equal scores.
+    # The order in which Redis keeps equal scores.
     return place[0], place[1].encode()
 
 

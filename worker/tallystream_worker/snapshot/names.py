@@ -1,7 +1,7 @@
-"""Which row of which table a key or field of Redis is, and back.
+"""Maps keys and fields of Redis to rows of the snapshot's tables, and back.
 
-A *group* is a table and the first parts of its rows' keys; the *item* is the last part. In Redis the items of a group
-are fields of one hash, or keys of one prefix.
+A *group* is a table and all parts but the last of the keys of its rows; the *item* is the last part. In Redis, the
+items of a group are fields of one hash, or keys with one prefix.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
 
 HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
+"""The tables whose items are fields of hashes; the items of the others are keys."""
+
 _LENGTH: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}
-"""Characters of a label: with a subject behind it, the colon of a minute's could be taken for its end."""
+"""Characters of the label of a window; needed because the label of a minute contains the colon that ends labels."""
 
 _LABEL: Final = re.compile(r"forever|[1-9][0-9]*[smhd]-[0-9]+|[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?(?:T[0-9]{2})?")
 
 
 def key_of(group: Group) -> str:
-    """Return a group's key, or what its keys begin with, behind the generation's prefix."""
+    """Return the key of a group, or the prefix of its items' keys, without the generation's prefix."""
     table, *parts = group
     match table:
         case "totals":
@@ -45,7 +47,7 @@ def key_of(group: Group) -> str:
 
 
 def bucket_of(group: Group) -> str | None:
-    """Return the name under which a group's expiry is kept; `None` where nothing of it ever expires."""
+    """Return the name of the bucket with which a group expires; `None` if the group never expires."""
     match group[0]:
         case "windows" | "limits" | "ids":
             return key_of(group)
@@ -56,10 +58,12 @@ def bucket_of(group: Group) -> str | None:
 
 
 def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:
-    """Return the group of a key, and its item where the key is one; `None` for what is no counter.
+    """Return the group of a key, and its item; `None` if the key is not a counter with a row.
+
+    The item is `None` if the key is a hash, whose fields are the items.
 
     Args:
-        name: The key, behind the generation's prefix.
+        name: The key, without the generation's prefix.
         rules: The declared metrics.
     """
     kind, _, rest = name.partition(":")
@@ -87,16 +91,16 @@ def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:
         case _ if kind in WINDOWS:
             return ("windows", kind, metric, tail), None
         case _:
-            return None  # sketches and leaderboards are copied, the others are the log's
+            return None  # sketches and leaderboards are copied, other keys are the topic's
 
 
 def row_of(group: Group, item: str) -> tuple[str, ...]:
-    """Return the key of a row."""
+    """Return the primary key of the row of an item, without the partition."""
     return (*group[1:], *(item.split(SEPARATOR, 1) if group[0] == "ids" else (item,)))
 
 
 def item_of(table: str, row: tuple[str, ...]) -> tuple[Group, str]:
-    """Return group and item of a row."""
+    """Return the group and the item of a row, given its table and its primary key without the partition."""
     if table == "ids":
         return (table, *row[:-2]), f"{row[-2]}{SEPARATOR}{row[-1]}"
     return (table, *row[:-1]), row[-1]

@@ -1,4 +1,4 @@
-"""Brings the counters of one partition back: the snapshot's rows, then the log behind them, counted as ever."""
+"""Restores the counters of one partition: loads the rows of the snapshot, then counts the entries after it."""
 
 from __future__ import annotations
 
@@ -29,25 +29,27 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 CONSUMER: Final = "restore"
+"""The name of the consumer that counts the entries after a snapshot."""
+
 _READ: Final = 512
 MARKER: Final = "restore"
-"""Key of the first partition: a restore has begun here, and what is there may be replaced by the next."""
+"""The end of a key of the first partition. While it exists, a restore is unfinished and may be run again."""
 
 _REPLACE: Final = Script("tallystream_worker.snapshot", "replace_stream")
 
 
 @dataclass(frozen=True)
 class RestoredPart:
-    """What came back of one partition.
+    """The result of the restore of one partition.
 
     Attributes:
-        stream: Its name.
-        rows: Rows of the snapshot.
-        taken: The snapshot's moment, milliseconds since 1970.
-        replayed: Entries behind the snapshot that were found, and are counted now.
-        until: The last entry that is known of.
-        missing: Events that the snapshot's books know as appended and not counted yet, and that were not found.
-        survived: Something was left of the stream itself, so nothing behind `until` is missing.
+        stream: The name of the stream.
+        rows: Number of rows of the snapshot.
+        taken: The moment of the snapshot, in milliseconds since 1970.
+        replayed: Number of entries after the snapshot that were found, and are counted now.
+        until: The ID of the last entry that was found; of the snapshot, if none was.
+        missing: Number of events that were appended and not counted at the moment of the snapshot, and were not found.
+        survived: Whether the stream itself still existed; then no entry after `until` is missing.
     """
 
     stream: str
@@ -60,7 +62,15 @@ class RestoredPart:
 
 
 class PartitionRestore:
-    """Brings one partition back; run again, it begins from the start."""
+    """Restores one partition; a repeated run begins from the start.
+
+    Args:
+        client: The server to restore to.
+        database: The database of the snapshot.
+        layout: The layout of the snapshot's topic.
+        partition: The number of the partition.
+        rules: The rules of the snapshot.
+    """
 
     def __init__(self, client: redis.Redis, database: Database, layout: Layout, partition: int, rules: Rules) -> None:
         self._client: Any = client
@@ -69,26 +79,32 @@ class PartitionRestore:
         self._partition = partition
         self._rules = rules
         self._keys: PartitionKeys = layout.keys[partition]
-        # What is put together, and takes its place in one step: producers may append until then.
+        # The restored stream is built under these keys and replaces the old one in one step: producers may append.
         self._log = self._keys.prefix + "restoring"
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
-        """Bring the partition back; return what came."""
+        """Restore the partition and count the entries after the snapshot; return the result.
+
+        Args:
+            archived: Yields the archived entries of a partition (first argument) after one ID and before another;
+                `None` if there is no archive.
+        """
         while True:
             self._wipe()
             load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), self._rules)
             position, generation = load.run(self._database, self._partition)
             failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):
-                break  # else a worker has written the next one meanwhile: a drill, beside a live system
+                break  # else a worker wrote another snapshot meanwhile, which happens in a drill
         survived = bool(self._client.exists(self._keys.stream))
         log = RestoredLog(position, generation, load)
         for entry in self._old(archived, position):
             self._append(log, entry)
         copied = position.floor
         while True:
-            # Read before the copy: what is appended during it makes the graft fail, and the next turn brings it.
+            # Read the last ID before the copy: if an entry is appended meanwhile, the replacement fails, and the next
+            # turn copies the entry.
             last = self._last()
             for entry in self._left(copied):
                 self._append(log, entry)
@@ -107,9 +123,9 @@ class PartitionRestore:
         )
 
     def _wipe(self) -> None:
-        """Remove everything but what is left of the stream, and what its gate knows.
+        """Remove every key of the partition except its stream, its sequences and the marker.
 
-        Whoever appends meanwhile would take a gate that forgot for a stream that did, and send again what is in it.
+        Without the sequences, producers that append meanwhile would append entries again that are in the stream.
         """
         keep = {name.encode() for name in (self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER)}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
@@ -126,12 +142,12 @@ class PartitionRestore:
     def _old(
         self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
     ) -> Iterator[Entry]:
-        """Yield what the archive holds behind the snapshot, up to what is left of the stream."""
+        """Yield the archived entries after the snapshot and before the stream, if the stream lacks any."""
         if archived is None:
             return
         first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
         if first and position.is_reached(self._client, self._keys.stream):
-            return  # the stream has it all
+            return  # the stream has every entry after the snapshot
         yield from archived(self._partition, position.floor, first[0][0].decode() if first else None)
 
     def _left(self, after: str) -> Iterator[Entry]:
@@ -156,7 +172,7 @@ class PartitionRestore:
         log.queue.clear()
 
     def _set_up(self, log: RestoredLog) -> None:
-        """Put group, books and sequences to the snapshot's position, and behind them what the log adds."""
+        """Write group, ledger and sequences of the restored stream, from the snapshot and the entries after it."""
         client, position, group = self._client, log.position, self._keys.group
         try:
             client.xgroup_destroy(self._log, group)
@@ -165,7 +181,7 @@ class PartitionRestore:
                 raise
         client.xgroup_create(self._log, group, id=position.floor, mkstream=True, entries_read=log.gone)
         top = max(parse_id(position.generated), parse_id(log.last or "0-0"))
-        # What the snapshot has and no log brought back was appended all the same: an audit or a rebuild asks for it.
+        # Entries that are in the snapshot and were not found count as added: audits and rebuilds ask for their number.
         added = client.xlen(self._log) + log.gone
         client.execute_command("XSETID", self._log, f"{top[0]}-{top[1]}", "ENTRIESADDED", added)
         handed = log.handed
@@ -184,7 +200,7 @@ class PartitionRestore:
             client.hset(self._sequences, mapping=log.producers)
 
     def _drain(self) -> None:
-        """Count what is pending and unread."""
+        """Count the unread entries, then the pending ones."""
         fetch = Fetch(self._client, self._keys, CONSUMER)
         fold = Fold(self._layout, self._partition, self._rules)
         consumer = CountingLoop(self._client, self._layout, self._partition, fetch, fold)
@@ -195,7 +211,7 @@ class PartitionRestore:
             pass
 
     def _last(self) -> str:
-        """Return the last ID of what is left of the stream; "" where nothing is."""
+        """Return the last ID of the old stream, `""` if it does not exist."""
         if not self._client.exists(self._keys.stream):
             return ""
         return str(self._client.xinfo_stream(self._keys.stream)["last-generated-id"].decode())

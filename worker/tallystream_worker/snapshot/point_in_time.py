@@ -1,6 +1,6 @@
-"""A moment of one partition, held open while its values are read: what is written meanwhile is told to us first.
+"""Opens a point-in-time view of one partition: while it is open, scripts store the old value of what they change.
 
-The hot path pays one PTTL a script call, and more only while a cut is open.
+For this, each script call of the hot path runs one PTTL; only while a view is open, it does more.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
 
 SILENCE: Final = 30_000
-"""Milliseconds after which a cut that nobody works on is given up, and what it holds in memory with it."""
+"""Milliseconds without a call of `take` after which the server removes a view and its old values."""
 
 MOST_PENDING: Final = 10_000
-"""The pending entries that `open.lua` asks for at most."""
+"""The maximum number of pending entries that `open.lua` returns; a view needs fewer."""
 
 _TAKE: Final = 5000
 
@@ -35,18 +35,23 @@ _CLOSE: Final = Script("tallystream_worker.snapshot", "close")
 
 
 class ViewLost(TallyError):
-    """The moment could not be held: another snapshot is being taken, or this one was silent for too long."""
+    """The values of one moment cannot be read.
+
+    Another snapshot is being taken, too many entries are pending, or this snapshot paused for too long.
+    """
 
 
 @dataclass(frozen=True)
 class SnapshotPosition:
-    """What is applied at a moment: everything up to `delivered` but `pending`, and decided entries up to `generated`.
+    """The entries that are applied at one moment, in one partition.
+
+    These are all entries up to `delivered` that are not pending, and all decided entries up to `generated`.
 
     Attributes:
-        taken: Milliseconds since 1970, by the server's clock.
-        delivered: The last entry that was handed to a worker.
-        generated: The last entry that was appended.
-        pending: Entries that were handed out and not applied.
+        taken: The moment, in milliseconds since 1970, by the server's clock.
+        delivered: The ID of the last entry that was delivered to a worker.
+        generated: The ID of the last entry that was appended.
+        pending: The IDs of the pending entries, in order.
     """
 
     taken: int
@@ -56,7 +61,7 @@ class SnapshotPosition:
 
     @property
     def floor(self) -> str:
-        """The entry up to which everything is applied: what a restore needs of the log lies behind it."""
+        """The ID up to which every entry is applied; a restore needs the entries after it."""
         if not self.pending:
             return self.delivered
         milliseconds, number = parse_id(self.pending[0])
@@ -64,16 +69,17 @@ class SnapshotPosition:
         return "{}-{}".format(*min(before, parse_id(self.delivered)))
 
     def includes(self, entry: Entry, generation: int) -> bool:
-        """Tell whether an entry's effect was in the counters of a generation at this moment."""
+        """Return whether an entry was applied to the counters of a generation at this moment."""
         if was_decided(entry.fields, generation):
             return parse_id(entry.id) <= parse_id(self.generated)
         return parse_id(entry.id) <= parse_id(self.delivered) and entry.id not in self.pending
 
     def is_reached(self, client: redis.Redis, stream: str) -> bool:
-        """Tell whether a stream still holds everything that was not applied at this moment.
+        """Return whether a stream still has every entry that was not applied at this moment.
 
-        The server does not say which entries were trimmed. But the entry where the snapshot ends is kept as long as
-        the snapshot's hold is (trimming by MINID leaves the one that it names), and so is the first pending one.
+        The server does not record which entries were trimmed. But as long as the snapshot's retention hold exists, the
+        entry at which the snapshot ends is kept (trimming by MINID keeps the entry that it names), and so is the first
+        pending entry.
         """
         about: Any = client.xinfo_stream(stream)
         if about["entries-added"] == about["length"]:
@@ -86,14 +92,17 @@ class SnapshotPosition:
 
 @dataclass
 class PointInTimeView:
-    """An open cut.
+    """An open view of one partition at one moment. It collects the old values of what was written since.
 
     Attributes:
-        position: What is applied.
-        ledger: The books.
-        strings: By key, what was there at the moment, of strings written since; `None`: nothing.
-        fields: The same by key and field.
-        copies: Keys that were copied, or (`False`) were not there.
+        client: The server of the counters.
+        key: The key `cut` of the partition; the view is open as long as this key exists.
+        token: The value of the key, different for each view.
+        position: The entries that are applied at the moment.
+        ledger: The ledger at the moment, by field.
+        strings: By key, the value at the moment of each string written since; `None` if it did not exist.
+        fields: By key and field, the value at the moment of each field written since; `None` if it did not exist.
+        copies: By key of a structure written since, whether it was copied before; `False` if it did not exist.
     """
 
     client: redis.Redis
@@ -107,25 +116,25 @@ class PointInTimeView:
     _words: list[bytes] = field(default_factory=list)
 
     def take(self) -> None:
-        """Take over what has been said so far, and show that we are alive.
+        """Fetch up to 5,000 words of old values, and keep the view open for another 30 seconds.
 
         Raises:
-            ViewLost: the moment is gone.
+            ViewLost: the view is no longer open.
         """
         with self.client.pipeline(transaction=False) as pipeline:
             pipeline.pexpire(self.key, SILENCE)
             pipeline.lpop(f"{self.key}:before", _TAKE)
             alive, words = pipeline.execute()
         if not alive:
-            raise ViewLost(f"{self.key}: the snapshot was silent for more than {SILENCE // 1000} s; it is taken anew")
+            raise ViewLost(f"{self.key}: the snapshot paused for more than {SILENCE // 1000} s; take it again")
         self._words += words or []
         self._hear()
 
     def close(self) -> None:
-        """End the cut; what was read is complete with this.
+        """Close the view, and fetch the old values that are left; the view then has every old value.
 
         Raises:
-            ViewLost: the moment is gone.
+            ViewLost: the view is no longer open.
         """
         while True:
             answer, *words = _CLOSE(self.client, [self.key], [self.token])
@@ -134,18 +143,16 @@ class PointInTimeView:
                 self._hear()
                 return
             if answer == b"lost":
-                raise ViewLost(
-                    f"{self.key}: the snapshot was silent for more than {SILENCE // 1000} s; it is taken anew"
-                )
+                raise ViewLost(f"{self.key}: the snapshot paused for more than {SILENCE // 1000} s; take it again")
             self.take()
 
     def give_up(self) -> None:
-        """Let the moment go."""
+        """Remove the view and its old values from the server."""
         if self.client.get(self.key) == self.token.encode():
             self.client.delete(self.key, f"{self.key}:before", f"{self.key}:copied")
 
     def _hear(self) -> None:
-        """Note every statement that is complete; the first about a key or field counts."""
+        """Parse the fetched words into old values, up to an incomplete record; the first of a key or field counts."""
         words, at = self._words, 0
         while at + 2 < len(words):
             match words[at]:
@@ -170,16 +177,16 @@ class PointInTimeView:
 
 
 def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> PointInTimeView:
-    """Open a cut.
+    """Open a view of a partition at this moment.
 
     Args:
-        client: Where.
-        keys: The partition's.
-        copy: Keys that are copied at the moment: those of few structures that change all over.
+        client: The server of the counters.
+        keys: The keys of the generation in the partition.
+        copy: Keys to copy at the moment: the few structures of which each write changes many parts.
 
     Raises:
-        ViewLost: another snapshot is being taken.
-        redis.ResponseError: `NOGROUP` where the group is gone.
+        ViewLost: another snapshot of the partition is being taken, or too many entries are pending.
+        redis.ResponseError: `NOGROUP` if the consumer group does not exist.
     """
     key = keys.ledger.removesuffix("ledger") + "cut"
     token = uuid.uuid4().hex
@@ -187,17 +194,17 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
         client, [keys.stream, key, keys.ledger, keys.topic_ledger], [keys.group, token, SILENCE, *copy]
     )
     if answer == b"busy":
-        raise ViewLost(f"{key}: another snapshot of this partition is being taken")
+        raise ViewLost(f"{key}: another snapshot of this partition is being taken; try again when it has finished")
     taken, delivered, generated, pending, ledger, log = state
     if len(pending) >= MOST_PENDING:
         client.delete(key)
-        raise ViewLost(f"{keys.stream}: {MOST_PENDING:,} entries or more are pending; a snapshot waits until fewer are")
+        raise ViewLost(f"{keys.stream}: {MOST_PENDING:,} or more entries are pending; try again when fewer are")
     position = SnapshotPosition(
         int(taken), delivered.decode(), generated.decode(), tuple(each.decode() for each in pending)
     )
     books = _pairs(ledger)
     if keys.ledger != keys.topic_ledger:
-        # What the gate let in is in the log's books: see tallystream.reading.ledger.
+        # Entries that the sequence gate let in are in the topic's ledger: see tallystream.reading.ledger.
         appended, plain = (int(events or 0) for events in log)
         books[b"appended"] = b"%d" % (int(books.get(b"appended", 0)) + appended - plain)
         books.pop(b"plain", None)

@@ -1,10 +1,10 @@
-"""Brings counters back: the snapshot's rows, then what the log holds behind them, counted as ever.
+"""Restores a deployment from a snapshot: loads its counters, then counts the entries after it.
 
-By partition: the rows; the log again, put together of the archive and of what is left of the stream, with the group
-at the snapshot's position; then the ordinary loop counts what is pending and unread. `tally:meta` comes last: until
-then workers and readers take the server for one that has lost its data, and wait.
+Each partition gets the rows of the snapshot; then its stream, built from the archive and the entries that are left,
+with the consumer group at the snapshot's position; then the ordinary loop counts the pending and unread entries.
+`tally:meta` is written last: until then, workers and readers treat the server as one that has lost its data, and wait.
 
-It begins from the start when it is run again: everything it wrote is written anew.
+A repeated restore begins from the start and writes everything again.
 """
 
 from __future__ import annotations
@@ -36,31 +36,35 @@ def restore(
     force: bool = False,
     progress: Callable[[RestoredPart], None] = lambda _: None,
 ) -> list[RestoredPart]:
-    """Bring the counters of a snapshot back, and count what came after it.
+    """Restore the counters of a snapshot, and count the entries after it; return one result for each partition.
 
     Args:
-        client: The server; nothing of ours may be on it, but what an interrupted restore left.
-        database: Where the snapshot is.
-        archived: What the archive holds of a partition behind an ID, in front of another.
-        force: Replace what is there; what is left of the streams is counted.
-        progress: Told of each partition that is back.
+        client: The server to restore to. It must have no keys of the deployment, except those of an interrupted
+            restore.
+        database: The database of the snapshot.
+        archived: Yields the archived entries of a partition after one ID and before another; `None` for no archive.
+        force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
+        progress: Called with the result of each partition.
 
     Raises:
-        SnapshotError: there is no complete snapshot, or it is of another format.
-        StreamError: the server is not empty.
+        SnapshotError: there is no complete snapshot, or it has another format.
+        StreamError: the server is not empty, and `force` is not set.
     """
     facts = database.facts()
     if not facts:
         hint = f"; there is one of the namespace {database.owner!r}" if database.owner else ""
-        raise SnapshotError(f"{database.place} holds no complete snapshot{hint}")
+        raise SnapshotError(f"{database.place} contains no complete snapshot{hint}")
     if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
-        raise SnapshotError(f"{database.place} is of format {facts['format']}, which this release does not read")
+        raise SnapshotError(
+            f"{database.place} has format {facts['format']}, which this release cannot read: restore it with the "
+            "release that took it"
+        )
     layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
     marker = layout.keys[0].prefix + MARKER
     if not force and not client.exists(marker) and (there := _found(client, layout)):
         raise StreamError(
-            f"the server is not empty: {there} is there. Restore into an empty one; or, to replace its counters by the "
-            "snapshot and count what its streams hold, say --force"
+            f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by the "
+            "snapshot and count the entries left in its streams, use --force"
         )
     client.set(marker, "1")
     client.delete(layout.root)

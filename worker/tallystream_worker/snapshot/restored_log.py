@@ -1,4 +1,4 @@
-"""What the log adds to a snapshot, entry by entry: books, sequences, and which entries are to be counted."""
+"""Adds up the entries of a restored stream: its ledger, its sequences, and the entries that are still to be counted."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 _UNCOUNTED: Final = b"0"
-"""The mark of a decided entry that no generation has counted yet."""
+"""The generation, in a decided entry, that marks it as not counted yet by any generation."""
 
 
 class RestoredLog:
-    """Adds up the entries of one partition's log, in order.
+    """Adds up the entries of one partition's restored stream, in order.
 
     Args:
-        position: The moment of the snapshot.
-        generation: Of its counters.
-        load: What was loaded of it.
+        position: The position of the snapshot.
+        generation: The generation of the snapshot's counters.
+        load: The loader that has loaded the snapshot, for its ledger and producers.
     """
 
     def __init__(self, position: SnapshotPosition, generation: int, load: TableLoader) -> None:
         self.position = position
+        """The position of the snapshot."""
         self.pending = set(position.pending)
+        """The IDs of the entries that were pending at the snapshot's moment."""
         self._generation = generation
         self.producers = dict(load.producers)
+        """By producer, `<sequence> <stream ID>` of its last entry, in the snapshot or in the stream."""
         self.queue: list[Entry] = []
+        """Added entries that are not appended to the restored stream yet; the caller fills and clears it."""
         self.entries = 0
+        """Number of added entries that are to be counted."""
         self.handed = 0
-        """Entries that had been handed out at the snapshot's moment: some applied, some pending."""
+        """Number of added entries that were delivered at the snapshot's moment: some applied, some pending."""
         self.last = ""
+        """The ID of the last added entry."""
         self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
         self._ledger = {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}
         self._gated = self._settled = self._settled_plain = 0
@@ -43,9 +49,14 @@ class RestoredLog:
         self.missing = self._ledger.get("appended", 0) - sum(
             value for name, value in self._ledger.items() if _is_outcome(name)
         )
+        """Number of events that were appended and not counted at the snapshot's moment, less those in added entries."""
 
     def add(self, entry: Entry) -> Entry:
-        """Note an entry; return it as it is to be appended."""
+        """Add an entry, in order of IDs; return the entry to append to the restored stream.
+
+        The returned entry differs only if it was decided: its generation becomes 1 if the snapshot contains its effect,
+        and 0 if it is to be counted.
+        """
         id_, events = parse_id(entry.id), stated_events(entry.fields)
         gated = was_sequenced(entry.fields)
         counted = was_decided(entry.fields, self._generation) and id_ <= self._generated
@@ -54,7 +65,7 @@ class RestoredLog:
         self.last = entry.id
         fields = dict(entry.fields)
         if was_decided(fields):
-            # Its effect is in the snapshot, or it is to be counted like any other; `appended` has it in both cases.
+            # The snapshot contains its effect, or it is to be counted like other entries; both are in `appended`.
             fields[b"d"] = b"%d" % FIRST if counted else _UNCOUNTED
         if id_ > self._generated and gated:
             self._ledger["appended"] = self._ledger.get("appended", 0) + events
@@ -71,11 +82,14 @@ class RestoredLog:
 
     @property
     def gone(self) -> int:
-        """Entries that are in the snapshot's counters, and that the log was not found to hold."""
+        """Number of entries that are in the snapshot's counters and were not added, because they are gone."""
         return max(0, self._settled_before - self._settled)
 
     def ledger(self) -> dict[str, int]:
-        """Return the books: those of the snapshot, what was appended since, and what is missing as trimmed."""
+        """Return the ledger of the restored stream, by field.
+
+        It is that of the snapshot, with the entries appended since; missing events are `trimmed`.
+        """
         books = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
         books |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}
         if self.missing > 0:

@@ -1,4 +1,4 @@
-"""The tables of a snapshot, for SQLite and PostgreSQL alike; made for people who ask, too.
+"""Defines the tables of a snapshot, for SQLite and PostgreSQL. They can also be queried directly.
 
 SELECT subject, value FROM totals WHERE metric = 'view' ORDER BY value DESC LIMIT 10
 
@@ -14,8 +14,10 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
 
 FORMAT: Final = "2"
+"""The version of these tables, stored in `facts`."""
 
 metadata: Final = MetaData()
+"""All tables of a snapshot."""
 
 
 def _table(name: str, keys: str, value: Any, *, spread: bool = False) -> Table:
@@ -25,15 +27,28 @@ def _table(name: str, keys: str, value: Any, *, spread: bool = False) -> Table:
 
 
 totals: Final = _table("totals", "metric subject", BigInteger, spread=True)
+"""Totals."""
+
 upvotes: Final = _table("upvotes", "metric subject", BigInteger)
+"""Numbers of votes above 0."""
+
 windows: Final = _table("windows", "window metric label subject", BigInteger, spread=True)
-limits: Final = _table("limits", "metric label subject", BigInteger)  # what was asked, the rejected included
-votes: Final = _table("votes", "metric label subject actor", Text)  # "<at> <amount> <labels>"
-ids: Final = _table("ids", "metric label subject id", Text)  # the same
-uniques: Final = _table("uniques", "metric label subject", LargeBinary)  # HyperLogLog, as Redis keeps it
+"""Sums in the buckets of windows."""
+
+limits: Final = _table("limits", "metric label subject", BigInteger)
+"""Numbers of events in the buckets of limits, the rejected ones included."""
+
+votes: Final = _table("votes", "metric label subject actor", Text)
+"""Votes, as `<at> <amount> <labels>`."""
+
+ids: Final = _table("ids", "metric label subject id", Text)
+"""Events that came with an id, as `<at> <amount> <labels>`."""
+
+uniques: Final = _table("uniques", "metric label subject", LargeBinary)
+"""HyperLogLogs of actors, in the bytes of Redis."""
 
 COUNTERS: Final = {table.name: table for table in (totals, upvotes, windows, limits, votes, ids, uniques)}
-"""Those with a row for each counter: metric or window first, the value last."""
+"""The tables with one row for each counter, by name; the first column is metric or window, the last one value."""
 
 structures: Final = Table(
     "structures",
@@ -42,7 +57,7 @@ structures: Final = Table(
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary),
 )
-"""Sketches, Bloom filters, and leaderboards of what is sketched."""
+"""Sketches, Bloom filters, and leaderboards of metrics that are counted in sketches."""
 
 buckets: Final = Table(
     "buckets",
@@ -51,7 +66,7 @@ buckets: Final = Table(
     Column("name", Text, primary_key=True),
     Column("expires", BigInteger, nullable=False),
 )
-"""Milliseconds since 1970 at which a bucket expires; 0: never."""
+"""The millisecond since 1970 at which each bucket expires; 0 for never."""
 
 ledger: Final = Table(
     "ledger",
@@ -60,6 +75,7 @@ ledger: Final = Table(
     Column("field", Text, primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+"""The ledgers, by partition."""
 
 alerts: Final = Table(
     "alerts",
@@ -69,7 +85,7 @@ alerts: Final = Table(
     Column("value", Text, nullable=False),
     Column("expires", BigInteger, nullable=False),
 )
-"""What alerts remember, as JSON: see `tallystream_worker.snapshot.alerts`."""
+"""The states of alerts, as JSON: see `tallystream_worker.snapshot.alerts`."""
 
 producers: Final = Table(
     "producers",
@@ -78,7 +94,7 @@ producers: Final = Table(
     Column("producer", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""`<sequence> <stream ID>`: what a producer appended last."""
+"""The last entry of each producer, as `<sequence> <stream ID>`."""
 
 positions: Final = Table(
     "positions",
@@ -93,4 +109,4 @@ positions: Final = Table(
 """The moment of each partition's rows: see `tallystream_worker.snapshot.point_in_time.SnapshotPosition`."""
 
 facts: Final = Table("facts", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
-"""Format, namespace, partitions, epoch and rules: what `tally:meta` said."""
+"""Format, namespace, partitions, epoch, rules and other facts of the deployment, from `tally:meta`."""

@@ -1,4 +1,4 @@
-"""The service that takes snapshots beside the counting."""
+"""The service that takes snapshots while the worker counts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class LiveSnapshot:
-    """Takes snapshots of what is live, and says in `tally:meta` how often.
+    """Takes snapshots of the live counters, and publishes their interval in `tally:meta`.
 
     Args:
-        client: Where the counters are.
-        database: Where they go; closed at the end.
-        deployment: The data that the worker began with.
+        client: The server of the counters.
+        database: The database of the snapshots; closed by `close`.
+        deployment: The deployment that the worker began with.
         every: Seconds between two snapshots.
     """
 
@@ -38,17 +38,17 @@ class LiveSnapshot:
         self._every = every
 
     def run_once(self) -> dict[str, object] | None:
-        """Take a snapshot; return how many rows were written, `None` for none.
+        """Take a snapshot; return the number of changed rows as a field of a log line, `None` if no row changed.
 
-        What is stored is read each time: rules are published, and generations switched, meanwhile.
+        The deployment is read again each time, because its rules, generation and topic may have changed.
 
         Raises:
-            DeploymentChanged: the server holds other data by now.
+            DeploymentChanged: the server has other data than the worker began with.
             SnapshotError: see `Snapshotter`.
-            redis.RedisError: the server does not answer, or refuses.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)
-        if found.layout.meta != self._deployment.layout.meta:  # the events were moved to another log
+        if found.layout.meta != self._deployment.layout.meta:  # the events were moved to another topic
             self._client.hdel(self._deployment.layout.meta, SNAPSHOT_EVERY)
         self._deployment = found
         self._client.hset(found.layout.meta, SNAPSHOT_EVERY, f"{self._every:g}")
@@ -56,14 +56,14 @@ class LiveSnapshot:
         return {"rows": done.rows} if done.rows else None
 
     def close(self) -> None:
-        """Take back how often: nobody promises the next snapshot any more."""
+        """Remove the published interval, because no next snapshot is due, and close the database."""
         with suppress(RedisError):
             self._client.hdel(self._deployment.layout.meta, SNAPSHOT_EVERY)
         self._database.close()
 
 
 def snapshot_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that takes snapshots into `[snapshot] url`.
+    """Return the service that takes a snapshot into `[snapshot] url` every `[snapshot] every`.
 
     Raises:
         SnapshotError: the database cannot be used.

@@ -1,8 +1,9 @@
-"""Takes snapshots: what changed since the last one, by partition, each of one moment and in one transaction.
+"""Takes snapshots: reads the counters that changed since the last one, and writes them partition by partition.
 
-The log says what changed, so counting pays nothing for it. A crash before the commit leaves the last snapshot and
-its hold on the log, and the next round begins from there; a crash after it leaves a hold that is too low for one
-round, and keeps a minute of the log for longer.
+Each partition is read at one moment and written in one transaction. The entries of the stream tell which counters
+changed, so counting has no extra cost. A crash before the commit leaves the last snapshot and its retention hold, and
+the next round begins there. A crash after the commit leaves a retention hold that is too low for one round, so about a
+minute of entries is kept for longer.
 """
 
 from __future__ import annotations
@@ -31,20 +32,22 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 HOLDER: Final = "snapshot"
+"""The name of the retention hold of the snapshots."""
+
 _ALL: Final = "0-0"
-"""The hold of a snapshot that there is none of yet: on everything."""
+"""The retention hold before the first snapshot: nothing is trimmed."""
 
 _READ: Final = 64
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round did.
+    """The result of one snapshot of all partitions.
 
     Attributes:
-        rows: Rows written.
-        whole: Partitions that were read as a whole.
-        taken: The moment of the oldest part, milliseconds since 1970.
+        rows: Number of rows written or removed.
+        whole: Number of partitions that were read completely, and not only what changed.
+        taken: The earliest moment of a partition, in milliseconds since 1970.
     """
 
     rows: int
@@ -56,12 +59,12 @@ class Snapshotter:
     """Takes snapshots of one deployment into one database.
 
     Args:
-        client: Where the counters are.
-        database: Where they go.
-        deployment: What is stored, with the published rules.
+        client: The server of the counters.
+        database: The database of the snapshots.
+        deployment: The deployment, with the published rules.
 
     Raises:
-        SnapshotError: the database holds the snapshot of other data.
+        SnapshotError: the database contains a snapshot of other data.
         ConfigurationError: no worker has published the rules yet.
     """
 
@@ -79,29 +82,29 @@ class Snapshotter:
         ]
         self._moved = bool(found) and found.get("log") != self._facts.get("log")
         if self._moved and differing == ["partitions"]:
-            differing = []  # the same data, in another log by now
+            differing = []  # the same data, after a repartition
         if differing:
             raise SnapshotError(
-                f"{database.place} holds the snapshot of other data ({', '.join(differing)} differs). "
-                "Name another database; or, if these counters are lost, bring them back: tallystream restore"
+                f"{database.place} contains a snapshot of other data ({', '.join(differing)} differs). "
+                "Name another database; or, if this server has lost its counters, run: tallystream restore"
             )
 
     def run_once(self, *, whole: bool = False) -> Round:
         """Take a snapshot of every partition.
 
         Args:
-            whole: Read everything, rather than what changed.
+            whole: Whether to read every counter, and not only those that changed.
 
         Raises:
-            CutLost: the moment could not be held; nothing was written of that partition.
+            ViewLost: the values of one moment could not be read; nothing was written for that partition.
             SnapshotError: the database cannot be used.
-            DeploymentChanged: the server holds other data by now; nothing more was written.
-            redis.RedisError: the server cannot be read.
+            DeploymentChanged: the server has other data now; nothing more was written.
+            redis.RedisError: the server did not answer, or refused a command.
         """
-        # By other rules, entries that were counted in between went to other buckets: the log does not say where.
+        # If the rules changed, entries since the last snapshot may have changed buckets that these rules do not name.
         whole = whole or self._database.facts() != self._facts
         if self._moved:
-            with self._database.at_once():  # until all of it is there, the snapshot of the log before is
+            with self._database.at_once():  # until the commit, the snapshot of the topic before stays
                 self._database.clear()
                 done = self._round(whole=True)
             self._moved = False
@@ -112,11 +115,11 @@ class Snapshotter:
         rows, wholes, moments = 0, 0, []
         for partition, keys in enumerate(self._deployment.layout.keys):
             before = self._database.position(partition)
-            # Before the first commit as well: killed behind it, it must find behind itself what it needs of the log.
+            # Also before the first commit: if the process crashes after it, later entries must still exist.
             self._client.hsetnx(keys.retention_holds, HOLDER, _ALL)
             builds_on = not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
-            # Begun anew while it was read: written, it would take the place of what could bring the old one back.
+            # If the data was lost while it was read, do not overwrite the snapshot that can restore it.
             self._deployment.ensure_same(self._client)
             rows += self._database.put(partition, taken, before[0] if before else None)
             wholes += taken.whole
@@ -129,22 +132,23 @@ class Snapshotter:
         return Round(rows, wholes, now)
 
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
-        """Read a partition as it is at one moment.
+        """Read a partition at one moment, and return its values; the database is not changed.
 
         Args:
-            partition: Its number.
-            before: The moment of the last snapshot; `None` reads everything.
+            partition: The number of the partition.
+            before: The position of the last snapshot, to read only what changed since; `None` to read everything.
+                Everything is also read if entries since the last snapshot were trimmed.
         """
         keys = self._deployment.layout.keys[partition]
         touched = ChangedKeys(self._rules)
         if before is not None and not self._reaches(keys, before):
-            before = None  # what lies between is not in the log any more
+            before = None  # entries since the last snapshot were trimmed
         producers: dict[str, str] = {}
         if before is None:
             read = self._generated(keys)
             producers = self._producers(keys)
         else:
-            # Most of the log before the moment, so that the cut is open for as short as can be.
+            # Read most of the entries before the view is opened, so that it is open for a short time only.
             read = self._touch(touched, keys, before.floor, "+")
             self._touch_replaced(touched)
         copy = [name for metric, rule in self._rules.metric.items() if rule.max_subjects is not None or not rule.exact
@@ -202,7 +206,7 @@ class Snapshotter:
         return reading
 
     def _touch(self, touched: ChangedKeys, keys: PartitionKeys, after: str, until: str) -> str:
-        """Take what entries behind one ID and up to another may have changed; return the last entry's ID."""
+        """Add what the entries after one ID, up to another, may have changed; return the ID of the last of them."""
         while True:
             found: Any = self._client.xrange(keys.stream, f"({after}", until, count=_READ)
             for id_, fields in found:
@@ -212,7 +216,7 @@ class Snapshotter:
                 return after
 
     def _touch_replaced(self, touched: ChangedKeys) -> None:
-        """Take also where the votes and ids that are replaced had been added to: the last snapshot knows."""
+        """Add the buckets of the votes and ids that are replaced; their old records are in the last snapshot."""
         for group, items in list(touched.items.items()):
             if group[0] not in ("votes", "ids"):
                 continue
@@ -224,7 +228,7 @@ class Snapshotter:
                 touched.replaced(group[1], subject, record.split(" ", 2)[2] if record.count(" ") > 1 else "")
 
     def _reaches(self, keys: PartitionKeys, before: SnapshotPosition) -> bool:
-        """Tell whether the log still has everything behind the last snapshot's floor."""
+        """Return whether the stream still has every entry after the last snapshot's floor."""
         is_further = parse_id(self._generated(keys)) >= parse_id(before.generated)
         return is_further and before.is_reached(self._client, keys.stream)
 
@@ -238,7 +242,7 @@ class Snapshotter:
 
 
 def facts_of(deployment: Deployment) -> dict[str, str]:
-    """Return what a snapshot is of."""
+    """Return the facts that a snapshot stores about its deployment: format, namespace, epoch, rules and so on."""
     facts = {
         "format": FORMAT,
         "layout": str(LAYOUT),

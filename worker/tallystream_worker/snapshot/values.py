@@ -1,4 +1,4 @@
-"""Reads the values of an open cut's moment, a few thousand at a time: those named, or all that are there."""
+"""Reads the counters of a partition at the moment of an open view: named ones, or all of them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.point_in_time import PointInTimeView
 
 Values = dict[str, Any]
-"""By item, the value; `None` where there is none."""
+"""By item of a group, its value; `None` if it does not exist."""
 
 _CHUNK: Final = 500
-"""Keys or fields of one command: it holds the server for a fraction of a millisecond."""
+"""Keys or fields of one command, which blocks the server for a fraction of a millisecond."""
 
 _COMMANDS: Final = 20
-"""Commands of one round trip; others' come in between."""
+"""Commands of one round trip; the server runs commands of other clients in between."""
 
 
 class ValueReader:
-    """What a snapshot has read of one partition.
+    """Reads the counters of one partition, and collects their values at the moment of the view.
+
+    Args:
+        cut: The open view.
+        rules: The rules that the counters are counted by.
 
     Attributes:
-        values: By group and item; what is read before the cut is closed holds only together with what is said there.
-        expires: By bucket, the millisecond at which it expires; 0 for never.
+        values: By group and item, the value. Values are those of the moment only after `settle`.
+        expires: By bucket, the millisecond since 1970 at which it expires; 0 for never.
     """
 
     def __init__(self, cut: PointInTimeView, rules: Rules) -> None:
@@ -43,11 +47,11 @@ class ValueReader:
         self.expires: dict[str, int] = {}
 
     def some(self, touched: Mapping[Group, Iterable[str]]) -> None:
-        """Read what is named."""
+        """Read the named items, by group."""
         self._run(self._reads(touched))
 
     def everything(self) -> None:
-        """Read all that is there."""
+        """Read every counter of the partition's generation."""
         client, cursor = self._client, 0
         while True:
             cursor, keys = client.scan(cursor, match=f"{_escaped(self._prefix)}*", count=2000)
@@ -66,12 +70,12 @@ class ValueReader:
                 return
 
     def copies(self, names: Iterable[str]) -> None:
-        """Read the structures that were copied when the cut was opened."""
+        """Read the structures that were copied when the view was opened, such as sketches."""
         for name in names:
             self.values[("structures",)][name] = self._structure(f"{self._prefix}cut:copy:{self._prefix}{name}")
 
     def settle(self) -> None:
-        """Put right what was written while this was read; the cut is closed by now."""
+        """Replace values that were written during the reading by the old ones; call it when the view is closed."""
         cut = self._cut
         for group, values in self.values.items():
             if group == ("structures",):
@@ -101,7 +105,7 @@ class ValueReader:
         self._run(iter([(group, [], ("PEXPIRETIME", key))]))
 
     def _reads(self, touched: Mapping[Group, Iterable[str]]) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
-        """Yield commands, each with the group and the items that its reply is about; none: about the bucket."""
+        """Yield commands, each with a group and its items; without items, the command reads the group's expiry."""
         for group, items in touched.items():
             start = self._prefix + key_of(group)
             remaining = iter(items)
@@ -135,12 +139,12 @@ class ValueReader:
             self._cut.take()
 
     def _expires(self, name: str, at: int) -> None:
-        # -1: never. -2: gone by now, so what was read of it is nothing.
+        # -1: the key never expires. -2: the key does not exist any more, so no value of it was read.
         if at != -2:  # noqa: PLR2004
             self.expires[name] = 0 if at < 0 else max(at, self.expires.get(name, 0))
 
     def _structure(self, key: str) -> bytes | None:
-        """Return a sketch or filter as its bytes, a leaderboard as JSON."""
+        """Return a sketch or a Bloom filter as bytes, a leaderboard as JSON; `None` if the key does not exist."""
         client = self._client
         if client.type(key) == b"zset":
             return json.dumps(

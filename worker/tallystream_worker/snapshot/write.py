@@ -1,4 +1,4 @@
-"""Writes what a snapshot has of one partition into the tables of a database, in an open transaction."""
+"""Writes the snapshot of one partition into the tables of a database, in an open transaction."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.values import Values
 
 CHUNK: Final = 20_000
-"""Rows that are written or read at a time."""
+"""The number of rows that are written or read at a time."""
 
 MAX_LOOKUP: Final = 300
-"""Values of one question: old releases of SQLite take 999 parameters."""
+"""The maximum number of values in one query: old releases of SQLite accept 999 parameters."""
 
 _MANY: Final = 200
-"""Rows for which PostgreSQL is sent a COPY: an upsert for each takes ten times as long."""
+"""The number of rows from which PostgreSQL gets a COPY; an upsert of each row takes ten times as long."""
 
 _OF_BUCKET: Final = {"limit": schema.limits, "once": schema.votes, "seen": schema.ids, "unique": schema.uniques}
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A partition's snapshot as it is read, for the database.
+    """The snapshot of one partition, read and not written yet.
 
     Attributes:
-        position: Its moment.
-        generation: Of the counters.
-        values: By group and item; `None` for what is not there.
-        expires: By bucket, when it expires.
-        ledger: The books.
-        producers: By producer, `<sequence> <stream ID>`.
-        whole: It is everything that there is: what is not among it is not there.
-        alerts: What alerts remember: by name, as JSON, and when it expires.
+        position: The position of the snapshot.
+        generation: The generation of the counters.
+        values: By group and item, the value; `None` if it does not exist.
+        expires: By bucket, the millisecond since 1970 at which it expires; 0 for never.
+        ledger: The ledger, by field.
+        producers: By producer, `<sequence> <stream ID>` of its last entry.
+        whole: Whether all counters were read, so that stored rows of others are removed.
+        alerts: The states of alerts: by name, as JSON, and the millisecond at which they expire.
     """
 
     position: SnapshotPosition
@@ -57,12 +57,12 @@ class Taken:
 
 
 class PartitionWriter:
-    """Writes one partition.
+    """Writes the snapshots of one partition.
 
     Args:
-        connection: The open transaction.
-        partition: Its number.
-        schema_name: The PostgreSQL schema of the tables, if they have one of their own.
+        connection: A connection with an open transaction.
+        partition: The number of the partition.
+        schema_name: The PostgreSQL schema of the tables, `None` for the default one.
     """
 
     def __init__(self, connection: Connection, partition: int, schema_name: str | None) -> None:
@@ -71,9 +71,9 @@ class PartitionWriter:
         self._schema = schema_name
 
     def write(self, taken: Taken) -> int:
-        """Write values, buckets, ledger, producers and alerts; return the number of counters' rows.
+        """Write values, buckets, ledger, producers and alerts; return the number of values, removed ones included.
 
-        Rows of buckets that have expired are removed: a restore must not bring them back.
+        Rows of expired buckets are removed, because a restore must not bring them back.
         """
         if taken.whole:
             for table in partition_tables():
@@ -150,7 +150,7 @@ class PartitionWriter:
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], schema_name: str | None) -> None:
-    """Write rows, in place of those with the same keys."""
+    """Insert rows into a table, replacing rows that have the same primary keys."""
     if len(rows) >= _MANY and connection.dialect.name == "postgresql":
         copy(connection, table, schema_name, rows)
         return
@@ -163,6 +163,6 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], sch
 
 
 def partition_tables() -> tuple[Table, ...]:
-    """Return the tables whose rows belong to a partition, but its position."""
+    """Return the tables that have rows for each partition, except the positions."""
     others = (schema.structures, schema.buckets, schema.ledger, schema.producers, schema.alerts)
     return (*schema.COUNTERS.values(), *others)

@@ -1,11 +1,11 @@
 #!lua
--- close: ends the reading of a snapshot; scripts no longer store what was there before a write.
+-- close: ends the reading of a snapshot; scripts then no longer store old values before they write.
 --
 -- KEYS[1] cut   ARGV[1] token of this snapshot
 --
 -- Returns {"closed", word, ...}   the words of `cut:before` that are left
---         {"more"}                too many are left: take them first
---         {"lost"}                the snapshot was silent for too long: what was read is not of one moment
+--         {"more"}                too many words are left: fetch some first
+--         {"lost"}                the snapshot paused for too long, so what was read is not of one moment
 --
 -- Invariant: `cut` is removed in the call that returns the last words, so a closed snapshot lacks no old value.
 local call = redis.call

@@ -1,16 +1,16 @@
 #!lua
--- open: fixes the moment of a snapshot, and returns what is applied at it.
+-- open: fixes the moment of a snapshot, and returns which entries are applied at it.
 --
 -- KEYS[1] stream   KEYS[2] cut   KEYS[3] ledger (hash)   KEYS[4] the topic's ledger (hash)
--- ARGV[1] group   ARGV[2] token of this snapshot   ARGV[3] milliseconds that it may be silent   ARGV[4..] keys to copy
+-- ARGV[1] group   ARGV[2] token of this snapshot   ARGV[3] milliseconds that it may pause   ARGV[4..] keys to copy
 --
--- Returns {"busy"}   another one is being taken
+-- Returns {"busy"}   another snapshot is being taken
 --         {"open", milliseconds now, last delivered, last generated, { pending ID, ... }, { ledger field, value, ... },
---          { appended, plain }}   the last two are the topic's, if its ledger is another
--- Raises NOGROUP if the group is gone.
+--          { appended, plain }}   the last two are from the topic's ledger
+-- Raises NOGROUP if the group does not exist.
 --
--- Invariant: what is returned, and every counter as long as `cut` exists, is of the same moment: see copy_on_write.lua.
--- The copies are of structures that every write changes all over: sketches and their leaderboards.
+-- Invariant: as long as `cut` exists, the value that every counter has at this moment can be read: see
+-- copy_on_write.lua. Structures of which each write changes many parts (sketches and their leaderboards) are copied.
 local clock = require('tallystream.storage.lua.lib.clock')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call

@@ -1,14 +1,14 @@
 #!lua
--- replace_stream: replaces what is left of a stream, its ledger and its sequences by restored ones.
+-- replace_stream: replaces a stream, its ledger and its sequences by restored ones.
 --
 -- KEYS[1] the restored stream   KEYS[2] its ledger   KEYS[3] its sequences   KEYS[4..6] the keys that they replace
--- ARGV[1] last ID that was copied from what is left of the stream; "" if nothing was there
+-- ARGV[1] last ID of the stream that was copied to the restored one; "" if the stream did not exist
 --
 -- Returns {"replaced"}
---         {"changed"}    something was appended since: copy that first; nothing was done
+--         {"changed"}    an entry was appended since: copy it first; nothing was changed
 --
--- Invariant: no entry that is in the stream when this returns "replaced" is missing from what replaces it, and the
--- sequences have of each producer its last entry in the stream, before and after: so no producer sends one again.
+-- Invariant: the restored stream has every entry of the stream that it replaces. The sequences have the last entry of
+-- each producer in the stream, before and after, so no producer appends an entry twice.
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 
