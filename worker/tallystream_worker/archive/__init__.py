@@ -1,5 +1,5 @@
-"""The archive: every entry of the streams as Parquet files, one row for each event or group of equal ones.
+"""Writes every entry of the streams to Parquet files, once; a row is an event, or a group of equal events.
 
-Data flows down: `archivist` reads a stream and advances its group, `rows` turns entries into columns and back,
-`store` puts files where a URL says, `entries` reads them again.
+Data flows down: `archiver` reads a stream and advances its group, `rows` converts entries to columns and back, `store`
+writes and reads files under a URL, `entries` reads archived entries again.
 """

@@ -1,9 +1,9 @@
-"""Archives one partition: reads behind the group's position, writes a file, moves the position.
+"""Archives one partition: reads the entries after the group's position, writes a file, moves the position.
 
-The group `archive` never holds anything pending: its position *is* what is archived, and a mark that trimming does
-not pass. Which entries a file holds is agreed on in Redis before it is written. A crash before the file is complete
-leaves the claim, and the next to come writes the same file; a crash after it finds the file and moves the position.
-So each entry is in one file, however many archivists there are and whenever they die.
+The group `archive` has no pending entries: everything up to its position is archived, and trimming never passes the
+position. The entries of a file are claimed in Redis before the file is written. After a crash before the file is
+complete, the next archiver writes the claimed entries to the same file; after a later crash, it finds the file and
+moves the position. So each entry is in one file, even if several archivers run and crash.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 ARCHIVE_GROUP: Final = "archive"
+"""The name of the consumer group whose position is the end of the archive."""
+
 MAX_ROWS: Final = 500_000
-"""The most rows that a file gets: about 200 MB of memory while it is made."""
+"""Rows after which a file takes no further entry; it needs about 200 MB of memory while it is built."""
 
 SETTLED: Final = 2.0
-"""Seconds for which an entry is left alone: with `appendfsync everysec` a power cut could take it back, and the
-archive would hold what the server does not."""
+"""Age in seconds from which an entry is archived. With `appendfsync everysec`, the server can lose a younger entry in
+a power cut, and the archive would then contain an entry that the server lacks."""
 
 _READ: Final = 256
 
@@ -46,23 +48,25 @@ class PartitionArchiver:
     """Archives one partition.
 
     Args:
-        client: Where the stream is.
-        store: Where the files go.
-        keys: The partition's keys.
-        partition: Its number.
+        client: The server of the stream.
+        store: The files to write.
+        keys: The keys of the partition.
+        partition: The number of the partition.
     """
 
     def __init__(self, client: redis.Redis, store: Store, keys: PartitionKeys, partition: int) -> None:
         self.partition = partition
+        """The number of the partition."""
         self._client = client
         self._store = store
         self._keys = keys
 
     def ensure_group(self) -> None:
-        """Create the group where the newest file ends, or at the beginning; move it on where a file is ahead of it.
+        """Create the group at the end of the newest file, or move it there if the file is ahead of the group.
 
-        A file is ahead where the server came back with less than it had. The file is right: what is in it must not be
-        written twice, and IDs do not come twice. (After a crash of ours the claim is still there, and settled.)
+        Without files, the group begins before the first entry of the stream. A file is ahead if the server lost data.
+        The entries of the file must not be written again, and new entries have other IDs. (After a crash of an
+        archiver, a file is ahead too, but its claim still exists; then `run_once` moves the group.)
         """
         newest = self._store.newest(self.partition)
         archived = (0, 0) if newest is None else newest.last
@@ -85,19 +89,23 @@ class PartitionArchiver:
             self._client.delete(self._keys.archive)
 
     def run_once(self, *, settled: float = SETTLED) -> int:
-        """Write one file, if there is anything to write; return how many events it holds.
+        """Write the next entries of one day to one file; return the number of events in it, 0 if there is none.
+
+        Returns 0 also if another archiver has written the same entries meanwhile.
 
         Args:
-            settled: Seconds for which an entry is left alone.
+            settled: Minimum age of an entry in seconds; younger entries are left for a later call.
 
         Raises:
-            StreamError: the group is gone, or entries were trimmed although they were not archived.
-            ArchiveError: the file could not be written; nothing is lost.
-            redis.RedisError: it is not known how far this came; running again is safe.
+            StreamError: the group does not exist, or entries were trimmed before they were archived.
+            ArchiveError: the file could not be written; call again to write it.
+            redis.RedisError: the file may be written or not; call again to finish it.
         """
         position = self._position()
         if position is None:
-            raise StreamError(f"{self._keys.stream}: consumer group {ARCHIVE_GROUP!r} is missing")
+            raise StreamError(
+                f"{self._keys.stream}: consumer group {ARCHIVE_GROUP!r} is missing; run again to create it"
+            )
         until = str(int((time.time() - settled) * 1000)) if settled else "+"
         found = self._read(position, until, None)
         if not found.rows.entries:
@@ -113,8 +121,8 @@ class PartitionArchiver:
             found = self._read(position, last, int(count))
             if found.rows.entries != int(count):
                 raise StreamError(
-                    f"{self._keys.stream}: {count} entries from {first} to {last} were to be archived, and "
-                    f"{found.rows.entries} are left: somebody has trimmed them away"
+                    f"{self._keys.stream}: cannot archive {count} entries from {first} to {last}: only "
+                    f"{found.rows.entries} are left, because another client trimmed the stream"
                 )
         failpoints.reach("before-archive")
         self._store.put(self.partition, position, first, last, found.rows.table())
@@ -123,7 +131,7 @@ class PartitionArchiver:
         return found.rows.events
 
     def _read(self, position: str, until: str, count: int | None) -> _Range:
-        """Gather entries of one day behind a position: so many, or until a file is full."""
+        """Read the entries of one day after a position: `count` of them, or (`None`) until a file is full."""
         found = _Range(Rows(), "", position)
         while count is None or found.rows.entries < count:
             reply: Any = self._client.xrange(self._keys.stream, f"({found.last}", until, count=_READ)
@@ -151,7 +159,7 @@ class PartitionArchiver:
         return next((id_.decode() for id_ in found), None)
 
     def _beginning(self) -> tuple[int, int]:
-        """Return the position before everything that the stream holds: 0-0 only where nothing was ever trimmed."""
+        """Return the ID before the first entry of the stream; 0-0 only if no entry was ever trimmed."""
         try:
             about = self._client.xinfo_stream(self._keys.stream)
         except ResponseError as error:

@@ -1,4 +1,4 @@
-"""Reads the archive again: entries in the order of their IDs, for a replay, a rebuild, an audit or a restore."""
+"""Reads archived entries in the order of their IDs, for a replay, a rebuild, an audit or a restore."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def entries(store: Store, partition: int, after: str = "0-0", before: str | None = None) -> Iterator[Entry]:
-    """Yield a partition's archived entries, each once; they fold to what the originals fold to.
+    """Yield the archived entries of a partition, each once, in order; they fold to the same batches as the originals.
 
     Args:
         store: The archive.
-        partition: Its number.
-        after: Begin behind this entry.
-        before: End in front of this entry; `None` takes everything that is archived.
+        partition: The number of the partition.
+        after: The ID after which to begin; `0-0` begins with the first archived entry.
+        before: The ID before which to end; `None` reads to the last archived entry.
 
     Raises:
-        ArchiveError: a file is missing between two others, or between `after` and the first, or cannot be read.
+        ArchiveError: a file cannot be read, or is missing between two others, or between `after` and the first one.
     """
     behind, end = parse_id(after), None if before is None else parse_id(before)
     for file in store.files(partition, behind):

@@ -1,10 +1,11 @@
-"""Turns entries into columns and back. Pure: no Redis, no files.
+"""Converts entries to columns and back. Pure: no Redis, no files.
 
-What comes back folds to the same as what went in: id, how the entry came (through the gate, decided, neither),
-every event with the time, actor and id that its rules look at. An entry that cannot be read keeps its bytes.
+A restored entry folds to the same batch as the original: it keeps its ID, its origin (through the sequence gate,
+decided, or neither), and every event with the time, actor and id that the rules use. An entry that cannot be decoded
+keeps its bytes.
 
-Rows keep the order of the entries, and within one they are sorted by metric, minute and subject: neighbours share
-a prefix, and what is true of a whole entry costs next to nothing.
+Rows keep the order of the entries. The rows of an entry are sorted by metric, minute and subject, so that neighbours
+share a prefix, and values of a whole entry compress to almost nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tallystream_worker.counting.entry import Entry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_MOMENT: Final = pa.timestamp("ms")  # UTC; a zone would make every tool show local time, and some ask for more packages
+_MOMENT: Final = pa.timestamp("ms")  # UTC; with a zone, every tool shows local time, and some need more packages
 
 SCHEMA: Final = pa.schema(
     [
@@ -47,22 +48,24 @@ SCHEMA: Final = pa.schema(
         pa.field("raw", pa.binary()),
     ]
 )
-"""`kind` says what a row stands for:
+"""The columns of the archive. `kind` is the kind of a row:
 
 unit        `events` plain events of amount 1 in the minute `happened`; `amount` is their sum
 sum         `events` plain events of other amounts in the minute `happened`; `amount` is their sum
-single      one event by itself
-correction  what an operator took back; `finest` as in `tallystream.wire.codec.Correction`
-raw         an entry that cannot be read, which claims to hold `events`: its fields and values, as msgpack
+single      one event with its own time
+correction  a correction by an operator; `finest` as in `tallystream.wire.codec.Correction`
+raw         an entry that cannot be decoded, with the number of `events` that it states: fields and values as msgpack
 """
 
 _MOST: Final = 2**63
 
 
 class Rows:
-    """Gathers entries, in the order of their IDs, as the columns of `SCHEMA`.
+    """Collects entries, in the order of their IDs, as the columns of `SCHEMA`.
 
-    `entries` and `events` are how many it holds.
+    Attributes:
+        entries: The number of entries that were added.
+        events: The number of events in them.
     """
 
     def __init__(self) -> None:
@@ -75,7 +78,7 @@ class Rows:
         return len(self._columns["kind"])
 
     def add(self, entry: Entry) -> None:
-        """Take one entry; never fails, whatever it holds."""
+        """Add the rows of one entry; an entry that cannot be decoded becomes one `raw` row."""
         milliseconds, number = parse_id(entry.id)
         first = len(self)
         producer = sequence = decided = None
@@ -101,7 +104,7 @@ class Rows:
         self.events += events
 
     def table(self) -> pa.Table:
-        """Return everything taken as a table."""
+        """Return the rows of all added entries as a table."""
         return pa.table([pa.array(self._columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
 
     def _add_payload(self, payload: Payload) -> None:
@@ -120,7 +123,7 @@ class Rows:
     def _add_group(self, group: Group) -> None:
         at = group.minute * 60_000
         units = dict.fromkeys(group.ones, 1)
-        if len(units) < len(group.ones):  # no producer of ours names a subject twice
+        if len(units) < len(group.ones):  # only other producers name a subject twice
             units = Counter(group.ones)
         for subject, events in group.counts.items():
             units[subject] = units.get(subject, 0) + events
@@ -156,7 +159,7 @@ class Rows:
 
 
 def entries_of(table: pa.Table) -> Iterator[Entry]:
-    """Yield the entries that a table was made of, in their order."""
+    """Yield the entries that a table was made from, in order."""
     table = table.combine_chunks()
     runs = {name: _Runs(table, name) for name in ("received", "received_n", "kind", "metric", "producer", "sequence")}
     runs["at"], runs["decided"] = _Runs(table, "happened"), _Runs(table, "decided")
@@ -179,7 +182,7 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
 
 
 class _Runs:
-    """A column of long runs of equal values, looked up by row."""
+    """A column as runs of equal values; an index returns the value of a row, `ends` are the rows after each run."""
 
     def __init__(self, table: pa.Table, name: str) -> None:
         column = table.column(name)
@@ -197,11 +200,11 @@ class _Runs:
 def _restore(
     payload: Payload, table: pa.Table, runs: dict[str, _Runs], values: dict[str, list[Any]], start: int, end: int
 ) -> None:
-    """Put the rows of one kind, metric and time back into a payload."""
+    """Add the events of the rows from `start` to `end`, of one kind, metric and time, to a payload."""
     kind, metric, at = runs["kind"][start], runs["metric"][start], runs["at"][start]
     subjects, amounts, events = (values[name][start:end] for name in ("subject", "amount", "events"))
     if kind in ("unit", "sum") and len(set(subjects)) < len(subjects):
-        # Two groups of one metric and minute, as nobody of ours writes: the second begins where the order breaks.
+        # Only other producers write two groups of one metric and minute. A break of the order begins the second.
         second = next(row for row in range(1, len(subjects)) if subjects[row] <= subjects[row - 1])
         _restore(payload, table, runs, values, start, start + second)
         _restore(payload, table, runs, values, start + second, end)
@@ -234,10 +237,10 @@ def _entry(runs: dict[str, _Runs], row: int, payload: Payload) -> Entry:
 
 
 def _origin(entry: Entry) -> tuple[str | None, int | None, str | None]:
-    """Return producer and sequence of an entry that came through the gate, or the mark of a decided one.
+    """Return the producer, the sequence and the generation in which the entry was decided; `None` for what it lacks.
 
     Raises:
-        CodecError: they are not what a script of ours writes, so the entry is kept as it is.
+        CodecError: no script of this release writes these values, so the entry is kept unchanged.
     """
     producer, sequence, decided = (entry.fields.get(name) for name in (b"p", b"q", b"d"))
     try:
@@ -249,7 +252,7 @@ def _origin(entry: Entry) -> tuple[str | None, int | None, str | None]:
             return producer.decode(), int(sequence), None
     except UnicodeDecodeError:
         pass
-    raise CodecError("the entry did not come through the gate, but says so")
+    raise CodecError("the entry has a producer and a sequence, but did not come through the sequence gate")
 
 
 _pack: Final = msgspec.msgpack.Encoder().encode

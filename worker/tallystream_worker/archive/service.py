@@ -1,4 +1,4 @@
-"""Archives all partitions, once or again and again."""
+"""Archives all partitions, once or as a service."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Archive:
-    """All partitions' archivists.
+    """Archives all partitions of a deployment.
 
     Args:
-        client: Where the streams are.
-        store: Where the files go.
-        deployment: What is stored.
+        client: The server of the streams.
+        store: The files to write.
+        deployment: The deployment to archive.
 
     Raises:
         ArchiveError: the files are those of other data.
@@ -32,13 +32,14 @@ class Archive:
     def __init__(self, client: redis.Redis, store: Store, deployment: Deployment) -> None:
         store.claim(deployment.layout.namespace, deployment.layout.partitions, (deployment.epoch,))
         self.archivists = [PartitionArchiver(client, store, keys, n) for n, keys in enumerate(deployment.layout.keys)]
+        """The archiver of each partition, by partition number."""
         self._begun = False
 
     def run_once(self, *, settled: float = SETTLED) -> int:
-        """Write what is there into files; return how many events that were.
+        """Write all entries that are not archived yet to files; return the number of events in them.
 
         Args:
-            settled: Seconds for which an entry is left alone.
+            settled: Minimum age of an entry in seconds; younger entries are left for a later call.
         """
         if not self._begun:
             for archivist in self.archivists:
@@ -50,18 +51,18 @@ class Archive:
                 while written := archivist.run_once(settled=settled):
                     events += written
         except Exception:
-            self._begun = False  # the server may come back with less than it had
+            self._begun = False  # the server may have lost data, the groups included
             raise
         return events
 
 
 class LiveArchive:
-    """Archives the log that is live, and goes on with the next one once the events were moved.
+    """Archives the live topic, and after a repartition the new one.
 
     Args:
-        client: Where the streams are.
-        url: Where the files go.
-        deployment: The data that the worker began with.
+        client: The server of the streams.
+        url: The URL of the archive.
+        deployment: The deployment that the worker began with.
 
     Raises:
         ArchiveError: the files are those of other data.
@@ -74,13 +75,13 @@ class LiveArchive:
         self._archive = self._open(deployment)
 
     def run_once(self) -> dict[str, object] | None:
-        """Write what is there into files; return how many events that were, `None` for none.
+        """Write all new entries to files; return the number of events as a field of a log line, `None` if 0.
 
         Raises:
-            DeploymentChanged: the server holds other data by now.
+            DeploymentChanged: the server has other data than the worker began with.
             StreamError: see `PartitionArchiver`.
             ArchiveError: a file could not be written, or the files are those of other data.
-            redis.RedisError: the server does not answer, or refuses.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)
         if found.layout.topic != self._deployment.layout.topic:
@@ -94,10 +95,10 @@ class LiveArchive:
 
 
 def archive_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that archives to `[archive] url`.
+    """Return the service that archives to `[archive] url` every `[archive] every`.
 
     Raises:
-        ArchiveError: the files there are those of other data.
+        ArchiveError: the files of the URL are those of other data.
     """
     client = connect(settings.redis.url)
     archive = LiveArchive(client, settings.archive.url, deployment)

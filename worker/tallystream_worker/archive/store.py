@@ -1,12 +1,12 @@
-"""Where the archive's files lie: a folder, or an object store by URL.
+"""Writes and reads the files of the archive, in a folder or in an object store.
 
-    <url>/_tallystream.json                                            whose archive this is
+    <url>/_tallystream.json                                            the manifest: the data that is archived here
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
-    <url>/namespace=shop/_tallystream.json, ...                        the same of another namespace
-    <url>/log=2/_tallystream.json, ...                                 the same of a later log, of other partitions
+    <url>/namespace=shop/_tallystream.json, ...                        the same for another namespace
+    <url>/log=2/_tallystream.json, ...                                 the same for a later topic, after a repartition
 
-A file's name says which entries are in it: all of its partition from the first to the last, both included. A file
-is there complete or not at all, and whoever writes the same name writes the same rows.
+A file contains all entries of its partition from the first to the last ID in its name, both included. A file is
+complete or does not exist, and two files of the same name have the same rows.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 FORMAT: Final = "1"
+"""The version of the files, stored in the manifest and in each file."""
+
 _MANIFEST: Final = "_tallystream.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
@@ -41,12 +43,18 @@ _DAY_MS: Final = 86_400_000
 
 
 class ArchiveError(TallyError):
-    """The archive cannot be read or written, or it is not the one of these streams."""
+    """The archive cannot be read or written, lacks entries, or is that of other data."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class File:
-    """One file of a partition: the first and the last entry in it, and where it lies."""
+    """One file of a partition.
+
+    Attributes:
+        first: The ID of the first entry in it.
+        last: The ID of the last entry in it.
+        path: The path in the file system of the archive.
+    """
 
     first: StreamID
     last: StreamID
@@ -54,13 +62,14 @@ class File:
 
 
 class Store:
-    """The files under one URL.
+    """The files of one topic's archive, under one URL.
 
     Args:
-        url: A folder, or what `pyarrow.fs.FileSystem.from_uri` takes: `s3://bucket/path`, `gs://`, `abfs://`,
+        url: A folder, or a URL that `pyarrow.fs.FileSystem.from_uri` accepts: `s3://bucket/path`, `gs://`, `abfs://`,
             `hdfs://`, `fsspec+<protocol>://`.
-        namespace: Whose files: another than the one that the place belongs to has a folder of its own there.
-        log: Of which log: a later one than the first has a folder of its own, since what was copied to it is in both.
+        namespace: The namespace of the deployment. If the URL belongs to another one, a subfolder is used.
+        log: The number of the topic. Later topics than the first have subfolders, because the entries that a
+            repartition copied are in both topics.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -68,6 +77,7 @@ class Store:
 
     def __init__(self, url: str, namespace: str = NAMESPACE, log: int = FIRST_TOPIC) -> None:
         self.url = url
+        """The URL or folder that was given."""
         self._below = "" if log == FIRST_TOPIC else f"/log={log}"
         self._namespace = namespace
         try:
@@ -82,22 +92,27 @@ class Store:
 
     @cached_property
     def _root(self) -> str:
-        """The folder of this namespace: the place itself, where it was there first or is the usual one."""
+        """The folder of this namespace and topic.
+
+        A namespace has a subfolder unless the manifest of the URL names it, or there is none and it is the default one.
+        """
         found = self._read(f"{self._place}/{_MANIFEST}")
         owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
         own = self._place if owner == self._namespace else f"{self._place}/namespace={self._namespace}"
         return own + self._below
 
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
-        """Mark the archive as the one of these streams, where nothing is yet; else see that it is.
+        """Write the manifest if there is none; otherwise check that the archive is that of this data.
+
+        If the epoch of the manifest is one of the later `epochs`, the manifest gets the first one.
 
         Args:
-            namespace: The first part of every key.
-            partitions: How many there are.
-            epochs: The life of the data that is archived now, then the lives that it was restored from.
+            namespace: The namespace of the deployment.
+            partitions: The number of partitions.
+            epochs: The epoch of the data, then the epochs that it was restored from.
 
         Raises:
-            ArchiveError: it is the archive of other data.
+            ArchiveError: the archive is that of other data, or the manifest cannot be read or written.
         """
         found = self._read(f"{self._root}/{_MANIFEST}")
         ours = {"format": FORMAT, "namespace": namespace, "partitions": partitions, "epoch": epochs[0]}
@@ -106,48 +121,48 @@ class Store:
             differing = [name for name in ("format", "namespace", "partitions") if theirs.get(name) != ours[name]]
             if differing or theirs.get("epoch") not in epochs:
                 raise ArchiveError(
-                    f"{self.url} is the archive of other data ({', '.join(differing) or 'another epoch'} differs): "
-                    "entries of two would be counted as one. Name an empty folder in [archive] url"
+                    f"{self.url} is the archive of other data (different {', '.join(differing) or 'epoch'}): archiving "
+                    "there would mix both. Name an empty folder in [archive] url"
                 )
             if theirs["epoch"] == epochs[0]:
                 return
         self._write(f"{self._root}/{_MANIFEST}", msgspec.json.encode(ours))
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return whose archive this is; `None` where there is none."""
+        """Return the manifest (format, namespace, partitions and epoch); `None` if there is none."""
         found = self._read(f"{self._root}/{_MANIFEST}")
         return None if found is None else msgspec.json.decode(found)
 
     def put(self, partition: int, after: str, first: str, last: str, table: pa.Table) -> None:
-        """Write one file; at once, or not at all.
+        """Write one file atomically; do nothing if a file of the same name exists.
 
         Args:
-            partition: Its number.
-            after: The entry before the first: what readers tell a missing file by.
+            partition: The number of the partition.
+            after: The ID of the entry before the first, by which readers notice a missing file.
             first: The ID of the first entry.
             last: The ID of the last entry, of the same day.
             table: The rows.
 
         Raises:
-            ArchiveError: it could not be written; says why.
+            ArchiveError: the file could not be written; the message contains the reason.
         """
         path = f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet"
         if self._fs.get_file_info(path).type == fs.FileType.File:
-            return  # of a run that was killed before it could say so
+            return  # written by a run that was killed before it moved the group
         metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(metadata), sink, **_ENCODING)
         self._write(path, sink.getvalue())
 
     def newest(self, partition: int) -> File | None:
-        """Return the file with the latest entries of a partition."""
+        """Return the file with the latest entries of a partition, `None` if there is no file."""
         for day in reversed(self._days()):
             if files := self._files(day, partition):
                 return files[-1]
         return None
 
     def beginning(self, partition: int) -> StreamID | None:
-        """Return the ID of the entry before the first that is archived of a partition; `None` where none is.
+        """Return the ID before the first archived entry of a partition; `None` if no entry is archived.
 
         Raises:
             ArchiveError: the first file cannot be read.
@@ -163,16 +178,16 @@ class Store:
         return parse_id(_before_the_first(metadata, first))
 
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
-        """Yield the files that hold entries behind an ID, in order."""
+        """Yield the files of a partition that contain entries after an ID, in order."""
         for day in self._days():
             if day >= day_of(after):
                 yield from (file for file in self._files(day, partition) if file.last > after)
 
     def read(self, file: File) -> tuple[pa.Table, str]:
-        """Return a file's rows, and the ID of the entry before its first.
+        """Return the rows of a file, and the ID of the entry before its first one.
 
         Raises:
-            ArchiveError: it cannot be read.
+            ArchiveError: the file cannot be read, or has another format.
         """
         try:
             with self._fs.open_input_file(file.path) as source:
@@ -227,15 +242,15 @@ def _before_the_first(metadata: Mapping[bytes, bytes], file: File) -> str:
 
 
 def day_of(stream_id: StreamID) -> str:
-    """Return the UTC day of an entry, by its ID; of one behind every day, the last that there is."""
+    """Return the UTC day of an entry by its ID, as `2026-11-24`; at most the last day that Python knows."""
     day = min(stream_id[0] // _DAY_MS, _LAST_DAY)
     return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
 
 
 _LAST_DAY: Final = (dt.date.max - dt.date(1970, 1, 1)).days
 
-# Found by trying: 1.35 bytes an event on the Zipf load, where a dictionary of subjects takes 1.98. Sorted by subject
-# instead of by entry, the entries' numbers cost more than the subjects save (2.29).
+# Found by measuring: 1.35 bytes an event on the Zipf load; a dictionary of subjects takes 1.98. Sorting by subject
+# instead of by entry takes 2.29, because the numbers of the entries cost more than the subjects save.
 _ENCODING: Final[dict[str, Any]] = {
     "compression": "zstd",
     "compression_level": 6,
@@ -250,10 +265,10 @@ _ENCODING: Final[dict[str, Any]] = {
 
 
 def _write_whole(path: Path, content: Any) -> None:
-    """Write beside, flush to disk, rename: a crash leaves the old file, or the new one."""
+    """Write a temporary file, flush it to disk and rename it: a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.part"):
-        leftover.unlink(missing_ok=True)  # of a run that was killed in the middle
+        leftover.unlink(missing_ok=True)  # left by a run that was killed
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with beside.open("wb") as sink:
@@ -262,7 +277,7 @@ def _write_whole(path: Path, content: Any) -> None:
             os.fsync(sink.fileno())
         beside.replace(path)
     except FileNotFoundError:
-        if not path.exists():  # else another archivist of the same entries was faster
+        if not path.exists():  # else another archiver of the same entries was faster
             raise
     except OSError:
         with suppress(OSError):

@@ -1,1 +1,1 @@
-"""What counting costs: measured constants (`costs`), and the bytes that each rule of a metric keeps (`footprint`)."""
+"""States what counting costs: measured constants (`costs`), and the bytes that each rule keeps (`footprint`)."""

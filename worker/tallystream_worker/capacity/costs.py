@@ -1,7 +1,7 @@
-"""What counting costs, as measured: the constants from which a plan is made.
+"""Reads the measured costs of counting, from which `tallystream plan` calculates.
 
-`python -m benchmarks.costs` measures them on one machine and writes `costs.json` beside this module; `make bench` does
-so after a full run. Another machine has other figures, and `tallystream plan --costs FILE` takes them.
+`python -m benchmarks.costs` measures them on one machine and writes `costs.json` next to this module; `make bench` does
+so after a full run. Another machine has other figures: give them to `tallystream plan --costs FILE`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class ServerCosts(msgspec.Struct, frozen=True):
-    """Microseconds of the server's main thread.
+    """Microseconds of the server's main thread for each item.
 
     Attributes:
-        append_entry: An entry that a producer appends through the gate.
-        append_subject: Each subject in it.
-        entry: An entry that a worker reads, gates and acknowledges.
-        subject: Each subject in it.
-        total: An all-time counter in a batch.
-        window: A bucket's field in a batch.
-        board: A counter that is looked at for a leaderboard.
-        place: A counter that enters one, or moves in it.
-        limit: A limited subject in a batch.
+        append_entry: An entry that a producer appends through the sequence gate.
+        append_subject: A subject in such an entry.
+        entry: An entry that a worker reads, checks for pending and acknowledges.
+        subject: A subject in such an entry.
+        total: A total in a batch.
+        window: A subject of a bucket of a window in a batch.
+        board: A counter that is compared with the last place of a leaderboard.
+        place: A counter that enters a leaderboard, or moves in it.
+        limit: A subject with a limit in a batch.
         vote: A vote.
         unique: An actor that is added to a HyperLogLog.
     """
@@ -48,14 +48,14 @@ class ServerCosts(msgspec.Struct, frozen=True):
 
 
 class WorkerCosts(msgspec.Struct, frozen=True):
-    """Microseconds of a worker's processor time.
+    """Microseconds of a worker's processor time for each item.
 
     Attributes:
         entry: An entry that is read and folded.
-        subject: Each subject in it.
+        subject: A subject in such an entry.
         counter: A counter of a batch.
         single: An event with an actor.
-        fresh: More for one that is of a subject which the worker does not remember; 0 where `counter` has it in it.
+        fresh: Extra for a counter of a subject that is not in the worker's cache; 0 if `counter` includes it.
     """
 
     entry: float
@@ -66,26 +66,31 @@ class WorkerCosts(msgspec.Struct, frozen=True):
 
 
 class ProducerCosts(msgspec.Struct, frozen=True):
-    """Microseconds of an app's processor time: an entry that is flushed, and each event."""
+    """Microseconds of an application's processor time.
+
+    Attributes:
+        entry: For each entry that is flushed.
+        event: For each event.
+    """
 
     entry: float
     event: float
 
 
 class MemoryCosts(msgspec.Struct, frozen=True):
-    """Bytes of server memory, for subjects of 13 bytes.
+    """Bytes of server memory for each item, for subjects of 13 bytes.
 
     Attributes:
-        total: An all-time counter.
+        total: A total.
         field: A subject in a bucket of a window or limit.
-        votes: A subject that has votes, before the first.
-        vote: Each vote.
-        unique: The sketch of a subject in a bucket, with one actor; each further one `actor`, up to 12 KiB.
-        actor: See there.
+        votes: A subject that has votes, without the votes.
+        vote: A vote.
+        unique: The HyperLogLog of a subject in a bucket, with one actor.
+        actor: Each further actor in a HyperLogLog, up to 12 KiB in all.
         member: A place in a leaderboard.
-        entry: An entry of the log; each subject in it `subject`, each event with an actor `single`.
-        subject: See there.
-        single: See there.
+        entry: An entry in a stream, without its events.
+        subject: A subject in an entry.
+        single: An event with an actor in an entry.
     """
 
     total: float
@@ -101,19 +106,19 @@ class MemoryCosts(msgspec.Struct, frozen=True):
 
 
 class WireCosts(msgspec.Struct, frozen=True):
-    """Bytes over the network, and of the append-only file, which is also what each replica is sent.
+    """Bytes over the network and in the append-only file for each item; each replica gets as much as the file.
 
     Attributes:
         append_entry: From producers, an entry without its events.
-        append_subject: Each subject in it.
-        append_single: Each event with an actor.
-        read_entry: To workers, an entry without its events; these go out as they came in.
+        append_subject: From producers, a subject in an entry.
+        append_single: From producers, an event with an actor.
+        read_entry: To workers, an entry without its events; its events have the same bytes as from producers.
         apply_counter: From workers, a counter of a batch.
         apply_single: From workers, a vote or an actor.
-        log_entry: Of the append-only file, an entry without its events: appended, and acknowledged.
-        log_total: Of the append-only file, a counter.
-        log_window: Of the append-only file, a bucket's field.
-        log_single: Of the append-only file, a vote or an actor beside its counter.
+        log_entry: In the append-only file, an entry without its events: appended, and acknowledged.
+        log_total: In the append-only file, a total.
+        log_window: In the append-only file, a subject in a bucket.
+        log_single: In the append-only file, a vote or an actor, in addition to its counter.
     """
 
     append_entry: float
@@ -129,7 +134,17 @@ class WireCosts(msgspec.Struct, frozen=True):
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """All of it, and the machine and server it was measured on."""
+    """All measured costs.
+
+    Attributes:
+        machine: The machine on which they were measured.
+        software: The software that was measured.
+        server: Time of the server.
+        worker: Time of a worker.
+        producer: Time of an application.
+        memory: Memory of the server.
+        wire: Bytes over the network and in the append-only file.
+    """
 
     machine: str
     software: str
@@ -141,10 +156,10 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 def load_costs(file: Path | None = None) -> Costs:
-    """Read measured costs: those that came with this release, or those in `file`.
+    """Return the measured costs in `file`, or those of this release.
 
     Raises:
-        ConfigurationError: the file cannot be read, or does not hold what is needed.
+        ConfigurationError: the file cannot be read, or lacks a cost.
     """
     source = file or files(__package__) / "costs.json"
     try:

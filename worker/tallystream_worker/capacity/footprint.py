@@ -1,4 +1,4 @@
-"""What each rule of a metric keeps in the server's memory: known once, for `tallystream check` and `plan`."""
+"""Lists the server memory that each rule of a metric needs, for `tallystream check` and `tallystream plan`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import MemoryCosts
 
 SKETCH_BYTES: Final = 2.5 * 2**20
-"""Of a Count-Min Sketch in one partition, at most."""
+"""Maximum bytes of a Count-Min Sketch in one partition."""
 
 UNIQUE_BYTES: Final = 12_336
-"""Of a HyperLogLog that has more than some thousand actors: it grows no more."""
+"""Maximum bytes of a HyperLogLog; it has them from a few thousand actors on."""
 
 
 @dataclass(frozen=True)
 class MemoryPart:
-    """Something that a metric keeps.
+    """The memory of one rule of a metric.
 
     Attributes:
-        text: What it is, for people.
-        subject: Bytes for each subject that is active in the bucket.
-        actor: Bytes for each of a subject's actors in the bucket, up to `most` a subject.
-        partition: Bytes for each partition and bucket, however many subjects.
-        window: What one bucket spans, such as `hour` or `30d`; `None` where there is only one for all time.
-        kept: Seconds for which a bucket is kept behind its end; `None` for ever.
+        text: A description for people.
+        subject: Bytes for each subject that is active in a bucket.
+        actor: Bytes for each actor of a subject in a bucket.
+        most: Maximum bytes of all actors of a subject in a bucket.
+        partition: Bytes for each partition and bucket, independent of the number of subjects.
+        window: The length of a bucket, such as `hour` or `30d`; `None` if there is one bucket for all time.
+        kept: Seconds for which a bucket is kept after its end; `None` for always.
     """
 
     text: str
@@ -43,7 +44,7 @@ class MemoryPart:
 
 
 def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
-    """Yield what a metric keeps."""
+    """Yield the memory that each rule of a metric needs, at the given costs; some rules need none."""
     board = memory.member * board_length(metric.top)
     if not metric.exact:
         yield MemoryPart("sketch of 1 MiB for each partition, any number of subjects", partition=SKETCH_BYTES + board)

@@ -1,14 +1,14 @@
 #!lua
--- claim: agrees on which entries go into the next file of the archive, so that every archiver writes the same file.
+-- claim: fixes which entries go into the next file of the archive, so that every archiver writes the same file.
 --
 -- KEYS[1] stream   KEYS[2] archive (hash)
 -- ARGV[1] group   ARGV[2] the ID up to which everything is archived   ARGV[3] first   ARGV[4] last   ARGV[5] entries
 --
--- Returns {"claimed", first, last, entries}   the range that is being written: the caller's, or an earlier claim
---         {"moved"}                           the group's position is another now: the file has been written
--- Raises NOGROUP if the group is gone.
+-- Returns {"claimed", first, last, entries}   the range to write: the caller's, or that of an earlier claim
+--         {"moved"}                           the group's position has changed: the file has been written
+-- Raises NOGROUP if the group does not exist.
 --
--- Invariant: at most one range is open, it begins right after the group's position, and nothing of it is trimmed.
+-- Invariant: at most one range is open; it begins right after the group's position, and none of its entries is trimmed.
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 
