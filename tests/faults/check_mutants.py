@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from tests.faults.mutants import MUTANTS, Mutant, MutationError
 
 BUILD: Final = Path("build/mutants")
@@ -28,17 +30,19 @@ class Survived(Exception):
 
 
 def bite(mutant: Mutant, seed: int = 1) -> str:
-    """Make a mutant and run its rows of the fault suite against it; return the first failure of one of its checks.
+    """Make a mutant and run its rows of the fault suite, or its tests, against it; return the first failure.
 
     Raises:
         MutationError: an edit of the mutant does not apply.
-        Survived: no such check failed.
+        Survived: nothing failed, or another check than the mutant's.
     """
     folder = mutant.make(BUILD / mutant.name)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder.resolve()), "."])}
+    if mutant.tests:
+        return _bite_tests(mutant, environment)
     found = folder / "faults.json"
     command = [sys.executable, "-m", "tests.faults", "--rows", ",".join(map(str, mutant.rows)), "--seed", str(seed)]
     command += ["--seeds", str(SEEDS), "--stop", mutant.checks, "--json", str(found)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder.resolve()), "."])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if not found.exists():
         raise Survived(f"{mutant.name}: the suite did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -54,6 +58,16 @@ def bite(mutant: Mutant, seed: int = 1) -> str:
     raise Survived(
         f"{mutant.name}: not caught by {mutant.checks} in {report['summary']['scenarios']} scenarios; {told}"
     )
+
+
+def _bite_tests(mutant: Mutant, environment: dict[str, str]) -> str:
+    """Run the tests of a mutant; return the first failed assertion."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *mutant.tests]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("E ")]
+    if done.returncode != pytest.ExitCode.TESTS_FAILED or not failed:
+        raise Survived(f"{mutant.name}: its tests ended with status {done.returncode}:\n{done.stdout[-2000:]}")
+    return failed[0].removeprefix("E").strip()[:200]
 
 
 def main() -> int:

@@ -37,12 +37,14 @@ class Mutant:
         edits: The replacements that make it.
         rows: The smallest set of rows of the fault table that must catch it.
         checks: The letters of the checks that must fail; any other failure, such as one at start, does not count.
+        tests: Tests that must fail, instead of rows, for a defect that a test shows without chance.
     """
 
     name: str
     edits: tuple[Edit, ...]
-    rows: tuple[int, ...]
-    checks: str
+    rows: tuple[int, ...] = ()
+    checks: str = ""
+    tests: tuple[str, ...] = ()
 
     def make(self, folder: Path) -> Path:
         """Write the mutant into an emptied folder, and return the folder, which goes first on the import path.
@@ -65,6 +67,7 @@ class Mutant:
         return folder
 
 
+_LOOP: Final = "tests/integration/counting/test_loop.py"
 _APPLY: Final = "tallystream_worker/counting/lua/apply.lua"
 _APPEND: Final = "tallystream/storage/lua/append.lua"
 _ACKNOWLEDGE: Final = "call('XACK', stream, group, unpack(ids))\n"
@@ -243,5 +246,43 @@ MUTANTS: Final = (
         ),
         (21,),
         "B",
+    ),
+    Mutant(
+        "stale-batch-keeps-its-exclusions",
+        (
+            Edit(
+                "tallystream_worker/counting/loop.py",
+                "self._quarantine.batches(entries, conflicts=batch.conflicts + 1)",
+                "self._quarantine.batches(entries, batch.excluded, batch.conflicts + 1)",
+            ),
+        ),
+        tests=(f"{_LOOP}::test_a_stale_batch_is_tried_as_if_for_the_first_time",),
+    ),
+    Mutant(
+        "poison-before-the-others",
+        (
+            Edit(
+                "tallystream_worker/counting/quarantine.py",
+                "entries = sorted(entries, key=lambda entry: entry.id in self._suspects)",
+                "entries = list(entries)",
+            ),
+        ),
+        tests=(f"{_LOOP}::test_a_run_of_poison_entries_parks_none_of_the_good_ones",),
+    ),
+    Mutant(
+        "recovery-from-the-beginning",
+        (Edit("tallystream_worker/counting/fetch.py", "            self._recovered = found[-1].id\n", ""),),
+        tests=(f"{_LOOP}::test_a_poison_entry_does_not_hold_up_what_comes_after_an_outage",),
+    ),
+    Mutant(
+        "switch-taken-for-done",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_follower.py",
+                "        pool = self._make(found)",
+                "        self._deployment = found\n        pool = self._make(found)",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_supervisor.py::test_a_switch_that_fails_is_tried_again",),
     ),
 )

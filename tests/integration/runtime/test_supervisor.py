@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
+from unittest.mock import Mock
 
+import pytest
 import structlog
 from structlog.testing import LogCapture
 
 from tallystream import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
+from tallystream.storage.keys import FIRST_TOPIC
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.partition_follower import PartitionFollower
@@ -60,6 +64,35 @@ def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
         assert follower.stop(time.monotonic() + 10)
     client = server.client()
     assert not any(client.exists(keys.ledger) for keys in deployment.layout.keys)
+
+
+def test_a_switch_that_fails_is_tried_again(server):
+    """A worker that cannot start counting a new topic keeps counting the old one, and tries again at its next look."""
+    settings = Settings(redis=RedisSettings(url=server.url))
+    deployment = open_deployment(settings)
+    log = structlog.wrap_logger(None, processors=[LogCapture()])
+    started, failures = [], [RuntimeError("no threads left")]
+
+    class Pool(WorkerPool):
+        def start(self):
+            if self.layout.topic != FIRST_TOPIC and failures:
+                raise failures.pop()
+            started.append(self.layout.topic)
+            super().start()
+
+    follower = PartitionFollower(settings, deployment, log, lambda found: Pool(settings, found, log))
+    follower.pool.start()
+    try:
+        new = replace(deployment.layout, topic=FIRST_TOPIC + 1)
+        follower._deployment = stub = Mock(wraps=deployment, layout=deployment.layout)
+        stub.reload.side_effect = lambda _client: replace(deployment, layout=new)
+        with pytest.raises(RuntimeError, match="no threads left"):
+            follower.run_once()
+        assert (follower.pool.layout.topic, started) == (FIRST_TOPIC, [FIRST_TOPIC])
+        follower.run_once()
+        assert started == [FIRST_TOPIC, follower.pool.layout.topic] == [1, 2]
+    finally:
+        assert follower.stop(time.monotonic() + 10)
 
 
 def test_a_crew_counts_and_stops(server):
