@@ -1,1 +1,1 @@
-"""Reads counters: queries without I/O, and `Totals`, which runs them."""
+"""Reads counters: queries without I/O, and `Totals`, which sends them to the server."""

@@ -1,4 +1,4 @@
-"""Reads of what the rules hold of a subject: its limit, its votes, its unique actors."""
+"""Queries for the state of a subject's rules: its limit, its votes, its unique actors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,21 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 HLL_ERROR: Final = 0.0081
-"""The standard error of a HyperLogLog of 16,384 registers, as a share: 1.04 / sqrt(16384)."""
+"""The standard error of a HyperLogLog of 16,384 registers, as a share of the value: 1.04 / sqrt(16384)."""
 
 _MAX_SKETCHES: Final = 1000
 
 
 class Limit(Figure, frozen=True):
-    """A limit's bucket now: `used` counts what was asked, `remaining` what may still be.
+    """The current bucket of a subject's limit.
 
-    `reset_at` is the second at which the bucket ends, `null` where it never does (`per = "total"`).
+    Attributes:
+        metric: The metric.
+        subject: The subject.
+        limit: The number of events that count in each bucket.
+        used: The number of events that arrived in the bucket, rejected ones included.
+        remaining: The number of events that can still be accepted in the bucket.
+        reset_at: The second (since 1970) at which the bucket ends; `null` if it never ends (`per = "total"`).
     """
 
     metric: str
@@ -39,7 +45,15 @@ class Limit(Figure, frozen=True):
 
 
 class Votes(Figure, frozen=True):
-    """The standing votes of a subject: `score = up - down`."""
+    """The votes for a subject, one for each actor.
+
+    Attributes:
+        metric: The metric.
+        subject: The subject.
+        score: The sum of the votes, `up - down`.
+        up: The number of votes with the amount 1.
+        down: The number of votes with the amount -1.
+    """
 
     metric: str
     subject: str
@@ -49,7 +63,14 @@ class Votes(Figure, frozen=True):
 
 
 class Uniques(Figure, frozen=True):
-    """About how many different actors; `error` is the standard error, as a share of `value`."""
+    """An estimate of a subject's different actors; `error` is its standard error, as a share of `value`.
+
+    Attributes:
+        metric: The metric.
+        subject: The subject.
+        over: The window or the duration that was asked for.
+        value: The estimated number of different actors.
+    """
 
     metric: str
     subject: str
@@ -58,10 +79,10 @@ class Uniques(Figure, frozen=True):
 
 
 def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: float) -> Query[Limit]:
-    """Ask how much of a subject's limit is used in the bucket of second `now`.
+    """Return a query for how much of a subject's limit is used in the bucket of second `now`.
 
     Raises:
-        EventError: the metric has no limit.
+        EventError: the metric is not declared or has no limit, or `subject` is not valid.
     """
     rules.refuse_undeclared(metric)
     limit, per = rules.metric[metric].limit, rules.metric[metric].per
@@ -82,10 +103,10 @@ def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: fl
 
 
 def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Query[Votes]:
-    """Ask for the standing votes of a subject.
+    """Return a query for the votes for a subject.
 
     Raises:
-        EventError: the metric does not count once per actor.
+        EventError: the metric is not declared or does not count once per actor, or `subject` is not valid.
     """
     rules.refuse_undeclared(metric)
     if rules.metric[metric].once is None:
@@ -108,28 +129,28 @@ def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Quer
 def query_uniques(
     layout: Layout, rules: Rules, subject: str, metric: str, over: str | None, now: float
 ) -> Query[Uniques]:
-    """Ask for the different actors of a subject in the bucket of second `now`, or over a duration that ends there.
+    """Return a query for the different actors of a subject, in the current bucket or over a duration that ends now.
 
     Args:
-        layout: How many partitions there are.
+        layout: The partitions.
         rules: The declared metrics.
-        subject: Whose.
-        metric: One with `unique` declared.
-        over: `None` or the metric's `unique` window, such as `day`, for its bucket now; or a duration such as `7d`,
+        subject: The subject.
+        metric: A metric with `unique` declared.
+        over: `None` or the metric's `unique` window, such as `day`, for the current bucket; or a duration such as `7d`,
             rounded up to whole buckets.
-        now: Second at which to look.
+        now: The current time, in seconds since 1970.
 
     Raises:
-        EventError: the metric keeps no uniques, or the duration cannot be read or is too long.
+        EventError: the metric has no uniques, or the duration is not valid or too long.
     """
     rules.refuse_undeclared(metric)
     unique = rules.metric[metric].unique
     if unique is None:
-        raise EventError("metric", f'{metric} keeps no uniques: declare unique = "day" in [metric.{metric}]')
+        raise EventError("metric", f'{metric} has no uniques: declare unique = "day" in [metric.{metric}]')
     subject = check_text("subject", subject, MAX_SUBJECT_BYTES)
     span = over or unique
     if span in WINDOWS and span != unique:
-        raise EventError("over", f"{metric} keeps uniques by {unique}; ask for that, or for a duration such as 7d")
+        raise EventError("over", f"{metric} has uniques by {unique}: use that window, or a duration such as 7d")
     if span == unique:
         buckets = [bucket(unique, int(now) // MINUTE, rules.zone)]
     else:

@@ -1,4 +1,4 @@
-"""Reads of alerts: which are firing, for whom, and what waits to be delivered."""
+"""Queries for alerts: which ones fire, for which subjects, and how many notifications wait to be delivered."""
 
 from __future__ import annotations
 
@@ -18,15 +18,26 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 _SHOWN: Final = 1000
-"""Subjects of one alert and partition that are listed at most."""
+"""The most subjects that are listed for one alert in one partition."""
 
 
 MAX_SHOWN: Final = 1000
-"""The most firing alerts in one answer."""
+"""The most firing alerts in one page of `Alerts`."""
 
 
 class WatchedAlert(msgspec.Struct, frozen=True):
-    """A declared alert, and for how many subjects it is firing; `value` says what is compared with the bound."""
+    """A declared alert, and the number of subjects for which it fires.
+
+    Attributes:
+        alert: The name of the alert.
+        metric: The metric.
+        subject: The subject, or the pattern of subjects.
+        value: The value that is compared: a window, a duration, `rate` and a duration, or `total`.
+        above: The bound, if the alert fires above it.
+        below: The bound, if the alert fires below it.
+        clear: The value at which the alert ends.
+        firing: The number of subjects for which it fires.
+    """
 
     alert: str
     metric: str
@@ -39,7 +50,16 @@ class WatchedAlert(msgspec.Struct, frozen=True):
 
 
 class FiringAlert(msgspec.Struct, frozen=True):
-    """An alert that is firing since second `since`, when the value was `value`; `id` is its notification's."""
+    """An alert that fires for one subject.
+
+    Attributes:
+        alert: The name of the alert.
+        metric: The metric.
+        subject: The subject.
+        value: The value with which it began to fire.
+        since: The second (since 1970) at which it began to fire.
+        id: The ID of its notification.
+    """
 
     alert: str
     metric: str
@@ -50,9 +70,13 @@ class FiringAlert(msgspec.Struct, frozen=True):
 
 
 class Alerts(msgspec.Struct, frozen=True):
-    """Declared and firing alerts, the latest first; `more` tells whether there are others after these.
+    """The declared alerts, and one page of those that fire.
 
-    `undelivered` counts the notifications that no worker has taken yet.
+    Attributes:
+        alerts: The declared alerts.
+        firing: The alerts that fire, the latest first.
+        more: Whether there are others after these.
+        undelivered: The number of notifications that are not delivered yet.
     """
 
     alerts: list[WatchedAlert]
@@ -63,12 +87,12 @@ class Alerts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class FiringAlerts:
-    """What is firing now.
+    """The alerts that fire now.
 
     Attributes:
-        counts: By alert, for how many subjects.
-        fired: Those that were asked for, the latest first.
-        waiting: By stream, the notifications that nobody has taken yet.
+        counts: By name of the alert, the number of subjects for which it fires.
+        fired: The alerts that fire, the latest first; empty unless the query asked for them.
+        waiting: By stream of the partition, the number of notifications that are not delivered yet.
     """
 
     counts: Mapping[str, int]
@@ -77,7 +101,7 @@ class FiringAlerts:
 
 
 def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: int) -> Query[Alerts]:
-    """Ask for the declared alerts, and for `n` of those that fire in second `now`, after the first `offset`.
+    """Return a query for the declared alerts, and for `n` of those that fire in second `now`, after `offset` others.
 
     Raises:
         EventError: `n` is not 0 to 1,000, or `offset` is negative.
@@ -109,7 +133,10 @@ def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: i
 
 
 def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = False) -> Query[FiringAlerts]:
-    """Ask which alerts fire in second `now`; `listed` asks for the subjects as well."""
+    """Return a query for the number of subjects for which each alert fires in second `now`.
+
+    If `listed` is true, the answer also has the subjects, at most 1,000 for each alert and partition.
+    """
     commands: list[Command] = []
     for keys in layout.keys if rules.alert else ():
         commands.append(("XLEN", keys.outbox))

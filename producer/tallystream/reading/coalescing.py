@@ -1,8 +1,7 @@
-"""Reads that come at the same time, asked in one pipeline: as many as there are callers, for the price of one.
+"""Sends the queries of concurrent callers in one pipeline, so that many reads cost little more than one.
 
-What several ask for is asked once. Positions are asked before values here as everywhere, so a value is complete up to
-its position, or further: a command stands where it was first asked for, and each query that shares it asks for the
-position of a partition before any value of it.
+A command that several queries contain is sent once, at its first place. Each query has the position of a partition
+before any value of it, so the merged pipeline has, too: a value is complete up to its position, or further.
 """
 
 from __future__ import annotations
@@ -16,29 +15,37 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 _AT_ONCE: Final = 2
-"""Pipelines on their way: while one is, the callers of the next gather."""
+"""The most pipelines in flight; meanwhile, the queries of the next pipeline gather."""
 
 _MOST: Final = 256
-"""Queries in one pipeline: it must not hold the server for long."""
+"""The most queries in one pipeline: a longer one would block the server for too long."""
 
 Waiting = tuple[Query[Any], "asyncio.Future[Any]"]
+"""A query that waits to be sent, and the future of its answer."""
 
 
 class ReadCoalescer:
-    """Asks queries for counters together; for one event loop.
+    """Merges the queries of concurrent callers, and sends them in one pipeline; for one event loop.
 
     Args:
-        ask: Asks one query.
+        ask: Sends one query, and returns its replies.
     """
 
     def __init__(self, ask: Callable[[Query[list[Any]]], Awaitable[list[Any]]]) -> None:
         self._ask = ask
         self._waiting: list[Waiting] = []
         self._working = 0
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop alone would let go of them
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop has only weak references to tasks
 
     async def run(self, query: Query[Answer]) -> Answer:
-        """Return the answer to a query for counters, such as `query_counters` makes."""
+        """Send a query together with the others that wait, and return its answer.
+
+        Args:
+            query: A query for counters, such as `query_counters` returns; its `parse` must not return another query.
+
+        Raises:
+            redis.RedisError: the server cannot be read.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((query, answer))
@@ -53,7 +60,7 @@ class ReadCoalescer:
         try:
             await self._ask_all()
         finally:
-            # In the same step in which nothing was waiting: who comes later finds that nobody is at work.
+            # No other task runs between the last check for waiting queries and this line, so no query is forgotten.
             self._working -= 1
 
     async def _ask_all(self) -> None:
@@ -74,11 +81,15 @@ class ReadCoalescer:
 
 
 CommandPlace = tuple[int, int, int]
-"""Where a command's reply is: the number of the merged command, and from which to which of its values; -1 is all."""
+"""The place of a reply: the number of the merged command, and the first and last (excluded) of its values; -1: all."""
 
 
 def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[list[CommandPlace]]]:
-    """Return the commands of several queries without repeats, one MGET for each partition, and each query's places."""
+    """Merge the commands of several queries: each command once, and one MGET for each partition.
+
+    Returns:
+        The merged commands, and for each query the place of the reply to each of its commands.
+    """
     numbers: dict[Any, int] = {}
     merged: list[Command] = []
     keys: dict[int, list[Any]] = {}
@@ -113,12 +124,12 @@ def _reply(replies: list[Any], place: CommandPlace) -> Any:
 
 
 def _settle(answer: asyncio.Future[Answer], query: Query[Answer], replies: list[Any]) -> None:
-    if answer.done():  # its caller has gone
+    if answer.done():  # its caller was cancelled
         return
     try:
         found = query.parse(replies)
-        assert not isinstance(found, Query)  # noqa: S101  # counters are one question
-    except Exception as error:  # noqa: BLE001  # it is raised where the caller waits
+        assert not isinstance(found, Query)  # noqa: S101  # counters need only one query
+    except Exception as error:  # noqa: BLE001  # it is raised in the caller that waits
         answer.set_exception(error)
     else:
         answer.set_result(found)

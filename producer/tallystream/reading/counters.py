@@ -1,4 +1,4 @@
-"""Reads of counters: the totals of subjects by metric, and the ratios of them."""
+"""Queries for counters: the totals of subjects by metric, and their ratios."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 Counter = tuple[str, str]
-"""A subject and a metric of it."""
+"""A subject and a metric: they identify one total."""
 
 
 class CounterTotal(Figure, frozen=True):
-    """The total of one counter."""
+    """The total of one counter.
+
+    Attributes:
+        subject: The subject, in its normal form.
+        metric: The metric.
+        value: The total.
+    """
 
     subject: str
     metric: str
@@ -32,7 +38,13 @@ class CounterTotal(Figure, frozen=True):
 
 
 class CounterValue(msgspec.Struct, frozen=True):
-    """One of many counters."""
+    """One counter of a `CounterTotals`.
+
+    Attributes:
+        subject: The subject, in its normal form.
+        metric: The metric.
+        value: The total.
+    """
 
     subject: str
     metric: str
@@ -40,9 +52,11 @@ class CounterValue(msgspec.Struct, frozen=True):
 
 
 class CounterTotals(Figure, frozen=True):
-    """Many counters; `positions` has `as_of` by the names of the streams that they are counted from.
+    """The totals of many counters; `error` is the largest error of all of them.
 
-    `error` is that of the worst of them.
+    Attributes:
+        counters: The counters, in the order in which they were asked for.
+        positions: By name of the stream that counters are counted from, its `as_of`.
     """
 
     counters: list[CounterValue]
@@ -50,12 +64,18 @@ class CounterTotals(Figure, frozen=True):
 
     @property
     def values(self) -> dict[Counter, int]:
-        """The values by subject and metric."""
+        """By subject and metric, the total."""
         return {(each.subject, each.metric): each.value for each in self.counters}
 
 
 class SubjectTotals(Figure, frozen=True):
-    """Every declared metric and ratio of a subject; `error` is that of the worst of the counters."""
+    """The totals of one subject, and their ratios; `error` is the largest error of the totals.
+
+    Attributes:
+        subject: The subject, in its normal form.
+        counters: By metric, the total.
+        ratios: By name of the ratio, its value.
+    """
 
     subject: str
     counters: dict[str, int]
@@ -63,12 +83,12 @@ class SubjectTotals(Figure, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """Values, and how good each of them is.
+    """Totals with the error of each, and the positions of their partitions.
 
     Attributes:
-        values: What was asked for, in the order asked, 0 where nothing was counted.
-        positions: By partition number, how far counting had come when the values were read, or less far.
-        errors: By how much a value may be too high, for those that are not exact.
+        values: By counter, its total, in the order in which they were asked for; 0 if nothing was counted.
+        positions: By partition number, a position that the values are complete up to.
+        errors: By counter, by how much its value may be too high; only for estimates.
     """
 
     values: dict[Counter, int]
@@ -77,24 +97,24 @@ class Reading(msgspec.Struct, frozen=True):
 
     @property
     def lag(self) -> int | None:
-        """Entries of these partitions that are not in the values yet; `None` if the server cannot tell."""
+        """The number of entries of these partitions that are not in the values yet; `None` if it is not known."""
         return lag_of(list(self.positions.values()))
 
     @property
     def as_of(self) -> str:
-        """Stream ID up to which everything is in the values."""
+        """The stream ID up to which every entry is in the values."""
         return as_of(list(self.positions.values()))
 
     def error(self, counter: Counter | None = None) -> int:
-        """Return by how much a value (or the worst of them) may be too high: 0 when exact."""
+        """Return by how much the value of `counter` may be too high, 0 if it is exact; `None`: the largest error."""
         return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
 
 
 def query_total(layout: Layout, rules: Rules | None, subject: str, metric: str) -> Query[CounterTotal]:
-    """Ask for one total; see `query_counters`.
+    """Return a query for one total; see `query_counters`.
 
     Raises:
-        EventError: a subject or a metric that cannot exist, or a metric that is not declared.
+        EventError: the subject or the metric is not valid, or `rules` are given and do not declare the metric.
     """
     _refuse_undeclared(rules, [metric])
 
@@ -106,10 +126,10 @@ def query_total(layout: Layout, rules: Rules | None, subject: str, metric: str) 
 
 
 def query_totals(layout: Layout, rules: Rules | None, counters: Iterable[Counter]) -> Query[CounterTotals]:
-    """Ask for many totals, each once, in the order asked; see `query_counters`.
+    """Return a query for many totals, each once, in the given order; see `query_counters`.
 
     Raises:
-        EventError: a subject or a metric that cannot exist, or a metric that is not declared.
+        EventError: a subject or a metric is not valid, or `rules` are given and do not declare a metric.
     """
     wanted = list(counters)
     _refuse_undeclared(rules, dict.fromkeys(metric for _, metric in wanted))
@@ -127,16 +147,16 @@ def query_totals(layout: Layout, rules: Rules | None, counters: Iterable[Counter
 def query_subject(
     layout: Layout, rules: Rules, subject: str, metrics: Iterable[str] | None = None
 ) -> Query[SubjectTotals]:
-    """Ask for the totals of a subject, and for the ratios of them.
+    """Return a query for the totals of a subject, and their ratios.
 
     Args:
-        layout: How many partitions there are.
-        rules: The declared metrics.
-        subject: Whose.
-        metrics: Which; `None` for every declared one. A ratio is left out unless all its metrics are asked for.
+        layout: The partitions.
+        rules: The declared metrics and ratios.
+        subject: The subject.
+        metrics: The metrics to read; `None` for every declared one. A ratio is included if all its metrics are read.
 
     Raises:
-        EventError: a subject or a metric that cannot exist, or a metric that is not declared.
+        EventError: the subject is not valid, or a metric is not declared.
     """
     names = sorted(rules.metric) if metrics is None else list(dict.fromkeys(metrics))
     _refuse_undeclared(rules, names)
@@ -153,13 +173,13 @@ def query_subject(
 
 
 def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
-    """Ask for counters, each a subject and a metric.
+    """Return a query for the totals of several counters, with their errors and positions.
 
-    With `rules`, a floor is applied to what is shown, what has no counter of its own is read from its sketch, and what
-    is spread is the sum over all partitions.
+    With `rules`, a total below its metric's floor is shown as the floor, a counter without a key is estimated from its
+    sketch, and the total of a spread metric is the sum over all partitions.
 
     Raises:
-        EventError: a subject or a metric that cannot exist.
+        EventError: a subject or a metric is not valid.
     """
     by_partition: dict[int, list[Counter]] = defaultdict(list)
     asked: dict[Counter, int] = {}
@@ -203,13 +223,16 @@ def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | N
 
 
 def floored(rules: Rules | None, metric: str, value: int) -> int:
-    """Return a value as it is shown: never below the metric's floor. What is stored stays the true sum."""
+    """Return the value to show: `value`, or the metric's floor if that is larger. The stored sum does not change."""
     floor = rules.metric[metric].floor if rules is not None and metric in rules.metric else None
     return value if floor is None else max(floor, value)
 
 
 def ratios(rules: Rules, values: Mapping[str, int]) -> dict[str, float]:
-    """Return the declared ratios of a subject's values by metric; 0 where the denominator is 0."""
+    """Return the declared ratios by name, from the values of a subject by metric; 0 if the denominator is 0.
+
+    A metric that is missing in `values` counts as 0.
+    """
     found = {}
     for name, ratio in rules.ratio.items():
         below = sum(values.get(metric, 0) for metric in ratio.by)

@@ -1,4 +1,4 @@
-"""What is stored here, as readers see it: read without a right to write, and remembered for a moment."""
+"""Reads the deployment for readers, which may have no right to write, and caches it for a second."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from tallystream.storage.deployment_hash import live_topic
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_TOPIC, Layout
 
 DEPLOYMENT_AGE: Final = 1.0
-"""Seconds after which it is read again what is stored: which generation is live, and which rules are published.
+"""Seconds after which the deployment is read again: its live generation and its published rules.
 
-After a rebuild's switch, a reader goes on for as long with the generation before, complete up to its position.
+After a rebuild switches, a reader still uses the previous generation for this time; it is complete up to its position.
 """
 
 
 def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
-    """Ask what is stored here.
+    """Return a query for the deployment in a namespace.
 
-    Before anything is stored, the answer has the partitions that are expected or usual (see `is_stored`).
+    Before anything is stored, the answer has `partitions` partitions (4 if that is `None`), and `is_stored` is false.
 
     Raises:
-        ConfigurationError: what is stored disagrees with `partitions` or with this release's layout.
+        ConfigurationError: the stored number of partitions is not `partitions`, or the stored layout version is not
+            that of this release; raised by the query's `parse`.
     """
     unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace))
 
@@ -48,7 +49,7 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
 
 
 def query_live(deployment: Deployment) -> Query[Deployment]:
-    """Ask which generation is live in each partition."""
+    """Return a query for the same deployment with the generation that is live in each partition."""
 
     def parse(replies: list[Any]) -> Deployment:
         return deployment.with_live([raise_on_error(reply) for reply in replies])
@@ -57,22 +58,25 @@ def query_live(deployment: Deployment) -> Query[Deployment]:
 
 
 class DeploymentCache:
-    """The `Deployment` that was last read, while it may still be used."""
+    """Keeps the last `Deployment` that was read, for `DEPLOYMENT_AGE` seconds."""
 
     def __init__(self) -> None:
         self._deployment: Deployment | None = None
         self._until = 0.0
 
     def get(self) -> Deployment | None:
-        """Return it, or `None` where it must be read."""
+        """Return the cached deployment, or `None` if there is none or it is too old."""
         return self._deployment if time.monotonic() < self._until else None
 
     def expected(self, partitions: int | None) -> int | None:
-        """Return the number to check against: none once it was checked, since a live system may be moved to another."""
+        """Return the number of partitions that the next read must find: `partitions`, or `None` for any number.
+
+        It is `None` once a deployment is cached, because a repartition of a live system may change the number.
+        """
         return partitions if self._deployment is None else None
 
     def put(self, deployment: Deployment) -> Deployment:
-        """Keep it, unless it still lacks the rules: these come the moment that a worker starts."""
+        """Cache a deployment and return it; without rules, do not cache it, because a worker may publish them soon."""
         if deployment.declared is not None:
             self._deployment = deployment
             self._until = time.monotonic() + DEPLOYMENT_AGE

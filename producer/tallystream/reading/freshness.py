@@ -1,6 +1,6 @@
-"""How fresh an answer is, and how to wait for one that is fresh enough.
+"""Freshness: how complete an answer is, and a barrier that waits until it is complete enough.
 
-Every query asks for positions first and values after: the values are complete up to the position, or further.
+Every query reads positions first and values after them: so the values are complete up to the position, or further.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from tallystream.reading.query import Answer, Command
 
 POLL: Final = (0.003, 0.05)
-"""Seconds between the first polls while waiting for a position, and at most: many readers may be waiting."""
+"""Seconds between two polls for a position: at first, and at most. It grows because many readers may be waiting."""
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure: complete up to the stream ID `as_of`, but for `lag` entries (`null`: not known).
+    """Base of every answer with figures: states how complete and how exact they are.
 
-    `error` is by how much it may be off: 0 when it is exact. It leaves out what `seen = "bloom"`, an approximation,
-    takes for copies: with 400,000 ids in a filter, 1 new event in 6,600.
+    Attributes:
+        as_of: The stream ID up to which every entry is in the figures.
+        lag: The number of entries that are not in the figures yet; `null` if it is not known.
+        error: By how much a figure may be wrong; 0 if all are exact. It does not include events that the Bloom filter
+            of `seen = "bloom"` takes for duplicates: with 400,000 ids in it, 1 new event in 6,600.
     """
 
     as_of: str
@@ -38,7 +41,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Freshness(TypedDict):
-    """The fields of a `Figure`."""
+    """The fields of a `Figure`, as keyword arguments."""
 
     as_of: str
     lag: int | None
@@ -46,29 +49,29 @@ class Freshness(TypedDict):
 
 
 def freshness(positions: Sequence[CountingPosition], error: float = 0) -> Freshness:
-    """Return the fields of a figure that was read at these positions."""
+    """Return the fields of a figure that was read from partitions with these positions, and has this error."""
     return {"as_of": as_of(positions), "lag": lag_of(positions), "error": error}
 
 
 def lag_of(positions: Sequence[CountingPosition]) -> int | None:
-    """Return the entries that are not counted yet in several partitions; `None` if the server cannot tell."""
+    """Return the sum of the lags of several partitions, in entries; `None` if one of them is not known."""
     lags = [position.lag for position in positions]
     return None if None in lags else sum(lag for lag in lags if lag is not None)
 
 
 def as_of(positions: Sequence[CountingPosition]) -> str:
-    """Return the stream ID up to which several partitions are all complete."""
+    """Return the smallest `as_of` of several partitions: the stream ID up to which all of them are counted."""
     if len(positions) == 1:
         return positions[0].as_of
     return min((position.as_of for position in positions), key=parse_id, default="0-0")
 
 
 class ReadBarrier:
-    """Makes a reader wait until everything up to a stream ID is counted, in the partitions that it reads.
+    """A read barrier: lets a reader wait until everything up to a stream ID is counted in the partitions that it reads.
 
     Args:
-        after: The stream ID; `None` waits for nothing.
-        timeout: Seconds to wait.
+        after: The stream ID to wait for; `None` means that there is nothing to wait for.
+        timeout: The most seconds to wait.
 
     Raises:
         EventError: `after` is not a stream ID.
@@ -86,10 +89,10 @@ class ReadBarrier:
         self._pause, self._longest = POLL
 
     def guard(self, query: Query[Answer]) -> Query[Answer | None]:
-        """Return the same query, with the answer `None` while its partitions have not come far enough.
+        """Return the same query, but with the answer `None` until its partitions are counted far enough.
 
         Raises:
-            FlushTimeout: they have not, and the time is up; raised by the query's `parse`.
+            FlushTimeout: the timeout has passed before that; raised by the query's `parse`.
         """
         if self._after is None:
             return query  # type: ignore[return-value]  # an answer is an answer or None
@@ -100,10 +103,10 @@ class ReadBarrier:
         return Query(query.commands, parse, query.atomic)
 
     def ends(self, positions: Sequence[CountingPosition]) -> bool:
-        """Tell whether every partition has counted the entry, or has nothing left to count.
+        """Return whether the wait is over: every partition is counted up to the stream ID, or has no lag.
 
         Raises:
-            FlushTimeout: one has not, and the time is up.
+            FlushTimeout: the wait is not over, and the timeout has passed.
         """
         if self._after is None:
             return True
@@ -115,14 +118,14 @@ class ReadBarrier:
         return False
 
     def pause(self) -> float:
-        """Return the seconds to let pass before the next poll: more from poll to poll."""
+        """Return the seconds to wait before the next poll: longer from poll to poll, but not beyond the timeout."""
         pause = min(self._pause, max(0.0, self._deadline - time.monotonic()))
         self._pause = min(self._longest, self._pause * 1.5)
         return pause
 
 
 def positions_among(commands: Sequence[Command], replies: Sequence[Any]) -> list[CountingPosition]:
-    """Return the positions that a query's replies tell of: those to each pair of `position_commands`."""
+    """Return the counting positions among a query's replies, one for each pair of `position_commands` in it."""
     return [
         parse_position([replies[place - 1], replies[place]], command[2])
         for place, command in enumerate(commands)

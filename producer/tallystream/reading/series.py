@@ -139,7 +139,7 @@ def declared_window(rules: Rules, metric: str, window: str) -> Window:
         if name == window:
             return name
     kept = ", ".join(declared) or "none"
-    raise EventError("window", f"{window[:32]!r} is not kept for {metric}; kept are: {kept}")
+    raise EventError("window", f"{window[:32]!r} is not a window of {metric}; its windows are: {kept}")
 
 
 def _query_buckets(

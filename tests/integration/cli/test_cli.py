@@ -120,7 +120,7 @@ def test_windows(shell):
     assert rolling["buckets"] >= 7
     assert "--window and --over read a single metric" in shell("get", "a", "--window", "hour", status=2).stderr
     refused = shell("get", "a", "view", "--window", "week", status=2).stderr
-    assert "'week' is not kept for view; kept are: hour, day, month" in refused
+    assert "'week' is not a window of view; its windows are: hour, day, month" in refused
 
 
 def test_top(shell):

@@ -193,8 +193,8 @@ def test_a_rolling_top_states_what_it_cannot_know(harness, ask):
 @pytest.mark.parametrize(
     ("query", "arguments", "field", "message"),
     [
-        (query_series, (SUBJECT, "view", "week", 3), "window", "is not kept for view; kept are: hour, day, month"),
-        (query_series, (SUBJECT, "plain", "day", 3), "window", "kept are: none"),
+        (query_series, (SUBJECT, "view", "week", 3), "window", "not a window of view; its windows are: hour, day, month"),
+        (query_series, (SUBJECT, "plain", "day", 3), "window", "its windows are: none"),
         (query_series, (SUBJECT, "view", "hour", 1001), "last", "must be 1 to 1,000 buckets, not 1,001"),
         (query_series, (SUBJECT, "view", "hour", 0), "last", "must be 1 to 1,000 buckets, not 0"),
         (query_series, (SUBJECT, "veiw", "hour", 1), "metric", "veiw is not declared"),
@@ -219,7 +219,7 @@ def test_questions_that_cannot_be_answered(ask, query, arguments, field, message
         (("plain", 1, None), "metric", "plain has no leaderboard: declare top = 100"),
         (("view", 6, None), "n", "must be 1 to 5, the length of view's leaderboard, not 6"),
         (("view", 0, None), "n", "must be 1 to 5"),
-        (("view", 5, "minute"), "window", "'minute' is not kept for view"),
+        (("view", 5, "minute"), "window", "'minute' is not a window of view"),
         (("view", 5, "long"), "over", "'long' is not a duration"),
     ],
 )

@@ -233,8 +233,8 @@ def test_uniques_are_an_estimate_with_its_error(harness: Harness, http: httpx.Cl
 @pytest.mark.parametrize(
     ("path", "status", "field", "limit"),
     [
-        ("/v1/counters/a/view?window=month", 400, "window", "kept are: hour, day"),
-        ("/v1/counters/a/clap?window=day", 400, "window", "kept are: none"),
+        ("/v1/counters/a/view?window=month", 400, "window", "its windows are: hour, day"),
+        ("/v1/counters/a/clap?window=day", 400, "window", "its windows are: none"),
         ("/v1/counters/a/share?window=day", 404, "metric", "share is not declared"),
         ("/v1/counters/a/view?window=day&last=0", 400, "last", "1 to 1,000"),
         ("/v1/counters/a/view?window=day&last=1001", 400, "last", "1 to 1,000"),
@@ -250,7 +250,7 @@ def test_uniques_are_an_estimate_with_its_error(harness: Harness, http: httpx.Cl
         ("/v1/top/view?offset=100", 400, "offset", "0 to 99"),
         ("/v1/top/view?offset=-1", 400, "offset", "0 to 99"),
         ("/v1/top/view?window=week", 400, "over", "400d"),
-        ("/v1/top/view?window=month", 400, "window", "kept are: hour, day"),
+        ("/v1/top/view?window=month", 400, "window", "its windows are: hour, day"),
         ("/v1/top/share", 404, "metric", "share is not declared"),
         ("/v1/top/View", 400, "metric", "a-z"),
         ("/v1/top/clap", 400, "metric", "clap has no leaderboard"),
@@ -260,7 +260,7 @@ def test_uniques_are_an_estimate_with_its_error(harness: Harness, http: httpx.Cl
         ("/v1/votes/share/a", 404, "metric", "share is not declared"),
         ("/v1/votes/clap/a", 400, "metric", "clap has no votes"),
         ("/v1/uniques/share/a", 404, "metric", "share is not declared"),
-        ("/v1/uniques/clap/a", 400, "metric", "clap keeps no uniques"),
+        ("/v1/uniques/clap/a", 400, "metric", "clap has no uniques"),
         ("/v1/uniques/view/a?over=hour", 400, "over", "uniques by day"),
         ("/v1/uniques/view/a?over=x", 400, "over", "400d"),
         ("/v1/uniques/view/a?over=9999999d", 400, "over", "4000d"),
