@@ -1,4 +1,4 @@
-"""Reads of leaderboards: the subjects with the most, of all time, of one bucket, or of a range."""
+"""Queries for leaderboards: the subjects with the largest totals, or the largest sums in a bucket or a range."""
 
 from __future__ import annotations
 
@@ -28,25 +28,36 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout, PartitionKeys
 
 Rank = tuple[str, int]
-"""A subject and its value."""
+"""A subject and its value in a leaderboard."""
 
 
 PLACES: Final = 10
-"""The places of a leaderboard that are read where none are asked for, or all where it is shorter."""
+"""The number of places that are read if the caller does not ask for a number; all places of a shorter leaderboard."""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One place of a leaderboard."""
+    """One place of a leaderboard.
+
+    Attributes:
+        subject: The subject.
+        value: Its total, or its sum in the bucket or the range.
+    """
 
     subject: str
     value: int
 
 
 class Leaderboard(Figure, frozen=True):
-    """The subjects with the most, largest first; equal ones by name, last first.
+    """The subjects with the largest values, largest first; subjects with equal values in descending order of name.
 
-    `error` is by how much a value may be off, and by how much a subject that is not listed may deserve to be. `next`
-    is the `offset` of the places after these, `null` at the end of the leaderboard.
+    `error` is the most by which a value may be wrong, and by which the value of a subject that is not listed may be
+    larger than the last value listed.
+
+    Attributes:
+        metric: The metric.
+        window: The window or the duration that was asked for; `all` for all time.
+        top: The places.
+        next: The `offset` of the places after these; `null` at the end of the leaderboard.
     """
 
     metric: str
@@ -56,13 +67,13 @@ class Leaderboard(Figure, frozen=True):
 
     @property
     def places(self) -> list[Rank]:
-        """Subjects and values, in order."""
+        """The subjects and their values, in the order of the leaderboard."""
         return [(place.subject, place.value) for place in self.top]
 
 
 @dataclass(frozen=True)
 class _Ranked:
-    """The subjects with the most, how far counting had come in each partition, and the error."""
+    """The first places of a leaderboard, the counting position of each partition, and the error."""
 
     places: list[Rank]
     positions: Sequence[CountingPosition]
@@ -79,19 +90,20 @@ def query_top(
     offset: int = 0,
     now: float,
 ) -> Query[Leaderboard]:
-    """Ask for the `n` subjects with the most, after the first `offset` of them.
+    """Return a query for the `n` subjects with the largest values, after the first `offset` of them.
 
     Args:
-        layout: How many partitions there are.
+        layout: The partitions.
         rules: The declared metrics.
-        metric: One with `top` declared.
-        n: At most that many; `None` for 10, or for all that the metric keeps if these are fewer.
-        window: `None` for all time; a window such as `day` for its bucket now; or a duration such as `7d`.
-        offset: How many places to leave out. Between two pages counting goes on, and subjects change places.
-        now: Second at which the window or the range is looked at.
+        metric: A metric with `top` declared.
+        n: The most places to return; `None` for 10, or for all places of a shorter leaderboard.
+        window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d`.
+        offset: How many places to skip. Counting continues between two pages, so subjects may change places.
+        now: The current time, in seconds since 1970.
 
     Raises:
-        EventError: the metric has no leaderboard, or not so long a one, or not this window.
+        EventError: the metric is not declared, has no leaderboard or not this window, or `n` or `offset` is beyond the
+            length of the leaderboard.
     """
     rules.refuse_undeclared(metric)
     top = rules.metric[metric].top
@@ -136,7 +148,7 @@ def _query_ranked(layout: Layout, rules: Rules, metric: str, n: int, window: str
 def _board(
     layout: Layout, rules: Rules, metric: str, n: int, key: Callable[[PartitionKeys], str], *, exact: bool
 ) -> Query[_Ranked]:
-    """Read one leaderboard from every partition; the subjects of all partitions are disjoint."""
+    """Return a query that merges one leaderboard of every partition; no subject is in two partitions."""
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []
     for keys in layout.keys:
@@ -154,7 +166,7 @@ def _board(
             shrunk, sketched = (int(value or 0) for value in raise_on_error(replies[first + 3]))
             places += board
             if shrunk and len(board) >= cap:
-                # Some sank while the list was full: one that had been cut may belong above the last by now.
+                # A value sank while the leaderboard was full: a subject cut off earlier may now exceed the last value.
                 error = max(error, abs(board[n - 1][1] - board[-1][1]) + 1 if len(board) >= n else 0)
             if sketched or not exact:
                 error = max(error, bound(sketched))
@@ -168,10 +180,10 @@ def _board(
 def _rolling(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]]
 ) -> Query[_Ranked]:
-    """Sum the candidates of each bucket's leaderboard over all buckets.
+    """Return a query that sums the subjects of each bucket's leaderboard over all buckets of a range.
 
-    A subject in none of the boards has at most the sum of their last values, where they are full: what the n-th
-    has more than that is certain (Fagin's threshold argument). What it has less is stated as the error.
+    A subject in none of these leaderboards has at most the sum of the last values of the full ones (the threshold
+    argument of Fagin). If the n-th sum is smaller than that, the difference is the error.
     """
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []
@@ -195,7 +207,7 @@ def _rolling(
                 board = _pairs(raise_on_error(reply))
                 subjects.update((subject.decode(), None) for subject, _ in board)
                 beyond += int(board[-1][1]) if len(board) >= cap else 0
-            # What is kept in a sketch has no buckets: all of it may lie in the range.
+            # A subject in a sketch has no buckets: all its events may be in the range.
             unseen = max(unseen, beyond, int(raise_on_error(part[-1]) or 0))
             if subjects:
                 asked.append((keys, list(subjects)))
@@ -225,7 +237,10 @@ def _rolling(
 def _spread(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]] | None
 ) -> Query[_Ranked]:
-    """Sum a spread metric's leaderboards over all partitions, and over all buckets; `None`: of all time."""
+    """Return a query that sums the leaderboards of a spread metric over all partitions.
+
+    The values are the sums over the buckets `covering`, or the totals if it is `None`.
+    """
     cap = board_length(rules.metric[metric].top)
     sources: list[tuple[str, Callable[[Sequence[str]], Command]]] = []
     commands: list[Command] = []
@@ -251,7 +266,7 @@ def _spread(
                 scores = {subject.decode(): int(score) for subject, score in _pairs(raise_on_error(next(answers)))}
                 unseen = 0
                 if len(scores) >= cap:
-                    # Where some sank while it was full, one that had been cut may belong above the last by now.
+                    # If a value sank while the leaderboard was full, a subject cut off earlier may exceed the last one.
                     unseen = list(scores.values())[n - 1] + 1 if has_shrunk else min(scores.values())
                 boards.append(Board(scores, max(0, unseen), next(lookups)[1]))
         found = merge_top_k(boards, n)

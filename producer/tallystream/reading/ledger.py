@@ -1,14 +1,18 @@
-"""The books: what became of every event, and whether that adds up.
+"""The ledger: the outcome of every event, and whether the sums agree.
 
-The ledger of a partition is a hash: `appended`, and for each outcome `<outcome>` or `<outcome>:<rule>`, in all and
-again with `@<metric>` behind it; `total@<metric>` is the sum of the amounts that were counted. `entries:gated` are
-the entries that came with their events in `appended`; `entries:settled` those that something became of, `entries:plain`
-those of them that no gate had counted; `entries:retired` what retention removed, `entries:removed` what others did: by
-these the worker tells what vanished before it was counted.
+The ledger of a partition is a hash of events: `appended`, and for each outcome `<outcome>` or `<outcome>:<rule>`. Each
+of these fields is there for all metrics together, and again for each metric with `@<metric>` at the end.
+`total@<metric>` is the sum of the amounts that were counted.
 
-The gate moves `appended` in the first generation's ledger, which is the log's as well; `plain` says how much of it was
-moved by that generation itself. A later generation has a ledger of its own: its `appended` begins at less than 0, at
-what the gate had let in before, counts those events as it comes to them, and the log's is added where it is read.
+Five fields count entries, so that the worker can find out how many were removed from the stream before they were
+counted: `entries:gated`, appended by a script, which also added their events to `appended`; `entries:settled`, with an
+outcome; `entries:plain`, those of them that no script had added; `entries:retired`, removed by retention; and
+`entries:removed`, removed by other means.
+
+The scripts add to `appended` in the ledger of the topic, which is also the ledger of the first generation; `plain` is
+the part of it that the worker of the first generation added, for plain entries. A later generation has a separate
+ledger. Its `appended` begins below 0, at minus the events that the scripts had appended before, and grows by each of
+these events when the generation counts it. A reader adds `appended - plain` of the topic to it.
 """
 
 from __future__ import annotations
@@ -32,11 +36,20 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout, PartitionKeys
 
 OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "dead", "trimmed", "retracted")
-"""What can become of an appended event, each exactly one of these."""
+"""The outcomes of appended events; each event has exactly one."""
 
 
 class PartitionSummary(msgspec.Struct, frozen=True):
-    """One partition: entries not counted yet, handed to a worker, and dead; seconds since the oldest was appended."""
+    """The counting position of one partition.
+
+    Attributes:
+        stream: The name of the stream.
+        as_of: The stream ID up to which every entry is counted.
+        lag: The number of entries not counted yet, pending ones included; `null` if it is not known.
+        pending: The number of entries that were delivered to a worker and not acknowledged.
+        oldest_pending_seconds: Seconds since the oldest pending entry was appended; `null` if nothing is pending.
+        dead: The number of dead letters.
+    """
 
     stream: str
     as_of: str
@@ -47,10 +60,16 @@ class PartitionSummary(msgspec.Struct, frozen=True):
 
 
 class LedgerSummary(msgspec.Struct, frozen=True):
-    """What became of all events: entries by partition and in all, events by outcome.
+    """The outcomes of all events, and the counting positions of all partitions.
 
-    `lag`, `pending` and `dead` count entries. `unaccounted` counts appended events that nothing became of, `null`
-    while entries wait: anything but 0 is a fault.
+    Attributes:
+        partitions: The partitions.
+        lag: The number of entries not counted yet in all partitions; `null` if it is not known.
+        pending: The number of pending entries in all partitions.
+        dead: The number of dead letters in all partitions.
+        ledger: By outcome, and for `appended`, the number of events.
+        unaccounted: The number of appended events without an outcome: a value other than 0 is a fault. `null` while
+            entries wait to be counted.
     """
 
     partitions: list[PartitionSummary]
@@ -63,9 +82,13 @@ class LedgerSummary(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Account:
-    """Events of one outcome, or (`total`) the sum of their amounts, in one partition.
+    """One field of a ledger.
 
-    `rule` says which rule decided, `metric` of what they are; `None` is all of them together.
+    Attributes:
+        outcome: The outcome; or `appended`, `total`, or another name of a field.
+        rule: The rule that decided the outcome; `None` if the outcome has no rule.
+        metric: The metric; `None` for all metrics together.
+        amount: The number of events; for `total`, the sum of their amounts.
     """
 
     outcome: str
@@ -76,15 +99,15 @@ class Account:
 
 @dataclass(frozen=True)
 class PartitionLedger:
-    """The books of one partition, all of one moment.
+    """The ledger and the counting position of one partition, from one moment.
 
     Attributes:
-        stream: The stream's name.
-        position: How far counting has come; its `lag` counts entries, pending ones included.
-        oldest_pending: Seconds since the oldest pending entry was appended, by the server's clock; `None` where
-            nothing is pending.
-        parked: Entries in the dead stream.
-        accounts: What the ledger says.
+        stream: The name of the stream.
+        position: The counting position; its `lag` is in entries, pending ones included.
+        oldest_pending: Seconds since the oldest pending entry was appended, by the server's clock; `None` if nothing
+            is pending.
+        parked: The number of dead letters.
+        accounts: The fields of the ledger.
     """
 
     stream: str
@@ -96,13 +119,17 @@ class PartitionLedger:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The books of all partitions; events, where nothing else is said."""
+    """The ledgers of all partitions. The figures are events unless their description names another unit.
+
+    Attributes:
+        partitions: The ledger of each partition.
+    """
 
     partitions: Sequence[PartitionLedger]
 
     @cached_property
     def events(self) -> Mapping[str, int]:
-        """By outcome, and `appended`, the events of all metrics and rules."""
+        """By outcome, and for `appended`, the number of events of all metrics and rules."""
         sums: Counter[str] = Counter()
         for account in self._accounts():
             if account.metric is None:
@@ -111,48 +138,52 @@ class Ledger:
 
     @property
     def appended(self) -> int:
-        """Events that are, or were, in the streams."""
+        """The number of events that are, or were, in the streams."""
         return self.events["appended"]
 
     @property
     def counted(self) -> int:
-        """Events that are in the totals."""
+        """The number of events that are in the totals."""
         return self.events["counted"]
 
     @property
     def waiting(self) -> int | None:
-        """Entries that nothing has become of yet; `None` where the server cannot tell."""
+        """The lag of all partitions, in entries; `None` if it is not known."""
         return lag_of([partition.position for partition in self.partitions])
 
     @property
     def pending(self) -> int:
-        """Entries handed to a worker and not acknowledged."""
+        """The number of entries in all partitions that were delivered to a worker and not acknowledged."""
         return sum(partition.position.pending for partition in self.partitions)
 
     @property
     def parked(self) -> int:
-        """Entries in the dead streams."""
+        """The number of dead letters in all partitions."""
         return sum(partition.parked for partition in self.partitions)
 
     @property
     def unaccounted(self) -> int | None:
-        """Appended events that nothing became of; `None` while entries wait, because what these hold is not known.
+        """The number of appended events without an outcome; `None` while entries wait, because it is not known then.
 
-        Anything but 0 is a fault: of the server's durability, of someone who trimmed the stream, or of ours.
+        A value other than 0 is a fault: the server lost writes, another client trimmed the stream, or tallystream has a
+        defect.
         """
         if self.waiting != 0:
             return None
         return self.appended - sum(self.events[outcome] for outcome in OUTCOMES)
 
     def by_metric(self, outcome: str) -> Mapping[str, int]:
-        """Return the events of an outcome by metric, with what belongs to no known metric under `""`."""
+        """Return the number of events of an outcome by metric; events without a known metric are under `""`."""
         sums: Counter[str] = Counter()
         for (metric, _), events in self.by_metric_and_rule(outcome).items():
             sums[metric] += events
         return sums
 
     def by_metric_and_rule(self, outcome: str) -> Mapping[tuple[str, str], int]:
-        """Return the same by metric and rule, the rule `""` where the outcome has none."""
+        """Return the number of events of an outcome by metric and rule; the rule is `""` if the outcome has none.
+
+        Events without a known metric are under the metric `""`.
+        """
         sums: Counter[tuple[str, str]] = Counter()
         rest: Counter[str] = Counter()
         for account in self._accounts():
@@ -168,7 +199,7 @@ class Ledger:
 
     @property
     def totals(self) -> Mapping[str, int]:
-        """By metric, the sum of all its counters."""
+        """By metric, the sum of the totals of all its subjects."""
         sums: Counter[str] = Counter()
         for account in self._accounts():
             if account.outcome == "total" and account.metric is not None:
@@ -176,7 +207,7 @@ class Ledger:
         return sums
 
     def summary(self) -> LedgerSummary:
-        """Return what is published of it."""
+        """Return the ledger as the struct that `Totals.ledger`, HTTP and the command line return."""
         return LedgerSummary(
             [
                 PartitionSummary(
@@ -201,9 +232,10 @@ class Ledger:
 
 
 def query_ledger(layout: Layout) -> Query[Ledger]:
-    """Ask for the books of all partitions, each of one moment: else an event could be seen twice, or not at all.
+    """Return a query for the ledgers of all partitions.
 
-    On a single server all of them are of the same moment.
+    The figures of each partition are from one moment (MULTI); otherwise an event could be read twice or not at all.
+    On a single server, those of all partitions are from the same moment.
     """
     commands: list[tuple[Any, ...]] = []
     for keys in layout.keys:

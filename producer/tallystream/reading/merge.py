@@ -1,9 +1,9 @@
-"""The largest sums over several leaderboards, without reading every subject: Fagin's threshold algorithm.
+"""Finds the largest sums over several leaderboards without reading every subject: the threshold algorithm of Fagin.
 
-Where a metric is spread, a subject has a part of its count in each partition, and each partition keeps a leaderboard of
-its own parts. A subject has at most what the boards that list it say, and in each other full board at most what
-its last has. So the candidates are looked up exactly in the order of these bounds, a page at a time, until the next
-bound is below the n-th of the sums that are known.
+If a metric is spread, each partition has a part of a subject's total, and its leaderboard has the largest parts. The
+sum of a subject has an upper bound: its value in each leaderboard that lists it, plus the last value of each other
+full leaderboard. So the exact sums are read in descending order of these bounds, a page at a time, until the next bound
+is below the n-th of the sums that were read.
 
 Fagin, Lotem and Naor, "Optimal aggregation algorithms for middleware" (2003).
 """
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _PAGE: Final = 64
-"""Candidates that are looked up first; each further page is twice as long."""
+"""The number of subjects in the first page; each further page is twice as long."""
 
 _LONGEST_PAGE: Final = 1024
-"""A call for so many holds a server for about a millisecond."""
+"""The most subjects in a page; reading so many blocks a server for about a millisecond."""
 
 
 @dataclass(frozen=True)
 class Board:
-    """One leaderboard.
+    """One of the leaderboards to merge.
 
     Attributes:
-        scores: Parts by subject.
-        unseen: What a subject that is not listed has here at most.
-        lookup: Returns the command that reads the parts of subjects.
+        scores: By listed subject, its value here.
+        unseen: The largest value that a subject that is not listed may have here.
+        lookup: Returns the command that reads the values of given subjects here.
     """
 
     scores: Mapping[str, int]
@@ -43,14 +43,19 @@ class Board:
 
 @dataclass(frozen=True)
 class Largest:
-    """The subjects with the largest sums; one that is in no board has at most `unseen`."""
+    """The subjects with the largest sums over several leaderboards.
+
+    Attributes:
+        places: The subjects and their sums, largest first.
+        unseen: The largest sum that a subject that no leaderboard lists may have.
+    """
 
     places: list[tuple[str, int]]
     unseen: int
 
 
 def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
-    """Ask for the `n` subjects with the largest sums over all boards, among those that a board lists."""
+    """Return a query for the `n` subjects with the largest sums over all boards, among the subjects that they list."""
     unseen = sum(board.unseen for board in boards)
     bounds = Counter[str]()
     for board in boards:
@@ -78,5 +83,5 @@ def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
 
 
 def rank(place: tuple[str, int]) -> tuple[int, bytes]:
-    """Return what places are ordered by, the largest last: as Redis orders equal scores."""
+    """Return the sort key of a place: its value, then the bytes of its subject, in ascending order as Redis has it."""
     return place[1], place[0].encode()

@@ -1,4 +1,4 @@
-"""A query to Redis without I/O, so that threads and asyncio share every read."""
+"""A query to Redis without I/O: commands, and a function that parses their replies. Threads and asyncio share it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ Command = tuple[Any, ...]
 
 
 class Query(msgspec.Struct, Generic[Answer], frozen=True):
-    """Commands for one pipeline, and what their replies (errors among them) mean.
+    """Commands for one pipeline, and the function that turns their replies into an answer.
 
-    `parse` returns the answer, or another query where the replies only say what to ask next.
-    `atomic` asks for replies that are of one moment (MULTI): all of a partition's, and on a single server all of them.
+    Attributes:
+        commands: The commands.
+        parse: Takes the replies, which may be errors, and returns the answer, or another query to send next.
+        atomic: Whether the replies must be from one moment (MULTI): those of one partition, and on a single server all.
     """
 
     commands: Sequence[Command]
@@ -27,7 +29,11 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
     atomic: bool = False
 
     def then(self, use: Callable[[Answer], Other | Query[Other]]) -> Query[Other]:
-        """Return the same query with something made of its answer; `use` may return another query to go on with."""
+        """Return a query with the same commands whose answer is `use` of this query's answer.
+
+        Args:
+            use: Takes the answer of this query; returns the new answer, or another query to send next.
+        """
 
         def parse(replies: list[Any]) -> Other | Query[Other]:
             answer = self.parse(replies)
@@ -36,15 +42,15 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
         return Query(self.commands, parse, self.atomic)
 
     def without_transaction(self) -> Query[Answer]:
-        """Return the same query without MULTI, which a server refuses when its memory is full.
+        """Return the same query without MULTI, which a server rejects when its memory is full.
 
-        Such a server refuses to append and to count as well, so the moments do not differ in what matters.
+        Such a server also rejects appends and counting, so the figures do not change between the commands.
         """
         return Query(self.commands, self.parse)
 
 
 def raise_on_error(reply: Any) -> Any:
-    """Return a reply, or raise the error that it is."""
+    """Return a reply; if it is an error of Redis, raise it."""
     if isinstance(reply, RedisError):
         raise reply
     return reply

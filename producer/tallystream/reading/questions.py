@@ -1,7 +1,7 @@
-"""What each read asks: one function a verb, shared by `Totals` in threads and in asyncio.
+"""Questions: one function for each read, shared by `Totals` for threads and `Totals` for asyncio.
 
-A question makes its query from the deployment of the moment. It is asked again with the deployment of a later moment
-while a reader waits for a position: another generation may count the entry by then.
+A question takes the current deployment and returns a query. While a reader waits for a position, it asks the question
+again with the deployment of that moment, because another generation may have become live.
 """
 
 from __future__ import annotations
@@ -37,72 +37,72 @@ if TYPE_CHECKING:
 
 
 def get(subject: str, metric: str) -> Question[CounterTotal]:
-    """Ask for one total."""
+    """Return the question for one total."""
     return lambda deployment: query_total(deployment.layout, deployment.declared, subject, metric)
 
 
 def get_many(counters: Iterable[Counter]) -> Question[CounterTotals]:
-    """Ask for many totals."""
+    """Return the question for many totals as one answer, with the largest of their errors."""
     wanted = list(counters)
     return lambda deployment: query_totals(deployment.layout, deployment.declared, wanted)
 
 
 def read(counters: Iterable[Counter]) -> Question[Reading]:
-    """Ask for many totals, each with its error."""
+    """Return the question for many totals, each with its error; metrics need not be declared."""
     wanted = list(counters)
     return lambda deployment: query_counters(deployment.layout, wanted, deployment.declared)
 
 
 def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
-    """Ask for the totals of a subject."""
+    """Return the question for the totals and ratios of a subject; `metrics` is `None` for every declared one."""
     wanted = None if metrics is None else list(metrics)
     return lambda deployment: query_subject(deployment.layout, deployment.rules, subject, wanted)
 
 
 def series(subject: str, metric: str, window: str, last: int) -> Question[Series]:
-    """Ask for the latest buckets of a window."""
+    """Return the question for a counter's last `last` buckets of a window."""
     return lambda deployment: query_series(
         deployment.layout, deployment.rules, subject, metric, window, last, time.time()
     )
 
 
 def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
-    """Ask for the sum over a range that ends now."""
+    """Return the question for a counter's sum over a duration `over` that ends now."""
     return lambda deployment: query_rolling(deployment.layout, deployment.rules, subject, metric, over, time.time())
 
 
 def top(metric: str, window: str | None, n: int | None, offset: int) -> Question[Leaderboard]:
-    """Ask for the subjects with the most."""
+    """Return the question for `n` places of a leaderboard, after the first `offset` of them."""
     return lambda deployment: query_top(
         deployment.layout, deployment.rules, metric, n, window, offset=offset, now=time.time()
     )
 
 
 def limit(subject: str, metric: str) -> Question[Limit]:
-    """Ask how much of a limit is used."""
+    """Return the question for how much of a subject's limit is used in the current bucket."""
     return lambda deployment: query_limit(deployment.layout, deployment.rules, subject, metric, time.time())
 
 
 def votes(subject: str, metric: str) -> Question[Votes]:
-    """Ask for the standing votes."""
+    """Return the question for the votes for a subject."""
     return lambda deployment: query_votes(deployment.layout, deployment.rules, subject, metric)
 
 
 def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
-    """Ask for the different actors."""
+    """Return the question for the number of a subject's different actors in a bucket or a duration `over`."""
     return lambda deployment: query_uniques(deployment.layout, deployment.rules, subject, metric, over, time.time())
 
 
 def ledger() -> Question[LedgerSummary]:
-    """Ask what became of every event."""
+    """Return the question for the outcomes of all events."""
     return lambda deployment: query_ledger(deployment.layout).then(Ledger.summary)
 
 
 def alerts(n: int, offset: int) -> Question[Alerts]:
-    """Ask which alerts are firing."""
+    """Return the question for the declared alerts, and `n` firing ones after the first `offset`."""
     return lambda deployment: query_alert_page(deployment.layout, deployment.rules, time.time(), n, offset)
 
 
 def search(prefix: str, n: int) -> Question[FoundSubjects]:
-    """Ask for subjects by the beginning of their name."""
+    """Return the question for at most `n` subjects on leaderboards whose name begins with `prefix`."""
     return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n)

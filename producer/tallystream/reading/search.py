@@ -1,4 +1,4 @@
-"""Finds subjects by the beginning of their name. There is no list of all subjects: the leaderboards are searched."""
+"""Finds subjects by the beginning of their name on the leaderboards, because no list of all subjects exists."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ MAX_FOUND: Final = 50
 """The most subjects that one search returns."""
 
 _SEARCHED: Final = 1000
-"""Places of each leaderboard and partition that are searched."""
+"""The number of places that are searched on each leaderboard of each partition."""
 
 
 class FoundSubject(msgspec.Struct, frozen=True):
-    """A subject, and the metric that it leads in most with its total."""
+    """One subject that was found.
+
+    Attributes:
+        subject: The subject.
+        metric: The metric in which its total is largest, among the metrics searched.
+        value: That total.
+    """
 
     subject: str
     metric: str
@@ -34,7 +40,13 @@ class FoundSubject(msgspec.Struct, frozen=True):
 
 
 class FoundSubjects(msgspec.Struct, frozen=True):
-    """Subjects that begin so, largest first. There is no list of all: only leaderboards are searched."""
+    """Subjects on leaderboards whose name begins with a prefix.
+
+    Attributes:
+        prefix: The prefix, in its normal form.
+        subjects: The subjects, largest value first.
+        searched: The metrics whose leaderboards were searched.
+    """
 
     prefix: str
     subjects: list[FoundSubject]
@@ -42,10 +54,10 @@ class FoundSubjects(msgspec.Struct, frozen=True):
 
 
 def query_subjects(layout: Layout, rules: Rules, prefix: str, n: int) -> Query[FoundSubjects]:
-    """Ask for at most `n` subjects of the all-time leaderboards whose name begins with `prefix`.
+    """Return a query for at most `n` subjects on the all-time leaderboards whose name begins with `prefix`.
 
     Raises:
-        EventError: no subject can begin so, or `n` is not 1 to 50.
+        EventError: no subject can begin with `prefix`, or `n` is not 1 to 50.
     """
     begins = check_text("prefix", prefix, MAX_SUBJECT_BYTES)
     if not 1 <= n <= MAX_FOUND:
@@ -70,7 +82,7 @@ def query_subjects(layout: Layout, rules: Rules, prefix: str, n: int) -> Query[F
             for raw, score in raise_on_error(reply):
                 if (subject := raw.decode()).startswith(begins):
                     listed[subject, metric] += int(float(score))
-        # A spread subject may be below the boards of some partitions: read what is shown of it there, too.
+        # A subject of a spread metric may be missing on the leaderboards of some partitions: read its whole total.
         in_parts = [counter for counter, _ in listed.most_common(_SEARCHED) if counter[1] in rules.spread]
         if not in_parts:
             return show(listed)

@@ -1,4 +1,4 @@
-"""Reads of windows: a series of buckets, and sums over ranges such as the last 7 days."""
+"""Queries for windows: a series of buckets, and sums over ranges such as the last 7 days."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ MAX_RANGE: Final = 4000 * 86_400
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One bucket of a series; it begins at second `start`."""
+    """One bucket of a series.
+
+    Attributes:
+        bucket: The label of the bucket.
+        start: The second (since 1970) at which the bucket begins.
+        value: The sum in the bucket.
+    """
 
     bucket: str
     start: int
@@ -38,9 +44,13 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Series(Figure, frozen=True):
-    """The latest buckets of a counter, oldest first; those without an event, or expired, are 0.
+    """The latest buckets of a counter; `error` is how much may be missing from all of them together.
 
-    `error` is how much may be missing from them in all.
+    Attributes:
+        subject: The subject, in its normal form.
+        metric: The metric.
+        window: The window.
+        series: The buckets, oldest first; a bucket without an event, or one that has expired, is 0.
     """
 
     subject: str
@@ -50,7 +60,17 @@ class Series(Figure, frozen=True):
 
 
 class RollingSum(Figure, frozen=True):
-    """A counter's sum over whole buckets, from second `start` to `end`; `error` is how much may be missing."""
+    """The sum of a counter over a range of whole buckets; `error` is how much may be missing from it.
+
+    Attributes:
+        subject: The subject, in its normal form.
+        metric: The metric.
+        over: The duration that was asked for.
+        value: The sum.
+        start: The first second (since 1970) of the range.
+        end: The first second after the range.
+        buckets: The number of buckets that were added up.
+    """
 
     subject: str
     metric: str
@@ -64,10 +84,10 @@ class RollingSum(Figure, frozen=True):
 def query_series(
     layout: Layout, rules: Rules, subject: str, metric: str, window: str, last: int, now: float
 ) -> Query[Series]:
-    """Ask for the latest buckets of a window, up to the one in which second `now` lies.
+    """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now`.
 
     Raises:
-        EventError: a window that the metric does not have, or too many buckets.
+        EventError: the metric does not have this window, `last` is not 1 to 1,000, or the subject is not valid.
     """
     name = declared_window(rules, metric, window)
     if not 1 <= last <= MAX_POINTS:
@@ -90,10 +110,10 @@ def query_series(
 
 
 def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over: str, now: float) -> Query[RollingSum]:
-    """Ask for the sum over a duration that ends at second `now`, from the fewest buckets that cover it.
+    """Return a query for the sum over a duration that ends at second `now`, from the fewest buckets that cover it.
 
     Raises:
-        EventError: a duration that cannot be read or is too long, or a metric without windows.
+        EventError: the duration is not valid or too long, the metric has no windows, or the subject is not valid.
     """
     covering = rolling_buckets(rules, metric, over, now)
 
@@ -108,7 +128,11 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
 
 
 def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tuple[str, Bucket]]:
-    """Return the fewest buckets that cover a duration which ends at second `now`, each with its window."""
+    """Return the fewest buckets that cover a duration that ends at second `now`, each with its window.
+
+    Raises:
+        EventError: the duration is not valid, too long, or needs more than 1,000 buckets; or the metric has no windows.
+    """
     rules.refuse_undeclared(metric)
     windows = rules.metric[metric].windows
     if not windows:
@@ -119,7 +143,7 @@ def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tu
         raise EventError("over", str(error)) from None
     if length is None or length > MAX_RANGE:
         raise EventError("over", "must be at most 4000d")
-    # One more than the limit is enough to refuse: a long range of minutes would be millions.
+    # Stop at one bucket more than the limit: a long range of minutes would have millions.
     covering = list(islice(cover(int(now) - length + 1, int(now) + 1, windows, rules.zone), MAX_POINTS + 1))
     if len(covering) > MAX_POINTS:
         finest = next(window for window in WINDOWS if window in windows)
@@ -128,10 +152,10 @@ def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tu
 
 
 def declared_window(rules: Rules, metric: str, window: str) -> Window:
-    """Return a window's name, checked: the metric must have it.
+    """Return `window` as the name of a window that the metric has.
 
     Raises:
-        EventError: it has not; names those that it has.
+        EventError: the metric does not have this window; the error names the windows that it has.
     """
     rules.refuse_undeclared(metric)
     declared = rules.metric[metric].windows
@@ -150,7 +174,10 @@ def _query_buckets(
     buckets: Sequence[tuple[str, Bucket]],
     show: Callable[[list[int], Freshness], Answer],
 ) -> Query[Answer]:
-    """Ask for what a subject has in each of some buckets, in all partitions that hold it."""
+    """Return a query for the values of a subject in `buckets`, summed over the partitions that may have it.
+
+    `show` makes the answer from the values, in the order of `buckets`, and their freshness.
+    """
     holding = [layout.keys[number] for number in layout.holding(subject, spread=rules.metric[metric].spread)]
     commands: list[Command] = []
     for keys in holding:
@@ -171,6 +198,6 @@ def _query_buckets(
 
     if rules.metric[metric].max_subjects is None:
         return after(0)
-    # A subject beyond the quota has no buckets: all that was counted for it may be missing from them.
+    # A subject beyond the quota has no buckets, so its whole total may be missing from them: that is the error.
     total = query_counters(layout, [(subject, metric)], rules)
     return total.then(lambda reading: after(reading.values[subject, metric] if reading.errors else 0))

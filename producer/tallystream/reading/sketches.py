@@ -1,4 +1,4 @@
-"""Reads Count-Min Sketches: estimates that are never too low, and too high by a stated bound at most.
+"""Reads Count-Min Sketches: an estimate is never too low, and at most too high by a stated bound.
 
 Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch and its applications" (2005).
 """
@@ -15,27 +15,31 @@ if TYPE_CHECKING:
     from tallystream.reading.query import Command
 
 EPSILON: Final = math.e / SKETCH_WIDTH
-"""An estimate is too high by more than this share of everything sketched only with probability `DELTA`."""
+"""The bound of the error as a share of the sum of all amounts in the sketch, exceeded with probability `DELTA`."""
 
 DELTA: Final = math.exp(-SKETCH_ROWS)
+"""The probability that an estimate is too high by more than the bound."""
 
 
 def cells(subject: str) -> list[int]:
-    """Return where a subject is counted: one cell in each row, by SHA-1, as `sketches.lua` does."""
+    """Return the numbers of the cells that count a subject: one in each row, by SHA-1, as in `sketches.lua`."""
     digest = hashlib.sha1(subject.encode(), usedforsecurity=False).hexdigest()
     return [row * SKETCH_WIDTH + int(digest[8 * row : 8 * row + 8], 16) % SKETCH_WIDTH for row in range(SKETCH_ROWS)]
 
 
 def estimate_command(key: str, subject: str) -> Command:
-    """Return the command whose reply `estimate` reads."""
+    """Return the command that reads the cells of a subject from the sketch at `key`; `estimate` takes its reply."""
     return ("BITFIELD_RO", key, *(part for cell in cells(subject) for part in ("GET", "i64", f"#{cell}")))
 
 
 def estimate(reply: Any) -> int:
-    """Return the estimate: the least of the subject's cells."""
+    """Return the estimated total of a subject from the reply to `estimate_command`: its smallest cell."""
     return min(int(cell) for cell in reply)
 
 
 def bound(sketched: int) -> int:
-    """Return by how much an estimate may be too high (with probability 1 - `DELTA`), given the sum of all amounts."""
+    """Return by how much an estimate may be too high, from the sum of all amounts in the sketch.
+
+    The bound is exceeded with probability `DELTA`.
+    """
     return math.ceil(EPSILON * sketched)

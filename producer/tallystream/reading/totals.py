@@ -1,7 +1,7 @@
-"""Reads counters from threads; `tallystream.aio.Totals` has the same verbs, to be awaited.
+"""Reads counters from threads; `tallystream.aio.Totals` has the same methods for asyncio.
 
-Queries ask for positions first and values after: the values are complete up to the position, or further. Nothing here
-writes: a reader needs no right to.
+Queries read positions first and values after them: so the values are complete up to the position, or further. Nothing
+here writes, so a reader needs no right to write.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
 
 
 class Totals:
-    """Reads counters; safe across threads. A counter that nothing was counted for is 0.
+    """Reads counters; safe across threads. A counter without events is 0.
 
-    Every answer is a frozen struct that says how good it is: complete up to the stream ID `as_of`, but for `lag`
-    entries that are not counted yet (`None`: not known), and off by at most `error`. HTTP and the command line encode
-    the same structs. Every read but the ledger's, the alerts' and the search takes two settings:
+    Every answer is a frozen struct that states its quality: it is complete up to the stream ID `as_of`, `lag` entries
+    are not counted yet (`None`: not known), and a value is wrong by at most `error`. HTTP and the command line encode
+    the same structs. Every read except `ledger`, `alerts` and `search` takes two settings:
 
-        after: A stream ID, such as `Decision.id`. The answer waits until everything up to it is counted in the
-            partitions that are read, so it has the caller's own writes.
-        timeout: Seconds to wait for that.
+        after: A stream ID, such as `Decision.id`. The read waits until everything up to it is counted in the
+            partitions that are read, so the answer contains the caller's own writes.
+        timeout: The most seconds to wait for that.
 
     Every read can raise these:
 
-        EventError: a subject, a metric, a range or a stream ID that cannot be; `field` names which.
-        ConfigurationError: no worker has published its metrics yet, or what is stored here disagrees with `partitions`
-            or with this release's layout.
+        EventError: a subject, a metric, a range or a stream ID is not valid; `field` names the argument.
+        ConfigurationError: no worker has published the rules yet, or the stored deployment has another number of
+            partitions than `partitions`, or another layout version than this release.
         FlushTimeout: `after` was not counted within `timeout`.
         redis.RedisError: the server cannot be read.
 
     Args:
-        url: Where Redis or Valkey is.
-        partitions: The number of partitions, if the caller wants it checked.
+        url: The URL of Redis or Valkey.
+        partitions: The number of partitions that the caller expects; `None` accepts any.
         namespace: The first part of every key.
     """
 
@@ -66,22 +66,22 @@ class Totals:
 
     @property
     def deployment(self) -> Deployment:
-        """What is stored here, at most a second old; see `query_deployment`."""
+        """The deployment, read at most a second ago; see `query_deployment`."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
             self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
         )
 
     def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
-        """Return one total, in `value`.
+        """Return the total of one subject and metric, in `value`.
 
-        What a floor is declared for is shown no lower, and what has no counter of its own is estimated: too high by at
-        most `error`, never too low. Before a worker has published its metrics, every counter is 0.
+        A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: too
+        high by at most `error`, never too low. Before a worker has published the rules, every counter is 0.
         """
         return self._ask(questions.get(subject, metric), after, timeout)
 
     def get_many(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> CounterTotals:
-        """Return many totals, each once, in the order asked; `values` has them by subject and metric.
+        """Return many totals, each once, in the given order; `values` has them by subject and metric.
 
         Args:
             counters: Pairs of a subject and a metric.
@@ -98,11 +98,11 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,
     ) -> SubjectTotals:
-        """Return a subject's totals by metric, and the declared ratios of them.
+        """Return a subject's totals by metric, and their declared ratios.
 
         Args:
-            subject: Whose.
-            metrics: Which; `None` for every declared one. A ratio needs all its metrics among them.
+            subject: The subject.
+            metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them.
             after: See the class.
             timeout: See the class.
         """
@@ -118,11 +118,11 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,
     ) -> Series:
-        """Return a counter's latest buckets, oldest first, up to the one that lies around now.
+        """Return a counter's latest buckets, oldest first, up to the current bucket.
 
         Args:
-            subject: Whose.
-            metric: One with this window declared.
+            subject: The subject.
+            metric: A metric with this window declared.
             window: `minute`, `hour`, `day` or `month`, in the time zone that the rules declare.
             last: How many buckets, 1 to 1,000.
             after: See the class.
@@ -136,8 +136,8 @@ class Totals:
         """Return a counter's sum over a range that ends now, from the fewest whole buckets that cover it.
 
         Args:
-            subject: Whose.
-            metric: One with windows declared.
+            subject: The subject.
+            metric: A metric with windows declared.
             over: A duration, such as `90s`, `15m`, `8h` or `7d`; at most `4000d`, and at most 1,000 buckets.
             after: See the class.
             timeout: See the class.
@@ -154,21 +154,21 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,
     ) -> Leaderboard:
-        """Return the subjects with the most, largest first.
+        """Return the subjects with the largest values of a metric, largest first.
 
         Args:
-            metric: One with `top` declared.
-            window: `None` for all time; a window such as `day` for its bucket now; or a duration such as `7d`.
-            n: How many, at most the metric's `top`; `None` for 10, or for all if fewer are kept.
-            offset: How many places to leave out; `next` of the answer is the next page's. Between two pages counting
-                goes on, and subjects change places.
+            metric: A metric with `top` declared.
+            window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d`.
+            n: How many subjects, at most the metric's `top`; `None` for 10, or for `top` if that is smaller.
+            offset: How many places to skip; for the next page, use `next` of the answer. Counting continues between two
+                pages, so subjects may change places.
             after: See the class.
             timeout: See the class.
         """
         return self._ask(questions.top(metric, window, n, offset), after, timeout)
 
     def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
-        """Return how much of a subject's limit is used now, what remains, and at which second it begins again."""
+        """Return how much of a subject's limit is used and remains in the current bucket, and when the bucket ends."""
         return self._ask(questions.limit(subject, metric), after, timeout)
 
     def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
@@ -187,16 +187,20 @@ class Totals:
         """Return an estimate of a subject's different actors; `error` is its standard error, as a share.
 
         Args:
-            subject: Whose.
-            metric: One with `unique` declared.
-            over: A duration such as `7d`, rounded up to whole buckets; `None` for the metric's own window as it is now.
+            subject: The subject.
+            metric: A metric with `unique` declared.
+            over: A duration such as `7d`, rounded up to whole buckets; `None` for the current bucket of the metric's
+                `unique` window.
             after: See the class.
             timeout: See the class.
         """
         return self._ask(questions.uniques(subject, metric, over), after, timeout)
 
     def ledger(self) -> LedgerSummary:
-        """Return what became of every event, by partition and in all: each partition's figures are of one moment."""
+        """Return the outcomes of all events, and the lag of each partition.
+
+        The figures of each partition are from one moment.
+        """
         return self._ask(questions.ledger())
 
     def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
@@ -204,15 +208,21 @@ class Totals:
         return self._ask(questions.alerts(n, offset))
 
     def search(self, prefix: str, n: int = 10) -> FoundSubjects:
-        """Return at most `n` (1 to 50) subjects of the all-time leaderboards that begin so, largest first."""
+        """Return at most `n` (1 to 50) subjects of all-time leaderboards that begin with `prefix`, largest first."""
         return self._ask(questions.search(prefix, n))
 
     def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
-        """Return many totals, each with its error, and the position of each partition; any metric may be asked for."""
+        """Return many totals, each with its error, and the position of each partition; metrics need not be declared."""
         return self._ask(questions.read(counters), after, timeout)
 
     def run(self, query: Query[Answer]) -> Answer:
-        """Send a query, and those that its replies lead to; return what the replies mean."""
+        """Send a query, and each further query that its `parse` returns; return the answer.
+
+        If the server has no memory for a transaction, send the query without one.
+
+        Raises:
+            redis.RedisError: the server cannot be read.
+        """
         while True:
             with self._client.pipeline(transaction=query.atomic) as pipeline:
                 for command in query.commands:
@@ -230,7 +240,7 @@ class Totals:
             query = answer
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections to the server."""
         self._client.close()
 
     def _ask(self, question: Question[Answer], after: str | None = None, timeout: float = 0.0) -> Answer:

@@ -193,7 +193,12 @@ def test_a_rolling_top_states_what_it_cannot_know(harness, ask):
 @pytest.mark.parametrize(
     ("query", "arguments", "field", "message"),
     [
-        (query_series, (SUBJECT, "view", "week", 3), "window", "not a window of view; its windows are: hour, day, month"),
+        (
+            query_series,
+            (SUBJECT, "view", "week", 3),
+            "window",
+            "is not a window of view; its windows are: hour, day, month",
+        ),
         (query_series, (SUBJECT, "plain", "day", 3), "window", "its windows are: none"),
         (query_series, (SUBJECT, "view", "hour", 1001), "last", "must be 1 to 1,000 buckets, not 1,001"),
         (query_series, (SUBJECT, "view", "hour", 0), "last", "must be 1 to 1,000 buckets, not 0"),
