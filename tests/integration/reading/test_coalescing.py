@@ -1,4 +1,4 @@
-"""Reads that come at the same time share a pipeline, and each gets its own answer."""
+"""Concurrent reads share a pipeline, and each gets its own answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RULES = Rules({"view": Metric(""), "like": Metric("", floor=0), "page": Metric("
 
 
 def test_many_reads_are_few_commands(server: Server) -> None:
-    """Three hundred reads at once each get their value, positions and errors, with far fewer commands."""
+    """Each of 300 concurrent reads gets its value, position and error, and together they need at most 20 MGETs."""
     with Harness(server.url, rules=RULES) as harness:
         with Producer(harness.url) as producer:
             for n in range(100):
@@ -55,7 +55,7 @@ def test_many_reads_are_few_commands(server: Server) -> None:
 
 
 def test_one_that_fails_fails_alone(server: Server) -> None:
-    """A counter whose partition answers with an error fails its own reader, and those of other partitions read on."""
+    """If one partition replies with an error, its readers fail, and those of other partitions get their answer."""
     with Harness(server.url, rules=RULES) as harness:
         harness.drain()
         broken = harness.layout.keys[0]
@@ -73,7 +73,7 @@ def test_one_that_fails_fails_alone(server: Server) -> None:
 
 
 def test_a_server_that_is_away_fails_all(fresh_server: Callable[..., EmbeddedServer]) -> None:
-    """Without a server every reader gets the error, none waits for ever, and all read again once it is back."""
+    """If the server is down, every reader gets an error; once it is up again, reads succeed."""
     server = fresh_server()
 
     async def read() -> None:
@@ -89,7 +89,7 @@ def test_a_server_that_is_away_fails_all(fresh_server: Callable[..., EmbeddedSer
 
 
 def test_a_reader_that_goes_away_leaves_the_others(server: Server) -> None:
-    """A read that is cancelled while it waits takes nothing from those that were asked with it."""
+    """Cancelling a read does not affect the other reads of the same pipeline."""
 
     async def read() -> None:
         async with Totals(server.url) as totals:
@@ -105,7 +105,7 @@ def test_a_reader_that_goes_away_leaves_the_others(server: Server) -> None:
 
 
 def test_positions_stay_before_values() -> None:
-    """In what is merged, each partition's position is asked before any of its values, and each once."""
+    """Merged commands have each partition's position once, before any value of the partition."""
     queries = [
         [("XINFO", "{a}s"), ("MGET", "{a}1", "{a}2")],
         [("XINFO", "{b}s"), ("MGET", "{b}1"), ("XINFO", "{a}s"), ("MGET", "{a}3")],
@@ -116,7 +116,7 @@ def test_positions_stay_before_values() -> None:
 
 
 def test_the_short_way_answers_as_the_long_one(server: Server) -> None:
-    """One counter's answer is the same, headers and all, whether or not the request goes through the router."""
+    """The fast path for one counter returns the same body and headers as the router."""
     with Harness(server.url, rules=RULES) as harness, http_service(server.url) as http:
         with Producer(harness.url) as producer:
             producer.emit("view", "/é a", 5)
@@ -137,7 +137,7 @@ TOKEN = "of-readers-0123456789-0123456789"  # noqa: S105
 
 
 def test_the_short_way_is_guarded_too(server: Server) -> None:
-    """Where tokens are set, one counter needs one as everything else does."""
+    """If a read token is set, the fast path for one counter also requires it."""
     with Harness(server.url, rules=RULES), http_service(server.url, read_token=TOKEN) as http:
         assert http.get("/v1/counters/a/view").status_code == 401
         wrong = http.get("/v1/counters/a/view", headers={"authorization": "Bearer no"})
@@ -147,7 +147,7 @@ def test_the_short_way_is_guarded_too(server: Server) -> None:
 
 
 def test_who_asks_again_at_once_is_served() -> None:
-    """Readers that ask again in the moment in which the last pipeline ends do not wait for nobody."""
+    """A query that is added at the moment when the last pipeline ends is sent, too."""
 
     async def answer(query: Query[list[Any]]) -> list[Any]:
         return [1 for _ in query.commands]

@@ -1,4 +1,4 @@
-"""The books as they are read from a real server."""
+"""The ledger of a real server agrees at every moment."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def test_empty_books_balance(server: Server) -> None:
-    """Where nothing is stored the books are all 0 and balance."""
+    """If nothing is stored, every figure of the ledger is 0."""
     with Totals(server.url) as totals:
         books = totals.run(query_ledger(Layout()))
     assert (books.appended, books.counted, books.waiting, books.pending, books.unaccounted) == (0, 0, 0, 0, 0)
 
 
 def test_fields_that_others_call_as_we_do(server: Server) -> None:
-    """An entry of another client with a field of the name of one of ours is parked, and the books balance."""
+    """An entry of another client with some fields of a packed entry is dead-lettered, and the ledger agrees."""
     strangers = (
         {"d": "x"},
         {"d": "1"},
@@ -46,7 +46,7 @@ def test_fields_that_others_call_as_we_do(server: Server) -> None:
 
 
 def test_the_summary_is_what_status_prints(server: Server) -> None:
-    """The summary has lag, pending and dead entries by stream and in all, and events by outcome."""
+    """The summary has the lag, pending entries and dead letters by stream and in all, and events by outcome."""
     with Harness(server.url) as harness, Producer(server.url) as producer, Totals(server.url) as totals:
         for n in range(100):
             producer.emit("view", f"article:{n}")
@@ -66,7 +66,7 @@ def test_the_summary_is_what_status_prints(server: Server) -> None:
 
 
 def test_the_books_balance_whenever_one_looks(server: Server) -> None:
-    """While events are emitted and counted, every look finds the books open or balanced, and never off."""
+    """While events are emitted and counted, the number of unaccounted events is always `None` or 0."""
     stop = threading.Event()
     with Harness(server.url) as harness, Producer(server.url, linger=0.001) as producer, Totals(server.url) as totals:
         consumers = [harness.consumer(partition) for partition in range(harness.layout.partitions)]
@@ -85,14 +85,14 @@ def test_the_books_balance_whenever_one_looks(server: Server) -> None:
                     producer.flush()
                 assert totals.run(query_ledger(harness.layout)).unaccounted in {None, 0}
             producer.flush()
-            until(lambda: totals.run(query_ledger(harness.layout)).unaccounted == 0, what="the books to balance")
+            until(lambda: totals.run(query_ledger(harness.layout)).unaccounted == 0, what="the ledger to agree")
         finally:
             stop.set()
             worker.join()
 
 
 def test_the_books_are_read_while_the_memory_is_full(server: Server) -> None:
-    """A server that refuses every write, and MULTI with it, still says what became of every event."""
+    """The ledger can be read from a server that rejects writes and MULTI because its memory is full."""
     with Harness(server.url) as harness, Producer(server.url) as producer, Totals(server.url) as totals:
         producer.emit("view", "a")
         producer.flush()
@@ -112,7 +112,7 @@ async def _read_books(url: str, layout: Layout) -> Ledger:
 
 
 def test_a_stream_without_its_group_cannot_tell_its_lag(server: Server) -> None:
-    """Entries that no group has read are no balanced books."""
+    """If the stream has entries but no consumer group, the lag and the number of unaccounted events are `None`."""
     with Totals(server.url) as totals, Producer(server.url) as producer:
         producer.emit("view", "article:1")
         producer.flush()

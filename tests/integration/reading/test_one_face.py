@@ -1,4 +1,4 @@
-"""Every read has one answer: in threads, in asyncio, over HTTP and, where a command has it, on the command line."""
+"""Every read has the same answer in threads, in asyncio, over HTTP and, if a command exists, on the command line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FRIEND = "caf\u00e9/1"
 
 @dataclass(frozen=True)
 class Read:
-    """One read: a verb and its arguments, and the path and the command that ask the same."""
+    """One read: a method and its arguments, and the HTTP path and the command that read the same."""
 
     verb: str
     arguments: tuple[Any, ...]
@@ -58,7 +58,7 @@ class Read:
 
 
 def path_of(*parts: str, **query: Any) -> str:
-    """Return a path, its parts percent-encoded, with a query."""
+    """Return an HTTP path of percent-encoded parts, with a query string."""
     path = "/v1/" + "/".join(quote(part, safe="") for part in parts)
     return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
@@ -149,7 +149,7 @@ WAITING = [
 
 @pytest.fixture
 def harness(server: Server) -> Iterator[Harness]:
-    """Metrics with every rule, and events of each; one entry is not counted yet."""
+    """Return a harness with metrics of every rule, and events of each metric; the last entry is not counted yet."""
     with Harness(server.url, rules=RULES) as harness, Producer(server.url) as producer:
         at = int(time.time()) // 3600 * 3600
         for n in range(20):
@@ -175,19 +175,19 @@ def harness(server: Server) -> Iterator[Harness]:
 
 @pytest.fixture
 def http(harness: Harness) -> Iterator[httpx.Client]:
-    """A client of the service."""
+    """Return an HTTP client of the read service."""
     with http_service(harness.url) as client:
         yield client
 
 
 def in_threads(harness: Harness, read: Read, **settings: Any) -> Any:
-    """Return the answer of `tallystream.Totals`."""
+    """Return the answer of `tallystream.Totals` to a read."""
     with Totals(harness.url) as totals:
         return getattr(totals, read.verb)(*read.arguments, **read.named, **settings)
 
 
 def in_asyncio(harness: Harness, read: Read, **settings: Any) -> Any:
-    """Return the answer of `tallystream.aio.Totals`."""
+    """Return the answer of `tallystream.aio.Totals` to a read."""
 
     async def ask() -> Any:
         async with aio.Totals(harness.url) as totals:
@@ -197,7 +197,7 @@ def in_asyncio(harness: Harness, read: Read, **settings: Any) -> Any:
 
 
 def after_path(read: Read, after: str) -> str:
-    """Return the path that waits for a position."""
+    """Return the path of a read that waits for a stream ID."""
     return f"{read.path}{'&' if '?' in read.path else '?'}after={after}"
 
 
@@ -209,14 +209,14 @@ def last_id(harness: Harness) -> str:
 
 @pytest.fixture(autouse=True)
 def no_hour_ends() -> None:
-    """A read that is asked three times must see the same buckets each time."""
+    """Wait for the next hour if this one ends soon: a read that is repeated must find the same buckets."""
     left = 3600 - time.time() % 3600
     if left < 20:
         time.sleep(left)
 
 
 def test_every_read_has_one_answer(harness: Harness, http: httpx.Client) -> None:
-    """The structs in threads and in asyncio are equal, and HTTP and the command line encode the same one."""
+    """Threads and asyncio return equal structs, and HTTP and the command line encode the same struct."""
     for read in READS:
         answer = in_threads(harness, read)
         assert in_asyncio(harness, read) == answer, read
@@ -230,7 +230,7 @@ def test_every_read_has_one_answer(harness: Harness, http: httpx.Client) -> None
 
 
 def test_what_is_refused_is_refused_alike(harness: Harness, http: httpx.Client) -> None:
-    """A read that cannot be answered is refused by the same field with the same words, however it is asked."""
+    """An invalid read is rejected with the same field and the same message in threads, in asyncio and over HTTP."""
     for read in REFUSED:
         with pytest.raises(EventError) as refused:
             in_threads(harness, read)
@@ -243,7 +243,7 @@ def test_what_is_refused_is_refused_alike(harness: Harness, http: httpx.Client) 
 
 
 def test_a_metric_that_is_not_declared(harness: Harness, http: httpx.Client) -> None:
-    """No verb takes a metric that is not declared for a counter at 0."""
+    """Every read of a metric that is not declared is rejected; none returns 0."""
     for read in WAITING:
         if read.verb == "of":
             continue
@@ -260,7 +260,7 @@ def _hashed(part: Any) -> Any:
 
 
 def test_every_read_waits_for_a_position(harness: Harness, http: httpx.Client) -> None:
-    """After a stream ID that is not counted every read gives up in time, and once it is counted every read answers."""
+    """A read after a stream ID fails at its timeout if that is not counted yet, and is answered once it is counted."""
     with Producer(harness.url) as producer:
         producer.emit("view", FRIEND, actor="u99")
     after = last_id(harness)
@@ -279,7 +279,7 @@ def test_every_read_waits_for_a_position(harness: Harness, http: httpx.Client) -
 
 
 def test_the_verbs_are_the_same() -> None:
-    """`Totals` and `aio.Totals` have the same verbs with the same parameters, in the same order."""
+    """`Totals` and `aio.Totals` have the same methods with the same parameters, in the same order."""
     verbs = {read.verb for read in READS} | {"read"}
     for verb in verbs:
         threads, asynchronous = (inspect.signature(getattr(face, verb)) for face in (Totals, aio.Totals))
@@ -288,14 +288,14 @@ def test_the_verbs_are_the_same() -> None:
 
 
 def test_an_answer_reads_back(harness: Harness) -> None:
-    """A client in Python decodes an answer of HTTP into the struct that the library returns."""
+    """A Python client can decode an HTTP answer into the struct that the library returns."""
     for read in READS:
         answer = in_threads(harness, read)
         assert msgspec.json.decode(msgspec.json.encode(answer), type=type(answer)) == answer
 
 
 def test_the_public_face() -> None:
-    """`tallystream` has everything that it lists, every error of the library, and its version; reads load late."""
+    """`tallystream` exports every name in `__all__`, every error and its version, and imports the reads only on use."""
     assert all(getattr(tallystream, name) is not None for name in tallystream.__all__)
     errors = {
         name

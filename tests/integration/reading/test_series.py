@@ -1,4 +1,4 @@
-"""Series, sums over ranges, and leaderboards of windows: what the events' own times say, and no more."""
+"""Series, sums over ranges, and leaderboards of windows are exactly those that the times of the events give."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ SUBJECT = "article:1"
 
 @pytest.fixture
 def harness(server):
-    """Parts wired to a clean server, with the rules of this module."""
+    """Return a harness on an empty server, with the rules of this module."""
     with Harness(server.url, rules=RULES, partitions=2) as wired:
         yield wired
 
 
 @pytest.fixture
 def ask(harness):
-    """Ask a query's function about this module's rules."""
+    """Return a function that runs a query, made by a given function for this module's rules."""
     with Totals(harness.url) as totals:
         yield lambda query, *arguments, **named: totals.run(query(harness.layout, RULES, *arguments, **named))
 
 
 def count(harness, events):
-    """Emit `(metric, subject, amount, at)` and count them."""
+    """Emit events, each `(metric, subject, amount, at)`, and count them."""
     with Producer(harness.url, linger=0.001) as producer:
         for metric, subject, amount, at in events:
             producer.emit(metric, subject, amount, at=at, actor="u1" if metric == "daily" else None)
@@ -56,7 +56,7 @@ def count(harness, events):
 
 
 def scattered(now, days, events, subjects=1, seed=3):
-    """Return views at random times of the last days; the first subjects have most of them."""
+    """Return views at random times in the last `days` days; the first subjects have most of them."""
     draw = random.Random(seed)
     names = [f"article:{number + 1}" for number in range(subjects)]
     weights = [1 / (rank + 1) for rank in range(subjects)]
@@ -68,7 +68,7 @@ def scattered(now, days, events, subjects=1, seed=3):
 
 @pytest.mark.parametrize(("window", "last"), [("hour", 30), ("day", 12), ("month", 2)])
 def test_a_series_has_every_bucket(harness, ask, window, last):
-    """A series is the latest buckets, oldest first, those without an event as 0, in the days of the zone."""
+    """A series has the latest buckets, oldest first, with 0 for buckets without events, in the days of the zone."""
     now = time.time()
     events = scattered(now, 10, 200)
     count(harness, events)
@@ -86,7 +86,7 @@ def test_a_series_has_every_bucket(harness, ask, window, last):
 
 @pytest.mark.parametrize("over", ["24h", "7d", "90m", "40d"])
 def test_a_rolling_sum_is_exact(harness, ask, over):
-    """A sum over a range is the sum of the events between the bounds that it states, which hold the range tightly."""
+    """A sum over a range is exactly the sum between its stated bounds, which exceed the range by less than an hour."""
     now = time.time()
     events = scattered(now, 10, 400)
     count(harness, events)
@@ -98,14 +98,14 @@ def test_a_rolling_sum_is_exact(harness, ask, over):
 
 
 def test_a_rolling_week_reads_few_buckets(ask):
-    """Seven days are read from days and hours: never more than 6 days with the hours of two, nor fewer than 7."""
+    """Seven days are read from 7 to 54 buckets: at most six days and the hours of two days."""
     for hour in range(24):
         rolling = ask(query_rolling, SUBJECT, "view", "7d", time.time() + hour * HOUR)
         assert 7 <= rolling.buckets <= 6 + 2 * 24
 
 
 def test_a_window_is_shown_from_its_floor(harness, ask):
-    """A day with more taken back than given shows the floor, and the sum over days is floored once, at its end."""
+    """A bucket below the floor is shown as the floor; in a sum over days, only the whole sum is compared with it."""
     now = bucket("day", int(time.time()) // 60, ZONE).start - DAY / 2  # about noon: far from where days meet
     yesterday = now - DAY
     count(harness, [("like", SUBJECT, -2, now), ("like", SUBJECT, 3, yesterday)])
@@ -114,7 +114,7 @@ def test_a_window_is_shown_from_its_floor(harness, ask):
 
 
 def test_buckets_expire_by_themselves(harness):
-    """Each bucket is kept from its end for as long as declared, with its leaderboard; what is forever has no end."""
+    """Each bucket and its leaderboard expire the declared time after its end; with `forever` they never expire."""
     now = int(time.time())
     count(harness, [(metric, SUBJECT, 1, now) for metric in ("view", "click", "call", "daily")])
     keys = harness.layout.keys_of(SUBJECT)
@@ -123,7 +123,7 @@ def test_buckets_expire_by_themselves(harness):
         return bucket(window, now // 60, ZONE).label
 
     def kept(key, window):
-        """Return how many seconds behind the end of its bucket a key is kept; `None`: for ever."""
+        """Return for how many seconds after the end of its bucket a key is kept; `None` means forever."""
         assert harness.client.exists(key), key
         expires = harness.client.pexpiretime(key)
         return None if expires == -1 else expires / 1000 - bucket(window, now // 60, ZONE).end
@@ -142,7 +142,7 @@ def test_buckets_expire_by_themselves(harness):
 
 
 def test_a_bucket_is_kept_for_a_day_at_least(harness, ask):
-    """An event that comes when its bucket should be gone is counted there, and the bucket is kept for another day."""
+    """An event of a bucket that should have expired is counted in it, and the bucket is kept for another day."""
     now = time.time()
     long_ago = now - 30 * DAY
     count(harness, [("view", SUBJECT, 1, long_ago), ("click", SUBJECT, 1, now)])
@@ -157,7 +157,7 @@ def test_a_bucket_is_kept_for_a_day_at_least(harness, ask):
 
 @pytest.mark.parametrize("window", [None, "hour", "day", "month", "7d", "24h"])
 def test_tops_are_exact(harness, ask, window):
-    """While every subject fits, a top list is the exact order of sums: of all time, of a bucket, and of a range."""
+    """If all subjects fit, a leaderboard of all time, of a bucket or of a range has the exact order of the sums."""
     now = time.time()
     events = scattered(now, 9, 500, subjects=20)
     count(harness, events)
@@ -176,7 +176,7 @@ def test_tops_are_exact(harness, ask, window):
 
 
 def test_a_rolling_top_states_what_it_cannot_know(harness, ask):
-    """With more subjects than the lists hold, the values are exact and nobody left out has more than is stated."""
+    """If some subjects do not fit, values are exact, and no subject left out has more than the last plus `error`."""
     now = time.time()
     events = scattered(now, 6, 4000, subjects=400)
     count(harness, events)
@@ -212,7 +212,7 @@ def test_a_rolling_top_states_what_it_cannot_know(harness, ask):
     ],
 )
 def test_questions_that_cannot_be_answered(ask, query, arguments, field, message):
-    """A question about what is not kept is refused by field, with what is."""
+    """A query for a window or a range that cannot be read is rejected with the field and the allowed values."""
     with pytest.raises(EventError, match=message) as refused:
         ask(query, *arguments, time.time())
     assert refused.value.field == field
@@ -229,7 +229,7 @@ def test_questions_that_cannot_be_answered(ask, query, arguments, field, message
     ],
 )
 def test_tops_that_are_not_kept(ask, arguments, field, message):
-    """A leaderboard that is not kept, or not so long, is refused by field, with what is."""
+    """A query for a leaderboard that does not exist or is shorter is rejected with the field and the allowed values."""
     with pytest.raises(EventError, match=message) as refused:
         ask(query_top, *arguments, now=time.time())
     assert refused.value.field == field

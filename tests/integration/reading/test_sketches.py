@@ -1,4 +1,4 @@
-"""What is counted in bounded memory: within the stated bound of what exact counting gives."""
+"""Estimates in bounded memory differ from exact counts by at most their stated error."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ RULES = Rules(
 
 @pytest.fixture
 def harness(server):
-    """Parts wired to a clean server, with the rules of this module."""
+    """Return a harness on an empty server, with the rules of this module."""
     with Harness(server.url, rules=RULES, partitions=PARTITIONS) as wired:
         yield wired
 
 
 @pytest.fixture
 def totals(harness):
-    """A reader."""
+    """Return a reader of the same server."""
     with Totals(harness.url) as reader:
         yield reader
 
 
 def count(harness, events):
-    """Emit `(metric, subject, amount, at, actor)` and count them."""
+    """Emit events, each `(metric, subject, amount, at, actor)`, and count them."""
     with Producer(harness.url, linger=0.05, entry_events=5000) as producer:
         for metric, subject, amount, at, actor in events:
             producer.emit(metric, subject, amount, at=at, actor=actor)
@@ -59,7 +59,7 @@ def count(harness, events):
 
 
 def zipf(subjects, events, seed=7):
-    """Return how often each of some subjects is drawn, few of them with most of it."""
+    """Return how often each subject is drawn in `events` draws with a Zipf distribution."""
     draw = random.Random(seed)
     names = [f"/page/{number}" for number in range(subjects)]
     weights = [1 / (rank + 1) ** 1.05 for rank in range(subjects)]
@@ -67,7 +67,7 @@ def zipf(subjects, events, seed=7):
 
 
 def invented(number):
-    """Yield one event for each of many subjects that nobody has heard of."""
+    """Yield one event for each of `number` subjects that do not occur otherwise."""
     now = time.time()
     return (("few", f"made-up:{n:012d}", 1, now, f"user-{n % 3}") for n in range(number))
 
@@ -78,7 +78,7 @@ def ledger_of(harness, partition, field):
 
 
 def test_a_sketch_keeps_its_bound(harness, totals):
-    """No estimate is too low; all but the stated share are within the stated bound of the exact count."""
+    """No estimate is too low, and at most the share `DELTA` of them is too high by more than the stated bound."""
     exact = zipf(20_000, 200_000)
     now = time.time()
     count(harness, (("path", subject, amount, now, None) for subject, amount in exact.items()))
@@ -95,7 +95,7 @@ def test_a_sketch_keeps_its_bound(harness, totals):
 
 
 def test_the_top_of_a_sketch(harness, totals):
-    """The leaderboard of a sketch has the subjects with the most, and each value within the error that it states."""
+    """The leaderboard of a sketch has the largest subjects, and each value is within the stated error."""
     exact = zipf(5_000, 100_000)
     now = time.time()
     count(harness, (("path", subject, amount, now, None) for subject, amount in exact.items()))
@@ -108,7 +108,7 @@ def test_the_top_of_a_sketch(harness, totals):
 
 
 def test_nothing_is_taken_from_a_sketch(harness, totals):
-    """A negative amount is refused by the producer, and parked where it comes past one."""
+    """The producer rejects a negative amount for a sketch, and the worker dead-letters it if another client sent it."""
     with Producer(harness.url) as producer:
         producer.emit("path", "/a")
         producer.flush()
@@ -122,7 +122,7 @@ def test_nothing_is_taken_from_a_sketch(harness, totals):
 
 @pytest.mark.parametrize("actors", [10, 1_000, 50_000])
 def test_uniques_keep_their_error(harness, totals, actors):
-    """Different actors are counted within three standard errors, however often each comes."""
+    """The estimate of different actors is within three standard errors, however many events each actor has."""
     now = time.time()
     twice = [*range(actors), *range(0, actors, 3)]
     count(harness, (("visit", "article:1", 1, now, f"user-{actor}") for actor in twice))
@@ -133,10 +133,10 @@ def test_uniques_keep_their_error(harness, totals, actors):
 
 
 def test_uniques_over_days(harness, totals):
-    """Over several days an actor is one actor, whenever they came; days out of the range do not count."""
+    """Over several days an actor is counted once, and days outside the range are not counted."""
     now = time.time() // DAY * DAY - DAY / 2  # noon of yesterday: far from where days meet
     days = [now - ago * DAY for ago in range(4)]
-    # Each day 3,000 actors, of whom the next day shares 2,000.
+    # Each day has 3,000 actors, and the next day has 2,000 of them again.
     visits = [(at, f"user-{1000 * ago + n}") for ago, at in enumerate(days) for n in range(3000)]
     count(harness, (("visit", "article:1", 1, at, actor) for at, actor in visits))
 
@@ -145,12 +145,12 @@ def test_uniques_over_days(harness, totals):
 
     assert abs(ask("day") - 3000) <= 3 * HLL_ERROR * 3000
     assert abs(ask("30d") - 6000) <= 3 * HLL_ERROR * 6000
-    # One day up to now reaches into the day before, whole buckets as they are.
+    # A duration of one day that ends now begins in the day before, and both days are read as whole buckets.
     assert abs(ask("1d") - 4000) <= 3 * HLL_ERROR * 4000
 
 
 def test_subjects_beyond_the_quota_go_to_the_sketch(harness, totals):
-    """Subjects up to the quota are exact and stay so; those beyond are estimates that say their error."""
+    """Subjects up to the quota stay exact; the others are estimates with a stated error."""
     known = [f"article:{number}" for number in range(40)]
     now = time.time()
     count(harness, [("few", subject, 5, now, None) for subject in known])
@@ -175,7 +175,7 @@ def test_subjects_beyond_the_quota_go_to_the_sketch(harness, totals):
 
 
 def test_a_quota_bounds_the_memory(harness):
-    """200,000 invented subjects take less than a counter each would: a sketch, and nothing that grows with them."""
+    """200,000 subjects beyond the quota add only a sketch, and no keys or fields."""
     count(harness, invented(1000))
     before = harness.client.info("memory")["used_memory"]
     streams = sum(harness.client.memory_usage(keys.stream, samples=0) for keys in harness.layout.keys)
@@ -193,7 +193,7 @@ def test_a_quota_bounds_the_memory(harness):
 
 @pytest.mark.slow
 def test_a_million_invented_subjects(harness):
-    """A million subjects that nobody has heard of leave counters for the quota, a sketch, and a server that answers."""
+    """A million new subjects add counters up to the quota and a sketch, and the memory stays bounded."""
     before = harness.client.info("memory")["used_memory"]
     count(harness, invented(1_000_000))
     for keys in harness.layout.keys:
@@ -207,7 +207,7 @@ def test_a_million_invented_subjects(harness):
 
 @pytest.mark.slow
 def test_a_bloom_filter_keeps_its_rate(harness):
-    """Every copy of an id is found, and of 400,000 new ones hardly any is taken for one: 1 in 6,600 at the end."""
+    """A Bloom filter finds every repeated id, and takes at most 1 in 6,600 of 400,000 new ids for a duplicate."""
     new, copies = 400_000, 2_000
     subject = next(f"s{n}" for n in range(9) if partition_of(f"s{n}", PARTITIONS) == 0)
     with Producer(harness.url) as producer:

@@ -1,4 +1,4 @@
-"""Reading totals: exact, cheap, and with a statement of how good they are."""
+"""Totals are read exactly, with few commands, and with a statement of how complete they are."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.harness import Harness
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server."""
+    """Return a harness on an empty server."""
     with Harness(server.url) as harness:
         yield harness
 
 
 @pytest.fixture
 def totals(harness):
-    """A reader of the same server."""
+    """Return a reader of the same server."""
     with Totals(harness.url) as totals:
         yield totals
 
@@ -33,14 +33,14 @@ def emit(harness: Harness, *events: tuple[str, str, int]) -> None:
 
 
 def test_a_counter_that_was_never_counted_is_0(totals):
-    """What nothing was counted for is 0, not an error."""
+    """A counter without events is 0, not an error."""
     assert totals.get("article:1", "view").value == 0
     assert totals.get_many([("a", "view"), ("b", "like")]).values == {("a", "view"): 0, ("b", "like"): 0}
     assert totals.of("article:1").counters == {"like": 0, "view": 0, "vote": 0}
 
 
 def test_one_many_and_all(harness, totals):
-    """A total can be read alone, among others of any partition, and with all metrics of its subject."""
+    """A total can be read alone, together with totals of other partitions, and with all metrics of its subject."""
     emit(
         harness, *(("view", f"article:{n}", n) for n in range(50)), ("like", "article:7", -2), ("view", "caf\u00e9", 3)
     )
@@ -54,21 +54,21 @@ def test_one_many_and_all(harness, totals):
 
 
 def test_any_client_can_read(harness):
-    """A total is a string key with a whole number, readable with GET alone."""
+    """A total is a string key with a whole number, so any client can read it with GET."""
     emit(harness, ("view", "article:1", 5))
     harness.drain()
     assert harness.client.get(harness.layout.keys_of("article:1").total("view", "article:1")) == b"5"
 
 
 def test_large_totals_are_exact(harness, totals):
-    """A total of 2^53 - 1 is read digit by digit."""
+    """Totals up to 2^53 - 1 are read exactly."""
     emit(harness, ("view", "article:1", 2**53 - 1), ("like", "article:1", -(10**15)))
     harness.drain()
     assert totals.of("article:1").counters == {"like": -(10**15), "view": 2**53 - 1, "vote": 0}
 
 
 def test_a_reading_says_how_good_it_is(harness, totals):
-    """A reading states the entries that are not in it yet, and up to which stream ID it is complete."""
+    """A reading states the number of entries that are not in it yet, and the stream ID up to which it is complete."""
     emit(harness, ("view", "article:1", 1))
     keys = harness.layout.keys_of("article:1")
     last = harness.client.xrevrange(keys.stream, count=1)[0][0].decode()
@@ -82,7 +82,7 @@ def test_a_reading_says_how_good_it_is(harness, totals):
 
 
 def test_a_pending_entry_is_not_complete(harness, totals):
-    """Entries that a worker holds and has not applied are not in `as_of`."""
+    """`as_of` does not include an entry that is delivered to a worker but not applied."""
     emit(harness, ("view", "article:1", 1))
     partition = next(i for i, keys in enumerate(harness.layout.keys) if keys == harness.layout.keys_of("article:1"))
     (entry,) = harness.fetch(partition)(10, 0)
@@ -92,7 +92,7 @@ def test_a_pending_entry_is_not_complete(harness, totals):
 
 
 def test_reading_ones_own_writes(harness, totals):
-    """A read after a stream ID returns once that entry is counted, and in time where it never is."""
+    """A read after a stream ID returns once that entry is counted, and fails at its timeout if it is not."""
     emit(harness, ("view", "article:1", 1))
     keys = harness.layout.keys_of("article:1")
     last = harness.client.xrevrange(keys.stream, count=1)[0][0].decode()
@@ -108,14 +108,14 @@ def test_reading_ones_own_writes(harness, totals):
 
 @pytest.mark.parametrize(("subject", "metric", "field"), [("", "view", "subject"), ("a", "a b", "metric")])
 def test_a_counter_that_cannot_exist(totals, subject, metric, field):
-    """A subject or metric that no event could have is refused with its field."""
+    """A subject or metric that no event can have is rejected with the name of the field."""
     with pytest.raises(EventError) as refused:
         totals.get(subject, metric)
     assert refused.value.field == field
 
 
 def test_all_metrics_without_a_worker(server):
-    """All metrics of a subject can be named once a worker has published them; until then the error says so."""
+    """Before a worker has published the rules, one total is 0, and reading all metrics raises a configuration error."""
     with Totals(server.url) as totals:
         assert totals.get("article:1", "view").value == 0
         with pytest.raises(ConfigurationError, match="start a worker"):
@@ -123,13 +123,13 @@ def test_all_metrics_without_a_worker(server):
 
 
 def test_another_number_of_partitions(harness):
-    """A reader that expects another number of partitions than is stored says so."""
+    """A reader that expects another number of partitions than is stored raises a configuration error."""
     with Totals(harness.url, partitions=8) as totals, pytest.raises(ConfigurationError, match="created with 4"):
         totals.get("article:1", "view")
 
 
 def test_nothing_runs_keys(harness, totals):
-    """Neither writing nor counting nor reading walks over the keys of the server."""
+    """Appending, counting and reading use no command that iterates over the keys of the server."""
     harness.client.config_resetstat()
     emit(harness, *(("view", f"article:{n}", 1) for n in range(50)))
     harness.drain()

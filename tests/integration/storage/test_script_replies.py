@@ -33,7 +33,7 @@ CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 
 CASES: Final = [
     # The script, its keys, commands that run before it, its arguments, the shape of its reply. An argument
-    # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `-` is the empty text, `_` in a value is a blank.
+    # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `-` is the empty text, `_` in a value means a space.
     ("storage/append", "stream seq ledger", "", "1 p 1 1 x", "appended text"),
     ("storage/append", "stream seq ledger", PRODUCER, "1 p 1 1 x", "already text"),
     ("storage/append", "stream seq ledger", "", "1 p 2 1 x", "gap text"),
@@ -120,20 +120,20 @@ NO_GROUP: Final = [
 
 
 def run(client: redis.Redis, script: str, keys: str, arguments: str) -> Any:
-    """Call a script, named by its package and its own name."""
+    """Call a script, given as `<folder>/<name>`, and return its reply."""
     folder, name = script.split("/")
     package = "tallystream.storage" if folder == "storage" else f"tallystream_worker.{folder}"
     return Script(package, name)(client, keys.split(), [argument(word) for word in arguments.split()])
 
 
 def argument(word: str) -> str | bytes:
-    """Return an argument of a script."""
+    """Return the argument of a script for a word of `CASES`."""
     kind, *rest = word.split(":")
     return batch(*rest) if kind == "batch" else "" if word == "-" else word
 
 
 def batch(subject: str, *ids: str) -> bytes:
-    """Return a batch that adds 1 to a counter, for the entries with these IDs."""
+    """Return a batch, in msgpack, that adds 1 to a counter and acknowledges the entries with these IDs."""
     rule = {"metric": "view", "total": "total:", "up": "up:", "windows": [], "limit": 0, "limits": "limit:"}
     rule |= {"top": 0, "tops": [], "quota": 0, "sketch": "sketch", "bloom": 0}
     empty = ("labels", "windows", "sketches", "limited", "seen", "votes", "uniques", "expire")
@@ -142,7 +142,7 @@ def batch(subject: str, *ids: str) -> bytes:
 
 
 def shape(value: Any) -> str:
-    """Return what a field of a reply is."""
+    """Return the shape of a field of a reply: `text`, `number`, or a list of these."""
     if isinstance(value, list):
         return f"[{' '.join(map(shape, value))}]"
     return "number" if isinstance(value, int) else "text" if isinstance(value, bytes) else repr(value)
@@ -150,7 +150,7 @@ def shape(value: Any) -> str:
 
 @pytest.fixture
 def client(server) -> Iterator[redis.Redis]:
-    """A client of the library's own kind, of an empty server."""
+    """Return a client of an empty server, made by `connect`."""
     client = connect(server.url)
     yield client
     client.close()
@@ -158,7 +158,7 @@ def client(server) -> Iterator[redis.Redis]:
 
 @pytest.mark.parametrize(("script", "keys", "before", "arguments", "reply"), CASES)
 def test_a_reply_has_its_shape(client, script, keys, before, arguments, reply):
-    """A reply is its status and the fields of that status: texts, numbers, lists of texts."""
+    """A reply is a status, then the fields of that status: texts, numbers or lists of texts."""
     for command in filter(None, before.split("; ")):
         client.execute_command(*(word.replace("_", " ") for word in command.split()))
     status, *fields = run(client, script, keys, arguments)
@@ -167,14 +167,14 @@ def test_a_reply_has_its_shape(client, script, keys, before, arguments, reply):
 
 @pytest.mark.parametrize(("script", "keys", "arguments"), NO_GROUP)
 def test_a_missing_group_is_an_error(client, script, keys, arguments):
-    """What must never be taken for done is no status but an error: NOGROUP."""
+    """A missing consumer group is an error of the script (NOGROUP), not a status."""
     client.xadd("stream", {"v": "1"}, id="1-1")
     with pytest.raises(ResponseError, match=r"^NOGROUP"):
         run(client, script, keys, arguments)
 
 
 def test_every_status_of_every_script_has_a_case():
-    """The headers of the scripts list the statuses, one lower-case word each, and every one is tested here."""
+    """The header of each script lists its statuses, each a lower-case word, and every status is tested here."""
     documented = set()
     for file in [*ROOT.glob("producer/**/*.lua"), *ROOT.glob("worker/**/*.lua")]:
         text = file.read_text()

@@ -1,4 +1,4 @@
-"""Books from ledgers, without a server."""
+"""The sums of a ledger agree: each figure is calculated from the replies of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOTHING_PENDING = {"pending": 0, "min": None}
 
 
 def books(*ledgers: dict[bytes, bytes], pending: dict[str, object] = NOTHING_PENDING, lag: int | None = 0) -> Ledger:
-    """Return what the replies of a server with these ledgers mean, at second 100."""
+    """Return the ledger from the replies of a server with these partitions, at second 100.5."""
     replies: list[object] = []
     for ledger in ledgers:
         replies += [(100, 500_000), [GROUP | {"lag": lag}], pending, 2, ledger, [None, None]]
@@ -21,7 +21,7 @@ def books(*ledgers: dict[bytes, bytes], pending: dict[str, object] = NOTHING_PEN
 
 
 def test_outcomes_add_up_over_partitions() -> None:
-    """Every outcome is the sum over partitions and rules, and what is left of appended is unaccounted."""
+    """Every outcome is the sum over partitions and rules, and appended events without an outcome are unaccounted."""
     found = books(
         {b"appended": b"10", b"counted": b"4", b"rejected:once": b"1", b"rejected:limit": b"2", b"dead": b"1"},
         {b"appended": b"5", b"counted": b"1", b"duplicate": b"1", b"late": b"1", b"trimmed": b"1"},
@@ -34,21 +34,21 @@ def test_outcomes_add_up_over_partitions() -> None:
 
 
 def test_events_by_metric_leave_nothing_out() -> None:
-    """By metric, the events add up to those of the outcome: what names no metric is under the empty name."""
+    """The events by metric add up to those of the outcome; events without a known metric are under `""`."""
     found = books({b"dead": b"7", b"dead@view": b"2", b"dead@like": b"1"}, {b"dead": b"3", b"dead@view": b"3"})
     assert found.by_metric("dead") == {"view": 5, "like": 1, "": 4}
     assert found.by_metric("counted") == {}
 
 
 def test_events_by_metric_and_rule() -> None:
-    """A rejected event is told apart by metric and by the rule that decided."""
+    """Rejected events are listed by metric and by the rule that rejected them."""
     found = books({b"rejected:once": b"3", b"rejected:once@vote": b"2", b"rejected:once@like": b"1"})
     assert found.by_metric_and_rule("rejected") == {("vote", "once"): 2, ("like", "once"): 1}
     assert found.by_metric("rejected") == {"vote": 2, "like": 1}
 
 
 def test_totals_may_be_negative() -> None:
-    """The sum of a metric's amounts is added over partitions with its sign, and is no outcome."""
+    """The sum of a metric's amounts is added over partitions, may be negative, and is not an outcome."""
     found = books({b"total@like": b"-3"}, {b"total@like": b"1", b"total@view": b"9007199254740991"})
     assert found.totals == {"like": -2, "view": 9007199254740991}
     assert found.unaccounted == 0
@@ -59,12 +59,12 @@ def test_totals_may_be_negative() -> None:
     [(NOTHING_PENDING, 1), (NOTHING_PENDING, None), ({"pending": 1, "min": b"3-0"}, 0)],
 )
 def test_open_books_have_no_unaccounted_events(pending: dict[str, object], lag: int | None) -> None:
-    """While anything waits, or the server cannot tell, no difference is stated."""
+    """While entries wait, or the lag is not known, the number of unaccounted events is `None`."""
     assert books({b"appended": b"5"}, pending=pending, lag=lag).unaccounted is None
 
 
 def test_the_age_of_the_oldest_pending_entry() -> None:
-    """The age is the server's time less that of the lowest pending ID, and never negative."""
+    """The age of the oldest pending entry is the server's time minus that of its ID, and never negative."""
     (partition,) = books({}, pending={"pending": 1, "min": b"98000-7"}).partitions
     assert partition.oldest_pending == 2.5
     (partition,) = books({}, pending={"pending": 1, "min": b"999000-0"}).partitions
@@ -72,7 +72,7 @@ def test_the_age_of_the_oldest_pending_entry() -> None:
 
 
 def test_a_key_of_another_type_is_an_error() -> None:
-    """A ledger that is no hash is raised, not taken for an empty one."""
+    """If the key of a ledger is not a hash, reading it raises the server's error."""
     query = query_ledger(Layout(1))
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         query.parse([(1, 0), [GROUP], NOTHING_PENDING, 0, ResponseError("WRONGTYPE Operation against a key")])

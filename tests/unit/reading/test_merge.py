@@ -1,4 +1,4 @@
-"""The largest sums over leaderboards that are cut off: exact where nothing unseen could be larger, and never surer."""
+"""Merging leaderboards that are cut off finds the largest sums, and states how large a missing one may be."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ parts = st.dictionaries(st.sampled_from(SUBJECTS), st.integers(-3, 30).filter(bo
 
 
 def board(stored: dict[str, int], cap: int) -> Board:
-    """Return the leaderboard that a partition keeps of what is stored in it."""
+    """Return the leaderboard of the `cap` largest values that a partition stores."""
     listed = sorted(stored.items(), key=rank, reverse=True)[:cap]
     unseen = max(0, listed[-1][1]) if len(listed) == cap else 0
     return Board(dict(listed), unseen, lambda subjects: ("HMGET", stored, *subjects))
 
 
 def answer(query: Query[Largest]) -> tuple[Largest, int]:
-    """Ask until there is an answer; return it, and how many subjects were looked up."""
+    """Run a query until it has an answer; return the answer, and the number of subjects that were read."""
     looked_up = 0
     while True:
         looked_up += max((len(subjects) for _, _, *subjects in query.commands), default=0)
@@ -39,7 +39,7 @@ def answer(query: Query[Largest]) -> tuple[Largest, int]:
 @settings(deadline=None)
 @given(st.lists(parts, min_size=1, max_size=4), st.integers(1, 3), st.integers(3, 6))
 def test_what_is_certain_is_right(stored, n, cap):
-    """Every sum is exact; no subject that is left out has more than the last place, or than what is said of it."""
+    """Every sum is exact, and no subject that is left out has more than the last place or the stated bound."""
     sums: Counter[str] = Counter()
     for part in stored:
         sums.update(part)
@@ -53,7 +53,7 @@ def test_what_is_certain_is_right(stored, n, cap):
 
 
 def test_no_more_is_looked_up_than_needed():
-    """Of thousands of candidates, only those are read that could be among the largest."""
+    """Of thousands of candidates, only those that could be among the largest are read."""
     stored = [{f"s{n}": 5000 - n for n in range(3000)} for _ in range(4)]
     found, looked_up = answer(merge_top_k([board(part, 3000) for part in stored], 10))
     assert found.places == [(f"s{n}", 4 * (5000 - n)) for n in range(10)]

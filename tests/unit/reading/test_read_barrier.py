@@ -1,4 +1,4 @@
-"""How long a reader waits, and how often it looks."""
+"""A read barrier waits until the partitions are counted far enough, or until its timeout."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def reading(*positions: tuple[str, int | None]) -> list[CountingPosition]:
 
 
 def test_without_a_wish_any_reading_will_do() -> None:
-    """Who waits for nothing takes the first reading."""
+    """A barrier without a stream ID accepts the first positions."""
     assert ReadBarrier(None, 0).ends(reading(("0-0", 5)))
 
 
 def test_every_partition_must_have_come_far_enough() -> None:
-    """A reading is complete when each partition passed the entry, or has nothing left to count."""
+    """The wait ends when each partition is counted up to the stream ID, or has no lag."""
     patience = ReadBarrier("7-1", 60)
     assert patience.ends(reading(("7-1", 3), ("9-0", None), ("1-0", 0)))
     assert not patience.ends(reading(("7-1", 3), ("7-0", 1)))
@@ -29,13 +29,13 @@ def test_every_partition_must_have_come_far_enough() -> None:
 
 
 def test_time_runs_out_with_a_message() -> None:
-    """When the time is up, the error says which entry and how long."""
+    """After the timeout, the error names the entry and the seconds waited."""
     with pytest.raises(FlushTimeout, match=r"entry 7-1 was not counted within 0 seconds"):
         ReadBarrier("7-1", 0).ends(reading(("7-0", 1)))
 
 
 def test_looks_become_rarer() -> None:
-    """The pauses grow to a bound, so that many who wait for long are no burden."""
+    """The pauses between polls grow up to a bound, so that many waiting readers cause little load."""
     patience = ReadBarrier("7-1", 60)
     pauses = [patience.pause() for _ in range(20)]
     assert pauses == sorted(pauses)
@@ -43,7 +43,7 @@ def test_looks_become_rarer() -> None:
 
 
 def test_a_query_is_not_gone_on_with_before_its_time() -> None:
-    """Until a partition has come far enough, a guarded query has no answer and leads to no further query."""
+    """Until a partition is counted far enough, a guarded query has no answer and sends no further query."""
     group = [{"name": b"g", "last-delivered-id": b"7-0", "lag": 1}]
     replies = [group, {"pending": 0, "min": None}, b"5"]
     query: Query[int] = Query(
@@ -58,6 +58,6 @@ def test_a_query_is_not_gone_on_with_before_its_time() -> None:
 
 @pytest.mark.parametrize("after", ["", "x", "1-2-3", "-1", "1-", "\u0661-\u0662"])
 def test_a_wish_that_is_no_stream_id_is_refused(after: str) -> None:
-    """What is not a stream ID is refused by name, with the form that is wanted."""
+    """A text that is not a stream ID is rejected, and the error names the parameter and the valid form."""
     with pytest.raises(EventError, match="after: a stream ID must have the form 1763900000000-0"):
         ReadBarrier(after, 1)

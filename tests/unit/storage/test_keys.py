@@ -1,4 +1,4 @@
-"""Keys: any language can compute them, and they lie evenly over a cluster."""
+"""Any client can compute the names of the keys, and the keys are spread evenly over a cluster."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SLOTS = 16_384
 
 
 def test_the_tags_of_the_contract():
-    """The first tags are the ones that the documentation lists."""
+    """The tags of the first partitions are those in the documentation."""
     assert [tag_of(i) for i in range(4)] == ["p0.425", "p1.1840", "p2.171", "p3.1534"]
 
 
 def test_a_tag_names_its_part_of_the_slots():
-    """Every tag lies in the 1/1,024 of the slots that the bit-reversed partition number names, and no two share one."""
+    """Every tag is in the 1/1,024 of the slots with the bit-reversed partition number, and no two tags share one."""
     parts = [key_slot(tag_of(i).encode()) >> 4 for i in range(MAX_PARTITIONS)]
     assert parts == [int(f"{i:010b}"[::-1], 2) for i in range(MAX_PARTITIONS)]
     assert len(set(parts)) == MAX_PARTITIONS
@@ -29,7 +29,7 @@ def test_a_tag_names_its_part_of_the_slots():
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("partitions", [2, 4, 8, 32, 128])
 def test_partitions_lie_evenly_over_nodes(nodes, partitions):
-    """On nodes that share the slots evenly, no node has two partitions more than another; 11, 11, 10 of 32 on three."""
+    """On nodes with equal numbers of slots, the numbers of partitions differ by at most 2; 32 on 3 are 11, 11, 10."""
     load = Counter(dict.fromkeys(range(nodes), 0))
     load.update(key_slot(tag_of(i).encode()) * nodes // SLOTS for i in range(partitions))
     assert max(load.values()) - min(load.values()) <= 2
@@ -39,7 +39,7 @@ def test_partitions_lie_evenly_over_nodes(nodes, partitions):
 
 @pytest.mark.parametrize("subject", ["article:1", "a}b{c", "{}", "{p9.1}", "}", "a:b:c", "\u65e5\u672c", "{" * 100])
 def test_a_subject_does_not_move_its_keys(subject):
-    """All keys of a partition are in one slot, whatever the subject's text."""
+    """All keys of a partition are in one slot, whatever characters the subject contains."""
     keys = Layout(8).keys_of(subject)
     slots = {
         key_slot(key.encode())
@@ -50,7 +50,7 @@ def test_a_subject_does_not_move_its_keys(subject):
 
 
 def test_the_names_of_the_contract():
-    """Keys are named as the documentation says, so that any client can read them."""
+    """Keys have the names in the documentation, so that any client can read them."""
     keys = Layout().keys_of("article:1")
     number = zlib.crc32(b"article:1") % 4
     prefix = f"tally:{{{tag_of(number)}}}:"
@@ -62,20 +62,20 @@ def test_the_names_of_the_contract():
 
 
 def test_counters_do_not_share_keys():
-    """A metric has no colon, so no two pairs of metric and subject meet in one key."""
+    """Two different pairs of metric and subject never have the same key, because a metric contains no colon."""
     keys = Layout(1).keys[0]
     assert keys.total("a", "b:c") != keys.total("a.b", "c")
     assert keys.total("view", "x:y") == keys.prefix + "total:view:x:y"
 
 
 def test_the_partition_of_a_subject():
-    """The partition is the CRC-32 of the UTF-8 text, modulo their number."""
+    """The partition of a subject is the CRC-32 of its UTF-8 text, modulo the number of partitions."""
     assert partition_of("\u00e9", 7) == zlib.crc32(b"\xc3\xa9") % 7
     assert {partition_of(f"article:{i}", 4) for i in range(100)} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("partitions", [0, -1, 1025])
 def test_a_number_of_partitions_out_of_bounds(partitions):
-    """There are 1 to 1,024 partitions."""
+    """A number of partitions that is not 1 to 1,024 is a configuration error."""
     with pytest.raises(ConfigurationError, match=r"partitions must be 1 to 1,024"):
         Layout(partitions)

@@ -1,4 +1,4 @@
-"""A script is assembled from files that each stand alone: every module once, before the file that needs it."""
+"""A script is assembled from its modules: each of them once, before the file that needs it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SCRIPTS: Final = [file for file in FILES if file.read_text().startswith("#!lua\n
 
 
 def script_of(file) -> Script:
-    """Return the script of a file."""
+    """Return the `Script` that is assembled from a file."""
     folder = file.parent.parent
     return Script(".".join(folder.relative_to(ROOT).parts[1:]), file.stem)
 
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.stem)
 def test_a_module_is_in_a_script_once(file):
-    """No module comes twice, whoever requires it, and none is missing; the first line says that the text is Lua."""
+    """A script has each module that it requires once, whatever files require it, and begins with `#!lua`."""
     text = script_of(file).text.decode()
     assert text.startswith("#!lua\n")
     for module in FILES:
@@ -35,7 +35,7 @@ def test_a_module_is_in_a_script_once(file):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.parent.name}-{file.stem}")
 def test_a_file_states_what_it_is_for(file):
-    """A script's header names its keys, its replies and its invariant; a module's begins with its name."""
+    """The header of a script states its keys, its replies and its invariant; that of a module begins with its name."""
     text = file.read_text()
     if file in SCRIPTS:
         positions = [
