@@ -1,4 +1,4 @@
-"""Audit: silent on counters that are right, whatever arrives meanwhile, and exact about those that are not."""
+"""An audit reports no correct counter, even while events arrive, and reports exactly the counters that are wrong."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ relaxed = settings(
 
 
 def report(harness: Harness, **options):
-    """Audit what a harness has counted."""
+    """Audit the counters of a harness, and return the report."""
     return audit(harness.client, Deployment.create_or_load(harness.client), harness.rules, **options)
 
 
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000))
 def test_an_audit_is_silent_on_counters_that_are_right(server, drawn, seed):
-    """Under all rules, decisions mixed in, delivered in any order: no counter differs from what is folded again."""
+    """Under all rules, with decisions and any order of delivery, no counter differs from a second fold."""
     chance = random.Random(seed)
     server.clear()
     with Harness(server.url, rules=RULES, partitions=2) as harness:
@@ -67,7 +67,7 @@ def test_an_audit_is_silent_on_counters_that_are_right(server, drawn, seed):
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000))
 def test_entries_in_hand_are_left_out(server, drawn, seed):
-    """With entries that somebody holds, some that nobody has read, and decided ones among them, no counter differs."""
+    """If some entries are pending, some unread and some decided, an audit finds no difference."""
     chance = random.Random(seed)
     server.clear()
     with Harness(server.url, rules=RULES, partitions=2) as harness:
@@ -81,7 +81,7 @@ def test_entries_in_hand_are_left_out(server, drawn, seed):
 
 
 def filled(harness: Harness) -> None:
-    """Count something under several rules."""
+    """Append and count 180 events under several rules."""
     for number in range(60):
         subject = f"s{number % 7}"
         keys = harness.layout.keys_of(subject)
@@ -93,14 +93,14 @@ def filled(harness: Harness) -> None:
 
 @pytest.fixture
 def harness(server):
-    """Counters under all rules."""
+    """Provide counted events under several rules, in two partitions."""
     with Harness(server.url, rules=RULES, partitions=2) as wired:
         filled(wired)
         yield wired
 
 
 def test_a_tampered_counter_is_named(harness):
-    """A total that somebody changed is named with what it should be and by how much it is off; nothing else is."""
+    """An audit reports a changed total with its expected value and its difference, and nothing else."""
     keys = harness.layout.keys_of("s3")
     before = int(harness.client.get(keys.total("view", "s3")))
     harness.client.incrby(keys.total("view", "s3"), 5)
@@ -109,7 +109,7 @@ def test_a_tampered_counter_is_named(harness):
 
 
 def test_everything_that_can_be_tampered_with_is_named(harness):
-    """A bucket, a vote, a board, an id, a limit and a ledger that were changed, removed or invented are each named."""
+    """An audit reports each bucket, total, vote, leaderboard, id, limit and ledger that was changed or removed."""
     keys = harness.layout.keys_of("s3")
     (day,) = harness.client.keys(f"{keys.prefix}day:view:*")
     (limit,) = harness.client.keys(f"{keys.prefix}limit:call:*")
@@ -133,7 +133,7 @@ def test_everything_that_can_be_tampered_with_is_named(harness):
 
 
 def test_an_audit_needs_no_rest(server):
-    """While events are appended and counted all the time, an audit of totals, boards and books names nothing."""
+    """An audit finds no difference in totals, leaderboards and ledgers while events are appended and counted."""
     with Harness(server.url, rules=RULES, partitions=2) as harness:
         filled(harness)
         stop = threading.Event()
@@ -159,7 +159,7 @@ def test_an_audit_needs_no_rest(server):
 
 
 def test_what_the_log_no_longer_holds_is_said(harness, tmp_path):
-    """Where the stream was trimmed an audit says how much is gone; with an archive that has it, all is audited."""
+    """An audit of trimmed streams fails without an archive, and audits every entry with one."""
     store = Store(str(tmp_path / "archive"))
     Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
     for keys in harness.layout.keys:
@@ -172,21 +172,21 @@ def test_what_the_log_no_longer_holds_is_said(harness, tmp_path):
 
 
 def test_a_sample_compares_a_share(harness):
-    """A sampled audit compares fewer counters, and finds nothing where nothing is wrong."""
+    """A sampled audit compares fewer counters than a full one, and finds no difference in correct counters."""
     whole, part = report(harness), report(harness, sample=0.3)
     assert 0 < part.counters < whole.counters
     assert part.differences == []
 
 
 def trim(harness: Harness, left: int) -> None:
-    """Trim every stream to so many entries, as an operator might."""
+    """Trim every stream to `left` entries."""
     for keys in harness.layout.keys:
         harness.client.xtrim(keys.stream, maxlen=left, approximate=False)
 
 
 @pytest.fixture
 def snapshot(harness, tmp_path):
-    """A snapshot of the counters."""
+    """Provide the database with a snapshot of the counters."""
     database = Database(str(tmp_path / "snapshot.sqlite"))
     Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
     yield database
@@ -194,7 +194,7 @@ def snapshot(harness, tmp_path):
 
 
 def test_an_audit_begins_with_a_snapshot(harness, snapshot):
-    """Where the stream was trimmed, a snapshot and the log behind it prove every counter; what is tampered is named."""
+    """With trimmed streams, a snapshot and the entries after it prove every counter, and reveal changed ones."""
     before = report(harness).counters
     filled(harness)
     for keys in harness.layout.keys:
@@ -215,7 +215,7 @@ def test_an_audit_begins_with_a_snapshot(harness, snapshot):
 
 
 def test_a_snapshot_that_is_named_is_begun_with(harness, snapshot):
-    """With `--snapshot` only what came behind it is folded, although the log has everything."""
+    """With `--snapshot`, an audit folds only the entries after the snapshot, even if the streams have all entries."""
     for _ in range(2):
         harness.client.xadd(harness.layout.keys_of("s1").stream, {"metric": "view", "subject": "s1"})
     harness.finish()
@@ -226,7 +226,7 @@ def test_a_snapshot_that_is_named_is_begun_with(harness, snapshot):
 @relaxed
 @given(drawn=st.lists(happenings(), min_size=2, max_size=2), seed=st.integers(0, 10_000))
 def test_a_snapshot_is_a_base_under_all_rules(server, tmp_path_factory, drawn, seed):
-    """Whatever was pending or decided at the snapshot and since: its rows and what is behind it make every counter."""
+    """A snapshot and the entries after it prove every counter, even if entries are pending or decided at any time."""
     chance = random.Random(seed)
     server.clear()
     database = Database(str(tmp_path_factory.mktemp("base") / "snapshot.sqlite"))
@@ -245,7 +245,7 @@ def test_a_snapshot_is_a_base_under_all_rules(server, tmp_path_factory, drawn, s
 
 
 def test_a_snapshot_that_the_log_has_left_behind_is_refused(harness, snapshot):
-    """A snapshot that is named proves nothing where entries behind it are gone, or a rebuild has switched since."""
+    """An audit refuses a named snapshot if entries after it were trimmed."""
     filled(harness)
     trim(harness, 3)
     with pytest.raises(ConfigurationError, match=r"entries after the snapshot of .* were trimmed"):
@@ -253,11 +253,11 @@ def test_a_snapshot_that_the_log_has_left_behind_is_refused(harness, snapshot):
 
 
 AGES = [0, 2, 5, 26, 50, 75]
-"""Hours ago: two events lie in one hour, one day or neither."""
+"""Ages of events in hours; two events are in the same hour, in the same day, or in neither."""
 
 
 def back_dated(harness: Harness, chance: random.Random, hours: float, n: int = 25) -> None:
-    """Append and count events as they would have come so many hours ago: the entry's ID says when that was."""
+    """Append `n` entries whose IDs are `hours` old, and count them."""
     for _ in range(n):
         received = int((time.time() - hours * 3600) * 1000)
         metric = chance.choice(list(RULES.metric))
@@ -278,7 +278,7 @@ def back_dated(harness: Harness, chance: random.Random, hours: float, n: int = 2
 @relaxed
 @given(seed=st.integers(0, 100_000), left=st.integers(1, 40))
 def test_what_is_left_of_the_log_proves_whole_buckets(server, seed, left):
-    """Whatever is gone: the buckets that can be proved by what is left are right under all rules, copies included."""
+    """After any trimming, the remaining entries prove some buckets correct, and no difference is reported."""
     chance = random.Random(seed)
     server.clear()
     with Harness(server.url, rules=RULES, partitions=2) as harness:
@@ -286,14 +286,14 @@ def test_what_is_left_of_the_log_proves_whole_buckets(server, seed, left):
             back_dated(harness, chance, hours)
         assert report(harness).differences == []
         trim(harness, left)
-        with contextlib.suppress(ConfigurationError):  # so little is left that there is nothing to say
+        with contextlib.suppress(ConfigurationError):  # so few entries are left that no counter can be proved
             found = report(harness)
             assert found.differences == []
             assert found.unproved > 0
 
 
 def test_tampered_buckets_are_named_where_the_log_was_trimmed(server):
-    """Of a trimmed log, wrong buckets behind what is gone are named, and nothing that could not be proved is."""
+    """In a trimmed stream, an audit reports wrong buckets that it can prove, and none that it cannot prove."""
     with Harness(server.url, rules=RULES, partitions=1) as harness:
         chance = random.Random(7)
         back_dated(harness, chance, 75)
@@ -304,8 +304,8 @@ def test_tampered_buckets_are_named_where_the_log_was_trimmed(server):
         labels = sorted(key.decode().rpartition(":day:view:")[2] for key in found)
         assert report(harness).differences == []
         harness.client.hincrby(keys.window("day", "view", labels[-1]), "s1", 3)
-        harness.client.hincrby(keys.window("day", "view", labels[0]), "s1", 3)  # is not whole
-        harness.client.incrby(keys.total("view", "s1"), 3)  # nobody can know
+        harness.client.hincrby(keys.window("day", "view", labels[0]), "s1", 3)  # may lack events of trimmed entries
+        harness.client.incrby(keys.total("view", "s1"), 3)  # cannot be proved
         found = report(harness)
         assert [(each.counter, each.difference) for each in found.differences] == [(f"day:view:{labels[-1]} -> s1", 3)]
         (scope,) = found.scopes
@@ -314,7 +314,7 @@ def test_tampered_buckets_are_named_where_the_log_was_trimmed(server):
 
 
 def test_an_audit_of_a_range(server):
-    """With a range, only buckets within it are compared, and only entries that may say something of them are folded."""
+    """An audit of a range compares only buckets in it, and folds only entries that may have changed them."""
     with Harness(server.url, rules=RULES, partitions=1) as harness:
         chance = random.Random(7)
         back_dated(harness, chance, 240)
@@ -335,13 +335,13 @@ def test_an_audit_of_a_range(server):
 def scheduled(
     harness: Harness, log, *, every: str = "6h", stopping: threading.Event | None = None, client=None
 ) -> Scheduled:
-    """Return what a worker does now and then."""
+    """Return the scheduled audit of a worker."""
     chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES, audit=AuditSettings(every))
     return Scheduled(chosen, client or harness.client, log, stopping or threading.Event())
 
 
 def test_an_audit_is_done_by_one_worker_when_it_is_due(harness):
-    """Of two workers one audits, and neither again before it is time; what is wrong is logged and exported."""
+    """One of two workers audits; neither audits again before it is due. Differences are logged and stored."""
     keys = harness.layout.keys_of("s3")
     harness.client.incrby(keys.total("view", "s3"), 5)
     lines: list[tuple[str, dict]] = []
@@ -371,7 +371,7 @@ def test_an_audit_is_done_by_one_worker_when_it_is_due(harness):
 
 
 def test_a_worker_that_stops_gives_its_audit_up(harness):
-    """A worker that is told to stop in the middle of an audit leaves no lease, and nothing that looks like a result."""
+    """A worker that stops during an audit leaves neither a lease nor a result."""
     stopping = threading.Event()
     stopping.set()
     assert scheduled(harness, None, stopping=stopping).run_once() is None
@@ -380,7 +380,7 @@ def test_a_worker_that_stops_gives_its_audit_up(harness):
 
 
 def test_a_worker_audits(server):
-    """Where `[audit] every` is set, a worker audits what it counts, without a command."""
+    """If `[audit] every` is set, a worker audits its counters without a command."""
     chosen = Settings(RedisSettings(server.url), audit=AuditSettings("1s"))
     client = server.client()
     with counting(chosen, logs.configure(quiet=True)), Producer(server.url) as producer:
@@ -392,7 +392,7 @@ def test_a_worker_audits(server):
 
 @pytest.mark.usefixtures("snapshot")
 def test_the_command_says_what_the_verdict_rests_on(harness, tmp_path):
-    """`audit` names the snapshot that it began with and its exit status says whether all is right; it makes no file."""
+    """`audit` prints the snapshot that it began with, exits with 1 if a counter differs, and creates no file."""
     program = Path(sys.executable).with_name("tallystream")
     environment = {**os.environ, "TALLYSTREAM_REDIS_URL": harness.url}
 
@@ -414,7 +414,7 @@ def test_the_command_says_what_the_verdict_rests_on(harness, tmp_path):
 
 
 def test_the_snapshot_of_an_earlier_log_is_no_base(harness, snapshot):
-    """A snapshot from before the number of partitions was changed is refused where it is named: it proves nothing."""
+    """An audit refuses a named snapshot from before a repartition."""
     snapshot.state({"log": "2"})
-    with pytest.raises(ConfigurationError, match="before the partitions were changed"):
+    with pytest.raises(ConfigurationError, match="before the last repartition"):
         report(harness, sources=Sources(snapshot=snapshot, prefers_snapshot=True))

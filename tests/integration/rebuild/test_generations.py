@@ -1,4 +1,4 @@
-"""Generations of counters: one is live in each partition, and everybody finds out which before doing anything else."""
+"""One generation of counters is live in each partition; workers, deciders and readers use the live one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.harness import Harness
 
 
 def begin(harness: Harness, generation: int) -> None:
-    """Make an empty generation the live one, from here on, in every partition."""
+    """Make an empty generation the live one in every partition; it counts only later entries."""
     for keys in harness.layout.of(generation).keys:
         harness.client.xgroup_create(keys.stream, keys.group, "$", mkstream=True)
         harness.client.set(keys.live, generation)
@@ -27,7 +27,7 @@ def begin(harness: Harness, generation: int) -> None:
 
 
 def test_the_first_generation_has_the_names_that_were_always_there():
-    """The log's keys are the same in every generation; the counters' and the group's differ from the second on."""
+    """The keys of a topic are the same in every generation; the keys of counters and the group's name differ."""
     first, second = Layout(1).keys[0], Layout(1).of(2).keys[0]
     assert first.total("view", "a") == "tally:{p0.425}:total:view:a"
     assert second.total("view", "a") == "tally:{p0.425}:g2:total:view:a"
@@ -38,7 +38,7 @@ def test_the_first_generation_has_the_names_that_were_always_there():
 
 
 def test_a_consumer_of_a_generation_that_is_no_longer_live_changes_nothing(server):
-    """Its batch is refused and stays pending, so that it is counted if the switch is undone."""
+    """A batch for a generation that is no longer live is refused and stays pending, so an undo counts it."""
     with Harness(server.url, partitions=1) as harness:
         harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": "a"})
         begin(harness, 2)
@@ -55,16 +55,16 @@ def test_a_decision_goes_to_the_generation_that_is_live(server):
         decide = Decider(harness.client, Deployment.create_or_load(harness.client))
         assert decide(Event("view", "a")).total == 1
         begin(harness, 2)
-        assert decide(Event("view", "a")).total == 1  # the new one is empty: it began behind what there was
+        assert decide(Event("view", "a")).total == 1  # the new generation is empty: it began after the first decision
         assert decide(Event("view", "a")).total == 2
         harness.finish_beside()
-        assert harness.totals()["view", "a"] == 3  # the old one counts what was decided in the new one
+        assert harness.totals()["view", "a"] == 3  # the old generation counts what was decided in the new one
         with Totals(server.url) as totals:
             assert totals.get("a", "view").value == 2
 
 
 def test_workers_and_readers_follow_a_switch(server):
-    """A pool that runs goes on in the new generation, and what was emitted before the switch is not counted in it."""
+    """Running workers and readers continue in the new generation, which counts only events after the switch."""
     settings = Settings(redis=RedisSettings(url=server.url, partitions=2))
     logger = structlog.wrap_logger(None, processors=[LogCapture()])
     with Producer(server.url, partitions=2) as producer, Totals(server.url) as totals, counting(settings, logger):

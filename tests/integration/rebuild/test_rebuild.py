@@ -1,4 +1,4 @@
-"""Rebuild: counters made anew beside the live ones, switched to without a jump, undone, dropped."""
+"""A rebuild counts a new generation next to the live one and switches to it; it can be undone and dropped."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def settings_for(url: str, rules: Rules, partitions: int = 2) -> Settings:
 
 
 def rebuilt(harness: Harness, rules: Rules | None = None, **options) -> int:
-    """Rebuild, switch, and return the new generation's number; the harness looks at it from then on."""
+    """Rebuild, switch, and return the number of the new generation; the harness reads it from then on."""
     rules = rules or harness.rules
     generation = propose(harness.client, Deployment.create_or_load(harness.client), rules)
     with Rebuild(
@@ -63,7 +63,7 @@ def rebuilt(harness: Harness, rules: Rules | None = None, **options) -> int:
 
 
 def stored(harness: Harness) -> dict[str, dict]:
-    """Return totals, standing votes and windows of the harness's generation, nothing that is 0."""
+    """Return totals, numbers of votes above 0 and windows of the harness's generation, without zeros."""
     found = {"totals": {}, "up": {}, "windows": {}}
     for keys in harness.layout.keys:
         for key in counter_keys(harness.client, keys):
@@ -80,7 +80,7 @@ def stored(harness: Harness) -> dict[str, dict]:
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000))
 def test_a_rebuild_by_the_same_rules_equals_the_live_counters(server, drawn, seed):
-    """Every counter of the new generation equals the live one, the books of both balance, and an audit is silent."""
+    """By the same rules, a new generation equals the live one, both ledgers agree, and an audit finds no difference."""
     chance = random.Random(seed)
     server.clear()
     with Harness(server.url, rules=RULES, partitions=2) as harness:
@@ -100,7 +100,7 @@ def test_a_rebuild_by_the_same_rules_equals_the_live_counters(server, drawn, see
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000))
 def test_a_rebuild_by_other_rules_equals_the_oracle_under_these(server, drawn, seed):
-    """After the rules have changed, the rebuilt counters are what the oracle says of the same events."""
+    """After a change of rules, the rebuilt counters are those that the oracle calculates from the same events."""
     chance = random.Random(seed)
     server.clear()
     old = Rules({name: Metric(ids=None) for name in RULES.metric if RULES.metric[name].once is None})
@@ -115,13 +115,13 @@ def test_a_rebuild_by_other_rules_equals_the_oracle_under_these(server, drawn, s
 
 
 def emit(harness: Harness, subject: str, n: int) -> None:
-    """Append plain views."""
+    """Append `n` plain views of a subject."""
     for _ in range(n):
         harness.client.xadd(harness.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
 
 
 def test_undo_catches_up_and_goes_back(server):
-    """What was counted after the switch is in the old counters when these are live again; then the new ones can go."""
+    """After an undo, the old generation contains events counted after the switch, and the new one can be dropped."""
     with Harness(server.url, rules=RULES, partitions=2) as harness:
         emit(harness, "a", 3)
         harness.finish()
@@ -145,7 +145,7 @@ def test_undo_catches_up_and_goes_back(server):
 
 
 def test_the_first_generation_can_be_dropped(server):
-    """Its counters and group go, the log's books stay, and what comes is counted by the new generation."""
+    """Dropping the first generation removes its counters and group; the topic's ledger stays, counting continues."""
     with Harness(server.url, rules=RULES, partitions=2) as harness:
         emit(harness, "a", 3)
         harness.finish()
@@ -161,7 +161,7 @@ def test_the_first_generation_can_be_dropped(server):
 
 
 def test_readers_never_see_a_total_go_back(server):
-    """While events are emitted and counted, a reader that looks all the time sees no total fall, and none missing."""
+    """While events are counted, a rebuild and an undo never make a total fall or disappear for a reader."""
     configured = settings_for(server.url, RULES)
     logger = structlog.wrap_logger(None, processors=[LogCapture()])
     seen: list[int] = []
@@ -203,7 +203,7 @@ def test_readers_never_see_a_total_go_back(server):
 
 
 def test_a_lost_group_is_made_good(server):
-    """Where somebody destroyed the group nothing can be counted; a rebuild from the log makes it right again."""
+    """After the consumer groups were destroyed, a rebuild counts every entry of the streams."""
     with Harness(server.url, rules=RULES, partitions=2) as harness:
         emit(harness, "a", 3)
         harness.finish()
@@ -216,7 +216,7 @@ def test_a_lost_group_is_made_good(server):
 
 
 def test_what_is_gone_comes_from_the_archive(server, tmp_path):
-    """A rebuild refuses a trimmed log without an archive; with one, it counts everything, each entry once."""
+    """A rebuild of trimmed streams is refused without an archive; with one, it counts each entry once."""
     with Harness(server.url, rules=RULES, partitions=2) as harness:
         emit(harness, "a", 30)
         emit(harness, "b", 30)
@@ -243,7 +243,7 @@ SWITCHING = ["rebuild-switching:1", "rebuild-switching:2", "rebuild-switched:1"]
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [*PLACES, *SWITCHING])
 def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
-    """Killed with SIGKILL at any step, the answers stay right, and the same command again completes it."""
+    """If a rebuild is killed with SIGKILL at any step, totals stay correct, and the same command completes it."""
     config = tmp_path / "tallystream.toml"
     config.write_text('[redis]\npartitions = 2\n[metric.view]\nwindows = ["day"]\ntop = 5\n')
     rules = Rules({"view": Metric(windows=("day",), top=5)})
@@ -272,7 +272,7 @@ def test_a_killed_rebuild_goes_on_where_it_was(server, tmp_path, place):
 
 
 def test_rules_that_change_are_said(server):
-    """A worker that starts with other rules names the metrics whose history does not follow, and how it will."""
+    """A worker that starts with other rules logs the metrics that need a rebuild, and the command for it."""
     log = LogCapture()
     logger = structlog.wrap_logger(None, processors=[log])
     with counting(settings_for(server.url, Rules({"view": Metric(), "like": Metric()})), logger):

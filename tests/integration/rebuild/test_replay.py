@@ -1,4 +1,4 @@
-"""Replay: the log as events, which count to the same when they are ingested again."""
+"""A replay yields events that give the same counters when they are ingested again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AT = 1_763_900_000
 
 @pytest.fixture
 def harness(server):
-    """Some events of several shapes."""
+    """Provide counted events of several shapes."""
     with Harness(server.url, rules=RULES, partitions=2) as wired, Producer(server.url) as producer:
         for number in range(40):
             producer.emit("view", f"s{number % 3}", 1 + number % 2, at=AT + 60 * number)
@@ -35,7 +35,7 @@ def harness(server):
 
 
 def events(harness: Harness, **wanted) -> list[dict]:
-    """Replay what a harness holds."""
+    """Return the events of a replay of the harness's streams."""
     return list(
         replay(harness.client, Deployment.create_or_load(harness.client).layout, ReplaySelection(**wanted), Left())
     )
@@ -60,7 +60,7 @@ def test_a_replay_that_is_ingested_counts_the_same(harness, server, tmp_path):
 
 
 def test_a_range_is_replayed(harness):
-    """Only events of the metric, the subject and the time that were asked for come."""
+    """A replay yields only events of the selected metric, subject and time."""
     chosen = events(harness, begin=AT, end=AT + 600, metrics=frozenset({"view"}), subjects=frozenset({"s1"}))
     assert {event["metric"] for event in chosen} == {"view"}
     assert {event["subject"] for event in chosen} == {"s1"}

@@ -1,4 +1,4 @@
-"""Resets: everything comes back to 0 by events that compensate, and the books go on balancing."""
+"""A reset brings totals and buckets to 0 by compensating events, and the ledger still agrees."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ AGO = (0, 60, HOUR, 5 * HOUR, DAY, 3 * DAY, 40 * DAY)
 
 @pytest.fixture
 def harness(server):
-    """Parts wired to a clean server, with the rules of this module."""
+    """Provide a harness on an empty server, with the rules of this module."""
     with Harness(server.url, rules=RULES, partitions=2) as wired:
         yield wired
 
 
 @pytest.fixture
 def totals(harness):
-    """A reader."""
+    """Provide a reader of the harness's counters."""
     with Totals(harness.url) as reader:
         yield reader
 
@@ -56,14 +56,14 @@ def count(harness, *events):
 
 
 def take_back(harness, subject, *metrics):
-    """Reset and count; return what was taken back."""
+    """Reset a subject and count the corrections; return the amounts taken back, by metric."""
     taken = reset(harness.client, Deployment.create_or_load(harness.client), subject, list(metrics))
     harness.drain()
     return taken
 
 
 def window_values(harness, metric, subject):
-    """Return what every bucket of a metric holds for a subject."""
+    """Return the value of a subject in every bucket of a metric, by key."""
     keys = harness.layout.keys_of(subject)
     found = {}
     for window in RULES.metric[metric].windows:
@@ -74,13 +74,13 @@ def window_values(harness, metric, subject):
 
 
 def balanced(totals):
-    """Tell whether every appended event is accounted for, and none is parked."""
+    """Return whether every appended event is accounted for, and none is dead-lettered."""
     books = totals.run(query_ledger(totals.deployment.layout))
     return books.unaccounted == 0 and books.parked == 0
 
 
 def test_totals_and_windows_come_to_nothing(harness, totals):
-    """After a reset the total and every bucket are 0, those of the other subject are as they were."""
+    """After a reset, the total and every bucket of the subject are 0; those of another subject do not change."""
     now = time.time()
     count(harness, *(("view", subject, 2, now - ago, None) for subject in (SUBJECT, OTHER) for ago in AGO))
     of_other = window_values(harness, "view", OTHER)
@@ -94,7 +94,7 @@ def test_totals_and_windows_come_to_nothing(harness, totals):
 
 
 def test_the_leaderboards_follow(harness, totals):
-    """What is reset sinks in the leaderboards, of all time and of today."""
+    """A subject that was reset loses its place in the leaderboards of totals, days and hours."""
     now = time.time()
     count(harness, ("view", SUBJECT, 9, now, None), ("view", OTHER, 1, now, None))
     take_back(harness, SUBJECT, "view")
@@ -103,7 +103,7 @@ def test_the_leaderboards_follow(harness, totals):
 
 
 def test_votes_are_taken_back_one_by_one(harness, totals):
-    """After a reset no vote stands, up or down; who voted may vote again and is counted once."""
+    """After a reset, no vote counts, up or down; an actor who voted before may vote again, and counts once."""
     now = time.time()
     count(
         harness,
@@ -123,7 +123,7 @@ def test_votes_are_taken_back_one_by_one(harness, totals):
 
 
 def test_a_limit_stays_used(harness, totals):
-    """A reset brings a limited counter to 0 and gives no new room: what was asked for was asked for."""
+    """A reset brings a limited counter to 0, and does not allow more events in the bucket of the limit."""
     now = time.time()
     with Producer(harness.url) as producer:
         for _ in range(4):
@@ -137,7 +137,7 @@ def test_a_limit_stays_used(harness, totals):
 
 
 def test_a_reset_goes_below_the_floor(harness, totals):
-    """What is stored is taken back, not what is shown: a sum below the floor comes to 0 as well."""
+    """A reset brings the stored value to 0 even if it is below the floor, which limits only the shown value."""
     count(harness, ("like", SUBJECT, -2, time.time(), None))
     assert take_back(harness, SUBJECT, "like") == {"like": -2}
     count(harness, ("like", SUBJECT, 1, time.time(), None))
@@ -155,7 +155,7 @@ def test_what_is_nothing_stays_nothing(harness):
 
 
 def test_counting_goes_on(harness, totals):
-    """What is emitted after a reset counts from 0, in the total and in its buckets."""
+    """Events after a reset count from 0, in the total and in the buckets."""
     now = time.time()
     count(harness, ("view", SUBJECT, 5, now, None))
     take_back(harness, SUBJECT, "view")
@@ -165,13 +165,13 @@ def test_counting_goes_on(harness, totals):
 
 
 def test_a_sketch_gives_nothing_back(harness):
-    """A metric that is kept in a sketch cannot be reset, and says why."""
+    """The reset of a metric that is counted in a sketch is refused, with the reason."""
     with pytest.raises(EventError, match=r"path is counted in a sketch \(exact = false\), which cannot be reset"):
         reset(harness.client, Deployment.create_or_load(harness.client), SUBJECT, ["path"])
 
 
 def test_a_bucket_that_has_expired_shows_no_debt(harness, totals):
-    """A reset takes a day back whose hours are gone, or a total without any bucket, and brings none of them below 0."""
+    """A reset of a total whose hours or days have expired brings no bucket below 0."""
     at = time.time() - 20 * DAY
     keys = harness.layout.keys_of(SUBJECT)
     count(harness, ("view", SUBJECT, 5, at, None), ("like", SUBJECT, 3, at, None))

@@ -1,4 +1,4 @@
-"""Retractions: events taken back count as if they had never happened, and a refold says the same."""
+"""After a retraction, the counters are as if the retracted events had never happened."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROGRAM = Path(sys.executable).parent / "tallystream"
 
 
 def taken_back(harness, **of):
-    """Take events back, and let the harness look at the generation without them; return what was taken."""
+    """Retract events and switch; return the effect. The harness reads the generation without them from then on."""
     deployment = Deployment.create_or_load(harness.client)
     retraction = Retraction(ends(harness.client, deployment), **of)
     found = effect(harness.client, deployment, retraction)
@@ -47,7 +47,7 @@ def taken_back(harness, **of):
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000), by=st.sampled_from(["actor", "subject", "metric", "id", "two"]))
 def test_what_is_taken_back_never_happened(server, drawn, seed, by):
-    """Under all rules together the counters are what the oracle says of the other events; so says every refold."""
+    """Under all rules, the counters are those of the other events by the oracle, and an audit finds no difference."""
     chance = random.Random(seed)
     server.clear()
     victim, _ = chance.choice(drawn)
@@ -70,7 +70,7 @@ def test_what_is_taken_back_never_happened(server, drawn, seed, by):
 
 @pytest.fixture
 def harness(server):
-    """Views by actors and votes, counted; a worker's rules published."""
+    """Provide counted views by actors, and counted votes."""
     rules = Rules({"view": Metric(unique="day", windows=("hour",), top=5), "vote": Metric(once="forever")})
     with Harness(server.url, rules=rules) as harness:
         with Producer(server.url) as producer:
@@ -84,7 +84,7 @@ def harness(server):
 
 
 def test_a_vote_uncovers_the_one_before_it(harness):
-    """When the latest vote is taken back, the one before it stands again."""
+    """When the latest vote of an actor is retracted, the vote before it counts again."""
     assert harness.totals()["vote", "a:0"] == -1
     found = taken_back(harness, metric="vote", begin=1_700_000_040_000)
     assert found.total == 1
@@ -92,7 +92,7 @@ def test_a_vote_uncovers_the_one_before_it(harness):
 
 
 def test_unique_actors_forget_one(harness):
-    """An actor that is taken back is not among the unique ones."""
+    """An actor whose events are retracted is not among the unique actors."""
     (key,) = [
         key for keys in harness.layout.keys for key in harness.client.scan_iter(f"{keys.prefix}unique:view:*:a:0")
     ]
@@ -105,7 +105,7 @@ def test_unique_actors_forget_one(harness):
 
 
 def test_what_happens_afterwards_counts(harness):
-    """Events of the same description that are emitted or decided later count, also after a worker's start."""
+    """Later events that match a retraction count, and a worker's start keeps the retraction."""
     taken_back(harness, subject="a:1")
     assert ("view", "a:1") not in harness.totals()
     with Producer(harness.url) as producer:
@@ -121,7 +121,7 @@ def test_what_happens_afterwards_counts(harness):
 
 
 def test_a_second_retraction_and_a_rebuild_keep_the_first(harness):
-    """What was taken back stays taken back when the counters are made anew again."""
+    """Retracted events stay retracted after another retraction and after a rebuild."""
     taken_back(harness, subject="a:1")
     subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", harness.url], check=True, capture_output=True)
     taken_back(harness, subject="a:2")
@@ -131,7 +131,7 @@ def test_a_second_retraction_and_a_rebuild_keep_the_first(harness):
 
 
 def test_the_command(harness):
-    """A dry run shows what would go and changes nothing; the command takes it back; nothing found is said."""
+    """`retract --dry-run` shows the events and changes nothing; `retract` removes them, or reports that none match."""
 
     def retract(*arguments, status=0):
         done = subprocess.run(

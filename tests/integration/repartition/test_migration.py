@@ -1,4 +1,4 @@
-"""Other numbers of partitions: everything is moved into a new log while events flow, each event once."""
+"""A repartition copies each event once into a new topic, while events are appended and counted."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ PLAIN = Rules({"view": Metric(ids=None), "call": Metric(limit=5, per="total")})
 
 
 def moved(harness: Harness, partitions: int, **options) -> None:
-    """Move everything; the harness looks at the new log from then on."""
+    """Repartition; the harness reads the new topic from then on."""
     repartition(
         settings_for(harness.url, harness.rules, 0), Deployment.create_or_load(harness.client), partitions, **options
     )
@@ -83,7 +83,7 @@ def moved(harness: Harness, partitions: int, **options) -> None:
 
 
 def emit(harness: Harness, subject: str, n: int) -> None:
-    """Append plain views."""
+    """Append `n` plain views of a subject."""
     for _ in range(n):
         harness.client.xadd(harness.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
 
@@ -91,13 +91,13 @@ def emit(harness: Harness, subject: str, n: int) -> None:
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000), before=st.integers(1, 4), after=st.integers(1, 7))
 def test_after_a_move_everything_is_what_the_oracle_says(server, drawn, seed, before, after):
-    """Totals, votes and windows of any number of partitions are the oracle's; the books balance, an audit is silent."""
+    """After a repartition, counters equal those of the oracle, the ledger agrees, and an audit finds no difference."""
     chance = random.Random(seed)
     server.clear()
     with Harness(server.url, rules=RULES, partitions=before) as harness:
         happened = feed(harness, drawn, chance)
         if chance.random() < 0.5:
-            deliver(harness, chance)  # else nobody has counted anything: the repartition does not depend on it
+            deliver(harness, chance)  # else nothing is counted yet: a repartition does not need it
         moved(harness, after)
         assert harness.layout.partitions == after
         expected, found = tally(happened, RULES.metric), stored(harness)
@@ -112,7 +112,7 @@ def test_after_a_move_everything_is_what_the_oracle_says(server, drawn, seed, be
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000))
 def test_a_second_move_equals_the_first(server, drawn, seed):
-    """What was moved once is moved again, to fewer partitions, and is still the oracle's."""
+    """After a second repartition, to fewer partitions, the counters still equal those of the oracle."""
     chance = random.Random(seed)
     server.clear()
     with Harness(server.url, rules=RULES, partitions=2) as harness:
@@ -127,7 +127,7 @@ def test_a_second_move_equals_the_first(server, drawn, seed):
 
 
 def test_a_copied_entry_is_as_late_as_the_original(server):
-    """Lateness is judged by when the first log took an event, though its copy follows on much later ones."""
+    """Lateness is measured by the time at which the old topic took an event, not by the ID of its copy."""
     with Harness(server.url, rules=Rules({"aside": Metric(accept_late="1h", late="aside")}), partitions=2) as harness:
         for keys, id_ in zip(harness.layout.keys, ("7200000-0", "1-5"), strict=True):
             subject = next(s for n in range(99) if harness.layout.keys_of(s := f"s:{n}") == keys)
@@ -136,7 +136,7 @@ def test_a_copied_entry_is_as_late_as_the_original(server):
         before = harness.ledger(), harness.totals()
         deployment = Deployment.create_or_load(harness.client)
         new = topic.begin(harness.client, deployment, topic.propose(harness.client, deployment, 1), harness.rules)
-        for source in (0, 1):  # the newer one first: its copies have the larger IDs
+        for source in (0, 1):  # the newer entry first: the copy of the older one then has a larger ID than its entry
             other = StreamCopier(harness.client, deployment.layout, new.layout)
             other.look()
             other._from = lambda n, only=source, read=other._from: read(n) if n == only else iter(())
@@ -148,7 +148,7 @@ def test_a_copied_entry_is_as_late_as_the_original(server):
 
 
 def test_what_lies_in_a_wrong_partition_does_so_after_the_move(server):
-    """An event that was parked because it was appended to another partition's stream is parked again, not counted."""
+    """An event in the stream of a wrong partition is dead-lettered before a repartition and after it."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         right = harness.layout.keys_of("a")
         wrong = next(keys for keys in harness.layout.keys if keys != right)
@@ -186,7 +186,7 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
             moving.catch_up(counting)
             emit_all(10)
             topic.close(harness.client, deployment, moving.new.layout)
-            emit_all(100)  # refused, and held
+            emit_all(100)  # refused, and kept in the buffers
             until(lambda: plain.stats.buffered and spooled.stats.buffered, what="held events")
             moving.switch(counting)
         emit_all(1000)
@@ -202,12 +202,12 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
 
 @pytest.mark.parametrize("held", [(), (1,), (0, 2), (0, 1, 2, 3)])
 def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, tmp_path, held):
-    """Of what a dead process had sealed, the old log is asked what it has; only the rest goes to the new one."""
+    """Entries in the spool of a dead process are appended to the new topic only if the old one does not have them."""
     with Harness(server.url, rules=PLAIN, partitions=4) as harness:
         spool = Spool(BufferSettings(entry_events=5), SpoolSettings(tmp_path, 2**20, "os", "tally"))
         send_queue = SendQueue(harness.client, Deployment.create_or_load(harness.client), spool, DurabilityCheck())
         for queue in (send_queue.appender.queues[partition] for partition in held):
-            queue.resume_at = float("inf")  # the process dies before it comes to these
+            queue.resume_at = float("inf")  # the process dies before it sends these
         for n in range(60):
             spool.put(-1, "view", f"s:{n % 10}", 1, 60.0, None, None)
         for _ in range(4):
@@ -223,7 +223,7 @@ def test_a_spool_whose_owner_died_before_the_move_is_delivered_after_it(server, 
 
 
 def test_a_decision_waits_until_it_is_known_where_it_goes(server):
-    """Decisions during the switch are made in the new log, by limits that know what was decided before."""
+    """A decision during the switch is made in the new topic, and earlier decisions count towards its limit."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         decide = Decider(harness.connect(), Deployment.create_or_load(harness.client))
         assert [decide(Event("call", "k")).accepted for _ in range(3)] == [True] * 3
@@ -248,7 +248,7 @@ def test_a_decision_waits_until_it_is_known_where_it_goes(server):
 
 
 def test_a_decision_that_waits_for_too_long_was_not_made(server, monkeypatch):
-    """Where a log stays closed, a decision says that nothing was counted, and nothing was."""
+    """A decision on a topic that stays closed fails, and nothing is counted."""
     monkeypatch.setattr("tallystream.producing.decider._PATIENCE", 0.1)
     with Harness(server.url, rules=PLAIN, partitions=1) as harness:
         deployment = Deployment.create_or_load(harness.client)
@@ -261,7 +261,7 @@ def test_a_decision_that_waits_for_too_long_was_not_made(server, monkeypatch):
 
 
 def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
-    """Before the switch a repartition can be given up: the old log goes on, and nothing of the new one is left."""
+    """A repartition can be given up before the switch: the old topic stays live, and the new one is removed."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         emit(harness, "a", 5)
         harness.finish()
@@ -284,11 +284,11 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         assert harness.totals() == {("view", "a"): 6}
         assert (
             topic.propose(harness.client, Deployment.create_or_load(harness.client), 4).topic == 3
-        )  # a number is never used again
+        )  # no number is used twice
 
 
 def test_trimmed_entries_are_moved_from_the_archive(server, tmp_path):
-    """What the streams no longer hold comes from the archive; without one the repartition is refused."""
+    """A repartition of trimmed streams copies the gone entries from the archive; without one, it is refused."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         for subject in "abcdef":
             emit(harness, subject, 20)
@@ -304,7 +304,7 @@ def test_trimmed_entries_are_moved_from_the_archive(server, tmp_path):
 
 
 def test_without_an_archive_a_move_may_accept_the_loss(server):
-    """With accept_loss the new counters are those of what is left."""
+    """With `accept_loss`, a repartition counts only the entries that are left."""
     with Harness(server.url, rules=PLAIN, partitions=1) as harness:
         emit(harness, "a", 5)
         harness.finish()
@@ -318,7 +318,7 @@ SUBJECTS = [f"s:{n}" for n in range(12)]
 
 
 def write(producer: Producer, stop: threading.Event) -> Counted:
-    """Emit until told to stop; return what."""
+    """Emit views until `stop` is set; return their number by counter."""
     mine: Counted = Counter()
     for subject in itertools.cycle(SUBJECTS):
         if stop.wait(0.0005):
@@ -329,7 +329,7 @@ def write(producer: Producer, stop: threading.Event) -> Counted:
 
 
 def decide_all(producer: Producer, stop: threading.Event) -> Counted:
-    """Decide until told to stop; return what."""
+    """Decide events until `stop` is set; return their number by counter."""
     mine: Counted = Counter()
     while not stop.wait(0.002):
         assert producer.decide("call", "k").accepted
@@ -338,7 +338,7 @@ def decide_all(producer: Producer, stop: threading.Event) -> Counted:
 
 
 def append_by_hand(client: redis.Redis, stream: str, stop: threading.Event) -> Counted:
-    """Append plain events to a stream that was right once, until told to stop; return what."""
+    """Append plain events to a stream of the first topic until `stop` is set; return their number by counter."""
     mine: Counted = Counter()
     while not stop.wait(0.005):
         client.xadd(stream, {"metric": "view", "subject": "s:0"})
@@ -347,7 +347,7 @@ def append_by_hand(client: redis.Redis, stream: str, stop: threading.Event) -> C
 
 
 def read(totals: Totals, stop: threading.Event) -> dict[str, list[int]]:
-    """Look at all totals until told to stop; return what was seen."""
+    """Read all totals until `stop` is set; return the values read, by subject."""
     seen: dict[str, list[int]] = {subject: [] for subject in SUBJECTS}
     while not stop.is_set():
         for (subject, _), value in totals.get_many((s, "view") for s in SUBJECTS).values.items():
@@ -356,7 +356,7 @@ def read(totals: Totals, stop: threading.Event) -> dict[str, list[int]]:
 
 
 def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
-    """Under all kinds of writers no reader sees a total fall, each event is counted once, and the worker follows."""
+    """During a repartition with several writers, no total falls, each event counts once, and the worker follows."""
     rules = Rules({"view": Metric(ids=None, windows=("hour",)), "call": Metric(limit=10**6, per="total")})
     configured = settings_for(server.url, rules, 0)
     logger = structlog.wrap_logger(None, processors=[LogCapture()])
@@ -397,7 +397,7 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
 
 
 def test_two_who_copy_the_same_copy_it_once(server):
-    """Where two moves run at once, the one that comes second to a page is refused, and each event is there once."""
+    """If two processes copy the same page, the second copy is refused, and each event is copied once."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
         for subject in "abcdef":
             emit(harness, subject, 3)
@@ -420,7 +420,7 @@ def test_two_who_copy_the_same_copy_it_once(server):
 @pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize("place", MOVE_PLACES)
 def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
-    """Killed with SIGKILL at any step, the answers stay right and events are taken; the command again completes it."""
+    """If a repartition is killed at any step, no total falls, producers accept events, and a second run completes it."""
     config = tmp_path / "tallystream.toml"
     config.write_text('[metric.view]\nids = "day"\n[metric.call]\nlimit = 5\nper = "total"\n')
     program = Path(sys.executable).parent / "tallystream"
@@ -432,7 +432,7 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
             emit(harness, f"s{number % 9}", 1)
         for _ in range(3):
             producer.decide("call", "k")
-        if place == "move-copying":  # it is reached only every so many entries
+        if place == "move-copying":  # reached only once in several thousand entries
             with harness.client.pipeline(transaction=False) as pipeline:
                 for number in range(9000):
                     subject = f"s{number % 9}"
@@ -444,7 +444,7 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
             command, env=os.environ | {"TALLYSTREAM_FAILPOINT": f"{place}:{nth}"}, check=False, timeout=60
         )
         if nth == 2 and killed.returncode == 0:
-            return  # a place that is passed once
+            return  # this failpoint is reached only once
         assert killed.returncode == -9
         for number in range(30):
             producer.emit("view", f"s{number % 9}")
@@ -466,7 +466,7 @@ def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
 
 @pytest.mark.parametrize("format_", ["ndjson", "combined", "parquet"])
 def test_a_file_that_is_half_ingested_is_ingested_to_its_end_after_the_move(server, tmp_path, format_):
-    """Each line counts once, though the partitions had come to different places of the file before the repartition."""
+    """Each line of a file counts once, even if the partitions were at different offsets before the repartition."""
     file = tmp_path / "file"
     subjects = [f"article:{n % 7}" for n in range(200)]
     if format_ == "parquet":
@@ -481,7 +481,7 @@ def test_a_file_that_is_half_ingested_is_ingested_to_its_end_after_the_move(serv
         full = harness.layout.keys[1].sequences
         harness.client.hset(full, "!limit", 0)
         store = RedisSettings(url=server.url)
-        run(job, store, lambda progress: progress.waiting_for is None)  # the other partition takes its part
+        run(job, store, lambda progress: progress.waiting_for is None)  # only the other partition takes its part
         harness.client.hdel(full, "!limit")
         first = harness.client.xlen(harness.layout.keys[0].stream)
         assert (first > 0, harness.client.xlen(harness.layout.keys[1].stream)) == (True, 0)
@@ -494,7 +494,7 @@ def test_a_file_that_is_half_ingested_is_ingested_to_its_end_after_the_move(serv
 
 
 def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
-    """After a repartition the snapshot is taken whole, in the same database, and restores all with the new archive."""
+    """After a repartition, a complete snapshot goes to the same database, and with the new archive it restores all."""
     database = Database(str(tmp_path / "snapshot.sqlite"))
     configured = replace(settings_for(server.url, PLAIN, 0), archive=ArchiveSettings(url=str(tmp_path / "archive")))
     with Harness(server.url, rules=PLAIN, partitions=4) as harness:
@@ -532,7 +532,7 @@ def test_a_snapshot_and_an_archive_go_with_the_log(server, tmp_path):
 
 
 def test_what_fires_goes_on_firing_after_a_move(server):
-    """An alert that fired before a repartition does not fire again after it, and ends when its total is back."""
+    """An alert that fired before a repartition does not fire again after it, and still resolves."""
     alert = Alert("hot", "like", above=10, clear=5)
     with Harness(server.url, rules=Rules({"like": Metric(ids=None)}, alert=(alert,)), partitions=2) as harness:
         for subject in ("a", "b", "c"):
@@ -543,7 +543,7 @@ def test_what_fires_goes_on_firing_after_a_move(server):
 
 
 def test_what_is_not_spread_any_more_goes_home(server):
-    """A rebuild without spread moves a spread metric's events home, in as many partitions; every total stays."""
+    """Turning `spread` off copies the events into the partitions of their subjects; every total stays the same."""
     spread = Rules({"view": Metric(ids=None, spread=True), "like": Metric(ids=None)})
     plain = Rules({"view": Metric(ids=None), "like": Metric(ids=None)})
     with Harness(server.url, rules=spread, partitions=3) as harness:
@@ -566,7 +566,7 @@ def test_what_is_not_spread_any_more_goes_home(server):
 
 
 def test_a_spread_metric_stays_spread_in_other_partitions(server):
-    """What lies in any partition counts in any, before the repartition and after it."""
+    """Events of a spread metric count in any partition, before a repartition and after it."""
     spread = Rules({"view": Metric(ids=None, spread=True)})
     with Harness(server.url, rules=spread, partitions=3) as harness, Totals(server.url) as totals:
         harness.client.hset(harness.layout.meta, mapping=spread_fields(spread.spread))
