@@ -1,4 +1,4 @@
-"""The archive holds every entry of the streams once, whoever dies when, and adds up to the totals."""
+"""The archive contains every entry of the streams once, even after crashes, and its sums are the totals."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ DAY = 86_400_000
 
 @pytest.fixture
 def harness(server):
-    """Parts wired to a clean server, two partitions."""
+    """Provide a harness on an empty server, with two partitions."""
     with Harness(server.url, partitions=2) as wired:
         yield wired
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """The archive's folder."""
+    """Provide the path of the archive's folder."""
     return tmp_path / "archive"
 
 
 def emit(harness: Harness, events: int = 600, seed: int = 1) -> Counter:
-    """Emit events in small entries, some plain ones and some that nobody can read; return what the totals must be."""
+    """Emit events in small entries, and append plain and unreadable ones; return the expected totals."""
     chance = random.Random(seed)
     expected: Counter = Counter()
     with Producer(harness.url, entry_events=20) as producer:
@@ -62,29 +62,29 @@ def emit(harness: Harness, events: int = 600, seed: int = 1) -> Counter:
 
 
 def stream(harness: Harness, partition: int) -> list[tuple]:
-    """Return what a stream holds, by meaning."""
+    """Return the meaning of each entry of a stream."""
     found = harness.client.xrange(harness.layout.keys[partition].stream)
     return [meaning(Entry(id_.decode(), fields)) for id_, fields in found]
 
 
 def archived(folder: Path, partition: int, after: str = "0-0", before: str | None = None) -> list[tuple]:
-    """Return what the archive holds, by meaning."""
+    """Return the meaning of each archived entry of a partition."""
     return [meaning(entry) for entry in entries(Store(str(folder)), partition, after, before)]
 
 
 def check(harness: Harness, folder: Path) -> None:
-    """Compare the archive with the streams."""
+    """Assert that the archive has the same entries as the streams."""
     for partition in range(harness.layout.partitions):
         assert archived(folder, partition) == stream(harness, partition)
 
 
 def open_archive(harness: Harness, folder: Path) -> Archive:
-    """Return a new archive, as a new process would have it."""
+    """Return a new `Archive`, as a new process has it."""
     return Archive(harness.connect(), Store(str(folder)), harness.deployment)
 
 
 def test_everything_is_archived_once(harness, folder):
-    """Files in several rounds hold each entry once, in order; nothing new writes nothing."""
+    """Several rounds write each entry once, in order; a round without new entries writes no file."""
     archive = open_archive(harness, folder)
     for seed in range(3):
         emit(harness, 200, seed)
@@ -97,7 +97,7 @@ def test_everything_is_archived_once(harness, folder):
 
 
 def test_sums_by_duckdb_are_the_totals(harness, folder):
-    """The queries of docs/archive.md read the files as they lie, and the first gives the totals."""
+    """The queries of docs/archive.md can read the files, and the first one returns the totals."""
     expected = emit(harness)
     harness.drain()
     open_archive(harness, folder).run_once(settled=0)
@@ -113,7 +113,7 @@ def test_sums_by_duckdb_are_the_totals(harness, folder):
 
 
 def test_a_day_has_files_of_its_own(harness, folder):
-    """Entries are filed under the UTC day of their ID, also where one round spans several."""
+    """Each entry is in a file of the UTC day of its ID, even if one round contains several days."""
     keys = harness.layout.keys[0]
     midnight = 20_000 * DAY
     for milliseconds in (midnight - 1, midnight, midnight + DAY):
@@ -125,7 +125,7 @@ def test_a_day_has_files_of_its_own(harness, folder):
 
 
 def test_a_range_is_read(harness, folder):
-    """Entries can be had behind an ID and in front of one."""
+    """The archive can be read from one ID to another, both excluded."""
     emit(harness)
     open_archive(harness, folder).run_once(settled=0)
     everything = stream(harness, 0)
@@ -134,7 +134,7 @@ def test_a_range_is_read(harness, folder):
 
 
 def test_a_missing_file_is_noticed(harness, folder):
-    """A gap is an error, for a reader that needs what lay in it."""
+    """A missing file is an error for a reader that needs its entries, and no error for others."""
     archive = open_archive(harness, folder)
     for seed in range(3):
         emit(harness, 60, seed)
@@ -154,7 +154,7 @@ def test_a_missing_file_is_noticed(harness, folder):
 
 @pytest.mark.parametrize("place", ARCHIVE_PLACES)
 def test_a_killed_archivist(harness, folder, place):
-    """SIGKILL before a file is complete, or before its range is settled, leaves each entry in one file."""
+    """After a kill before a file is complete or before its range is settled, each entry is still in one file."""
     emit(harness)
     command = [PROGRAM, "archive", folder, "--once", "--redis", harness.url]
     environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "2"}
@@ -167,7 +167,7 @@ def test_a_killed_archivist(harness, folder, place):
 
 
 def test_two_archivists_write_the_same_files(harness, folder):
-    """However two of them interleave, each entry is in one file: what is to be written is agreed on first."""
+    """If two archivers run at the same time, each entry is in one file, because they claim its range first."""
     keys, store = harness.layout.keys[0], Store(str(folder))
     slow, fast = (PartitionArchiver(harness.connect(), store, keys, 0) for _ in range(2))
     slow.ensure_group()
@@ -179,7 +179,7 @@ def test_two_archivists_write_the_same_files(harness, folder):
         def late(position, until, count, seed=seed, read=read):
             found = read(position, until, count)
             slow._read = read
-            if seed % 2:  # the other one sees more, and is done before this one claims
+            if seed % 2:  # the other archiver reads more, and finishes before this one claims
                 emit(harness, 60, 100 + seed)
             fast.run_once(settled=0)
             return found
@@ -194,7 +194,7 @@ def test_two_archivists_write_the_same_files(harness, folder):
 
 
 def test_a_server_that_came_back_with_less(harness, folder):
-    """Where files are ahead of the group, archiving goes on behind them: nothing is filed twice."""
+    """If files are ahead of the group, archiving continues after them, and no entry is archived twice."""
     archive = open_archive(harness, folder)
     emit(harness, 60)
     archive.run_once(settled=0)
@@ -208,7 +208,7 @@ def test_a_server_that_came_back_with_less(harness, folder):
 
 
 def test_what_was_trimmed_is_not_passed_over(harness, folder):
-    """A range that was claimed and then trimmed away is an error, not a file with a hole."""
+    """If entries of a claimed range were trimmed, archiving fails and writes no file."""
     archive = open_archive(harness, folder)
     emit(harness, 100)
     archivist = archive.archivists[0]
@@ -223,7 +223,7 @@ def test_what_was_trimmed_is_not_passed_over(harness, folder):
 
 
 def test_the_archive_of_other_data_is_refused(harness, folder):
-    """Entries of another deployment, or of another life of this one, do not get into the same files."""
+    """An archive of another deployment or of another epoch is refused."""
     open_archive(harness, folder)
     store = Store(str(folder))
     store.claim("tally", 2, ("new life", harness.deployment.epoch))

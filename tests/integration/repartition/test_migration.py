@@ -420,7 +420,7 @@ def test_two_who_copy_the_same_copy_it_once(server):
 @pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize("place", MOVE_PLACES)
 def test_a_killed_move_goes_on_where_it_was(server, tmp_path, place, nth):
-    """If a repartition is killed at any step, no total falls, producers accept events, and a second run completes it."""
+    """If a repartition is killed at any step, no total falls, producers append, and a second run completes it."""
     config = tmp_path / "tallystream.toml"
     config.write_text('[metric.view]\nids = "day"\n[metric.call]\nlimit = 5\nper = "total"\n')
     program = Path(sys.executable).parent / "tallystream"

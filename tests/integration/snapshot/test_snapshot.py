@@ -1,4 +1,4 @@
-"""A snapshot is of one moment, whatever is counted while it is read; and everything can be brought back from it."""
+"""A snapshot contains the counters of one moment, even if events are counted meanwhile, and it can be restored."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ STRUCTURES = Rules(
 
 @pytest.fixture
 def harness(server):
-    """Parts wired to a clean server, two partitions, all rules."""
+    """Provide a harness on an empty server, with two partitions and all rules."""
     with Harness(server.url, partitions=2, rules=RULES) as wired:
         yield wired
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path, monkeypatch):
-    """An empty database of each kind; in PostgreSQL, three rows are many, so they are copied."""
+    """Provide an empty database of each kind; PostgreSQL gets a COPY from three rows on."""
     monkeypatch.setattr("tallystream_worker.snapshot.write._MANY", 3)
     if request.param == "sqlite":
         url = str(tmp_path / "snapshot.sqlite")
@@ -91,17 +91,17 @@ def database(request, tmp_path, monkeypatch):
 
 
 def take(harness: Harness, database: Database, *, whole: bool = False):
-    """Take a snapshot, as a new process would."""
+    """Take a snapshot with a new `Snapshotter`, as a new process does."""
     return Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once(whole=whole)
 
 
 def books(harness: Harness) -> dict[str, int]:
-    """Return the ledger without the figures of the stream's own entries, which begins anew."""
+    """Return the ledger without the fields about entries, which begin at 0 again after a restore."""
     return {name: value for name, value in harness.ledger().items() if not name.startswith("entries:")}
 
 
 def partly(harness: Harness, chance: random.Random) -> None:
-    """Count some of what waits, leave some of it pending and some unread."""
+    """Count some of the unread entries, leave some of them pending, and some unread."""
     for partition in range(harness.layout.partitions):
         held = harness.fetch(partition, "reader")(chance.randint(0, 6), 0)
         chance.shuffle(held)
@@ -112,7 +112,7 @@ def partly(harness: Harness, chance: random.Random) -> None:
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(happenings(), min_size=3, max_size=3), seed=st.integers(0, 10_000))
 def test_after_a_loss_everything_is_as_before(server, tmp_path_factory, drawn, seed):
-    """Two snapshots, the archive, the loss of everything, a restore: all rules together equal the oracle's."""
+    """After all data was lost, a restore from a snapshot and the archive gives the counters of the oracle."""
     chance = random.Random(seed)
     server.clear()
     folder = tmp_path_factory.mktemp("restore")
@@ -137,7 +137,7 @@ def test_after_a_loss_everything_is_as_before(server, tmp_path_factory, drawn, s
 
 
 def test_a_snapshot_is_of_one_moment(harness, database):
-    """While events arrive and are counted, two metrics that every entry moves together are equal in each snapshot."""
+    """While events are counted, two metrics with equal events in each entry are equal in every snapshot."""
     stop = threading.Event()
 
     def load() -> None:
@@ -166,7 +166,7 @@ def test_a_snapshot_is_of_one_moment(harness, database):
             take(harness, database, whole=number == 3)
             totals = rows(database, "totals")
             windows = rows(database, "windows")
-            # An entry holds both, so each subject's are equal at any moment between entries.
+            # Each entry contains events of both metrics, so the totals of a subject are equal between two entries.
             assert {s: v for (m, s), v in totals.items() if m == "view"} == {
                 s: v for (m, s), v in totals.items() if m == "plain"
             }
@@ -185,7 +185,7 @@ def test_a_snapshot_is_of_one_moment(harness, database):
 
 
 def rows(database: Database, table: str) -> dict[tuple, int]:
-    """Return a table's values by key."""
+    """Return the values of a table, by key."""
     with database._engine.connect() as connection:
         found = (
             connection.execute(
@@ -203,7 +203,7 @@ def rows(database: Database, table: str) -> dict[tuple, int]:
 
 
 def test_what_has_not_changed_is_not_read(harness, database):
-    """The first snapshot has everything, the next only what changed, and both together are what is there."""
+    """The first snapshot reads every counter, the next only those that changed; the tables then equal the totals."""
     with Producer(harness.url) as producer:
         for number in range(2000):
             producer.emit("plain", f"s{number}")
@@ -221,7 +221,7 @@ def test_what_has_not_changed_is_not_read(harness, database):
 
 
 def test_a_person_can_ask(harness, database):
-    """The tables answer the question that docs/backup.md shows."""
+    """The query in docs/backup.md returns the largest totals from the tables of a snapshot."""
     with Producer(harness.url) as producer:
         for number in range(50):
             producer.emit("view", f"article:{number % 10}", number)
@@ -236,7 +236,7 @@ def test_a_person_can_ask(harness, database):
 
 
 def test_everything_that_is_kept_comes_back(server, database):
-    """Sketches, Bloom filters, unique counts, leaderboards, sequences and expiry come back, not only sums."""
+    """A restore brings back sketches, Bloom filters, unique counts, leaderboards, sequences and expiry."""
     with Harness(server.url, partitions=2, rules=STRUCTURES) as harness, Producer(harness.url) as producer:
         for round_ in range(3):
             emit_structures(harness, producer, round_)
@@ -245,7 +245,7 @@ def test_everything_that_is_kept_comes_back(server, database):
         server.client().flushall()
         restore(harness.client, database)
         assert dump(harness) == before
-        producer.emit("seen", "s1", id="0-1")  # the same producer goes on: the gate knows it, the filter the id
+        producer.emit("seen", "s1", id="0-1")  # the sequence gate has the producer again, and the filter the id
         producer.flush()
         harness.drain()
         assert books(harness)["duplicate"] == before["ledger"]["duplicate"] + 1
@@ -253,7 +253,7 @@ def test_everything_that_is_kept_comes_back(server, database):
 
 
 def emit_structures(harness: Harness, producer: Producer, round_: int) -> None:
-    """Emit and count events of every rule that keeps more than a sum."""
+    """Emit and count events of every rule that stores more than a sum."""
     for number in range(60):
         producer.emit("seen", f"s{number % 7}", id=f"{round_ % 2}-{number}")
         producer.emit("visit", f"s{number % 5}", actor=f"u{number * (round_ + 1)}")
@@ -266,7 +266,7 @@ def emit_structures(harness: Harness, producer: Producer, round_: int) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_is_written_while_it_is_read_is_not_in_it(server, tmp_path, monkeypatch, whole):
-    """Every kind of counter is kept as it was when the cut was opened, although each is written before it is read."""
+    """A snapshot has each counter's value at the opening of the view, even if it is written before it is read."""
     database = Database(str(tmp_path / "snapshot.sqlite"))
     with Harness(server.url, partitions=1, rules=STRUCTURES) as harness, Producer(harness.url) as producer:
         emit_structures(harness, producer, 0)
@@ -285,7 +285,7 @@ def test_what_is_written_while_it_is_read_is_not_in_it(server, tmp_path, monkeyp
         assert dump(harness) != before
         server.client().flushall()
         restore(harness.client, database)
-        # A key's time to live is at least a day after its last write, and the last was after the moment.
+        # A key expires at least a day after its last write, and the last write was after the moment.
         assert {name: kept(value) for name, value in dump(harness).items()} == {
             name: kept(value) for name, value in before.items()
         }
@@ -298,7 +298,7 @@ def kept(value):
 
 
 def test_what_is_counted_just_before_the_cut_is_in_it(harness, database, monkeypatch):
-    """Entries that come between the reading of the log and the moment are read as well."""
+    """A snapshot contains entries that are counted between the first read of the stream and its moment."""
     emit_some(harness, 1)
     take(harness, database)
 
@@ -322,7 +322,7 @@ def test_what_is_counted_just_before_the_cut_is_in_it(harness, database, monkeyp
 
 
 def test_a_replaced_vote_leaves_its_old_bucket(harness, database):
-    """A vote or id that is replaced changes a bucket that no new entry names: the snapshot has that one, too."""
+    """A snapshot contains the old bucket of a replaced vote or id, although no new entry names this bucket."""
     now = time.time()
     early, late = now - 3 * 86_400, now - 60
     with Producer(harness.url) as producer:
@@ -343,7 +343,7 @@ def test_a_replaced_vote_leaves_its_old_bucket(harness, database):
 
 
 def test_the_log_is_held_for_what_is_pending(harness, database):
-    """The hold of a snapshot leaves in the log what was handed out and not counted at its moment."""
+    """The retention hold of a snapshot keeps the entries that were pending at its moment."""
     emit_some(harness, 1)
     emit_some(harness, 2, drain=False)
     held = {n: harness.fetch(n, "slow")(3, 0) for n in range(2)}
@@ -354,7 +354,7 @@ def test_the_log_is_held_for_what_is_pending(harness, database):
 
 
 def test_a_whole_snapshot_forgets_what_is_gone(harness, database):
-    """A counter that somebody removed by hand is gone from the next snapshot of everything."""
+    """A counter that was removed by hand is not in the next complete snapshot."""
     emit_some(harness, 1)
     take(harness, database)
     (key, *_) = harness.client.scan_iter(match="*total:view:*")
@@ -364,7 +364,7 @@ def test_a_whole_snapshot_forgets_what_is_gone(harness, database):
 
 
 def dump(harness: Harness) -> dict:
-    """Return everything that is kept, with expiry to the millisecond."""
+    """Return all keys but streams with value and expiry in milliseconds, and the ledger."""
     client, found = harness.client, {"ledger": books(harness)}
     for keys in harness.layout.keys:
         for key in client.scan_iter(match=f"{keys.prefix}*"):
@@ -386,7 +386,7 @@ def dump(harness: Harness) -> dict:
 
 @pytest.mark.parametrize("place", SNAPSHOT_PLACES)
 def test_a_killed_snapshot(harness, tmp_path, place):
-    """SIGKILL before the commit, in it or behind it: the log is kept, counting goes on, and the next one is right."""
+    """After a kill before, during or after the commit, needed entries are held, and the next snapshot is correct."""
     emit_some(harness, 1)
     file = tmp_path / "snapshot.sqlite"
     command = [PROGRAM, "snapshot", file, "--once", "--redis", harness.url]
@@ -409,7 +409,7 @@ def test_a_killed_snapshot(harness, tmp_path, place):
 
 
 def assert_log_is_held(harness: Harness, file: Path) -> None:
-    """Demand that nothing behind what is in the database may be trimmed."""
+    """Assert that the retention hold keeps every entry after the stored snapshot."""
     database = Database(str(file))
     for partition, keys in enumerate(harness.layout.keys):
         if (found := database.position(partition)) is not None:
@@ -421,7 +421,7 @@ def assert_log_is_held(harness: Harness, file: Path) -> None:
 
 @pytest.mark.parametrize("place", RESTORE_PLACES)
 def test_a_killed_restore(harness, tmp_path, place):
-    """A restore that was killed is run again, and ends where one that was not killed ends."""
+    """A restore that was killed and run again gives the same totals and ledger as before the loss."""
     emit_some(harness, 1)
     file = tmp_path / "snapshot.sqlite"
     database = Database(str(file))
@@ -442,7 +442,7 @@ def test_a_killed_restore(harness, tmp_path, place):
 
 
 def emit_some(harness: Harness, seed: int, *, drain: bool = True) -> None:
-    """Emit events of a few metrics, and count them."""
+    """Emit 300 events of two metrics, and count them unless `drain` is false."""
     chance = random.Random(seed)
     with Producer(harness.url, entry_events=20) as producer:
         for _ in range(300):
@@ -452,7 +452,7 @@ def emit_some(harness: Harness, seed: int, *, drain: bool = True) -> None:
 
 
 def test_what_is_left_of_the_stream_is_enough(harness, database):
-    """Without an archive, what the stream still holds is counted: nothing is missing where it was not lost."""
+    """A restore without an archive counts the entries left in the streams; if none was lost, nothing is missing."""
     emit_some(harness, 1)
     take(harness, database)
     emit_some(harness, 2)
@@ -467,7 +467,7 @@ def test_what_is_left_of_the_stream_is_enough(harness, database):
 
 
 def test_producers_may_append_while_it_is_restored(harness, database, monkeypatch):
-    """What arrives at an emptied server before, while and after its counters are brought back counts once."""
+    """Events that arrive before, during and after the restore of an emptied server count once."""
     run, emitted = TableLoader.run, Counter()
     with Producer(harness.url) as producer:
 
@@ -495,7 +495,7 @@ def test_producers_may_append_while_it_is_restored(harness, database, monkeypatc
 
 
 def test_what_is_missing_is_said(harness, database):
-    """What waited at the snapshot and is nowhere now is reported to the event, and the books balance."""
+    """A restore reports the number of events that waited at the snapshot and are lost, and the ledger agrees."""
     emit_some(harness, 1)
     before = harness.totals()
     emit_some(harness, 2, drain=False)
@@ -509,7 +509,7 @@ def test_what_is_missing_is_said(harness, database):
 
 
 def test_after_a_restore_the_log_knows_what_it_lacks(harness, database):
-    """What is in the snapshot alone is gone from the log: a rebuild refuses, an audit begins with the next snapshot."""
+    """After a restore without entries, a rebuild is refused, and an audit begins with the next snapshot."""
     emit_some(harness, 1)
     take(harness, database)
     harness.client.flushall()
@@ -534,7 +534,7 @@ def test_after_a_restore_the_log_knows_what_it_lacks(harness, database):
 
 
 def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database, tmp_path):
-    """Changes whose entries somebody trimmed away are in the next snapshot; a restore takes them from the archive."""
+    """If entries after a snapshot were trimmed, a drill fails, and the next snapshot reads every counter."""
     emit_some(harness, 1)
     take(harness, database)
     emit_some(harness, 2)
@@ -554,7 +554,7 @@ def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database
 
 
 def test_expired_buckets_stay_expired(server, database):
-    """A bucket that has expired since is not brought back, and leaves the database with the next snapshot."""
+    """A restore does not bring back an expired bucket, and the next snapshot removes it from the database."""
     rules = Rules({"view": Metric(windows=("minute",), retention={"minute": "1s"})})
     with Harness(server.url, partitions=2, rules=rules) as harness:
         emit_views(harness)
@@ -582,7 +582,7 @@ def emit_views(harness: Harness) -> None:
 
 
 def test_a_snapshot_that_stops_holds_up_nothing(harness, database):
-    """A cut that nobody finishes ends by itself; meanwhile counting goes on, and a second snapshot is refused."""
+    """An abandoned view expires; until then counting continues, and a second snapshot is refused."""
     emit_some(harness, 1)
     cut = open_view(harness.client, harness.layout.keys[0], [])
     emit_some(harness, 2)
@@ -599,7 +599,7 @@ def test_a_snapshot_that_stops_holds_up_nothing(harness, database):
 
 
 def test_the_snapshot_of_other_data_is_refused(harness, database):
-    """A database that holds the counters of another life of the data is not overwritten."""
+    """A snapshot of another epoch is not overwritten."""
     emit_some(harness, 1)
     take(harness, database)
     before = rows(database, "totals")
@@ -610,7 +610,7 @@ def test_the_snapshot_of_other_data_is_refused(harness, database):
 
 
 def test_a_database_that_is_down(harness, tmp_path):
-    """Without its database a snapshot says so, and counting does not notice."""
+    """A snapshot to an unreachable database fails, and so does a restore from an empty one."""
     emit_some(harness, 1)
     gone = Database("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(SnapshotError, match="cannot be used"):
@@ -623,7 +623,7 @@ def test_a_database_that_is_down(harness, tmp_path):
 
 
 def test_a_drill_compares_everything(harness, database):
-    """A drill finds nothing on a healthy system, whatever is pending; and names what was tampered with."""
+    """A drill finds no difference in correct counters, even if entries are pending, and reports a changed counter."""
     for seed in (1, 2):
         feed(harness, [(event, bool(seed % 2)) for event in varied()], random.Random(seed))
         partly(harness, random.Random(seed))
@@ -639,7 +639,7 @@ def test_a_drill_compares_everything(harness, database):
 
 
 def test_a_drill_takes_a_sum_of_nothing_for_none(harness, database):
-    """A vote that was counted and taken back in two batches is no difference, although one batch leaves no sum."""
+    """A drill reports no difference if a live sum is 0 and the restored one does not exist."""
     emit_some(harness, 1)
     take(harness, database)
     with Producer(harness.url) as producer:
@@ -661,7 +661,7 @@ def varied() -> list[Event]:
 
 
 def test_a_worker_takes_snapshots_from_its_first_start(server, tmp_path):
-    """Where `[snapshot] url` is set, an empty server's first worker copies what it counts, without a command."""
+    """If `[snapshot] url` is set, the first worker of an empty server takes snapshots without a command."""
     file = tmp_path / "snapshot.sqlite"
     chosen = Settings(RedisSettings(server.url), snapshot=SnapshotSettings(str(file), every=0.1))
     with counting(chosen, logs.configure(quiet=True)), Producer(server.url) as producer:
@@ -678,7 +678,7 @@ def test_a_worker_takes_snapshots_from_its_first_start(server, tmp_path):
 )
 @given(drawn=st.lists(happenings(), min_size=3, max_size=3), seed=st.integers(0, 10_000))
 def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, drawn, seed):
-    """The snapshot of a second generation, restored as the first one of a new life, equals the oracle's."""
+    """The snapshot of a second generation is restored as the first generation, with the counters of the oracle."""
     chance = random.Random(seed)
     server.clear()
     folder = tmp_path_factory.mktemp("restore")
@@ -717,7 +717,7 @@ def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, draw
 
 
 def test_whoever_watches_is_told_how_often(harness, tmp_path):
-    """While a worker takes snapshots by itself the server says how often; also where none succeeds; not afterwards."""
+    """`tally:meta` has the interval of snapshots while the service runs, even if snapshots fail, and not after it."""
     place = SnapshotSettings(url=str(tmp_path / "s.sqlite"), every=0.2)
     configured = Settings(redis=RedisSettings(url=harness.url), snapshot=place)
 

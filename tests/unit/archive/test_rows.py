@@ -1,4 +1,4 @@
-"""What the archive keeps of an entry folds to the same as the entry."""
+"""An archived entry folds to the same batch as the original entry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ payloads = st.builds(
 
 @st.composite
 def packed(draw):
-    """Draw the fields of an entry in our wire format, through the gate, decided, or by hand."""
+    """Draw the fields of an entry in the wire format: through the sequence gate, decided, or written by hand."""
     payload = draw(payloads)
     body = {b"v": b"1", b"n": str(payload.events).encode(), b"b": encode(payload)}
     origin = draw(
@@ -56,7 +56,7 @@ contents = packed() | plain | rubbish
 
 
 def meaning(entry: Entry) -> tuple:
-    """Return everything of an entry that counting may look at."""
+    """Return everything of an entry that the fold can use."""
     origin = (entry.fields.get(b"d"), b"p" in entry.fields and b"q" in entry.fields)
     try:
         payload = decode(entry.fields, entry.received)
@@ -71,7 +71,7 @@ def meaning(entry: Entry) -> tuple:
         for subject, (amount, n) in group.sums.items():
             sums[*place, subject, "amount"] += amount
             sums[*place, subject, "events"] += n
-    # A sum of 0 is one that a group with 0 in it leaves behind.
+    # Drop sums of 0, which groups with amounts of 0 leave.
     sums = Counter({name: value for name, value in sums.items() if value})
     return entry.id, origin, payload.events, sums, Counter(payload.singles), Counter(payload.corrections)
 
@@ -79,7 +79,7 @@ def meaning(entry: Entry) -> tuple:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(contents, max_size=8), st.booleans())
 def test_entries_come_back_with_the_same_meaning(drawn, close):
-    """Every entry comes back, in order, with the same id, origin and events; unreadable ones byte for byte."""
+    """Entries are restored in order, with the same ID, origin and events; unreadable ones with the same bytes."""
     step = 1 if close else 86_400_000
     entries = [Entry(f"{1763900000000 + n // 2 * step}-{n % 2}", fields) for n, fields in enumerate(drawn)]
     rows = Rows()
@@ -91,7 +91,7 @@ def test_entries_come_back_with_the_same_meaning(drawn, close):
 
 
 def test_the_amounts_of_a_table_are_the_totals():
-    """Whoever sums `amount` by subject has the totals of plain metrics, however the events were grouped."""
+    """The sum of `amount` by subject is the total of a plain metric, for any grouping of the events."""
     payload = Payload(
         [Group("view", 1, ["a", "a", "b"], {"a": 3}, {"a": (-7, 2)})], [Single("view", "b", 5, 0, "u", None)]
     )

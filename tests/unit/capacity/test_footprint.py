@@ -1,4 +1,4 @@
-"""What the rules of a metric keep is said in words."""
+"""The memory of each rule of a metric has a description."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tallystream_worker.capacity.footprint import parts
 
 
 def test_a_bloom_filter_is_called_an_approximation():
-    """`tallystream check` names the filter of ids an approximation, with its rate; exact ids it does not."""
+    """The Bloom filter of ids is described as an approximation, with its error rate; exact ids are not."""
     memory = load_costs().memory
     (about,) = [part.text for part in parts(Metric(seen="bloom"), memory) if "Bloom" in part.text]
     assert "approximation" in about
