@@ -1,4 +1,4 @@
-"""Alerts: each crossing is noticed once, whoever counts and whatever dies, and its notification is delivered."""
+"""Each change of an alert's state makes one notification, with several workers and after crashes; it is delivered."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Seen = list[tuple[str, str, str, str]]
 
 
 def rules(*alerts: Alert) -> Rules:
-    """Return rules with alerts."""
+    """Return the rules of this module with these alerts."""
     return Rules(METRICS, alert=alerts)
 
 
@@ -73,7 +73,7 @@ def noticed(harness: Harness) -> Seen:
 
 
 def count(harness: Harness, *events: tuple[Any, ...], **more: Any) -> Seen:
-    """Emit events, count them, and return what was noticed since the last call."""
+    """Emit events and count them; return the notifications that this has added."""
     before = len(noticed(harness))
     with Producer(harness.url) as producer:
         for event in events:
@@ -83,12 +83,12 @@ def count(harness: Harness, *events: tuple[Any, ...], **more: Any) -> Seen:
 
 
 def watcher(harness: Harness, client: Any = None) -> AlertEvaluator:
-    """Return what looks at alerts as time passes."""
+    """Return an evaluator of the harness's alerts."""
     return AlertEvaluator(client or harness.connect(), lambda: harness.layout, harness.rules)
 
 
 def test_a_total_that_crosses_is_noticed_once(server: Server) -> None:
-    """A total beyond its bound fires once, until it is back at `clear`; only subjects that match are watched."""
+    """An alert fires once for a total beyond its bound, until it is back at `clear`; other subjects do not fire."""
     with Harness(server.url, rules=rules(Alert("hot", "like", "article:*", above=10, clear=5))) as harness:
         assert count(harness, ("like", "article:1", 10), ("like", "other", 99)) == []
         assert count(harness, ("like", "article:1", 1)) == [("hot", "article:1", "firing", "11")]
@@ -100,7 +100,7 @@ def test_a_total_that_crosses_is_noticed_once(server: Server) -> None:
 
 
 def test_below_fires_as_a_total_falls(server: Server) -> None:
-    """An alert below a bound fires when the total falls under it, and ends when it is back."""
+    """An alert with `below` fires when the total falls under the bound, and ends when it is back at `clear`."""
     with Harness(server.url, rules=rules(Alert("unloved", "like", below=0, clear=3))) as harness:
         assert count(harness, ("like", "a", -1)) == [("unloved", "a", "firing", "-1")]
         assert count(harness, ("like", "a", 2)) == []
@@ -108,7 +108,7 @@ def test_below_fires_as_a_total_falls(server: Server) -> None:
 
 
 def test_rules_with_memory_are_watched_too(server: Server) -> None:
-    """Votes, limits and ids are noticed by what they count, not by what was asked."""
+    """Alerts on metrics with votes, limits and ids evaluate the counted events, not the appended ones."""
     alerts = (Alert("votes", "vote", above=1), Alert("calls", "call", above=4), Alert("ids", "like", above=1))
     with Harness(server.url, rules=rules(*alerts)) as harness:
         votes = [("vote", "p", 1, {"actor": f"u{n}"}) for n in (1, 1, 1)]
@@ -135,7 +135,7 @@ def test_rules_with_memory_are_watched_too(server: Server) -> None:
 
 
 def test_a_bucket_fires_once_and_ends_with_it(server: Server) -> None:
-    """A bucket's alert fires once, ends with the bucket, and late events for it do not fire it again."""
+    """An alert on a bucket fires once and ends with the bucket; later events of that bucket do not fire it again."""
     with Harness(server.url, rules=rules(Alert("busy", "view", window="day", above=2))) as harness:
         now = time.time()
         yesterday = now - 86_400
@@ -153,7 +153,7 @@ def test_a_bucket_fires_once_and_ends_with_it(server: Server) -> None:
 
 
 def test_a_decision_is_watched(server: Server) -> None:
-    """What is decided at once is noticed at once, by the same text, and not again when its entry is read."""
+    """A decision makes a notification in the same call, and none when the worker reads its entry."""
     with Harness(server.url, rules=rules(Alert("votes", "vote", above=0))) as harness:
         Decider(harness.connect(), Deployment.create_or_load(harness.client))(Event("vote", "p", actor="u1"))
         assert noticed(harness) == [("votes", "p", "firing", "1")]
@@ -162,7 +162,7 @@ def test_a_decision_is_watched(server: Server) -> None:
 
 
 def test_a_rebuild_notices_nothing(server: Server) -> None:
-    """Counters that are made anew from the log come to the same totals without a word about them."""
+    """A rebuild counts the same totals and makes no notification."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as harness:
         count(harness, ("like", "a", 11))
         anew = harness.layout.of(2)
@@ -177,14 +177,14 @@ def test_a_rebuild_notices_nothing(server: Server) -> None:
 
 
 def test_a_refused_batch_notices_nothing(server: Server) -> None:
-    """Where a counter cannot take its delta, what is counted beside it is noticed, and the refused one is not."""
+    """If a total cannot take its delta, it makes no notification; other totals of the same batch do."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as harness:
         harness.client.set(harness.layout.keys[0].total("like", "full"), 2**53 - 2)
         assert count(harness, ("like", "full", 5), ("like", "ok", 11)) == [("hot", "ok", "firing", "11")]
 
 
 def test_a_full_outbox_loses_no_crossing(server: Server) -> None:
-    """While no more notifications may wait, a crossing stays open, and is noticed once there is room."""
+    """If the outbox is full, an alert does not fire; it fires with the next event after there is room."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=0)), partitions=1) as harness:
         outbox = harness.layout.keys[0].outbox
         with harness.client.pipeline(transaction=False) as pipeline:
@@ -200,7 +200,7 @@ def test_a_full_outbox_loses_no_crossing(server: Server) -> None:
 
 
 def test_an_outbox_of_another_type_counts_nothing_half(server: Server) -> None:
-    """A key of another type where the outbox should be refuses the batch before its first write."""
+    """If the outbox has another type, a batch that adds a notification fails before its first write."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=0)), partitions=1) as harness:
         harness.client.set(harness.layout.keys[0].outbox, "x")
         with Producer(harness.url) as producer:
@@ -213,7 +213,7 @@ def test_an_outbox_of_another_type_counts_nothing_half(server: Server) -> None:
 
 
 def test_a_sum_over_a_range_rises_and_falls_by_itself(server: Server) -> None:
-    """A sum over a range fires after events, and ends when they are past; of several workers one says it."""
+    """A sum over a range fires after events, and ends when they are past; one of two evaluators notifies."""
     with Harness(server.url, rules=rules(Alert("busy", "view", "a*", over="10m", above=5, clear=1))) as harness:
         assert count(harness, ("view", "a", 6), ("view", "b", 6)) == []
         first, second = watcher(harness), watcher(harness, harness.connect())
@@ -225,7 +225,7 @@ def test_a_sum_over_a_range_rises_and_falls_by_itself(server: Server) -> None:
 
 
 def test_silence_is_noticed(server: Server) -> None:
-    """A rate below its bound fires for a subject that is named, even if nothing was ever counted for it."""
+    """An alert on a rate below a bound fires for a named subject, even if it never had an event."""
     with Harness(server.url, rules=rules(Alert("silent", "view", "heart", rate="5m", below=0.01))) as harness:
         assert watcher(harness).run_once() == 1
         assert noticed(harness) == [("silent", "heart", "firing", "0")]
@@ -235,14 +235,14 @@ def test_silence_is_noticed(server: Server) -> None:
 
 
 def test_without_alerts_nothing_is_stored(server: Server) -> None:
-    """Metrics without an alert leave no key and no notification."""
+    """Counting a metric without an alert writes no key of alerts."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness:
         count(harness, ("view", "a", 5))
         assert [*harness.client.scan_iter("*alert*"), *harness.client.scan_iter("*watched*")] == []
 
 
 class Receiver:
-    """A web server that remembers what it was sent, and answers as it is told."""
+    """A web server that keeps the requests it receives in `got`, and replies with `status`."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
@@ -265,13 +265,13 @@ class Receiver:
 
     @property
     def states(self) -> list[tuple[str, str]]:
-        """Subjects and states of what was taken."""
+        """The subjects and states of the received notifications."""
         return [(data["subject"], data["state"]) for data in (json.loads(body)["data"] for _, body in self.got)]
 
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    """Provide a receiver until the block ends."""
+    """Yield a running receiver; stop it when the block ends."""
     receiver = Receiver()
     thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -284,7 +284,7 @@ def receiving() -> Iterator[Receiver]:
 
 
 def notifier(harness: Harness, url: str = "", key: bytes = b"", name: str = "w", said: Any = None) -> Notifier:
-    """Return a notifier of its own connection."""
+    """Return a notifier with its own connection."""
     hooks = {"hot": Hook(url, key)} if url else {}
     return Notifier(
         harness.connect(), harness.layout, name, hooks, logs.configure(quiet=True), said or (lambda *_: None)
@@ -292,7 +292,7 @@ def notifier(harness: Harness, url: str = "", key: bytes = b"", name: str = "w",
 
 
 def test_a_notification_is_signed(server: Server) -> None:
-    """A notification says what happened, under an id of its own, signed with its time as Standard Webhooks has it."""
+    """A notification contains the change and a unique id, and is signed with its time as in Standard Webhooks."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness, receiving() as receiver:
         count(harness, ("like", "a", 11))
         assert notifier(harness, receiver.url, b"key").run_once() == 1
@@ -309,7 +309,7 @@ def test_a_notification_is_signed(server: Server) -> None:
 
 
 def test_a_notification_is_sent_until_it_is_taken(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a receiver does not take is sent again under the same id, in order, and by another worker if need be."""
+    """A notification is sent with the same id until the receiver accepts it, in order; another worker can claim it."""
     monkeypatch.setattr("tallystream_worker.alerts.notifier.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("tallystream_worker.alerts.notifier.LONGEST_PAUSE", 0.02)
     outcomes: list[str] = []
@@ -340,7 +340,7 @@ def test_a_notification_is_sent_until_it_is_taken(server: Server, monkeypatch: p
 
 
 def test_a_notification_that_nobody_takes_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a day of refusals a notification is given up, and said to be."""
+    """A notification that is older than `KEPT` is abandoned when its delivery fails."""
     monkeypatch.setattr("tallystream_worker.alerts.notifier.KEPT", -1.0)
     outcomes: list[tuple[str, str]] = []
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness:
@@ -350,7 +350,7 @@ def test_a_notification_that_nobody_takes_is_given_up(server: Server, monkeypatc
 
 
 def test_workers_notice_and_deliver(server: Server) -> None:
-    """Two workers count the same: each crossing reaches the receiver once, and shows over HTTP and as a metric."""
+    """With two workers each notification is delivered once, and firing alerts are shown over HTTP and as a metric."""
     subjects = [f"article:{n}" for n in range(20)]
     with receiving() as receiver:
         settings = Settings(
@@ -403,14 +403,14 @@ def test_workers_notice_and_deliver(server: Server) -> None:
     ],
 )
 def test_a_contradiction_is_refused(alert: Alert, problem: str) -> None:
-    """A condition that cannot be is refused at the start, by its name and with what is allowed."""
+    """An alert whose condition is invalid is rejected with its name and the fault."""
     with pytest.raises(ConfigurationError, match=problem) as found:
         rules(alert)
     assert alert.name in str(found.value)
 
 
 def test_alerts_are_configured(tmp_path: Path) -> None:
-    """An alert's secret comes from the environment or a file, and is never published."""
+    """The secret of an alert is read from the environment or a file, and is not shown in the settings' repr."""
     text = '[[alert]]\nname = "hot"\nmetric = "view"\nabove = 5\nwebhook = "https://example.com/x"\nsecret = "{}"\n'
     file = tmp_path / "tallystream.toml"
     (tmp_path / "key").write_text("whsec_c2VjcmV0\n")
@@ -430,7 +430,7 @@ def test_alerts_are_configured(tmp_path: Path) -> None:
 
 
 def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_path: Path) -> None:
-    """States, watched subjects and waiting notifications come back with the counters; a later crossing fires once."""
+    """A restore brings back states, watched subjects and waiting notifications; later changes make one notification."""
     alerts = (
         Alert("viral", "view", above=4),
         Alert("busy", "view", window="day", above=4),
@@ -444,7 +444,7 @@ def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_
         assert sorted(before) == [(name, "s", "firing", "5") for name in ("busy", "lively", "viral")]
         states = states_of(harness)
         Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
-        count(harness, ("view", "t", 2))  # is lost with the server, but for the archive
+        count(harness, ("view", "t", 2))  # after the snapshot, so only in the archive
         store = Store(str(tmp_path / "archive"))
         Archive(harness.client, store, harness.deployment).run_once(settled=0)
         harness.client.flushall()
@@ -460,7 +460,7 @@ def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_
 
 
 def states_of(harness: Harness) -> dict[tuple[bytes, bytes], bytes]:
-    """Return the records of what fires, by key and subject."""
+    """Return the records of the firing alerts, by key and subject."""
     return {
         (key, subject): record
         for key in harness.client.scan_iter(match="*:alerting:*")
@@ -469,7 +469,7 @@ def states_of(harness: Harness) -> dict[tuple[bytes, bytes], bytes]:
 
 
 def test_a_courier_goes_on_after_a_restore(server: Server) -> None:
-    """A notifier whose groups are gone with the server makes them anew, and delivers what waits."""
+    """A notifier whose consumer group was deleted creates it again, and delivers the waiting notifications."""
     with Harness(server.url, rules=rules(Alert("viral", "view", above=0)), partitions=1) as harness:
         notifier = Notifier(harness.connect(), harness.layout, "w", {}, logs.configure(quiet=True))
         notifier.run_once()

@@ -1,4 +1,4 @@
-"""Applying: everything of a batch at once, or nothing."""
+"""Applying a batch changes everything that belongs to it in one call, or nothing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MAX = 2**53 - 1
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server, with one partition."""
+    """Yield a harness of one partition on an empty server."""
     with Harness(server.url, partitions=1) as harness:
         yield harness
 
 
 def append(harness: Harness, *events: tuple[str, str, int]) -> str:
-    """Append one entry of events, each a metric, a subject and an amount."""
+    """Append one entry of events, each a metric, a subject and an amount; return its ID."""
     pack = EntryBuilder()
     for metric, subject, amount in events:
         pack.add(metric, subject, amount, 60.0, None, None)
@@ -34,20 +34,20 @@ def append(harness: Harness, *events: tuple[str, str, int]) -> str:
 
 
 def in_hand(harness: Harness):
-    """Fetch and fold everything, as one worker does before it applies."""
+    """Fetch and fold all entries; return the batch, not yet applied."""
     batch, rest = Fold(harness.layout, 0, harness.rules)(harness.fetch(0)(1000, 0))
     assert not rest
     return batch
 
 
 def state(harness: Harness) -> tuple:
-    """Return everything that an apply may change."""
+    """Return everything that an apply may change: totals, ledger, pending entries, number of dead letters."""
     keys = harness.layout.keys[0]
     return harness.totals(), harness.ledger(), harness.pending(), harness.client.xlen(keys.dead)
 
 
 def test_a_batch_is_acknowledged_and_counted(harness):
-    """Applying settles the entries, adds the sums and moves the ledger."""
+    """Applying a batch acknowledges its entries, adds its sums and changes the ledger."""
     append(harness, ("view", "a", 1), ("view", "a", 1), ("like", "b", -3))
     assert apply(harness.client, harness.layout.keys[0], in_hand(harness)) == Applied()
     assert harness.totals() == {("view", "a"): 2, ("like", "b"): -3}
@@ -63,7 +63,7 @@ def test_a_batch_is_acknowledged_and_counted(harness):
 
 
 def test_a_second_apply_is_stale(harness):
-    """A batch that was applied changes nothing when it is applied again."""
+    """Applying a batch a second time changes nothing."""
     append(harness, ("view", "a", 1))
     batch = in_hand(harness)
     apply(harness.client, harness.layout.keys[0], batch)
@@ -73,7 +73,7 @@ def test_a_second_apply_is_stale(harness):
 
 
 def test_a_partly_settled_batch_is_stale_as_a_whole(harness):
-    """Where somebody else has settled some entries, nothing is done, and the answer says which are still pending."""
+    """If some entries are acknowledged already, nothing is changed, and the reply names those still pending."""
     ids = [append(harness, ("view", "a", 1)) for _ in range(5)]
     batch = in_hand(harness)
     harness.client.xack(harness.layout.keys[0].stream, GROUP, ids[0], ids[3])
@@ -83,7 +83,7 @@ def test_a_partly_settled_batch_is_stale_as_a_whole(harness):
 
 
 def test_the_gate_is_not_a_total(harness):
-    """A batch with one settled entry is refused even if the number of pending entries is as it should be."""
+    """A batch with one acknowledged entry is stale, even if the number of pending entries equals its size."""
     first, _ = append(harness, ("view", "a", 1)), append(harness, ("view", "a", 1))
     batch = in_hand(harness)
     apply(harness.client, harness.layout.keys[0], Fold(harness.layout, 0, harness.rules)(harness.fetch(0)(1, 0))[0])
@@ -96,7 +96,7 @@ def test_the_gate_is_not_a_total(harness):
 
 
 def test_a_consumer_goes_on_with_what_is_still_pending(harness):
-    """A worker that comes too late for some entries counts the others once."""
+    """If another worker has counted some entries of a batch, the worker counts the others once."""
     for _ in range(5):
         append(harness, ("view", "a", 1))
     entries = harness.fetch(0)(100, 0)
@@ -111,7 +111,7 @@ def test_a_consumer_goes_on_with_what_is_still_pending(harness):
 
 
 def test_a_lost_reply_counts_once(harness):
-    """When the server applies and the reply is lost, the next pass finds nothing to do."""
+    """If the server applies a batch and the reply is lost, the next pass counts nothing."""
     append(harness, ("view", "a", 1), ("view", "b", 5))
     with Proxy(harness.url) as proxy:
         consumer = harness.consumer(client=harness.connect(proxy.url))
@@ -128,7 +128,7 @@ def test_a_lost_reply_counts_once(harness):
 
 
 def test_a_lost_request_counts_once(harness):
-    """When the connection breaks before the server has the batch, the next pass counts it."""
+    """If the connection breaks before the server receives a batch, the next pass counts it."""
     append(harness, ("view", "a", 1))
     with Proxy(harness.url) as proxy:
         consumer = harness.consumer(client=harness.connect(proxy.url))
@@ -141,7 +141,7 @@ def test_a_lost_request_counts_once(harness):
 
 
 def test_a_server_that_lost_its_scripts(harness):
-    """After SCRIPT FLUSH the script is loaded again and the batch counts once."""
+    """After SCRIPT FLUSH the script is loaded again, and the batch is counted once."""
     append(harness, ("view", "a", 1))
     batch = in_hand(harness)
     harness.client.script_flush()
@@ -151,7 +151,7 @@ def test_a_server_that_lost_its_scripts(harness):
 
 @pytest.mark.parametrize(("stored", "amount"), [(MAX - 2, 7), (MAX, 1), (-MAX, -1), (MAX, MAX), (-MAX + 2, -7)])
 def test_an_overflow_is_parked_alone(harness, stored, amount):
-    """A counter that would leave the bounds keeps its value, its event is parked, and its neighbours count."""
+    """A counter that would exceed the bounds keeps its value; its event is dead-lettered, the others are counted."""
     key = harness.layout.keys[0].total("view", "a")
     harness.client.set(key, stored)
     append(harness, ("view", "a", amount), ("view", "b", 1), ("like", "a", 1))
@@ -180,7 +180,7 @@ def test_the_bounds_can_be_reached(harness):
 
 @pytest.mark.parametrize("value", ["3.5", "abc", "", "nan", "inf", "1e400", str(2**53), "\x00"])
 def test_a_key_that_holds_no_number_is_left_alone(harness, value):
-    """A counter's key that somebody wrote something else to is not overwritten; the event is parked."""
+    """A counter's key whose value is not a valid total is not overwritten; the event is dead-lettered."""
     key = harness.layout.keys[0].total("view", "a")
     harness.client.set(key, value)
     append(harness, ("view", "a", 1), ("view", "b", 1))
@@ -192,7 +192,7 @@ def test_a_key_that_holds_no_number_is_left_alone(harness, value):
 
 @pytest.mark.parametrize("kind", ["hash", "list", "stream"])
 def test_a_key_of_another_type_is_left_alone(harness, kind):
-    """A counter's key of another type is neither overwritten nor an end to everything; the event is parked."""
+    """A counter's key of another type is not overwritten; its event is dead-lettered, and the others are counted."""
     key = harness.layout.keys[0].total("view", "a")
     if kind == "hash":
         harness.client.hset(key, "x", "y")
@@ -208,7 +208,7 @@ def test_a_key_of_another_type_is_left_alone(harness, kind):
 
 
 def test_a_refusal_names_the_counters(harness):
-    """The answer says which counters cannot take their deltas, and nothing is done."""
+    """If counters cannot take their deltas, the reply names them, and nothing is changed."""
     harness.client.set(harness.layout.keys[0].total("view", "b"), "x")
     harness.client.hset(harness.layout.keys[0].total("like", "a"), "x", "y")
     append(harness, ("view", "a", 1), ("view", "b", 1), ("like", "a", 1), ("like", "b", 1))
@@ -222,7 +222,7 @@ def test_a_refusal_names_the_counters(harness):
 
 @pytest.mark.parametrize("lost", ["group", "stream"])
 def test_a_missing_group_is_an_error(harness, lost):
-    """Without its group or stream a batch is never taken for done: the server says NOGROUP and nothing changes."""
+    """If the group or the stream is gone, applying raises NOGROUP, and nothing is changed."""
     append(harness, ("view", "a", 1))
     batch = in_hand(harness)
     keys = harness.layout.keys[0]
@@ -236,7 +236,7 @@ def test_a_missing_group_is_an_error(harness, lost):
 
 
 def test_a_full_server_leaves_nothing_half_done(harness):
-    """Without memory the whole call is refused before any effect, and counts once when there is room."""
+    """If the server has no memory left, it rejects the whole call; the batch is counted once when there is memory."""
     append(harness, ("view", "a", 1), ("undeclared", "a", 1))
     batch = in_hand(harness)
     before = state(harness)
@@ -253,7 +253,7 @@ def test_a_full_server_leaves_nothing_half_done(harness):
 
 @pytest.mark.parametrize("key", ["dead", "ledger"])
 def test_books_of_another_type_are_an_error_before_any_write(harness, key):
-    """Where ledger or dead stream hold something else, the call fails before its first write."""
+    """If the ledger or the dead stream has another type, the call fails before its first write."""
     append(harness, ("view", "a", 1), ("undeclared", "a", 1))
     batch = in_hand(harness)
     harness.client.set(getattr(harness.layout.keys[0], key), "x")
@@ -263,7 +263,7 @@ def test_books_of_another_type_are_an_error_before_any_write(harness, key):
 
 
 def test_a_ledger_that_holds_no_number_is_an_error_before_any_write(harness):
-    """A ledger field that somebody wrote text to is named, and nothing is half done."""
+    """If a ledger field is not a number, the error names it, and nothing is changed."""
     append(harness, ("view", "a", 1))
     batch = in_hand(harness)
     keys = harness.layout.keys[0]
@@ -277,7 +277,7 @@ def test_a_ledger_that_holds_no_number_is_an_error_before_any_write(harness):
 
 @pytest.mark.parametrize("total", [10**6, 10**15, 10**15 + 1, 9 * 10**15, MAX, -(10**15), -MAX, 999_999, -(10**6), 0])
 def test_large_totals_are_exact(harness, total):
-    """A total is stored digit by digit, however large, and so is the metric's sum."""
+    """Totals and the sum of a metric are stored exactly, however large they are."""
     append(harness, ("view", "a", total))
     harness.drain()
     assert harness.client.get(harness.layout.keys[0].total("view", "a")) == str(total).encode()
@@ -289,7 +289,7 @@ def test_large_totals_are_exact(harness, total):
 
 
 def test_the_sum_over_a_metric_may_leave_64_bits(harness):
-    """Thousands of totals at their bound count all the same; only the sum over the metric stays behind."""
+    """Thousands of totals at their bound are counted, although the sum of the metric exceeds 64 bits."""
     for first in range(0, 3000, 1000):
         append(harness, *(("view", f"s{number}", MAX) for number in range(first, first + 1000)))
     harness.drain()
@@ -299,7 +299,7 @@ def test_the_sum_over_a_metric_may_leave_64_bits(harness):
 
 @pytest.mark.parametrize("subjects", [3000, 9000])
 def test_thousands_of_counters_in_one_call(harness, subjects):
-    """One call takes thousands of counters, also more than Lua can unpack at once, old and new ones mixed."""
+    """One call changes thousands of old and new counters, also more than Lua can unpack at once."""
     for _ in range(2):
         for first in range(0, subjects, 1000):
             append(harness, *(("view", f"s{number}", 1) for number in range(first, first + 1000)))
@@ -312,7 +312,7 @@ def test_thousands_of_counters_in_one_call(harness, subjects):
 
 
 def test_a_call_is_bounded_in_counters(harness):
-    """A backlog of many counters is applied in calls of about `max_keys` each."""
+    """A backlog of many counters is applied in calls of about `max_keys` counters each."""
     for number in range(0, 2000, 10):
         append(harness, *(("view", f"s{i}", 1) for i in range(number, number + 10)))
     outcomes = []
@@ -322,7 +322,7 @@ def test_a_call_is_bounded_in_counters(harness):
 
 
 def test_what_is_parked_says_why(harness):
-    """A dead entry holds source, reason, number of events, attempts, and the bytes as they came."""
+    """A dead letter contains source, reason, number of events, attempts, and the unchanged fields of the entry."""
     keys = harness.layout.keys[0]
     source = harness.client.xadd(keys.stream, {"v": "99", "n": "3", "b": b"\x00\xff"})
     harness.drain()
@@ -335,7 +335,7 @@ def test_what_is_parked_says_why(harness):
 
 
 def test_a_poison_entry_is_parked_after_enough_tries(harness):
-    """An entry that was handed out too often without success is parked, and what comes after it counts."""
+    """An entry that exceeds `max_deliveries` is dead-lettered, and the entries after it are counted."""
     append(harness, ("view", "a", 1))
     for _ in range(3):
         assert len(harness.fetch(0)(10, 0)) == 1
@@ -346,7 +346,7 @@ def test_a_poison_entry_is_parked_after_enough_tries(harness):
 
 
 def test_a_subject_in_the_wrong_stream(harness):
-    """An event appended to another partition's stream is parked with the name of the right one."""
+    """An event in another partition's stream is dead-lettered with the name of the right stream."""
     harness.client.flushall()
     with Harness(harness.url, partitions=4) as four:
         wrong = (partition_of("article:1", 4) + 1) % 4

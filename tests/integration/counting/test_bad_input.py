@@ -1,6 +1,7 @@
-"""Bad input, row by row, at every door: the producer, HTTP, and the worker behind whoever appends without us.
+"""Bad input is rejected by the producer and over HTTP, and dead-lettered by the worker.
 
-The first two refuse it and name the field and the limit; the worker parks it, and the good events next to it count.
+The producer and HTTP name the field and the limit. The worker receives bad input from clients that append without the
+producer; it dead-letters the bad events and counts the good events around them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ GOOD = {"metric": "view", "subject": "a"}
 
 @dataclass(frozen=True)
 class Row:
-    """An input: its field and value, a part of the message; whether JSON and a plain entry can say it at all."""
+    """A bad input: its field and value, a part of the error message, and whether JSON and plain entries can contain it.
+
+    It is combined with the other fields of a good event.
+    """
 
     field: str
     value: Any
@@ -88,21 +92,21 @@ ACCEPTED = [
 
 @pytest.fixture
 def harness(server: Server) -> Iterator[Harness]:
-    """Metrics and groups in one partition, so that the good and the bad share it."""
+    """Yield a harness of one partition, on an empty server, with the metrics `view` and `vote`."""
     with Harness(server.url, partitions=1, rules=RULES) as harness:
         yield harness
 
 
 @pytest.fixture
 def http(harness: Harness) -> Iterator[httpx.Client]:
-    """A client of the service."""
+    """Yield a client of the read service."""
     with http_service(harness.url) as client:
         yield client
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_by_the_producer_and_over_http(harness: Harness, http: httpx.Client, name: str) -> None:
-    """The producer raises, HTTP answers 400; both name the field and the limit, and nothing reaches the stream."""
+    """The producer raises and HTTP replies with 400; both name the field and the limit, and nothing is appended."""
     row = REFUSED[name]
     event = GOOD | {row.field: row.value}
     with Producer(harness.url) as producer:
@@ -126,7 +130,7 @@ def test_refused_by_the_producer_and_over_http(harness: Harness, http: httpx.Cli
 
 @pytest.mark.parametrize("name", [name for name, row in REFUSED.items() if row.plain])
 def test_parked_by_the_worker(harness: Harness, name: str) -> None:
-    """An entry that somebody appends without us is parked with its reason; what lies beside it counts."""
+    """A bad entry of a plain Redis client is dead-lettered with a reason; the entries around it are counted."""
     row = REFUSED[name]
     stream = harness.layout.keys[0].stream
     harness.client.xadd(stream, GOOD)
@@ -144,7 +148,7 @@ def test_parked_by_the_worker(harness: Harness, name: str) -> None:
 
 @pytest.mark.parametrize("subject", ACCEPTED)
 def test_accepted_as_it_is(harness: Harness, http: httpx.Client, subject: str) -> None:
-    """Braces, wildcards, markup and quotes are letters like others: one key, counted and shown as they are."""
+    """A subject with braces, wildcards, markup or quotes is counted in one key, and returned unchanged."""
     with Producer(harness.url) as producer:
         producer.emit("view", subject)
     assert http.post("/v1/events", json={"metric": "view", "subject": subject}).status_code == 202
@@ -161,7 +165,7 @@ def test_accepted_as_it_is(harness: Harness, http: httpx.Client, subject: str) -
 
 
 def test_one_subject_in_two_spellings(harness: Harness, http: httpx.Client) -> None:
-    """A letter composed and decomposed is one subject, through every door."""
+    """A subject in composed and decomposed form is the same subject for the producer, HTTP and plain entries."""
     for spelling in ("caf\u00e9", "cafe\u0301"):
         with Producer(harness.url) as producer:
             producer.emit("view", spelling)
@@ -172,7 +176,7 @@ def test_one_subject_in_two_spellings(harness: Harness, http: httpx.Client) -> N
 
 
 def test_an_amount_of_nothing_changes_nothing(harness: Harness, http: httpx.Client) -> None:
-    """Amount 0 is taken and counted as an event; no counter moves."""
+    """An event of amount 0 is accepted and counted, and changes no total."""
     with Producer(harness.url) as producer:
         producer.emit("view", "a", 0)
     assert http.post("/v1/events", json=GOOD | {"amount": 0}).status_code == 202
@@ -200,7 +204,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_is_no_event(harness: Harness, http: httpx.Client, name: str) -> None:
-    """A body that is not what it should be is refused soon and whole, as a problem with its field and limit."""
+    """An invalid body is rejected as a whole within 5 seconds, with a problem that names the field and the limit."""
     body, status = BODIES[name]
     began = time.monotonic()
     answer = http.post("/v1/events", content=body, headers={"Content-Type": "application/json"})
@@ -223,7 +227,7 @@ def test_a_body_that_is_no_event(harness: Harness, http: httpx.Client, name: str
     ],
 )  # fmt: skip
 def test_a_question_beyond_a_cap(http: httpx.Client, path: str, field: str) -> None:
-    """A question for too much, or that makes no sense, is a 400 that names the parameter and its cap."""
+    """A request with a parameter that is too large or invalid gets a 400 that names the parameter and its limit."""
     answer = http.get(path)
     assert (answer.status_code, answer.json()["field"]) == (400, field), answer.text
     assert answer.json()["limit"]
@@ -250,7 +254,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_that_is_none_is_parked_beside_the_good(harness: Harness, name: str) -> None:
-    """An entry of random, hostile or later bytes is parked whole, with its reason; its neighbours count."""
+    """An entry with random or hostile bytes, or of a later version, is dead-lettered whole; the others are counted."""
     stream = harness.layout.keys[0].stream
     harness.client.xadd(stream, GOOD)
     harness.client.xadd(stream, ENTRIES[name])

@@ -1,4 +1,4 @@
-"""Fetching: own pending entries first, then stale ones of others, then new ones."""
+"""A fetch returns own pending entries first, then idle ones of other consumers, then new ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness import Harness
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server, with one partition."""
+    """Yield a harness of one partition on an empty server."""
     with Harness(server.url, partitions=1) as harness:
         yield harness
 
@@ -33,7 +33,7 @@ def ids(entries) -> list[str]:
 
 
 def test_own_pending_entries_come_first(harness):
-    """A consumer that comes back begins with what it held, in order, and then goes on with new entries."""
+    """A restarted consumer first fetches its pending entries, in order, and then new ones."""
     held = append(harness, 3)
     assert ids(harness.fetch(0)(10, 0)) == held
     new = append(harness, 2)
@@ -47,7 +47,7 @@ def test_own_pending_entries_come_first(harness):
 
 
 def test_recovering_begins_with_own_pending_entries(harness):
-    """After an error the consumer begins again with what it holds."""
+    """After `recover`, a consumer fetches its pending entries again."""
     fetch = harness.fetch(0)
     held = append(harness, 2)
     assert ids(fetch(10, 0)) == held
@@ -57,7 +57,7 @@ def test_recovering_begins_with_own_pending_entries(harness):
 
 
 def test_stale_entries_are_taken_over_on_a_cursor(harness):
-    """What another consumer has held for too long is taken over piece by piece, to the end of a long list."""
+    """All idle entries of another consumer are claimed in several fetches, to the end of a long pending list."""
     held = append(harness, 200)
     assert len(harness.fetch(0, "gone")(1000, 0)) == 200
     append(harness, 1)
@@ -71,21 +71,21 @@ def test_stale_entries_are_taken_over_on_a_cursor(harness):
 
 
 def test_fresh_entries_of_others_are_left_alone(harness):
-    """What another consumer has held for a short time stays with it."""
+    """Entries that were delivered to another consumer a short time ago are not claimed."""
     append(harness, 2)
     harness.fetch(0, "other")(1, 0)
     assert len(harness.fetch(0, "here")(10, 0)) == 1
 
 
 def test_a_read_is_bounded(harness):
-    """A fetch brings at most as many entries as were asked for."""
+    """A fetch returns at most as many entries as were asked for."""
     append(harness, 10)
     fetch = harness.fetch(0)
     assert [len(fetch(4, 0)) for _ in range(4)] == [4, 4, 2, 0]
 
 
 def test_a_read_waits_for_new_entries(harness):
-    """A fetch that may wait returns as soon as something is appended."""
+    """A blocking fetch returns as soon as an entry is appended."""
     fetch = Fetch(harness.connect(block=20), harness.layout.keys[0], "w")
     fetch(1, 0)
     began = time.monotonic()
@@ -99,19 +99,19 @@ def test_a_read_waits_for_new_entries(harness):
 
 
 def test_the_first_start_begins_at_the_beginning(server):
-    """Entries that were appended before any worker existed are counted."""
+    """A new group begins with the entries that were appended before any worker ran."""
     with Harness(server.url, partitions=1) as harness:
         harness.client.delete(harness.layout.keys[0].stream)
         early = append(harness, 2)
         fetch = harness.fetch(0)
         fetch.ensure_group()
-        fetch.ensure_group()  # the second worker finds it there
+        fetch.ensure_group()  # as a second worker does
         assert ids(fetch(10, 0)) == early
 
 
 @pytest.mark.parametrize("lost", ["group", "stream"])
 def test_a_lost_group_is_not_begun_anew(harness, lost):
-    """Once entries were counted, a missing group is a loud error: to guess where it stood would count wrongly."""
+    """If entries were counted and the group is missing, an error is raised, and no new group is created."""
     append(harness, 2)
     harness.drain()
     stream = harness.layout.keys[0].stream
@@ -127,14 +127,14 @@ def test_a_lost_group_is_not_begun_anew(harness, lost):
 
 
 def test_a_fetch_without_a_group_is_an_error(harness):
-    """Reading without the group is an error at once, never an empty read."""
+    """A fetch without the group raises NOGROUP."""
     harness.client.xgroup_destroy(harness.layout.keys[0].stream, GROUP)
     with pytest.raises(ResponseError, match=r"^NOGROUP"):
         harness.fetch(0)(10, 0)
 
 
 def test_entries_that_were_trimmed_away_are_counted_as_lost(harness):
-    """A pending entry whose bytes are gone is a loss, and is counted as one."""
+    """Claimed entries that were trimmed while they were pending are added to `lost`."""
     append(harness, 3)
     harness.fetch(0, "gone")(10, 0)
     harness.client.xtrim(harness.layout.keys[0].stream, maxlen=0, approximate=False)
@@ -144,7 +144,7 @@ def test_entries_that_were_trimmed_away_are_counted_as_lost(harness):
 
 
 def test_reading_again_after_an_outage_is_no_delivery(harness):
-    """A recovering consumer reads what it holds without adding to its deliveries, and stays its holder."""
+    """A recovering consumer reads its pending entries without adding to their deliveries, unless asked to add."""
     held = append(harness, 3)
     fetch = harness.fetch(0)
     fetch(10, 0)
@@ -159,7 +159,7 @@ def test_reading_again_after_an_outage_is_no_delivery(harness):
 
 @pytest.mark.parametrize("as_delivery", [True, False])
 def test_own_entries_that_were_trimmed_away_are_lost(harness, as_delivery):
-    """What was trimmed while its holder was away is no malformed input: it is acknowledged, and the rest goes on."""
+    """Own entries that were trimmed while they were pending are acknowledged as lost; the others are returned."""
     append(harness, 20)
     fetch = harness.fetch(0)
     fetch(100, 0)

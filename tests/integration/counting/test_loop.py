@@ -1,4 +1,4 @@
-"""The loop when something in it fails: outages blame nobody, and a poison entry stands alone."""
+"""The counting loop survives failures: an outage dead-letters no entry, and a poison entry affects no other entry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.harness import Harness
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server, with one partition."""
+    """Yield a harness of one partition on an empty server."""
     with Harness(server.url, partitions=1) as harness:
         yield harness
 
@@ -33,7 +33,7 @@ def poison(harness: Harness) -> str:
 
 @pytest.fixture
 def limited(server):
-    """One partition where the limit's bucket of `vote` can be broken, so that apply.lua raises."""
+    """Yield a harness of one partition whose metric `vote` has a limit; `poison` breaks its key."""
     from tallystream.rules.metrics import Metric, Rules  # noqa: PLC0415
 
     rules = Rules({"view": Metric(ids=None), "vote": Metric(ids=None, limit=5, per="total", accept_late="1d")})
@@ -42,7 +42,7 @@ def limited(server):
 
 
 def test_a_poison_entry_leaves_its_neighbours_alone(limited):
-    """An entry that makes the script fail stays pending; all around it counts in the same pass, and nothing stops."""
+    """An entry that makes the script fail stays pending; all other entries are counted, also later ones."""
     append(limited, *(f"a{n}" for n in range(20)))
     bad = poison(limited)
     append(limited, *(f"b{n}" for n in range(20)))
@@ -59,7 +59,7 @@ def test_a_poison_entry_leaves_its_neighbours_alone(limited):
 
 
 def test_a_poison_entry_does_not_hold_up_what_comes_after_an_outage(limited):
-    """After a lost connection a worker tries its own pending entries once, then goes on to new ones."""
+    """After a recovery a worker tries its own pending entries once, and then counts new ones."""
     bad = poison(limited)
     consumer = limited.consumer()
     consumer.run_once()
@@ -74,8 +74,8 @@ def test_a_poison_entry_does_not_hold_up_what_comes_after_an_outage(limited):
 
 @pytest.mark.parametrize("run", [7, 9, 30])
 def test_a_run_of_poison_entries_parks_none_of_the_good_ones(limited, run):
-    """However many poison entries come first, the good ones behind them are counted, and the poison alone is parked."""
-    append(limited, *(f"before{n}" for n in range(300)))  # so many that reads have grown when they come to the poison
+    """The entries after a run of poison entries are counted, and only the poison entries are dead-lettered."""
+    append(limited, *(f"before{n}" for n in range(300)))  # enough for large reads before the first poison entry
     bad = [poison(limited) for _ in range(run)]
     append(limited, *(f"after{n}" for n in range(100)))
     consumer = limited.consumer(claim_idle=0, max_deliveries=10)
@@ -91,7 +91,7 @@ def test_a_run_of_poison_entries_parks_none_of_the_good_ones(limited, run):
 
 
 def test_a_stale_batch_is_tried_as_if_for_the_first_time(harness):
-    """What another worker has counted excludes nothing: neither what the fold found in it nor what the server did."""
+    """After a stale batch its pending entries are folded without the exclusions that the other entries caused."""
     stream, most = harness.layout.keys[0].stream, 2**53 - 1
     for amount in (most, -most, 5):
         harness.client.xadd(stream, {"metric": "view", "subject": "s", "amount": str(amount)})
@@ -104,7 +104,7 @@ def test_a_stale_batch_is_tried_as_if_for_the_first_time(harness):
 
 
 def test_a_poison_entry_alone_is_parked(limited):
-    """After its deliveries a poison entry is parked by itself, with the reason, and the books balance."""
+    """A poison entry is dead-lettered after `max_deliveries`, no other entry is, and the ledger balances."""
     append(limited, "a", "b")
     bad = poison(limited)
     append(limited, "c")
@@ -117,7 +117,7 @@ def test_a_poison_entry_alone_is_parked(limited):
 
 
 def test_many_that_fail_are_no_poison(harness):
-    """Where entry after entry fails, the error comes out: the fault is not in them, and none is parked for it."""
+    """If eight entries fail one after another, the error is raised; when the fault is mended, all are counted."""
     append(harness, *(f"a{n}" for n in range(20)))
     harness.client.set(harness.layout.keys[0].ledger, "not a hash")
     consumer = harness.consumer()
@@ -132,7 +132,7 @@ def test_many_that_fail_are_no_poison(harness):
 
 
 def test_an_outage_is_no_delivery(harness):
-    """However often a batch fails for want of memory, its entries are counted afterwards and none is parked."""
+    """Entries of a batch that failed often because the server had no memory are counted later, not dead-lettered."""
     append(harness, *(f"a{n}" for n in range(20)))
     consumer = harness.consumer(max_deliveries=3)
     harness.client.config_set("maxmemory", 1)
@@ -149,7 +149,7 @@ def test_an_outage_is_no_delivery(harness):
 
 
 def test_a_bug_in_folding_stands_alone(harness, monkeypatch):
-    """An entry that an unforeseen error comes from is left pending like any poison, and its neighbours count."""
+    """An entry that makes the fold raise an unexpected error is left pending, and the others are counted."""
     append(harness, "a", "b", "c")
     real = Fold.__call__
 
@@ -166,7 +166,7 @@ def test_a_bug_in_folding_stands_alone(harness, monkeypatch):
 
 @pytest.mark.parametrize("entries", [1, 20])
 def test_a_subscriber_that_raises_changes_nothing(harness, entries):
-    """A batch whose subscriber raises is counted once, and is no poison: no entry is refused, and the others hear."""
+    """If a subscriber raises, the batch is counted once, no entry is refused, and other subscribers are called."""
     ids = append(harness, *(f"a{n}" for n in range(entries)))
     problems, refused, results = [], [], []
 
@@ -193,7 +193,7 @@ def test_a_subscriber_that_raises_changes_nothing(harness, entries):
 
 @pytest.mark.parametrize("entries", [1, 5])
 def test_a_confirmation_that_fails_is_no_poison(fresh_server, entries):
-    """If the server rejects WAITAOF after the script has run, the entries are counted, told, and not refused."""
+    """If the server rejects WAITAOF after the script, the entries are counted and published, and none is refused."""
     server = fresh_server(extra=["--appendonly", "no"])
     refused, results = [], []
     with Harness(server.url, partitions=1) as harness:
@@ -210,7 +210,7 @@ def test_a_confirmation_that_fails_is_no_poison(fresh_server, entries):
 
 
 def test_a_lost_group_has_an_error_of_its_own(harness):
-    """If the group goes while a batch is in hand, the loop says so, and blames no entry."""
+    """If the group is gone when a batch is applied, the loop raises `ConsumerGroupMissing` and refuses no entry."""
     append(harness, "a", "b")
     keys, refused = harness.layout.keys[0], []
     entries = harness.fetch(0)(10, 0)
@@ -236,5 +236,5 @@ def test_a_lost_group_has_an_error_of_its_own(harness):
     ],
 )
 def test_what_an_error_is_about(error, about_entries):
-    """An answer about the server's state says nothing about the entries; any other may."""
+    """An error reply about the state of the server is not caused by an entry; any other error may be."""
     assert is_entry_error(error) is about_entries

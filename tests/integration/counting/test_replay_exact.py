@@ -1,8 +1,8 @@
-"""Order-free and replay-exact: every total is a function of the set of entries, however they are delivered.
+"""Every total depends only on the set of entries, not on their order, or on how often they are delivered.
 
-The events come from Hypothesis, the delivery from a random generator whose seed Hypothesis draws: a failure
-prints both, and repeats from what it prints. With CI set the examples are the same in every run. With SHRINK set
-a failing example is made smaller, which takes minutes against a real server.
+Hypothesis draws the events, and the seed of the random generator that determines the delivery. A failure prints both,
+and can be repeated with them. With CI set, the examples are the same in every run. With SHRINK set, a failing example
+is shrunk, which takes minutes with a real server.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ exact = settings(
     derandomize=bool(os.environ.get("CI")),
     print_blob=True,
     phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain) or os.environ.get("SHRINK")],
-    # The fixture is a server, which each example empties.
+    # The fixture is a server, and each example empties it.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -58,7 +58,7 @@ short = st.none() | st.sampled_from(["u1", "u2", "\u00fc", "}{"])
 
 @dataclass(frozen=True)
 class Told:
-    """One event and the way that it takes into a stream."""
+    """An event, the kind of entry that it is appended in, and whether it is appended to a wrong partition."""
 
     event: Event
     way: str
@@ -67,7 +67,7 @@ class Told:
 
 @st.composite
 def events(draw, subjects=subjects, amounts=amounts):
-    """Return an event that can be counted, or seldom one that cannot."""
+    """Draw an event, which in a few cases cannot be counted."""
     metric = draw(st.sampled_from([*METRICS, *METRICS, *METRICS, "undeclared"]))
     ages = st.none() | st.sampled_from([0, 30, 59, 3 * DAY, 9000 * DAY, 0, 30, -2 * DAY])
     age = draw(ages)
@@ -93,7 +93,7 @@ seeds = st.integers(0, 2**32)
 
 
 def bytes_of(events: list[Event]) -> bytes:
-    """Return what a producer sends for these events."""
+    """Return the payload that a producer appends for these events."""
     pack = EntryBuilder()
     for event in events:
         at = time.time() if event.at is None else event.at
@@ -102,14 +102,14 @@ def bytes_of(events: list[Event]) -> bytes:
 
 
 def plain_fields(event: Event) -> dict[str, str]:
-    """Return what a person types."""
+    """Return the fields of a plain entry of an event."""
     fields = {"metric": event.metric, "subject": event.subject, "amount": str(event.amount)}
     optional = {"actor": event.actor, "id": event.id, "at": None if event.at is None else f"{event.at:.1f}"}
     return fields | {name: value for name, value in optional.items() if value is not None}
 
 
 def append(harness: Harness, chosen, chance: random.Random) -> list[oracle.Entry]:
-    """Append everything in some order and packing; return what the oracle is told."""
+    """Append the chosen events and bad entries in random entries; return the entries for the oracle."""
     well, ill, noise = chosen
     written: list[oracle.Entry] = []
     gate = Appender(harness.client, harness.layout)
@@ -156,7 +156,7 @@ def append(harness: Harness, chosen, chance: random.Random) -> list[oracle.Entry
 
 
 def fetched(harness: Harness, partition: int, names: list[str], chance: random.Random) -> list[Entry]:
-    """Hand every entry of a partition to some consumer, and some on to another; return them all."""
+    """Deliver every entry of a partition to a random consumer, claim some for another, and return all of them."""
     keys = harness.layout.keys[partition]
     fetches = [harness.fetch(partition, name) for name in names]
     found: list[Entry] = []
@@ -169,7 +169,7 @@ def fetched(harness: Harness, partition: int, names: list[str], chance: random.R
 
 
 class Scripted:
-    """A fetch that hands out prepared batches, then nothing."""
+    """A fetch that returns the given entries in random batches, and then nothing."""
 
     def __init__(self, entries: list[Entry], chance: random.Random) -> None:
         self._batches = []
@@ -180,16 +180,16 @@ class Scripted:
             self._batches.append(batch)
 
     def __call__(self, _count: int, _block: float) -> list[Entry]:
-        """Return the next batch."""
+        """Return the next batch; an empty list if there is none."""
         return self._batches.pop() if self._batches else []
 
     def __bool__(self) -> bool:
-        """Tell whether there is another."""
+        """Return whether there is another batch."""
         return bool(self._batches)
 
 
 def check(harness: Harness, written: list[oracle.Entry]) -> None:
-    """Compare every total and the ledger with the oracle's, and balance the books."""
+    """Check that all totals and the ledger equal the oracle's, and that the ledger balances."""
     expected = oracle.fold(written, METRICS, PARTITIONS)
     ledger = harness.ledger()
     assert harness.totals() == expected.totals
@@ -200,7 +200,7 @@ def check(harness: Harness, written: list[oracle.Entry]) -> None:
 
 @contextlib.contextmanager
 def example(server, seed: int):
-    """Return an empty harness and the example's chance."""
+    """Yield a harness on an emptied server, and a random generator with the example's seed."""
     server.clear()
     with Harness(server.url, partitions=PARTITIONS) as harness:
         yield harness, random.Random(seed)
@@ -209,12 +209,12 @@ def example(server, seed: int):
 @exact
 @given(chosen=sets_of_events, seed=seeds)
 def test_any_order_any_split_any_repetition(server, chosen, seed):
-    """Entries delivered shuffled, split and repeatedly, to two owners, count as the set of them does."""
+    """Entries that are delivered shuffled, split and repeatedly to two consumers count as the set of them does."""
     with example(server, seed) as (harness, chance):
         written = append(harness, chosen, chance)
         for partition in range(PARTITIONS):
             entries = fetched(harness, partition, ["a", "b"], chance)
-            # A batch may hold what was counted before, and even the same entry twice.
+            # A batch may contain entries that were counted before, and even the same entry twice.
             again = [entry for entry in entries if chance.random() < 0.4]
             script = Scripted(entries + again, chance)
             consumer = harness.consumer(partition, fetch=script, max_keys=chance.choice([1, 3, 1000]))
@@ -227,7 +227,7 @@ def test_any_order_any_split_any_repetition(server, chosen, seed):
 @exact
 @given(chosen=sets_of_events, seed=seeds)
 def test_several_workers_with_the_same_entries(server, chosen, seed):
-    """Three workers that hold the same entries at the same time count each of them once."""
+    """Three workers that count the same entries at the same time count each of them once."""
     with example(server, seed) as (harness, chance):
         written = append(harness, chosen, chance)
         work = []
@@ -243,7 +243,7 @@ def test_several_workers_with_the_same_entries(server, chosen, seed):
                 for script, consumer in share:
                     while script:
                         consumer.run_once()
-            except Exception as error:  # noqa: BLE001  # handed to the test's own thread
+            except Exception as error:  # noqa: BLE001  # passed to the test's own thread
                 failures.append(error)
 
         threads = [threading.Thread(target=run, args=(work[i::3],)) for i in range(3)]
@@ -259,12 +259,12 @@ def test_several_workers_with_the_same_entries(server, chosen, seed):
 @exact
 @given(chosen=sets_of_events, seed=seeds)
 def test_workers_that_die_with_entries_in_hand(server, chosen, seed):
-    """Workers that die between fetch and apply leave entries that their successors count once."""
+    """Entries of workers that die between fetch and apply are counted once by their successors."""
     with example(server, seed) as (harness, chance):
         written = append(harness, chosen, chance)
         for partition in range(PARTITIONS):
             for _ in range(chance.randrange(4)):
-                name = chance.choice(["a", "b"])  # it comes back under its name, or another takes over
+                name = chance.choice(["a", "b"])  # it restarts under its name, or another worker claims its entries
                 if chance.random() < 0.5:
                     harness.fetch(partition, name, claim_idle=0)(chance.choice([1, 4, 100]), 0)
                 else:
@@ -279,7 +279,7 @@ def test_workers_that_die_with_entries_in_hand(server, chosen, seed):
     seed=seeds,
 )
 def test_no_total_leaves_its_bounds(server, amounts, seed):
-    """With amounts that overflow, totals stay within 2^53 - 1 and are what was appended less what was parked."""
+    """If amounts overflow, totals stay within +-(2^53 - 1) and equal the appended less the dead-lettered amounts."""
     with example(server, seed) as (harness, chance):
         given_, parked = {}, {}
         for start in range(0, len(amounts), 5):
@@ -315,7 +315,7 @@ def test_no_total_leaves_its_bounds(server, amounts, seed):
 
 
 def test_the_oracle_knows_a_wrong_count(server):
-    """An entry that is counted a second time, past the gate, does not go unnoticed."""
+    """The oracle detects a total that is too high by 1."""
     with Harness(server.url) as harness:
         written = append(
             harness, ([Told(Event("view", "article:1"), "gate", misplaced=False)], [], []), random.Random(1)

@@ -1,4 +1,4 @@
-"""Every counting rule is a pure function of the set of events: order, batches, workers and repeats change nothing."""
+"""The result of every counting rule depends only on the set of events, not on order, batches, workers or repeats."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ EXAMPLES = int(os.environ.get("TALLYSTREAM_EXAMPLES", "40"))
 
 @st.composite
 def happenings(draw) -> list[tuple[Event, bool]]:
-    """Draw events over all rules, each with whether it is decided at once rather than emitted."""
+    """Draw events of some of the rules, each with whether it is decided at once or appended."""
     now = int(time.time()) * 1000
     drawn = []
-    # A few of each for one example: rules matter where events of one subject, actor, id or moment meet.
+    # Draw few of each in one example: rules have an effect if events have the same subject, actor, id or moment.
     metrics = draw(st.lists(st.sampled_from(list(RULES.metric)), min_size=1, max_size=3, unique=True))
     subjects = draw(st.lists(st.sampled_from(SUBJECTS), min_size=1, max_size=3, unique=True))
     moments = [0, 1, 500, 59_000, HOUR, 3 * HOUR, 30 * HOUR, 50 * 24 * HOUR]
@@ -70,7 +70,7 @@ def happenings(draw) -> list[tuple[Event, bool]]:
 
 
 def said(event: Event, received: int) -> Happened:
-    """Return what the oracle is told of an event; a plain one keeps only its minute, and is as late as its end."""
+    """Return an appended event as the oracle takes it; an event that is packed in a group has the end of its minute."""
     at = int((event.at or 0) * 1000)
     if event.actor is None and event.id is None and abs(event.amount) < 2**40:
         at = at // 60_000 * 60_000 + 59_999
@@ -78,7 +78,7 @@ def said(event: Event, received: int) -> Happened:
 
 
 def feed(harness: Harness, drawn: list[tuple[Event, bool]], chance: random.Random) -> list[Happened]:
-    """Append or decide each event; return them as the oracle sees them."""
+    """Append or decide each event; return the events as the oracle takes them."""
     decide = Decider(harness.client, Deployment.create_or_load(harness.client))
     happened = []
     packs: dict[int, EntryBuilder] = defaultdict(EntryBuilder)
@@ -109,7 +109,7 @@ def feed(harness: Harness, drawn: list[tuple[Event, bool]], chance: random.Rando
 
 
 def deliver(harness: Harness, chance: random.Random) -> None:
-    """Hand the entries out shuffled, split, more than once and to several consumers, and lose some on the way."""
+    """Count the entries shuffled, split and repeated by several consumers, then all that are left."""
     for partition in range(harness.layout.partitions):
         held = harness.fetch(partition, "reader")(10_000, 0)
         chance.shuffle(held)
@@ -128,7 +128,7 @@ def deliver(harness: Harness, chance: random.Random) -> None:
 
 
 def stored(harness: Harness) -> dict[str, Counter]:
-    """Return everything that the rules keep, as the oracle names it; nothing that is 0."""
+    """Return all stored counters, by the names that the oracle uses."""
     found: dict[str, Counter] = {name: Counter() for name in ("totals", "up", "windows", "asked")}
     for keys in harness.layout.keys:
         for key in harness.client.scan_iter(match=f"{keys.prefix}*", count=1000):
@@ -146,14 +146,14 @@ def stored(harness: Harness) -> dict[str, Counter]:
 
 
 def without_zeros(counts) -> dict:
-    """Return only what is not 0: a counter that came back to 0 says the same as none."""
+    """Return the counts that are not 0: a counter of 0 is the same as none."""
     return {name: count for name, count in counts.items() if count}
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=happenings(), seed=st.integers(0, 10_000))
 def test_all_rules_together_equal_the_oracle(server, drawn, seed):
-    """Totals, windows, limits, standing votes, ledger and leaderboards equal the oracle's, however events arrive."""
+    """Totals, windows, limits, votes, ledger and leaderboards equal the oracle's, however events are delivered."""
     chance = random.Random(seed)
     server.client().flushall()
     with Harness(server.url, rules=RULES, partitions=2) as harness:
@@ -172,13 +172,13 @@ def test_all_rules_together_equal_the_oracle(server, drawn, seed):
 
 @pytest.fixture
 def harness(server):
-    """Parts wired to a clean server, with all the rules of this module."""
+    """Yield a harness on an empty server, with all the rules of this module."""
     with Harness(server.url, rules=RULES, partitions=2) as wired:
         yield wired
 
 
 def test_a_vote_that_overtakes_a_later_one_stays_behind_it(harness):
-    """The latest vote by its own time stands, although it was counted first."""
+    """A vote that is older than the counted vote of the same actor is not accepted."""
     decide = Decider(harness.client, Deployment.create_or_load(harness.client))
     now = time.time()
     assert decide(Event("vote", "post:1", -1, "u1", now)).accepted
@@ -187,7 +187,7 @@ def test_a_vote_that_overtakes_a_later_one_stays_behind_it(harness):
 
 
 def test_a_limit_holds_between_threads(harness):
-    """Of 300 verdicts asked for at once, a limit of 100 accepts exactly 100: to look and to add is one step."""
+    """Of 300 concurrent decisions, a limit of 100 accepts exactly 100, because check and add are one step."""
     rules = Rules({"call": Metric(limit=100, per="hour")})
     harness.client.hset(harness.layout.meta, "rules", publish(rules))
     decide = Decider(harness.client, Deployment.create_or_load(harness.client))
@@ -200,7 +200,7 @@ def test_a_limit_holds_between_threads(harness):
 
 
 def test_decided_events_are_not_counted_again(harness):
-    """The worker acknowledges what was decided and changes nothing; the books balance."""
+    """The worker acknowledges the entries of decided events and changes no counter; the ledger balances."""
     decide = Decider(harness.client, Deployment.create_or_load(harness.client))
     for number in range(5):
         decide(Event("call", "key:1", at=time.time() - 1))

@@ -1,4 +1,4 @@
-"""Spread metrics: events of one subject lie in all partitions, and every reader sees what they come to together."""
+"""The events of a spread metric are counted in all partitions, and readers add the parts of a subject up."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def happenings(draw) -> list[Event]:
 
 
 def feed(harness: Harness, drawn: list[Event], chance: random.Random) -> list[Happened]:
-    """Append each event where a producer might: at home, or, if it may be spread, anywhere; return what happened."""
+    """Append each event to its partition, or to any if it is spread; return the events as the oracle takes them."""
     packs: dict[int, EntryBuilder] = defaultdict(EntryBuilder)
     packed: dict[int, list[Event]] = defaultdict(list)
     appender = Appender(harness.client, harness.layout)
@@ -104,7 +104,7 @@ def feed(harness: Harness, drawn: list[Event], chance: random.Random) -> list[Ha
 
 
 def agree(harness: Harness, expected: Books) -> None:
-    """Check whatever can be read against the oracle."""
+    """Check that totals, series, sums over ranges, leaderboards and the ledger equal the oracle's."""
     now = time.time()
     with Totals(harness.url) as totals:
         layout, rules = totals.deployment.layout, totals.deployment.rules
@@ -134,7 +134,7 @@ def agree(harness: Harness, expected: Books) -> None:
 
 @contextmanager
 def spreading(server):
-    """Return parts wired to a clean server whose log may hold spread events in any partition."""
+    """Yield a harness on an emptied server whose spread metrics are marked as spread."""
     server.clear()
     with Harness(server.url, rules=RULES, partitions=PARTITIONS) as harness:
         harness.client.hset(harness.layout.meta, mapping=spread_fields(RULES.spread))
@@ -143,7 +143,7 @@ def spreading(server):
 
 @pytest.fixture
 def harness(server):
-    """Parts wired to a clean server, with spread metrics."""
+    """Yield a harness on an empty server, with spread metrics."""
     with spreading(server) as harness:
         yield harness
 
@@ -151,7 +151,7 @@ def harness(server):
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000))
 def test_whatever_is_read_equals_the_oracle(server, drawn, seed):
-    """Totals, series, sums, leaderboards and books equal the oracle's, and an audit and a rebuild find the same."""
+    """Totals, series, sums, leaderboards and ledger equal the oracle's, also after a rebuild; an audit agrees."""
     chance = random.Random(seed)
     with spreading(server) as harness:
         expected = tally(feed(harness, drawn, chance), RULES.metric)
@@ -173,7 +173,7 @@ def test_whatever_is_read_equals_the_oracle(server, drawn, seed):
 @relaxed
 @given(drawn=happenings(), seed=st.integers(0, 10_000))
 def test_a_snapshot_brings_all_parts_back(server, tmp_path_factory, drawn, seed):
-    """A subject's parts are rows of their own; after a total loss, all that is read is what it was."""
+    """After a total loss, a snapshot and its increment restore every part of a subject: all reads are as before."""
     chance = random.Random(seed)
     database = Database(str(tmp_path_factory.mktemp("snapshot") / "snapshot.sqlite"))
     with spreading(server) as harness:
@@ -196,17 +196,17 @@ def settings_for(harness: Harness, rules: Rules = RULES) -> Settings:
 
 
 def in_streams(harness: Harness) -> list[int]:
-    """Return the events in each stream, as they are stated."""
+    """Return the number of events in each stream, as the entries state it."""
     return [sum(int(fields[b"n"]) for _, fields in harness.client.xrange(keys.stream)) for keys in harness.layout.keys]
 
 
 @pytest.mark.parametrize("spooled", [False, True])
 def test_a_producer_spreads_what_has_no_id(harness, tmp_path, spooled):
-    """Plain events of one subject go to all partitions, those with an id to its home; each counts once."""
+    """Events of one subject go to all partitions, those with an id only to the subject's own; each counts once."""
     where = {"spool": tmp_path / "spool"} if spooled else {}
     with Producer(harness.url, entry_events=100, **where) as producer:
         producer.emit("hot", "s1")
-        producer.flush(10)  # by now it knows the partitions, and the rules
+        producer.flush(10)  # now it has read the partitions and the rules
         for number in range(3000):
             id_ = f"i{number % 100}" if number % 10 == 0 else None
             producer.emit("hot", "s1", actor="u1" if number % 3 == 0 else None, id=id_)
@@ -220,7 +220,7 @@ def test_a_producer_spreads_what_has_no_id(harness, tmp_path, spooled):
 
 
 def test_one_subject_is_one_sum_in_each_entry(harness):
-    """Spreading goes by entries: a thousand events of one subject are no more entries than without."""
+    """Events are spread by entries: a thousand events of one subject still make at most two entries."""
     with Producer(harness.url, linger=5) as producer:
         producer.flush(10, wait="appended")
         for _ in range(1000):
@@ -230,7 +230,7 @@ def test_one_subject_is_one_sum_in_each_entry(harness):
 
 
 def test_copies_of_an_id_meet_at_home(harness):
-    """An event with an id that somebody appends elsewhere is parked, because its copies could not be found there."""
+    """An event with an id in another partition than its subject's is dead-lettered: its copies are not found there."""
     home = harness.layout.holding("s1", spread=False)[0]
     for partition, keys in enumerate(harness.layout.keys):
         harness.client.xadd(keys.stream, {"metric": "hot", "subject": "s1", "id": "a"})
@@ -244,7 +244,7 @@ def test_copies_of_an_id_meet_at_home(harness):
 
 
 def test_a_reset_takes_back_every_part(harness):
-    """After a reset the subject has 0, in its windows as well, and the books balance."""
+    """After a reset the total and the windows of a subject are 0 over all partitions."""
     for keys in harness.layout.keys:
         harness.client.xadd(keys.stream, {"metric": "hot", "subject": "s1", "amount": "5"})
     harness.finish()
@@ -260,18 +260,18 @@ def test_a_reset_takes_back_every_part(harness):
 
 
 def test_a_total_over_parts_cannot_be_decided(harness):
-    """A verdict is made in one partition, which does not know what the others hold."""
+    """An event of a spread metric cannot be decided: one partition does not have the whole total."""
     with pytest.raises(EventError, match="spread over the partitions"):
         Decider(harness.client, Deployment.create_or_load(harness.client))(Event("hot", "s1"))
 
 
 def plain_rules(**changes: Metric) -> Rules:
-    """Return rules with `hot` counted at home, and what is changed."""
+    """Return rules in which `hot` is not spread, with the changed metrics."""
     return Rules({"hot": Metric(windows=("hour",), top=3), "view": Metric()} | changes)
 
 
 def test_turning_it_on_needs_no_rebuild(server):
-    """What was counted at home before, and what a producer still sends there, is in the sum; nothing is parked."""
+    """After spread is turned on, earlier events and those of a producer with old rules are in the total."""
     with Harness(server.url, rules=plain_rules(), partitions=PARTITIONS) as harness:
         before = Producer(harness.url)
         before.emit("hot", "s1", 5)
@@ -284,14 +284,14 @@ def test_turning_it_on_needs_no_rebuild(server):
             consumer.run_once()
         rules = plain_rules(hot=Metric(windows=("hour",), top=3, spread=True))
         open_deployment(settings_for(harness, rules))
-        before.emit("hot", "s1", 7)  # it has not heard of it
+        before.emit("hot", "s1", 7)  # it still has the old rules
         before.close()
         with Producer(harness.url, linger=0) as producer:
             producer.flush(10)
             for _ in range(3 * PARTITIONS):
                 producer.emit("hot", "s1")
                 producer.flush(10)
-        # These workers began with the old rules: they find the new ones where something seems to be astray.
+        # These workers began with the old rules. They read the new ones when a subject seems to be misrouted.
         for consumer in consumers:
             while consumer.run_once():
                 pass
@@ -303,7 +303,7 @@ def test_turning_it_on_needs_no_rebuild(server):
 
 
 def test_it_cannot_be_turned_off_on_the_same_log(harness):
-    """A worker, and a rebuild, that would read at home what lies everywhere is refused, also after a time without."""
+    """Rules that turn `spread` off are rejected, for a worker and a rebuild, also after the metric was removed."""
     open_deployment(settings_for(harness))
     for rules in (plain_rules(), plain_rules(hot=Metric(limit=5, per="hour"))):
         with pytest.raises(ConfigurationError, match=r"\[metric.hot\] spread: .* Keep spread = true"):
@@ -316,7 +316,7 @@ def test_it_cannot_be_turned_off_on_the_same_log(harness):
 
 
 def test_an_old_generation_stays_readable_after_the_switch_back(server):
-    """Spread by a rebuild, and the rebuild undone: the old counters go on with what lies everywhere since."""
+    """If a rebuild spreads a metric and is undone, the old generation counts the events that were spread since."""
     with Harness(server.url, rules=plain_rules(), partitions=PARTITIONS) as harness:
         rules = plain_rules(hot=Metric(windows=("hour",), top=3, spread=True))
         with counting(settings_for(harness, plain_rules()), structlog.get_logger()):
@@ -345,7 +345,7 @@ def test_an_old_generation_stays_readable_after_the_switch_back(server):
 
 
 def test_the_hottest_subject_is_shown(harness):
-    """Whoever asks sees which subject gets most of a partition's events, and the log says once what would help."""
+    """The subject with most of a partition's events is published, and it is logged once with advice."""
     hottest, heard = HotSubjectTracker(PARTITIONS), LogCapture()
     log = structlog.wrap_logger(None, processors=[heard], wrapper_class=structlog.make_filtering_bound_logger(0))
     service = hot_subjects_service(
@@ -370,7 +370,7 @@ def test_the_hottest_subject_is_shown(harness):
 
 
 def test_published_rules_and_the_mark_come_together(harness):
-    """Whoever reads that a metric was spread reads rules by which it is."""
+    """A metric that is marked as spread is spread in the rules that are read, even if the published rules differ."""
     harness.client.hset(harness.layout.meta, "rules", publish(plain_rules()))
     found = Deployment.create_or_load(harness.client)
     assert found.rules.metric["hot"].spread

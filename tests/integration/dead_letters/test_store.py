@@ -1,4 +1,4 @@
-"""Dead letters: looked at, counted once after all, or dropped; the books balance throughout."""
+"""Dead letters can be listed, retried and dropped: a retry counts them once, and the ledger always balances."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ DECLARED = Rules({"view": Metric(ids=None, windows=("day",)), "clap": Metric(ids
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server, with one partition and one metric."""
+    """Yield a harness of one partition and one metric on an empty server."""
     with Harness(server.url, partitions=1, metrics=["view"]) as harness:
         yield harness
 
 
 def parked(harness: Harness) -> list:
-    """Return what is parked."""
+    """Return the dead letters of the partition."""
     return list(letters(harness.client, harness.layout, 0))
 
 
 def unaccounted(harness: Harness) -> int | None:
-    """Return what the books say."""
+    """Return the events that the ledger does not account for; `None` if it is not known."""
     with closing(Totals(harness.url)) as totals:
         return totals.run(query_ledger(harness.layout)).unaccounted
 
 
 def test_a_retry_counts_once(harness):
-    """After its metric is declared a parked entry is counted, packed or plain; a second retry finds nothing."""
+    """When its metric is declared, a retry counts a dead letter, packed or plain; a second retry returns `None`."""
     stream = harness.layout.keys[0].stream
     harness.client.xadd(stream, {"metric": "clap", "subject": "a", "amount": "3"})
     packed = encode(Payload([Group("clap", 1, ["b"], {"c": 4}, {}), Group("view", 1, ["b"], {}, {})], []))
@@ -59,7 +59,7 @@ def test_a_retry_counts_once(harness):
 
 
 def test_retries_at_a_time_count_once(harness):
-    """However many retry the same entries at once, each is counted once."""
+    """If four threads retry the same dead letters at the same time, each is counted once."""
     for number in range(50):
         harness.client.xadd(harness.layout.keys[0].stream, {"metric": "clap", "subject": f"s{number % 5}"})
     harness.drain()
@@ -80,7 +80,7 @@ def test_retries_at_a_time_count_once(harness):
 
 
 def test_a_retry_that_fails_is_parked_again(harness):
-    """What still cannot be counted stays parked with one attempt more, and nothing else moves."""
+    """Events that still cannot be counted are dead-lettered again with one attempt more; the ledger is unchanged."""
     harness.client.xadd(harness.layout.keys[0].stream, {"metric": "clap", "subject": "a"})
     harness.drain()
     before = harness.ledger()
@@ -93,7 +93,7 @@ def test_a_retry_that_fails_is_parked_again(harness):
 
 
 def test_a_retry_into_an_overflow_is_parked_again(harness):
-    """A counter that cannot take the event parks it again, and the events beside it are counted."""
+    """A retried event whose total cannot take it is dead-lettered again; the other events are counted."""
     packed = encode(Payload([], [Single("clap", subject, 7, 1, None, "x") for subject in ("full", "free")]))
     harness.client.xadd(harness.layout.keys[0].stream, {"v": 1, "n": 2, "b": packed})
     harness.drain()
@@ -108,7 +108,7 @@ def test_a_retry_into_an_overflow_is_parked_again(harness):
 
 
 def test_a_retry_is_as_of_the_time_the_entry_came(harness):
-    """A plain entry without a time goes to the bucket of its source, and what was late then is late now."""
+    """A retry counts with the time of the original entry: an event without a time gets it, and a late one is late."""
     stream = harness.layout.keys[0].stream
     harness.client.xadd(stream, {"metric": "clap", "subject": "a"}, id=f"{1_700_000_000_000}-0")
     harness.client.xadd(stream, {"metric": "clap", "subject": "b", "at": "1699000000"}, id=f"{1_700_000_000_000}-1")
@@ -125,7 +125,7 @@ def test_a_retry_is_as_of_the_time_the_entry_came(harness):
 
 
 def test_a_replay_under_todays_rules_agrees_with_the_retry(harness):
-    """Retried events are not in the log twice: counting the whole log anew gives the totals that the retry led to."""
+    """A retry appends nothing to the stream: counting the whole stream again gives the same totals."""
     for number in range(20):
         metric = "view" if number % 2 else "clap"
         harness.client.xadd(harness.layout.keys[0].stream, {"metric": metric, "subject": f"s{number % 3}"})
@@ -142,7 +142,7 @@ def test_a_replay_under_todays_rules_agrees_with_the_retry(harness):
 
 
 def test_a_retry_into_counters_of_the_past_is_refused(harness):
-    """Where a rebuild has made another generation live, nothing is counted into the one that nobody reads."""
+    """If a rebuild has made another generation live, a retry raises an error and counts nothing."""
     harness.client.xadd(harness.layout.keys[0].stream, {"metric": "clap", "subject": "a"})
     harness.drain()
     harness.client.set(harness.layout.keys[0].live, 2)
@@ -152,7 +152,7 @@ def test_a_retry_into_counters_of_the_past_is_refused(harness):
 
 
 def test_dropped_entries_stay_in_the_books(harness):
-    """Dropping removes an entry for good, once; its events stay dead, and the books say that they were dropped."""
+    """A dropped dead letter is removed for good; its events stay in `dead` and are added once to `dropped`."""
     keys = harness.layout.keys[0]
     harness.client.xadd(keys.stream, {"v": "99", "n": "3", "b": "x"})
     harness.drain()
@@ -164,7 +164,7 @@ def test_dropped_entries_stay_in_the_books(harness):
 
 
 def test_the_dead_stream_is_bounded(harness):
-    """Beyond its bytes the oldest go, counted event by event; within them nothing does."""
+    """If the dead stream exceeds its bytes, the oldest dead letters are dropped; otherwise none is."""
     keys = harness.layout.keys[0]
     for number in range(500):
         harness.client.xadd(keys.stream, {"metric": "clap", "subject": f"{number}" * 50})

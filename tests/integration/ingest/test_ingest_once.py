@@ -1,4 +1,4 @@
-"""Files: each line counts once, whatever happens between reading and counting, and however often it is read."""
+"""Each line of a file counts once, however often the file is read, and whatever fails between reading and counting."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from tests.proxy import Proxy
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server."""
+    """Yield a harness on an empty server."""
     with Harness(server.url) as harness:
         yield harness
 
 
 def line(subject, metric="view", **more):
-    """Return one line of NDJSON."""
+    """Return an event as a line of NDJSON."""
     return json.dumps({"metric": metric, "subject": subject} | more) + "\n"
 
 
 def ingest(harness, path, format_="ndjson", url=None, **more):
-    """Read a file once, part by part."""
+    """Ingest a file, job by job; return the progress of all jobs together."""
     total = IngestProgress()
     for job in jobs_of(str(path), format_, Mapping(), **more):
         total.add(run(job, RedisSettings(url=url or harness.url)))
@@ -50,13 +50,13 @@ def ingest(harness, path, format_="ndjson", url=None, **more):
 
 
 def counted(harness):
-    """Return the totals of what is in the streams."""
+    """Count all entries in the streams; return the totals by subject."""
     harness.drain()
     return {subject: total for (_, subject), total in harness.totals().items()}
 
 
 def test_a_file_is_known_again(harness, tmp_path):
-    """Read again, renamed, or compressed, a file counts nothing; appended to, only what is new."""
+    """A file that is read again, renamed or compressed adds nothing; a file that has grown adds only its new lines."""
     text = "".join(line(f"a:{number % 5}") for number in range(100))
     path = tmp_path / "log.ndjson"
     path.write_text(text)
@@ -76,7 +76,7 @@ def test_a_file_is_known_again(harness, tmp_path):
 
 
 def test_other_files_are_other_sources(harness, tmp_path):
-    """A file that differs at its beginning, or is counted in another way, or on purpose again, counts."""
+    """A file with another beginning, or with another salt, is another source and is counted."""
     for number in range(3):
         path = tmp_path / str(number)
         path.write_text(line("a", at=number) + line("b"))
@@ -88,7 +88,7 @@ def test_other_files_are_other_sources(harness, tmp_path):
     assert counted(harness) == {"a": 4, "b": 4}
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # it empties the server each time
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # each example empties the server
 @given(
     subjects=st.lists(st.sampled_from(["a", "b", "cc", "article:1", "é"]), max_size=60),
     segment=st.integers(20, 400),
@@ -96,7 +96,7 @@ def test_other_files_are_other_sources(harness, tmp_path):
     grown=st.integers(0, 60),
 )
 def test_parts_of_any_size(fresh_rig, subjects, segment, packed, grown):
-    """Cut into parts of any size, read in any order of parts, grown in between: each line counts once."""
+    """A file that grows and is read in segments of any size, last segment first, counts each line once."""
     harness = fresh_rig()
     expected = Counter(subjects)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -118,7 +118,7 @@ def test_parts_of_any_size(fresh_rig, subjects, segment, packed, grown):
     grown=st.integers(0, 60),
 )
 def test_an_access_log_in_blocks_of_any_size(fresh_rig, pages, sizes, segment, grown):
-    """Stopped anywhere, and read on in blocks and entries of other sizes, while it grows: each line counts once."""
+    """An access log that grows, read with interruptions in blocks and entries of any sizes, counts each line once."""
     harness = fresh_rig()
     lines = [
         f'10.0.0.{number % 3} - - [17/May/2015:10:{number % 60:02}:00 +0000] "GET {page} HTTP/1.1" 200 1 "-" "-"\n'
@@ -142,7 +142,7 @@ def test_an_access_log_in_blocks_of_any_size(fresh_rig, pages, sizes, segment, g
 
 @pytest.fixture
 def fresh_rig(server):
-    """Return a maker of rigs on an emptied server."""
+    """Yield a function that empties the server and returns a new harness."""
     made = []
 
     def make():
@@ -159,7 +159,7 @@ def fresh_rig(server):
 
 
 def test_a_csv_in_parts_keeps_its_header(harness, tmp_path, monkeypatch):
-    """Every part of a CSV file is read under the header of the whole."""
+    """Every segment of a CSV file is parsed with the header of the file."""
     monkeypatch.setattr(jobs, "SEGMENT", 100)
     path = tmp_path / "events.csv"
     path.write_text("subject,amount\n" + "".join(f"a:{number % 3},{number}\n" for number in range(100)))
@@ -170,7 +170,7 @@ def test_a_csv_in_parts_keeps_its_header(harness, tmp_path, monkeypatch):
 
 
 def test_a_lost_reply_counts_nothing_twice(harness, tmp_path):
-    """Where the reply to an append is cut off, the stretch is sent again, and is once in the stream."""
+    """If the connection breaks before the reply to an append, the chunks are sent again and appended once."""
     path = tmp_path / "file"
     path.write_text("".join(line(f"a:{number}", actor=f"u{number}") for number in range(20_000)))
     with Proxy(harness.url) as proxy:
@@ -183,7 +183,7 @@ def test_a_lost_reply_counts_nothing_twice(harness, tmp_path):
 
 
 def test_two_runs_at_once(harness, tmp_path):
-    """Two runs of one file side by side count it once between them."""
+    """Three concurrent runs of the same file count each line once."""
     path = tmp_path / "file"
     path.write_text("".join(line(f"a:{number % 1000}", actor=f"u{number}") for number in range(30_000)))
     with ThreadPoolExecutor() as pool:
@@ -194,7 +194,7 @@ def test_two_runs_at_once(harness, tmp_path):
 
 
 def test_a_rewound_server_is_caught_up_with(harness, tmp_path):
-    """Where the server has forgotten the end of what was appended, the next run appends just that again."""
+    """If the server has lost the last appended entry and its offset, the next run appends exactly its events again."""
     path = tmp_path / "file"
     text = "".join(line("a") for _ in range(50))
     path.write_text(text)
@@ -212,7 +212,7 @@ def test_a_rewound_server_is_caught_up_with(harness, tmp_path):
 
 @pytest.fixture
 def table(tmp_path):
-    """Return a writer of Parquet files."""
+    """Return a function that writes a Parquet file and returns its path."""
 
     def write(name="events.parquet", rows_in_group=5000, **columns):
         path = tmp_path / name
@@ -224,7 +224,7 @@ def table(tmp_path):
 
 @pytest.mark.parametrize("segment", [2**20, 7000])
 def test_parquet(harness, table, monkeypatch, segment):
-    """Rows of Parquet count like lines: sums, actors, times in either form; read again, nothing."""
+    """Each row of a Parquet file is counted once, by its metric, subject and amount; a second run adds nothing."""
     monkeypatch.setattr(parquet_rows, "SEGMENT_ROWS", segment)
     monkeypatch.setattr(jobs, "SEGMENT_ROWS", segment)
     rows = 20_000
@@ -247,7 +247,7 @@ def test_parquet(harness, table, monkeypatch, segment):
 
 
 def test_rows_that_are_no_events(harness, table):
-    """Bad rows are named with field and limit, and stop nothing beside them."""
+    """Bad rows are reported with row and field, and the other rows are counted."""
     path = table(
         subject=["good", None, "bad\n", "good", "good", "good", "good"],
         amount=pa.array([1, 1, 1, 2**60, 1, 1, 2**45], pa.int64()),
@@ -262,7 +262,7 @@ def test_rows_that_are_no_events(harness, table):
 
 
 def test_rows_of_units_are_judged_one_by_one(server, table):
-    """Where every amount is 1, a subject in two spellings is one, and what no rule has a place for is named."""
+    """If all amounts are 1, spellings of a subject are merged, and rows that a rule rejects are reported one by one."""
     path = table(
         subject=["e\u0301", "\u00e9", "bad\n", "\u00e9", "a", "a", "a", "a"],
         metric=["view", "view", "view", "view", "view", "vote", "call", "nothing"],
@@ -282,7 +282,7 @@ def test_rows_of_units_are_judged_one_by_one(server, table):
 
 
 def test_rows_with_actors_fill_many_entries(server, table):
-    """A file of which every row has an actor, all for one partition, counts every row once."""
+    """A file whose rows all have an actor and the same partition counts every row once."""
     path = table(subject=["a"] * 20_000, actor=[f"{row}:{'u' * 200}" for row in range(20_000)], at=[1.0] * 20_000)
     with Harness(server.url, partitions=1) as harness:
         assert ingest(harness, path, "parquet").events == 20_000
@@ -291,7 +291,7 @@ def test_rows_with_actors_fill_many_entries(server, table):
 
 
 def test_parquet_that_holds_no_events(table, tmp_path):
-    """A file without subjects, with other columns, or that is no Parquet is refused by name, before it is read."""
+    """A missing file, an unknown column, a missing `subject` or broken Parquet is an error before any row is read."""
     with pytest.raises(SourceError, match="'price'"):
         jobs_of(str(table(subject=["a"], price=[1])), "parquet", Mapping())
     with pytest.raises(SourceError, match="no column 'subject'"):

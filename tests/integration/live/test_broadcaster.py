@@ -1,4 +1,4 @@
-"""The broadcaster's task outlives whatever a pass raises, for as long as it takes."""
+"""The task of the broadcaster survives every error of a pass, however often passes fail."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 FAILURES = 1_200
-"""Failed passes, a hundred minutes at 5 s: more often than a float can be doubled."""
+"""The number of failed passes: 100 minutes of pauses of 5 s, and more than the doublings that overflow a float."""
 
 
 @pytest.mark.parametrize("error", [RedisConnectionError("gone"), ZeroDivisionError("a bug")])
 def test_readers_go_on_after_hours_without_redis(
     server: Server, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """However often passes fail, readers are told once that updates stand still, and go on once Redis answers."""
+    """Readers get one `stale` message while passes fail, and updates again when Redis replies."""
     pauses: list[float] = []
     sleep = asyncio.sleep
 

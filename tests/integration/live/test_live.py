@@ -1,4 +1,4 @@
-"""Live updates over HTTP: what is sent, when, to whom, and how a client goes on after a break."""
+"""Live updates over HTTP and WebSockets reach every reader that follows a counter, also after it reconnects."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def harness(server: Server) -> Iterator[Harness]:
-    """Layout, groups and consumers."""
+    """Yield a harness on an empty server."""
     with Harness(server.url) as harness:
         yield harness
 
 
 @pytest.fixture
 def url(harness: Harness) -> Iterator[str]:
-    """A read service."""
+    """Yield the URL of a read service."""
     with serving(settings_for(harness.url)) as url:
         yield url
 
 
 class Following:
-    """One stream, read by a thread; its events come out of `next` as (name, id, data)."""
+    """A live stream that a thread reads; `next` returns its events."""
 
     def __init__(self, url: str, **headers: str) -> None:
         self._events: Queue[tuple[str, str, Any] | None] = Queue()
@@ -72,7 +72,7 @@ class Following:
         self._events.put(None)
 
     def next(self, name: str = "counters", timeout: float = 10) -> tuple[str, Any]:
-        """Return id and data of the next event of a name; others are passed over."""
+        """Return the id and data of the next event of this name; skip others."""
         deadline = time.monotonic() + timeout
         while (event := self._events.get(timeout=max(0.01, deadline - time.monotonic()))) is not None:
             if event[0] == name:
@@ -87,7 +87,7 @@ class Following:
                 return id_
 
     def ended(self, timeout: float = 10) -> bool:
-        """Wait for the end of the stream."""
+        """Wait for the end of the stream; return whether it ended in time."""
         deadline = time.monotonic() + timeout
         with contextlib.suppress(Empty):
             while self._events.get(timeout=max(0.01, deadline - time.monotonic())) is not None:
@@ -96,7 +96,7 @@ class Following:
         return False
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection, and wait for the thread."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
@@ -125,7 +125,7 @@ def values(data: Any) -> dict[tuple[str, str], int]:
 
 
 def test_a_named_counter_comes_at_once_and_as_it_changes(harness: Harness, url: str) -> None:
-    """A reader gets the total of what it names as it is, and again whenever it changes, with how good it is."""
+    """A reader gets the total of a named counter at once, and again after each change, with `as_of` and `lag`."""
     count(harness, ("view", "article:1"), times=3)
     with Following(f"{url}/v1/live?metric=view&subject=article:1") as stream:
         _, data = stream.next()
@@ -138,7 +138,7 @@ def test_a_named_counter_comes_at_once_and_as_it_changes(harness: Harness, url: 
 
 
 def test_a_pattern_gets_what_matches_and_nothing_else(harness: Harness, url: str) -> None:
-    """A pattern's reader is told of counters that match, and of no others."""
+    """The reader of a pattern gets the counters that match it, and no others."""
     with Following(f"{url}/v1/live?subject=article:*&metric=view&metric=like") as stream:
         assert values(stream.next()[1]) == {}
         count(harness, ("view", "user:1"), ("vote", "article:9"))
@@ -150,7 +150,7 @@ def test_a_pattern_gets_what_matches_and_nothing_else(harness: Harness, url: str
 
 
 def test_a_client_that_comes_back_misses_nothing(harness: Harness, url: str) -> None:
-    """With the id of the last event a client gets what changed while it was away, and only that."""
+    """A client that reconnects with the id of the last event gets exactly the counters that changed meanwhile."""
     count(harness, ("view", "a"), ("view", "b"))
     with Following(f"{url}/v1/live?metric=view") as stream:
         id_, _ = stream.next()
@@ -169,7 +169,7 @@ def test_a_client_that_comes_back_misses_nothing(harness: Harness, url: str) -> 
 
 
 def test_a_log_that_was_trimmed_resets(harness: Harness, url: str) -> None:
-    """Where the log no longer reaches back to the client's position, it is told to read anew."""
+    """If the entries after a client's position were trimmed, it gets a reset, and then updates."""
     count(harness, ("view", "a"))
     with Following(f"{url}/v1/live?metric=view") as stream:
         id_, _ = stream.next()
@@ -177,19 +177,19 @@ def test_a_log_that_was_trimmed_resets(harness: Harness, url: str) -> None:
     harness.client.xtrim(harness.layout.keys_of("a").stream, maxlen=0)
     with Following(f"{url}/v1/live?metric=view", last_event_id=id_) as stream:
         _, data = stream.next("reset")
-        assert "log" in data["reason"]
+        assert "streams no longer have all entries" in data["reason"]
         count(harness, ("view", "a"))
         stream.until_value(3)
 
 
 def test_other_data_resets(url: str) -> None:
-    """A position in another life of the data is told so, not taken for one in this."""
+    """A client with a position of other data gets a reset."""
     with Following(f"{url}/v1/live?metric=view", last_event_id="00000000.1.1.1.1") as stream:
-        assert "another" in stream.next("reset")[1]["reason"]
+        assert "data was replaced" in stream.next("reset")[1]["reason"]
 
 
 def test_more_than_can_be_told_resets_patterns_and_rereads_names(harness: Harness, url: str) -> None:
-    """Where far more changes than one by one can be told, patterns are reset, and named counters stay exact."""
+    """If too many counters change, readers of patterns are reset, and named counters stay exact."""
     with (
         Following(f"{url}/v1/live?metric=view") as everything,
         Following(f"{url}/v1/live?subject=s7&metric=view") as one,
@@ -231,14 +231,14 @@ def test_more_than_can_be_told_resets_patterns_and_rereads_names(harness: Harnes
     ],
 )
 def test_bad_questions_are_refused(url: str, query: str, field: str) -> None:
-    """What cannot be followed is refused with the field and its limit."""
+    """An invalid request is rejected with an error that names the field."""
     answer = httpx.get(f"{url}/v1/live?{query}")
     assert answer.status_code in (400, 404)
     assert answer.json()["field"] == field
 
 
 def test_the_overview_and_the_leaderboards(server: Server) -> None:
-    """The overview channel has the totals of each metric, the books and the workers; the leaderboards follow."""
+    """The overview has the totals of each metric, the ledger and the workers; leaderboards are sent with it."""
     from tallystream_worker.process import logs  # noqa: PLC0415
     from tallystream_worker.runtime.app import counting  # noqa: PLC0415
 
@@ -266,7 +266,7 @@ def test_the_overview_and_the_leaderboards(server: Server) -> None:
 
 
 def test_a_stop_ends_every_stream(harness: Harness) -> None:
-    """A service that stops ends its streams at once and cleanly, and the client goes on with the next service."""
+    """A service that stops ends its streams within 3 s, and `follow` continues with the next service."""
     with serving(settings_for(harness.url)) as url:
         port = int(url.rpartition(":")[2])
         updates = subscribe.follow(url, metric="view", subject="a")
@@ -284,7 +284,7 @@ def test_a_stop_ends_every_stream(harness: Harness) -> None:
 
 
 def test_the_helper_says_why_it_is_refused(url: str) -> None:
-    """`follow` raises what the service says, gives up after its patience, and refuses a URL that is none."""
+    """`follow` raises the error of the service, an error after its patience, and an error for an invalid URL."""
     with pytest.raises(subscribe.SubscriptionRefused, match="not declared"):
         next(subscribe.follow(url, metric="nothing"))
     with pytest.raises(TallyError, match="no connection"):
@@ -294,7 +294,7 @@ def test_the_helper_says_why_it_is_refused(url: str) -> None:
 
 
 def test_redis_away_is_told_and_nothing_is_missed(fresh_server: Any) -> None:
-    """While Redis is away readers are told so; what was counted afterwards reaches them by itself."""
+    """If Redis is down, readers get `stale`; afterwards they get new totals without reconnecting."""
     server = fresh_server()
     with (
         Harness(server.url) as harness,
@@ -311,7 +311,7 @@ def test_redis_away_is_told_and_nothing_is_missed(fresh_server: Any) -> None:
 
 
 def test_no_reader_no_question(harness: Harness, url: str) -> None:
-    """Redis is asked nothing while nobody follows."""
+    """Without readers the service sends no commands to Redis."""
     with Following(f"{url}/v1/live?metric=view&overview=true") as stream:
         stream.next()
     harness.client.config_resetstat()
@@ -329,7 +329,7 @@ def test_no_reader_no_question(harness: Harness, url: str) -> None:
 
 
 def test_a_socket_says_the_same(harness: Harness, url: str) -> None:
-    """Over a WebSocket the same messages come as JSON texts, and a bad question is answered in the closing frame."""
+    """A WebSocket gets the same messages as JSON texts; an invalid request is rejected in the closing frame."""
     count(harness, ("view", "a"))
     with WebSocket(url, "/v1/live/ws?metric=view&subject=a") as web:
         first = json.loads(web.receive())
@@ -346,13 +346,13 @@ def test_a_socket_says_the_same(harness: Harness, url: str) -> None:
 
 
 def test_a_page_of_another_site_opens_no_socket(url: str) -> None:
-    """Browsers let any page open a WebSocket: one whose origin is not this service's is refused."""
+    """A WebSocket whose origin is not this service is rejected, because browsers let any page open one."""
     with pytest.raises(ConnectionError), WebSocket(url, "/v1/live/ws", origin="https://evil.example"):
         pass
 
 
 def test_a_stop_closes_sockets(harness: Harness) -> None:
-    """A service that stops tells its sockets that it goes away."""
+    """A service that stops closes its WebSockets with code 1001."""
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as service:
         url = service.enter_context(serving(settings_for(harness.url)))
         web = stack.enter_context(WebSocket(url, "/v1/live/ws?metric=view"))
@@ -362,7 +362,7 @@ def test_a_stop_closes_sockets(harness: Harness) -> None:
 
 
 def test_subjects_are_found_by_their_beginning(harness: Harness, url: str) -> None:
-    """A prefix finds the leaders that begin so, largest first; limits and what cannot be a prefix are refused."""
+    """A search returns the leading subjects with a prefix, largest first; an invalid prefix or number is rejected."""
     rules = Rules({"view": Metric(top=10), "like": Metric()})
     harness.client.hset(harness.layout.meta, "rules", publish(rules))
     with Harness(harness.url, rules=rules) as ranked, Producer(harness.url) as producer:
@@ -386,7 +386,7 @@ def test_subjects_are_found_by_their_beginning(harness: Harness, url: str) -> No
 
 
 def test_the_whole_at_once(harness: Harness, url: str) -> None:
-    """The overview as one answer has totals, books and what is declared."""
+    """`GET /v1/overview` returns the totals, the ledger and the declared metrics."""
     count(harness, ("view", "a"), ("like", "b"))
     answer = httpx.get(f"{url}/v1/overview").json()
     assert {each["metric"]: each["total"] for each in answer["overview"]["metrics"]} == {

@@ -1,4 +1,4 @@
-"""Losses: what vanished before it was counted is in the books, event by event, and nothing else is."""
+"""The ledger's `trimmed` has exactly the events of entries that vanished before they were counted."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.harness import Harness
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server, with one partition."""
+    """Yield a harness of one partition on an empty server."""
     with Harness(server.url, partitions=1) as harness:
         yield harness
 
 
 def emit(harness: Harness, entries: int, events: int = 7) -> int:
-    """Append packed entries of `events` events each; return the events."""
+    """Append packed entries of `events` events each; return the number of all events."""
     with Producer(harness.url) as producer:
         for entry in range(entries):
             for number in range(events):
@@ -30,19 +30,19 @@ def emit(harness: Harness, entries: int, events: int = 7) -> int:
 
 
 def unaccounted(harness: Harness) -> int | None:
-    """Return what the books say."""
+    """Return the events that the ledger does not account for; `None` if it is not known."""
     with Totals(harness.url) as totals:
         return totals.run(query_ledger(harness.layout)).unaccounted
 
 
 def settle(harness: Harness) -> Loss | None:
-    """Settle losses as the keeper does, once everything that is there is counted."""
+    """Count all entries, then settle the losses; return the loss."""
     harness.drain(claim_idle=0)
     return settle_losses(harness.client, harness.layout.keys[0])
 
 
 def test_a_stream_trimmed_under_the_consumer(harness):
-    """Unread and pending entries that XTRIM MAXLEN 0 took are lost with all their events: none more, none less."""
+    """Exactly the events of unread and pending entries that XTRIM removed are settled as lost."""
     emit(harness, 3)
     harness.drain()
     emit(harness, 5)
@@ -58,7 +58,7 @@ def test_a_stream_trimmed_under_the_consumer(harness):
 
 
 def test_a_worker_that_may_not_set_the_group_settles_all_the_same(harness):
-    """Without the right to XGROUP SETID the loss is in the ledger all the same; who has it brings the lag to 0."""
+    """A user without the right to XGROUP SETID settles the loss, too; a user with it also corrects the lag."""
     emit(harness, 1)
     harness.drain()
     emit(harness, 3)
@@ -80,7 +80,7 @@ def test_a_worker_that_may_not_set_the_group_settles_all_the_same(harness):
 
 
 def test_deleted_entries_are_lost(harness):
-    """XDEL of unread entries among others, the last included, is counted in events; the rest counts."""
+    """The events of unread entries that XDEL removed, the last one included, are lost; the others are counted."""
     emit(harness, 6)
     stream = harness.layout.keys[0].stream
     ids = [id_ for id_, _ in harness.client.xrange(stream)]
@@ -90,7 +90,7 @@ def test_deleted_entries_are_lost(harness):
 
 
 def test_plain_entries_are_lost_as_well(harness):
-    """A vanished plain entry is one event appended and trimmed, although nobody saw it; packed ones are told apart."""
+    """Each vanished plain entry adds one event to `appended` and `trimmed`; packed entries add their events."""
     stream = harness.layout.keys[0].stream
     for _ in range(3):
         harness.client.xadd(stream, {"metric": "view", "subject": "a"})
@@ -105,7 +105,7 @@ def test_plain_entries_are_lost_as_well(harness):
 
 
 def test_a_trim_of_what_was_counted_is_no_loss(harness):
-    """Somebody who trims history loses nothing, and it is no evidence for what goes missing later."""
+    """Trimming counted entries is no loss, and proves no loss of events that go missing later."""
     emit(harness, 3)
     harness.drain()
     stream = harness.layout.keys[0].stream
@@ -119,7 +119,7 @@ def test_a_trim_of_what_was_counted_is_no_loss(harness):
 
 
 def test_a_fault_of_ours_is_not_called_trimmed(harness):
-    """Entries that are acknowledged and not counted stay unaccounted: they have not vanished."""
+    """Events of entries that were acknowledged without being counted stay unaccounted: no entry has vanished."""
     emit(harness, 4)
     entries = harness.fetch(0)(2, 0)
     harness.client.xack(harness.layout.keys[0].stream, GROUP, *(entry.id for entry in entries))
@@ -128,7 +128,7 @@ def test_a_fault_of_ours_is_not_called_trimmed(harness):
 
 
 def test_nothing_is_settled_while_something_waits(harness):
-    """As long as an entry is pending or unread, nothing is called lost."""
+    """While an entry is pending or unread, no loss is settled."""
     emit(harness, 3)
     assert settle_losses(harness.client, harness.layout.keys[0]) is None
     harness.fetch(0)(10, 0)
@@ -140,7 +140,7 @@ def test_nothing_is_settled_while_something_waits(harness):
 
 
 def test_books_in_balance_are_left_alone(harness):
-    """A pass over a healthy partition moves no event."""
+    """Settling losses of a partition whose ledger balances changes nothing."""
     emit(harness, 3)
     harness.client.xadd(harness.layout.keys[0].stream, {"nonsense": "x"})
     harness.drain()

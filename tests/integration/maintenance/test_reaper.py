@@ -1,4 +1,4 @@
-"""Names that will not come back are forgotten, and nothing with them."""
+"""The reaper removes the names of silent consumers and producers, and loses no entry."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tests.harness import Harness
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server, with one partition."""
+    """Yield a harness of one partition on an empty server."""
     with Harness(server.url, partitions=1) as harness:
         yield harness
 
 
 def names(harness: Harness) -> set[str]:
-    """Return the consumers of the group."""
+    """Return the names of the group's consumers."""
     return {each["name"].decode() for each in harness.client.xinfo_consumers(harness.layout.keys[0].stream, GROUP)}
 
 
 def test_a_gone_consumer_leaves_everything_to_its_heir(harness):
-    """What a gone consumer held is taken over in bounded steps, no delivery each; then its name is forgotten."""
+    """The entries of silent consumers are claimed in steps, without a delivery; then the consumers are removed."""
     keys = harness.layout.keys[0]
     for _ in range(25):
         harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
@@ -39,7 +39,7 @@ def test_a_gone_consumer_leaves_everything_to_its_heir(harness):
 
 
 def test_a_consumer_with_signs_of_life_stays(harness):
-    """Whoever read lately keeps its name and what it holds."""
+    """A consumer that has read recently is not removed, and keeps its pending entries."""
     keys = harness.layout.keys[0]
     harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
     harness.fetch(0, "alive")(100, 0)
@@ -48,7 +48,7 @@ def test_a_consumer_with_signs_of_life_stays(harness):
 
 
 def test_silent_producers_are_forgotten(harness):
-    """Drawn names go after their time; names that somebody comes back under, and the stream's limit, stay."""
+    """Old sequences of randomly drawn names are removed; those of chosen names, and the stream's limit, are kept."""
     keys = harness.layout.keys[0]
     seconds, _ = harness.client.time()
     old, new = f"3 {(seconds - 100) * 1000}-0", f"3 {seconds * 1000}-0"

@@ -1,4 +1,4 @@
-"""Retention: what is counted and old goes, and nothing that anybody still needs."""
+"""Trimming removes old counted entries, and no entry that a group or a retention hold still needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OLD = 1_700_000_000_000
 
 @pytest.fixture
 def harness(server):
-    """The parts, wired to an empty server, with one partition."""
+    """Yield a harness of one partition on an empty server."""
     with Harness(server.url, partitions=1) as harness:
         yield harness
 
@@ -32,12 +32,12 @@ def append(harness: Harness, entries: int, start: int = OLD) -> list[str]:
 
 
 def first(harness: Harness) -> str:
-    """Return the oldest entry's ID."""
+    """Return the ID of the oldest entry."""
     return harness.client.xrange(harness.layout.keys[0].stream, count=1)[0][0].decode()
 
 
 def trim_all(harness: Harness, retention: RetentionSettings = NOTHING_KEPT, step: int = 2000) -> int:
-    """Trim until nothing more goes."""
+    """Trim until no more entries are removed; return how many were."""
     removed = 0
     while (done := trim(harness.client, harness.layout.keys[0], retention, step=step)).removed:
         assert done.removed <= step
@@ -46,7 +46,7 @@ def trim_all(harness: Harness, retention: RetentionSettings = NOTHING_KEPT, step
 
 
 def test_old_entries_go_in_steps(harness):
-    """Counted entries beyond their age go, a bounded number in each call, whole nodes at a time; the books balance."""
+    """Old counted entries are removed, a bounded number in each call, and the ledger still balances."""
     append(harness, 1000)
     harness.drain()
     assert trim_all(harness, step=200) >= 800
@@ -56,7 +56,7 @@ def test_old_entries_go_in_steps(harness):
 
 
 def test_what_is_young_stays(harness):
-    """Nothing goes before its age, and for ever is for ever."""
+    """Entries younger than the age are kept, and all entries if the age is `forever`."""
     append(harness, 500)
     harness.drain()
     assert trim_all(harness, RetentionSettings(age="36500d")) == 0
@@ -65,7 +65,7 @@ def test_what_is_young_stays(harness):
 
 @pytest.mark.parametrize("what", ["unread", "pending", "another group", "another group's pending", "hold"])
 def test_what_somebody_needs_stays(harness, what):
-    """Whatever is unread or pending in any group, or lies above a hold, stays, however old and however large."""
+    """Entries that are unread or pending in any group, or after a retention hold, are kept at any age and size."""
     keys = harness.layout.keys[0]
     ids = append(harness, 1000)
     if what == "unread":
@@ -94,7 +94,7 @@ def test_what_somebody_needs_stays(harness, what):
 
 
 def test_without_its_group_nothing_goes(harness):
-    """Where the counting group is gone nobody knows what was counted, and nothing is trimmed."""
+    """If the counting group is gone, it is not known which entries were counted, and none is removed."""
     keys = harness.layout.keys[0]
     append(harness, 500)
     harness.drain()
@@ -105,7 +105,7 @@ def test_without_its_group_nothing_goes(harness):
 
 
 def test_a_stream_is_cut_to_its_bytes(harness):
-    """Beyond its bytes the oldest counted entries go, and no more than need to."""
+    """If a stream exceeds its bytes, the oldest counted entries are removed, and no more than necessary."""
     append(harness, 5000)
     harness.drain()
     keys = harness.layout.keys[0]
@@ -116,7 +116,7 @@ def test_a_stream_is_cut_to_its_bytes(harness):
 
 
 def test_the_limit_of_the_stream_is_published(harness):
-    """The most entries that the stream may have follow from their measured size; without a bound there is no limit."""
+    """The limit of entries is computed from their measured size and published; without a bound there is no limit."""
     keys = harness.layout.keys[0]
     append(harness, 2000)
     size = harness.client.memory_usage(keys.stream)
@@ -133,7 +133,7 @@ def test_the_limit_of_the_stream_is_published(harness):
 
 
 def test_a_hold_that_is_no_stream_id_is_an_error(harness):
-    """A hold that cannot be read stops the trimming, with its name: to guess could delete what somebody needs."""
+    """A retention hold that is not a stream ID is an error that names it, and no entry is removed."""
     append(harness, 500)
     harness.drain()
     keys = harness.layout.keys[0]

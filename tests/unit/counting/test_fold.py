@@ -1,4 +1,4 @@
-"""Folding: pure, bounded, and one event at fault never takes its neighbours with it."""
+"""The fold is pure and its batches are bounded; an event that cannot be counted does not affect other events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fold(**settings) -> Fold:
 
 
 def entry(*events, number: int = 0, deliveries: int = 1, **fields: bytes) -> Entry:
-    """Return an entry of events, each a tuple of what `EntryBuilder.add` takes without the time it may leave out."""
+    """Return an entry of events: tuples of metric, subject, amount, and optionally time, actor and id."""
     pack = EntryBuilder()
     for metric, subject, amount, *rest in events:
         at, actor, id_ = (*rest, *[NOW, None, None][len(rest) :])
@@ -52,7 +52,7 @@ def plain(number: int = 0, **fields: str) -> Entry:
 
 
 def test_sums_by_metric_and_subject():
-    """Ones, counts, sums and singles of several entries are one sum for each counter."""
+    """The ones, counts, sums and singles of several entries are added to one sum for each counter."""
     batch, rest = fold()(
         [
             entry(("view", "a", 1), ("view", "a", 1), ("view", "b", 1), ("like", "a", -2)),
@@ -77,14 +77,14 @@ def test_nothing_is_nothing():
 
 
 def test_an_entry_that_comes_twice_counts_once():
-    """The same ID twice in one read is one entry: within one script call the gate would let both through."""
+    """An ID that occurs twice in one read is folded once, because apply.lua would accept both."""
     batch, _ = fold()([entry(("view", "a", 1)), entry(("view", "a", 1))])
     assert (len(batch.ids), totals(batch)["view"]["a"]) == (1, 1)
 
 
 @given(st.integers(1, 20), st.lists(st.integers(1, 6), min_size=1, max_size=12))
 def test_a_batch_is_bounded_in_keys(max_keys, sizes):
-    """A batch closes with the entry that reaches `max_keys`, and the rest is handed back, nothing lost."""
+    """A batch ends with the entry that reaches `max_keys`, and the fold returns all other entries."""
     subjects = iter(range(1000))
     entries = [entry(*(("view", f"s{next(subjects)}", 1) for _ in range(n)), number=i) for i, n in enumerate(sizes)]
     left, settled, found = entries, [], {}
@@ -121,7 +121,7 @@ MANY_RULES = Rules(
 
 @given(st.lists(visits, min_size=1, max_size=4))
 def test_visits_fold_to_what_singles_fold_to(given_visits):
-    """Events in columns count, are rejected, late or parked exactly as if each had come by itself."""
+    """Events in columns are counted, rejected, late or dead-lettered exactly as the same events in singles."""
     in_columns = Payload([], [], [], given_visits)
     found = []
     for payload in (in_columns, in_columns.by_singles()):
@@ -146,7 +146,7 @@ def test_visits_fold_to_what_singles_fold_to(given_visits):
 
 
 def test_an_excluded_counter_is_parked_alone():
-    """Everything of an excluded counter goes to the parked side, singles and groups; its neighbours count."""
+    """All events of an excluded counter, in singles and groups, are dead-lettered; the other events are counted."""
     entries = [
         entry(("view", "a", 1), ("view", "a", 1), ("view", "b", 1), ("view", "a", 5), ("view", "c", 7)),
         entry(("view", "a", 1, NOW, "u1"), ("view", "b", 1, NOW, "u1"), ("like", "a", 1), number=1),
@@ -162,7 +162,7 @@ def test_an_excluded_counter_is_parked_alone():
 
 
 def test_what_is_parked_can_be_appended_again():
-    """The parked side holds entries of our own format, with the events that were not counted and no others."""
+    """A dead letter has the fields of an entry that contains exactly the events that were not counted."""
     batch, _ = fold()([entry(("view", "a", 1), ("view", "b", 1), ("view", "a", 5))], {("view", "a"): "because"})
     (parked,) = batch.dead
     payload = decode(parked.fields, RECEIVED)
@@ -172,7 +172,7 @@ def test_what_is_parked_can_be_appended_again():
 
 
 def test_an_undeclared_metric_is_parked_alone():
-    """An undeclared metric is parked with a reason that names it, and without a label of its own."""
+    """Events of an undeclared metric are dead-lettered with a reason that names it; the ledger has no field for it."""
     batch, _ = fold()([entry(("veiw", "a", 1), ("view", "a", 1), ("veiw", "b", 1, NOW, "u"))])
     assert totals(batch) == {"view": {"a": 1}}
     assert all("veiw is not declared" in parked.reason for parked in batch.dead)
@@ -180,7 +180,7 @@ def test_an_undeclared_metric_is_parked_alone():
 
 
 def test_a_metric_of_control_characters_is_parked():
-    """What could not be a metric's name is parked, and does not get into the reason."""
+    """Events with an invalid metric name are dead-lettered, and the reason does not repeat the name."""
     batch, _ = fold()([entry(("\x1b[31m", "a", 1), ("m" * 1000, "a", 1), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
     assert all(parked.reason.isprintable() and len(parked.reason) < 200 for parked in batch.dead)
@@ -189,7 +189,7 @@ def test_a_metric_of_control_characters_is_parked():
 @pytest.mark.parametrize("subject", ["", "x" * 1025, "a\x1b", "\u202e", "\u2028", "e\u0301"])
 @pytest.mark.parametrize("actor", [None, "u1"])
 def test_a_bad_subject_is_parked_alone(subject, actor):
-    """A subject that emit would have refused is parked, in a group or by itself; the others count."""
+    """An event whose subject emit would reject is dead-lettered, in a group or a single; the others are counted."""
     batch, _ = fold()([entry(("view", subject, 1, NOW, actor), ("view", "a", 1), ("view", "b", 2, NOW, actor))])
     assert totals(batch) == {"view": {"a": 1, "b": 2}}
     (parked,) = batch.dead
@@ -201,14 +201,14 @@ def test_a_bad_subject_is_parked_alone(subject, actor):
     ("actor", "id_", "field"), [("", None, "actor"), ("u" * 257, None, "actor"), (None, "\x00", "id")]
 )
 def test_a_bad_actor_or_id_is_parked_alone(actor, id_, field):
-    """An actor or id that emit would have refused is parked; the others count."""
+    """An event whose actor or id emit would reject is dead-lettered; the others are counted."""
     batch, _ = fold()([entry(("view", "a", 1, NOW, actor, id_), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
     assert [parked.reason.partition(":")[0] for parked in batch.dead] == [field]
 
 
 def test_another_partitions_subject_is_parked_with_the_right_stream():
-    """A subject of another partition is not counted where no reader looks; the reason names where it belongs."""
+    """An event in the stream of another partition is dead-lettered; the reason names the right stream."""
     layout = Layout(4)
     home = layout.keys_of("article:1")
     wrong = next(i for i, keys in enumerate(layout.keys) if keys != home)
@@ -221,7 +221,7 @@ def test_another_partitions_subject_is_parked_with_the_right_stream():
 
 @pytest.mark.parametrize("amounts", [[MAX_AMOUNT, 1], [-MAX_AMOUNT, -1], [MAX_AMOUNT] * 3, [2**52, 2**52]])
 def test_an_overflow_within_a_batch_is_parked_alone(amounts):
-    """A subject whose sum leaves the bounds within one batch is parked; the others count."""
+    """If the sum of a subject in one batch exceeds the bounds, its events are dead-lettered; the others are counted."""
     batch, _ = fold()([entry(("view", "b", 1), *(("view", "a", amount) for amount in amounts))])
     assert totals(batch) == {"view": {"b": 1}}
     assert {parked.reason for parked in batch.dead} == {OVERFLOW}
@@ -236,7 +236,7 @@ def test_the_bounds_themselves_count():
 
 @pytest.mark.parametrize("actor", [None, "u1"])
 def test_events_from_the_future_are_parked(actor):
-    """An event may lie an hour ahead of the server's clock; one from further ahead is parked alone."""
+    """An event more than an hour ahead of the server's clock is dead-lettered; one that is less ahead is counted."""
     soon, later = NOW + MAX_AHEAD - 60, NOW + MAX_AHEAD + 60
     batch, _ = fold()([entry(("view", "a", 1, soon, actor), ("view", "a", 1, later, actor), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 2}}
@@ -246,13 +246,13 @@ def test_events_from_the_future_are_parked(actor):
 
 
 def test_the_past_is_welcome():
-    """An event of 1970 counts like any other."""
+    """An event of 1970 is counted."""
     batch, _ = fold()([entry(("view", "a", 1, 0.0), ("view", "a", 1, 0.0, "u1"))])
     assert totals(batch) == {"view": {"a": 2}}
 
 
 def test_an_entry_delivered_too_often_is_parked_unread():
-    """An entry that was handed out more often than allowed is parked as it is, and counts as what it states."""
+    """An entry that exceeds `max_deliveries` is dead-lettered unchanged, with the number of events that it states."""
     poison = entry(("view", "a", 1), ("view", "b", 1), deliveries=11)
     batch, _ = fold(max_deliveries=10)([poison, entry(("view", "a", 1), number=1, deliveries=10)])
     assert totals(batch) == {"view": {"a": 1}}
@@ -273,7 +273,7 @@ def test_an_entry_delivered_too_often_is_parked_unread():
     ],
 )
 def test_an_unreadable_entry_is_parked_whole(fields, events):
-    """What cannot be read is parked byte by byte, as the number of events that it states; its neighbours count."""
+    """An entry that cannot be decoded is dead-lettered unchanged, with the events it states; others are counted."""
     batch, _ = fold()([Entry("1-0", fields), entry(("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
     (parked,) = batch.dead
@@ -282,7 +282,7 @@ def test_an_unreadable_entry_is_parked_whole(fields, events):
 
 
 def test_only_the_gate_has_counted_as_appended():
-    """An entry of the gate is in the ledger already; one from any other client is added with its batch."""
+    """Events of an entry without a sequence are added to the ledger's `appended` by the batch; others already are."""
     gated = entry(("view", "a", 1))
     foreign = Entry("1-0", {name: value for name, value in gated.fields.items() if name not in (b"p", b"q")})
     assert fold()([gated])[0].appended == 0
@@ -290,7 +290,7 @@ def test_only_the_gate_has_counted_as_appended():
 
 
 def test_a_forged_single_is_checked():
-    """A payload that no producer of ours would have made is held to the same rules."""
+    """A payload that our producers would not make is checked by the same rules."""
     single = Single("view", "a", 1, RECEIVED, "\x1b", None)
     forged = Entry(f"{RECEIVED}-0", {b"v": b"1", b"n": b"1", b"b": msgspec.msgpack.encode(Payload([], [single]))})
     batch, _ = fold()([forged])

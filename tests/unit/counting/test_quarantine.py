@@ -1,4 +1,4 @@
-"""A poison entry stands alone: whatever is folded with it is counted, and only the entry is left pending."""
+"""A quarantine isolates poison entries: all entries around them are counted, and only they are left pending."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ KEYS = Layout(1).keys[0]
 
 
 class PoisonError(Exception):
-    """What a poison entry is answered with."""
+    """The error that a poison entry causes."""
 
 
 def entries(number: int) -> list[Entry]:
-    """Return so many entries, with the IDs 0-1, 0-2 and so on."""
+    """Return `number` entries with the IDs 0-1, 0-2 and so on."""
     return [Entry(f"0-{n}", {}) for n in range(1, number + 1)]
 
 
 def fold_of(poison: set[str], size: int):
-    """Return a fold that fails with poison, and whose batches hold at most `size` entries."""
+    """Return a fold whose batches have at most `size` entries, and that fails if one of these is in `poison`."""
 
     def fold(given, excluded):
         if any(entry.id in poison for entry in given[:size]):
@@ -42,7 +42,7 @@ def fold_of(poison: set[str], size: int):
     st.integers(1, 50),
 )  # fmt: skip
 def test_everything_but_the_poison_is_counted(number, unreadable, unwritable, size):
-    """Entries that fail in the fold or in the script are refused, each once; all others are counted, each once."""
+    """Each entry that fails in the fold or in the script is refused once; every other entry is counted once."""
     in_fold, in_script = {f"0-{n}" for n in unreadable}, {f"0-{n}" for n in unwritable}
     refused, counted = [], []
     quarantine = Quarantine(fold_of(in_fold, size), lambda entry, _: refused.append(entry.id))
@@ -58,7 +58,7 @@ def test_everything_but_the_poison_is_counted(number, unreadable, unwritable, si
     given = entries(number)
     try:
         count(quarantine.batches(given))
-    except PoisonError:  # too many failed with none counted between them
+    except PoisonError:  # eight failed with no batch counted between them
         assert len(in_fold | in_script) >= 8
         return
     assert sorted(refused + counted) == sorted(entry.id for entry in given)
@@ -66,7 +66,7 @@ def test_everything_but_the_poison_is_counted(number, unreadable, unwritable, si
 
 
 def test_the_eighth_failure_is_not_about_an_entry():
-    """When eight entries have failed and none was counted, the error comes out; a batch that is counted starts over."""
+    """After eight failed entries with no batch counted between them, the error is raised; `clear` resets the number."""
     refused = []
     quarantine = Quarantine(fold_of({entry.id for entry in entries(8)}, 1), lambda entry, _: refused.append(entry.id))
     assert list(quarantine.batches(entries(7))) == []
@@ -78,7 +78,7 @@ def test_the_eighth_failure_is_not_about_an_entry():
 
 @pytest.mark.parametrize("error", [BusyLoadingError("LOADING"), GenerationSwitched("another")])
 def test_an_error_of_the_server_blames_no_entry(error):
-    """An error that is not about an entry is raised, and no entry is refused."""
+    """An error that no entry can have caused is raised, and no entry is refused."""
     refused = []
     quarantine = Quarantine(fold_of(set(), 1), lambda entry, _: refused.append(entry.id))
     with pytest.raises(type(error)):
@@ -87,7 +87,7 @@ def test_an_error_of_the_server_blames_no_entry(error):
 
 
 def test_a_batch_that_was_stale_says_so():
-    """Batches carry how often their entries were in a stale batch, and what is excluded from them."""
+    """A batch states how often its entries were in a stale batch, and which counters are excluded from it."""
     quarantine = Quarantine(fold_of(set(), 2), lambda *_: None)
     found = list(quarantine.batches(entries(3), {("view", "a"): "because"}, conflicts=2))
     assert [(batch.ids, batch.conflicts, dict(batch.excluded)) for batch in found] == [

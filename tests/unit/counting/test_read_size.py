@@ -1,4 +1,4 @@
-"""Reads grow with the backlog, and are small when there is none."""
+"""The size of reads grows with the backlog, and is small if there is none."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tallystream_worker.counting.fetch import MAX_READ, MIN_READ, next_read_size
         (64, 64, 128),
         (64, 40, 40),
         (64, 3, MIN_READ),
-        (8, 64, 16),  # a claim brings more than was asked for
+        (8, 64, 16),  # a claim returned more entries than the read size
         (MAX_READ, MAX_READ, MAX_READ),
     ],
 )
 def test_a_read_follows_the_backlog(size, found, then):
-    """A full read doubles the next one, up to the largest; a read that is not full asks for what it found."""
+    """After a full read the next size is doubled, up to the largest; after any other it is the number found."""
     assert next_read_size(size, found) == then

@@ -1,4 +1,4 @@
-"""Access logs a block at a time: nothing differs from what is read line by line."""
+"""Parsing an access log in blocks gives the same result as parsing it line by line."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ texts = st.lists(
 
 
 def one_by_one(text: bytes, mapping: Mapping) -> tuple[Counter, list]:
-    """Return the events of a text, and the bad lines with their reasons."""
+    """Parse a text line by line; return its events, and its bad lines with their reasons."""
     packer = EventPacker(Layout(3), None, [0, 0, 0])
     return events_of(packer, parse(Source(io.BytesIO(text), "memory", len(text)), mapping))
 
 
 def events_of(packer: EventPacker, outcomes) -> tuple[Counter, list]:
-    """Return the sound events of outcomes, and what is wrong with the rest."""
+    """Return the valid events of outcomes, and the numbers and reasons of the other lines."""
     events, bad = Counter(), []
     for outcome in outcomes:
         if isinstance(outcome, BadLine):
@@ -71,7 +71,7 @@ def events_of(packer: EventPacker, outcomes) -> tuple[Counter, list]:
 @given(text=texts, end=st.sampled_from([b"", b"\n"]), chunk=st.sampled_from([300, 7_000, 200_000]))
 @settings(max_examples=60, deadline=None)
 def test_blocks_say_what_their_lines_say(mapping, text, end, chunk):
-    """Whatever is in a log, the same events and the same bad lines are found in its blocks."""
+    """For any text, parsing in blocks finds the same events and the same bad lines as line by line."""
     expected, bad = one_by_one(text + end, mapping)
     packer = EventPacker(Layout(3), None, [0, 0, 0])
     read = BlockReader(mapping, packer)
@@ -93,7 +93,7 @@ def test_blocks_say_what_their_lines_say(mapping, text, end, chunk):
 
 
 def test_an_ordinary_line_is_beyond_doubt():
-    """What most lines of a log look like is not read one by one, neither with an actor nor without."""
+    """No ordinary line of an access log is left to the slower parser, with and without an actor."""
     text = GOOD % (b"10.0.0.1", b"17/May/2015:10:05:03 +0000", b"/a", b"-")
     for mapping in (Mapping(), Mapping(actor=None)):
         read = BlockReader(mapping, EventPacker(Layout(3), None, [0, 0, 0]))
@@ -110,7 +110,7 @@ def test_an_ordinary_line_is_beyond_doubt():
     st.integers(0, 5),
 )
 def test_blocks_end_where_segments_do(content, chunk, segment, first):
-    """From the first line of a segment on, every byte is in one block, and no block has lines of two segments."""
+    """After `seek`, every byte from the first line on is in one block, and no block has lines of two segments."""
     if content.startswith(b"\x1f\x8b"):
         return
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Files as lines."""
+"""A source yields the lines of a file with their numbers and offsets: plain, gzip or from a pipe."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ with open_source("-") as source:
 
 
 def lines(content: bytes) -> list[tuple[int, int, bytes]]:
-    """Return the lines of some bytes."""
+    """Return the lines of a file with this content."""
     return [tuple(line) for line in Source(io.BytesIO(content), "memory", len(content))]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_lines_have_numbers_and_offsets(tmp_path, pack):
-    """Plain and compressed files give the same lines, and all bytes on disk count as progress at the end."""
+    """Plain and compressed files give the same lines; at the end `bytes_read` is the size on disk."""
     path = tmp_path / "file"
     path.write_bytes(pack(b"one\n\n  \r\ntwo\r\nlast"))
     with open_source(path) as source:
@@ -39,7 +39,7 @@ def test_lines_have_numbers_and_offsets(tmp_path, pack):
 
 
 def test_progress_grows_with_the_lines(tmp_path):
-    """`bytes_read` is behind `total` in the middle of a file, also of a compressed one."""
+    """After the first line of a large compressed file, `bytes_read` is less than half of `total`."""
     path = tmp_path / "file.gz"
     path.write_bytes(gzip.compress(b"first\n" + os.urandom(4_000_000), 1))
     with open_source(path) as source:
@@ -48,18 +48,18 @@ def test_progress_grows_with_the_lines(tmp_path):
 
 
 def test_gzip_members_are_read_on():
-    """A file that was appended to as another gzip member, as log rotation does, is read to its end."""
+    """A gzip file of several members, as log rotation makes it, is read to its end."""
     assert lines(gzip.compress(b"a\nb") + gzip.compress(b"c\n")) == [(1, 0, b"a"), (2, 2, b"bc")]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\x1f", b"\x1f\x8b"[:1] + b"\n", gzip.compress(b"", mtime=0)])
 def test_hardly_anything_is_no_trouble(content):
-    """Files of nothing, of one byte, and of nothing compressed are read."""
+    """An empty file, a file of one byte and an empty gzip file have at most one line."""
     assert len(lines(content)) <= 1
 
 
 def test_an_endless_line_needs_no_memory(tmp_path):
-    """A line of 64 MiB is one line that is too long, cut to what shows that, and the next one is intact."""
+    """A line of 64 MiB is cut off in little memory, but still too long; the next line is intact."""
     path = tmp_path / "file.gz"
     with gzip.open(path, "wb", 1) as file:
         file.write(b"first\n")
@@ -81,7 +81,7 @@ def test_an_endless_line_needs_no_memory(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:-8] + b"\0" * 8])
 def test_a_damaged_file_is_named(tmp_path, damage):
-    """A compressed file that is cut off or fails its checksum is named in an error, after its good lines."""
+    """A gzip file that is cut off or has a wrong checksum raises an error that names it, after its good lines."""
     path = tmp_path / "file.gz"
     path.write_bytes(damage(gzip.compress(b"good\n" * 300_000 + os.urandom(2**20))))
     seen = []
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    """A missing file and a folder are errors that name them."""
+    """Opening a missing file or a folder raises an error that gives the reason."""
     with pytest.raises(SourceError, match="nothing: No such file or directory"):
         open_source(tmp_path / "nothing")
     with pytest.raises(SourceError, match="Is a directory"):
@@ -103,13 +103,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_a_minus_is_standard_input(pack):
-    """`-` reads what is piped in, plain or compressed; its size is not known."""
+    """`-` reads standard input, plain or compressed; its size is not known."""
     run = subprocess.run([sys.executable, "-c", ECHO], input=pack(b"a\nb\n"), capture_output=True, check=True)
     assert run.stdout == b"1 0 a None\n2 2 b None\n"
 
 
 def test_a_line_in_a_pipe_is_there_at_once():
-    """A line that is piped in comes out before the pipe is closed or a buffer is full."""
+    """A line from a pipe is yielded before the pipe is closed or a chunk is full."""
     with subprocess.Popen([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(b"a\n")
         process.stdin.flush()
@@ -119,7 +119,7 @@ def test_a_line_in_a_pipe_is_there_at_once():
 
 @given(st.binary())
 def test_no_bytes_raise_or_vanish(content):
-    """Any bytes that are not gzip are lines, and each line stands where its offset says."""
+    """Any bytes that are not gzip are yielded as lines, each with its right offset and number."""
     if content.startswith(b"\x1f\x8b"):
         return
     found = lines(content)

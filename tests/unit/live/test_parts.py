@@ -1,4 +1,4 @@
-"""The parts of the live updates that know no Redis: filters, positions, readers, rates."""
+"""The parts of live updates that work without Redis are correct: filters, positions, readers, rates."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ POSITIONS = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 -
 
 @given(st.text("ab*", min_size=1, max_size=8), st.text("ab", max_size=10))
 def test_a_pattern_matches_as_a_shell_does(pattern, subject):
-    """`*` stands for anything, also for nothing, and everything else for itself."""
+    """`*` matches any text, also an empty one, and every other character matches itself."""
     assert Pattern(pattern)(subject) == fnmatch.fnmatchcase(subject, pattern)
 
 
 def test_a_hostile_pattern_takes_no_time():
-    """A pattern that would send a regular expression into the woods is answered at once."""
+    """A pattern that makes a regular expression backtrack very long is matched in less than a second."""
     began = time.monotonic()
     assert not Pattern("*a*a*a*a*a*a*b")("a" * 1024)
     assert time.monotonic() - began < 1
 
 
 def test_too_many_patterns_are_refused():
-    """The number of patterns, the stars in one and its length are limited, and the message names the field."""
+    """Too many patterns, too many stars, or an invalid text are rejected with an error that names the field."""
     for subjects in (["x*" + str(n) for n in range(MAX_SUBJECTS + 1)], ["*********"], ["x" * 1025], ["\x00"], [""]):
         with pytest.raises(EventError, match="subject"):
             subscription_of(["view"], subjects)
 
 
 def test_a_filter_finds_what_it_names_and_what_matches():
-    """Names and patterns are looked for among the changes of the metrics that are followed, and no others."""
+    """A filter finds changed subjects by name and by pattern, only in the metrics that it follows."""
     found = subscription_of(["view", "like"], ["article:1", "user:*"]).among(
         {"view": {"article:1", "article:2", "user:7"}, "like": {"user:"}, "share": {"article:1"}}
     )
@@ -55,7 +55,7 @@ def test_a_filter_finds_what_it_names_and_what_matches():
 
 @given(POSITIONS)
 def test_a_position_reads_as_it_was_spelled(positions):
-    """The text of a position gives the same position again; of other data, or other partitions, none."""
+    """The text of a position decodes to the same position; for other data or another number of partitions to `None`."""
     text = cursor.cursor_text("0123abcd", positions)
     assert cursor.read(text, "0123abcd", len(positions)) == tuple(positions)
     assert cursor.read(text, "0123abce", len(positions)) is None
@@ -66,13 +66,13 @@ def test_a_position_reads_as_it_was_spelled(positions):
     "text", ["", "x", "0123abcd", "0123abcd.", "0123abcd.-1", "0123abcd.g", "0123abcd.1-2-3", "0" * 99_999]
 )
 def test_what_is_no_position_is_refused(text):
-    """A forged id is refused with the name of the header."""
+    """A text that is not a position is rejected with an error that names the header."""
     with pytest.raises(EventError, match="last-event-id"):
         cursor.read(text, "0123abcd", 1)
 
 
 def test_another_generation_is_other_data():
-    """What names the data changes with its epoch."""
+    """The checksum of the data differs between epochs."""
     assert cursor.data_of(Deployment(Layout(4), "a", None)) != cursor.data_of(Deployment(Layout(4), "b", None))
 
 
@@ -86,7 +86,7 @@ def _batch(id_, *counters):
 
 
 def test_a_slow_reader_gets_the_latest_of_each():
-    """What comes in faster than a reader takes it is held once for each counter, the latest, with the last position."""
+    """A reader that takes nothing for a while gets the latest value of each counter, and the last position."""
 
     async def scene():
         reader = LiveReader(None)
@@ -106,7 +106,7 @@ def test_a_slow_reader_gets_the_latest_of_each():
 
 
 def test_a_reader_that_holds_too_much_is_reset():
-    """Beyond its bound a reader holds nothing, and is told to read anew, before anything else."""
+    """A reader with more than `MAX_HELD` changed counters gets a reset first, and then only later totals."""
 
     async def scene():
         reader = LiveReader(None)
@@ -120,7 +120,7 @@ def test_a_reader_that_holds_too_much_is_reset():
 
 
 def test_what_was_read_first_goes_first():
-    """Nothing is sent before what a reader begins with is there, and later values win over it."""
+    """A reader gets no message before its first totals, and later values replace those."""
 
     async def scene():
         reader = LiveReader(None)
@@ -137,7 +137,7 @@ def test_what_was_read_first_goes_first():
 
 
 def test_a_readers_pace_is_kept_and_its_end_is_told():
-    """Two updates are at least `every` seconds apart; after the end there is nothing more."""
+    """Two updates are at least `every` seconds apart, and `next` returns `None` after the end."""
 
     async def scene():
         reader = LiveReader(None, 0.3)
@@ -154,7 +154,7 @@ def test_a_readers_pace_is_kept_and_its_end_is_told():
 
 
 def test_the_same_updates_are_put_together_once():
-    """Readers of one filter who were not told for several passes get one message, encoded once for all of them."""
+    """Slow readers of one filter that missed the same passes get the same merged message object."""
 
     async def scene():
         readers = [LiveReader(None) for _ in range(3)]
@@ -171,7 +171,7 @@ def test_the_same_updates_are_put_together_once():
 
 
 def test_silence_is_broken_by_a_sign_of_life():
-    """A reader without news gets a sign of life after its patience, and again, also while it is not to be told yet."""
+    """A reader gets a heartbeat after each `patience` seconds, also while `every` delays its messages."""
 
     async def scene():
         reader = LiveReader(None, 60)
@@ -186,14 +186,14 @@ def test_silence_is_broken_by_a_sign_of_life():
 
 
 def test_a_message_in_its_two_forms():
-    """A message says the same as a server-sent event and as a WebSocket text."""
+    """A message has the same name, id and data as a server-sent event and as a WebSocket text."""
     message = Message("reset", ResetMessage("trimmed"), "0123abcd.1")
     assert message.sse == b'id: 0123abcd.1\nevent: reset\ndata: {"reason":"trimmed"}\n\n'
     assert message.text == '{"event":"reset","id":"0123abcd.1","data":{"reason":"trimmed"}}'
 
 
 def test_a_rate_is_taken_over_the_last_seconds():
-    """A rate is unknown at first, steady under a steady load, and falls to 0 when the load ends."""
+    """A rate is not known at first, is constant under a constant load, and falls to 0 after the load ends."""
     rates = Rates()
     rates.take(0.0, {"view": 0})
     assert rates.of("view") is None
@@ -207,7 +207,7 @@ def test_a_rate_is_taken_over_the_last_seconds():
 
 
 def test_a_reader_that_takes_nothing_is_dropped():
-    """A connection that does not take what is sent within its patience is given up."""
+    """A connection that has not sent its messages within the patience is ended."""
 
     async def scene():
         reader = LiveReader(None)
@@ -216,7 +216,7 @@ def test_a_reader_that_takes_nothing_is_dropped():
 
         async def send(message):
             sent.append(message)
-            if len(sent) > 1:  # the buffers are full, and stay so
+            if len(sent) > 1:  # as if the buffers stayed full
                 await asyncio.Event().wait()
 
         await while_present(send_events(send, reader), asyncio.Event().wait(), reader.watch(0.1))

@@ -1,4 +1,4 @@
-"""The hottest subject: found whatever comes with it, in bounded memory, and never said to be hotter than it is."""
+"""The subject with the most events is found in bounded memory, and its share is never too high."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tallystream_worker.maintenance.hot_subjects import HotSubject, HotSubjectTr
 
 
 def payload(subjects: dict[str, int]) -> Payload:
-    """Return an entry with so many events of each subject."""
+    """Return a payload with this number of events of each subject."""
     ones = [subject for subject, events in subjects.items() if events == 1]
     return Payload([Group("view", 1, ones, {s: n for s, n in subjects.items() if n > 1}, {})], [])
 
 
 def test_a_hot_subject_is_found_among_endless_others():
-    """Of a million different subjects only some thousand are held, and the share is too low by 1/257 at most."""
+    """Among 700,000 other subjects the most frequent one is found; its share is at most 1/257 too low."""
     summary = FrequentSubjects()
     for entry in range(1000):
         summary.take(payload({"hot": 300} | {f"s{entry}-{n}": 1 for n in range(700)}))
@@ -29,7 +29,7 @@ def test_a_hot_subject_is_found_among_endless_others():
 
 
 def test_what_was_hot_fades():
-    """A subject that is left gives way to the one that comes after it."""
+    """A subject that was the most frequent one is replaced by a later one."""
     summary = FrequentSubjects()
     for subject in ("before", "after"):
         for _ in range(500):
@@ -40,7 +40,7 @@ def test_what_was_hot_fades():
 
 
 def test_of_a_few_events_nothing_is_said():
-    """The first subject that comes along is not hot; events by amount and with ids count as events."""
+    """With fewer than 100 events there is no largest subject; events are counted, not their amounts."""
     summary = FrequentSubjects()
     summary.take(payload({"a": 5}))
     assert summary.largest is None
@@ -49,7 +49,7 @@ def test_of_a_few_events_nothing_is_said():
 
 
 def test_a_partition_is_hot_where_it_is_busy():
-    """A large share of little is nothing to act on."""
+    """A subject is hot only if its share is large and its partition has many events a second."""
     hottest = HotSubjectTracker(2)
     sample = payload({"a": 900, "b": 100})
     for _ in range(200):
@@ -64,7 +64,7 @@ def test_a_partition_is_hot_where_it_is_busy():
 
 
 def test_the_advice_fits_the_rules():
-    """What is said of a hot subject is what its metric's rules allow."""
+    """The advice for a hot subject depends on what the rules of its metric allow."""
     rules = Rules({"view": Metric(), "call": Metric(limit=1, per="hour"), "hit": Metric(spread=True)})
     assert "spread = true in [metric.view]" in advice(HotSubject("view", "a", 0.9, 1e5), rules)
     assert "has limit, so it cannot be spread" in advice(HotSubject("call", "a", 0.9, 1e5), rules)

@@ -1,4 +1,4 @@
-"""Events as comma-separated values."""
+"""The CSV parser turns rows into events, and gives reasons for bad rows."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tallystream_worker.ingest.formats.csv_rows import parse
 
 
 def rows(*texts: str | bytes) -> list[ParsedLine | BadLine]:
-    """Return what becomes of the rows of a file."""
+    """Return the outcomes of the rows of a file."""
     lines = [text.encode() if isinstance(text, str) else text for text in texts]
     return list(parse((Line(number, 0, text) for number, text in enumerate(lines, 1)), Mapping(metric="like")))
 
 
 def one(cells: str | bytes, header: str = "subject,metric,amount,actor,at,id") -> ParsedLine | BadLine:
-    """Return what becomes of one row under a header."""
+    """Return the outcome of one row under a header."""
     (outcome,) = rows(header, cells)
     return outcome
 
 
 def test_the_header_names_the_fields():
-    """Columns may come in any order, and each cell goes to the field that its header names."""
+    """Columns may be in any order; each cell is the field that the header names."""
     assert one("u1,2,post:1,vote", "actor,amount,subject,metric").event == (
         "vote",
         "post:1",
@@ -36,12 +36,12 @@ def test_the_header_names_the_fields():
 
 
 def test_empty_cells_are_not_given():
-    """An empty cell is the same as no column: the metric asked for, an amount of one, nothing else."""
+    """An empty cell is the same as a missing column: the default metric, an amount of 1, no other field."""
     assert one("a,,,,,").event == one("a", "subject").event == ("like", "a", 1, None, None, None)
 
 
 def test_quotes_and_line_ends_are_those_of_csv():
-    """Quoted cells may hold commas and quotes; Windows line ends and a byte order mark are no content."""
+    """Quoted cells may contain commas and quotes; Windows line ends and a byte order mark are ignored."""
     first, second = rows(b"\xef\xbb\xbfsubject,actor\r", b'"a,b",c\r', b'"say ""hi""",\r')
     assert first.event[1:4] == ("a,b", 1, "c")
     assert second.event[1:4] == ('say "hi"', 1, None)
@@ -57,7 +57,7 @@ def test_quotes_and_line_ends_are_those_of_csv():
     ],
 )
 def test_a_time_is_seconds_or_rfc_3339(at, seconds):
-    """`at` may be seconds since 1970 or text with its zone; both mean the same moment."""
+    """`at` may be seconds since 1970 or an RFC 3339 text with its zone."""
     assert one(f"a,{at}", "subject,at").event[4] == seconds
 
 
@@ -78,7 +78,7 @@ def test_a_time_is_seconds_or_rfc_3339(at, seconds):
     ],
 )
 def test_a_mistake_is_a_bad_line(cells, reason):
-    """A wrong number of cells, a wrong type or broken quotes make a bad line that says so."""
+    """A row with a wrong number of cells, a wrong type or broken quotes is a bad line with that reason."""
     assert one(cells) == BadLine(2, reason)
 
 
@@ -98,14 +98,14 @@ def test_a_bad_row_leaves_its_neighbours_alone():
     ],
 )
 def test_a_bad_header_ends_the_file(header, reason):
-    """Without a header that can be read there is one bad line, which says what is wrong, and no event."""
+    """A file with an invalid header has one bad line, with the reason, and no event."""
     (outcome,) = rows(header, "a,b", "c,d")
     assert outcome.number == 1
     assert reason in outcome.reason
 
 
 def test_an_empty_file_has_no_events():
-    """A file without a line is no mistake."""
+    """A file without a line has no outcome."""
     assert rows() == []
 
 
@@ -114,6 +114,6 @@ HEADERS = st.permutations(["subject", "metric", "amount", "actor", "at", "id"]).
 
 @given(HEADERS | st.text(), st.binary() | st.text(alphabet='a1",.:-T\r\n\x00é').map(str.encode))
 def test_no_bytes_raise(header, text):
-    """Whatever is in a header or a row, there are events and bad lines with a reason that is safe to show."""
+    """Any header and row give events and bad lines with a printable reason."""
     for outcome in rows(header.encode(errors="replace"), text):
         assert isinstance(outcome, ParsedLine) or outcome.reason.isprintable()

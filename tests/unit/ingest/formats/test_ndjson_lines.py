@@ -1,4 +1,4 @@
-"""Events as NDJSON."""
+"""The NDJSON parser turns lines into events, and gives reasons for bad lines."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tallystream_worker.ingest.formats.ndjson_lines import parse
 
 
 def one(text: bytes | str) -> ParsedLine | BadLine:
-    """Return what becomes of a single line."""
+    """Return the outcome of a single line."""
     (outcome,) = parse([Line(7, 90, text.encode() if isinstance(text, str) else text)], Mapping(metric="like"))
     return outcome
 
 
 def test_a_line_is_an_event():
-    """Every field of a row arrives as it was written."""
+    """Every field of a line is in its event, unchanged."""
     row = {"metric": "vote", "subject": "post:1", "amount": -1, "actor": "u1", "at": 1431857103.5, "id": "x"}
     assert one(json.dumps(row)) == ParsedLine(7, 90, ("vote", "post:1", -1, "u1", 1431857103.5, "x"))
 
 
 def test_only_the_subject_must_be_there():
-    """A row without a metric is of the metric asked for, counts one, and has no actor, time or id."""
+    """A line with only a subject has the default metric, the amount 1, and no actor, time or id."""
     assert one('{"subject": "a"}').event == ("like", "a", 1, None, None, None)
     assert isinstance(one('{"metric": "like"}'), BadLine)
 
@@ -41,7 +41,7 @@ def test_only_the_subject_must_be_there():
     ],
 )
 def test_a_time_is_seconds_or_rfc_3339(at, seconds):
-    """`at` may be seconds since 1970 or text with its zone; both mean the same moment."""
+    """`at` may be seconds since 1970 or an RFC 3339 text with its zone."""
     assert one(f'{{"subject": "a", "at": {at}}}').event[4] == seconds
 
 
@@ -81,18 +81,18 @@ def test_a_mistake_is_a_bad_line(text):
 
 @pytest.mark.parametrize("text", ['{"subject": "\\"id\\" \\"id\\""}', '{"subject": "id", "actor": "id", "id": "id"}'])
 def test_a_key_may_occur_twice_as_a_value(text):
-    """Only keys are held against a line, not values that look like them."""
+    """Values that equal keys do not count as repeated keys."""
     assert isinstance(one(text), ParsedLine)
 
 
 def test_a_reason_shows_nothing_raw():
-    """A field's name reaches the reason escaped, so it cannot act on a terminal."""
+    """A reason contains the name of an unknown key with escapes, so that it cannot control a terminal."""
     outcome = one('{"subject": "a", "\\u001b[31m\\u202e": 1}')
     assert outcome.reason == r"Object contains unknown field `\x1b[31m\u202e`"
 
 
 def test_an_endless_line_is_bad():
-    """A line over 64 KiB is bad."""
+    """A line of more than 64 KiB is a bad line; one of exactly 64 KiB is not."""
     text = '{"subject": "a"}'.ljust(MAX_LINE_BYTES)
     assert isinstance(one(text), ParsedLine)
     assert one(text + " ") == BadLine(7, "longer than 65,536 bytes")
@@ -104,7 +104,7 @@ FIELDS = st.sampled_from(["metric", "subject", "amount", "actor", "at", "id", "o
 
 @given(st.binary() | st.dictionaries(FIELDS, ANYTHING).map(lambda row: json.dumps(row).encode()))
 def test_no_bytes_raise(text):
-    """Whatever is in a line, it is an event or a bad line with a reason that is safe to show."""
+    """Any bytes are an event or a bad line with a printable reason."""
     outcome = one(text)
     assert isinstance(outcome, ParsedLine) or outcome.reason.isprintable()
 
