@@ -1,4 +1,4 @@
-"""Sends the queries of concurrent callers in one pipeline, so that many reads cost little more than one.
+"""Merges the queries of concurrent callers into one pipeline, so that many reads need few commands.
 
 A command that several queries contain is sent once, at its first place. Each query has the position of a partition
 before any value of it, so the merged pipeline has, too: a value is complete up to its position, or further.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 Other = TypeVar("Other")
 Command = tuple[Any, ...]
+"""A Redis command: its name, then its arguments."""
 
 
 class Query(msgspec.Struct, Generic[Answer], frozen=True):

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 SKETCH_ROWS: Final = 4
+"""The number of rows of a Count-Min Sketch, the same as in `sketches.lua`."""
+
 SKETCH_WIDTH: Final = 32_768
+"""The number of cells in each row of a Count-Min Sketch, the same as in `sketches.lua`."""
 
 
 class BucketSet:

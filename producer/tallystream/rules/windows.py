@@ -72,8 +72,8 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
     """Return the bucket of a window that contains a minute.
 
     Args:
-        window: `minute`, `hour`, `day`, `month`, `forever`, `total`, or a number of days such as `30d`, whose buckets
-            follow one another from 1970.
+        window: `minute`, `hour`, `day`, `month`, `forever`, `total`, or a duration such as `30d`, whose buckets follow
+            one another from 1970.
         minute: Whole minutes since 1970.
         zone: The time zone in which days and months begin.
     """

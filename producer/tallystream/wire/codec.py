@@ -53,10 +53,19 @@ MAX_EVENTS: Final = 1_000_000
 """The most events that one entry may state: it limits the number that a forged entry can claim."""
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_EVENTS)]
+"""A number of events."""
+
 Amount = Annotated[int, msgspec.Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
+"""The amount of one event."""
+
 Sum = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+"""The sum of the amounts of several events."""
+
 Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_800_000)]
+"""Milliseconds since 1970, up to the year 9999."""
+
 Minute = Annotated[int, msgspec.Meta(ge=0, le=4_223_371_680)]
+"""Whole minutes since 1970, up to the year 9999."""
 
 _PLAIN_FIELDS: Final = frozenset({b"metric", b"subject", b"amount", b"actor", b"at", b"id"})
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")

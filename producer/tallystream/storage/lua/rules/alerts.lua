@@ -33,6 +33,8 @@ local function compare(alert, value)
   return value < alert.bound, value >= alert.clear
 end
 
+-- Decides one alert in one bucket for the recorded subjects. `room` is how many notifications the outbox can still
+-- take; returns what is left of it.
 local function evaluate_states(self, states, watched, room)
   local alert = watched.alert
   local firing = call('HLEN', states)
@@ -70,6 +72,8 @@ local function evaluate_alerts(self)
   end
 end
 
+-- Writes the changed states with their notifications, and the subjects of alerts on a range with the time `now`
+-- (milliseconds since 1970).
 local function write(self, now)
   for _, change in ipairs(self.alerts) do
     alert_states.change_state(self.batch.outbox, change.states, change.alert, change)

@@ -7,6 +7,7 @@ local numbers = require('tallystream.storage.lua.lib.numbers')
 local min, tonumber = math.min, tonumber
 local number_string = numbers.number_string
 
+-- Plans one bucket of a limit: `key` is its hash, `asked` has the amounts of the new events by subject.
 local function plan_bucket(self, key, asked)
   local rule, labels, amounts = asked.rule, asked.labels, asked.amounts
   local subjects, writes = {}, {}

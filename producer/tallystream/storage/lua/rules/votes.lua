@@ -4,6 +4,7 @@ local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local records = require('tallystream.storage.lua.rules.records')
 
+-- Plans the votes for one subject in one period; plan.lua describes an element of `votes`.
 local function plan_subject(self, vote)
   local rule, key, subject = self.rules[vote[1]], vote[2], vote[3]
   local actors = {}
