@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 _SHOWN: Final = 1000
-"""The most subjects that are listed for one alert in one partition."""
+"""About how many subjects are listed at most for one alert in one partition (COUNT of HSCAN)."""
 
 
 MAX_SHOWN: Final = 1000
@@ -135,7 +135,7 @@ def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: i
 def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = False) -> Query[FiringAlerts]:
     """Return a query for the number of subjects for which each alert fires in second `now`.
 
-    If `listed` is true, the answer also has the subjects, at most 1,000 for each alert and partition.
+    If `listed` is true, the answer also has the subjects, at most about 1,000 for each alert and partition.
     """
     commands: list[Command] = []
     for keys in layout.keys if rules.alert else ():

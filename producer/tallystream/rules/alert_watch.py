@@ -29,7 +29,7 @@ def looks(
         alerts: The alerts on the metric, each with the number of its window, 0 for the total.
         subjects: All subjects of the metric in the batch.
         buckets: By number of the window, the buckets that the batch adds to.
-        received: Millisecond at which the server took the batch's first entry. A bucket that had ended before is not
+        received: Millisecond at which the server received the first entry. A bucket that had ended before is not
             checked, because an alert about it would be too late to be useful.
 
     Returns:

@@ -26,7 +26,7 @@ MAX_FIRING: Final = 10_000
 """The most subjects for which one alert fires in one partition; another subject fires only after one has cleared."""
 
 MAX_OUTBOX: Final = 10_000
-"""The most notifications that may wait in one partition; when it is full, alerts change state only after some left."""
+"""The most notifications that may wait in one partition; at this number, no alert changes state until some leave."""
 
 ENDED: Final = "ended"
 """The state of an alert that fired in a bucket that has ended: it does not fire, and cannot fire again."""

@@ -100,7 +100,7 @@ class Batch:
     Attributes:
         sums: By place and subject, the sum of the amounts, for events that no rule with state needs separately.
         limited: The same for metrics with a limit; each event has the amount 1.
-        received: Millisecond at which the server took the first of the events; used only if there are alerts.
+        received: Millisecond at which the server received the first of the events; used only if there are alerts.
         expire: By key of a bucket, the millisecond until which it is kept; 0 means forever.
     """
 

@@ -11,7 +11,7 @@ An entry of `decide.lua` has `d` instead of `p` and `q`: `d <generation>`, the g
                ones    [subject, ...]                 one event of amount 1 each
                counts  {subject: events}              several events of amount 1
                sums    {subject: [amount, events]}    the rest
-    single = [metric, subject, amount, at, actor, id] an event that is counted separately
+    single = [metric, subject, amount, at, actor, id] an event that is stored separately
     correction = [metric, subject, amount, at, finest]  an amount that an operator adds, without the metric's rules
     visits = [metric, minute, subjects, actors, moments]  singles of amount 1 with an actor and no id, in columns
 
