@@ -11,7 +11,7 @@ local function new(batch, ledger_key)
     batch = batch,
     rules = batch.rules,
     ledger_key = ledger_key,
-    in_batch = in_batch, -- set of the keys of the buckets that the batch's events lie in
+    in_batch = in_batch, -- set of the keys of the buckets that the batch's events are in
 
     -- Passed from one rule to another.
     limited = {}, -- by key of a limit's bucket: events that arrived, see limits.lua

@@ -1,4 +1,5 @@
--- copy_on_write: saves the old value of each key for a snapshot, before a script overwrites it.
+-- copy_on_write: saves old values for a snapshot, before a script overwrites them: totals, buckets, limits, votes, IDs
+-- and uniques. Sketches and their leaderboards are copied when the snapshot begins.
 --
 -- While a snapshot is being read, the key `cut` exists; it has the prefix of the ledger. Then each script that writes
 -- counters first appends the old values to the list `cut:before`, so that the reader gets the values of one moment. If
@@ -58,8 +59,8 @@ local function copy_key(list, cut, key, ttl)
   end
 end
 
--- Saves the old values of everything that the batch will write. Must run before the first write. `ttl` is the time to
--- live of the key `cut`, in milliseconds.
+-- Saves the old values of the keys and fields that the batch will write. Must run before the first write. `ttl` is the
+-- time to live of the key `cut`, in milliseconds.
 local function copy_on_write(self, cut, ttl)
   local list = cut .. ':before'
   for _, writes in ipairs(self.strings) do
