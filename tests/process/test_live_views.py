@@ -98,7 +98,7 @@ def test_status_ticks_on_a_terminal_until_q(server: Server) -> None:
             terminal.shows("ledger balances")
             with Producer(harness.url) as producer:
                 producer.emit("view", "a", 5)
-            terminal.shows("ledger open: 1 entries wait")
+            terminal.shows("ledger open: 1 entries are not counted")
             harness.drain()
             terminal.shows("ledger balances(?s:.*)counted 1 ")
             terminal.resize(24, 50)
@@ -132,10 +132,10 @@ def test_a_server_that_goes_and_comes_back_shows(fresh_server: Callable[..., Emb
         with on_terminal("status", "--live", "--every", "0.1", url=server.url) as terminal:
             terminal.shows("ledger balances")
             server.kill()
-            terminal.shows(r"does not answer for \d+ s")
+            terminal.shows(r"has not answered for \d+ s")
             server.start()
-            text = terminal.shows(r"q ends(?s:.*)ledger balances(?s:.*)q ends")
-            assert "does not answer" not in text.rpartition("ledger balances")[2]
+            text = terminal.shows(r"q quits(?s:.*)ledger balances(?s:.*)q quits")
+            assert "has not answered" not in text.rpartition("ledger balances")[2]
             os.write(terminal.master, b"q")
             assert terminal.ends() == 0
 

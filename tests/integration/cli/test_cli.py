@@ -242,7 +242,7 @@ def test_check(alone):
     assert "limit 1,000 per hour" in found["metrics"]["api-call"]["stores"]
     assert all(metric["bytes_per_subject"] > 0 for metric in found["metrics"].values())
     assert found["ratios"] == ["engagement_rate"]
-    assert "sound" in alone("check", str(SHIPPED)).stdout
+    assert "valid" in alone("check", str(SHIPPED)).stdout
 
 
 @pytest.mark.parametrize(
@@ -292,8 +292,8 @@ def test_parked_entries_are_listed_retried_and_dropped(shell):
     assert "\x1b" not in shown
     assert "undeclared" in shown
     assert "parked again 1" in shell("dead", "retry", "--all", status=1).stdout
-    assert "say which" in shell("dead", "drop", status=1).stderr
-    assert "is no parked entry's name" in shell("dead", "drop", "7/x", status=1).stderr
+    assert "no dead letters named" in shell("dead", "drop", status=1).stderr
+    assert "is not the name of a dead letter" in shell("dead", "drop", "7/x", status=1).stderr
     assert "events dropped 1" in shell("dead", "drop", "--reason", "subject").stdout
     assert json.loads(shell("dead", "--json").stdout) == []
     assert "1 dead" in shell("status").stdout

@@ -403,7 +403,7 @@ def test_the_command_says_what_the_verdict_rests_on(harness, tmp_path):
 
     place = ("--snapshot", str(tmp_path / "snapshot.sqlite"))
     said = command(*place)
-    assert (said.returncode, "proved from the snapshot of" in said.stderr) == (0, True), said.stderr
+    assert (said.returncode, "audited from the snapshot of" in said.stderr) == (0, True), said.stderr
     harness.client.incr(harness.layout.keys_of("s3").total("view", "s3"))
     said = command(*place, "--json")
     assert said.returncode == 1

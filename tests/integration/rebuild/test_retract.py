@@ -150,6 +150,6 @@ def test_the_command(harness):
     assert "generation 2 is live" in retract("--actor", "u1", "--metric", "view").stdout.replace("\n", " ")
     with Totals(harness.url) as totals:
         assert totals.get("a:0", "view").value == 23
-    assert "no such events" in retract("--actor", "nobody").stdout
+    assert "no stored event matches" in retract("--actor", "nobody").stdout
     assert "name the events" in retract(status=2).stderr
     assert "whole minute" in retract("--from", "1700000001", status=2).stderr

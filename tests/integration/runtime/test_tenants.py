@@ -174,7 +174,7 @@ def test_one_worker_serves_several(server: Server, tmp_path: Path) -> None:
 def test_a_namespace_is_served_once(tmp_path: Path) -> None:
     """Two files of one namespace are a mistake that is named; none is one worker with the usual settings."""
     files = (configured(tmp_path, "a", "view"), configured(tmp_path, "b", "view", namespace="a"))
-    with pytest.raises(ConfigurationError, match="several files are of the namespace 'a'"):
+    with pytest.raises(ConfigurationError, match="several files have the namespace 'a'"):
         Tenants("redis://127.0.0.1:1", files).settings()
     assert [each.redis.namespace for each in Tenants("redis://127.0.0.1:1", files[:1]).settings()] == ["a"]
 

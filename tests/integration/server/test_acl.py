@@ -373,7 +373,7 @@ def test_the_command_makes_users_and_secrets(tmp_path: Path) -> None:
         assert f"user tally-{name} on #{digest} " in acl
     again = subprocess.run(run, capture_output=True, text=True, check=False)
     assert again.returncode == 1
-    assert "locked out" in again.stderr
+    assert "lock out" in again.stderr
     assert secrets.read_text().count(values["TALLYSTREAM_ADMIN_PASSWORD"]) == 1
 
 

@@ -1,4 +1,4 @@
-"""What the commands around a snapshot open: its database, and the archive of the log that it is of."""
+"""Opens the database and the archive that the commands `snapshot`, `restore` and `drill` work with."""
 
 from __future__ import annotations
 
@@ -17,31 +17,40 @@ if TYPE_CHECKING:
 
 
 def open_snapshot(settings: Settings, url: str | None, *, is_there: bool = False) -> closing[Database]:
-    """Open the database of snapshots that the command line or the configuration names.
+    """Open the snapshot database at `url`, or at `[snapshot] url` of the settings if `url` is empty.
+
+    Args:
+        settings: The settings of the command.
+        url: SQLite file or database URL from the command line.
+        is_there: Require that the database exists; otherwise it may be created.
 
     Raises:
-        ConfigurationError: neither names one; or it is not there, with `is_there`.
+        ConfigurationError: no database is named, or `is_there` is true and the database does not exist.
     """
-    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
+    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy is slow to import
 
     return closing(Database(snapshot_url(settings, url), settings.redis.namespace, is_there=is_there))
 
 
 def snapshot_url(settings: Settings, url: str | None) -> str:
-    """Return where snapshots are kept: what the command line names, else the configuration.
+    """Return `url`, or `[snapshot] url` of the settings if `url` is empty.
 
     Raises:
-        ConfigurationError: neither names a place.
+        ConfigurationError: both are empty.
     """
     if not (chosen := url or settings.snapshot.url):
-        raise ConfigurationError("no place for snapshots: name a file or database URL, or set [snapshot] url")
+        raise ConfigurationError("no snapshot database: name a file or a database URL, or set [snapshot] url")
     return chosen
 
 
 def open_archive(
     settings: Settings, url: str | None, database: Database
 ) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
-    """Return what reads the archive of the log that a snapshot is of, if there is one."""
+    """Return a function that reads the archived entries of the topic of a snapshot; `None` if no archive is named.
+
+    The function takes a partition and two stream IDs, and returns the entries after the first and before the second
+    one; `None` as the second ID is no bound.
+    """
     if not (chosen := url or settings.archive.url):
         return None
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra

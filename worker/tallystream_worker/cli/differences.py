@@ -1,4 +1,4 @@
-"""Counters that differ, as a table."""
+"""Prints the counters that differ as a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN: Final = 50
 
 
 def print_differences(differences: Sequence[Difference]) -> None:
-    """Print a table of the first differences; nothing if there are none."""
+    """Print a table of the first 50 differences; print nothing if there are none."""
     if differences:
         print_table(
             "differences" if len(differences) <= _SHOWN else f"the first {_SHOWN} differences",

@@ -1,4 +1,4 @@
-"""A generation of the counters that is counted until it is live, with a bar."""
+"""Builds a generation and switches to it, with a progress bar, for the commands `rebuild` and `retract`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,21 @@ def build(
     begun: bool = False,
     review: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Count a generation until it has caught up, with a bar; switch to it if `review` says so."""
+    """Count a generation until it has caught up, with a progress bar; switch to it if `review` returns true.
+
+    Args:
+        settings: The configuration.
+        deployment: The deployment that the generation is part of.
+        generation: Number of the generation.
+        archive: URL of the archive; `""` for none.
+        accept_loss: Continue although entries are gone from the streams and the archive.
+        begun: The generation already has its consumer groups, so they are not created.
+        review: Called after the catch-up; the switch is made only if it returns true.
+
+    Raises:
+        ConfigurationError: entries are gone and no archive is named.
+        StreamError: entries are missing, or the generation cannot overtake the live one.
+    """
     with Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run:
         if not begun:
             run.begin()

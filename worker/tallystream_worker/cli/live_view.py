@@ -1,6 +1,6 @@
-"""A view that stays open: reads every so often, draws in place on a terminal, and shows when the server is away.
+"""A live view for `--live`: reads at an interval, draws in place on a terminal, and shows when the server is away.
 
-If standard output is no terminal there is nothing to draw in: then each reading is printed, one after the other.
+If standard output is not a terminal, each reading is printed after the one before.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _LEAST = 0.1
 
 
 class Screen(Protocol[Found_contra]):
-    """What a view shows: it is updated with each reading, and draws what it has."""
+    """The content of a live view: it is updated with each reading, and draws the last one."""
 
     def update(self, found: Found_contra, at: float) -> None:
-        """Take what was read at second `at`."""
+        """Store a reading that was made at `at`, in seconds since 1970."""
 
     def draw(self, width: int) -> RenderableType:
-        """Return what to show in so many columns."""
+        """Return the last reading as a drawing that is `width` columns wide."""
 
     def plain(self) -> Any:
-        """Return the last reading as plain types, for programs."""
+        """Return the last reading as a value that can be printed as JSON."""
 
 
 @dataclass
 class _Server(Generic[T]):
-    """The last answer, and since when there is none."""
+    """Reads from the server; has the problem of the last attempt, and the time since which the server is away."""
 
     read: Callable[[], T]
     screen: Screen[T]
@@ -68,13 +68,13 @@ class _Server(Generic[T]):
 
 
 def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool) -> None:
-    """Show until `q` or Ctrl-C.
+    """Read at an interval and show each reading, until the user presses `q` or Ctrl-C.
 
     Args:
-        read: Reads from the server.
-        screen: Shows what it said.
-        every: Seconds between two readings.
-        json: Print a JSON document for each reading instead.
+        read: Reads from the server; a `RedisError` is shown as a problem, and the next interval tries again.
+        screen: Draws the readings.
+        every: Seconds between two readings, at least 0.1.
+        json: Print one JSON document for each reading instead.
     """
     every = max(_LEAST, every)
     server = _Server(read, screen)
@@ -89,7 +89,7 @@ def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Return the latest values as bars, the largest of them as the full one."""
+    """Return the last `width` values as bars of one character each; the largest of them gets the full bar."""
     shown = values[-width:]
     most = max(shown, default=0.0)
     scale = len(BARS) - 1
@@ -104,7 +104,7 @@ def _draw(server: _Server[Any], console: Console, every: float) -> None:
                 read_at = time.monotonic()
                 server.poll()
             live.update(_page(server, console.width, every), refresh=True)
-            # Wakes for a key; a new size of the window shows with the next drawing, at the latest in half a second.
+            # Returns early if a key is pressed; a resized window is drawn again within half a second.
             if pressed(min(0.5, max(0.01, every - (time.monotonic() - read_at)))) in ("q", "Q", "\x03"):
                 return
 
@@ -114,11 +114,11 @@ def _page(server: _Server[Any], width: int, every: float) -> RenderableType:
     if server.problem:
         away = time.time() - server.away_since
         parts.append(
-            Text(f" the server does not answer for {away:,.0f} s: {server.problem} ", style="bold white on red")
+            Text(f" the server has not answered for {away:,.0f} s: {server.problem} ", style="bold white on red")
         )
     if server.has_answered:
         parts.append(server.screen.draw(width))
-    parts.append(Text(f"{time.strftime('%H:%M:%S')}   every {every:g} s   q ends", style="dim"))
+    parts.append(Text(f"{time.strftime('%H:%M:%S')}   every {every:g} s   q quits", style="dim"))
     return Group(*parts)
 
 
@@ -137,7 +137,7 @@ def _print(server: _Server[Any], console: Console, every: float, *, json: bool) 
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """Yield a function that waits for a key for some seconds, and returns it or nothing."""
+    """Yield a function that waits up to some seconds for a key, and returns it, or `""` if none was pressed."""
     if not sys.stdin.isatty():
 
         def wait(seconds: float) -> str:

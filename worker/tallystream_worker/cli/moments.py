@@ -1,4 +1,4 @@
-"""Moments as the command line takes and prints them."""
+"""Parses and formats the moments that the command line takes and prints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from tallystream.errors import ConfigurationError
 
 
 def parse_moment(option: str, text: str | None, default: float = 0.0) -> float:
-    """Return the second of a moment that an option names, `default` if it was not given.
+    """Return the value of an option that is a moment, in seconds since 1970.
+
+    Args:
+        option: The name of the option, for the error message.
+        text: Seconds since 1970, or an ISO date or time; a time without a zone is in UTC.
+        default: Returned if `text` is `None`.
 
     Raises:
-        ConfigurationError: it cannot be read.
+        ConfigurationError: the text is neither.
     """
     if text is None:
         return default
@@ -29,5 +34,5 @@ def parse_moment(option: str, text: str | None, default: float = 0.0) -> float:
 
 
 def format_moment(second: float) -> str:
-    """Return a moment in UTC, to the second."""
+    """Return a moment, given in seconds since 1970, as ISO text in UTC to the second."""
     return datetime.fromtimestamp(second, UTC).isoformat(" ", "seconds")

@@ -1,4 +1,4 @@
-"""The options that commands share, and the settings that they lead to."""
+"""The options that commands share, and the settings that result from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _last_url = ""
 
 
 def whole_number(_: object, tokens: Sequence[Token]) -> int:
-    """Read an option that is a whole number: `1.5` is an error, which the option parser itself would round to 2."""
+    """Return an option as a whole number; reject `1.5`, which the option parser itself would round to 2.
+
+    Raises:
+        ValueError: the text is not a whole number.
+    """
     try:
         return int(tokens[0].value)
     except ValueError:
@@ -32,20 +36,20 @@ def whole_number(_: object, tokens: Sequence[Token]) -> int:
 
 
 def flag(help: str, *, name: str | None = None) -> Parameter:
-    """Return an option that takes no value: it is there, or it is not."""
+    """Return the declaration of an option that takes no value."""
     return Parameter(name=name, negative="", show_default=False, help=help)
 
 
 RedisUrl = Annotated[str | None, Parameter(help="URL of Redis or Valkey [env: TALLYSTREAM_REDIS_URL]")]
 Config = Annotated[
-    Path | None, Parameter(help="configuration; else tallystream.toml or config/tallystream.toml, if there")
+    Path | None, Parameter(help="configuration file; default tallystream.toml or config/tallystream.toml, if it exists")
 ]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Where:
-    """Which server, and which configuration."""
+    """The options that name the server and the configuration file."""
 
     redis: RedisUrl = None
     config: Config = None
@@ -54,7 +58,7 @@ class Where:
         """Return the settings: command line over environment over file over defaults.
 
         Raises:
-            ConfigurationError: names what is wrong.
+            ConfigurationError: the file or a variable is not valid.
         """
         global _last_url  # noqa: PLW0603  # so that an error can name the server that it came from
         settings = load(self.config)
@@ -65,47 +69,47 @@ class Where:
 
     @property
     def names_a_server(self) -> bool:
-        """Tell whether the user said which server to use, rather than leaving it to the default."""
+        """Return whether `--redis` or `TALLYSTREAM_REDIS_URL` names a server."""
         return self.redis is not None or "TALLYSTREAM_REDIS_URL" in os.environ
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tenants:
-    """Which server, and the configuration of each namespace that is served."""
+    """The options that name the server and one configuration file for each namespace."""
 
     redis: RedisUrl = None
     config: Annotated[
         tuple[Path, ...],
-        flag("configuration; repeated: one for each namespace; else tallystream.toml or config/tallystream.toml"),
+        flag("configuration file; repeat for several namespaces; default tallystream.toml or config/tallystream.toml"),
     ] = ()
 
     def settings(self) -> list[Settings]:
         """Return the settings of each namespace.
 
         Raises:
-            ConfigurationError: names what is wrong, or two files of one namespace.
+            ConfigurationError: a file or a variable is not valid, or two files have the same namespace.
         """
         found = [Where(self.redis, config).settings() for config in self.config or (None,)]
         names = [settings.redis.namespace for settings in found]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(
-                    f"--config: several files are of the namespace {name!r}; set [redis] namespace in each, "
-                    "and not TALLYSTREAM_REDIS_NAMESPACE, which holds for all"
+                    f"--config: several files have the namespace {name!r}; set another [redis] namespace in each, "
+                    "and not TALLYSTREAM_REDIS_NAMESPACE, which applies to all"
                 )
         return found
 
 
 def listening(settings: Settings, host: str | None, port: int | None) -> Settings:
-    """Return settings whose read service listens where --host and --port say, if they say so."""
+    """Return the settings with the address of the read service replaced by --host and --port, if they are given."""
     serve = settings.serve
     serve = replace(serve, host=serve.host if host is None else host, port=serve.port if port is None else port)
     return replace(settings, serve=serve)
 
 
 def current_url() -> str:
-    """Return the URL that the running command talks to, without its password."""
+    """Return the server URL of the running command without user and password, for error messages."""
     return _last_url
 
 
@@ -113,14 +117,14 @@ Host = Annotated[str | None, Parameter(help="address to listen on; default 127.0
 Port = Annotated[
     int | None, Parameter(converter=whole_number, help="port to listen on; default 8080, 0 for any free one")
 ]
-LiveView = Annotated[bool, flag("keep looking, until q or Ctrl-C", name="--live")]
-Every = Annotated[float, Parameter(help="seconds between two looks of --live")]
+LiveView = Annotated[bool, flag("refresh until q or Ctrl-C", name="--live")]
+Every = Annotated[float, Parameter(help="seconds between two refreshes of --live")]
 AsJson = Annotated[bool, flag("print JSON for programs", name="--json")]
 FromArchive = Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")]
 SnapshotUrl = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
-AcceptLoss = Annotated[bool, flag("go on although a part of the log is gone")]
+AcceptLoss = Annotated[bool, flag("continue although some entries are gone")]
 MetricsPort = Annotated[
     int | None,
-    Parameter(converter=whole_number, help="serve its own /metrics on this port; a worker also /healthz and /readyz"),
+    Parameter(converter=whole_number, help="serve /metrics on this port; a worker also serves /healthz and /readyz"),
 ]
-MetricsHost = Annotated[str, Parameter(help="the address for them; they ask for no token: keep it inside")]
+MetricsHost = Annotated[str, Parameter(help="address to serve metrics on; no token protects them, so keep it private")]

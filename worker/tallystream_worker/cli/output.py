@@ -1,4 +1,7 @@
-"""How commands print: tables for people, JSON for programs; data on standard output, remarks on standard error."""
+"""Prints the output of commands: tables for people, JSON for programs.
+
+Data goes to standard output, remarks to standard error.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ error_console: Final = Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on a line of its own."""
+    """Print a value as one line of JSON on standard output."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; the first column to the left, figures to the right."""
+    """Print a table with its first column left-aligned and all others right-aligned."""
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(title=Text(title), title_justify="left")

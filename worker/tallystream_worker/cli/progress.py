@@ -1,4 +1,4 @@
-"""The progress bars, which are drawn on a terminal only."""
+"""Progress bars for commands, drawn only if standard error is a terminal."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def entries_bar() -> Progress:
-    """Return a bar whose tasks have a field `entries`, for commands that go through the log."""
+    """Return a progress bar that shows the field `entries` of each task, for commands that read the streams."""
     return _bar(TextColumn("{task.fields[entries]:,} entries"))
 
 
 def events_bar() -> Progress:
-    """Return a bar of events, so many of so many."""
+    """Return a progress bar that shows how many events of the total are done."""
     return _bar(MofNCompleteColumn())
 
 
@@ -45,7 +45,11 @@ def _bar(*columns: ProgressColumn) -> Progress:
 
 
 class IngestBar:
-    """A bar with events, rate and remaining time, on a terminal; nothing elsewhere."""
+    """The progress bar of `ingest`: percentage, events, events a second, and remaining time.
+
+    Args:
+        size: Size of the input in bytes, or in rows for Parquet, as `IngestProgress.read`; `None` if it is unknown.
+    """
 
     def __init__(self, size: int | None) -> None:
         self._bar = _bar(
@@ -65,7 +69,7 @@ class IngestBar:
         self._bar.stop()
 
     def __call__(self, progress: IngestProgress) -> bool:
-        """Show how far it is; the run goes on."""
+        """Show the progress, and return true, so that the run continues."""
         seconds = max(time.monotonic() - self._began, 0.001)
         self._bar.update(
             self._task,

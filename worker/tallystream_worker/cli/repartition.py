@@ -1,4 +1,4 @@
-"""The part of `tallystream rebuild` that moves everything to other partitions, and drops what was before."""
+"""The part of `tallystream rebuild` that repartitions, and drops the topics that are not live."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 
 def unspread_rules(deployment: Deployment, rules: Rules) -> Rules | None:
-    """Return the live rules without spreading what the configured ones do not spread; `None` if nothing changes."""
+    """Return the live rules with `spread` turned off for each spread metric that the configuration does not spread.
+
+    Args:
+        deployment: The deployment with its live rules.
+        rules: The configured rules.
+
+    Returns:
+        The changed rules; `None` if nothing changes.
+    """
     names = (deployment.spread & rules.metric.keys()) - rules.spread
     if not names:
         return None
@@ -35,11 +43,14 @@ def unspread_rules(deployment: Deployment, rules: Rules) -> Rules | None:
 def to_partitions(
     settings: Settings, deployment: Deployment, partitions: int, archive: str, *, accept_loss: bool, json: bool
 ) -> None:
-    """Move to so many partitions, with a bar, and say what is left to do; what is not spread any more goes home.
+    """Repartition to a number of partitions, with a progress bar, and print what the operator has to do next.
+
+    Also repartitions, even to the same number, if the configuration turns `spread` off for a metric: the events of the
+    metric return to the partition of their subject. Otherwise the same number changes nothing.
 
     Raises:
-        ConfigurationError: the repartition cannot be begun.
-        StreamError: it was given up, or must be.
+        ConfigurationError: the repartition cannot begin.
+        StreamError: the repartition was given up, or has to be given up.
     """
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ConfigurationError(f"--partitions must be 1 to {MAX_PARTITIONS:,}, not {partitions:,}")
@@ -59,22 +70,26 @@ def to_partitions(
         print_json({"partitions": partitions, "before": before, "log": layout.topic, "moved": is_needed})
         return
     if not is_needed:
-        console.print(f"there are {partitions} partitions already")
+        console.print(f"there are already {partitions} partitions")
         return
     console.print(
-        f"everything is in {partitions} partitions (log {layout.topic}); producers, workers and readers go on there. "
-        "What was before is kept: --drop removes it"
+        f"{partitions} partitions are live (topic {layout.topic}); producers, workers and readers switch to them. "
+        "The previous topic is kept: --drop removes it"
     )
     console.print(
-        f"to do: where a configuration says partitions = {before}, write {partitions} or leave it out; clients that "
-        "XADD plain events go to the streams that tallystream status names (until --drop, what they append to the old "
-        "ones is fetched from there)",
+        f"to do: if a configuration has partitions = {before}, change it to {partitions} or remove it; clients that "
+        "XADD plain events must append to the streams that tallystream status prints (until --drop, events appended to "
+        "the old streams are counted too)",
         highlight=False,
     )
 
 
 def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
-    """Give up a log that is being filled, drop the one before the last repartition; return their numbers of keys."""
+    """Give up an unfinished repartition, and drop the topic kept from before the last one.
+
+    Returns:
+        The number of removed keys by topic.
+    """
     removed = {}
     if deployment.moving is not None:
         removed[deployment.moving] = topic.give_up(client, deployment)

@@ -1,4 +1,4 @@
-"""The live views: how counting goes, and who leads."""
+"""The contents of `status --live` and `top --live`."""
 
 from __future__ import annotations
 
@@ -22,34 +22,47 @@ if TYPE_CHECKING:
 _KEPT: Final = 600
 _NARROW: Final = 70
 _LAG: Final = (1_000, 10_000)
+"""Lag in entries from which the figure is yellow, and red: as in the alert rules."""
+
 _OLD: Final = (30.0, 120.0)
-"""From where a figure is worth a look, and from where it is bad: as in the alert rules."""
+"""Age of the oldest pending entry, in seconds, from which the figure is yellow, and red: as in the alert rules."""
 
 
 class LedgerRates(LedgerSummary, frozen=True):
-    """The ledger, with events a second since the reading before; `null` at the first."""
+    """The JSON output of `status --live`: the ledger with rates."""
 
     appended_per_second: float | None
+    """Events appended per second since the reading before; `null` at the first reading."""
+
     counted_per_second: float | None
+    """Events counted per second since the reading before; `null` at the first reading."""
 
 
 class PlaceRate(Place, frozen=True):
-    """One place of a leaderboard, with events a second; `null` if it was not listed before."""
+    """One place of a leaderboard, with the rate of its subject."""
 
     per_second: float | None
+    """Events per second; `null` if the subject was not listed before."""
 
 
 class LeaderboardRates(msgspec.Struct, frozen=True):
-    """A leaderboard with rates; `error` is by how much values and order may be off."""
+    """The JSON output of `top --live`: a leaderboard with rates."""
 
     metric: str
+    """The metric."""
+
     window: str
+    """The window or range; `all` for all time."""
+
     top: list[PlaceRate]
+    """The places, the largest total first."""
+
     error: float
+    """By how much a value can be wrong; 0 for exact counters."""
 
 
 class StatusScreen:
-    """Rates, lag and ledger, with the last minutes as sparklines."""
+    """The content of `status --live`: rates, lag, partitions and ledger, with the last 600 readings as sparklines."""
 
     def __init__(self) -> None:
         self._ledger_summary: LedgerSummary | None = None
@@ -57,7 +70,7 @@ class StatusScreen:
         self._rates: dict[str, deque[float]] = {name: deque(maxlen=_KEPT) for name in ("appended", "counted", "lag")}
 
     def update(self, found: LedgerSummary, at: float) -> None:
-        """Take the ledger of second `at`."""
+        """Store the ledger read at `at` (seconds since 1970), and calculate the rates since the reading before."""
         self._ledger_summary = found
         appended, counted = found.ledger["appended"], found.ledger["counted"]
         if self._last is not None and at > self._last[0]:
@@ -68,7 +81,7 @@ class StatusScreen:
         self._last = (at, appended, counted)
 
     def plain(self) -> LedgerRates | None:
-        """Return the ledger, and the rates of the last reading; `None` before the first."""
+        """Return the last ledger and its rates; `None` before the first reading."""
         if self._ledger_summary is None:
             return None
         appended, counted = (
@@ -78,7 +91,7 @@ class StatusScreen:
         return LedgerRates(**fields, appended_per_second=appended, counted_per_second=counted)
 
     def draw(self, width: int) -> RenderableType:
-        """Return the view in so many columns."""
+        """Return the view as a drawing that is `width` columns wide."""
         ledger = self._ledger_summary
         if ledger is None:
             return Text("")
@@ -95,7 +108,7 @@ class StatusScreen:
 
     def _verdict(self, ledger: LedgerSummary) -> Text:
         if ledger.unaccounted is None:
-            return Text(f"ledger open: {_count(ledger.lag)} entries wait to be counted", style="yellow")
+            return Text(f"ledger open: {_count(ledger.lag)} entries are not counted yet", style="yellow")
         if ledger.unaccounted:
             return Text(f"{ledger.unaccounted:,} events are UNACCOUNTED for", style="bold white on red")
         return Text("ledger balances: every appended event is accounted for", style="green")
@@ -129,19 +142,19 @@ class StatusScreen:
 
 
 class TopScreen:
-    """A leaderboard with a bar for each place, and how fast each grows."""
+    """The content of `top --live`: a leaderboard with a bar and a rate for each place."""
 
     def __init__(self) -> None:
         self._board: Leaderboard | None = None
         self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=11)
 
     def update(self, found: Leaderboard, at: float) -> None:
-        """Take the leaderboard of second `at`."""
+        """Store the leaderboard read at `at` (seconds since 1970)."""
         self._board = found
         self._seen.append((at, dict(found.places)))
 
     def plain(self) -> LeaderboardRates | None:
-        """Return the places with their rates, events a second over the last ten readings; `None` before the first."""
+        """Return the places with their rates over the last ten readings; `None` before the first reading."""
         board = self._board
         if board is None:
             return None
@@ -149,7 +162,7 @@ class TopScreen:
         return LeaderboardRates(board.metric, board.window, places, board.error)
 
     def draw(self, width: int) -> RenderableType:
-        """Return the view in so many columns."""
+        """Return the view as a drawing that is `width` columns wide."""
         board = self._board
         if board is None:
             return Text("")
@@ -172,13 +185,13 @@ class TopScreen:
                 cells.append(Text("█" * round(bars * value / most) if most > 0 else "", style="cyan"))
             table.add_row(*cells)
         if not board.places:
-            return Group(table, Text("nothing was counted yet", style="dim"))
+            return Group(table, Text("nothing is counted yet", style="dim"))
         if board.error:
             return Group(table, Text(f"values and order may be off by {board.error:,}", style="yellow"))
         return table
 
     def _rate(self, subject: str) -> float | None:
-        """Return how fast a subject grows, `None` where it was not listed before."""
+        """Return the growth of a subject in events a second; `None` if it was not listed before."""
         first, last = self._seen[0], self._seen[-1]
         before = first[1].get(subject)
         if before is None or last[0] <= first[0]:

@@ -1,1 +1,1 @@
-"""One command a file, named as the command; none imports another: what they share is in the package above."""
+"""The commands, one per file; they share the code of the package above and do not import each other."""

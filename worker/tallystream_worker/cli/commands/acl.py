@@ -1,4 +1,4 @@
-"""The command that makes the users of a server and the secrets of everyone who uses it."""
+"""The command `acl`: writes an ACL file for the server, and a file with the passwords and HTTP tokens."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ SECRETS_FILE = "tallystream.env"
 
 
 def acl(
-    folder: Annotated[Path, Parameter(help="where the two files go; created when missing")],
+    folder: Annotated[Path, Parameter(help="folder to write the two files to; created if missing")],
     *,
     fsync: Annotated[bool, flag("allow WAITAOF; needs Redis 7.2 or later, or Valkey")] = False,
     where: Where = Where(),
 ) -> None:
-    """Write an ACL file with a user for each part, and a file with their passwords and tokens for HTTP.
+    """Write an ACL file with one user for each role, and a file with their passwords and the tokens for HTTP.
 
-    `users.acl` holds hashes and goes to the server (`aclfile`); `tallystream.env` holds the secrets, and only its
-    owner can read it. Neither is overwritten.
+    `users.acl` contains password hashes: give it to the server (`aclfile`). `tallystream.env` contains the secrets,
+    and only its owner can read it. The command never overwrites either file.
     """
     namespace = where.settings().redis.namespace
     passwords = generate(fsync=fsync)
     tokens = {role: secrets.token_hex(32) for role in ("read", "write", "admin")}
     secret = [
-        f"# Passwords of {ACL_FILE}, and tokens for HTTP: keep this file to yourself.",
+        f"# Passwords of {ACL_FILE}, and tokens for HTTP: keep this file secret.",
         *(f"TALLYSTREAM_{name.upper()}_PASSWORD={password}" for name, password in passwords.items()),
         *(f"TALLYSTREAM_SERVE_{role.upper()}_TOKEN={token}" for role, token in tokens.items()),
     ]
@@ -42,15 +42,16 @@ def acl(
         for name in (ACL_FILE, SECRETS_FILE):
             if (folder / name).exists():
                 raise ConfigurationError(
-                    f"{folder / name} exists, and whoever uses its passwords would be locked out: name another folder"
+                    f"{folder / name} exists, and replacing it would lock out the users of its passwords: "
+                    "name another folder"
                 )
         _write(folder / SECRETS_FILE, "\n".join(secret) + "\n", 0o600)
         _write(folder / ACL_FILE, render(namespace, hashed(passwords), fsync=fsync), 0o644)
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be written ({error.strerror})") from None
     error_console.print(
-        f"{folder / ACL_FILE}: for the server, as `aclfile`\n{folder / SECRETS_FILE}: passwords and tokens, for "
-        f"redis://{namespace}-worker:PASSWORD@HOST:6379 and the like"
+        f"{folder / ACL_FILE}: give it to the server as `aclfile`\n{folder / SECRETS_FILE}: passwords and tokens, for "
+        f"URLs such as redis://{namespace}-worker:PASSWORD@HOST:6379"
     )
 
 

@@ -1,4 +1,4 @@
-"""The command that archives the streams."""
+"""The command `archive`: writes the entries of the streams to Parquet files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def archive(
     url: Annotated[str | None, Parameter(help="folder or URL; default [archive] url")] = None,
     /,
     *,
-    once: Annotated[bool, flag("write what is there, and end instead of going on")] = False,
+    once: Annotated[bool, flag("archive the entries that exist now, then exit")] = False,
     every: Annotated[float | None, Parameter(help="seconds between files; default 60")] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
     """Write every entry of the streams to Parquet files, until SIGTERM or Ctrl-C."""
-    # Here, so that the other commands do without pyarrow, which is an extra.
+    # Imported here because pyarrow is an extra: the other commands must work without it.
     try:
         from tallystream_worker.archive.service import Archive, archive_service  # noqa: PLC0415
         from tallystream_worker.archive.store import Store  # noqa: PLC0415
@@ -40,7 +40,7 @@ def archive(
     settings = where.settings()
     chosen = replace(settings.archive, url=url or settings.archive.url, every=every or settings.archive.every)
     if not chosen.url:
-        raise ConfigurationError("no place for the archive: name a folder or URL, or set [archive] url")
+        raise ConfigurationError("no archive: name a folder or a URL, or set [archive] url")
     settings = replace(settings, archive=chosen)
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)

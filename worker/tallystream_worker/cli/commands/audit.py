@@ -1,4 +1,4 @@
-"""The command that proves the live counters, or names those that are wrong."""
+"""The command `audit`: folds the events again and prints the live counters that differ from the result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def audit(
     archive: FromArchive = None,
     snapshot: Annotated[
         str | None,
-        Parameter(help="begin with this snapshot; else [snapshot] url is one where the log does not reach back"),
+        Parameter(help="begin with this snapshot; else [snapshot] url is used if older entries are nowhere else"),
     ] = None,
     from_: Annotated[
         str | None,
@@ -52,10 +52,11 @@ def audit(
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:
-    """Fold the log once more, and compare every live counter with what comes of it, while events arrive.
+    """Fold all events again, compare the result with every live counter, and print the differences.
 
-    Where the streams were trimmed: from the archive, or from a snapshot on, or the buckets that lie wholly within what
-    is left. Exit status 1 where a counter differs.
+    Counting continues meanwhile. If the streams were trimmed, the audit reads the older entries from the archive, or
+    begins with a snapshot, or compares only the buckets that lie wholly within the entries that are left. The exit
+    status is 1 if a counter differs.
 
     Examples:
         tallystream audit
@@ -134,15 +135,18 @@ def _run(wanted: _Wanted) -> Report:
 
 
 def _remarks(report: Report) -> Iterator[str]:
-    """Yield what must be known beside the verdict: what it rests on, and what it does not cover."""
+    """Yield one line for each limit of an audit: partitions proved from a snapshot, unproved keys, expired buckets."""
     if taken := [scope.moment for scope in report.scopes if scope.base == "snapshot"]:
-        yield f"proved from the snapshot of {format_moment(min(taken))} on ({len(taken)} partitions), taken as right"
+        yield (
+            f"{len(taken)} partitions were audited from the snapshot of {format_moment(min(taken))} on; the snapshot "
+            "itself is taken as correct"
+        )
     for scope in report.scopes:
         if scope.unproved:
             yield (
-                f"{scope.stream}: nothing is known of what was appended before {format_moment(scope.moment)}; "
-                f"proved are buckets that begin behind {format_moment(scope.since)}, and not: {scope.unproved:,} keys "
-                "(totals, votes that stand for ever, older buckets, the ledger)"
+                f"{scope.stream}: the entries before {format_moment(scope.moment)} are gone; buckets that begin after "
+                f"{format_moment(scope.since)} were compared, and {scope.unproved:,} keys were not "
+                "(totals, permanent votes, older buckets, the ledger)"
             )
     if report.expired:
         yield f"{report.expired:,} buckets are past their retention and were not compared"

@@ -1,4 +1,4 @@
-"""The command that explains a configuration before it is used."""
+"""The command `check`: validates a configuration file and prints what each metric stores."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tallystream_worker.settings.load import load
 
 
 def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = False) -> None:
-    """Check a configuration, and say what each metric stores and about what it costs.
+    """Check a configuration file, and print what each metric stores and how many bytes a subject takes.
 
     Parameters
     ----------
     file
-        the configuration
+        the configuration file
     """
     settings = load(file, environment={})
     memory = load_costs().memory
@@ -36,13 +36,13 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
         )
         return
     table = [[name, stored, f"{cost:,}"] for name, (stored, cost) in rows.items()]
-    print_table(f"{file}: sound", ["metric", "stores", "bytes for each subject"], table)
+    print_table(f"{file}: valid", ["metric", "stores", "bytes for each subject"], table)
 
 
 def explain(metric: Metric, memory: MemoryCosts) -> tuple[str, int]:
-    """Return what a metric stores, and about how many bytes a subject costs that is active in every bucket now.
+    """Return a text of what a metric stores, and about how many bytes one active subject takes.
 
-    Expired buckets cost nothing, so the figure is for one bucket of each window; actors and ids come on top.
+    The figure is for one bucket of each window, because expired buckets take nothing. Actors and ids are not included.
     """
     kept = list(parts(metric, memory))
     return ", ".join(part.text for part in kept), round(sum(part.subject for part in kept))

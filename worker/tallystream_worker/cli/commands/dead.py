@@ -1,4 +1,4 @@
-"""The command for entries that could not be counted."""
+"""The command `dead`: lists, retries and drops dead letters."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def dead(
     action: Literal["list", "show", "retry", "drop"] = "list",
     /,
     *ids: str,
-    all: Annotated[bool, flag("every parked entry")] = False,
-    reason: Annotated[str | None, Parameter(help="those whose reason contains this text")] = None,
+    all: Annotated[bool, flag("all dead letters")] = False,
+    reason: Annotated[str | None, Parameter(help="dead letters whose reason contains this text")] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:
-    """Look at entries that could not be counted; count them after all, or drop them for good.
+    """List or show the dead letters, which are entries that could not be counted; retry or drop them.
 
-    A retry counts each event once, under today's rules and as of the time at which it first came; what still
-    cannot be counted is parked again. Dropped events stay in the ledger as dead.
+    A retry counts each event once, by the current rules and as of the time at which it was appended. Events that still
+    cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead.
 
     Parameters
     ----------
     action
         list, show, retry or drop
     ids
-        as `list` prints them: PARTITION/ID
+        names of dead letters as `list` prints them: PARTITION/ID
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
@@ -57,7 +57,7 @@ def dead(
         if action in {"list", "show"}:
             return _print(chosen, json=json, whole=action == "show")
         deployment.ensure_declared()
-        found = list(chosen)  # all, before the first is retried: what is parked again must not come round
+        found = list(chosen)  # read all before the first retry: an entry dead-lettered again must not be retried twice
         moving = track(found, action, console=error_console, transient=True, disable=len(found) < _SHOWN)
         done = (_retry if action == "retry" else _drop)(client, deployment, moving)
     if json:
@@ -71,7 +71,9 @@ def _chosen(
     client: redis.Redis, deployment: Deployment, ids: tuple[str, ...], *, every: bool, reason: str | None
 ) -> Iterator[DeadLetter]:
     if not (ids or every or reason):
-        raise ConfigurationError("say which: PARTITION/ID as `tallystream dead list` prints it, --reason TEXT or --all")
+        raise ConfigurationError(
+            "no dead letters named: give PARTITION/ID as `tallystream dead list` prints it, --reason TEXT or --all"
+        )
     partitions = range(deployment.layout.partitions)
     for name in ids:
         partition, _, id_ = name.partition("/")
@@ -82,12 +84,12 @@ def _chosen(
             number = -1
         if number not in partitions:
             raise ConfigurationError(
-                f"{name!r} is no parked entry's name: write PARTITION/ID, such as 0/1763900000000-0"
+                f"{name!r} is not the name of a dead letter: write PARTITION/ID, such as 0/1763900000000-0"
             )
         if letter := store.find(client, deployment.layout, number, id_):
             yield letter
         else:
-            error_console.print(f"{name} is not parked (any more)")
+            error_console.print(f"there is no dead letter {name}")
     if not ids:
         for number in partitions:
             for letter in store.letters(client, deployment.layout, number):
@@ -123,7 +125,7 @@ def _print(chosen: Iterator[DeadLetter], *, json: bool, whole: bool) -> int:
             console.print(plain_json.dumps(row, indent=2, ensure_ascii=True), markup=False)
     else:
         columns = ["name", "parked", "source", "events", "attempts", "metric", "reason"]
-        print_table("parked entries", columns, [[str(row[column]) for column in columns] for row in rows[:_SHOWN]])
+        print_table("dead letters", columns, [[str(row[column]) for column in columns] for row in rows[:_SHOWN]])
         if len(rows) > _SHOWN:
             error_console.print(f"and {len(rows) - _SHOWN:,} more; --json prints all")
     return 0
@@ -137,7 +139,7 @@ def _row(letter: DeadLetter, *, whole: bool) -> dict[str, Any]:
         "events": letter.events,
         "attempts": letter.attempts,
         "metric": letter.metric,
-        "reason": ascii(letter.reason)[1:-1],  # it may quote what a stranger sent: nothing of it reaches a terminal raw
+        "reason": ascii(letter.reason)[1:-1],  # escaped, because it may quote bytes of an event
     }
     if whole:
         row["fields"] = {ascii(name)[2:-1]: ascii(value)[2:-1] for name, value in letter.fields.items()}

@@ -1,7 +1,7 @@
-"""The command that shows it all: everything on this machine, a skewed load, and a verdict that trusts no counter.
+"""The command `demo`: runs everything on this machine, counts a generated load, and checks every counter.
 
-The load comes from a seed. The producers, processes of their own, draw it and emit it; this process draws the
-same load again and adds it up in a dictionary. The two must agree on every counter.
+The load is generated from a seed. Producer processes generate and emit it. Then this process generates the same load
+again, adds it up in a dictionary, and compares the sums with the counters.
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ METRICS: Final = {"view": 80, "like": 12, "share": 5, "clap": 3}
 """The demo's metrics with their share of the load, in percent."""
 
 TRICKLE: Final = 400
+"""Events a second that the demo emits after the verdict."""
+
 ACTORS: Final = 5_000
-"""Events a second after the verdict, and how many different actors look at something."""
+"""Number of different actors in the events after the verdict."""
 
 STALL: Final = 60.0
-"""Seconds without any progress after which the demo gives up."""
+"""Seconds without progress after which the demo gives up."""
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
 _CHUNK: Final = 5_000
@@ -62,19 +64,21 @@ _CHUNK: Final = 5_000
 def demo(
     *,
     events: Annotated[int, Parameter(converter=whole_number, help="events to emit")] = 1_000_000,
-    once: Annotated[bool, flag("end after the verdict instead of serving on")] = False,
+    once: Annotated[bool, flag("exit after the verdict")] = False,
     port: Port = None,
-    seed: Annotated[int, Parameter(converter=whole_number, help="another load, repeatable")] = 1,
+    seed: Annotated[
+        int, Parameter(converter=whole_number, help="seed of the load: the same seed gives the same load")
+    ] = 1,
     where: Where = Where(),
 ) -> int:
-    """Start an embedded server, a worker and the read service, emit a load, and say whether it was counted exactly."""
+    """Start an embedded server, a worker and the read service, emit a load, and check that every event was counted."""
     settings = listening(where.settings(), None, port)
     with stop_on_signals() as stop:
         return Demo(settings, events, seed, stop, serve_on=not once, port_is_given=port is not None).run()
 
 
 def load(seed: int, events: int) -> Iterator[tuple[str, str]]:
-    """Yield `(metric, subject)` pairs: the same for the same seed, with few subjects that get most of it."""
+    """Yield `events` pairs `(metric, subject)`: the same for the same seed, with most events for few subjects."""
     draw = random.Random(seed)  # noqa: S311  # repeatable on purpose
     weights = list(accumulate(1 / (rank + 1) ** 1.05 for rank in range(SUBJECTS)))
     subjects = [f"article:{number}" for number in range(1, SUBJECTS + 1)]
@@ -86,7 +90,7 @@ def load(seed: int, events: int) -> Iterator[tuple[str, str]]:
 
 
 def emit_load(url: str, namespace: str, seed: int, events: int) -> None:
-    """Emit a load and wait until all of it is appended; what a producer process does."""
+    """Emit a load and return when all of it is appended; the main function of a producer process."""
     with Producer(url, namespace=namespace) as producer:
         emit = producer.emit
         for metric, subject in load(seed, events):
@@ -98,12 +102,12 @@ class Demo:
     """One run of the demo.
 
     Args:
-        settings: What was configured; its server is replaced by an embedded one.
-        events: How many to emit.
-        seed: Which load.
-        stop: Set when the user wants to end.
-        serve_on: Go on serving after the verdict, with a small load.
-        port_is_given: The user chose the port; else a free one will do where the usual one is taken.
+        settings: The configuration; its server is replaced by an embedded one.
+        events: Number of events to emit.
+        seed: Seed of the load.
+        stop: Ends the demo when it is set.
+        serve_on: After the verdict, keep serving with a small load until `stop` is set.
+        port_is_given: The user chose the port; otherwise any free port is used if the default one is taken.
     """
 
     def __init__(
@@ -125,7 +129,7 @@ class Demo:
         self._port_is_given = port_is_given
 
     def run(self) -> int:
-        """Run it; return 0 if everything was counted exactly, 1 if not, 130 if it was interrupted."""
+        """Run the demo; return 0 if every event was counted once, 1 if not, 130 if it was interrupted."""
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tally-", ignore_cleanup_errors=True))
             server = stack.enter_context(EmbeddedServer(Path(folder)))
@@ -150,16 +154,16 @@ class Demo:
             status = self._verdict(totals, time.monotonic() - began)
             if self._serve_on and status == 0:
                 error_console.print(
-                    f"going on with {TRICKLE} events/s: look at {url} (one counter: {url}/v1/counters/article:1)\n"
-                    "Ctrl-C ends it, and leaves nothing behind",
+                    f"now emitting {TRICKLE} events/s: open {url} (one counter: {url}/v1/counters/article:1)\n"
+                    "Ctrl-C stops the demo and removes its data",
                     soft_wrap=True,
                 )
                 self._go_on(settings)
             return status
 
     def _go_on(self, settings: Settings) -> None:
-        """Emit a little until the user wants to end: a dashboard on which nothing moves shows nothing."""
-        draw = random.Random()  # noqa: S311  # who the actors are does not matter
+        """Emit `TRICKLE` events a second until `stop` is set, so that the dashboard shows changes."""
+        draw = random.Random()  # noqa: S311  # no secret depends on it
         with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:
             for metric, subject in load(self._seeds[-1] + 1, sys.maxsize):
                 producer.emit(metric, subject, actor=f"user:{draw.randrange(ACTORS)}" if metric == "view" else None)
@@ -173,7 +177,7 @@ class Demo:
         return process
 
     def _watch(self, totals: Totals, producers: list[SpawnProcess], began: float) -> bool:
-        """Show how it goes; tell whether everything was counted."""
+        """Show the progress; return whether everything was counted before a stop, a stall or a failed producer."""
         moved, counted_before = time.monotonic(), -1
         with Live(console=error_console, refresh_per_second=8, transient=True) as live:
             while not self._stop.is_set():
@@ -199,11 +203,13 @@ class Demo:
 
     def _stalled(self, totals: Totals) -> int:
         ledger = totals.run(query_ledger(totals.deployment.layout))
-        error_console.print(f"gave up: {ledger.counted:,} of {self._events:,} events are counted and nothing moves")
+        error_console.print(
+            f"gave up: {ledger.counted:,} of {self._events:,} events were counted, then progress stopped"
+        )
         return 1
 
     def _verdict(self, totals: Totals, seconds: float) -> int:
-        """Compare every counter with what the same load adds up to without Redis."""
+        """Compare every counter with the sums of the same load; print the verdict and return the exit status."""
         expected: Counter[tuple[str, str]] = Counter()
         for seed, share in zip(self._seeds, self._shares, strict=True):
             expected.update((subject, metric) for metric, subject in load(seed, share))

@@ -1,4 +1,4 @@
-"""The command that tries the backup out."""
+"""The command `drill`: tests a backup by restoring it into a throwaway server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def drill(
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:
-    """Restore into a throwaway server and compare with the live counters; exit status 1 on any difference."""
+    """Restore a snapshot into a throwaway server and compare every value with the live one.
+
+    The exit status is 1 if a value differs.
+    """
     from tallystream_worker.snapshot.drill import drill as try_out  # noqa: PLC0415
 
     settings = where.settings()
@@ -45,5 +48,5 @@ def drill(
             ],
         )
     else:
-        console.print(f"0 of {verdict.compared:,} values differ; snapshot and log brought all back in {seconds:.1f} s")
+        console.print(f"0 of {verdict.compared:,} values differ; everything was restored in {seconds:.1f} s")
     return 1 if verdict.differing else 0

@@ -1,4 +1,4 @@
-"""The command that emits one event."""
+"""The command `emit`: emits one event."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def emit(
     amount: Annotated[int, Parameter(converter=whole_number)] = 1,
     actor: str | None = None,
     at: float | None = None,
-    id: str | None = None,  # the event's own word
-    wait: Annotated[bool, flag("return only when it is counted")] = False,
+    id: str | None = None,  # named as the field of the event
+    wait: Annotated[bool, flag("return only when the event is counted")] = False,
     timeout: Annotated[float, Parameter(help="seconds to wait at most")] = 10.0,
     where: Where = Where(),
 ) -> None:
@@ -29,21 +29,21 @@ def emit(
     Parameters
     ----------
     metric
-        what is counted, such as view
+        the metric to count, such as view
     subject
-        what it is counted for, such as article:1
+        the subject to count it for, such as article:1
     amount
-        how much to add, a whole number
+        the amount to add, a whole number
     actor
-        who did it
+        the actor of the event, such as user:7
     at
-        when it happened, in seconds since 1970
+        the time of the event, in seconds since 1970
     id
-        the event's own name, for metrics that count each once
+        the id of the event, for metrics that count each id once
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-        rules = totals.deployment.declared  # also: an unreachable server is an error now, not after the time limit
+        rules = totals.deployment.declared  # an unreachable server fails here, before the flush timeout
     if rules is not None:
         rules.refuse_undeclared(metric)
     with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:

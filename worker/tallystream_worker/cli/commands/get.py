@@ -1,4 +1,4 @@
-"""The command that reads the counters of a subject."""
+"""The command `get`: prints the counters of one subject."""
 
 from __future__ import annotations
 
@@ -22,25 +22,29 @@ def get(
     metric: str | None = None,
     /,
     *,
-    window: Annotated[str | None, Parameter(help="the series of this window (needs METRIC): hour, day, ...")] = None,
-    last: Annotated[int, Parameter(converter=whole_number, help="buckets of the series")] = 24,
-    over: Annotated[str | None, Parameter(help="the sum over a range that ends now (needs METRIC), such as 7d")] = None,
+    window: Annotated[
+        str | None, Parameter(help="print the series of this window (needs METRIC): hour, day, ...")
+    ] = None,
+    last: Annotated[int, Parameter(converter=whole_number, help="number of buckets in the series")] = 24,
+    over: Annotated[
+        str | None, Parameter(help="print the sum over a range that ends now (needs METRIC), such as 7d")
+    ] = None,
     after: Annotated[str | None, Parameter(help="wait until this stream ID is counted")] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Print the counters of a subject, or of one metric its series or its sum over a range.
+    """Print the counters of a subject; for one metric also its series of buckets, or its sum over a range.
 
     Parameters
     ----------
     subject
-        what was counted for, such as article:1
+        the subject, such as article:1
     metric
-        one metric; else all
+        the metric; default all metrics
     """
     settings = where.settings()
     if metric is None and (window is not None or over is not None):
-        raise EventError("metric", "name one: --window and --over read a single metric")
+        raise EventError("metric", "must be named: --window and --over read a single metric")
     found: SubjectTotals | Series | RollingSum
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         if metric is not None and window is not None:

@@ -1,4 +1,4 @@
-"""The command that emits the events of files."""
+"""The command `ingest`: emits the events of files, each once."""
 
 from __future__ import annotations
 
@@ -34,31 +34,38 @@ if TYPE_CHECKING:
 _COUNTED_POLL: Final = 0.02
 
 
-def ingest(  # each is an option of the command
-    *files: Annotated[Path, Parameter(allow_leading_hyphen=True)],  # "-" is one
+def ingest(
+    *files: Annotated[Path, Parameter(allow_leading_hyphen=True)],  # "-" is standard input
     format: Annotated[
-        Format | None, Parameter(help="combined (access log), ndjson, csv or parquet; default by the file's name")
+        Format | None, Parameter(help="combined (access log), ndjson, csv or parquet; default: by the name of the file")
     ] = None,
-    metric: Annotated[str, Parameter(help="metric of events whose line names none")] = "view",
-    subject: Annotated[Field, Parameter(help="part of an access-log line that is counted for")] = "path",
-    actor: Annotated[Field | None, Parameter(help="part of an access-log line that says who")] = "host",
-    source: Annotated[str, Parameter(help="count files again that were counted before, as of another source")] = "",
+    metric: Annotated[str, Parameter(help="metric of the lines that do not name one")] = "view",
+    subject: Annotated[Field, Parameter(help="field of an access-log line to use as the subject")] = "path",
+    actor: Annotated[Field | None, Parameter(help="field of an access-log line to use as the actor")] = "host",
+    source: Annotated[
+        str,
+        Parameter(
+            help="another name for the origin of the files: files that were counted before are counted again under it"
+        ),
+    ] = "",
     processes: Annotated[
-        int | None, Parameter(converter=whole_number, help="processes that read; default one less than there are cores")
+        int | None,
+        Parameter(converter=whole_number, help="processes that read files; default: one less than the cores"),
     ] = None,
-    wait: Annotated[bool, flag("return only when everything is counted")] = False,
+    wait: Annotated[bool, flag("return only when all events are counted")] = False,
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:
-    """Emit the events of files, each row once: run again, killed or appended to, only what is missing is counted.
+    """Emit the events of files, each row once.
 
-    A file is known by its content, whatever its name, compressed or not. Lines that are no events are reported and
-    skipped. What is piped in cannot be known again, and counts each time.
+    If the command is run again, after a kill or after rows were appended, it emits only the missing rows. A file is
+    recognized by its content: its name and its compression do not matter. Lines that are not events are reported and
+    skipped. Piped input cannot be recognized, so it is counted each time.
 
     Parameters
     ----------
     files
-        what to read; - is standard input
+        the files to read; - is standard input
     """
     settings = where.settings()
     if not files:
@@ -66,7 +73,7 @@ def ingest(  # each is an option of the command
     mapping = Mapping(metric=metric, subject=subject, actor=actor)
     names = [os.fspath(file) for file in files]
     formats = [format or format_of(name) for name in names]
-    # Looked at before anything is sent: a misspelt name must not leave half the files counted.
+    # Open every file before anything is emitted: a misspelt name must not leave half of the files counted.
     jobs = [
         job
         for name, of in zip(names, formats, strict=True)
@@ -100,19 +107,19 @@ def _report(total: IngestProgress, *, counted: bool, stopped: bool) -> None:
     for row in total.examples:
         error_console.print(f"{row['file']}:{row['line']}: {row['reason']}", markup=False, highlight=False)
     if total.bad > len(total.examples):
-        error_console.print(f"... and {total.bad - len(total.examples):,} more lines that are no events")
-    known = f", {total.known:,} known from before" if total.known else ""
+        error_console.print(f"... and {total.bad - len(total.examples):,} more lines that are not events")
+    known = f", {total.known:,} already appended before" if total.known else ""
     verb = "counted" if counted and not stopped else "appended"
     error_console.print(f"{total.events:,} events {verb}{known}, {total.bad:,} bad lines", highlight=False)
     if stopped:
-        error_console.print("stopped; the same command goes on from here")
+        error_console.print("stopped; run the same command again to continue from here")
 
 
 def _wait_until_counted(store: RedisSettings, last_ids: dict[int, str], stop: Event) -> None:
     with closing(Totals(store.url, namespace=store.namespace)) as totals:
         for partition, last_id in last_ids.items():
             while not stop.is_set():
-                keys = totals.deployment.layout.keys[partition]  # anew: a rebuild may switch to another generation
+                keys = totals.deployment.layout.keys[partition]  # read each time: a rebuild may switch generations
                 query = Query(position_commands(keys), partial(parse_position, group_name=keys.group))
                 if parse_id(totals.run(query).as_of) >= parse_id(last_id):
                     break

@@ -1,4 +1,4 @@
-"""The command `plan`, which is in a distribution of its own: `tallystream-worker[plan]` installs it."""
+"""The command `plan`: imported from the distribution `tallystream-plan`, which `tallystream-worker[plan]` installs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if find_spec("tallystream_plan") is not None:
 else:
 
     def plan(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:  # type: ignore[misc]
-        """Name the extra that has the calculation."""
+        """Fail with an error that names the extra to install.
+
+        Raises:
+            ConfigurationError: always.
+        """
         del arguments
         raise ConfigurationError(
             "tallystream plan is not installed: install it with pip install 'tallystream-worker[plan]'"

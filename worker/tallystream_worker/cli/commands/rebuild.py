@@ -1,4 +1,4 @@
-"""The command that makes the counters anew, and goes back, and cleans up."""
+"""The command `rebuild`: counts history again, repartitions, goes back, or drops generations that are not live."""
 
 from __future__ import annotations
 
@@ -28,26 +28,28 @@ def rebuild(
     *,
     archive: FromArchive = None,
     accept_loss: AcceptLoss = False,
-    no_switch: Annotated[bool, flag("build and compare; leave the live counters as they are")] = False,
-    undo: Annotated[bool, flag("catch up the counters from before, and go back to them")] = False,
-    drop: Annotated[bool, flag("remove the counters, and the log, that are not live")] = False,
+    no_switch: Annotated[bool, flag("build and compare the new generation; do not switch to it")] = False,
+    undo: Annotated[bool, flag("bring the previous generation up to date, and switch back to it")] = False,
+    drop: Annotated[bool, flag("remove the generations and topics that are not live")] = False,
     partitions: Annotated[
-        int | None, Parameter(converter=whole_number, help="move everything to this many partitions, while events flow")
+        int | None,
+        Parameter(converter=whole_number, help="repartition to this number of partitions, while events arrive"),
     ] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Make the counters anew by the configured rules, beside the live ones; show what differs; switch to them.
+    """Count history again by the configured rules into a new generation, print the differences, and switch to it.
 
-    The counters from before are kept until --drop. A rebuild that was interrupted goes on where it was.
+    The previous generation is kept until --drop. Run the same command again to continue an interrupted rebuild.
 
-    With --partitions, by the live rules and in a new log: `tallystream rebuild --partitions 16`. Before the switch it
-    can be given up with --drop; there is no way back after it, but to move again. Where a metric is not spread any
-    more, that is done with the number of partitions that there are.
+    With --partitions the events are copied to a new topic and counted there by the live rules, for example
+    `tallystream rebuild --partitions 16`. Before the switch, --drop gives the repartition up. After the switch it
+    cannot be undone; repartition again instead. If the configuration turns `spread` off for a metric, the command
+    repartitions to the present number of partitions.
     """
     if sum((undo, drop, partitions is not None)) > 1 or (no_switch and partitions is not None):
         raise ConfigurationError(
-            "one of --undo, --drop and --partitions at a time, and no --no-switch with --partitions"
+            "give only one of --undo, --drop and --partitions, and do not combine --no-switch with --partitions"
         )
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
@@ -59,12 +61,12 @@ def rebuild(
                 print_json({"removed": removed, "logs": logs})
             else:
                 named = {f"generation {each}": keys for each, keys in removed.items()}
-                named |= {f"log {each}": keys for each, keys in logs.items()}
+                named |= {f"topic {each}": keys for each, keys in logs.items()}
                 said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
-                console.print(f"removed {said or 'nothing: there are only the live counters'}")
+                console.print(f"removed {said or 'nothing: there is only the live generation'}")
             return
         if partitions is None and not undo and not no_switch and unspread_rules(deployment, settings.rules) is not None:
-            partitions = deployment.layout.partitions  # a log whose events are at home again is another log
+            partitions = deployment.layout.partitions  # events that are no longer spread need a new topic
         if partitions is not None:
             source = settings.archive.url if archive is None else archive
             to_partitions(settings, deployment, partitions, source, accept_loss=accept_loss, json=json)
@@ -89,23 +91,26 @@ def rebuild(
         listed = [asdict(each) | {"difference": each.difference} for each in differences]
         print_json({"generation": generation, "live": not no_switch, "differences": listed})
     elif no_switch:
-        console.print(f"generation {generation} is built, {len(differences):,} counters differ; not switched to it")
+        console.print(f"generation {generation} is built but not live; {len(differences):,} counters differ")
     else:
-        console.print(f"generation {generation} is live; the one before is kept: --undo goes back, --drop removes it")
+        console.print(
+            f"generation {generation} is live; the previous one is kept: --undo goes back to it, --drop removes it"
+        )
 
 
 def _kept(deployment: Deployment) -> int:
     if deployment.kept is not None and not deployment.others:
         raise ConfigurationError(
-            "there is no way back from other partitions: what came since is not in the log before. Move again with "
-            f"--partitions {deployment.earlier[deployment.kept]}, once --drop has removed that"
+            "cannot undo a repartition: events appended since then exist only in the new streams. Run "
+            '"tallystream rebuild --drop", then repartition again with '
+            f"--partitions {deployment.earlier[deployment.kept]}"
         )
     kept = [generation for generation in deployment.others if generation != deployment.building]
     if deployment.building is not None or len(kept) != 1:
-        raise ConfigurationError("there are no counters to go back to")
+        raise ConfigurationError("cannot undo: no previous generation is kept")
     return kept[0]
 
 
 def _as_changes(differences: list[Difference]) -> list[Difference]:
-    """Return them the other way round: what is live now is what was found, what is new is expected."""
+    """Return the differences with `expected` and `found` swapped: the live value as found, the new one as expected."""
     return [replace(each, expected=each.found, found=each.expected) for each in differences]

@@ -1,4 +1,4 @@
-"""The command that prints the log as events."""
+"""The command `replay`: prints stored events, as `ingest` reads them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,22 @@ _PAGE: Final = 5000
 def replay(
     *,
     from_: Annotated[
-        str | None, Parameter(name="--from", help="first moment: 2026-11-01, 2026-11-01T12:00Z or seconds since 1970")
+        str | None,
+        Parameter(name="--from", help="time of the first event: 2026-11-01, 2026-11-01T12:00Z or seconds since 1970"),
     ] = None,
-    to: Annotated[str | None, Parameter(help="end, not included")] = None,
-    metric: Annotated[list[str] | None, Parameter(help="repeat it for several; else all")] = None,
-    subject: Annotated[list[str] | None, Parameter(help="repeat it for several; else all")] = None,
+    to: Annotated[str | None, Parameter(help="end of the range, not included")] = None,
+    metric: Annotated[list[str] | None, Parameter(help="metric; repeat for several; default all")] = None,
+    subject: Annotated[list[str] | None, Parameter(help="subject; repeat for several; default all")] = None,
     archive: FromArchive = None,
     format: Literal["ndjson", "parquet"] = "ndjson",
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="file; else standard output")] = None,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="file to write to; default standard output")
+    ] = None,
     where: Where = Where(),
 ) -> None:
-    """Print the events of the log, as `ingest` reads them, from the archive where the streams no longer reach."""
+    """Print the stored events as `ingest` reads them; entries that the streams no longer have come from the archive."""
     if format == "parquet" and output is None:
-        raise ConfigurationError("Parquet goes to a file: name it with -o FILE")
+        raise ConfigurationError("Parquet cannot be written to standard output: name a file with -o FILE")
     wanted = ReplaySelection(
         parse_moment("--from", from_),
         parse_moment("--to", to, float("inf")),
@@ -61,9 +64,9 @@ def replay(
                 status.update(f"{written:,} events")
     error_console.print(f"{written:,} events")
     if left.corrections:
-        error_console.print(f"{left.corrections:,} corrections (resets) are no events, and were left out")
+        error_console.print(f"{left.corrections:,} corrections (resets) were left out, because they are not events")
     if left.unreadable:
-        error_console.print(f"{left.unreadable:,} entries cannot be read, and were left out")
+        error_console.print(f"{left.unreadable:,} entries were left out, because they cannot be read")
 
 
 def _lines(output: Path | None, found: Iterator[dict[str, Any]]) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The command that takes counts back."""
+"""The command `reset`: appends events that bring the counters of a subject to 0."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def reset(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Bring the counters of a subject to 0, by compensating events: the log keeps what happened.
+    """Bring the counters of a subject to 0 with compensating events; the original events stay in the streams.
 
     Parameters
     ----------
     subject
-        whose counters
+        the subject, such as article:1
     metric
-        one metric; else all
+        the metric; default all metrics with exact counters
     """
     settings = where.settings()
     subject = check_text("subject", subject, MAX_SUBJECT_BYTES)

@@ -1,4 +1,4 @@
-"""The command that brings the counters of a snapshot back."""
+"""The command `restore`: writes the counters of a snapshot to a server."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def restore(
     /,
     *,
     archive: FromArchive = None,
-    force: Annotated[bool, flag("replace the counters that are there")] = False,
+    force: Annotated[bool, flag("replace the counters on a server that is not empty")] = False,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Bring the counters of a snapshot back into an empty server, and count what came after it."""
+    """Restore the counters of a snapshot to an empty server, and count the entries appended after it."""
     from tallystream_worker.snapshot.restore import restore as bring_back  # noqa: PLC0415
 
     settings = where.settings()
 
     def tell(part: RestoredPart) -> None:
         if not json:
-            error_console.print(f"{part.stream}: {part.rows:,} rows, {part.replayed:,} entries behind them")
+            error_console.print(f"{part.stream}: {part.rows:,} rows, {part.replayed:,} later entries")
 
     began = time.monotonic()
     with (
@@ -54,11 +54,14 @@ def restore(
         ],
     )
     if lost := sum(part.missing for part in parts):
-        console.print(f"{lost:,} events had been appended, were not counted yet, and are in no log: counted as trimmed")
+        console.print(
+            f"{lost:,} events were appended but not counted before the snapshot, and are in neither the stream nor the "
+            "archive: the ledger has them as trimmed"
+        )
     if not all(part.survived for part in parts):
         console.print(
-            "What was appended after the entries named is lost, unless a producer still holds it: "
-            "neither the stream nor the archive has it",
+            "Entries after the times in the table are lost unless a producer still has them: "
+            "they are in neither the stream nor the archive",
             soft_wrap=True,
         )
 

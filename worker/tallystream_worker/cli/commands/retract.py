@@ -1,4 +1,4 @@
-"""The command that takes events back."""
+"""The command `retract`: rebuilds the counters without the events that match."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN: Final = 20
 def retract(  # noqa: PLR0913  # each is an option of the command
     *,
     actor: Annotated[
-        str | None, Parameter(help="events that this actor did: a bot, a person who asks for erasure")
+        str | None, Parameter(help="events of this actor, such as a bot or a person who asks for erasure")
     ] = None,
     subject: Annotated[str | None, Parameter(help="events counted for this subject")] = None,
     metric: Annotated[str | None, Parameter(help="events of this metric")] = None,
@@ -33,17 +33,17 @@ def retract(  # noqa: PLR0913  # each is an option of the command
         str | None, Parameter(name="--from", help="events from this minute on: 2026-11-01T12:00Z or seconds since 1970")
     ] = None,
     to: Annotated[str | None, Parameter(help="events before this minute")] = None,
-    dry_run: Annotated[bool, flag("show what it takes, change nothing")] = False,
+    dry_run: Annotated[bool, flag("show the events that match, change nothing")] = False,
     archive: FromArchive = None,
     accept_loss: AcceptLoss = False,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Take back the events that agree with all that is stated, as if they had never happened.
+    """Take back the events that match all given options, as if they had never happened.
 
-    The counters are made anew from the log without them, and switched to; those from before are kept until `tallystream
-    rebuild --drop`, and `rebuild --undo` goes back. The events themselves stay in the log and the archive. What is
-    appended from now on is not concerned.
+    History is counted again without these events into a new generation, which then becomes live. The previous
+    generation is kept until `tallystream rebuild --drop`, and `rebuild --undo` goes back to it. The events stay in the
+    streams and the archive. Events that are appended later are counted, even if they match.
     """
     settings = where.settings()
     source = settings.archive.url if archive is None else archive
@@ -53,7 +53,7 @@ def retract(  # noqa: PLR0913  # each is an option of the command
             ends(client, deployment), metric, subject, actor, id, _minute("from", from_), _minute("to", to)
         )
         retraction = unfinished(deployment, retraction) or retraction
-        with error_console.status("looking through the log"):
+        with error_console.status("reading the entries"):
             found = effect(client, deployment, retraction, source)
         if not json:
             _show(found)
@@ -78,7 +78,7 @@ def retract(  # noqa: PLR0913  # each is an option of the command
         console.print("nothing was changed: run it again without --dry-run")
     elif generation is not None:
         console.print(
-            f"taken back; generation {generation} is live. The one before is kept, with the events in it: "
+            f"taken back; generation {generation} is live. The previous one, with these events, is kept: "
             "tallystream rebuild --undo goes back to it, --drop removes it"
         )
 
@@ -86,7 +86,7 @@ def retract(  # noqa: PLR0913  # each is an option of the command
 def _show(found: Effect) -> None:
     counters = found.events.most_common()
     if not counters:
-        console.print("there are no such events in the log")
+        console.print("no stored event matches")
         return
     rows = [
         (f"{metric} {subject}", f"{events:,}", f"{found.amounts[metric, subject]:+,}")
@@ -98,7 +98,12 @@ def _show(found: Effect) -> None:
 
 
 def _minute(option: str, text: str | None) -> int | None:
-    """Return the millisecond of a moment, which must be a whole minute."""
+    """Return a moment as milliseconds since 1970; `None` if the option was not given.
+
+    Raises:
+        EventError: the moment is not a whole minute.
+        ConfigurationError: the text is not a moment.
+    """
     if text is None:
         return None
     seconds = parse_moment(f"--{option}", text)

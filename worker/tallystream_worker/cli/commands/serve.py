@@ -1,4 +1,4 @@
-"""The command that serves totals over HTTP."""
+"""The command `serve`: runs the read service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that copies the counters into a database."""
+"""The command `snapshot`: copies the counters to a database, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def snapshot(
     url: SnapshotUrl = None,
     /,
     *,
-    once: Annotated[bool, flag("take one, and end instead of going on")] = False,
-    whole: Annotated[bool, flag("read everything, not only what changed")] = False,
+    once: Annotated[bool, flag("take one snapshot, then exit")] = False,
+    whole: Annotated[bool, flag("with --once: read all counters, not only the changed ones")] = False,
     every: Annotated[float | None, Parameter(help="seconds between snapshots; default 60")] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Copy the counters into a database, again and again until SIGTERM or Ctrl-C."""
+    """Copy changed counters into a database, every 60 seconds until SIGTERM or Ctrl-C."""
     from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415
     from tallystream_worker.snapshot.snapshotter import Snapshotter  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The command that shows what waits in a spool, and delivers it."""
+"""The command `spool`: prints the spools of dead processes, and sends their events."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ def spool(
     folder: Path,
     /,
     *,
-    send: Annotated[bool, flag("deliver what waits")] = False,
-    timeout: Annotated[float, Parameter(help="seconds that delivering may take at most")] = 300.0,
+    send: Annotated[bool, flag("send the events")] = False,
+    timeout: Annotated[float, Parameter(help="seconds that sending may take at most")] = 300.0,
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:
-    """Print what processes that have died left in a spool; a living process delivers its own.
+    """Print the events that dead processes left in a spool folder; a running process sends its own.
+
+    The exit status is 1 if a spool cannot be read.
 
     Parameters
     ----------
     folder
-        the folder that was given to producers as spool
+        the folder that the producers use as spool
     """
     settings = where.settings()
     if not folder.is_dir():
-        raise SpoolError(f"{folder} is not a folder: name the one that producers have as spool")
+        raise SpoolError(f"{folder} is not a folder: name the folder that the producers use as spool")
     rows = _waiting(folder, settings.redis.namespace)
     sent = 0
     if send and any(row["problem"] is None for row in rows):
@@ -50,7 +52,7 @@ def spool(
     else:
         columns = ["spool", "events at most", "bytes", "problem"]
         print_table(
-            "left by processes that have died",
+            "left by dead processes",
             columns,
             [
                 [str(row["spool"]), f"{row['events']:,}", f"{row['bytes']:,}", str(row["problem"] or "-")]
@@ -82,8 +84,8 @@ def _deliver(producer: Producer, folder: Path, expected: int, timeout: float, st
         task = progress.add_task("sending", total=expected)
         while _is_waiting(folder, stuck):
             if time.monotonic() > deadline:
-                raise FlushTimeout(f"not everything was sent in {timeout:g} seconds; what was not stays in {folder}")
-            producer.flush(timeout)  # raises where nothing will ever be sent
+                raise FlushTimeout(f"not all events were sent in {timeout:g} seconds; the rest stays in {folder}")
+            producer.flush(timeout)  # raises an error if the events can never be sent
             progress.update(task, completed=producer.stats.adopted)
             time.sleep(_POLL)
     return producer.stats.adopted

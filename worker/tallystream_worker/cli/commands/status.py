@@ -1,4 +1,4 @@
-"""The command that shows whether the ledger balances."""
+"""The command `status`: prints the lag of each partition, and whether the ledger balances."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 
 
 class Status(LedgerSummary, frozen=True):
-    """The ledger, each stream's hot subject, and what a rebuild or a repartition has left to do."""
+    """The JSON output of `status`: the ledger summary, hot subjects, and unfinished rebuilds and repartitions."""
 
     hottest: dict[str, HotSubject]
+    """The subject with the most recent events of each stream, by stream."""
+
     building: int | None
+    """Number of the generation that a rebuild is building, if one is."""
+
     moving: int | None
+    """Number of the topic that a repartition is filling, if one is."""
+
     kept_log: int | None
+    """Number of the topic that is kept from before the last repartition, if one is."""
 
 
 def status(
@@ -77,12 +84,12 @@ def status(
             console.print(f"hot: {what}: {advice(hot, deployment.declared)}", soft_wrap=True, markup=False)
     for line in _unfinished(deployment):
         console.print(line, soft_wrap=True, markup=False)
-    # The conservation equation: what came in became exactly one of these, or waits.
+    # The equation of the ledger: each appended event has exactly one of these outcomes, or waits.
     became = " + ".join(f"{ledger.ledger[name]:,} {name}" for name in OUTCOMES)
-    waiting = f"and {_count(ledger.lag)} entries that wait"
+    waiting = f"and {_count(ledger.lag)} entries not counted yet"
     console.print(f"events: {ledger.ledger['appended']:,} appended = {became}, {waiting}", soft_wrap=True)
     if ledger.unaccounted is None:
-        error_console.print(f"ledger: open, {_count(ledger.lag)} entries wait to be counted")
+        error_console.print(f"ledger: open, {_count(ledger.lag)} entries are not counted yet")
     elif ledger.unaccounted == 0:
         error_console.print("ledger: balances, every appended event is accounted for", style="green")
     else:
@@ -90,15 +97,18 @@ def status(
 
 
 def _unfinished(deployment: Deployment) -> Iterator[str]:
-    """Yield what a rebuild has left to do."""
+    """Yield one line for each rebuild or repartition that is unfinished or not cleaned up."""
     if deployment.building is not None:
         number = deployment.building
-        yield f"rebuild: generation {number} is being built: run tallystream rebuild to go on, --drop to give up"
+        yield f"rebuild: generation {number} is being built: tallystream rebuild continues it, --drop gives it up"
     if deployment.moving is not None:
         number = deployment.moving
-        yield f"move: log {number} is being filled: run the same tallystream rebuild to go on, --drop to give up"
+        yield (
+            f"repartition: topic {number} is being filled: run the same tallystream rebuild command to continue, "
+            "or --drop to give it up"
+        )
     if deployment.kept is not None:
-        yield f"move: log {deployment.kept} is kept from before the last one: tallystream rebuild --drop removes it"
+        yield f"repartition: the previous topic {deployment.kept} is kept: tallystream rebuild --drop removes it"
 
 
 def _count(value: int | None) -> str:

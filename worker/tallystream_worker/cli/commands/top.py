@@ -1,4 +1,4 @@
-"""The command that reads leaderboards."""
+"""The command `top`: prints a leaderboard."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ def top(
     *,
     n: Annotated[
         int | None,
-        Parameter(converter=whole_number, name=["-n", "--n"], help="how many; default 10, or all where less are kept"),
+        Parameter(
+            converter=whole_number, name=["-n", "--n"], help="number of subjects; default 10, or all if fewer are kept"
+        ),
     ] = None,
-    window: Annotated[str | None, Parameter(help="a window such as day, or a range such as 7d; else all time")] = None,
+    window: Annotated[
+        str | None, Parameter(help="a window such as day, or a range such as 7d; default all time")
+    ] = None,
     live: LiveView = False,
     every: Every = 1.0,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Print the subjects with the most.
+    """Print the subjects with the largest totals of a metric.
 
     Parameters
     ----------
     metric
-        one with top declared, such as view
+        a metric that is declared with top, such as view
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:

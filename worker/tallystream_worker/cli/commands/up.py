@@ -1,4 +1,4 @@
-"""The command that runs everything on one machine."""
+"""The command `up`: runs server, worker and read service on one machine."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def up(
 ) -> None:
     """Run everything on one machine: server, worker and read service.
 
-    Without --redis (or TALLYSTREAM_REDIS_URL) an embedded server is started, which keeps its data in --data,
-    with a snapshot of the counters each minute in snapshot.sqlite beside it.
+    Without --redis or TALLYSTREAM_REDIS_URL, an embedded server is started. It keeps its data in the folder --data, to
+    which a snapshot of the counters is also written every minute (snapshot.sqlite).
     """
     settings = listening(where.settings(), host, port)
     log = logs.configure()
-    # Signals first: whatever is started below is stopped again, in reverse order.
+    # Signals first, so that everything started below is stopped again, in reverse order.
     with stop_on_signals() as stop, ExitStack() as stack:
         if not where.names_a_server:
             server = stack.enter_context(EmbeddedServer(data))
@@ -46,6 +46,6 @@ def up(
         stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
         url = stack.enter_context(serving(settings, registry))
         error_console.print(
-            f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; counts are kept"
+            f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; the counters are kept"
         )
         wait_for(stop)

@@ -1,4 +1,4 @@
-"""The command that counts."""
+"""The command `worker`: counts events in one or several processes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 def worker(
     *,
     processes: Annotated[
-        int | None, Parameter(converter=whole_number, help="worker processes; one for each core to spend")
+        int | None, Parameter(converter=whole_number, help="number of worker processes; one for each core to use")
     ] = None,
-    name: Annotated[str | None, Parameter(help="consumer name; default the host's name")] = None,
+    name: Annotated[str | None, Parameter(help="consumer name; default: the name of the host")] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
     tenants: Tenants = Tenants(),
 ) -> int:
-    """Count: consumer-group workers only, until SIGTERM or Ctrl-C.
+    """Count events until SIGTERM or Ctrl-C.
 
-    With several --config, one for each namespace, one worker counts for all of them.
+    With several --config files, one for each namespace, the worker counts for all of these namespaces.
     """
     settings = [_with_options(each, name, processes) for each in tenants.settings()]
     log = logs.configure()
