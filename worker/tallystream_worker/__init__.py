@@ -1,1 +1,1 @@
-"""Exact event counters on Redis Streams: workers, read service and command line."""
+"""The workers, the read service and the command line of tallystream, exact event counters on Redis Streams."""

@@ -1,1 +1,1 @@
-"""What any long-running process needs: periodic services, signals, logs, listen addresses."""
+"""Runs periodic services, handles signals, writes logs, and checks listen addresses, for any long-running process."""

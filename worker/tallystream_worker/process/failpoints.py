@@ -1,7 +1,7 @@
-"""Places at which a test can have this process killed, as a crash would kill it.
+"""Named places in the code at which a test can kill this process, as a crash would.
 
-`TALLYSTREAM_FAILPOINT=before-apply:3` sends SIGKILL when `before-apply` is reached for the third time. Without
-the variable, which is read once at import, reaching a place calls a function that does nothing.
+With `TALLYSTREAM_FAILPOINT=before-apply:3`, the process gets SIGKILL when it reaches `before-apply` for the third time.
+The variable is read once, at import. Without it, `reach` does nothing.
 """
 
 from __future__ import annotations
@@ -17,33 +17,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VARIABLE: Final = "TALLYSTREAM_FAILPOINT"
+"""The environment variable that names the place."""
 
 PLACES: Final = ("after-fetch", "before-apply", "after-apply", "before-ingest", "after-ingest")
-"""Entries are in hand; they are folded, and nothing is sent; they are applied, and nobody has been told. The same of
-the stretches of a file."""
+"""Places of counting and of ingest: after a fetch; after the fold, before the apply call; after the apply call, before
+subscribers are called; before and after a part of a file is appended."""
 
 RARE_PLACES: Final = ("mid-claim", "before-parking", "after-parking")
-"""Entries of another consumer are ours, and we do not know it yet; before and after an apply that parks something."""
+"""Places that counting seldom reaches: after a claim, before its reply is used; before and after an apply call that
+dead-letters an entry."""
 
 ARCHIVE_PLACES: Final = ("before-archive", "after-archive")
-"""A range of entries is claimed, and no file is there; the file is there, and its range is still claimed."""
+"""Places of the archive: after a range of entries is claimed, before its file is written; after the file is written,
+before the claim is released."""
 
 REBUILD_PLACES: Final = (
     "rebuild-begun", "rebuild-filled", "rebuild-caught-up", "rebuild-switching", "rebuild-switched"
 )  # fmt: skip
-"""The groups are there; the archive is counted; all is; a partition is switched; the meta hash says so."""
+"""Places of a rebuild: the groups are created; the archive is counted; the streams are counted; one partition is
+switched; the meta hash names the new generation."""
 
 MOVE_PLACES: Final = (
     "move-begun", "move-copying", "move-caught-up", "move-closed", "move-copied", "move-counted", "move-pointed"
 )  # fmt: skip
-"""A new log is there; some of the old one is copied; nearly all is; the old one is closed; its end is copied, and
-counted; the new one holds."""
+"""Places of a repartition: the new topic is created; some entries are copied; nearly all are; the old topic is closed;
+its last entries are copied; they are counted; the new topic is live."""
 
 SNAPSHOT_PLACES: Final = ("after-cut", "before-commit", "after-commit")
-"""A moment is read, and nothing written; it is written and not committed; it is committed, and nobody was told."""
+"""Places of a snapshot: the counters are read and nothing is written; they are written and not committed; they are
+committed and not reported."""
 
 RESTORE_PLACES: Final = ("after-load", "after-graft", "after-partition")
-"""A partition's rows are loaded; its log is in place; what was in it is counted."""
+"""Places of a restore: the rows of a partition are loaded; its stream is in place; the entries of the stream are
+counted."""
 
 _ALL: Final = (
     *PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *REBUILD_PLACES, *MOVE_PLACES, *SNAPSHOT_PLACES, *RESTORE_PLACES
@@ -51,14 +57,14 @@ _ALL: Final = (
 
 
 def _pass_by(_place: str) -> None:
-    """Do nothing: the whole cost in production."""
+    """Do nothing; used in production, where no place is armed."""
 
 
 def _armed(spec: str) -> Callable[[str], None]:
     wanted, _, nth = spec.partition(":")
     if wanted not in _ALL or not (nth or "1").isdecimal():
         raise ConfigurationError(f"{VARIABLE}={spec!r}: must be one of {', '.join(_ALL)}, with :N for the N-th time")
-    times = itertools.count(1)  # its next() is one step even among threads
+    times = itertools.count(1)  # next() is atomic, also with several threads
 
     def reach(place: str) -> None:
         if place == wanted and next(times) == int(nth or 1):
@@ -68,4 +74,4 @@ def _armed(spec: str) -> Callable[[str], None]:
 
 
 reach: Final = _armed(os.environ[VARIABLE]) if VARIABLE in os.environ else _pass_by
-"""Say that a place was reached."""
+"""Call with the name of a place when it is reached: kills the process there if `TALLYSTREAM_FAILPOINT` says so."""

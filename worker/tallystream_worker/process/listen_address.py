@@ -1,4 +1,4 @@
-"""Who reaches an address that something listens on, and a loud word where that is more than this machine."""
+"""Warns when a service without authentication listens on an address that is not loopback."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import ServeSettings
 
 LOOPBACK: Final = "127.0.0.1"
+"""The default address to listen on: only this machine can reach it."""
 
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a host is; `None` where it is a name."""
+    """Return a host as an IP address; `None` if it is a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -22,13 +23,13 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address."""
+    """Return whether a host is `localhost` or a loopback address, which only this machine can reach."""
     address = address_of(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def warn_if_exposed(serve: ServeSettings) -> None:
-    """Say loudly that anybody who reaches the address may read and write all counters."""
+    """Log a warning if the read service has no token and listens on an address that is not loopback."""
     if not is_loopback(serve.host) and not (serve.read_token or serve.write_token or serve.admin_token):
         structlog.get_logger().warning(
             "service.exposed",
@@ -39,7 +40,7 @@ def warn_if_exposed(serve: ServeSettings) -> None:
 
 
 def warn_if_metrics_are_exposed(host: str, port: int) -> None:
-    """Say that metrics, which ask for no token, are read by whoever reaches the address."""
+    """Log a warning if metrics, which no token protects, are served on an address that is not loopback."""
     if not is_loopback(host):
         structlog.get_logger().warning(
             "metrics.exposed",

@@ -1,4 +1,4 @@
-"""Logs: JSON lines in production, colours on a terminal; configured once, at the start of a command."""
+"""Configures logging once, at the start of a command: JSON lines, or colours on a terminal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def configure(*, quiet: bool = False) -> FilteringBoundLogger:
-    """Send logs to standard error, and return the logger that everything else is handed.
+    """Configure logging to standard error, and return the logger to pass to all other parts.
 
-    `quiet` leaves out what is no warning, for commands that draw on the terminal.
+    Args:
+        quiet: Log only warnings and errors, for commands that draw on the terminal.
     """
     terminal = sys.stderr.isatty()
     ending: list[Processor] = (

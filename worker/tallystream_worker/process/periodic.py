@@ -1,4 +1,4 @@
-"""A periodic service: one pass again and again, in a thread that nothing but `stop` ends."""
+"""A periodic service: runs a function at an interval in its own thread, until it is stopped."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 FIRST_PAUSE: Final = 0.5
+"""Seconds of the default back-off after the first failed pass."""
+
 LONGEST_PAUSE: Final = 30.0
-"""Seconds that a service waits after its first failed pass, and at most, unless it is given another back-off."""
+"""Longest default back-off between failed passes, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ class ServiceHealth:
     """The state of one service.
 
     Attributes:
-        name: Which service.
+        name: Name of the service.
         problem: Why its last pass failed; `None` if it succeeded.
-        passed: Monotonic second at which the last pass that succeeded ended.
-        tried: Monotonic second at which the last pass began, whatever became of it.
+        passed: Monotonic second at which the last successful pass ended; before the first one, when the service was
+            made.
+        tried: Monotonic second at which the last pass began, successful or not.
     """
 
     name: str
@@ -44,24 +47,25 @@ class ServiceHealth:
 
 
 class PeriodicService:
-    """Makes one pass after another until it is stopped; a pass that fails is logged once and tried again.
+    """Runs one pass after another in its own thread until it is stopped.
 
-    A `RedisError` or `TallyError` is logged with its text, any other exception with its traceback: whatever a pass
-    raises, the thread goes on.
+    A failed pass is tried again after a back-off. The first failure is logged and repeated ones are not: a `RedisError`
+    or `TallyError` with its text, any other exception with its traceback. No exception of a pass ends the thread.
 
     Args:
-        name: What logs, health and the thread call it.
+        name: Name of the service in logs, health and the thread.
         interval: Seconds from the beginning of one pass to the beginning of the next.
-        run_once: Makes one pass; returns the fields of a log line if there is something to say.
-        log: Where changes of state are logged.
-        state: How they are logged, if not as "does not work" and "works again".
-        backoff: How long it waits after failed passes, if not 0.5 s to 30 s.
-        jitter: The part by which an interval may be shorter or longer, so that several processes do not keep in step.
-        recover: Called with the exception of a failed pass; returns how many seconds to wait, or `None` for the
-            back-off.
-        close: Called once the last pass has ended, in the thread of the passes.
-        clients: What the passes use: their connections are dropped if a server is lost, and closed after `close`.
-        stopping: Set by `quiet`; handed in if a pass has to see it.
+        run_once: Runs one pass; returns the fields of a log line, or nothing to log none.
+        log: Logger for the changes of state.
+        state: Logs the changes of state; default: the events "does not work" and "works again".
+        backoff: Seconds to wait after failed passes; default 0.5 s to 30 s.
+        jitter: The fraction by which an interval is randomly shorter or longer, so that several processes do not run
+            in step.
+        recover: Called with the exception of a failed pass; returns the seconds to wait, or `None` for the back-off.
+        close: Called after the last pass, in the thread of the passes.
+        clients: The Redis clients of the passes: their connections are dropped if a server is lost, and the clients are
+            closed after `close`.
+        stopping: The event that `quiet` sets; give one if a pass has to check it.
     """
 
     def __init__(  # noqa: PLR0913  # every part is handed in, and named
@@ -80,7 +84,9 @@ class PeriodicService:
         stopping: threading.Event | None = None,
     ) -> None:
         self.name = name
+        """Name of the service."""
         self.run_once = run_once
+        """Runs one pass, without logging and back-off."""
         self._interval = interval
         self._log = log.bind(service=name)
         self._state = state or StateLog(self._log, failed="task.failed", works="task.recovered")
@@ -95,21 +101,24 @@ class PeriodicService:
 
     @property
     def health(self) -> ServiceHealth:
-        """The state as of the last pass."""
+        """The state of the service after the last pass."""
         return ServiceHealth(self.name, self._state.problem, self._passed, self._tried)
 
     def start(self) -> None:
-        """Begin to make passes; the first one at once."""
+        """Start the thread; the first pass begins at once."""
         self._thread.start()
 
     def quiet(self) -> None:
-        """Begin no further pass; the one in hand goes on, and `stop` waits for it."""
+        """Begin no further pass; a running pass continues, and `stop` waits for it."""
         self._stopping.set()
 
     def stop(self, deadline: float) -> bool:
-        """Wait until the pass in hand has ended, until the monotonic second `deadline`; return whether it has.
+        """Begin no further pass, and wait for the running one until the monotonic second `deadline`.
 
-        A pass that goes on for longer is left alone: its thread does not keep the process alive.
+        A pass that takes longer continues, but its thread does not keep the process alive.
+
+        Returns:
+            Whether the thread has ended.
         """
         self.quiet()
         if self._thread.ident is None:
@@ -119,11 +128,11 @@ class PeriodicService:
         return not self._thread.is_alive()
 
     def attempt(self) -> float:
-        """Make one pass, log what has changed, and return how many seconds to wait before the next."""
+        """Run one pass, log a change of state, and return the seconds to wait before the next pass."""
         self._tried = time.monotonic()
         try:
             done = self.run_once()
-        except Exception as error:  # noqa: BLE001  # a thread that dies in silence is worse than any bug
+        except Exception as error:  # noqa: BLE001  # a bug in a pass must not end the thread
             return self._failed(error)
         self._backoff.reset()
         self._state.works()
@@ -152,7 +161,7 @@ class PeriodicService:
         try:
             while not self._stopping.is_set():
                 pause = LONGEST_PAUSE
-                with suppress(Exception):  # the log itself cannot be written, perhaps because a disk is full
+                with suppress(Exception):  # only logging itself can raise here, for example if a disk is full
                     pause = self.attempt()
                 self._stopping.wait(pause)
         finally:
@@ -160,9 +169,9 @@ class PeriodicService:
 
 
 def _drop_stale_connections(error: Exception, clients: Sequence[redis.Redis]) -> None:
-    """Close the connections of clients after an error, unless it is the answer of a server that works.
+    """Close the pooled connections of clients after an error that a working server would not cause.
 
-    Pooled connections would keep going to a node that was demoted, or is gone.
+    Otherwise they would stay connected to a node that was demoted or is gone.
     """
     if not isinstance(error, RedisError) or is_connection_stale(error):
         for client in clients:

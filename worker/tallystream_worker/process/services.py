@@ -1,4 +1,4 @@
-"""Several services as one: started in order, stopped backwards, within one deadline."""
+"""Starts services in order, and stops them in reverse order within one deadline."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class Service(Protocol):
-    """Something that works in the background between `start` and `stop`."""
+    """A service that works in the background between `start` and `stop`."""
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the service in the background."""
 
     def quiet(self) -> None:
-        """Begin nothing new; what is in hand goes on."""
+        """Begin no new work; work that has begun continues."""
 
     def stop(self, deadline: float) -> bool:
-        """Wait until what is in hand is done, until the monotonic second `deadline`; return whether it is."""
+        """Wait for the running work until the monotonic second `deadline`; return whether it has ended."""
 
     @property
     def health(self) -> ServiceHealth:
@@ -36,7 +36,7 @@ def start_all(services: Sequence[Service]) -> None:
 
 
 def quiet_all(services: Sequence[Service]) -> None:
-    """Have services begin nothing new, the last one first."""
+    """Tell services to begin no new work, the last service first."""
     for service in reversed(services):
         service.quiet()
 
@@ -44,7 +44,7 @@ def quiet_all(services: Sequence[Service]) -> None:
 def stop_all(services: Sequence[Service], deadline: float) -> bool:
     """Stop services, the last one first; return whether all have ended by the monotonic second `deadline`.
 
-    All are told before any is waited for, so that each has the whole time.
+    All services get `quiet` before the first `stop`, so that each has the whole time to end.
     """
     quiet_all(services)
     ended = True
@@ -55,7 +55,7 @@ def stop_all(services: Sequence[Service], deadline: float) -> bool:
 
 @contextmanager
 def running(service: Service, timeout: float) -> Iterator[None]:
-    """Run a service for as long as the context lasts, and give it `timeout` seconds to end."""
+    """Run a service within the context; at its end, wait up to `timeout` seconds for the service to stop."""
     service.start()
     try:
         yield

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or SIGINT sets; a second one ends the process the hard way.
+    """Yield an event that the first SIGTERM or SIGINT sets; a second signal ends the process at once.
 
-    What was set before is restored on leaving. For the main thread only.
+    The previous signal handlers are restored at the end of the context. Only the main thread may use it.
     """
     stop = threading.Event()
     ear, mouth = os.pipe()
@@ -26,12 +26,12 @@ def stop_on_signals() -> Iterator[threading.Event]:
     def note(number: int, _frame: FrameType | None) -> None:
         nonlocal was_told
         if was_told:
-            # Somebody is out of patience. Nothing is lost: what is in hand stays pending.
+            # End at once, by the default handler. Nothing is lost: unapplied entries stay pending.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         was_told = True
-        # Not stop.set(): a signal that comes while the main thread is inside stop.wait(), and holds the event's
-        # lock, would wait for that lock for ever. Writing a byte takes none.
+        # Not stop.set(): if the signal arrives while the main thread is in stop.wait() and has the event's lock, the
+        # handler would wait for that lock forever. Writing a byte takes no lock.
         os.write(mouth, b"\0")
 
     def listen() -> None:
@@ -52,6 +52,6 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def wait_for(stop: threading.Event) -> None:
-    """Wait until `stop` is set, and let signals through meanwhile."""
+    """Wait until `stop` is set, in steps of 0.5 s, so that signal handlers run meanwhile."""
     while not stop.wait(0.5):
         pass

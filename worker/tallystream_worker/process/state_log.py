@@ -1,4 +1,4 @@
-"""Logs one line when something stops working and one when it works again, however often it is tried."""
+"""Logs one line when a thing stops working and one line when it works again, and none for the attempts between."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 _EXPECTED: Final = (RedisError, TallyError)
-"""Errors whose text says everything. Any other is a bug, and its traceback is logged as well."""
+"""Errors that are logged with their text only. Any other error is a bug, and its traceback is logged too."""
 
 
 class StateLog:
@@ -22,10 +22,10 @@ class StateLog:
     Two problems are the same if their texts differ only in numbers, such as an address or a count.
 
     Args:
-        log: Where the lines go; what names the thing is bound to it.
-        failed: The event of a problem that begins, or turns into another one.
-        works: The event of the end of a problem.
-        problem: What is the matter at first; `None` if it works at first.
+        log: Logger for the lines, bound to the fields that name the thing.
+        failed: The event to log when a problem begins, or becomes a different problem.
+        works: The event to log when a problem ends.
+        problem: The problem at the beginning; `None` if the thing works.
     """
 
     def __init__(self, log: FilteringBoundLogger, failed: str, works: str, *, problem: str | None = None) -> None:
@@ -33,35 +33,35 @@ class StateLog:
         self._failed = failed
         self._works = works
         self.problem = problem
-        """What is the matter; `None` while it works."""
+        """The present problem; `None` while the thing works."""
 
     def failed(self, problem: str, **fields: object) -> None:
-        """Take note of a problem; log it as an error unless it is the same as before."""
+        """Record a problem; log it as an error with `fields`, unless it is the same as before."""
         if self.problem is None or kind_of(problem) != kind_of(self.problem):
             self._log.error(self._failed, problem=problem, **fields)
         self.problem = problem
 
     def failed_with(self, error: Exception) -> None:
-        """Take note of an error, with its traceback if it is a bug."""
+        """Record an error as the problem; log it unless it is the same as before, with its traceback if it is a bug."""
         if isinstance(error, _EXPECTED):
             self.failed(str(error) or type(error).__name__)
         else:
             self.failed(f"{type(error).__name__}: {error}", exc_info=error)
 
     def works(self) -> None:
-        """Take note that it works; log it if it did not before."""
+        """Record that the thing works; log it if it did not work before."""
         if self.problem is not None:
             self._log.info(self._works)
         self.problem = None
 
 
 class StreamStates:
-    """Logs one line for each change of a condition that a stream is in or not.
+    """The state logs of one condition, one for each stream.
 
     Args:
-        log: Where the lines go, each with its `stream`.
-        begins: The event of the condition's beginning.
-        ends: The event of its end.
+        log: Logger for the lines; each line gets a field `stream`.
+        begins: The event to log when the condition begins.
+        ends: The event to log when the condition ends.
     """
 
     def __init__(self, log: FilteringBoundLogger, begins: str, ends: str) -> None:
@@ -71,12 +71,12 @@ class StreamStates:
         self._states: dict[str, StateLog] = {}
 
     def __getitem__(self, stream: str) -> StateLog:
-        """Return the state of one stream."""
+        """Return the state log of one stream; create it if it does not exist."""
         if stream not in self._states:
             self._states[stream] = StateLog(self._log.bind(stream=stream), self._begins, self._ends)
         return self._states[stream]
 
 
 def kind_of(problem: str) -> str:
-    """Return the text of a problem without its numbers."""
+    """Return the text of a problem with each number, hexadecimal ones included, replaced by `#`."""
     return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", problem)

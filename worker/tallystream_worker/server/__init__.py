@@ -1,1 +1,1 @@
-"""The embedded server, its users, and advice on the settings of any server."""
+"""Starts the embedded server, writes the users of a server, and warns of unsafe server versions."""

@@ -1,13 +1,13 @@
-"""The users of a server that holds our counters: a user for each part, with the commands and keys that it needs.
+"""The ACL users of a server with counters: one user for each role, with the commands and keys that it needs.
 
-A script runs with the rights of the user who calls it, so a user needs every command that the scripts call, on every
-key that they touch. Only commands of Redis 7.0 are named: an unknown one makes a server refuse the whole file.
+A script runs with the rights of the user that calls it, so a user needs every command that the scripts call, on every
+key that they touch. Only commands of Redis 7.0 are named, because a server rejects a file with an unknown command.
 
-    reader      the read service, `get`, `top`, `status`, Prometheus: reads, and changes nothing
-    producer    reads and appends; apps, `emit`, `ingest`, a read service that takes events by POST
-    worker      counts, parks and trims
-    copier      that, and archives, takes snapshots and audits: a worker that does so beside counting, or the commands
-    admin       operators: the command line, all of the namespace's keys
+    reader      the read service, `get`, `top`, `status`, Prometheus: reads only
+    producer    applications, `emit`, `ingest`, a read service that takes events by POST: reads and appends
+    worker      workers: count, dead-letter and trim
+    copier      workers and commands that also archive, take snapshots or audit
+    admin       operators: the command line, all keys of the namespace
 """
 
 from __future__ import annotations
@@ -32,31 +32,38 @@ _APPEND: Final = (
 )
 _COUNT: Final = (
     "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer "
-    "xgroup|setid del unlink"  # see losses.lua; who may write the counters gains nothing by it
+    "xgroup|setid del unlink"  # for del, see losses.lua; it gives no power to a user that may write the counters
 )
 _COPY: Final = "scan type hsetnx llen lpop lrange pexpiretime"
-"""SCAN names the keys of every namespace on the server: so the plain worker, which does without, may not."""
+"""Commands of the copier beyond those of the worker. SCAN shows the keys of every namespace on the server, so the
+worker, which does not need it, does not get it."""
 
 _OPERATE: Final = "+@read +@write -@dangerous -function +xgroup +xinfo +info +scan"
 
 
 @dataclass(frozen=True)
 class User:
-    """A user: its commands as the ACL has them, and whether it may write the keys that it may read."""
+    """An ACL user.
+
+    Attributes:
+        name: Name of the role, without the namespace.
+        commands: The command rules as an ACL file has them.
+        writes: The user may also write the keys of the namespace, not only read them.
+    """
 
     name: str
     commands: str
     writes: bool
 
     def line(self, namespace: str, password_hash: str) -> str:
-        """Return the user's line in an ACL file."""
+        """Return the line of the user in an ACL file, with access to the keys of one namespace only."""
         mode = "~" if self.writes else "%R~"
         keys = f"{mode}{_literally(namespace)}:meta {mode}{_literally(namespace)}:{{*}}:*"
         return f"user {namespace}-{self.name} on #{password_hash} resetchannels {keys} -@all {self.commands}"
 
 
 def users(*, fsync: bool = False) -> list[User]:
-    """Return the users; with `fsync`, those that confirm writes with WAITAOF may use it (Redis 7.2 or later)."""
+    """Return the ACL users; with `fsync`, all but the reader may call WAITAOF, which needs Redis 7.2 or later."""
     more = " +waitaof" if fsync else ""
     reader = _allow(_CONNECT, _READ)
     producer = _allow(_CONNECT, _READ, _APPEND) + more
@@ -71,24 +78,24 @@ def users(*, fsync: bool = False) -> list[User]:
 
 
 def render(namespace: str, hashes: Mapping[str, str], *, fsync: bool = False) -> str:
-    """Return an ACL file.
+    """Return the text of an ACL file that has these users and turns the default user off.
 
     Args:
-        namespace: The first part of every key, and of every user's name.
-        hashes: SHA-256 of the passwords in hexadecimal, by user.
-        fsync: See `users`.
+        namespace: The first part of every key and of every user name.
+        hashes: SHA-256 of each password in hexadecimal, by user.
+        fsync: Allow WAITAOF; see `users`.
     """
     lines = ["user default reset off", *(user.line(namespace, hashes[user.name]) for user in users(fsync=fsync))]
     return "\n".join(lines) + "\n"
 
 
 def generate(*, fsync: bool = False) -> dict[str, str]:
-    """Return a new password of 256 bits for each user."""
+    """Return a new random password of 256 bits for each user, by user."""
     return {user.name: secrets.token_urlsafe(32) for user in users(fsync=fsync)}
 
 
 def hashed(passwords: Mapping[str, str]) -> dict[str, str]:
-    """Return the passwords as an ACL file has them."""
+    """Return the SHA-256 of each password in hexadecimal, by user, as an ACL file needs it."""
     return {name: hashlib.sha256(password.encode()).hexdigest() for name, password in passwords.items()}
 
 

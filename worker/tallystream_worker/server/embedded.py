@@ -22,31 +22,32 @@ if TYPE_CHECKING:
     from redis import Redis
 
 START_TIMEOUT: Final = 30.0
-"""Seconds of silence after which a starting server is given up; LOADING is not silence."""
+"""Seconds without a reply after which a starting server is given up; a LOADING reply restarts the time."""
 
 STOP_TIMEOUT: Final = 10.0
-"""Seconds that a server has to flush its log and exit before it is killed."""
+"""Seconds that a server has to flush its data to disk and exit before it is killed."""
 
 LOG_TAIL: Final = 10
-"""Lines of the server's log that an error quotes."""
+"""Lines of the server's log file that an error message quotes."""
 
 _POLL: Final = 0.005
 
 
 class EmbeddedServer:
-    """A server of our own: started, waited for, and stopped with this process; what it holds survives it.
+    """A Valkey or Redis server that this process starts and stops; its data stays in a folder.
 
-    Only this machine can reach it: by a unix socket that only its user may open, and by a loopback port
-    when one is asked for. Its log of writes is flushed to disk once a second (`appendfsync everysec`).
+    Only this machine can reach the server: by a Unix socket that only the user of the process can open, and by a port
+    on the loopback address if one is given. The append-only file is flushed to disk once a second (`appendfsync
+    everysec`).
 
     Args:
-        data: Folder that keeps the server's data, log and lock; created when missing. One server at a time.
-        port: `None` for the unix socket only, or a TCP port on 127.0.0.1 besides; 0 picks a free one.
-            Any user of this machine can connect to a port; only the server's own user to the socket.
-        extra: Further arguments of the server, which win over ours: `["--appendfsync", "always"]`.
-        binary: The server program; found by `find_binary` when not given.
+        data: Folder for the data, log file and lock of the server; created if missing. One server at a time uses it.
+        port: `None` for the Unix socket only, or also a TCP port on 127.0.0.1; 0 picks a free port.
+            Every user of this machine can connect to a port.
+        extra: More arguments of the server, which override the default ones: `["--appendfsync", "always"]`.
+        binary: The server program; default: the one that `find_binary` returns.
 
-    After `kill()` and another `start()` the URL is still the same, so clients find the server again.
+    After `kill()` and another `start()` the URL is the same, so clients find the server again.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class EmbeddedServer:
         binary: Path | None = None,
     ) -> None:
         self.data = data.resolve()
+        """Absolute path of the data folder."""
         self._port = port
         self._extra = tuple(extra)
         self._binary = binary
@@ -67,7 +69,11 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect: `redis://127.0.0.1:PORT` when a port was asked for, else `unix:///PATH`."""
+        """The URL for clients: `redis://127.0.0.1:PORT` if a port was given, else `unix:///PATH`.
+
+        Raises:
+            EmbeddedServerError: the server was not started and has no address yet.
+        """
         if self._port:
             return f"redis://127.0.0.1:{self._port}"
         if self._socket is None:
@@ -76,28 +82,32 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int:
-        """The process ID of the running server."""
+        """The process ID of the running server.
+
+        Raises:
+            EmbeddedServerError: the server is not running.
+        """
         if self._process is None:
             raise EmbeddedServerError("the embedded server is not running")
         return self._process.pid
 
     @property
     def log(self) -> Path:
-        """The file that the server writes its log to."""
+        """Path of the server's log file."""
         return self.data / "server.log"
 
     def start(self) -> Self:
-        """Start the server and return once it answers.
+        """Start the server, and return when it replies to PING.
 
         Raises:
-            EmbeddedServerError: another process uses the folder, there is no server program, or the
-                server exits or stays silent; then the last lines of its log are in the message.
+            EmbeddedServerError: the server is already running, another process uses the folder, no server program is
+                installed, or the server exits or does not reply. In the last case the message quotes its log file.
         """
         if self._process is not None:
             raise EmbeddedServerError("the embedded server is already running")
         binary = self._binary or find_binary()
         with contextlib.ExitStack() as undo:
-            # On any way out but the last line, the process is gone and the folder is free again.
+            # If anything below raises, the process is ended and the folder is released.
             undo.callback(self.kill)
             undo.callback(self._forget_socket)
             alive = self._folder.claim(STOP_TIMEOUT)
@@ -112,9 +122,9 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """Let the server flush its log and exit, kill it if it has not within 10 s; stopped is fine, too."""
+        """Stop the server if it runs: it flushes its data to disk and exits; after 10 s it is killed."""
         if self._process is not None:
-            # SIGTERM is SHUTDOWN without a connection: no password and no full client list stands in its way.
+            # SIGTERM is a SHUTDOWN that needs no connection, so a password or a full client list cannot prevent it.
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_TIMEOUT)
@@ -122,7 +132,7 @@ class EmbeddedServer:
         self._forget_socket()
 
     def kill(self) -> None:
-        """End the server with SIGKILL, as a crash would; `start()` brings it back at the same URL."""
+        """End the server with SIGKILL, as a crash would; `start()` starts it again at the same URL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -136,7 +146,7 @@ class EmbeddedServer:
         self.stop()
 
     def _spawn(self, binary: Path, socket_path: Path, alive: IO[str]) -> subprocess.Popen[bytes]:
-        # Written before the server exists: however early we are killed, the next start finds the orphan.
+        # Written before the server starts, so that the next start finds the server even if this process is killed.
         (self.data / "server.address").write_text(str(socket_path))
         arguments = [
             *("--port", str(self._port or 0), "--bind", "127.0.0.1"),
@@ -149,10 +159,10 @@ class EmbeddedServer:
                 return subprocess.Popen(  # noqa: S603  # the program is the one that the operator chose
                     [str(binary), *arguments],
                     stdin=subprocess.DEVNULL,
-                    stdout=log,  # not --logfile: a complaint about an argument goes to the standard streams
+                    stdout=log,  # not --logfile: errors in arguments go to the standard streams
                     stderr=subprocess.STDOUT,
                     pass_fds=[alive.fileno()],
-                    # Ctrl-C must not reach the server before the workers have drained into it.
+                    # Ctrl-C must not stop the server before the workers have applied their last batches.
                     start_new_session=True,
                 )
             except OSError as error:
@@ -165,7 +175,7 @@ class EmbeddedServer:
                 try:
                     client.ping()
                 except BusyLoadingError:
-                    deadline = time.monotonic() + START_TIMEOUT  # alive, with a long log to read
+                    deadline = time.monotonic() + START_TIMEOUT  # it is reading a long append-only file
                 except RedisError:
                     pass
                 else:
@@ -177,15 +187,16 @@ class EmbeddedServer:
                     )
                 if time.monotonic() > deadline:
                     raise EmbeddedServerError(
-                        f"the embedded server was silent for {START_TIMEOUT:.0f} s:\n{self._tail(log_start)}",
+                        f"the embedded server did not reply for {START_TIMEOUT:.0f} s:\n{self._tail(log_start)}",
                     )
                 time.sleep(_POLL)
 
     def _mend_log(self, client: Redis, log_start: int) -> None:
-        """Begin a new log of writes where the old one ended in mid-command.
+        """Rewrite the append-only file if the server found it truncated, and wait until that is done.
 
-        What was in memory is right: half a transaction is not taken in. But Redis 7 leaves its front in the log, and
-        appends to it: at the next start, whatever follows would be taken for the rest of it.
+        The data in memory is correct, because the server drops an incomplete transaction. But Redis 7 keeps the
+        beginning of the transaction in the file and appends to it. At the next start it would read later commands as
+        the rest of that transaction.
         """
         if "aof-load-truncated" not in self._said(log_start):
             return
@@ -213,7 +224,7 @@ class EmbeddedServer:
 
 
 def _free_port() -> int:
-    # Someone may take it before the server does; then the server exits and its log says so.
+    # Another process may take the port before the server does; then the server exits, and the error quotes its log.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -6,4 +6,4 @@ from tallystream.errors import TallyError
 
 
 class EmbeddedServerError(TallyError):
-    """The embedded server could not be started; the message says why and what to do."""
+    """The embedded server cannot be started or used."""

@@ -1,1 +1,1 @@
-"""The configuration: read once, checked once, frozen."""
+"""Reads and checks the configuration once, and returns it as frozen settings."""

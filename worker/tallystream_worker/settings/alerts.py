@@ -1,4 +1,4 @@
-"""An `[[alert]]` table of the configuration: the condition, which is published, and the hook, which is not."""
+"""An `[[alert]]` table of the configuration: its condition is published to readers, its webhook is not."""
 
 from __future__ import annotations
 
@@ -18,39 +18,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hook:
-    """Where notifications go: a URL, and the key by which they are signed (empty: they are not)."""
+    """The target of the notifications of an alert."""
 
     url: str
+    """The URL to which notifications are posted."""
+
     key: bytes = field(default=b"", repr=False)
+    """The key that notifications are signed with; empty for no signature."""
 
 
 class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
-    """A condition and its hook; `secret` names where the key is: `env:NAME` or `file:PATH`."""
+    """An `[[alert]]` table: the fields of the condition, and a webhook with its secret."""
 
     webhook: str = ""
+    """URL to which notifications are posted; empty if the alert is only logged."""
+
     secret: str = ""
+    """Source of the signing key: `env:NAME` or `file:PATH`; empty if notifications are not signed."""
 
     @property
     def condition(self) -> Alert:
-        """The part that everyone may read."""
+        """The condition without webhook and secret, which every reader may see."""
         return Alert(
             self.name, self.metric, self.subject, self.window, self.over, self.rate, self.above, self.below, self.clear
         )
 
     def hook(self, environment: Mapping[str, str]) -> Hook | None:
-        """Return where its notifications go, `None` for the log alone.
+        """Return the target of the notifications; `None` if the alert is only logged.
+
+        Args:
+            environment: Variables, for a secret of the form `env:NAME`.
 
         Raises:
-            ConfigurationError: the URL or the secret cannot be used.
+            ConfigurationError: the URL is not valid, or the secret is missing, empty or unreadable.
         """
         where = f"[[alert]] {self.name[:64]!r}"
         if not self.webhook:
             if self.secret:
-                raise ConfigurationError(f"{where}: a secret without a webhook signs nothing")
+                raise ConfigurationError(f"{where}: a secret needs a webhook: set webhook, or remove secret")
             return None
         url = urlsplit(self.webhook)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise ConfigurationError(f"{where}: webhook must be a URL of http or https")
+            raise ConfigurationError(f"{where}: webhook must be an http or https URL")
         return Hook(self.webhook, self._key(where, environment) if self.secret else b"")
 
     def _key(self, where: str, environment: Mapping[str, str]) -> bytes:
@@ -61,14 +70,14 @@ class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
             try:
                 text = Path(name).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"{where}: secret {name} cannot be read ({error})") from None
+                raise ConfigurationError(f"{where}: the secret file {name} cannot be read ({error})") from None
         else:
-            raise ConfigurationError(f"{where}: secret must be env:NAME, of a variable that is set, or file:PATH")
+            raise ConfigurationError(f"{where}: secret must be env:NAME, with a variable that is set, or file:PATH")
         if not text:
             raise ConfigurationError(f"{where}: the secret is empty")
         if text.startswith("whsec_"):
             try:
                 return base64.b64decode(text.removeprefix("whsec_"), validate=True)
             except binascii.Error:
-                raise ConfigurationError(f"{where}: what follows whsec_ in the secret is not base64") from None
+                raise ConfigurationError(f"{where}: the text after whsec_ in the secret is not base64") from None
         return text.encode()

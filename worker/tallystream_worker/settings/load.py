@@ -1,4 +1,4 @@
-"""Reads the settings from a file and the environment. Nothing else reads the environment."""
+"""Reads the settings from a file and the environment; no other module reads settings from the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Ratio, Rules
-from tallystream_worker.settings.alerts import AlertTable  # noqa: TC001  # so here
+from tallystream_worker.settings.alerts import AlertTable  # noqa: TC001  # the same
 from tallystream_worker.settings.settings import (
     DEFAULT_RULES,
     ArchiveSettings,
@@ -26,7 +26,7 @@ from tallystream_worker.settings.settings import (
 )
 
 DEFAULT_FILES: Final = ("tallystream.toml", "config/tallystream.toml")
-"""Where a configuration is looked for when none is named."""
+"""The configuration files to look for, in this order, if none is named."""
 
 SECTIONS: Final = {
     "redis": RedisSettings,
@@ -37,11 +37,13 @@ SECTIONS: Final = {
     "snapshot": SnapshotSettings,
     "audit": AuditSettings,
 }
+"""The settings class of each section of the configuration file."""
+
 _KINDS: Final = {int: "whole number", float: "number", str: "text"}
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    """The shape of the file: the sections' values are checked where they are merged."""
+    """The structure of the configuration file, for msgspec; the settings classes check the values."""
 
     redis: RedisSettings = msgspec.field(default_factory=RedisSettings)
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
@@ -60,11 +62,12 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
     """Read the settings: environment over file over defaults.
 
     Args:
-        file: The file named by the user; `None` looks for `tallystream.toml`, then `config/tallystream.toml`.
-        environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`.
+        file: The configuration file; `None` looks for `tallystream.toml`, then `config/tallystream.toml`.
+        environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`, and those that name secrets of alerts.
 
     Raises:
-        ConfigurationError: names the file or variable, the setting, and what is allowed.
+        ConfigurationError: a value is not valid; the message has the file or variable, the setting, and the allowed
+            values.
     """
     settings = _from_file(file or _found(), environment)
     for section in SECTIONS:
@@ -100,13 +103,13 @@ def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
 
 
 def _refuse_unknown(stated: dict[str, Any]) -> None:
-    # The sections are dataclasses, and a dataclass cannot say so itself: a misspelt setting would be ignored.
+    # The sections are dataclasses, for which msgspec ignores unknown fields: a misspelt setting would go unnoticed.
     for section, kind in SECTIONS.items():
         known = {setting.name for setting in fields(kind)}
         values = stated.get(section)
         if isinstance(values, dict) and (unknown := values.keys() - known):
             raise ConfigurationError(
-                f"{section}.{min(unknown)}: there is no such setting; there are {', '.join(sorted(known))}"
+                f"{section}.{min(unknown)}: unknown setting; the settings are {', '.join(sorted(known))}"
             )
 
 

@@ -1,6 +1,6 @@
-"""Settings: built once, checked once, frozen, handed down; see `load`.
+"""The settings as frozen dataclasses that check their values; `load` reads them.
 
-The defaults here and in `config/tallystream.toml` are the same; a test holds them together.
+The defaults here and in `config/tallystream.toml` are the same; a test checks this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Ratio, Rules
 from tallystream.rules.windows import seconds
 from tallystream.storage.keys import MAX_PARTITIONS, NAMESPACE
-from tallystream_worker.settings.alerts import Hook  # noqa: TC001  # so here
+from tallystream_worker.settings.alerts import Hook  # noqa: TC001  # the same
 
 DEFAULT_RULES: Final = Rules(
     {
@@ -32,39 +32,58 @@ DEFAULT_RULES: Final = Rules(
     },
     {"engagement_rate": Ratio(("like", "share"), ("view",))},
 )
+"""The metrics and ratios of a configuration that declares none."""
 
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Where the data is; 0 `partitions` are those that are stored, or 4 at the first start."""
+    """The server and the namespace of the data."""
 
     url: str = DEFAULT_URL
+    """URL of the server: `redis://`, `rediss://` (TLS) or `unix://`."""
+
     namespace: str = NAMESPACE
+    """First part of every key."""
+
     partitions: int = 0
+    """Number of partitions; 0 for the stored number, or 4 at the first start."""
 
     def __post_init__(self) -> None:
         if self.partitions:
             _within("redis.partitions", self.partitions, 1, MAX_PARTITIONS)
         if not self.namespace or any(c in self.namespace for c in "{}: ") or not self.namespace.isprintable():
-            raise ConfigurationError("redis.namespace: must be a word without braces, colons or blanks")
+            raise ConfigurationError("redis.namespace: must be a word without braces, colons or spaces")
 
     @property
     def expected(self) -> int | None:
-        """The number of partitions to check against what is stored; `None` takes that as it is."""
+        """The number of partitions that must be stored; `None` if any number is accepted."""
         return self.partitions or None
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How counting is done; times in seconds."""
+    """The settings of counting."""
 
     name: str = ""
+    """Consumer name; empty for the name of the host."""
+
     processes: int = 1
+    """Number of worker processes."""
+
     max_keys: int = 3000
+    """Number of counters in one batch."""
+
     claim_idle: float = 30.0
+    """Seconds after which pending entries of another consumer are claimed."""
+
     max_deliveries: int = 10
+    """Deliveries without success after which an entry is dead-lettered."""
+
     stop_timeout: float = 10.0
+    """Seconds within which a worker ends after SIGTERM."""
+
     durability: Durability = "memory"
+    """The copies that a batch must have reached before the next one."""
 
     def __post_init__(self) -> None:
         _within("worker.processes", self.processes, 1, 256)
@@ -76,18 +95,25 @@ class WorkerSettings:
 
     @property
     def consumer(self) -> str:
-        """The consumer's name in the group: stable across restarts on one host."""
+        """The consumer name: `name`, or the name of the host, so that it is the same after a restart."""
         return self.name or socket.gethostname()
 
 
 @dataclass(frozen=True)
 class RetentionSettings:
-    """How much is kept; bytes for each partition, 0 for no bound."""
+    """The bounds of the streams and of the dead letters; bytes of server memory for each partition, 0 for no bound."""
 
     age: str = "7d"
+    """Time for which counted entries are kept, such as `7d`; `forever` for no bound."""
+
     bytes: int = 268_435_456
+    """Bytes of counted entries that are kept."""
+
     backlog_bytes: int = 1_073_741_824
+    """Bytes of a stream above which it accepts no more entries."""
+
     dead_bytes: int = 67_108_864
+    """Bytes of dead letters that are kept."""
 
     def __post_init__(self) -> None:
         try:
@@ -98,27 +124,42 @@ class RetentionSettings:
             _within(f"retention.{name}", getattr(self, name), 0, 2**50)
         if self.backlog_bytes and not 0 < self.bytes <= self.backlog_bytes:
             raise ConfigurationError(
-                "retention.backlog_bytes: must be 0 or at least retention.bytes: what is kept fills the stream as well"
+                "retention.backlog_bytes: must be 0 or at least retention.bytes: counted entries are in the stream too"
             )
 
     @property
     def age_seconds(self) -> int | None:
-        """Seconds for which a counted entry is kept at most; `None` for ever."""
+        """The age in seconds after which a counted entry is trimmed; `None` for no bound."""
         return seconds(self.age)
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Where the read service listens; times in seconds."""
+    """The address of the read service, and the access to it."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
+
     port: int = 8080
+    """Port to listen on; 0 for any free one."""
+
     read_timeout: float = 5.0
+    """Seconds for which a request waits at most until `?after=` is counted."""
+
     read_token: str = field(default="", repr=False)
+    """Tokens of readers, separated by spaces, or `file:PATH`."""
+
     write_token: str = field(default="", repr=False)
+    """Tokens of writers, which may also read."""
+
     admin_token: str = field(default="", repr=False)
+    """Tokens of admins, which may do everything."""
+
     hosts: tuple[str, ...] = ()
+    """Host names that requests may use, in addition to `localhost` and IP addresses."""
+
     origins: tuple[str, ...] = ()
+    """Origins of other sites whose pages may send requests; `*` for all."""
 
     def __post_init__(self) -> None:
         _within("serve.port", self.port, 0, 65_535)
@@ -128,15 +169,18 @@ class ServeSettings:
                 raise ConfigurationError(f'serve.origins: must be like https://example.com or "*", not {origin!r}')
         for host in self.hosts:
             if not _HOST.fullmatch(host):
-                raise ConfigurationError(f"serve.hosts: must be names without port or scheme, not {host!r}")
+                raise ConfigurationError(f"serve.hosts: must be host names without port or scheme, not {host!r}")
 
 
 @dataclass(frozen=True)
 class ArchiveSettings:
-    """Where every entry is kept as Parquet; times in seconds."""
+    """The archive of all entries as Parquet files."""
 
     url: str = ""
+    """Folder or URL of the archive; empty for no archive."""
+
     every: float = 60.0
+    """Seconds between two files."""
 
     def __post_init__(self) -> None:
         _within("archive.every", self.every, 0.1, 86_400)
@@ -144,10 +188,13 @@ class ArchiveSettings:
 
 @dataclass(frozen=True)
 class SnapshotSettings:
-    """Where the counters are copied to; times in seconds."""
+    """The database that the counters are copied to."""
 
     url: str = ""
+    """SQLite file or database URL; empty for no snapshots."""
+
     every: float = 60.0
+    """Seconds between two snapshots."""
 
     def __post_init__(self) -> None:
         _within("snapshot.every", self.every, 0.1, 86_400)
@@ -155,10 +202,13 @@ class SnapshotSettings:
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """How often the counters are proved beside the counting."""
+    """The audits that run while a worker counts."""
 
     every: str = ""
+    """Time between two audits, such as `6h`; empty for no audits."""
+
     sample: float = 1.0
+    """Share of the counters to compare, more than 0 and at most 1."""
 
     def __post_init__(self) -> None:
         try:
@@ -172,7 +222,7 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that can be set."""
+    """All settings: the sections of the configuration file, the rules, and the webhooks of the alerts by alert name."""
 
     redis: RedisSettings = field(default_factory=RedisSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
