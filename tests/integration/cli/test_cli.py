@@ -253,7 +253,7 @@ def test_check(alone):
         ("[metric.view]\ntpo = 5\n", ["tpo"]),
         ("[metric.View]\n", ["[metric.View]: the name must be 1 to 64 of a-z"]),
         ("[metric.view\n", ["line 1"]),
-        ("[redis]\nulr = 'x'\n", ["redis.ulr: there is no such setting", "namespace, partitions, url"]),
+        ("[redis]\nulr = 'x'\n", ["redis.ulr: unknown setting", "namespace, partitions, url"]),
         ("zone = 'Wien'\n[metric.view]\n", ["zone: 'Wien' is not a time zone"]),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_port_stays_the_same_after_a_crash(fresh_server):
 def test_one_server_per_folder(tmp_path):
     """A second start on the same folder is refused, says who is there, and does no harm to the first."""
     with EmbeddedServer(tmp_path) as first:
-        with pytest.raises(EmbeddedServerError, match=rf"in use by process {os.getpid()}: stop that one"):
+        with pytest.raises(EmbeddedServerError, match=rf"in use by process {os.getpid()}: stop that process"):
             EmbeddedServer(tmp_path).start()
         with client(first.url) as redis:
             assert redis.ping()
@@ -125,7 +125,7 @@ def test_an_orphan_that_does_not_stop_is_reported(tmp_path, monkeypatch):
         process.wait()
         os.kill(orphan, signal.SIGSTOP)
         try:
-            with pytest.raises(EmbeddedServerError, match="left behind still uses"):
+            with pytest.raises(EmbeddedServerError, match="of an earlier run still uses"):
                 EmbeddedServer(tmp_path).start()
         finally:
             os.kill(orphan, signal.SIGKILL)
