@@ -48,7 +48,7 @@ def test_a_thread_that_hangs_is_not_alive():
     hanging = HealthProbe(Watched([partition(3, tried=SILENT + 1)]))
     status, body = HealthProbes({"shop": hanging, "blog": HealthProbe(Watched([partition()]))}).liveness()
     assert status == HTTPStatus.SERVICE_UNAVAILABLE
-    assert json.loads(body)["reasons"] == ["shop: partition 3 hangs: no pass began for 60 s"]
+    assert json.loads(body)["reasons"] == ["shop: partition 3 hangs: no pass has begun for 60 s"]
 
 
 def test_a_service_that_fails_shows_and_stops_nothing():

@@ -57,7 +57,7 @@ _ALL: Final = (
 
 
 def _pass_by(_place: str) -> None:
-    """Do nothing; used in production, where no place is armed."""
+    """Do nothing; this is `reach` in production."""
 
 
 def _armed(spec: str) -> Callable[[str], None]:
@@ -74,4 +74,4 @@ def _armed(spec: str) -> Callable[[str], None]:
 
 
 reach: Final = _armed(os.environ[VARIABLE]) if VARIABLE in os.environ else _pass_by
-"""Call with the name of a place when it is reached: kills the process there if `TALLYSTREAM_FAILPOINT` says so."""
+"""Call with the name of a place when it is reached; kills the process if `TALLYSTREAM_FAILPOINT` names this place."""

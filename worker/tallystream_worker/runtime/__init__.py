@@ -1,1 +1,1 @@
-"""Runs the worker: puts its services together, starts, supervises and stops them."""
+"""Builds the worker from its services, and starts, supervises and stops them."""

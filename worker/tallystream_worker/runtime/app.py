@@ -1,4 +1,4 @@
-"""The composition root: the list of services that are a worker."""
+"""The composition root of the worker: the list of its services, and their start and stop."""
 
 from __future__ import annotations
 
@@ -40,22 +40,27 @@ if TYPE_CHECKING:
 
 
 def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None) -> Deployment:
-    """Agree with what is stored, and publish the declared metrics for producers and readers.
+    """Return the deployment after checking the settings against it, and publish the rules to producers and readers.
 
-    What was counted by other rules stays as it is: the metrics concerned are said in the log.
+    Creates the deployment if nothing is stored, and the consumer groups if they are missing. Totals that were counted
+    by other rules stay unchanged: the metrics with changed rules are logged as a warning.
+
+    Args:
+        settings: The configuration.
+        log: Logger for the warning; `None` for no warning.
 
     Raises:
-        ConfigurationError: what is stored disagrees with the settings.
+        ConfigurationError: the stored data disagrees with the settings.
     """
     client = connect(settings.redis.url)
     try:
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         deployment.refuse_gathering(settings.rules)
         DurabilityCheck(settings.worker.durability).check(client)
-        # Groups first: who reads the metrics may decide at once, and what is decided before there is a group to
-        # acknowledge it would look like the work of a group that is gone.
+        # Create the groups before the rules are published: a producer that reads the rules may decide an event at once,
+        # and a decision without a group that acknowledges it would look like the work of a lost group.
         for keys in deployment.layout.keys:
-            with suppress(ConsumerGroupMissing):  # that partition's alarm, when its thread comes to it
+            with suppress(ConsumerGroupMissing):  # the thread of that partition reports it
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
         before, rules = deployment.declared, settings.rules
         if log is not None and before is not None and (changes := without_history(before, rules)):
@@ -65,9 +70,9 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
                 problem="counts from before the change do not follow the new rules",
                 action="run: tallystream rebuild",
             )
-        # What was retracted is no setting: a worker that starts leaves it as it is.
+        # Retractions are not in the settings: keep the stored ones.
         rules = rules if before is None else changed(rules, retracted=before.retracted)
-        # One write: whoever reads that a metric is spread, or was, also reads the rules that say so, or later ones.
+        # One write, so that a reader that sees a metric as spread also sees the rules that spread it, or later ones.
         client.hset(deployment.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
     finally:
         client.close()
@@ -75,8 +80,13 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
 
 
 def without_history(before: Rules, now: Rules) -> list[str]:
-    """Return the metrics of which older events were counted by rules that counted otherwise."""
-    # What matters where a number is shown, or where an event is counted, and not to what it comes to.
+    """Return the names of the metrics whose earlier events were counted by rules with another result.
+
+    Args:
+        before: The published rules.
+        now: The configured rules.
+    """
+    # These fields change the display of a total or the partition of an event, not the result of counting.
     shown = {"description": "", "floor": None, "spread": False}
     moved = before.zone != now.zone
     return [
@@ -87,25 +97,26 @@ def without_history(before: Rules, now: Rules) -> list[str]:
 
 
 class Worker:
-    """A worker of one namespace: its services, which `start` starts in order and `stop` stops backwards.
+    """A worker of one namespace: `start` starts its services in order, and `stop` stops them in reverse order.
 
-    Counting comes first, because everything else reads what it writes and can wait. Then comes what keeps the streams
-    within bounds, then what delivers alerts, copies and audits. Backwards, so that whatever reads the counters is told
-    to end before what writes them. All services are told to end before any is waited for, and have one deadline.
+    Counting starts first, because all other services read what it writes and can wait. Then start the services that
+    keep the streams within bounds, then those that deliver alerts, archive, take snapshots and audit. In reverse order,
+    the services that read the counters end before those that write them. All services get `quiet` before the first
+    `stop`, and they have one deadline.
 
-    Each service asks in each pass which log and generation are live, so none is started again when they change; only
-    the partition workers belong to one log, and the follower replaces them.
+    Each service checks the live topic and generation in each pass, so a switch restarts no service. Only the partition
+    workers belong to one topic, and the partition follower replaces them.
 
     Args:
-        settings: What was configured.
-        log: Where changes of state are logged.
+        settings: The configuration.
+        log: Logger for the changes of state.
         subscribers: Called with the result of each applied batch.
-        consumer: The name in the groups, if not the configured one.
+        consumer: Consumer name in the groups; default: the configured one.
 
     Raises:
-        ConfigurationError: what is stored disagrees with the settings.
-        ArchiveError: the archive is that of other data.
-        SnapshotError: the database of the snapshots cannot be used.
+        ConfigurationError: the stored data disagrees with the settings.
+        ArchiveError: the archive belongs to another deployment.
+        SnapshotError: the snapshot database cannot be used.
     """
 
     def __init__(
@@ -125,6 +136,7 @@ class Worker:
 
         self._timeout = settings.worker.stop_timeout
         self.follower = follower = PartitionFollower(settings, deployment, log, pool)
+        """The service that runs the worker pool of the live topic."""
         self.services: list[PartitionFollower | PeriodicService] = [
             follower,
             straggler_service(settings, deployment, log),
@@ -139,29 +151,29 @@ class Worker:
 
             self.services.append(archive_service(settings, deployment, log))
         if settings.snapshot.url:
-            from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415  # SQLAlchemy takes its time
+            from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415  # SQLAlchemy is slow to import
 
             self.services.append(snapshot_service(settings, deployment, log))
         if settings.audit.every:
-            from tallystream_worker.rebuild.schedule import audit_service  # noqa: PLC0415  # seldom asked for
+            from tallystream_worker.rebuild.schedule import audit_service  # noqa: PLC0415  # seldom needed
 
             self.services.append(audit_service(settings, log))
 
     def start(self) -> None:
-        """Begin to count, and everything beside it."""
+        """Start all services, counting first."""
         start_all(self.services)
 
     def quiet(self) -> None:
-        """Begin nothing new; what is in hand goes on, and `stop` waits for it."""
+        """Tell all services to begin no new work; running work continues, and `stop` waits for it."""
         quiet_all(self.services)
 
     def stop(self) -> bool:
-        """Finish what is in hand; return whether all of it ended within `[worker] stop_timeout` seconds."""
+        """Stop all services; return whether their work ended within `[worker] stop_timeout` seconds."""
         return stop_all(self.services, time.monotonic() + self._timeout)
 
     @property
     def layout(self) -> Layout:
-        """Where it counts."""
+        """The layout of the topic that is counted now."""
         return self.follower.pool.layout
 
     @property
@@ -171,7 +183,7 @@ class Worker:
 
     @property
     def service_health(self) -> list[ServiceHealth]:
-        """The state of each service beside the partition workers."""
+        """The state of each service except the partition workers."""
         return [service.health for service in self.services]
 
 
@@ -183,7 +195,17 @@ def counting(
     *,
     consumer: str | None = None,
 ) -> Iterator[Worker]:
-    """Run a worker for as long as the context lasts; then finish what is in hand. For the arguments see `Worker`."""
+    """Run a worker within the context, and stop it at the end.
+
+    Args:
+        settings: The configuration.
+        log: Logger for the changes of state.
+        subscribers: Called with the result of each applied batch.
+        consumer: Consumer name in the groups; default: the configured one.
+
+    Raises:
+        ConfigurationError, ArchiveError, SnapshotError: see `Worker`.
+    """
     worker = Worker(settings, log, subscribers, consumer=consumer)
     try:
         worker.start()

@@ -1,4 +1,4 @@
-"""A worker's own health: whether it counts, and whether a restart would help."""
+"""The health of a worker: whether it counts every partition, and whether a restart would help."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from tallystream_worker.runtime.partition_worker import PartitionHealth
 
 SILENT: Final = 60.0
-"""Seconds without a pass begun, after which a thread counts as hung: each wait in a pass is bounded far below."""
+"""Seconds without the beginning of a pass after which a thread hangs; each wait in a pass is much shorter."""
 
 LATE: Final = 30.0
-"""Seconds without a pass completed, after which a partition is not ready."""
+"""Seconds without a successful pass after which a partition is not ready."""
 
 
 class Watched(Protocol):
-    """What a probe looks at: a worker."""
+    """A worker, as far as a health probe needs it."""
 
     @property
     def health(self) -> Sequence[PartitionHealth]:
@@ -33,45 +33,48 @@ class Watched(Protocol):
 
     @property
     def service_health(self) -> Sequence[ServiceHealth]:
-        """The state of each service beside the partition workers."""
+        """The state of each service except the partition workers."""
 
 
 class HealthProbe:
-    """Tells whether a worker is alive and ready; also a Prometheus collector of the state of its services.
+    """The liveness and readiness of a worker; also a Prometheus collector of the state of its services.
 
-    Only the partition workers make a worker hang or not ready: no restart mends a full disk under the archive, and a
-    snapshot or an audit may take long.
+    Only the partition workers decide both. A restart does not repair a full disk of the archive, and a snapshot or an
+    audit may take long.
 
     Args:
-        worker: Which.
+        worker: The worker to check.
     """
 
     def __init__(self, worker: Watched) -> None:
         self._worker = worker
 
     def liveness(self) -> tuple[HTTPStatus, bytes]:
-        """Answer 200 unless a thread hangs: whatever the state of Redis, else a restart would not help."""
+        """Return status 200, or 503 with the reasons if the thread of a partition hangs.
+
+        The state of Redis does not matter, because a restart of the worker would not change it.
+        """
         return _answer("alive", self.hung())
 
     def readiness(self) -> tuple[HTTPStatus, bytes]:
-        """Answer 200 while every partition is counted; else 503 with what each one's problem is."""
+        """Return status 200 if every partition is counted, or 503 with the problem of each partition that is not."""
         return _answer("ready", self.problems())
 
     def hung(self) -> list[str]:
-        """Return what is to be said of each thread that hangs."""
+        """Return one message for each partition whose thread has not begun a pass for 60 seconds."""
         now = time.monotonic()
         hung = [each.partition for each in self._worker.health if now - each.tried > SILENT]
-        return [f"partition {number} hangs: no pass began for {SILENT:.0f} s" for number in hung]
+        return [f"partition {number} hangs: no pass has begun for {SILENT:.0f} s" for number in hung]
 
     def problems(self) -> list[str]:
-        """Return what is to be said of each partition that is not counted."""
+        """Return one message for each partition with a problem, or without a successful pass for 30 seconds."""
         now = time.monotonic()
         reasons = []
         for each in self._worker.health:
             if each.problem is not None:
                 reasons.append(f"partition {each.partition}: {each.problem}")
             elif now - each.passed > LATE:
-                reasons.append(f"partition {each.partition}: no pass was completed for {now - each.passed:.0f} s")
+                reasons.append(f"partition {each.partition}: no pass has succeeded for {now - each.passed:.0f} s")
         return reasons
 
     def collect(self) -> Iterable[Metric]:
@@ -80,11 +83,11 @@ class HealthProbe:
             "tallystream_partition_up", "1 while this worker counts the partition, else 0.", labels=["partition"]
         )
         passed = GaugeMetricFamily(
-            "tallystream_last_pass_timestamp_seconds", "When the last pass was completed.", labels=["partition"]
+            "tallystream_last_pass_timestamp_seconds", "Time of the last successful pass.", labels=["partition"]
         )
         hottest = GaugeMetricFamily(
             "tallystream_hot_subject_ratio",
-            "Part of the partition's events, 0 to 1, that one subject gets; tallystream status names it.",
+            "Share of the partition's events, 0 to 1, of its hot subject; tallystream status names the subject.",
             labels=["partition"],
         )
         wall = time.time() - time.monotonic()
@@ -95,7 +98,7 @@ class HealthProbe:
                 hottest.add_metric([str(each.partition)], each.hot_subject.share)
         services = GaugeMetricFamily(
             "tallystream_service_up",
-            "1 while the last pass of a service beside the counting succeeded, else 0.",
+            "1 if the last pass of a service other than counting succeeded, else 0.",
             labels=["service"],
         )
         for service in self._worker.service_health:
@@ -104,21 +107,21 @@ class HealthProbe:
 
 
 class HealthProbes:
-    """The probes of several namespaces as one.
+    """The health probes of several namespaces as one.
 
     Args:
-        probes: By namespace.
+        probes: The probes by namespace.
     """
 
     def __init__(self, probes: Mapping[str, HealthProbe]) -> None:
         self._vigils = probes
 
     def liveness(self) -> tuple[HTTPStatus, bytes]:
-        """Answer 200 unless a thread of any of them hangs."""
+        """Return status 200, or 503 with the reasons if the thread of a partition in any namespace hangs."""
         return _answer("alive", [f"{name}: {hung}" for name, each in self._vigils.items() for hung in each.hung()])
 
     def readiness(self) -> tuple[HTTPStatus, bytes]:
-        """Answer 200 while every partition of all of them is counted."""
+        """Return status 200 if every partition of all namespaces is counted, else 503 with the reasons."""
         return _answer("ready", [f"{name}: {why}" for name, each in self._vigils.items() for why in each.problems()])
 
 

@@ -1,4 +1,4 @@
-"""What a worker measures about itself: a subscriber of outcomes, and a port of its own to read them from."""
+"""The Prometheus metrics of workers and audits, and the port that serves them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ if TYPE_CHECKING:
 
 
 MAX_PORT: Final = 65_535
+"""The largest port number."""
 
 
 class WorkerMetrics:
-    """Turns outcomes into Prometheus metrics; safe across threads.
+    """Records the results of batches and the deliveries of alerts as Prometheus metrics; thread-safe.
 
-    What is counted is in Redis, and the read service exports it; here is only how the work is done.
+    These metrics measure the work of one worker. The counted events are in Redis, and the read service exports them.
+
+    Args:
+        registry: The registry to add the metrics to.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._batches = Counter("tallystream_batches", "Batches that were applied.", registry=registry)
         self._stale = Counter(
             "tallystream_batches_conflicted",
-            "Batches that came too late, because another worker had applied part of them, and were folded again.",
+            "Stale batches: another worker had applied some of their entries, so they were folded again.",
             registry=registry,
         )
         self._events = Histogram(
@@ -48,30 +52,30 @@ class WorkerMetrics:
         )
         self._keys = Histogram(
             "tallystream_batch_keys",
-            "Counters that an applied batch touched.",
+            "Counters that an applied batch changed.",
             registry=registry,
             buckets=(1, 10, 100, 300, 1_000, 2_000, 3_000, 4_000, 6_000, 10_000, 30_000),
         )
         self._seconds = Histogram(
             "tallystream_apply_seconds",
-            "Seconds that an apply call took, the way there and back included.",
+            "Duration of an apply call in seconds, network included.",
             registry=registry,
             buckets=(0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.025, 0.05, 0.1, 0.5, 2.5),
         )
 
         self._notifications = Counter(
             "tallystream_alert_notifications",
-            "Attempts to deliver a notification: delivered, failed (it is tried again), or abandoned.",
+            "Attempts to deliver a notification: delivered, failed (it will be tried again), or abandoned.",
             ["alert", "outcome"],
             registry=registry,
         )
 
     def delivered(self, alert: str, outcome: str) -> None:
-        """Take note of one attempt to deliver a notification."""
+        """Count one attempt to deliver a notification, by alert and outcome."""
         self._notifications.labels(alert, outcome).inc()
 
     def __call__(self, outcome: BatchResult) -> None:
-        """Take note of one applied batch."""
+        """Record the events, counters, duration and conflicts of one applied batch."""
         self._batches.inc()
         self._stale.inc(outcome.stale)
         self._events.observe(outcome.events)
@@ -80,35 +84,41 @@ class WorkerMetrics:
 
 
 class AuditMetrics:
-    """What the last audit found; nothing before the first has ended."""
+    """The result of the last audit as Prometheus metrics; NaN differences before the first audit has ended.
+
+    Args:
+        registry: The registry to add the metrics to.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._differences = Gauge(
-            "tallystream_audit_differences", "Counters that differed in the last audit: must be 0.", registry=registry
+            "tallystream_audit_differences", "Counters that differed in the last audit; must be 0.", registry=registry
         )
         self._differences.set(float("nan"))
-        self._counters = Gauge("tallystream_audit_counters", "Counters that it compared.", registry=registry)
-        self._timestamp = Gauge("tallystream_audit_timestamp_seconds", "When it ended, 0 for never.", registry=registry)
+        self._counters = Gauge("tallystream_audit_counters", "Counters that the last audit compared.", registry=registry)
+        self._timestamp = Gauge(
+            "tallystream_audit_timestamp_seconds", "End of the last audit; 0 before the first.", registry=registry
+        )
 
     def note(self, differences: int, counters: int) -> None:
-        """Take note of an audit that has ended."""
+        """Record the numbers of different and of compared counters of an audit that has ended now."""
         self._differences.set(differences)
         self._counters.set(counters)
         self._timestamp.set_to_current_time()
 
 
 class ByNamespace(Collector):
-    """The metrics of several registries as one page, each sample with the `namespace` that it is of.
+    """The metrics of several registries as one collector; each sample gets a label `namespace`.
 
     Args:
-        registries: By namespace.
+        registries: The registries by namespace.
     """
 
     def __init__(self, registries: Mapping[str, CollectorRegistry]) -> None:
         self._registries = registries
 
     def collect(self) -> Iterable[Metric]:
-        """Yield each family once, with the samples of all."""
+        """Return each metric family once, with the samples of all registries."""
         families: dict[str, Metric] = {}
         for namespace, registry in self._registries.items():
             for found in registry.collect():
@@ -122,12 +132,19 @@ class ByNamespace(Collector):
 def serve_metrics(
     registry: CollectorRegistry, host: str, port: int, probe: HealthProbe | HealthProbes | None = None
 ) -> WSGIServer:
-    """Serve a registry on a port of its own, in the background; port 0 takes a free one, the server's `server_port`.
+    """Serve a registry over HTTP in a background thread.
 
-    With `probe` also `/healthz` and `/readyz`: 200, or 503 with the reasons.
+    Args:
+        registry: The registry.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one, which is `server_port` of the result.
+        probe: Serves also `/healthz` and `/readyz`: 200, or 503 with the reasons.
+
+    Returns:
+        The running server.
 
     Raises:
-        ConfigurationError: the address cannot be listened on.
+        ConfigurationError: the port is out of range, or the server cannot listen on the address.
     """
     if not 0 <= port <= MAX_PORT:
         raise ConfigurationError(f"--metrics-port: must be 0 to {MAX_PORT:,}, not {port:,}")
@@ -160,4 +177,4 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Silent(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
-        """Say nothing of each scrape."""
+        """Do nothing, so that scrapes are not logged."""

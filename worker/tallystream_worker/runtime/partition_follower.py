@@ -1,4 +1,4 @@
-"""Follows the log: after the events were moved to another number of partitions, a worker goes on there by itself."""
+"""Follows the live topic: after a repartition, a worker counts the new partitions without a restart."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 INTERVAL: Final = 0.5
-"""Seconds between looks which log is live: about how long new entries wait after a move."""
+"""Seconds between checks of the live topic: about the time for which new entries wait after a repartition."""
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 5.0
 
 
 class PartitionFollower:
-    """Runs the pool of the log that is live, and another one after a move.
+    """Runs the worker pool of the live topic, and replaces it after a repartition.
 
-    Nothing else in a worker belongs to one log: every other service looks in each pass which one is live.
+    Only the pool belongs to one topic: every other service of a worker checks the live topic in each pass.
 
     Args:
-        settings: What was configured.
-        deployment: What is stored.
-        log: Where a move is logged.
-        pool: Makes a pool that has not started.
+        settings: The configuration.
+        deployment: The deployment at the start.
+        log: Logger for the changes of topic.
+        pool: Makes a pool for a deployment, without starting it.
     """
 
     def __init__(
@@ -63,36 +63,38 @@ class PartitionFollower:
             clients=[self._client],
         )
         self.pool = pool(deployment)
-        """What counts."""
+        """The pool that counts the live topic."""
 
     @property
     def health(self) -> ServiceHealth:
-        """How the following is; see `pool.health` for the partitions."""
+        """The state of the check of the live topic; `pool.health` has the state of the partitions."""
         return self._following.health
 
     def start(self) -> None:
-        """Begin to count, and to follow."""
+        """Start the pool and the check of the live topic."""
         self.pool.start()
         self._following.start()
 
     def quiet(self) -> None:
-        """Read nothing more, and follow no further; the batches in hand are finished, and `stop` waits for them."""
+        """Read no more entries and check the topic no more; running batches are finished, and `stop` waits for them."""
         self._is_stopping = True
         self._following.quiet()
         self.pool.quiet()
 
     def stop(self, deadline: float) -> bool:
-        """Finish what is in hand; return whether everything ended by the monotonic second `deadline`."""
+        """Finish the running batches; return whether all threads ended by the monotonic second `deadline`."""
         self.quiet()
         has_ended = self._following.stop(deadline)
         return self._end(self.pool, deadline) and has_ended
 
     def run_once(self) -> None:
-        """Go on in the log that is live.
+        """Check the live topic; if it has changed, start a pool for it and stop the present one.
+
+        If the server has the data of another deployment, or none, set `pool.foreign`.
 
         Raises:
-            redis.RedisError: the server does not answer, or refuses.
-            ConfigurationError: what is stored is not of this release.
+            redis.RedisError: the server does not reply, or rejects a command.
+            ConfigurationError: the stored data is of another release.
         """
         try:
             found = self._deployment.reload(self._client)
@@ -104,7 +106,7 @@ class PartitionFollower:
             self._go_on(found)
 
     def _go_on(self, found: Deployment) -> None:
-        pool = self._make(found)  # first: what has come since the move waits for it
+        pool = self._make(found)  # before the old pool stops: new entries wait for the new pool
         try:
             pool.start()
         except Exception:

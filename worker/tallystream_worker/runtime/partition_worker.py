@@ -1,4 +1,4 @@
-"""Counts one partition, and recovers from whatever goes wrong: the server, the data under it, a bug."""
+"""Counts one partition in a loop, and recovers from a lost server, lost or changed data, and bugs."""
 
 from __future__ import annotations
 
@@ -32,26 +32,28 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 BLOCK: Final = 1.0
-"""Seconds that a read waits on the server for new entries: also the most by which a stop is delayed."""
+"""Seconds for which a read waits on the server for new entries; a stop is delayed by at most this time."""
 
 _MOVED_PAUSE: Final = 0.05
-"""Seconds between looks which generation is live: none is, while the log is moved to another one."""
+"""Seconds between checks of the live generation; at the switch of a repartition there is none for a moment."""
 
 _FIRST_PAUSE: Final = 0.1
+"""Seconds of the back-off after the first failed pass."""
+
 _LONGEST_PAUSE: Final = 5.0
-"""Seconds to wait after the first failed pass, and at most."""
+"""Longest back-off between failed passes, in seconds."""
 
 
 @dataclass(frozen=True)
 class PartitionHealth:
-    """How one partition's thread is.
+    """The state of the thread of one partition.
 
     Attributes:
-        partition: Which.
-        problem: Why it does not count, `None` while it does.
-        passed: Monotonic second of the last pass that succeeded.
-        tried: Monotonic second at which the last pass began, whatever became of it.
-        hot_subject: The subject with the most of the events that were counted here lately.
+        partition: Number of the partition.
+        problem: Why the partition is not counted; `None` while it is.
+        passed: Monotonic second at which the last successful pass ended.
+        tried: Monotonic second at which the last pass began, successful or not.
+        hot_subject: The subject with the most recent events of the partition; `None` if it is unknown.
     """
 
     partition: int
@@ -65,13 +67,13 @@ class PartitionWorker:
     """Counts one partition, pass after pass.
 
     Args:
-        settings: What was configured.
-        deployment: The data that the worker began with.
-        partition: The one to count.
-        consumer: The name in the group.
+        settings: The configuration.
+        deployment: The deployment that the worker began with.
+        partition: Number of the partition.
+        consumer: Consumer name in the group.
         subscribers: Called with the result of each applied batch.
-        log: Where changes of state are logged.
-        foreign: Set while the server holds other data, or none.
+        log: Logger for the changes of state.
+        foreign: Set while the server has the data of another deployment, or none.
     """
 
     def __init__(
@@ -96,11 +98,11 @@ class PartitionWorker:
         self._durability = DurabilityCheck(settings.worker.durability)
         self._loop: CountingLoop | None = None
         self._has_failed = False
-        self._left = ""  # the kind of error that the last entry was left pending for
+        self._left = ""  # the kind of error for which an entry was left pending last
         self._subscriber_problem = ""  # the kind of error that a subscriber raised last
 
     def service(self) -> PeriodicService:
-        """Return the service that makes pass after pass: without an interval, since a pass itself waits for entries."""
+        """Return the periodic service that runs the passes; its interval is 0, because a pass waits for entries."""
         return PeriodicService(
             f"partition-{self._partition}",
             0.0,
@@ -113,11 +115,11 @@ class PartitionWorker:
         )
 
     def run_once(self) -> None:
-        """Count what is there, or wait up to a second for it.
+        """Count the entries that are there, or wait up to a second for entries.
 
         Raises:
-            DeploymentChanged: the server holds other data than the worker began with.
-            StreamError: the group is gone.
+            DeploymentChanged: the server has other data than the worker began with.
+            StreamError: the consumer group is gone.
             Exception: see `CountingLoop.run_once`.
         """
         loop = self._loop
@@ -127,23 +129,32 @@ class PartitionWorker:
         loop.run_once(BLOCK)
 
     def recover(self, error: Exception) -> float | None:
-        """Begin the next pass with what is in hand, after one that failed; return the seconds to wait, if special."""
+        """Make the next pass begin with the pending entries of the failed one.
+
+        Args:
+            error: The exception of the failed pass.
+
+        Returns:
+            The seconds to wait before the next pass; `None` for the back-off.
+        """
         self._has_failed = True
         if isinstance(error, GenerationSwitched):
-            # What is in hand stays pending in the old generation: should a rebuild be undone, it is counted then.
+            # The entries stay pending in the old generation: if the rebuild is undone, they are counted then.
             return _MOVED_PAUSE
         if self._loop is not None:
-            # Of a bug, too: delivered too often without success, the entries of the batch are parked.
+            # If an entry causes the error, even by a bug, this delivery counts towards max_deliveries: after these,
+            # the entries of the batch are dead-lettered.
             self._loop.fetch.recover(as_delivery=is_entry_error(error))
         return None
 
     def _open(self) -> CountingLoop:
-        """Begin, or go on after a problem: with the generation that is live by now, and with what was in hand.
+        """Return the loop for the generation that is live now, which begins with this consumer's pending entries.
 
-        Refuse to go on where the data is not the one that this worker began with.
+        Refuse if the deployment is not the one that this worker began with. After FLUSHALL, or on a wrong or restored
+        server, a new group at the beginning of the stream would silently count onto nothing, or count twice.
 
-        After FLUSHALL, or on a wrong or restored server, a group created at the beginning of the stream would count
-        without a word on top of nothing, or twice.
+        Raises:
+            DeploymentChanged: the server has the data of another deployment, or none.
         """
         found = self._deployment.reload(self._applying)
         keys = found.layout.keys[self._partition]
@@ -151,14 +162,15 @@ class PartitionWorker:
         if loop is None or loop.keys != keys:
             loop = self._loop = self._counting(found, keys)
         loop.fetch.ensure_group()
-        # Again: emptied just before the group was made, the server holds a new one, and nothing would look wrong.
-        # Emptied from now on, it has no group, and the next read says so; of a cluster, node by node, `foreign` does.
+        # Check again: if the server was emptied just before the group was created, the new group would hide that. If it
+        # is emptied later, the group is gone and the next read fails. On a cluster, which is emptied node by node,
+        # `foreign` reports it.
         found.ensure_same(self._applying)
         loop.fetch.recover()
         return loop
 
     def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
-        """Return what counts the generation that is live here, by its rules."""
+        """Return a counting loop for the live generation of this partition, by its rules."""
         worker = self._settings.worker
         begun: bytes | None = self._applying.execute_command("GET", keys.begun)
         fold = partial(
@@ -183,14 +195,14 @@ class PartitionWorker:
         )
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:
-        """Log one line for each kind of error that single entries fail with, until they are parked."""
+        """Log an entry that was left pending after an error, unless the kind of error is the same as before."""
         text = f"{type(error).__name__}: {error}"
         if kind_of(text) != self._left:
             self._left = kind_of(text)
             self._log.warning("entry.left_pending", entry=entry.id, deliveries=entry.deliveries, problem=text)
 
     def _subscriber_failed(self, error: Exception) -> None:
-        """Log one line for each kind of error that subscribers raise; the batch is counted."""
+        """Log an error of a subscriber, unless it is of the same kind as before; the batch is counted."""
         text = f"{type(error).__name__}: {error}"
         if kind_of(text) != self._subscriber_problem:
             self._subscriber_problem = kind_of(text)

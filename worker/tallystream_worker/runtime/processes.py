@@ -1,4 +1,4 @@
-"""Worker processes: one in the foreground, or several that a parent keeps alive."""
+"""Runs one worker in this process, or several worker processes that a parent restarts if they die."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ _RESTART_PAUSE: Final = 1.0
 def run_one(
     tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None, metrics_host: str = LOOPBACK
 ) -> int:
-    """Count in this process until SIGTERM or Ctrl-C; return the exit status.
+    """Count in this process until SIGTERM or Ctrl-C; return the exit status 0.
 
     Args:
-        tenants: The settings of each namespace.
-        log: Where changes of state are said.
-        metrics_port: A port for metrics and health, or `None`.
-        metrics_host: The address that they are served on.
+        tenants: The settings of each namespace; the consumer name is that of the first.
+        log: Logger for the changes of state.
+        metrics_port: Port for metrics and health; `None` to serve neither.
+        metrics_host: Address for metrics and health.
+
+    Raises:
+        ConfigurationError: the settings disagree with the stored data, or the port cannot be used.
     """
     consumer, several = tenants[0].worker.consumer, len(tenants) > 1
     registries: dict[str, CollectorRegistry] = {}
@@ -66,7 +69,7 @@ def run_one(
         wait_for(stop)
         log.info("worker.stopping", consumer=consumer)
         for worker in workers:
-            worker.quiet()  # all at once: they are waited for one after the other
+            worker.quiet()  # tell all workers to end before the first is waited for
     log.info("worker.stopped", consumer=consumer)
     return 0
 
@@ -74,13 +77,22 @@ def run_one(
 def run_many(
     tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None, metrics_host: str = LOOPBACK
 ) -> int:
-    """Keep as many workers alive as the first of `tenants` says, until SIGTERM or Ctrl-C; return the exit status.
+    """Run several worker processes until SIGTERM or Ctrl-C, and restart those that die; return the exit status 0.
 
-    Each has a stable consumer name of its own, `<name>-<number>`, so that a restarted one goes on at once with
-    what its predecessor held. `metrics_port` is the first one's, the next has the next.
+    Each process has a stable consumer name, `<name>-<number>`, so a restarted process continues at once with its
+    pending entries. Process 0 uses `metrics_port`, process 1 the port after it, and so on.
+
+    Args:
+        tenants: The settings of each namespace; the number of processes is that of the first.
+        log: Logger for the changes of state.
+        metrics_port: Port for metrics and health of process 0; `None` to serve neither.
+        metrics_host: Address for metrics and health.
+
+    Raises:
+        ConfigurationError: the settings disagree with the stored data.
     """
     for settings in tenants:
-        open_deployment(settings, log)  # a mistake in the settings is one message here, not one from each process
+        open_deployment(settings, log)  # a wrong setting fails once here, instead of once in each process
     with stop_on_signals() as stop:
         pool = [_start(tenants, number, metrics_port, metrics_host) for number in range(tenants[0].worker.processes)]
         while not stop.wait(0.2):
@@ -115,9 +127,9 @@ def _child(tenants: Sequence[Settings], number: int, metrics_port: int | None, m
 
 
 def _end_with_parent() -> None:
-    """Stop, as on SIGTERM, when the parent was killed: nobody would start this process again, or stop it."""
+    """Wait until the parent process ends, then send SIGTERM to this process, which would otherwise run on alone."""
     parent = multiprocessing.parent_process()
-    assert parent is not None  # noqa: S101  # it has started us
+    assert parent is not None  # noqa: S101  # this function runs in a child process only
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -125,7 +137,7 @@ def _end_with_parent() -> None:
 def _numbered(settings: Settings, number: int) -> Settings:
     named = replace(settings, worker=replace(settings.worker, name=f"{settings.worker.consumer}-{number}"))
     if number > 0:
-        # One of them is enough.
+        # Archive, snapshots and audits run in process 0 only.
         named = replace(
             named,
             archive=replace(settings.archive, url=""),

@@ -1,7 +1,7 @@
-"""A pool: one partition worker a partition, each in a thread of its own.
+"""A pool of partition workers: one for each partition, each in its own thread.
 
-Stopping: the threads finish the batch in hand, apply it, and end. What was read and not applied stays pending,
-and whoever comes next begins with it.
+When the pool stops, each thread applies its batch and ends. Entries that were read and not applied stay pending, and
+the next worker begins with them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class WorkerPool:
-    """Counts all partitions of one log until stopped.
+    """Counts all partitions of one topic until it is stopped.
 
     Args:
-        settings: What was configured.
-        deployment: What is stored.
-        log: Where changes of state are logged.
+        settings: The configuration.
+        deployment: The deployment with the topic.
+        log: Logger for the changes of state.
         subscribers: Called with the result of each applied batch.
-        consumer: The name in the group, if not the configured one.
+        consumer: Consumer name in the group; default: the configured one.
     """
 
     def __init__(
@@ -44,10 +44,12 @@ class WorkerPool:
         consumer: str | None = None,
     ) -> None:
         self.layout = deployment.layout
+        """The layout of the topic."""
         self.hot_subjects = HotSubjectTracker(deployment.layout.partitions, deployment.layout.topic)
+        """Finds the hot subject of each partition in the applied batches."""
         self.foreign = threading.Event()
-        """Set while the server holds other data, or none: over a cluster, FLUSHALL is not one moment, so a partition
-        worker that begins again may find the meta hash of data that is about to be gone."""
+        """Set while the server has the data of another deployment, or none. It is needed on a cluster: FLUSHALL empties
+        its nodes one after the other, so a partition worker that begins again may still find the old meta hash."""
         name = consumer or settings.worker.consumer
         everyone: list[BatchSubscriber] = [*subscribers, self.hot_subjects]
         workers = [
@@ -55,26 +57,26 @@ class WorkerPool:
             for partition in range(deployment.layout.partitions)
         ]
         self.services = [worker.service() for worker in workers]
-        """What counts, by partition."""
+        """The services that count, one for each partition."""
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start the thread of each partition."""
         start_all(self.services)
 
     def quiet(self) -> None:
-        """Read nothing more; the batches in hand are finished, and `stop` waits for them."""
+        """Read no more entries; running batches are finished, and `stop` waits for them."""
         quiet_all(self.services)
 
     def stop(self, deadline: float) -> bool:
-        """Finish the batches in hand; return whether all threads ended by the monotonic second `deadline`.
+        """Finish the running batches; return whether all threads ended by the monotonic second `deadline`.
 
-        A thread that did not is left alone: what it holds stays pending, and is counted by whoever comes next.
+        A thread that has not ended is left alone: its entries stay pending, and the next worker counts them.
         """
         return stop_all(self.services, deadline)
 
     @property
     def health(self) -> list[PartitionHealth]:
-        """How each partition's thread is."""
+        """The state of the thread of each partition."""
         states = [service.health for service in self.services]
         return [
             PartitionHealth(number, state.problem, state.passed, state.tried, self.hot_subjects.of(number))
