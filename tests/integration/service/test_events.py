@@ -173,7 +173,7 @@ def test_a_key_that_comes_twice_is_refused(harness: Harness, http: httpx.Client,
     """In a list as well, an event with a key twice is refused by name: which one was meant is not ours to guess."""
     answer = post(http, text)
     assert answer.status_code == 400
-    assert answer.json()["faults"][0]["limit"] == "must be given once only"
+    assert answer.json()["faults"][0]["limit"] == "must be given only once"
     assert answer.json()["index"] == 1
     assert harness.ledger() == {}
 

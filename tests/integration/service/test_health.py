@@ -32,8 +32,8 @@ def test_what_is_wrong_with_the_books_is_a_warning(server: Server) -> None:
         answer = http.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["warnings"] == [
-        "1,200 events were trimmed away before they were counted",
-        "1 entries are parked: see tallystream dead",
+        "1,200 events were trimmed before they were counted",
+        "1 dead letters: see tallystream dead",
     ]
 
 
@@ -85,7 +85,7 @@ def test_a_server_that_is_away(fresh_server: Callable[..., EmbeddedServer]) -> N
         assert http.get("/healthz").status_code == 200
         ready, read = http.get("/readyz"), http.get("/v1/counters/a/view")
         assert (ready.status_code, read.status_code) == (503, 503)
-        assert "Redis does not answer" in ready.json()["reasons"][0]
+        assert "Redis does not reply" in ready.json()["reasons"][0]
         assert read.headers["retry-after"] == "1"
         assert server.url.removeprefix("unix://") not in read.text
         server.start()

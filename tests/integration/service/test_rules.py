@@ -451,10 +451,10 @@ def test_events_while_redis_is_away_are_held(
         server.kill()
         answer = http.post("/v1/events", json=[event] * 3)
         assert (answer.status_code, answer.headers.get("retry-after")) == (504, None)
-        assert "held" in answer.json()["detail"]
+        assert "buffered" in answer.json()["detail"]
         answer = http.post("/v1/decide", json=event)
         assert (answer.status_code, answer.headers.get("retry-after")) == (503, None)
-        assert "not known whether" in answer.json()["detail"]
+        assert "unknown whether" in answer.json()["detail"]
         server.start()
         taken = 4 + posted_until_taken(http, event)
         assert harness.ledger()["appended"] == taken
@@ -471,7 +471,7 @@ def test_a_full_stream_is_backpressure(server: Server, monkeypatch: pytest.Monke
         for path in ("/v1/events", "/v1/decide"):
             answer = http.post(path, json=event)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert "none of these was taken" in http.post("/v1/events", json=event).json()["detail"]
+        assert "no event of this request was accepted" in http.post("/v1/events", json=event).json()["detail"]
         other = next(name for name in map(str, range(99)) if harness.layout.keys_of(name) is not full)
         assert http.post("/v1/events", json=[event, event | {"subject": other}]).status_code == 503
         assert http.post("/v1/events", json=event | {"subject": other}).status_code == 202
@@ -496,7 +496,7 @@ def test_a_full_buffer_takes_all_or_none(
         assert http.post("/v1/events", json=[event] * 3).status_code == 504
         answer = http.post("/v1/events", json=[event] * 3)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert "none of these was taken" in answer.json()["detail"]
+        assert "no event of this request was accepted" in answer.json()["detail"]
         server.start()
         taken = 4 + posted_until_taken(http, event)
         assert harness.ledger()["appended"] == taken

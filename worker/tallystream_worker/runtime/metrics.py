@@ -95,7 +95,9 @@ class AuditMetrics:
             "tallystream_audit_differences", "Counters that differed in the last audit; must be 0.", registry=registry
         )
         self._differences.set(float("nan"))
-        self._counters = Gauge("tallystream_audit_counters", "Counters that the last audit compared.", registry=registry)
+        self._counters = Gauge(
+            "tallystream_audit_counters", "Counters that the last audit compared.", registry=registry
+        )
         self._timestamp = Gauge(
             "tallystream_audit_timestamp_seconds", "End of the last audit; 0 before the first.", registry=registry
         )

@@ -1,1 +1,1 @@
-"""The service: counters, what the rules hold, events, health and metrics over HTTP."""
+"""The read service: serves counters, leaderboards, limits, votes, events, health and metrics over HTTP."""

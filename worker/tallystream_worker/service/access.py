@@ -1,8 +1,8 @@
-"""The guard of every route: a token or a session, and a role that is enough.
+"""Checks that each request has a token or a session with a sufficient role.
 
-A route needs `read`, one that changes something `write`, unless it says otherwise with `role=Role...`: so a route that
-is added and says nothing is closed, not open. Where no token is configured, everything is open, and `gate` keeps to
-those who ask by a name of ours.
+A route needs the role `read`, or `write` if its method changes something, unless it declares another one with
+`role=Role...`. So a new route without a declaration is closed. If no token is configured, all routes are open, and
+`HostAndOriginCheck` accepts only requests for a host name of this service.
 """
 
 from __future__ import annotations
@@ -21,32 +21,42 @@ if TYPE_CHECKING:
     from litestar.handlers import BaseRouteHandler
 
 COOKIE: Final = "tallystream_session"
+"""Name of the cookie that has the session."""
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE: Final = 'Bearer realm="tallystream"'
 
 
 class Access:
-    """Decides whether a request may do what it asks for."""
+    """Checks the roles of requests.
+
+    Args:
+        tokens: The accepted tokens; with none, all requests have the role admin.
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
+        """The accepted tokens."""
 
     def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Let a request pass, or answer 401 (no token, or not ours) or 403 (ours, and not enough)."""
+        """Return if the role of a request is sufficient for the route.
+
+        Raises:
+            ProblemDetailsException: 401 if the token is missing or unknown, 403 if its role is not sufficient.
+        """
         needed = role_needed(str(connection.scope.get("method", "GET")), handler.opt)
         if needed is Role.OPEN or not self.tokens:
             return
         role = self.role_of(connection)
         if role < needed:
-            detail = f"this needs the role {needed.word}; the token has {role.word}"
+            detail = f"the role {needed.word} is needed; the token has the role {role.word}"
             raise problem(HTTPStatus.FORBIDDEN, detail, role=role.word, needed=needed.word)
 
     def role_of(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Role:
-        """Return the role of a request; where no token is configured, everyone is an operator.
+        """Return the role of a request by its token or session; `ADMIN` if no token is configured.
 
         Raises:
-            ProblemDetailsException: it has no token, or one that is not ours: the answer is 401.
+            ProblemDetailsException: 401 if the request has no token or session, or an unknown one.
         """
         if not self.tokens:
             return Role.ADMIN
@@ -55,17 +65,20 @@ class Access:
             token = bearer(header)
             role = self.tokens.role_of(token) if token else None
             if role is None:
-                raise refused("the token is not one of this service's", wrong=True)
+                raise refused("the token is not a token of this service", wrong=True)
             return role
         if session := connection.cookies.get(COOKIE):
             role = self.tokens.role_in(session, time.time())
             if role is None:
-                raise refused("the session is over: exchange the token for a new one with POST /v1/session", wrong=True)
+                raise refused(
+                    "the session is not valid any more: exchange the token for a new one with POST /v1/session",
+                    wrong=True,
+                )
             return role
         raise refused("a token is needed: send it as `Authorization: Bearer TOKEN`")
 
     def knows(self, connection: ASGIConnection[Any, Any, Any, Any], least: Role = Role.READ) -> bool:
-        """Tell whether a request to an open route may be told more than everyone."""
+        """Return whether a request to an open route has at least the role `least`, so that it may get more details."""
         try:
             return self.role_of(connection) >= least
         except ProblemDetailsException:
@@ -73,7 +86,7 @@ class Access:
 
 
 def role_needed(method: str, opt: dict[str, Any]) -> Role:
-    """Return the role that a route needs: what it states, else by whether it changes anything."""
+    """Return the role that a route needs: the declared one, else `READ` for GET, HEAD and OPTIONS, else `WRITE`."""
     stated = opt.get("role")
     if stated is not None:
         return Role(stated)
@@ -81,12 +94,17 @@ def role_needed(method: str, opt: dict[str, Any]) -> Role:
 
 
 def bearer(header: str) -> str:
-    """Return the token of an `Authorization` header, empty where it is of another scheme."""
+    """Return the token of an `Authorization` header; empty if the scheme is not Bearer."""
     scheme, _, token = header.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def refused(detail: str, *, wrong: bool = False) -> Exception:
-    """Return the answer to who is not known; `wrong` where something was presented."""
+    """Return the exception for the response 401.
+
+    Args:
+        detail: The problem, for a person.
+        wrong: The request had a token or a session, and it is not valid.
+    """
     challenge = f'{_CHALLENGE}, error="invalid_token"' if wrong else _CHALLENGE
     return problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": challenge})

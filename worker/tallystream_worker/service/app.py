@@ -1,4 +1,4 @@
-"""Puts the service together: routes, errors, limits, security headers."""
+"""Builds the read service: its routes, errors, limits and security headers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,7 +41,7 @@ from tallystream_worker.service.writer import Writer
 from tallystream_worker.settings.settings import Settings
 
 MAX_PATH: Final = 4096
-"""Bytes of a path: room for the longest subject with every byte percent-encoded, and for the metric."""
+"""Longest path in bytes: enough for the longest subject with every byte percent-encoded, and a metric."""
 
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -56,9 +56,15 @@ _RAW_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value i
 
 
 class ReadService(Litestar):
-    """The application; it routes by the path as it was sent.
+    """The ASGI application of the read service; it routes by the raw path.
 
-    Decoded, as ASGI has it, `%2F` could not be told from `/`, nor where a subject ends and its metric begins.
+    In the decoded path of ASGI, `%2F` is the same as `/`, so the end of a subject and the start of its metric would be
+    unknown.
+
+    Args:
+        gate: Checks host and origin of each request.
+        access: Checks the role of each request.
+        settings: The arguments of `Litestar`.
     """
 
     def __init__(self, gate: HostAndOriginCheck, access: Access, **settings: Any) -> None:
@@ -69,7 +75,10 @@ class ReadService(Litestar):
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
     ) -> None:
-        """Answer a request, or follow the server through its life."""
+        """Handle one request, WebSocket or lifespan of ASGI.
+
+        Check host, origin and URL, then try the fast path, then the router.
+        """
         if scope["type"] != "lifespan":
             http = cast("HTTPScope", scope)
             http["path"] = http["raw_path"].decode("latin-1")
@@ -94,7 +103,7 @@ class ReadService(Litestar):
         await super().__call__(scope, receive, send)
 
     async def _protect(self, message: Message, scope: Scope) -> None:
-        """Add the headers that every answer has, errors among them."""
+        """Add the security and CORS headers to a response, also to an error."""
         if message["type"] == "http.response.start":
             origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
             headers = MutableScopeHeaders.from_message(message)
@@ -105,11 +114,14 @@ class ReadService(Litestar):
 
 
 def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Litestar:
-    """Return the read service.
+    """Return the application of the read service.
 
     Args:
-        settings: Where the counters are, and how long `?after=` may wait.
-        extra: Metrics that `/metrics` shows besides: those of workers in the same process.
+        settings: The configuration.
+        extra: More metrics for `/metrics`: those of workers in the same process.
+
+    Raises:
+        ConfigurationError: a configured token cannot be read or is too weak.
     """
     store = settings.redis
     access = Access(tokens_of(settings.serve))
@@ -159,12 +171,12 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
             "extra": Provide(lambda: ExtraMetrics(extra), sync_to_thread=False),
         },
         plugins=[problems.plugin()],
-        # The one page of documentation: the ones for people load scripts from somewhere else.
+        # JSON only: the HTML pages for people would load scripts from other sites.
         openapi_config=OpenAPIConfig(
             title="tallystream",
             version="1",
             path="/schema",
-            description="Exact event counters. Every figure says how good it is.",
+            description="Exact event counters. Every figure comes with its position, lag and error.",
             render_plugins=[SchemaPage()],
             use_handler_docstrings=True,
         ),
@@ -176,10 +188,10 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
 
 
 def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
-    """Return the answer to a URL that must not reach the router.
+    """Return the error response to a URL that must not reach the router; `None` for any other URL.
 
-    It remembers paths of any length, drops their empty segments, and replaces what is not UTF-8: a subject could
-    turn into another one.
+    The router would cache a path of any length, drop empty segments, and replace bytes that are not UTF-8, so that one
+    subject would become another.
     """
     if len(path) > MAX_PATH:
         return refusal(HTTPStatus.REQUEST_URI_TOO_LONG, "path", f"at most {MAX_PATH:,} bytes")
@@ -187,7 +199,7 @@ def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
         return refusal(
             HTTPStatus.NOT_FOUND,
             "path",
-            "no empty segments: write a slash that belongs to the subject as %2F, or use /v1/counters?subject=",
+            "must have no empty segments: write a slash in a subject as %2F, or use /v1/counters?subject=",
         )
     try:
         unquote_to_bytes(query).decode()

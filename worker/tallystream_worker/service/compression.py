@@ -1,4 +1,4 @@
-"""How an answer goes out: packed where that helps, and without its body where the client has the same one already."""
+"""Compresses responses, and replaces a response that the client already has by 304."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from litestar.types import HTTPResponseStartEvent, HTTPScope, Message, Send
 
 WORTH_PACKING: Final = 1024
-"""Bytes below which packing an answer costs more than it saves: it fits into one packet."""
+"""Size in bytes from which a response is compressed; a smaller one fits into one packet anyway."""
 
 _LEVEL: Final = 5
 _KINDS: Final = (b"text/", b"application/json", b"application/problem+json", b"application/vnd.oai")
@@ -22,7 +22,11 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def delivered(scope: HTTPScope, send: Send) -> Send:
-    """Return a `send` that packs and tags the answer to a request, where the request allows either."""
+    """Return a `send` that compresses the response and adds an `ETag`, if the request allows it.
+
+    A client that sends `Accept-Encoding: gzip` gets gzip. Responses to GET under `/v1/` get an `ETag`, and 304 without
+    a body if the request has the same one in `If-None-Match`.
+    """
     packs = known = b""
     for name, value in scope["headers"]:
         if name == b"accept-encoding":
@@ -35,7 +39,7 @@ def delivered(scope: HTTPScope, send: Send) -> Send:
 
 
 class _Delivery:
-    """Holds back the start of an answer until its body is there; one that comes in parts passes as it is."""
+    """A `send` that delays the start of a response until its body is known; passes a streamed response on unchanged."""
 
     def __init__(self, send: Send, known: bytes, *, packing: bool, tagging: bool) -> None:
         self._send = send
@@ -59,7 +63,7 @@ class _Delivery:
         headers: Headers = [(name.lower(), value) for name, value in start["headers"]]
         if self._tagging and start["status"] == _OK:
             tag = b'W/"' + blake2b(body, digest_size=12).hexdigest().encode() + b'"'
-            # A copy may be kept, but only to ask whether it still holds.
+            # The client may cache the response, but must ask each time whether it is still valid.
             headers = [*_without(headers, b"cache-control"), (b"etag", tag), (b"cache-control", b"private, no-cache")]
             if tag in self._known:
                 start["status"] = _NOT_MODIFIED

@@ -1,7 +1,7 @@
-"""A request that is answered before its body was read: the connection ends with the answer, and the answer says so.
+"""Adds `Connection: close` to a response that is sent before the request body was read.
 
-The server closes such a connection, because what is left of the body is in the way of the next request. A client that
-is not told sends its next request into it, and hears nothing.
+The server closes such a connection, because the rest of the body would precede the next request. Without the header,
+a client would send its next request over the closed connection and get no response.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def watched(scope: HTTPScope, receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """Return a `receive` and a `send` by which an answer to a half-read request says `Connection: close`."""
+    """Return a `receive` and a `send` that add `Connection: close` to a response before the request body was read.
+
+    Requests without a body, and those of HTTP/2, keep their `receive` and `send`.
+    """
     headers = dict(scope["headers"])
     has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
     if not has_body or not scope["http_version"].startswith("1"):

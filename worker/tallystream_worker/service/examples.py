@@ -1,6 +1,6 @@
-"""What the description of the interface shows besides shapes: bodies that routes take, an example of each answer.
+"""The examples in the OpenAPI description: request bodies, responses and errors of the routes.
 
-A test asks every route, and holds the examples to what it answers.
+A test calls every route and compares the examples with the responses.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
     ("/healthz", "get"): {"status": "alive"},
     ("/readyz", "get"): {"status": "ready"},
 }  # fmt: skip
-"""An answer of each route that answers with JSON."""
+"""An example response of each route that returns JSON, by path and method."""
 
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "/v1/events": {
@@ -106,29 +106,30 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     },
     "/v1/decide": {JSON: {"metric": "api-call", "subject": "key:1"}},
 }
-"""A body of each kind that a route takes."""
+"""An example body of each media type that a route takes, by path."""
 
 PROBLEM: Final = {
     "status": 400, "title": "Bad Request", "detail": "n: must be 1 to 100, the length of view's leaderboard, not 101",
     "field": "n", "limit": "must be 1 to 100, the length of view's leaderboard, not 101",
 }  # fmt: skip
+"""An example of an error response."""
 
 _REFUSALS: Final = {
     "/v1/decide": {
-        HTTPStatus.CONFLICT: "The event counts once, and it has: `reason` is `once` or `duplicate`.",
-        HTTPStatus.TOO_MANY_REQUESTS: "The limit is used up; Retry-After says when it begins anew.",
+        HTTPStatus.CONFLICT: "The event counts only once and was counted before: `reason` is `once` or `duplicate`.",
+        HTTPStatus.TOO_MANY_REQUESTS: "The limit is reached. Retry-After has the seconds until the next period.",
     },
     "/v1/events": {
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is over 1 MiB, packed or unpacked.",
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of a kind, or packed in a way, that is not read here.",
-        HTTPStatus.SERVICE_UNAVAILABLE: "There is no room; none was taken. Retry-After says when to send them again.",
-        HTTPStatus.GATEWAY_TIMEOUT: "They are held, and not confirmed yet; send them again only if they have ids.",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than 1 MiB, before or after decompression.",
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The media type or the encoding of the body is not supported.",
+        HTTPStatus.SERVICE_UNAVAILABLE: "There is no room; no event was accepted. Send them again after Retry-After.",
+        HTTPStatus.GATEWAY_TIMEOUT: "The events are buffered but not confirmed. Send them again only if they have ids.",
     },
 }
 
 
 def illustrate(schema: OpenAPI) -> None:
-    """Add bodies, examples and refusals to a description."""
+    """Add example bodies, example responses and error responses to an OpenAPI description, in place."""
     for path, item in (schema.paths or {}).items():
         for method in ("get", "post"):
             operation: Operation | None = getattr(item, method)
@@ -149,7 +150,7 @@ def _body(kinds: dict[str, Any]) -> RequestBody:
 def _answer(operation: Operation, example: Any) -> None:
     responses = operation.responses or {}
     success = next(response for status, response in responses.items() if status.startswith("2"))
-    assert isinstance(success, OpenAPIResponse)  # noqa: S101  # litestar makes no references there
+    assert isinstance(success, OpenAPIResponse)  # noqa: S101  # litestar puts no references there
     for media in (success.content or {}).values():
         media.example = example
     if isinstance(bad := responses.get("400"), OpenAPIResponse):
@@ -157,5 +158,5 @@ def _answer(operation: Operation, example: Any) -> None:
 
 
 def _refuse(operation: Operation, status: HTTPStatus, about: str) -> None:
-    assert operation.responses is not None  # noqa: S101  # every route answers something
+    assert operation.responses is not None  # noqa: S101  # every route has a response
     operation.responses[str(status.value)] = OpenAPIResponse(description=about)

@@ -1,7 +1,6 @@
-"""The shortest way to one counter: what is asked for most is answered before the router, and the same.
+"""Fast path for `GET /v1/counters/{subject}/{metric}` without parameters: the response is made before the router.
 
-Only a plain question is answered here: anything else, and whatever goes wrong, goes the long way, which has the words
-for it.
+Everything else, errors included, goes to the router. The response is the same as that of the router.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Totals, access: Access) -> bytes | None:
-    """Return the answer to a request for one total, `None` where the request must go the long way."""
+    """Return the response body to a plain request for one total; `None` if the router must handle the request."""
     path = scope["path"]
     if scope["method"] != "GET" or scope["query_string"] or not path.startswith(_PREFIX) or b"origin" in headers:
         return None
@@ -50,7 +49,7 @@ async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Tot
 
 
 async def send_json(send: Send, body: bytes, headers: Headers, more: dict[str, str]) -> None:
-    """Send an answer with the headers that every answer has."""
+    """Send a JSON body as response 200, with the given headers."""
     start: HTTPResponseStartEvent = {
         "type": "http.response.start",
         "status": 200,

@@ -1,8 +1,8 @@
-"""Before any route: by which name the service is asked, and from which page.
+"""Checks the `Host` and the `Origin` of each request before the router.
 
-A page of some other site runs in the browser of somebody who can reach this service. It must not write here, nor open
-a WebSocket (browsers let it, and only say whose page it is), nor read through a name of its own that it points at this
-address (DNS rebinding).
+A page of another site may run in the browser of a user who can reach this service. The page must not write here. It
+must not open a WebSocket, which browsers allow and mark only with the origin. And it must not read through its own host
+name that resolves to the address of this service (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import ServeSettings
 
 ANY: Final = "*"
+"""The setting of `origins` that admits every origin."""
 
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CORS: Final = {
@@ -31,11 +32,13 @@ _SHOWN_TO_PAGES: Final = "ETag, Retry-After"
 
 
 class HostAndOriginCheck:
-    """Refuses requests by their `Host` and `Origin`.
+    """Rejects requests by their `Host` and `Origin`.
+
+    The host is checked if `hosts` is set, or if the service listens on a loopback address without tokens.
 
     Args:
-        serve: `host`, `hosts` and `origins` are looked at.
-        guarded: Whether a token is needed; then a name that is not ours is no danger.
+        serve: The settings with `host`, `hosts` and `origins`.
+        guarded: The service requires a token, so a foreign host name is no danger.
     """
 
     def __init__(self, serve: ServeSettings, *, guarded: bool) -> None:
@@ -45,37 +48,39 @@ class HostAndOriginCheck:
             self._hosts = frozenset({"localhost", serve.host.lower(), *map(str.lower, serve.hosts)})
 
     def refuses(self, kind: str, method: str, headers: dict[bytes, bytes]) -> ASGIResponse | None:
-        """Return the answer to a request that goes no further, preflights among them; `None` lets it pass.
+        """Return the response to a rejected request or to an admitted preflight request; `None` for any other request.
 
         Args:
             kind: `http` or `websocket`.
             method: The HTTP method.
-            headers: By name in small letters.
+            headers: The headers by lowercase name.
         """
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if self._hosts is not None and not self._is_ours(_name(host)):
-            limit = "is not a name of this service; add it to [serve] hosts where it should be"
+            limit = "is not a name of this service; if it should be, add it to [serve] hosts"
             return refusal(HTTPStatus.MISDIRECTED_REQUEST, "host", limit)
         origin = headers.get(b"origin", b"").decode("latin-1")
         if not origin:
             if method not in _CHANGES_NOTHING and b"cookie" in headers and b"authorization" not in headers:
-                return refusal(HTTPStatus.FORBIDDEN, "origin", "is needed where a session writes: browsers send it")
+                return refusal(
+                    HTTPStatus.FORBIDDEN, "origin", "is required for a write with a session cookie; browsers send it"
+                )
             return None
         if self.admits(origin) or urlsplit(origin).netloc.lower() == host:
             if method == "OPTIONS" and b"access-control-request-method" in headers and self.admits(origin):
                 return refusal(HTTPStatus.NO_CONTENT, headers=_CORS)
             return None
         if kind == "websocket" or method not in _CHANGES_NOTHING or b"access-control-request-method" in headers:
-            limit = "this page may not do that; add its origin to [serve] origins where it should"
+            limit = "may not do this; if it should, add it to [serve] origins"
             return refusal(HTTPStatus.FORBIDDEN, "origin", limit)
         return None
 
     def admits(self, origin: str) -> bool:
-        """Tell whether pages of an origin may read and write here."""
+        """Return whether `[serve] origins` allows pages of an origin to read and write."""
         return origin in self._origins or ANY in self._origins
 
     def headers_for(self, origin: str) -> dict[str, str]:
-        """Return the headers by which a browser lets a page read the answer; never with its cookies."""
+        """Return the CORS headers of a response to a page of an origin; they never allow cookies."""
         if not self._origins:
             return {}
         headers = {"Vary": "Origin"}
@@ -85,7 +90,7 @@ class HostAndOriginCheck:
         return headers
 
     def _is_ours(self, name: str) -> bool:
-        assert self._hosts is not None  # noqa: S101  # asked only where there are
+        assert self._hosts is not None  # noqa: S101  # called only if hosts are checked
         return name in self._hosts or address_of(name) is not None
 
 

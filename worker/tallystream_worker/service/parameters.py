@@ -1,4 +1,4 @@
-"""The parameters of reads: subjects as a path has them, metrics, which must be declared, and a position to wait for."""
+"""Parses the parameters that reads share: subjects in paths, declared metrics, and the read barrier `after`."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -16,16 +16,16 @@ After = Annotated[
     str | None,
     QueryParameter(
         name="after",
-        description="a stream ID; the answer waits until everything up to it is counted, or is 504",
+        description="a stream ID; wait until everything up to it is counted, else respond 504",
     ),
 ]
 
 
 def subject_in_path(encoded: str) -> str:
-    """Return a subject that stands percent-encoded in a path.
+    """Return the subject of a percent-encoded path segment.
 
     Raises:
-        EventError: it cannot be one.
+        EventError: the segment is not a valid subject.
     """
     try:
         subject = unquote_to_bytes(encoded).decode()
@@ -35,11 +35,12 @@ def subject_in_path(encoded: str) -> str:
 
 
 async def published(totals: Totals, *metrics: str) -> Rules:
-    """Return what is declared; the answer is 404 if one of `metrics` is not.
+    """Return the declared rules, after checking that each of `metrics` is declared.
 
     Raises:
-        ConfigurationError: nothing is declared yet.
-        EventError: a metric that could not be declared.
+        ConfigurationError: no rules are declared yet.
+        EventError: the name of a metric is not valid.
+        ProblemDetailsException: 404 if a metric is not declared.
     """
     rules = (await totals.deployment()).rules
     for metric in metrics:

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): what was wrong, in which field, and what the limit is. Never a traceback."""
+"""Turns errors into problem details (RFC 9457) with the problem, the field and its limit, and never a traceback."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MEDIA_TYPE: Final = "application/problem+json"
+"""Media type of an error response."""
 
 _RETRY: Final = {"Retry-After": "1"}
 
@@ -25,13 +26,13 @@ _RETRY: Final = {"Retry-After": "1"}
 def problem(
     status: HTTPStatus, detail: str, *, headers: dict[str, str] | None = None, **members: Any
 ) -> ProblemDetailsException:
-    """Return the exception that answers with this status.
+    """Return an exception that becomes a problem response with this status.
 
     Args:
-        status: The HTTP status, whose phrase becomes the title.
+        status: The HTTP status; its phrase becomes the title.
         detail: One or two sentences for a person.
-        headers: Headers of the answer.
-        members: Further members of the problem, for programs: `field`, `limit`, `reasons`.
+        headers: Headers of the response.
+        members: More members of the problem, for programs: `field`, `limit`, `reasons`.
     """
     return ProblemDetailsException(
         status_code=status, title=status.phrase, detail=detail, headers=headers, extra=members or None
@@ -39,14 +40,21 @@ def problem(
 
 
 def bad_request(field: str, limit: str) -> ProblemDetailsException:
-    """Return the answer to a part of the request that breaks a limit."""
+    """Return the exception for the response 400: a field of the request breaks a limit."""
     return problem(HTTPStatus.BAD_REQUEST, f"{field}: {limit}", field=field, limit=limit)
 
 
 def refusal(
     status: HTTPStatus, field: str = "", limit: str = "", headers: dict[str, str] | None = None
 ) -> ASGIResponse:
-    """Return the same answer for a request that never comes to a route; without a field, one without a body."""
+    """Return a problem response for a request that is rejected before the router.
+
+    Args:
+        status: The HTTP status.
+        field: The rejected field; empty for a response without a body.
+        limit: The requirement for the field.
+        headers: Headers of the response.
+    """
     if not field:
         return ASGIResponse(status_code=status, headers=headers)
     members = {
@@ -56,7 +64,7 @@ def refusal(
 
 
 def plugin() -> ProblemDetailsPlugin:
-    """Return the plugin that turns everything that can be raised into a problem."""
+    """Return the Litestar plugin that turns every exception of a route into a problem response."""
     conversions: dict[type[Exception], Callable[[Any], ProblemDetailsException]] = {
         EventError: lambda error: bad_request(error.field, error.problem),
         FlushTimeout: _not_counted_yet,
@@ -72,7 +80,7 @@ def plugin() -> ProblemDetailsPlugin:
 
 
 def _not_counted_yet(error: FlushTimeout) -> ProblemDetailsException:
-    detail = f"{error}: ask again, or leave out after= to read what is counted"
+    detail = f"{error}: send the request again, or without after= to read the present totals"
     return problem(HTTPStatus.GATEWAY_TIMEOUT, detail, headers=_RETRY, field="after")
 
 
@@ -93,23 +101,23 @@ def _not_set_up(error: ConfigurationError) -> ProblemDetailsException:
 
 
 def _unreachable(error: RedisError) -> ProblemDetailsException:
-    # The reason names hosts and users: that is for the log.
+    # Log the reason and do not send it: it may have the names of hosts and users.
     structlog.get_logger().warning("service.read_failed", problem=str(error) or type(error).__name__)
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server that holds the counters cannot be read", headers=_RETRY)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server with the counters cannot be read", headers=_RETRY)
 
 
 def _refused(error: HTTPException) -> ProblemDetailsException:
     members = {}
     detail = error.detail
     if isinstance(error.extra, list) and error.extra:
-        first = error.extra[0]  # litestar's list of what did not validate
+        first = error.extra[0]  # litestar's list of invalid parameters
         members = {"field": str(first.get("key", "")), "limit": str(first.get("message", ""))}
         detail = f"{members['field']}: {members['limit']}"
     elif isinstance(error, NotFoundException):
-        detail = "nothing is here: /schema/openapi.json has the paths; a slash that belongs to a subject is written %2F"
+        detail = "no such path: /schema/openapi.json has the paths; write a slash in a subject as %2F"
     return problem(HTTPStatus(error.status_code), detail, headers=error.headers, **members)
 
 
 def _unexpected(error: Exception) -> ProblemDetailsException:
     structlog.get_logger().error("service.request_failed", problem=f"{type(error).__name__}: {error}", exc_info=error)
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the service; its log says more")
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the service; its log has the details")

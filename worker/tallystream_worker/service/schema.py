@@ -1,4 +1,4 @@
-"""What the routes' signatures cannot say of themselves in `/schema/openapi.json`: bodies, problems and tokens."""
+"""Completes `/schema/openapi.json` with what the signatures of the routes do not contain: bodies, problems, tokens."""
 
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ def _text(most: int) -> dict[str, Any]:
 
 _EVENT: Final = {
     "type": "object",
-    "description": "One thing that happened. Lengths are bytes of UTF-8; control characters are refused.",
+    "description": "One thing that happened. Lengths are bytes of UTF-8; control characters are rejected.",
     "additionalProperties": False,
     "required": ["metric", "subject"],
     "properties": {
@@ -34,7 +34,7 @@ _EVENT: Final = {
 }
 _PROBLEM: Final = {
     "type": "object",
-    "description": "What was wrong, in which field, and what the limit is (RFC 9457).",
+    "description": "The problem, the field, and the limit that it breaks (RFC 9457).",
     "required": ["status", "title", "detail"],
     "properties": {
         "status": {"type": "integer"},
@@ -53,25 +53,25 @@ _EVENTS: Final = {"type": "array", "items": _EVENT_REF, "minItems": 1, "maxItems
 _BODIES: Final[dict[str, dict[str, Any]]] = {
     "/v1/events": {
         JSON: {"schema": {"anyOf": [_EVENT_REF, _EVENTS]}},
-        NDJSON: {"schema": {"type": "string", "description": "an event in JSON on each line"}},
+        NDJSON: {"schema": {"type": "string", "description": "one event in JSON on each line"}},
         PLAIN: {"schema": {"type": "string", "description": "the same as JSON, as navigator.sendBeacon sends it"}},
         CLOUD_EVENT: {"schema": {"type": "object", "description": "a CloudEvent 1.0, structured"}},
-        CLOUD_EVENTS: {"schema": {"type": "array", "items": {"type": "object"}, "description": "several of them"}},
+        CLOUD_EVENTS: {"schema": {"type": "array", "items": {"type": "object"}, "description": "several CloudEvents"}},
     },
     "/v1/decide": {JSON: {"schema": _EVENT_REF}},
 }
 
 
 class SchemaPage(JsonRenderPlugin):
-    """Serves the schema, completed."""
+    """Serves the completed OpenAPI description as JSON."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """Return the schema as JSON."""
+        """Return the completed description as JSON."""
         return super().render(request, completed(openapi_schema))
 
 
 def completed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema with the bodies of requests, the shape of every error, and the tokens that are asked for."""
+    """Return an OpenAPI description with request bodies, the schema of errors, and the required tokens added."""
     components = schema.get("components", {})
     paths = {
         path: {
@@ -93,7 +93,7 @@ def completed(schema: dict[str, Any]) -> dict[str, Any]:
 def _operation(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     answers = {status: answer for status, answer in operation["responses"].items() if int(status) < 400}  # noqa: PLR2004
     if "204" in answers:
-        answers["204"] = {"description": answers["204"]["description"]}  # nothing, not even of some kind
+        answers["204"] = {"description": answers["204"]["description"]}  # without content, so without a media type
     if path == "/v1/decide":
         answers |= {status: answers["201"] for status in ("200", "409", "429") if "201" in answers}
         answers.pop("201", None)

@@ -1,4 +1,4 @@
-"""Serves in a thread of this process, beside whatever else runs in it: stopped by its caller, never by a signal."""
+"""Runs the HTTP server in a thread of this process; the caller stops it, not a signal."""
 
 from __future__ import annotations
 
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import ServeSettings, Settings
 
 START_TIMEOUT: Final = 10.0
+"""Seconds within which the server must accept connections."""
+
 STOP_TIMEOUT: Final = 15.0
-"""Seconds that requests in hand have to end, besides the time that they may wait: more than a client may take to
-send one and Redis may take to be given up. Without a request in hand a stop takes milliseconds."""
+"""Seconds that running requests have to end at a stop, in addition to `read_timeout`.
+
+This is longer than a client may take to send a request, and longer than the timeout of Redis. Without a running request
+a stop takes milliseconds."""
 
 _CONNECTIONS: Final = 1024
-"""Connections at once; more wait until one is closed. Granian's own 128 is soon taken up by idle ones."""
+"""Connections at one time; more wait until one is closed. Idle connections would soon use up granian's default, 128."""
 
 _IDLE_MS: Final = 5_000
 """Milliseconds after which a connection that sends no request, or not all of its head, is closed."""
@@ -43,20 +47,23 @@ _IDLE_MS: Final = 5_000
 _LOOK: Final = 0.005
 _LEAVE_TIMEOUT: Final = 1.0
 _LEAVE_BLINDLY: Final = 0.05
-"""Seconds that granian's threads get where they cannot be seen; they need microseconds."""
+"""Seconds to wait for granian's threads on a system that does not list them; they need microseconds."""
 
 
 @contextmanager
 def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_port: bool = False) -> Iterator[str]:
-    """Serve for as long as the context lasts, and yield the URL once requests are answered; then end those in hand.
+    """Run the read service within the context, and yield its URL when it accepts connections.
+
+    At the end of the context, running requests have `read_timeout` and 15 seconds more to end.
 
     Args:
-        settings: Where to listen; port 0 takes a free one.
-        extra: Metrics that `/metrics` shows besides.
-        any_port: Take a free port where the configured one is in use.
+        settings: The configuration; port 0 takes a free port.
+        extra: More metrics for `/metrics`.
+        any_port: Take a free port if the configured one is in use.
 
     Raises:
-        ConfigurationError: the address cannot be listened on.
+        ConfigurationError: the service cannot listen on the address, or a token is not valid.
+        TallyError: the server did not start within 10 seconds.
     """
     serve = settings.serve
     claim = _claim(serve, any_port=any_port)
@@ -65,7 +72,7 @@ def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_p
         host, port = claim.getsockname()[:2]
         thread = _Thread(create_app(settings, extra), host, port)
         if sys.platform != "linux":
-            claim.close()  # elsewhere the port can be held by one socket only
+            claim.close()  # on other systems only one socket can have the port
         thread.start()
         try:
             thread.wait_until_up()
@@ -75,17 +82,17 @@ def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_p
 
 
 def _claim(serve: ServeSettings, *, any_port: bool) -> socket.socket:
-    """Return a socket that holds the address without listening on it.
+    """Return a socket that is bound to the address and does not listen.
 
-    Granian listens with SO_REUSEPORT, so a second service on the same port would get half of the first one's
-    requests without a word. This socket is bound without it, which fails where the port is in use, and allows it
-    only then, so that granian comes in beside it.
+    Granian listens with SO_REUSEPORT, so a second service on the same port would silently get half of the requests.
+    This socket is bound without SO_REUSEPORT, which fails if the port is in use. Then the option is set, so that
+    granian can bind the same port.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(serve.host, serve.port, type=socket.SOCK_STREAM)[0]
         claim = socket.socket(family, kind)
         try:
-            claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose old connections still close
+            claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections may still be closing
             try:
                 claim.bind(address)
             except OSError as error:
@@ -117,7 +124,7 @@ class _Thread(threading.Thread):
     def run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  # it is raised where somebody waits for us
+        except BaseException as error:  # noqa: BLE001  # wait_until_up reports it
             self._failure = error
 
     async def _serve(self) -> None:
@@ -151,22 +158,22 @@ class _Thread(threading.Thread):
                 return
 
     def stop(self, timeout: float) -> None:
-        """End the requests in hand and stop; a request that takes longer than `timeout` seconds is cut off."""
+        """Stop the server after its running requests; requests that take longer than `timeout` seconds are cut off."""
         if self._loop is not None and self._server is not None and self.is_alive():
             asyncio.run_coroutine_threadsafe(self._leave(self._server), self._loop)
         self.join(timeout)
         self._let_granian_leave()
 
     async def _leave(self, server: Server) -> None:
-        # Streams first: they have no end of their own, and granian waits for every request in hand.
+        # End the live streams first: they never end by themselves, and granian waits for every running request.
         await self._app.state.broadcaster.drain(_LEAVE_TIMEOUT)
         asyncio.get_running_loop().call_soon(server.stop)
 
     def _let_granian_leave(self) -> None:
-        """Wait until granian's threads are gone.
+        """Wait until granian's threads have ended.
 
-        The last one tells Python that it is done, and needs the interpreter once more to end; an interpreter that
-        ends first takes the whole process down with SIGABRT (granian issue 693).
+        The last thread needs the Python interpreter once more after it has reported its end. If the interpreter ends
+        first, the process dies with SIGABRT (granian issue 693).
         """
         if not self._threads_before:
             time.sleep(_LEAVE_BLINDLY)
@@ -179,7 +186,7 @@ class _Thread(threading.Thread):
 
 
 def _native_threads() -> set[int | None]:
-    """Return the ids of this process's threads, Python's and others; empty where the system does not tell."""
+    """Return the ids of all threads of this process, not only Python's; empty if the system does not list them."""
     try:
         return {int(entry.name) for entry in Path("/proc/self/task").iterdir()}
     except OSError:
@@ -192,4 +199,4 @@ _LOGGING: Final[dict[str, Any]] = {
         "access": {"class": "logging.NullHandler"},
     },
 }
-"""Granian's own log goes to standard output, which is for data."""
+"""Sends granian's log to standard error; its default is standard output, which is for data."""

@@ -1,4 +1,4 @@
-"""The signs of life beside the ledger: the server's memory, and who counts."""
+"""Reads statistics of the server that are not in the ledger: memory, active workers, stream bounds, last snapshot."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 SILENT_MS: Final = 15_000
-"""Milliseconds after which a worker that has not asked for entries counts as gone; it asks every second."""
+"""Milliseconds without a read after which a worker counts as gone; a worker reads every second."""
 
 
 LIMIT: Final = "!limit"
-"""The field of the sequences in which append.lua finds the bound of its stream."""
+"""Field of the sequences hash with the largest number of entries of the stream, which append.lua checks."""
 
 _DEAD_LIMIT: Final = "!dead"
-"""The one in which trim.lua says the bytes that the dead stream may have."""
+"""Field of the sequences hash with the largest size of the dead letters in bytes, which trim.lua writes."""
 
 
 @dataclass(frozen=True)
 class ServerStats:
-    """Bytes of memory, and the workers that have lately asked for entries.
+    """Statistics of the server, the workers, the streams, the last snapshot and the last audit.
 
     Attributes:
-        memory_used: Bytes that the server uses; `None` where this user may not ask.
-        memory_max: Bytes that it may use, 0 without a bound.
-        workers: Consumers, in all partitions, that are there.
-        stream_entries: By stream, how many entries it holds, counted ones included.
-        stream_limits: By stream with a bound, how many it may hold; then appends are refused.
-        dead_bytes: By stream, the memory that what is parked takes.
-        dead_limits: By stream with a bound, the bytes beyond which the oldest of it is dropped.
-        snapshot: Second at which the latest snapshot was taken; `None` before the first.
-        snapshot_every: Seconds between two, where they are taken by themselves.
-        audit: Second at which a worker's latest audit ended, counters compared, counters that differ; `None` before.
+        memory_used: Bytes that the server uses; `None` if this user may not read it.
+        memory_max: Bytes that the server may use; 0 without a bound.
+        workers: Number of consumers that have read in any partition within the last 15 seconds.
+        stream_entries: Number of entries by stream, counted ones included.
+        stream_limits: Number of entries at which appends are rejected, by stream with a bound.
+        dead_bytes: Bytes of the dead letters by stream.
+        dead_limits: Bytes above which the oldest dead letters are dropped, by stream with a bound.
+        snapshot: Time of the last snapshot in seconds since 1970; `None` before the first.
+        snapshot_every: Seconds between two snapshots; `None` if no worker takes them.
+        audit: Last audit of a worker: its end in seconds since 1970, the number of compared counters, and the number
+            of different ones; `None` before the first.
     """
 
     memory_used: int | None
@@ -56,7 +57,7 @@ class ServerStats:
 
 
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
-    """Ask for the signs of life; what a reader's rights do not allow is left out rather than an error."""
+    """Return a query for the statistics; figures that the user may not read are absent instead of an error."""
     commands: list[Command] = [("INFO", "memory")]
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
@@ -103,5 +104,5 @@ def _audited(text: bytes | None) -> tuple[float, int, int] | None:
 
 def _present(consumers: Any) -> Iterable[bytes]:
     if isinstance(consumers, RedisError):
-        return []  # no stream or no group yet: nobody counts
+        return []  # no stream or no group yet, so no workers
     return [consumer["name"] for consumer in consumers if int(consumer["idle"]) < SILENT_MS]

@@ -1,4 +1,4 @@
-"""Whether the streams have room: asked before events are taken, so that a full one is told at once."""
+"""Checks whether the streams accept entries, so that the service can reject events at once if a stream is full."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from tallystream.wire.event import Event
 
 _HOLDS: Final = 0.1
-"""Seconds for which an answer holds: events that come in just after a stream became full are held, not lost."""
+"""Seconds for which a result is used. Events that arrive just after a stream became full are buffered, not lost."""
 
 
 class StreamCapacity:
-    """Knows which streams are full, from at most ten questions a second."""
+    """The streams that are full, read at most ten times a second."""
 
     def __init__(self) -> None:
         self._full: frozenset[int] = frozenset()
         self._until = 0.0
 
     async def is_there_for(self, events: Sequence[Event], totals: Totals, layout: Layout) -> bool:
-        """Tell whether every stream that these events go to takes more.
+        """Return whether every stream that these events go to accepts entries.
 
         Raises:
-            RedisError: it cannot be asked.
+            RedisError: the streams cannot be read.
         """
         if time.monotonic() >= self._until:
             self._full = await totals.run(query_full(layout))
@@ -42,7 +42,7 @@ class StreamCapacity:
 
 
 def query_full(layout: Layout) -> Query[frozenset[int]]:
-    """Ask for the partitions whose stream has as many entries as it may: append.lua refuses more."""
+    """Return a query for the partitions with a full stream, to which append.lua rejects entries."""
     commands: list[Command] = []
     for keys in layout.keys:
         commands += [("HGET", keys.sequences, LIMIT), ("XLEN", keys.stream)]

@@ -1,8 +1,8 @@
-"""Who may do what: bearer tokens with a role each, and the sessions that a browser gets in exchange for one.
+"""Bearer tokens with their roles, and the sessions that a browser gets in exchange for a token.
 
-Tokens are compared as digests of one length, all of them at every request: how long that takes says nothing about
-them. A session is stateless, so every service that knows the token knows the session: `<role>.<expiry>.<mac>`, where
-the key of the mac is made from the token. Whoever takes a token out of the settings ends its sessions with it.
+Each request is compared with the digests of all tokens, which have one length, so the time reveals nothing about the
+tokens. A session is stateless: `<role>.<expiry>.<mac>`, with a MAC key that is derived from the token. So every service
+with the same token accepts the session. If a token is removed from the settings, its sessions end.
 """
 
 from __future__ import annotations
@@ -19,34 +19,40 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import ServeSettings
 
 SESSION_SECONDS: Final = 12 * 3600
-"""Seconds that a session lasts: a working day, after which the token is asked for again."""
+"""Seconds for which a session is valid: a working day. After that, the user has to enter the token again."""
 
 MIN_TOKEN: Final = 16
+"""Smallest length of a token in characters; a shorter one could be guessed."""
+
 MAX_TOKEN: Final = 512
-"""Characters of a token: with fewer it could be guessed."""
+"""Largest length of a token in characters."""
 
 _FILE: Final = "file:"
 
 
 class Role(IntEnum):
-    """What a request may do; each role may do what those before it may."""
+    """The role of a request; each role includes the rights of the lower ones."""
 
     OPEN = 0
+    """Routes that need no token."""
     READ = 1
+    """May read."""
     WRITE = 2
+    """May also append and decide events."""
     ADMIN = 3
+    """May do everything."""
 
     @property
     def word(self) -> str:
-        """The role as settings and messages have it."""
+        """The name of the role in settings and messages, in lowercase."""
         return self.name.lower()
 
 
 class Tokens:
-    """The tokens that are accepted, by role.
+    """The accepted tokens.
 
     Args:
-        by_role: Any number of tokens for each role; while one is being replaced, the old and the new.
+        by_role: Any number of tokens for each role; for example the old and the new one while a token is replaced.
     """
 
     def __init__(self, by_role: dict[Role, tuple[str, ...]]) -> None:
@@ -56,7 +62,7 @@ class Tokens:
         return bool(self._digests)
 
     def role_of(self, token: str) -> Role | None:
-        """Return what the bearer of a token may do; `None` where it is no token of ours."""
+        """Return the highest role of a token; `None` if the token is not accepted."""
         presented = _digest(token)
         found = Role.OPEN
         for role, digest in self._digests:
@@ -65,7 +71,12 @@ class Tokens:
         return found or None
 
     def session(self, token: str, now: float) -> str | None:
-        """Return a session in exchange for a token; `None` where it is no token of ours."""
+        """Return a new session for a token, valid for 12 hours from `now`; `None` if the token is not accepted.
+
+        Args:
+            token: The token.
+            now: Present time in seconds since 1970.
+        """
         role = self.role_of(token)
         if role is None:
             return None
@@ -73,7 +84,7 @@ class Tokens:
         return f"{claim}.{_mac(_digest(token), claim)}"
 
     def role_in(self, session: str, now: float) -> Role | None:
-        """Return what the bearer of a session may do; `None` where it is none of ours, or over."""
+        """Return the role of a session; `None` if it is forged, of a removed token, or expired at `now`."""
         claim, _, mac = session.rpartition(".")
         word, _, expiry = claim.partition(".")
         found = None
@@ -85,10 +96,10 @@ class Tokens:
 
 
 def tokens_of(serve: ServeSettings) -> Tokens:
-    """Return the tokens that are configured, from the files that hold them where it says so.
+    """Return the configured tokens, read from files if the settings are of the form `file:PATH`.
 
     Raises:
-        ConfigurationError: a file cannot be read, or a token could be guessed; says how to make one.
+        ConfigurationError: a file cannot be read or is empty, or a token is too short, too long or not ASCII.
     """
     stated = {Role.READ: serve.read_token, Role.WRITE: serve.write_token, Role.ADMIN: serve.admin_token}
     return Tokens({role: _read(f"serve.{role.word}_token", text) for role, text in stated.items()})
@@ -104,7 +115,7 @@ def _read(setting: str, text: str) -> tuple[str, ...]:
         except UnicodeDecodeError:
             tokens = ("",)
         if not tokens:
-            # Not the same as no token: an empty secret must not open the service.
+            # An empty file is an error and not the same as no token: an empty secret must not open the service.
             raise ConfigurationError(f"{setting}: {path} is empty; {_HOW}")
     else:
         tokens = tuple(text.split())

@@ -1,4 +1,4 @@
-"""The producer behind everything that the service writes."""
+"""Owns the producer with which the service appends and decides events."""
 
 from contextlib import suppress
 from typing import Final
@@ -11,13 +11,16 @@ from tallystream_worker.service.stream_capacity import StreamCapacity
 from tallystream_worker.settings.settings import RedisSettings
 
 MAX_HELD: Final = 40_000
-"""Events held while Redis does not take them; so many of the largest ones fit in the producer's bytes."""
+"""Events that are buffered while Redis accepts none; the producer's bytes suffice for this number of largest events."""
 
 
 class Writer:
-    """Holds a producer; for one event loop.
+    """The producer of the service, for one event loop.
 
-    It is made by the first write: a service that is only read from needs no right to write.
+    The first write creates the producer, so a service that is only read needs no right to write.
+
+    Args:
+        store: The server and the namespace.
     """
 
     def __init__(self, store: RedisSettings) -> None:
@@ -25,12 +28,13 @@ class Writer:
         self._producer: Producer | None = None
         self._is_stalled = False
         self.room = StreamCapacity()
+        """The check whether the streams accept entries."""
 
     @property
     def is_stalled(self) -> bool:
-        """Whether events that were taken did not get through in time, and still wait: a full stream, a server away.
+        """Whether accepted events missed the confirm timeout and are still buffered, as a stream is full or Redis away.
 
-        Whoever sends more is told to come again, rather than being kept waiting for what is then held as well.
+        While it is true, the service rejects more events with 503 instead of buffering them too.
         """
         self._is_stalled = self._is_stalled and self._producer is not None and self._producer.stats.buffered > 0
         return self._is_stalled
@@ -40,7 +44,7 @@ class Writer:
         self._is_stalled = stalled
 
     def producer(self) -> Producer:
-        """Return the producer; it refuses an event that it has no room for at once."""
+        """Return the producer, and create it at the first call; its `emit` fails at once if the buffer is full."""
         if self._producer is None:
             self._producer = Producer(
                 self._store.url, namespace=self._store.namespace, when_full="raise", buffer_events=MAX_HELD
@@ -48,14 +52,14 @@ class Writer:
         return self._producer
 
     async def give_up(self, producer: Producer) -> None:
-        """Part with a producer that has failed for good, so that the next write finds a new one."""
+        """Close a producer that has failed permanently, so that the next write creates a new one."""
         if self._producer is producer:
             self._producer = None
             with suppress(TallyError):
                 await producer.close(0)
 
     async def close(self) -> None:
-        """Deliver what is held, then stop."""
+        """Send the buffered events, and close the producer; log an error if they cannot be sent."""
         producer, self._producer = self._producer, None
         if producer is not None:
             try:

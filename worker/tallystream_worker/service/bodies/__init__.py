@@ -1,1 +1,1 @@
-"""Request bodies: decompressed, decoded and checked into events."""
+"""Decompresses request bodies, and decodes and checks the events in them."""

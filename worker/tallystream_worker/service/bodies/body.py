@@ -1,4 +1,4 @@
-"""The body of a request: of a kind that we read, unpacked, and never larger than it may be."""
+"""Receives the body of a request, checks its media type and size, and decompresses it."""
 
 import asyncio
 import zlib
@@ -11,29 +11,43 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from tallystream_worker.service.problems import problem
 
 JSON: Final = "application/json"
+"""Media type of one event, or a list of events, in JSON."""
+
 PLAIN: Final = "text/plain"
+"""Media type of `navigator.sendBeacon`; read as JSON."""
+
 NDJSON: Final = "application/x-ndjson"
+"""Media type of one event in JSON on each line."""
+
 CLOUD_EVENT: Final = "application/cloudevents+json"
+"""Media type of one CloudEvent."""
+
 CLOUD_EVENTS: Final = "application/cloudevents-batch+json"
+"""Media type of a list of CloudEvents."""
+
 KINDS: Final = (JSON, NDJSON, CLOUD_EVENT, CLOUD_EVENTS, PLAIN)
-"""The media types in which events come."""
+"""The media types of bodies with events."""
 
 _RECEIVE_TIMEOUT: Final = 10.0
-"""Seconds that a client may take to send a body: one that never ends would hold its connection for ever."""
+"""Seconds that a client may take to send a body, so that an endless body does not keep its connection forever."""
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 async def receive(request: Request[Any, Any, Any], most: int, kinds: tuple[str, ...] = (JSON,)) -> tuple[str, bytes]:
-    """Return the kind of the body and its bytes, unpacked; else the answer is 415, 413, 408 or 400.
+    """Return the media type of a body, and its bytes after decompression.
 
-    Plain text is what `navigator.sendBeacon` sends. A page of some other site can send that too, without asking first:
-    the gate has refused it by its `Origin`.
+    `navigator.sendBeacon` sends plain text. A page of another site can send plain text without a preflight request, but
+    `HostAndOriginCheck` has rejected it by its `Origin`.
 
     Args:
         request: The request.
-        most: Bytes that the body may have, packed and unpacked.
-        kinds: The media types that it may be of.
+        most: Bytes that the body may have, before and after decompression.
+        kinds: The allowed media types.
+
+    Raises:
+        ProblemDetailsException: 415 for another media type or encoding, 413 for a too large body, 408 for a slow one,
+            400 for damaged gzip data.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:
@@ -41,7 +55,7 @@ async def receive(request: Request[Any, Any, Any], most: int, kinds: tuple[str, 
         raise problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"content-type: {limit}", field="content-type", limit=limit)
     packing = request.headers.get("content-encoding", "identity").strip().lower()
     if packing not in ("identity", "gzip"):
-        limit = "must be gzip, or left out"
+        limit = "must be gzip, or absent"
         raise problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"content-encoding: {limit}",
             headers={"Accept-Encoding": "gzip"}, field="content-encoding", limit=limit,
@@ -58,7 +72,11 @@ async def receive(request: Request[Any, Any, Any], most: int, kinds: tuple[str, 
 
 
 def unpack(packed: bytes, most: int) -> bytes:
-    """Return what was packed with gzip; no more than `most` bytes and one are unpacked before it is refused."""
+    """Return the decompressed bytes of a gzip body; decompress at most `most` + 1 bytes.
+
+    Raises:
+        ProblemDetailsException: 413 for more than `most` bytes, 400 if the body is not exactly one gzip stream.
+    """
     unpacker = zlib.decompressobj(wbits=_GZIP)
     try:
         body = unpacker.decompress(packed, most + 1)
@@ -67,7 +85,7 @@ def unpack(packed: bytes, most: int) -> bytes:
     if len(body) > most:
         raise _too_large(most)
     if not unpacker.eof or unpacker.unused_data:
-        limit = "is not one whole gzip stream, as content-encoding says"
+        limit = "must be exactly one gzip stream, because content-encoding is gzip"
         raise problem(HTTPStatus.BAD_REQUEST, f"body: {limit}", field="body", limit=limit)
     return body
 

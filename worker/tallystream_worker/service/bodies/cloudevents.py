@@ -1,14 +1,14 @@
-"""CloudEvents (specification 1.0, JSON format) as events.
+"""Reads CloudEvents (specification 1.0, JSON format) as events.
 
-| event | is the CloudEvent's |
+| event | CloudEvent |
 | --- | --- |
 | metric | `data.metric`, else `type` |
 | subject | `subject` |
 | id | `source` and `id`, which together name an occurrence: it counts once, however often it is delivered |
-| at | `time`, else the moment it arrives |
+| at | `time`, else the time of arrival |
 | amount, actor | `data.amount`, `data.actor` |
 
-Extension attributes, and whatever else is in `data`, are the sender's own affair.
+Extension attributes and other members of `data` are ignored.
 """
 
 import datetime as dt
@@ -23,28 +23,42 @@ from tallystream.wire.event import MAX_ID_BYTES, Event
 from tallystream_worker.service.bodies.strict_json import decode_strictly
 
 SPECIFICATION: Final = "1.0"
+"""The supported version of the specification."""
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
-    """The attributes that say something to us; unknown ones are extensions, and allowed."""
+    """The attributes of a CloudEvent that are read; other attributes are extensions and allowed."""
 
     specversion: str
+    """Version of the specification; must be `SPECIFICATION`."""
+
     id: str
+    """Name of the occurrence, unique within the source."""
+
     source: str
+    """Origin of the occurrence."""
+
     type: str
+    """The metric, unless `data` has one."""
+
     subject: str
+    """The subject of the event."""
+
     time: dt.datetime | None = None
+    """Time of the occurrence; must have an offset."""
+
     data: Any = None
+    """An object that may have `metric`, `amount` and `actor`."""
 
 
 _decode: Final[Callable[[bytes | msgspec.Raw], CloudEvent]] = msgspec.json.Decoder(CloudEvent).decode
 
 
 def read(text: bytes | msgspec.Raw) -> Event:
-    """Return a CloudEvent as an event.
+    """Return the event of a CloudEvent in JSON.
 
     Raises:
-        EventError: it is none, or none that can be counted; names the attribute.
+        EventError: the text is not a CloudEvent, or its event is not valid; the error has the attribute.
     """
     given = decode_strictly(text, _decode)
     if given.specversion != SPECIFICATION:
@@ -65,7 +79,7 @@ def read(text: bytes | msgspec.Raw) -> Event:
 
 
 def _name(source: str, id_: str) -> str:
-    """Return the name of an occurrence: readable where it is short enough, else a digest of it."""
+    """Return an event id for an occurrence: source and id, or their SHA-256 if they are too long."""
     name = f"{source} {id_}"
     if len(name.encode(errors="replace")) <= MAX_ID_BYTES:
         return name

@@ -1,4 +1,4 @@
-"""Events as a body has them: read all at once where nothing is at fault, and one by one where something is."""
+"""Reads the events of a body: a valid list in one step, anything else event by event, to find the invalid ones."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
 
 MAX_EVENTS: Final = 1000
-"""The most events in one body."""
+"""Largest number of events in one body."""
 
 SHOWN_FAULTS: Final = 20
-"""The most events at fault that one answer names."""
+"""Largest number of invalid events that one response lists."""
 
 _SHOWN: Final = 200
 
@@ -35,25 +35,37 @@ _objects: Final = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
 class BadEvent(msgspec.Struct, frozen=True):
-    """One event at fault: its place in the body, from 0, the field, and what that must be."""
+    """One invalid event: its index in the body, from 0, the field, and the limit that the field breaks."""
 
     index: int
+    """Position in the body, from 0."""
+
     field: str
+    """The invalid field."""
+
     limit: str
+    """The requirement for the field."""
 
 
 class Read(msgspec.Struct, frozen=True):
-    """The events of a body that are good, and what is wrong with the others."""
+    """The result of reading a body: its valid events, and the faults of the invalid ones."""
 
     events: list[Event]
+    """The valid events."""
+
     faults: list[BadEvent]
+    """One fault for each invalid event."""
 
 
 def read_event(text: bytes | msgspec.Raw, rules: Rules) -> Event:
-    """Return the event that a JSON object is.
+    """Return the event of a JSON object.
+
+    Args:
+        text: The JSON text.
+        rules: The declared rules, which the event must fit.
 
     Raises:
-        EventError: it is none, or none that its metric's rules have a place for.
+        EventError: the text is not an event, or the rules of its metric do not allow it.
     """
     event = decode_strictly(text, _decode)
     _refuse(event, rules, time.time())
@@ -61,15 +73,16 @@ def read_event(text: bytes | msgspec.Raw, rules: Rules) -> Event:
 
 
 def read_events(kind: str, text: bytes, rules: Rules) -> Read:
-    """Return the events of a body; where their number is not allowed, the answer is 400.
+    """Return the valid and the invalid events of a body.
 
     Args:
-        kind: The body's media type.
+        kind: Media type of the body.
         text: The body.
-        rules: The declared metrics.
+        rules: The declared rules, which each event must fit.
 
     Raises:
-        EventError: the body as a whole cannot be read.
+        EventError: the body is not a list of values.
+        ProblemDetailsException: 400 if the body has no event, or more than `MAX_EVENTS`.
     """
     many = kind in (NDJSON, CLOUD_EVENTS) or text.lstrip()[:1] == b"["
     items: Iterable[Event | msgspec.Raw] | None = None
@@ -95,11 +108,16 @@ def read_events(kind: str, text: bytes, rules: Rules) -> Read:
 
 
 def at_fault(faults: Sequence[BadEvent], **members: Any) -> Exception:
-    """Return the answer to events at fault: it names the first, and lists the others."""
+    """Return the exception for the response 400 to invalid events: the first as detail, the first 20 as a list.
+
+    Args:
+        faults: The invalid events, at least one.
+        members: More members of the problem.
+    """
     first = faults[0]
     detail = f"event {first.index}: {first.field}: {first.limit}"
     if len(faults) > 1:
-        detail += f"; {len(faults) - 1:,} more of the events are at fault"
+        detail += f"; {len(faults) - 1:,} more events are invalid"
     return problem(
         HTTPStatus.BAD_REQUEST, detail,
         field=first.field, limit=first.limit, index=first.index, faults=list(faults[:SHOWN_FAULTS]), **members,
@@ -107,11 +125,11 @@ def at_fault(faults: Sequence[BadEvent], **members: Any) -> Exception:
 
 
 def all_at_once(text: bytes) -> list[Event] | None:
-    """Return the events of a JSON list, or `None` where it must be looked at one by one to say what is wrong.
+    """Return the events of a JSON list, or `None` if its items must be read one by one.
 
-    Five times as fast as one by one. That no key comes twice shows by counting: without escapes a list has a pair of
-    quotes for each key and for each text, so they are as many as the keys and texts that were understood, or something
-    came twice.
+    This is five times as fast as reading the items one by one. It finds a repeated key by counting quotes: without
+    escapes, a list has two quotes for each key and each text. If it has more quotes than the decoded keys and texts
+    need, a key is repeated.
     """
     if b"\\" in text:
         return None

@@ -1,4 +1,4 @@
-"""JSON read strictly: a key that comes twice is refused, and an error names the field at fault."""
+"""Decodes JSON strictly: rejects repeated keys, and reports the invalid field."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ _AT_FAULT: Final = re.compile(r"(?:at `\$\.|field `)(\w{1,64})`$")
 
 
 def decode_strictly(text: bytes | msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], T]) -> T:
-    """Return what a JSON text decodes to.
+    """Return the decoded value of a JSON text.
 
     Args:
         text: The JSON text.
-        decode: A msgspec decoder's `decode`.
+        decode: The `decode` of a msgspec decoder.
 
     Raises:
-        EventError: it is no JSON, not of that shape, or has a key twice; names the field, or `body`.
+        EventError: the text is not JSON, not of the type of the decoder, or has a repeated key; the error has the
+            field, or `body`.
     """
     try:
         value = decode(text)
-        # The decoder alone would let the last one of two equal keys win.
+        # Decode again to find repeated keys: the decoder would silently use the last one.
         json.loads(bytes(text), object_pairs_hook=_only_once)
     except EventError:
         raise
@@ -47,5 +48,5 @@ def _only_once(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise EventError(key, "must be given once only")
+            raise EventError(key, "must be given only once")
         seen.add(key)

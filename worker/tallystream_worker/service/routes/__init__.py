@@ -1,1 +1,1 @@
-"""One file for each group of HTTP routes."""
+"""The HTTP routes, one file for each group: they parse parameters and encode responses."""

@@ -1,4 +1,4 @@
-"""Alerts over HTTP: what is watched, and what is firing."""
+"""The route of alerts: the declared ones, and those that are firing."""
 
 from typing import Annotated
 
@@ -10,11 +10,11 @@ from tallystream.aio import Totals
 from tallystream.reading.alerts import Alerts
 
 
-@get("/v1/alerts", tags=["alerts"], summary="Declared alerts, and those that are firing")
+@get("/v1/alerts", tags=["alerts"], summary="The declared alerts, and the firing ones")
 async def alerts(
     totals: NamedDependency[Totals],
-    n: Annotated[int, QueryParameter(name="n", description="firing alerts to show, at most 1,000")] = 100,
-    offset: Annotated[int, QueryParameter(name="offset", description="firing alerts to leave out")] = 0,
+    n: Annotated[int, QueryParameter(name="n", description="number of firing alerts to return, at most 1,000")] = 100,
+    offset: Annotated[int, QueryParameter(name="offset", description="number of firing alerts to skip")] = 0,
 ) -> Alerts:
-    """Return the declared alerts, and the subjects for which one is firing."""
+    """Return the declared alerts, and the subjects for which an alert is firing."""
     return await totals.alerts(n, offset)

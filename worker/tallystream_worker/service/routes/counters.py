@@ -1,8 +1,7 @@
-"""Counters over HTTP, each figure with how good it is.
+"""The routes of counters.
 
-In a path, `/` separates subject and metric, and a slash that belongs to a subject is written `%2F`: the counter
-`view` of `/favicon.ico` is `/v1/counters/%2Ffavicon.ico/view`. Where something in between decodes that, the form
-with `?subject=` says the same.
+In a path, `/` separates subject and metric, and a slash in a subject is written `%2F`: the counter `view` of
+`/favicon.ico` is `/v1/counters/%2Ffavicon.ico/view`. If a proxy decodes `%2F`, use `/v1/counters?subject=` instead.
 """
 
 from typing import Annotated, Final
@@ -19,11 +18,11 @@ from tallystream_worker.service.problems import bad_request
 from tallystream_worker.settings.settings import ServeSettings
 
 MAX_COUNTERS: Final = 1000
-"""The most counters that one request may ask for."""
+"""Largest number of counters in one request."""
 
 
 class Counters(Controller):
-    """Reads of counters; one that nothing was counted for is 0."""
+    """Reads counters; a counter without events is 0."""
 
     path = "/v1/counters"
     tags = ("counters",)
@@ -36,7 +35,7 @@ class Counters(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> SubjectTotals:
-        """Return the totals of every declared metric, and the ratios of them."""
+        """Return the totals of all declared metrics of a subject, and their ratios."""
         return await totals.of(subject_in_path(subject), after=after, timeout=limits.read_timeout)
 
     @get("/{subject:str}/{metric:str}", summary="One counter: its total, a series of buckets, or a rolling sum")
@@ -47,17 +46,17 @@ class Counters(Controller):
         subject: FromPath[str],
         metric: FromPath[str],
         window: Annotated[
-            str | None, QueryParameter(name="window", description="the series of this window: hour, day, ...")
+            str | None, QueryParameter(name="window", description="return the series of this window: hour, day, ...")
         ] = None,
-        last: Annotated[int, QueryParameter(name="last", description="buckets of the series")] = 24,
+        last: Annotated[int, QueryParameter(name="last", description="number of buckets in the series")] = 24,
         over: Annotated[
-            str | None, QueryParameter(name="over", description="the sum over a range that ends now, such as 7d")
+            str | None, QueryParameter(name="over", description="return the sum over a range that ends now, such as 7d")
         ] = None,
         after: After = None,
     ) -> CounterTotal | Series | RollingSum:
-        """Return one total; or with `window` its latest buckets, or with `over` its sum over a range."""
+        """Return the total; with `window` instead the last buckets, or with `over` the sum over a range."""
         if window is not None and over is not None:
-            raise bad_request("window", "either window or over, not both")
+            raise bad_request("window", "give either window or over, not both")
         name, timeout = subject_in_path(subject), limits.read_timeout
         await published(totals, metric)
         if window is not None:
@@ -72,20 +71,21 @@ class Counters(Controller):
         totals: NamedDependency[Totals],
         limits: NamedDependency[ServeSettings],
         subject: Annotated[
-            list[str] | None, QueryParameter(name="subject", description="at least one; repeat it for several")
+            list[str] | None,
+            QueryParameter(name="subject", description="a subject; repeat it for several, at least one"),
         ] = None,
         metric: Annotated[
-            list[str] | None, QueryParameter(name="metric", description="repeat it for several; else all")
+            list[str] | None, QueryParameter(name="metric", description="a metric; repeat it for several; default all")
         ] = None,
         after: After = None,
     ) -> CounterTotals:
-        """Return each of the metrics for each of the subjects, at most 1,000 in all."""
+        """Return the total of each metric for each subject, at most 1,000 totals."""
         if not subject:
             raise bad_request("subject", "at least one is needed: /v1/counters?subject=article:1")
         rules = await published(totals)
         metrics = sorted(rules.metric) if metric is None else list(dict.fromkeys(metric))
         if (asked := len(subject) * len(metrics)) > MAX_COUNTERS:
-            raise bad_request("subject", f"at most {MAX_COUNTERS:,} counters at once, these are {asked:,}")
+            raise bad_request("subject", f"at most {MAX_COUNTERS:,} counters in one request, not {asked:,}")
         await published(totals, *metrics)
         wanted = ((name, each) for name in subject for each in metrics)
         return await totals.get_many(wanted, after=after, timeout=limits.read_timeout)

@@ -1,4 +1,4 @@
-"""The dashboard's files, each compressed once and sent with its checksum, under a policy that lets nothing else in."""
+"""The routes of the dashboard's files: compressed once, with a checksum, and with a strict content security policy."""
 
 import asyncio
 import gzip
@@ -19,7 +19,7 @@ from tallystream_worker.service.tokens import Role
 
 _TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-# Chart.js, with its time axis, is taken out of the package that carries it; nothing of that package is run.
+# Chart.js with its time axis, as a file of the package chartkick; no code of that package runs.
 _CHARTS: Final = "django/static/chartkick/Chart.bundle.js"
 
 _POLICY: Final = (
@@ -38,13 +38,13 @@ class _File:
 
 @get("/", include_in_schema=False, opt={"role": Role.OPEN})
 async def page(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Answer with the page."""
+    """Return the page of the dashboard."""
     return await _answer(request, "index.html")
 
 
 @get("/dashboard/{name:str}", include_in_schema=False, opt={"role": Role.OPEN})
 async def part(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
-    """Answer with a style sheet, a script or the icon."""
+    """Return a style sheet, a script or the icon of the dashboard."""
     return await _answer(request, name)
 
 
@@ -74,7 +74,7 @@ def _names() -> frozenset[str]:
 @cache
 def _file(name: str) -> _File:
     text = _charts() if name == "chart.js" else files("tallystream_worker.dashboard").joinpath(name).read_bytes()
-    # A weak checksum: the compressed form and the plain one are the same file.
+    # A weak ETag, because the compressed and the plain response share it.
     etag = f'W/"{hashlib.sha256(text).hexdigest()[:20]}"'
     return _File(text, gzip.compress(text, 9, mtime=0), etag, _TYPES[Path(name).suffix])
 
@@ -82,5 +82,5 @@ def _file(name: str) -> _File:
 def _charts() -> bytes:
     spec = find_spec("chartkick")
     if spec is None or spec.origin is None:
-        raise problem(HTTPStatus.NOT_FOUND, "the package chartkick, which carries Chart.js, is not installed")
+        raise problem(HTTPStatus.NOT_FOUND, "the package chartkick, which contains Chart.js, is not installed")
     return Path(spec.origin).parent.joinpath(_CHARTS).read_bytes()

@@ -1,4 +1,4 @@
-"""Events over HTTP: to be appended, or to be decided at once."""
+"""The routes that append events, or decide one event at once."""
 
 import math
 import time
@@ -23,11 +23,13 @@ from tallystream_worker.service.problems import problem
 from tallystream_worker.service.writer import MAX_HELD, Writer
 
 MAX_EVENTS_BODY: Final = 2**20
+"""Largest body with events to append, in bytes."""
+
 MAX_EVENT_BODY: Final = 2**16
-"""Bytes of a body with events, and with one to decide."""
+"""Largest body with one event to decide, in bytes."""
 
 CONFIRM_TIMEOUT: Final = 5.0
-"""Seconds within which Redis must have taken the events of a request."""
+"""Seconds within which Redis must have accepted the events of a request."""
 
 _STATUS: Final = {
     None: HTTPStatus.OK,
@@ -38,25 +40,27 @@ _STATUS: Final = {
 
 
 class Appended(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How many events are in the streams now, to be counted; with `partial`, how many were refused, and why.
-
-    `refused` names the first 20 of them.
-    """
+    """How many events were appended; with `partial`, also how many are invalid, and the first 20 of these."""
 
     appended: int
+    """Number of events that were appended."""
+
     at_fault: int = 0
+    """Number of invalid events."""
+
     refused: list[BadEvent] = []
+    """The first 20 invalid events."""
 
 
 class Events(Controller):
-    """Writes of events."""
+    """Appends and decides events."""
 
     path = "/v1"
     tags = ("events",)
 
     @post(
         "/events",
-        summary="Append events: one, or at most 1,000",
+        summary="Append 1 to 1,000 events",
         status_code=HTTPStatus.ACCEPTED,
         request_max_body_size=MAX_EVENTS_BODY,
     )
@@ -66,13 +70,13 @@ class Events(Controller):
         writer: NamedDependency[Writer],
         request: Request[Any, Any, Any],
         partial: Annotated[
-            bool, QueryParameter(name="partial", description="take the good events where others are at fault")
+            bool, QueryParameter(name="partial", description="append the valid events even if others are invalid")
         ] = False,
     ) -> Appended:
-        """Answer once the events are in the streams.
+        """Append the events, and respond when they are in the streams.
 
-        Where one of them is at fault none is taken, so that the same body can be sent again once it is put right; with
-        `partial` the good ones are taken, for senders that cannot put anything right.
+        If an event is invalid, none is appended, so the corrected body can be sent again. With `partial` the valid
+        events are appended, for senders that cannot correct anything.
         """
         kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
         rules = await published(totals)
@@ -89,14 +93,14 @@ class Events(Controller):
 
     @post(
         "/decide",
-        summary="Count one event now and return the verdict",
+        summary="Count one event now and return the decision",
         status_code=HTTPStatus.OK,
         request_max_body_size=MAX_EVENT_BODY,
     )
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
     ) -> Response[Decision]:
-        """Answer 200 where the event was accepted, 409 where it counts once only, 429 beyond its limit."""
+        """Respond 200 if the event is accepted, 409 if it was counted before and counts once, 429 if over its limit."""
         _, body = await receive(request, MAX_EVENT_BODY)
         rules = await published(totals)
         event = read_event(body, rules)
@@ -106,8 +110,8 @@ class Events(Controller):
             )
         except RedisError:
             detail = (
-                "it is not known whether the event was counted: where its metric counts once per actor, or it has an "
-                "id, ask again; elsewhere that may count it twice"
+                "it is unknown whether the event was counted. Send it again if it has an id or its metric counts once "
+                "per actor; otherwise sending it again may count it twice"
             )
             raise problem(HTTPStatus.SERVICE_UNAVAILABLE, detail) from None
         headers = {}
@@ -117,29 +121,29 @@ class Events(Controller):
 
 
 def _no_room(why: str) -> Exception:
-    detail = f"{why}: none of these was taken, send them again"
+    detail = f"{why}: no event of this request was accepted, send them again"
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
 
 
 async def _append(writer: Writer, producer: Producer, events: list[Event], totals: Totals, layout: Layout) -> None:
     if writer.is_stalled:
-        raise _no_room("earlier events still wait for Redis to take them")
+        raise _no_room("earlier events still wait for Redis to accept them")
     if not await writer.room.is_there_for(events, totals, layout):
-        raise _no_room("the log is full until some of it is counted and trimmed")
-    # Room for all or for none. Only this loop emits, and `emit` does not suspend: the room stays.
+        raise _no_room("a stream is full until workers count and trim some of its entries")
+    # Accept all events or none. Only this event loop emits, and `emit` does not suspend, so the room stays free.
     if len(events) > MAX_HELD - producer.stats.buffered:
-        raise _no_room("too many events wait for Redis to take them")
+        raise _no_room("too many events wait for Redis to accept them")
     for index, event in enumerate(events):
         try:
             await producer.emit(event.metric, event.subject, event.amount, actor=event.actor, at=event.at, id=event.id)
-        except EventError as error:  # the rules have changed since they were read a moment ago
+        except EventError as error:  # the rules have changed since they were read
             raise at_fault([BadEvent(index, error.field, error.problem)], taken=index) from None
     try:
         await producer.flush(CONFIRM_TIMEOUT)
     except FlushTimeout:
         writer.is_stalled = True
         detail = (
-            f"Redis has not taken the events within {CONFIRM_TIMEOUT:g} seconds; they are held and will still be "
-            "sent: sent again, they may be counted twice, unless they have ids"
+            f"Redis has not accepted the events within {CONFIRM_TIMEOUT:g} seconds. They are buffered and will still "
+            "be sent. If you send them again, they may be counted twice, unless they have ids"
         )
         raise problem(HTTPStatus.GATEWAY_TIMEOUT, detail) from None

@@ -1,4 +1,4 @@
-"""Whether the service lives, and whether its answers are worth having."""
+"""The routes of health: whether the process lives, and whether the counters can be read and are kept up to date."""
 
 from http import HTTPStatus
 from typing import Any, Final
@@ -23,7 +23,7 @@ _SHOWN: Final = 10
 
 @get("/healthz", tags=["health"], summary="The process lives", role=Role.OPEN)
 async def healthz() -> dict[str, str]:
-    """Answer: whatever the state of Redis, a restart of this process would not help."""
+    """Respond 200 in any state of Redis, because a restart of this process would not change that."""
     return {"status": "alive"}
 
 
@@ -34,13 +34,14 @@ async def readyz(
     access: NamedDependency[Access],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
-    """Answer 200 where Redis answers, holds our layout, and every partition has its consumer group; else 503.
+    """Respond 200 if Redis replies, has the layout of this release, and has the consumer group of every partition.
 
-    What is wrong with the ledger takes no traffic away, and is among the `warnings` of a 200.
+    Otherwise respond 503. A ledger that does not balance is only a warning: the service stays ready, and the response
+    200 has `warnings`.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
-            raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "not ready; who asks with a token is told why")
+            raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "not ready; a request with a token gets the reasons")
         raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "; ".join(reasons[:_SHOWN]), reasons=reasons[:_SHOWN])
     warnings = await _warnings(totals) if access.knows(request) else []
     return {"status": "ready"} | ({"warnings": warnings} if warnings else {})
@@ -50,11 +51,11 @@ async def _warnings(totals: Totals) -> list[str]:
     try:
         ledger = await totals.run(query_ledger((await totals.deployment()).layout))
     except (RedisError, ConfigurationError):
-        return []  # it answered a moment ago: the next look will say
+        return []  # Redis replied a moment ago: the next check reports the error
     found = (
-        (ledger.events["trimmed"], "events were trimmed away before they were counted"),
-        (ledger.events["dropped"], "parked events were dropped"),
-        (ledger.parked, "entries are parked: see tallystream dead"),
+        (ledger.events["trimmed"], "events were trimmed before they were counted"),
+        (ledger.events["dropped"], "dead-lettered events were dropped"),
+        (ledger.parked, "dead letters: see tallystream dead"),
         (ledger.unaccounted or 0, "events are unaccounted for"),
     )
     return [f"{number:,} {what}" for number, what in found if number]
@@ -62,17 +63,17 @@ async def _warnings(totals: Totals) -> list[str]:
 
 async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
     try:
-        deployment = await totals.run(query_deployment(None, namespace))  # not a remembered one
+        deployment = await totals.run(query_deployment(None, namespace))  # read it, not the cached one
         deployment.ensure_stored()
         return await totals.run(_query_groups(deployment.layout))
     except ConfigurationError as error:
         return [str(error)]
     except RedisError as error:
-        return [f"Redis does not answer ({type(error).__name__})"]
+        return [f"Redis does not reply ({type(error).__name__})"]
 
 
 def _query_groups(layout: Layout) -> Query[list[str]]:
-    """Ask for the consumer groups; the answer says of each partition without ours what is missing."""
+    """Return a query for one message for each partition that has no consumer group of the live generation."""
 
     def parse(replies: list[Any]) -> list[str]:
         missing = []

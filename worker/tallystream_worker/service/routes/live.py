@@ -1,4 +1,4 @@
-"""Live updates over HTTP: server-sent events, and the same messages over a WebSocket."""
+"""The routes of live updates: server-sent events, and the same messages over a WebSocket."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -26,34 +26,42 @@ from tallystream_worker.service.parameters import published
 from tallystream_worker.service.problems import bad_request, problem
 
 PATIENCE: Final = 15.0
-"""Seconds after which a reader that takes nothing is dropped, and a silent stream shows that it lives."""
+"""Seconds after which a reader that receives nothing is dropped, and after which a silent stream sends a heartbeat."""
 
 MAX_EVERY: Final = 60.0
+"""Largest interval between updates that a reader may ask for, in seconds."""
 
 _BEGIN: Final = b"retry: 1000\n\n"
 _GOING_AWAY: Final = 1001
 _REFUSED: Final = 1008
 _TRY_LATER: Final = 1013
 _REASON_BYTES: Final = 120
-"""A closing frame has room for 123 bytes of reason."""
+"""Bytes of a reason in a closing frame, which has room for 123."""
 
 Metrics = Annotated[
-    list[str] | None, QueryParameter(name="metric", description="follow these; repeat it for several; else all")
+    list[str] | None,
+    QueryParameter(name="metric", description="a metric to follow; repeat it for several; default all"),
 ]
 Subjects = Annotated[
     list[str] | None,
     QueryParameter(
         name="subject",
-        description="a subject, or a pattern in which * stands for anything; repeat it for several; else all",
+        description="a subject, or a pattern in which * matches any text; repeat it for several; default all",
     ),
 ]
-Every = Annotated[float, QueryParameter(name="every", description="the least seconds between two updates")]
-Since = Annotated[str | None, QueryParameter(name="since", description="an event's id, in place of Last-Event-ID")]
+Every = Annotated[float, QueryParameter(name="every", description="least number of seconds between two updates")]
+Since = Annotated[
+    str | None, QueryParameter(name="since", description="id of the last event received, instead of Last-Event-ID")
+]
 WithOverview = Annotated[
-    bool, QueryParameter(name="overview", description="also the figures of the whole; alone, only these")
+    bool,
+    QueryParameter(name="overview", description="also send the overview; without metric and subject, send no counters"),
 ]
 WithTop = Annotated[
-    str | None, QueryParameter(name="top", description="also the leaderboards of all, hour, day, ... or such as 7d")
+    str | None,
+    QueryParameter(
+        name="top", description="also send the leaderboards of this window (all, hour, day, ...) or range such as 7d"
+    ),
 ]
 
 
@@ -69,7 +77,7 @@ async def live(
     overview: WithOverview = False,
     top: WithTop = None,
 ) -> Stream:
-    """Send `counters`, `overview`, `top`, `reset` and `stale` events until the client leaves; see docs/live.md."""
+    """Send `counters`, `overview`, `top`, `reset` and `stale` events until the client disconnects; see docs/live.md."""
     reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
     await _join(broadcaster, reader, request.headers.get("last-event-id") or since)
     return _Events(broadcaster, reader)
@@ -87,8 +95,8 @@ async def live_socket(
     overview: WithOverview = False,
     top: WithTop = None,
 ) -> None:
-    """Send the same messages as JSON texts; what the client sends is not looked at."""
-    await socket.accept()  # a browser shows no reason for a refusal, but it does show that of a closing frame
+    """Send the same messages as JSON texts; ignore messages of the client."""
+    await socket.accept()  # accept first: a browser shows the reason of a closing frame, but not of a rejection
     try:
         reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
         await _join(broadcaster, reader, since)
@@ -99,7 +107,7 @@ async def live_socket(
         await socket.close(_REFUSED if refused else _TRY_LATER, shown)
         return
     try:
-        # Not before receiving has ended: granian never finishes to close a socket that is being read.
+        # Close only after receiving has ended: granian never closes a socket that is being read.
         if await _while_present(_send_texts(socket, reader), _until_closed(socket), reader.watch(PATIENCE)):
             await socket.close(_GOING_AWAY, "the service stops")
     finally:
@@ -107,16 +115,16 @@ async def live_socket(
 
 
 class _Events(Stream):
-    """An answer that lasts for as long as the reader follows."""
+    """A response that sends events until the reader leaves."""
 
     def __init__(self, broadcaster: Broadcaster, reader: LiveReader) -> None:
-        # A proxy that collects an answer before it passes it on would hold back every update.
+        # Without this header, a proxy could buffer the response and delay every update.
         super().__init__((), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         self._broadcaster = broadcaster
         self._reader = reader
 
     def to_asgi_response(self, *args: Any, **settings: Any) -> ASGIResponse:
-        """Return the application that sends it."""
+        """Return the ASGI application that sends the events."""
         return _Following(self._broadcaster, self._reader, super().to_asgi_response(*args, **settings))
 
 
@@ -156,7 +164,7 @@ async def _reader(
     follows = None
     if metrics or subjects or not (overview or top):
         follows = subscription_of(metrics or rules.metric, subjects or ["*"])
-    # The broadcaster tells nobody oftener than each tick: a timer of its own is for those who want less.
+    # The broadcaster sends once each tick: only a reader that wants fewer updates needs its own timer.
     return LiveReader(follows, every if every > TICK else 0.0, overview=overview, top=top)
 
 
@@ -168,10 +176,10 @@ async def _join(broadcaster: Broadcaster, reader: LiveReader, since: str | None)
 
 
 async def _while_present(sending: Coroutine[Any, Any, None], *endings: Coroutine[Any, Any, None]) -> bool:
-    """Send until there is nothing more to send, or the other side is gone or takes nothing any more, which ends one.
+    """Send until `sending` ends, or until one of `endings` ends because the client is gone or receives nothing.
 
     Returns:
-        Whether everything was sent and the other side is still there.
+        Whether `sending` ended without an error and the client is still connected.
     """
     tasks = [asyncio.create_task(each) for each in (sending, *endings)]
     try:

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: the ledger as they are in Redis, read at each scrape, and what this process measures."""
+"""The route of Prometheus metrics: the ledger, read from Redis at each scrape, and the metrics of this process."""
 
 import time
 from collections.abc import Iterable
@@ -21,19 +21,20 @@ from tallystream.rules.metrics import Rules
 from tallystream_worker.service.server_stats import ServerStats, query_server_stats
 
 TEXT_FORMAT: Final = "text/plain; version=0.0.4"
-"""Prometheus' text format; the charset is added where it is sent."""
+"""Media type of the Prometheus text format, without the charset."""
 
 
 @dataclass(frozen=True)
 class ExtraMetrics:
-    """What else `/metrics` shows: the registry of the workers that run in this process."""
+    """More metrics for `/metrics`."""
 
     registry: CollectorRegistry | None
+    """The registry of the workers in this process; `None` if there are none."""
 
 
 @get("/metrics", tags=["metrics"], summary="Metrics for Prometheus", media_type=TEXT_FORMAT)
 async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraMetrics]) -> Response[bytes]:
-    """Return the text format; without Redis, what is left of it and `tallystream_redis_up 0`."""
+    """Return the metrics in text format; if Redis is away, only those of this process and `tallystream_redis_up 0`."""
     collector = LedgerCollector(None, None)
     try:
         deployment = await totals.deployment()
@@ -54,9 +55,16 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
 
 
 class LedgerCollector:
-    """The ledger as metric families. Labels are metrics, rules and partitions, all declared: never subjects.
+    """A Prometheus collector of the ledger and the server statistics.
 
-    The metric `""` stands for entries whose metric is not known: they could not be read, or name an undeclared one.
+    Labels are metrics, rules, alerts and partitions, never subjects, so the number of samples is bounded. The metric
+    `""` is for entries that cannot be read or have an undeclared metric.
+
+    Args:
+        ledger: The ledger; `None` if Redis is away.
+        vitals: The server statistics; `None` if Redis is away.
+        rules: The declared rules; `None` if there are none.
+        firing: The firing alerts; `None` if they were not read.
     """
 
     def __init__(
@@ -72,8 +80,8 @@ class LedgerCollector:
         self._vitals = vitals
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the families."""
-        yield _gauge("redis_up", "1 if Redis answered this scrape, else 0.", 0 if self._ledger is None else 1)
+        """Yield the metric families."""
+        yield _gauge("redis_up", "1 if Redis replied to this scrape, else 0.", 0 if self._ledger is None else 1)
         if self._ledger is not None:
             yield from _of_events(self._ledger, self._rules)
             yield from _of_partitions(self._ledger)
@@ -84,7 +92,7 @@ class LedgerCollector:
 
 
 def _of_events(ledger: Ledger, rules: Rules | None) -> Iterable[Metric]:
-    # A counter that is there from the start with 0: from nothing to 5 is no increase to Prometheus.
+    # Export each counter from the start with 0: Prometheus sees no increase in a counter that begins at 5.
     declared = dict.fromkeys(rules.metric, 0) if rules is not None else {}
     appended = _counter("events_appended", "Events that were appended to the streams.")
     appended.add_metric([], ledger.appended)
@@ -92,11 +100,11 @@ def _of_events(ledger: Ledger, rules: Rules | None) -> Iterable[Metric]:
     for outcome, what in (
         ("counted", "were counted"),
         ("duplicate", "had been counted before"),
-        ("late", "came too late and were set aside"),
-        ("late-counted", "came too late and were counted all the same; they are among the counted"),
-        ("dead", "were parked, because they cannot be counted"),
-        ("trimmed", "were trimmed away before they were counted"),
-        ("dropped", "were parked and then dropped, by an operator or for want of room; they are among the dead"),
+        ("late", "came too late and were not counted"),
+        ("late-counted", "came too late and were counted; they are among the counted"),
+        ("dead", "were dead-lettered, because they cannot be counted"),
+        ("trimmed", "were trimmed before they were counted"),
+        ("dropped", "were dead-lettered and then dropped, by an operator or to make room; they are among the dead"),
         ("retracted", "were taken back by a retraction"),
     ):
         family = _counter(f"events_{outcome.replace('-', '_')}", f"Events that {what}.", "metric")
@@ -108,41 +116,39 @@ def _of_events(ledger: Ledger, rules: Rules | None) -> Iterable[Metric]:
     for labels, events in (decided | dict(ledger.by_metric_and_rule("rejected"))).items():
         rejected.add_metric(labels, events)
     yield rejected
-    totals = _gauge(
-        "counted_amount", "Sum of all counters of a metric; falls where amounts are negative.", None, "metric"
-    )
+    totals = _gauge("counted_amount", "Sum of all counters of a metric; falls if amounts are negative.", None, "metric")
     for metric, amount in ledger.totals.items():
         totals.add_metric([metric], amount)
     yield totals
     sketched = _gauge(
         "sketched_amount",
-        "Sum of what is kept in a metric's sketch, where values are estimates. If the metric has max_subjects, "
-        "anything but 0 means that it has come to them; falls where amounts are negative.",
+        "Sum of the amounts in the sketch of a metric, whose values are estimates. If the metric has max_subjects, any "
+        "value but 0 means that it has reached them; falls if amounts are negative.",
         None,
         "metric",
     )
     for metric, amount in ledger.by_metric("sketched").items():
         sketched.add_metric([metric], amount)
     yield sketched
-    exact = _gauge(
-        "exact_subjects", "Subjects with a counter of their own, of metrics with max_subjects.", None, "metric"
-    )
+    exact = _gauge("exact_subjects", "Subjects with an exact counter, of metrics with max_subjects.", None, "metric")
     for metric, subjects in ledger.by_metric("subjects").items():
         exact.add_metric([metric], subjects)
     yield exact
-    # No sample rather than a guess: what waiting entries hold is not known.
+    # No sample while entries wait: the number of events in them is unknown.
     yield _gauge(
         "unaccounted_events",
-        "Appended events that nothing became of: must be 0. Absent while entries wait.",
+        "Appended events without any outcome; must be 0. Absent while entries wait.",
         ledger.unaccounted,
     )
 
 
 def _of_partitions(ledger: Ledger) -> Iterable[Metric]:
     lag = _gauge("lag_entries", "Entries that are not counted yet, pending ones included.", None, "partition")
-    pending = _gauge("pending_entries", "Entries handed to a worker and not acknowledged.", None, "partition")
-    oldest = _gauge("oldest_pending_age_seconds", "Age of the oldest pending entry, 0 without one.", None, "partition")
-    parked = _gauge("partition_dead_entries", "Entries in the dead stream.", None, "partition")
+    pending = _gauge("pending_entries", "Entries delivered to a worker and not acknowledged.", None, "partition")
+    oldest = _gauge(
+        "oldest_pending_age_seconds", "Age of the oldest pending entry; 0 if none is pending.", None, "partition"
+    )
+    parked = _gauge("partition_dead_entries", "Dead letters of the partition.", None, "partition")
     for partition in ledger.partitions:
         labels = [partition.stream]
         position = partition.position
@@ -154,30 +160,28 @@ def _of_partitions(ledger: Ledger) -> Iterable[Metric]:
 
 
 def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
-    yield _gauge("workers", "Workers that asked for entries within the last 15 seconds.", vitals.workers)
+    yield _gauge("workers", "Workers that read entries within the last 15 seconds.", vitals.workers)
     if vitals.memory_used is not None:
         yield _gauge("redis_memory_used_bytes", "Memory that the server uses.", vitals.memory_used)
     if vitals.memory_max is not None:
-        yield _gauge("redis_memory_max_bytes", "Memory that the server may use, 0 without a bound.", vitals.memory_max)
+        yield _gauge("redis_memory_max_bytes", "Memory that the server may use; 0 without a bound.", vitals.memory_max)
     if vitals.snapshot is not None:
-        yield _gauge(
-            "snapshot_timestamp_seconds", "When the latest snapshot was taken, seconds since 1970.", vitals.snapshot
-        )
+        yield _gauge("snapshot_timestamp_seconds", "Time of the last snapshot in seconds since 1970.", vitals.snapshot)
     if vitals.snapshot_every is not None:
         yield _gauge(
-            "snapshot_interval_seconds", "Seconds from one snapshot to the next, where a worker takes them.",
+            "snapshot_interval_seconds", "Seconds between two snapshots; absent if no worker takes them.",
             vitals.snapshot_every,
         )  # fmt: skip
     if vitals.audit is not None:
         at, counters, differences = vitals.audit
-        yield _gauge("audit_timestamp_seconds", "When the workers' latest audit ended, seconds since 1970.", at)
-        yield _gauge("audit_counters", "Counters that it compared.", counters)
-        yield _gauge("audit_differences", "Counters that differed: must be 0.", differences)
+        yield _gauge("audit_timestamp_seconds", "End of the last audit of a worker in seconds since 1970.", at)
+        yield _gauge("audit_counters", "Counters that the last audit compared.", counters)
+        yield _gauge("audit_differences", "Counters that differed in the last audit; must be 0.", differences)
     for name, what, values in (
         ("stream_entries", "Entries in the stream, counted ones included.", vitals.stream_entries),
-        ("stream_max_entries", "Entries at which the stream takes no more.", vitals.stream_limits),
-        ("dead_bytes", "Memory that parked entries take.", vitals.dead_bytes),
-        ("dead_max_bytes", "Memory beyond which the oldest parked entries are dropped.", vitals.dead_limits),
+        ("stream_max_entries", "Entries at which the stream accepts no more.", vitals.stream_limits),
+        ("dead_bytes", "Memory that the dead letters take.", vitals.dead_bytes),
+        ("dead_max_bytes", "Memory above which the oldest dead letters are dropped.", vitals.dead_limits),
     ):
         family = _gauge(name, what, None, "partition")
         for stream, value in values.items():

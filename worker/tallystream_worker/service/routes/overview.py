@@ -1,4 +1,4 @@
-"""The figures of the whole, what is declared, and subjects by the beginning of their name."""
+"""The routes of the overview, the declared metrics, and the search for subjects."""
 
 from typing import Annotated
 
@@ -16,40 +16,64 @@ from tallystream_worker.service.parameters import published
 
 
 class Declared(msgspec.Struct, frozen=True):
-    """A metric and its rules, as far as a reader needs them; see docs/rules.md.
+    """A declared metric and the rules that a reader needs; see docs/rules.md.
 
-    `exact` is false if its totals are an approximation: `exact = false`, or `seen = "bloom"`.
+    `exact` is false if the totals are approximate: `exact = false`, or `seen = "bloom"`.
     """
 
     metric: str
+    """Name of the metric."""
+
     description: str
+    """What the metric counts."""
+
     windows: list[str]
+    """The windows with buckets."""
+
     top: int
+    """Length of the leaderboards; 0 for none."""
+
     unique: str | None
+    """The window in which different actors are counted."""
+
     votes: bool
+    """Each actor has one vote."""
+
     limit: int | None
+    """Number of events that are accepted in each `per`."""
+
     per: str | None
+    """The period of the limit."""
+
     exact: bool
+    """The totals are exact."""
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """The overview, the declared metrics, and of the ratios what they are of and by."""
+    """The overview, the declared metrics, and the ratios with the metrics that they divide."""
 
     overview: Overview
+    """Totals by metric, ledger and lag."""
+
     declared: list[Declared]
+    """The declared metrics."""
+
     ratios: dict[str, Ratio]
+    """The ratios by name."""
+
     zone: str
+    """The time zone in which days and months begin."""
 
 
 class Summary(Controller):
-    """Reads of the whole."""
+    """Reads the overview, and searches for subjects."""
 
     path = "/v1"
     tags = ("overview",)
 
-    @get("/overview", summary="Totals by metric, the ledger, and what is declared")
+    @get("/overview", summary="Totals by metric, the ledger, and the declared metrics")
     async def overview(self, totals: NamedDependency[Totals], broadcaster: NamedDependency[Broadcaster]) -> Whole:
-        """Return what the dashboard begins with; `GET /v1/live?overview=true` keeps it up to date."""
+        """Return the figures that the dashboard shows first; `GET /v1/live?overview=true` sends the updates."""
         rules = await published(totals)
         declared = [
             Declared(
@@ -60,12 +84,12 @@ class Summary(Controller):
         ]  # fmt: skip
         return Whole(await broadcaster.overview(), declared, rules.ratio, rules.zone)
 
-    @get("/subjects", summary="Subjects of the leaderboards by the beginning of their name")
+    @get("/subjects", summary="Find subjects by the beginning of their name")
     async def subjects(
         self,
         totals: NamedDependency[Totals],
-        prefix: Annotated[str, QueryParameter(name="prefix", description="how the subject begins")],
-        n: Annotated[int, QueryParameter(name="n", description="how many, at most 50")] = 10,
+        prefix: Annotated[str, QueryParameter(name="prefix", description="the beginning of the subject")],
+        n: Annotated[int, QueryParameter(name="n", description="number of subjects, at most 50")] = 10,
     ) -> FoundSubjects:
-        """Search the all-time leaderboards; a subject that leads nowhere is found by its whole name only."""
+        """Search the all-time leaderboards; a subject that is in none of them is found only by its whole name."""
         return await totals.search(prefix, n)

@@ -1,4 +1,4 @@
-"""What the rules hold, over HTTP: leaderboards, limits, votes and unique actors."""
+"""The routes of rules: leaderboards, limits, votes and unique actors."""
 
 from typing import Annotated
 
@@ -14,12 +14,12 @@ from tallystream_worker.settings.settings import ServeSettings
 
 
 class RuleReads(Controller):
-    """Reads of what the rules hold."""
+    """Reads leaderboards, limits, votes and unique actors."""
 
     path = "/v1"
     tags = ("rules",)
 
-    @get("/top/{metric:str}", summary="The subjects with the most")
+    @get("/top/{metric:str}", summary="The subjects with the largest totals")
     async def top(
         self,
         totals: NamedDependency[Totals],
@@ -27,17 +27,21 @@ class RuleReads(Controller):
         metric: FromPath[str],
         window: Annotated[
             str | None,
-            QueryParameter(name="window", description="such as day, or a range such as 7d; else of all time"),
+            QueryParameter(name="window", description="a window such as day, or a range such as 7d; default all time"),
         ] = None,
-        n: Annotated[int | None, QueryParameter(name="n", description="how many, at most the metric's top")] = None,
-        offset: Annotated[int, QueryParameter(name="offset", description="behind so many; `next` of the answer")] = 0,
+        n: Annotated[
+            int | None, QueryParameter(name="n", description="number of subjects, at most the metric's top")
+        ] = None,
+        offset: Annotated[
+            int, QueryParameter(name="offset", description="number of subjects to skip; `next` of the last response")
+        ] = 0,
         after: After = None,
     ) -> Leaderboard:
-        """Return a leaderboard, largest first; between two pages counting goes on, and subjects change places."""
+        """Return a leaderboard, the largest total first; subjects may change places between two pages."""
         await published(totals, metric)
         return await totals.top(metric, window, n=n, offset=offset, after=after, timeout=limits.read_timeout)
 
-    @get("/limits/{metric:str}/{subject:str}", summary="How much of a limit is used")
+    @get("/limits/{metric:str}/{subject:str}", summary="The use of a limit")
     async def limit(
         self,
         totals: NamedDependency[Totals],
@@ -46,12 +50,12 @@ class RuleReads(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> Limit:
-        """Return what is used of a subject's limit, and what remains."""
+        """Return how much of the limit of a subject is used in the present period, and how much remains."""
         name = subject_in_path(subject)
         await published(totals, metric)
         return await totals.limit(name, metric, after=after, timeout=limits.read_timeout)
 
-    @get("/votes/{metric:str}/{subject:str}", summary="The standing votes")
+    @get("/votes/{metric:str}/{subject:str}", summary="The votes for a subject")
     async def votes(
         self,
         totals: NamedDependency[Totals],
@@ -60,12 +64,12 @@ class RuleReads(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> Votes:
-        """Return a subject's score, and the votes for and against it."""
+        """Return the score of a subject, and the numbers of votes for and against it."""
         name = subject_in_path(subject)
         await published(totals, metric)
         return await totals.votes(name, metric, after=after, timeout=limits.read_timeout)
 
-    @get("/uniques/{metric:str}/{subject:str}", summary="About how many different actors")
+    @get("/uniques/{metric:str}/{subject:str}", summary="The number of different actors")
     async def uniques(
         self,
         totals: NamedDependency[Totals],
@@ -74,11 +78,13 @@ class RuleReads(Controller):
         subject: FromPath[str],
         over: Annotated[
             str | None,
-            QueryParameter(name="over", description="a range such as 7d; else the metric's own window, as it is now"),
+            QueryParameter(
+                name="over", description="a range such as 7d; default the present bucket of the metric's window"
+            ),
         ] = None,
         after: After = None,
     ) -> Uniques:
-        """Return an estimate of a subject's different actors."""
+        """Return an estimate of the number of different actors of a subject."""
         name = subject_in_path(subject)
         await published(totals, metric)
         return await totals.uniques(name, metric, over, after=after, timeout=limits.read_timeout)

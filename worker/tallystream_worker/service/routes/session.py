@@ -1,6 +1,6 @@
-"""Sessions: a browser's page exchanges a token for a cookie that no script can read.
+"""The routes of sessions: a page in a browser exchanges a token for a cookie that scripts cannot read.
 
-`EventSource` and WebSockets of a browser cannot send a token, and a token in a URL ends up in logs and histories.
+`EventSource` and WebSockets in a browser cannot send a token, and a token in a URL would appear in logs and histories.
 """
 
 import time
@@ -17,29 +17,32 @@ from tallystream_worker.service.tokens import SESSION_SECONDS, Role
 
 
 class Session(msgspec.Struct, frozen=True):
-    """What the sender of the request may do; `needed` tells whether this service asks for tokens at all."""
+    """The role of the request, and whether this service needs tokens."""
 
     role: str | None
+    """Role of the token or session; `null` without a valid one."""
+
     needed: bool
+    """This service needs tokens."""
 
 
 class Sessions(Controller):
-    """Signing in and out."""
+    """Shows, begins and ends sessions."""
 
     path = "/v1/session"
     tags = ("session",)
-    opt = {"role": Role.OPEN}  # noqa: RUF012  # litestar's way to say it for all routes of a controller
+    opt = {"role": Role.OPEN}  # noqa: RUF012  # litestar's option for all routes of a controller
 
-    @get(summary="Whether a token is needed, and what the one in use may do")
+    @get(summary="Whether a token is needed, and the role of the present one")
     async def show(self, access: NamedDependency[Access], request: Request[Any, Any, Any]) -> Session:
-        """Return the role of the request's token or session, or none."""
+        """Return the role of the request's token or session; `null` if it has no valid one."""
         return Session(access.role_of(request).word if access.knows(request) else None, bool(access.tokens))
 
     @post(summary="Exchange a token for a session cookie", status_code=200)
     async def begin(self, access: NamedDependency[Access], request: Request[Any, Any, Any]) -> Response[Session]:
-        """Set a cookie that stands for the token in `Authorization: Bearer` for twelve hours."""
+        """Set a cookie that replaces the token of `Authorization: Bearer` for twelve hours."""
         if not access.tokens:
-            raise bad_request("authorization", "this service needs no token")
+            raise bad_request("authorization", "must be absent: this service needs no token")
         token = bearer(request.headers.get("authorization", ""))
         session = access.tokens.session(token, time.time())
         if session is None:
@@ -49,11 +52,11 @@ class Sessions(Controller):
 
     @delete(summary="End the session", status_code=204)
     async def end(self, request: Request[Any, Any, Any]) -> Response[None]:
-        """Take the cookie back."""
+        """Delete the cookie."""
         return Response(None, cookies=[_cookie(request, "", 0)])
 
 
 def _cookie(request: Request[Any, Any, Any], session: str, seconds: int) -> Cookie:
-    # Behind a proxy with TLS this service sees plain HTTP; the page that asks says what it was loaded by.
+    # With a TLS proxy this service receives plain HTTP; the origin of the page shows whether the browser used TLS.
     secure = request.headers.get("origin", "").startswith("https:")
     return Cookie(key=COOKIE, value=session, max_age=seconds, httponly=True, secure=secure, samesite="strict")
