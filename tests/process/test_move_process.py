@@ -83,7 +83,7 @@ def test_processes_go_on_by_themselves_while_everything_is_moved(fresh_server, t
         audit = subprocess.run([PROGRAM, "audit", "--json", *where], check=True, stdout=subprocess.PIPE)
         assert json.loads(audit.stdout)["differences"] == []
         status = subprocess.run([PROGRAM, "status", *where], check=True, stdout=subprocess.PIPE, text=True)
-        assert "log 1 is kept" in status.stdout
+        assert "previous topic 1 is kept" in status.stdout
         subprocess.run([PROGRAM, "rebuild", "--drop", *where], check=True, stdout=subprocess.DEVNULL)
         status = subprocess.run([PROGRAM, "status", *where], check=True, stdout=subprocess.PIPE, text=True)
         assert "is kept" not in status.stdout
