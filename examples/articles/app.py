@@ -1,4 +1,4 @@
-"""Articles with views, likes and votes, and an interface with a limit: an application on top of tallystream.
+"""Example application: articles with views and likes, posts with votes, and an API with a limit of calls.
 
 tallystream up --config examples/articles/tallystream.toml
 granian --interface asgi --port 3000 examples.articles.app:app
@@ -31,15 +31,15 @@ GROUPS = {
     "post_upvotes": ("vote", "post:"),
     "api_calls": ("api-call", "key:"),
 }
-"""What the dashboard shows: the metric of each group, and what its subjects begin with."""
+"""The groups of the dashboard: the metric of each, and the prefix of its subjects."""
 
 LONGEST = 100
-"""Subjects in each group of the dashboard: the length of the declared leaderboards."""
+"""Most subjects in a group of the dashboard: the length of the declared leaderboards."""
 
 
 @asynccontextmanager
 async def counters(app: FastAPI) -> AsyncIterator[None]:
-    """Hold one producer and one reader for as long as the application runs."""
+    """Open one producer and one reader when the application starts, and close them when it stops."""
     url = os.environ.get("TALLYSTREAM_REDIS_URL", "redis://127.0.0.1:6379")
     async with Producer(url) as producer, Totals(url) as totals:
         app.state.producer, app.state.totals = producer, totals
@@ -50,9 +50,9 @@ app = FastAPI(title="articles", lifespan=counters)
 
 
 async def decided(metric: str, subject: str, amount: int = 1, actor: str | None = None) -> Decision:
-    """Count one event and return its verdict: these callers show the number that it led to.
+    """Count one event at once and return the decision, which has the new total.
 
-    Who needs no number calls `emit` instead, which does not wait at all.
+    If the total is not needed, call `Producer.emit` instead: it does not wait for the server.
     """
     producer: Producer = app.state.producer
     return await producer.decide(metric, subject, amount, actor=actor)
@@ -60,28 +60,28 @@ async def decided(metric: str, subject: str, amount: int = 1, actor: str | None 
 
 @app.post("/articles/{article}/view")
 async def view(article: str) -> Answer:
-    """Count a view."""
+    """Count a view of an article, and return its views."""
     views = (await decided("view", f"article:{article}")).total
     return {"articleId": article, "views": views, "message": "View counted"}
 
 
 @app.post("/articles/{article}/like")
 async def like(article: str) -> Answer:
-    """Count a like."""
+    """Count a like of an article, and return its likes."""
     likes = (await decided("like", f"article:{article}")).total
     return {"articleId": article, "likes": likes, "message": "Article liked"}
 
 
 @app.post("/articles/{article}/unlike")
 async def unlike(article: str) -> Answer:
-    """Take a like back; what is shown never falls below 0."""
+    """Take a like of an article back, and return its likes, which are never shown below 0."""
     likes = (await decided("like", f"article:{article}", -1)).total
     return {"articleId": article, "likes": likes, "message": "Article unliked"}
 
 
 @app.get("/articles/{article}/stats")
 async def stats(article: str) -> Answer:
-    """Show what an article has, with its rate of engagement."""
+    """Return the views, likes and shares of an article, and its engagement rate."""
     totals: Totals = app.state.totals
     found = await totals.of(f"article:{article}")
     counters, rate = found.counters, found.ratios["engagement_rate"]
@@ -91,7 +91,7 @@ async def stats(article: str) -> Answer:
 
 @app.post("/api/call")
 async def call(x_api_key: Annotated[str, Header()] = "anonymous") -> JSONResponse:
-    """Count a call; each key has so many in each clock hour."""
+    """Count a call of an API key; return 429 if the key has reached its limit in this clock hour."""
     totals: Totals = app.state.totals
     outcome = await decided("api-call", f"key:{x_api_key}")
     window = {
@@ -106,7 +106,7 @@ async def call(x_api_key: Annotated[str, Header()] = "anonymous") -> JSONRespons
 
 @app.post("/posts/{post}/upvote")
 async def upvote(post: str, x_user_id: Annotated[str, Header()] = "anonymous") -> JSONResponse:
-    """Count a vote, one for each user and post."""
+    """Count a vote of a user for a post; return 400 if the user has already voted for it."""
     outcome = await decided("vote", f"post:{post}", actor=x_user_id)
     if outcome.accepted:
         return JSONResponse({"postId": post, "upvotes": outcome.total, "message": "Upvoted successfully"})
@@ -115,7 +115,7 @@ async def upvote(post: str, x_user_id: Annotated[str, Header()] = "anonymous") -
 
 @app.get("/dashboard")
 async def dashboard() -> Answer:
-    """Show the counters, grouped, the largest first."""
+    """Return the largest counters of each group, largest first."""
     totals: Totals = app.state.totals
     groups: Answer = {}
     for group, (metric, prefix) in GROUPS.items():
@@ -126,13 +126,13 @@ async def dashboard() -> Answer:
 
 @app.exception_handler(EventError)
 async def refused(_request: Request, error: EventError) -> JSONResponse:
-    """Say what was wrong with an identifier: too long, empty, or not printable."""
+    """Return 400 and the reason if an identifier is invalid: too long, empty, or with control characters."""
     return JSONResponse({"error": str(error)}, status_code=400)
 
 
 @app.exception_handler(Exception)
 async def failed(_request: Request, _error: Exception) -> JSONResponse:
-    """Answer a failure of ours: what failed is in the log, where the caller cannot read it."""
+    """Return 500 without details if a route fails: the server's log has the error, and the caller must not see it."""
     return JSONResponse({"error": "Internal server error"}, status_code=500)
 
 

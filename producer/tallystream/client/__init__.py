@@ -1,1 +1,1 @@
-"""Connects to one server, to Sentinel or to a cluster, and checks how durable a write is."""
+"""Connects to one server, to Sentinel or to a cluster; classifies error replies; checks the durability of writes."""

@@ -1,4 +1,4 @@
-"""Pauses between attempts at something that fails: they grow up to a cap, and a random part of each is left out."""
+"""Back-off: the pauses between failing attempts, which grow up to a cap, less a random part of each."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _JITTER: Final = 0.5
 
 
 class Backoff:
-    """Returns how long to wait after each failure; it reads no clock and does not wait itself.
+    """A sequence of pauses between failing attempts; it reads no clock and does not wait.
 
-    Each pause is twice the one before, at most `cap`. A random part is left out of each, so that clients which lost a
-    server in the same moment do not all come back in the same moment. The pause is doubled rather than computed from
-    the number of failures: a power of two overflows after 1,024 of them, before any cap could apply.
+    Each pause is twice the pause before, at most `cap`, less a random part, so that clients that lost a server at the
+    same moment do not all reconnect at the same moment. The pause is doubled, not computed from the number of failures:
+    a power of two overflows after 1,024 failures, before the cap could apply.
 
     Args:
         first: Seconds to wait after the first failure.
-        cap: The most seconds to wait.
-        jitter: The largest part of a pause that may be left out, 0 to 1; 0 leaves nothing to chance.
+        cap: Most seconds to wait.
+        jitter: Largest fraction of a pause that may be left out, 0 to 1; 0 for no random part.
         source: Returns a random number from 0 to 1.
 
     Raises:
-        ValueError: `first` is not positive, `cap` is less than `first`, or `jitter` is no part.
+        ValueError: `first` is not positive, `cap` is less than `first`, or `jitter` is not from 0 to 1.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Backoff:
         self._pause = first
 
     def next(self) -> float:
-        """Return how many seconds to wait after one more failure."""
+        """Return the seconds to wait after one more failure, and double the pause that follows."""
         pause, self._pause = self._pause, min(self._cap, self._pause * 2)
         return pause * (1 - self._jitter * self._source())
 
     def reset(self) -> None:
-        """Begin with the first pause again: an attempt has succeeded."""
+        """Make the next pause the first one again, after an attempt that succeeded."""
         self._pause = self._first

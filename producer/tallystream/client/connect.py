@@ -1,7 +1,7 @@
-"""The one place that knows how to reach Redis.
+"""Creates every Redis client of tallystream.
 
-redis-py's defaults are made for caches: it retries ten times and sends writes again, and its time limit cuts
-blocking reads short. Both would make counts wrong, so every client of ours is made here.
+redis-py's defaults suit caches: it retries ten times, and so sends writes again, and its timeout cuts blocking reads
+short. Both would make counts wrong, so no other module creates a client.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379"
+"""URL of the server if the application sets none."""
+
 TIMEOUT: Final = 5.0
-"""Seconds without a byte after which a connection is taken for dead."""
+"""Seconds without a byte after which a connection counts as dead."""
 
 _SENTINEL: Final = "redis+sentinel://"
 _SENTINEL_PORT: Final = 26379
 _SENTINEL_TIMEOUT: Final = 1.0
-"""Seconds for one Sentinel to answer."""
+"""Seconds without a byte after which a connection to a Sentinel counts as dead."""
 _SENTINEL_SHAPE: Final = re.compile(
     re.escape(_SENTINEL)
     + r"(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?(?P<hosts>[^@/]+)/(?P<name>[^/?#]+)(?:/(?P<db>\d{1,4}))?/?"
@@ -46,17 +48,17 @@ _HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<
 
 
 def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.Redis:
-    """Return a client that never sends anything twice; it connects on first use.
+    """Return a client that never sends a command twice; it connects on first use.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://`, or `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the primary that
-            these Sentinels know by that name: it is looked up anew for each connection. For a cluster,
+        url: `redis://`, `rediss://` or `unix://` for one server. `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the
+            primary with that name at these Sentinels, which are asked again for each connection. For a cluster,
             `redis+cluster://HOST:PORT,HOST:PORT` or `rediss+cluster://`, with some of its nodes.
-        block: The longest server-side wait, in seconds, of the reads that go through this client.
-        timeout: Seconds without a byte, beyond `block`, after which a connection counts as dead.
+        block: Longest time, in seconds, that a blocking read of this client waits in the server.
+        timeout: Seconds without a byte, in addition to `block`, after which a connection counts as dead.
 
     Raises:
-        ConfigurationError: the URL cannot be read.
+        ConfigurationError: the URL is invalid.
     """
     settings: dict[str, Any] = {
         "protocol": 3,
@@ -65,7 +67,7 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
         "socket_timeout": block + timeout,
         "socket_connect_timeout": min(block + timeout, TIMEOUT),
         "retry": Retry(NoBackoff(), 0),
-        "driver_info": None,  # it would be announced with a command that Redis 7.0 does not know, nor an ACL of it
+        "driver_info": None,  # redis-py would send it with a command that Redis 7.0, and an ACL for it, lacks
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     try:
@@ -89,7 +91,7 @@ def _cluster(url: _ClusterUrl, settings: dict[str, Any]) -> redis.Redis:
         client: redis.Redis = redis.Redis.from_url(url.of(address), **settings | more)
         return client
 
-    open_node(url.hosts[0])  # connects to nothing; an option that cannot be used is said now
+    open_node(url.hosts[0])  # makes no connection; raises now if an option in the URL is invalid
 
     def open_watched(address: tuple[str, int], is_replaced: Callable[[], bool]) -> redis.Redis:
         return open_node(address, **failover_aware(is_replaced, tls=url.scheme == "rediss"))
@@ -109,16 +111,16 @@ def _is_of_cluster(said: Any) -> bool:
 
 
 def _needs_cluster(connection: Any) -> ConfigurationError:
-    # On a node's own keys everything would seem to work.
+    # Commands on this node's own keys would succeed, and so hide the wrong URL.
     where = f"{getattr(connection, 'host', 'HOST')}:{getattr(connection, 'port', 'PORT')}"
     return ConfigurationError(
         f"the server at {where} is a node of a cluster: write redis+cluster://{where} (rediss+cluster:// for TLS), "
-        "with some other nodes behind commas for when this one is down"
+        "and add other nodes, separated by commas, for when this one is down"
     )
 
 
 def _primary(url: _SentinelUrl, settings: dict[str, Any]) -> redis.Redis:
-    # A Sentinel that is gone must not take the whole of our patience: the others are asked next.
+    # The timeout of a Sentinel is short, because the next Sentinel is asked if it does not reply.
     asking = settings | {"socket_timeout": _SENTINEL_TIMEOUT, "socket_connect_timeout": _SENTINEL_TIMEOUT}
     client: redis.Redis = redis.sentinel.Sentinel(url.hosts, sentinel_kwargs=asking).master_for(
         url.name,
@@ -133,10 +135,10 @@ def _primary(url: _SentinelUrl, settings: dict[str, Any]) -> redis.Redis:
 
 
 class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
-    """Connections to the primary; those to the Sentinels end with them."""
+    """A pool of connections to the primary; closing them also closes the connections to the Sentinels."""
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections; those in use only where told to."""
+        """Close the connections to the primary and to the Sentinels, with `inuse_connections` also those in use."""
         super().disconnect(inuse_connections)
         for sentinel in self.sentinel_manager.sentinels:
             sentinel.connection_pool.disconnect(inuse_connections)
@@ -144,7 +146,7 @@ class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
 
 @dataclass(frozen=True)
 class _SentinelUrl:
-    """`redis+sentinel://[user:password@]host:port,host:port/name[/db]`; user and password are the primary's."""
+    """The parts of `redis+sentinel://[user:password@]host:port,host:port/name[/db]`; the user is one of the primary."""
 
     hosts: list[tuple[str, int]]
     name: str
@@ -169,7 +171,7 @@ class _SentinelUrl:
 
 @dataclass(frozen=True)
 class _ClusterUrl:
-    """`redis+cluster://[user:password@]host:port,host:port[?options]`; the rest is as for a single server."""
+    """The parts of `redis+cluster://[user:password@]host:port,host:port[?options]`; options as for a single server."""
 
     hosts: list[tuple[str, int]]
     scheme: str
@@ -180,12 +182,12 @@ class _ClusterUrl:
     def parse(cls, url: str) -> _ClusterUrl:
         found = _CLUSTER_SHAPE.fullmatch(url)
         if found is None:
-            raise ValueError("it does not name nodes of a cluster (which has no databases but 0)")
+            raise ValueError("it does not name nodes of a cluster, or it names a database other than 0")
         user = f"{found['user']}@" if found["user"] else ""
         return cls(_hosts(found["hosts"], _CLUSTER_PORT), found["scheme"], user, found["options"] or "")
 
     def of(self, address: tuple[str, int]) -> str:
-        """Return the URL of one node."""
+        """Return the URL of one node, by its host and port, with this user and these options."""
         host, port = address
         return f"{self.scheme}://{self.user}{f'[{host}]' if ':' in host else host}:{port}{self.options}"
 

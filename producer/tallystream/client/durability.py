@@ -1,4 +1,4 @@
-"""Confirmation: when a write counts as done. In the server's memory, on a replica, or on its disk."""
+"""Durability: checks that a write is in the server's memory, on a replica, or on the server's disk."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 Durability = Literal["memory", "replica", "fsync"]
 
 _PATIENCE: Final = 1000
-"""Milliseconds that a write waits for its durability before it is taken for unconfirmed."""
+"""Milliseconds to wait for the durability of a write; after that, the write is unconfirmed."""
 
 
 class DurabilityCheck:
-    """Asks, behind a write and on the same connection, whether the write is as safe as it has to be.
+    """Checks, after a write and on the same connection, that the write has the required durability.
 
     Args:
-        durability: `memory`: the server's answer is enough. `replica`: at least one replica must have it (`WAIT`).
-            `fsync`: the server's append-only file must be on its disk (`WAITAOF`; Redis 7.2 or Valkey).
+        durability: `memory`: the server's reply is enough. `replica`: at least one replica must have the write
+            (`WAIT`). `fsync`: the server's append-only file must be on its disk (`WAITAOF`; Redis 7.2 or Valkey).
 
     Raises:
-        ConfigurationError: there is no such durability.
+        ConfigurationError: `durability` is none of these.
     """
 
     def __init__(self, durability: Durability = "memory") -> None:
@@ -39,15 +39,15 @@ class DurabilityCheck:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a write needs more than the server's answer."""
+        """Whether a write needs more than the server's reply, so that `queue` adds a command."""
         return self._durability != "memory"
 
     def check(self, client: redis.Redis) -> None:
-        """Refuse a server that cannot give this durability.
+        """Check that the server supports this durability; only `fsync` needs a check.
 
         Raises:
-            ConfigurationError: it has no such command, or writes no append-only file.
-            redis.RedisError: it cannot be asked.
+            ConfigurationError: the server has no `WAITAOF`, or writes no append-only file.
+            redis.RedisError: the server does not answer, or refuses the command.
         """
         if self._durability != "fsync":
             return
@@ -66,21 +66,25 @@ class DurabilityCheck:
             raise
 
     def queue(self, pipeline: Pipeline) -> None:
-        """Ask, behind the writes on a pipeline; its last reply is the one to give to `is_enough`."""
+        """Add the durability command after the writes of a pipeline; the last reply is the one for `is_enough`."""
         if self._durability == "replica":
             pipeline.execute_command("WAIT", 1, _PATIENCE)
         elif self._durability == "fsync":
             pipeline.execute_command("WAITAOF", 1, 0, _PATIENCE)
 
     def is_enough(self, reply: Any) -> bool:
-        """Tell whether a reply confirms the writes before it."""
+        """Return whether the reply to the durability command confirms the writes before it."""
         return bool((reply[0] if isinstance(reply, list) else reply) >= 1)
 
     def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, str]:
-        """Run a script; return its reply, and why its writes are not confirmed (empty if they are).
+        """Run a script and check the durability of its writes.
+
+        Returns:
+            The reply of the script, and the reason why its writes are not confirmed; empty if they are. An error reply
+            to the durability command is such a reason, because the script has run.
 
         Raises:
-            redis.RedisError: as `Script` does. An error of `WAIT` is returned, not raised: the script has run.
+            redis.RedisError: as `Script` raises it.
         """
         if not self.is_needed:
             return script(client, keys, args), ""
@@ -103,4 +107,4 @@ class DurabilityCheck:
 
 
 MEMORY: Final = DurabilityCheck()
-"""The server's answer is enough."""
+"""Durability `memory`: the server's reply is enough."""

@@ -1,11 +1,11 @@
-"""What an error reply of a server means: no other module looks at the text of one.
+"""Classifies the error replies of a server; no other module reads their text.
 
-redis-py makes a class of some replies by their first word (OOM, READONLY, MOVED, ...), and cuts that word off. Every
-other reply is a plain `ResponseError`: its text begins with the server's first word, or follows a generic ERR that
-redis-py cuts off as well. A reply that passed through a Lua script has ` script: ...` appended, and a pipeline that
-raises an error puts `Command # 1 (...) of pipeline caused error: ` before its text.
+redis-py has a class for some replies by their first word (OOM, READONLY, MOVED, ...), and removes that word. Every
+other reply is a plain `ResponseError`: its text begins with the server's first word, or follows a generic ERR, which
+redis-py also removes. A reply that passed through a Lua script ends with ` script: ...`, and a pipeline that raises an
+error puts `Command # 1 (...) of pipeline caused error: ` before its text.
 
-The texts are those of Redis 7.0 and Valkey 9, which are the same unless a comment says otherwise;
+The texts are those of Redis 7.0 and Valkey 9, which are the same unless a comment states a difference;
 `tests/integration/client/test_replies.py` provokes each of them on both.
 """
 
@@ -27,13 +27,14 @@ from redis.exceptions import (
 )
 
 BROKEN: Final = (redis.ConnectionError, redis.TimeoutError)
-"""The connection failed, or no reply came in time: it is not known whether the command was executed.
+"""Errors of a connection that failed or did not reply in time: the command may or may not have been executed.
 
-A few replies are among them, because no command can be executed: LOADING, NOAUTH, WRONGPASS, too many clients."""
+redis-py also raises them for a few replies of a server that executes no command: LOADING, NOAUTH, WRONGPASS, too many
+clients."""
 
 NOT_EXECUTED: Final = (AskError, TryAgainError, ClusterDownError)
-"""The command was not executed, and may be sent again: ASK, MOVED (a subclass of ASK), TRYAGAIN, CLUSTERDOWN, and
-MASTERDOWN (a subclass of CLUSTERDOWN)."""
+"""Errors of a command that was not executed and may be sent again: ASK, MOVED (a subclass of ASK), TRYAGAIN,
+CLUSTERDOWN, and MASTERDOWN (a subclass of CLUSTERDOWN)."""
 
 _NO_KEY: Final = (
     # XINFO GROUPS, XINFO STREAM, XINFO CONSUMERS, XSETID
@@ -60,36 +61,39 @@ _ANNOTATED, _ANNOTATION_ENDS = "Command # ", " of pipeline caused error: "
 
 
 def is_key_missing(error: RedisError) -> bool:
-    """Tell whether a command failed because its key, a stream, does not exist."""
+    """Return whether a command failed because its key, a stream, does not exist."""
     return _is_plain(error) and _text(error).startswith(_NO_KEY)
 
 
 def is_group_missing(error: RedisError) -> bool:
-    """Tell whether a command failed because its stream or consumer group does not exist.
+    """Return whether a command failed because its consumer group, or the stream of the group, does not exist.
 
-    The reply does not tell which of both: `NOGROUP No such key 's' or consumer group 'g'`, or
-    `NOGROUP No such consumer group 'g' for key name 's'`. Our scripts raise `NOGROUP ...` as well.
+    The reply does not state which one: `NOGROUP No such key 's' or consumer group 'g'`, or
+    `NOGROUP No such consumer group 'g' for key name 's'`. The scripts of tallystream also raise `NOGROUP ...`.
     """
     return _word(error) == "NOGROUP"
 
 
 def is_stream_or_group_missing(error: RedisError) -> bool:
-    """Tell whether a stream or its consumer group does not exist, whichever command the server was sent."""
+    """Return whether a command failed because a stream or its consumer group does not exist, for any command."""
     return is_key_missing(error) or is_group_missing(error)
 
 
 def is_group_there(error: RedisError) -> bool:
-    """Tell whether XGROUP CREATE found the group: `BUSYGROUP Consumer Group name already exists`."""
+    """Return whether XGROUP CREATE failed because the group exists: `BUSYGROUP Consumer Group name already exists`."""
     return _word(error) == "BUSYGROUP"
 
 
 def is_command_unknown(error: RedisError) -> bool:
-    """Tell whether the server has no such command: `unknown command 'WAITAOF', with args beginning with: '1' '0' `."""
+    """Return whether the server does not have a command.
+
+    `unknown command 'WAITAOF', with args beginning with: '1' '0' `
+    """
     return _is_plain(error) and _text(error).startswith("unknown command")
 
 
 def is_append_only_file_missing(error: RedisError) -> bool:
-    """Tell whether WAITAOF failed because the server writes no append-only file.
+    """Return whether WAITAOF failed because the server writes no append-only file.
 
     Redis 7.2, Valkey: `WAITAOF cannot be used when numlocal is set but appendonly is disabled.`
     """
@@ -97,7 +101,7 @@ def is_append_only_file_missing(error: RedisError) -> bool:
 
 
 def is_single_server(error: RedisError) -> bool:
-    """Tell whether CLUSTER SLOTS failed because the server is none of a cluster.
+    """Return whether CLUSTER SLOTS failed because the server is not a node of a cluster.
 
     `This instance has cluster support disabled`
     """
@@ -105,19 +109,19 @@ def is_single_server(error: RedisError) -> bool:
 
 
 def is_asking(error: RedisError) -> TypeGuard[AskError]:
-    """Tell whether a slot is being moved, and this one command is to be sent to the other node after ASKING."""
+    """Return whether a reply is ASK: a slot is being moved, and this command must go to the other node after ASKING."""
     return isinstance(error, AskError) and not isinstance(error, MovedError)
 
 
 def is_permission_missing(error: RedisError) -> bool:
-    """Tell whether the user may not do that: NOPERM, or another text from within a script."""
+    """Return whether a command failed because its user lacks a permission: NOPERM, or another text in a script."""
     return isinstance(error, NoPermissionError) or (
         _is_plain(error) and _text(error).startswith(_NO_PERMISSION_IN_SCRIPT)
     )
 
 
 def is_refusal(error: RedisError) -> bool:
-    """Tell whether trying again cannot help: a wrong password, a missing right, a key of another type.
+    """Return whether an error is permanent, so must not be retried: wrong password, missing permission, wrong key type.
 
     `WRONGTYPE Operation against a key holding the wrong kind of value`
     """
@@ -125,20 +129,21 @@ def is_refusal(error: RedisError) -> bool:
 
 
 def is_about_server(error: RedisError) -> bool:
-    """Tell whether an error is of the server's state, the connection or the user's rights, whatever the command holds.
+    """Return whether an error comes from the server's state, the connection or the user's permissions.
 
-    Trying again later helps, and nothing else does. Any other reply may be about what the command holds.
+    Such an error does not depend on the arguments of the command, so only a later attempt helps. Any other error may
+    depend on the arguments.
     """
     return not _is_plain(error) or _word(error) in _OF_THE_SERVER or is_permission_missing(error)
 
 
 def is_connection_stale(error: RedisError) -> bool:
-    """Tell whether idle connections may lead to a server that was demoted (READONLY) or is gone: close them."""
+    """Return whether idle connections must be closed: their server may have been demoted (READONLY), or be gone."""
     return isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError)
 
 
 def is_certificate_untrusted(error: RedisError) -> bool:
-    """Tell whether the TLS handshake failed because no known authority signed the server's certificate."""
+    """Return whether the TLS handshake failed because no trusted authority signed the server's certificate."""
     return isinstance(error, redis.ConnectionError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
@@ -147,7 +152,7 @@ def _is_plain(error: RedisError) -> bool:
 
 
 def _word(error: RedisError) -> str:
-    """Return the first word of a reply that redis-py has no class for."""
+    """Return the first word of an error reply for which redis-py has no class; empty for any other error."""
     return _text(error).partition(" ")[0] if _is_plain(error) else ""
 
 

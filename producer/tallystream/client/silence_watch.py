@@ -1,8 +1,8 @@
-"""Connections to a cluster's nodes that do not wait for one that the cluster has replaced.
+"""Connections to the nodes of a cluster that do not wait for a node after a failover has replaced it.
 
-A node that freezes, or whose machine is gone, closes no connection: its clients would wait for their whole time limit,
-long after a replica has been promoted. So who has waited for a while asks the other nodes, now and then, and gives up
-as soon as they say that another serves instead. One that is only slow is waited for as ever.
+A node that freezes, or loses its machine, closes no connection: its clients would wait for their whole timeout, long
+after a replica was promoted. So after 1.5 seconds without a byte, a connection asks the other nodes, again and again,
+which node serves the slots. It disconnects only if the silent node was replaced; a slow node keeps its full timeout.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SILENCE: Final = 1.5
-"""Seconds without a byte after which the other nodes are asked: more than a blocking read of ours waits."""
+"""Seconds without a byte after which the other nodes are asked: longer than any blocking read of tallystream."""
 
 _AGAIN: Final = 0.25
-"""Seconds until they are asked again."""
+"""Seconds until the other nodes are asked again."""
 
 
 class _FailoverAware:
-    """What the two kinds of connection have in common.
+    """The part that the plain and the TLS connection share.
 
     Args:
-        is_replaced: Asks whether another node serves instead.
+        is_replaced: Asks the other nodes, and returns whether this connection's node serves no slot any more.
+        settings: Settings of the redis-py connection.
     """
 
     def __init__(self, *, is_replaced: Callable[[], bool], **settings: Any) -> None:
@@ -36,7 +37,8 @@ class _FailoverAware:
         """Return the next reply.
 
         Raises:
-            redis.ConnectionError: as ever; also where the node has been replaced.
+            redis.ConnectionError: the connection broke, or the node was replaced while it did not reply.
+            redis.TimeoutError: no byte arrived within the timeout of the socket.
         """
         connection: Any = self
         left = connection.socket_timeout
@@ -49,22 +51,27 @@ class _FailoverAware:
             if self._is_replaced():
                 connection.disconnect()
                 raise redis.ConnectionError(
-                    f"{connection.host}:{connection.port} was silent, and the cluster has replaced it"
+                    f"{connection.host}:{connection.port} did not reply, and the cluster has replaced it"
                 )
             pause = _AGAIN
-        return super().read_response(*args, **options)  # type: ignore[misc]  # that of the connection it is mixed into
+        return super().read_response(*args, **options)  # type: ignore[misc]  # the method of the redis-py connection
 
 
 class FailoverAwareConnection(_FailoverAware, redis.Connection):
-    """A connection to a node."""
+    """A plain connection to a node of a cluster, which ends its wait after a failover."""
 
 
 class FailoverAwareSSLConnection(_FailoverAware, redis.SSLConnection):
-    """The same by TLS."""
+    """A TLS connection to a node of a cluster, which ends its wait after a failover."""
 
 
 def failover_aware(is_replaced: Callable[[], bool], *, tls: bool) -> dict[str, Any]:
-    """Return the settings of a client of one node by which its connections are such."""
+    """Return the redis-py settings that make the connections of a node's client end their wait after a failover.
+
+    Args:
+        is_replaced: Asks the other nodes, and returns whether the client's node serves no slot any more.
+        tls: Whether the connections use TLS.
+    """
     return {
         "connection_class": FailoverAwareSSLConnection if tls else FailoverAwareConnection,
         "is_replaced": is_replaced,

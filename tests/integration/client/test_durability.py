@@ -1,4 +1,4 @@
-"""Confirmation: an event is not called appended before it is as safe as was asked for."""
+"""Durability: an event counts as appended only when its write has the required durability."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.waiting import until
 
 @pytest.fixture
 def primary(fresh_server):
-    """A server that a replica may follow."""
+    """A server that a replica can follow."""
     return fresh_server(port=0, extra=["--repl-diskless-sync-delay", "0"])
 
 
 def replica_of(fresh_server, primary):
-    """Start a replica and wait until it is in step."""
+    """Start a replica and wait until it has every write of the primary."""
     replica = fresh_server(extra=["--replicaof", "127.0.0.1", primary.url.rpartition(":")[2]])
     with Harness(primary.url) as harness:
         until(lambda: harness.client.execute_command("WAIT", 1, 100) == 1, what="a replica in step")
@@ -39,7 +39,7 @@ def replica_of(fresh_server, primary):
 
 @contextlib.contextmanager
 def frozen(server):
-    """Stop a server's process, as a machine that hangs does."""
+    """Suspend a server's process within the block, like a machine that hangs."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         yield
@@ -48,7 +48,7 @@ def frozen(server):
 
 
 def test_nothing_is_appended_before_a_replica_has_it(fresh_server, primary):
-    """With durability="replica" events wait for a replica, are confirmed when it has them, and count once."""
+    """With `durability="replica"` events are confirmed only when a replica has them, and are counted once."""
     with Harness(primary.url) as harness, Producer(primary.url, durability="replica") as producer:
         for _ in range(10):
             producer.emit("view", "article:1")
@@ -66,7 +66,7 @@ def test_nothing_is_appended_before_a_replica_has_it(fresh_server, primary):
 
 
 def test_a_confirmation_covers_what_another_connection_wrote(fresh_server, primary):
-    """An entry whose connection broke is not confirmed by a replica that does not have it yet."""
+    """An entry that is sent again on a new connection is confirmed only when the replica has its first write."""
     replica = replica_of(fresh_server, primary)
     pack = EntryBuilder()
     pack.add("view", "a", 1, 60.0, None, None)
@@ -88,7 +88,7 @@ def test_a_confirmation_covers_what_another_connection_wrote(fresh_server, prima
 
 
 def test_a_decision_that_no_replica_has_says_so(primary):
-    """With durability="replica" a decision that is not confirmed in time is an error that says it was counted."""
+    """With `durability="replica"` an unconfirmed decision raises `Unconfirmed`, which states that it was counted."""
     rules = Rules({"call": Metric(ids=None, limit=5, per="total")})
     with Harness(primary.url, rules=rules) as harness, Producer(primary.url, durability="replica") as producer:
         with pytest.raises(Unconfirmed, match="was counted as"):
@@ -98,7 +98,7 @@ def test_a_decision_that_no_replica_has_says_so(primary):
 
 
 def test_an_event_can_wait_for_the_disk(fresh_server):
-    """With durability="fsync" what is confirmed survives, however rarely the server syncs by itself."""
+    """With `durability="fsync"` events are confirmed and counted on a server that syncs once a second."""
     server = fresh_server(extra=["--appendfsync", "everysec"])
     with Harness(server.url) as harness, Producer(server.url, durability="fsync") as producer:
         producer.emit("view", "article:1")
@@ -108,7 +108,7 @@ def test_an_event_can_wait_for_the_disk(fresh_server):
 
 
 def test_a_server_without_waitaof_is_refused_with_what_to_do(fresh_server):
-    """Redis 7.0 cannot confirm its disk, and the producer says so at once, with the way out."""
+    """With `durability="fsync"` a server without `WAITAOF` (Redis 7.0) raises a `ConfigurationError` with a remedy."""
     binary = shutil.which("redis-server") or missing("no redis-server on PATH", unless="CI")
     server = fresh_server(binary=Path(binary))
     with Harness(server.url) as harness, contextlib.suppress(ResponseError):
@@ -123,7 +123,7 @@ def test_a_server_without_waitaof_is_refused_with_what_to_do(fresh_server):
 
 
 def test_a_server_without_an_append_only_file_is_refused(fresh_server):
-    """durability="fsync" on a server that writes no append-only file is an error, not a wait for ever."""
+    """With `durability="fsync"` a server without an append-only file raises a `ConfigurationError` with a remedy."""
     server = fresh_server(extra=["--appendonly", "no"])
     producer = Producer(server.url, durability="fsync")
     producer.emit("view", "article:1")
@@ -134,13 +134,13 @@ def test_a_server_without_an_append_only_file_is_refused(fresh_server):
 
 
 def test_an_unknown_confirmation_is_refused():
-    """A word that is no durability is refused at construction, with those that are."""
+    """The constructor rejects an unknown durability, and the error lists the known ones."""
     with pytest.raises(ConfigurationError, match="durability must be memory, replica or fsync, not 'disk'"):
         Producer(durability="disk")
 
 
 def test_a_worker_says_that_no_replica_has_what_it_counted(primary):
-    """With durability="replica" a batch that no replica has is counted once, and the pass says it is not safe yet."""
+    """With `durability="replica"` a batch that no replica has is counted once, and the pass raises `Unconfirmed`."""
     with Harness(primary.url) as harness:
         with Producer(primary.url) as producer:
             producer.emit("view", "article:1")

@@ -1,4 +1,4 @@
-"""Servers answer errors in the texts that `tallystream.client.replies` tells apart."""
+"""The error replies of real servers, Redis and Valkey, are classified correctly by `tallystream.client.replies`."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ NO_REPLY = {"about_server", "connection_stale", "broken"}
 
 @pytest.fixture(params=["valkey", "redis"])
 def start(request, fresh_server):
-    """A factory of servers of each kind, with settings of the test's own."""
+    """A function that starts a Valkey or a Redis server with the given settings."""
     return lambda *extra, **settings: fresh_server(extra=extra, binary=Path(binary_of(request.param)), **settings)
 
 
 @contextlib.contextmanager
 def client_of(server, user=None):
-    """A client of the library's own kind, as a user with a password."""
+    """Yield a client made by `connect`, for the default user or for the given name and password."""
     url = server.url if user is None else f"{server.url}?username={user[0]}&password={user[1]}"
     with contextlib.closing(connect(url)) as client:
         yield client
 
 
 def error_of(client, *command):
-    """Return the error that a command is answered with."""
+    """Execute a command that must fail, and return its error."""
     with pytest.raises(redis.RedisError) as caught:
         client.execute_command(*command)
     return caught.value
@@ -73,7 +73,7 @@ def error_of(client, *command):
     ],
 )
 def test_replies_about_keys_and_commands(server, command, expected):
-    """What is missing, there already, unknown or of another type."""
+    """Replies about missing keys and groups, an existing group, an unknown command or script, and a wrong type."""
     client = server.client()
     client.set("text", "no number")
     client.xgroup_create("stream", "group", mkstream=True)
@@ -81,7 +81,7 @@ def test_replies_about_keys_and_commands(server, command, expected):
 
 
 def test_no_node_of_a_cluster(start):
-    """A single server says that it is none of a cluster."""
+    """A single server replies to CLUSTER SLOTS that it has no cluster support."""
     with client_of(start()) as client:
         assert meanings(error_of(client, "CLUSTER", "SLOTS")) == {"single_server"}
 
@@ -96,7 +96,7 @@ def test_no_append_only_file(start):
 
 
 def test_users(start):
-    """A wrong password, no password, a missing right, also within a script."""
+    """Replies about a wrong password, no password, and a missing permission, also within a script."""
     server = start()
     with client_of(server) as admin:
         admin.execute_command("ACL", "SETUSER", "u", "on", ">secret", "~own*", "+get", "+eval", "+ping")
@@ -113,7 +113,7 @@ def test_users(start):
 
 
 def test_too_many_clients(start):
-    """A server with as many clients as it may have says so, and closes the connection."""
+    """A server at its limit of clients replies with an error and closes the connection."""
     server = start()
     with client_of(server) as first:
         first.config_set("maxclients", 1)
@@ -122,7 +122,7 @@ def test_too_many_clients(start):
 
 
 def test_memory(start):
-    """A full server takes no write; within a script it says the same."""
+    """A server without free memory refuses a write, also within a script."""
     with client_of(start()) as client:
         client.config_set("maxmemory", 1)
         for command in (("SET", "a", 1), ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a")):
@@ -131,7 +131,7 @@ def test_memory(start):
 
 
 def test_replicas(start):
-    """A primary without enough replicas, a replica that is written to, and one that has lost its primary."""
+    """Replies of a primary with too few replicas, of a replica to a write, and of a replica without its primary."""
     with client_of(start()) as client:
         client.config_set("min-replicas-to-write", 1)
         assert meanings(error_of(client, "SET", "a", 1)) == {"about_server"}
@@ -142,9 +142,9 @@ def test_replicas(start):
 
 
 def test_a_disk_that_takes_nothing(start):
-    """A server that could not save takes no write, if it is configured so."""
+    """A server whose snapshot to disk failed refuses writes, if it is configured to."""
     server = start("--appendonly", "no")
-    (server.data / "dump.rdb").mkdir()  # in the way of the file
+    (server.data / "dump.rdb").mkdir()  # a folder with the name of the file makes the save fail
     with client_of(server) as client:
         client.config_set("save", "3600 1")
         client.bgsave()
@@ -153,7 +153,7 @@ def test_a_disk_that_takes_nothing(start):
 
 
 def test_loading(start):
-    """A server that still loads what it had executes nothing."""
+    """A server that is still loading its data executes no command."""
     server = start("--key-load-delay", "100", "--loading-process-events-interval-bytes", "1024")
     with client_of(server) as client, client.pipeline(transaction=False) as pipeline:
         for number in range(30_000):
@@ -185,7 +185,7 @@ def test_loading(start):
 
 
 def test_a_script_that_runs_on(start):
-    """Beside a script that does not end, a server executes nothing."""
+    """While a script runs without end, a server executes no other command."""
     server = start()
     with client_of(server) as client, client_of(server) as other:
         client.config_set("busy-reply-threshold", 1)
@@ -209,7 +209,7 @@ def test_a_script_that_runs_on(start):
 
 
 def test_a_wait_that_is_ended(start):
-    """A read that waits is ended by an administrator."""
+    """A blocking read that an administrator ends with CLIENT UNBLOCK gets an error reply."""
     server = start()
     with client_of(server) as client, client_of(server) as other:
         waiting = other.client_id()
@@ -230,7 +230,7 @@ def test_a_transaction_with_an_error(start):
 
 
 def test_a_node_without_slots(start):
-    """A node of a cluster that knows of nobody who serves a slot executes nothing that has a key."""
+    """A node of a cluster without slots executes no command that has a key."""
     server = start("--cluster-enabled", "yes", "--cluster-port", str(free_port()), port=0)
     with redis.Redis.from_url(server.url, protocol=3, legacy_responses=False) as client:
         assert meanings(error_of(client, "GET", "a")) == {"not_executed", "about_server"}

@@ -1,4 +1,4 @@
-"""Sentinel: when the primary dies, producer, worker and readers go on at the new one, without a restart."""
+"""Sentinel: after a failover, the producer, the worker and the readers use the new primary without a restart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import until
 
 
 def answered(read):
-    """Return what a reader answers, or nothing where it has to look for the primary first."""
+    """Return the result of a read, or `None` if it raises a `RedisError` because the primary is being replaced."""
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     try:
@@ -29,7 +29,7 @@ def answered(read):
 @pytest.mark.slow  # a failover takes a few seconds
 @pytest.mark.parametrize("durability", ["memory", "replica"])
 def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, durability):
-    """Events emitted before, during and after a failover are counted once, and read, by the parts that began before."""
+    """A producer, a worker and readers that started before a failover count and read every event exactly once."""
     with watched(fresh_server, tmp_path) as servers:
         settings = Settings(redis=RedisSettings(url=servers.url))
         with (
@@ -47,7 +47,7 @@ def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, durabilit
             servers.fail_over()
             for _ in range(50):
                 producer.emit("view", "article:1")
-            if durability == "replica":  # there is none left until somebody brings one back
+            if durability == "replica":  # no replica is left until the old primary starts again
                 until(lambda: producer.stats.unconfirmed, timeout=30, what="a burst that no replica has")
                 servers.primary.start()
             producer.flush(60)
@@ -72,13 +72,13 @@ def test_everything_goes_on_at_the_new_primary(fresh_server, tmp_path, durabilit
     ],
 )
 def test_a_url_names_sentinels_and_a_primary(url, hosts, rest):
-    """Every part of the URL is read."""
+    """A Sentinel URL is parsed into hosts, name, database, user and password."""
     found = _SentinelUrl.parse(url)
     assert (found.hosts, (found.name, found.db, found.username, found.password)) == (hosts, rest)
 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://a:1", "redis+sentinel://a:x/m", "redis+sentinel:///m"])
 def test_a_url_that_lacks_a_part_is_refused(url):
-    """A URL without a primary's name, or with a port that is none, is refused with the shape that is wanted."""
+    """A Sentinel URL without hosts or a name, or with an invalid port, is refused; the error shows the right form."""
     with pytest.raises(ConfigurationError, match="redis\\+sentinel://HOST:PORT,HOST:PORT/NAME"):
         connect(url)

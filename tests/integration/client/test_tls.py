@@ -1,4 +1,4 @@
-"""TLS to the server: by URL, with its certificate and name checked, for producers, workers and the read service."""
+"""TLS to the server: producers, workers and the read service verify its certificate and its host name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def authority(folder: Path, name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    """Make a certificate authority; its certificate goes to `<name>.crt`."""
+    """Make a certificate authority, write its files `<name>.crt` and `<name>.key`, and return key and certificate."""
     return _signed(folder, name, None, [])
 
 
@@ -68,7 +68,7 @@ def _signed(
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority, another one, a server's certificate, one for another name, and a client's."""
+    """A folder with two authorities, and certificates of a server, of a server with another name, and of a client."""
     folder = tmp_path_factory.mktemp("tls")
     ours = authority(folder, "ca")
     authority(folder, "other")
@@ -79,14 +79,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def url_of(port: int, certificates: Path, ca: str = "ca", *, client: bool = True) -> str:
-    """Return the URL of a server by TLS, with the authority to trust and our own certificate."""
+    """Return the TLS URL of a server, with the authority to trust and, if `client`, the client's certificate."""
     own = f"&ssl_certfile={certificates}/client.crt&ssl_keyfile={certificates}/client.key" if client else ""
     return f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificates}/{ca}.crt{own}"
 
 
 @pytest.fixture(scope="module")
 def port(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a server that speaks TLS only and asks for the certificate of a client."""
+    """The port of a server that accepts only TLS, and only with a client certificate."""
     port = free_port()
     with started(
         binary_of("redis"), tmp_path_factory.mktemp("server"), url_of(port, certificates), *_tls(port, certificates)
@@ -114,7 +114,7 @@ def test_everything_works_by_tls(port: int, certificates: Path) -> None:
 
 
 def test_a_certificate_of_someone_else_is_refused(port: int, certificates: Path) -> None:
-    """A server whose certificate another authority signed is not talked to, nor one that nobody vouches for."""
+    """A client refuses a server whose certificate was signed by an authority that it does not trust."""
     for ca in ("other", None):
         url = url_of(port, certificates, ca) if ca else f"rediss://127.0.0.1:{port}"
         with closing(connect(url)) as client, pytest.raises(RedisConnectionError, match="certificate verify failed"):
@@ -122,7 +122,7 @@ def test_a_certificate_of_someone_else_is_refused(port: int, certificates: Path)
 
 
 def test_a_name_that_is_not_in_the_certificate_is_refused(certificates: Path, tmp_path: Path) -> None:
-    """A certificate of a trusted authority for another host does not do."""
+    """A client refuses a server whose certificate is from a trusted authority but for another host."""
     port = free_port()
     url = url_of(port, certificates)
     with (
@@ -134,13 +134,13 @@ def test_a_name_that_is_not_in_the_certificate_is_refused(certificates: Path, tm
 
 
 def test_a_server_that_asks_for_a_certificate_gets_one(port: int, certificates: Path) -> None:
-    """Without a client certificate such a server refuses us."""
+    """A server that requires a client certificate refuses a client without one."""
     with closing(connect(url_of(port, certificates, client=False))) as client, pytest.raises(RedisConnectionError):
         client.ping()
 
 
 def test_the_command_line_says_what_to_do(port: int, certificates: Path) -> None:
-    """An untrusted certificate is one line that names the URL's parameter, and no password of the URL."""
+    """The command line reports an untrusted certificate with the URL parameter to set, and hides the password."""
     url = url_of(port, certificates, "other").replace("//", "//user:hidden@", 1)
     for command in (["status"], ["emit", "view", "a", "--wait"], ["worker"]):
         ran = subprocess.run(

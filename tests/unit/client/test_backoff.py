@@ -1,4 +1,4 @@
-"""Pauses grow up to a cap and never further, however often something fails."""
+"""Back-off: pauses grow up to the cap and never beyond it, after any number of failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAUSES = st.floats(min_value=1e-6, max_value=1e6)
 
 
 def test_a_pause_is_twice_the_one_before_up_to_the_cap():
-    """Without jitter the pauses are the first one doubled, until the cap; after a success they begin again."""
+    """Without jitter each pause is twice the one before, up to the cap; `reset` begins with the first one again."""
     backoff = Backoff(0.5, 5.0, jitter=0)
     assert [backoff.next() for _ in range(6)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
     backoff.reset()
@@ -22,7 +22,7 @@ def test_a_pause_is_twice_the_one_before_up_to_the_cap():
 
 
 def test_a_random_part_is_left_out():
-    """The random source decides how much of the part that `jitter` names is left out."""
+    """Each pause is shortened by `jitter` times the random number."""
     drawn = iter([0.0, 0.5, 1.0])
     backoff = Backoff(4.0, 4.0, jitter=0.5, source=lambda: next(drawn))
     assert [backoff.next() for _ in range(3)] == [4.0, 3.0, 2.0]
@@ -30,7 +30,7 @@ def test_a_random_part_is_left_out():
 
 @given(first=PAUSES, factor=st.floats(min_value=1, max_value=1e6), jitter=st.floats(0, 1), seed=st.integers())
 def test_a_pause_is_never_longer_than_the_cap_nor_negative(first: float, factor: float, jitter: float, seed: int):
-    """Whatever the figures and the random source, each pause is between 0 and the cap."""
+    """Each pause is from 0 to the cap, for all arguments and random numbers."""
     cap = first * factor
     backoff = Backoff(first, cap, jitter, source=random.Random(seed).random)
     assert all(0 <= backoff.next() <= cap for _ in range(3000))
@@ -38,7 +38,7 @@ def test_a_pause_is_never_longer_than_the_cap_nor_negative(first: float, factor:
 
 @pytest.mark.parametrize(("first", "cap"), [(0.5, 5.0), (1e-300, 1e308), (1e308, 1.7e308)])
 def test_millions_of_failures_do_not_overflow(first: float, cap: float):
-    """After three million failures, which is half a year at 5 s, the pause is the cap: no exponent has grown."""
+    """After three million failures, half a year at 5 seconds each, the pause is still the cap: nothing overflows."""
     backoff = Backoff(first, cap, jitter=0)
     for _ in range(3_000_000):
         last = backoff.next()
@@ -50,6 +50,6 @@ def test_millions_of_failures_do_not_overflow(first: float, cap: float):
     [(0, 1, 0.5), (-1, 1, 0.5), (2, 1, 0.5), (float("nan"), 1, 0.5), (1, 2, -0.1), (1, 2, 2)],
 )
 def test_figures_that_make_no_sense_are_refused(first: float, cap: float, jitter: float):
-    """A back-off of no pause, or of one that is longer than its cap, is a mistake in the program."""
+    """A back-off rejects a first pause that is not positive or exceeds the cap, and a jitter outside 0 to 1."""
     with pytest.raises(ValueError, match="must be"):
         Backoff(first, cap, jitter)

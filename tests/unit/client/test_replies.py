@@ -1,4 +1,4 @@
-"""What an error reply means is told by its first words, whatever redis-py, a script or a pipeline does to its text."""
+"""Error replies are classified by their first words, also after redis-py, a script or a pipeline changed their text."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ ON_THE_WIRE = [
 
 @pytest.mark.parametrize(("text", "expected"), ON_THE_WIRE)
 def test_what_a_reply_means(text, expected):
-    """Each reply has its meaning, and no other."""
+    """Each error reply has exactly the expected meanings."""
     assert meanings(BaseParser.parse_error(text)) == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), ON_THE_WIRE)
 def test_what_a_script_appends_changes_no_meaning(text, expected):
-    """An error that a script passes on ends with the script's name."""
+    """The script's name at the end of an error reply does not change its meanings."""
     if not text.startswith(("MOVED", "ASK", "ERR max number")):  # no script passes those on
         assert meanings(BaseParser.parse_error(f"{text} script: 9ae0, on @user_script:1.")) == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), ON_THE_WIRE)
 def test_what_a_pipeline_prepends_changes_no_meaning(text, expected):
-    """An error that a pipeline raises begins with the command's number and text."""
+    """The command's number and text before the error of a pipeline do not change its meanings."""
     error = BaseParser.parse_error(text)
     with redis.Redis().pipeline() as pipeline:
         pipeline.annotate_exception(error, 2, ("XADD", "unknown command"))
@@ -103,11 +103,11 @@ def test_what_a_pipeline_prepends_changes_no_meaning(text, expected):
     ],
 )
 def test_what_an_error_of_the_connection_means(error, expected):
-    """An error that is no reply is about the way to the server."""
+    """An error that is not a reply means a stale connection, whatever the command."""
     assert meanings(error) == expected
 
 
 def test_words_within_a_text_mean_nothing():
-    """A key or an argument that is named like a reply is not taken for one."""
+    """A word of another reply within an error text, such as an argument, does not change the meanings."""
     assert not is_refusal(BaseParser.parse_error("ERR syntax error near 'WRONGTYPE'"))
     assert meanings(BaseParser.parse_error("ERR syntax error near 'NOGROUP no such key'")) == set()

@@ -1,1 +1,1 @@
-"""A client for Redis and Valkey Cluster that never sends a write twice."""
+"""A client of a Redis or Valkey cluster that never sends a write twice."""

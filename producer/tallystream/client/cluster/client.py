@@ -1,10 +1,12 @@
-"""A client of a cluster that is used like a client of one server.
+"""A client of a cluster with the interface of a client of one server.
 
-redis-py's own cluster client sends writes again, asks for the keys of each command first, and splits MULTI wrongly.
-This one is told everything by the shape of our keys: a partition lies in one slot, and so on one node.
+redis-py's own cluster client sends writes again, asks the server for the keys of each command, and splits MULTI
+wrongly. This client finds the node of a command by its first key: all keys of a partition are in one slot, and so on
+one node.
 
-What was not executed (MOVED, ASK, and for a while TRYAGAIN and CLUSTERDOWN) is sent again where that cannot change
-the order of what is written; what may have been executed never is: that is for the gates of those who sent it.
+A command that was not executed (MOVED, ASK, and for 2 seconds TRYAGAIN and CLUSTERDOWN) is sent again if that cannot
+change the order of writes. A command that may have been executed is never sent again: only its caller, for example
+through the sequence gate, can repeat it safely.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class ClusterClient(redis.Redis):
-    """Sends each command to the node that serves its slot; safe across threads.
+    """A client that sends each command to the node that serves its slot; safe across threads.
 
     Args:
-        router: Finds the nodes.
+        router: Finds the node of each slot.
     """
 
     def __init__(self, router: Router) -> None:
@@ -42,11 +44,14 @@ class ClusterClient(redis.Redis):
         super().__init__(connection_pool=_Pools(router.topology))
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Execute a command on the node that it concerns, or on every one that it concerns.
+        """Execute a command on the node of its key, and return the reply.
+
+        A command without a key is executed on any node; SCRIPT LOAD, SCRIPT FLUSH and FLUSHALL on every primary that
+        answers.
 
         Raises:
-            redis.ResponseError: the node's answer; TRYAGAIN and CLUSTERDOWN only where they last.
-            redis.ConnectionError, redis.TimeoutError: it is not known whether it was executed.
+            redis.ResponseError: the error reply of the node; TRYAGAIN and CLUSTERDOWN only after 2 seconds of attempts.
+            redis.ConnectionError, redis.TimeoutError: the command may or may not have been executed.
         """
         key = key_of(args)
         if key is None:
@@ -59,23 +64,23 @@ class ClusterClient(redis.Redis):
                 return self._router.send(node, command, options, asking=asking)
             except NOT_EXECUTED as error:
                 if isinstance(error, TryAgainError) and command[0] == "MGET":
-                    # Some keys are on one node and some on the other, or nowhere: each by itself can be had.
+                    # While the slot is moved, its keys are on two nodes: read each key with a command of its own.
                     return [self.execute_command("GET", each) for each in command[1:]]
                 attempts += 1
                 node, asking = self._router.redirect(slot, node, error, deadline, attempts)
 
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: ARG002  # redis-py's word
-        """Return a pipeline; with `transaction`, what it holds is of one moment slot by slot."""
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: ARG002  # redis-py's argument
+        """Return a pipeline; with `transaction`, the commands of each slot are executed in one transaction."""
         return ClusterPipeline(self, self._router, transaction=transaction)
 
     def scan_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
-        """Yield the keys of all nodes."""
+        """Yield the matching keys of every primary; the arguments are those of `redis.Redis.scan_iter`."""
         self._router.refresh()
         for node in self._router.topology.primaries:
             yield from node.client.scan_iter(*args, **options)
 
     def close(self) -> None:
-        """Give the connections to all nodes back."""
+        """Close the connections to all nodes."""
         for node in self._router.topology.nodes:
             node.client.close()
 
@@ -83,7 +88,11 @@ class ClusterClient(redis.Redis):
         return self._router.send(self._router.owner(None), command, options)
 
     def _everywhere(self, command: Command, options: dict[str, Any]) -> Any:
-        """Ask all that can be reached, so that one node that is away does not keep the others from it."""
+        """Execute a command on every primary that answers, also if others do not; return the first reply.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: no node answered.
+        """
         self._router.refresh()
         replies: list[Any] = []
         failure: RedisError | None = None
@@ -99,14 +108,18 @@ class ClusterClient(redis.Redis):
 
 
 class _Pools(redis.ConnectionPool):
-    """Stands for the connections to all nodes where somebody wants them closed; has none of its own."""
+    """The connection pool of a cluster client: closes the connections to all nodes, and has no connections itself."""
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         super().__init__(protocol=3, legacy_responses=False)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections; those in use only where told to. Something is wrong: look before the next command."""
+        """Close the connections to all nodes, and read the slot map again before the next command.
+
+        Args:
+            inuse_connections: Whether to close connections that are in use, too.
+        """
         self._topology.is_stale = True
         for node in self._topology.nodes:
             node.client.connection_pool.disconnect(inuse_connections)

@@ -1,4 +1,4 @@
-"""A pipeline to a cluster: each node gets its share of the commands, and all shares are written before one is read."""
+"""A pipeline to a cluster: each node gets its share of the commands; all shares are sent before a reply is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 class ClusterPipeline(Pipeline):
-    """Gathers commands as redis-py's pipeline does."""
+    """A pipeline with the interface of redis-py's, whose commands go to the nodes of their keys.
+
+    Args:
+        client: Client of the cluster.
+        router: Finds the node of each slot.
+        transaction: Whether the commands of each slot are executed in one transaction.
+    """
 
     def __init__(self, client: redis.Redis, router: Router, *, transaction: bool) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, None)
@@ -33,10 +39,10 @@ class ClusterPipeline(Pipeline):
         self._is_atomic = transaction
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send what was gathered, and return the replies in order.
+        """Send the commands of this pipeline, empty it, and return the replies in the order of the commands.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: no node answered at all.
+            redis.ConnectionError, redis.TimeoutError: no node answered.
             redis.RedisError: the first error among the replies, with `raise_on_error`.
         """
         staged = self.command_stack
@@ -50,11 +56,11 @@ class ClusterPipeline(Pipeline):
 
 
 class _Run:
-    """One run of a pipeline.
+    """One execution of a pipeline.
 
     Args:
-        router: Finds the nodes.
-        execute: Executes a command by itself, for what a node did not execute.
+        router: Finds the node of each slot.
+        execute: Executes one command, for those that a node did not execute in the pipeline.
         staged: The commands, each with its options.
     """
 
@@ -66,10 +72,10 @@ class _Run:
         self._replies: list[Any] = [None] * len(staged)
 
     def run(self, *, transaction: bool) -> list[Any]:
-        """Send the commands, each to its node, and return their replies in order; an error is a reply.
+        """Send each command to its node, and return the replies in the order of the commands; an error is a reply.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: no node answered at all.
+            redis.ConnectionError, redis.TimeoutError: no node answered.
         """
         parts, following = parts_of(self._commands)
         replies = self._replies
@@ -103,9 +109,9 @@ class _Run:
             for each in sent:
                 each.release()
         for place, answers in waits.items():
-            # A node of which nothing is known answers for nothing: its other replies are errors already.
+            # A node that has not answered does not count here: its other commands already have errors as replies.
             replies[place] = least(answers) if answers else next(filter(_is_broken, replies), 0)
-        if not following:  # what is sent again later would not be waited for
+        if not following:  # a WAIT would not cover the commands that are sent again after it
             for part in parts:
                 self._run_again(part)
         elif any(isinstance(reply, MovedError) for reply in replies):
@@ -154,7 +160,17 @@ class _Run:
 
 
 class _Sent:
-    """A node's share of a pipeline, on a connection of its own: all are written before the first reply is awaited."""
+    """One node's share of a pipeline, on a connection that no other share uses.
+
+    Args:
+        node: The node.
+        places: Places in the pipeline of the commands to send, in order.
+        commands: The commands of the whole pipeline.
+
+    Attributes:
+        node: The node.
+        error: The error that ended the connection; `None` if there is none.
+    """
 
     def __init__(self, node: Node, places: list[int], commands: list[Command]) -> None:
         self.node = node
@@ -166,6 +182,7 @@ class _Sent:
         self._has_answered = False
 
     def write(self) -> None:
+        """Send the commands without reading replies; keep a connection error in `error`."""
         try:
             self._connection = self.node.client.connection_pool.get_connection()
             self._connection.send_packed_command(
@@ -175,6 +192,11 @@ class _Sent:
             self.error = error
 
     def read(self, staged: Sequence[Staged], replies: list[Any], waits: dict[int, list[Any]]) -> None:
+        """Read the reply to each command into `replies`, or into `waits` if its place is there.
+
+        After a connection error, that error is the reply to each remaining command. A node that has not answered any
+        command adds nothing to `waits`.
+        """
         for place in self._places:
             reply: Any = self.error
             if reply is None:
@@ -195,9 +217,10 @@ class _Sent:
                 replies[place] = reply
 
     def release(self) -> None:
+        """Return the connection to its pool; close it first if replies are unread or it failed."""
         if self._connection is not None:
             if self._unread or self.error is not None:
-                self._connection.disconnect()  # replies that nobody has read must not answer the next question
+                self._connection.disconnect()  # an unread reply must not answer the next command
             self.node.client.connection_pool.release(self._connection)
 
 

@@ -1,4 +1,4 @@
-"""Finds the node of each slot in a cluster, follows redirects, and finds out when nodes fail or are replaced."""
+"""Finds the node of each slot in a cluster, follows redirects, and detects that nodes fail or were replaced."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 
 class Router:
-    """What is known of the nodes, kept up to date by what they reply; safe across threads.
+    """Finds the node for a command, and keeps the slot map current by the replies of the nodes; safe across threads.
 
     Args:
-        seeds: Some of the nodes.
-        open_node: Makes a client of one node, for a question, with other settings if some are given.
-        open_watched: Makes the client of one node that commands are sent by; it asks the second argument, now and
-            then, whether to go on waiting for a reply.
+        seeds: Addresses of some of the nodes.
+        open_node: Opens a client of one node, to probe it or to read the slot map; keyword arguments are settings.
+        open_watched: Opens the client of one node that sends commands. While a reply is missing, the client calls the
+            second argument again and again, and disconnects if it returns true.
+
+    Attributes:
+        topology: The nodes and their slots.
     """
 
     def __init__(
@@ -45,7 +48,11 @@ class Router:
         self._refreshing = threading.Lock()
 
     def send(self, node: Node, command: Command, options: dict[str, Any], *, asking: bool = False) -> Any:
-        """Send one command to a node, after ASKING if it takes the slot over; raise an error reply."""
+        """Send one command to a node, with `asking` after ASKING, and return the reply.
+
+        Raises:
+            redis.RedisError: the error reply, or an error of the connection; the node is then marked as failed.
+        """
         try:
             if not asking:
                 return node.client.execute_command(*command, **options)
@@ -63,7 +70,20 @@ class Router:
     def redirect(
         self, slot: int, node: Node, error: ResponseError, deadline: float, attempts: int
     ) -> tuple[Node, bool]:
-        """Return where to send next what a node did not execute, and whether it must be told that it was asked for."""
+        """Return the node to which a command that `node` did not execute must be sent, and whether after ASKING.
+
+        Pause before, except after ASK and after the first MOVED.
+
+        Args:
+            slot: Slot of the command.
+            node: Node that did not execute it.
+            error: Error reply of that node.
+            deadline: Monotonic second after which `error` is raised.
+            attempts: How many times the command was sent.
+
+        Raises:
+            redis.ResponseError: the deadline has passed.
+        """
         if time.monotonic() >= deadline:
             raise error
         self.topology.apply_redirect(slot, error, node)
@@ -74,7 +94,13 @@ class Router:
         return self.owner(slot), False
 
     def await_owner(self, slot: int, deadline: float) -> Node:
-        """Return the node that serves a slot; while it is away, wait for its successor: nothing is sent yet."""
+        """Return the node that serves a slot; until the monotonic second `deadline`, wait for one that answers.
+
+        Waiting is safe, because the command was not sent yet.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError, ClusterDownError: the deadline has passed without such a node.
+        """
         while True:
             try:
                 return self.owner(slot)
@@ -84,10 +110,11 @@ class Router:
             time.sleep(PAUSE)
 
     def owner(self, slot: int | None) -> Node:
-        """Return the node that serves a slot, or any node.
+        """Return the node that serves a slot, or for `None` any node, after the slot map was read again if stale.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: it is known not to answer.
+            redis.ConnectionError, redis.TimeoutError: the node does not answer.
+            ClusterDownError: no node is known to serve the slot.
         """
         self.refresh()
         node = self.topology.owner(slot)
@@ -95,7 +122,11 @@ class Router:
         return node
 
     def check(self, node: Node) -> None:
-        """Let a node that has failed prove that it answers, soon, before anything is entrusted to it."""
+        """Ping a node that is marked as failed, and remove the mark if it answers; do nothing for other nodes.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: the node failed less than half a second ago, or does not answer.
+        """
         if not node.failed:
             return
         if time.monotonic() < node.retry_at:
@@ -111,7 +142,12 @@ class Router:
         node.failed = False
 
     def refresh(self) -> None:
-        """Read the slot map again, if a reply did not fit it."""
+        """Read the slot map from the first node that answers, if the map is stale.
+
+        Raises:
+            ConfigurationError: the server is not a node of a cluster.
+            redis.RedisError: no node has a slot map, or one refused the command.
+        """
         if not self.topology.must_look():
             return
         with self._refreshing:
@@ -135,7 +171,7 @@ class Router:
             raise failure or redis.ConnectionError("no node of the cluster is known")
 
     def _is_replaced(self, address: Address) -> bool:
-        """Ask the others about a node that is silent."""
+        """Mark a silent node as failed, read the slot map, and return whether the node serves no slot any more."""
         self.topology.suspect(address)
         try:
             self.refresh()

@@ -1,6 +1,6 @@
-"""Which slot of a cluster a command belongs to: pure, so that threads and asyncio share it.
+"""Finds the slot of a command, splits a pipeline by slot, and decides which commands may be sent again; without I/O.
 
-Every command of ours names keys of one partition, which lie in one slot, or a key without a tag, or none at all.
+Every command of tallystream has keys of one partition, which are in one slot, or one key without a tag, or no key.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Command = tuple[Any, ...]
 
 SLOTS: Final = 16384
+"""The number of slots of a cluster."""
 
 _KEYLESS: Final = frozenset(
     {
@@ -41,7 +42,7 @@ _READS: Final = frozenset(
 
 
 def slot_of(key: str | bytes) -> int:
-    """Return a key's slot: that of its hash tag, where it has one."""
+    """Return the slot of a key: of its hash tag if it has one, otherwise of the whole key."""
     text = key.encode() if isinstance(key, str) else key
     begin = text.find(b"{")
     if begin >= 0 and (end := text.find(b"}", begin + 1)) > begin + 1:
@@ -50,7 +51,11 @@ def slot_of(key: str | bytes) -> int:
 
 
 def key_of(command: Command) -> str | bytes | None:
-    """Return the first key that a command names, `None` where it names none."""
+    """Return the first key of a command, `None` if it has no key; for SCAN, its pattern.
+
+    Raises:
+        ValueError: the pattern of a SCAN has no hash tag.
+    """
     name, *subcommand = command[0].upper().split()
     if name in _KEYLESS:
         return None
@@ -64,16 +69,16 @@ def key_of(command: Command) -> str | bytes | None:
     elif name == "XREAD":
         place = _behind_streams(command, 1)
     elif name == "XREADGROUP":
-        place = _behind_streams(command, 4)  # a group or a consumer may be called so as well
+        place = _behind_streams(command, 4)  # a group or a consumer may also have the name STREAMS
     key: str | bytes | None = command[place] if place < len(command) else None
     return key
 
 
 def _scanned(command: Command) -> str:
-    """Return the pattern of a SCAN, whose hash tag says which node has all that it matches."""
+    """Return the pattern of a SCAN; all keys that match it are on the node of its hash tag."""
     pattern = next((str(command[i + 1]) for i in range(2, len(command) - 1) if command[i] in ("MATCH", b"MATCH")), "")
     if not re.search(r"\{[^*?\[\]\\{}]+\}", pattern):
-        # One node's keys would look like all of them.
+        # The keys of one node would be taken for those of all nodes.
         raise ValueError(f"SCAN of a cluster needs a pattern with a hash tag, not {pattern!r}")
     return pattern
 
@@ -83,37 +88,42 @@ def _behind_streams(command: Command, first: int) -> int:
 
 
 def goes_everywhere(command: Command) -> bool:
-    """Tell whether a command without a key concerns every node."""
+    """Return whether a command without a key must be executed on every node."""
     words = [str(word).upper() for word in command[:2]] if command[0] == "SCRIPT" else [command[0].upper()]
     return " ".join(words) in _EVERYWHERE
 
 
 def is_read(command: Command) -> bool:
-    """Tell whether a command changes nothing, so that it may be asked again."""
+    """Return whether a command only reads, so that it may be sent again."""
     return command[0].upper().split()[0] in _READS
 
 
 def guarded(command: Command) -> Command:
-    """Return a script call so that no node runs it while its slot is being moved.
+    """Return a script call with one more key, so that no node runs it while its slot is being moved.
 
-    Scripts of ours reach keys that they do not declare: a total lies where its partition's tag says. While a slot is
-    moved key by key, such a key may be on the other node already, and the script would fail where it meets it.
-    So each call declares one key more, one that never exists: with it, either node answers TRYAGAIN until the whole
-    slot is in one place, and runs nothing.
+    The scripts use keys that they do not declare, such as totals under the partition's tag. While a slot is moved key
+    by key, such a key may already be on the other node, and the script would fail when it reaches that key. The added
+    key never exists: with it, both nodes reply TRYAGAIN, without running the script, until the whole slot is on one
+    node.
     """
     if command[0] != "EVALSHA" or not int(command[2]):
         return command
     count = int(command[2])
     prefix, closing, _ = command[3].partition("}")
     if not closing:
-        return command  # `tally:meta`: its one key is all that the script reaches
+        return command  # `tally:meta`: the script uses no other key
     keys = command[3 : 3 + count]
     return (*command[:2], count + 1, *keys, f"{prefix}}}:moving", *command[3 + count :])
 
 
 @dataclass
 class CommandPart:
-    """What a pipeline asks of one slot (`None`: of any node): places in the pipeline, in order."""
+    """The commands of a pipeline that belong to one slot.
+
+    Attributes:
+        slot: The slot; `None` for commands that any node can execute.
+        places: Places of the commands in the pipeline, in order.
+    """
 
     slot: int | None
     places: list[int] = field(default_factory=list)
@@ -122,11 +132,11 @@ class CommandPart:
 def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]:
     """Split a pipeline by slot.
 
-    A command without a key goes where the next one with a key goes, or else the last: `TIME` is that of the node whose
-    answers follow.
+    A command without a key goes with the next command that has one, or else with the last: `TIME` is the time of the
+    node whose replies follow.
 
     Returns:
-        The parts; and the places of those (`WAIT`) that each node is asked behind its other commands.
+        The parts, and the places of `WAIT` and `WAITAOF`, which each node gets after its other commands.
     """
     parts: dict[int | None, CommandPart] = {}
     following: list[int] = []
@@ -148,7 +158,7 @@ def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]
 
 
 def least(replies: Sequence[Any]) -> Any:
-    """Return what several nodes' answers to one `WAIT` or `WAITAOF` say of all of them: an error, or the least."""
+    """Combine the replies of several nodes to one `WAIT` or `WAITAOF`: return the first error, or the least numbers."""
     for reply in replies:
         if isinstance(reply, Exception):
             return reply
@@ -158,10 +168,10 @@ def least(replies: Sequence[Any]) -> Any:
 
 
 def to_send_again(commands: Sequence[Command], part: CommandPart, replies: Sequence[Any]) -> list[int]:
-    """Return the places of a part from the first that was not executed on, where all of these may be sent again.
+    """Return the places of the commands of a part to send again: all from the first that was not executed on, or none.
 
-    They may where none of them was executed, or where those that were have only read: so order is kept, and nothing is
-    written twice. Nothing, else: then the errors stay, for the caller to answer.
+    They may be sent again if none of them was executed, or if all of them only read: the order of writes stays, and no
+    write is executed twice. Otherwise the list is empty, and the errors are left to the caller.
     """
     redirected = [isinstance(replies[place], NOT_EXECUTED) for place in part.places]
     if not any(redirected):

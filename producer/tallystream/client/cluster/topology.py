@@ -1,6 +1,6 @@
-"""What a client knows of a cluster: its nodes, which of them serves which slot, and who did not answer lately.
+"""The state of a cluster as a client has it: the nodes, the slots that each serves, and which nodes have failed.
 
-Pure but for the clock: `client` asks and sends.
+This module sends nothing and only reads the clock; `router` sends.
 """
 
 from __future__ import annotations
@@ -28,28 +28,40 @@ if TYPE_CHECKING:
     from redis.exceptions import AskError
 
 Address = tuple[str, int]
+"""Host and port of a node."""
 
 PROBE_TIMEOUT: Final = 1.0
-"""Seconds for a node to say who serves what, or, after it has failed, that it is there again."""
+"""Seconds for a node to answer a read of the slot map, or a ping after it has failed."""
 
 _FRESH: Final = 0.05
-"""Seconds between two looks at who serves what."""
+"""Least seconds between two reads of the slot map."""
 
 _SUSPICION: Final = 0.5
-"""Seconds for which a node that has failed is not tried again: what goes to the others must not wait for it."""
+"""Seconds for which a failed node is not tried again, so that commands to other nodes do not wait for it."""
 
 PATIENCE: Final = 2.0
-"""Seconds for which a command is sent again that no node would execute yet."""
+"""Seconds for which a command that no node executes is sent again."""
 
 PROBE: Final = {"socket_timeout": PROBE_TIMEOUT, "socket_connect_timeout": PROBE_TIMEOUT}
-"""The settings of a client that only asks this."""
+"""Settings of a client that only reads the slot map or pings a node."""
 
 PAUSE: Final = 0.05
-"""Seconds between two of these attempts."""
+"""Seconds between two attempts to send a command that no node executes."""
 
 
 class Node:
-    """One node, and the client of it."""
+    """A node of the cluster.
+
+    Args:
+        address: Host and port.
+        client: Client of the node.
+
+    Attributes:
+        address: Host and port.
+        client: Client of the node.
+        failed: Whether the node did not answer, and has not answered a ping since.
+        retry_at: Monotonic second before which a failed node is not tried again.
+    """
 
     def __init__(self, address: Address, client: redis.Redis) -> None:
         self.address = address
@@ -59,16 +71,16 @@ class Node:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Host and port of the node, as `host:port`."""
         return "{}:{}".format(*self.address)
 
 
 class Topology:
-    """The nodes and their slots, as last heard of.
+    """The nodes of a cluster and their slots, by the latest slot map and redirects.
 
     Args:
-        seeds: Where to ask at first, and where nobody else answers.
-        open_node: Makes the client of a node; it must not connect yet.
+        seeds: Addresses of nodes to ask for the slot map, in addition to those of the latest map.
+        open_node: Makes the client of a node, without connecting.
     """
 
     def __init__(self, seeds: Sequence[Address], open_node: Callable[[Address], redis.Redis]) -> None:
@@ -79,35 +91,42 @@ class Topology:
         self._members: list[Address] = []
         self._looked_at = float("-inf")
         self.is_stale = True
-        """Something does not fit what is known: look before the next command."""
+        """Whether the slot map may be wrong and must be read again before the next command."""
 
     @property
     def nodes(self) -> list[Node]:
-        """Every node that there is a client of."""
+        """Every node with a client."""
         return list(self._nodes.values())
 
     @property
     def primaries(self) -> list[Node]:
-        """The nodes that serve slots."""
+        """The nodes that serve slots, each once."""
         return [self.node(address) for address in dict.fromkeys(self._owners) if address is not None]
 
     def must_look(self) -> bool:
-        """Tell whether to look now who serves what."""
+        """Return whether to read the slot map now: it is stale, and the last read is 50 milliseconds ago or more."""
         return self.is_stale and time.monotonic() - self._looked_at >= _FRESH
 
     def refresh_candidates(self) -> Iterator[Address]:
-        """Yield whom to ask who serves what: those who answered lately before those who did not."""
+        """Yield the addresses to ask for the slot map: nodes that are marked as failed come last."""
         known = dict.fromkeys([*self._members, *self._seeds])
         yield from sorted(known, key=lambda address: address in self._nodes and self._nodes[address].failed)
 
     def apply_map(self, reply: list[Any], asked: Address) -> list[Node]:
-        """Take what a node answers to CLUSTER SLOTS; return the nodes that have left, whose connections may go.
+        """Replace the slot map by a node's reply to CLUSTER SLOTS, and remove the nodes that are not in it.
+
+        Args:
+            reply: The reply.
+            asked: Address of the node that sent it.
+
+        Returns:
+            The removed nodes, whose connections may be closed.
 
         Raises:
-            ClusterDownError: it knows of nobody who serves anything: it may have left itself.
+            ClusterDownError: the reply is empty: the node itself may have left the cluster. Nothing has changed.
         """
         if not reply:
-            raise ClusterDownError("{}:{} knows of no node that serves any slot".format(*asked))
+            raise ClusterDownError("{}:{} reports no node that serves a slot".format(*asked))
         owners: list[Address | None] = [None] * SLOTS
         members: dict[Address, None] = {}
         for first, last, *nodes in reply:
@@ -121,21 +140,21 @@ class Topology:
         return [self._nodes.pop(address) for address in left]
 
     def looked_in_vain(self) -> None:
-        """Nobody could say: what is known has to do for now."""
+        """Record that no node returned a slot map: keep the present one until the next read is due."""
         self._looked_at = time.monotonic()
 
     def node(self, address: Address) -> Node:
-        """Return a node, whether or not it is known to serve anything."""
+        """Return the node at an address; add it, with a new client, if there is none."""
         node = self._nodes.get(address)
         if node is None:
             node = self._nodes.setdefault(address, Node(address, self._open(address)))
         return node
 
     def owner(self, slot: int | None) -> Node:
-        """Return the node that serves a slot; for `None`, one that answered lately.
+        """Return the node that serves a slot; for `None` any primary, preferably one that is not marked as failed.
 
         Raises:
-            ClusterDownError: nobody is known to.
+            ClusterDownError: no such node is known; the slot map is then marked as stale.
         """
         if slot is None:
             serving = sorted(self.primaries, key=lambda node: node.failed)
@@ -147,27 +166,38 @@ class Topology:
         raise ClusterDownError(f"no node of the cluster is known to serve {'any slot' if slot is None else slot}")
 
     def apply_redirect(self, slot: int | None, error: RedisError, by: Node) -> None:
-        """Take MOVED's word for one slot; the others may have moved as well. CLUSTERDOWN may be of one who has left."""
+        """Record the new node of a slot after MOVED, and mark the slot map as stale after MOVED or CLUSTERDOWN.
+
+        After MOVED other slots may have moved, too; a node that replies CLUSTERDOWN may have left the cluster.
+
+        Args:
+            slot: Slot of the command; `None` if it has no key.
+            error: Error reply to the command.
+            by: Node that sent the reply.
+        """
         if isinstance(error, MovedError) and slot is not None:
             self._owners[slot] = self.target(error, by)
         if isinstance(error, (MovedError, ClusterDownError)):
             self.is_stale = True
 
     def target(self, error: AskError, by: Node) -> Address:
-        """Return where MOVED or ASK sends us."""
+        """Return the address in a MOVED or ASK reply; without a host in it, the host of the node that sent it."""
         return error.host or by.address[0], error.port
 
     def suspect(self, address: Address) -> None:
-        """Take notice of a node that has been silent for a while: it is asked last who serves what."""
+        """Mark a node that does not reply as failed, and the slot map as stale; other nodes are asked for it first."""
         self.node(address).failed = True
         self.is_stale = True
 
     def serves(self, address: Address) -> bool:
-        """Tell whether a node serves anything, as far as is known."""
+        """Return whether a node serves any slot according to the latest slot map."""
         return address in self._owners
 
     def fail(self, node: Node, error: RedisError) -> None:
-        """Take notice of a node that does not answer."""
+        """Mark a node as failed, not to be tried again for half a second, and the slot map as stale.
+
+        Do nothing if `error` is a wrong password or too many connections: such a node answers.
+        """
         if isinstance(error, (AuthenticationError, MaxConnectionsError)):
             return
         node.failed = True
@@ -176,7 +206,7 @@ class Topology:
 
 
 def refuse_single(error: ResponseError, asked: Address) -> None:
-    """Raise a `ConfigurationError` where the error says that a server is no cluster's node."""
+    """Raise a `ConfigurationError` if an error reply shows that a server is not a node of a cluster."""
     if is_single_server(error):
         host, port = asked
         raise ConfigurationError(
@@ -185,6 +215,6 @@ def refuse_single(error: ResponseError, asked: Address) -> None:
 
 
 def _host(stated: bytes | str | None, asked: Address) -> str:
-    # A node that does not know its own address says nothing: it is where it was asked.
+    # A node without a configured address sends no host: it is the one that was asked.
     text = stated.decode() if isinstance(stated, bytes) else stated
     return text if text and text != "?" else asked[0]

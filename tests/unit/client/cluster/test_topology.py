@@ -1,4 +1,4 @@
-"""What a client knows of a cluster: it follows what the nodes say, and lets go of those that have left."""
+"""Topology: the slot map follows the replies of the nodes, and nodes that have left are removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ A, B, C = ("a", 1), ("b", 1), ("c", 1)
 
 
 def seen(*owners):
-    """Return a topology of nodes that share the slots, and the reply that it was taken from."""
+    """Return a topology whose slots are split between the given nodes, and the CLUSTER SLOTS reply for it."""
     width = 16384 // len(owners)
     reply = [[i * width, (i + 1) * width - 1, [host.encode(), port, b"id"]] for i, (host, port) in enumerate(owners)]
     topology = Topology([A], lambda address: address)
@@ -20,7 +20,7 @@ def seen(*owners):
 
 
 def test_a_node_that_has_left_is_let_go():
-    """The clients of nodes that no node names any more are handed back, once."""
+    """`apply_map` returns each node that is not in the new slot map, once."""
     topology, _ = seen(A, B)
     assert [node.address for node in topology.primaries] == [A, B]
     _, reply = seen(A, C)
@@ -30,15 +30,15 @@ def test_a_node_that_has_left_is_let_go():
 
 
 def test_who_knows_nobody_is_not_believed():
-    """A node that serves and knows nothing changes nothing of what is known."""
+    """An empty slot map is refused and changes nothing."""
     topology, _ = seen(A, B)
-    with pytest.raises(ClusterDownError, match="a:1 knows of no node"):
+    with pytest.raises(ClusterDownError, match="a:1 reports no node"):
         topology.apply_map([], A)
     assert topology.owner(0).address == A
 
 
 def test_answers_say_where_to_look():
-    """MOVED is believed for its slot, CLUSTERDOWN only as a reason to look, TRYAGAIN as neither."""
+    """MOVED changes its slot and marks the slot map as stale, CLUSTERDOWN only marks it, TRYAGAIN does neither."""
     topology, _ = seen(A, B)
     node = topology.owner(0)
     topology.apply_redirect(0, TryAgainError("x"), node)
@@ -51,7 +51,7 @@ def test_answers_say_where_to_look():
 
 
 def test_who_is_silent_is_asked_last():
-    """A node that does not answer is not the one to say who serves what, and must prove itself before it is used."""
+    """A suspected node is asked last for the slot map, and is marked as failed."""
     topology, _ = seen(A, B)
     topology.suspect(A)
     assert list(topology.refresh_candidates()) == [B, A]
