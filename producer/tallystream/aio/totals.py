@@ -58,7 +58,7 @@ class Totals:
         self._closed = False
 
     async def deployment(self) -> Deployment:
-        """Return the deployment that is stored in this namespace, as it was at most one second ago."""
+        """Return the deployment that is stored in this namespace; it is at most one second old."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
             await self.run(query_deployment(remembered.expected(self._partitions), self._namespace))

@@ -156,6 +156,7 @@ class _SentinelUrl:
 
     @classmethod
     def parse(cls, url: str) -> _SentinelUrl:
+        """Parse the URL of a primary at Sentinels; raise a `ValueError` if it is invalid."""
         found = _SENTINEL_SHAPE.fullmatch(url)
         if found is None:
             raise ValueError("it does not name Sentinels and a primary")
@@ -180,6 +181,7 @@ class _ClusterUrl:
 
     @classmethod
     def parse(cls, url: str) -> _ClusterUrl:
+        """Parse the URL of a cluster; raise a `ValueError` if it is invalid."""
         found = _CLUSTER_SHAPE.fullmatch(url)
         if found is None:
             raise ValueError("it does not name nodes of a cluster, or it names a database other than 0")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tallystream.storage.scripts import Script
 
 Durability = Literal["memory", "replica", "fsync"]
+"""Places where a write must be before it counts as done; see `DurabilityCheck`."""
 
 _PATIENCE: Final = 1000
 """Milliseconds to wait for the durability of a write; after that, the write is unconfirmed."""

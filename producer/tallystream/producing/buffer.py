@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 WhenFull = Literal["block", "raise", "drop"]
+"""Actions of `Producer.emit` when the buffer is full."""
 
 Event = tuple[str, str, int, float, str | None, str | None]
 """An event: metric, subject, amount, time in seconds since 1970, actor, id."""
@@ -41,6 +42,9 @@ class BufferSettings:
         buffer_bytes: About the most bytes that are not confirmed.
         when_full: Action when the buffer is full: `block`, `raise` or `drop`.
         block_timeout: Most seconds that `block` waits for room.
+
+    Raises:
+        ConfigurationError: a setting is out of range.
     """
 
     linger: float = 0.005

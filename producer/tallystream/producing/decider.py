@@ -28,6 +28,7 @@ _LOOK: Final = 0.03
 """Seconds between two of these attempts while the new topic is not published yet."""
 
 Reason = Literal["limit", "once", "duplicate"]
+"""Reasons why an event was rejected; see `Decision.reason`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class ClusterClient(redis.Redis):
                 return self._router.send(node, command, options, asking=asking)
             except NOT_EXECUTED as error:
                 if isinstance(error, TryAgainError) and command[0] == "MGET":
-                    # While the slot is moved, its keys are on two nodes: read each key with a command of its own.
+                    # While the slot is moved, its keys are on two nodes: read each key with a separate command.
                     return [self.execute_command("GET", each) for each in command[1:]]
                 attempts += 1
                 node, asking = self._router.redirect(slot, node, error, deadline, attempts)

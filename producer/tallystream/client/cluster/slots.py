@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Command = tuple[Any, ...]
+"""The name of a command, and its arguments."""
 
 SLOTS: Final = 16384
 """The number of slots of a cluster."""

@@ -168,7 +168,7 @@ class Spool(Buffer):
             self._queues.rename(rename, [plan for _, plan in self._in_flight])
 
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Plan the next events, and return their number of seal and their packs by partition; see `Buffer.seal`.
+        """Plan the next events; return the number of this seal, and pairs of partition and pack, as `Buffer.seal` does.
 
         Return no packs while 8 plans are unconfirmed.
 

@@ -10,10 +10,15 @@ from tallystream.producing.buffer import Event
 from tallystream.storage.keys import FIRST_TOPIC
 
 EVENT: Final = 1
+"""Kind of a record: an event."""
 STATE: Final = 2
+"""Kind of a record: a `QueueState`."""
 PLAN: Final = 3
+"""Kind of a record: an `EntryPlan`."""
 RENAME: Final = 4
+"""Kind of a record: a `QueueRename`."""
 SWITCH: Final = 5
+"""Kind of a record: a `TopicSwitch`."""
 
 
 class QueueState(msgspec.Struct, array_like=True):
@@ -87,8 +92,14 @@ class TopicSwitch(msgspec.Struct, array_like=True):
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
+"""Return the body of a record of any kind, in MessagePack."""
 read_event: Final = msgspec.msgpack.Decoder(Event).decode
+"""Return the event in the body of an `EVENT` record."""
 read_state: Final = msgspec.msgpack.Decoder(QueueState).decode
+"""Return the `QueueState` in the body of a `STATE` record."""
 read_plan: Final = msgspec.msgpack.Decoder(EntryPlan).decode
+"""Return the `EntryPlan` in the body of a `PLAN` record."""
 read_rename: Final = msgspec.msgpack.Decoder(QueueRename).decode
+"""Return the `QueueRename` in the body of a `RENAME` record."""
 read_switch: Final = msgspec.msgpack.Decoder(TopicSwitch).decode
+"""Return the `TopicSwitch` in the body of a `SWITCH` record."""
