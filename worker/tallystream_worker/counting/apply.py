@@ -66,14 +66,22 @@ class TotalsRejected:
 
 @dataclass(frozen=True)
 class GroupMissing:
-    """The stream or its consumer group does not exist; nothing was changed."""
+    """The stream or its consumer group does not exist; nothing was changed.
+
+    Attributes:
+        error: The server's error.
+    """
 
     error: Exception
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The script call raised an error, caused by an entry of the batch or by the server."""
+    """The script call raised an error, caused by an entry of the batch or by the server.
+
+    Attributes:
+        error: The error.
+    """
 
     error: Exception
 

@@ -79,7 +79,13 @@ VIEWS: Final = Mapping()
 
 
 class ParsedLine(msgspec.Struct, frozen=True, gc=False):
-    """A line that is an event; `number` and `offset` are those of the line."""
+    """A line that is an event.
+
+    Attributes:
+        number: The number of the line, as in `Line`.
+        offset: The offset of the line, as in `Line`.
+        event: The fields of the event.
+    """
 
     number: int
     offset: int
@@ -87,7 +93,12 @@ class ParsedLine(msgspec.Struct, frozen=True, gc=False):
 
 
 class BadLine(msgspec.Struct, frozen=True, gc=False):
-    """A line that is not an event; `reason` is a printable text of one line that is safe to show."""
+    """A line that is not an event.
+
+    Attributes:
+        number: The number of the line, as in `Line`.
+        reason: Why it is not an event: a printable text of one line that is safe to show.
+    """
 
     number: int
     reason: str

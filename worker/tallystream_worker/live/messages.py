@@ -18,7 +18,14 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class CountedFigure(msgspec.Struct, frozen=True):
-    """The total of one counter; it may be too high by at most `error`, which is 0 if the total is exact."""
+    """The total of one counter in a message.
+
+    Attributes:
+        metric: The metric of the counter.
+        subject: The subject of the counter.
+        value: The total.
+        error: The largest amount by which the total may be too high; 0 if it is exact.
+    """
 
     metric: str
     subject: str
@@ -27,7 +34,13 @@ class CountedFigure(msgspec.Struct, frozen=True):
 
 
 class CountersMessage(msgspec.Struct, frozen=True):
-    """Changed totals. They include every entry up to `as_of`; `lag` entries are not counted yet."""
+    """The data of the message `counters`: changed totals.
+
+    Attributes:
+        counters: The totals.
+        as_of: The stream ID up to which every entry is in the totals.
+        lag: The number of entries that are not counted yet; `None` if it is not known.
+    """
 
     counters: list[CountedFigure]
     as_of: str
@@ -35,13 +48,22 @@ class CountersMessage(msgspec.Struct, frozen=True):
 
 
 class ResetMessage(msgspec.Struct, frozen=True):
-    """The reader's totals may be old, and it is not known which: it must read the totals that it shows again."""
+    """The data of the message `reset`: the reader's totals may be old, so it must read those that it shows again.
+
+    Attributes:
+        reason: Why it is not known which totals have changed.
+    """
 
     reason: str
 
 
 class StaleMessage(msgspec.Struct, frozen=True):
-    """The counters could not be read since second `since`; updates resume automatically."""
+    """The data of the message `stale`: the counters cannot be read at present; updates resume automatically.
+
+    Attributes:
+        reason: Why the counters cannot be read.
+        since: The time of the first failed read, in seconds since 1970.
+    """
 
     reason: str
     since: float

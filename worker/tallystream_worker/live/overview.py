@@ -32,7 +32,14 @@ _ALIVE: Final = 10_000
 
 
 class MetricFigures(msgspec.Struct, frozen=True):
-    """The figures of a metric: the sum of its totals, its counted events, and its events per second now."""
+    """The figures of a metric in the overview.
+
+    Attributes:
+        metric: The name of the metric.
+        total: The sum of its totals.
+        counted: The number of its counted events.
+        rate: Its counted events per second over the last 3 seconds; `None` if it is not known.
+    """
 
     metric: str
     total: int
@@ -41,9 +48,22 @@ class MetricFigures(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """The figures of the whole deployment at second `at`; a figure that is not known is `null`.
+    """The figures of the whole deployment; a figure that is not known is `None`.
 
-    `unaccounted` is not known while entries are not counted yet, and a rate is not known in the first second.
+    Attributes:
+        metrics: The figures of each metric.
+        rate: Counted events per second; not known in the first second.
+        events: The events of the ledger by outcome, and those appended.
+        lag: The number of entries that are not counted yet.
+        pending: The number of entries that are delivered to a worker and not acknowledged.
+        oldest_pending_seconds: Seconds since the oldest pending entry was appended.
+        dead: The number of dead letters.
+        unaccounted: Appended events without an outcome; not known while entries are not counted yet.
+        workers: The number of running workers.
+        snapshot_age_seconds: Seconds since the latest snapshot.
+        snapshot_every_seconds: Seconds between two snapshots.
+        as_of: The stream ID up to which every entry is counted.
+        at: The time of the overview, in seconds since 1970.
     """
 
     metrics: list[MetricFigures]
@@ -74,7 +94,12 @@ class Snapshots(NamedTuple):
 
 
 class TopFigures(msgspec.Struct, frozen=True):
-    """The leaderboards of a window by metric; metrics without this window or without leaderboards are left out."""
+    """The leaderboards of a window.
+
+    Attributes:
+        window: The window; `all` for totals.
+        metrics: The leaderboard of each metric; metrics without this window or a leaderboard are left out.
+    """
 
     window: str
     metrics: dict[str, list[Place]]

@@ -22,7 +22,11 @@ MAX_STARS: Final = 8
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern for subjects, in which `*` matches any text; a match takes time in proportion to the subject."""
+    """A pattern for subjects, in which `*` matches any text; a match takes time in proportion to the subject.
+
+    Attributes:
+        text: The text of the pattern.
+    """
 
     text: str
 
