@@ -235,7 +235,7 @@ class Buffer:
                 self._changed.notify_all()
 
     def fail(self, error: TallyError) -> None:
-        """Raise `error` in every call that waits or adds an event from now on: no event will be sent any more."""
+        """Make every call that waits for events or adds one raise `error`, because no event will be sent any more."""
         with self._changed:
             self._failure = error
             self._changed.notify_all()

@@ -444,7 +444,7 @@ def test_a_full_stream_is_said_and_nothing_is_lost(harness):
     with Producer(harness.url, entry_events=1) as producer:
         for _ in range(3):
             producer.emit("view", "article:1")
-        until(lambda: producer.stats.backlogged, what="the answer that the stream is full")
+        until(lambda: producer.stats.backlogged, what="the reply that the stream is full")
         with pytest.raises(StreamFull, match="has reached its limit of 1 entries"):
             producer.decide("view", "article:1")
         assert (producer.stats.appended, producer.stats.buffered) == (1, 2)
