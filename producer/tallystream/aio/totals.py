@@ -128,7 +128,7 @@ class Totals:
         return await self._ask(questions.alerts(n, offset))
 
     async def search(self, prefix: str, n: int = 10) -> FoundSubjects:
-        """Return at most `n` subjects on leaderboards whose names begin with `prefix`; see `tallystream.Totals.search`."""
+        """Return subjects on leaderboards whose name begins with `prefix`; see `tallystream.Totals.search`."""
         return await self._ask(questions.search(prefix, n))
 
     async def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
