@@ -1,4 +1,4 @@
-"""The fixtures of a single server, for a cluster: what is true of one is true of the other."""
+"""Replaces the server fixtures by a cluster, so that the tests of a single server also run on a cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", params=KINDS)
 def server_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServer]:
-    """Three primaries and three replicas of each kind of server, for the whole run."""
+    """Provide a cluster of three primaries and three replicas, once per kind of server, for the whole run."""
     with local_cluster(request.param, tmp_path_factory.mktemp(request.param)) as cluster:
         server = ClusterServer(request.param, cluster)
         yield server
@@ -23,5 +23,5 @@ def server_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def cluster(server: ClusterServer) -> LocalCluster:
-    """The processes of an empty cluster."""
+    """Provide the nodes of the cluster, which is empty."""
     return server.cluster

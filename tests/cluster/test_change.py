@@ -1,4 +1,4 @@
-"""A cluster that changes under load: slots move, primaries die, freeze and come back; nothing is restarted for it."""
+"""Counting stays exact while a cluster changes under load, without a restart of producers, workers or readers."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ SUBJECTS = [f"article:{i}" for i in range(40)]
 
 
 class Load:
-    """Emits pairs, a view and a like at once for one subject, and counts them, until the block ends.
+    """Emits a view and a like of the same subject in pairs, and counts them, until the block ends.
 
-    Checks as in the fault table: B (what was emitted is the total), P (pairs are equal), D (nothing is left waiting).
+    `check` makes the checks B (totals equal the emitted events), P (pairs are equal) and D (no entry waits) of the
+    fault table.
     """
 
     def __init__(self, url: str, **settings: Any) -> None:
@@ -58,7 +59,7 @@ class Load:
             self.emitted += 1
 
     def counted(self, subject: str | None = None) -> int:
-        """Return the views that are counted, of all subjects or of one; -1 where nobody can say now."""
+        """Return the number of counted views, of all subjects or of one; -1 if they cannot be read now."""
         wanted = [(each, "view") for each in SUBJECTS if subject in (None, each)]
         try:
             return sum(self.totals.get_many(wanted).values.values())
@@ -66,12 +67,12 @@ class Load:
             return -1
 
     def goes_on(self, subject: str | None = None) -> None:
-        """Wait until something more is counted."""
+        """Wait until another view is counted, of any subject or of the given one."""
         before = until(lambda: self.counted(subject) + 1, 60, 0.01, "a reading") - 1
         until(lambda: self.counted(subject) > before, 60, 0.01, "progress")
 
     def check(self) -> None:
-        """Stop emitting, and see that everything was counted once."""
+        """Stop emitting, and assert that each emitted event was counted once."""
         self._stopping.set()
         self._thread.join()
         self.producer.flush(60, wait="counted")
@@ -90,25 +91,25 @@ class Load:
 
 
 def other(cluster: LocalCluster, node: LocalNode) -> LocalNode:
-    """Return another primary."""
+    """Return a primary of the cluster that is not `node`."""
     return next(each for each in cluster.nodes if each is not node and each.is_primary())
 
 
 def subject_at(cluster: LocalCluster, node: LocalNode) -> str:
-    """Return a subject that is counted on a node."""
+    """Return a subject whose partition is on a node."""
     layout = Layout()
     return next(each for each in SUBJECTS if cluster.owner(layout.keys_of(each).stream) is node)
 
 
 def measured(load: Load, subject: str, since: float) -> str:
-    """Say how long it took until something more of a subject was counted."""
+    """Wait until another view of a subject is counted; return a text with the seconds since `since`."""
     load.goes_on(subject)
     return f"counting again {time.monotonic() - since:.2f} s after the promotion"
 
 
 @pytest.mark.slow
 def test_slots_move_under_load(cluster, server):
-    """Every partition's slot is moved to another node and back, key by key, while it is written and counted."""
+    """While events are counted, each partition's slot can be moved to another node and back, some keys at a time."""
     with Load(server.url) as load:
         load.goes_on()
         for _ in range(2):
@@ -117,7 +118,7 @@ def test_slots_move_under_load(cluster, server):
                 target = other(cluster, source)
                 cluster.open_move(slot, source, target)
                 while cluster.move_keys(slot, source, target, 25):
-                    load.counted()  # a reading in between must not be in the way
+                    load.counted()  # a read must be possible during the move
                 cluster.close_move(slot, source, target)
                 load.goes_on()
         load.check()
@@ -126,7 +127,7 @@ def test_slots_move_under_load(cluster, server):
 
 @pytest.mark.slow
 def test_a_primary_is_killed(cluster, server, capsys):
-    """A primary dies; its replica is promoted, and what was confirmed by it is counted, once."""
+    """After a primary is killed, its replica is promoted, and events that the replica confirmed are counted once."""
     with Load(server.url, durability="replica") as load:
         load.goes_on()
         victim = cluster.owner(Layout().keys[0].stream)
@@ -134,7 +135,7 @@ def test_a_primary_is_killed(cluster, server, capsys):
         victim.server.kill()
         until(heir.is_primary, 30, 0.01, "the promotion")
         promoted = time.monotonic()
-        # Without a replica nothing is confirmed: the dead one comes back as that.
+        # Writes need the confirmation of a replica: the killed node returns as the replica.
         victim.server.start()
         with capsys.disabled():
             print(f"\n[{server.kind}] killed: {measured(load, subject, promoted)}")  # noqa: T201
@@ -144,7 +145,7 @@ def test_a_primary_is_killed(cluster, server, capsys):
 
 @pytest.mark.slow
 def test_a_primary_is_killed_without_confirmation(cluster, server, capsys):
-    """Where the server's memory was enough, what the new primary lacks is sent again: the producer still has it."""
+    """With durability "memory", producers append again the entries that a new primary lacks after a failover."""
     with Load(server.url) as load:
         load.goes_on()
         victim = cluster.owner(Layout().keys[0].stream)
@@ -161,7 +162,7 @@ def test_a_primary_is_killed_without_confirmation(cluster, server, capsys):
 
 @pytest.mark.slow
 def test_a_primary_freezes_and_comes_back(cluster, server, capsys):
-    """A frozen primary is replaced; when it comes back, what it still had to do vanishes, and nothing counts twice."""
+    """If a frozen primary returns after a failover, its later writes are discarded, and nothing is counted twice."""
     with Load(server.url, durability="replica") as load:
         load.goes_on()
         victim = cluster.owner(Layout().keys[0].stream)
@@ -180,7 +181,7 @@ def test_a_primary_freezes_and_comes_back(cluster, server, capsys):
 
 @pytest.mark.slow
 def test_a_frozen_primary_is_not_waited_for(cluster, server, capsys):
-    """While a primary is still frozen, its partitions are counted on by its replica; nobody waits for a time limit."""
+    """While a primary is frozen, counting continues on its promoted replica."""
     with Load(server.url) as load:
         load.goes_on()
         victim = cluster.owner(Layout().keys[0].stream)
@@ -199,7 +200,7 @@ def test_a_frozen_primary_is_not_waited_for(cluster, server, capsys):
 
 @pytest.mark.slow
 def test_a_node_joins_and_leaves(cluster, server, capsys):
-    """A fourth primary takes the slots of every partition, under load, and gives them back, and is forgotten."""
+    """While events are counted, a fourth primary can take the slots of all partitions, return them, and leave."""
     with Load(server.url) as load:
         load.goes_on()
         homes = {keys.stream: cluster.owner(keys.stream) for keys in Layout().keys}
@@ -220,7 +221,7 @@ def test_a_node_joins_and_leaves(cluster, server, capsys):
 
 
 def test_a_node_that_has_left_is_no_informant(cluster, server):
-    """A seed that knows of nobody is passed over: the next one says who serves what."""
+    """If the first node of a URL belongs to no cluster, the slot map is read from the next one."""
     stranger = cluster._start()
     url = server.url.replace("redis+cluster://", f"redis+cluster://127.0.0.1:{stranger.port},")
     with contextlib.closing(connect(url)) as client:
@@ -234,14 +235,14 @@ def test_a_node_that_has_left_is_no_informant(cluster, server):
 
 
 def test_no_script_runs_while_its_slot_is_moved(cluster, server):
-    """While a partition's keys lie on two nodes, a batch is refused before its first write; then it is counted once."""
+    """While a partition's keys are on two nodes, a batch is refused before its first write; later it counts once."""
     with Harness(server.url) as harness, Producer(server.url) as producer:
         producer.emit("view", "article:1")
         producer.flush(10)
         harness.drain()
         keys = harness.layout.keys_of("article:1")
         partition = harness.layout.keys.index(keys)
-        # With a key in each place that a script declares, nothing but the guard is missing while the slot moves.
+        # All declared keys exist, so only the script's own check can refuse the batch while the slot moves.
         harness.client.xadd(keys.dead, {"reason": "test"})
         harness.client.set(keys.live, 1)
         producer.emit("view", "article:1")
@@ -261,7 +262,7 @@ def test_no_script_runs_while_its_slot_is_moved(cluster, server):
 
 
 def test_a_reading_between_two_nodes(cluster, server):
-    """While a partition's keys lie on two nodes, a single key is read wherever it is."""
+    """While a partition's keys are on two nodes, a single key can be read from either node."""
     with Harness(server.url) as harness, Producer(server.url) as producer:
         producer.emit("view", "article:1")
         producer.flush(10)

@@ -1,4 +1,4 @@
-"""A cluster by its URL: every part of the product works with it, and is told apart from a single server."""
+"""Every part of the product works with the URL of a cluster, and refuses a URL of the wrong kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.integration.cli.test_cli import PROGRAM
 
 
 def test_from_emit_to_total(server):
-    """Producer, worker, readers and the books of a cluster agree, over partitions on several nodes."""
+    """Events of a producer are counted and read on a cluster with several nodes, and the ledger agrees."""
     settings = Settings(redis=RedisSettings(url=server.url))
     with (
         counting(settings, structlog.get_logger()),
@@ -45,11 +45,11 @@ def test_from_emit_to_total(server):
             assert (books.appended, books.counted, books.unaccounted) == (300, 300, 0)
         runner.run(reader.close())
     nodes = {server.cluster.owner(keys.stream).port for keys in totals.deployment.layout.keys}
-    assert len(nodes) > 1  # tests before this one may have moved slots
+    assert len(nodes) > 1  # earlier tests may have moved slots
 
 
 def test_decisions(server):
-    """A limit holds on a cluster: the verdict comes from the node of the subject's partition."""
+    """A decision on a cluster is made by the node of the subject's partition, and respects the limit."""
     rules = Rules({"call": Metric(limit=2, per="hour")})
     with Harness(server.url, rules=rules, metrics=()) as harness, Producer(server.url) as producer:
         harness.client.hset(harness.layout.meta, "rules", publish(rules))
@@ -59,7 +59,7 @@ def test_decisions(server):
 
 
 def test_replicas_confirm(server):
-    """With durability = "replica", what is flushed is on a replica of each node that it was written to."""
+    """With durability "replica", a flush on a cluster confirms every entry on a replica."""
     with Producer(server.url, durability="replica") as producer:
         for i in range(50):
             producer.emit("view", f"article:{i}")
@@ -68,7 +68,7 @@ def test_replicas_confirm(server):
 
 
 def test_the_command_line(server):
-    """Status and get take the cluster's URL."""
+    """`tallystream status` accepts the URL of a cluster."""
     with Producer(server.url) as producer, Harness(server.url) as harness:
         producer.emit("view", "article:1", 3)
         producer.flush(10)
@@ -80,7 +80,7 @@ def test_the_command_line(server):
 
 
 def test_a_plain_url_to_a_node_is_refused(server):
-    """redis:// to a node of a cluster names the URL to write instead, whoever uses it; so does the reverse."""
+    """A `redis://` URL of a cluster node is refused by every client, with the form of the correct URL."""
     port = server.cluster.nodes[0].port
     plain = f"redis://127.0.0.1:{port}"
     with contextlib.closing(connect(plain)) as client, pytest.raises(ConfigurationError, match="redis\\+cluster://"):
@@ -101,14 +101,14 @@ def test_a_plain_url_to_a_node_is_refused(server):
 
 
 def test_a_cluster_url_to_a_single_server_is_refused(fresh_server):
-    """redis+cluster:// to a server that is no node says so, and what to write."""
+    """A `redis+cluster://` URL of a single server is refused, with the form of the correct URL."""
     url = fresh_server(port=0).url.replace("redis://", "redis+cluster://")
     with contextlib.closing(connect(url)) as client, pytest.raises(ConfigurationError, match="write redis://"):
         client.get("x")
 
 
 def test_a_script_that_a_node_lacks_is_loaded(server):
-    """SCRIPT FLUSH on one node, or on all, delays nothing that is not counted in the end."""
+    """After SCRIPT FLUSH on some or all nodes, the scripts are loaded again, and every event is counted."""
     with Harness(server.url) as harness, Producer(server.url) as producer:
         for round_ in range(3):
             for node in server.cluster.nodes[: round_ + 1]:
@@ -134,7 +134,7 @@ def test_a_script_that_a_node_lacks_is_loaded(server):
     ],
 )
 def test_a_url_names_nodes(url, hosts, first):
-    """Every part of the URL is read; the nodes are reached by the same user and options."""
+    """A cluster URL is parsed into its nodes; the URL of each node has the same user and options."""
     found = _ClusterUrl.parse(url)
     assert (found.hosts, found.of(found.hosts[0])) == (hosts, first)
     assert found.of(("::1", 3)).rpartition("?")[0].endswith("[::1]:3") or found.of(("::1", 3)).endswith("[::1]:3")
@@ -142,6 +142,6 @@ def test_a_url_names_nodes(url, hosts, first):
 
 @pytest.mark.parametrize("url", ["redis+cluster://", "redis+cluster://a:x", "redis+cluster://a:1/3"])
 def test_a_url_that_cannot_be_is_refused(url):
-    """A URL without nodes, with a port that is none or with a database is refused with the shape that is wanted."""
+    """A cluster URL without nodes, with an invalid port or with a database is refused, with the correct form."""
     with pytest.raises(ConfigurationError, match="redis\\+cluster://HOST:PORT,HOST:PORT"):
         connect(url)

@@ -1,4 +1,4 @@
-"""Every command on a cluster, each with the user that the documentation names for it; nothing is denied."""
+"""Every command works on a cluster, with the user that the documentation names for it; no command is denied."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ READER, PRODUCER, WORKER, ADMIN = "reader", "producer", "worker", "admin"
 
 
 class Users:
-    """The users of a cluster, on each of its nodes."""
+    """The users of a cluster, created on each of its nodes."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self._nodes = cluster.nodes
@@ -46,16 +46,16 @@ class Users:
             node.ask("ACL", "LOG", "RESET")
 
     def url(self, user: str) -> str:
-        """Return how a user connects."""
+        """Return the URL with which a user connects."""
         return f"redis+cluster://tally-{user}:{self._passwords[user]}@{self._hosts}"
 
     def denied(self) -> set[tuple[str, str]]:
-        """Return which user was denied what, on any node."""
+        """Return pairs of a user and a command or key that was denied to it, on any node."""
         rows = [_fields(row) for node in self._nodes for row in node.ask("ACL", "LOG")]
         return {(row[b"username"].decode(), row[b"object"].decode()) for row in rows}
 
     def remove(self) -> None:
-        """Leave nothing of them."""
+        """Remove the users from every node."""
         for node in self._nodes:
             for user in users():
                 node.ask("ACL", "DELUSER", f"tally-{user.name}")
@@ -63,7 +63,7 @@ class Users:
 
 @pytest.fixture
 def who(cluster: LocalCluster) -> Iterator[Users]:
-    """The users of an empty cluster; what one of them was denied fails the test."""
+    """Provide the users of an empty cluster; a denied command or key fails the test."""
     made = Users(cluster)
     yield made
     denied = made.denied()
@@ -73,19 +73,19 @@ def who(cluster: LocalCluster) -> Iterator[Users]:
 
 @pytest.fixture
 def shell(who: Users, tmp_path: Path) -> Callable[[str], Shell]:
-    """Commands of a user."""
+    """Provide a function that returns a shell for a user's commands."""
     return lambda user: Shell(who.url(user), tmp_path)
 
 
 @contextlib.contextmanager
 def worker(who: Users) -> Iterator[None]:
-    """Count, as the worker's user."""
+    """Run a worker as the worker's user until the block ends."""
     with counting(Settings(redis=RedisSettings(url=who.url(WORKER))), logs.configure(quiet=True)):
         yield
 
 
 def ingested(shell: Callable[[str], Shell], folder: Path, **more: object) -> Counter[str]:
-    """Count a file of views of all subjects; return what was counted."""
+    """Ingest a file of views of all subjects, and wait until they are counted; return the views by subject."""
     expected = Counter({subject: 3 + number for number, subject in enumerate(SUBJECTS)})
     lines = [json.dumps({"metric": "view", "subject": subject} | more) for subject in expected.elements()]
     path = folder / "events.ndjson"
@@ -96,14 +96,14 @@ def ingested(shell: Callable[[str], Shell], folder: Path, **more: object) -> Cou
 
 
 def views(who: Users) -> Counter[str]:
-    """Return the views of all subjects."""
+    """Return the counted views by subject, without zeros."""
     with Totals(who.url(READER)) as totals:
         found = totals.get_many((subject, "view") for subject in SUBJECTS).values
     return Counter({subject: value for (subject, _), value in found.items() if value})
 
 
 def test_counting_and_reading(who, shell, tmp_path):
-    """Ingest, emit, get, top, status, reset and what is parked: as on one server, over partitions on three nodes."""
+    """`ingest`, `emit`, `get`, `top`, `status`, `reset` and `dead` work over partitions on three nodes."""
     with worker(who):
         expected = ingested(shell, tmp_path)
         shell(PRODUCER)("emit", "view", SUBJECTS[0], "--amount", "100", "--wait")
@@ -128,7 +128,7 @@ def test_counting_and_reading(who, shell, tmp_path):
 
 
 def test_the_log_is_folded_again(who, shell, tmp_path):
-    """Replay prints every event, audit finds nothing but what is wrong, and rebuild, undo, drop and retract hold."""
+    """`replay`, `audit`, `rebuild` with undo and drop, and `retract` work on a cluster."""
     with worker(who):
         expected = ingested(shell, tmp_path)
         for subject in SUBJECTS[:8]:
@@ -158,7 +158,7 @@ def test_the_log_is_folded_again(who, shell, tmp_path):
 
 
 def test_everything_comes_back(who, shell, tmp_path, server):
-    """Archive, snapshot and drill work; a cluster that lost all has it again, with what came behind the snapshot."""
+    """`archive`, `snapshot` and `drill` work on a cluster; `restore` brings back all data, also after the snapshot."""
     admin, database, folder = shell(ADMIN), str(tmp_path / "tally.sqlite"), str(tmp_path / "archive")
     with worker(who):
         expected = ingested(shell, tmp_path)

@@ -1,4 +1,4 @@
-"""A node answers what another is to execute in the texts that `tallystream.client.replies` tells apart."""
+"""The error replies of real nodes have the meanings that `tallystream.client.replies` gives them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY, ABSENT, ELSEWHERE = "{tag}:1", "{tag}:2", "{another}:1"
 
 @contextlib.contextmanager
 def moving(cluster: LocalCluster, slot: int, source: LocalNode, target: LocalNode) -> Iterator[None]:
-    """Begin to move a slot, and take it back in the end."""
+    """Begin to move a slot, and cancel the move at the end of the block."""
     cluster.open_move(slot, source, target)
     try:
         yield
@@ -33,14 +33,14 @@ def moving(cluster: LocalCluster, slot: int, source: LocalNode, target: LocalNod
 
 
 def meanings_of(node: LocalNode, *command: object) -> set[str]:
-    """Return what the error means that a node answers a command with."""
+    """Run a command that fails on a node; return the meanings of the error."""
     with pytest.raises(ResponseError) as caught:
         node.ask(*command)
     return meanings(caught.value)
 
 
 def test_what_a_node_does_not_execute(cluster: LocalCluster) -> None:
-    """MOVED, ASK, TRYAGAIN and CROSSSLOT are told apart."""
+    """MOVED, ASK, TRYAGAIN and CROSSSLOT of a node have the expected meanings."""
     source = cluster.owner(KEY)
     target = next(node for node in cluster.nodes if node.is_primary() and node is not source)
     source.ask("SET", KEY, 1)

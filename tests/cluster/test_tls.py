@@ -1,4 +1,4 @@
-"""A cluster by TLS: every node is reached by it, with its certificate checked; what is counted is the same."""
+"""A cluster can be used over TLS: the certificate of every node is checked."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def secured(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:  # noqa: F811
-    """Three primaries that speak TLS to each other and to whoever has a certificate."""
+    """Provide a cluster of three primaries that use TLS between them, and for clients with a certificate."""
     folder = tmp_path_factory.mktemp("secured")
     with local_cluster("cluster-redis", folder, replicas=0, certificates=certificates) as cluster:
         yield cluster
 
 
 def url_of(cluster: LocalCluster, certificates: Path, ca: str = "ca") -> str:  # noqa: F811
-    """Return the cluster's URL, by one of its nodes."""
+    """Return a TLS URL of the cluster, with one of its nodes."""
     own = f"&ssl_certfile={certificates}/client.crt&ssl_keyfile={certificates}/client.key"
     return f"rediss+cluster://127.0.0.1:{cluster.nodes[0].tls_port}?ssl_ca_certs={certificates}/{ca}.crt{own}"
 
 
 def test_everything_works_by_tls(secured: LocalCluster, certificates: Path) -> None:  # noqa: F811
-    """A producer, a worker, totals and the read service work over TLS on every node, found by one of them."""
+    """A producer, a worker, totals and the read service use TLS on every node; the URL names one node."""
     url = url_of(secured, certificates)
     with counting(settings_for(url), logs.configure(quiet=True)), serving(settings_for(url)) as service:
         with Producer(url) as producer:
@@ -57,7 +57,7 @@ def test_everything_works_by_tls(secured: LocalCluster, certificates: Path) -> N
 
 
 def test_a_certificate_of_someone_else_is_refused(secured: LocalCluster, certificates: Path) -> None:  # noqa: F811
-    """A node whose certificate another authority signed is not talked to."""
+    """A connection to a node is refused if another authority signed its certificate."""
     with (
         closing(connect(url_of(secured, certificates, "other"))) as client,
         pytest.raises(RedisConnectionError, match="certificate verify failed"),

@@ -1,6 +1,7 @@
-"""Whatever reads bytes of others, fed with broken ones: declared errors only, no hang, no memory that grows.
+"""Every parser of foreign bytes returns a result or a declared error for broken input, in bounded time and memory.
 
-A second or so for each in the fast suites; `make fuzz SECONDS=600` goes on with new seeds, each printed.
+In the fast suites, each parser is tested for about a second; `make fuzz SECONDS=600` continues with new seeds, and
+prints each of them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = float(os.environ.get("TALLYSTREAM_FUZZ_SECONDS", "0"))
-"""How long each target is fed; 0 for one round of examples."""
+"""Seconds for which each target is tested; 0 for one round of examples."""
 
 RECEIVED = 1_763_900_000_000
 RULES = Rules({"view": Metric("")})
@@ -51,7 +52,7 @@ shaped = st.lists(
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """Draw a payload of ours with some bytes changed, cut off, repeated or put in: what a fuzzer finds after long."""
+    """Draw an encoded payload with some bytes changed, cut off, repeated or inserted."""
     group = Group("view", 29_400_000, ["a", "b"], {"c": 3}, {"d": (7, 2)})
     text = bytearray(encode(Payload([group] * draw(st.integers(1, 3)), [Single("vote", "a", 1, RECEIVED, "u", None)])))
     for _ in range(draw(st.integers(1, 4))):
@@ -72,7 +73,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 def feed(strategy: st.SearchStrategy[Any], target: Callable[[Any], None], examples: int = 150) -> None:
-    """Give a target what a strategy draws, once or for `SECONDS`; an example may take a second, and no more."""
+    """Call a target with examples of a strategy, one round or for `SECONDS`; an example may take a second at most."""
     began = time.monotonic()
     first = int(os.environ.get("TALLYSTREAM_SEED", "0")) or random.randrange(1, 2**32)
     while True:
@@ -93,7 +94,7 @@ def feed(strategy: st.SearchStrategy[Any], target: Callable[[Any], None], exampl
 
 
 def read_entry(fields: dict[bytes, bytes]) -> None:
-    """Read an entry: a payload that can be written again, or an error of ours."""
+    """Decode an entry and encode its payload again; ignore a declared error."""
     try:
         payload = decode(fields, RECEIVED)
     except (CodecError, EventError):
@@ -108,13 +109,13 @@ def packed(text: bytes, n: int = 1) -> dict[bytes, bytes]:
 
 
 def test_packed_entries_of_any_bytes() -> None:
-    """Bytes of any kind, of any shape near ours, or ours with damage, are an entry or refused."""
+    """Any bytes, and damaged or malformed payloads, are decoded or refused with a declared error."""
     texts = damaged() | st.binary(max_size=200) | (packable | shaped).map(msgspec.msgpack.encode)
     feed(st.builds(packed, texts, st.integers(-1, 10**9)), read_entry, 300)
 
 
 def test_plain_entries_of_any_bytes() -> None:
-    """Plain fields of any bytes are an event or refused."""
+    """Plain fields with any bytes are decoded to an event or refused with a declared error."""
     names = st.sampled_from([b"metric", b"subject", b"amount", b"actor", b"at", b"id", b"v", b"colour"])
     values = (
         st.binary(max_size=30)
@@ -135,7 +136,7 @@ SAMPLES = {
 
 @pytest.mark.parametrize("kind", READERS)
 def test_lines_of_files(kind: str) -> None:
-    """Every line of any bytes has one outcome; what is said of a bad one is plain and short."""
+    """Lines of any bytes are parsed or reported as bad, with a printable reason of at most 300 characters."""
     whole_file = SAMPLES[kind].split(b"\n")
 
     def parse(lines: list[bytes]) -> None:
@@ -159,7 +160,7 @@ def test_lines_of_files(kind: str) -> None:
 
 
 def test_events_in_json() -> None:
-    """Bytes of any kind as an event's JSON are an event or refused."""
+    """Any bytes in place of an event's JSON are decoded to an event or refused with a declared error."""
     values = st.recursive(
         st.none() | st.booleans() | whole | st.floats() | words,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
@@ -176,7 +177,7 @@ def test_events_in_json() -> None:
 
 
 def test_settings(tmp_path: Path) -> None:
-    """A configuration of any bytes, or near a good one, is read or refused with an error that names the file."""
+    """A configuration of any bytes is read, or refused with an error that names the file."""
     file = tmp_path / "tallystream.toml"
     sections = st.sampled_from(["redis", "worker", "serve", "metric.view", "metric.a.b", "ratio.r", "colour", "metric"])
     settings_ = st.sampled_from(
@@ -238,7 +239,7 @@ def test_settings(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_claim_of_four_billion_items_takes_no_memory(text: bytes) -> None:
-    """A header that claims what is not there is refused without room being made for it, however often it comes."""
+    """A header with a length of four billion items is refused without an allocation for it."""
     fields = packed(text)
     for _ in range(20):
         with pytest.raises(CodecError):
@@ -255,7 +256,7 @@ def test_a_claim_of_four_billion_items_takes_no_memory(text: bytes) -> None:
 
 
 def test_broken_input_leaves_nothing_behind() -> None:
-    """Ten thousand broken entries and lines leave no memory in use."""
+    """Parsing thousands of broken entries and lines does not increase the memory in use."""
     draw = random.Random(7)
     broken = [draw.randbytes(draw.randrange(80)) for _ in range(500)]
 

@@ -1,4 +1,4 @@
-"""docker-compose.yml, as it stands: what it starts counts, survives a killed worker, and leaves nothing behind."""
+"""The services of docker-compose.yml count every event once, survive a killed worker, and are removed completely."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROJECT = "tallystream-test"
 
 
 class Compose:
-    """The project in a copy of the repository, with secrets of its own."""
+    """The compose project in a copy of the repository, with separate secrets."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
@@ -34,18 +34,18 @@ class Compose:
         self._environment = os.environ | {"TALLYSTREAM_PORT": str(port), "COMPOSE_PROJECT_NAME": PROJECT}
 
     def __call__(self, *arguments: str) -> str:
-        """Run `docker compose` and return what it prints."""
+        """Run `docker compose` and return its standard output."""
         return run("docker", "compose", *arguments, cwd=self.folder, env=self._environment)
 
     @property
     def secrets(self) -> dict[str, str]:
-        """The passwords and tokens that were made."""
+        """The generated passwords and tokens, by variable."""
         lines = (self.folder / ".env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
 def run(*command: str, **settings: Any) -> str:
-    """Run a program and return what it prints; what it complains about is in the failure."""
+    """Run a program and return its standard output; if it fails, fail the test with its standard error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, **settings)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-3000:]}"
     return done.stdout
@@ -53,7 +53,7 @@ def run(*command: str, **settings: Any) -> str:
 
 @pytest.fixture(scope="module")
 def compose(tmp_path_factory: pytest.TempPathFactory) -> Compose:
-    """The project, where an engine answers."""
+    """Provide the project; skip the test if no container engine answers."""
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "version"], capture_output=True, check=False).returncode
@@ -72,19 +72,19 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Compose:
 
 @pytest.fixture
 def running(compose: Compose) -> Iterator[Compose]:
-    """What can be run everywhere: Redis, the workers and the read service, up and healthy."""
+    """Provide the project with Redis, the workers and the read service up and healthy."""
     try:
         compose("up", "--detach", "--build", "--wait", "redis", "worker", "serve")
         yield compose
     except AssertionError:
-        print(compose("logs", "--tail", "30"))  # noqa: T201  # for whoever reads the failure
+        print(compose("logs", "--tail", "30"))  # noqa: T201  # shown if the test fails
         raise
     finally:
         compose("down", "--volumes", "--remove-orphans")
 
 
 def test_the_whole_file_is_valid(compose: Compose) -> None:
-    """Every service is described as compose wants it, limited, checked, and without a secret of its own."""
+    """Every service is valid, has limits and a health check, listens on the loopback address, and has no secret."""
     services = json.loads(compose("config", "--format", "json"))["services"]
     assert set(services) == {"redis", "worker", "serve", "prometheus", "grafana"}
     for name, service in services.items():
@@ -97,7 +97,7 @@ def test_the_whole_file_is_valid(compose: Compose) -> None:
 
 
 def test_without_secrets_nothing_starts(compose: Compose, tmp_path: Path) -> None:
-    """Compose says what to run where no password was made."""
+    """Without generated passwords, compose fails and names the command that generates them."""
     (tmp_path / "docker-compose.yml").write_text((ROOT / "docker-compose.yml").read_text())
     done = subprocess.run(
         ["docker", "compose", "config"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
@@ -108,7 +108,7 @@ def test_without_secrets_nothing_starts(compose: Compose, tmp_path: Path) -> Non
 
 
 def test_it_counts_and_leaves_nothing(running: Compose) -> None:
-    """Events are counted once while a worker is killed and started again; a stop is clean; `down -v` leaves nothing."""
+    """Events count once although a worker is killed; services stop with status 0; `down --volumes` leaves nothing."""
     headers = {"Authorization": f"Bearer {running.secrets['TALLYSTREAM_SERVE_WRITE_TOKEN']}"}
     with httpx.Client(base_url=running.url, headers=headers, timeout=10) as http:
         assert httpx.get(f"{running.url}/v1/counters/a").status_code == 401
@@ -131,7 +131,7 @@ def test_it_counts_and_leaves_nothing(running: Compose) -> None:
         run("docker", "start", workers[0])
         until(lambda: total() == 20, timeout=90, interval=0.2, what="every event counted once")
         assert "tallystream_unaccounted_events 0.0" in http.get("/metrics").text
-        running("up", "--detach", "--wait", "redis", "worker", "serve")  # the one that was killed is up as well
+        running("up", "--detach", "--wait", "redis", "worker", "serve")  # waits for the killed worker too
     running("stop", "serve", "worker", "redis")
     states = [json.loads(line) for line in running("ps", "--all", "--format", "json").splitlines()]
     assert {(state["Service"], state["ExitCode"]) for state in states} == {("worker", 0), ("serve", 0), ("redis", 0)}

@@ -1,4 +1,4 @@
-"""What an application gets when it installs `tallystream`, and nothing else."""
+"""An application that installs `tallystream` gets a working library, and no package for operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import missing
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
 
-# Runs in the clean environment: what can be imported there, and one event.
+# Runs in the clean environment: emits an event, and prints which packages can be imported.
 APPLICATION = """
 import importlib.util, json, sys
 from importlib.metadata import version
@@ -43,8 +43,8 @@ FOR_OPERATORS = [
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a program and return what it prints; what it complains about is in the test's output."""
-    # This run's own environment must not leak into the clean one.
+    """Run a program and return its standard output; its standard error is in the test's output."""
+    # The environment of this run must not leak into the clean one.
     settings = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
     done = subprocess.run(command, cwd=cwd, env=settings, stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, f"{command[0]} exited with status {done.returncode}"
@@ -53,13 +53,13 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def uv() -> str:
-    """The uv that runs these tests, or the one on PATH."""
+    """Provide the path of the uv that runs these tests, or of the one on PATH."""
     return os.environ.get("UV") or shutil.which("uv") or missing("no uv on PATH", unless="CI")
 
 
 @pytest.fixture(scope="module")
 def python(uv, tmp_path_factory) -> Path:
-    """The Python of a clean environment that holds the `tallystream` wheel and what the wheel asks for."""
+    """Provide the Python of a clean environment that has only the `tallystream` wheel and its dependencies."""
     home = tmp_path_factory.mktemp("application")
     run(uv, "build", "--wheel", "--quiet", "--out-dir", home / "dist", ROOT / "producer", cwd=home)
     (wheel,) = (home / "dist").glob("*.whl")
@@ -70,7 +70,7 @@ def python(uv, tmp_path_factory) -> Path:
 
 
 def test_an_application_installs_the_library_alone(python, fresh_server, tmp_path):
-    """The `tallystream` wheel alone is enough to emit an event, and brings nothing that operators need."""
+    """The `tallystream` wheel alone can emit an event, and installs no package for operators."""
     server = fresh_server(port=0)
     answer = json.loads(run(python, "-c", APPLICATION, server.url, *FOR_OPERATORS, cwd=tmp_path))
     assert answer["present"] == []

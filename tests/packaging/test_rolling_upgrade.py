@@ -1,6 +1,6 @@
-"""A rolling upgrade: the release before and this one, workers and producers of both, at once on the same data.
+"""In a rolling upgrade, workers and producers of an earlier release and of this one work on the same data at once.
 
-There has been one layout so far, so no data is converted; what is tried is that the two agree about everything in it.
+Both releases have the same layout, so no data is converted; the tests check that they agree about all of it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
 BEFORE = ("0cd6d1cab2", "f4b89f1444")
-"""Commits that stand for a release before. The first has groups, gates, a ledger and rules, and was made before
-generations, alerts, maintenance, the spool, snapshots and clusters. The second is the last
-one with flat packages."""
+"""Commits that represent earlier releases. The first one has groups, sequence gates, a ledger and rules, but no
+generations, alerts, maintenance, spool, snapshots or clusters. The second one is the last with flat packages."""
 
 OLD, NEW = "before", "this"
 RETRY = [Path(sys.executable).with_name("tallystream"), "dead", "retry", "--all"]
@@ -59,7 +58,7 @@ WORKER = "import sys; from tallystream_worker.cli.main import main; sys.argv[0] 
 
 @pytest.fixture(scope="module", params=BEFORE)
 def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources of the release before."""
+    """Provide a folder with the sources of an earlier release."""
     git = shutil.which("git") or missing("no git on PATH", unless="CI")
     folder = tmp_path_factory.mktemp("before")
     archive = folder / "before.tar"
@@ -82,13 +81,13 @@ def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _paths(before: Path) -> dict[str, str]:
-    """Return an environment in which the release before is found, in front of this one, which is installed."""
+    """Return an environment in which Python imports the earlier release instead of the installed one."""
     return dict(os.environ) | {"PYTHONPATH": f"{before / 'producer'}{os.pathsep}{before / 'worker'}"}
 
 
 @pytest.fixture
 def run(before: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start a program of the release before, or of this one; what is left is killed at the end."""
+    """Provide a function that starts a program of either release; programs that still run are killed at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(release: str, code: str, *arguments: object) -> subprocess.Popen[bytes]:
@@ -103,9 +102,9 @@ def run(before: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def test_both_releases_count_together(run, fresh_server) -> None:
-    """Producers and workers of both, one after the other and at once, forth and back: every event counts once.
+    """With producers and workers of both releases, in turns and at once, every event counts once.
 
-    What an older worker cannot read of newer producers it parks; a retry by the new release counts it.
+    An older worker dead-letters entries of newer producers that it cannot read; a retry by the new release counts them.
     """
     url = fresh_server().url
     rounds, names = 0, (f"worker-{number}" for number in count())
@@ -117,7 +116,7 @@ def test_both_releases_count_together(run, fresh_server) -> None:
         rounds += len(releases)
 
     def worker(release: str) -> subprocess.Popen[bytes]:
-        name = next(names)  # a new one each time: the group remembers who was there
+        name = next(names)  # a new name each time, because the group keeps its consumers
         process = run(release, WORKER, "worker", "--redis", url, "--name", name)
         with contextlib.closing(connect(url)) as client:
             until(
@@ -164,7 +163,7 @@ def test_both_releases_count_together(run, fresh_server) -> None:
 
 
 def test_a_layout_of_the_future_is_refused(fresh_server) -> None:
-    """Data of another layout is neither read nor written, and the message names both versions."""
+    """Data of another layout version is neither read nor written, and the error names both versions."""
     url = fresh_server().url
     with contextlib.closing(connect(url)) as client:
         deployment = Deployment.create_or_load(client)
@@ -182,7 +181,7 @@ def test_a_layout_of_the_future_is_refused(fresh_server) -> None:
 
 
 def _reads(client, deployment, name: str) -> bool:
-    """Tell whether a worker waits in every partition."""
+    """Return whether a worker is a consumer of every partition."""
     readers = [
         {row["name"].decode() for row in client.xinfo_consumers(keys.stream, keys.group)}
         for keys in deployment.layout.keys

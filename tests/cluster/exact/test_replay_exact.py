@@ -1,4 +1,4 @@
-"""What is proved of a single server, proved of a cluster."""
+"""Runs the tests of `tests/integration/counting/test_replay_exact.py` on a cluster."""
 
 import pytest
 
