@@ -1,4 +1,4 @@
-"""An access log, ingested while workers are killed, counts as an independent reading of it says."""
+"""The totals of an ingested access log equal an independent count, even if workers are killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def log(tmp_path) -> Path:
-    """The real log where it is at hand, else one of our own making."""
+    """Provide the path of the real access log if it exists, else of a generated one."""
     if REAL_LOG.is_file():
         return REAL_LOG
     made = tmp_path / "access.log.gz"
@@ -35,14 +35,14 @@ def log(tmp_path) -> Path:
 
 
 def independent(log: Path) -> Counter[str]:
-    """Count the paths of a log by the words of its lines."""
+    """Return the number of lines of each path in a log, by splitting its lines."""
     with gzip.open(log, "rt", encoding="utf-8", errors="replace") as lines:
         return Counter(line.split('"')[1].split(" ")[1] for line in lines)
 
 
 @pytest.mark.parametrize("place", ["after-fetch:2", "before-apply:3", "after-apply:2"])
 def test_a_log_counts_exactly_though_workers_are_killed(fresh_server, log, place):
-    """Each path has its number of lines, with a worker killed by SIGKILL in mid-run and another started."""
+    """If a worker is killed with SIGKILL and another is started, each path's total is its number of lines."""
     expected = independent(log)
     with Harness(fresh_server().url, metrics=["view"]) as harness:
         with worker(harness.url, failpoint=place) as doomed:

@@ -1,4 +1,4 @@
-"""The articles application, spoken to as the clients of the tutorial's own program speak to it."""
+"""The articles application answers the requests of the tutorial's clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.waiting import until
 
 @contextlib.contextmanager
 def articles(redis_url):
-    """Run the application as its README says, and end it as a supervisor would."""
+    """Run the application with the command of its README; end it with SIGTERM, without a traceback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,9 +60,9 @@ def articles(redis_url):
 
 @pytest.fixture
 def client(server, monkeypatch):
-    """A client of the application, beside a worker that counts what its configuration declares."""
+    """Provide a client of the application, while a worker counts the metrics of its configuration."""
     monkeypatch.setattr("tallystream_worker.runtime.partition_worker.BLOCK", 0.05)
-    # A limit begins anew with the hour: none of these tests may be cut in two by one.
+    # A new hour resets the limits: no test may run across its beginning.
     until(lambda: time.time() % HOUR < HOUR - 20, timeout=30, what="the hour to begin")
     settings = load(ROOT / "examples/articles/tallystream.toml", {})
     settings = replace(settings, redis=RedisSettings(url=server.url))
@@ -75,7 +75,7 @@ def client(server, monkeypatch):
 
 
 def test_the_tutorial_s_clients_work_unchanged(client):
-    """Views, likes, calls, votes and the dashboard answer with the tutorial's fields, states and numbers."""
+    """Requests for views, likes, calls, votes and the dashboard get the tutorial's fields, statuses and numbers."""
     views = [client.post("/articles/1/view").json() for _ in range(5)]
     assert views[0] == {"articleId": "1", "views": 1, "message": "View counted"}
     assert views[-1]["views"] == 5
@@ -112,7 +112,7 @@ def test_the_tutorial_s_clients_work_unchanged(client):
 
 
 def test_a_hundred_views_at_once_are_a_hundred(client):
-    """100 concurrent views, followed at once by stats, are exactly 100, and each was told another number."""
+    """100 concurrent views get the totals 1 to 100, and statistics requested right after them contain all 100."""
 
     async def together() -> list[int]:
         async with httpx.AsyncClient(base_url=client.base_url) as caller:
@@ -124,7 +124,7 @@ def test_a_hundred_views_at_once_are_a_hundred(client):
 
 
 def test_the_call_after_the_limit_is_refused(client):
-    """Of 1,001 calls with one key 1,000 pass; the next is answered 429 with nothing remaining, other keys go on."""
+    """Of 1,001 calls with one key, 1,000 pass and the last gets status 429; calls with other keys still pass."""
     key = {"x-api-key": "busy"}
     states = [client.post("/api/call", headers=key).status_code for _ in range(1000)]
     assert states == [200] * 1000
@@ -137,7 +137,7 @@ def test_the_call_after_the_limit_is_refused(client):
 
 
 def test_an_identifier_that_cannot_exist_is_refused(client):
-    """An article name with a control character is the caller's mistake, and said to be."""
+    """A request for an article name with a control character gets status 400, and the error names the subject."""
     answer = client.post("/articles/a%00b/view")
     assert answer.status_code == 400
     assert "subject" in answer.json()["error"]

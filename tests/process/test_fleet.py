@@ -1,4 +1,4 @@
-"""Fleets: workers that share every partition evenly, and come and go while events flow."""
+"""Workers share every partition evenly, and can join and leave while events are counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARTITIONS = 16
 
 
 class Worker:
-    """A worker process and what it says of itself."""
+    """A worker process, ready when it is created, and its metrics."""
 
     def __init__(self, url: str, name: str) -> None:
         self._port = free_port()
@@ -51,14 +51,14 @@ class Worker:
 
     @property
     def events(self) -> float:
-        """Events that it has counted."""
+        """The number of events that the worker has counted, from its metrics."""
         (found,) = re.findall(r"^tallystream_batch_events_sum (\S+)$", self._get("/metrics"), re.MULTILINE)
         return float(found)
 
 
 @contextlib.contextmanager
 def worker(url: str, name: str) -> Iterator[Worker]:
-    """Run a worker until the block ends; it must stop cleanly."""
+    """Run a worker until the block ends; it must then stop with status 0, unless it ended before."""
     running = Worker(url, name)
     try:
         yield running
@@ -70,7 +70,7 @@ def worker(url: str, name: str) -> Iterator[Worker]:
 
 @pytest.fixture
 def server(fresh_server) -> EmbeddedServer:
-    """A server with more partitions than anyone has cores."""
+    """Provide a server with a deployment of 16 partitions."""
     server = fresh_server()
     with contextlib.closing(connect(server.url)) as client:
         Deployment.create_or_load(client, PARTITIONS)
@@ -79,7 +79,7 @@ def server(fresh_server) -> EmbeddedServer:
 
 @pytest.mark.slow
 def test_workers_share_the_load_and_come_and_go(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers count within 20 % of the same; one that joins gets its part; one that leaves takes none with it."""
+    """Two workers count about equally many events (20 %); a third gets a share; one that leaves loses no event."""
     monkeypatch.setenv("TALLYSTREAM_REDIS_PARTITIONS", str(PARTITIONS))
     emitted = 0
     with (
@@ -96,7 +96,7 @@ def test_workers_share_the_load_and_come_and_go(server: EmbeddedServer, monkeypa
                     for subject in range(PARTITIONS * 8):
                         producer.emit("view", f"article:{subject}")
                     emitted += PARTITIONS * 8
-                    producer.flush(30)  # one round trip after the other: a load, not a backlog
+                    producer.flush(30)  # wait for each round: a steady load, not a backlog
 
             before = leaving.events, second.events
             emit(200)
@@ -107,7 +107,7 @@ def test_workers_share_the_load_and_come_and_go(server: EmbeddedServer, monkeypa
 
             with worker(server.url, "third") as third:
                 emit(50)
-                first.close()  # under load, what it holds is finished
+                first.close()  # stops under load, and finishes its entries
                 emit(50)
                 producer.flush(60, wait="counted")
                 assert third.events > 0
@@ -120,7 +120,7 @@ def test_workers_share_the_load_and_come_and_go(server: EmbeddedServer, monkeypa
 
 
 class Watch:
-    """Looks at the books of every partition while the block runs; keeps the longest time that one stood still."""
+    """Polls the ledger of every partition during the block; keeps the longest time without a newly counted event."""
 
     def __init__(self, url: str) -> None:
         self._stopping = threading.Event()
@@ -144,7 +144,7 @@ class Watch:
                 before = found
 
     def longest(self) -> float:
-        """Return it, in seconds, and begin anew."""
+        """Return the longest time without a counted event in any partition, in seconds, and reset it."""
         found, self._longest = self._longest, 0.0
         return found
 
@@ -158,7 +158,7 @@ class Watch:
 
 
 class Load:
-    """Emits to every partition, again and again, and ten times as much to one of them, until it is stopped."""
+    """Emits events for subjects of every partition, and ten times as many for one hot subject, until it is stopped."""
 
     def __init__(self, url: str) -> None:
         self._stopping = threading.Event()
@@ -174,7 +174,7 @@ class Load:
             self.emitted += 11 * len(cold)
 
     def stop(self) -> None:
-        """Emit no more."""
+        """Stop emitting, and wait for the thread."""
         self._stopping.set()
         self._thread.join()
 
@@ -189,7 +189,7 @@ class Load:
 
 @pytest.mark.slow
 def test_no_partition_waits_while_workers_come_and_go(server, monkeypatch, capsys) -> None:
-    """While workers join, leave and are killed, and one subject is hot, every partition goes on being counted."""
+    """While workers join, leave and are killed, and one subject is hot, no partition stops counting for 10 seconds."""
     monkeypatch.setenv("TALLYSTREAM_REDIS_PARTITIONS", str(PARTITIONS))
     url, gaps = server.url, {}
     with worker(url, "stays") as stays, Load(url) as load:
@@ -197,7 +197,7 @@ def test_no_partition_waits_while_workers_come_and_go(server, monkeypatch, capsy
         with Watch(url) as watch:
 
             def note(what: str) -> None:
-                """Let the load go on for a while behind a change."""
+                """Wait for two seconds after a change, and record the longest time without a counted event."""
                 end = time.monotonic() + 2
                 until(lambda: time.monotonic() > end, what="two seconds")
                 gaps[what] = watch.longest()
@@ -211,7 +211,7 @@ def test_no_partition_waits_while_workers_come_and_go(server, monkeypatch, capsy
                 dies.process.kill()
                 dies.process.wait()
                 note("it is killed")
-                with worker(url, "dies"):  # who comes under its name begins with what it held
+                with worker(url, "dies"):  # a worker of the same name begins with its pending entries
                     note("it comes back")
                     load.stop()
         load.producer.flush(60, wait="counted")

@@ -1,4 +1,4 @@
-"""The ingest command, killed and started again."""
+"""`tallystream ingest` counts every line once, even if it is killed and started again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.process.test_worker_process import PROGRAM
 
 @pytest.mark.parametrize("place", ["before-ingest:1", "after-ingest:1", "after-ingest:2"])
 def test_killed_in_the_middle_and_started_again(server, tmp_path, place):
-    """An ingest killed by SIGKILL, started again until it ends, counts every line once."""
+    """If `ingest` is killed with SIGKILL and run again, every line counts once."""
     path = tmp_path / "access.log"
     path.write_text(
         "".join(
@@ -38,7 +38,7 @@ def test_killed_in_the_middle_and_started_again(server, tmp_path, place):
 
 
 def test_several_files_by_several_processes(server, tmp_path, log):  # noqa: F811
-    """Files read side by side by two processes count as an independent reading says, and again nothing."""
+    """Two processes ingest several files, and the totals equal an independent count; a second run appends nothing."""
     other = tmp_path / "other.log"
     other.write_text(
         "".join(f'h - - [17/May/2015:10:05:03 +0000] "GET /{n} HTTP/1.1" 200 1 "-" "-"\n' for n in range(99))

@@ -1,4 +1,4 @@
-"""Events from JavaScript, by the very lines that the documentation gives."""
+"""The JavaScript code of the documentation emits events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "integrations" / "javascript.md"
 
 @pytest.fixture
 def node():
-    """Run lines of JavaScript in Node.js, and return what they print."""
+    """Provide a function that runs JavaScript in Node.js and returns its output."""
     program = shutil.which("node")
     if program is None:
         if "CI" in os.environ:
@@ -34,7 +34,7 @@ def node():
 
 
 def test_the_lines_of_the_page(server, node):
-    """What the page tells a developer to write emits two events, and tells a voter who votes twice."""
+    """The code of the page emits two events, and reports a second vote of the same voter."""
     emit, _beacon, decide = re.findall(r"```javascript\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     rules = Rules({"view": Metric(), "like": Metric(), "vote": Metric(once="forever")})
     with Harness(server.url, rules=rules) as harness, http_service(server.url) as client:

@@ -1,4 +1,4 @@
-"""The views that stay open, on a terminal and without one."""
+"""The live views of the command line work on a terminal, and print lines without one."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Terminal:
-    """A program on a terminal of its own."""
+    """A program that runs on a separate pseudo-terminal."""
 
     def __init__(self, *arguments: str, url: str) -> None:
         self.master, slave = pty.openpty()
         self.resize(40, 100)
         command = [PROGRAM, *arguments, "--redis", url]
-        # The terminal says how wide it is, whatever the environment of the tests says of theirs.
+        # The terminal determines the width, not the environment of the tests.
         env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         env |= {"TERM": "xterm-256color"}
         self.process = subprocess.Popen(
@@ -49,11 +49,11 @@ class Terminal:
         self.text = ""
 
     def resize(self, rows: int, columns: int) -> None:
-        """Give the window another size."""
+        """Set the size of the terminal."""
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def shows(self, pattern: str, timeout: float = 20) -> str:
-        """Wait until what was drawn from now on matches; return it."""
+        """Wait until output from now on matches a pattern; return this output without escape sequences."""
         self.text = ""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -65,7 +65,7 @@ class Terminal:
         raise AssertionError(f"{pattern!r} was not shown; the last was {self.text[-2000:]!r}")
 
     def ends(self) -> int:
-        """Read on until the program has ended; return its status."""
+        """Read output until the program ends; return its exit status."""
         deadline = time.monotonic() + 20
         while self.process.poll() is None and time.monotonic() < deadline:
             ready, _, _ = select.select([self.master], [], [], 0.05)
@@ -79,7 +79,7 @@ class Terminal:
 
 @contextmanager
 def on_terminal(*arguments: str, url: str) -> Iterator[Terminal]:
-    """Run a program on a terminal; it is ended with the block."""
+    """Run a program on a terminal; kill it at the end of the block."""
     terminal = Terminal(*arguments, url=url)
     try:
         yield terminal
@@ -91,7 +91,7 @@ def on_terminal(*arguments: str, url: str) -> Iterator[Terminal]:
 
 
 def test_status_ticks_on_a_terminal_until_q(server: Server) -> None:
-    """The view shows new counts by itself, fits a smaller window, and `q` gives the terminal back."""
+    """`status --live` shows new counts, adapts to a smaller window, and ends with status 0 on `q`."""
     with Harness(server.url) as harness:
         harness.drain()
         with on_terminal("status", "--live", "--every", "0.1", url=server.url) as terminal:
@@ -109,7 +109,7 @@ def test_status_ticks_on_a_terminal_until_q(server: Server) -> None:
 
 
 def test_top_shows_who_grows(server: Server) -> None:
-    """The leaderboard shows values, rates and who is new; Ctrl-C ends it without an error."""
+    """`top --live` shows values and marks new subjects; Ctrl-C ends it with status 0."""
     with Harness(server.url, rules=Rules({"view": Metric("", top=5)})) as harness, Producer(harness.url) as producer:
         producer.emit("view", "article:1", 3)
         producer.flush()
@@ -125,7 +125,7 @@ def test_top_shows_who_grows(server: Server) -> None:
 
 
 def test_a_server_that_goes_and_comes_back_shows(fresh_server: Callable[..., EmbeddedServer]) -> None:
-    """While the server is away the view says for how long, and goes on when it is back."""
+    """While the server is unavailable, `status --live` shows for how many seconds; afterwards it continues."""
     server = fresh_server(extra=["--appendfsync", "always"])
     with Harness(server.url) as harness:
         harness.drain()
@@ -141,7 +141,7 @@ def test_a_server_that_goes_and_comes_back_shows(fresh_server: Callable[..., Emb
 
 
 def test_without_a_terminal_each_look_is_printed(server: Server) -> None:
-    """In a pipe the view prints one look after the other, as text or as a line of JSON, until it is stopped."""
+    """In a pipe, `status --live` prints text or lines of JSON, without escape sequences, until it is stopped."""
     with Harness(server.url) as harness:
         harness.drain()
         command = [PROGRAM, "status", "--live", "--every", "0.1", "--redis", server.url]
@@ -161,7 +161,7 @@ def test_without_a_terminal_each_look_is_printed(server: Server) -> None:
 
 
 def test_sparklines() -> None:
-    """The largest of what is shown is a full bar, nothing is an empty one, and the latest is at the right."""
+    """In a sparkline, the largest shown value is a full bar, 0 is a space, and the latest value is at the right."""
     assert sparkline([0, 4, 8], 5) == "   ▄█"
     assert sparkline([100, 1, 2], 2) == "▄█"
     assert sparkline([], 3) == "   "

@@ -1,4 +1,4 @@
-"""A move under real processes: an app with a spool, a worker and a read service that nobody restarts."""
+"""A repartition needs no restart of an application with a spool, a worker or a read service."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.slow
 def test_processes_go_on_by_themselves_while_everything_is_moved(fresh_server, tmp_path):
-    """The answers of a read service never fall, and in the end every event of the app is in them, by 7 partitions."""
+    """During a repartition, the totals of a read service never fall, and at the end they contain every event."""
     server, port = fresh_server(), free_port()
     where = ("--redis", server.url)
 
@@ -76,7 +76,7 @@ def test_processes_go_on_by_themselves_while_everything_is_moved(fresh_server, t
         until(lambda: asked() == emitted // 20, timeout=30, what="every event to be counted")
         assert seen == sorted(seen)
         assert len(seen) > 10
-        assert min(seen) > 0  # no moment without an answer
+        assert min(seen) > 0  # the service answered every request
         with contextlib.closing(connect(server.url)) as client:
             deployment = Deployment.create_or_load(client)
             assert (deployment.layout.partitions, deployment.layout.topic) == (7, 2)

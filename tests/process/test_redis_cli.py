@@ -1,4 +1,4 @@
-"""Events from redis-cli, as the documentation says: no library, only XADD."""
+"""Events can be appended with redis-cli as the documentation shows: without a library, by XADD."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUBJECTS = ["article:1", "article:2", "a b", "ümlaut", "a}b{c"]
 
 @pytest.fixture
 def cli(server):
-    """Run redis-cli against the server of the test."""
+    """Provide a function that runs redis-cli on the server of the test."""
     program = shutil.which("redis-cli") or shutil.which("valkey-cli")
     if program is None:
         if "CI" in os.environ:
@@ -36,7 +36,7 @@ def cli(server):
 
 
 def partition_by_shell(subject: str) -> int:
-    """Compute a subject's partition with the shell command that the page gives."""
+    """Return the partition of a subject, calculated with the shell command of the page."""
     (command,) = re.findall(r"\| shell \| `(.*)` \|", PAGE.read_text(encoding="utf-8"))
     command = command.replace("\\|", "|")
     done = subprocess.run(
@@ -47,12 +47,12 @@ def partition_by_shell(subject: str) -> int:
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_shell_finds_the_partition(subject):
-    """The command of the page names the partition that the library would choose."""
+    """The shell command of the page returns the same partition as the library."""
     assert partition_by_shell(subject) == partition_of(subject, 4)
 
 
 def test_an_event_from_redis_cli_counts(server, cli):
-    """Entries written by hand into the streams that `tally:meta` lists are counted, whatever the subject."""
+    """Entries that redis-cli appends to the streams named in `tally:meta` are counted, for any subject."""
     with Harness(server.url) as harness:
         tags = cli("HGET", "tally:meta", "tags").split()
         for subject in SUBJECTS:
@@ -65,7 +65,7 @@ def test_an_event_from_redis_cli_counts(server, cli):
 
 
 def test_an_event_in_the_wrong_stream_is_parked_with_the_name_of_the_right_one(server, cli):
-    """A mistake in the partition is told, with what to write instead."""
+    """An event in the stream of a wrong partition is dead-lettered; the reason names the correct stream."""
     with Harness(server.url) as harness:
         right = harness.layout.keys_of("article:1").stream
         wrong = next(keys.stream for keys in harness.layout.keys if keys.stream != right)

@@ -1,4 +1,4 @@
-"""Spooling producers: killed with what they hold, and everything that emit took is counted once."""
+"""Every event that `emit` accepted into a spool is counted once, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ os._exit(0)
 
 @contextlib.contextmanager
 def emitting(url, spool, events):
-    """Start a process that emits; whatever becomes of it, it is gone at the end."""
+    """Start a process that emits with a spool; kill it at the end of the block."""
     command = [sys.executable, "-c", EMITTING, url, str(spool), str(events)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
@@ -58,14 +58,14 @@ def emitting(url, spool, events):
 
 
 def killed(process) -> int:
-    """Kill a process; return how many more events its emit had taken for certain."""
+    """Kill a process; return the number of events that `emit` accepted and that were not read from its output yet."""
     process.kill()
     process.wait()
     return process.stdout.read().count(b".")
 
 
 def test_an_outage_and_a_kill(fresh_server, tmp_path):
-    """What was emitted while there was no server, by a process that was then killed, is counted once it can be."""
+    """Events that a process emitted during an outage, before it was killed, are delivered by the next process."""
     server = fresh_server()
     url = server.url
     server.kill()
@@ -83,7 +83,7 @@ def test_an_outage_and_a_kill(fresh_server, tmp_path):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_killed_at_any_moment(fresh_server, tmp_path, seed):
-    """Processes killed again and again, each adopting what the last one left: what emit took is counted once."""
+    """If processes are killed at any moment and each adopts the spool of the last, every accepted event counts once."""
     draw = random.Random(seed)
     server = fresh_server(extra=["--appendfsync", "always"])
     taken = 0
@@ -102,12 +102,12 @@ def test_killed_at_any_moment(fresh_server, tmp_path, seed):
             assert producer.stats.lost_entries == 0
         harness.drain()
         total = sum(harness.totals().values())
-        assert taken <= total <= taken + 4  # each kill may come between emit's end and the word of it
+        assert taken <= total <= taken + 4  # a process may be killed after `emit` and before it prints
         assert harness.ledger()["appended"] == total
 
 
 def test_a_child_does_not_keep_its_parents_spool(fresh_server, tmp_path):
-    """What a forked child holds is its own: the spool of its dead parent can be taken over while it lives."""
+    """A forked child does not lock the spool of its dead parent: another process can adopt it while the child runs."""
     server = fresh_server()
     url = server.url
     server.kill()
@@ -117,7 +117,7 @@ def test_a_child_does_not_keep_its_parents_spool(fresh_server, tmp_path):
         assert process.stdout.read(5) == b"child"
         process.wait()
         server.start()
-        # Whoever comes first, the child or this one, sends what the parent left.
+        # Either the child or this process sends the parent's event.
         with Producer(url, spool=tmp_path), Harness(url) as harness:
             until(lambda: harness.ledger().get("appended") == 2, timeout=30, what="the parent's event")
     finally:
@@ -148,7 +148,7 @@ os._exit(0)
 
 
 def test_a_disk_that_is_full(fresh_server, tmp_path):
-    """Where the disk takes no more, emit says so, and what it had taken until then is whole and counted once."""
+    """If the disk is full, `emit` raises an error, and every event accepted before is counted once."""
     server = fresh_server()
     url = server.url
     server.kill()

@@ -1,4 +1,4 @@
-"""A worker's own health over HTTP: what it says of itself while its server is away, and afterwards."""
+"""A worker reports its health over HTTP, while its server is unavailable and afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAM = Path(sys.executable).with_name("tallystream")
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Return status and body of one request, `(0, "")` while nobody listens."""
+    """Return the status and the body of one request; `(0, "")` if no connection can be made."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -34,20 +34,20 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def listening(port: int) -> list[str]:
-    """Return the addresses on which something listens at a port."""
+    """Return the addresses that processes listen on at a port."""
     found = psutil.net_connections("inet")
     return [each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN and each.laddr.port == port]
 
 
 @pytest.fixture
 def port():
-    """Return a free port."""
+    """Provide a free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
 
 def test_a_worker_says_how_it_is(fresh_server, port):
-    """While its server is frozen or down a worker lives, is not ready and says why; then it counts again by itself."""
+    """While its server is down, a worker is healthy, not ready, and reports a reason; afterwards it counts again."""
     server = fresh_server(extra=["--appendfsync", "always"])
     command = [PROGRAM, "worker", "--redis", server.url, "--name", "w", "--metrics-port", str(port)]
     elsewhere = os.environ | {"TALLYSTREAM_SERVE_HOST": "0.0.0.0"}  # noqa: S104  # the read service's

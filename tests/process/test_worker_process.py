@@ -1,6 +1,6 @@
-"""Worker processes: killed at the worst moments, stopped politely, and always exact afterwards.
+"""Worker processes count every event once, even if they are killed at any moment or stopped by a signal.
 
-On the embedded server only: what is tried here is the process, and the integration suite tries the servers.
+These tests use the embedded server only: they test the process, and the integration suite tests the servers.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ EVENTS = 6000
 
 @pytest.fixture
 def harness(fresh_server):
-    """The parts, wired to an empty server."""
+    """Provide a harness on an empty server."""
     with Harness(fresh_server().url, metrics=["view", "like", "share", "vote"]) as harness:
         yield harness
 
 
 @contextlib.contextmanager
 def worker(url: str, *arguments: str, failpoint: str | None = None, name: str = "w"):
-    """Start `tallystream worker`; whatever becomes of it, it is gone at the end."""
+    """Start `tallystream worker`; kill it at the end of the block."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
     environment["TALLYSTREAM_WORKER_CLAIM_IDLE"] = "0.2"
     if failpoint is not None:
@@ -51,7 +51,7 @@ def worker(url: str, *arguments: str, failpoint: str | None = None, name: str = 
 
 
 def emit(harness: Harness, events: int = EVENTS) -> dict[tuple[str, str], int]:
-    """Emit two metrics for each of some subjects; return what the totals must be."""
+    """Emit events of two metrics for 97 subjects; return the expected totals."""
     expected: Counter[tuple[str, str]] = Counter()
     with Producer(harness.url, entry_events=20, linger=0.001) as producer:
         for number in range(events // 2):
@@ -65,24 +65,24 @@ def emit(harness: Harness, events: int = EVENTS) -> dict[tuple[str, str], int]:
 def children(pid: int) -> list[int]:
     """Return the worker processes that a parent started."""
     started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    # One of them is the tracker that multiprocessing itself starts.
+    # One child is the resource tracker of multiprocessing.
     return [int(child) for child in started if b"spawn_main" in command_of(int(child))]
 
 
 def command_of(pid: int) -> bytes:
-    """Return the command line of a process; nothing where it has ended."""
+    """Return the command line of a process; empty if it has ended."""
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
 
 
 def drained(harness: Harness) -> bool:
-    """Tell whether everything is counted."""
+    """Return whether every entry is counted."""
     return harness.waiting() == 0
 
 
 def check(harness: Harness, expected: dict[tuple[str, str], int], events: int = EVENTS) -> None:
-    """Compare totals and books with what was emitted."""
+    """Assert that totals and ledger equal the emitted events."""
     assert harness.totals() == expected
     ledger = harness.ledger()
     assert (ledger["appended"], ledger["counted"], ledger.get("dead", 0)) == (events, events, 0)
@@ -90,7 +90,7 @@ def check(harness: Harness, expected: dict[tuple[str, str], int], events: int = 
 
 
 def test_a_worker_counts_everything(harness):
-    """A worker process counts a backlog, and what comes later."""
+    """A worker process counts a backlog, and events that are emitted later."""
     expected = Counter(emit(harness))
     with worker(harness.url):
         until(lambda: drained(harness), timeout=30, what="the backlog's end")
@@ -101,7 +101,7 @@ def test_a_worker_counts_everything(harness):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_worker_in_time(harness, number):
-    """SIGTERM and Ctrl-C end a worker with status 0 within its deadline, without a traceback; the rest is left."""
+    """SIGTERM and Ctrl-C end a worker with status 0 within its deadline, without a traceback or pending entries."""
     expected = emit(harness)
     with worker(harness.url) as process:
         until(lambda: harness.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
@@ -119,7 +119,7 @@ def test_a_signal_ends_a_worker_in_time(harness, number):
 
 @pytest.mark.parametrize(("place", "nth"), [("after-fetch", 1), ("before-apply", 4), ("after-apply", 7)])
 def test_a_worker_killed_at_a_failpoint(harness, place, nth):
-    """A worker killed after a read, before an apply or after it leaves nothing lost and nothing doubled."""
+    """If a worker is killed after a fetch, before an apply or after it, every event is still counted once."""
     expected = emit(harness)
     with worker(harness.url, failpoint=f"{place}:{nth}") as process:
         assert process.wait(30) == -signal.SIGKILL
@@ -130,7 +130,7 @@ def test_a_worker_killed_at_a_failpoint(harness, place, nth):
 
 
 def test_another_worker_takes_over(harness):
-    """What a killed worker held is counted by one of another name, which takes it over."""
+    """A worker of another name claims and counts the pending entries of a killed worker."""
     expected = emit(harness)
     with worker(harness.url, failpoint="before-apply:3", name="gone") as process:
         assert process.wait(30) == -signal.SIGKILL
@@ -141,7 +141,7 @@ def test_another_worker_takes_over(harness):
 
 
 def test_a_worker_killed_before_the_reply(harness):
-    """A worker killed after the server applied and before it heard so leaves a batch that counts once."""
+    """A batch counts once if its worker is killed after the server applied it and before the reply arrived."""
     expected = emit(harness)
     harness.client.script_load(_APPLY.text)
     with Proxy(harness.url) as proxy:
@@ -156,7 +156,7 @@ def test_a_worker_killed_before_the_reply(harness):
 
 
 def test_a_worker_that_loses_its_connections(harness):
-    """A worker whose connections are cut again and again comes back by itself and counts everything once."""
+    """A worker reconnects after its connections are cut several times, and counts every event once."""
     expected: Counter[tuple[str, str]] = Counter()
     with Proxy(harness.url) as proxy, worker(proxy.url):
         for _ in range(5):
@@ -168,7 +168,7 @@ def test_a_worker_that_loses_its_connections(harness):
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes by /proc")
 def test_several_processes_share_the_work(harness):
-    """Several workers of one command count together, one of them killed in between, and end with their parent."""
+    """The processes of `worker --processes` share the work; a killed one is replaced, and all end with their parent."""
     expected = Counter(emit(harness))
     with worker(harness.url, "--processes", "2") as process:
         until(lambda: harness.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
@@ -184,7 +184,7 @@ def test_several_processes_share_the_work(harness):
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes by /proc")
 def test_no_process_outlives_its_parent(harness):
-    """When the parent of several workers is killed, they finish what they have in hand, and end."""
+    """When the parent of several worker processes is killed, the processes end, and no event is lost."""
     expected = Counter(emit(harness))
     with worker(harness.url, "--processes", "2") as process:
         until(lambda: harness.ledger().get("counted", 0) > 0, timeout=30, what="the first count")
@@ -197,7 +197,7 @@ def test_no_process_outlives_its_parent(harness):
 
 
 def test_two_workers_with_one_name(harness):
-    """Two workers that were given the same name do work twice, and count once."""
+    """Two workers with the same name count every event once."""
     expected = emit(harness)
     with worker(harness.url, name="twin"), worker(harness.url, name="twin"):
         until(lambda: drained(harness), timeout=30, what="the backlog's end")
@@ -205,7 +205,7 @@ def test_two_workers_with_one_name(harness):
 
 
 def test_a_paused_worker_comes_back(harness):
-    """A worker stopped for longer than others wait finds its batch counted, and doubles nothing."""
+    """A worker that was paused while another claimed its batch does not count the batch again."""
     expected = emit(harness)
     with Proxy(harness.url) as proxy:
         proxy.delay = 0.05
@@ -222,7 +222,7 @@ def test_a_paused_worker_comes_back(harness):
 
 
 def test_a_wrong_failpoint_is_refused(harness):
-    """A failpoint that does not exist is said, rather than never reached."""
+    """A worker with an unknown failpoint fails, and its error lists the valid ones."""
     with worker(harness.url, failpoint="nowhere") as process:
         output, _ = process.communicate(timeout=30)
         assert process.returncode != 0
