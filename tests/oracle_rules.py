@@ -80,7 +80,7 @@ def tally(events: Iterable[Happened], rules: dict[str, Metric]) -> Books:
         books.ledger["appended"] += len(of_subject)
         limit = None if rule.late_seconds is None else rule.late_seconds * 1000
         late = [event for event in of_subject if limit is not None and event.received - event.at > limit]
-        if rule.sets_late_aside:
+        if rule.rejects_late:
             books.move("late", metric, len(late))
             of_subject = [event for event in of_subject if event not in late]
         else:

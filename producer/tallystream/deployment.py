@@ -252,21 +252,21 @@ class Deployment:
     def earlier_layouts(self) -> list[Layout]:
         """The layouts of all earlier topics, oldest first, also of those that were removed."""
         namespace = self.layout.namespace
-        return [Layout(partitions, namespace, topic=log) for log, partitions in sorted(self.earlier.items())]
+        return [Layout(partitions, namespace, topic=topic) for topic, partitions in sorted(self.earlier.items())]
 
     @property
     def kept_layout(self) -> Layout | None:
         """The layout of the earlier topic that is kept, with the keys of its first generation; `None` if none is."""
         return None if self.kept is None else self.layout_of(self.kept)
 
-    def layout_of(self, log: int) -> Layout | None:
+    def layout_of(self, topic: int) -> Layout | None:
         """Return the layout of an earlier topic, with the keys of its first generation.
 
         Args:
-            log: Number of the topic.
+            topic: Number of the topic.
 
         Returns:
             The layout, or `None` if no earlier topic has this number.
         """
-        partitions = self.earlier.get(log)
-        return None if partitions is None else Layout(partitions, self.layout.namespace, topic=log)
+        partitions = self.earlier.get(topic)
+        return None if partitions is None else Layout(partitions, self.layout.namespace, topic=topic)

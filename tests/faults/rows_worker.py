@@ -58,7 +58,7 @@ def killed_in_a_claim(world: World) -> None:
             claimer = world.worker("claimer", failpoint="mid-claim:1", claim_idle=0.1)
             world.dies(claimer, "killed mid-claim")
         else:
-            place = world.chance.choice(["before-parking", "after-parking"])
+            place = world.chance.choice(["before-dead-letter", "after-dead-letter"])
             victim = world.worker("a", failpoint=f"{place}:1")
             keys = world.chance.choice(world.harness.layout.keys)
             world.harness.client.xadd(keys.stream, {"no": "event"})

@@ -110,7 +110,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return seconds(self.accept_late or (STATE_LATE if self.remembers else "forever"))
 
     @property
-    def sets_late_aside(self) -> bool:
+    def rejects_late(self) -> bool:
         """Whether an event that is too late is not counted: the ledger has it as `late`. Else its bucket counts it."""
         return self.late == "aside" or self.remembers
 

@@ -48,6 +48,15 @@ def test_of_a_few_events_nothing_is_said():
     assert summary.largest == ("vote", "c", 200 / 208)
 
 
+def test_equally_frequent_subjects_have_no_largest():
+    """Among 5,000 subjects with one event each there is no largest subject, and a later frequent one is found."""
+    summary = FrequentSubjects()
+    summary.take(payload({f"s{n}": 1 for n in range(5000)}))
+    assert summary.largest is None
+    summary.take(payload({"hot": 900}))
+    assert summary.largest[:2] == ("view", "hot")
+
+
 def test_a_partition_is_hot_where_it_is_busy():
     """A subject is hot only if its share is large and its partition has many events a second."""
     hottest = HotSubjectTracker(2)

@@ -218,7 +218,7 @@ def test_events_that_a_rule_takes(metric, amount, actor):
 )
 def test_how_late_events_may_be(rule, late, aside):
     """A rule with state by period bounds how late events may be and leaves out later ones; others have no bound."""
-    assert (rule.late_seconds, rule.sets_late_aside) == (late, aside)
+    assert (rule.late_seconds, rule.rejects_late) == (late, aside)
 
 
 def test_how_long_buckets_are_kept():

@@ -120,11 +120,11 @@ def apply(
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
     generation = keys.generation if live_only else ""
     arguments = [keys.group, batch.encode(), generation, *dead_entry_arguments(batch)]
-    failpoints.reach("before-parking" if batch.dead else "before-apply")
+    failpoints.reach("before-dead-letter" if batch.dead else "before-apply")
     began = time.perf_counter()
     (answer, *details), unconfirmed = durability.run(_APPLY, client, names, arguments)
     seconds = time.perf_counter() - began
-    failpoints.reach("after-parking" if batch.dead else "after-apply")
+    failpoints.reach("after-dead-letter" if batch.dead else "after-apply")
     texts = [detail.decode() for detail in details]
     if answer == b"applied":
         return Applied(unconfirmed, seconds)

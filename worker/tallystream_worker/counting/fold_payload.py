@@ -13,7 +13,7 @@ from tallystream.wire.codec import VERSION, ActorColumns, Correction, Group, Pay
 from tallystream.wire.event import MAX_ACTOR_BYTES, MAX_AHEAD, MAX_ID_BYTES
 from tallystream.wire.window import MINUTE
 from tallystream_worker.counting.fold_result import DeadEntry
-from tallystream_worker.counting.lateness import is_late, set_aside_if_late
+from tallystream_worker.counting.lateness import is_late, record_if_late
 from tallystream_worker.counting.validation import check_normal
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class PayloadFold:
         if result.excluded:
             group = self._without_excluded(result, entry, group)
         events = group.events
-        if not events or set_aside_if_late(result, entry, metric, rule, group.minute * 60_000 + 59_999, events):
+        if not events or record_if_late(result, entry, metric, rule, group.minute * 60_000 + 59_999, events):
             return
         place = self._places(metric, group.minute)
         sums = result.batch.sums[place] if rule.limit is None else result.batch.limited[place]
@@ -132,7 +132,7 @@ class PayloadFold:
         if reason is not None or rule is None:
             self._add_dead(result, entry, Payload([], [single]), reason or "")
             return
-        if set_aside_if_late(result, entry, metric, rule, at, 1):
+        if record_if_late(result, entry, metric, rule, at, 1):
             return
         result.batch.add(self._places(metric, at // 60_000), subject, amount, at, actor, id_)
         result.settled[metric] += 1

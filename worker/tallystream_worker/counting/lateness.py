@@ -20,7 +20,7 @@ def is_late(entry: Entry, rule: Metric, at: int) -> bool:
     return accepted is not None and entry.received - at > accepted * 1000
 
 
-def set_aside_if_late(result: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
+def record_if_late(result: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
     """Add late events of millisecond `at` to the result; return whether they must not be counted.
 
     Late events are added to `result.late` if the rule does not count them, else to `result.late_counted`. Events that
@@ -28,7 +28,7 @@ def set_aside_if_late(result: FoldResult, entry: Entry, metric: str, rule: Metri
     """
     if not is_late(entry, rule, at):
         return False
-    if rule.sets_late_aside:
+    if rule.rejects_late:
         result.late[metric] += events
         return True
     result.late_counted[metric] += events

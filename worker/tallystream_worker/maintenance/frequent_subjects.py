@@ -56,13 +56,15 @@ class FrequentSubjects:
     def largest(self) -> tuple[str, str, float] | None:
         """The metric, subject and share of the events (0 to 1) of the most frequent subject.
 
-        `None` if fewer than 100 events were added.
+        `None` if fewer than 100 events were added, or if no subject is more frequent than others.
         """
         if self._events < _FEW:
             return None
-        count, metric, subject = max(
-            (count, metric, subject) for metric, counts in self._counts.items() for subject, count in counts.items()
-        )
+        counted = ((n, metric, subject) for metric, counts in self._counts.items() for subject, n in counts.items())
+        largest = max(counted, default=None)  # a reduction removes all subjects if they are equally frequent
+        if largest is None:
+            return None
+        count, metric, subject = largest
         return metric, subject, count / self._events
 
     def _reduce(self) -> None:

@@ -62,7 +62,9 @@ class HotSubject:
 def advice(hot: HotSubject, rules: Rules | None) -> str:
     """Return a sentence on how to relieve the partition of a hot subject, given the declared rules."""
     rule = rules.metric.get(hot.metric) if rules is not None else None
-    if rule is None or rule.spread:
+    if rule is None:
+        return "the rules of its metric are not published yet"
+    if rule.spread:
         return "its metric is spread already, except for events with an id or an actor"
     if rule.unspreadable_reason is not None:
         return (
@@ -77,14 +79,14 @@ class HotSubjectTracker:
 
     Args:
         partitions: How many partitions are counted.
-        log: The number of their topic.
+        topic: The number of their topic.
 
     Attributes:
-        log: The number of their topic.
+        topic: The number of their topic.
     """
 
-    def __init__(self, partitions: int, log: int = FIRST_TOPIC) -> None:
-        self.log = log
+    def __init__(self, partitions: int, topic: int = FIRST_TOPIC) -> None:
+        self.topic = topic
         self._lock = threading.Lock()
         self._summaries = [FrequentSubjects() for _ in range(partitions)]
         self._events = [0] * partitions
@@ -163,7 +165,7 @@ class HotSubjects:
 
         def show_one(partition: int, keys: PartitionKeys, found: Deployment) -> None:
             # After a repartition the topic differs from the tracker's until the worker counts in the new topic.
-            hot = tracker.of(partition) if found.layout.topic == tracker.log else None
+            hot = tracker.of(partition) if found.layout.topic == tracker.topic else None
             if hot is not None and hot.events_per_second:  # if not, the last published subject expires
                 self._show(keys, hot, found.declared)
 
