@@ -155,7 +155,7 @@ class Deployment:
             {other: read(text).spreading(spread) for other, text in by_number(fields, b"rules@").items()},
             was_rebuilt=generation is not None,
             building=number(fields, b"building"),
-            earlier={log: int(count) for log, count in by_number(root, b"partitions@").items()},
+            earlier={topic: int(count) for topic, count in by_number(root, b"partitions@").items()},
             kept=number(root, b"kept"),
             moving=number(root, b"moving"),
             spread=spread,
