@@ -192,17 +192,22 @@ def test_a_quota_bounds_the_memory(harness):
 
 
 @pytest.mark.slow
-def test_a_million_invented_subjects(harness):
-    """A million new subjects add counters up to the quota and a sketch, and the memory stays bounded."""
+@pytest.mark.timeout(600)
+def test_a_million_invented_subjects(harness, server):
+    """A million new subjects add counters up to the quota and a sketch, and the memory stays bounded.
+
+    A cluster and Redis get a fifth of them: the scripts are the same, and a million take a minute of a core.
+    """
+    events = 1_000_000 if server.kind == "valkey" else 200_000
     before = harness.client.info("memory")["used_memory"]
-    count(harness, invented(1_000_000))
+    count(harness, invented(events))
     for keys in harness.layout.keys:
         harness.client.delete(keys.stream)
     until(lambda: harness.client.info("memory")["used_memory"] - before < 20 * 2**20, what="the streams to be freed")
     assert len(harness.totals()) == QUOTA * PARTITIONS
-    assert sum(ledger_of(harness, n, "counted") for n in range(PARTITIONS)) == 1_000_000
+    assert sum(ledger_of(harness, n, "counted") for n in range(PARTITIONS)) == events
     sketched = sum(ledger_of(harness, n, "sketched@few") for n in range(PARTITIONS))
-    assert sketched == 1_000_000 - QUOTA * PARTITIONS
+    assert sketched == events - QUOTA * PARTITIONS
 
 
 @pytest.mark.slow
