@@ -1,7 +1,7 @@
 """Audits the live counters: folds all entries again in a scratch server, and compares every counter with the result.
 
 The audit begins with the base that `baseline` chooses: every entry that was ever appended; or a snapshot, and the
-entries after it; or the entries that still exist, which prove the buckets after the gone ones (see `scope`). The
+entries after it; or the entries that still exist, which prove the buckets after the last gone entry (see `scope`). The
 scratch counters are in a separate embedded server, and are counted by the same fold and the same rules, outside any
 consumer group. For each chunk of counters, the live values are read together with a checkpoint; the scratch counters
 are counted up to exactly this checkpoint, and then both must be equal. So an audit never pauses counting.
@@ -45,7 +45,9 @@ def audit(
     sample: float = 1.0,
     show: Callable[[str, int, int], Any] = lambda *_: None,
 ) -> Report:
-    """Audit every partition while events keep arriving, and return the report.
+    """Fold every partition again in a scratch server, compare its live counters with the result, and return the report.
+
+    Events may be appended and counted meanwhile.
 
     Args:
         client: The server of the live counters.

@@ -64,7 +64,7 @@ class Base:
 def opened(
     settings: Settings, archive: str | None = None, snapshot: str | None = None, *, log: int = FIRST_TOPIC
 ) -> Iterator[Sources]:
-    """Open the archive and the snapshot of an audit, and close the snapshot at the end of the context.
+    """Yield the archive and the snapshot for an audit; close the snapshot at the end of the context.
 
     Args:
         settings: The configuration.

@@ -199,7 +199,7 @@ class PartitionAudit:
         return False
 
     def _is_kept(self, name: str, now: float) -> bool:
-        """Return whether a key has not expired at `now`, in milliseconds; a key of unknown expiry has not."""
+        """Return `False` if a key has expired at `now`, in milliseconds; a key of unknown expiry has not expired."""
         end = self._ends.get(name)
         if end is None and self._kept and (found := parse(name.removeprefix("top:"), self._rules)) is not None:
             end = self._kept.get(bucket_of(found[0]) or name)

@@ -67,7 +67,7 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     """
     if deployment.moving is not None:
         raise ConfigurationError(
-            "cannot build a generation while a repartition is running: let it finish, or abandon it with: "
+            "cannot build a generation while a repartition is running: let it finish, or give it up with: "
             "tallystream rebuild --drop"
         )
     rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: retracted events stay retracted
@@ -76,7 +76,7 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     if answer == b"other":
         raise ConfigurationError(
             f"generation {number.decode()} is being built by other rules: continue with the configuration that it was "
-            "begun with, or abandon it with: tallystream rebuild --drop"
+            "begun with, or give it up with: tallystream rebuild --drop"
         )
     if answer == b"kept":
         raise ConfigurationError(
@@ -131,7 +131,7 @@ class Rebuild:
         self._gone = 0
 
     def begin(self) -> None:
-        """Create the generation's consumer groups unless they exist; they keep entries untrimmed until counted.
+        """Create the consumer groups of the generation unless they exist; trimming then spares uncounted entries.
 
         Raises:
             ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted.

@@ -53,12 +53,12 @@ class Span:
 
 
 class Provable:
-    """Decides whether a counter can be proved: whether it is in a span, and no entry that is gone can have changed it.
+    """Decides whether a counter can be proved: it is in the span, and no entry that is left out can have changed it.
 
     Args:
         rules: The rules that the counters are counted by.
         span: The buckets to prove.
-        gone: The millisecond of the last entry that is gone; `None` if no entry is.
+        gone: The millisecond of the last entry that is left out; `None` if every entry is included.
         remembered: The names of the folded buckets that expire. A bucket of ids (`seen:<metric>:<period>`) among them
             means that events with ids were folded in that period.
     """

@@ -24,6 +24,7 @@ _PAGE: Final = 500
 _CHUNK: Final = 1000
 
 Value = int | str | None
+"""The value of a counter: a number, another text, or `None` if the counter does not exist."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 CONSUMER: Final = "move"
+"""The name of the consumer that counts the copies."""
+
 CLAIM_IDLE: Final = 1.0
 """Seconds after which an entry that an interrupted repartition left pending is claimed."""
 

@@ -62,7 +62,7 @@ class Repartition:
         archive: URL of the old topic's archive, `""` for none.
         rules: The rules to count by; `None` for the live ones.
         accept_loss: Whether to repartition even if some entries are gone.
-        show: Called with the progress after each page of entries, and at each new stage.
+        show: Called with the progress after each full page of entries, and at each new stage.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Repartition:
             raise self._given_up()
         if topic.without_retracted(now.rules) != topic.without_retracted(self._old.rules):
             raise StreamError(
-                "cannot finish the repartition, because the rules have changed since it began: abandon it with "
+                "cannot finish the repartition, because the rules have changed since it began: give it up with "
                 "tallystream rebuild --drop, then repartition again"
             )
 

@@ -44,13 +44,13 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
     if deployment.building is not None:
         raise ConfigurationError(
             f"cannot repartition while generation {deployment.building} is being built: let the rebuild finish, or "
-            "abandon it with: tallystream rebuild --drop"
+            "give it up with: tallystream rebuild --drop"
         )
     answer, number = _PROPOSE(client, [deployment.layout.root], [partitions])
     if answer == b"other":
         raise ConfigurationError(
             f"a repartition to {number.decode()} partitions is not finished: continue it with "
-            f"--partitions {number.decode()}, or abandon it with: tallystream rebuild --drop"
+            f"--partitions {number.decode()}, or give it up with: tallystream rebuild --drop"
         )
     if answer == b"kept":
         raise ConfigurationError(
@@ -76,7 +76,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
     found = replace(Deployment.parse(stored, namespace=layout.namespace), layout=layout)
     if publish(found.rules) != publish(rules):
         raise ConfigurationError(
-            "the repartition was begun with other rules: abandon it with tallystream rebuild --drop, then repartition "
+            "the repartition was begun with other rules: give it up with tallystream rebuild --drop, then repartition "
             "again"
         )
     return found
@@ -108,7 +108,7 @@ def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> boo
 
 
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
-    """Abandon the topic that is being filled, and reopen the live one; return the number of keys removed.
+    """Give up the topic that is being filled, and reopen the live one; return the number of keys removed.
 
     Returns 0 if no topic is being filled.
 
@@ -120,7 +120,7 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
         return 0
     (answer,) = _GIVE_UP(client, [deployment.layout.root], [moving])
     if answer != b"given_up":
-        raise StreamError(f"cannot abandon the repartition: its topic {moving} is the live one now")
+        raise StreamError(f"cannot give up the repartition: its topic {moving} is the live one now")
     reopen(client, deployment)
     for keys in deployment.layout.keys:
         client.hdel(keys.retention_holds, HOLDER)

@@ -1,5 +1,5 @@
 #!lua
--- give_up: abandons the topic that is being filled, so that it never becomes the live one.
+-- give_up: gives up the topic that is being filled, so that it never becomes the live one.
 --
 -- KEYS[1] the root's meta (hash)   ARGV[1] the topic
 --
