@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream_worker.rebuild.values import Difference, Piece, chunks, comparable, pieces, shrunk_in
+from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +51,10 @@ def _differences(
         pairs = [
             (piece, piece.values(replies[2 * n]), piece.values(replies[2 * n + 1])) for n, piece in enumerate(chunk)
         ]
-        unequal = [pair for pair in pairs if comparable(*pair, shrunk)]
+        unequal = [pair for pair in pairs if differing(*pair, shrunk)]
         chunk = [piece for piece, _, _ in unequal]
     for piece, before, after in unequal:
-        for name in comparable(piece, before, after, shrunk):
+        for name in differing(piece, before, after, shrunk):
             if name not in seen:
                 seen.add(name)
                 yield Difference(present.stream, name, before.get(name), after.get(name))

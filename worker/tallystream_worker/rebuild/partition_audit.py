@@ -17,7 +17,7 @@ from tallystream_worker.rebuild.drop import counter_keys
 from tallystream_worker.rebuild.report import Report, Scope
 from tallystream_worker.rebuild.scope import Provable, Span
 from tallystream_worker.rebuild.source import stream_entries
-from tallystream_worker.rebuild.values import Difference, Piece, chunks, comparable, pieces, shrunk_in
+from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
 from tallystream_worker.snapshot.names import bucket_of, parse
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class PartitionAudit:
                 self._client.execute_command("HGETALL", self._keys.ledger),
                 self._scratch.execute_command("HGETALL", self._copy.ledger),
             )
-        for name in comparable(piece, wanted, found, shrunk):
+        for name in differing(piece, wanted, found, shrunk):
             wrong[name] = Difference(self._keys.stream, name, wanted.get(name), found.get(name))
 
     def _compare_ledgers(self, wrong: dict[str, Difference]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -123,7 +122,6 @@ class Rebuild:
         self._generation = generation
         self._archive = archive
         self._accept_loss = accept_loss
-        self._open = ExitStack()
         self.stopping = threading.Event()
         """Ends `catch_up` early when set."""
         self._counted = [0] * deployment.layout.partitions

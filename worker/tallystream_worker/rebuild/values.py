@@ -191,7 +191,7 @@ def _metric(name: str) -> str:
     return parts[2] if parts[0] == "top" and len(parts) > 2 else parts[1]  # noqa: PLR2004  # top:<window>:<metric>:<label>
 
 
-def comparable(
+def differing(
     piece: Piece, before: Mapping[str, Value], after: Mapping[str, Value], shrunk: frozenset[str]
 ) -> list[str]:
     """Return the sorted names of the counters of a piece that differ between two generations and must not.
