@@ -12,7 +12,7 @@ SEEDS ?= 1
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench faults secrets mutants soak fuzz
+.PHONY: help demo test check docs bench faults scenarios secrets mutants soak fuzz
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ check: | $(UV)   ## run the linters, type checks, layer checks and slow test sui
 
 faults: | $(UV)  ## inject faults and check the totals: SEEDS=200, ROWS=14,15, SEED=123 (repeats a run), ARGS=--verbose
 	@$(UV) run --quiet --frozen python -m tests.faults --seeds $(SEEDS) $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+scenarios: | $(UV) ## play drawn scenarios, with clocks, commands and faults, and check every answer: SEEDS=200, SEED=123
+	@$(UV) run --quiet --frozen python -m tests.scenarios --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 docs: | $(UV)    ## build the documentation to build/docs; a broken link or reference is an error
 	@$(UV) run --quiet --frozen --group docs sphinx-build -q -W --keep-going -n -b html docs build/docs

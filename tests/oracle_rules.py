@@ -71,9 +71,9 @@ class Books:
         return sorted(of_metric, key=lambda place: (place[1], place[0].encode()), reverse=True)[:n]
 
 
-def tally(events: Iterable[Happened], rules: dict[str, Metric]) -> Books:
-    """Return all counters that a set of events must produce under the rules of their metrics."""
-    books = Books()
+def tally(events: Iterable[Happened], rules: dict[str, Metric], books: Books | None = None) -> Books:
+    """Return all counters that a set of events must produce under the rules of their metrics; add them to `books`."""
+    books = Books() if books is None else books
     for (metric, _), happened in grouped(events, lambda event: (event.metric, event.subject)):
         of_subject = happened
         rule = rules[metric]

@@ -1,0 +1,139 @@
+"""A draft: a script that is being drawn, and what a move must know about it to draw the next step."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from hypothesis import strategies as st
+
+from tallystream.rules.windows import bucket
+from tests.scenarios.known import Known, avoided
+from tests.scenarios.script import Occurrence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hypothesis.strategies import DataObject
+
+    from tallystream.rules.metrics import Metric, Rules
+
+T = TypeVar("T")
+
+HOUR: Final = 3600
+DAY: Final = 86_400
+AGOS: Final = (0, 0, 0, 0.5, 59, 600, HOUR, 3 * HOUR, 12 * HOUR, DAY, 2 * DAY, 8 * DAY, 40 * DAY)
+"""How long before the present of a scenario its events happen, in seconds."""
+
+STEP: Final = 0.125
+"""Seconds between two events that must not have the same time; a power of two, so that no digit is lost."""
+
+
+@dataclass
+class Draft:
+    """What is drawn so far.
+
+    Attributes:
+        data: The source of choices.
+        rules: The rules.
+        start: The second at which the scenario starts.
+        elapsed: Seconds since then, by the true clock, after the last step.
+        events: The events that were drawn so far.
+        stamps: Times of the events of each subject, which others must not have.
+        done: Names of things that were done and matter to later moves.
+    """
+
+    data: DataObject
+    rules: Rules
+    start: float
+    age: str = "forever"
+    elapsed: float = 0.0
+    events: list[Occurrence] = field(default_factory=list)
+    stamps: set[Any] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
+
+    def pick(self, choices: Sequence[T]) -> T:
+        """Return one of some choices."""
+        return self.data.draw(st.sampled_from(choices))
+
+    def number(self, least: int, most: int) -> int:
+        """Return a whole number from `least` to `most`."""
+        return self.data.draw(st.integers(least, most))
+
+    def chance(self, of: int) -> bool:
+        """Return whether one chance in `of` came true."""
+        return self.number(1, of) == of
+
+    def event(self, metrics: Sequence[str] | None = None) -> Occurrence | None:
+        """Return an event that is valid now, sometimes a copy of an earlier one with the same id; `None` for none."""
+        metrics = list(self.rules.metric) if metrics is None else metrics
+        if not metrics:
+            return None
+        copies = [event for event in self.events if event.id is not None and event.metric in metrics]
+        if copies and self.chance(4):
+            copy = self.pick(copies)
+            return copy if self._may_copy(copy) else None
+        metric = self.pick(metrics)
+        rule = self.rules.metric[metric]
+        actor = self.pick(["u1", "u2", "u3"]) if rule.once else self.pick([None, None, "u1", "u2", "u3", "u4"])
+        id_ = self._id(rule)
+        subject = self.pick(["a", "b", "c", "d", "e"])
+        event = Occurrence(metric, subject, self._amount(rule), actor, self._at(rule), id_)
+        event = self._apart(event, rule)
+        self.events.append(event)
+        return event
+
+    def _id(self, rule: Metric) -> str | None:
+        if not rule.exact and avoided(Known.SKETCH_IDS):
+            return None
+        return self.pick([None, None, None, f"i{len(self.events)}"])
+
+    def _amount(self, rule: Metric) -> int:
+        if rule.limit is not None:
+            return 1
+        if rule.once is not None:
+            return self.pick([1, 1, -1, 0])
+        amounts = [1, 1, 1, 1, 2, 7]
+        if rule.exact and rule.max_subjects is None:
+            amounts += [10**12]
+        if not avoided(Known.LARGE_SUMS):
+            amounts += [2**52, 2**53 - 1]
+        sketched = not rule.exact or rule.max_subjects is not None
+        if not (sketched and avoided(Known.NEGATIVE_SKETCHES)) and not (rule.top and avoided(Known.LEADERBOARD_ERRORS)):
+            amounts += [-1, -3]
+        return self.pick(amounts)
+
+    def _at(self, rule: Metric) -> float | None:
+        ago = self.pick(AGOS)
+        if avoided(Known.REVIVED_BUCKETS):
+            kept = [rule.retention_seconds(window) for window in (*rule.windows, *filter(None, [rule.unique]))]
+            if any(seconds is not None and ago > seconds - HOUR for seconds in kept):
+                return None
+        return None if ago == 0 else self.elapsed - ago
+
+    def _apart(self, event: Occurrence, rule: Metric) -> Occurrence:
+        """Return the event with a time of its own, if ties are avoided."""
+        if rule.once is None or not avoided(Known.TIES):
+            return event
+        at = self.elapsed if event.at is None else event.at
+        while (event.metric, event.subject, event.actor, at) in self.stamps:
+            at += STEP
+        self.stamps.add((event.metric, event.subject, event.actor, at))
+        return Occurrence(event.metric, event.subject, event.amount, event.actor, at, event.id)
+
+    def _may_copy(self, copy: Occurrence) -> bool:
+        rule = self.rules.metric[copy.metric]
+        if rule.once is not None:
+            return not avoided(Known.TIES)
+        if not avoided(Known.FORGOTTEN_IDS):
+            return True
+        if rule.ids is None or copy.at is None:
+            return False
+        period = bucket(rule.ids, int(self.start + copy.at) // 60, self.rules.zone)
+        return self.start + self.elapsed < period.end + DAY / 2
+
+
+def moment(text: str) -> float:
+    """Return a time such as `2026-03-29T00:40:10`, in UTC, in seconds since 1970."""
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC).timestamp()

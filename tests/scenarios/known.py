@@ -1,0 +1,47 @@
+"""Faults that are known and not mended yet: the moves avoid them, so that the machine finds others.
+
+Each member is removed when its fault is mended, and with it the condition in the move that asks for it. `--hunt` avoids
+none: it shows what the machine finds by itself.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Known(Enum):
+    """A fault that the moves avoid, with the issue and its item."""
+
+    EXPIRED_RANGES = "15.1: ranges over expired buckets are answered with error 0"
+    REVIVED_BUCKETS = "15.1: a late event revives an expired bucket with only itself"
+    FORGOTTEN_PRODUCERS = "15.2: a producer or spool that is idle for 30 days is forgotten while it lives"
+    FORGOTTEN_IDS = "15.3: ids are forgotten a day after their last write, and at the end of their period"
+    HALF_HOURS = "15.4: hours and days of one metric do not nest in zones with half hours"
+    SERVER_CLOCK = "15.5: after a jump of the server's clock, lateness is measured from the stream's ID"
+    CALLER_CLOCK = "15.6: decide looks at the caller's clock"
+    AUDIT_SKETCHES = "15.7: the audit compares expired uniques, and sketches with leaderboards"
+    TIES = "15.8: of votes with the same time, the largest amount stands"
+    DOUBLED_LISTS = "15.9: a window that is listed twice counts twice"
+    LOCAL_ZONES = "15.10: zones that mean something else on each host are accepted"
+    LARGE_SUMS = "g10: sums near 2^53"
+    NEGATIVE_SKETCHES = "f06: sketches with negative amounts"
+    SKETCH_IDS = "f19: exact = false counts each copy of an id"
+    LEADERBOARD_ERRORS = "f05: the error of a leaderboard does not cover subjects that it does not list"
+    FIRST_VOTE_OF_0 = "new: decide of a first vote of 0 returns total None instead of 0"
+    DROPPED_LETTERS = "f29: a rebuild and an audit count entries that were given up"
+    RESETS = "f07, g18, g19: two resets at once, retracted events, buckets ahead"
+    RULE_CHANGES = "f03, f25, g11: a rule that is added to a metric with events"
+
+
+_avoided: set[Known] = set(Known)
+
+
+def avoid(faults: set[Known]) -> None:
+    """Avoid these faults and no others, in this process."""
+    _avoided.clear()
+    _avoided.update(faults)
+
+
+def avoided(fault: Known) -> bool:
+    """Return whether the moves must avoid a fault."""
+    return fault in _avoided

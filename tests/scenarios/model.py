@@ -1,0 +1,290 @@
+"""The model: the answers that a deployment must give, from the appended events and the clocks, in plain Python.
+
+It records every event with its place in the log and the server's time, and hands them to the oracle
+(`tests/oracle_rules.py`), which defines the result of counting. The model adds zones, the parts of a total that lie in
+a range of time, dead letters, resets, and events that were taken back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from tallystream.rules.windows import bucket
+from tests.oracle import AHEAD, home
+from tests.oracle_rules import Books, Happened, tally
+from tests.scenarios.script import Occurrence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream.rules.metrics import Metric, Rules
+    from tallystream.rules.windows import Bucket
+
+MINUTE: Final = 60
+GROUPED: Final = 2**40
+"""Amounts below this are packed in groups, if the event has neither an actor nor an id."""
+
+
+@dataclass(frozen=True)
+class Zoned(Happened):
+    """An event whose days and months begin at midnight in a time zone.
+
+    `at` is in milliseconds and has the place in the log as a fraction, so of two events at the same time, the one later
+    in the log is later.
+    """
+
+    zone: str = "UTC"
+    place: int = 0
+
+    def bucket(self, window: str) -> str:
+        """Return the label of the bucket of a window that contains the event's time."""
+        return bucket(window, int(self.at) // 60_000, self.zone).label
+
+
+@dataclass
+class Located(Books):
+    """Books that also have the amount of each counted event, and know resets.
+
+    Attributes:
+        parts: Each event that adds an amount, and the amount.
+        resets: By metric and subject, the place in the log of its last reset.
+    """
+
+    parts: list[tuple[Happened, int]] = field(default_factory=list)
+    resets: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def add(self, event: Happened, rule: Metric, amount: int) -> None:
+        """Add an amount as `Books` does, and remember its event; the amount is 0 if a reset came after the event."""
+        assert isinstance(event, Zoned)
+        if event.place < self.resets.get((event.metric, event.subject), 0):
+            amount = 0
+        super().add(event, rule, amount)
+        self.parts.append((event, amount))
+
+    def within(self, metric: str, subject: str, start: float, end: float) -> int:
+        """Return the sum of the amounts of a subject's events from second `start` to before second `end`."""
+        return sum(
+            amount
+            for event, amount in self.parts
+            if (event.metric, event.subject) == (metric, subject) and start * 1000 <= event.at < end * 1000
+        )
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An event in the log.
+
+    Attributes:
+        event: The event as it was emitted.
+        at: Its time, in milliseconds since 1970.
+        received: The server's time at the append, in milliseconds since 1970.
+        place: Its place among all events of the log.
+        single: Whether its exact time is known to the worker: it is not packed with others of the same minute.
+    """
+
+    event: Occurrence
+    at: int
+    received: int
+    place: int
+    single: bool
+
+    @property
+    def dead(self) -> bool:
+        """Whether the worker refuses the event, because it lies too far in the future."""
+        return self.at > self.received + AHEAD * 1000
+
+    def happened(self, zone: str) -> Zoned:
+        """Return the event as the oracle takes it."""
+        event = self.event
+        at = self.at if self.single else self.at // 60_000 * 60_000 + 59_999
+        exact = Fraction(at) + Fraction(self.place, 10**6)
+        known = (event.metric, event.subject, event.amount, exact, self.received, event.actor, event.id)
+        return Zoned(*known, zone, self.place)
+
+
+class Model:
+    """The events of one deployment and the answers that follow from them.
+
+    Args:
+        rules: The rules that the deployment counts by.
+        partitions: The number of partitions.
+    """
+
+    def __init__(self, rules: Rules, partitions: int) -> None:
+        self.rules = rules
+        self.partitions = partitions
+        self.log: list[Logged] = []
+        self.retracted: set[int] = set()
+        """Places of the events that were taken back."""
+        self.undeclared: set[int] = set()
+        """Places of the dead letters of metrics that were not declared."""
+        self.dropped: set[int] = set()
+        """Places of the dead letters that an operator gave up."""
+        self.resets: dict[tuple[str, str], int] = {}
+        """By metric and subject, the place in the log of its last reset by corrections."""
+        self.unsure: set[tuple[str, str]] = set()
+        """Metrics and windows that were added to a metric with events: their buckets began empty."""
+        self._settled = 0
+        self.waiting = False
+        """Whether an entry may not be counted yet."""
+
+    def append(self, event: Occurrence, at: float, received: float, *, packed: bool) -> None:
+        """Record an event that was appended.
+
+        Args:
+            event: The event.
+            at: Its time in seconds since 1970.
+            received: The second at which the server appended it, by the server's clock.
+            packed: Whether a producer packed it with other events.
+        """
+        single = not packed or event.actor is not None or event.id is not None or abs(event.amount) >= GROUPED
+        self.log.append(Logged(event, int(at * 1000), int(received * 1000), len(self.log), single))
+        self.waiting = True
+        self._changed()
+
+    @cached_property
+    def books(self) -> Located:
+        """Every counter that the events must produce."""
+        alive = [logged.happened(self.rules.zone) for logged in self.alive]
+        return located(alive, self.rules.metric, self.resets)
+
+    @property
+    def alive(self) -> list[Logged]:
+        """The events that are neither dead letters nor taken back."""
+        out = self.retracted | self.undeclared
+        return [logged for logged in self.log if not logged.dead and logged.place not in out]
+
+    def settle(self) -> None:
+        """Record that everything was counted: events of metrics that are not declared are dead letters now."""
+        fresh = self.log[self._settled :]
+        self.undeclared |= {logged.place for logged in fresh if logged.event.metric not in self.rules.metric}
+        self._settled = len(self.log)
+        self.waiting = False
+        self._changed()
+
+    def declare(self, rules: Rules) -> None:
+        """Record that these rules are published now."""
+        for name, metric in rules.metric.items():
+            before = self.rules.metric.get(name)
+            if before is not None:
+                self.unsure |= {(name, window) for window in metric.windows if window not in before.windows}
+        self.rules = rules
+        self._changed()
+
+    def recount(self) -> None:
+        """Record that the history was counted again by the present rules; what was given up stays so."""
+        declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
+        self.undeclared -= declared - self.dropped
+        self.unsure.clear()
+        self._changed()
+
+    def retry(self) -> None:
+        """Record that all dead letters were retried."""
+        declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
+        self.undeclared -= declared - self.dropped
+        self._changed()
+
+    def drop(self) -> None:
+        """Record that all dead letters were given up."""
+        self.dropped |= self.undeclared
+        self._changed()
+
+    def reset(self, metric: str, subject: str, now: float) -> None:
+        """Record a reset of a subject at second `now` of the operator's clock."""
+        if self.rules.metric[metric].once is None:
+            self.resets[metric, subject] = len(self.log)
+        else:
+            self._withdraw(metric, subject, now)
+        self._changed()
+
+    def _withdraw(self, metric: str, subject: str, now: float) -> None:
+        """Append a vote of 0 for each actor whose vote is not 0."""
+        for event, amount in self.books.parts:
+            if (event.metric, event.subject) == (metric, subject) and amount:
+                at = max(int(now * 1000), int(event.at) + 1)
+                vote = Occurrence(metric, subject, 0, event.actor)
+                self.log.append(Logged(vote, at, int(now * 1000), len(self.log), single=True))
+
+    def _changed(self) -> None:
+        self.__dict__.pop("books", None)
+
+    def retract(self, **given: str | None) -> int:
+        """Take back the events that have all given values, and return their number."""
+        wanted = {name: value for name, value in given.items() if value is not None}
+        found = {
+            logged.place
+            for logged in self.log
+            if all(getattr(logged.event, name) == value for name, value in wanted.items())
+        } - self.retracted
+        self.retracted |= found
+        self._changed()
+        return len(found)
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """The number of events by outcome, and of the appended ones."""
+        books = self.books.ledger
+        dead = sum(logged.dead for logged in self.log if logged.place not in self.retracted | self.undeclared)
+        return {
+            "appended": len(self.log),
+            "counted": books["counted"],
+            "rejected": books["rejected:once"] + books["rejected:limit"],
+            "duplicate": books["duplicate"],
+            "late": books["late"],
+            "dead": dead + len(self.undeclared - self.retracted),
+            "retracted": len(self.retracted),
+        }
+
+    def subjects(self, metric: str) -> list[str]:
+        """Return the subjects of a metric that have events, and one that has none."""
+        found = {logged.event.subject for logged in self.log if logged.event.metric == metric}
+        return [*sorted(found), "nothing:here"]
+
+    def actors(self, metric: str, subject: str, buckets: list[Bucket]) -> int:
+        """Return the number of different actors of a subject's events in some buckets; late ones are left out."""
+        rule, start, end = self.rules.metric[metric], buckets[0].start * 1000, buckets[-1].end * 1000
+        found = set()
+        for logged in self.alive:
+            event = logged.event
+            late = (rule.late_seconds or 2**53) * 1000 < logged.received - logged.at
+            if (late and rule.rejects_late) or (event.metric, event.subject) != (metric, subject):
+                continue
+            if event.actor is not None and start <= logged.at < end:
+                found.add(event.actor)
+        return len(found)
+
+    def ranking(self, metric: str, start: float | None = None, end: float = 0) -> list[tuple[str, int]]:
+        """Return the subjects of a metric and their totals, or their sums in a range of seconds, largest first."""
+        if start is None:
+            sums = {subject: total for (name, subject), total in self.books.totals.items() if name == metric}
+        else:
+            sums = {subject: self.books.within(metric, subject, start, end) for subject in self.subjects(metric)}
+        return sorted(sums.items(), key=lambda place: (place[1], place[0].encode()), reverse=True)
+
+    def floored(self, metric: str, value: int) -> int:
+        """Return a value as it is shown: at least the floor of its metric."""
+        floor = self.rules.metric[metric].floor
+        return value if floor is None else max(value, floor)
+
+    def home(self, subject: str) -> int:
+        """Return the partition of a subject."""
+        return home(subject, self.partitions)
+
+
+def located(events: list[Zoned], rules: dict[str, Metric], resets: dict[tuple[str, str], int]) -> Located:
+    """Return the books of events, with the parts of each total."""
+    books = Located(resets=resets)
+    tally(events, rules, books)
+    return books
+
+
+def covering(window: str, start: float, end: float, zone: str) -> Iterator[Bucket]:
+    """Yield the buckets of a window from the one that contains second `start` to the one before or at `end`."""
+    at = int(start)
+    while at < end:
+        found = bucket(window, at // MINUTE, zone)
+        yield found
+        at = found.end

@@ -1,0 +1,71 @@
+"""Moves: one kind of step of a scenario each. A file in `moves/` declares a move by its class alone."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.scenarios.draft import Draft
+    from tests.scenarios.world import World
+
+
+class Move(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step of a scenario. Its fields are all that it needs, so that a script can be played without what drew it.
+
+    A move must make sense alone, because shortening a script removes others before it. Times are in seconds since the
+    start of the scenario.
+
+    Attributes:
+        weight: How often the move is drawn, compared with others; 0 if it is only written by hand.
+    """
+
+    weight: ClassVar[int] = 1
+
+    @classmethod
+    def draw(cls, draft: Draft) -> Self | None:
+        """Return a move for the end of a draft, or `None` if none makes sense there."""
+        raise NotImplementedError
+
+    def play(self, world: World) -> None:
+        """Do the move in the world, and tell the model.
+
+        Raises:
+            Mismatch: an answer differs from the model's.
+        """
+        raise NotImplementedError
+
+    def shorter(self) -> Iterator[Move]:
+        """Yield simpler moves of the same kind, the simplest first; none by default."""
+        return iter(())
+
+
+@cache
+def kinds() -> dict[str, type[Move]]:
+    """Return the moves by name: the name of a move is that of its class."""
+    for file in sorted((Path(__file__).parent / "moves").glob("*.py")):
+        importlib.import_module(f"tests.scenarios.moves.{file.stem}")
+    return {kind.__name__: kind for kind in _below(Move) if kind.__module__.startswith("tests.scenarios.moves.")}
+
+
+def encode(move: Move) -> dict[str, Any]:
+    """Return a move as an object of a script."""
+    return {"move": type(move).__name__} | msgspec.to_builtins(move)
+
+
+def decode(step: dict[str, Any]) -> Move:
+    """Return the move that an object of a script describes."""
+    fields = {name: value for name, value in step.items() if name != "move"}
+    return msgspec.convert(fields, kinds()[step["move"]])
+
+
+def _below(kind: type[Move]) -> Iterator[type[Move]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _below(one)

@@ -1,0 +1,65 @@
+"""Dead letters: events of metrics that are not declared, their retry, and giving them up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.scenarios.known import Known, avoided
+from tests.scenarios.move import Move
+from tests.scenarios.moves.emit import EmitPlain
+from tests.scenarios.script import Occurrence
+
+if TYPE_CHECKING:
+    from tests.scenarios.draft import Draft
+    from tests.scenarios.world import World
+
+
+class EmitUndeclared(EmitPlain, frozen=True):
+    """Another client appends plain entries of a metric that is not declared: they are dead letters until a retry."""
+
+    @classmethod
+    def draw(cls, draft: Draft) -> EmitUndeclared | None:
+        """Return one to three events of the metric `later`."""
+        if "later" in draft.rules.metric:
+            return None
+        draft.done.add("undeclared")
+        count = draft.number(1, 3)
+        first = len(draft.events)
+        at = draft.elapsed
+        events = [
+            Occurrence("later", draft.pick(["a", "b"]), 1, f"u{first + number}", at - number, f"l{first + number}")
+            for number in range(count)
+        ]
+        return cls(events)
+
+
+class RetryDead(Move, frozen=True):
+    """An operator retries all dead letters."""
+
+    @classmethod
+    def draw(cls, draft: Draft) -> RetryDead | None:
+        """Return a retry, if there may be a dead letter."""
+        return cls() if "undeclared" in draft.done else None
+
+    def play(self, world: World) -> None:
+        """Count what waits, and retry."""
+        world.count()
+        world.command("dead", "retry", "--all", "--json", status=None)
+        world.model.retry()
+
+
+class DropDead(Move, frozen=True):
+    """An operator gives all dead letters up."""
+
+    @classmethod
+    def draw(cls, draft: Draft) -> DropDead | None:
+        """Return a drop, if there may be a dead letter."""
+        if "undeclared" not in draft.done or avoided(Known.DROPPED_LETTERS):
+            return None
+        return cls()
+
+    def play(self, world: World) -> None:
+        """Count what waits, and drop."""
+        world.count()
+        world.command("dead", "drop", "--all", "--json", status=None)
+        world.model.drop()

@@ -1,0 +1,62 @@
+"""Decisions: one event, counted at once, with its verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from tests.scenarios.known import Known, avoided
+from tests.scenarios.move import Move
+from tests.scenarios.script import Occurrence  # noqa: TC001  # msgspec reads the annotations
+from tests.scenarios.world import Mismatch
+
+if TYPE_CHECKING:
+    from tests.scenarios.draft import Draft
+    from tests.scenarios.world import World
+
+
+class Decide(Move, frozen=True):
+    """A producer decides an event; everything before it is counted first, so that the verdict is certain.
+
+    Attributes:
+        event: The event.
+    """
+
+    weight: ClassVar[int] = 2
+
+    event: Occurrence
+
+    @classmethod
+    def draw(cls, draft: Draft) -> Decide | None:
+        """Return an event of a metric that can be decided."""
+        metrics = [name for name, rule in draft.rules.metric.items() if rule.exact and not rule.spread]
+        event = draft.event(metrics)
+        if event is None or event.at is None:
+            return None if event is None else cls(event)
+        late = draft.rules.metric[event.metric].late_seconds
+        return None if late is not None and draft.elapsed - event.at > late - 120 else cls(event)
+
+    def play(self, world: World) -> None:
+        """Decide the event, and compare the verdict with the model's."""
+        world.count()
+        model, event = world.model, self.event
+        rule = model.rules.metric[event.metric]
+        before = model.books
+        fields = event.fields(world.start)
+        at = fields.get("at", world.now("app"))
+        verdict = world.ask("app", "decide", url=world.url, producer="p1", event=fields)
+        too_late = rule.late_seconds is not None and world.now("app") - at > rule.late_seconds
+        if "refused" in verdict:
+            if at > world.now("app") + 3600 or too_late:
+                return
+            raise Mismatch(f"decide {event} was refused: {verdict['refused']}")
+        model.append(event, at, world.now(), packed=False)
+        world.count()
+        counted = {name: model.books.ledger[name] - before.ledger[name] for name in ("counted", "duplicate")}
+        total = model.floored(event.metric, model.books.totals[event.metric, event.subject])
+        found = verdict["total"]
+        if found is None and rule.once is not None and avoided(Known.FIRST_VOTE_OF_0):
+            found = 0
+        if rule.max_subjects is None and found != total:
+            raise Mismatch(f"decide {event}: total {verdict['total']}, expected {total}")
+        if rule.once is None and verdict["accepted"] != (counted["counted"] == 1):
+            raise Mismatch(f"decide {event}: {verdict}, but the model counts {counted}")

@@ -1,0 +1,47 @@
+"""An operator brings the counters of a subject to 0."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.scenarios.known import Known, avoided
+from tests.scenarios.move import Move
+
+if TYPE_CHECKING:
+    from tests.scenarios.draft import Draft
+    from tests.scenarios.world import World
+
+
+class Reset(Move, frozen=True):
+    """An operator resets a subject; everything is 0 afterwards, and later events count.
+
+    Attributes:
+        metric: The metric.
+        subject: The subject.
+    """
+
+    metric: str
+    subject: str
+
+    @classmethod
+    def draw(cls, draft: Draft) -> Reset | None:
+        """Return a reset of a metric whose events do not replace one another later."""
+        names = [
+            name
+            for name, rule in draft.rules.metric.items()
+            if rule.exact
+            and rule.limit is None
+            and rule.once in (None, "forever")
+            and not (avoided(Known.RESETS) and (rule.ids is not None or rule.once or "minute" in rule.windows))
+        ]
+        return cls(draft.pick(names), draft.pick(["a", "b", "c"])) if names else None
+
+    def play(self, world: World) -> None:
+        """Count what waits, and reset."""
+        if self.metric not in world.rules.metric:
+            return
+        world.count()
+        now = world.now("reader")
+        world.command("reset", self.subject, self.metric, "--json")
+        world.model.reset(self.metric, self.subject, now)
+        world.count()

@@ -1,0 +1,107 @@
+"""Changes of rules on a live deployment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from tallystream.errors import ConfigurationError
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.wire.window import WINDOWS
+from tests.scenarios.known import Known, avoided
+from tests.scenarios.move import Move
+
+if TYPE_CHECKING:
+    from tests.scenarios.draft import Draft
+    from tests.scenarios.world import World
+
+
+class ChangeFloor(Move, frozen=True, omit_defaults=False):
+    """An operator changes the floor of a metric, which applies to every read at once.
+
+    Attributes:
+        metric: The metric.
+        floor: Its new floor.
+    """
+
+    metric: str
+    floor: int | None
+
+    @classmethod
+    def draw(cls, draft: Draft) -> ChangeFloor:
+        """Return a new floor of a metric."""
+        return cls(draft.pick(list(draft.rules.metric)), draft.pick([None, 0, 2]))
+
+    def play(self, world: World) -> None:
+        """Change the floor."""
+        if self.metric in world.rules.metric:
+            changed = replace(world.rules.metric[self.metric], floor=self.floor)
+            world.declare(replace(world.rules, metric=world.rules.metric | {self.metric: changed}))
+
+
+class AddWindow(Move, frozen=True):
+    """An operator adds a window to a metric: events count as before, and the new buckets begin empty.
+
+    Attributes:
+        metric: The metric.
+        window: The window.
+    """
+
+    metric: str
+    window: str
+
+    @classmethod
+    def draw(cls, draft: Draft) -> AddWindow | None:
+        """Return a window that a metric does not have."""
+        metric = draft.pick(list(draft.rules.metric))
+        rule = draft.rules.metric[metric]
+        if avoided(Known.RULE_CHANGES) and (rule.once or rule.ids or rule.limit or rule.unique or rule.top):
+            return None
+        lacking = [window for window in WINDOWS if window not in rule.windows]
+        if not lacking:
+            return None
+        move = cls(metric, draft.pick(lacking))
+        try:
+            draft.rules = move.added(draft.rules)
+        except ConfigurationError:
+            return None
+        return move
+
+    def added(self, rules: Rules) -> Rules:
+        """Return rules with the window."""
+        rule = rules.metric[self.metric]
+        changed = replace(rule, windows=(*rule.windows, self.window))
+        return Rules(rules.metric | {self.metric: changed}, zone=rules.zone)
+
+    def play(self, world: World) -> None:
+        """Count what waits, and change the rules."""
+        if self.metric in world.rules.metric and self.window not in world.rules.metric[self.metric].windows:
+            world.count()
+            world.declare(self.added(world.rules))
+
+
+class Declare(Move, frozen=True):
+    """An operator declares a metric whose events are dead letters so far.
+
+    Attributes:
+        metric: The name of the metric.
+        rule: Its rules.
+    """
+
+    metric: str
+    rule: Metric
+
+    @classmethod
+    def draw(cls, draft: Draft) -> Declare | None:
+        """Return a declaration of the metric `later`, once."""
+        if "later" in draft.rules.metric:
+            return None
+        rule = draft.pick([Metric(windows=("hour", "day")), Metric(once="forever"), Metric(limit=2, per="day")])
+        draft.rules = Rules(draft.rules.metric | {"later": rule}, zone=draft.rules.zone)
+        return cls("later", rule)
+
+    def play(self, world: World) -> None:
+        """Declare the metric."""
+        world.count()
+        world.declare(Rules(world.rules.metric | {self.metric: self.rule}, zone=world.rules.zone))

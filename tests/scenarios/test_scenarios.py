@@ -1,0 +1,38 @@
+"""Scenarios drawn from seeds: every answer equals the model's after every step, whatever meets what."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.table import faketime
+from tests.scenarios import machine
+from tests.scenarios.script import parse
+from tests.scenarios.world import Hosts
+from tests.servers import missing
+
+SEEDS = (2, 4, 6, 11, 20, 22)
+"""Seeds of short scenarios; `make scenarios` draws others."""
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """Provide the hosts that all scenarios of this module play on."""
+    if faketime() is None:
+        missing("no libfaketime (apt install faketime)", unless="CI")
+    with Hosts() as lane:
+        yield lane
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_answer_equals_the_models(hosts, seed):
+    """A scenario of a fixed seed gives no wrong answer; `make scenarios` plays more of them."""
+    played = machine.play(machine.draw(seed), hosts)
+    assert played.failure is None, played.failure
+    assert played.checks
+
+
+def test_a_seed_draws_the_same_script_again():
+    """A seed is enough to repeat a scenario, and a script is the same after it was stored."""
+    script = machine.draw(7)
+    assert machine.draw(7) == script
+    assert parse(script.text()) == script

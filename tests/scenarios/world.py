@@ -1,0 +1,237 @@
+"""The world of one scenario: a server, its clock, the hosts, the configuration file, and the model beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
+from redis import Redis
+
+from tallystream_worker.server.binary import find_binary
+from tallystream_worker.server.embedded import EmbeddedServer
+from tests.scenarios.clocks import Clock
+from tests.scenarios.hosts import NAMES, Host
+from tests.scenarios.model import Model
+
+if TYPE_CHECKING:
+    from tallystream.rules.metrics import Rules
+    from tests.scenarios.script import Occurrence, Script
+
+ZONES: Final = {"app": "Europe/Vienna", "worker": "Asia/Tokyo", "reader": "America/New_York"}
+"""The zone that each host calls `localtime`."""
+
+LATEST_SECOND: Final = 40
+"""Second of a minute after which the clocks go on to the next minute, so that no minute ends within a step."""
+
+
+class Mismatch(AssertionError):
+    """An answer of the system that differs from the model's."""
+
+
+class Hosts:
+    """The hosts of one lane, which plays one scenario after another; a context manager that ends them."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tally-hosts-"))
+        self.by_name = {name: Host(name, self.folder, Path("/usr/share/zoneinfo") / ZONES[name]) for name in NAMES}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in self.by_name.values():
+            host.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class World:
+    """Everything that a scenario plays in; a context manager that ends the server and empties the hosts.
+
+    Args:
+        script: The scenario.
+        hosts: The hosts of the lane.
+    """
+
+    def __init__(self, script: Script, hosts: Hosts) -> None:
+        self.script = script
+        self.rules: Rules = script.rules
+        self.start = script.began
+        self.model = Model(script.rules, script.partitions)
+        self.hosts = hosts.by_name
+        self.folder = Path(tempfile.mkdtemp(prefix="tally-scenario-"))
+        self.partitions = script.partitions
+        self.checks = 0
+        """The number of answers that were compared with the model's."""
+        self._clock = Clock(self.folder / "server.clock")
+        self._true = 0.0
+        self._skews: dict[str, float] = {}
+        self._set_time(self.start)
+        self._open = contextlib.ExitStack()
+        self.server = EmbeddedServer(self.folder / "data", binary=self._program())
+
+    def __enter__(self) -> Self:
+        try:
+            self._open.enter_context(self.server)
+            for host in self.hosts.values():
+                host.ask("forget")
+            self.configure()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in self.hosts.values():
+            with contextlib.suppress(AssertionError):
+                host.ask("forget")
+        self._open.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        """The URL of the server."""
+        return self.server.url
+
+    @property
+    def config(self) -> str:
+        """The path of the configuration file."""
+        return str(self.folder / "tallystream.toml")
+
+    @property
+    def sources(self) -> list[str]:
+        """The options that name the archive, if there is one, for commands that read the history."""
+        archive = self.folder / "archive"
+        return ["--archive", str(archive)] if archive.exists() else []
+
+    # Time
+
+    def now(self, of: str = "server") -> float:
+        """Return the second since 1970 on the clock of the server or of a host."""
+        return (self._clock if of == "server" else self.hosts[of].clock).now()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass everywhere."""
+        self._true += seconds
+        self._set_clocks()
+
+    def skew(self, of: str, seconds: float) -> None:
+        """Make the clock of the server or of a host wrong by some seconds, ahead if positive."""
+        self._skews[of] = seconds
+        self._set_clocks()
+
+    def steady(self) -> None:
+        """Go on to the next minute if this one ends soon, so that all answers of a step belong to one minute."""
+        second = (time.time() + self._true) % 60
+        if second > LATEST_SECOND:
+            self.advance(70 - second)
+
+    def _set_time(self, second: float) -> None:
+        self._true = second - time.time()
+        self._set_clocks()
+
+    def _set_clocks(self) -> None:
+        self._clock.set(self._true + self._skews.get("server", 0.0))
+        for name, host in self.hosts.items():
+            host.clock.set(self._true + self._skews.get(name, 0.0))
+
+    # The system
+
+    def ask(self, host: str, command: str, **arguments: Any) -> Any:
+        """Run a command in a host; see `host_process`."""
+        return self.hosts[host].ask(command, **arguments)
+
+    def configure(self) -> None:
+        """Write the configuration file, and publish the rules as a worker does at its start."""
+        Path(self.config).write_text(toml(self.rules, self.url, self.partitions, self.script.age))
+        self.ask("worker", "configure", config=self.config)
+
+    def emit(self, events: list[Occurrence], producer: str = "p1", **settings: Any) -> None:
+        """Emit events with the producer of a name, and tell the model of those that were accepted."""
+        fields = [event.fields(self.start) for event in events]
+        began = self.now("app")
+        if producer == "asyncio":
+            refusals = self.ask("app", "emit_asyncio", url=self.url, events=fields)
+        else:
+            settings = {"url": self.url} | settings
+            refusals = self.ask("app", "emit", producer=producer, events=fields, **settings)
+        received = self.now()
+        for event, given, refusal in zip(events, fields, refusals, strict=True):
+            at = given.get("at", began)
+            if (refusal is not None) != (at > began + 3600):
+                raise Mismatch(f"emit of {event} at {began:.3f} on host app: refused with {refusal!r}")
+            if refusal is None:
+                self.model.append(event, at, received, packed=True)
+
+    def count(self, shuffle: int | None = None, *, consumer: str = "w1") -> None:
+        """Count everything that waits."""
+        self.ask("worker", "count", url=self.url, consumer=consumer, shuffle=shuffle)
+        self.model.settle()
+
+    def declare(self, rules: Rules) -> None:
+        """Change the rules: restart the worker with another configuration, and the producers, so that they read it."""
+        self.rules = rules
+        self.configure()
+        self.ask("app", "forget")
+        self.model.declare(rules)
+
+    def command(self, *arguments: str, status: int | None = 0) -> Any:
+        """Run a command of the command line on host reader, and return its JSON, or its text if it printed none.
+
+        Raises:
+            Mismatch: its exit status is not `status`; `None` accepts any.
+        """
+        result = self.ask("reader", "command", config=self.config, arguments=list(arguments))
+        if status is not None and result["status"] != status:
+            raise Mismatch(
+                f"tallystream {' '.join(arguments)}: exit status {result['status']}, not {status}: "
+                f"{(result['err'] or result['out'])[-1500:]}"
+            )
+        try:
+            return json.loads(result["out"])
+        except ValueError:
+            return result["out"]
+
+    def drop_old(self) -> None:
+        """Remove the generations and topics that are not live, so that another can be built."""
+        self.command("rebuild", "--drop", "--json")
+
+    def emit_through(self, proxy_url: str, events: list[Occurrence]) -> None:
+        """Emit events with a producer that connects to a proxy."""
+        self.emit(events, "proxied", url=proxy_url)
+
+    def execute(self, *command: str) -> Any:
+        """Run a command on the server, and return its reply."""
+        with Redis.from_url(self.url, protocol=3) as client:
+            return client.execute_command(*command)
+
+    def _program(self) -> Path:
+        """Return the path of a server program with the server's clock."""
+        binary = find_binary() if self.script.server == "valkey" else shutil.which("redis-server")
+        assert binary is not None, "no redis-server on PATH"
+        variables = " ".join(f"{name}='{value}'" for name, value in self._clock.environment.items())
+        program = self.folder / "server"
+        program.write_text(f'#!/bin/sh\n{variables} exec {binary} "$@"\n')
+        program.chmod(0o700)
+        return program
+
+
+def toml(rules: Rules, url: str, partitions: int, age: str) -> str:
+    """Return a configuration file with these rules."""
+    lines = [f'zone = "{rules.zone}"', "[redis]", f'url = "{url}"', f"partitions = {partitions}"]
+    lines += ["[worker]", 'name = "w1"', "[retention]", f'age = "{age}"', "[serve]", "port = 0"]
+    for name, metric in rules.metric.items():
+        lines.append(f"[metric.{name}]")
+        lines += [f"{key} = {_value(value)}" for key, value in msgspec.to_builtins(metric).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_value(each)}" for key, each in value.items()) + "}"
+    return "[]" if value == [] else json.dumps(value)
