@@ -68,6 +68,7 @@ class Mutant:
 
 
 _LOOP: Final = "tests/integration/counting/test_loop.py"
+_FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
 _APPLY: Final = "tallystream_worker/counting/lua/apply.lua"
 _APPEND: Final = "tallystream/storage/lua/append.lua"
 _ACKNOWLEDGE: Final = "call('XACK', stream, group, unpack(ids))\n"
@@ -284,5 +285,51 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/runtime/test_supervisor.py::test_a_switch_that_fails_is_tried_again",),
+    ),
+    Mutant(
+        "gate-takes-a-forgotten-producer-for-a-new-one",
+        (Edit(_APPEND, "if producers.may_be_removed(sequences, producer, ARGV[6]) then", "if false then"),),
+        tests=(
+            f"{_FORGOTTEN}::test_the_gate_refuses_a_first_entry_that_may_be_a_repetition",
+            f"{_FORGOTTEN}::test_an_entry_without_a_reply_is_not_sent_again_after_a_long_silence",
+        ),
+    ),
+    Mutant(
+        "producer-takes-a-removed-record-for-a-loss",
+        (
+            Edit(
+                "tallystream/producing/gate.py",
+                "return GateRecord(int(last), last_id, parse_id(horizon), newest)",
+                "return GateRecord(int(last), last_id, parse_id(START), newest)",
+            ),
+        ),
+        tests=(f"{_FORGOTTEN}::test_a_producer_that_was_silent_for_long_sends_nothing_again",),
+    ),
+    Mutant(
+        "silence-by-the-clock",
+        (
+            Edit(
+                "tallystream_worker/maintenance/lua/reap_producers.lua",
+                "math.min(now - (seen or now), tonumber(ARGV[3]))",
+                "now - (seen or now)",
+            ),
+        ),
+        tests=("tests/integration/maintenance/test_reaper.py::test_a_clock_that_jumps_removes_no_record",),
+    ),
+    Mutant(
+        "spool-forgotten-like-others",
+        (Edit("tallystream/producing/partition_queue.py", 'SPOOL: Final = "spool:"', 'SPOOL: Final = ""'),),
+        tests=(f"{_FORGOTTEN}::test_a_dead_spool_that_is_delivered_late",),
+    ),
+    Mutant(
+        "snapshot-without-horizons",
+        (
+            Edit(
+                "tallystream_worker/snapshot/snapshotter.py",
+                "        producers |= self._horizons(keys)\n",
+                "",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_snapshot.py::test_a_restore_keeps_what_was_forgotten",),
     ),
 )

@@ -1,4 +1,4 @@
-"""The row of the fault table in which producers are killed."""
+"""The rows of the fault table in which producers are killed, and in which the server forgets them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tallystream.storage.keys import partition_of
 from tests.faults.table import row
+from tests.silence import reap_all
 
 if TYPE_CHECKING:
     from tests.faults.journal import Account
@@ -51,6 +52,32 @@ def producer_killed(world: World) -> None:
         world.afterwards.append(lambda account: _lost_only_the_last(world, account))
     if len(producers) == 1 or spooled:
         world.flow(50)
+
+
+@row(35, "the records of live producers are removed from the gate, again and again", "B P D M R L X")
+def forgotten(world: World) -> None:
+    """A producer whose record is removed at any moment continues; no entry is lost or counted twice."""
+    world.serve()
+    world.crowd(entry_events=5)
+    world.worker("a")
+    world.flow(50)
+    removed = 0
+    for _ in range(world.chance.randint(5, 40)):
+        for keys in world.harness.layout.keys:
+            removed += reap_all(world.harness.client, keys, silence=0, spool_silence=0)
+        world.inject("every record at the gate removed")
+        world.pause(0.001, 0.05)
+    world.heal()
+    world.expect(removed, "no record was removed")
+    world.flow(100)
+    world.afterwards.append(lambda account: _forgot_nothing(world, account))
+
+
+def _forgot_nothing(world: World, account: Account) -> None:
+    """Check that no producer took a removed record for a loss."""
+    for name in ("rewound_streams", "lost_entries", "unknown_entries"):
+        noticed = sum(statistics[name] for statistics in account.statistics)
+        world.expect(noticed == 0, f"{name} is {noticed}, but the server lost nothing")
 
 
 def _took_all(world: World, account: Account) -> None:

@@ -11,11 +11,10 @@ from tallystream import EventError, Producer
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.server.binary import find_binary
-from tests.faults.table import faketime, row
+from tests.clock import with_clock
+from tests.faults.table import row
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tallystream.storage.keys import PartitionKeys
     from tests.faults.journal import Account
     from tests.faults.world import World
@@ -81,7 +80,7 @@ def clock_jump(world: World) -> None:
     """Stream IDs grow when the server's clock jumps, and an event from the far future is not counted."""
     clock = world.folder / "clock"
     clock.write_text("+0")
-    world.serve(kind="valkey", binary=_with_clock(world, clock))
+    world.serve(kind="valkey", binary=with_clock(find_binary(), world.folder, clock))
     world.crowd()
     world.worker("a", claim_idle=0.1)
     world.flow(50)
@@ -121,14 +120,3 @@ def _has_group(world: World, keys: PartitionKeys) -> bool:
 def _last_ids(world: World) -> list[str]:
     streams = [world.harness.client.xinfo_stream(keys.stream) for keys in world.harness.layout.keys]
     return [stream["last-generated-id"].decode() for stream in streams]
-
-
-def _with_clock(world: World, clock: Path) -> Path:
-    """Return the path of a server program whose wall clock is shifted by the seconds in the file `clock`."""
-    program = world.folder / "server-with-clock"
-    program.write_text(
-        f"#!/bin/sh\nLD_PRELOAD={faketime()} FAKETIME_TIMESTAMP_FILE={clock} FAKETIME_NO_CACHE=1"
-        f' FAKETIME_DONT_FAKE_MONOTONIC=1 exec {find_binary()} "$@"\n'
-    )
-    program.chmod(0o700)
-    return program

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from tests.clock import faketime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +57,3 @@ def row(
         return scenario
 
     return enter
-
-
-def faketime() -> Path | None:
-    """Return the path of libfaketime, which changes the clock of a process, or `None` if it is not installed."""
-    return next(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"), None)

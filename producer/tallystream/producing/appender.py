@@ -10,10 +10,11 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from tallystream.client.durability import DurabilityCheck
-from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
+from tallystream.producing.gate import parse_record, queue_read
+from tallystream.producing.partition_queue import START, PartitionQueue, SealedEntry
 from tallystream.producing.rollback_watch import RollbackWatch
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION
@@ -48,8 +49,7 @@ class Appender:
         epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
         durability: Durability that an entry needs to count as confirmed.
         queues: One queue for each partition; `None` for new ones.
-        on_rename: Called before anything is sent under a queue's new name, with the partition, the new name, and the
-            last sequence confirmed under the old name; the new name begins at 1 after it.
+        on_rename: Called before anything is sent under a queue's new name; see `RollbackWatch`.
 
     Attributes:
         layout: Layout of the topic that is appended to.
@@ -63,7 +63,7 @@ class Appender:
         epoch: str | None = None,
         durability: DurabilityCheck | None = None,
         queues: Sequence[PartitionQueue] | None = None,
-        on_rename: Callable[[int, str, int], None] | None = None,
+        on_rename: Callable[[int, str, int, str], None] | None = None,
     ) -> None:
         self.layout = layout
         self._client = client
@@ -97,6 +97,11 @@ class Appender:
         return self._rollbacks.lost
 
     @property
+    def unknown(self) -> int:
+        """Entries that are not sent again: the server may have them, but removed the record that could prove it."""
+        return self._rollbacks.unknown
+
+    @property
     def oldest_cycle(self) -> int | None:
         """The lowest cycle among the unconfirmed entries, `None` if there are none."""
         return min((queue.waiting[0].cycle for queue in self.queues if queue.waiting), default=None)
@@ -114,22 +119,26 @@ class Appender:
         """Send a burst of unconfirmed entries: the first 32 of each partition, except those that are full or closed.
 
         Returns:
-            The entries that are confirmed for the first time, and the first error reply of a server (memory full,
-            read-only, loading, missing permission), or `None`. Every unconfirmed entry stays queued.
+            The entries that are confirmed for the first time, or given up (`unknown`), and the first error reply of a
+            server (memory full, read-only, loading, missing permission), or `None`. The other entries stay queued.
 
         Raises:
             RedisError: the connection broke; it is not known which entries were written, so all of them stay queued.
         """
         rollbacks = self._rollbacks
-        rollbacks.roll_back(self.layout, self.queues)
+        confirmed: list[SealedEntry] = []
+        for entry in rollbacks.roll_back(self.layout, self.queues):
+            self._report(entry, confirmed)
+        if confirmed:
+            return confirmed, None  # now: if the connection breaks, they are not returned again
         now = time.monotonic()
-        sent: list[tuple[int, SealedEntry]] = []
+        sent: list[tuple[int, int]] = []  # partition and sequence of each entry
         with self._client.pipeline(transaction=False) as pipeline:
             for partition, queue in enumerate(self.queues):
                 if queue.waiting and queue.resume_at <= now:
                     for sequence, entry in enumerate(islice(queue.waiting, _BURST), start=queue.confirmed + 1):
                         self._queue(pipeline, partition, sequence, entry)
-                        sent.append((partition, entry))
+                        sent.append((partition, sequence))
             checked = rollbacks.queue_checks(pipeline, self.layout, self.queues, now)
             if not sent and not checked:
                 return [], None
@@ -139,20 +148,31 @@ class Appender:
                 _APPEND.load(self._client)
                 self._script_is_loaded = True
             rollbacks.is_unsure = True  # until the replies have arrived
-            replies = pipeline.execute(raise_on_error=False)
+            try:
+                replies = pipeline.execute(raise_on_error=False)
+            except BaseException:
+                self._note_sent(sent)
+                raise
             rollbacks.is_unsure = False
         rollbacks.compare(self.queues, checked, replies[len(sent) : len(sent) + len(checked)])
         return self._settle(sent, replies)
 
     def _queue(self, pipeline: Any, partition: int, sequence: int, entry: SealedEntry) -> None:
         keys = self.layout.keys[partition]
-        arguments = [VERSION, self.queues[partition].producer, sequence, entry.events, entry.payload]
+        queue = self.queues[partition]
+        arguments = [VERSION, queue.producer, sequence, entry.events, entry.payload, queue.since]
         if self._durability.is_needed:
             arguments.append(1)
         _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.topic_ledger], arguments)
 
+    def _note_sent(self, sent: Sequence[tuple[int, int]]) -> None:
+        """Record that entries may be in the streams, because the replies to them are missing or prove too little."""
+        for partition, sequence in sent:
+            queue = self.queues[partition]
+            queue.sent = max(queue.sent, sequence)
+
     def _settle(
-        self, sent: Sequence[tuple[int, SealedEntry]], replies: Sequence[Any]
+        self, sent: Sequence[tuple[int, int]], replies: Sequence[Any]
     ) -> tuple[list[SealedEntry], RedisError | None]:
         first_error: RedisError | None = None
         if is_written_only := bool(sent) and self._durability.is_needed:
@@ -161,9 +181,11 @@ class Appender:
             elif is_enough := self._durability.is_enough(replies[-1]):
                 is_written_only = not is_enough
             self.unconfirmed += is_written_only
+        if is_written_only:
+            self._note_sent(sent)
         confirmed: list[SealedEntry] = []
         stopped: set[int] = set()
-        for (partition, _), reply in zip(sent, replies, strict=False):  # replies to checks and durability follow
+        for (partition, sequence), reply in zip(sent, replies, strict=False):  # replies to checks and durability follow
             if partition in stopped:
                 continue  # after a failed entry, the gate replies "gap" to the partition's later ones: ignore that
             if isinstance(reply, RedisError):
@@ -172,28 +194,35 @@ class Appender:
                     self._script_is_loaded = False  # restart, failover or SCRIPT FLUSH: load it before the next burst
                 else:
                     first_error = first_error or reply
+                if not isinstance(reply, ResponseError):  # in a cluster, the connection to one node may break
+                    self._note_sent([pair for pair in sent if pair[0] == partition])
                 continue
             queue = self.queues[partition]
-            answer, detail = reply[0], reply[1].decode()
-            if answer == b"gap":
+            answer, detail = reply[0], reply[1].decode() if len(reply) > 1 else ""
+            if answer not in (b"appended", b"already"):
                 stopped.add(partition)
-                self._rollbacks.suspect(partition, int(detail))
-            elif answer == b"closed":
-                stopped.add(partition)
-                self.is_closed = True
-                queue.resume_at = time.monotonic() + _PAUSE
-            elif answer == b"full":
-                stopped.add(partition)
-                self.backlogged += 1
-                queue.resume_at = time.monotonic() + _PAUSE
+                self._refused(partition, sequence, answer)
             elif not is_written_only:
                 self.resent += answer == b"already"
                 self.last_ids[partition] = detail or self.last_ids[partition]
-                self._confirm(queue, confirmed)
+                self._report(queue.confirm(detail), confirmed)
         return confirmed, first_error
 
-    def _confirm(self, queue: PartitionQueue, confirmed: list[SealedEntry]) -> None:
-        entry = queue.confirm()
+    def _refused(self, partition: int, sequence: int, answer: bytes) -> None:
+        """Act on the reply of the gate to an entry that was not appended."""
+        if answer in (b"gap", b"forgotten"):
+            self._rollbacks.suspect(partition)
+            return
+        queue = self.queues[partition]
+        queue.sent = min(queue.sent, sequence - 1)  # the gate first checks whether the stream has the entry
+        queue.resume_at = time.monotonic() + _PAUSE
+        if answer == b"closed":
+            self.is_closed = True
+        else:
+            self.backlogged += 1
+
+    def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:
+        """Add an entry that was just confirmed to `confirmed`, if that is the first time."""
         self._rollbacks.confirmed_at = time.monotonic()
         if not entry.was_confirmed:
             entry.was_confirmed = True
@@ -202,15 +231,23 @@ class Appender:
     # -- moving to another topic ------------------------------------------------------------------------
 
     def lasts(self) -> list[int]:
-        """Return, by partition, the last sequence that the server has of each queue; final if the topic is closed.
+        """Return, by partition, the last sequence that the topic has of each queue; final if the topic is closed.
+
+        If the record of a queue was removed, its confirmed entries are in the topic; see `PartitionQueue.last_of`.
 
         Raises:
             RedisError: the server did not answer; the sequences are not known.
         """
         with self._client.pipeline(transaction=False) as pipeline:
             for keys, queue in zip(self.layout.keys, self.queues, strict=True):
-                pipeline.execute_command("HGET", keys.sequences, queue.producer)
-            return [int(reply.split()[0]) if reply else 0 for reply in pipeline.execute()]
+                queue_read(pipeline, keys, queue.producer)
+            records = [parse_record(reply) for reply in pipeline.execute()]
+        lasts = []
+        for queue, record in zip(self.queues, records, strict=True):
+            lasts.append(queue.last_of(record))
+            if queue.is_forgotten(record):
+                self._rollbacks.unknown += lasts[-1] - queue.confirmed
+        return lasts
 
     def settle(self, lasts: Sequence[int]) -> list[SealedEntry]:
         """Confirm the entries that a closed topic has; the others stay waiting.
@@ -225,8 +262,8 @@ class Appender:
         for queue, last in zip(self.queues, lasts, strict=True):
             if last < queue.confirmed:
                 self._rollbacks.count(queue.roll_back(last))
-            while queue.waiting and queue.confirmed < last:
-                self._confirm(queue, confirmed)
+            for entry in queue.confirm_to(last):
+                self._report(entry, confirmed)
         return confirmed
 
     @property
@@ -243,6 +280,12 @@ class Appender:
         self.is_closed = False
 
 
-def new_queues(layout: Layout) -> list[PartitionQueue]:
-    """Return a new, empty queue for each partition of a layout."""
-    return [PartitionQueue(KEEP_BYTES // layout.partitions) for _ in layout.keys]
+def new_queues(layout: Layout, since: Sequence[str] = ()) -> list[PartitionQueue]:
+    """Return a new, empty queue for each partition of a layout.
+
+    Args:
+        layout: The layout.
+        since: A recent stream ID of each partition, from `newest_ids`; empty if they were not read.
+    """
+    begun = since or [START] * layout.partitions
+    return [PartitionQueue(KEEP_BYTES // layout.partitions, since=each) for each in begun]

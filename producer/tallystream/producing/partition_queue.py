@@ -5,10 +5,22 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from tallystream.wire.stream_id import parse_id
+
+if TYPE_CHECKING:
+    from tallystream.producing.gate import GateRecord
 
 _ENTRY_BYTES: Final = 250
 """About how many bytes an entry takes in addition to its payload."""
+
+
+START: Final = "0-0"
+"""A stream ID that is not greater than any other."""
+
+SPOOL: Final = "spool:"
+"""The prefix of the names of queues whose entries are in a spool; the server keeps their records for longer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +33,7 @@ class SealedEntry:
         size: Bytes that its events take in the buffer.
         payload: The packed events.
         was_confirmed: Whether the server has ever confirmed it.
+        since: While it is kept, its stream ID; if that is not known, a lower bound of it.
     """
 
     cycle: int
@@ -28,6 +41,7 @@ class SealedEntry:
     size: int
     payload: bytes
     was_confirmed: bool = False
+    since: str = START
 
 
 @dataclass(frozen=True)
@@ -50,21 +64,41 @@ class PartitionQueue:
     then states the last sequence that it has. The sequence gate lets entries through as 1, 2, 3, ... without a gap, so
     the server has no entry after that sequence.
 
+    The server removes the record of a producer that has been silent for long. The stream IDs of the kept entries then
+    show which of them the stream has had: see `last_of`.
+
     Args:
         keep_bytes: About how many bytes of confirmed entries to keep.
         producer: Name of the queue at the sequence gate; `None` for a new name.
         confirmed: The last sequence that is already confirmed.
+        since: A stream ID that no entry of the queue precedes, except those up to `confirmed`.
+        sent: The last sequence that may have been sent.
 
     Attributes:
         producer: Name of the queue at the sequence gate.
         confirmed: The last confirmed sequence: that of the last entry in `kept`.
+        since: The stream ID of the last confirmed entry, or a lower bound of it; the next entry gets a later one.
+        sent: The last sequence that may be in the stream; those after `confirmed` were sent, but no reply arrived.
         kept: Confirmed entries, the latest last.
         waiting: Unconfirmed entries; the first has the sequence `confirmed + 1`.
     """
 
-    __slots__ = ("_keep_bytes", "_kept_bytes", "confirmed", "kept", "producer", "resume_at", "waiting")
+    __slots__ = (
+        "_dropped_since",
+        "_keep_bytes",
+        "_kept_bytes",
+        "confirmed",
+        "kept",
+        "producer",
+        "resume_at",
+        "sent",
+        "since",
+        "waiting",
+    )
 
-    def __init__(self, keep_bytes: int, producer: str | None = None, confirmed: int = 0) -> None:
+    def __init__(
+        self, keep_bytes: int, producer: str | None = None, confirmed: int = 0, since: str = START, sent: int = 0
+    ) -> None:
         self._keep_bytes = keep_bytes
         self.waiting: deque[SealedEntry] = deque()
         self.kept: deque[SealedEntry] = deque()
@@ -73,16 +107,54 @@ class PartitionQueue:
         """Monotonic second before which nothing is sent, because the stream was full or closed."""
         self.producer = producer or new_name()
         self.confirmed = confirmed
+        self.since = self._dropped_since = since
+        self.sent = sent
 
-    def confirm(self) -> SealedEntry:
-        """Move the first waiting entry to the kept ones and return it; drop the oldest kept ones over `keep_bytes`."""
+    def confirm(self, stream_id: str = "") -> SealedEntry:
+        """Move the first waiting entry to the kept ones and return it; drop the oldest kept ones over `keep_bytes`.
+
+        `stream_id` is empty if it is not known.
+        """
         entry = self.waiting.popleft()
         self.confirmed += 1
+        self.since = entry.since = stream_id or self.since
         self.kept.append(entry)
         self._kept_bytes += len(entry.payload) + _ENTRY_BYTES
         while self._kept_bytes > self._keep_bytes:
-            self._kept_bytes -= len(self.kept.popleft().payload) + _ENTRY_BYTES
+            dropped = self.kept.popleft()
+            self._dropped_since = dropped.since
+            self._kept_bytes -= len(dropped.payload) + _ENTRY_BYTES
         return entry
+
+    def confirm_to(self, last: int) -> list[SealedEntry]:
+        """Take every waiting entry up to the sequence `last` for confirmed, and return them."""
+        entries = []
+        while self.waiting and self.confirmed < last:
+            entries.append(self.confirm())
+        self.confirmed = max(self.confirmed, last)
+        return entries
+
+    def is_forgotten(self, record: GateRecord) -> bool:
+        """Return whether the server may have removed the record of this queue, with all its confirmed entries in it."""
+        return record.last == 0 and parse_id(self.since) < record.horizon
+
+    def last_of(self, record: GateRecord) -> int:
+        """Return the last sequence that the stream has, or may have, according to the server's record of this queue.
+
+        If the record is missing, a removed record named an entry before its horizon. So the stream has had the entries
+        before the horizon, and does not have the later ones: those would be in a record. If all confirmed entries are
+        before the horizon, entries whose replies are missing may be in the stream as well; they are included.
+        """
+        if record.last > 0:
+            return record.last
+        if self.is_forgotten(record):
+            return max(self.confirmed, self.sent)
+        last = self.confirmed
+        for entry in reversed(self.kept):
+            if parse_id(entry.since) < record.horizon:
+                return last
+            last -= 1
+        return last if parse_id(self._dropped_since) < record.horizon else 0
 
     def roll_back(self, last: int) -> Rollback:
         """Make the kept entries after `last` wait again; `last` is the last sequence that the server still has.
@@ -101,18 +173,28 @@ class PartitionQueue:
             again += 1
         return Rollback(again, lost)
 
-    def rename(self, name: str) -> None:
-        """Give the queue a new name: the first waiting entry gets sequence 1, and the kept entries are dropped."""
+    def rename(self, name: str, since: str) -> None:
+        """Give the queue a new name: the first waiting entry gets sequence 1, and the kept entries are dropped.
+
+        `since` is a stream ID of the present stream.
+        """
         self.producer = name
-        self.confirmed = 0
+        self.confirmed = self.sent = 0
+        self.since = since
         self.forget()
 
     def forget(self) -> None:
         """Drop the kept entries."""
         self.kept.clear()
         self._kept_bytes = 0
+        self._dropped_since = self.since
 
 
-def new_name() -> str:
+def new_name(prefix: str = "") -> str:
     """Return a new random name for a queue or a folder; it never begins with `!`."""
-    return uuid.uuid4().hex[:16]
+    return prefix + uuid.uuid4().hex[:16]
+
+
+def another_name(name: str) -> str:
+    """Return a new random name for the same kind of queue."""
+    return new_name(SPOOL if name.startswith(SPOOL) else "")

@@ -227,6 +227,7 @@ class Producer:
             resent_entries=0 if appender is None else appender.resent,
             rewound_streams=0 if appender is None else appender.rewound,
             lost_entries=0 if appender is None else appender.lost,
+            unknown_entries=self._sender.unknown,
             backlogged=0 if appender is None else appender.backlogged,
             unconfirmed=0 if appender is None else appender.unconfirmed,
             spooled_bytes=buffer.size if isinstance(buffer, Spool) else 0,

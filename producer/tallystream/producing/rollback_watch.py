@@ -2,6 +2,9 @@
 
 A failover, or a restart from an older copy, loses the last entries of a stream together with their sequences. The reply
 `gap` to an entry shows that; a producer with nothing to send checks it every few seconds.
+
+After a long silence the reply is `forgotten`: the server removed the record of the queue, and still has its entries.
+The queue then begins again under a new name, and sends only entries that the stream cannot have.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
-from tallystream.producing.partition_queue import new_name
+from tallystream.producing.gate import GateRecord, parse_record, queue_read
+from tallystream.producing.partition_queue import another_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import redis
 
-    from tallystream.producing.partition_queue import PartitionQueue, Rollback
+    from tallystream.producing.partition_queue import PartitionQueue, Rollback, SealedEntry
     from tallystream.storage.keys import Layout
 
 _WATCH: Final = 60.0
@@ -38,17 +42,18 @@ class RollbackWatch:
     Args:
         client: Client that never sends a command twice.
         epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
-        on_rename: Called before anything is sent under a queue's new name, with the partition, the new name, and the
-            last sequence confirmed under the old name; the new name begins at 1 after it.
+        on_rename: Called before anything is sent under a queue's new name, with the partition, the new name, the last
+            sequence that is not sent again under it (the new name begins at 1 after that), and a stream ID that no
+            entry of the new name precedes.
     """
 
     def __init__(
-        self, client: redis.Redis, epoch: str | None, on_rename: Callable[[int, str, int], None] | None
+        self, client: redis.Redis, epoch: str | None, on_rename: Callable[[int, str, int, str], None] | None
     ) -> None:
         self._client = client
         self._epoch = epoch
         self._on_rename = on_rename
-        self._suspects: dict[int, int] = {}  # partition -> the last sequence that the server has
+        self._suspects: set[int] = set()  # partitions whose record at the gate does not match the queue
         self._checked_at = float("-inf")
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
@@ -58,6 +63,8 @@ class RollbackWatch:
         """Number of times that a stream had lost confirmed entries."""
         self.lost = 0
         """Confirmed entries that a stream had lost and that were no longer kept here, so could not be sent again."""
+        self.unknown = 0
+        """Entries whose append had no reply until the server removed the record of their queue; not sent again."""
 
     def due(self, now: float) -> float | None:
         """Return the monotonic second of the next check or rollback, `None` if none is due."""
@@ -65,9 +72,9 @@ class RollbackWatch:
             return now
         return max(self._checked_at, self.confirmed_at) + _INTERVAL if now - self.confirmed_at < _WATCH else None
 
-    def suspect(self, partition: int, last: int) -> None:
-        """Record that the server has a partition's entries only up to the sequence `last`: the next send rolls back."""
-        self._suspects[partition] = last
+    def suspect(self, partition: int) -> None:
+        """Record that the gate's record of a partition does not match its queue: the next send reads it, and acts."""
+        self._suspects.add(partition)
 
     def queue_checks(self, pipeline: Any, layout: Layout, queues: Sequence[PartitionQueue], now: float) -> list[int]:
         """Queue a read of the server's last sequence for each queue that has kept entries and nothing to send.
@@ -91,46 +98,87 @@ class RollbackWatch:
             if not isinstance(reply, RedisError):
                 last = int(reply.split()[0]) if reply else 0
                 if last < queues[partition].confirmed:
-                    self.suspect(partition, last)
+                    self.suspect(partition)
 
-    def roll_back(self, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
-        """Roll the queue of each suspected partition back to the last sequence that the server has.
+    def roll_back(self, layout: Layout, queues: Sequence[PartitionQueue]) -> list[SealedEntry]:
+        """Roll the queue of each suspected partition back to the last entry that the stream has.
 
-        If entries that the server lost are no longer kept, the queue begins again under a new name. If the epoch is
-        another one (the server was emptied, and counting began again), only entries that were never confirmed are sent.
+        If the next entry cannot follow under the same name, because entries that the server lost are no longer kept or
+        because the record was removed, the queue begins again under a new name. If the epoch is another one (the server
+        was emptied, and counting began again), only entries that were never confirmed are sent.
+
+        Returns:
+            The unconfirmed entries that are not sent again, because a removed record may have covered them.
 
         Raises:
-            RedisError: the epoch could not be read; nothing has changed.
+            RedisError: the server did not answer; nothing has changed.
         """
         if not self._suspects:
-            return
-        found = self._client.hget(layout.root, "epoch") if self._epoch is not None else None
-        epoch = found.decode() if isinstance(found, bytes) else ""
+            return []
+        epoch, records = self._read(layout, queues)
         is_another_life = self._epoch is not None and epoch != self._epoch
-        for partition, last in list(self._suspects.items()):
+        given_up: list[SealedEntry] = []
+        for partition, record in records.items():
             queue, stream = queues[partition], layout.keys[partition].stream
             if is_another_life:
-                self._rename(partition, queue)
+                self._rename(partition, queue, record, queue.confirmed)
+                self.rewound += 1
                 _log.warning("stream.reset stream=%s: entries confirmed by the old stream are not sent again", stream)
-                continue
-            rollback = queue.roll_back(last)
-            if rollback.lost:
-                self._rename(partition, queue)
-            self.lost += rollback.lost
-            _log.warning(
-                "stream.rolled_back stream=%s resent=%d lost=%d: the server lost confirmed entries",
-                stream, rollback.again, rollback.lost,
-            )  # fmt: skip
-        self.rewound += len(self._suspects)
-        self._suspects.clear()
+            elif queue.is_forgotten(record):
+                given_up += self._begin_again(partition, queue, record, stream)
+            else:
+                self._roll_back(partition, queue, record, stream)
+            self._suspects.discard(partition)
         if is_another_life:
             self._epoch = epoch
             for queue in queues:
                 # Other queues keep their names: only a gap proves that none of the waiting entries was written.
                 queue.forget()
+        return given_up
+
+    def _read(self, layout: Layout, queues: Sequence[PartitionQueue]) -> tuple[str, dict[int, GateRecord]]:
+        """Return the present epoch of the deployment, and the record of each suspected partition."""
+        partitions = sorted(self._suspects)
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.hget(layout.root, "epoch")
+            for partition in partitions:
+                queue_read(pipeline, layout.keys[partition], queues[partition].producer)
+            found, *replies = pipeline.execute()
+        records = {partition: parse_record(reply) for partition, reply in zip(partitions, replies, strict=True)}
+        return found.decode() if isinstance(found, bytes) else "", records
+
+    def _roll_back(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> None:
+        rollback = queue.roll_back(queue.last_of(record))
+        if queue.confirmed > record.last:
+            self._rename(partition, queue, record, queue.confirmed)
+        elif queue.confirmed == record.last:
+            queue.since = record.last_id if record.last else record.newest
+            queue.sent = record.last
+        self.count(rollback)
+        _log.warning(
+            "stream.rolled_back stream=%s resent=%d lost=%d: the server lost confirmed entries",
+            stream, rollback.again, rollback.lost,
+        )  # fmt: skip
+
+    def _begin_again(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> list[SealedEntry]:
+        """Continue a queue whose record was removed; return the entries that are not sent again."""
+        last = queue.last_of(record)
+        if last == 0:
+            queue.since = record.newest  # nothing was ever sent under this name
+            return []
+        unknown = last - queue.confirmed
+        given_up = self._rename(partition, queue, record, last)
+        self.unknown += unknown
+        if unknown:
+            _log.warning(
+                "producer.forgotten stream=%s unknown=%d: the server removed the record of this producer after a long "
+                "silence; the replies to these entries never arrived, so they are not sent again",
+                stream, unknown,
+            )  # fmt: skip
+        return given_up
 
     def count(self, rollback: Rollback) -> None:
-        """Add a rollback that was made elsewhere to the statistics."""
+        """Add a rollback to the statistics."""
         self.rewound += 1
         self.lost += rollback.lost
 
@@ -139,8 +187,11 @@ class RollbackWatch:
         self._suspects.clear()
         self.is_unsure = False
 
-    def _rename(self, partition: int, queue: PartitionQueue) -> None:
-        name = new_name()
+    def _rename(self, partition: int, queue: PartitionQueue, record: GateRecord, last: int) -> list[SealedEntry]:
+        """Begin a queue again under a new name after the sequence `last`; return the waiting entries up to it."""
+        name = another_name(queue.producer)
         if self._on_rename is not None:
-            self._on_rename(partition, name, queue.confirmed)
-        queue.rename(name)
+            self._on_rename(partition, name, last, record.newest)
+        given_up = queue.confirm_to(last)
+        queue.rename(name, record.newest)
+        return given_up

@@ -7,14 +7,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import SpoolError
-from tallystream.producing.appender import KEEP_BYTES, Appender
+from tallystream.producing.appender import KEEP_BYTES, Appender, new_queues
+from tallystream.producing.gate import newest_ids
 from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
 from tallystream.producing.spool.buffer import Spool
 from tallystream.storage.keys import partition_of
 from tallystream.wire.codec import decode_packed, encode, split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import redis
     from redis.exceptions import RedisError
@@ -42,17 +43,22 @@ class SendQueue:
 
     Raises:
         SpoolError: the spooled events belong to another deployment.
+        redis.RedisError: the server did not answer.
     """
 
     def __init__(
         self, client: redis.Redis, deployment: Deployment, buffer: Buffer, durability: DurabilityCheck
     ) -> None:
         self.buffer = buffer
+        self._client = client
         layout = _sealed_for(buffer, deployment)
-        buffer.open(layout)
-        queues, on_rename = None, None
+        on_rename = None
         if isinstance(buffer, Spool):
-            queues, on_rename = _queues(buffer, layout), buffer.rename
+            buffer.open(layout, () if buffer.names else newest_ids(client, layout, spool=True))
+            queues, on_rename = _queues(buffer, layout, sent=buffer.planned_sequences), buffer.rename
+        else:
+            queues = new_queues(layout, newest_ids(client, layout, spool=False))
+            buffer.open(layout)
         self.appender = Appender(client, layout, deployment.epoch, durability, queues, on_rename)
         self._cycle = 0
 
@@ -87,19 +93,20 @@ class SendQueue:
             redis.RedisError: the sequences of the closed topic could not be read.
         """
         appender, buffer = self.appender, self.buffer
+        newest = newest_ids(self._client, layout, spool=isinstance(buffer, Spool))
         lasts = appender.lasts()
         self._settle(appender.settle(lasts))
         if isinstance(buffer, Spool):
             held = [each for each in appender.waiting if not buffer.covers(each.cycle)]
             parts = [part for each in held for part in _parts(each, layout)]
             counts = Counter(partition for partition, _ in parts)
-            buffer.move(layout, lasts, [counts[partition] for partition in range(layout.partitions)])
+            buffer.move(layout, lasts, [counts[partition] for partition in range(layout.partitions)], newest)
             appender.move(layout, _queues(buffer, layout, counts))
         else:
             self._cycle, packs = buffer.reopen(layout)
             rest = [SealedEntry(self._cycle, pack.events, pack.size, pack.build()) for _, pack in packs]
             parts = [part for each in (*appender.waiting, *rest) for part in _parts(each, layout)]
-            appender.move(layout)
+            appender.move(layout, new_queues(layout, newest))
         for partition, entry in parts:
             appender.push(partition, entry)
         _log.info("topic.switched topic=%d partitions=%d", layout.topic, layout.partitions)
@@ -127,11 +134,25 @@ def _sealed_for(buffer: Buffer, deployment: Deployment) -> Layout:
     return layout
 
 
-def _queues(spool: Spool, layout: Layout, sent_first: Counter[int] | None = None) -> list[PartitionQueue]:
+def _queues(
+    spool: Spool, layout: Layout, sent_first: Counter[int] | None = None, sent: Sequence[int] = ()
+) -> list[PartitionQueue]:
+    """Return the queue of each partition, as the spool has it.
+
+    Args:
+        spool: The spool.
+        layout: Layout of the topic.
+        sent_first: By partition, how many entries outside the plans are sent first.
+        sent: By partition, the last sequence that a dead process may have sent.
+    """
     keep = KEEP_BYTES // layout.partitions
-    begun = zip(spool.names, spool.confirmed_sequences, strict=True)
     first = sent_first or Counter()
-    return [PartitionQueue(keep, name, confirmed - first[n]) for n, (name, confirmed) in enumerate(begun)]
+    return [
+        PartitionQueue(keep, name, confirmed - first[n], since, sent[n] if sent else 0)
+        for n, (name, confirmed, since) in enumerate(
+            zip(spool.names, spool.confirmed_sequences, spool.since, strict=True)
+        )
+    ]
 
 
 def _parts(entry: SealedEntry, layout: Layout) -> Iterator[tuple[int, SealedEntry]]:

@@ -77,11 +77,17 @@ class Sender:
         self._adopted: list[SendQueue] = []
         self.adopted_events = 0
         """Events of dead processes that this sender has delivered from the spool."""
+        self._adopted_unknown = 0
 
     @property
     def appender(self) -> Appender | None:
         """Appender of the producer's own entries; `None` before the deployment was first read."""
         return None if self._own is None else self._own.appender
+
+    @property
+    def unknown(self) -> int:
+        """Entries, also those of dead processes, that may be appended or not and are not sent again."""
+        return self._adopted_unknown + sum(send_queue.appender.unknown for send_queue in self._outboxes())
 
     def start(self) -> None:
         """Wake the sender thread; start it if it was not started yet."""
@@ -169,6 +175,7 @@ class Sender:
         for send_queue in [each for each in self._adopted if _is_delivered(each)]:
             self._adopted.remove(send_queue)
             self.adopted_events += send_queue.buffer.appended
+            self._adopted_unknown += send_queue.appender.unknown
             _release(send_queue.buffer)
         return progress
 
@@ -186,6 +193,9 @@ class Sender:
                 self._refused.add(segments.folder.name)
                 _log.warning("spool.unreadable problem=%r", str(error))
                 continue
+            except RedisError:
+                segments.close()  # the next scan adopts them
+                raise
             _log.info("spool.adopted folder=%s events=%d", segments.folder, buffer.emitted)
             return
         self._scan_at = time.monotonic() + _SCAN

@@ -19,6 +19,9 @@ class ProducerStats:
         resent_entries: Entries that were sent again after the sequence gate had already let them through.
         rewound_streams: Number of times that a stream had lost confirmed entries.
         lost_entries: Entries lost in that way that the producer no longer kept, so could not send again.
+        unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had removed the
+            record of their producer: after 30 days of silence, with a spool a year. They may be in the stream, so they
+            are not sent again; `appended` includes their events.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
         unconfirmed: Bursts of entries that were written but not confirmed in time, and are sent again.
         spooled_bytes: Bytes in the spool.
@@ -32,6 +35,7 @@ class ProducerStats:
     resent_entries: int
     rewound_streams: int
     lost_entries: int
+    unknown_entries: int
     backlogged: int
     unconfirmed: int
     spooled_bytes: int

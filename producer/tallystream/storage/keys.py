@@ -33,6 +33,15 @@ MAX_PARTITIONS: Final = 1024
 GROUP: Final = "tally"
 """The consumer group that counts the first generation. `PartitionKeys.group` has the names for later generations."""
 
+REAPED: Final = "!reaped"
+"""Field of the sequences: `<horizon> <newest mark>`, of the producers without a spool; see `lib/producers.lua`."""
+
+REAPED_SPOOL: Final = "!reaped:spool"
+"""The same of the producers with a spool."""
+
+HORIZONS: Final = [REAPED, REAPED_SPOOL]
+"""The fields of the sequences without which a missing record cannot be told from a removed one."""
+
 FIRST: Final = 1
 """The generation of counters that every deployment begins with; a rebuild makes the next."""
 
@@ -99,8 +108,9 @@ class PartitionKeys:
     def sequences(self) -> str:
         """Hash: producer id -> `<last appended sequence> <its stream ID>`.
 
-        Two fields are not producers: `!limit` is the most entries that the stream may have, and `!closed` is the topic
-        that producers must append to instead.
+        Fields that begin with `!` are not producers: `!limit` is the most entries that the stream may have, `!closed`
+        is the topic that producers must append to instead, and `!reaped` is how far records of silent producers were
+        removed (see `reap_producers.lua`).
         """
         return self.prefix + "seq"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tallystream.storage.keys import GROUP
-from tallystream_worker.maintenance.reaper import reap_consumers, reap_producers
+from tallystream_worker.maintenance.reaper import reap_consumers
 from tests.harness import Harness
+from tests.silence import move_clock, pass_days, reap_all
 
 
 @pytest.fixture
@@ -48,17 +49,69 @@ def test_a_consumer_with_signs_of_life_stays(harness):
 
 
 def test_silent_producers_are_forgotten(harness):
-    """Old sequences of randomly drawn names are removed; those of chosen names, and the stream's limit, are kept."""
+    """The records of silent producers with randomly drawn names are removed; chosen names and recent ones are kept."""
     keys = harness.layout.keys[0]
-    seconds, _ = harness.client.time()
-    old, new = f"3 {(seconds - 100) * 1000}-0", f"3 {seconds * 1000}-0"
-    stay = {"b" * 16: new, "file:abc": old, "spool-0123456789": old, "!limit": "100", "c" * 15: old}
+    first = harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"}, id="5-0")
+    assert reap_all(harness.client, keys, silence=0) == 0
+    old, same, new = "3 4-9", f"3 {first.decode()}", "3 5-1"
+    stay = {"b" * 16: new, "d" * 16: same, "file:abc": old, f"spool:{'0' * 16}": old, "!limit": "100", "c" * 15: old}
     harness.client.hset(keys.sequences, mapping={f"{n:016x}": old for n in range(2000)} | stay)
-    cursor, forgotten = "0", 0
-    while True:
-        cursor, some = reap_producers(harness.client, keys, cursor, silence=50, step=100)
-        forgotten += some
-        if cursor == "0":
-            break
-    assert forgotten == 2000
-    assert {name.decode() for name in harness.client.hkeys(keys.sequences)} == set(stay)
+    assert reap_all(harness.client, keys, silence=0, step=100) == 2000
+    assert {name.decode() for name in harness.client.hkeys(keys.sequences) if not name.startswith(b"!")} == {
+        name for name in stay if not name.startswith("!")
+    }
+
+
+def appended(harness: Harness, *producers: str) -> None:
+    """Give each producer a record that names a new entry of the stream."""
+    keys = harness.layout.keys[0]
+    for producer in producers:
+        id_ = harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+        harness.client.hset(keys.sequences, producer, f"1 {id_.decode()}")
+
+
+def test_silence_is_measured_in_active_time(harness):
+    """The record of a producer is removed after 30 days of passes, that of a spool after a year."""
+    drawn, spool = "a" * 16, f"spool:{'a' * 16}"
+    appended(harness, drawn, spool)
+    sequences = harness.layout.keys[0].sequences
+    assert pass_days(harness, 30) == 0
+    assert harness.client.hexists(sequences, drawn)
+    assert pass_days(harness, 3) == 1
+    assert not harness.client.hexists(sequences, drawn)
+    assert pass_days(harness, 332) == 0
+    assert harness.client.hexists(sequences, spool)
+    assert pass_days(harness, 14) == 1
+    assert not harness.client.hexists(sequences, spool)
+
+
+def test_the_marks_stay_few(harness):
+    """However long a stream lives, the reaper's own fields stay below 4 KiB."""
+    pass_days(harness, 500)
+    sequences = harness.layout.keys[0].sequences
+    own = {name: value for name, value in harness.client.hgetall(sequences).items() if name.startswith(b"!")}
+    assert sum(len(name) + len(value) for name, value in own.items()) < 4096
+
+
+@pytest.mark.parametrize("seconds", [31 * 86_400, 400 * 86_400, -31 * 86_400])
+def test_a_clock_that_jumps_removes_no_record(harness, seconds):
+    """A server's clock that jumps ahead or back makes no producer silent, nor does an outage of any length."""
+    appended(harness, "a" * 16, f"spool:{'a' * 16}")
+    keys = harness.layout.keys[0]
+    for _ in range(3):
+        move_clock(harness.client, keys, seconds)
+        assert reap_all(harness.client, keys) == 0
+        move_clock(harness.client, keys, -seconds)
+        assert reap_all(harness.client, keys) == 0
+    active, _ = harness.client.hget(keys.sequences, "!active").split()
+    assert int(active) <= 6 * 600_000
+
+
+def test_the_horizon_never_moves_back(harness):
+    """If the stream was deleted, new producers begin at the horizon, and the gate accepts them."""
+    keys = harness.layout.keys[0]
+    harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"}, id="9999999999999-0")
+    reap_all(harness.client, keys, silence=0)
+    harness.client.delete(keys.stream)
+    reap_all(harness.client, keys, silence=0)
+    assert harness.client.hget(keys.sequences, "!reaped") == b"9999999999999-0 9999999999999-0"

@@ -53,6 +53,7 @@ from tests.integration.counting.test_rules_exact import RULES, feed, happenings,
 from tests.oracle_rules import tally
 from tests.paths import ROOT
 from tests.postgresql import emptied
+from tests.silence import pass_days
 from tests.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("tallystream")
@@ -250,6 +251,27 @@ def test_everything_that_is_kept_comes_back(server, database):
         harness.drain()
         assert books(harness)["duplicate"] == before["ledger"]["duplicate"] + 1
         assert producer.stats.rewound_streams == 0
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_restore_keeps_what_was_forgotten(server, database, before):
+    """A producer whose record was removed before the snapshot appends nothing twice after a restore."""
+    with Harness(server.url, partitions=1) as harness, Producer(harness.url) as producer:
+        producer.emit("view", "a")
+        producer.flush()
+        harness.drain()
+        if before:
+            take(harness, database)
+        assert pass_days(harness, 33) == 1
+        harness.drain()
+        take(harness, database)
+        server.client().flushall()
+        restore(harness.client, database)
+        producer.emit("view", "a")
+        producer.flush()
+        harness.drain()
+        assert harness.totals()["view", "a"] == 2
+        assert (producer.stats.rewound_streams, producer.stats.unknown_entries) == (0, 0)
 
 
 def emit_structures(harness: Harness, producer: Producer, round_: int) -> None:

@@ -29,10 +29,17 @@ CONSUMER_SILENCE: Final = 86_400.0
 """Seconds without a read after which a consumer is removed. If it reads again, the server creates it again."""
 
 PRODUCER_SILENCE: Final = 30 * 86_400.0
-"""Seconds without an append after which a producer's sequence is removed.
+"""Seconds of active time without an append after which a producer's record is removed: see `reap_producers.lua`.
 
-If a producer loses its connection during an append and repeats it only after this time, the entry is appended twice.
+Active time passes only while the server runs and workers make their passes. A producer that returns later is told by
+the gate that its record may have been removed; it appends none of its confirmed entries again.
 """
+
+SPOOL_SILENCE: Final = 365 * 86_400.0
+"""The same for a producer with a spool: the spool of a dead process may be delivered long after its last entry."""
+
+_LONGEST_PASS: Final = 600.0
+"""Most seconds that one pass adds to the active time, however far the server's clock has moved since the last pass."""
 
 
 def reap_consumers(
@@ -55,22 +62,32 @@ def reap_consumers(
 
 
 def reap_producers(
-    client: redis.Redis, keys: PartitionKeys, cursor: str, *, silence: float = PRODUCER_SILENCE, step: int = _STEP
+    client: redis.Redis,
+    keys: PartitionKeys,
+    cursor: str,
+    *,
+    silence: float = PRODUCER_SILENCE,
+    spool_silence: float = SPOOL_SILENCE,
+    longest: float = _LONGEST_PASS,
+    step: int = _STEP,
 ) -> tuple[str, int]:
-    """Remove the sequences of silent producers that drew a random name, among about `step` producers.
+    """Add the time since the last call to the active time, and remove the silent ones of about `step` producers.
 
     Args:
         client: Runs the script.
         keys: The keys of the partition.
         cursor: The cursor that the last call returned; `0` to begin.
-        silence: Seconds without an append after which a producer is silent.
+        silence: Seconds of active time without an append after which a producer is silent.
+        spool_silence: The same for a producer with a spool.
+        longest: Most seconds that this call adds to the active time.
         step: About how many producers one call examines.
 
     Returns:
         The cursor for the next call (`0` after the last producer), and the number of removed producers.
     """
-    _, following, forgotten = _PRODUCERS(client, [keys.sequences], [cursor, int(silence * 1000), step])
-    return following.decode(), forgotten
+    milliseconds = [int(seconds * 1000) for seconds in (longest, silence, spool_silence)]
+    _, following, removed = _PRODUCERS(client, [keys.sequences, keys.stream], [cursor, step, *milliseconds])
+    return following.decode(), removed
 
 
 class Reaper:

@@ -94,7 +94,7 @@ producers: Final = Table(
     Column("producer", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""The last entry of each producer, as `<sequence> <stream ID>`."""
+"""The last entry of each producer, as `<sequence> <stream ID>`; and the horizons, see `HORIZONS`."""
 
 positions: Final = Table(
     "positions",

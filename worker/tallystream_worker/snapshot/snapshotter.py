@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
-from tallystream.storage.keys import FIRST_TOPIC, LAYOUT
+from tallystream.storage.keys import FIRST_TOPIC, HORIZONS, LAYOUT
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
@@ -167,6 +167,7 @@ class Snapshotter:
                 self._client.delete(*(f"{cut.key}:copy:{counters}{name}" for name in copy))
         failpoints.reach("after-cut")
         producers |= {name: f"{sequence} {id_}" for name, (sequence, id_) in touched.producers.items()}
+        producers |= self._horizons(keys)
         ledger = {name.decode(): int(value) for name, value in cut.ledger.items()}
         return Taken(
             cut.position,
@@ -235,6 +236,14 @@ class Snapshotter:
     def _generated(self, keys: PartitionKeys) -> str:
         about: Any = self._client.xinfo_stream(keys.stream)
         return str(about["last-generated-id"].decode())
+
+    def _horizons(self, keys: PartitionKeys) -> dict[str, str]:
+        """Return the fields of the sequences that state how far records of producers were removed.
+
+        Read them after the records: then each record that is missing was removed before the horizon.
+        """
+        found: Any = self._client.hmget(keys.sequences, HORIZONS)
+        return {name: value.decode() for name, value in zip(HORIZONS, found, strict=True) if value is not None}
 
     def _producers(self, keys: PartitionKeys) -> dict[str, str]:
         found = self._client.hscan_iter(keys.sequences, count=1000)

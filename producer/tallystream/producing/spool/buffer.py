@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import SpoolError
 from tallystream.producing.buffer import Buffer, BufferSettings
-from tallystream.producing.partition_queue import new_name
+from tallystream.producing.partition_queue import SPOOL, START, new_name
 from tallystream.producing.spool import records
 from tallystream.producing.spool.packing import pack
 from tallystream.producing.spool.queues import SpoolQueues
@@ -98,6 +98,16 @@ class Spool(Buffer):
         """By partition, the sequence before that of the next entry to send."""
         return self._queues.confirmed_sequences
 
+    @property
+    def planned_sequences(self) -> list[int]:
+        """By partition, the last sequence that a planned entry has: a dead process may have sent entries up to it."""
+        return list(self._queues.sequences)
+
+    @property
+    def since(self) -> list[str]:
+        """By partition, a stream ID that no entry of the queue precedes."""
+        return self._queues.since
+
     def put(
         self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
@@ -123,8 +133,12 @@ class Spool(Buffer):
                 self.hurry.set()
         return True
 
-    def open(self, layout: Layout) -> None:
+    def open(self, layout: Layout, since: Sequence[str] = ()) -> None:
         """Begin a queue for each partition of a layout, unless the spool already has its queues.
+
+        Args:
+            layout: The layout.
+            since: A recent stream ID of each partition, from `newest_ids`; empty if they were not read.
 
         Raises:
             SpoolError: the spool has queues for another number of partitions, or for another topic.
@@ -136,34 +150,39 @@ class Spool(Buffer):
                     f"but there are {layout.partitions}: deliver them to the deployment that they were emitted to"
                 )
             if not self.names:
-                self._queues.begin(layout)
+                self._queues.begin(layout, since)
                 if self._segments is not None:
                     self._write(self._segments, records.STATE, self._state())
 
-    def move(self, layout: Layout, lasts: Sequence[int], sequences: Sequence[int]) -> None:
+    def move(self, layout: Layout, lasts: Sequence[int], sequences: Sequence[int], since: Sequence[str] = ()) -> None:
         """Plan again, for the partitions of another topic, the events that the closed topic does not have.
 
         Args:
             layout: Layout of the topic that is appended to from now on.
             lasts: By partition of the closed topic, the last sequence that it has.
             sequences: By partition of the new topic, how many entries outside the plans are sent there first.
+            since: A recent stream ID of each partition of the new topic; empty if they were not read.
 
         Raises:
             SpoolError: the move could not be written to the spool; nothing has changed.
         """
         with self._lock:
-            switch = records.TopicSwitch(layout.topic, [new_name() for _ in layout.keys], list(sequences), list(lasts))
+            names = [new_name(SPOOL) for _ in layout.keys]
+            switch = records.TopicSwitch(layout.topic, names, list(sequences), list(lasts), list(since))
             if self._segments is not None:
                 self._write(self._segments, records.SWITCH, switch)
             self._queues.planned.extendleft(plan for _, plan in reversed(self._in_flight))
             self._in_flight.clear()
             self._queues.switch(switch)
 
-    def rename(self, partition: int, name: str, base: int) -> None:
-        """Record, before anything is sent under it, the new name of a queue: sequence `base + 1` becomes 1."""
+    def rename(self, partition: int, name: str, base: int, since: str = START) -> None:
+        """Record, before anything is sent under it, the new name of a queue: sequence `base + 1` becomes 1.
+
+        No entry of the new name has a stream ID before `since`.
+        """
         with self._lock:
             segments = self._open_segments()
-            rename = records.QueueRename(partition, name, base)
+            rename = records.QueueRename(partition, name, base, since)
             self._write(segments, records.RENAME, rename)
             self._queues.rename(rename, [plan for _, plan in self._in_flight])
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from tallystream.producing.partition_queue import new_name
+from tallystream.producing.partition_queue import SPOOL, START, new_name
 from tallystream.producing.spool import records
 from tallystream.storage.keys import FIRST_TOPIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from tallystream.storage.keys import Layout
 
@@ -31,22 +31,26 @@ class SpoolQueues:
         """The name of each partition's queue; empty before the partitions are known."""
         self.sequences: list[int] = []
         """By partition, the last sequence that a planned entry has."""
+        self.since: list[str] = []
+        """By partition, a stream ID that no entry of the queue precedes."""
         self.planned: deque[records.EntryPlan] = deque()
         """Plans of a dead process, and plans that must be made again for another topic; oldest first."""
 
-    def begin(self, layout: Layout) -> None:
-        """Begin a new queue for each partition of a layout."""
-        self.names = [new_name() for _ in layout.keys]
+    def begin(self, layout: Layout, since: Sequence[str] = ()) -> None:
+        """Begin a new queue for each partition of a layout, after the stream IDs `since`."""
+        self.names = [new_name(SPOOL) for _ in layout.keys]
+        self.since = list(since) or [START] * layout.partitions
         self.sequences = [0] * layout.partitions
         self.topic = layout.topic
 
     def state(self, namespace: str, planned_to: int) -> records.QueueState:
         """Return the record of the present queues; each new segment begins with one."""
-        return records.QueueState(namespace, planned_to, self.names, self.sequences, self.topic)
+        return records.QueueState(namespace, planned_to, self.names, self.sequences, self.topic, self.since)
 
     def restore(self, state: records.QueueState) -> None:
         """Replace the queues by those of a state record."""
         self.names, self.sequences, self.topic = state.names, state.sequences, state.topic
+        self.since = state.since or [START] * len(state.names)
 
     @property
     def confirmed_sequences(self) -> list[int]:
@@ -66,6 +70,7 @@ class SpoolQueues:
     def rename(self, rename: records.QueueRename, sealed: Iterable[records.EntryPlan] = ()) -> None:
         """Give a queue a new name, and renumber its entries in the plans `sealed` and in those to seal again."""
         self.names[rename.partition] = rename.name
+        self.since[rename.partition] = rename.since
         self.sequences[rename.partition] -= rename.base
         for plan in (*sealed, *self.planned):
             plan.entries = [(p, s - rename.base if p == rename.partition else s, n) for p, s, n in plan.entries]
@@ -74,6 +79,7 @@ class SpoolQueues:
         """Replace the queues by those of another topic; reduce each plan to the events that the closed topic lacks."""
         partitions = len(self.names)
         self.topic, self.names, self.sequences = switch.topic, switch.names, switch.sequences
+        self.since = switch.since or [START] * len(switch.names)
         planned, self.planned = self.planned, deque()
         for plan in planned:
             if not plan.entries:  # from an earlier topic still, and never sent to the closed one

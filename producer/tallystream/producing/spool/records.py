@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from tallystream.producing.buffer import Event
+from tallystream.producing.partition_queue import START
 from tallystream.storage.keys import FIRST_TOPIC
 
 EVENT: Final = 1
@@ -30,6 +31,7 @@ class QueueState(msgspec.Struct, array_like=True):
         names: The name of each partition's queue.
         sequences: By partition, the last sequence that a planned entry has.
         topic: The topic that the queues belong to.
+        since: By partition, a stream ID that no entry of the queue precedes; empty if none is known.
     """
 
     namespace: str
@@ -37,6 +39,7 @@ class QueueState(msgspec.Struct, array_like=True):
     names: list[str]
     sequences: list[int]
     topic: int = FIRST_TOPIC
+    since: list[str] = []
 
 
 class EntryPlan(msgspec.Struct, array_like=True):
@@ -67,12 +70,14 @@ class QueueRename(msgspec.Struct, array_like=True):
     Attributes:
         partition: Partition of the queue.
         name: The new name.
-        base: The last sequence confirmed under the old name.
+        base: The last sequence under the old name that is not sent again.
+        since: A stream ID that no entry of the new name precedes.
     """
 
     partition: int
     name: str
     base: int
+    since: str = START
 
 
 class TopicSwitch(msgspec.Struct, array_like=True):
@@ -83,12 +88,14 @@ class TopicSwitch(msgspec.Struct, array_like=True):
         names: The name of each partition's queue there.
         sequences: By partition there, the last sequence of the entries that are sent before the planned ones.
         lasts: By partition of the closed topic, the last sequence that it has.
+        since: By partition of the new topic, a stream ID that no entry precedes; empty if none is known.
     """
 
     topic: int
     names: list[str]
     sequences: list[int]
     lasts: list[int]
+    since: list[str] = []
 
 
 encode: Final = msgspec.msgpack.Encoder().encode

@@ -1,17 +1,21 @@
 #!lua
--- append: appends one entry of a producer at most once, however often the producer sends it.
+-- append: appends one entry of a producer at most once, however often and however late the producer sends it.
 --
 -- KEYS[1] stream   KEYS[2] sequences (hash: producer -> "<sequence> <stream ID>")   KEYS[3] ledger (hash)
 -- ARGV[1] wire version   ARGV[2] producer's ID   ARGV[3] sequence   ARGV[4] events   ARGV[5] payload
--- ARGV[6] "1" if a WAIT follows: then a repeated call also writes something, so that WAIT covers the entry
+-- ARGV[6] a stream ID that no entry of the producer precedes: of its last confirmed entry, or read before its first
+-- ARGV[7] "1" if a WAIT follows: then a repeated call also writes something, so that WAIT covers the entry
 --
 -- Returns {"appended", ID}   the entry was appended by this call
 --         {"already", ID}    an earlier call appended it (ID is "" if a later entry of the producer followed)
 --         {"gap", last}      the sequence is more than `last` + 1: the stream was rewound, or an entry is missing
+--         {"forgotten"}      the producer's record is missing, and the reaper may have removed it: nothing was done
 --         {"closed", topic}  the stream is closed and does not have this entry: append it to that topic
 --         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
 --
--- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order.
+-- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order, also if
+-- its record was removed. No clock decides: a record that may have been removed is told from one that never existed by
+-- stream IDs alone (see lib/producers.lua).
 -- All checks come before the first write; after them, the writes cannot fail.
 local appending = require('tallystream.storage.lua.lib.appending')
 local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
@@ -22,9 +26,14 @@ local known, limit, closed = unpack(redis.call('HMGET', sequences, producer, '!l
 if known then
   last, last_id = string.match(known, '^(%d+) (.+)$')
   last = tonumber(last)
+else
+  local producers = require('tallystream.storage.lua.lib.producers')
+  if producers.may_be_removed(sequences, producer, ARGV[6]) then
+    return { 'forgotten' }
+  end
 end
 if sequence <= last then
-  if ARGV[6] == '1' then
+  if ARGV[7] == '1' then
     -- WAIT covers only writes of the same connection. Another one may have written the entry: write the value again.
     redis.call('HSET', sequences, producer, known)
   end
