@@ -1,4 +1,4 @@
-"""Processor time: of the servers' main threads, of the workers, and of the apps that emit."""
+"""Calculates the processor time of the servers' main threads, of the workers, and of the apps that emit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import Costs
 
 MICROSECOND: Final = 1e-6
+"""Seconds of a microsecond, the unit of the measured costs."""
 
 
 def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:
-    """Return seconds of servers' main threads for each second, by what they are spent on."""
+    """Return the processor time of all servers' main threads in cores (seconds per second), by task."""
     each = costs.server
     spent = dict.fromkeys(("appending", "reading and acknowledging", "totals", "windows", "leaderboards"), 0.0)
     spent |= dict.fromkeys(("limits", "votes", "unique actors"), 0.0)
@@ -26,7 +27,7 @@ def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[s
         rule = load.metrics[name]
         spent["totals"] += counters * each.total
         spent["windows"] += counters * each.window * len(rule.windows)
-        # At most so many of a batch's subjects are in a list; where subjects are alike, ties may be more for a while.
+        # At most `board_length` subjects of a batch are in a leaderboard; equal subjects may exceed it for a while.
         placed = min(counters, packing.batches * board_length(rule.top))
         boards = 1 + len(rule.windows) if rule.top else 0
         spent["leaderboards"] += (counters * each.board + placed * each.place) * boards
@@ -37,7 +38,7 @@ def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[s
 
 
 def worker_seconds(packing: Packing, costs: Costs) -> float:
-    """Return seconds of workers' processor time for each second."""
+    """Return the processor time of all workers in cores (seconds per second)."""
     each = costs.worker
     counters = sum(packing.counters.values())
     spent = packing.entries * each.entry + packing.subjects * each.subject
@@ -46,5 +47,5 @@ def worker_seconds(packing: Packing, costs: Costs) -> float:
 
 
 def producer_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> float:
-    """Return seconds of all apps' processor time for each second."""
+    """Return the processor time of emitting in all apps, in cores (seconds per second)."""
     return (load.events * costs.producer.event + packing.entries * costs.producer.entry) * MICROSECOND

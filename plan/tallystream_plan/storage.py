@@ -1,4 +1,4 @@
-"""Memory of the servers: counters by metric and rule, and the log."""
+"""Calculates the memory of the counters, by metric and rule, and of the streams."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import RetentionSettings
 
 YEAR: Final = 365 * DAY
-"""For how far ahead a plan is made where something is kept for ever."""
+"""Seconds for which a plan is made: the age of data that is kept forever."""
 
 _LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY}
 
 
 def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str, float]:
-    """Return the bytes that counters take after a year, by metric and rule: `view: hours`."""
+    """Return the bytes of the counters after a year, by metric and rule, such as `view: hours`."""
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():
         for part in parts(rule, costs.memory):
@@ -47,13 +47,13 @@ def _bytes(part: MemoryPart, load: ExpectedLoad, metric: str, partitions: int) -
 
 
 def entry_bytes(packing: Packing, costs: Costs) -> float:
-    """Return the bytes by which the log grows each second."""
+    """Return the bytes per second by which the streams grow."""
     each = costs.memory
     return packing.entries * each.entry + packing.subjects * each.subject + packing.singles * each.single
 
 
 def log_bytes(packing: Packing, partitions: int, costs: Costs, retention: RetentionSettings) -> float:
-    """Return the bytes of the log at its bound: of age, or of size, whichever comes first."""
+    """Return the bytes of the streams at their bound of age or of size, whichever is smaller."""
     age = retention.age_seconds
     by_age = entry_bytes(packing, costs) * (YEAR if age is None else age)
     return min(by_age, retention.bytes * partitions) if retention.bytes else by_age
