@@ -93,7 +93,8 @@ def lines(
         PlanLine(
             "to and from workers",
             size(plan.traffic["to workers"] + plan.traffic["from workers"]) + "/s",
-            f"{costs.wire.read_entry:.0f} bytes an entry and its events, {costs.wire.apply_counter:.0f} bytes a counter",
+            f"{costs.wire.read_entry:.0f} bytes an entry and its events, "
+            f"{costs.wire.apply_counter:.0f} bytes a counter",
         ),
         PlanLine(
             "to the disk, to each replica",
