@@ -1,4 +1,4 @@
-"""Pages that are made from the code say what the code says."""
+"""Tests that generated pages are current, and that links between pages are valid."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.paths import ROOT
 
 
 def test_the_page_of_the_configuration_is_current():
-    """`docs/configuration.md` is what its generator makes of the settings of today."""
+    """`docs/configuration.md` is the present output of its generator."""
     made = configuration.page(configuration.SOURCE.read_text(encoding="utf-8"))
     assert configuration.PAGE.read_text(encoding="utf-8") == made, "run: python -m docs._generate.configuration"
 
 
 def test_every_setting_and_rule_is_explained():
-    """No setting and no rule of a metric is without a word about it."""
+    """Every setting and every rule of a metric is explained on the page."""
     page = configuration.PAGE.read_text(encoding="utf-8")
     for section, kind in SECTIONS.items():
         for setting in fields(kind):
@@ -31,7 +31,7 @@ def test_every_setting_and_rule_is_explained():
 
 
 def test_links_between_pages_lead_somewhere():
-    """Every relative link in the documentation and the README names a file that is there."""
+    """Every relative link in the documentation and the README leads to an existing file."""
     for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]:
         for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"

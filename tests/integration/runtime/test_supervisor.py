@@ -1,4 +1,4 @@
-"""A pool counts until it is told to stop, and refuses to go on with data that is not its own."""
+"""Tests of the worker pool: it counts until it is stopped, and refuses to count another deployment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.waiting import until
 
 
 def test_a_flushed_server_is_an_alarm(server):
-    """After FLUSHALL every partition stops with one log line, and no group is created on the ruins."""
+    """After FLUSHALL every partition stops with one log line, and no group is created."""
     log = LogCapture()
     logger = structlog.wrap_logger(None, processors=[log])
     settings = Settings(redis=RedisSettings(url=server.url))
@@ -42,7 +42,7 @@ def test_a_flushed_server_is_an_alarm(server):
 
 
 def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
-    """Emptied between the look at what is stored and the making of the group: nothing is counted on the ruins."""
+    """Nothing is counted if the server is emptied between the check and the creation of a group."""
     settings = Settings(redis=RedisSettings(url=server.url))
     deployment = open_deployment(settings)
     ensure, flushed = Fetch.ensure_group, threading.Lock()
@@ -67,7 +67,7 @@ def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
 
 
 def test_a_switch_that_fails_is_tried_again(server):
-    """A worker that cannot start counting a new topic keeps counting the old one, and tries again at its next look."""
+    """A worker that cannot start on a new topic keeps counting the old one, and retries at its next check."""
     settings = Settings(redis=RedisSettings(url=server.url))
     deployment = open_deployment(settings)
     log = structlog.wrap_logger(None, processors=[LogCapture()])
@@ -96,7 +96,7 @@ def test_a_switch_that_fails_is_tried_again(server):
 
 
 def test_a_crew_counts_and_stops(server):
-    """What is emitted is counted, and a pool that has stopped leaves the rest to the next."""
+    """A pool counts the emitted events, and after its stop leaves later ones to the next pool."""
     settings = Settings(redis=RedisSettings(url=server.url))
     logger = structlog.wrap_logger(None, processors=[LogCapture()])
     with Producer(server.url) as producer, Totals(server.url) as totals:
@@ -113,7 +113,7 @@ def test_a_crew_counts_and_stops(server):
 
 
 def test_metrics_that_raise_stop_nothing(server):
-    """Under a subscriber that raises for each batch a pool counts everything, and says so once for each partition."""
+    """With a subscriber that raises for each batch, a pool counts everything and logs it once per partition."""
     log = LogCapture()
 
     def fragile(_result):
@@ -133,7 +133,7 @@ def test_metrics_that_raise_stop_nothing(server):
 
 
 def test_a_worker_accounts_for_what_vanished(server):
-    """A stream trimmed by somebody else under a running pool is said with its events, and the books balance."""
+    """If a foreign client trims a stream under a pool, the lost events are logged, and the ledger balances."""
     log = LogCapture()
     logger = structlog.wrap_logger(None, processors=[log])
     settings = Settings(redis=RedisSettings(url=server.url))
@@ -159,7 +159,7 @@ def test_a_worker_accounts_for_what_vanished(server):
 
 
 def test_a_decision_in_the_first_moment_is_no_lost_group(server):
-    """Whoever sees the metrics may decide: the groups are there before the metrics are."""
+    """The groups exist before the rules are published, so a decision in the first moment is safe."""
     settings = Settings(redis=RedisSettings(url=server.url))
     deployment = open_deployment(settings)
     with Producer(server.url) as producer:
