@@ -28,6 +28,8 @@ T = TypeVar("T")
 Found_contra = TypeVar("Found_contra", contravariant=True)
 
 BARS = " ▁▂▃▄▅▆▇█"
+"""The characters of a sparkline, from an empty to a full bar."""
+
 _LEAST = 0.1
 
 

@@ -19,6 +19,8 @@ app: Final = App(
     version=lambda: version("tallystream-worker"),
     help_format="markdown",
 )
+"""The command line with its commands."""
+
 # Registered by name: the module of a command is imported when it runs, so `get` does not wait for the web server.
 _COMMANDS: Final = (
     (

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 console: Final = Console(highlight=False)
+"""Prints data to standard output."""
+
 error_console: Final = Console(stderr=True, highlight=False)
+"""Prints remarks and progress to standard error."""
 
 
 def print_json(value: Any) -> None:

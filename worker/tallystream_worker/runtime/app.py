@@ -146,6 +146,7 @@ class Worker:
             hot_subjects_service(settings, deployment, lambda: follower.pool.hot_subjects, log),
             *alert_services(settings, deployment, log, name, delivered),
         ]
+        """The services in the order of their start."""
         if settings.archive.url:
             from tallystream_worker.archive.service import archive_service  # noqa: PLC0415  # pyarrow is an extra
 

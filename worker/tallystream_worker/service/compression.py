@@ -19,6 +19,7 @@ _OK: Final = 200
 _NOT_MODIFIED: Final = 304
 
 Headers = list[tuple[bytes, bytes]]
+"""Names and values of HTTP headers, as ASGI has them."""
 
 
 def delivered(scope: HTTPScope, send: Send) -> Send:

@@ -222,7 +222,19 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings: the sections of the configuration file, the rules, and the webhooks of the alerts by alert name."""
+    """All settings: the sections of the configuration file, the rules, and the webhooks of the alerts.
+
+    Attributes:
+        redis: The server and the namespace.
+        worker: Counting.
+        serve: The read service.
+        retention: The bounds of the streams.
+        archive: The archive.
+        snapshot: The snapshots.
+        audit: The audits.
+        rules: The declared metrics, ratios and alerts.
+        hooks: The targets of notifications by alert name.
+    """
 
     redis: RedisSettings = field(default_factory=RedisSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)

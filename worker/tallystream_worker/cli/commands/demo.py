@@ -44,7 +44,11 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 PRODUCERS: Final = 2
+"""Number of producer processes."""
+
 SUBJECTS: Final = 20_000
+"""Number of different subjects in the load."""
+
 METRICS: Final = {"view": 80, "like": 12, "share": 5, "clap": 3}
 """The demo's metrics with their share of the load, in percent."""
 

@@ -25,7 +25,7 @@ class Declared(msgspec.Struct, frozen=True):
     """Name of the metric."""
 
     description: str
-    """What the metric counts."""
+    """Description of the metric, from the configuration."""
 
     windows: list[str]
     """The windows with buckets."""
