@@ -104,7 +104,7 @@ def test_figures_tick_without_a_reload(visit: Callable[..., Page], url: str, pro
     expect(tile_of(page, "view")).to_have_text(f"{before + 1_000:,}")
     expect(page.get_by_role("list", name="Leaders of view").locator("li").first).to_contain_text("article:1")
     expect(page.locator(".huge")).not_to_have_text(DASH)
-    expect(page.locator(".books dd")).to_have_text("balances")
+    expect(page.locator(".ledger dd")).to_have_text("balances")
     expect(page.locator(".workers dd")).to_have_text("1")
     assert page.evaluate("window.sameHere")
 

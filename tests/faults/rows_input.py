@@ -64,10 +64,10 @@ def from_the_future(world: World) -> None:
     for _ in range(tries):
         world.ends(world.process("retry", url=world.url))
         world.inject("retry by a release that cannot read it")
-    for parked in world.harness.dead():
-        kept = {name[2:]: value for name, value in parked.items() if name.startswith(b"e.")}
+    for letter in world.harness.dead():
+        kept = {name[2:]: value for name, value in letter.items() if name.startswith(b"e.")}
         world.expect(kept == entry, f"dead-lettered as {kept}, which differs from the entry")
-        world.expect(int(parked[b"attempts"]) > tries, f"{parked[b'attempts']} attempts after {tries} retries")
+        world.expect(int(letter[b"attempts"]) > tries, f"{letter[b'attempts']} attempts after {tries} retries")
     together = [world.process("retry", url=world.url, version=FUTURE) for _ in range(world.chance.randint(1, 3))]
     statuses = [world.ends(child) for child in together]
     world.inject("retry by a release that reads it", len(together))

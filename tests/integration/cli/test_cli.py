@@ -276,7 +276,7 @@ def test_the_demo(alone):
     assert done.stdout.startswith("counted exactly: 20,000 of 20,000 events over ")
 
 
-def test_parked_entries_are_listed_retried_and_dropped(shell):
+def test_dead_letters_are_listed_retried_and_dropped(shell):
     """`dead` lists dead letters, escapes their bytes, counts nothing twice, and fails if nothing was done."""
     import redis  # noqa: PLC0415
 
@@ -291,7 +291,7 @@ def test_parked_entries_are_listed_retried_and_dropped(shell):
     shown = shell("dead", "show", row["name"]).stdout
     assert "\x1b" not in shown
     assert "undeclared" in shown
-    assert "parked again 1" in shell("dead", "retry", "--all", status=1).stdout
+    assert "dead-lettered again 1" in shell("dead", "retry", "--all", status=1).stdout
     assert "no dead letters named" in shell("dead", "drop", status=1).stderr
     assert "is not the name of a dead letter" in shell("dead", "drop", "7/x", status=1).stderr
     assert "events dropped 1" in shell("dead", "drop", "--reason", "subject").stdout

@@ -85,13 +85,13 @@ def test_two_namespaces_share_nothing(server: Server) -> None:
         client = server.client()
         client.xadd(in_blog.deployment.layout.keys_of("x").stream, {"metric": "nothing", "subject": "x"})
         until(lambda: in_blog.run(query_ledger(in_blog.deployment.layout)).events["dead"] == 1, what="the dead letter")
-        books = {
+        ledger = {
             name: totals.run(query_ledger(totals.deployment.layout))
             for name, totals in (("shop", in_shop), ("blog", in_blog))
         }
-        assert [books[name].events["dead"] for name in books] == [0, 1]
-        assert [books[name].unaccounted for name in books] == [0, 0]
-        assert [books[name].events["appended"] for name in books] == [1 + 3, 1 + 1]
+        assert [ledger[name].events["dead"] for name in ledger] == [0, 1]
+        assert [ledger[name].unaccounted for name in ledger] == [0, 0]
+        assert [ledger[name].events["appended"] for name in ledger] == [1 + 3, 1 + 1]
 
         deployments = Deployment.find(client, "shop"), Deployment.find(client, "blog")
         assert [deployment.layout.partitions for deployment in deployments if deployment] == [2, 3]

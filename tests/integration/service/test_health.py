@@ -22,7 +22,7 @@ def test_ready_when_everything_is_there(server: Server) -> None:
         assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
 
 
-def test_what_is_wrong_with_the_books_is_a_warning(server: Server) -> None:
+def test_what_is_wrong_with_the_ledger_is_a_warning(server: Server) -> None:
     """With lost events and dead letters the service stays ready, with a warning for each."""
     with Harness(server.url, partitions=1) as harness, http_service(server.url) as http:
         harness.client.xadd(harness.layout.keys[0].stream, {"nonsense": "x"})

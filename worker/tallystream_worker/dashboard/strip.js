@@ -3,7 +3,7 @@ import { byId, el, setText } from "./dom.js";
 import { duration, number } from "./format.js";
 
 const CELLS = [
-  ["books", "Ledger"],
+  ["ledger", "Ledger"],
   ["lag", "Lag"],
   ["pending", "Pending"],
   ["oldest", "Oldest pending"],
@@ -25,8 +25,8 @@ export function buildStrip() {
 
 export function showStrip(figures) {
   if (figures.unaccounted === 0) balanced = figures.at;
-  const [books, good] = booksOf(figures);
-  put("books", books, good);
+  const [ledger, good] = ledgerOf(figures);
+  put("ledger", ledger, good);
   put("lag", figures.lag == null ? "unknown" : number(figures.lag), figures.lag > 10_000 ? "warn" : "");
   put("pending", number(figures.pending), "");
   put("oldest", duration(figures.oldest_pending_seconds), figures.oldest_pending_seconds > 60 ? "bad" : "");
@@ -36,7 +36,7 @@ export function showStrip(figures) {
   put("snapshot", snapshot, late);
 }
 
-function booksOf(figures) {
+function ledgerOf(figures) {
   if (figures.unaccounted === 0) return ["balances", "good"];
   if (figures.unaccounted != null) return [`${number(figures.unaccounted)} unaccounted`, "bad"];
   // The number of events in waiting entries is unknown: under a steady load the ledger closes only now and then.

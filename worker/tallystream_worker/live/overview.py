@@ -140,7 +140,7 @@ def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot:
         lag=ledger.waiting,
         pending=ledger.pending,
         oldest_pending_seconds=max(oldest, default=None),
-        dead=ledger.parked,
+        dead=ledger.dead,
         unaccounted=ledger.unaccounted,
         workers=workers,
         snapshot_age_seconds=snapshot.age,

@@ -36,7 +36,7 @@ _SCRATCH: Final = -1
 taken: a restore marks decided entries that are not counted yet with generation 0.)"""
 
 _PAGE: Final = 256
-_PARKED: Final = 10**9
+_DEAD: Final = 10**9
 _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
 
 
@@ -74,7 +74,7 @@ class PartitionAudit:
         layout = deployment.layout.of(_SCRATCH)
         self._copy = layout.keys[number]
         # With this `begun`, every entry is older than the scratch counters, and is added to their ledger as appended.
-        fold = Fold(layout, number, rules, max_deliveries=_PARKED - 1, begun=f"{2**63}-0")
+        fold = Fold(layout, number, rules, max_deliveries=_DEAD - 1, begun=f"{2**63}-0")
         self._backfill = Backfill(scratch, self._copy, fold)
         self._mark = ""
         self._position: SnapshotPosition | None = None
@@ -93,7 +93,7 @@ class PartitionAudit:
         """
         if not self._client.exists(self._keys.stream):
             return Report(0, 0, 0)
-        self._given_up = frozenset(self._parked_unread())
+        self._given_up = frozenset(self._given_up_entries())
         base, moment = self._begin()
         self._provable = Provable(self._rules, self._span, base.gone, self._ends)
         first, _ = checkpoint(self._client, self._keys, [])
@@ -153,16 +153,16 @@ class PartitionAudit:
         load = TableLoader(self._scratch, self._copy.counters, self._rules)
         found = load.run(self._sources.snapshot, self._number)
         self._kept = load.expires
-        if books := {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}:
-            self._scratch.hset(self._copy.ledger, mapping=books)  # type: ignore[arg-type]  # the stubs' Mapping is invariant
+        if restored := {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}:
+            self._scratch.hset(self._copy.ledger, mapping=restored)  # type: ignore[arg-type]  # the stubs' Mapping is invariant
         if self._sources.snapshot.position(self._number) != found or found[1] != self._keys.generation:
             return None
         return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
 
-    def _parked_unread(self) -> Iterator[str]:
+    def _given_up_entries(self) -> Iterator[str]:
         """Yield the IDs of entries that were dead-lettered after too many deliveries, which no fold can find out."""
-        parked: list[Any] = self._client.xrange(self._keys.dead) or []
-        for _, fields in parked:
+        dead: list[Any] = self._client.xrange(self._keys.dead) or []
+        for _, fields in dead:
             if fields[b"reason"].startswith(b"delivered "):
                 yield fields[b"source"].decode()
 
@@ -175,7 +175,7 @@ class PartitionAudit:
     def _count(self, entries: Iterator[Entry]) -> None:
         while page := list(islice(entries, _PAGE)):
             if self._given_up:
-                page = [Entry(e.id, e.fields, _PARKED) if e.id in self._given_up else e for e in page]
+                page = [Entry(e.id, e.fields, _DEAD) if e.id in self._given_up else e for e in page]
             self._mark = self._backfill(page, self._mark, lambda entry: entry.id, self._told)
             self._entries += len(page)
             self._show(self._keys.stream, self._entries, self._counters)

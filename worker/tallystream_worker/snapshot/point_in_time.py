@@ -202,13 +202,13 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
     position = SnapshotPosition(
         int(taken), delivered.decode(), generated.decode(), tuple(each.decode() for each in pending)
     )
-    books = _pairs(ledger)
+    account = _pairs(ledger)
     if keys.ledger != keys.topic_ledger:
         # Entries that the sequence gate let in are in the topic's ledger: see tallystream.reading.ledger.
         appended, plain = (int(events or 0) for events in log)
-        books[b"appended"] = b"%d" % (int(books.get(b"appended", 0)) + appended - plain)
-        books.pop(b"plain", None)
-    return PointInTimeView(client, key, token, position, books)
+        account[b"appended"] = b"%d" % (int(account.get(b"appended", 0)) + appended - plain)
+        account.pop(b"plain", None)
+    return PointInTimeView(client, key, token, position, account)
 
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:

@@ -90,11 +90,11 @@ class RestoredLog:
 
         It is that of the snapshot, with the entries appended since; missing events are `trimmed`.
         """
-        books = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
-        books |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}
+        account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
+        account |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}
         if self.missing > 0:
-            books["trimmed"] = books.get("trimmed", 0) + self.missing
-        return books
+            account["trimmed"] = account.get("trimmed", 0) + self.missing
+        return account
 
 
 def _is_outcome(name: str) -> bool:

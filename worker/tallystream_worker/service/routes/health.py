@@ -55,7 +55,7 @@ async def _warnings(totals: Totals) -> list[str]:
     found = (
         (ledger.events["trimmed"], "events were trimmed before they were counted"),
         (ledger.events["dropped"], "dead-lettered events were dropped"),
-        (ledger.parked, "dead letters: see tallystream dead"),
+        (ledger.dead, "dead letters: see tallystream dead"),
         (ledger.unaccounted or 0, "events are unaccounted for"),
     )
     return [f"{number:,} {what}" for number, what in found if number]

@@ -148,15 +148,15 @@ def _of_partitions(ledger: Ledger) -> Iterable[Metric]:
     oldest = _gauge(
         "oldest_pending_age_seconds", "Age of the oldest pending entry; 0 if none is pending.", None, "partition"
     )
-    parked = _gauge("partition_dead_entries", "Dead letters of the partition.", None, "partition")
+    dead = _gauge("partition_dead_entries", "Dead letters of the partition.", None, "partition")
     for partition in ledger.partitions:
         labels = [partition.stream]
         position = partition.position
         lag.add_metric(labels, float("nan") if position.lag is None else position.lag)
         pending.add_metric(labels, position.pending)
         oldest.add_metric(labels, partition.oldest_pending or 0)
-        parked.add_metric(labels, partition.parked)
-    yield from (lag, pending, oldest, parked)
+        dead.add_metric(labels, partition.dead)
+    yield from (lag, pending, oldest, dead)
 
 
 def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
