@@ -20,8 +20,11 @@ help:            ## list the targets
 demo: | $(UV)    ## start all parts, emit a load, and check that it was counted exactly
 	@$(UV) run --quiet --frozen --no-dev tallystream demo $(ARGS)
 
+# In CI the fast suites measure coverage; [tool.coverage.report] in pyproject.toml has the gate.
+COVERAGE = $(if $(CI),--cov --cov-report=term:skip-covered)
+
 test: | $(UV)    ## run the fast test suites (some minutes); JOBS=1 runs one test at a time
-	@$(UV) run --frozen pytest -m "not slow and not packaging" $(SIDE_BY_SIDE) $(ARGS)
+	@$(UV) run --frozen pytest -m "not slow and not packaging" $(SIDE_BY_SIDE) $(COVERAGE) $(ARGS)
 
 check: | $(UV)   ## run the linters, type checks, layer checks and slow test suites (minutes)
 	$(UV) run --frozen ruff check
@@ -29,6 +32,8 @@ check: | $(UV)   ## run the linters, type checks, layer checks and slow test sui
 	$(UV) run --frozen mypy
 	$(UV) run --frozen lint-imports
 	.ci/lua
+	UV=$(UV) .ci/types
+	.ci/prose
 	$(UV) run --frozen pytest -m "slow or packaging" $(SIDE_BY_SIDE) $(ARGS)
 
 faults: | $(UV)  ## inject faults and check the totals: SEEDS=200, ROWS=14,15, SEED=123 (repeats a run), ARGS=--verbose

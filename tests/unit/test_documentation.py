@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import msgspec
 
-from docs._generate import configuration
+from docs._generate import command_line, configuration
 from tallystream.rules.metrics import Metric
 from tallystream_worker.settings.load import SECTIONS
 from tests.paths import ROOT
@@ -17,6 +17,13 @@ def test_the_page_of_the_configuration_is_current():
     """`docs/configuration.md` is the present output of its generator."""
     made = configuration.page(configuration.SOURCE.read_text(encoding="utf-8"))
     assert configuration.PAGE.read_text(encoding="utf-8") == made, "run: python -m docs._generate.configuration"
+
+
+def test_the_page_of_the_command_line_is_current():
+    """`docs/command-line.md` is what its generator makes of the commands of today."""
+    assert command_line.PAGE.read_text(encoding="utf-8") == command_line.page(), (
+        "run: python -m docs._generate.command_line"
+    )
 
 
 def test_every_setting_and_rule_is_explained():

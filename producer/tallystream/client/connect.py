@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import redis
 import redis.sentinel
@@ -31,6 +32,7 @@ DEFAULT_URL: Final = "redis://127.0.0.1:6379"
 TIMEOUT: Final = 5.0
 """Seconds without a byte after which a connection counts as dead."""
 
+_UNIX: Final = "unix://"
 _SENTINEL: Final = "redis+sentinel://"
 _SENTINEL_PORT: Final = 26379
 _SENTINEL_TIMEOUT: Final = 1.0
@@ -76,7 +78,7 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
         settings["redis_connect_func"] = _connected
         if url.startswith(_SENTINEL):
             return _primary(_SentinelUrl.parse(url), settings)
-        client: redis.Redis = redis.Redis.from_url(url, **settings)
+        client: redis.Redis = redis.Redis.from_url(_with_absolute_path(url), **settings)
     except ValueError as error:
         raise ConfigurationError(
             f"Redis URL {_without_password(url)!r} cannot be used: {error}. "
@@ -84,6 +86,18 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
             "redis+sentinel://HOST:PORT,HOST:PORT/NAME or redis+cluster://HOST:PORT,HOST:PORT"
         ) from None
     return client
+
+
+def _with_absolute_path(url: str) -> str:
+    """Return a URL with an absolute path: `unix://tally-data/server.sock` names a file below the current directory.
+
+    redis-py would take the first folder for the name of a host, and connect to the rest. `unix://USER:PASSWORD@/PATH`
+    keeps its meaning.
+    """
+    path = url.removeprefix(_UNIX)
+    if path == url or path.startswith("/") or "@" in path:
+        return url
+    return f"{_UNIX}{quote(str(Path.cwd()))}/{path}"
 
 
 def _cluster(url: _ClusterUrl, settings: dict[str, Any]) -> redis.Redis:

@@ -382,7 +382,7 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
                 repartition(configured, Deployment.create_or_load(harness.client), 7)
                 until(lambda: pool.layout.partitions == 7, what="the worker to follow")
                 before = totals.get("s:1", "view").value
-                until(lambda: totals.get("s:1", "view").value > before + 20, what="the counting to go on")
+                until(lambda: totals.get("s:1", "view").value > before + 20, what="the counting to continue")
             finally:
                 stop.set()
             counts = sum((each.result() for each in writing), Counter())

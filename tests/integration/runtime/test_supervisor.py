@@ -150,7 +150,7 @@ def test_a_worker_accounts_for_what_vanished(server):
         with counting(settings, logger):
             books = until(
                 lambda: (found := totals.run(query_ledger(totals.deployment.layout))).events["trimmed"] == 5 and found,
-                what="the loss to be in the books",
+                what="the loss to be in the ledger",
             )
         assert (books.appended, books.counted, books.events["trimmed"], books.unaccounted) == (6, 1, 5, 0)
     lines = [entry for entry in log.entries if entry["event"] == "events.lost"]

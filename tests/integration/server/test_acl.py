@@ -267,7 +267,7 @@ def test_operators_work_with_the_admin(server: Secured, tmp_path: Path) -> None:
             for _ in range(2):
                 plain.xadd(STREAM, {"metric": "no such metric", "subject": "a"})
         with server.client("reader") as client:
-            until(lambda: client.xlen("tally:{p0.425}:dead") == 2, what="the parking")
+            until(lambda: client.xlen("tally:{p0.425}:dead") == 2, what="the dead letter")
         for command in ("dead list --json", "dead show --json", "replay"):
             command_line(server.url("admin"), *command.split())
         assert command_fails(server.url("admin"), "dead", "retry", "--all") == 1  # it is dead-lettered again

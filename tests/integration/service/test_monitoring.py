@@ -68,7 +68,7 @@ def page(server: Server) -> Iterator[str]:
         until(lambda: server.client().hget("tally:{p0.425}:seq", "!dead"), what="a pass of the trimming")
         server.client().hset("tally:{p0.425}:seq", "!limit", 1000)
         until(lambda: "tallystream_batches_total 0.0" not in httpx.get(f"{url}/metrics").text)
-        until(lambda: server.client().xlen("tally:{p0.425}:dead"), what="the parking")
+        until(lambda: server.client().xlen("tally:{p0.425}:dead"), what="the dead letter")
         yield httpx.get(f"{url}/metrics").text
 
 

@@ -23,7 +23,7 @@ PLACES: Final = ("after-fetch", "before-apply", "after-apply", "before-ingest", 
 """Places of counting and of ingest: after a fetch; after the fold, before the apply call; after the apply call, before
 subscribers are called; before and after a part of a file is appended."""
 
-RARE_PLACES: Final = ("mid-claim", "before-parking", "after-parking")
+RARE_PLACES: Final = ("mid-claim", "before-dead-letter", "after-dead-letter")
 """Places that counting seldom reaches: after a claim, before its reply is used; before and after an apply call that
 dead-letters an entry."""
 

@@ -5,7 +5,7 @@
 -- ARGV[1] present generation   ARGV[2] its group   ARGV[3] the generation to be live   ARGV[4] its group
 --
 -- Returns {"switched"}   the other generation is live; it may have been live before
---         {"behind"}     the other generation lacks an entry that the present one may have counted
+--         {`behind`}     the other generation lacks an entry that the present one may have counted
 --         {"other"}      neither of the two is live
 -- Raises NOGROUP if the group of the generation to be live does not exist.
 --
