@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import Costs
 
 MICROSECOND: Final = 1e-6
-"""Seconds of a microsecond, the unit of the measured costs."""
+"""One microsecond in seconds; the measured costs are in microseconds."""
 
 
 def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:
-    """Return the processor time of all servers' main threads in cores (seconds per second), by task."""
+    """Return, by task, how many cores the main threads of all servers use: seconds of processor time per second."""
     each = costs.server
     spent = dict.fromkeys(("appending", "reading and acknowledging", "totals", "windows", "leaderboards"), 0.0)
     spent |= dict.fromkeys(("limits", "votes", "unique actors"), 0.0)
@@ -38,7 +38,7 @@ def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[s
 
 
 def worker_seconds(packing: Packing, costs: Costs) -> float:
-    """Return the processor time of all workers in cores (seconds per second)."""
+    """Return how many cores all workers together use: seconds of processor time per second."""
     each = costs.worker
     counters = sum(packing.counters.values())
     spent = packing.entries * each.entry + packing.subjects * each.subject
@@ -47,5 +47,5 @@ def worker_seconds(packing: Packing, costs: Costs) -> float:
 
 
 def producer_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> float:
-    """Return the processor time of emitting in all apps, in cores (seconds per second)."""
+    """Return how many cores emitting uses in all apps together: seconds of processor time per second."""
     return (load.events * costs.producer.event + packing.entries * costs.producer.entry) * MICROSECOND

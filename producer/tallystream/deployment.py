@@ -32,17 +32,17 @@ class Deployment:
 
     Attributes:
         layout: The keys of the live topic and its live generation.
-        epoch: Name of this life of the data: it changes when all data was lost and counting began again. Empty if no
+        epoch: Name of the data, which changes only when all data was lost and counting began again. Empty if no
             deployment is stored yet.
         declared: The rules of `generation`; `None` until a worker has published them. See `rules`.
-        generation: The live generation of the topic; during a switch, some partitions may already use a later one
-            (`layout.generations`).
-        others: The rules of each other stored generation, which is being built or is kept.
+        generation: The live generation of the topic; during a switch, some partitions may already use a later
+            generation (`layout.generations`).
+        others: By generation, the rules of each other generation that is stored: one that is being built, or is kept.
         was_rebuilt: Whether a rebuild has ever begun in this topic.
         building: The generation that a rebuild is building now.
-        earlier: The number of partitions of each earlier topic.
-        kept: The earlier topic whose streams and counters are still stored.
-        moving: The topic that a repartition is filling now, to replace this one.
+        earlier: By number of each earlier topic, its number of partitions.
+        kept: The number of the earlier topic whose streams and counters are still stored.
+        moving: The number of the topic that a repartition is filling now, to replace the live topic.
         spread: The metrics whose events may be in any partition.
     """
 
@@ -64,7 +64,7 @@ class Deployment:
 
         Args:
             client: Client of the server.
-            partitions: Expected number of partitions; `None` accepts the stored number, and is 4 for a new deployment.
+            partitions: Expected number of partitions; `None` accepts the stored number. A new deployment then has 4.
             namespace: First part of every key.
 
         Raises:
@@ -123,9 +123,9 @@ class Deployment:
 
         Args:
             fields: The hash of the live topic.
-            partitions: Expected number of partitions; `None` accepts any.
+            partitions: Expected number of partitions; `None` accepts any number.
             namespace: First part of every key.
-            root: The hash of the first topic; `None` if that is the live one.
+            root: The hash of the first topic; `None` if the first topic is live.
 
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
@@ -200,7 +200,7 @@ class Deployment:
         """Read the deployment again and return it; its epoch is the same, its rules, generation or topic may differ.
 
         Raises:
-            DeploymentChanged: the data was deleted or replaced: the stored epoch is missing or another one.
+            DeploymentChanged: the data was deleted or replaced: the stored epoch is missing or differs.
             redis.RedisError: the server does not answer, or refuses the command.
         """
         found = self.find(client, self.layout.namespace)
@@ -250,13 +250,13 @@ class Deployment:
 
     @property
     def earlier_layouts(self) -> list[Layout]:
-        """The layouts of all earlier topics, oldest first, also of those that were removed."""
+        """The layouts of all earlier topics, oldest first, removed topics included."""
         namespace = self.layout.namespace
         return [Layout(partitions, namespace, topic=topic) for topic, partitions in sorted(self.earlier.items())]
 
     @property
     def kept_layout(self) -> Layout | None:
-        """The layout of the earlier topic that is kept, with the keys of its first generation; `None` if none is."""
+        """The layout of the kept earlier topic, with the keys of its first generation; `None` if no topic is kept."""
         return None if self.kept is None else self.layout_of(self.kept)
 
     def layout_of(self, topic: int) -> Layout | None:

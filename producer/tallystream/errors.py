@@ -74,7 +74,7 @@ class StreamError(TallyError):
 
 
 class ConsumerGroupMissing(StreamError):
-    """The consumer group is missing, although it has already counted entries."""
+    """Entries were counted, but the consumer group, which records which of them are acknowledged, is missing."""
 
 
 class DeploymentChanged(StreamError):

@@ -44,7 +44,7 @@ class Totals:
 
     Args:
         url: URL of Redis or Valkey.
-        partitions: Expected number of partitions, to be checked against the stored one; `None` accepts any.
+        partitions: Expected number of partitions, to be checked against the stored one; `None` accepts any number.
         namespace: First part of every key.
     """
 
@@ -71,7 +71,7 @@ class Totals:
     async def get_many(
         self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0
     ) -> CounterTotals:
-        """Return the totals of many counters, in the order of `counters`; see `tallystream.Totals.get_many`."""
+        """Return many totals, as a list `counters` in the given order; see `tallystream.Totals.get_many`."""
         return await self._ask(questions.get_many(counters), after, timeout, together=True)
 
     async def of(
@@ -106,7 +106,10 @@ class Totals:
         return await self._ask(questions.top(metric, window, n, offset), after, timeout)
 
     async def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
-        """Return how much of a subject's limit is used in this bucket, and the rest; see `tallystream.Totals.limit`."""
+        """Return how much of a subject's limit is used and remains in the current bucket.
+
+        See `tallystream.Totals.limit`.
+        """
         return await self._ask(questions.limit(subject, metric), after, timeout)
 
     async def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
@@ -163,7 +166,10 @@ class Totals:
         *,
         together: bool = False,
     ) -> Answer:
-        """Run a query until its answer includes `after`; `together` shares a pipeline with concurrent reads."""
+        """Run the query of a question again until its answer includes all entries up to the stream ID `after`.
+
+        With `together`, the query shares a pipeline with concurrent reads.
+        """
         barrier = ReadBarrier(after, timeout)
         while True:
             query = barrier.guard(question(await self.deployment()))

@@ -23,7 +23,7 @@ _log: Final = logging.getLogger("tallystream.middleware")
 class RequestCounter:
     """Counts finished requests by subject; the subject is method and route, such as `GET /articles/{id}`.
 
-    Counting never delays a request and never makes one fail: if the buffer is full, the event is dropped and counted
+    Counting never delays a request or makes a request fail: if the buffer is full, the event is dropped and counted
     in `producer.stats.dropped`. An error of the producer, such as an undeclared metric, is logged once.
 
     Args:

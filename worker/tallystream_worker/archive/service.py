@@ -21,12 +21,12 @@ class Archive:
     """Archives all partitions of a deployment.
 
     Args:
-        client: The server of the streams.
+        client: The client of the server that has the streams.
         store: The files to write.
         deployment: The deployment to archive.
 
     Raises:
-        ArchiveError: the files are those of other data.
+        ArchiveError: the files are the archive of other data, or their manifest cannot be read or written.
     """
 
     def __init__(self, client: redis.Redis, store: Store, deployment: Deployment) -> None:
@@ -57,15 +57,15 @@ class Archive:
 
 
 class LiveArchive:
-    """Archives the live topic, and after a repartition the new one.
+    """Archives the live topic; after a repartition, the new topic.
 
     Args:
-        client: The server of the streams.
+        client: The client of the server that has the streams.
         url: The URL of the archive.
         deployment: The deployment that the worker began with.
 
     Raises:
-        ArchiveError: the files are those of other data.
+        ArchiveError: the files are the archive of other data, or their manifest cannot be read or written.
     """
 
     def __init__(self, client: redis.Redis, url: str, deployment: Deployment) -> None:
@@ -80,7 +80,7 @@ class LiveArchive:
         Raises:
             DeploymentChanged: the server has other data than the worker began with.
             StreamError: see `PartitionArchiver`.
-            ArchiveError: a file could not be written, or the files are those of other data.
+            ArchiveError: a file could not be written, or the files are the archive of other data.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)
@@ -98,7 +98,7 @@ def archive_service(settings: Settings, deployment: Deployment, log: FilteringBo
     """Return the service that archives to `[archive] url` every `[archive] every`.
 
     Raises:
-        ArchiveError: the files of the URL are those of other data.
+        ArchiveError: the files of the URL are the archive of other data.
     """
     client = connect(settings.redis.url)
     archive = LiveArchive(client, settings.archive.url, deployment)

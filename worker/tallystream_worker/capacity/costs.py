@@ -137,13 +137,13 @@ class Costs(msgspec.Struct, frozen=True):
     """All measured costs.
 
     Attributes:
-        machine: The machine on which they were measured.
+        machine: The machine on which the costs were measured.
         software: The software that was measured.
-        server: Time of the server.
-        worker: Time of a worker.
-        producer: Time of an application.
-        memory: Memory of the server.
-        wire: Bytes over the network and in the append-only file.
+        server: Microseconds of a server's main thread, for each item.
+        worker: Microseconds of a worker's processor time, for each item.
+        producer: Microseconds of an application's processor time, for each entry and each event.
+        memory: Bytes of server memory, for each item.
+        wire: Bytes over the network and in the append-only file, for each item.
     """
 
     machine: str
@@ -156,7 +156,7 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 def load_costs(file: Path | None = None) -> Costs:
-    """Return the measured costs in `file`, or those of this release.
+    """Return the measured costs in `file`; if it is `None`, the costs that this release contains.
 
     Raises:
         ConfigurationError: the file cannot be read, or lacks a cost.

@@ -22,7 +22,7 @@ class IngestProgress:
         read: Bytes read from the file; rows for Parquet.
         examples: The first 10 bad lines: file, line and reason.
         last_ids: By partition, the stream ID of the last entry that this run appended.
-        waiting_for: Why nothing is appended at the moment; `None` if something is.
+        waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
     """
 
     events: int = 0
@@ -34,20 +34,20 @@ class IngestProgress:
     waiting_for: str | None = None
 
     def note(self, name: str, number: int, reason: str, lines: int = 1) -> None:
-        """Add bad lines that have the same reason; `number` is the first of them.
+        """Add bad lines that have the same reason.
 
         Args:
             name: The name of the file.
-            number: The number of the first line.
-            reason: Why they are not events.
-            lines: How many they are.
+            number: The number of the first of the lines.
+            reason: Why the lines are not events.
+            lines: The number of lines.
         """
         self.bad += lines
         if len(self.examples) < _SHOWN:
             self.examples.append({"file": name, "line": number, "reason": reason})
 
     def add(self, other: IngestProgress) -> None:
-        """Add the figures of another job to these; the larger of two last stream IDs is kept."""
+        """Add the figures of another job to these; for each partition, keep the larger of the two last stream IDs."""
         self.events += other.events
         self.known += other.known
         self.bad += other.bad

@@ -46,11 +46,11 @@ class ChunkSender:
         self._in_flight: Future[bool] | None = None
 
     def push(self, chunks: Iterable[tuple[int, Chunk]]) -> bool:
-        """Add chunks, each with its partition, and start to send if there are enough; return whether to continue.
+        """Add chunks, each with its partition, and start to send if they fill a burst; return whether to continue.
 
         Raises:
-            SourceMoved: the chunks before were rejected, and the source must be read again.
-            RedisError: the chunks before were rejected, and would be again.
+            SourceMoved: earlier chunks were rejected, and the source must be read again.
+            RedisError: earlier chunks were rejected, and another attempt would fail too.
         """
         for partition, chunk in chunks:
             self._buffered.append((partition, chunk))
@@ -62,12 +62,12 @@ class ChunkSender:
 
         Raises:
             SourceMoved: the chunks were rejected, and the source must be read again.
-            RedisError: the chunks were rejected, and would be again.
+            RedisError: the chunks were rejected, and another attempt would fail too.
         """
         return self._start_sending() and self._await_sent()
 
     def close(self) -> None:
-        """Wait until the thread has sent its present burst, and end it."""
+        """Wait until the thread has sent its present burst, then end the thread; later chunks are not sent."""
         self._thread.shutdown(wait=True)
 
     def _start_sending(self) -> bool:

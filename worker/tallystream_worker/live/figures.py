@@ -45,14 +45,14 @@ class Figures:
         self._snapshots = Snapshots(None, None)
 
     def welcome(self, reader: LiveReader) -> None:
-        """Give a new reader the latest overview and leaderboards, if it asked for them and they were read before."""
+        """Give a new reader the overview and the leaderboards that it asked for, if `read` has already read them."""
         if reader.overview and self._latest is not None:
             reader.tell(self._latest)
         if reader.top in self._tops:
             reader.tell(self._tops[reader.top][0])
 
     async def read(self, deployment: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
-        """Read the overview and the due leaderboards, and send them to the readers that asked for them.
+        """Read the overview, and the leaderboards that are due, and send them to the readers that asked for them.
 
         Returns:
             The counted position of each partition.

@@ -36,9 +36,9 @@ class MetricFigures(msgspec.Struct, frozen=True):
 
     Attributes:
         metric: The name of the metric.
-        total: The sum of its totals.
-        counted: The number of its counted events.
-        rate: Its counted events per second over the last 3 seconds; `None` if it is not known.
+        total: The sum of the totals of all subjects of the metric.
+        counted: The number of counted events of the metric.
+        rate: The counted events of the metric per second, over the last 3 seconds; `None` if not known.
     """
 
     metric: str
@@ -53,7 +53,7 @@ class Overview(msgspec.Struct, frozen=True):
     Attributes:
         metrics: The figures of each metric.
         rate: Counted events per second; not known in the first second.
-        events: The events of the ledger by outcome, and those appended.
+        events: By outcome, the number of events in the ledger; `appended` has the number of appended events.
         lag: The number of entries that are not counted yet.
         pending: The number of entries that are delivered to a worker and not acknowledged.
         oldest_pending_seconds: Seconds since the oldest pending entry was appended.
@@ -94,11 +94,11 @@ class Snapshots(NamedTuple):
 
 
 class TopFigures(msgspec.Struct, frozen=True):
-    """The leaderboards of a window.
+    """The leaderboards of all metrics in one window.
 
     Attributes:
-        window: The window; `all` for totals.
-        metrics: The leaderboard of each metric; metrics without this window or a leaderboard are left out.
+        window: A window such as `day`, a range such as `7d`, or `all` for the totals.
+        metrics: By metric, the leaderboard in `window`; a metric without a leaderboard or the window is left out.
     """
 
     window: str
@@ -112,13 +112,16 @@ class Rates:
         self._read: deque[tuple[float, Mapping[str, int]]] = deque()
 
     def take(self, at: float, counted: Mapping[str, int]) -> None:
-        """Add the counts by metric at second `at` of a monotonic clock, and forget those older than 3 seconds."""
+        """Add a reading of the counts by metric, made at monotonic second `at`; drop readings older than 3 seconds."""
         while self._read and self._read[0][0] < at - _SPAN:
             self._read.popleft()
         self._read.append((at, counted))
 
     def of(self, metric: str) -> float | None:
-        """Return a metric's counts per second over the last 3 seconds; `None` if the counts span less than 0.75 s."""
+        """Return the counted events of a metric per second, averaged over the readings of the last 3 seconds.
+
+        Returns `None` if the oldest and the newest of these readings are less than 0.75 seconds apart.
+        """
         if not self._read or (seconds := self._read[-1][0] - self._read[0][0]) < _SPAN / 4:
             return None
         return max(0, self._read[-1][1].get(metric, 0) - self._read[0][1].get(metric, 0)) / seconds
@@ -185,7 +188,12 @@ def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
 
 
 async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
-    """Read and return the leaderboards of all metrics that have this window; `all` is the totals.
+    """Read and return the leaderboard of each metric in one window; leave out metrics that have none.
+
+    Args:
+        totals: Reads the leaderboards.
+        rules: The declared metrics.
+        window: A window such as `day` for its current bucket, a range such as `7d`, or `all` for the totals.
 
     Raises:
         RedisError: the leaderboards cannot be read.

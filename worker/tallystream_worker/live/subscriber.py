@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from tallystream_worker.live.subscription import Subscription
 
 MAX_HELD: Final = 2000
-"""The largest number of changed counters that are kept for a slow reader; if there are more, it is reset."""
+"""The largest number of changed counters that are kept for a slow reader; if there are more, the reader is reset."""
 
 
 class LiveReader:
     """A reader of live updates: the broadcaster adds messages, and the reader's connection takes them and sends them.
 
     Args:
-        wanted: The counters that it follows; `None` for none.
+        wanted: The counters that the reader follows; `None` if it follows no counters.
         every: The shortest time between two updates, in seconds; 0 for the pace of the broadcaster.
-        overview: Whether it gets the overview.
-        top: The window whose leaderboards it gets; `None` for none.
+        overview: Whether the reader gets the overview.
+        top: The window whose leaderboards the reader gets; `None` if it gets no leaderboards.
 
     Attributes:
-        wanted: The counters that it follows; `None` for none.
-        overview: Whether it gets the overview.
-        top: The window whose leaderboards it gets; `None` for none.
+        wanted: The counters that the reader follows; `None` if it follows no counters.
+        overview: Whether the reader gets the overview.
+        top: The window whose leaderboards the reader gets; `None` if it gets no leaderboards.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LiveReader:
         self._held_back = True
 
     def first(self, batch: MessageBatch) -> None:
-        """Add a batch of older totals: those that were added before replace its totals."""
+        """Add a batch of older totals; they do not replace totals of the same counters that were added before."""
         later, self._batch = self._batch, batch
         if later is not None:
             self.counters(later)
@@ -64,20 +64,20 @@ class LiveReader:
         self._wake.set()
 
     def counters(self, batch: MessageBatch) -> None:
-        """Add totals; they replace older totals of the same counters. Reset the reader if it has too many."""
+        """Add totals, which replace older totals of the same counters; reset the reader if over `MAX_HELD` wait."""
         self._batch = batch if self._batch is None else batch.after(self._batch)
         if len(self._batch.values) > MAX_HELD:
             self.reset("too many counters changed since the last update", self._batch.id)
         self._wake.set()
 
     def reset(self, reason: str, at: str) -> None:
-        """Drop the totals that are not sent yet, and add a message `reset`; `at` is the reader's position after it."""
+        """Drop the totals that are not sent yet, and add a message `reset` that moves the reader's position to `at`."""
         self._batch = None
         self._others["reset"] = Message("reset", ResetMessage(reason), at)
         self._wake.set()
 
     def tell(self, message: Message) -> None:
-        """Add a message; it replaces one of the same name that is not sent yet."""
+        """Add a message, which replaces a message of the same name that is not sent yet."""
         self._others[message.event] = message
         self._wake.set()
 
@@ -114,10 +114,10 @@ class LiveReader:
         return [*messages, *others.values()]
 
     async def watch(self, patience: float) -> None:
-        """Make a heartbeat due after each `patience` seconds without messages; return if the client does not read.
+        """Request a heartbeat after each `patience` seconds without messages; return if the client does not read.
 
-        That is the case if the connection has been sending the same messages for `patience` seconds. One timer serves
-        many updates.
+        For a heartbeat, `next` returns an empty list. The client does not read if the connection is still sending the
+        messages that `next` returned `patience` seconds ago. One timer runs for the connection, and none for a message.
         """
         while True:
             await asyncio.sleep(self._sent_at + patience - time.monotonic())

@@ -42,9 +42,9 @@ class HotSubject:
     """The subject with the most events of a partition in the last seconds.
 
     Attributes:
-        metric: The metric of its events.
+        metric: The metric of the subject's events.
         subject: The subject.
-        share: Its share of the partition's events, 0 to 1.
+        share: The subject's share of the partition's events, 0 to 1.
         events_per_second: The events per second of all subjects of the partition.
     """
 
@@ -79,10 +79,10 @@ class HotSubjectTracker:
 
     Args:
         partitions: How many partitions are counted.
-        topic: The number of their topic.
+        topic: The number of the topic of these partitions.
 
     Attributes:
-        topic: The number of their topic.
+        topic: The number of the topic of these partitions.
     """
 
     def __init__(self, partitions: int, topic: int = FIRST_TOPIC) -> None:
@@ -101,7 +101,7 @@ class HotSubjectTracker:
                 self._summaries[outcome.partition].take(outcome.sample)
 
     def tick(self) -> None:
-        """Compute the events per second of each partition since the last call, and begin to count again from zero."""
+        """Store, for `of`, the events per second of each partition since the last call; then count from zero again."""
         with self._lock:
             now = time.monotonic()
             seconds = max(0.001, now - self._looked_at)

@@ -31,7 +31,8 @@ CONSUMER_SILENCE: Final = 86_400.0
 PRODUCER_SILENCE: Final = 30 * 86_400.0
 """Seconds without an append after which a producer's sequence is removed.
 
-If a producer loses its connection during an append and repeats it only after this time, the entry is appended twice.
+If a producer loses its connection during an append, and repeats the append only after this time, the entry is appended
+twice.
 """
 
 
@@ -74,7 +75,9 @@ def reap_producers(
 
 
 class Reaper:
-    """Removes the silent consumers and producers of all partitions.
+    """Removes the silent consumers of all partitions, and the silent producers that have a random name.
+
+    A producer with a chosen name, such as that of an ingest or a spool, may return at any time and is never removed.
 
     Args:
         client: The connection to the partitions.
@@ -91,7 +94,7 @@ class Reaper:
         self._cursors: defaultdict[str, str] = defaultdict(lambda: "0")  # by stream, among its producers
 
     def run_once(self) -> None:
-        """Remove silent consumers and producers of each partition; examine about 500 producers of each.
+        """Remove silent consumers and producers of each partition, among about 500 producers of each in one call.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
@@ -110,6 +113,6 @@ class Reaper:
 def reaper_service(
     settings: Settings, deployment: Deployment, consumer: str, log: FilteringBoundLogger
 ) -> PeriodicService:
-    """Return the service that removes the silent consumers and producers of all partitions."""
+    """Return the service that removes silent consumers and producers from all partitions; see `Reaper`."""
     client = connect(settings.redis.url)
     return maintenance_service("reaper", INTERVAL, Reaper(client, deployment, consumer, log).run_once, client, log)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VARIABLE: Final = "TALLYSTREAM_FAILPOINT"
-"""The environment variable that names the place."""
+"""The environment variable that names the place at which to kill the process."""
 
 PLACES: Final = ("after-fetch", "before-apply", "after-apply", "before-ingest", "after-ingest")
 """Places of counting and of ingest: after a fetch; after the fold, before the apply call; after the apply call, before
@@ -57,7 +57,7 @@ _ALL: Final = (
 
 
 def _pass_by(_place: str) -> None:
-    """Do nothing; this is `reach` in production."""
+    """Do nothing. `reach` is this function if the variable `TALLYSTREAM_FAILPOINT` is not set, as in production."""
 
 
 def _armed(spec: str) -> Callable[[str], None]:
@@ -74,4 +74,5 @@ def _armed(spec: str) -> Callable[[str], None]:
 
 
 reach: Final = _armed(os.environ[VARIABLE]) if VARIABLE in os.environ else _pass_by
-"""Call with the name of a place when it is reached; kills the process if `TALLYSTREAM_FAILPOINT` names this place."""
+"""Call this with the name of each place that the process reaches: it kills the process at the place that
+`TALLYSTREAM_FAILPOINT` names."""

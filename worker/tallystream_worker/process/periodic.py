@@ -34,9 +34,9 @@ class ServiceHealth:
 
     Attributes:
         name: Name of the service.
-        problem: Why its last pass failed; `None` if it succeeded.
-        passed: Monotonic second at which the last successful pass ended; before the first one, when the service was
-            made.
+        problem: Why the last pass failed; `None` if the last pass succeeded.
+        passed: Monotonic second at which the last successful pass ended; before the first successful pass, the second
+            at which the service was made.
         tried: Monotonic second at which the last pass began, successful or not.
     """
 
@@ -55,7 +55,7 @@ class PeriodicService:
     Args:
         name: Name of the service in logs, health and the thread.
         interval: Seconds from the beginning of one pass to the beginning of the next.
-        run_once: Runs one pass; returns the fields of a log line, or nothing to log none.
+        run_once: Runs one pass; returns the fields of a log line, or nothing if no line is to be logged.
         log: Logger for the changes of state.
         state: Logs the changes of state; default: the events "does not work" and "works again".
         backoff: Seconds to wait after failed passes; default 0.5 s to 30 s.
@@ -65,7 +65,7 @@ class PeriodicService:
         close: Called after the last pass, in the thread of the passes.
         clients: The Redis clients of the passes: their connections are dropped if a server is lost, and the clients are
             closed after `close`.
-        stopping: The event that `quiet` sets; give one if a pass has to check it.
+        stopping: The event that `quiet` sets; needed only if a pass has to check whether the service stops.
     """
 
     def __init__(  # noqa: PLR0913  # every part is handed in, and named
@@ -171,7 +171,7 @@ class PeriodicService:
 def _drop_stale_connections(error: Exception, clients: Sequence[redis.Redis]) -> None:
     """Close the pooled connections of clients after an error that a working server would not cause.
 
-    Otherwise they would stay connected to a node that was demoted or is gone.
+    Otherwise the connections would stay open to a node that was demoted or is gone.
     """
     if not isinstance(error, RedisError) or is_connection_stale(error):
         for client in clients:

@@ -49,10 +49,11 @@ class PartitionAudit:
         deployment: The deployment to audit.
         rules: The rules that the counters should be counted by.
         number: The number of the partition.
-        sources: The archive and the snapshot from which to get what is gone from the stream.
+        sources: The archive and the snapshot to use in place of entries that are gone from the stream.
         span: The buckets to compare; if unlimited, all counters.
         sample: The share of the counters that is compared, from 0 to 1.
-        show: Called with the stream, the entries folded and the counters compared, after each page and chunk.
+        show: Called after each page of entries and each chunk of counters, with the stream, the number of entries
+            folded, and the number of counters compared.
     """
 
     def __init__(
@@ -111,7 +112,11 @@ class PartitionAudit:
         return Report(self._counters, self._entries, self._expired, list(wrong.values()), [scope])
 
     def _begin(self) -> tuple[Base, float]:
-        """Count the base into the scratch counters; return the base, and its time in seconds since 1970 (0: all)."""
+        """Load the snapshot, or fold the archived entries, into the scratch counters; return the base and its time.
+
+        The time, in seconds since 1970, is that of the snapshot or of the last entry that is left out; 0 if no entry is
+        left out.
+        """
         while True:
             base = choose(self._client, self._deployment, self._number, self._sources, self._span)
             if not base.is_snapshot:
@@ -128,7 +133,10 @@ class PartitionAudit:
         return base, 0.0 if base.gone is None else base.gone / 1000
 
     def _count_archive(self, after: str) -> str:
-        """Fold the archived entries that are gone from the stream; return the ID of the last of them."""
+        """Fold the archived entries after `after` that are gone from the stream; return the ID of the last of them.
+
+        Without such entries, return `after`, or `0-0` if `after` is empty.
+        """
         from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
 
         assert self._sources.archive is not None  # noqa: S101  # else it was not chosen
@@ -144,7 +152,7 @@ class PartitionAudit:
         return None if held is None else held.id
 
     def _load(self) -> SnapshotPosition | None:
-        """Load the snapshot into the scratch counters; return its position, `None` if it became unusable meanwhile."""
+        """Load the snapshot into the scratch counters; return its position, `None` if the snapshot is unusable now."""
         from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
 
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
@@ -160,7 +168,10 @@ class PartitionAudit:
         return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
 
     def _given_up_entries(self) -> Iterator[str]:
-        """Yield the IDs of entries that were dead-lettered after too many deliveries, which no fold can find out."""
+        """Yield the IDs of the entries that became dead letters because they were delivered too often.
+
+        The dead letters are the only record of this: a fold of the entry itself would count its events.
+        """
         dead: list[Any] = self._client.xrange(self._keys.dead) or []
         for _, fields in dead:
             if fields[b"reason"].startswith(b"delivered "):
@@ -199,7 +210,7 @@ class PartitionAudit:
         return False
 
     def _is_kept(self, name: str, now: float) -> bool:
-        """Return `False` if a key has expired at `now`, in milliseconds; a key of unknown expiry has not expired."""
+        """Return whether a key has not expired at the millisecond `now`; a key of unknown expiry has not expired."""
         end = self._ends.get(name)
         if end is None and self._kept and (found := parse(name.removeprefix("top:"), self._rules)) is not None:
             end = self._kept.get(bucket_of(found[0]) or name)

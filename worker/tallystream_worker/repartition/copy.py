@@ -2,8 +2,8 @@
 
 Marks in the new topic record what was copied: for each pair of an old and a new partition, the last old entry whose
 part is in the new one. An interrupted copy continues from the lowest mark, and skips the new partitions that are
-further. The sequence of a copied entry is the time at which the old topic took it; this time decides which of its
-events are late.
+further. The sequence of a copied entry is the time at which the old topic took the entry; this time decides which
+of its events are late.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PAGE_BYTES: Final = 2**20
 server."""
 
 _KNOWN: Final = 20_000
-"""Subjects of an old partition whose new partition is cached."""
+"""Number of subjects of an old partition whose new partition is cached."""
 
 CopyPart = tuple[int, list[Any]]
 """The new partition of a part of an entry, and the arguments of copy.lua for the part."""
@@ -68,7 +68,7 @@ class StreamCopier:
         old: The topic to read.
         new: The topic to write.
         retracted: Retractions of the old topic; their events are not copied.
-        archive: URL of the old topic's archive, for entries that are gone from its streams; `""` for none.
+        archive: URL of the old topic's archive, for entries that are gone from its streams; `""` if none.
         spread: The metrics whose events may be in any partition of the old topic.
         accept_loss: Whether to copy even if the archive lacks some of the entries that are gone.
     """
@@ -97,7 +97,7 @@ class StreamCopier:
         """The number of entries that this object has copied."""
 
     def look(self) -> None:
-        """Read the marks of all partitions from the server."""
+        """Read the marks of all partitions, the IDs up to which entries are copied, from the server."""
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._new.keys:
                 pipeline.execute_command("HGETALL", keys.copied)
@@ -105,7 +105,7 @@ class StreamCopier:
         self._marks = [{int(source): mark.decode() for source, mark in marks.items()} for marks in found]
 
     def mark(self, source: int) -> str:
-        """Return the ID up to which the old partition `source` is copied into every new one; `0-0` before the first."""
+        """Return the ID up to which all new partitions have the entries of old partition `source`; `0-0` at first."""
         return min((marks.get(source, "0-0") for marks in self._marks), key=parse_id)
 
     def __call__(self, show: Callable[[], Any] = lambda: None) -> int:
@@ -158,7 +158,11 @@ class StreamCopier:
             yield source, entry
 
     def _archived(self, source: int, mark: str, before: str | None) -> Iterator[Entry]:
-        """Yield the archived entries after a mark; raise if the archive lacks entries that are gone from the stream."""
+        """Yield the archived entries after a mark.
+
+        Raises:
+            StreamError: entries are neither in the stream nor in the archive, and no loss is accepted.
+        """
         stream = self._old.keys[source].stream
         about: dict[str, Any] = self._client.xinfo_stream(stream)
         gone = int(about["entries-added"]) - int(about["length"])
@@ -215,7 +219,10 @@ class StreamCopier:
             calls = again
 
     def _parts(self, source: int, entry: Entry) -> Iterator[CopyPart]:
-        """Yield the parts of an entry, one for each new partition that gets some of its events."""
+        """Yield the parts of an entry, one for each new partition of its events; leave out retracted events.
+
+        An entry that cannot be decoded is a single part, which is dead-lettered in the new topic again.
+        """
         gated = was_sequenced(entry.fields)
         try:
             payload: Payload = decode(entry.fields, entry.received)

@@ -35,7 +35,7 @@ appended, and the files that were ingested."""
 
 
 def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Layout:
-    """Return the layout of the topic to fill, with `partitions`; reserve a new one unless one was begun before.
+    """Return the layout of the topic to fill, with `partitions`: the topic that was begun before, or a new one.
 
     Raises:
         ConfigurationError: a topic with another number of partitions is being filled, an earlier topic is still kept,
@@ -88,27 +88,32 @@ def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
     Args:
         client: The server of the topic.
         deployment: The deployment to close.
-        layout: The layout of the topic that follows; refused producers get its number.
+        layout: The layout of the topic that follows; its number is in the reply to refused producers.
     """
     for keys in deployment.layout.keys:
         _CLOSE(client, [keys.sequences, keys.live], [layout.topic])
 
 
 def reopen(client: redis.Redis, deployment: Deployment) -> None:
-    """Reopen every partition of a closed topic; producers append what was refused meanwhile."""
+    """Reopen every partition of a closed topic; producers then append the entries that were refused meanwhile."""
     for keys in deployment.layout.keys:
         _REOPEN(client, [keys.sequences, keys.live], [])
 
 
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> bool:
-    """Make the topic of `layout` the live one, and keep the one before; return `False` if it was given up."""
+    """Make the topic of `layout` the live one; the topic that was live before is kept as an earlier topic.
+
+    Returns:
+        `True` if the topic of `layout` is live now, also if it was live before; `False` if nothing was changed, because
+        the repartition to this topic was given up.
+    """
     before = deployment.layout
     (answer,) = _ACTIVATE(client, [before.root], [layout.topic, before.topic, before.partitions])
     return bool(answer == b"active")
 
 
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
-    """Give up the topic that is being filled, and reopen the live one; return the number of keys removed.
+    """Give up the topic that is being filled, and reopen the live topic; return the number of keys removed.
 
     Returns 0 if no topic is being filled.
 
@@ -133,7 +138,8 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 def drop(client: redis.Redis, deployment: Deployment) -> int:
     """Remove the topic from before the last repartition, if it is kept; return the number of keys removed.
 
-    The sequences of its producers stay, so that a producer with entries sealed for it finds out which were appended.
+    The sequences of its producers stay, so that a producer that still has entries for this topic finds out which of
+    them were appended.
     """
     layout = deployment.kept_layout
     if layout is None:
@@ -163,5 +169,5 @@ def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
 
 
 def without_retracted(rules: Rules) -> bytes:
-    """Return rules in their published form, without retractions; two topics must have the same."""
+    """Return rules in their published form without retractions, to compare the rules of two topics."""
     return publish(changed(rules, retracted=()))

@@ -75,7 +75,7 @@ class WorkerMetrics:
         self._notifications.labels(alert, outcome).inc()
 
     def __call__(self, outcome: BatchResult) -> None:
-        """Record the events, counters, duration and conflicts of one applied batch."""
+        """Record one applied batch: its events, counters and duration, and how often it was stale before."""
         self._batches.inc()
         self._stale.inc(outcome.stale)
         self._events.observe(outcome.events)
@@ -84,7 +84,7 @@ class WorkerMetrics:
 
 
 class AuditMetrics:
-    """The result of the last audit as Prometheus metrics; NaN differences before the first audit has ended.
+    """The result of the last audit as Prometheus metrics; until the first audit ends, the differences are NaN.
 
     Args:
         registry: The registry to add the metrics to.
@@ -110,10 +110,10 @@ class AuditMetrics:
 
 
 class ByNamespace(Collector):
-    """The metrics of several registries as one collector; each sample gets a label `namespace`.
+    """Collects the Prometheus metrics of several registries, and adds the label `namespace` to each sample.
 
     Args:
-        registries: The registries by namespace.
+        registries: By namespace, its registry.
     """
 
     def __init__(self, registries: Mapping[str, CollectorRegistry]) -> None:
@@ -139,7 +139,7 @@ def serve_metrics(
     Args:
         registry: The registry.
         host: Address to listen on.
-        port: Port to listen on; 0 takes a free one, which is `server_port` of the result.
+        port: Port to listen on; 0 takes a free port, which is `server_port` of the result.
         probe: Serves also `/healthz` and `/readyz`: 200, or 503 with the reasons.
 
     Returns:

@@ -32,13 +32,18 @@ _SHOWN_TO_PAGES: Final = "ETag, Retry-After"
 
 
 class HostAndOriginCheck:
-    """Rejects requests by their `Host` and `Origin`.
+    """Rejects requests to a foreign `Host`, and writes and WebSockets from a page of a foreign `Origin`.
 
     The host is checked if `hosts` is set, or if the service listens on a loopback address without tokens.
 
+    The origin is checked in each request that has one. A read from a page of a foreign origin is answered, but without
+    the CORS headers that let the browser show the response to the page. A write with a session cookie must have an
+    origin.
+
     Args:
         serve: The settings with `host`, `hosts` and `origins`.
-        guarded: The service requires a token, so a foreign host name is no danger.
+        guarded: Whether the service requires tokens. If it does, the host is checked only if `hosts` is set: a page
+            that uses its own host name for this service (DNS rebinding) has no token.
     """
 
     def __init__(self, serve: ServeSettings, *, guarded: bool) -> None:

@@ -38,7 +38,7 @@ class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
 
     @property
     def condition(self) -> Alert:
-        """The condition without webhook and secret, which every reader may see."""
+        """The part of the alert that is published to every reader: all fields except `webhook` and `secret`."""
         return Alert(
             self.name, self.metric, self.subject, self.window, self.over, self.rate, self.above, self.below, self.clear
         )
