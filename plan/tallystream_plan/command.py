@@ -50,10 +50,13 @@ class Expected:
     node_memory: Annotated[float, Parameter(help="GiB of memory of one server")] = 16.0
 
     def load(self, settings: Settings) -> ExpectedLoad:
-        """Return the load to calculate with, by the rules of the settings.
+        """Return the load to calculate with; its metrics have the rules that the settings declare.
+
+        Metrics without a share get equal parts of what the other shares leave.
 
         Raises:
-            ConfigurationError: an option is out of range, a metric is not declared, or the shares do not add up to 1.
+            ConfigurationError: an option is out of range, a metric is not declared, a share is not a number, or the
+                shares do not add up to 1.
         """
         if self.node_memory <= 0 or self.replicas < 0:
             raise ConfigurationError("plan: --node-memory must be more than 0, and --replicas at least 0")

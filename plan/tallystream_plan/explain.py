@@ -39,7 +39,7 @@ class PlanLine:
 def lines(
     load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int, node_memory: float
 ) -> list[PlanLine]:
-    """Return the lines of what a load needs.
+    """Return what a load needs, each figure with its reason: partitions, servers, workers, memory, traffic.
 
     Args:
         load: The expected load.
@@ -111,7 +111,7 @@ def lines(
 
 
 def drivers(plan: Plan) -> list[PlanLine]:
-    """Return the largest costs of a plan: the time of the servers by task, then their memory by rule."""
+    """Return the largest costs of a plan, at most 8 of each kind: time of the servers by task, then memory by rule."""
     spent = sum(plan.server.values())
     time = [
         PlanLine(f"time: {what}", f"{seconds:,.3f} cores", f"{seconds / spent:.0%} of the servers' time")
@@ -126,7 +126,7 @@ def drivers(plan: Plan) -> list[PlanLine]:
 
 
 def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int) -> dict[str, Any]:
-    """Return a plan as values for JSON, in bytes, cores and bytes per second.
+    """Return a plan, its load and its constants as a dict for JSON, in bytes, cores and bytes per second.
 
     Args:
         load: The expected load.

@@ -25,15 +25,15 @@ class ExpectedLoad:
     Attributes:
         events: Events per second at the peak.
         subjects: Different subjects in a year.
-        metrics: The rules of each metric of the events.
-        shares: The share of each metric in the events; the sum is 1.
+        metrics: By name of each metric of the events, its rules.
+        shares: By name of each metric, its share in the events, more than 0; the caller makes the sum 1.
         actors: Different actors of a subject in a year; 0 if events have no actor.
         producers: Number of processes that emit events.
         linger: Seconds for which an event waits for others in its entry.
         skew: Exponent of Zipf's law for the subjects; 0 if all are equally frequent.
 
     Raises:
-        ConfigurationError: a value is out of range.
+        ConfigurationError: a value is out of range, or there is no metric.
     """
 
     events: float
@@ -63,16 +63,19 @@ class ExpectedLoad:
             raise ConfigurationError("plan: the share of a metric must be more than 0")
 
     def of(self, metric: str) -> float:
-        """Return the events per second of one metric."""
+        """Return the events per second of one metric at the peak."""
         return self.events * self.shares[metric]
 
     def bears_actors(self, metric: str) -> bool:
-        """Return whether the rules of a metric need the actor of each event; such events are packed one by one."""
+        """Return whether the events of a metric are packed one by one, because its rules need the actor of each event.
+
+        The rule `once` needs it always; `unique` only if the load has actors.
+        """
         rule = self.metrics[metric]
         return rule.once is not None or (rule.unique is not None and self.actors > 0)
 
     def distinct(self, events: float) -> float:
-        """Return the expected number of different subjects among a number of events of this load."""
+        """Return the expected number of different subjects among `events` events of this load."""
         return distinct(events, self.subjects, self.skew)
 
 
@@ -99,7 +102,10 @@ def _blocks(subjects: int, skew: float) -> list[tuple[int, float]]:
 
 
 def _ranks(subjects: int) -> Iterator[tuple[float, int]]:
-    """Yield blocks of subjects: the middle rank of a block, and its number of subjects."""
+    """Divide the subjects into blocks of ranks; yield the middle rank and the number of subjects of each block.
+
+    Rank 1 is the most frequent subject. See `_EXACT` for the lengths of the blocks.
+    """
     first = 1
     while first <= subjects:
         count = 1 if first <= _EXACT else min(first // 32, subjects - first + 1)

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 def traffic(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:
-    """Return the bytes per second of all servers together: from apps, to and from workers, and to the disk.
+    """Return the bytes per second that all primaries together receive, send and write, by direction.
 
-    Each replica receives the same bytes as the disk, which are those of the append-only file.
+    The directions are `from apps`, `to workers`, `from workers` and `to the disk` (the append-only file). The traffic
+    to replicas is not included: each receives what its primary writes to the disk.
     """
     each = costs.wire
     payload = packing.subjects * each.append_subject + packing.singles * each.append_single

@@ -15,7 +15,7 @@ ENTRY_EVENTS: Final = 1000
 """Number of events at which a producer seals an entry before its linger is over."""
 
 _NEVER: Final = 1e15
-"""Number of events after which a cache of subjects that is not full counts as never full."""
+"""If so many events do not fill a worker's cache of subjects, the cache counts as never full."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,12 @@ class Packing:
     """The packing of a load, for all partitions together.
 
     Attributes:
-        entry_events: Events in one entry.
+        entry_events: Events in one entry, on average.
         entries: Entries per second.
-        subjects: Subjects in the entries per second; a subject with several events in an entry is sent once.
+        subjects: Subjects in the entries per second; a subject with several events in an entry is sent once. Events
+            that are packed one by one are not included.
         singles: Events per second that are packed one by one, because their actor is needed.
-        batch_events: Events in one batch of a busy worker: a full batch, or the largest read.
+        batch_events: Events in one batch of a busy worker: a full batch, or the largest read if that is smaller.
         batches: Batches per second.
         counters: Subjects in the batches per second, by metric; each is one update of a total.
         fresh: Subjects per second that are not in the cache of a worker and are validated again.
@@ -44,10 +45,10 @@ class Packing:
 
 
 def pack(load: ExpectedLoad, partitions: int, max_keys: int) -> Packing:
-    """Return the packing of a load.
+    """Calculate how the events of a load are packed into entries, and folded into batches.
 
-    A producer seals the entry of a partition `linger` after its first event. The entry then has 1 + rate * linger
-    events.
+    A producer seals the entry of a partition `linger` seconds after its first event. The entry then has
+    1 + rate * linger events, at most `ENTRY_EVENTS`; the rate is that of one producer for one partition.
 
     Args:
         load: The expected load.
@@ -69,10 +70,10 @@ def pack(load: ExpectedLoad, partitions: int, max_keys: int) -> Packing:
 
 
 def _fresh(load: ExpectedLoad, partitions: int) -> float:
-    """Return the subjects per second that a worker validates because they are not in its cache.
+    """Return the subjects per second that workers validate because they are not cached; 0 if all subjects fit.
 
-    A worker caches `REMEMBERED` subjects of each partition, and empties the cache when it is full. That is after the
-    number of events that have this number of different subjects, which is found by bisection.
+    A worker caches `REMEMBERED` subjects of each partition, and empties the cache when it is full. The number of events
+    after which it is full is found by bisection.
     """
     if load.subjects <= REMEMBERED * partitions:
         return 0.0
@@ -88,12 +89,12 @@ def _fresh(load: ExpectedLoad, partitions: int) -> float:
 
 
 def _subjects(load: ExpectedLoad, partitions: int, events: float) -> dict[str, float]:
-    """Return the number of subjects among a number of events of one partition, by metric."""
+    """Return the number of different subjects among a number of events of one partition, by metric."""
     return {name: load.distinct(events * partitions * share) / partitions for name, share in load.shares.items()}
 
 
 def _batch(load: ExpectedLoad, partitions: int, max_keys: int, most: float) -> float:
-    """Return the number of events at which a batch is full, at most `most`; found by bisection of its weight."""
+    """Return the number of events of one partition at which a batch is full, or `most` if that is less."""
     low, high = 1.0, most
     if _weight(load, partitions, high) <= max_keys:
         return high
@@ -104,7 +105,10 @@ def _batch(load: ExpectedLoad, partitions: int, max_keys: int, most: float) -> f
 
 
 def _weight(load: ExpectedLoad, partitions: int, events: float) -> float:
-    """Return the weight of a number of events, which is compared with `max_keys`; see `Batch.counters`."""
+    """Return the cost of applying a batch with a number of events of one partition; a batch is full at `max_keys`.
+
+    The unit is the cost of one total; see `Batch.counters`.
+    """
     weight = 0.0
     for name, subjects in _subjects(load, partitions, events).items():
         rule = load.metrics[name]

@@ -16,7 +16,10 @@ MICROSECOND: Final = 1e-6
 
 
 def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:
-    """Return, by task, how many cores the main threads of all servers use: seconds of processor time per second."""
+    """Return, by task, how many cores the main threads of all primaries use: seconds of processor time per second.
+
+    A task that the load does not cause is left out. The tasks are for people, such as `appending` or `leaderboards`.
+    """
     each = costs.server
     spent = dict.fromkeys(("appending", "reading and acknowledging", "totals", "windows", "leaderboards"), 0.0)
     spent |= dict.fromkeys(("limits", "votes", "unique actors"), 0.0)

@@ -33,16 +33,16 @@ class Plan:
     """The resources that a load needs.
 
     Attributes:
-        partitions: Number of partitions, a power of two unless it is fixed.
+        partitions: Number of partitions; a power of two unless the caller of `plan` fixed the number.
         primaries: Number of servers that are written to.
         workers: Number of worker processes.
         packing: The packing of the load.
         server: Processor time of the servers' main threads in cores, by task.
         worker: Processor time of the workers in cores.
         producer: Processor time of the apps in cores.
-        counters: Bytes of the counters, by metric and rule.
-        log: Bytes of the streams.
-        traffic: Bytes per second between apps, servers, workers and disk.
+        counters: Bytes of the counters, by metric and rule, without headroom.
+        log: Bytes of the streams, without headroom.
+        traffic: Bytes per second between apps, servers, workers and disk, by direction; see `network.traffic`.
     """
 
     partitions: int
@@ -65,17 +65,18 @@ class Plan:
 def plan(
     load: ExpectedLoad, costs: Costs, settings: Settings, *, node_memory: float, partitions: int | None = None
 ) -> Plan:
-    """Return the plan for a load.
+    """Calculate the partitions, primaries, workers, memory and traffic of a load.
 
     Args:
         load: The expected load.
         costs: The measured constants.
         settings: The settings; `worker.max_keys` and the retention are used.
         node_memory: Bytes of memory of one server.
-        partitions: Fixed number of partitions; default: the smallest power of two that suffices.
+        partitions: Fixed number of partitions, which is not checked; `None` for the smallest power of two from 4 on
+            that suffices: one primary, or at least `PER_PRIMARY` partitions for each primary.
 
     Raises:
-        ConfigurationError: no number of partitions suffices.
+        ConfigurationError: `partitions` is `None`, and even the largest possible number does not suffice.
     """
     if partitions is not None:
         return _with(load, costs, settings, node_memory, partitions)
