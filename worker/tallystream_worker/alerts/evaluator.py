@@ -73,7 +73,7 @@ class AlertEvaluator:
         return changed
 
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
-        """End an alert with `window` for the subjects that fire in the bucket before the current one; return how many."""
+        """End an alert with `window` for each subject that fires in the bucket before the current; return how many."""
         assert alert.window is not None  # noqa: S101  # checked by the caller
         current = bucket(alert.window, int(now) // 60, self._rules.zone)
         label = bucket(alert.window, current.start // 60 - 1, self._rules.zone).label
