@@ -103,11 +103,11 @@ class Message:
 
 @dataclass(frozen=True)
 class MessageBatch:
-    """Totals for all readers with the same `Subscription`, and the position of a reader after these totals.
+    """The totals of one message to all readers with the same `Subscription`, and their position after this message.
 
     Attributes:
-        values: By counter, the total and its error.
-        id: The position of a reader after these totals.
+        values: By counter, the total, and the largest amount by which it may be too high.
+        id: The position of a reader after these totals, as `cursor_text` encodes it.
         as_of: The stream ID up to which every entry is in the values.
         lag: The number of entries that are not counted yet; `None` if it is not known.
     """
@@ -127,9 +127,10 @@ class MessageBatch:
         return Message("counters", CountersMessage(counters, self.as_of, self.lag), self.id)
 
     def after(self, earlier: MessageBatch) -> MessageBatch:
-        """Return a batch with the totals of an earlier batch and this one; if both have a counter, this total is used.
+        """Return a batch with the totals of an earlier batch and this one, and the position of this one.
 
-        Calls with the same earlier batch return the same object, so that it is encoded once for all readers.
+        If both have a counter, the result has the total of this batch. Calls with the same earlier batch return the
+        same object, so that the result is encoded once for all readers.
         """
         if id(earlier) not in self._merged:
             merged = MessageBatch(earlier.values | self.values, self.id, self.as_of, self.lag)

@@ -52,7 +52,7 @@ class Overview(msgspec.Struct, frozen=True):
 
     Attributes:
         metrics: The figures of each metric.
-        rate: Counted events per second; not known in the first second.
+        rate: Counted events of all metrics per second, over the last 3 seconds; not known in the first second.
         events: By outcome, the number of events in the ledger; `appended` has the number of appended events.
         lag: The number of entries that are not counted yet.
         pending: The number of entries that are delivered to a worker and not acknowledged.
@@ -60,8 +60,8 @@ class Overview(msgspec.Struct, frozen=True):
         dead: The number of dead letters.
         unaccounted: Appended events without an outcome; not known while entries are not counted yet.
         workers: The number of running workers.
-        snapshot_age_seconds: Seconds since the latest snapshot.
-        snapshot_every_seconds: Seconds between two snapshots.
+        snapshot_age_seconds: Seconds since the latest snapshot; `None` if there is none.
+        snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them.
         as_of: The stream ID up to which every entry is counted.
         at: The time of the overview, in seconds since 1970.
     """
@@ -106,13 +106,16 @@ class TopFigures(msgspec.Struct, frozen=True):
 
 
 class Rates:
-    """Computes counts per second from counts that are read at irregular times."""
+    """Computes the counted events per second of each metric, from the counts given to `take` at irregular times."""
 
     def __init__(self) -> None:
         self._read: deque[tuple[float, Mapping[str, int]]] = deque()
 
     def take(self, at: float, counted: Mapping[str, int]) -> None:
-        """Add a reading of the counts by metric, made at monotonic second `at`; drop readings older than 3 seconds."""
+        """Add a reading: by metric, all events counted so far, read at monotonic second `at`.
+
+        Readings that are more than 3 seconds older are dropped.
+        """
         while self._read and self._read[0][0] < at - _SPAN:
             self._read.popleft()
         self._read.append((at, counted))
@@ -128,7 +131,15 @@ class Rates:
 
 
 def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot: Snapshots) -> Overview:
-    """Return the overview that consists of the ledger's sums, the rates, the number of workers and the snapshots."""
+    """Return the overview of the declared metrics, from figures that were read already.
+
+    Args:
+        rules: The declared metrics.
+        ledger: The ledger of all partitions.
+        rates: The counts of the last seconds, this ledger's included.
+        workers: The number of running workers.
+        snapshot: The age and the interval of the snapshots.
+    """
     counted, totals = ledger.by_metric("counted"), ledger.totals
     metrics = [
         MetricFigures(metric, totals.get(metric, 0), counted.get(metric, 0), rates.of(metric))
@@ -154,12 +165,18 @@ def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot:
 
 
 def as_of_counted(positions: Sequence[CountingPosition]) -> str:
-    """Return the stream ID up to which every partition is counted; partitions without entries are left out."""
+    """Return the stream ID up to which every partition is counted; `0-0` if there is none.
+
+    Partitions in which nothing was counted and nothing waits are left out.
+    """
     return as_of([position for position in positions if position.lag != 0 or position.as_of != "0-0"])
 
 
 def query_workers(layout: Layout) -> Query[int]:
-    """Return a query for the number of running workers: consumer names that have read in the last 10 seconds."""
+    """Return a query for the number of running workers: different consumer names that have read in the last 10 seconds.
+
+    Partitions whose consumers cannot be read are left out.
+    """
 
     def parse(replies: list[Any]) -> int:
         return len(
@@ -176,7 +193,7 @@ def query_workers(layout: Layout) -> Query[int]:
 
 
 def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
-    """Return a query for the age of the latest snapshot at second `now`, and for the seconds between two snapshots."""
+    """Return a query for the age of the latest snapshot at `now` (seconds since 1970), and the interval of snapshots."""
 
     def parse(replies: list[Any]) -> Snapshots:
         taken, every = raise_on_error(replies[0])

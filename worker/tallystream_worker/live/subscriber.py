@@ -21,7 +21,8 @@ class LiveReader:
 
     Args:
         wanted: The counters that the reader follows; `None` if it follows no counters.
-        every: The shortest time between two updates, in seconds; 0 for the pace of the broadcaster.
+        every: The shortest time between two results of `next` with messages, in seconds; 0 for the pace of the
+            broadcaster.
         overview: Whether the reader gets the overview.
         top: The window whose leaderboards the reader gets; `None` if it gets no leaderboards.
 
@@ -49,48 +50,54 @@ class LiveReader:
         self._ended = False
 
     def hold_back(self) -> None:
-        """Let `next` return no messages until `release`, because the first totals are still being read."""
+        """Keep messages until `release`, because the first totals are still being read: `next` returns none of them."""
         self._held_back = True
 
     def first(self, batch: MessageBatch) -> None:
-        """Add a batch of older totals; they do not replace totals of the same counters that were added before."""
+        """Add a batch of older totals: if a counter's total was added before, that newer total is kept."""
         later, self._batch = self._batch, batch
         if later is not None:
             self.counters(later)
 
     def release(self) -> None:
-        """Let `next` return messages again, after `hold_back`."""
+        """Let `next` return the kept messages and later ones, after `hold_back`."""
         self._held_back = False
         self._wake.set()
 
     def counters(self, batch: MessageBatch) -> None:
-        """Add totals, which replace older totals of the same counters; reset the reader if over `MAX_HELD` wait."""
+        """Add totals, which replace unsent totals of the same counters.
+
+        If more than `MAX_HELD` totals are unsent then, drop all of them and add a message `reset`.
+        """
         self._batch = batch if self._batch is None else batch.after(self._batch)
         if len(self._batch.values) > MAX_HELD:
             self.reset("too many counters changed since the last update", self._batch.id)
         self._wake.set()
 
     def reset(self, reason: str, at: str) -> None:
-        """Drop the totals that are not sent yet, and add a message `reset` that moves the reader's position to `at`."""
+        """Drop the unsent totals, and add a message `reset` with a reason; it moves the reader's position to `at`."""
         self._batch = None
         self._others["reset"] = Message("reset", ResetMessage(reason), at)
         self._wake.set()
 
     def tell(self, message: Message) -> None:
-        """Add a message, which replaces a message of the same name that is not sent yet."""
+        """Add a message, which replaces an unsent message with the same `event`."""
         self._others[message.event] = message
         self._wake.set()
 
     def end(self) -> None:
-        """Let `next` return `None`, so that the connection ends."""
+        """Let `next` return `None` from now on, so that the connection ends; unsent messages are lost."""
         self._ended = True
         self._wake.set()
 
     async def next(self) -> list[Message] | None:
-        """Wait for messages and return them, a reset first.
+        """Wait for messages, a heartbeat or the end; return the messages and forget them.
+
+        A call also tells `watch` that the messages of the call before were sent. One task may wait at a time.
 
         Returns:
-            The messages to send; an empty list if a heartbeat is due; `None` if the connection must end.
+            The messages to send: a reset first, then totals, then others; an empty list if a heartbeat is due; `None`
+            if the connection must end.
         """
         self._is_sending = False
         while not (self._ended or self._is_silent or self._has_news):
@@ -114,7 +121,7 @@ class LiveReader:
         return [*messages, *others.values()]
 
     async def watch(self, patience: float) -> None:
-        """Request a heartbeat after each `patience` seconds without messages; return if the client does not read.
+        """Request a heartbeat after each `patience` seconds without messages; return only if the client does not read.
 
         For a heartbeat, `next` returns an empty list. The client does not read if the connection is still sending the
         messages that `next` returned `patience` seconds ago. One timer runs for the connection, and none for a message.
