@@ -193,7 +193,7 @@ def query_workers(layout: Layout) -> Query[int]:
 
 
 def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
-    """Return a query for the age of the latest snapshot at `now` (seconds since 1970), and the interval of snapshots."""
+    """Return a query for the age of the latest snapshot at `now` (seconds since 1970), and for the interval."""
 
     def parse(replies: list[Any]) -> Snapshots:
         taken, every = raise_on_error(replies[0])
