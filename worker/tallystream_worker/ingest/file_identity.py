@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 PREFIX: Final = 64 * 1024
-"""The number of bytes at the beginning of a file that identify it."""
+"""The number of bytes that identify a file: those at its beginning; for Parquet, half of them are at its end."""
 
 
 def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str:
@@ -28,10 +28,14 @@ def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str
     Args:
         client: The connection to the server that stores the identities, in a hash: identity -> size of `head` in bytes.
         layout: The layout; `Layout.files` is the key of the hash.
-        head: The first `PREFIX` bytes of the (decompressed) file; fewer if the file is shorter.
+        head: The first `PREFIX` bytes of the (decompressed) file; fewer if the file is shorter. For Parquet, the bytes
+            that `head_and_tail` returns.
         salt: A text that is part of the identity; the same file with another salt is another source.
 
     Two processes that identify a new file at the same time get the same identity, unless the file grows meanwhile.
+
+    Raises:
+        RedisError: the identities cannot be read or stored.
     """
     files = layout.files
     stored: dict[bytes, bytes] = client.execute_command("HGETALL", files)
