@@ -26,7 +26,7 @@ TEXT_FORMAT: Final = "text/plain; version=0.0.4"
 
 @dataclass(frozen=True)
 class ExtraMetrics:
-    """More metrics for `/metrics`."""
+    """More Prometheus metrics for `/metrics`."""
 
     registry: CollectorRegistry | None
     """The registry of the workers in this process; `None` if there are none."""
@@ -80,7 +80,7 @@ class LedgerCollector:
         self._vitals = vitals
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metric families."""
+        """Yield the Prometheus metric families; only `tallystream_redis_up` if Redis is away."""
         yield _gauge("redis_up", "1 if Redis replied to this scrape, else 0.", 0 if self._ledger is None else 1)
         if self._ledger is not None:
             yield from _of_events(self._ledger, self._rules)
