@@ -29,7 +29,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table with its first column left-aligned and all others right-aligned."""
+    """Print a table to standard output, with its first column left-aligned and all others right-aligned."""
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(title=Text(title), title_justify="left")

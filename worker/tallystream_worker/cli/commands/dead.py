@@ -41,7 +41,8 @@ def dead(
     """List or show the dead letters, which are entries that could not be counted; retry or drop them.
 
     A retry counts each event once, by the current rules and as of the time at which it was appended. Events that still
-    cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead.
+    cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead. The exit status of retry and
+    drop is 1 if there was nothing to do, or if an event was dead-lettered again.
 
     Parameters
     ----------
