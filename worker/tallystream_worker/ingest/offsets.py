@@ -1,4 +1,8 @@
-"""Appends chunks of a file, each once, through the offset gate in `ingest.lua`."""
+"""Appends chunks of a file, each once, through the offset gate in `ingest.lua`.
+
+A source is one segment of a file, read with one format and mapping. The gate accepts a chunk only if it begins at the
+offset that is stored for its source and partition.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Appends the events of one segment of a file while it is read; skips events that were appended before."""
+"""Appends the events of one segment of a file while the segment is read; skips events that were appended before.
+
+A segment is a part of a file that has its own offsets: see `job.SEGMENT`.
+"""
 
 from __future__ import annotations
 
