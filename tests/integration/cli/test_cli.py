@@ -291,7 +291,7 @@ def test_dead_letters_are_listed_retried_and_dropped(shell):
     shown = shell("dead", "show", row["name"]).stdout
     assert "\x1b" not in shown
     assert "undeclared" in shown
-    assert "dead-lettered again 1" in shell("dead", "retry", "--all", status=1).stdout
+    assert "dead lettered again 1" in shell("dead", "retry", "--all", status=1).stdout
     assert "no dead letters named" in shell("dead", "drop", status=1).stderr
     assert "is not the name of a dead letter" in shell("dead", "drop", "7/x", status=1).stderr
     assert "events dropped 1" in shell("dead", "drop", "--reason", "subject").stdout
@@ -328,7 +328,7 @@ def test_plan(alone):
     [
         (["--metric", "viw"], "viw: is not declared"),
         (["--metric", "view=much"], "must be a number"),
-        (["--metric", "view=0.5"], "the shares are 0.5"),
+        (["--metric", "view=0.5"], "the shares add up to 0.5"),
         (["--skew", "9"], "skew must be"),
         (["--node-memory", "0"], "--node-memory must be"),
         (["--costs", "nowhere.json"], "nowhere.json: cannot be read"),

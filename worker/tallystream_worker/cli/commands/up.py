@@ -46,6 +46,7 @@ def up(
         stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
         url = stack.enter_context(serving(settings, registry))
         error_console.print(
-            f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; the counters are kept"
+            f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; the counters are kept",
+            soft_wrap=True,  # a path that is longer than a line stays in one piece
         )
         wait_for(stop)
