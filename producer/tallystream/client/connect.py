@@ -30,7 +30,7 @@ DEFAULT_URL: Final = "redis://127.0.0.1:6379"
 """URL of the server if the application sets none."""
 
 TIMEOUT: Final = 5.0
-"""Seconds without a byte after which a connection counts as dead."""
+"""Seconds without a byte after which a connection counts as dead, if `connect` is given no `timeout`."""
 
 _UNIX: Final = "unix://"
 _SENTINEL: Final = "redis+sentinel://"
@@ -50,13 +50,16 @@ _HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<
 
 
 def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.Redis:
-    """Return a client that never sends a command twice; it connects on first use.
+    """Return a client that never sends a write again that may have been executed; it connects on first use.
+
+    If the server turns out to be a node of a cluster and the URL names a single server, or the reverse, commands raise
+    `ConfigurationError`.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` for one server. `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the
             primary with that name at these Sentinels, which are asked again for each connection. For a cluster,
             `redis+cluster://HOST:PORT,HOST:PORT` or `rediss+cluster://`, with some of its nodes.
-        block: Longest time, in seconds, that a blocking read of this client waits in the server.
+        block: Most seconds that a blocking command of this client waits in the server, such as XREAD BLOCK.
         timeout: Seconds without a byte, in addition to `block`, after which a connection counts as dead.
 
     Raises:
@@ -89,10 +92,10 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
 
 
 def _with_absolute_path(url: str) -> str:
-    """Return a URL with an absolute path: `unix://tally-data/server.sock` names a file below the current directory.
+    """Return a `unix://` URL with its relative path made absolute; return any other URL unchanged.
 
-    redis-py would take the first folder for the name of a host, and connect to the rest. `unix://USER:PASSWORD@/PATH`
-    keeps its meaning.
+    `unix://tally-data/server.sock` names a file below the current directory. redis-py would take the first folder for
+    the name of a host, and connect to the rest. `unix://USER:PASSWORD@/PATH` keeps its meaning.
     """
     path = url.removeprefix(_UNIX)
     if path == url or path.startswith("/") or "@" in path:
@@ -160,7 +163,10 @@ class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
 
 @dataclass(frozen=True)
 class _SentinelUrl:
-    """The parts of `redis+sentinel://[user:password@]host:port,host:port/name[/db]`; the user is one of the primary."""
+    """The parts of `redis+sentinel://[user:password@]host:port,host:port/name[/db]`.
+
+    User and password are for the primary, not for the Sentinels.
+    """
 
     hosts: list[tuple[str, int]]
     name: str
@@ -186,7 +192,10 @@ class _SentinelUrl:
 
 @dataclass(frozen=True)
 class _ClusterUrl:
-    """The parts of `redis+cluster://[user:password@]host:port,host:port[?options]`; options as for a single server."""
+    """The parts of `redis+cluster://[user:password@]host:port,host:port[?options]`; options as for a single server.
+
+    `scheme` is `redis` or `rediss`, `user` includes the password, and `options` begins with `?` unless it is empty.
+    """
 
     hosts: list[tuple[str, int]]
     scheme: str
@@ -203,7 +212,7 @@ class _ClusterUrl:
         return cls(_hosts(found["hosts"], _CLUSTER_PORT), found["scheme"], user, found["options"] or "")
 
     def of(self, address: tuple[str, int]) -> str:
-        """Return the URL of one node, by its host and port, with this user and these options."""
+        """Return the URL (`redis://` or `rediss://`) of the node at a host and port, with this user and options."""
         host, port = address
         return f"{self.scheme}://{self.user}{f'[{host}]' if ':' in host else host}:{port}{self.options}"
 

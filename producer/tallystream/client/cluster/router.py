@@ -51,7 +51,8 @@ class Router:
         """Send one command to a node and return the reply; `asking` sends ASKING before the command.
 
         Raises:
-            redis.RedisError: an error reply, or an error of the connection, which also marks the node as failed.
+            redis.RedisError: an error reply, or an error of the connection, which also marks the node as failed
+                (`fail`).
         """
         try:
             if not asking:
@@ -72,7 +73,7 @@ class Router:
     ) -> tuple[Node, bool]:
         """Return the node to send a command to that `node` did not execute, and whether ASKING must come before it.
 
-        Pause before the return, except after ASK and after the first MOVED.
+        Wait 50 milliseconds before the return, except after ASK and after the first MOVED.
 
         Args:
             slot: Slot of the command.
@@ -82,7 +83,8 @@ class Router:
             attempts: How many times the command was sent.
 
         Raises:
-            redis.ResponseError: the deadline has passed.
+            redis.ResponseError: `error`, because the deadline has passed.
+            ConfigurationError, redis.RedisError: see `owner`.
         """
         if time.monotonic() >= deadline:
             raise error
@@ -100,6 +102,7 @@ class Router:
 
         Raises:
             redis.ConnectionError, redis.TimeoutError, ClusterDownError: the deadline has passed without such a node.
+            ConfigurationError, redis.RedisError: see `refresh`; raised at once.
         """
         while True:
             try:
@@ -127,7 +130,9 @@ class Router:
         return node
 
     def check(self, node: Node) -> None:
-        """Ping a node that is marked as failed, and remove the mark if the node answers; do nothing for other nodes.
+        """Ping a node that is marked as failed; if it answers, remove the mark and close its idle connections.
+
+        Do nothing for a node that is not marked.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: the node failed less than half a second ago, or does not answer.
@@ -149,7 +154,8 @@ class Router:
     def refresh(self) -> None:
         """Read the slot map from the first node that answers, if the map is stale.
 
-        Do nothing if the last read was less than 50 milliseconds ago.
+        Do nothing if the last read was less than 50 milliseconds ago. Close the idle connections to nodes that the new
+        map does not have.
 
         Raises:
             ConfigurationError: the server is not a node of a cluster.

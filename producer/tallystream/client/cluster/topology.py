@@ -1,6 +1,6 @@
 """The state of a cluster as a client has it: the nodes, the slots that each serves, and which nodes have failed.
 
-This module sends nothing and only reads the clock; `router` sends.
+This module sends nothing; `router` sends.
 """
 
 from __future__ import annotations
@@ -100,15 +100,15 @@ class Topology:
 
     @property
     def primaries(self) -> list[Node]:
-        """The nodes that serve slots, each once."""
+        """The nodes that serve slots, each once; a node without a client gets one."""
         return [self.node(address) for address in dict.fromkeys(self._owners) if address is not None]
 
     def must_look(self) -> bool:
-        """Return whether to read the slot map now: it is stale, and the last read is 50 milliseconds ago or more."""
+        """Return whether to read the slot map now: it is stale, and the last attempt is 50 milliseconds ago or more."""
         return self.is_stale and time.monotonic() - self._looked_at >= _FRESH
 
     def refresh_candidates(self) -> Iterator[Address]:
-        """Yield the addresses to ask for the slot map: nodes that are marked as failed come last."""
+        """Yield the addresses of all known nodes, to ask for the slot map: nodes marked as failed come last."""
         known = dict.fromkeys([*self._members, *self._seeds])
         yield from sorted(known, key=lambda address: address in self._nodes and self._nodes[address].failed)
 
@@ -171,7 +171,8 @@ class Topology:
     def apply_redirect(self, slot: int | None, error: RedisError, by: Node) -> None:
         """Record the new node of a slot after MOVED, and mark the slot map as stale after MOVED or CLUSTERDOWN.
 
-        After MOVED other slots may have moved, too; a node that replies CLUSTERDOWN may have left the cluster.
+        Do nothing after any other error. After MOVED other slots may have moved, too; a node that replies CLUSTERDOWN
+        may have left the cluster.
 
         Args:
             slot: Slot of the command; `None` if the command has no key.
@@ -188,7 +189,7 @@ class Topology:
         return error.host or by.address[0], error.port
 
     def suspect(self, address: Address) -> None:
-        """Mark a silent node as failed, and the slot map as stale; the other nodes are asked first for a new map."""
+        """Mark a silent node as failed, so that `refresh_candidates` yields it last, and the slot map as stale."""
         self.node(address).failed = True
         self.is_stale = True
 
@@ -209,7 +210,7 @@ class Topology:
 
 
 def refuse_single(error: ResponseError, asked: Address) -> None:
-    """Raise a `ConfigurationError` if an error reply shows that a server is not a node of a cluster."""
+    """Raise a `ConfigurationError` if the error reply to CLUSTER SLOTS is that of a server in no cluster."""
     if is_single_server(error):
         host, port = asked
         raise ConfigurationError(
