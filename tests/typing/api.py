@@ -44,7 +44,8 @@ def count(url: str, folder: Path) -> None:
         try:
             producer.flush(1.0, wait="counted")
         except FlushTimeout as error:
-            assert_type(isinstance(error, TallyError), bool)
+            problem: TallyError = error
+            assert_type(str(problem), str)
 
 
 def read(url: str) -> None:

@@ -47,7 +47,10 @@ def test_every_public_object_of_the_code_has_a_docstring(package):
 @pytest.mark.parametrize("module", FACES)
 def test_the_reference_has_every_public_name(module):
     """The page of the Python API documents every class and function that an application can import."""
-    for name, thing in public(importlib.import_module(module)):
+    face = importlib.import_module(module)
+    for name, thing in public(face):
+        if not hasattr(face, "__all__") and thing.__module__ != module:
+            continue  # imported, not public here
         documented = {f"{module}.{name}", f"{thing.__module__}.{name}", module, thing.__module__}
         assert any(f":: {each}\n" in REFERENCE for each in documented), f"{module}.{name}"
 
@@ -96,7 +99,7 @@ def public_objects(package: Any) -> Iterator[tuple[str, object]]:
                 yield f"{found.name}.{name}", thing
 
 
-def public(module: Any) -> Iterator[tuple[str, object]]:
+def public(module: Any) -> Iterator[tuple[str, Any]]:
     """Yield the public classes and functions of a module: those of `__all__`, or those without an underscore."""
     for name in getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")]):
         thing = getattr(module, name)
