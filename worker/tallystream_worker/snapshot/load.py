@@ -29,7 +29,7 @@ class TableLoader:
 
     Args:
         client: The client of the server, which must have no counters of this partition.
-        counters: The prefix of the counters' keys.
+        counters: The prefix of the keys to write.
         rules: The rules that the counters were counted by.
 
     Attributes:
@@ -52,7 +52,10 @@ class TableLoader:
         self.producers: dict[str, str] = {}
 
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
-        """Load all rows that have not expired; return the position and the generation, which are read before the rows.
+        """Write the rows that have not expired to Redis; return the snapshot's position and generation.
+
+        Position and generation are read before the rows: if another snapshot is written meanwhile, they differ from the
+        stored ones.
 
         Raises:
             SnapshotError: there is no snapshot of the partition.
@@ -106,7 +109,7 @@ class TableLoader:
                     self._queue("PEXPIREAT", start + item, expires)
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
-        """Add the values of a group to its leaderboard, if the rules declare one; drop the lowest values of a long one.
+        """Collect the values of a group for its leaderboard, if the rules declare one; drop the lowest of a long one.
 
         A group with a leaderboard is the totals of a metric, or one bucket of a window. A leaderboard is long if it has
         over four times its final length. The totals of a metric with `max_subjects` or `exact = false` are skipped: the
