@@ -31,8 +31,7 @@ class MemoryPart:
         most: Maximum bytes of all actors of a subject in a bucket.
         partition: Bytes for each partition and bucket, independent of the number of subjects.
         window: The length of a bucket, such as `hour` or `30d`; `None` if there is one bucket for all time.
-        kept: Seconds for which a bucket is kept after its end; `None` for ever, and if there is one bucket for all
-            time.
+        kept: Seconds for which a bucket is kept after its end; `None` if it is kept without limit.
     """
 
     text: str
