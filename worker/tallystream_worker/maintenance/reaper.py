@@ -26,10 +26,10 @@ INTERVAL: Final = 60.0
 """Approximate seconds between two passes."""
 
 CONSUMER_SILENCE: Final = 86_400.0
-"""Seconds without a read after which a consumer is removed. If it reads again, the server creates it again."""
+"""Seconds without a read or claim after which a consumer is removed; if it reads again, the server creates it again."""
 
 PRODUCER_SILENCE: Final = 30 * 86_400.0
-"""Seconds without an append after which a producer's sequence is removed.
+"""Seconds without an append after which the sequence of a producer with a random name is removed.
 
 If a producer loses its connection during an append, and repeats the append only after this time, the entry is appended
 twice.
@@ -39,17 +39,21 @@ twice.
 def reap_consumers(
     client: redis.Redis, keys: PartitionKeys, heir: str, *, silence: float = CONSUMER_SILENCE, step: int = _STEP
 ) -> tuple[int, int]:
-    """Claim the pending entries of silent consumers, and remove the silent consumers that have none left.
+    """Give the pending entries of silent consumers to `heir`, and remove the silent consumers that have none left.
 
     Args:
         client: Runs the script.
         keys: The keys of the partition.
-        heir: The consumer that gets the entries; it is never removed.
-        silence: Seconds without a read after which a consumer is silent.
+        heir: The name of the consumer that gets the entries, from which any worker can claim them at once; it is never
+            removed.
+        silence: Seconds without a read or claim after which a consumer is silent.
         step: The largest number of entries that one call claims. A consumer with more is removed by a later call.
 
     Returns:
         The number of removed consumers, and of claimed entries.
+
+    Raises:
+        redis.ResponseError: the stream or the consumer group does not exist.
     """
     _, forgotten, taken = _CONSUMERS(client, [keys.stream], [keys.group, heir, int(silence * 1000), step])
     return forgotten, taken
@@ -82,7 +86,7 @@ class Reaper:
     Args:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
-        heir: The consumer that gets the pending entries of silent consumers.
+        heir: The name of the consumer that gets the pending entries of silent consumers.
         log: Logs how many names were removed.
     """
 
@@ -94,7 +98,9 @@ class Reaper:
         self._cursors: defaultdict[str, str] = defaultdict(lambda: "0")  # by stream, among its producers
 
     def run_once(self) -> None:
-        """Remove silent consumers and producers of each partition, among about 500 producers of each in one call.
+        """Remove silent consumers and producers of each partition.
+
+        One pass examines about 500 producers of each partition; the next pass continues after them.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
@@ -113,6 +119,9 @@ class Reaper:
 def reaper_service(
     settings: Settings, deployment: Deployment, consumer: str, log: FilteringBoundLogger
 ) -> PeriodicService:
-    """Return the service that removes silent consumers and producers from all partitions; see `Reaper`."""
+    """Return the service, not started, that removes silent consumers and producers about every minute; see `Reaper`.
+
+    `consumer` is the name of the consumer that gets their pending entries.
+    """
     client = connect(settings.redis.url)
     return maintenance_service("reaper", INTERVAL, Reaper(client, deployment, consumer, log).run_once, client, log)
