@@ -39,9 +39,9 @@ class Totals:
     """Reads counters from one asyncio event loop. A counter without events is 0.
 
     The methods have the arguments, results and errors of those of `tallystream.Totals`; after `close`, they raise
-    `TallyError`. Queries run in threads through
-    the synchronous client: it packs commands in C, and no second cluster client is needed. Concurrent calls of `get`,
-    `get_many`, `of` and `read` share a pipeline. If a read is cancelled, its query still runs to its end in its thread.
+    `TallyError`. Queries run in threads through the synchronous client: it packs commands in C, and no second cluster
+    client is needed. Concurrent calls of `get`, `get_many`, `of` and `read` share a pipeline. If a read is cancelled,
+    its query still runs to its end in its thread.
 
     Args:
         url: URL of Redis or Valkey.

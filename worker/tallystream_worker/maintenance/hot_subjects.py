@@ -44,7 +44,7 @@ class HotSubject:
     Attributes:
         metric: The metric of the subject's events.
         subject: The subject.
-        share: The subject's share of the sampled events, with this metric only, 0 to 1.
+        share: The share of the partition's sampled events that have this metric and subject, 0 to 1.
         events_per_second: The events per second of all subjects of the partition that this worker counts.
     """
 

@@ -64,8 +64,8 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
 
     An entry is needed until every consumer group of the stream has acknowledged it, and until every retention hold is
     past it. The limits, for appends and dead letters, are written to the hash of sequences. One call removes at most
-    `step` entries. The server removes whole nodes of a stream, so up to a hundred small
-    entries stay longer than the retention demands.
+    `step` entries. The server removes whole nodes of a stream, so up to a hundred small entries stay longer than the
+    retention demands.
 
     Raises:
         redis.ResponseError: the stream does not exist, or a retention hold is not a stream ID.

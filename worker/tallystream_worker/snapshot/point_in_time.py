@@ -82,9 +82,8 @@ class SnapshotPosition:
         """Return whether a stream surely still has every entry that was not applied at this moment.
 
         The result may be `False` although no such entry was trimmed, because the server does not record which entries
-        were trimmed. But as long as the snapshot's retention hold exists, the
-        entry at which the snapshot ends is kept (trimming by MINID keeps the entry that it names), and so is the first
-        pending entry.
+        were trimmed. But as long as the snapshot's retention hold exists, the entry at which the snapshot ends is kept
+        (trimming by MINID keeps the entry that it names), and so is the first pending entry.
         """
         about: Any = client.xinfo_stream(stream)
         if about["entries-added"] == about["length"]:
