@@ -12,7 +12,7 @@ SEEDS ?= 1
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench faults scenarios secrets mutants soak fuzz
+.PHONY: help demo test coverage check docs bench faults scenarios secrets mutants soak fuzz
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,12 +23,17 @@ demo: | $(UV)    ## start all parts, emit a load, and check that it was counted 
 test: | $(UV)    ## run the fast test suites (some minutes); JOBS=1 runs one test at a time
 	@$(UV) run --frozen pytest -m "not slow and not packaging" $(SIDE_BY_SIDE) $(ARGS)
 
+coverage: | $(UV)  ## run the fast test suites and measure their coverage, processes included; twice the time
+	@$(UV) run --frozen pytest -m "not slow and not packaging" $(SIDE_BY_SIDE) --cov --cov-report=term $(ARGS)
+
 check: | $(UV)   ## run the linters, type checks, layer checks and slow test suites (minutes)
 	$(UV) run --frozen ruff check
 	$(UV) run --frozen ruff format --check
 	$(UV) run --frozen mypy
 	$(UV) run --frozen lint-imports
 	.ci/lua
+	UV=$(UV) .ci/types
+	.ci/prose
 	$(UV) run --frozen pytest -m "slow or packaging" $(SIDE_BY_SIDE) $(ARGS)
 
 faults: | $(UV)  ## inject faults and check the totals: SEEDS=200, ROWS=14,15, SEED=123 (repeats a run), ARGS=--verbose

@@ -9,10 +9,16 @@ author = "the tallystream developers"
 copyright = "the tallystream developers"  # noqa: A001  # the name that Sphinx reads
 release = version = _version("tallystream")
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_generate"]
 nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures are text; links between pages are checked
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_attr_annotations = True
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

@@ -75,7 +75,7 @@ def _settings(source: str, section: str) -> dict[str, tuple[str, str]]:
 
 def _rules(source: str) -> list[tuple[str, str]]:
     """Return the name and meaning of each metric rule, from the comment before the first `[metric.NAME]` section."""
-    block = source[source.index("# What is counted") : source.index("\n[metric.")]
+    block = source[source.index("# The metrics.") : source.index("\n[metric.")]
     found: list[tuple[str, str]] = []
     for line in block.splitlines():
         if begins := re.fullmatch(r"#   ([a-z_]+(?:, [a-z_]+)*) +(\S.*)", line):

@@ -1,5 +1,6 @@
-"""From events a second, subjects and rules to servers, workers and memory: a calculation, nothing is measured here.
+"""Calculates the servers, workers and memory of a load from its events a second, its subjects and its rules.
 
-Read in this order: `load` (what comes), `packing` (into how many entries and batches), `processor`, `storage` and
-`network` (what that costs), `sizing` (how many of everything), `explain` (why), `command` (`tallystream plan`).
+The constants are measured elsewhere. Read the modules in this order: `load` (the expected events), `packing` (their
+entries and batches), `processor`, `storage` and `network` (the cost of these), `sizing` (the numbers of partitions,
+servers and workers), `explain` (the reasons), `command` (`tallystream plan`).
 """

@@ -1,4 +1,4 @@
-"""The command that says what a load will need, before anything is bought."""
+"""The command `plan`: calculates and prints what a load needs."""
 
 from __future__ import annotations
 
@@ -22,34 +22,42 @@ from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import Settings
 
 GIB = 2**30
+"""Bytes of a GiB."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What comes, and where it is to be kept."""
+    """The options of `plan`: the expected load and the servers."""
 
-    events_per_second: Annotated[float, Parameter(help="events a second, at the peak")]
-    subjects: Annotated[int, Parameter(converter=whole_number, help="different subjects that are counted in a year")]
+    events_per_second: Annotated[float, Parameter(help="events per second at the peak")]
+    subjects: Annotated[int, Parameter(converter=whole_number, help="different subjects in a year")]
     metric: Annotated[
         tuple[str, ...],
-        Parameter(negative="", help="NAME or NAME=SHARE of the events, as declared; may be repeated; else the first"),
+        Parameter(negative="", help="declared metric, NAME or NAME=SHARE of the events; repeatable; default the first"),
     ] = ()
     actors: Annotated[
-        int, Parameter(converter=whole_number, help="different actors of a subject in a year; 0: events name none")
+        int, Parameter(converter=whole_number, help="different actors of a subject in a year; 0: events have no actor")
     ] = 0
-    retention: Annotated[str | None, Parameter(help="how long the log is kept; default as configured")] = None
-    producers: Annotated[int, Parameter(converter=whole_number, help="processes that emit")] = 10
-    linger: Annotated[float, Parameter(help="seconds that an event waits to share an entry")] = 0.005
-    skew: Annotated[float, Parameter(help="how unlike subjects are: exponent of Zipf's law, 0 for all alike")] = 1.0
+    retention: Annotated[str | None, Parameter(help="time for which entries are kept; default as configured")] = None
+    producers: Annotated[int, Parameter(converter=whole_number, help="number of processes that emit events")] = 10
+    linger: Annotated[float, Parameter(help="seconds that an event waits for others in its entry")] = 0.005
+    skew: Annotated[float, Parameter(help="skew of the subjects: Zipf exponent, 0 for uniform")] = 1.0
     partitions: Annotated[
-        int | None, Parameter(converter=whole_number, help="a number that is fixed; default as few as will do")
+        int | None, Parameter(converter=whole_number, help="fixed number of partitions; default as few as suffice")
     ] = None
     replicas: Annotated[int, Parameter(converter=whole_number, help="replicas of each primary")] = 1
     node_memory: Annotated[float, Parameter(help="GiB of memory of one server")] = 16.0
 
     def load(self, settings: Settings) -> ExpectedLoad:
-        """Return it as the calculation takes it."""
+        """Return the load to calculate with; its metrics have the rules that the settings declare.
+
+        Metrics without a share get equal parts of what the other shares leave.
+
+        Raises:
+            ConfigurationError: an option is out of range, a metric is not declared, a share is not a number, or the
+                shares do not add up to 1.
+        """
         if self.node_memory <= 0 or self.replicas < 0:
             raise ConfigurationError("plan: --node-memory must be more than 0, and --replicas at least 0")
         shares = self._shares(settings)
@@ -76,7 +84,7 @@ class Expected:
         others = sum(share is None for share in given.values())
         if (others and not stated < 1) or (not others and not math.isclose(stated, 1)):
             raise ConfigurationError(
-                f"--metric: the shares are {stated:g} in all: make them 1, or leave a rest to others"
+                f"--metric: the shares add up to {stated:g}: make the sum 1, or leave a rest for the others"
             )
         return {name: (1 - stated) / others if share is None else share for name, share in given.items()}
 
@@ -86,17 +94,17 @@ def plan(
     *,
     config: Annotated[
         Path | None,
-        Parameter(help="configuration; else tallystream.toml or config/tallystream.toml, if there"),
+        Parameter(help="configuration file; default tallystream.toml or config/tallystream.toml, if it exists"),
     ] = None,
     costs: Annotated[
-        Path | None, Parameter(help="measured on your machines by: python -m benchmarks.costs --into FILE")
+        Path | None, Parameter(help="costs of your machines, measured by: python -m benchmarks.costs --into FILE")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Calculate partitions, primaries, workers, memory and network for a load, and what drives the cost."""
+    """Calculate the partitions, primaries, workers, memory and network traffic of a load, and its largest costs."""
     settings = load(config, environment={})
     if expected.retention is not None:
-        # No bound of its size: what is asked for is planned.
+        # Without a bound in bytes, so that the plan is for this age.
         kept = replace(settings.retention, age=expected.retention, bytes=0, backlog_bytes=0)
         settings = replace(settings, retention=kept)
     constants = load_costs(costs)
@@ -108,7 +116,7 @@ def plan(
         return
     _print("what it needs", lines(asked, found, constants, settings, expected.replicas, room))
     _print("what costs most", drivers(found))
-    console.print(f"Calculated from what {constants.software} on {constants.machine} was measured to cost.")
+    console.print(f"Calculated from costs measured with {constants.software} on {constants.machine}.")
 
 
 def _print(title: str, rows: Sequence[PlanLine]) -> None:

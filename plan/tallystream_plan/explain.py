@@ -1,4 +1,4 @@
-"""A plan in words: each figure with the constant that it comes from."""
+"""Explains a plan: each figure with the constants that it follows from."""
 
 from __future__ import annotations
 
@@ -19,25 +19,39 @@ if TYPE_CHECKING:
 
 _FEW: Final = 10
 _SHOWN: Final = 8
-"""Parts of the cost that are shown."""
+"""Largest number of costs that are shown."""
 
 
 @dataclass(frozen=True)
 class PlanLine:
-    """A figure, and why it is that."""
+    """One line of the output of `plan`: a figure and its reason."""
 
     name: str
+    """Name of the figure."""
+
     figure: str
+    """The figure with its unit."""
+
     because: str
+    """The reason of the figure."""
 
 
 def lines(
     load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int, node_memory: float
 ) -> list[PlanLine]:
-    """Return what a load needs."""
+    """Return what a load needs, each figure with its reason: partitions, servers, workers, memory, traffic.
+
+    Args:
+        load: The expected load.
+        plan: The plan for the load.
+        costs: The measured constants.
+        settings: The settings that the plan was made with.
+        replicas: Number of replicas of each primary.
+        node_memory: Bytes of memory of one server.
+    """
     packing = plan.packing
     each = load.events / load.producers / plan.partitions
-    hint = "; few: a longer --linger or fewer producers save most" if packing.entry_events < _FEW else ""
+    hint = "; few: a longer --linger or fewer producers would save most" if packing.entry_events < _FEW else ""
     cores = sum(plan.server.values())
     return [
         PlanLine("partitions", f"{plan.partitions:,}", f"a power of two, at least {PER_PRIMARY} for each primary"),
@@ -50,45 +64,46 @@ def lines(
         PlanLine(
             "events in a batch",
             f"{packing.batch_events:,.0f}",
-            f"{settings.worker.max_keys:,} counters, or {MAX_READ} entries: when busy, so at its cheapest",
+            f"{settings.worker.max_keys:,} counters, or {MAX_READ} entries: the size when a worker is busy",
         ),
         PlanLine(
             "primaries",
             f"{plan.primaries:,}",
-            f"the larger of {cores:,.2f} cores of main threads at {UTILISATION:.0%} each, and of the memory below by "
-            f"{size(node_memory)}",
+            f"the larger of {cores:,.2f} cores of main threads at {UTILISATION:.0%} each, and the memory below divided "
+            f"by {size(node_memory)}",
         ),
         PlanLine("replicas", f"{plan.primaries * replicas:,}", f"{replicas} for each primary"),
         PlanLine(
             "worker processes",
             f"{plan.workers:,}",
             f"{plan.worker:,.2f} cores at {UTILISATION:.0%} each: {costs.worker.entry:.1f} us an entry, "
-            f"{costs.worker.subject:.2f} a subject in it, {costs.worker.counter:.2f} a counter, "
-            f"{costs.worker.fresh:.2f} more a subject that is not remembered",
+            f"{costs.worker.subject:.2f} us a subject in it, {costs.worker.counter:.2f} us a counter, "
+            f"{costs.worker.fresh:.2f} us more for a subject that is not cached",
         ),
         PlanLine(
             "memory of the primaries",
             size(plan.memory),
-            f"counters {size(sum(plan.counters.values()))} and log {size(plan.log)}, x {HEADROOM} for copies",
+            f"counters {size(sum(plan.counters.values()))} and streams {size(plan.log)}, x {HEADROOM} for copies",
         ),
         PlanLine(
             "from apps",
             size(plan.traffic["from apps"]) + "/s",
-            f"{costs.wire.append_entry:.0f} bytes an entry, {costs.wire.append_subject:.0f} a subject in it",
+            f"{costs.wire.append_entry:.0f} bytes an entry, {costs.wire.append_subject:.0f} bytes a subject in it",
         ),
         PlanLine(
             "to and from workers",
             size(plan.traffic["to workers"] + plan.traffic["from workers"]) + "/s",
-            f"{costs.wire.read_entry:.0f} bytes an entry and what is in it; {costs.wire.apply_counter:.0f} a counter",
+            f"{costs.wire.read_entry:.0f} bytes an entry and its events, "
+            f"{costs.wire.apply_counter:.0f} bytes a counter",
         ),
         PlanLine(
             "to the disk, to each replica",
             size(plan.traffic["to the disk"]) + "/s",
-            f"{costs.wire.log_entry:.0f} bytes an entry, {costs.wire.log_total:.0f} a counter, "
-            f"{costs.wire.log_window:.0f} a bucket",
+            f"{costs.wire.log_entry:.0f} bytes an entry, {costs.wire.log_total:.0f} bytes a counter, "
+            f"{costs.wire.log_window:.0f} bytes a bucket",
         ),
         PlanLine(
-            "of the apps' own time",
+            "processor time of the apps",
             f"{plan.producer:,.2f} cores",
             f"{costs.producer.event:.2f} us an event, {costs.producer.entry:.0f} us an entry",
         ),
@@ -96,13 +111,13 @@ def lines(
 
 
 def drivers(plan: Plan) -> list[PlanLine]:
-    """Return what the servers' time and memory go to, the largest first."""
+    """Return the largest costs of a plan, at most 8 of each kind: time of the servers by task, then memory by rule."""
     spent = sum(plan.server.values())
     time = [
         PlanLine(f"time: {what}", f"{seconds:,.3f} cores", f"{seconds / spent:.0%} of the servers' time")
         for what, seconds in _largest(plan.server)
     ]
-    kept = plan.counters | {"log": plan.log}
+    kept = plan.counters | {"streams": plan.log}
     memory = [
         PlanLine(f"memory: {what}", size(taken), f"{taken / sum(kept.values()):.0%} of the servers' memory")
         for what, taken in _largest(kept)
@@ -111,7 +126,15 @@ def drivers(plan: Plan) -> list[PlanLine]:
 
 
 def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int) -> dict[str, Any]:
-    """Return a plan as JSON-ready values; bytes, seconds of a core by the second, and bytes a second."""
+    """Return a plan, its load and its constants as a dict for JSON, in bytes, cores and bytes per second.
+
+    Args:
+        load: The expected load.
+        plan: The plan for the load.
+        costs: The measured constants.
+        settings: The settings that the plan was made with.
+        replicas: Number of replicas of each primary.
+    """
     return {
         "load": {
             "events_per_second": load.events,
@@ -141,7 +164,7 @@ def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, r
 
 
 def size(value: float) -> str:
-    """Return bytes for people: `1.5 GiB`."""
+    """Return a number of bytes as text with a unit: `1.5 GiB`."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if value < 1024:  # noqa: PLR2004  # the step from unit to unit
             return f"{value:,.1f} {unit}" if unit != "bytes" else f"{value:,.0f} bytes"

@@ -1,4 +1,4 @@
-"""What is to be counted, and how many different subjects so many events are of."""
+"""The expected load, and the number of different subjects among a number of its events."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Metric
 
 _EXACT: Final = 64
-"""Ranks that are looked at one by one; those behind them in blocks of a 32nd of their rank."""
+"""Number of ranks that are calculated one by one; higher ranks are calculated in blocks of a 32nd of their rank."""
 
 
 @dataclass(frozen=True)
 class ExpectedLoad:
-    """What the user expects.
+    """The load that the user expects.
 
     Attributes:
-        events: Events a second, at the peak.
-        subjects: Different subjects that are counted in a year.
-        metrics: The rules of each metric that they are of.
-        shares: The share of the events that each metric has; together 1.
-        actors: Different actors that a subject has in a year; 0 where events name none.
-        producers: Processes that emit.
-        linger: Seconds for which an event waits for others to share its entry.
-        skew: The exponent of Zipf's law that the subjects follow; 0: all are equally frequent.
+        events: Events per second at the peak.
+        subjects: Different subjects in a year.
+        metrics: By name of each metric of the events, its rules.
+        shares: By name of each metric, its share in the events, more than 0; the caller makes the sum 1.
+        actors: Different actors of a subject in a year; 0 if events have no actor.
+        producers: Number of processes that emit events.
+        linger: Seconds for which an event waits for others in its entry.
+        skew: Exponent of Zipf's law for the subjects; 0 if all are equally frequent.
+
+    Raises:
+        ConfigurationError: a value is out of range, or there is no metric.
     """
 
     events: float
@@ -52,36 +55,39 @@ class ExpectedLoad:
             ("producers", self.producers, 1),
             ("linger", self.linger, 0),
         ):
-            if not least <= value <= 1e15:  # noqa: PLR2004  # beyond any plan
+            if not least <= value <= 1e15:  # noqa: PLR2004  # larger than any real load
                 raise ConfigurationError(f"plan: {name} must be at least {least:g}, not {value:g}")
         if not 0 <= self.skew <= 3:  # noqa: PLR2004  # real loads are between 0.7 and 1.3
-            raise ConfigurationError(f"plan: skew must be 0 (all subjects alike) to 3, not {self.skew:g}")
+            raise ConfigurationError(f"plan: skew must be 0 (all subjects equally frequent) to 3, not {self.skew:g}")
         if min(self.shares.values()) <= 0:
-            raise ConfigurationError("plan: a metric's share must be more than 0")
+            raise ConfigurationError("plan: the share of a metric must be more than 0")
 
     def of(self, metric: str) -> float:
-        """Return the events a second of one metric."""
+        """Return the events per second of one metric at the peak."""
         return self.events * self.shares[metric]
 
     def bears_actors(self, metric: str) -> bool:
-        """Tell whether the events of a metric have an actor that its rules look at: then each travels by itself."""
+        """Return whether the events of a metric are packed one by one, because its rules need the actor of each event.
+
+        The rule `once` needs it always; `unique` only if the load has actors.
+        """
         rule = self.metrics[metric]
         return rule.once is not None or (rule.unique is not None and self.actors > 0)
 
     def distinct(self, events: float) -> float:
-        """Return how many different subjects so many events are of, on average."""
+        """Return the expected number of different subjects among `events` events of this load."""
         return distinct(events, self.subjects, self.skew)
 
 
 def distinct(events: float, subjects: int, skew: float) -> float:
     """Return the expected number of different subjects among independent events.
 
-    A subject of probability p is among n events with probability 1 - (1 - p)^n, about 1 - exp(-np).
+    A subject with probability p is among n events with probability 1 - (1 - p)^n, about 1 - exp(-np).
 
     Args:
-        events: How many are drawn.
-        subjects: How many there are.
-        skew: The exponent s of Zipf's law: the k-th most frequent is drawn in proportion to k^-s.
+        events: Number of events.
+        subjects: Number of subjects.
+        skew: Exponent s of Zipf's law: the probability of the k-th most frequent subject is proportional to k^-s.
     """
     if events <= 0:
         return 0.0
@@ -96,7 +102,10 @@ def _blocks(subjects: int, skew: float) -> list[tuple[int, float]]:
 
 
 def _ranks(subjects: int) -> Iterator[tuple[float, int]]:
-    """Yield ranks with the number of subjects that each stands for."""
+    """Divide the subjects into blocks of ranks; yield the middle rank and the number of subjects of each block.
+
+    Rank 1 is the most frequent subject. See `_EXACT` for the lengths of the blocks.
+    """
     first = 1
     while first <= subjects:
         count = 1 if first <= _EXACT else min(first // 32, subjects - first + 1)

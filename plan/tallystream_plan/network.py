@@ -1,4 +1,4 @@
-"""Bytes between the parts, and to the disk, for each second."""
+"""Calculates the network traffic between producers, servers and workers, and the writes to disk."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 def traffic(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:
-    """Return bytes a second, of all servers together: from apps, to and from workers, and to the disk.
+    """Return the bytes per second that all primaries together receive, send and write, by direction.
 
-    What goes to the append-only file is also what each replica is sent.
+    The directions are `from apps`, `to workers`, `from workers` and `to the disk` (the append-only file). The traffic
+    to replicas is not included: each receives what its primary writes to the disk.
     """
     each = costs.wire
     payload = packing.subjects * each.append_subject + packing.singles * each.append_single

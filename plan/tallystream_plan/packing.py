@@ -1,4 +1,4 @@
-"""Into how many entries events are packed, and how many of them a worker folds into one batch."""
+"""Calculates how many events producers pack into an entry, and how many events a worker folds into a batch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ if TYPE_CHECKING:
     from tallystream_plan.load import ExpectedLoad
 
 ENTRY_EVENTS: Final = 1000
-"""Events at which a producer flushes an entry before its linger is over."""
+"""Number of events at which a producer seals an entry before its linger is over."""
 
 _NEVER: Final = 1e15
-"""Events after which a memory that is not full yet counts as one that never is."""
+"""If so many events do not fill a worker's cache of subjects, the cache counts as never full."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Of all partitions together, by the second.
+    """The packing of a load, for all partitions together.
 
     Attributes:
-        entry_events: Events in an entry.
-        entries: Entries.
-        subjects: Subjects in them: a subject that has several events in an entry is sent once.
-        singles: Events with an actor, each by itself.
-        batch_events: Events in a batch once the worker has no time to waste: full, or of the largest read.
-        batches: Batches.
-        counters: By metric, the subjects in the batches: each is one update of a total.
-        fresh: Subjects in them that a worker does not remember, and looks at again.
+        entry_events: Events in one entry, on average.
+        entries: Entries per second.
+        subjects: Subjects in the entries per second; a subject with several events in an entry is sent once. Events
+            that are packed one by one are not included.
+        singles: Events per second that are packed one by one, because their actor is needed.
+        batch_events: Events in one batch of a busy worker: a full batch, or the largest read if that is smaller.
+        batches: Batches per second.
+        counters: Subjects in the batches per second, by metric; each is one update of a total.
+        fresh: Subjects per second that are not in the cache of a worker and are validated again.
     """
 
     entry_events: float
@@ -44,9 +45,15 @@ class Packing:
 
 
 def pack(load: ExpectedLoad, partitions: int, max_keys: int) -> Packing:
-    """Return how a load is packed.
+    """Calculate how the events of a load are packed into entries, and folded into batches.
 
-    A producer seals the entry of a partition `linger` after its first event: by then 1 + rate * linger have come.
+    A producer seals the entry of a partition `linger` seconds after its first event. The entry then has
+    1 + rate * linger events, at most `ENTRY_EVENTS`; the rate is that of one producer for one partition.
+
+    Args:
+        load: The expected load.
+        partitions: Number of partitions.
+        max_keys: Counters at which a batch is full.
     """
     rate = load.events / load.producers / partitions
     entry_events = min(ENTRY_EVENTS, 1 + rate * load.linger)
@@ -63,9 +70,10 @@ def pack(load: ExpectedLoad, partitions: int, max_keys: int) -> Packing:
 
 
 def _fresh(load: ExpectedLoad, partitions: int) -> float:
-    """Return the subjects, by the second, that are looked at anew: of each partition so many are remembered.
+    """Return the subjects per second that workers validate because they are not cached; 0 if all subjects fit.
 
-    The memory begins anew when it is full: after as many events as are of so many different subjects.
+    A worker caches `REMEMBERED` subjects of each partition, and empties the cache when it is full. The number of events
+    after which it is full is found by bisection.
     """
     if load.subjects <= REMEMBERED * partitions:
         return 0.0
@@ -74,30 +82,33 @@ def _fresh(load: ExpectedLoad, partitions: int) -> float:
         low, high = high, high * 2
         if high > _NEVER:
             return 0.0
-    while high / low > 1.001:  # noqa: PLR2004  # far within what a plan is good for
+    while high / low > 1.001:  # noqa: PLR2004  # much more exact than a plan needs
         middle = (low * high) ** 0.5
         low, high = (middle, high) if load.distinct(middle * partitions) < REMEMBERED * partitions else (low, middle)
     return load.events * REMEMBERED / high
 
 
 def _subjects(load: ExpectedLoad, partitions: int, events: float) -> dict[str, float]:
-    """Return, by metric, the subjects among so many events of one partition."""
+    """Return the number of different subjects among a number of events of one partition, by metric."""
     return {name: load.distinct(events * partitions * share) / partitions for name, share in load.shares.items()}
 
 
 def _batch(load: ExpectedLoad, partitions: int, max_keys: int, most: float) -> float:
-    """Return the events at which a batch is closed: by bisection, as its weight grows with them."""
+    """Return the number of events of one partition at which a batch is full, or `most` if that is less."""
     low, high = 1.0, most
     if _weight(load, partitions, high) <= max_keys:
         return high
-    while high / low > 1.001:  # noqa: PLR2004  # far within what a plan is good for
+    while high / low > 1.001:  # noqa: PLR2004  # much more exact than a plan needs
         middle = (low * high) ** 0.5
         low, high = (middle, high) if _weight(load, partitions, middle) <= max_keys else (low, middle)
     return low
 
 
 def _weight(load: ExpectedLoad, partitions: int, events: float) -> float:
-    """Return what so many events are worth towards `max_keys`; see `Batch.counters`."""
+    """Return the cost of applying a batch with a number of events of one partition; a batch is full at `max_keys`.
+
+    The unit is the cost of one total; see `Batch.counters`.
+    """
     weight = 0.0
     for name, subjects in _subjects(load, partitions, events).items():
         rule = load.metrics[name]

@@ -1,4 +1,4 @@
-"""Processor time: of the servers' main threads, of the workers, and of the apps that emit."""
+"""Calculates the processor time of the servers' main threads, of the workers, and of the apps that emit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import Costs
 
 MICROSECOND: Final = 1e-6
+"""One microsecond in seconds; the measured costs are in microseconds."""
 
 
 def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[str, float]:
-    """Return seconds of servers' main threads for each second, by what they are spent on."""
+    """Return, by task, how many cores the main threads of all primaries use: seconds of processor time per second.
+
+    A task that the load does not cause is left out. The tasks are for people, such as `appending` or `leaderboards`.
+    """
     each = costs.server
     spent = dict.fromkeys(("appending", "reading and acknowledging", "totals", "windows", "leaderboards"), 0.0)
     spent |= dict.fromkeys(("limits", "votes", "unique actors"), 0.0)
@@ -26,7 +30,7 @@ def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[s
         rule = load.metrics[name]
         spent["totals"] += counters * each.total
         spent["windows"] += counters * each.window * len(rule.windows)
-        # At most so many of a batch's subjects are in a list; where subjects are alike, ties may be more for a while.
+        # At most `board_length` subjects of a batch are in a leaderboard; equal subjects may exceed it for a while.
         placed = min(counters, packing.batches * board_length(rule.top))
         boards = 1 + len(rule.windows) if rule.top else 0
         spent["leaderboards"] += (counters * each.board + placed * each.place) * boards
@@ -37,7 +41,7 @@ def server_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> dict[s
 
 
 def worker_seconds(packing: Packing, costs: Costs) -> float:
-    """Return seconds of workers' processor time for each second."""
+    """Return how many cores all workers together use: seconds of processor time per second."""
     each = costs.worker
     counters = sum(packing.counters.values())
     spent = packing.entries * each.entry + packing.subjects * each.subject
@@ -46,5 +50,5 @@ def worker_seconds(packing: Packing, costs: Costs) -> float:
 
 
 def producer_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> float:
-    """Return seconds of all apps' processor time for each second."""
+    """Return how many cores emitting uses in all apps together: seconds of processor time per second."""
     return (load.events * costs.producer.event + packing.entries * costs.producer.entry) * MICROSECOND

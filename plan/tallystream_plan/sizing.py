@@ -1,4 +1,4 @@
-"""How many of everything: partitions, primaries, replicas, workers."""
+"""Calculates the numbers of partitions, primaries and workers of a load."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 UTILISATION: Final = 0.6
-"""Share of a core that is planned for, of a server's main thread and of a worker: the rest is for surprises."""
+"""Planned load of the core of a server's main thread and of a worker; the rest is a reserve."""
 
 HEADROOM: Final = 1.5
-"""Memory of a machine by that of the data: copies while the append-only file is rewritten, fragments, backlog."""
+"""Planned memory per byte of data: for copies while the append-only file is rewritten, fragmentation and backlog."""
 
 PER_PRIMARY: Final = 2
-"""Partitions for each primary at least, so that they can be spread evenly."""
+"""Least number of partitions for each primary, so that they can be distributed evenly."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a load needs; seconds are of one core, by the second.
+    """The resources that a load needs.
 
     Attributes:
-        partitions: Streams, a power of two.
-        primaries: Servers that are written to.
-        workers: Worker processes.
-        packing: How events are packed.
-        server: Seconds of the servers' main threads, by what they are spent on.
-        worker: Seconds of the workers.
-        producer: Seconds of the apps.
-        counters: Bytes of the counters, by metric and rule.
-        log: Bytes of the log.
-        traffic: Bytes a second between the parts.
+        partitions: Number of partitions; a power of two unless the caller of `plan` fixed the number.
+        primaries: Number of servers that are written to.
+        workers: Number of worker processes.
+        packing: The packing of the load.
+        server: Processor time of the servers' main threads in cores, by task.
+        worker: Processor time of the workers in cores.
+        producer: Processor time of the apps in cores.
+        counters: Bytes of the counters, by metric and rule, without headroom.
+        log: Bytes of the streams, without headroom.
+        traffic: Bytes per second between apps, servers, workers and disk, by direction; see `network.traffic`.
     """
 
     partitions: int
@@ -58,24 +58,25 @@ class Plan:
 
     @property
     def memory(self) -> float:
-        """Bytes of memory that the primaries need together, room for copies included."""
+        """Bytes of memory that all primaries need together, headroom included."""
         return HEADROOM * (sum(self.counters.values()) + self.log)
 
 
 def plan(
     load: ExpectedLoad, costs: Costs, settings: Settings, *, node_memory: float, partitions: int | None = None
 ) -> Plan:
-    """Return what a load needs.
+    """Calculate the partitions, primaries, workers, memory and traffic of a load.
 
     Args:
-        load: What comes.
-        costs: What each piece of it costs.
-        settings: `worker.max_keys` and the retention are looked at.
+        load: The expected load.
+        costs: The measured constants.
+        settings: The settings; `worker.max_keys` and the retention are used.
         node_memory: Bytes of memory of one server.
-        partitions: A number that is fixed; else the smallest power of two that will do.
+        partitions: Fixed number of partitions, which is not checked; `None` for the smallest power of two from 4 on
+            that suffices: one primary, or at least `PER_PRIMARY` partitions for each primary.
 
     Raises:
-        ConfigurationError: no number of partitions will do.
+        ConfigurationError: `partitions` is `None`, and even the largest possible number does not suffice.
     """
     if partitions is not None:
         return _with(load, costs, settings, node_memory, partitions)
@@ -86,7 +87,7 @@ def plan(
             return found
         number *= 2
     raise ConfigurationError(
-        f"plan: {found.primaries:,} primaries would be needed, and {MAX_PARTITIONS:,} partitions are for "
+        f"plan: the load needs {found.primaries:,} primaries, and {MAX_PARTITIONS:,} partitions suffice for "
         f"{MAX_PARTITIONS // PER_PRIMARY}. Pack more into an entry (fewer producers, a longer --linger), keep less, or "
         "split the load over several namespaces"
     )

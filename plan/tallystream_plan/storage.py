@@ -1,4 +1,4 @@
-"""Memory of the servers: counters by metric and rule, and the log."""
+"""Calculates the memory of the counters, by metric and rule, and of the streams."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import RetentionSettings
 
 YEAR: Final = 365 * DAY
-"""For how far ahead a plan is made where something is kept for ever."""
+"""Seconds for which a plan is made: data that is kept forever is calculated with this age."""
 
 _LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY}
 
 
 def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str, float]:
-    """Return the bytes that counters take after a year, by metric and rule: `view: hours`."""
+    """Return the bytes of the counters of all partitions after a year, by metric and rule, such as `view: hours`.
+
+    A rule that needs no memory is left out.
+    """
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():
         for part in parts(rule, costs.memory):
@@ -47,13 +50,16 @@ def _bytes(part: MemoryPart, load: ExpectedLoad, metric: str, partitions: int) -
 
 
 def entry_bytes(packing: Packing, costs: Costs) -> float:
-    """Return the bytes by which the log grows each second."""
+    """Return the bytes of memory per second by which the streams of all partitions grow, without trimming."""
     each = costs.memory
     return packing.entries * each.entry + packing.subjects * each.subject + packing.singles * each.single
 
 
 def log_bytes(packing: Packing, partitions: int, costs: Costs, retention: RetentionSettings) -> float:
-    """Return the bytes of the log at its bound: of age, or of size, whichever comes first."""
+    """Return the bytes of the streams of all partitions at their bound of age or of size, whichever is smaller.
+
+    Without a bound of age, the streams have the entries of a year.
+    """
     age = retention.age_seconds
     by_age = entry_bytes(packing, costs) * (YEAR if age is None else age)
     return min(by_age, retention.bytes * partitions) if retention.bytes else by_age

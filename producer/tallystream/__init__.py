@@ -8,7 +8,7 @@ with Producer("redis://127.0.0.1:6379") as producer:
 with Totals("redis://127.0.0.1:6379") as totals:
     print(totals.get("article:1", "view").value)
 
-`tallystream.aio` has the same two classes for asyncio; their methods are coroutines.
+`tallystream.aio` has the same two classes for asyncio; their methods that wait are coroutines.
 """
 
 import logging
@@ -70,7 +70,10 @@ __all__ = [
 if not TYPE_CHECKING:  # with a module `__getattr__`, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
-        """Return `Totals` or `__version__`, loaded on first use: an application that only emits imports no readers."""
+        """Return `Totals` or `__version__`; raise `AttributeError` for any other name.
+
+        Both are imported here, on first use, so that an application that only emits imports no readers.
+        """
         if name == "Totals":
             from tallystream.reading.totals import Totals  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The deployment: reads the partitions, rules, live topic and generation, and epoch that are stored in one namespace.
+"""Reads the deployment of a namespace: its partitions, rules, live topic and generation, and epoch.
 
 See `tallystream.storage.deployment_hash` for the hash that they are read from.
 """
@@ -32,17 +32,17 @@ class Deployment:
 
     Attributes:
         layout: The keys of the live topic and its live generation.
-        epoch: Name of this life of the data: it changes when all data was lost and counting began again. Empty if no
+        epoch: Name of the data, which changes only when all data was lost and counting began again. Empty if no
             deployment is stored yet.
         declared: The rules of `generation`; `None` until a worker has published them. See `rules`.
-        generation: The live generation of the topic; during a switch, some partitions may already use a later one
-            (`layout.generations`).
-        others: The rules of each other stored generation, which is being built or is kept.
+        generation: The live generation of the topic; during a switch, some partitions may already use a later
+            generation (`layout.generations`).
+        others: By generation, the rules of each other generation that is stored: one that is being built, or is kept.
         was_rebuilt: Whether a rebuild has ever begun in this topic.
-        building: The generation that a rebuild is building now.
-        earlier: The number of partitions of each earlier topic.
-        kept: The earlier topic whose streams and counters are still stored.
-        moving: The topic that a repartition is filling now, to replace this one.
+        building: The generation that a rebuild is building now; `None` if none is.
+        earlier: By number of each earlier topic, its number of partitions.
+        kept: The number of the earlier topic whose streams and counters are still stored; `None` if there is none.
+        moving: The number of the topic that a repartition is filling now, to replace the live topic; `None` if none is.
         spread: The metrics whose events may be in any partition.
     """
 
@@ -64,12 +64,13 @@ class Deployment:
 
         Args:
             client: Client of the server.
-            partitions: Expected number of partitions; `None` accepts the stored number, and is 4 for a new deployment.
+            partitions: Expected number of partitions, and the number of a new deployment; `None` accepts the stored
+                number, and gives a new deployment 4.
             namespace: First part of every key.
 
         Raises:
-            ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
-                stored layout version.
+            ConfigurationError: the stored number of partitions is not `partitions`, `partitions` is not 1 to 1,024, or
+                this release cannot read the stored layout version or rules.
         """
         wanted = Layout(partitions or DEFAULT_PARTITIONS, namespace)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
@@ -82,7 +83,7 @@ class Deployment:
 
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored layout
-                version.
+                version or rules.
         """
         found = cls.find(client, namespace)
         found.ensure_declared()
@@ -90,10 +91,10 @@ class Deployment:
 
     @classmethod
     def find(cls, client: redis.Redis, namespace: str = "tally") -> Self:
-        """Return the stored deployment, or an empty one if none is stored (`is_stored` is false); write nothing.
+        """Return the stored deployment; if none is stored, one with 4 partitions and `is_stored` false. Write nothing.
 
         Raises:
-            ConfigurationError: this release cannot read the stored layout version.
+            ConfigurationError: this release cannot read the stored layout version or rules.
         """
         nothing = cls(Layout(namespace=namespace))
         root = client.execute_command("HGETALL", nothing.layout.root)
@@ -119,17 +120,19 @@ class Deployment:
         namespace: str = "tally",
         root: Mapping[bytes, bytes] | None = None,
     ) -> Self:
-        """Return the deployment that stored hashes describe; all its partitions have the same generation.
+        """Return the deployment that two hashes describe; send nothing.
+
+        Its layout uses `generation` in every partition; `with_live` sets the live generation of each.
 
         Args:
-            fields: The hash of the live topic.
-            partitions: Expected number of partitions; `None` accepts any.
+            fields: The fields of the hash of the live topic.
+            partitions: Expected number of partitions; `None` accepts any number.
             namespace: First part of every key.
-            root: The hash of the first topic; `None` if that is the live one.
+            root: The fields of the hash of the first topic; `None` if the first topic is live.
 
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
-                stored layout version.
+                stored layout version or rules.
         """
         root = fields if root is None else root
         live = live_topic(root, namespace)
@@ -163,12 +166,12 @@ class Deployment:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the deployment is stored in the server."""
+        """Whether the deployment was stored in the server when it was read."""
         return bool(self.epoch)
 
     @property
     def rules(self) -> Rules:
-        """The rules of `generation`.
+        """The rules of `generation`, as `declared`, but never `None`.
 
         Raises:
             ConfigurationError: no worker has published them yet.
@@ -182,8 +185,10 @@ class Deployment:
     def rules_of(self, generation: int) -> Rules:
         """Return the rules by which the events of a generation are counted.
 
+        A generation without stored rules has those of the live generation, `rules`.
+
         Raises:
-            ConfigurationError: no worker has published them yet.
+            ConfigurationError: no worker has published the rules yet.
         """
         return self.rules if generation == self.generation else self.others.get(generation) or self.rules
 
@@ -192,15 +197,16 @@ class Deployment:
         _ = self.rules
 
     def ensure_stored(self) -> None:
-        """Raise a `ConfigurationError` if the deployment is not stored in the server."""
+        """Raise a `ConfigurationError` if the deployment was not stored in the server when it was read."""
         if not self.is_stored:
             raise ConfigurationError(f"{self.layout.meta} does not exist: no worker or producer has started here yet")
 
     def reload(self, client: redis.Redis) -> Self:
-        """Read the deployment again and return it; its epoch is the same, its rules, generation or topic may differ.
+        """Read the deployment again and return a new object: only its namespace and epoch are surely the same.
 
         Raises:
-            DeploymentChanged: the data was deleted or replaced: the stored epoch is missing or another one.
+            DeploymentChanged: the data was deleted or replaced: the stored epoch is missing or differs.
+            ConfigurationError: this release cannot read the stored layout version or rules.
             redis.RedisError: the server does not answer, or refuses the command.
         """
         found = self.find(client, self.layout.namespace)
@@ -209,10 +215,11 @@ class Deployment:
         return found
 
     def ensure_same(self, client: redis.Redis) -> None:
-        """Check with one command that the hash of this topic still has this epoch.
+        """Check with one command that the stored hash of this topic still has this deployment's epoch.
 
         Raises:
             DeploymentChanged: the data was deleted or replaced, or this topic was removed.
+            redis.RedisError: the server does not answer, or refuses the command.
         """
         epoch: bytes | None = client.execute_command("HGET", self.layout.meta, "epoch")
         if epoch != self.epoch.encode():
@@ -225,10 +232,15 @@ class Deployment:
         )
 
     def refuse_gathering(self, rules: Rules) -> None:
-        """Reject rules that turn `spread` off for a metric whose events are still spread over all partitions.
+        """Raise an error if new rules turn `spread` off for a metric whose events may be in any partition.
+
+        A metric that the rules do not declare is no error.
+
+        Args:
+            rules: The rules that are to be published.
 
         Raises:
-            ConfigurationError: the rules turn `spread` off for such a metric.
+            ConfigurationError: the rules declare such a metric without `spread = true`.
         """
         if gathered := sorted((self.spread & rules.metric.keys()) - rules.spread):
             name = gathered[0]
@@ -239,7 +251,7 @@ class Deployment:
             )
 
     def with_live(self, live: Sequence[bytes | None]) -> Self:
-        """Return this deployment with the live generation of each partition.
+        """Return a copy of this deployment whose layout has the live generation of each partition.
 
         Args:
             live: By partition, the value of its key `live`: a generation, followed by ` closed` if the partition counts
@@ -250,13 +262,13 @@ class Deployment:
 
     @property
     def earlier_layouts(self) -> list[Layout]:
-        """The layouts of all earlier topics, oldest first, also of those that were removed."""
+        """The layouts of all earlier topics, oldest first, also removed ones; with the keys of the first generation."""
         namespace = self.layout.namespace
         return [Layout(partitions, namespace, topic=topic) for topic, partitions in sorted(self.earlier.items())]
 
     @property
     def kept_layout(self) -> Layout | None:
-        """The layout of the earlier topic that is kept, with the keys of its first generation; `None` if none is."""
+        """The layout of the kept earlier topic, with the keys of its first generation; `None` if no topic is kept."""
         return None if self.kept is None else self.layout_of(self.kept)
 
     def layout_of(self, topic: int) -> Layout | None:
@@ -266,7 +278,7 @@ class Deployment:
             topic: Number of the topic.
 
         Returns:
-            The layout, or `None` if no earlier topic has this number.
+            The layout, also of a topic that was removed; `None` if no earlier topic has this number.
         """
         partitions = self.earlier.get(topic)
         return None if partitions is None else Layout(partitions, self.layout.namespace, topic=topic)

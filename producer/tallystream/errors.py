@@ -1,19 +1,19 @@
 """Every error class of tallystream.
 
 TallyError
-|- EventError            an event is invalid; the message names the field and the limit
+|- EventError            an event, or an argument of a read, is invalid; the message names it and the limit
 |- BufferFull            the producer's buffer is full, and the event was not added
-|- FlushTimeout          emitted events were not confirmed (or not counted) within the timeout
+|- FlushTimeout          events that a call waits for were not confirmed (or not counted) within the timeout
 |- StreamFull            a stream has reached its limit of entries, because counting lags
 |- Unconfirmed           an event was counted, but no replica or disk confirmed it in time
 |- SpoolError            the spool cannot be written or delivered; the message names the folder and the remedy
-|- ConfigurationError    a setting is invalid, or contradicts the stored deployment
+|- ConfigurationError    a setting is invalid, or does not fit the server or the stored deployment
 |- CodecError            the fields of an entry cannot be decoded
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
    |- ConsumerGroupMissing  the consumer group is missing, but its counters are still there
    |- DeploymentChanged     the data that this process started with was deleted or replaced
-   '- GenerationSwitched    another generation of counters is live
+   '- GenerationSwitched    another generation of counters is live; nothing was counted
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class TallyError(Exception):
 
 
 class EventError(TallyError, ValueError):
-    """An event is invalid; the message is `<field>: <problem>` and states the limit.
+    """An event, or an argument of a read, is invalid; the message is `<field>: <problem>` and states the limit.
 
     Args:
-        field: Name of the invalid field.
-        problem: The rule that the field breaks.
+        field: Name of the invalid field or argument.
+        problem: The rule that its value breaks.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -42,15 +42,19 @@ class BufferFull(TallyError):
 
 
 class FlushTimeout(TallyError, TimeoutError):
-    """Some events emitted before the call were not confirmed in time; they stay buffered and are still sent."""
+    """Events that a call waits for were not confirmed, or not counted, in time.
+
+    After `flush`, they are still sent and counted; after `close`, unsent events stay in the spool, or are lost without
+    a spool. A read raises this error if the entries up to its `after` were not counted in time.
+    """
 
 
 class StreamFull(TallyError):
-    """The stream has reached its limit of entries; nothing was written. Try again when the workers have caught up."""
+    """A stream has reached its limit of entries, so nothing was appended: try again when the workers have caught up."""
 
 
 class Unconfirmed(TallyError):
-    """The write was executed, but its durability was not confirmed in time: a failover now could undo it."""
+    """A write was executed, but its durability was not confirmed in time: a failover or a crash could undo it."""
 
 
 class SpoolError(TallyError):
@@ -58,7 +62,7 @@ class SpoolError(TallyError):
 
 
 class ConfigurationError(TallyError):
-    """A setting is invalid, or contradicts the deployment that is stored in Redis."""
+    """A setting is invalid, or does not fit the server or the deployment that is stored there; see the message."""
 
 
 class CodecError(TallyError, ValueError):
@@ -74,12 +78,12 @@ class StreamError(TallyError):
 
 
 class ConsumerGroupMissing(StreamError):
-    """The consumer group is missing, although it has already counted entries."""
+    """Entries were counted, but the consumer group, which records which of them are acknowledged, is missing."""
 
 
 class DeploymentChanged(StreamError):
-    """The data that this process started with was deleted or replaced: the process must not write to it any more."""
+    """The data that this process started with was deleted or replaced: the process must not write any more."""
 
 
 class GenerationSwitched(StreamError):
-    """Another generation of counters is live: load the deployment again, and use its live generation."""
+    """Another generation or topic is live, so nothing was counted: load the deployment again, and try again with it."""

@@ -35,21 +35,21 @@ _BUSY: Final = frozenset({429, 502, 503, 504})
 
 
 class SubscriptionRefused(TallyError):
-    """The read service refuses a subscription and would refuse it again; the message states the reason."""
+    """The read service refused a subscription with another status than 429, 502, 503 or 504; see the message."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """The totals that one live update reports.
+    """One live update: the present totals of changed counters, or a reset.
 
     Attributes:
-        values: Totals by subject and metric.
-        errors: The most by which a total may be too high, by subject and metric; only for totals that are estimates.
-        as_of: Stream ID up to which every entry is in the totals.
-        lag: Entries that are not counted yet; `None` if the server cannot tell.
+        values: Totals by (subject, metric).
+        errors: The most by which a total may be too high, by (subject, metric); only for totals that are estimates.
+        as_of: Stream ID up to which every entry is in the totals; `0-0` in a reset.
+        lag: Entries that are not counted yet; `None` if the server cannot tell, and in a reset.
         reset: Reason why all totals received so far may be outdated and must be read again; `values` is then empty.
             `None` for an update with totals.
-        id: Position of this update: pass it to `follow(since=)` to continue after it.
+        id: Position of this update: pass it to `follow(since=)` to continue after it; may be empty in a reset.
     """
 
     values: dict[tuple[str, str], int]
@@ -70,21 +70,24 @@ def follow(
     token: str = "",
     patience: float | None = None,
 ) -> Iterator[Update]:
-    """Yield the changed totals, without end; after a lost connection, connect again and continue after the last update.
+    """Yield an `Update` whenever totals have changed, without end; wait in between.
+
+    After a lost connection, or an answer that the service is busy, connect again and continue after the last update.
+    The first step of the iterator connects, so it raises the errors, too.
 
     Args:
         url: URL of the read service, such as `http://127.0.0.1:8080`.
-        metric: Metrics to follow; none for all.
-        subject: Subjects, or patterns in which `*` matches any text; none for all. The current total of a subject
-            that is named without `*` is sent at once.
+        metric: One metric or several; an empty iterable follows all.
+        subject: One subject or several, or patterns in which `*` matches any text; an empty iterable follows all. The
+            current total of a subject that is named without `*` is sent at once, if `since` is empty.
         every: Least seconds between two updates.
-        since: The `id` of an update, to continue after it.
+        since: The `id` of an update, to continue after it; empty to begin now.
         token: Token of the read service, if it requires one.
         patience: Seconds without an update after which a failed connection raises `TallyError`; `None` for no limit.
 
     Raises:
-        SubscriptionRefused: the service refuses the subscription: a wrong token, an undeclared metric, a limit.
-        ConfigurationError: the URL is invalid.
+        SubscriptionRefused: the service refuses the subscription, such as for a wrong token or an undeclared metric.
+        ConfigurationError: the scheme of the URL is not `http` or `https`, or the URL has no host.
         TallyError: a connection failed, and the last update was more than `patience` seconds ago.
     """
     parts = urlsplit(url)
@@ -110,7 +113,12 @@ def follow(
 
 
 def _updates(connection: http.client.HTTPConnection, path: str, since: str, token: str) -> Iterator[Update]:
-    """Send the request on a connection, and yield the updates of the response until it ends."""
+    """Send the request on a connection, and yield the updates of the response until it ends.
+
+    Raises:
+        SubscriptionRefused: the service refuses the subscription.
+        http.client.HTTPException, OSError: the connection failed, or the service is busy; a later attempt may succeed.
+    """
     headers = {"Accept": "text/event-stream"}
     if since:
         headers["Last-Event-ID"] = since

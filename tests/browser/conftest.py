@@ -1,4 +1,4 @@
-"""Chromium before a running system: server, worker, read service, all in this process."""
+"""Fixtures for the dashboard in Chromium: a server, a worker and the read service, all in this process."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 SCREENSHOTS = Path("build/screenshots")
 
-expect.set_options(timeout=20_000)  # a deadline: on a busy machine a page takes its time
+expect.set_options(timeout=20_000)  # a deadline: a page may be slow on a busy machine
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium; for one module, since its loop must not be there where other tests run theirs."""
+    """Provide Chromium for one module; its event loop must not run while tests of other modules run theirs."""
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or missing("no chromium on PATH", unless="CI")
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with sync_playwright() as playwright:
@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """The settings of a system that counts."""
+    """Provide the settings of a running system: an embedded server with a worker."""
     with EmbeddedServer(tmp_path_factory.mktemp("browser")) as server:
         settings = settings_for(server.url, read_timeout=5)
         with counting(settings, logs.configure(quiet=True)):
@@ -51,21 +51,21 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def producer(settings: Settings) -> Iterator[Producer]:
-    """Emits into it."""
+    """Provide a producer for the running system."""
     with Producer(settings.redis.url) as producer:
         yield producer
 
 
 @pytest.fixture(scope="module")
 def url(settings: Settings) -> Iterator[str]:
-    """Its dashboard."""
+    """Provide the URL of the dashboard of the running system."""
     with serving(settings) as url:
         yield url
 
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages; a script error on any of them fails the test."""
+    """Provide a function that opens a page; a script error on any of the pages fails the test."""
     faults: list[str] = []
     contexts = []
 
@@ -87,7 +87,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture
 def keep() -> Callable[[Page, str], None]:
-    """Keeps a picture of a page as build output, to be looked at."""
+    """Provide a function that saves a screenshot of a page as build output."""
 
     def keep(page: Page, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser."""
+"""Tests of the dashboard in a real browser."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ COLOURS = """canvas => {
 
 @pytest.fixture(scope="module", autouse=True)
 def counted(producer: Producer) -> None:
-    """Something of everything."""
+    """Emit events for every part of the dashboard, and wait until they are counted."""
     now = time.time()
     for hour in range(20):
         for place in range(1, 7):
@@ -73,29 +73,29 @@ def counted(producer: Producer) -> None:
 
 
 def chart_colours(page: Page) -> int:
-    """Return how many colours the chart is drawn in, each by more than a few pixels."""
+    """Return the number of colours in the chart that cover more than a few pixels."""
     return page.locator(".trends canvas").evaluate(COLOURS)
 
 
 def tile_of(page: Page, metric: str) -> Locator:
-    """Return the figure of a metric's tile."""
+    """Return the figure of the tile of a metric."""
     return page.locator(".tile", has=page.get_by_role("heading", name=metric, exact=True)).locator(".big")
 
 
 def value_of(page: Page, metric: str) -> int:
-    """Return what a tile says."""
+    """Return the number in the tile of a metric."""
     return int(tile_of(page, metric).inner_text().replace(",", ""))
 
 
 def ready(page: Page) -> Page:
-    """Wait until figures are there."""
+    """Wait until the page is live and shows figures, and return it."""
     expect(page.locator("#state-text")).to_have_text("live")
     expect(page.locator(".tile .big").first).not_to_have_text(DASH)
     return page
 
 
 def test_figures_tick_without_a_reload(visit: Callable[..., Page], url: str, producer: Producer) -> None:
-    """Totals, leaders and the rate move while the page stays, and the books balance."""
+    """Totals, leaders and the rate change without a reload, and the ledger balances."""
     page = ready(visit(url))
     page.evaluate("window.sameHere = true")
     before = value_of(page, "view")
@@ -104,7 +104,7 @@ def test_figures_tick_without_a_reload(visit: Callable[..., Page], url: str, pro
     expect(tile_of(page, "view")).to_have_text(f"{before + 1_000:,}")
     expect(page.get_by_role("list", name="Leaders of view").locator("li").first).to_contain_text("article:1")
     expect(page.locator(".huge")).not_to_have_text(DASH)
-    expect(page.locator(".books dd")).to_have_text("balance")
+    expect(page.locator(".ledger dd")).to_have_text("balances")
     expect(page.locator(".workers dd")).to_have_text("1")
     assert page.evaluate("window.sameHere")
 
@@ -112,7 +112,7 @@ def test_figures_tick_without_a_reload(visit: Callable[..., Page], url: str, pro
 def test_a_subject_ticks_and_shows_its_rules(
     visit: Callable[..., Page], url: str, producer: Producer, keep: Callable[[Page, str], None]
 ) -> None:
-    """A subject's page has its totals as they change, ratios, uniques, votes and limits."""
+    """The page of a subject shows live totals, ratios, unique actors, votes and limits."""
     page = ready(visit(f"{url}/#/subject/{quote('article:1', safe='')}"))
     facts = page.locator(".rules")
     expect(facts).to_contain_text("988 left")
@@ -126,7 +126,7 @@ def test_a_subject_ticks_and_shows_its_rules(
 
 
 def test_charts_draw(visit: Callable[..., Page], url: str, keep: Callable[[Page, str], None]) -> None:
-    """The trends are drawn: five lines in five colours, axes with times; hours, days and months."""
+    """The trends show five lines in five colours and axes with times, for hours, days and months."""
     page = ready(visit(url))
     chart = page.locator(".trends canvas")
     expect(chart).to_have_attribute("aria-label", CAPTION.format("24 hours"))
@@ -142,7 +142,7 @@ def test_charts_draw(visit: Callable[..., Page], url: str, keep: Callable[[Page,
 
 
 def test_windows_of_the_leaders(visit: Callable[..., Page], url: str) -> None:
-    """Leaders can be seen for the hour, the day, 7 days and all time; what is not kept is said."""
+    """Leaders are shown for the hour, the day, 7 days and all time; a list states if its window is not kept."""
     page = ready(visit(url))
     leaders = page.get_by_role("list", name="Leaders of view")
     expect(leaders.locator("li").first).to_contain_text("article:1")
@@ -156,7 +156,7 @@ def test_windows_of_the_leaders(visit: Callable[..., Page], url: str) -> None:
 
 
 def test_a_subject_is_found(visit: Callable[..., Page], url: str, producer: Producer) -> None:
-    """By a prefix among the leaders, with the keyboard alone; by its whole name, whatever it is."""
+    """The search finds a leader by a prefix, with the keyboard alone, and any subject by its whole name."""
     producer.emit("read", "nobody/leads here")
     producer.flush(10, wait="counted")
     page = ready(visit(url))
@@ -173,7 +173,7 @@ def test_a_subject_is_found(visit: Callable[..., Page], url: str, producer: Prod
 
 
 def test_hostile_names_are_text(visit: Callable[..., Page], url: str) -> None:
-    """A subject's name is shown as it is written, in the lists, the search and on its page, and never runs."""
+    """The name of a subject is shown as text in lists, search and page, and never runs as a script."""
     page = ready(visit(url))
     shared = page.get_by_role("list", name="Leaders of share")
     for name in HOSTILE:
@@ -189,7 +189,7 @@ def test_hostile_names_are_text(visit: Callable[..., Page], url: str) -> None:
 
 
 def test_dark_and_light(visit: Callable[..., Page], url: str, keep: Callable[[Page, str], None]) -> None:
-    """The colours follow the system, and a choice is kept over a reload."""
+    """The colours follow the system, and a choice of the user survives a reload."""
     background = "getComputedStyle(document.body).backgroundColor"
     page = ready(visit(url, scheme="dark"))
     dark = page.evaluate(background)
@@ -207,7 +207,7 @@ def test_dark_and_light(visit: Callable[..., Page], url: str, keep: Callable[[Pa
 def test_stale_when_the_service_stops(
     visit: Callable[..., Page], settings: Settings, producer: Producer, keep: Callable[[Page, str], None]
 ) -> None:
-    """When the service is gone the page says since when, greys its figures, and goes on by itself when it is back."""
+    """Without the service the page shows since when it is stale, greys its figures, and recovers by itself."""
     with contextlib.ExitStack() as service:
         url = service.enter_context(serving(settings))
         page = ready(visit(url))
@@ -229,7 +229,7 @@ def test_stale_when_the_service_stops(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("where", ["", "#/subject/article%3A1"])
 def test_axe_finds_nothing_serious(visit: Callable[..., Page], url: str, scheme: str, where: str) -> None:
-    """No accessibility problem that axe calls serious or critical, contrast among them, in either colours."""
+    """Axe finds no serious or critical accessibility problem, contrast included, in either colour scheme."""
     page = ready(visit(f"{url}/{where}", scheme=scheme))
     found = Axe().run(page).response["violations"]
     grave = [each for each in found if each["impact"] in ("serious", "critical")]
@@ -237,7 +237,7 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Page], url: str, scheme:
 
 
 def test_everything_can_be_reached_by_keyboard(visit: Callable[..., Page], url: str) -> None:
-    """Tab goes from the skip link through search, colours and windows to the leaders; Enter opens one."""
+    """Tab moves from the skip link through search, colours and windows to the leaders; Enter opens a leader."""
     page = ready(visit(url))
     expect(page.get_by_role("list", name="Leaders of view").locator("li").first).to_be_visible()
     page.keyboard.press("Tab")
@@ -257,7 +257,7 @@ def test_everything_can_be_reached_by_keyboard(visit: Callable[..., Page], url: 
 def test_a_phone_needs_no_sideways_scrolling(
     visit: Callable[..., Page], url: str, where: str, keep: Callable[[Page, str], None]
 ) -> None:
-    """On 390 and 320 pixels everything fits the width."""
+    """At widths of 390 and 320 pixels, everything fits the width."""
     for width in (390, 320):
         page = ready(visit(f"{url}/{where}", width=width, height=844))
         expect(page.locator(".trends canvas")).to_be_visible()
@@ -267,7 +267,7 @@ def test_a_phone_needs_no_sideways_scrolling(
 
 
 def test_a_token_is_asked_for(visit: Callable[..., Page], settings: Settings) -> None:
-    """Where the service needs a token the page asks for it, says when it is wrong, and shows nothing before."""
+    """If the service needs a token, the page asks for it, rejects a wrong one, and shows no figures before."""
     guarded = settings_for(settings.redis.url, read_token="open-sesame-of-forty-characters-at-least")  # noqa: S106  # a test's
     with serving(guarded) as url:
         page = visit(url)
@@ -284,7 +284,7 @@ def test_a_token_is_asked_for(visit: Callable[..., Page], settings: Settings) ->
 
 
 def test_what_fires_is_shown(visit: Callable[..., Page], fresh_server: Callable[..., EmbeddedServer]) -> None:
-    """An alert that fires stands above the figures, with its subject as text."""
+    """A firing alert is shown above the figures, with its subject as text."""
     base = settings_for(fresh_server().url)
     rules = Rules({"view": Metric(top=10)}, alert=(Alert("viral", "view", subject="*", above=5, clear=4),))
     watched = replace(base, rules=rules)
@@ -297,7 +297,7 @@ def test_what_fires_is_shown(visit: Callable[..., Page], fresh_server: Callable[
 
 
 def test_a_late_snapshot_is_shown(visit: Callable[..., Page], fresh_server: Callable[..., EmbeddedServer]) -> None:
-    """A snapshot that is older than two intervals and five minutes stands out; one that is in time does not."""
+    """A snapshot older than two intervals and five minutes is marked, and a recent one is not."""
     server = fresh_server()
     settings = settings_for(server.url)
     with counting(settings, logs.configure(quiet=True)), serving(settings) as url, connect(server.url) as client:
@@ -310,14 +310,14 @@ def test_a_late_snapshot_is_shown(visit: Callable[..., Page], fresh_server: Call
 
 
 def test_nothing_counted_yet(visit: Callable[..., Page], fresh_server: Callable[..., object]) -> None:
-    """An empty system says so; one without a worker says what to do."""
+    """Without a worker the page of an empty system asks to start a worker."""
     server = fresh_server()
     with serving(settings_for(server.url)) as url:
         expect(visit(url).locator("#page")).to_contain_text("start a worker")
 
 
 def test_the_page_is_light_and_quick(visit: Callable[..., Page], url: str) -> None:
-    """The first paint needs no chart library; all of it together stays below 300 KB, and comes from here alone."""
+    """All files together are below 300 KB and come from the service alone."""
     page = ready(visit(url))
     expect(page.locator(".trends canvas")).to_be_visible()
     until(lambda: chart_colours(page) >= 5, what="the lines of the chart")
@@ -330,7 +330,7 @@ def test_the_page_is_light_and_quick(visit: Callable[..., Page], url: str) -> No
 
 
 def test_files_are_cached_by_their_checksum(url: str) -> None:
-    """A file that has not changed is not sent again; each is compressed, under a policy that lets nothing else in."""
+    """An unchanged file is not sent again; each file is compressed and has a strict content security policy."""
     with httpx.Client(base_url=url) as client:
         for path in ("/", "/dashboard/app.js", "/dashboard/style.css", "/dashboard/chart.js", "/dashboard/icon.svg"):
             first = client.get(path)

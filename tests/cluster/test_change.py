@@ -80,9 +80,9 @@ class Load:
         views = {subject: values[subject, "view"] for subject in SUBJECTS}
         assert views == {subject: values[subject, "like"] for subject in SUBJECTS}
         assert sum(views.values()) == self.emitted
-        books = self.totals.run(query_ledger(self.totals.deployment.layout))
-        assert (books.waiting, books.parked, books.unaccounted) == (0, 0, 0)
-        assert books.events["trimmed"] == self.producer.stats.dropped == self.producer.stats.lost_entries == 0
+        ledger = self.totals.run(query_ledger(self.totals.deployment.layout))
+        assert (ledger.waiting, ledger.dead, ledger.unaccounted) == (0, 0, 0)
+        assert ledger.events["trimmed"] == self.producer.stats.dropped == self.producer.stats.lost_entries == 0
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()

@@ -118,9 +118,9 @@ def test_counting_and_reading(who, shell, tmp_path):
                 client.xadd(keys.stream, {"metric": "no-such-metric", "subject": "x"})
         shell(PRODUCER)("emit", "view", SUBJECTS[0], "--wait")
         admin = shell(ADMIN)
-        parked = until(lambda: len(rows := admin.json("dead")) == len(Layout().keys) and rows, 30, what="the parking")
-        admin("dead", "show", parked[0]["name"])
-        assert admin("dead", "retry", parked[0]["name"], status=1).stdout.startswith("entries 1")
+        letters = until(lambda: len(rows := admin.json("dead")) == len(Layout().keys) and rows, 30, what="dead letters")
+        admin("dead", "show", letters[0]["name"])
+        assert admin("dead", "retry", letters[0]["name"], status=1).stdout.startswith("entries 1")
         assert "entries 4" in admin("dead", "drop", "--all").stdout
         admin("reset", SUBJECTS[0], "view")
         assert reader.json("status")["unaccounted"] == 0

@@ -42,7 +42,7 @@ class Balance:
     failures: list[Failure]
 
 
-def balance(account: Account, totals: Totalled, *, besides: Collection[str] = (), loss: str = "") -> Balance:
+def balance(account: Account, totals: Totalled, *, exempt: Collection[str] = (), loss: str = "") -> Balance:
     """Compare the totals of the pairs with the journals, counter by counter, and return the difference.
 
     A total must be at least the confirmed amount, unless `loss` is set, and at most confirmed plus unknown.
@@ -50,13 +50,13 @@ def balance(account: Account, totals: Totalled, *, besides: Collection[str] = ()
     Args:
         account: The sums of the journals.
         totals: The totals of the system.
-        besides: Subjects that are skipped, because their events may be dead-lettered or lost.
+        exempt: Subjects that are skipped, because their events may be dead-lettered or lost.
         loss: The reason that confirmed events may be missing; empty if they may not.
     """
     failures = []
     lost = doubled = 0
     for subject in sorted(account.confirmed.keys() | account.unknown.keys() | {s for _, s in totals}):
-        if subject in besides:
+        if subject in exempt:
             continue
         least = account.confirmed[subject]
         most = least + account.unknown[subject]
@@ -69,9 +69,9 @@ def balance(account: Account, totals: Totalled, *, besides: Collection[str] = ()
     return Balance(lost, doubled, failures[:5])
 
 
-def pairs(totals: Totalled, *, besides: Collection[str] = ()) -> list[Failure]:
+def pairs(totals: Totalled, *, exempt: Collection[str] = ()) -> list[Failure]:
     """Return a failure for each subject whose totals of the two metrics of a pair differ, at most five."""
-    subjects = {subject for metric, subject in totals if metric in PAIR} - set(besides)
+    subjects = {subject for metric, subject in totals if metric in PAIR} - set(exempt)
     differ = [s for s in sorted(subjects) if len({totals.get((metric, s), 0) for metric in PAIR}) > 1]
     return [
         Failure("P", f"{s} has " + " and ".join(f"{totals.get((metric, s), 0)} {metric}s" for metric in PAIR))
@@ -120,14 +120,14 @@ def windows(client: redis.Redis, layout: Layout) -> dict[tuple[str, str], int]:
     return dict(sums)
 
 
-def replay(harness: Harness, empty: Harness, known: Collection[str], besides: Collection[str]) -> list[Failure]:
+def replay(harness: Harness, empty: Harness, known: Collection[str], exempt: Collection[str]) -> list[Failure]:
     """Count the topic again, with the system on an empty database and with the oracle; return at most five differences.
 
     Args:
         harness: The system after the scenario.
         empty: An empty place to count in: another database, or another server.
         known: The metrics to compare: those whose totals do not depend on the order of the entries.
-        besides: Subjects to skip, because their totals do, such as a counter at its limit.
+        exempt: Subjects to skip, because their totals do, such as a counter at its limit.
     """
     live = _of(known, harness.totals())
     happened: list[Happened] = []
@@ -142,7 +142,7 @@ def replay(harness: Harness, empty: Harness, known: Collection[str], besides: Co
     oracle = _of(known, tally(happened, RULES.metric).totals)
     failures = []
     for name, other in (("a replay", _of(known, empty.totals())), ("the oracle", oracle)):
-        for counter in sorted(counter for counter in live.keys() | other.keys() if counter[1] not in besides):
+        for counter in sorted(counter for counter in live.keys() | other.keys() if counter[1] not in exempt):
             if live.get(counter, 0) != other.get(counter, 0):
                 message = f"{counter}: {live.get(counter, 0)} live, {other.get(counter, 0)} by {name}"
                 failures.append(Failure("R", message))

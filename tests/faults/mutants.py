@@ -268,7 +268,7 @@ MUTANTS: Final = (
                 "entries = list(entries)",
             ),
         ),
-        tests=(f"{_LOOP}::test_a_run_of_poison_entries_parks_none_of_the_good_ones",),
+        tests=(f"{_LOOP}::test_a_run_of_poison_entries_dead_letters_none_of_the_good_ones",),
     ),
     Mutant(
         "recovery-from-the-beginning",

@@ -64,16 +64,16 @@ def from_the_future(world: World) -> None:
     for _ in range(tries):
         world.ends(world.process("retry", url=world.url))
         world.inject("retry by a release that cannot read it")
-    for parked in world.harness.dead():
-        kept = {name[2:]: value for name, value in parked.items() if name.startswith(b"e.")}
+    for letter in world.harness.dead():
+        kept = {name[2:]: value for name, value in letter.items() if name.startswith(b"e.")}
         world.expect(kept == entry, f"dead-lettered as {kept}, which differs from the entry")
-        world.expect(int(parked[b"attempts"]) > tries, f"{parked[b'attempts']} attempts after {tries} retries")
+        world.expect(int(letter[b"attempts"]) > tries, f"{letter[b'attempts']} attempts after {tries} retries")
     together = [world.process("retry", url=world.url, version=FUTURE) for _ in range(world.chance.randint(1, 3))]
     statuses = [world.ends(child) for child in together]
     world.inject("retry by a release that reads it", len(together))
     world.expect(0 in statuses, f"no retry succeeded: {[child.said()[-500:] for child in together]}")
     world.expect(not world.harness.dead(), f"still dead-lettered: {world.harness.dead()[:1]}")
-    world.besides = world.not_replayed = {"s1"}
+    world.exempt = world.not_replayed = {"s1"}
     world.afterwards.append(lambda account: _counted_once(world, account, sent))
     world.heal()
 
@@ -91,7 +91,7 @@ def overflow(world: World) -> None:
     world.serve()
     world.watch.sums = False
     near = MAX_AMOUNT - world.chance.randint(0, 6)
-    world.besides = world.not_replayed = {"big"}
+    world.exempt = world.not_replayed = {"big"}
     big = world.harness.layout.keys_of("big")
     world.harness.client.xadd(big.stream, {"metric": "view", "subject": "big", "amount": near})
     world.crowd()
@@ -108,7 +108,7 @@ def overflow(world: World) -> None:
     world.inject("overflow")
     world.until(world.harness.dead, "the dead letter of the event")
     world.expect(world.harness.ledger()["dead"] == 1, f"more was dead-lettered: {world.harness.dead()}")
-    world.besides = {"big", *neighbours}
+    world.exempt = {"big", *neighbours}
     world.expect(int(world.harness.client.get(big.total("view", "big"))) == near, "the counter moved")
     world.heal()
     world.flow(50)

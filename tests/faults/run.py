@@ -96,13 +96,13 @@ def _check(row: Row, world: World, result: Result) -> None:
     totals = world.harness.totals()
     result.confirmed, result.unknown = 2 * account.pairs, 2 * account.unknown_pairs
     result.refused = 2 * account.refused_pairs
-    balance = checks.balance(account, totals, besides=world.besides, loss=world.loss)
+    balance = checks.balance(account, totals, exempt=world.exempt, loss=world.loss)
     result.lost, result.doubled, result.allowed = balance.lost, balance.doubled, world.loss
     result.unaccounted, unaccounted = checks.books(world.totals())
     result.failures += balance.failures + unaccounted
     # If a pair may be split over two entries and entries may be lost, half a pair may be lost.
     if "P" in row.checks and (world.watch.pairs or not world.loss):
-        result.failures += checks.pairs(totals, besides=world.besides)
+        result.failures += checks.pairs(totals, exempt=world.exempt)
     hours = checks.windows(world.harness.client, world.harness.layout)
     result.failures += [
         Failure("L", f"{counter}: total {totals.get(counter, 0)}, its hours add up to {hours.get(counter, 0)}")

@@ -78,8 +78,8 @@ class Soak:
         return self._world.worker(f"w{number}", url=url, claim_idle=2.0, max_keys=3000, retention=RETENTION)
 
     def _producer(self, number: int) -> Child:
-        books = str(self._world.folder / f"books-{number}.json")
-        arguments = {"url": self._paths[0].url, "books": books, "seed": self._world.chance.getrandbits(32)}
+        ledger = str(self._world.folder / f"ledger-{number}.json")
+        arguments = {"url": self._paths[0].url, "ledger": ledger, "seed": self._world.chance.getrandbits(32)}
         return self._world.process("steady", **arguments, rate=self._rate / PRODUCERS, subjects=SUBJECTS)
 
     def _roles(self) -> Iterator[tuple[str, int]]:
@@ -125,7 +125,7 @@ class Soak:
 
     def _report(self, memory: Memory, drain: float) -> dict[str, Any]:
         world = self._world
-        told = [json.loads(path.read_text()) for path in sorted(world.folder.glob("books-*.json"))]
+        told = [json.loads(path.read_text()) for path in sorted(world.folder.glob("ledger-*.json"))]
         expected: Counter[str] = Counter()
         for one in told:
             expected.update(one["sums"])

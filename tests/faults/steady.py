@@ -22,10 +22,10 @@ BEHIND: Final = 2.0
 """The most seconds of load that are emitted late after an outage; older load is left out."""
 
 
-def steady(url: str, books: str, seed: int, rate: float, subjects: int) -> int:
+def steady(url: str, ledger: str, seed: int, rate: float, subjects: int) -> int:
     """Emit `rate` events a second until SIGTERM, flush, and write a JSON file; return the exit status 0.
 
-    The file `books` has the number of pairs of each subject, the seconds and the producer's statistics.
+    The file `ledger` has the number of pairs of each subject, the seconds and the producer's statistics.
     """
     chance = random.Random(seed)
     # As in practice, a few subjects get most of the events.
@@ -53,5 +53,5 @@ def steady(url: str, books: str, seed: int, rate: float, subjects: int) -> int:
             sums[subject] += times
     told = {"sums": sums, "seconds": seconds, "statistics": asdict(producer.stats)}
     producer.close()
-    Path(books).write_text(json.dumps(told))
+    Path(ledger).write_text(json.dumps(told))
     return 0

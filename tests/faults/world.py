@@ -72,7 +72,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self.loss = ""
         """The reason that confirmed events may be missing at the end; empty if they may not."""
-        self.besides: set[str] = set()
+        self.exempt: set[str] = set()
         """Subjects that the balance and pair checks skip, because their events may be dead-lettered."""
         self.replays = True
         """Whether the topic is still complete at the end, so that a replay must give the same totals."""

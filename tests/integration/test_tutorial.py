@@ -71,7 +71,7 @@ def test_the_rate_without_views(shop):
 
 
 def test_an_unlike_alone_shows_no_less_than_zero(shop):
-    """A metric with `floor = 0` shows 0 after an unlike alone, and still 0 after the like that follows."""
+    """A metric with `floor = 0` shows 0 after an unlike alone, and still 0 after the next like."""
     shop.count("like", "article:1", amount=-1)
     assert shop.totals.get("article:1", "like").value == 0
     shop.count("like", "article:1")

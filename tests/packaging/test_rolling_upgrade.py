@@ -150,9 +150,9 @@ def test_both_releases_count_together(run, fresh_server) -> None:
             "everything to be counted",
         )
         retried = subprocess.run([*RETRY, "--redis", url], capture_output=True, text=True, check=False)
-        assert retried.stdout.endswith("parked again 0\n"), retried
+        assert retried.stdout.endswith("dead lettered again 0\n"), retried
         books = totals.run(query_ledger(totals.deployment.layout))
-        assert (books.appended, books.unaccounted, books.parked) == (rounds * ROUNDS * SUBJECTS * 2, 0, 0)
+        assert (books.appended, books.unaccounted, books.dead) == (rounds * ROUNDS * SUBJECTS * 2, 0, 0)
         assert books.events["trimmed"] == 0
         for metric in ("view", "vote"):
             found = totals.get_many((f"article:{subject}", metric) for subject in range(SUBJECTS)).values

@@ -218,6 +218,6 @@ def test_no_partition_waits_while_workers_come_and_go(server, monkeypatch, capsy
         with Totals(url) as totals:
             books = totals.run(query_ledger(totals.deployment.layout))
     with capsys.disabled():
-        print("".join(f"\n{what}: no partition stood still for over {gap:.2f} s" for what, gap in gaps.items()))  # noqa: T201
+        print("".join(f"\n{what}: no partition paused for more than {gap:.2f} s" for what, gap in gaps.items()))  # noqa: T201
     assert (books.counted, books.unaccounted) == (load.emitted, 0)
     assert max(gaps.values()) < 10, gaps

@@ -64,13 +64,13 @@ def test_an_event_from_redis_cli_counts(server, cli):
         assert harness.totals() == expected
 
 
-def test_an_event_in_the_wrong_stream_is_parked_with_the_name_of_the_right_one(server, cli):
+def test_an_event_in_the_wrong_stream_is_dead_lettered_with_the_name_of_the_right_one(server, cli):
     """An event in the stream of a wrong partition is dead-lettered; the reason names the correct stream."""
     with Harness(server.url) as harness:
         right = harness.layout.keys_of("article:1").stream
         wrong = next(keys.stream for keys in harness.layout.keys if keys.stream != right)
         cli("XADD", wrong, "*", "metric", "view", "subject", "article:1")
         harness.drain()
-        (parked,) = harness.dead()
-        assert right in parked[b"reason"].decode()
+        (letter,) = harness.dead()
+        assert right in letter[b"reason"].decode()
         assert harness.totals() == {}

@@ -32,7 +32,7 @@ STEP: Final = 0.125
 
 @dataclass
 class Draft:
-    """What is drawn so far.
+    """The part of a scenario that is drawn so far.
 
     Attributes:
         data: The source of choices.
@@ -113,7 +113,7 @@ class Draft:
         return None if ago == 0 else self.elapsed - ago
 
     def _apart(self, event: Occurrence, rule: Metric) -> Occurrence:
-        """Return the event with a time of its own, if ties are avoided."""
+        """Return the event with its own time, if ties are avoided."""
         if rule.once is None or not avoided(Known.TIES):
             return event
         at = self.elapsed if event.at is None else event.at

@@ -20,7 +20,7 @@ class Known(Enum):
     SERVER_CLOCK = "15.5: after a jump of the server's clock, lateness is measured from the stream's ID"
     CALLER_CLOCK = "15.6: decide looks at the caller's clock"
     AUDIT_SKETCHES = "15.7: the audit compares expired uniques, and sketches with leaderboards"
-    TIES = "15.8: of votes with the same time, the largest amount stands"
+    TIES = "15.8: of votes with the same time, the largest amount counts"
     DOUBLED_LISTS = "15.9: a window that is listed twice counts twice"
     LOCAL_ZONES = "15.10: zones that mean something else on each host are accepted"
     LARGE_SUMS = "g10: sums near 2^53"

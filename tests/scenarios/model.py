@@ -275,7 +275,7 @@ class Model:
 
 
 def located(events: list[Zoned], rules: dict[str, Metric], resets: dict[tuple[str, str], int]) -> Located:
-    """Return the books of events, with the parts of each total."""
+    """Return the correct counters of events, with the parts of each total."""
     books = Located(resets=resets)
     tally(events, rules, books)
     return books

@@ -1,4 +1,4 @@
-"""The world of one scenario: a server, its clock, the hosts, the configuration file, and the model beside them."""
+"""The world of one scenario: a server, its clock, the hosts, the configuration file, and the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that draws the house agrees with the house, and names in it are unique."""
+"""Tests that the architecture page agrees with the code, and that class names are unique."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ DISTRIBUTIONS = {
 
 
 AWAITABLE = {"Producer", "Totals"}
-"""Classes whose asyncio twin in `tallystream.aio` has the same name."""
+"""Classes with an asyncio version of the same name in `tallystream.aio`."""
 
 
 def packages(root: Path) -> set[str]:
-    """Return the packages below a folder, dotted, the root's own left out."""
+    """Return the dotted names of the packages below a folder, without the name of the root."""
     return {".".join(init.parent.relative_to(root).parts) for init in root.rglob("__init__.py")} - {""}
 
 
 def test_every_package_has_a_sentence():
-    """The tree on the page lists each package once, and no other; the dashboard's folder has no code."""
+    """The tree on the page lists each package once, and no other; the folder of the dashboard has no code."""
     listed = re.findall(r"^\| `([\w.]+)` \| (?:.+)\. \|$", PAGE, flags=re.MULTILINE)
     there = {name for root in DISTRIBUTIONS.values() for name in packages(root)} | {"tallystream"}
     assert sorted(listed) == sorted(there)
 
 
 def test_the_layers_on_the_page_are_those_that_are_checked():
-    """The page draws the layers of the import contracts."""
+    """The layers on the page are the layers of the import contracts."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layered = [contract for contract in contracts if contract["type"] == "layers"]
     drawn = "\n\n".join(
@@ -50,7 +50,7 @@ def test_the_layers_on_the_page_are_those_that_are_checked():
 
 
 def test_the_glossary_is_short():
-    """A reader learns 40 words at most, each once."""
+    """The glossary has at most 40 words, each once."""
     words = re.findall(r"^\| ([^|]+) \| .+ \|$", PAGE.split("## Words")[1], flags=re.MULTILINE)[1:]
     words = [word.strip() for word in words if not word.startswith("---")]
     assert len(words) == len(set(words)) <= 40
@@ -69,7 +69,7 @@ def test_every_decision_is_in_the_index():
 
 
 def test_no_public_class_name_twice():
-    """A public class has a name of its own, except a class and its awaitable twin."""
+    """No two public classes have the same name, except a class and its asyncio version."""
     places = defaultdict(list)
     for root in DISTRIBUTIONS.values():
         for file in root.rglob("*.py"):

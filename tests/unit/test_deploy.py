@@ -1,4 +1,4 @@
-"""What is deployed: manifests that the API takes, units that systemd takes, and nothing in them that the code lacks."""
+"""Tests of the deployment files: Kubernetes and systemd accept them, and they agree with the code."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ CUSTOM = {
     "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector", "endpoints"}),
     "PrometheusRule": ("monitoring.coreos.com/v1", {"groups"}),
 }
-"""Kinds that operators add: their version, and what their `spec` must have."""
+"""Kinds of operators, with their API version and the required fields of `spec`."""
 
 
 def documents() -> list[dict[str, Any]]:
-    """Return every manifest but the kustomization."""
+    """Return every manifest except the kustomization."""
     paths = [path for path in sorted(KUBERNETES.glob("*.yaml")) if path.name != "kustomization.yaml"]
     return [found for path in paths for found in yaml.safe_load_all(path.read_text(encoding="utf-8"))]
 
 
 def named(kind: str, name: str) -> dict[str, Any]:
-    """Return one manifest."""
+    """Return the manifest of a kind and a name."""
     (found,) = [each for each in documents() if (each["kind"], each["metadata"]["name"]) == (kind, name)]
     return found
 
@@ -58,27 +58,27 @@ def pods() -> list[dict[str, Any]]:
 
 
 def ids(each: dict[str, Any]) -> str:
-    """Name a case by its manifest."""
+    """Return the test id of a manifest."""
     return f"{each['kind']}-{each['metadata']['name']}"
 
 
 @pytest.mark.parametrize("manifest", [each for each in documents() if each["kind"] not in CUSTOM], ids=ids)
 def test_the_api_takes_every_manifest(manifest: dict[str, Any]) -> None:
-    """Kubernetes' own kinds are valid by the schemas of an older and the latest release, without an unknown field."""
+    """Kubernetes' own kinds are valid by the schemas of an older and the latest release, without unknown fields."""
     for version in API:
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
 @pytest.mark.parametrize("manifest", [each for each in documents() if each["kind"] in CUSTOM], ids=ids)
 def test_operators_take_the_rest(manifest: dict[str, Any]) -> None:
-    """Each kind of an operator has its version and what its specification needs."""
+    """Each kind of an operator has its API version and the required fields."""
     version, needed = CUSTOM[manifest["kind"]]
     assert manifest["apiVersion"] == version
     assert needed <= manifest["spec"].keys()
 
 
 def test_the_kustomization_has_every_file() -> None:
-    """`kubectl apply -k` applies every manifest of the folder, once."""
+    """`kubectl apply -k` applies every manifest of the folder once."""
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8"))
     there = {path.name for path in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml"}
     assert sorted(kustomization["resources"]) == sorted(there)
@@ -86,7 +86,7 @@ def test_the_kustomization_has_every_file() -> None:
 
 
 def test_pods_are_locked_down() -> None:
-    """No pod runs as root, writes to its root file system, gains a privilege, or is without limit of memory."""
+    """No pod runs as root, writes to its root file system, gains a privilege, or lacks a memory limit."""
     for pod in pods():
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["automountServiceAccountToken"] is False
@@ -100,17 +100,17 @@ def test_pods_are_locked_down() -> None:
 
 
 def test_pods_have_time_to_stop() -> None:
-    """What is stopped has longer than `stop_timeout` before it is killed, in Kubernetes as under systemd."""
+    """Kubernetes and systemd wait longer than `stop_timeout` before they kill a process."""
     configured = load(KUBERNETES / "tallystream.toml", {}).worker.stop_timeout
     for pod in pods():
-        assert pod["terminationGracePeriodSeconds"] >= configured + 12 + 5  # alerts.service: a delivery in hand
+        assert pod["terminationGracePeriodSeconds"] >= configured + 12 + 5  # alerts.service: a running delivery
     for unit in UNITS:
         (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit.read_text(encoding="utf-8"), re.MULTILINE)
         assert int(seconds) >= WorkerSettings().stop_timeout + 12 + 5
 
 
 def test_commands_and_settings_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command, option and environment variable is one that the program knows."""
+    """Every command, option and environment variable in the files exists in the program."""
     commands = [container["args"] for pod in pods() for container in pod["containers"]]
     variables = {each["name"] for pod in pods() for container in pod["containers"] for each in container["env"]}
     for unit in UNITS:
@@ -129,7 +129,7 @@ def test_commands_and_settings_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_secrets_have_what_is_asked_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every key of the secret is one that `tallystream acl` writes, and users have the names that it gives them."""
+    """`tallystream acl` writes every key of the secret that the files use, and the user names agree."""
     monkeypatch.chdir(tmp_path)
     write_secrets(tmp_path / "secrets", where=Where(config=KUBERNETES / "tallystream.toml"))
     written = {line.partition("=")[0] for line in (tmp_path / "secrets/tallystream.env").read_text().splitlines()}
@@ -142,7 +142,7 @@ def test_secrets_have_what_is_asked_of_them(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_parts_of_kubernetes_find_each_other() -> None:
-    """Services, budgets, monitors, policies and the scaler select pods and ports that are there."""
+    """Services, budgets, monitors, policies and the scaler select pods and ports that exist."""
     labels = [each["spec"]["template"]["metadata"]["labels"] for each in documents() if each["kind"] == "Deployment"]
     ports = {port["name"] for pod in pods() for container in pod["containers"] for port in container["ports"]}
     for each in documents():
@@ -163,7 +163,7 @@ def test_parts_of_kubernetes_find_each_other() -> None:
 
 
 def test_alert_rules_are_those_of_the_configuration() -> None:
-    """`prometheus-rule.yaml` is what its generator makes of `config/alerts.yml` today."""
+    """`prometheus-rule.yaml` is the present output of its generator for `config/alerts.yml`."""
     made = prometheus_rule.manifest(prometheus_rule.SOURCE.read_text(encoding="utf-8"))
     text = prometheus_rule.TARGET.read_text(encoding="utf-8")
     assert text == made, "run: python -m docs._generate.prometheus_rule"
@@ -171,7 +171,7 @@ def test_alert_rules_are_those_of_the_configuration() -> None:
 
 
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    """`systemd-analyze verify` has nothing to say against the units."""
+    """`systemd-analyze verify` reports nothing about the units."""
     tool = shutil.which("systemd-analyze") or missing("no systemd-analyze on PATH", unless="CI")
     for unit in UNITS:
         text = unit.read_text(encoding="utf-8").replace("/usr/bin/tallystream", f"{sys.exec_prefix}/bin/tallystream")
@@ -183,7 +183,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_are_hardened_and_come_back(unit: Path) -> None:
-    """Each unit runs as a user of its own, cannot gain rights or write, and is started again when it ends."""
+    """Each unit runs as its own user, cannot gain rights or write files, and is restarted when it ends."""
     lines = unit.read_text(encoding="utf-8").splitlines()
     locked = {"DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectHome=yes", "Restart=always"}
     assert locked <= set(lines)

@@ -1,4 +1,4 @@
-"""Producer for asyncio: wraps the threaded producer and never blocks the event loop."""
+"""Producer for asyncio: wraps the threaded producer, and never waits for the server in the event loop."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ during round trips; with more, the threads contend with each other."""
 
 
 class Producer:
-    """Counts events from asyncio without blocking the event loop.
+    """Counts events from asyncio; the event loop never waits for the server.
 
-    The thread of the threaded producer sends the events: redis-py packs commands in C for the synchronous client only
-    (about twice as fast), and a busy event loop does not delay the events.
+    With a spool, `emit` writes each event to disk in the event loop. The thread of the threaded producer sends the
+    events: redis-py packs commands in C for the synchronous client only (about twice as fast), and a busy event loop
+    does not delay the events.
 
     Args:
         url: URL of Redis or Valkey.
-        when_full: Action of `emit` when the buffer is full; `block` suspends the caller until there is room.
+        when_full: Action of `emit` when the buffer is full: `block` suspends the caller until there is room, `raise`
+            raises `BufferFull`, and `drop` drops the event.
         block_timeout: Seconds after which `block` raises `BufferFull`.
         settings: Any other argument of `tallystream.producing.producer.Producer`.
 
     Raises:
         ConfigurationError: the URL or another setting is invalid.
+        SpoolError: the spool cannot be written.
     """
 
     def __init__(
@@ -116,9 +119,10 @@ class Producer:
 
         Raises:
             EventError: the event is invalid; it was not counted.
-            ConfigurationError: no worker has published the rules yet.
+            ConfigurationError: no worker has published the rules yet, or this producer cannot work with the deployment
+                that is stored in Redis.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
-            Unconfirmed: the event was counted, but not confirmed in time.
+            Unconfirmed: the event was counted, but its durability was not confirmed in time.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             TallyError: the producer is closed.
             redis.RedisError: the event may or may not be counted; see `tallystream.producing.decider.Decider`.
@@ -133,20 +137,25 @@ class Producer:
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
-            wait: `appended` or `counted`.
+            wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
 
         Raises:
-            FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent.
+            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
+            redis.RedisError: with `counted`, the server could not be read.
         """
         await in_thread(lambda: self._inner.flush(timeout, wait=wait))
 
     async def close(self, timeout: float = 5.0) -> None:
         """Wait for the decisions under way, deliver the buffered events, then stop; a second call does nothing.
 
+        Args:
+            timeout: Most seconds for the delivery; the wait for the decisions is not included.
+
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
                 lost if there is no spool.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
         """
         self._closed = True
 
@@ -158,7 +167,7 @@ class Producer:
 
     @property
     def stats(self) -> ProducerStats:
-        """Counts of this producer's events so far; an event that waited for room does not count as dropped."""
+        """Counts of this producer's events and entries so far; one that waits for room is not counted as dropped."""
         stats = self._inner.stats
         return replace(stats, dropped=stats.dropped - self._retries)
 

@@ -38,14 +38,18 @@ _READS: Final = 32
 class Totals:
     """Reads counters from one asyncio event loop. A counter without events is 0.
 
-    The methods have the arguments, results and errors of those of `tallystream.Totals`. Queries run in threads through
-    the synchronous client: it packs commands in C, and no second cluster client is needed. Concurrent reads of
-    counters share a pipeline. If a read is cancelled, its query still runs to its end in its thread.
+    The methods have the arguments, results and errors of those of `tallystream.Totals`; after `close`, they raise
+    `TallyError`. Queries run in threads through the synchronous client: it packs commands in C, and no second cluster
+    client is needed. Concurrent calls of `get`, `get_many`, `of` and `read` share a pipeline. If a read is cancelled,
+    its query still runs to its end in its thread.
 
     Args:
         url: URL of Redis or Valkey.
-        partitions: Expected number of partitions, to be checked against the stored one; `None` accepts any.
+        partitions: Expected number of partitions, to be checked against the stored one; `None` accepts any number.
         namespace: First part of every key.
+
+    Raises:
+        ConfigurationError: the URL is invalid.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
@@ -58,7 +62,15 @@ class Totals:
         self._closed = False
 
     async def deployment(self) -> Deployment:
-        """Return the deployment that is stored in this namespace; it is at most one second old."""
+        """Return the deployment of this namespace, read at most one second ago.
+
+        If none is stored, `is_stored` of the result is false.
+
+        Raises:
+            ConfigurationError: the stored deployment has another number of partitions than `partitions`, or another
+                layout version than this release.
+            redis.RedisError: the server cannot be read.
+        """
         remembered = self._remembered
         return remembered.get() or remembered.put(
             await self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
@@ -71,7 +83,7 @@ class Totals:
     async def get_many(
         self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0
     ) -> CounterTotals:
-        """Return the totals of many counters, in the order of `counters`; see `tallystream.Totals.get_many`."""
+        """Return many totals in a list `counters`, each once, in the given order; see `tallystream.Totals.get_many`."""
         return await self._ask(questions.get_many(counters), after, timeout, together=True)
 
     async def of(
@@ -83,13 +95,13 @@ class Totals:
     async def series(
         self, subject: str, metric: str, window: str, last: int = 24, *, after: str | None = None, timeout: float = 5.0
     ) -> Series:
-        """Return the latest buckets of a counter, oldest first; see `tallystream.Totals.series`."""
+        """Return the `last` latest buckets of a counter, oldest first; see `tallystream.Totals.series`."""
         return await self._ask(questions.series(subject, metric, window, last), after, timeout)
 
     async def sum(
         self, subject: str, metric: str, over: str, *, after: str | None = None, timeout: float = 5.0
     ) -> RollingSum:
-        """Return the sum of a counter over a range that ends now; see `tallystream.Totals.sum`."""
+        """Return the sum of a counter over a duration, such as `8h`, that ends now; see `tallystream.Totals.sum`."""
         return await self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
     async def top(
@@ -102,11 +114,17 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,
     ) -> Leaderboard:
-        """Return the subjects with the largest totals of a metric, largest first; see `tallystream.Totals.top`."""
+        """Return the subjects with the largest totals of a metric, or sums of a `window`, largest first.
+
+        See `tallystream.Totals.top`.
+        """
         return await self._ask(questions.top(metric, window, n, offset), after, timeout)
 
     async def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
-        """Return how much of a subject's limit is used in this bucket, and the rest; see `tallystream.Totals.limit`."""
+        """Return how much of a subject's limit is used and remains in the current bucket.
+
+        See `tallystream.Totals.limit`.
+        """
         return await self._ask(questions.limit(subject, metric), after, timeout)
 
     async def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
@@ -124,11 +142,14 @@ class Totals:
         return await self._ask(questions.ledger())
 
     async def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
-        """Return the declared alerts, and those that are firing; see `tallystream.Totals.alerts`."""
+        """Return the declared alerts, and at most `n` firing ones after the first `offset`.
+
+        See `tallystream.Totals.alerts`.
+        """
         return await self._ask(questions.alerts(n, offset))
 
     async def search(self, prefix: str, n: int = 10) -> FoundSubjects:
-        """Return subjects on leaderboards whose name begins with `prefix`; see `tallystream.Totals.search`."""
+        """Return at most `n` subjects of leaderboards that begin with `prefix`; see `tallystream.Totals.search`."""
         return await self._ask(questions.search(prefix, n))
 
     async def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
@@ -136,10 +157,11 @@ class Totals:
         return await self._ask(questions.read(counters), after, timeout, together=True)
 
     async def run(self, query: Query[Answer]) -> Answer:
-        """Run a query, and each further query that its replies require; return the answer.
+        """Run a query in a thread, and then each further query that its `parse` returns; return the answer.
 
         Raises:
             TallyError: this object is closed.
+            redis.RedisError: the server cannot be read.
         """
         if self._closed:
             raise TallyError("these totals are closed")
@@ -163,7 +185,18 @@ class Totals:
         *,
         together: bool = False,
     ) -> Answer:
-        """Run a query until its answer includes `after`; `together` shares a pipeline with concurrent reads."""
+        """Run a query, again and again until its answer includes all entries up to `after`, and return that answer.
+
+        Args:
+            question: Takes the present deployment, and returns the query; called again for each attempt.
+            after: Stream ID to wait for, in the partitions that are read; `None` runs the query once.
+            timeout: Most seconds to wait for `after`.
+            together: Whether the query shares a pipeline with concurrent reads.
+
+        Raises:
+            EventError: `after` is not a stream ID, or an argument of the query is invalid.
+            FlushTimeout: the entries up to `after` were not counted within `timeout`.
+        """
         barrier = ReadBarrier(after, timeout)
         while True:
             query = barrier.guard(question(await self.deployment()))

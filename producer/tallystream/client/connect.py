@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import redis
 import redis.sentinel
@@ -29,8 +30,9 @@ DEFAULT_URL: Final = "redis://127.0.0.1:6379"
 """URL of the server if the application sets none."""
 
 TIMEOUT: Final = 5.0
-"""Seconds without a byte after which a connection counts as dead."""
+"""Seconds without a byte after which a connection counts as dead, if `connect` is given no `timeout`."""
 
+_UNIX: Final = "unix://"
 _SENTINEL: Final = "redis+sentinel://"
 _SENTINEL_PORT: Final = 26379
 _SENTINEL_TIMEOUT: Final = 1.0
@@ -48,13 +50,16 @@ _HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<
 
 
 def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.Redis:
-    """Return a client that never sends a command twice; it connects on first use.
+    """Return a client that never sends a write again that may have been executed; it connects on first use.
+
+    If the server turns out to be a node of a cluster and the URL names a single server, or the reverse, commands raise
+    `ConfigurationError`.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` for one server. `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the
             primary with that name at these Sentinels, which are asked again for each connection. For a cluster,
             `redis+cluster://HOST:PORT,HOST:PORT` or `rediss+cluster://`, with some of its nodes.
-        block: Longest time, in seconds, that a blocking read of this client waits in the server.
+        block: Most seconds that a blocking command of this client waits in the server, such as XREAD BLOCK.
         timeout: Seconds without a byte, in addition to `block`, after which a connection counts as dead.
 
     Raises:
@@ -76,7 +81,7 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
         settings["redis_connect_func"] = _connected
         if url.startswith(_SENTINEL):
             return _primary(_SentinelUrl.parse(url), settings)
-        client: redis.Redis = redis.Redis.from_url(url, **settings)
+        client: redis.Redis = redis.Redis.from_url(_with_absolute_path(url), **settings)
     except ValueError as error:
         raise ConfigurationError(
             f"Redis URL {_without_password(url)!r} cannot be used: {error}. "
@@ -84,6 +89,18 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
             "redis+sentinel://HOST:PORT,HOST:PORT/NAME or redis+cluster://HOST:PORT,HOST:PORT"
         ) from None
     return client
+
+
+def _with_absolute_path(url: str) -> str:
+    """Return a `unix://` URL with its relative path made absolute; return any other URL unchanged.
+
+    `unix://tally-data/server.sock` names a file below the current directory. redis-py would take the first folder for
+    the name of a host, and connect to the rest. `unix://USER:PASSWORD@/PATH` keeps its meaning.
+    """
+    path = url.removeprefix(_UNIX)
+    if path == url or path.startswith("/") or "@" in path:
+        return url
+    return f"{_UNIX}{quote(str(Path.cwd()))}/{path}"
 
 
 def _cluster(url: _ClusterUrl, settings: dict[str, Any]) -> redis.Redis:
@@ -146,7 +163,10 @@ class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
 
 @dataclass(frozen=True)
 class _SentinelUrl:
-    """The parts of `redis+sentinel://[user:password@]host:port,host:port/name[/db]`; the user is one of the primary."""
+    """The parts of `redis+sentinel://[user:password@]host:port,host:port/name[/db]`.
+
+    User and password are for the primary, not for the Sentinels.
+    """
 
     hosts: list[tuple[str, int]]
     name: str
@@ -172,7 +192,10 @@ class _SentinelUrl:
 
 @dataclass(frozen=True)
 class _ClusterUrl:
-    """The parts of `redis+cluster://[user:password@]host:port,host:port[?options]`; options as for a single server."""
+    """The parts of `redis+cluster://[user:password@]host:port,host:port[?options]`; options as for a single server.
+
+    `scheme` is `redis` or `rediss`, `user` includes the password, and `options` begins with `?` unless it is empty.
+    """
 
     hosts: list[tuple[str, int]]
     scheme: str
@@ -189,7 +212,7 @@ class _ClusterUrl:
         return cls(_hosts(found["hosts"], _CLUSTER_PORT), found["scheme"], user, found["options"] or "")
 
     def of(self, address: tuple[str, int]) -> str:
-        """Return the URL of one node, by its host and port, with this user and these options."""
+        """Return the URL (`redis://` or `rediss://`) of the node at a host and port, with this user and options."""
         host, port = address
         return f"{self.scheme}://{self.user}{f'[{host}]' if ':' in host else host}:{port}{self.options}"
 

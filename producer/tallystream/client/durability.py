@@ -40,11 +40,11 @@ class DurabilityCheck:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a write needs more than the server's reply, so that `queue` adds a command."""
+        """Whether a write needs more than the server's reply: `False` only for `memory`."""
         return self._durability != "memory"
 
     def check(self, client: redis.Redis) -> None:
-        """Check that the server supports this durability; only `fsync` needs a check.
+        """Check with one command that the server supports `fsync`; for any other durability, do nothing.
 
         Raises:
             ConfigurationError: the server has no `WAITAOF`, or writes no append-only file.
@@ -67,25 +67,28 @@ class DurabilityCheck:
             raise
 
     def queue(self, pipeline: Pipeline) -> None:
-        """Add the durability command after the writes of a pipeline; the last reply is the one for `is_enough`."""
+        """Add the durability command to a pipeline, after its writes; for `memory`, add nothing.
+
+        The reply to the command, the last one of the pipeline, is the argument for `is_enough`.
+        """
         if self._durability == "replica":
             pipeline.execute_command("WAIT", 1, _PATIENCE)
         elif self._durability == "fsync":
             pipeline.execute_command("WAITAOF", 1, 0, _PATIENCE)
 
     def is_enough(self, reply: Any) -> bool:
-        """Return whether the reply to the durability command confirms the writes before it."""
+        """Return whether the reply to the durability command, which is not an error, confirms the writes before it."""
         return bool((reply[0] if isinstance(reply, list) else reply) >= 1)
 
     def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, str]:
-        """Run a script and check the durability of its writes.
+        """Run a script, wait at most a second for the durability of its writes, and return its reply.
 
         Returns:
-            The reply of the script, and the reason why its writes are not confirmed; empty if they are. An error reply
-            to the durability command is such a reason, because the script has run.
+            The reply of the script, and the reason why its writes are not confirmed; the reason is empty if they are.
+            An error reply to the durability command is a reason and is not raised, because the script has run.
 
         Raises:
-            redis.RedisError: as `Script` raises it.
+            redis.RedisError: the script failed, or the server did not answer.
         """
         if not self.is_needed:
             return script(client, keys, args), ""

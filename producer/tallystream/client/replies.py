@@ -121,7 +121,7 @@ def is_permission_missing(error: RedisError) -> bool:
 
 
 def is_refusal(error: RedisError) -> bool:
-    """Return whether an error is permanent, so must not be retried: wrong password, missing permission, wrong key type.
+    """Return whether an error is permanent, so that no retry helps: wrong password, missing permission, wrong key type.
 
     `WRONGTYPE Operation against a key holding the wrong kind of value`
     """
@@ -138,7 +138,7 @@ def is_about_server(error: RedisError) -> bool:
 
 
 def is_connection_stale(error: RedisError) -> bool:
-    """Return whether idle connections must be closed: their server may have been demoted (READONLY), or be gone."""
+    """Return whether idle connections must be closed: after READONLY (a demoted server) or a connection error."""
     return isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError)
 
 
@@ -152,7 +152,7 @@ def _is_plain(error: RedisError) -> bool:
 
 
 def _word(error: RedisError) -> str:
-    """Return the first word of an error reply for which redis-py has no class; empty for any other error."""
+    """Return the first word of an error reply if redis-py has no class for it; `""` for any other error."""
     return _text(error).partition(" ")[0] if _is_plain(error) else ""
 
 

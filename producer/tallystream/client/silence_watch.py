@@ -22,7 +22,7 @@ _AGAIN: Final = 0.25
 
 
 class _FailoverAware:
-    """The part that the plain and the TLS connection share.
+    """A redis-py connection whose wait for a reply ends after a failover; the base for plain and TLS ones.
 
     Args:
         is_replaced: Asks the other nodes, and returns whether this connection's node serves no slot any more.
@@ -34,9 +34,10 @@ class _FailoverAware:
         super().__init__(**settings)
 
     def read_response(self, *args: Any, **options: Any) -> Any:
-        """Return the next reply.
+        """Wait for the next reply and return it; the arguments are those of the redis-py connection.
 
         Raises:
+            redis.ResponseError: the reply is an error.
             redis.ConnectionError: the connection broke, or the node was replaced while it did not reply.
             redis.TimeoutError: no byte arrived within the timeout of the socket.
         """

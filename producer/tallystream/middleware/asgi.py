@@ -22,12 +22,12 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class CountRequests:
-    """ASGI middleware that counts each HTTP request after its response is complete; see `RequestCounter`.
+    """ASGI middleware that counts each HTTP request when the application is done with it; see `RequestCounter`.
 
     Args:
         app: The ASGI application.
-        url: URL of Redis or Valkey, for a new producer.
-        counter: Counter to use instead of a new one for `url`.
+        url: URL of Redis or Valkey, for a new producer; not used with `counter`.
+        counter: `RequestCounter` to use instead of a new one for `url`.
     """
 
     def __init__(self, app: Application, url: str = DEFAULT_URL, counter: RequestCounter | None = None) -> None:
@@ -35,7 +35,10 @@ class CountRequests:
         self._count = counter or RequestCounter.connect(url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, then count the request; pass anything but HTTP requests on without counting."""
+        """Run the application, then count the request, also if the application raises; count only HTTP requests.
+
+        Without the start of a response, the status counts as 500.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -55,7 +58,12 @@ class CountRequests:
 
 
 def _route(scope: Scope, mounted_at: str) -> str | None:
-    """Return the pattern of the route that the router stored in the scope; `None` if no route matched."""
+    """Return the pattern of the route that the router stored in the scope; `None` if no route matched.
+
+    Args:
+        scope: The scope, after the application has run.
+        mounted_at: The root path of the scope before that; the pattern begins after it.
+    """
     if template := scope.get("path_template"):  # Litestar
         return str(template)
     path = getattr(scope.get("route"), "path", None)  # Starlette, FastAPI

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @sync_and_async_middleware  # type: ignore[untyped-decorator]  # Django has no type hints
 def count_requests(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a Django middleware that counts each request after its response; see `RequestCounter`.
+    """Return a Django middleware that counts each request when its response is made; see `RequestCounter`.
 
-    The setting `TALLYSTREAM_URL` is the URL of Redis or Valkey; the default is `redis://127.0.0.1:6379`.
+    The middleware has a new producer. The Django setting `TALLYSTREAM_URL` is the URL of Redis or Valkey; the default
+    is `redis://127.0.0.1:6379`.
     """
     count = RequestCounter.connect(getattr(settings, "TALLYSTREAM_URL", DEFAULT_URL))
 

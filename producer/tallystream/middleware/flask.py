@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def count_requests(app: Flask, url: str = DEFAULT_URL, counter: RequestCounter | None = None) -> RequestCounter:
-    """Make a Flask application count each of its requests from now on; return the `RequestCounter` that does it.
+    """Make a Flask application count each request when its response is made; return the `RequestCounter` that counts.
 
     Args:
         app: The Flask application.
-        url: URL of Redis or Valkey, for a new producer.
-        counter: Counter to use instead of a new one for `url`.
+        url: URL of Redis or Valkey, for a new producer; not used with `counter`.
+        counter: `RequestCounter` to use instead of a new one for `url`.
     """
     count = counter or RequestCounter.connect(url)
 

@@ -23,13 +23,14 @@ _log: Final = logging.getLogger("tallystream.middleware")
 class RequestCounter:
     """Counts finished requests by subject; the subject is method and route, such as `GET /articles/{id}`.
 
-    Counting never delays a request and never makes one fail: if the buffer is full, the event is dropped and counted
-    in `producer.stats.dropped`. An error of the producer, such as an undeclared metric, is logged once.
+    Counting never makes a request fail, and does not delay it: if the buffer is full, the event is dropped and counted
+    in `producer.stats.dropped`. An error of the producer, such as an undeclared metric, is logged, but not again until
+    another error comes.
 
     Args:
         producer: Producer with `when_full="drop"`, as `connect` makes it.
         metric: Metric of every request.
-        failed: Second metric of a request that failed: its status is 500 or more, or it has no response.
+        failed: Second metric of a request whose status is 500 or more.
 
     Attributes:
         producer: The producer that the events go to.
@@ -47,7 +48,13 @@ class RequestCounter:
         return cls(Producer(url, when_full="drop"), metric, failed)
 
     def __call__(self, method: str, route: str | None, status: int) -> None:
-        """Count one request; `route` is the pattern of its route, `None` if no route matched."""
+        """Count one request; log an error instead of raising it.
+
+        Args:
+            method: The HTTP method.
+            route: The pattern of the route, such as `/articles/{id}`; `None` if no route matched.
+            status: The status of the response; 500 if there was no response.
+        """
         subject = f"{method} {route or UNMATCHED}"
         try:
             self.producer.emit(self._metric, subject)

@@ -48,8 +48,8 @@ class Appender:
         layout: Layout of the live topic.
         epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
         durability: Durability that an entry needs to count as confirmed.
-        queues: One queue for each partition; `None` for new ones.
-        on_rename: Called before anything is sent under a queue's new name; see `RollbackWatch`.
+        queues: One queue for each partition; `None` for new, empty queues.
+        on_rename: Called before anything is sent under a queue's new name; see `RollbackWatch` for its arguments.
 
     Attributes:
         layout: Layout of the topic that is appended to.
@@ -76,7 +76,7 @@ class Appender:
         self.resent = 0
         """Entries that were sent again after the sequence gate had already let them through."""
         self.backlogged = 0
-        """Number of times that a stream refused entries because it had reached its limit."""
+        """Number of times that a stream refused entries because the stream had reached its limit."""
         self.unconfirmed = 0
         """Bursts of entries that were written, but whose durability was not confirmed in time."""
         self.is_closed = False
@@ -103,12 +103,12 @@ class Appender:
 
     @property
     def oldest_cycle(self) -> int | None:
-        """The lowest cycle among the unconfirmed entries, `None` if there are none."""
+        """The lowest cycle among the unconfirmed entries; `None` if every entry is confirmed."""
         return min((queue.waiting[0].cycle for queue in self.queues if queue.waiting), default=None)
 
     @property
     def due(self) -> float | None:
-        """Seconds until the next send or check: 0 for now, `None` if there is none before the next `push`."""
+        """Seconds until the next send or check: 0 for now, `None` if nothing is due before the next `push`."""
         now = time.monotonic()
         moments = [queue.resume_at for queue in self.queues if queue.waiting]
         if (check_at := self._rollbacks.due(now)) is not None:
@@ -116,7 +116,7 @@ class Appender:
         return max(0.0, min(moments) - now) if moments else None
 
     def send(self) -> tuple[list[SealedEntry], RedisError | None]:
-        """Send a burst of unconfirmed entries: the first 32 of each partition, except those that are full or closed.
+        """Send a burst of unconfirmed entries: the first 32 of each partition, except full or closed streams.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`), and the first error reply of a
@@ -250,7 +250,7 @@ class Appender:
         return lasts
 
     def settle(self, lasts: Sequence[int]) -> list[SealedEntry]:
-        """Confirm the entries that a closed topic has; the others stay waiting.
+        """Confirm the entries that a closed topic has; the other entries stay in `waiting`.
 
         Args:
             lasts: By partition, the last sequence that the topic has.
@@ -272,7 +272,13 @@ class Appender:
         return sorted((entry for queue in self.queues for entry in queue.waiting), key=lambda entry: entry.cycle)
 
     def move(self, layout: Layout, queues: Sequence[PartitionQueue] | None = None) -> None:
-        """Append to another topic from now on, with the given queues or new ones; the statistics are kept."""
+        """Append to another topic from now on; the statistics stay, and `last_ids` begins again without IDs.
+
+        Args:
+            layout: Layout of the other topic.
+            queues: One queue for each partition of the other topic; `None` for new, empty queues. The entries in the
+                present queues are dropped: read `waiting` before, and `push` them again.
+        """
         self.last_ids = [None] * layout.partitions  # before the layout: `wait_until_counted` reads both
         self.layout = layout
         self.queues = list(queues or new_queues(layout))

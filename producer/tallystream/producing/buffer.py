@@ -290,7 +290,7 @@ class Buffer:
         self.wake.set()
 
     def _route(self) -> None:
-        """Move the events without a partition to the packs of their partitions."""
+        """Find the partition of each event that has none yet, and move the event to the pack of that partition."""
         for event in self._unrouted:
             partition = partition_for(event, len(self._routes), self.spread, self._turn % MAX_PARTITIONS)
             route = self._routes[partition]
@@ -312,7 +312,7 @@ class Buffer:
             self._take_turns()
 
     def _take_turns(self) -> None:
-        """Make the next partition the one that spread events go to."""
+        """Choose the next partition for spread events."""
         if self._routes:
             self._turn = self._routes[(self._turn % MAX_PARTITIONS + 1) % len(self._routes)]
 

@@ -64,7 +64,7 @@ class EventValidator:
         """The metrics whose events this producer spreads over the partitions."""
 
     def refresh(self) -> Deployment:
-        """Return the deployment; read it again if the last read is more than 10 seconds ago or was forgotten.
+        """Return the deployment; read it again if the last read is over 10 seconds ago or `forget` was called.
 
         Raises:
             ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic.
@@ -96,7 +96,7 @@ class EventValidator:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the deployment was read within the last 10 seconds, and not forgotten since."""
+        """Whether the deployment was read within the last 10 seconds, and `forget` was not called since."""
         read_at = self._read_at
         return read_at is not None and time.monotonic() - read_at <= _RULES_AGE
 
@@ -126,7 +126,7 @@ class EventValidator:
         return subject, route
 
     def metric(self, metric: str) -> None:
-        """Check a metric that is not in `metrics`, and add it there if the rules are known.
+        """Check a metric that is not in `metrics`; add it to `metrics` if the rules are known.
 
         Raises:
             EventError: the metric is invalid, or not declared; if not declared, the next `refresh` reads the rules
@@ -162,5 +162,8 @@ class EventValidator:
 
 
 def is_spreadable(id_: str | None) -> bool:
-    """Return whether an event of a spread metric may go to any partition; copies of an id must all go to one."""
+    """Return whether an event of a spread metric may be counted in any partition: true if it has no id.
+
+    Events with the same id must be in the same partition, because a partition finds only its own repeated ids.
+    """
     return id_ is None

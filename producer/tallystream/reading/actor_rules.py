@@ -63,7 +63,7 @@ class Votes(Figure, frozen=True):
 
 
 class Uniques(Figure, frozen=True):
-    """An estimate of a subject's different actors; `error` is its standard error, as a share of `value`.
+    """An estimate of a subject's different actors; `error` (see `Figure`) is its standard error, as a share of `value`.
 
     Attributes:
         metric: The metric.

@@ -15,14 +15,16 @@ from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_TOPIC, Layout
 DEPLOYMENT_AGE: Final = 1.0
 """Seconds after which the deployment is read again: its live generation and its published rules.
 
-After a rebuild switches, a reader still uses the previous generation for this time; it is complete up to its position.
+After a rebuild switches, a reader uses the previous generation for this time; that generation is complete up to its
+position.
 """
 
 
 def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
     """Return a query for the deployment in a namespace.
 
-    Before anything is stored, the answer has `partitions` partitions (4 if that is `None`), and `is_stored` is false.
+    Before a deployment is stored, the answer has `partitions` partitions (4 if `partitions` is `None`), and `is_stored`
+    is false.
 
     Raises:
         ConfigurationError: the stored number of partitions is not `partitions`, or the stored layout version is not
@@ -58,25 +60,25 @@ def query_live(deployment: Deployment) -> Query[Deployment]:
 
 
 class DeploymentCache:
-    """Keeps the last `Deployment` that was read, for `DEPLOYMENT_AGE` seconds."""
+    """Keeps the deployment that the caller has read, for `DEPLOYMENT_AGE` seconds; reads nothing itself."""
 
     def __init__(self) -> None:
         self._deployment: Deployment | None = None
         self._until = 0.0
 
     def get(self) -> Deployment | None:
-        """Return the cached deployment, or `None` if there is none or it is too old."""
+        """Return the cached deployment; `None` if the caller must read it, because none is cached or it is too old."""
         return self._deployment if time.monotonic() < self._until else None
 
     def expected(self, partitions: int | None) -> int | None:
         """Return the number of partitions that the next read must find: `partitions`, or `None` for any number.
 
-        It is `None` once a deployment is cached, because a repartition of a live system may change the number.
+        After the first deployment was cached, any number is accepted: a repartition of a live system may change it.
         """
         return partitions if self._deployment is None else None
 
     def put(self, deployment: Deployment) -> Deployment:
-        """Cache a deployment and return it; without rules, do not cache it, because a worker may publish them soon."""
+        """Return a deployment, and cache it if it has rules: rules that are missing may be published soon."""
         if deployment.declared is not None:
             self._deployment = deployment
             self._until = time.monotonic() + DEPLOYMENT_AGE

@@ -106,14 +106,14 @@ class PartitionLedger:
         position: The counting position; its `lag` is in entries, pending ones included.
         oldest_pending: Seconds since the oldest pending entry was appended, by the server's clock; `None` if nothing
             is pending.
-        parked: The number of dead letters.
+        dead: The number of dead letters.
         accounts: The fields of the ledger.
     """
 
     stream: str
     position: CountingPosition
     oldest_pending: float | None
-    parked: int
+    dead: int
     accounts: Sequence[Account]
 
 
@@ -157,9 +157,9 @@ class Ledger:
         return sum(partition.position.pending for partition in self.partitions)
 
     @property
-    def parked(self) -> int:
+    def dead(self) -> int:
         """The number of dead letters in all partitions."""
-        return sum(partition.parked for partition in self.partitions)
+        return sum(partition.dead for partition in self.partitions)
 
     @property
     def unaccounted(self) -> int | None:
@@ -216,13 +216,13 @@ class Ledger:
                     partition.position.lag,
                     partition.position.pending,
                     partition.oldest_pending,
-                    partition.parked,
+                    partition.dead,
                 )
                 for partition in self.partitions
             ],
             self.waiting,
             self.pending,
-            self.parked,
+            self.dead,
             {name: self.events[name] for name in ("appended", *OUTCOMES)},
             self.unaccounted,
         )
@@ -257,7 +257,7 @@ def query_ledger(layout: Layout) -> Query[Ledger]:
 def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> PartitionLedger:
     time, groups, pending, *others = replies
     now: tuple[int, int] = raise_on_error(time)
-    parked, ledger, log = map(raise_on_error, others)
+    dead, ledger, log = map(raise_on_error, others)
     position = parse_position([groups, pending], keys.group)
     oldest = None
     if position.pending and pending["min"] is not None:
@@ -267,7 +267,7 @@ def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> PartitionLedger
     if keys.ledger != keys.topic_ledger:
         appended, plain = (int(events or 0) for events in log)
         accounts.append(Account("appended", None, None, appended - plain))
-    return PartitionLedger(keys.stream, position, oldest, parked, accounts)
+    return PartitionLedger(keys.stream, position, oldest, dead, accounts)
 
 
 def _parse_account(field: str, amount: int) -> Account:

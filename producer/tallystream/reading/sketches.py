@@ -38,8 +38,9 @@ def estimate(reply: Any) -> int:
 
 
 def bound(sketched: int) -> int:
-    """Return by how much an estimate may be too high, from the sum of all amounts in the sketch.
+    """Return the amount by which an estimate is too high at most, except with probability `DELTA`.
 
-    The bound is exceeded with probability `DELTA`.
+    Args:
+        sketched: The sum of all amounts in the sketch.
     """
     return math.ceil(EPSILON * sketched)

@@ -38,19 +38,16 @@ class Totals:
 
     Every answer is a frozen struct that states its quality: it is complete up to the stream ID `as_of`, `lag` entries
     are not counted yet (`None`: not known), and a value is wrong by at most `error`. HTTP and the command line encode
-    the same structs. Every read except `ledger`, `alerts` and `search` takes two settings:
+    the same structs.
 
-        after: A stream ID, such as `Decision.id`. The read waits until everything up to it is counted in the
-            partitions that are read, so the answer contains the caller's own writes.
-        timeout: The most seconds to wait for that.
+    Every read except `ledger`, `alerts` and `search` takes two settings. With `after`, a stream ID such as
+    `Decision.id`, the read waits until everything up to it is counted in the partitions that are read, so the answer
+    contains the caller's own writes. `timeout` is the most seconds to wait for that.
 
-    Every read can raise these:
-
-        EventError: a subject, a metric, a range or a stream ID is not valid; `field` names the argument.
-        ConfigurationError: no worker has published the rules yet, or the stored deployment has another number of
-            partitions than `partitions`, or another layout version than this release.
-        FlushTimeout: `after` was not counted within `timeout`.
-        redis.RedisError: the server cannot be read.
+    Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
+    (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet, or if the stored
+    deployment has another number of partitions than `partitions` or another layout version than this release;
+    `FlushTimeout`, if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot be read.
 
     Args:
         url: The URL of Redis or Valkey.

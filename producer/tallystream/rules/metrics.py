@@ -50,15 +50,17 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         unique: The window in whose buckets different actors are estimated.
         top: The number of subjects in each leaderboard, 0 for no leaderboard.
         floor: The smallest total that is shown.
-        once: The period in which one event of each actor counts for a subject: `forever`, `hour`, `day` or days.
+        once: The period in which one event of each actor counts for a subject: `forever`, `hour`, `day`, or a number
+            of days such as `30d`.
         limit: The number of events that count for a subject in each period `per`.
         per: The period of `limit`.
-        ids: The period in which an event's id counts once.
+        ids: The period in which events with the same id count once; `None` if ids are ignored.
         seen: Whether the ids are stored exactly or in a Bloom filter.
         exact: `False` if totals are estimated in a sketch.
         max_subjects: The number of subjects in each partition with an exact total; a sketch counts the others.
         accept_late: How late an event may be.
-        late: Whether later events are counted anyway, or only added to the ledger.
+        late: Whether an event that is later than accepted is counted anyway (`count`), or only added to the ledger
+            (`aside`).
         spread: Whether the events of a subject may be counted in every partition.
     """
 
@@ -81,9 +83,9 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def unspreadable_reason(self) -> str | None:
-        """The first rule that needs all events of a subject in one partition, so that the metric cannot be spread.
+        """The name of the first declared rule that needs all events of a subject in one partition.
 
-        `None` if the metric can be spread.
+        With such a rule the metric cannot be spread; `None` if the metric can be spread.
         """
         rules = {
             "once": self.once is not None,
@@ -101,7 +103,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def rejecting(self) -> list[str]:
-        """The names of the rules that can reject an event."""
+        """The names of the declared rules that can reject an event: `once` or `limit`; empty if none can."""
         return [rule for rule, declared in (("once", self.once), ("limit", self.limit)) if declared is not None]
 
     @property
@@ -111,7 +113,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def rejects_late(self) -> bool:
-        """Whether an event that is too late is not counted: the ledger has it as `late`. Else its bucket counts it."""
+        """Whether an event that is too late is not counted: the ledger has it as `late`. Else it is counted."""
         return self.late == "aside" or self.remembers
 
     def retention_seconds(self, window: str) -> int | None:
@@ -249,8 +251,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     def spreading(self, metrics: Collection[str]) -> Rules:
         """Return these rules with `spread` on for metrics whose events are in several partitions of the topic.
 
-        It is turned on even if it is not declared: so a generation that was counted before a metric was spread is read
-        and counted like a later one. Metrics that cannot be spread, and metrics with alerts, do not change.
+        `spread` is turned on even if it is not declared: so a generation that was counted before a metric was spread is
+        read and counted like a later generation. Metrics that cannot be spread, and metrics with alerts, do not change.
 
         Args:
             metrics: The metrics whose events may be in any partition of the topic (`spread_metrics`).
@@ -284,7 +286,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             actor: The event's actor, if it has one.
 
         Raises:
-            EventError: the actor is missing, or the amount is not allowed; it names the field and the requirement.
+            EventError: the actor is missing, or the amount is not allowed; the message names the requirement.
         """
         rule = self.metric[metric]
         if rule.once is not None:

@@ -46,7 +46,7 @@ def spread_metrics(fields: Mapping[bytes, bytes]) -> frozenset[str]:
 
 
 def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
-    """Return a layout of the live topic that is good only for its key `meta`: its number of partitions is not known.
+    """Return a layout of the live topic; use only its `topic`, `root` and `meta`, because its partitions are not known.
 
     Args:
         root: The fields of the root hash; without a field `log`, the first topic is live.
@@ -56,7 +56,7 @@ def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
 
 
 def by_number(fields: Mapping[bytes, bytes], prefix: bytes) -> dict[int, bytes]:
-    """Return the values of the fields whose names are `prefix` and a number, by that number."""
+    """Return a mapping, number -> value, of the fields that are named `prefix` followed by a number."""
     return {int(number): value for number, value in _beginning_with(fields, prefix)}
 
 

@@ -37,10 +37,10 @@ REAPED: Final = "!reaped"
 """Field of the sequences: `<horizon> <newest mark>`, of the producers without a spool; see `lib/producers.lua`."""
 
 REAPED_SPOOL: Final = "!reaped:spool"
-"""The same of the producers with a spool."""
+"""As `REAPED`, of the producers with a spool."""
 
 HORIZONS: Final = [REAPED, REAPED_SPOOL]
-"""The fields of the sequences without which a missing record cannot be told from a removed one."""
+"""The fields of the sequences that show whether a missing record may have been removed."""
 
 FIRST: Final = 1
 """The generation of counters that every deployment begins with; a rebuild makes the next."""
@@ -158,7 +158,7 @@ class PartitionKeys:
     def begun(self) -> str:
         """String: the last ID of the stream when a rebuild began this generation.
 
-        The generation's ledger adds each entry up to this ID to `appended` when it counts it.
+        When an entry up to this ID is counted, its events are added to `appended` in the ledger of the generation.
         """
         return self.counters + "begun"
 
@@ -224,7 +224,7 @@ class PartitionKeys:
         return f"{self.counters}once:{metric}:{label}:{subject}"
 
     def seen(self, metric: str, label: str) -> str:
-        """The IDs of the events of a period: a hash, or a Bloom filter if the metric is declared with one.
+        """The IDs of the events of a period: a hash, or a Bloom filter if the metric has `seen = "bloom"`.
 
         The hash is: subject, line feed and ID -> the event that counts, `<at> <amount> <labels>`.
         """
@@ -274,7 +274,7 @@ class Layout:
 
     @property
     def files(self) -> str:
-        """The key of the hash of ingested files: identity of a file -> bytes of its head; the same for all topics."""
+        """The key of the hash of ingested files: identity of a file -> size of its head; the same for all topics."""
         return f"{self.namespace}:{{{tag_of(0)}}}:files"
 
     @cached_property

@@ -43,11 +43,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=Tr
 
     Args:
         metric: The kind of event, for example `view`: 1 to 64 of `a-z 0-9 _ . -`, starting with a letter or digit.
-        subject: The thing that it is counted for, for example `article:1`: 1 to 1,024 bytes of UTF-8 without
+        subject: The thing that the event is counted for, for example `article:1`: 1 to 1,024 bytes of UTF-8 without
             control characters. Stored in Unicode normal form C, so that two spellings of `é` are one subject.
         amount: How much to add: a whole number within +-(2^53 - 1).
-        actor: Who did it: 1 to 256 bytes, with the same characters as `subject`.
-        at: When it happened, in seconds since 1970 (UTC); `None` means the moment at which it is emitted.
+        actor: The person or program that caused the event: 1 to 256 bytes, with the same characters as `subject`.
+        at: The time of the event, in seconds since 1970 (UTC); `None` means the moment at which it is emitted.
         id: An ID of the event, for metrics that count each ID once: 1 to 256 bytes, with the same characters.
 
     Raises:

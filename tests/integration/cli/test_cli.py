@@ -1,4 +1,4 @@
-"""The commands as a user runs them: processes of their own, against a server with a worker beside it."""
+"""Tests of the commands as separate processes, as a user runs them, against a server with a worker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shell:
         self.folder = folder
 
     def __call__(self, *arguments: str, status: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run `tallystream` with arguments; it must end with this status and never show a traceback."""
+        """Run `tallystream` with arguments; check its exit status and that it shows no traceback."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
         environment |= {"TALLYSTREAM_REDIS_URL": self.url, "COLUMNS": "160"}
         done = subprocess.run(
@@ -51,13 +51,13 @@ class Shell:
         return done
 
     def json(self, *arguments: str) -> dict:
-        """Run a command with --json and return its document, the only thing on standard output."""
+        """Run a command with --json, and return the JSON document that is its whole standard output."""
         return json.loads(self(*arguments, "--json").stdout)
 
 
 @pytest.fixture
 def shell(fresh_server, tmp_path, monkeypatch):
-    """Commands against a server where the shipped metrics are counted."""
+    """Provide commands against a server with a worker that counts the shipped metrics."""
     monkeypatch.setattr("tallystream_worker.runtime.partition_worker.BLOCK", 0.05)  # the worker is stopped often
     server = fresh_server()
     with counting(Settings(redis=RedisSettings(url=server.url)), logs.configure(quiet=True)):
@@ -66,7 +66,7 @@ def shell(fresh_server, tmp_path, monkeypatch):
 
 @pytest.fixture
 def alone(tmp_path):
-    """Commands without any server."""
+    """Provide commands without a server."""
     return Shell(NOBODY, tmp_path)
 
 
@@ -77,7 +77,7 @@ def log_line(path: str, host: str = "10.0.0.1", at: float | None = None) -> str:
 
 
 def test_emit_and_get(shell):
-    """What is emitted with --wait is in the next answer, with how complete that is."""
+    """An event emitted with --wait is in the next reading, which shows its position and lag."""
     shell("emit", "view", "article:1", "--wait")
     shell("emit", "view", "article:1", "--amount", "4", "--wait")
     shell("emit", "like", "article:1", "--actor", "u1", "--wait")
@@ -98,12 +98,12 @@ def test_emit_and_get(shell):
 
 
 def test_what_was_never_counted_is_zero(shell):
-    """A subject that nobody has counted for has every metric at 0."""
+    """A subject without events has 0 for every metric."""
     assert set(shell.json("get", "nobody:1")["counters"].values()) == {0}
 
 
 def test_windows(shell):
-    """A series ends with the bucket of now, and a range says which buckets it is the sum of."""
+    """A series ends with the present bucket, and a range lists the buckets of its sum."""
     now = time.time()
     for ago in (0, 3600, 7200):
         shell("emit", "view", "article:1", "--at", str(now - ago), "--wait")
@@ -124,7 +124,7 @@ def test_windows(shell):
 
 
 def test_top(shell):
-    """The leaderboard comes in order, all-time or of a window."""
+    """The leaderboard is in order, of all time or of a window."""
     lines = [{"metric": "view", "subject": f"article:{n}", "amount": n} for n in range(1, 6)]
     shell("ingest", "-", "--format", "ndjson", "--wait", stdin="".join(json.dumps(line) + "\n" for line in lines))
     found = shell.json("top", "view", "-n", "2")
@@ -136,7 +136,7 @@ def test_top(shell):
 
 
 def test_status(shell):
-    """The status names each partition and every outcome, and says that nothing is unaccounted for."""
+    """The status lists each partition and every outcome, and shows that no event is unaccounted for."""
     shell("emit", "view", "article:1", "--wait")
     found = shell.json("status")
     assert found["partitions"][0]["stream"] == "tally:{p0.425}:stream"
@@ -152,7 +152,7 @@ def test_status(shell):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_access_log(shell, tmp_path, packed):
-    """An access log is counted by path, plain or gzip; lines that are none are named, and stop nothing."""
+    """An access log is counted by path, plain or gzip; lines of another form are reported and skipped."""
     lines = [log_line(f"/page/{n % 7}", f"10.0.0.{n % 3}") for n in range(70)]
     lines.insert(10, "this is no line of a log\n")
     lines.insert(20, lines[0].replace("/20", "/x20"))
@@ -172,7 +172,7 @@ def test_an_access_log(shell, tmp_path, packed):
 
 
 def test_the_real_log(shell):
-    """The example log counts as its source says: 10,000 lines of 1,498 paths, the icon 807 times."""
+    """The example log is counted as its source states: 10,000 lines of 1,498 paths, the icon 807 times."""
     if not REAL_LOG.is_file():
         missing("the example log is not here", unless="TALLYSTREAM_REQUIRE_LOG")
     found = shell.json("ingest", str(REAL_LOG), "--wait")
@@ -185,7 +185,7 @@ def test_the_real_log(shell):
 
 
 def test_a_file_that_is_not_there(shell, tmp_path):
-    """A misspelt name is said before anything is sent, whatever else is named."""
+    """A misspelt file name is an error before any event of the other files is sent."""
     good = tmp_path / "access.log"
     good.write_text(log_line("/a"))
     assert "nowhere.log" in shell("ingest", str(good), "nowhere.log", status=1).stderr
@@ -193,7 +193,7 @@ def test_a_file_that_is_not_there(shell, tmp_path):
 
 
 def test_reset(shell):
-    """A reset says what it takes back, and the counters are at 0 afterwards."""
+    """A reset prints the amounts that it takes back, and the counters are 0 afterwards."""
     shell("emit", "view", "article:1", "--amount", "5", "--wait")
     shell("emit", "vote", "article:1", "--actor", "u1", "--wait")
     taken = shell.json("reset", "article:1")
@@ -208,7 +208,7 @@ def test_reset(shell):
     "command", [("emit", "veiw", "a"), ("get", "a", "veiw"), ("top", "veiw"), ("reset", "a", "veiw")]
 )
 def test_an_unknown_metric(shell, command):
-    """A misspelt metric is refused with the declared ones and with where to declare another."""
+    """A misspelt metric is rejected with the declared ones, and with the place to declare another."""
     error = shell(*command, status=2).stderr
     assert "veiw is not declared; declared are api-call, clap" in error
     assert "Add [metric.veiw] to tallystream.toml" in error
@@ -219,7 +219,7 @@ def test_an_unknown_metric(shell, command):
     [("emit", "view", "a"), ("get", "a"), ("top", "view"), ("status",), ("reset", "a"), ("ingest", "access.log")],
 )
 def test_no_server(alone, command):
-    """Where no server answers, one line says which, and how to name or start another."""
+    """If no server replies, one line names the server and how to name or start another."""
     (alone.folder / "access.log").write_text(log_line("/a"))
     error = alone(*command, status=1).stderr
     assert f"cannot reach {NOBODY}" in error
@@ -229,14 +229,14 @@ def test_no_server(alone, command):
 
 
 def test_a_password_is_not_repeated(alone):
-    """The message about a server that does not answer leaves out the password."""
+    """The message about an unreachable server does not contain the password."""
     error = alone("status", "--redis", "redis://user:secret@127.0.0.1:1", status=1).stderr
     assert "cannot reach redis://127.0.0.1:1" in error
     assert "secret" not in error
 
 
 def test_check(alone):
-    """The shipped configuration is sound; each metric comes with what it stores and costs."""
+    """The shipped configuration is valid; each metric is printed with its stored data and cost."""
     found = alone.json("check", str(SHIPPED))
     assert found["metrics"].keys() == {"view", "like", "share", "vote", "api-call", "read", "clap", "highlight"}
     assert "limit 1,000 per hour" in found["metrics"]["api-call"]["stores"]
@@ -258,7 +258,7 @@ def test_check(alone):
     ],
 )
 def test_check_of_a_broken_file(alone, text, parts):
-    """A mistake in a configuration is named with the file, the setting, and what is allowed."""
+    """A mistake in a configuration is an error with the file, the setting, and the allowed values."""
     (alone.folder / "broken.toml").write_text(text)
     error = alone("check", "broken.toml", status=1).stderr
     for part in ("tallystream: broken.toml: ", *parts):
@@ -266,18 +266,18 @@ def test_check_of_a_broken_file(alone, text, parts):
 
 
 def test_check_of_no_file(alone):
-    """A configuration that is not there is said by name."""
+    """The error about a missing configuration names the file."""
     assert "nowhere.toml: cannot be read" in alone("check", "nowhere.toml", status=1).stderr
 
 
 def test_the_demo(alone):
-    """The demo starts everything itself, counts exactly, says so, and ends."""
+    """The demo starts everything itself, counts exactly, prints this, and ends."""
     done = alone("demo", "--events", "20000", "--once")
     assert done.stdout.startswith("counted exactly: 20,000 of 20,000 events over ")
 
 
-def test_parked_entries_are_listed_retried_and_dropped(shell):
-    """`dead` lists what is parked, shows its bytes safely, counts nothing twice, and says when nothing was done."""
+def test_dead_letters_are_listed_retried_and_dropped(shell):
+    """`dead` lists dead letters, escapes their bytes, counts nothing twice, and fails if nothing was done."""
     import redis  # noqa: PLC0415
 
     with redis.Redis.from_url(shell.url) as client:
@@ -291,7 +291,7 @@ def test_parked_entries_are_listed_retried_and_dropped(shell):
     shown = shell("dead", "show", row["name"]).stdout
     assert "\x1b" not in shown
     assert "undeclared" in shown
-    assert "parked again 1" in shell("dead", "retry", "--all", status=1).stdout
+    assert "dead lettered again 1" in shell("dead", "retry", "--all", status=1).stdout
     assert "no dead letters named" in shell("dead", "drop", status=1).stderr
     assert "is not the name of a dead letter" in shell("dead", "drop", "7/x", status=1).stderr
     assert "events dropped 1" in shell("dead", "drop", "--reason", "subject").stdout
@@ -300,7 +300,7 @@ def test_parked_entries_are_listed_retried_and_dropped(shell):
 
 
 def test_plan_without_its_extra():
-    """Where `tallystream-plan` is not installed, `plan` says what to install, whatever it is asked."""
+    """If `tallystream-plan` is not installed, `plan` prints the package to install, for any arguments."""
     program = (
         "import sys; sys.modules['tallystream_plan'] = None; sys.argv = ['tallystream', 'plan', '--subjects', '10']; "
         "from tallystream_worker.cli.main import main; main()"
@@ -312,7 +312,7 @@ def test_plan_without_its_extra():
 
 
 def test_plan(alone):
-    """`plan` says what a load needs, with reasons for people and all constants for programs."""
+    """`plan` prints the needs of a load, with reasons for people and all constants for programs."""
     asked = ["plan", "--events-per-second", "1e6", "--subjects", "1000000", "--config", str(SHIPPED)]
     shown = alone(*asked).stdout
     assert "primaries" in shown
@@ -328,13 +328,13 @@ def test_plan(alone):
     [
         (["--metric", "viw"], "viw: is not declared"),
         (["--metric", "view=much"], "must be a number"),
-        (["--metric", "view=0.5"], "the shares are 0.5"),
+        (["--metric", "view=0.5"], "the shares add up to 0.5"),
         (["--skew", "9"], "skew must be"),
         (["--node-memory", "0"], "--node-memory must be"),
         (["--costs", "nowhere.json"], "nowhere.json: cannot be read"),
     ],
 )
 def test_plan_of_what_makes_no_sense(alone, more, words):
-    """What `plan` cannot work with is named in one line."""
+    """An input that `plan` cannot calculate with is an error of one line."""
     asked = ["plan", "--events-per-second", "1000", "--subjects", "10", "--config", str(SHIPPED)]
     assert words in alone(*asked, *more, status=1).stderr

@@ -1,4 +1,4 @@
-"""`tallystream spool`: what dead processes left is listed, and delivered when asked for."""
+"""Tests of `tallystream spool`: it lists the spools of dead processes, and sends them with --send."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(*arguments) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def left(tmp_path):
-    """A spool with five events of a process that has died."""
+    """Provide a spool with five events of a dead process."""
     spool = Spool(BufferSettings(), SpoolSettings(tmp_path, 2**20, "os", "tally"))
     for number in range(5):
         spool.put(-1, "view", f"article:{number}", 1, 60.0, None, None)
@@ -33,7 +33,7 @@ def left(tmp_path):
 
 
 def test_what_waits_is_listed_and_sent(server, left):
-    """Without --send nothing changes; with it everything is delivered once, and the spool is empty."""
+    """Without --send nothing changes; with it all events are sent once, and the spool is empty."""
     listed = json.loads(run(left, "--json").stdout)
     assert [(row["events"], row["problem"]) for row in listed["waiting"]] == [(5, None)]
     with Harness(server.url) as harness:
@@ -46,7 +46,7 @@ def test_what_waits_is_listed_and_sent(server, left):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    """A misspelt folder is one line and a status, not an empty list."""
+    """A misspelt folder is an error of one line, not an empty list."""
     done = run(tmp_path / "nowhere")
     assert (done.returncode, done.stdout) == (1, "")
     assert "is not a folder" in done.stderr

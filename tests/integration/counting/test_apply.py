@@ -150,7 +150,7 @@ def test_a_server_that_lost_its_scripts(harness):
 
 
 @pytest.mark.parametrize(("stored", "amount"), [(MAX - 2, 7), (MAX, 1), (-MAX, -1), (MAX, MAX), (-MAX + 2, -7)])
-def test_an_overflow_is_parked_alone(harness, stored, amount):
+def test_an_overflow_is_dead_lettered_alone(harness, stored, amount):
     """A counter that would exceed the bounds keeps its value; its event is dead-lettered, the others are counted."""
     key = harness.layout.keys[0].total("view", "a")
     harness.client.set(key, stored)
@@ -252,7 +252,7 @@ def test_a_full_server_leaves_nothing_half_done(harness):
 
 
 @pytest.mark.parametrize("key", ["dead", "ledger"])
-def test_books_of_another_type_are_an_error_before_any_write(harness, key):
+def test_a_ledger_of_another_type_is_an_error_before_any_write(harness, key):
     """If the ledger or the dead stream has another type, the call fails before its first write."""
     append(harness, ("view", "a", 1), ("undeclared", "a", 1))
     batch = in_hand(harness)
@@ -321,7 +321,7 @@ def test_a_call_is_bounded_in_counters(harness):
     assert sum(outcome.events for outcome in outcomes) == len(harness.totals()) == 2000
 
 
-def test_what_is_parked_says_why(harness):
+def test_what_is_dead_lettered_says_why(harness):
     """A dead letter contains source, reason, number of events, attempts, and the unchanged fields of the entry."""
     keys = harness.layout.keys[0]
     source = harness.client.xadd(keys.stream, {"v": "99", "n": "3", "b": b"\x00\xff"})
@@ -334,7 +334,7 @@ def test_what_is_parked_says_why(harness):
     assert harness.ledger() == {"appended": 3, "dead": 3}
 
 
-def test_a_poison_entry_is_parked_after_enough_tries(harness):
+def test_a_poison_entry_is_dead_lettered_after_enough_tries(harness):
     """An entry that exceeds `max_deliveries` is dead-lettered, and the entries after it are counted."""
     append(harness, ("view", "a", 1))
     for _ in range(3):

@@ -129,7 +129,7 @@ def test_refused_by_the_producer_and_over_http(harness: Harness, http: httpx.Cli
 
 
 @pytest.mark.parametrize("name", [name for name, row in REFUSED.items() if row.plain])
-def test_parked_by_the_worker(harness: Harness, name: str) -> None:
+def test_dead_lettered_by_the_worker(harness: Harness, name: str) -> None:
     """A bad entry of a plain Redis client is dead-lettered with a reason; the entries around it are counted."""
     row = REFUSED[name]
     stream = harness.layout.keys[0].stream
@@ -137,8 +137,8 @@ def test_parked_by_the_worker(harness: Harness, name: str) -> None:
     harness.client.xadd(stream, GOOD | {row.field: row.value if isinstance(row.value, str) else json.dumps(row.value)})
     harness.client.xadd(stream, GOOD)
     harness.drain()
-    (parked,) = harness.dead()
-    assert parked[b"reason"]
+    (letter,) = harness.dead()
+    assert letter[b"reason"]
     assert harness.totals() == {("view", "a"): 2}
     assert harness.waiting() == 0
     ledger = harness.ledger()
@@ -253,14 +253,14 @@ ENTRIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_an_entry_that_is_none_is_parked_beside_the_good(harness: Harness, name: str) -> None:
+def test_an_entry_that_is_none_is_dead_lettered_beside_the_good(harness: Harness, name: str) -> None:
     """An entry with random or hostile bytes, or of a later version, is dead-lettered whole; the others are counted."""
     stream = harness.layout.keys[0].stream
     harness.client.xadd(stream, GOOD)
     harness.client.xadd(stream, ENTRIES[name])
     harness.client.xadd(stream, GOOD)
     harness.drain()
-    (parked,) = harness.dead()
-    assert parked[b"reason"]
+    (letter,) = harness.dead()
+    assert letter[b"reason"]
     assert harness.totals() == {("view", "a"): 2}
     assert harness.waiting() == 0

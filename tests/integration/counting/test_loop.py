@@ -73,7 +73,7 @@ def test_a_poison_entry_does_not_hold_up_what_comes_after_an_outage(limited):
 
 
 @pytest.mark.parametrize("run", [7, 9, 30])
-def test_a_run_of_poison_entries_parks_none_of_the_good_ones(limited, run):
+def test_a_run_of_poison_entries_dead_letters_none_of_the_good_ones(limited, run):
     """The entries after a run of poison entries are counted, and only the poison entries are dead-lettered."""
     append(limited, *(f"before{n}" for n in range(300)))  # enough for large reads before the first poison entry
     bad = [poison(limited) for _ in range(run)]
@@ -103,7 +103,7 @@ def test_a_stale_batch_is_tried_as_if_for_the_first_time(harness):
     assert harness.dead() == []
 
 
-def test_a_poison_entry_alone_is_parked(limited):
+def test_a_poison_entry_alone_is_dead_lettered(limited):
     """A poison entry is dead-lettered after `max_deliveries`, no other entry is, and the ledger balances."""
     append(limited, "a", "b")
     bad = poison(limited)

@@ -281,7 +281,7 @@ def test_workers_that_die_with_entries_in_hand(server, chosen, seed):
 def test_no_total_leaves_its_bounds(server, amounts, seed):
     """If amounts overflow, totals stay within +-(2^53 - 1) and equal the appended less the dead-lettered amounts."""
     with example(server, seed) as (harness, chance):
-        given_, parked = {}, {}
+        given_, dead = {}, {}
         for start in range(0, len(amounts), 5):
             for subject in ("article:1", "article:2"):
                 group = [Event("view", subject, amount) for amount in amounts[start : start + 5]]
@@ -298,17 +298,17 @@ def test_no_total_leaves_its_bounds(server, amounts, seed):
             entry = {name[2:]: value for name, value in fields.items() if name.startswith(b"e.")}
             payload = decode(entry, int(fields[b"source"].partition(b"-")[0]))
             for single in payload.singles:
-                parked[single.subject] = parked.get(single.subject, 0) + single.amount
+                dead[single.subject] = dead.get(single.subject, 0) + single.amount
             for group in payload.groups:
                 for subject in {*group.ones, *group.counts, *group.sums}:
                     more = group.ones.count(subject) + group.counts.get(subject, 0)
                     more += group.sums.get(subject, (0, 0))[0]
-                    parked[subject] = parked.get(subject, 0) + more
+                    dead[subject] = dead.get(subject, 0) + more
         totals, ledger = harness.totals(), harness.ledger()
         assert harness.waiting() == 0
         assert all(abs(total) <= MAX for total in totals.values())
         for subject, amount in given_.items():
-            assert totals.get(("view", subject), 0) == amount - parked.get(subject, 0)
+            assert totals.get(("view", subject), 0) == amount - dead.get(subject, 0)
         assert ledger.get("appended", 0) == 2 * len(amounts)
         assert ledger.get("appended", 0) == ledger.get("counted", 0) + ledger.get("dead", 0)
         assert ledger.get("total@view", 0) == sum(totals.values())

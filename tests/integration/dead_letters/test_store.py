@@ -27,7 +27,7 @@ def harness(server):
         yield harness
 
 
-def parked(harness: Harness) -> list:
+def dead_letters(harness: Harness) -> list:
     """Return the dead letters of the partition."""
     return list(letters(harness.client, harness.layout, 0))
 
@@ -45,7 +45,7 @@ def test_a_retry_counts_once(harness):
     packed = encode(Payload([Group("clap", 1, ["b"], {"c": 4}, {}), Group("view", 1, ["b"], {}, {})], []))
     harness.client.xadd(stream, {"v": 1, "n": 6, "b": packed})
     harness.drain()
-    found = parked(harness)
+    found = dead_letters(harness)
     assert [(letter.events, letter.attempts) for letter in found] == [(1, 1), (5, 1)]
     assert [retry(harness.client, harness.layout, DECLARED, letter) for letter in found] == [
         Retried(1, 0),
@@ -55,7 +55,7 @@ def test_a_retry_counts_once(harness):
     assert harness.totals() == {("clap", "a"): 3, ("clap", "b"): 1, ("clap", "c"): 4, ("view", "b"): 1}
     ledger = harness.ledger()
     assert (ledger["appended"], ledger["counted"], ledger.get("dead", 0)) == (7, 7, 0)
-    assert (parked(harness), unaccounted(harness)) == ([], 0)
+    assert (dead_letters(harness), unaccounted(harness)) == ([], 0)
 
 
 def test_retries_at_a_time_count_once(harness):
@@ -63,7 +63,7 @@ def test_retries_at_a_time_count_once(harness):
     for number in range(50):
         harness.client.xadd(harness.layout.keys[0].stream, {"metric": "clap", "subject": f"s{number % 5}"})
     harness.drain()
-    found = parked(harness)
+    found = dead_letters(harness)
     became = []
 
     def retry_all(client) -> None:
@@ -79,31 +79,31 @@ def test_retries_at_a_time_count_once(harness):
     assert unaccounted(harness) == 0
 
 
-def test_a_retry_that_fails_is_parked_again(harness):
+def test_a_retry_that_fails_is_dead_lettered_again(harness):
     """Events that still cannot be counted are dead-lettered again with one attempt more; the ledger is unchanged."""
     harness.client.xadd(harness.layout.keys[0].stream, {"metric": "clap", "subject": "a"})
     harness.drain()
     before = harness.ledger()
     for attempts in (2, 3, 4):
-        (letter,) = parked(harness)
+        (letter,) = dead_letters(harness)
         assert retry(harness.client, harness.layout, harness.rules, letter) == Retried(0, 1)
-        (again,) = parked(harness)
+        (again,) = dead_letters(harness)
         assert (again.attempts, again.source, again.reason) == (attempts, letter.source, letter.reason)
     assert (harness.ledger(), unaccounted(harness)) == (before, 0)
 
 
-def test_a_retry_into_an_overflow_is_parked_again(harness):
+def test_a_retry_into_an_overflow_is_dead_lettered_again(harness):
     """A retried event whose total cannot take it is dead-lettered again; the other events are counted."""
     packed = encode(Payload([], [Single("clap", subject, 7, 1, None, "x") for subject in ("full", "free")]))
     harness.client.xadd(harness.layout.keys[0].stream, {"v": 1, "n": 2, "b": packed})
     harness.drain()
     harness.client.set(harness.layout.keys[0].total("clap", "full"), 2**53 - 3)
-    found = parked(harness)
+    found = dead_letters(harness)
     assert sum(letter.events for letter in found) == 2
     for letter in found:
         retry(harness.client, harness.layout, DECLARED, letter)
     assert harness.client.get(harness.layout.keys[0].total("clap", "free")) == b"7"
-    assert [(letter.reason, letter.events) for letter in parked(harness)] == [(OVERFLOW, 1)]
+    assert [(letter.reason, letter.events) for letter in dead_letters(harness)] == [(OVERFLOW, 1)]
     assert (harness.ledger()["counted"], harness.ledger()["dead"], unaccounted(harness)) == (1, 1, 0)
 
 
@@ -116,7 +116,8 @@ def test_a_retry_is_as_of_the_time_the_entry_came(harness):
     rules = Rules(
         {"clap": Metric(ids=None, windows=("day",), accept_late="2d", late="aside", retention={"day": "forever"})}
     )
-    assert [retry(harness.client, harness.layout, rules, letter) for letter in parked(harness)] == [Retried(1, 0)] * 2
+    retried = [retry(harness.client, harness.layout, rules, letter) for letter in dead_letters(harness)]
+    assert retried == [Retried(1, 0)] * 2
     assert harness.totals() == {("clap", "a"): 1}
     assert harness.client.hgetall(harness.layout.keys[0].window("day", "clap", "20231114")) == {b"a": b"1"} or (
         [key for key in harness.client.scan_iter("*day:clap:*") if b"2023" in key]
@@ -130,7 +131,7 @@ def test_a_replay_under_todays_rules_agrees_with_the_retry(harness):
         metric = "view" if number % 2 else "clap"
         harness.client.xadd(harness.layout.keys[0].stream, {"metric": metric, "subject": f"s{number % 3}"})
     harness.drain()
-    for letter in parked(harness):
+    for letter in dead_letters(harness):
         retry(harness.client, harness.layout, DECLARED, letter)
     totals, entries = harness.totals(), harness.client.xrange(harness.layout.keys[0].stream)
     harness.client.flushall()
@@ -147,16 +148,16 @@ def test_a_retry_into_counters_of_the_past_is_refused(harness):
     harness.drain()
     harness.client.set(harness.layout.keys[0].live, 2)
     with pytest.raises(StreamError, match="rebuilt meanwhile"):
-        retry(harness.client, harness.layout, DECLARED, parked(harness)[0])
-    assert (len(parked(harness)), harness.totals()) == (1, {})
+        retry(harness.client, harness.layout, DECLARED, dead_letters(harness)[0])
+    assert (len(dead_letters(harness)), harness.totals()) == (1, {})
 
 
-def test_dropped_entries_stay_in_the_books(harness):
+def test_dropped_entries_stay_in_the_ledger(harness):
     """A dropped dead letter is removed for good; its events stay in `dead` and are added once to `dropped`."""
     keys = harness.layout.keys[0]
     harness.client.xadd(keys.stream, {"v": "99", "n": "3", "b": "x"})
     harness.drain()
-    (letter,) = parked(harness)
+    (letter,) = dead_letters(harness)
     assert drop(harness.client, keys, [letter.id]) == (1, 3)
     assert drop(harness.client, keys, [letter.id]) == (0, 0)
     assert find(harness.client, harness.layout, 0, letter.id) is None
@@ -171,10 +172,10 @@ def test_the_dead_stream_is_bounded(harness):
     harness.drain()
     size = harness.client.memory_usage(keys.dead)
     assert shorten(harness.client, keys, 2 * size)[1:] == (0, 0)
-    newest = parked(harness)[-1]
+    newest = dead_letters(harness)[-1]
     while (done := shorten(harness.client, keys, size // 2))[0] > 1:
         assert done[1] == done[2] <= 100
-    left = parked(harness)
+    left = dead_letters(harness)
     assert 0 < len(left) < 400
     assert left[-1] == newest
     assert harness.ledger()["dropped"] == 500 - len(left)

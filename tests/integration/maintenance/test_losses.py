@@ -139,7 +139,7 @@ def test_nothing_is_settled_while_something_waits(harness):
     assert "trimmed" not in harness.ledger()
 
 
-def test_books_in_balance_are_left_alone(harness):
+def test_a_balanced_ledger_is_left_alone(harness):
     """Settling losses of a partition whose ledger balances changes nothing."""
     emit(harness, 3)
     harness.client.xadd(harness.layout.keys[0].stream, {"nonsense": "x"})

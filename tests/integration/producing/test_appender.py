@@ -170,7 +170,7 @@ def test_an_idle_producer_looks_after_what_was_confirmed(harness, monkeypatch):
         appender.push(0, entry())
     appender.send()
     forget(harness, 1)
-    assert 0 < appender.due <= 0.01
+    assert 0 <= appender.due <= 0.01  # 0 if this took longer than the interval
 
     def is_back():
         appender.send()

@@ -178,7 +178,7 @@ def test_a_backup_that_is_put_back(harness, days):
     pass_days(harness, days)
     push(appender, "e")
     finish(appender)
-    lost = {"c", "d"} if days == 33 else set()  # by then it is not known that the backup lacks them
+    lost = {"c", "d"} if days == 33 else set()  # after 33 days, the gate cannot prove that the backup lacks them
     assert counted(harness) == dict.fromkeys(set("abcde") - lost, 1)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 
-def test_empty_books_balance(server: Server) -> None:
+def test_an_empty_ledger_balances(server: Server) -> None:
     """If nothing is stored, every figure of the ledger is 0."""
     with Totals(server.url) as totals:
         books = totals.run(query_ledger(Layout()))
@@ -42,7 +42,7 @@ def test_fields_that_others_call_as_we_do(server: Server) -> None:
             harness.client.xadd(harness.layout.keys[0].stream, fields)
         harness.drain()
         books = totals.run(query_ledger(harness.layout))
-    assert (books.parked, books.unaccounted) == (len(strangers), 0)
+    assert (books.dead, books.unaccounted) == (len(strangers), 0)
 
 
 def test_the_summary_is_what_status_prints(server: Server) -> None:
@@ -65,7 +65,7 @@ def test_the_summary_is_what_status_prints(server: Server) -> None:
     assert (summary.lag, summary.pending, summary.dead, summary.unaccounted) == (0, 0, 1, 0)
 
 
-def test_the_books_balance_whenever_one_looks(server: Server) -> None:
+def test_the_ledger_balances_whenever_one_looks(server: Server) -> None:
     """While events are emitted and counted, the number of unaccounted events is always `None` or 0."""
     stop = threading.Event()
     with Harness(server.url) as harness, Producer(server.url, linger=0.001) as producer, Totals(server.url) as totals:
@@ -91,7 +91,7 @@ def test_the_books_balance_whenever_one_looks(server: Server) -> None:
             worker.join()
 
 
-def test_the_books_are_read_while_the_memory_is_full(server: Server) -> None:
+def test_the_ledger_is_read_while_the_memory_is_full(server: Server) -> None:
     """The ledger can be read from a server that rejects writes and MULTI because its memory is full."""
     with Harness(server.url) as harness, Producer(server.url) as producer, Totals(server.url) as totals:
         producer.emit("view", "a")
@@ -100,13 +100,13 @@ def test_the_books_are_read_while_the_memory_is_full(server: Server) -> None:
         harness.client.config_set("maxmemory", 1)
         try:
             books = totals.run(query_ledger(harness.layout))
-            again = asyncio.run(_read_books(server.url, harness.layout))
+            again = asyncio.run(_read_ledger(server.url, harness.layout))
         finally:
             harness.client.config_set("maxmemory", 0)
     assert (books.counted, books.unaccounted) == (again.counted, again.unaccounted) == (1, 0)
 
 
-async def _read_books(url: str, layout: Layout) -> Ledger:
+async def _read_ledger(url: str, layout: Layout) -> Ledger:
     async with aio.Totals(url) as totals:
         return await totals.run(query_ledger(layout))
 

@@ -189,7 +189,7 @@ def test_readers_never_see_a_total_go_back(server):
                     run.catch_up()
                     run.switch()
             looks = len(seen)
-            until(lambda: len(seen) > looks + 20, what="the reader to go on")
+            until(lambda: len(seen) > looks + 20, what="the reader to continue")
         finally:
             stop.set()
             for thread in threads:

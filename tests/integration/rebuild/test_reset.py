@@ -76,7 +76,7 @@ def window_values(harness, metric, subject):
 def balanced(totals):
     """Return whether every appended event is accounted for, and none is dead-lettered."""
     books = totals.run(query_ledger(totals.deployment.layout))
-    return books.unaccounted == 0 and books.parked == 0
+    return books.unaccounted == 0 and books.dead == 0
 
 
 def test_totals_and_windows_come_to_nothing(harness, totals):

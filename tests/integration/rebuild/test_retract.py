@@ -63,8 +63,8 @@ def test_what_is_taken_back_never_happened(server, drawn, seed, by):
         for name in ("totals", "up", "windows"):
             assert now[name] == without_zeros(getattr(expected, name)), name
         with Totals(server.url) as totals:
-            books = totals.run(query_ledger(totals.deployment.layout))
-            assert (books.unaccounted, books.appended, books.events["retracted"]) == (0, len(drawn), found.total)
+            ledger = totals.run(query_ledger(totals.deployment.layout))
+            assert (ledger.unaccounted, ledger.appended, ledger.events["retracted"]) == (0, len(drawn), found.total)
         assert audit(harness.client, Deployment.create_or_load(harness.client), harness.rules).differences == []
 
 

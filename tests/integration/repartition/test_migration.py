@@ -254,7 +254,7 @@ def test_a_decision_that_waits_for_too_long_was_not_made(server, monkeypatch):
         deployment = Deployment.create_or_load(harness.client)
         decide = Decider(harness.client, deployment)
         topic.close(harness.client, deployment, topic.propose(harness.client, deployment, 2))
-        with pytest.raises(GenerationSwitched, match="nothing was counted"):
+        with pytest.raises(GenerationSwitched, match="the event was not counted"):
             decide(Event("call", "k"))
         assert topic.give_up(harness.client, Deployment.create_or_load(harness.client)) == 0
         assert decide(Event("call", "k")).total == 1
@@ -382,7 +382,7 @@ def test_nobody_sees_a_total_fall_while_everything_is_moved(server, tmp_path):
                 repartition(configured, Deployment.create_or_load(harness.client), 7)
                 until(lambda: pool.layout.partitions == 7, what="the worker to follow")
                 before = totals.get("s:1", "view").value
-                until(lambda: totals.get("s:1", "view").value > before + 20, what="the counting to go on")
+                until(lambda: totals.get("s:1", "view").value > before + 20, what="the counting to continue")
             finally:
                 stop.set()
             counts = sum((each.result() for each in writing), Counter())

@@ -1,4 +1,4 @@
-"""A worker is a list of services: a pass of each can be made by hand, and each goes on where the events were moved."""
+"""Tests of the services of a worker: each pass can be run by hand, and each service follows a repartition."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ IN_ORDER = [
 
 @pytest.fixture
 def chosen(server, tmp_path: Path) -> Settings:
-    """Settings by which a worker has every service there is."""
+    """Return settings with which a worker has every service."""
     return Settings(
         RedisSettings(server.url, partitions=2),
         rules=Rules({"view": Metric()}, alert=(Alert("hot", "view", above=10),)),
@@ -54,13 +54,13 @@ def chosen(server, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def lines() -> LogCapture:
-    """Return what captures the worker's log."""
+    """Return the captured log lines of the worker."""
     return LogCapture()
 
 
 @contextmanager
 def made(settings: Settings, lines: LogCapture) -> Iterator[tuple[Worker, dict[str, PeriodicService]]]:
-    """Provide a worker that is not started, and its services by name; stop what was started."""
+    """Provide a worker that is not started, and its services by name; stop the services at the end."""
     worker = Worker(settings, structlog.wrap_logger(None, processors=[lines]))
     try:
         yield worker, {service.health.name: service for service in worker.services}
@@ -76,12 +76,12 @@ def emit(url: str, events: int) -> None:
 
 
 def delivered(lines: LogCapture) -> list[str]:
-    """Return the states of the notifications that were logged."""
+    """Return the outcomes of the notifications in the log."""
     return [line["state"] for line in lines.entries if line["event"] == "alert.changed"]
 
 
 def test_a_pass_of_each_service_can_be_made_by_hand(server, chosen, lines, tmp_path):
-    """Without a thread, a worker counts, trims, delivers, archives, takes snapshots and audits, pass by pass."""
+    """Without threads, a worker counts, trims, delivers, archives, takes snapshots and audits, pass by pass."""
     with made(chosen, lines) as (worker, services):
         assert list(services) == IN_ORDER
         assert [each.name for each in worker.service_health] == IN_ORDER
@@ -101,7 +101,7 @@ def test_a_pass_of_each_service_can_be_made_by_hand(server, chosen, lines, tmp_p
 
 
 def test_every_service_goes_on_in_another_log(server, chosen, lines, tmp_path):
-    """After a repartition what waits in the old log is delivered, and new events are counted, copied and noticed."""
+    """After a repartition, waiting notifications of the old topic are delivered, and new events are handled."""
     client = server.client()
     with made(chosen, lines) as (worker, services):
         emit(server.url, 11)
@@ -127,7 +127,7 @@ def test_every_service_goes_on_in_another_log(server, chosen, lines, tmp_path):
 
 
 def test_other_data_is_left_alone(server, chosen, lines):
-    """Where the server was emptied and begun anew, no service touches what is there; those that copy say so."""
+    """If the server has the data of another deployment, no service changes it; those that copy fail."""
     client = server.client()
     with made(chosen, lines) as (worker, services):
         client.flushall()
@@ -143,7 +143,7 @@ def test_other_data_is_left_alone(server, chosen, lines):
 
 
 def test_a_worker_that_cannot_have_its_services_does_not_start(server, chosen, lines):
-    """An archive of other data is refused before anything is counted."""
+    """An archive of another deployment is rejected before any event is counted."""
     open_deployment(chosen)
     with made(chosen, lines):
         pass

@@ -1,4 +1,4 @@
-"""A pool counts until it is told to stop, and refuses to go on with data that is not its own."""
+"""Tests of the worker pool: it counts until it is stopped, and refuses to count another deployment."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from tallystream_worker.runtime.supervisor import WorkerPool
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.waiting import until
 
+OTHER_DATA = "not the data that this process started with"
+
 
 def test_a_flushed_server_is_an_alarm(server):
-    """After FLUSHALL every partition stops with one log line, and no group is created on the ruins."""
+    """After FLUSHALL every partition stops with one log line, and no group is created."""
     log = LogCapture()
     logger = structlog.wrap_logger(None, processors=[log])
     settings = Settings(redis=RedisSettings(url=server.url))
@@ -34,15 +36,15 @@ def test_a_flushed_server_is_an_alarm(server):
             producer.flush(10, wait="counted")
         until(lambda: all(lane.problem is None for lane in pool.health), what="every partition to count")
         server.client().flushall()
-        until(lambda: all("began with" in (lane.problem or "") for lane in pool.health), what="every partition to stop")
+        until(lambda: all(OTHER_DATA in (lane.problem or "") for lane in pool.health), what="every partition to stop")
         client = server.client()
         assert not any(client.exists(keys.stream) for keys in pool.layout.keys)
-    alarms = [entry for entry in log.entries if "began with" in str(entry.get("problem"))]
+    alarms = [entry for entry in log.entries if OTHER_DATA in str(entry.get("problem"))]
     assert len(alarms) == len(pool.health)
 
 
 def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
-    """Emptied between the look at what is stored and the making of the group: nothing is counted on the ruins."""
+    """Nothing is counted if the server is emptied between the check and the creation of a group."""
     settings = Settings(redis=RedisSettings(url=server.url))
     deployment = open_deployment(settings)
     ensure, flushed = Fetch.ensure_group, threading.Lock()
@@ -59,7 +61,7 @@ def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
     follower = PartitionFollower(settings, deployment, log, lambda _: pool)
     follower.start()
     try:
-        until(lambda: all("began with" in (lane.problem or "") for lane in pool.health), what="every partition to stop")
+        until(lambda: all(OTHER_DATA in (lane.problem or "") for lane in pool.health), what="every partition to stop")
     finally:
         assert follower.stop(time.monotonic() + 10)
     client = server.client()
@@ -67,7 +69,7 @@ def test_a_server_that_is_flushed_as_a_worker_begins(server, monkeypatch):
 
 
 def test_a_switch_that_fails_is_tried_again(server):
-    """A worker that cannot start counting a new topic keeps counting the old one, and tries again at its next look."""
+    """A worker that cannot start on a new topic keeps counting the old one, and retries at its next check."""
     settings = Settings(redis=RedisSettings(url=server.url))
     deployment = open_deployment(settings)
     log = structlog.wrap_logger(None, processors=[LogCapture()])
@@ -96,7 +98,7 @@ def test_a_switch_that_fails_is_tried_again(server):
 
 
 def test_a_crew_counts_and_stops(server):
-    """What is emitted is counted, and a pool that has stopped leaves the rest to the next."""
+    """A pool counts the emitted events, and after its stop leaves later ones to the next pool."""
     settings = Settings(redis=RedisSettings(url=server.url))
     logger = structlog.wrap_logger(None, processors=[LogCapture()])
     with Producer(server.url) as producer, Totals(server.url) as totals:
@@ -113,7 +115,7 @@ def test_a_crew_counts_and_stops(server):
 
 
 def test_metrics_that_raise_stop_nothing(server):
-    """Under a subscriber that raises for each batch a pool counts everything, and says so once for each partition."""
+    """With a subscriber that raises for each batch, a pool counts everything and logs it once per partition."""
     log = LogCapture()
 
     def fragile(_result):
@@ -133,7 +135,7 @@ def test_metrics_that_raise_stop_nothing(server):
 
 
 def test_a_worker_accounts_for_what_vanished(server):
-    """A stream trimmed by somebody else under a running pool is said with its events, and the books balance."""
+    """If a foreign client trims a stream under a pool, the lost events are logged, and the ledger balances."""
     log = LogCapture()
     logger = structlog.wrap_logger(None, processors=[log])
     settings = Settings(redis=RedisSettings(url=server.url))
@@ -150,7 +152,7 @@ def test_a_worker_accounts_for_what_vanished(server):
         with counting(settings, logger):
             books = until(
                 lambda: (found := totals.run(query_ledger(totals.deployment.layout))).events["trimmed"] == 5 and found,
-                what="the loss to be in the books",
+                what="the loss to be in the ledger",
             )
         assert (books.appended, books.counted, books.events["trimmed"], books.unaccounted) == (6, 1, 5, 0)
     lines = [entry for entry in log.entries if entry["event"] == "events.lost"]
@@ -159,7 +161,7 @@ def test_a_worker_accounts_for_what_vanished(server):
 
 
 def test_a_decision_in_the_first_moment_is_no_lost_group(server):
-    """Whoever sees the metrics may decide: the groups are there before the metrics are."""
+    """The groups exist before the rules are published, so a decision in the first moment is safe."""
     settings = Settings(redis=RedisSettings(url=server.url))
     deployment = open_deployment(settings)
     with Producer(server.url) as producer:

@@ -1,4 +1,4 @@
-"""Several applications on one server, each with its namespace: apart in everything, together in one worker."""
+"""Tests of several namespaces on one server: they share nothing, and one worker can count for all."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ BLOG = Rules({"view": Metric(windows=("day",)), "clap": Metric()})
 
 
 def empty_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
-    """Return where an empty database of a kind is."""
+    """Return the URL of an empty database of a kind."""
     if kind == "sqlite":
         return str(folder / "snapshot.sqlite")
     return emptied(request.getfixturevalue("postgresql"))
@@ -60,7 +60,7 @@ def tenant(url: str, namespace: str, rules: Rules, partitions: int = 2) -> Setti
 
 
 def test_two_namespaces_share_nothing(server: Server) -> None:
-    """Counts, rules, limits, dead letters, ledgers, epochs and numbers of partitions of two namespaces are apart."""
+    """Two namespaces have separate counters, rules, limits, dead letters, ledgers, epochs and partitions."""
     shop, blog = tenant(server.url, "shop", SHOP), tenant(server.url, "blog", BLOG, partitions=3)
     log = logs.configure(quiet=True)
     with (
@@ -85,13 +85,13 @@ def test_two_namespaces_share_nothing(server: Server) -> None:
         client = server.client()
         client.xadd(in_blog.deployment.layout.keys_of("x").stream, {"metric": "nothing", "subject": "x"})
         until(lambda: in_blog.run(query_ledger(in_blog.deployment.layout)).events["dead"] == 1, what="the dead letter")
-        books = {
+        ledger = {
             name: totals.run(query_ledger(totals.deployment.layout))
             for name, totals in (("shop", in_shop), ("blog", in_blog))
         }
-        assert [books[name].events["dead"] for name in books] == [0, 1]
-        assert [books[name].unaccounted for name in books] == [0, 0]
-        assert [books[name].events["appended"] for name in books] == [1 + 3, 1 + 1]
+        assert [ledger[name].events["dead"] for name in ledger] == [0, 1]
+        assert [ledger[name].unaccounted for name in ledger] == [0, 0]
+        assert [ledger[name].events["appended"] for name in ledger] == [1 + 3, 1 + 1]
 
         deployments = Deployment.find(client, "shop"), Deployment.find(client, "blog")
         assert [deployment.layout.partitions for deployment in deployments if deployment] == [2, 3]
@@ -101,7 +101,7 @@ def test_two_namespaces_share_nothing(server: Server) -> None:
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])
 def test_users_of_one_namespace_cannot_touch_another(kind: str, tmp_path: Path) -> None:
-    """With the ACL files of both, each application's worker and producer count, and are refused the other's keys."""
+    """With ACL files, worker and producer of a namespace work, and have no access to keys of another."""
     port, passwords = free_port(), {"shop": generate(), "blog": generate()}
     lines = [render(name, hashed(secret)).splitlines() for name, secret in passwords.items()]
     (tmp_path / "users.acl").write_text("\n".join([*lines[0], *lines[1][1:]]) + "\n")
@@ -128,14 +128,14 @@ def test_users_of_one_namespace_cannot_touch_another(kind: str, tmp_path: Path) 
 
 
 def configured(folder: Path, name: str, metric: str, namespace: str = "") -> Path:
-    """Write a configuration, and return where."""
+    """Write a configuration, and return its path."""
     file = folder / f"{name}.toml"
     file.write_text(f'[redis]\nnamespace = "{namespace or name}"\npartitions = 2\n[metric.{metric}]\n')
     return file
 
 
 def test_one_worker_serves_several(server: Server, tmp_path: Path) -> None:
-    """`worker --config A --config B` counts for both by their own rules, and its metrics say whose each figure is."""
+    """`worker --config A --config B` counts both by their own rules, and labels its metrics by namespace."""
     port = free_port()
     files = [configured(tmp_path, "shop", "view"), configured(tmp_path, "blog", "clap")]
     command = [PROGRAM, "worker", "--redis", server.url, "--name", "w", "--metrics-port", str(port)]
@@ -172,7 +172,7 @@ def test_one_worker_serves_several(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_namespace_is_served_once(tmp_path: Path) -> None:
-    """Two files of one namespace are a mistake that is named; none is one worker with the usual settings."""
+    """Two files of one namespace are an error; without a file, one worker has the default settings."""
     files = (configured(tmp_path, "a", "view"), configured(tmp_path, "b", "view", namespace="a"))
     with pytest.raises(ConfigurationError, match="several files have the namespace 'a'"):
         Tenants("redis://127.0.0.1:1", files).settings()
@@ -180,7 +180,7 @@ def test_a_namespace_is_served_once(tmp_path: Path) -> None:
 
 
 def test_metrics_of_one_namespace_have_no_label() -> None:
-    """The label `namespace` is there only where there is more than one."""
+    """The label `namespace` exists only with more than one namespace."""
     registries = {"a": CollectorRegistry(), "b": CollectorRegistry()}
     for registry in registries.values():
         WorkerMetrics(registry)
@@ -192,7 +192,7 @@ def test_metrics_of_one_namespace_have_no_label() -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_one_archive_and_one_database_serve_several(kind: str, server: Server, tmp_path: Path, request) -> None:
-    """Namespaces that name the same places are archived, copied, audited and restored each by itself."""
+    """Namespaces with the same archive and database are archived, copied, audited and restored separately."""
     place = empty_database(kind, tmp_path, request)
     folder = tmp_path / "archive"
     log = logs.configure(quiet=True)
@@ -225,14 +225,14 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_place_stays_whose_it_was(kind: str, server: Server, tmp_path: Path, request) -> None:
-    """An archive and a snapshot that a namespace began at the place itself are gone on with there."""
+    """An archive and a snapshot that a namespace began at the root of a place are continued there."""
     place, folder = empty_database(kind, tmp_path, request), tmp_path / "archive"
     log = logs.configure(quiet=True)
     with counting(tenant(server.url, "shop", SHOP), log), Producer(server.url, namespace="shop") as producer:
         producer.emit("view", "article:1", 5)
         producer.flush(10, wait="counted")
     deployment = Deployment.find(server.client(), "shop")
-    # As a release did that knew of no namespaces in one place.
+    # As an earlier release did, without namespaces in one place.
     Archive(server.client(), Store(str(folder)), deployment).run_once(settled=0)
     with contextlib.closing(Database(place)) as database:
         Snapshotter(server.client(), database, deployment).run_once()

@@ -1,4 +1,4 @@
-"""The users of the server: each part works with its own, and can do nothing else."""
+"""Tests of the ACL users: each role can do its work with its own user, and nothing else."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ FILE = ROOT / "config" / "users.acl"
 
 
 class Secured:
-    """A server with our users."""
+    """A server with the ACL users of tallystream."""
 
     def __init__(self, port: int, passwords: dict[str, str]) -> None:
         self._port = port
         self._passwords = passwords
 
     def url(self, user: str) -> str:
-        """Return how a user connects."""
+        """Return the URL with which a user connects."""
         return f"redis://tally-{user}:{self._passwords[user]}@127.0.0.1:{self._port}"
 
     def _watch(self, *command: str) -> Any:
@@ -58,12 +58,12 @@ class Secured:
             return watcher.execute_command(*command)
 
     def clear(self) -> None:
-        """Remove every key, and forget what was denied."""
+        """Remove every key, and empty the log of denied commands."""
         self._watch("FLUSHALL")
         self._watch("ACL", "LOG", "RESET")
 
     def denied(self) -> set[tuple[str, str]]:
-        """Return which user was denied what since this was asked last."""
+        """Return the users and commands that were denied since the last call."""
         entries = map(_fields, self._watch("ACL", "LOG"))
         denied = {(entry[b"username"].decode(), entry[b"object"].decode()) for entry in entries}
         self._watch("ACL", "LOG", "RESET")
@@ -78,7 +78,7 @@ class Secured:
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """A server of each kind that was started with an ACL file and with nobody else's rights."""
+    """Provide a server of each kind that was started with the ACL file only."""
     folder = tmp_path_factory.mktemp("acl")
     passwords = generate()
     (folder / "users.acl").write_text(
@@ -92,7 +92,7 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def server(secured: Secured) -> Iterator[Secured]:
-    """The same, empty; what somebody was denied during the test fails it, unless the test has looked itself."""
+    """Provide the server without keys; a denied command fails the test unless the test has read it."""
     secured.clear()
     yield secured
     assert secured.denied() == set()
@@ -103,14 +103,14 @@ def _fields(entry: Any) -> dict[bytes, bytes]:
 
 
 def command_line(url: str, *arguments: str) -> str:
-    """Run a command as a user, and return what it printed."""
+    """Run a command with the URL of a user, and return its output."""
     ran = _run(url, *arguments)
     assert ran.returncode == 0, (arguments, ran.stderr, ran.stdout)
     return ran.stdout
 
 
 def command_fails(url: str, *arguments: str) -> int:
-    """Run a command that cannot do what it is asked for; return its exit status."""
+    """Run a command as a user, and return its exit status."""
     return _run(url, *arguments).returncode
 
 
@@ -126,7 +126,7 @@ def _run(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_part_works_with_its_own_user(server: Secured) -> None:
-    """Events are appended, decided, counted, parked, read, served and posted, each by its user; nothing is denied."""
+    """Events are appended, decided, counted, dead-lettered, read and posted by their users without a denial."""
     log = logs.configure(quiet=True)
     with counting(settings_for(server.url("worker")), log), Producer(server.url("producer")) as producer:
         for number in range(20):
@@ -158,7 +158,7 @@ def test_every_part_works_with_its_own_user(server: Secured) -> None:
 
 
 def test_every_command_works_with_its_user(server: Secured, tmp_path: Path) -> None:
-    """The command line works with the user that the documentation names, and nothing is denied."""
+    """Each command works with the user that the documentation names, without a denial."""
     lines = tmp_path / "events.ndjson"
     lines.write_text(json.dumps({"metric": "view", "subject": "a"}) + "\n")
     log = logs.configure(quiet=True)
@@ -174,7 +174,7 @@ def test_every_command_works_with_its_user(server: Secured, tmp_path: Path) -> N
 
 
 def test_maintenance_works_with_the_workers_user(server: Secured) -> None:
-    """Trimming, settling losses and reaping names that are gone need no more than the worker's user has."""
+    """Trimming, accounting for losses and removing idle names need only the rights of the worker."""
     settings, log = settings_for(server.url("worker")), logs.configure(quiet=True)
     with counting(settings, log, consumer="gone"), Producer(server.url("producer")) as producer:
         producer.emit("view", "a")
@@ -192,15 +192,15 @@ def test_maintenance_works_with_the_workers_user(server: Secured) -> None:
             client.xadd(keys.stream, {"metric": "view", "subject": "a"})
             thief.xtrim(keys.stream, maxlen=0, approximate=False)
     for service in services:
-        service.run_once()  # what was trimmed before it was counted goes into the ledger
+        service.run_once()  # entries trimmed before they were counted go into the ledger
         service.stop(0)
-    with server.client("reader") as client:  # the server's own figure as well
+    with server.client("reader") as client:  # also the figure of the server
         lags = [group["lag"] for keys in deployment.layout.keys for group in client.xinfo_groups(keys.stream)]
     assert lags == [0] * deployment.layout.partitions
 
 
 def test_a_worker_that_copies_works_with_the_copier(server: Secured, tmp_path: Path) -> None:
-    """Archive, snapshots and audits beside counting need no administrator."""
+    """A worker that archives, takes snapshots and audits needs only the rights of the copier."""
     settings = replace(
         settings_for(server.url("copier")),
         archive=ArchiveSettings(str(tmp_path / "archive"), every=0.1),
@@ -221,7 +221,7 @@ def test_a_worker_that_copies_works_with_the_copier(server: Secured, tmp_path: P
 
 
 def emit_everything(producer: Producer) -> None:
-    """Emit events of every rule that is declared by default, and see them counted."""
+    """Emit events for every rule of the default metrics, and wait until they are counted."""
     for number in range(20):
         producer.emit("view", f"article:{number}", actor=f"u{number}")
         producer.emit("share", f"article:{number}", id=f"s{number}", at=1_763_900_000)
@@ -233,7 +233,7 @@ def emit_everything(producer: Producer) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_copies_work_with_the_copier(server: Secured, tmp_path: Path) -> None:
-    """What copies log and counters, and compares them, works with the copier's user; the way back is an admin's."""
+    """Archive, snapshot, drill and audit work with the copier; a restore needs the admin."""
     archive, snapshot = str(tmp_path / "archive"), str(tmp_path / "snapshot.sqlite")
     with (
         counting(settings_for(server.url("worker")), logs.configure(quiet=True)),
@@ -256,7 +256,7 @@ def test_copies_work_with_the_copier(server: Secured, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_operators_work_with_the_admin(server: Secured, tmp_path: Path) -> None:
-    """What changes counts works with the admin's user: parked entries, rebuilds, retractions, resets."""
+    """Retries of dead letters, rebuilds, retractions and resets work with the admin."""
     spool = str(tmp_path / "spool")
     with (
         counting(settings_for(server.url("worker")), logs.configure(quiet=True)),
@@ -267,10 +267,10 @@ def test_operators_work_with_the_admin(server: Secured, tmp_path: Path) -> None:
             for _ in range(2):
                 plain.xadd(STREAM, {"metric": "no such metric", "subject": "a"})
         with server.client("reader") as client:
-            until(lambda: client.xlen("tally:{p0.425}:dead") == 2, what="the parking")
+            until(lambda: client.xlen("tally:{p0.425}:dead") == 2, what="the dead letter")
         for command in ("dead list --json", "dead show --json", "replay"):
             command_line(server.url("admin"), *command.split())
-        assert command_fails(server.url("admin"), "dead", "retry", "--all") == 1  # it is parked again
+        assert command_fails(server.url("admin"), "dead", "retry", "--all") == 1  # it is dead-lettered again
         for command in (
             "dead drop --all", "rebuild", "rebuild --undo", "rebuild --drop", "retract --actor u1 --dry-run",
             "retract --actor u1", "reset article:2 view",
@@ -280,7 +280,7 @@ def test_operators_work_with_the_admin(server: Secured, tmp_path: Path) -> None:
 
 
 def test_live_updates_work_with_the_reader(server: Secured) -> None:
-    """A page that follows the counters needs no more than a reader's rights."""
+    """Live updates need only the rights of the reader."""
     with counting(settings_for(server.url("worker")), logs.configure(quiet=True)):
         command_line(server.url("producer"), "emit", "view", "a", "--wait")
         with (
@@ -326,7 +326,7 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("command", FORBIDDEN)
 def test_nobody_can_do_more(secured: Secured, command: str) -> None:
-    """A user is denied what its part does not need: other keys, other commands, the server's own affairs."""
+    """A user is denied other keys, other commands, and the administration of the server."""
     words = command.split()
     if words[0] == "EVAL":
         words = ["EVAL", "return 0", "0"]
@@ -336,14 +336,14 @@ def test_nobody_can_do_more(secured: Secured, command: str) -> None:
 
 
 def test_the_default_user_and_wrong_passwords_are_off(secured: Secured) -> None:
-    """Nobody gets in without a name, nor with a wrong password."""
+    """No client can connect without a user name or with a wrong password."""
     for url in (f"redis://127.0.0.1:{secured._port}", f"redis://tally-admin:wrong@127.0.0.1:{secured._port}"):
         with contextlib.closing(connect(url)) as client, pytest.raises(AuthenticationError):
             client.ping()
 
 
 def test_a_script_has_no_more_rights_than_its_caller(secured: Secured) -> None:
-    """A script that is loaded into the server reaches no key and no command that its caller may not use."""
+    """A loaded script has only the keys and commands of its caller."""
     with secured.client("worker") as client:
         for body in ("redis.call('FLUSHALL')", "redis.call('SET', 'other', 1)", "redis.call('KEYS', '*')"):
             sha = client.execute_command("SCRIPT", "LOAD", body)
@@ -352,7 +352,7 @@ def test_a_script_has_no_more_rights_than_its_caller(secured: Secured) -> None:
 
 
 def test_the_file_in_the_repository_has_the_same_rights() -> None:
-    """`config/users.acl` is what `tallystream acl` writes, with places for the passwords' hashes, and no password."""
+    """`config/users.acl` has the output of `tallystream acl` with placeholders for the password hashes."""
     places = {user.name: f"{user.name.upper()}_PASSWORD_SHA256" for user in users()}
     lines = [line for line in FILE.read_text().splitlines(keepends=True) if not line.startswith("#")]
     assert "".join(lines) == render("tally", places)
@@ -360,7 +360,7 @@ def test_the_file_in_the_repository_has_the_same_rights() -> None:
 
 
 def test_the_command_makes_users_and_secrets(tmp_path: Path) -> None:
-    """`tallystream acl` writes hashes for the server, secrets for their owner only, and overwrites neither."""
+    """`tallystream acl` writes hashes for the server and secrets for their owner, and overwrites neither file."""
     folder = tmp_path / "secrets"
     run = [str(Path(sys.executable).parent / "tallystream"), "acl", str(folder)]
     assert subprocess.run(run, capture_output=True, check=False).returncode == 0
@@ -378,14 +378,14 @@ def test_the_command_makes_users_and_secrets(tmp_path: Path) -> None:
 
 
 def test_everything_is_moved_by_an_operator_and_followed_by_the_others(server: Secured) -> None:
-    """Other partitions are made by the admin; worker, producer and reader go on there, each with the rights it has."""
+    """The admin repartitions; worker, producer and reader follow, each with its own rights."""
     log = logs.configure(quiet=True)
     with counting(settings_for(server.url("worker")), log), Producer(server.url("producer")) as producer:
         producer.emit("view", "article:1")
         producer.flush(10, wait="counted")
         command_line(server.url("admin"), "rebuild", "--partitions", "6")
         producer.emit("view", "article:1")
-        with server.client("producer") as plain:  # to a stream of before
+        with server.client("producer") as plain:  # to a stream of the previous topic
             home = Layout().keys_of("article:2").stream
             plain.xadd(home, {"metric": "view", "subject": "article:2"})
         producer.flush(10, wait="counted")

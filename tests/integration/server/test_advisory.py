@@ -1,4 +1,4 @@
-"""Servers with known holes are named, and no others."""
+"""Tests of the warnings about servers with known security holes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     ],
 )
 def test_advice(info: dict[str, str], said: str | None) -> None:
-    """A version before the fix of its line is told which has it; one whose line got none, to ask; the rest nothing."""
+    """A version without the fix gets the fixed version as advice, or to check or upgrade; a fixed one gets none."""
     advice = lua_advice(info)
     assert advice is None if said is None else said in (advice or "")
 
 
 def test_a_server_is_asked(server: Server) -> None:
-    """The worker warns of the server that it talks to, with a user that may ask; one that cannot is not judged."""
+    """The worker warns of its server if its user may read the version; otherwise it logs nothing."""
     with capture_logs() as said:
         warn_of_holes(server.url, structlog.get_logger())
         warn_of_holes("redis://127.0.0.1:1", structlog.get_logger())

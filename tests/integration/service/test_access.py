@@ -1,4 +1,4 @@
-"""Tokens, sessions, hosts and origins: who may do what over HTTP."""
+"""Tests of tokens, sessions, hosts and origins over HTTP."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ HANDSHAKE = {
 
 
 def bearing(token: str) -> dict[str, str]:
-    """Return the header that presents a token."""
+    """Return the header with a token."""
     return {"Authorization": f"Bearer {token}"}
 
 
 @pytest.fixture
 def harness(server: Server) -> Iterator[Harness]:
-    """A layout with groups in every partition."""
+    """Provide a deployment with groups in every partition."""
     with Harness(server.url) as harness:
         yield harness
 
 
 @pytest.fixture
 def http(harness: Harness) -> Iterator[httpx.Client]:
-    """A client, without a token, of a service that asks for one."""
+    """Provide a client without a token, of a service with tokens."""
     with http_service(harness.url, **TOKENS) as client:
         yield client
 
 
 def routes() -> list[tuple[str, str, dict[str, object]]]:
-    """Return every method and path that the service has, with what the route states about itself."""
+    """Return every method and path of the service, with the options of the route."""
     app = create_app(settings_for(NOBODY, **TOKENS))
     found = []
     for route in app.routes:
@@ -65,7 +65,7 @@ def routes() -> list[tuple[str, str, dict[str, object]]]:
 
 
 def test_every_route_but_the_open_ones_needs_a_token(http: httpx.Client) -> None:
-    """Whatever routes there are or will be: without a token each answers 401, but for those meant to be open."""
+    """Without a token every route returns 401, except the routes that are declared open."""
     open_ones = set()
     asked = 0
     for method, path, opt in routes():
@@ -92,7 +92,7 @@ def test_every_route_but_the_open_ones_needs_a_token(http: httpx.Client) -> None
     [(READ, 200, 403), (WRITE, 200, 202), (ADMIN, 200, 202)],
 )
 def test_a_role_may_do_what_it_is_for(http: httpx.Client, token: str, read: int, write: int) -> None:
-    """A reader reads and may not write; whoever may write may also read."""
+    """A reader may read and not write; a writer may also read."""
     headers = bearing(token)
     assert http.get("/v1/counters/article:1", headers=headers).status_code == read
     assert http.get("/metrics", headers=headers).status_code == read
@@ -113,7 +113,7 @@ def test_a_role_may_do_what_it_is_for(http: httpx.Client, token: str, read: int,
     ],
 )  # fmt: skip
 def test_a_wrong_token_is_refused(http: httpx.Client, header: str | bytes) -> None:
-    """A token that is empty, cut, spelt otherwise, of another scheme or no text is a 401 that shows nothing."""
+    """An empty, cut, misspelt or non-text token, or one of another scheme, is a 401 without details."""
     answer = http.get("/v1/counters/article:1", headers={"Authorization": header})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="tallystream", error="invalid_token"'
@@ -122,13 +122,13 @@ def test_a_wrong_token_is_refused(http: httpx.Client, header: str | bytes) -> No
 
 
 def test_a_token_in_the_url_is_no_token(http: httpx.Client) -> None:
-    """A URL ends up in logs and histories: a token there is not looked at."""
+    """A token in the URL, which would appear in logs and histories, is ignored."""
     for name in ("token", "access_token", "authorization"):
         assert http.get("/v1/counters/article:1", params={name: READ}).status_code == 401
 
 
 def test_health_is_open_and_its_details_are_not(server: Server) -> None:
-    """Orchestrators need no token; why the service is not ready is for those who have one."""
+    """Health needs no token, but the reasons of a 503 do."""
     with http_service(server.url, **TOKENS) as http:
         assert http.get("/healthz").status_code == 200
         bare, told = http.get("/readyz"), http.get("/readyz", headers=bearing(READ))
@@ -139,7 +139,7 @@ def test_health_is_open_and_its_details_are_not(server: Server) -> None:
 
 
 def test_several_tokens_are_good_while_one_replaces_the_other(harness: Harness, tmp_path) -> None:
-    """A file may hold the old and the new token of a role; both are good."""
+    """A file may have the old and the new token of a role; both are accepted."""
     file = tmp_path / "read"
     file.write_text(f"{READ}\n{READ}-new\n")
     with http_service(harness.url, read_token=f"file:{file}") as http:
@@ -151,7 +151,7 @@ def test_several_tokens_are_good_while_one_replaces_the_other(harness: Harness, 
 
 @pytest.mark.parametrize("content", ["", " \n", "short", "x" * 600, "ä" * 30, None])
 def test_a_token_that_protects_nothing_is_refused_at_start(tmp_path, content: str | None) -> None:
-    """A file that is missing or empty, or a token that could be guessed, stops the start: nothing is opened by it."""
+    """A missing or empty token file, or a weak token, prevents the start, so the service is not open."""
     file = tmp_path / "secret"
     if content is not None:
         file.write_text(content)
@@ -163,7 +163,7 @@ def test_a_token_that_protects_nothing_is_refused_at_start(tmp_path, content: st
 
 
 def test_a_session_stands_for_a_token(http: httpx.Client) -> None:
-    """A page exchanges its token for a cookie that scripts cannot read; it reads as the token does, until it ends."""
+    """A page exchanges its token for a cookie that scripts cannot read; it is valid until it expires."""
     assert http.get("/v1/session").json() == {"role": None, "needed": True}
     assert http.post("/v1/session").status_code == 401
     assert http.post("/v1/session", headers=bearing("x" * 30)).status_code == 401
@@ -184,13 +184,13 @@ def test_a_session_stands_for_a_token(http: httpx.Client) -> None:
 
 
 def test_a_session_over_tls_is_for_tls_only(http: httpx.Client) -> None:
-    """Where the page was loaded by https, its cookie never travels without."""
+    """If the page was loaded by https, the browser sends its cookie only by https."""
     own = f"https://{http.base_url.netloc.decode()}"
     assert "secure" in http.post("/v1/session", headers=bearing(READ) | {"Origin": own}).headers["set-cookie"].lower()
 
 
 def test_a_forged_session_is_refused(harness: Harness, http: httpx.Client) -> None:
-    """A session with another role, another end or no signature is a 401."""
+    """A session with another role, another expiry or no signature is a 401."""
     http.post("/v1/session", headers=bearing(READ))
     genuine = http.cookies["tallystream_session"]
     role, expiry, mac = genuine.split(".")
@@ -206,7 +206,7 @@ def test_a_forged_session_is_refused(harness: Harness, http: httpx.Client) -> No
 
 
 def test_a_session_ends(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After its time a session is a 401 that says what to do."""
+    """An expired session is a 401 with advice."""
     monkeypatch.setattr("tallystream_worker.service.tokens.SESSION_SECONDS", -1)
     http.post("/v1/session", headers=bearing(READ))
     answer = http.get(
@@ -217,7 +217,7 @@ def test_a_session_ends(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_session_writes_only_from_its_own_page(http: httpx.Client) -> None:
-    """A page of another site cannot write with the cookie of somebody who is signed in here, nor can one unnamed."""
+    """A page of another site, or a request without an origin, cannot write with the cookie of a user."""
     http.post("/v1/session", headers=bearing(WRITE))
     own = str(http.base_url).rstrip("/")
     assert http.post("/v1/events", json=EVENT, headers={"Origin": own}).status_code == 202
@@ -227,7 +227,7 @@ def test_a_session_writes_only_from_its_own_page(http: httpx.Client) -> None:
 
 
 def test_a_foreign_page_cannot_write_where_everything_is_open(harness: Harness) -> None:
-    """Without tokens, on loopback, a page of another site is refused although the browser could reach the service."""
+    """Without tokens, on loopback, a page of another site is rejected, though the browser can reach the service."""
     with http_service(harness.url) as http:
         for origin in ("https://evil.example", "null", "http://localhost:1"):
             for kind in ("application/json", "text/plain"):
@@ -240,7 +240,7 @@ def test_a_foreign_page_cannot_write_where_everything_is_open(harness: Harness) 
 
 
 def test_a_name_that_is_not_ours_is_refused(harness: Harness) -> None:
-    """On loopback and without tokens only names of ours are answered: a page's own name may point here (rebinding)."""
+    """On loopback without tokens, only host names of the service are accepted (DNS rebinding)."""
     with http_service(harness.url, hosts=("counts.internal",)) as http:
         for host in (
             "localhost",
@@ -266,13 +266,13 @@ def test_a_name_that_is_not_ours_is_refused(harness: Harness) -> None:
 
 
 def test_a_token_proves_more_than_a_name(http: httpx.Client) -> None:
-    """Where tokens are needed, any name will do: a page that rebinds its own has no token."""
+    """With tokens every host name is accepted, because a page that rebinds its name has no token."""
     assert http.get("/v1/counters/a", headers=bearing(READ) | {"Host": "counts.example"}).status_code == 200
     assert http.get("/v1/counters/a", headers={"Host": "evil.example"}).status_code == 401
 
 
 def test_named_origins_may_read_and_write(harness: Harness) -> None:
-    """Pages of origins that are listed get what a browser needs to let them, exactly them and without cookies."""
+    """Pages of the configured origins get the CORS headers, without cookies; other pages do not."""
     page = "https://shop.example"
     with http_service(harness.url, origins=(page,), **TOKENS) as http:
         asking = {
@@ -298,20 +298,20 @@ def test_named_origins_may_read_and_write(harness: Harness) -> None:
 
 
 def test_any_origin_means_any(harness: Harness) -> None:
-    """With `*` every page may read and write, and the answer says so without naming it."""
+    """With `*` every page may read and write, and the response has `*` instead of the origin."""
     with http_service(harness.url, origins=("*",)) as http:
         answer = http.post("/v1/events", json=EVENT, headers={"Origin": "https://any.example"})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (202, "*")
 
 
 def test_no_origin_is_allowed_by_default(http: httpx.Client) -> None:
-    """Without the setting no answer carries a CORS header."""
+    """Without the setting no response has a CORS header."""
     answer = http.get("/v1/counters/a", headers=bearing(READ) | {"Origin": "https://shop.example"})
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 def test_listening_to_everyone_without_a_token_is_said_loudly() -> None:
-    """Who listens on more than loopback without a token is warned at start; with a token, or on loopback, is not."""
+    """A warning is logged at a start without tokens on an address that is not loopback; otherwise none is."""
     with capture_logs() as said, serving(settings_for(NOBODY, host="0.0.0.0")):  # noqa: S104
         pass
     assert [line["log_level"] for line in said] == ["warning"]

@@ -1,4 +1,4 @@
-"""Counters over HTTP: figures, how good they are, and what is refused."""
+"""Tests of counters over HTTP: totals, their position and lag, and rejected requests."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ ODD_SUBJECTS = [
 
 @pytest.fixture
 def harness(server: Server) -> Iterator[Harness]:
-    """Layout, groups and consumers."""
+    """Provide a deployment with groups and consumers."""
     with Harness(server.url) as harness:
         yield harness
 
 
 @pytest.fixture
 def http(harness: Harness) -> Iterator[httpx.Client]:
-    """A client of the read service."""
+    """Provide a client of the read service."""
     with http_service(harness.url) as client:
         yield client
 
 
 def emit(harness: Harness, *events: tuple[str, str, int]) -> None:
-    """Append events: metric, subject, amount."""
+    """Append events of a metric, a subject and an amount."""
     with Producer(harness.url) as producer:
         for metric, subject, amount in events:
             producer.emit(metric, subject, amount)
 
 
 def test_a_subject_has_every_declared_metric(harness: Harness, http: httpx.Client) -> None:
-    """A subject's answer has all declared metrics, 0 where nothing was counted, and says that it is complete."""
+    """The response for a subject has all declared metrics, 0 for those without events, and a lag of 0."""
     emit(harness, ("view", "article:1", 800), ("view", "article:1", 7), ("like", "article:1", -1))
     harness.drain()
     answer = http.get("/v1/counters/article:1").json()
@@ -73,7 +73,7 @@ def test_a_subject_has_every_declared_metric(harness: Harness, http: httpx.Clien
 
 
 def test_one_counter(harness: Harness, http: httpx.Client) -> None:
-    """A counter's answer is its value and how good it is; one that was never counted is 0."""
+    """The response for a counter has its value, position and lag; a counter without events is 0."""
     emit(harness, ("view", "article:1", 3))
     harness.drain()
     answer = http.get("/v1/counters/article:1/view").json()
@@ -90,7 +90,7 @@ def test_one_counter(harness: Harness, http: httpx.Client) -> None:
 
 
 def test_entries_that_wait_show_as_lag(harness: Harness, http: httpx.Client) -> None:
-    """What is appended and not counted is in no figure, and `lag` says that there is something."""
+    """Uncounted entries are in no total, and `lag` is their number."""
     emit(harness, ("view", "article:1", 3))
     answer = http.get("/v1/counters/article:1/view").json()
     assert (answer["value"], answer["lag"], answer["as_of"]) == (0, 1, "0-0")
@@ -118,7 +118,7 @@ def test_a_slash_separates_and_an_encoded_slash_belongs_to_the_subject(harness: 
 
 
 def test_two_spellings_are_one_subject(harness: Harness, http: httpx.Client) -> None:
-    """A decomposed letter finds what was counted for the composed one, and the answer names the latter."""
+    """A decomposed letter finds the counter of the composed one, and the response has the composed one."""
     decomposed = "cafe\u0301"
     emit(harness, ("view", "caf\u00e9", 1))
     harness.drain()
@@ -127,7 +127,7 @@ def test_two_spellings_are_one_subject(harness: Harness, http: httpx.Client) -> 
 
 
 def test_many_counters_come_in_the_order_asked(harness: Harness, http: httpx.Client) -> None:
-    """Many subjects and metrics give each pair once, in order, with the position of each stream concerned."""
+    """Many subjects and metrics give each pair once, in order, with the position of each stream involved."""
     emit(harness, ("view", "a", 1), ("view", "/b", 2), ("like", "/b", 3))
     harness.drain()
     query = {"subject": ["/b", "a", "/b"], "metric": ["view", "like"]}
@@ -144,7 +144,7 @@ def test_many_counters_come_in_the_order_asked(harness: Harness, http: httpx.Cli
 
 
 def test_after_waits_until_counted(harness: Harness) -> None:
-    """With `after`, the answer comes once that entry is counted, and holds it."""
+    """With `after` the response arrives when that entry is counted, and includes it."""
     emit(harness, ("view", "article:1", 3))
     ((id_, _),) = harness.client.xrange(harness.layout.keys_of("article:1").stream)
     with http_service(harness.url, read_timeout=20) as http:
@@ -160,7 +160,7 @@ def test_after_waits_until_counted(harness: Harness) -> None:
 
 
 def test_after_gives_up_in_time(harness: Harness, http: httpx.Client) -> None:
-    """An entry that nobody counts is a 504 that says so, after the time that the settings allow."""
+    """With `after` for an entry that is not counted, the response is 504 after the configured timeout."""
     emit(harness, ("view", "article:1", 3))
     ((id_, _),) = harness.client.xrange(harness.layout.keys_of("article:1").stream)
     answer = http.get(f"/v1/counters/article:1?after={id_.decode()}")
@@ -198,7 +198,7 @@ def test_after_gives_up_in_time(harness: Harness, http: httpx.Client) -> None:
 def test_a_bad_request_names_field_and_limit(
     http: httpx.Client, path: str, status: int, field: str, limit: str
 ) -> None:
-    """What cannot be answered is refused as a problem that names the field and the limit, and shows no internals."""
+    """A bad request is a problem with the field and the limit, and without internals."""
     answer = http.get(path)
     body = answer.json()
     assert answer.status_code == body["status"] == status
@@ -209,13 +209,13 @@ def test_a_bad_request_names_field_and_limit(
 
 
 def test_exactly_the_cap_is_answered(http: httpx.Client) -> None:
-    """A thousand counters at once are not too many."""
+    """One request may ask for exactly 1,000 counters."""
     answer = http.get("/v1/counters", params={"subject": [str(n) for n in range(1000)], "metric": "view"})
     assert len(answer.json()["counters"]) == 1000
 
 
 def test_every_answer_is_guarded(http: httpx.Client) -> None:
-    """Answers, problems and refusals alike forbid sniffing, framing and storing."""
+    """Every response, errors included, has headers against sniffing, framing and storing."""
     for path in ("/v1/counters/a", "/v1/counters/a/b/c", "/v1/counters//", "/metrics", "/schema/openapi.json"):
         headers = http.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -224,7 +224,7 @@ def test_every_answer_is_guarded(http: httpx.Client) -> None:
 
 
 def test_nothing_can_be_written(http: httpx.Client) -> None:
-    """Any method that writes is refused as a problem that names the allowed ones."""
+    """Every writing method is rejected with a problem that lists the allowed methods."""
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         answer = http.request(method, "/v1/counters/a/view", content=b"x" * 100_000)
         assert (answer.status_code, answer.json()["title"]) == (405, "Method Not Allowed")
@@ -232,7 +232,7 @@ def test_nothing_can_be_written(http: httpx.Client) -> None:
 
 
 def test_the_schema_is_one_json_document(http: httpx.Client) -> None:
-    """The service describes itself as OpenAPI, and no page of its own loads anything from elsewhere."""
+    """The service serves its OpenAPI description, and none of its pages loads anything from another site."""
     schema = http.get("/schema/openapi.json").json()
     assert {"/v1/counters/{subject}", "/v1/counters/{subject}/{metric}", "/v1/counters"} <= schema["paths"].keys()
     for path in ("/schema", "/schema/swagger", "/schema/redoc", "/schema/elements"):
@@ -240,7 +240,7 @@ def test_the_schema_is_one_json_document(http: httpx.Client) -> None:
 
 
 def test_before_any_worker_has_started(server: Server) -> None:
-    """On an empty server a read is refused with what to do, and stores nothing."""
+    """On an empty server a read is rejected with advice, and stores nothing."""
     with http_service(server.url) as http:
         answer = http.get("/v1/counters/a")
     assert answer.status_code == 503
@@ -249,7 +249,7 @@ def test_before_any_worker_has_started(server: Server) -> None:
 
 
 def test_reading_runs_no_keys_and_no_scan(harness: Harness, http: httpx.Client) -> None:
-    """No read looks through the key space."""
+    """No read uses KEYS or SCAN."""
     emit(harness, ("view", "a", 1))
     harness.drain()
     harness.client.config_resetstat()

@@ -1,4 +1,4 @@
-"""Events over HTTP in every form that they come in, and what is said of those at fault."""
+"""Tests of events over HTTP: every media type, and the errors about invalid events."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ VIEW = {"metric": "view", "subject": "article:1"}
 
 @pytest.fixture
 def harness(server: Server) -> Iterator[Harness]:
-    """Layout, groups and consumers."""
+    """Provide a deployment with groups and consumers."""
     with Harness(server.url, rules=RULES) as harness:
         yield harness
 
 
 @pytest.fixture
 def http(harness: Harness) -> Iterator[httpx.Client]:
-    """A client of the service."""
+    """Provide a client of the service."""
     with http_service(harness.url) as client:
         yield client
 
 
 def post(http: httpx.Client, body: Any, kind: str = "application/json", query: str = "", **headers: str) -> Any:
-    """Post a body as it is, or as JSON."""
+    """Post a body unchanged, or as JSON."""
     content = body if isinstance(body, (bytes, str)) else json.dumps(body)
     return http.post(f"/v1/events{query}", content=content, headers={"content-type": kind} | headers)
 
 
 def faults(answer: httpx.Response) -> list[tuple[int, str]]:
-    """Return places and fields of a refusal, the first of which must be at its top as well."""
+    """Return the indexes and fields of an error; its top level must have the first of them."""
     body = answer.json()
     found = [(fault["index"], fault["field"]) for fault in body["faults"]]
     assert (body["index"], body["field"]) == found[0]
@@ -54,7 +54,7 @@ def faults(answer: httpx.Response) -> list[tuple[int, str]]:
 
 
 def test_lines_of_json(harness: Harness, http: httpx.Client) -> None:
-    """NDJSON is one event a line, blank lines between them and either line ending; a bad line is named."""
+    """NDJSON is one event per line, with blank lines and both line endings; a bad line is reported."""
     lines = "\r\n".join(json.dumps(VIEW | {"amount": n}) for n in (1, 2, 4)) + "\n\n"
     assert post(http, lines, "application/x-ndjson; charset=utf-8").json() == {"appended": 3}
     answer = post(http, '{"metric":"view","subject":"a"}\n{"metric":"view"\n', "application/x-ndjson")
@@ -66,7 +66,7 @@ def test_lines_of_json(harness: Harness, http: httpx.Client) -> None:
 
 
 def test_cloud_events(harness: Harness, http: httpx.Client) -> None:
-    """CloudEvents, one or a batch, count once for each source and id, by type or data.metric, at their time."""
+    """CloudEvents, one or a batch, count once per source and id, by type or data.metric, at their time."""
     event = {"specversion": "1.0", "id": "1", "source": "/a", "type": "com.example.read", "subject": "article:1"}
     event |= {"time": "2026-01-31T12:00:00.5+01:00", "traceparent": "00-x", "datacontenttype": "application/json"}
     for _ in range(2):
@@ -106,7 +106,7 @@ def test_cloud_events(harness: Harness, http: httpx.Client) -> None:
     ],
 )
 def test_cloud_events_at_fault(harness: Harness, http: httpx.Client, change: dict[str, Any], field: str) -> None:
-    """A CloudEvent that is none, or that says nothing which could be counted, is refused by its attribute."""
+    """An invalid CloudEvent, or one that cannot be counted, is rejected with the attribute."""
     event = {"specversion": "1.0", "id": "1", "source": "/a", "type": "view", "subject": "article:1"}
     answer = post(http, [event, event | change], "application/cloudevents-batch+json")
     assert (answer.status_code, faults(answer)) == (400, [(1, field)])
@@ -114,7 +114,7 @@ def test_cloud_events_at_fault(harness: Harness, http: httpx.Client, change: dic
 
 
 def test_what_a_browser_sends_on_leaving_a_page(harness: Harness, http: httpx.Client) -> None:
-    """A beacon is plain text with JSON in it, from one of our own pages; of another site's it is refused."""
+    """A beacon is plain text with JSON; it is accepted from a page of the service, not of another site."""
     ours = str(http.base_url).rstrip("/")
     assert post(http, [VIEW, VIEW], "text/plain;charset=UTF-8", origin=ours).json() == {"appended": 2}
     assert post(http, VIEW, "text/plain").json() == {"appended": 1}
@@ -125,7 +125,7 @@ def test_what_a_browser_sends_on_leaving_a_page(harness: Harness, http: httpx.Cl
 
 
 def test_packed_bodies(harness: Harness, http: httpx.Client) -> None:
-    """A body may be packed with gzip; its bound holds for what is unpacked, and nothing beyond it is unpacked."""
+    """A body may be compressed with gzip; the limit is for the decompressed size, and no more is decompressed."""
     packed = gzip.compress(json.dumps([VIEW] * 1000).encode())
     assert post(http, packed, **{"content-encoding": "gzip"}).json() == {"appended": 1000}
     bomb = gzip.compress(b" " * 200_000_000)
@@ -140,7 +140,7 @@ def test_packed_bodies(harness: Harness, http: httpx.Client) -> None:
 
 
 def test_one_event_at_fault_keeps_the_others_out(harness: Harness, http: httpx.Client) -> None:
-    """Where events are at fault none is taken, and each is named by its place, field and limit."""
+    """If events are invalid, none is appended, and each is reported with index, field and limit."""
     bad = [VIEW, VIEW | {"amount": 1.5}, VIEW, VIEW | {"metric": "x"}, VIEW | {"at": time.time() + 9999}, {}]
     answer = post(http, bad)
     assert (answer.status_code, faults(answer)) == (400, [(1, "amount"), (3, "metric"), (4, "at"), (5, "metric")])
@@ -150,7 +150,7 @@ def test_one_event_at_fault_keeps_the_others_out(harness: Harness, http: httpx.C
 
 
 def test_partial_takes_the_good_events(harness: Harness, http: httpx.Client) -> None:
-    """With `partial` the good events are appended and the others named; where none is good, it is a 400."""
+    """With `partial` the valid events are appended and the others reported; without a valid one it is a 400."""
     answer = post(http, [VIEW, VIEW | {"amount": True}, VIEW], query="?partial=true")
     assert answer.status_code == 202
     body = answer.json()
@@ -170,7 +170,7 @@ def test_partial_takes_the_good_events(harness: Harness, http: httpx.Client) -> 
     ],
 )
 def test_a_key_that_comes_twice_is_refused(harness: Harness, http: httpx.Client, text: str) -> None:
-    """In a list as well, an event with a key twice is refused by name: which one was meant is not ours to guess."""
+    """An event with a repeated key is rejected with the key, also in a list."""
     answer = post(http, text)
     assert answer.status_code == 400
     assert answer.json()["faults"][0]["limit"] == "must be given only once"
@@ -187,7 +187,7 @@ def test_texts_that_look_like_keys(harness: Harness, http: httpx.Client) -> None
 
 
 def test_long_answers_are_packed(harness: Harness, http: httpx.Client) -> None:
-    """An answer of over a kilobyte is sent packed to who takes that, and as it is to who does not."""
+    """A response of more than one kilobyte is compressed if the client accepts gzip, and plain otherwise."""
     harness.drain()
     path = "/v1/counters/a/view?window=day&last=200"
     packed = http.get(path)
@@ -202,7 +202,7 @@ def test_long_answers_are_packed(harness: Harness, http: httpx.Client) -> None:
 
 
 def test_an_answer_that_is_the_same_is_not_sent_again(harness: Harness, http: httpx.Client) -> None:
-    """Who has an answer already is told so, until a count changes it."""
+    """A client that has a response already gets 304, until a total changes."""
     harness.drain()
     first = http.get("/v1/counters/article:1")
     assert first.headers["cache-control"] == "private, no-cache"

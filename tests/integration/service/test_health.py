@@ -1,4 +1,4 @@
-"""Liveness and readiness."""
+"""Tests of liveness and readiness."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def test_ready_when_everything_is_there(server: Server) -> None:
-    """With a server, a layout and a group in every partition the service is ready."""
+    """With a server, a layout and a group in every partition, the service is ready."""
     with Harness(server.url), http_service(server.url) as http:
         answer = http.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
 
 
-def test_what_is_wrong_with_the_books_is_a_warning(server: Server) -> None:
-    """Events that were lost and entries that are parked leave the service ready, with a warning for each."""
+def test_what_is_wrong_with_the_ledger_is_a_warning(server: Server) -> None:
+    """With lost events and dead letters the service stays ready, with a warning for each."""
     with Harness(server.url, partitions=1) as harness, http_service(server.url) as http:
         harness.client.xadd(harness.layout.keys[0].stream, {"nonsense": "x"})
         harness.drain()
@@ -38,7 +38,7 @@ def test_what_is_wrong_with_the_books_is_a_warning(server: Server) -> None:
 
 
 def test_an_empty_server_is_alive_and_not_ready(server: Server) -> None:
-    """Without a layout the service lives, and says why it is not ready."""
+    """On an empty server the service is alive, and not ready with the reason."""
     with http_service(server.url) as http:
         assert http.get("/healthz").status_code == 200
         answer = http.get("/readyz")
@@ -47,7 +47,7 @@ def test_an_empty_server_is_alive_and_not_ready(server: Server) -> None:
 
 
 def test_every_missing_group_is_named(server: Server) -> None:
-    """A partition without its group, or without its stream, makes the service unready and is named."""
+    """A partition without its group, or without its stream, makes the service not ready, and is named."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         without_group, without_stream = harness.layout.keys[1].stream, harness.layout.keys[2].stream
         harness.client.xgroup_destroy(without_group, GROUP)
@@ -58,7 +58,7 @@ def test_every_missing_group_is_named(server: Server) -> None:
 
 
 def test_what_was_lost_is_noticed_at_once(server: Server) -> None:
-    """After everything was flushed the service is not ready, whatever it remembers."""
+    """After FLUSHALL the service is not ready at once, in spite of its cache."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         assert http.get("/readyz").status_code == 200
         assert http.get("/v1/counters/a").status_code == 200
@@ -67,7 +67,7 @@ def test_what_was_lost_is_noticed_at_once(server: Server) -> None:
 
 
 def test_another_layout_is_not_ready(server: Server) -> None:
-    """A layout of another release makes the service unready, with both versions in the reason."""
+    """A layout of another release makes the service not ready, with both versions in the reason."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         harness.client.hset(harness.layout.meta, "layout", "99")
         (reason,) = http.get("/readyz").json()["reasons"]
@@ -75,7 +75,7 @@ def test_another_layout_is_not_ready(server: Server) -> None:
 
 
 def test_a_server_that_is_away(fresh_server: Callable[..., EmbeddedServer]) -> None:
-    """Without Redis the service lives, is not ready, answers reads with 503, and recovers by itself."""
+    """Without Redis the service is alive, not ready, responds to reads with 503, and recovers by itself."""
     server = fresh_server(extra=["--appendfsync", "always"])
     with Harness(server.url):
         pass

@@ -1,4 +1,4 @@
-"""What Prometheus gets to see."""
+"""Tests of the metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
 def scrape(http: httpx.Client) -> Samples:
-    """Return what the page says, by short name and label values."""
+    """Return the samples of the page by short name and label values."""
     answer = http.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -37,7 +37,7 @@ def scrape(http: httpx.Client) -> Samples:
 
 
 def test_counted_and_dead_events_show_by_metric(server: Server) -> None:
-    """Events show as appended, counted and dead, by metric; the books balance; totals are sums of amounts."""
+    """The page has appended, counted and dead events by metric; the ledger balances; totals are sums of amounts."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         with Producer(harness.url) as producer:
             for n in range(10):
@@ -63,7 +63,7 @@ def test_counted_and_dead_events_show_by_metric(server: Server) -> None:
 
 
 def test_outcomes_of_rules_show_by_metric_and_rule(server: Server) -> None:
-    """Rejected, duplicate, late and trimmed events show as the ledger has them."""
+    """The page has the rejected, duplicate, late and trimmed events of the ledger."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         books = {"appended": 15, "rejected:once": 4, "rejected:once@vote": 4, "rejected:limit": 5}
         books |= {
@@ -87,7 +87,7 @@ def test_outcomes_of_rules_show_by_metric_and_rule(server: Server) -> None:
 
 
 def test_what_waits_shows_and_hides_the_unaccounted(server: Server) -> None:
-    """While entries wait or are pending, lag and age show and no figure of unaccounted events does."""
+    """While entries wait or are pending, the page has lag and age, and no unaccounted events."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         with Producer(harness.url) as producer:
             producer.emit("view", "article:1")
@@ -103,7 +103,7 @@ def test_what_waits_shows_and_hides_the_unaccounted(server: Server) -> None:
 
 
 def test_a_lost_event_shows(server: Server) -> None:
-    """An event that was appended, acknowledged and not counted is an unaccounted one."""
+    """An event that was appended and acknowledged but not counted is unaccounted for."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         with Producer(harness.url) as producer:
             producer.emit("view", "article:1", 1)
@@ -114,7 +114,7 @@ def test_a_lost_event_shows(server: Server) -> None:
 
 
 def test_an_unknown_lag_is_not_zero(server: Server) -> None:
-    """Where the server cannot tell the lag, or the group is gone, it is NaN."""
+    """If the server does not know the lag, or the group is gone, the lag is NaN."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         deleted, gone = harness.layout.keys[0].stream, harness.layout.keys[1].stream
         for stream in (deleted, gone):
@@ -138,7 +138,7 @@ def test_what_the_process_measures_shows_too(server: Server) -> None:
 
 
 def test_without_redis_the_rest_still_shows(fresh_server: Callable[..., EmbeddedServer]) -> None:
-    """A scrape while Redis is away says so, and shows what does not come from there."""
+    """Without Redis the page has `tallystream_redis_up 0` and the metrics of the process."""
     server = fresh_server()
     registry = CollectorRegistry()
     Gauge("tallystream_extra", "An extra one.", registry=registry).set(7)
@@ -149,7 +149,7 @@ def test_without_redis_the_rest_still_shows(fresh_server: Callable[..., Embedded
 
 
 def test_subjects_are_no_labels(server: Server) -> None:
-    """However many subjects there are, the page does not grow."""
+    """The page has the same number of samples for any number of subjects."""
     with Harness(server.url) as harness, http_service(server.url) as http:
         with Producer(harness.url) as producer:
             producer.emit("view", "article:1")
@@ -163,7 +163,7 @@ def test_subjects_are_no_labels(server: Server) -> None:
 
 
 def test_the_time_of_the_latest_snapshot(server):
-    """Where snapshots are taken the page says when the latest was, in seconds; else it has no such line."""
+    """If snapshots are taken, the page has the time of the last one in seconds; otherwise it has no such sample."""
     with Harness(server.url) as harness, http_service(server.url) as client:
         assert "tallystream_snapshot_timestamp_seconds" not in client.get("/metrics").text
         harness.client.hset(harness.layout.meta, "snapshot", "1763900000.125")

@@ -1,4 +1,4 @@
-"""What operators are given: metrics that Prometheus takes, alert rules, and a dashboard that shows real metrics."""
+"""Tests of monitoring: metrics that Prometheus accepts, alert rules, and a dashboard with existing metrics."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ ELSEWHERE = {
     "tallystream_alert_outbox_entries",
     "tallystream_audit_differences",
 }
-"""Metrics that are there only with snapshots, alerts or audits."""
+"""Metrics that exist only with snapshots, alerts or audits."""
 
 
 def tool(name: str) -> str:
-    """Return a program of Prometheus, or skip."""
+    """Return the path of a program of Prometheus, or skip the test."""
     return shutil.which(name) or missing(f"no {name} on PATH", unless="CI")
 
 
 @pytest.fixture
 def page(server: Server) -> Iterator[str]:
-    """The metrics of a service and a worker in one process that have counted something."""
+    """Return the metrics of a service and a worker in one process that have counted events."""
     registry = CollectorRegistry()
     settings = settings_for(server.url, read_timeout=5)
     with (
@@ -68,25 +68,25 @@ def page(server: Server) -> Iterator[str]:
         until(lambda: server.client().hget("tally:{p0.425}:seq", "!dead"), what="a pass of the trimming")
         server.client().hset("tally:{p0.425}:seq", "!limit", 1000)
         until(lambda: "tallystream_batches_total 0.0" not in httpx.get(f"{url}/metrics").text)
-        until(lambda: server.client().xlen("tally:{p0.425}:dead"), what="the parking")
+        until(lambda: server.client().xlen("tally:{p0.425}:dead"), what="the dead letter")
         yield httpx.get(f"{url}/metrics").text
 
 
 def names(page: str) -> set[str]:
-    """Return the names by which the samples of a page are asked for."""
+    """Return the names of the samples of a page."""
     families = text_string_to_metric_families(page)
     return {sample.name for family in families for sample in family.samples} | {"tallystream_snapshot"}
 
 
 def test_prometheus_has_nothing_to_say_against_the_metrics(page: str) -> None:
-    """Names, units, types and help texts keep to Prometheus' conventions."""
+    """Names, units, types and help texts follow the conventions of Prometheus."""
     command = [tool("promtool"), "check", "metrics"]
     checked = subprocess.run(command, input=page, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
 def test_vitals_show(page: str) -> None:
-    """The page says who counts, and how much room is left in memory and in the streams."""
+    """The page has the workers, and the free room in memory and in the streams."""
     samples = {
         (sample.name.removeprefix("tallystream_"), *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(page)
@@ -103,7 +103,7 @@ def test_vitals_show(page: str) -> None:
 
 
 def test_alert_rules_fire_when_they_should() -> None:
-    """Each rule fires on what it is for, says what it means, and keeps quiet otherwise."""
+    """Each rule fires on its condition with its texts, and not otherwise."""
     tested = subprocess.run(
         [tool("promtool"), "test", "rules", "alerts_test.yml"], cwd=CONFIG, capture_output=True, text=True, check=False
     )
@@ -115,7 +115,7 @@ def test_alert_rules_fire_when_they_should() -> None:
 
 
 def test_alert_rules_and_dashboard_ask_for_real_metrics(page: str) -> None:
-    """Every metric in an alert rule, in the dashboard or in the scaler's query is one that is exported."""
+    """Every metric in alert rules, dashboard and scaler query is exported."""
     exported = names(page) | ELSEWHERE
     asked = {name for group in _rules() for rule in group["rules"] for name in NAME.findall(rule["expr"])}
     panels = json.loads(DASHBOARD.read_text())["panels"]
@@ -128,7 +128,7 @@ def test_alert_rules_and_dashboard_ask_for_real_metrics(page: str) -> None:
 
 
 def test_the_dashboard_finds_its_data_source() -> None:
-    """Every panel names the provisioned data source, says what it shows, and lies beside the others."""
+    """Every panel has the provisioned data source and a description, and overlaps no other panel."""
     sources = yaml.safe_load((CONFIG / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
     dashboard = json.loads(DASHBOARD.read_text())
     taken: set[tuple[int, int]] = set()
@@ -145,7 +145,7 @@ def test_the_dashboard_finds_its_data_source() -> None:
 
 @pytest.mark.slow
 def test_prometheus_scrapes_service_and_worker(server: Server, tmp_path: Path) -> None:
-    """A real Prometheus takes the shipped rules, scrapes both jobs, and answers the dashboard's queries."""
+    """A real Prometheus loads the shipped rules, scrapes both jobs, and answers the queries of the dashboard."""
     program = tool("prometheus")
     registry = CollectorRegistry()
     settings = settings_for(server.url, read_timeout=5)

@@ -1,4 +1,4 @@
-"""The description of the interface: complete, true of what is answered, and printed as it is."""
+"""Tests of the OpenAPI description: it is complete, agrees with the responses, and is printed as a page."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ OF_RULES = {"/v1/limits": "api-call", "/v1/votes": "vote"}
 
 
 def url_of(path: str) -> str:
-    """Return a path with something in the place of its names."""
+    """Return a path with values for its parameters."""
     metric = next((metric for prefix, metric in OF_RULES.items() if path.startswith(prefix)), "view")
     filled = path.replace("{subject}", "article:1").replace("{metric}", metric)
     return filled + QUERIES.get(path, "")
 
 
 def without_nulls(example: Any) -> Any:
-    """Return an example as the description has it, which says nothing of what is null."""
+    """Return an example without null values, as the description has it."""
     if isinstance(example, dict):
         return {name: without_nulls(value) for name, value in example.items() if value is not None}
     return [without_nulls(value) for value in example] if isinstance(example, list) else example
 
 
 def shape(answer: Any) -> Any:
-    """Return the names of an answer's fields and of those of the records in it, without values."""
+    """Return the field names of a response and of the records in it, without values."""
     fields = {name: shape(value) if isinstance(value, dict) else None for name, value in answer.items()}
     return {name: inner and inner.keys() if name == "overview" else None for name, inner in fields.items()}
 
 
 def test_the_page_of_the_interface_is_current() -> None:
-    """`docs/http-reference.md` is what its generator makes of the service of today."""
+    """`docs/http-reference.md` is the present output of its generator."""
     made = http_reference.page()
     assert http_reference.PAGE.read_text(encoding="utf-8") == made, "run: python -m docs._generate.http_reference"
 
 
 def test_examples_are_what_is_answered(server: Server) -> None:
-    """Every example has the fields that the route answers with, and every example of a body is taken."""
+    """Every example has the fields of the real response, and every example body is accepted."""
     with Harness(server.url, rules=DEFAULT_RULES) as harness, http_service(server.url) as http:
         harness.drain()
         for path, kinds in BODIES.items():
@@ -66,7 +66,7 @@ def test_examples_are_what_is_answered(server: Server) -> None:
 
 
 def test_every_route_is_described(server: Server) -> None:
-    """Each route has words, an example of its answer, bodies where it takes one, and the form of a refusal."""
+    """Each route has a description, an example response, its bodies, and the schema of errors."""
     with http_service(server.url) as http:
         description = http.get("/schema/openapi.json").json()
     assert description["openapi"].startswith("3.1")

@@ -1,4 +1,4 @@
-"""The counting rules over HTTP: windows, leaderboards, limits, votes, uniques, and writes of events."""
+"""Tests of the rules over HTTP: windows, leaderboards, limits, votes, unique actors, and writes of events."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ PROBLEM = "application/problem+json"
 
 @pytest.fixture
 def harness(server: Server) -> Iterator[Harness]:
-    """Layout, groups and consumers of metrics with every rule."""
+    """Provide a deployment with groups and consumers, and metrics with every rule."""
     with Harness(server.url, rules=RULES) as harness:
         yield harness
 
 
 @pytest.fixture
 def http(harness: Harness) -> Iterator[httpx.Client]:
-    """A client of the service."""
+    """Provide a client of the service."""
     with http_service(harness.url) as client:
         yield client
 
 
 def refused(answer: httpx.Response) -> tuple[int, str]:
-    """Return the status and the field of a problem, which must be a complete one."""
+    """Return the status and the field of a problem, which must be complete."""
     body = answer.json()
     assert answer.headers["content-type"] == PROBLEM
     assert body["status"] == answer.status_code
@@ -66,7 +66,7 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
 
 
 def test_what_is_no_exact_count_is_not_declared_as_one(server: Server) -> None:
-    """A sketch and a Bloom filter are approximations, and the overview does not call their metrics exact."""
+    """The overview does not show metrics with a sketch or a Bloom filter as exact."""
     rules = Rules({"view": Metric(""), "tag": Metric("", exact=False), "order": Metric("", seen="bloom")})
     with Harness(server.url, rules=rules), http_service(server.url) as http:
         declared = http.get("/v1/overview").json()["declared"]
@@ -74,7 +74,7 @@ def test_what_is_no_exact_count_is_not_declared_as_one(server: Server) -> None:
 
 
 def posted_until_taken(http: httpx.Client, event: dict[str, str]) -> int:
-    """Post an event until one is appended; return how many were taken, those that were only held among them."""
+    """Post an event until one is appended; return how many were accepted, buffered ones included."""
     deadline = time.monotonic() + 20
     taken = 0
     while time.monotonic() < deadline:
@@ -86,7 +86,7 @@ def posted_until_taken(http: httpx.Client, event: dict[str, str]) -> int:
 
 
 def test_a_subject_has_its_ratios_and_floors(harness: Harness, http: httpx.Client) -> None:
-    """A subject's answer has the declared ratios, and a counter with a floor is shown no lower."""
+    """The response for a subject has the declared ratios, and no counter is below its floor."""
     with Producer(harness.url) as producer:
         producer.emit("view", "a", 5)
         producer.emit("like", "a", 2)
@@ -101,7 +101,7 @@ def test_a_subject_has_its_ratios_and_floors(harness: Harness, http: httpx.Clien
 
 
 def test_a_window_is_a_series_of_buckets(harness: Harness, http: httpx.Client) -> None:
-    """`window` and `last` give the latest buckets, oldest first, each event in the bucket of its own time."""
+    """`window` and `last` give the last buckets, oldest first, with each event in the bucket of its time."""
     now = time.time()
     with Producer(harness.url) as producer:
         producer.emit("view", "/a", 7, at=now - 86_400)
@@ -118,7 +118,7 @@ def test_a_window_is_a_series_of_buckets(harness: Harness, http: httpx.Client) -
 
 
 def test_over_is_a_rolling_sum(harness: Harness, http: httpx.Client) -> None:
-    """`over` gives the sum of the last days, says from which seconds, and leaves out what is older."""
+    """`over` gives the sum of the last days with its bounds in seconds, without older events."""
     now = time.time()
     with Producer(harness.url) as producer:
         for days, amount in ((0, 1), (3, 10), (6, 100), (9, 1000)):
@@ -131,7 +131,7 @@ def test_over_is_a_rolling_sum(harness: Harness, http: httpx.Client) -> None:
 
 
 def test_a_window_waits_for_a_position(harness: Harness, http: httpx.Client) -> None:
-    """A series after a stream ID that nobody counts is a 504, as a total is."""
+    """A series after a stream ID that is not counted is a 504, as a total is."""
     with Producer(harness.url) as producer:
         producer.emit("view", "a")
     ((id_, _),) = harness.client.xrange(harness.layout.keys_of("a").stream)
@@ -142,7 +142,7 @@ def test_a_window_waits_for_a_position(harness: Harness, http: httpx.Client) -> 
 
 
 def test_a_subject_beyond_the_quota_says_what_its_buckets_lack(harness: Harness, http: httpx.Client) -> None:
-    """A subject without buckets of its own states as the error what was counted for it and is in none."""
+    """A subject without its own buckets has as its error the number of events that are in no bucket."""
     first, beyond = [name for name in map(str, range(99)) if harness.layout.keys_of(name) is harness.layout.keys[0]][:2]
     for subject in (first, beyond):
         with Producer(harness.url) as producer:
@@ -160,7 +160,7 @@ def test_a_subject_beyond_the_quota_says_what_its_buckets_lack(harness: Harness,
 
 
 def test_a_leaderboard_is_ranked(harness: Harness, http: httpx.Client) -> None:
-    """The subjects with the most come largest first: of all time, of a window, and over a range."""
+    """The leaderboard is in descending order: of all time, of a window, and over a range."""
     now = time.time()
     with Producer(harness.url) as producer:
         for n in range(20):
@@ -189,11 +189,11 @@ def test_a_leaderboard_is_ranked(harness: Harness, http: httpx.Client) -> None:
     last = http.get("/v1/top/view?n=100").json()
     assert [place for page in pages for place in page["top"]] == last["top"][:21]
     assert (last["next"], http.get("/v1/top/view?offset=99").json()["top"]) == (None, [])
-    assert http.get("/v1/top/tag").json()["top"] == []  # a shorter board than the usual ten places
+    assert http.get("/v1/top/tag").json()["top"] == []  # a leaderboard shorter than the default of ten places
 
 
 def test_a_limit_says_what_remains(harness: Harness, http: httpx.Client) -> None:
-    """A limit's answer is what was asked of it, what remains, and the second at which it begins anew."""
+    """The response for a limit has the used and the remaining number, and the second of the reset."""
     with Producer(harness.url) as producer:
         for _ in range(5):
             producer.emit("call", "key:1")
@@ -208,7 +208,7 @@ def test_a_limit_says_what_remains(harness: Harness, http: httpx.Client) -> None
 
 
 def test_votes_are_a_score_and_both_sides(harness: Harness, http: httpx.Client) -> None:
-    """Votes show as score, up and down; one that was taken back is in none of them."""
+    """Votes are shown as score, up and down; a vote that was taken back is in none of them."""
     with Producer(harness.url) as producer:
         for actor, amount in (("u1", 1), ("u2", 1), ("u3", -1), ("u4", 1)):
             producer.emit("vote", "post:1", amount, actor=actor, at=1_763_900_000)
@@ -219,7 +219,7 @@ def test_votes_are_a_score_and_both_sides(harness: Harness, http: httpx.Client) 
 
 
 def test_uniques_are_an_estimate_with_its_error(harness: Harness, http: httpx.Client) -> None:
-    """Different actors are estimated for the window now and over a range, with the standard error as a share."""
+    """Unique actors are estimated for the present bucket and over a range, with the standard error as a share."""
     with Producer(harness.url) as producer:
         for n in range(200):
             producer.emit("view", "a", actor=f"u{n % 100}")
@@ -267,14 +267,14 @@ def test_uniques_are_an_estimate_with_its_error(harness: Harness, http: httpx.Cl
     ],
 )
 def test_a_bad_read_names_field_and_limit(http: httpx.Client, path: str, status: int, field: str, limit: str) -> None:
-    """A window, a range, a metric or a rule that is not there is refused with what there is."""
+    """An unknown window, range, metric or rule is rejected with the existing ones."""
     answer = http.get(path)
     assert refused(answer) == (status, field)
     assert limit in answer.json()["limit"]
 
 
 def test_events_are_appended(harness: Harness, http: httpx.Client) -> None:
-    """One event, or a list of a thousand, is answered once it is in the streams, and is then counted."""
+    """One event, or a list of a thousand, gets its response when it is in the streams, and is then counted."""
     answer = http.post("/v1/events", json={"metric": "view", "subject": "a", "amount": 2, "actor": "u1", "id": "x"})
     assert (answer.status_code, answer.json()) == (202, {"appended": 1})
     assert harness.ledger()["appended"] == 1
@@ -314,7 +314,7 @@ GOOD = '{"metric": "view", "subject": "a"}'
 def test_a_bad_event_keeps_the_others_out(
     harness: Harness, http: httpx.Client, event: str, field: str, limit: str
 ) -> None:
-    """A bad event is refused by its place and field, whoever is asked, and nothing at all is appended."""
+    """An invalid event is rejected with its index and field on every route, and no event is appended."""
     headers = {"content-type": "application/json"}
     answer = http.post("/v1/events", content=f"[{GOOD}, {event}, {GOOD}]", headers=headers)
     assert refused(answer) == (400, field)
@@ -341,13 +341,13 @@ def test_a_bad_event_keeps_the_others_out(
     ],
 )
 def test_what_is_no_json_is_refused(http: httpx.Client, path: str, body: bytes) -> None:
-    """A body that cannot be read is a 400, however it is broken."""
+    """A body that cannot be read is a 400."""
     assert refused(http.post(path, content=body, headers={"content-type": "application/json"})) == (400, "body")
 
 
 @pytest.mark.parametrize("kind", [None, "text/html", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_a_body_must_say_that_it_is_json(harness: Harness, http: httpx.Client, kind: str | None) -> None:
-    """What a page of another site can make a browser send is refused: it never says that it is JSON."""
+    """A body without a JSON media type, as a page of another site could send it, is rejected."""
     for path in ("/v1/events", "/v1/decide"):
         answer = http.post(path, content=GOOD, headers={} if kind is None else {"content-type": kind})
         assert refused(answer) == (415, "content-type")
@@ -356,7 +356,7 @@ def test_a_body_must_say_that_it_is_json(harness: Harness, http: httpx.Client, k
 
 
 def test_too_much_at_once_is_refused(harness: Harness, http: httpx.Client) -> None:
-    """More than a thousand events, none, or more bytes than a body may have, are refused with the bound."""
+    """No event, more than a thousand events, or too many bytes are rejected with the limit."""
     event = json.loads(GOOD)
     for events in ([], [event] * 1001):
         assert refused(http.post("/v1/events", json=events)) == (400, "body")
@@ -365,15 +365,15 @@ def test_too_much_at_once_is_refused(harness: Harness, http: httpx.Client) -> No
         answer = http.post(path, content=GOOD.ljust(most), headers=headers)
         assert answer.status_code in (200, 202)
         answer = http.post(path, content=GOOD.ljust(most + 1), headers=headers)
-        assert (refused(answer), answer.headers["connection"]) == ((413, "body"), "close")  # most of it was not read
+        assert (refused(answer), answer.headers["connection"]) == ((413, "body"), "close")  # not all was read
         assert f"{most:,} bytes" in answer.json()["limit"]
-        answer = http.post(path, content=iter([b" " * 4096] * (most // 4096 + 1)), headers=headers)  # no length given
+        answer = http.post(path, content=iter([b" " * 4096] * (most // 4096 + 1)), headers=headers)  # without a length
         assert refused(answer) == (413, "body")
     assert harness.ledger()["appended"] == 2
 
 
 def test_a_limit_is_decided_at_once(harness: Harness, http: httpx.Client) -> None:
-    """Calls pass up to the limit with what remains, and the next is a 429 that says when to come again."""
+    """Decisions are accepted up to the limit with the remaining number; the next is a 429 with the time to wait."""
     event = {"metric": "api-call", "subject": "key:1", "at": time.time()}
     answers = [http.post("/v1/decide", json=event) for _ in range(3)]
     bodies = [answer.json() for answer in answers]
@@ -392,11 +392,11 @@ def test_a_limit_is_decided_at_once(harness: Harness, http: httpx.Client) -> Non
     for _ in range(4):
         final = http.post("/v1/decide", json={"metric": "call", "subject": "key:1"})
     assert (final.status_code, final.json()["reset_at"]) == (429, None)
-    assert "retry-after" not in final.headers  # it will never pass
+    assert "retry-after" not in final.headers  # it can never be accepted
 
 
 def test_a_second_vote_and_a_second_id_conflict(http: httpx.Client) -> None:
-    """The same vote again, or an id again, is a 409 with the reason; another actor's vote counts."""
+    """A repeated vote or id is a 409 with the reason; the vote of another actor counts."""
     vote = {"metric": "vote", "subject": "post:1", "actor": "u1"}
     assert http.post("/v1/decide", json=vote).status_code == 200
     again = http.post("/v1/decide", json=vote)
@@ -409,14 +409,14 @@ def test_a_second_vote_and_a_second_id_conflict(http: httpx.Client) -> None:
 
 
 def test_a_sketched_metric_cannot_be_decided(http: httpx.Client) -> None:
-    """A metric that has no exact counters is refused with what to do instead."""
+    """A decision of a metric without exact counters is rejected with advice."""
     answer = http.post("/v1/decide", json={"metric": "tag", "subject": "a"})
     assert refused(answer) == (400, "metric")
     assert "emit it instead" in answer.json()["limit"]
 
 
 def test_decisions_at_once_accept_exactly_the_limit(harness: Harness, http: httpx.Client) -> None:
-    """Of many requests at the same time, exactly as many pass as the limit has room for."""
+    """Of many concurrent requests, exactly the number of the limit is accepted."""
 
     def decide(_: int) -> int:
         return http.post("/v1/decide", json={"metric": "call", "subject": "key:1"}).status_code
@@ -429,7 +429,7 @@ def test_decisions_at_once_accept_exactly_the_limit(harness: Harness, http: http
 
 
 def test_writes_before_any_worker_has_started(server: Server) -> None:
-    """On an empty server a write is refused with what to do, and stores nothing."""
+    """On an empty server a write is rejected with advice, and stores nothing."""
     with http_service(server.url) as http:
         for path in ("/v1/events", "/v1/decide"):
             answer = http.post(path, json=json.loads(GOOD))
@@ -441,9 +441,9 @@ def test_writes_before_any_worker_has_started(server: Server) -> None:
 def test_events_while_redis_is_away_are_held(
     fresh_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without Redis a decision is unknown and events are held: each says so, and the held ones are appended later."""
+    """Without Redis a decision is unknown and events are buffered; the buffered ones are appended later."""
     monkeypatch.setattr("tallystream_worker.service.routes.events.CONFIRM_TIMEOUT", 0.2)
-    monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 60)  # it goes away just after it was asked
+    monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 60)  # it goes away just after the check
     server = fresh_server(extra=["--appendfsync", "always"])
     event = json.loads(GOOD)
     with Harness(server.url, rules=RULES) as harness, http_service(server.url) as http:
@@ -461,7 +461,7 @@ def test_events_while_redis_is_away_are_held(
 
 
 def test_a_full_stream_is_backpressure(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a stream has as many entries as it may, its events are refused at once, and those of other streams not."""
+    """Events for a full stream are rejected at once, and those for other streams are accepted."""
     monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 0.0)
     event = json.loads(GOOD)
     with Harness(server.url, rules=RULES) as harness, http_service(server.url) as http:
@@ -484,7 +484,7 @@ def test_a_full_stream_is_backpressure(server: Server, monkeypatch: pytest.Monke
 def test_a_full_buffer_takes_all_or_none(
     fresh_server: Callable[..., EmbeddedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Events for which there is no room are refused together, and may be sent again."""
+    """Events that do not fit into the buffer are all rejected, and may be sent again."""
     monkeypatch.setattr("tallystream_worker.service.routes.events.CONFIRM_TIMEOUT", 0.1)
     monkeypatch.setattr("tallystream_worker.service.routes.events.MAX_HELD", 5)
     monkeypatch.setattr("tallystream_worker.service.stream_capacity._HOLDS", 60)
@@ -503,7 +503,7 @@ def test_a_full_buffer_takes_all_or_none(
 
 
 def test_a_body_that_never_ends_is_given_up(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that announces a body and does not send it is answered in time."""
+    """A client that announces a body and does not send it gets a response within the timeout."""
     monkeypatch.setattr("tallystream_worker.service.bodies.body._RECEIVE_TIMEOUT", 0.1)
     with http_service(harness.url) as http:
         address = (http.base_url.host, http.base_url.port or 80)
@@ -516,7 +516,7 @@ def test_a_body_that_never_ends_is_given_up(harness: Harness, monkeypatch: pytes
 
 
 def test_sketches_show_on_the_metrics_page(harness: Harness, http: httpx.Client) -> None:
-    """What is in sketches and how many subjects are exact show by metric, and no subject does."""
+    """The page has the sketched amount and the number of exact subjects by metric, and no subjects."""
     names = [name for name in map(str, range(99)) if harness.layout.keys_of(name) is harness.layout.keys[0]][:3]
     with Producer(harness.url) as producer:
         for name in names:
@@ -542,14 +542,14 @@ def test_sketches_show_on_the_metrics_page(harness: Harness, http: httpx.Client)
 
 
 def test_the_schema_names_every_path(http: httpx.Client) -> None:
-    """The service describes the paths of the rules as well."""
+    """The OpenAPI description has the paths of the rules too."""
     paths = http.get("/schema/openapi.json").json()["paths"].keys()
     assert {"/v1/top/{metric}", "/v1/limits/{metric}/{subject}", "/v1/votes/{metric}/{subject}"} <= paths
     assert {"/v1/uniques/{metric}/{subject}", "/v1/events", "/v1/decide"} <= paths
 
 
 def test_a_subject_with_a_slash_is_found(harness: Harness, http: httpx.Client) -> None:
-    """A percent-encoded slash belongs to the subject, in the paths that end in one as well."""
+    """A percent-encoded slash is part of the subject, also in paths that end with the subject."""
     with Producer(harness.url) as producer:
         producer.emit("call", "/a/b")
     harness.drain()

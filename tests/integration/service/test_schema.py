@@ -1,4 +1,4 @@
-"""The description of the service, and requests drawn from it: each is answered as described, and none by a fault."""
+"""Tests of the OpenAPI description with generated requests: each gets a described response, and none a server error."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 RULES = Rules({"view": Metric("", ("hour", "day"), unique="day", top=100), "vote": Metric("", once="forever")})
 EXAMPLES = int(os.environ.get("TALLYSTREAM_SCHEMA_EXAMPLES", "6"))
-"""Requests drawn for each operation; hundreds where somebody looks for something."""
+"""Number of generated requests for each operation; set more to search for faults."""
 
 
 def test_the_schema_is_complete(server: Server) -> None:
-    """Each operation describes its problems, the two that write their bodies; every reference leads somewhere."""
+    """Each operation describes its problems, the two writing ones their bodies; every reference is valid."""
     with http_service(server.url) as http:
         schema = http.get("/schema/openapi.json").json()
     for path, item in schema["paths"].items():
@@ -40,9 +40,9 @@ def test_the_schema_is_complete(server: Server) -> None:
 
 
 def test_requests_drawn_from_the_schema(server: Server) -> None:
-    """Whatever the schema allows, and much that it does not, is answered as described and never by a server error."""
+    """Every generated request, valid or not, gets a described response and no server error."""
     chosen = int(os.environ.get("TALLYSTREAM_SEED", "0")) or random.randrange(1, 2**32)
-    print(f"TALLYSTREAM_SEED={chosen}")  # noqa: T201  # shown when it fails
+    print(f"TALLYSTREAM_SEED={chosen}")  # noqa: T201  # shown if the test fails
     with Harness(server.url, rules=RULES) as harness, http_service(harness.url) as http:
         schema = schemathesis.openapi.from_dict(http.get("/schema/openapi.json").json())
         schema.config.base_url = str(http.base_url)
@@ -50,7 +50,7 @@ def test_requests_drawn_from_the_schema(server: Server) -> None:
         for operation in schema.get_all_operations():
             case_of = operation.ok()
             if case_of.path.startswith("/v1/live"):
-                continue  # an answer without end
+                continue  # an endless response
 
             @seed(chosen)
             @settings(
@@ -77,7 +77,7 @@ def test_requests_drawn_from_the_schema(server: Server) -> None:
 
 
 def test_requests_with_a_body_of_anything(server: Server) -> None:
-    """Bytes of any kind under any of the media types are refused or taken, and the service goes on."""
+    """Arbitrary bytes under any media type are rejected or accepted, and the service keeps running."""
     kinds = ["application/json", "application/x-ndjson", "application/cloudevents+json", "text/plain", "x/y", ""]
     with Harness(server.url, rules=RULES) as harness, http_service(harness.url) as http:
 

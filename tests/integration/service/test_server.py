@@ -1,4 +1,4 @@
-"""The read service as a part of a process: started beside others, stopped by its caller."""
+"""Tests of the read service in a process with other parts: its caller starts and stops it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 NOBODY = "redis://127.0.0.1:1"
-"""A port where nothing listens: the service starts without Redis."""
+"""A URL without a server: the service starts without Redis."""
 
 
 def test_workers_and_service_share_a_process(server: Server) -> None:
-    """Beside workers in the same process the service shows what they count and how they do it."""
+    """The service shows the totals and the metrics of workers in the same process."""
     settings, registry = settings_for(server.url, read_timeout=5), CollectorRegistry()
     log = logs.configure(quiet=True)
     with counting(settings, log, [WorkerMetrics(registry)]), serving(settings, registry) as url:
@@ -43,7 +43,7 @@ def test_workers_and_service_share_a_process(server: Server) -> None:
 
 
 def test_a_port_in_use_is_refused(server: Server) -> None:
-    """A second service on a port is refused with what to do, and the first one keeps all its requests."""
+    """A second service on a port is rejected with advice, and the first one gets all its requests."""
     with serving(settings_for(server.url)) as url:
         port = int(url.rpartition(":")[2])
         with (
@@ -58,7 +58,7 @@ def test_a_port_in_use_is_refused(server: Server) -> None:
 
 
 def test_an_address_that_is_not_ours_is_refused(server: Server) -> None:
-    """A host that cannot be listened on is a message, not a traceback."""
+    """An address that the machine does not have is an error message without a traceback."""
     for host in ("192.0.2.1", "no such host"):
         with pytest.raises(ConfigurationError, match="cannot listen on"), serving(settings_for(server.url, host=host)):
             pass
@@ -78,13 +78,13 @@ def test_a_port_is_free_again_after_a_stop(server: Server) -> None:
 
 
 def test_a_stop_lets_requests_end(server: Server) -> None:
-    """A request in hand when the service stops still gets its answer."""
+    """A request that runs when the service stops still gets its response."""
     with Harness(server.url) as harness:
         stream = harness.layout.keys_of("article:1").stream
         id_ = harness.client.xadd(stream, {"metric": "view", "subject": "article:1"}).decode()
         answers = []
         with serving(settings_for(server.url, read_timeout=1)) as url, httpx.Client() as client:
-            client.get(f"{url}/healthz")  # a connection that stays open must not hold up the stop
+            client.get(f"{url}/healthz")  # an open connection must not delay the stop
             path = f"{url}/v1/counters/article:1?after={id_}"
             asking = threading.Thread(target=lambda: answers.append(httpx.get(path)))
             harness.client.config_resetstat()
@@ -97,7 +97,7 @@ def test_a_stop_lets_requests_end(server: Server) -> None:
 
 
 def test_a_half_sent_request_holds_nothing_up_for_long() -> None:
-    """A client that stops in the middle of a request is cut off, and a stop does not wait for it without end."""
+    """A half-sent request is cut off, and does not delay a stop for long."""
     with serving(settings_for(NOBODY)) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=20) as client:
@@ -107,7 +107,7 @@ def test_a_half_sent_request_holds_nothing_up_for_long() -> None:
 
 
 def test_a_process_that_served_ends_cleanly() -> None:
-    """A program ends with status 0 right after it stopped serving: nothing of the service is left to trip over."""
+    """A program ends with status 0 right after it stopped serving."""
     program = f"""
 import httpx
 from tests.http_service import settings_for
@@ -116,7 +116,7 @@ with serving(settings_for({NOBODY!r})) as url:
     assert httpx.get(f"{{url}}/healthz").status_code == 200
 """
     for _ in range(3):
-        # Two at a time: the fault needs a machine that is busy.
+        # Run two at a time: the fault needs a busy machine.
         command = [sys.executable, "-c", program]
         running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
         for process in running:
@@ -125,7 +125,7 @@ with serving(settings_for({NOBODY!r})) as url:
 
 
 def test_many_requests_at_once(server: Server) -> None:
-    """Far more requests at once than connections to Redis are all answered, over connections that stay open."""
+    """200 concurrent requests, many more than connections to Redis, all get a response."""
     with Harness(server.url) as harness, serving(settings_for(server.url)) as url:
         harness.drain()
         answers = []

@@ -75,7 +75,7 @@ CASES: Final = [
     ("rebuild/propose", "meta", "HSET meta building 2 rules@2 others", "new", "other text"),
     ("rebuild/propose", "meta", "HSET meta rules@1 old", "new", "kept text"),
     ("rebuild/switch", "stream live", NEXT_GROUP, "1 g 2 g-2", "switched"),
-    ("rebuild/switch", "stream live", NEXT_PENDING, "1 g 2 g-2", "behind"),
+    ("rebuild/switch", "stream live", NEXT_PENDING, "1 g 2 g-2", "incomplete"),
     ("rebuild/switch", "stream live", "SET live 3", "1 g 2 g-2", "other"),
     ("repartition/activate", "meta", "HSET meta moving 2", "2 1 4", "active"),
     ("repartition/activate", "meta", "", "2 1 4", "given_up"),

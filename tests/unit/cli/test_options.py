@@ -1,4 +1,4 @@
-"""Options of the command line mean what they say."""
+"""Tests of the options of the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMANDS = sorted(name for name in app if not name.startswith("-"))
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_whole_numbers_are_never_rounded(command):
-    """Each option that is a whole number refuses 1.5; the parser's own conversion would make 2 of it."""
+    """Every whole-number option rejects 1.5, which the option parser itself would round to 2."""
     for sub in (app[command], *(app[command][name] for name in app[command] if not name.startswith("-"))):
         for argument in sub.assemble_argument_collection():
             if argument.hint is int or int in typing.get_args(argument.hint):
@@ -23,7 +23,7 @@ def test_whole_numbers_are_never_rounded(command):
 
 @pytest.mark.parametrize("amount", ["1.5", "0.4", "1e3", "", "one"])
 def test_an_amount_that_is_no_whole_number_is_refused(amount, capsys):
-    """`emit` counts nothing for such an amount, and says what is wrong."""
+    """`emit` rejects an amount that is not a whole number, with an error, and counts nothing."""
     with pytest.raises(SystemExit) as ended:
         app(["emit", "view", "a", "--amount", amount, "--redis", "redis://127.0.0.1:1"])
     assert ended.value.code == 2

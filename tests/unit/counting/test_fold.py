@@ -134,18 +134,18 @@ def test_visits_fold_to_what_singles_fold_to(given_visits):
             for subject, *names in rows
             for actor in names
         }
-        parked = Counter((part.reason, part.events, part.metric, part.fields[b"b"]) for part in folded.dead)
+        letter = Counter((part.reason, part.events, part.metric, part.fields[b"b"]) for part in folded.dead)
         sums = {(place.metric, place.labels, s): n for place, by in folded.batch.sums.items() for s, n in by.items()}
         limited = {
             (place.metric, place.labels, s): n for place, by in folded.batch.limited.items() for s, n in by.items()
         }
         votes = sorted(str(vote) for _, _, _, *some in document["votes"] for vote in some)
         expire = dict(zip(document["expire"][::2], document["expire"][1::2], strict=True))
-        found.append((uniques, parked, sums, limited, votes, expire, folded.ledger, folded.settled))
+        found.append((uniques, letter, sums, limited, votes, expire, folded.ledger, folded.settled))
     assert found[0] == found[1]
 
 
-def test_an_excluded_counter_is_parked_alone():
+def test_an_excluded_counter_is_dead_lettered_alone():
     """All events of an excluded counter, in singles and groups, are dead-lettered; the other events are counted."""
     entries = [
         entry(("view", "a", 1), ("view", "a", 1), ("view", "b", 1), ("view", "a", 5), ("view", "c", 7)),
@@ -161,70 +161,70 @@ def test_an_excluded_counter_is_parked_alone():
     assert (batch.ledger["counted"], batch.ledger["dead"], batch.ledger["dead@view"]) == (4, 4, 4)
 
 
-def test_what_is_parked_can_be_appended_again():
+def test_what_is_dead_lettered_can_be_appended_again():
     """A dead letter has the fields of an entry that contains exactly the events that were not counted."""
     batch, _ = fold()([entry(("view", "a", 1), ("view", "b", 1), ("view", "a", 5))], {("view", "a"): "because"})
-    (parked,) = batch.dead
-    payload = decode(parked.fields, RECEIVED)
-    again, _ = fold()([Entry(f"{RECEIVED + 86_400_000}-0", parked.fields)])
-    assert payload.events == parked.events == 2
+    (letter,) = batch.dead
+    payload = decode(letter.fields, RECEIVED)
+    again, _ = fold()([Entry(f"{RECEIVED + 86_400_000}-0", letter.fields)])
+    assert payload.events == letter.events == 2
     assert totals(again) == {"view": {"a": 6}}
 
 
-def test_an_undeclared_metric_is_parked_alone():
+def test_an_undeclared_metric_is_dead_lettered_alone():
     """Events of an undeclared metric are dead-lettered with a reason that names it; the ledger has no field for it."""
     batch, _ = fold()([entry(("veiw", "a", 1), ("view", "a", 1), ("veiw", "b", 1, NOW, "u"))])
     assert totals(batch) == {"view": {"a": 1}}
-    assert all("veiw is not declared" in parked.reason for parked in batch.dead)
+    assert all("veiw is not declared" in letter.reason for letter in batch.dead)
     assert batch.ledger == {"counted": 1, "counted@view": 1, "dead": 2, "entries:settled": len(batch.ids)}
 
 
-def test_a_metric_of_control_characters_is_parked():
+def test_a_metric_of_control_characters_is_dead_lettered():
     """Events with an invalid metric name are dead-lettered, and the reason does not repeat the name."""
     batch, _ = fold()([entry(("\x1b[31m", "a", 1), ("m" * 1000, "a", 1), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
-    assert all(parked.reason.isprintable() and len(parked.reason) < 200 for parked in batch.dead)
+    assert all(letter.reason.isprintable() and len(letter.reason) < 200 for letter in batch.dead)
 
 
 @pytest.mark.parametrize("subject", ["", "x" * 1025, "a\x1b", "\u202e", "\u2028", "e\u0301"])
 @pytest.mark.parametrize("actor", [None, "u1"])
-def test_a_bad_subject_is_parked_alone(subject, actor):
+def test_a_bad_subject_is_dead_lettered_alone(subject, actor):
     """An event whose subject emit would reject is dead-lettered, in a group or a single; the others are counted."""
     batch, _ = fold()([entry(("view", subject, 1, NOW, actor), ("view", "a", 1), ("view", "b", 2, NOW, actor))])
     assert totals(batch) == {"view": {"a": 1, "b": 2}}
-    (parked,) = batch.dead
-    assert parked.reason.startswith("subject: ")
-    assert parked.events == 1
+    (letter,) = batch.dead
+    assert letter.reason.startswith("subject: ")
+    assert letter.events == 1
 
 
 @pytest.mark.parametrize(
     ("actor", "id_", "field"), [("", None, "actor"), ("u" * 257, None, "actor"), (None, "\x00", "id")]
 )
-def test_a_bad_actor_or_id_is_parked_alone(actor, id_, field):
+def test_a_bad_actor_or_id_is_dead_lettered_alone(actor, id_, field):
     """An event whose actor or id emit would reject is dead-lettered; the others are counted."""
     batch, _ = fold()([entry(("view", "a", 1, NOW, actor, id_), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
-    assert [parked.reason.partition(":")[0] for parked in batch.dead] == [field]
+    assert [letter.reason.partition(":")[0] for letter in batch.dead] == [field]
 
 
-def test_another_partitions_subject_is_parked_with_the_right_stream():
+def test_another_partitions_subject_is_dead_lettered_with_the_right_stream():
     """An event in the stream of another partition is dead-lettered; the reason names the right stream."""
     layout = Layout(4)
     home = layout.keys_of("article:1")
     wrong = next(i for i, keys in enumerate(layout.keys) if keys != home)
     batch, _ = Fold(layout, wrong, RULES)([plain(metric="view", subject="article:1")])
     assert totals(batch).get("view", {}) == {}
-    assert [parked.reason for parked in batch.dead] == [
+    assert [letter.reason for letter in batch.dead] == [
         f"subject: belongs to another partition: append it to {home.stream}"
     ]
 
 
 @pytest.mark.parametrize("amounts", [[MAX_AMOUNT, 1], [-MAX_AMOUNT, -1], [MAX_AMOUNT] * 3, [2**52, 2**52]])
-def test_an_overflow_within_a_batch_is_parked_alone(amounts):
+def test_an_overflow_within_a_batch_is_dead_lettered_alone(amounts):
     """If the sum of a subject in one batch exceeds the bounds, its events are dead-lettered; the others are counted."""
     batch, _ = fold()([entry(("view", "b", 1), *(("view", "a", amount) for amount in amounts))])
     assert totals(batch) == {"view": {"b": 1}}
-    assert {parked.reason for parked in batch.dead} == {OVERFLOW}
+    assert {letter.reason for letter in batch.dead} == {OVERFLOW}
     assert batch.ledger["dead"] == len(amounts)
 
 
@@ -235,14 +235,14 @@ def test_the_bounds_themselves_count():
 
 
 @pytest.mark.parametrize("actor", [None, "u1"])
-def test_events_from_the_future_are_parked(actor):
+def test_events_from_the_future_are_dead_lettered(actor):
     """An event more than an hour ahead of the server's clock is dead-lettered; one that is less ahead is counted."""
     soon, later = NOW + MAX_AHEAD - 60, NOW + MAX_AHEAD + 60
     batch, _ = fold()([entry(("view", "a", 1, soon, actor), ("view", "a", 1, later, actor), ("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 2}}
-    (parked,) = batch.dead
-    assert "3,600 seconds after the server received the entry" in parked.reason
-    assert (parked.events, parked.metric) == (1, "view")
+    (letter,) = batch.dead
+    assert "3,600 seconds after the server received the entry" in letter.reason
+    assert (letter.events, letter.metric) == (1, "view")
 
 
 def test_the_past_is_welcome():
@@ -251,13 +251,13 @@ def test_the_past_is_welcome():
     assert totals(batch) == {"view": {"a": 2}}
 
 
-def test_an_entry_delivered_too_often_is_parked_unread():
+def test_an_entry_delivered_too_often_is_dead_lettered_unread():
     """An entry that exceeds `max_deliveries` is dead-lettered unchanged, with the number of events that it states."""
     poison = entry(("view", "a", 1), ("view", "b", 1), deliveries=11)
     batch, _ = fold(max_deliveries=10)([poison, entry(("view", "a", 1), number=1, deliveries=10)])
     assert totals(batch) == {"view": {"a": 1}}
-    (parked,) = batch.dead
-    assert (parked.reason, parked.events, parked.fields) == ("delivered 10 times without success", 2, poison.fields)
+    (letter,) = batch.dead
+    assert (letter.reason, letter.events, letter.fields) == ("delivered 10 times without success", 2, poison.fields)
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,12 @@ def test_an_entry_delivered_too_often_is_parked_unread():
         ({b"\xff": b"\xff"}, 1),
     ],
 )
-def test_an_unreadable_entry_is_parked_whole(fields, events):
+def test_an_unreadable_entry_is_dead_lettered_whole(fields, events):
     """An entry that cannot be decoded is dead-lettered unchanged, with the events it states; others are counted."""
     batch, _ = fold()([Entry("1-0", fields), entry(("view", "a", 1))])
     assert totals(batch) == {"view": {"a": 1}}
-    (parked,) = batch.dead
-    assert (parked.source, parked.events, parked.fields) == ("1-0", events, fields)
+    (letter,) = batch.dead
+    assert (letter.source, letter.events, letter.fields) == ("1-0", events, fields)
     assert (batch.appended, batch.ledger["dead"]) == (events, events)
 
 
@@ -295,4 +295,4 @@ def test_a_forged_single_is_checked():
     forged = Entry(f"{RECEIVED}-0", {b"v": b"1", b"n": b"1", b"b": msgspec.msgpack.encode(Payload([], [single]))})
     batch, _ = fold()([forged])
     assert batch.batch.counters == 0
-    assert [parked.reason for parked in batch.dead] == ["actor: must not contain control characters"]
+    assert [letter.reason for letter in batch.dead] == ["actor: must not contain control characters"]

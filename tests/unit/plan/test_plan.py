@@ -1,4 +1,4 @@
-"""The plan: known points, and that more of anything never needs less."""
+"""Tests of the plan: known values, and that a larger load never needs less."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def load(events: float = 1e5, subjects: int = 10**6, rule: Metric = VIEW, **othe
 
 
 def made(expected: ExpectedLoad, *, node_memory: float = ROOM, partitions: int | None = None) -> Plan:
-    """Return its plan."""
+    """Return the plan of a load."""
     return plan(expected, COSTS, Settings(), node_memory=node_memory, partitions=partitions)
 
 
 @pytest.mark.parametrize("skew", [0.0, 0.8, 1.0, 1.3])
 def test_distinct_is_what_the_formula_says(skew: float) -> None:
-    """The blocks of ranks give what the sum over every rank gives, within a percent."""
+    """The blocks of ranks give the same result as the sum over all ranks, within one percent."""
     weights = [rank**-skew for rank in range(1, 5_001)]
     whole = sum(weights)
     for events in (1, 100, 10_000, 1e6):
@@ -82,7 +82,7 @@ def test_distinct_is_what_the_formula_says(skew: float) -> None:
 
 
 def test_distinct_at_its_ends() -> None:
-    """One event is of one subject, a multitude is of all of them, none is of none."""
+    """No event has no subject, one event has one, and very many events have all of them."""
     assert distinct(0, 10, 1.0) == 0
     assert distinct(1e-3, 10**9, 0.0) == pytest.approx(1e-3, rel=1e-3)
     assert distinct(1e9, 1000, 1.0) == pytest.approx(1000)
@@ -90,7 +90,7 @@ def test_distinct_at_its_ends() -> None:
 
 
 def test_entries_fill_within_the_linger() -> None:
-    """An entry holds its first event and what comes within the linger, and no more than a thousand."""
+    """An entry has its first event and those within the linger, at most 1,000."""
     assert pack(load(4000, producers=1), 4, 3000).entry_events == pytest.approx(1 + 1000 * 0.005)
     assert pack(load(4000, producers=10, linger=0.1), 4, 3000).entry_events == pytest.approx(1 + 100 * 0.1)
     assert pack(load(1e9, producers=1), 4, 3000).entry_events == 1000
@@ -98,7 +98,7 @@ def test_entries_fill_within_the_linger() -> None:
 
 
 def test_batches_close_at_their_weight_or_at_their_entries() -> None:
-    """Where no subject repeats a batch is of 3,000 counters; of one subject it is of the entries of one read."""
+    """A batch has 3,000 counters if no subject repeats; with one subject it has the entries of one read."""
     alike = load(1e9, 10**9, Metric(), producers=1, skew=0.0)
     assert pack(alike, 4, 3000).batch_events == pytest.approx(3000, rel=0.01)
     one = pack(load(1e9, 1, Metric(), producers=1), 1, 3000)
@@ -109,7 +109,7 @@ def test_batches_close_at_their_weight_or_at_their_entries() -> None:
 
 
 def test_the_servers_time_adds_up() -> None:
-    """Of events that never repeat, each costs its entry's part, a total, two buckets and three leaderboards."""
+    """Each event that never repeats costs its share of an entry, a total, two buckets and three leaderboards."""
     expected = load(1e6, 10**10, producers=1, skew=0.0)
     packing = pack(expected, 4, 3000)
     spent = server_seconds(expected, packing, COSTS)
@@ -121,7 +121,7 @@ def test_the_servers_time_adds_up() -> None:
 
 
 def test_a_worker_remembers_so_many_subjects() -> None:
-    """Nothing is looked at anew where all subjects of a partition are remembered, everything where none comes twice."""
+    """No subject is validated again if the cache has room for all of them; every one is if none repeats."""
     assert pack(load(1e6, 4 * 50_000), 4, 3000).fresh == 0
     assert pack(load(1e6, 10**10, skew=0.0), 4, 3000).fresh == pytest.approx(1e6, rel=0.01)
     some = pack(load(1e6, 10**6), 4, 3000).fresh
@@ -129,7 +129,7 @@ def test_a_worker_remembers_so_many_subjects() -> None:
 
 
 def test_memory_at_known_points() -> None:
-    """A total for each subject, a bucket's field for each that is active in it, a vote for each actor."""
+    """Memory is a total per subject, a field per active subject and bucket, and a vote per actor."""
     dense = counter_bytes(load(1e6, 1000, Metric(windows=("day",), retention={"day": "9d"})), 4, COSTS)
     assert dense == {"view: total": pytest.approx(100_000), "view: days for 9d": pytest.approx(10 * 40_000, rel=0.01)}
     sparse = counter_bytes(
@@ -143,7 +143,7 @@ def test_memory_at_known_points() -> None:
 
 
 def test_the_log_is_bounded_by_age_or_bytes() -> None:
-    """The log holds what comes within its age, and no more than its bytes allow."""
+    """The streams have the entries within the age, and at most the configured bytes."""
     packing = pack(load(1000, 10**9, Metric(), producers=1, skew=0.0), 4, 3000)
     grows = packing.entries * 70 + 1000 * 15
     assert log_bytes(packing, 4, COSTS, RetentionSettings(age="1h", bytes=0, backlog_bytes=0)) == pytest.approx(
@@ -153,7 +153,7 @@ def test_the_log_is_bounded_by_age_or_bytes() -> None:
 
 
 def test_primaries_follow_from_time_and_memory() -> None:
-    """There are as many primaries as the larger of processor time and memory asks for, and partitions for them."""
+    """The number of primaries follows from processor time or memory, and the partitions suffice for it."""
     fast = made(load(3e6, 10**6, producers=2))
     assert fast.primaries == math.ceil(sum(fast.server.values()) / UTILISATION) > 1
     assert fast.partitions >= 2 * fast.primaries
@@ -173,7 +173,7 @@ def test_primaries_follow_from_time_and_memory() -> None:
 )
 @pytest.mark.parametrize("rule", [Metric(), VIEW, VOTE, Metric(unique="day")])
 def test_more_never_needs_less(rule: Metric, name: str, values: list[float]) -> None:
-    """More events, subjects, producers or actors never need less of anything, whatever the number of partitions."""
+    """More events, subjects, producers or actors never need less of a resource, for any number of partitions."""
     for partitions in (4, 64, 1024):
         plans = [made(replace(load(rule=rule, actors=5), **{name: value}), partitions=partitions) for value in values]
         for figure in (
@@ -189,14 +189,14 @@ def test_more_never_needs_less(rule: Metric, name: str, values: list[float]) -> 
 
 
 def test_longer_lingers_never_need_more() -> None:
-    """A longer linger packs more into an entry, which costs no part more."""
+    """A longer linger packs more events into an entry, and never needs more of a server."""
     plans = [made(load(1e6, linger=linger), partitions=64) for linger in (0.0, 0.005, 0.05, 0.5, 5.0)]
     needed = [sum(each.server.values()) for each in plans]
     assert needed == sorted(needed, reverse=True)
 
 
 def test_what_cannot_be_planned_is_said() -> None:
-    """A load that no number of partitions carries, and inputs that make no sense, are refused with what to do."""
+    """A load that is too large, and inputs out of range, are rejected with advice."""
     with pytest.raises(ConfigurationError, match="split the load over several namespaces"):
         made(load(1e12))
     for wrong in ({"events": 0}, {"subjects": 0}, {"skew": 4.0}, {"actors": -1}, {"producers": 0}, {"linger": -1.0}):
@@ -205,7 +205,7 @@ def test_what_cannot_be_planned_is_said() -> None:
 
 
 def test_each_figure_is_explained() -> None:
-    """Every line says what it follows from, and the JSON document carries the constants."""
+    """Every line has a reason, and the JSON document contains the constants."""
     expected = load(1e6, producers=1000)
     found = made(expected)
     rows = lines(expected, found, COSTS, Settings(), 1, ROOM)
@@ -219,7 +219,7 @@ def test_each_figure_is_explained() -> None:
 
 
 def test_the_shipped_costs_can_be_read(tmp_path) -> None:
-    """The release carries measured costs; a file that holds others is refused by name."""
+    """The shipped costs are readable; a file without costs is rejected with its name."""
     assert load_costs().server.total > 0
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_costs(tmp_path / "nowhere.json")

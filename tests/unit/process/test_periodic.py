@@ -1,4 +1,4 @@
-"""A periodic service makes pass after pass whatever a pass raises, and ends within its deadline."""
+"""Tests of the periodic service: no exception of a pass ends it, and it stops within its deadline."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.services import running, start_all, stop_all
 
 LONG = 3600.0
-"""Seconds that no test waits."""
+"""An interval in seconds that is longer than any test."""
 
 
 @pytest.fixture
 def lines():
-    """Return what captures the lines."""
+    """Return the captured log lines."""
     return LogCapture()
 
 
@@ -33,28 +33,28 @@ def service(lines: LogCapture, run_once, interval: float = LONG, **settings) -> 
 
 
 def soon() -> float:
-    """Return a deadline that is far enough for a busy machine."""
+    """Return a deadline that is late enough for a busy machine."""
     return time.monotonic() + 30
 
 
 class Client:
-    """Records what becomes of a client's connections."""
+    """A client that records what happens to its connections."""
 
     def __init__(self) -> None:
         self.happened: list[str] = []
         self.connection_pool = self
 
     def disconnect(self) -> None:
-        """Drop all connections."""
+        """Record that all connections are dropped."""
         self.happened.append("disconnect")
 
     def close(self) -> None:
-        """Close for good."""
+        """Record that the client is closed."""
         self.happened.append("close")
 
 
 def test_the_first_pass_is_made_at_once_and_a_stop_wakes_the_service(lines):
-    """A service of an interval of an hour makes a pass when it starts, and a stop does not wait for the hour."""
+    """A service with an interval of an hour runs a pass at its start, and stops without waiting for the hour."""
     passes: Queue[str] = Queue()
     copying = service(lines, lambda: passes.put(threading.current_thread().name))
     copying.start()
@@ -66,7 +66,7 @@ def test_the_first_pass_is_made_at_once_and_a_stop_wakes_the_service(lines):
 
 
 def test_the_interval_is_from_beginning_to_beginning(lines):
-    """What a pass takes is taken off the interval; after one that takes longer the next begins at once."""
+    """The duration of a pass counts towards the interval; after a longer pass the next begins at once."""
     assert LONG - 60 < service(lines, lambda: None).attempt() <= LONG
     assert service(lines, lambda: None, interval=0).attempt() == 0
     shorter = [service(lines, lambda: None, jitter=0.25).attempt() for _ in range(100)]
@@ -74,7 +74,7 @@ def test_the_interval_is_from_beginning_to_beginning(lines):
 
 
 def test_failed_passes_are_tried_again_at_growing_pauses(lines):
-    """Pauses grow while passes fail and begin again after one that succeeds; two lines say so."""
+    """Pauses grow while passes fail and start small after a success; two lines are logged."""
     outcomes = iter([RedisConnectionError("gone")] * 4 + [None] + [RedisConnectionError("gone")])
 
     def run_once() -> None:
@@ -95,7 +95,7 @@ def test_failed_passes_are_tried_again_at_growing_pauses(lines):
 
 
 def test_a_bug_does_not_end_the_service(lines):
-    """An exception that nobody foresaw is logged once with its traceback, and the passes go on."""
+    """An unexpected exception is logged once with its traceback, and the passes continue."""
     tries: Queue[None] = Queue()
 
     def run_once() -> None:
@@ -113,7 +113,7 @@ def test_a_bug_does_not_end_the_service(lines):
 
 
 def test_not_even_a_log_that_cannot_be_written_ends_the_service():
-    """The thread outlives a log on a full disk: it waits, and goes on."""
+    """The thread survives an error of logging, for example a full disk: it waits and continues."""
     tried = threading.Event()
 
     def full_disk(*_: object) -> None:
@@ -129,7 +129,7 @@ def test_not_even_a_log_that_cannot_be_written_ends_the_service():
 
 
 def test_what_recovers_may_say_how_long_to_wait(lines):
-    """The service asks what recovers after each failed pass; if that fails as well, it waits as ever."""
+    """`recover` may return the pause after a failed pass; if it raises, the back-off decides."""
 
     def fail() -> None:
         raise RedisConnectionError("gone")
@@ -148,7 +148,7 @@ def test_what_recovers_may_say_how_long_to_wait(lines):
     [(RedisConnectionError("gone"), True), (ReadOnlyError("demoted"), True), (ResponseError("OOM"), False)],
 )
 def test_connections_are_dropped_if_the_server_is_lost(lines, error, drops):
-    """Connections to a server that is gone, or was demoted, are not used again; all are closed at the end."""
+    """Connections to a lost or demoted server are dropped; all clients are closed at the end."""
 
     def fail() -> None:
         raise error
@@ -162,7 +162,7 @@ def test_connections_are_dropped_if_the_server_is_lost(lines, error, drops):
 
 
 def test_what_was_done_is_a_line(lines):
-    """The fields that a pass returns are logged; a pass that returns none is not."""
+    """The fields that a pass returns are logged; a pass without fields logs nothing."""
     results = iter([{"events": 3}, None, {}])
     copying = service(lines, lambda: next(results))
     for _ in range(3):
@@ -171,7 +171,7 @@ def test_what_was_done_is_a_line(lines):
 
 
 def test_a_pass_that_does_not_end_is_left_alone(lines):
-    """A stop whose deadline passes returns, says so, and the pass may still end later and close what it used."""
+    """A stop returns false at its deadline; the pass may end later and then closes its clients."""
     began, may_end, closed = threading.Event(), threading.Event(), threading.Event()
 
     def run_once() -> None:
@@ -189,7 +189,7 @@ def test_a_pass_that_does_not_end_is_left_alone(lines):
 
 
 def test_services_start_in_order_and_stop_backwards():
-    """Each is told to end before any is waited for; the last that was started is waited for first."""
+    """All services get `quiet` before the first `stop`; the service started last is stopped first."""
     happened: list[str] = []
 
     class Recorded:
@@ -215,7 +215,7 @@ def test_services_start_in_order_and_stop_backwards():
 
 
 def test_a_service_runs_as_long_as_a_context(lines):
-    """The service works within the context, and what it used is closed behind it."""
+    """A service runs within its context, and its clients are closed at the end."""
     passes: Queue[None] = Queue()
     client = Client()
     with running(service(lines, lambda: passes.put(None), clients=[client]), 30):

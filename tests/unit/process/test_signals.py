@@ -1,4 +1,4 @@
-"""Signals that end a command: heard whenever they come."""
+"""Tests of the signals that end a command."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ for _ in range(500):
 
 
 def test_a_signal_never_blocks_the_waiting_thread():
-    """A signal that comes while the main thread looks at the event is heard, and nothing waits for ever."""
+    """A signal that arrives while the main thread checks the event sets the event, and no thread blocks."""
     done = subprocess.run([sys.executable, "-c", MANY], timeout=60, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Each change of state is one line in the log, however often the state is met."""
+"""Tests of the state log: each change of state is one line, for any number of repetitions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tallystream_worker.process.state_log import StateLog, StreamStates
 
 @pytest.fixture
 def lines():
-    """Return what captures the lines, as a list of its entries."""
+    """Return the captured log lines as a list."""
     return LogCapture()
 
 
@@ -24,12 +24,12 @@ def log(lines):
 
 
 def said(lines: LogCapture) -> list[tuple[str, str, str | None]]:
-    """Return level, event and problem of each line."""
+    """Return the level, event and problem of each line."""
     return [(line["log_level"], line["event"], line.get("problem")) for line in lines.entries]
 
 
 def test_a_problem_is_logged_when_it_begins_and_when_it_ends(log, lines):
-    """A hundred failures of one kind are one line, and so is the end of them; what works at first is no line."""
+    """A hundred failures of one kind are one line, their end is one more; a working start is none."""
     state = StateLog(log, failed="paused", works="resumed")
     state.works()
     for _ in range(100):
@@ -43,7 +43,7 @@ def test_a_problem_is_logged_when_it_begins_and_when_it_ends(log, lines):
 
 
 def test_another_problem_is_another_line(log, lines):
-    """A problem that turns into another one is logged; one whose text differs in numbers only is the same."""
+    """A change to another problem is logged; a text that differs only in numbers is the same problem."""
     state = StateLog(log, failed="paused", works="resumed")
     for problem in ("Error 111 connecting to 10.0.0.1:6379", "Error 111 connecting to 10.0.0.2:6380", "no disk"):
         state.failed(problem)
@@ -51,7 +51,7 @@ def test_another_problem_is_another_line(log, lines):
 
 
 def test_what_has_not_worked_yet_is_logged_once_it_does(log, lines):
-    """A state that begins with a problem logs that it works, and the same problem is no news."""
+    """A state that begins with a problem logs its end, and does not log the same problem again."""
     state = StateLog(log, failed="paused", works="resumed", problem="starting")
     state.failed("starting")
     state.works()
@@ -59,7 +59,7 @@ def test_what_has_not_worked_yet_is_logged_once_it_does(log, lines):
 
 
 def test_only_a_bug_has_a_traceback(log, lines):
-    """Errors of Redis and of tallystream say what they are in their text; any other is logged with its traceback."""
+    """Errors of Redis and of tallystream are logged with their text, any other with its traceback."""
     state = StateLog(log, failed="paused", works="resumed")
     bug = KeyError("a")
     for error in (RedisConnectionError("gone"), StreamError("trimmed"), RedisConnectionError(), bug, bug):

@@ -30,7 +30,7 @@ def test_outcomes_add_up_over_partitions() -> None:
         "appended": 15, "counted": 5, "rejected": 3, "duplicate": 1, "late": 1, "dead": 1, "trimmed": 1,
     }  # fmt: skip
     assert found.unaccounted == 3
-    assert found.parked == 4
+    assert found.dead == 4
 
 
 def test_events_by_metric_leave_nothing_out() -> None:
@@ -58,7 +58,7 @@ def test_totals_may_be_negative() -> None:
     ("pending", "lag"),
     [(NOTHING_PENDING, 1), (NOTHING_PENDING, None), ({"pending": 1, "min": b"3-0"}, 0)],
 )
-def test_open_books_have_no_unaccounted_events(pending: dict[str, object], lag: int | None) -> None:
+def test_an_open_ledger_has_no_unaccounted_events(pending: dict[str, object], lag: int | None) -> None:
     """While entries wait, or the lag is not known, the number of unaccounted events is `None`."""
     assert books({b"appended": b"5"}, pending=pending, lag=lag).unaccounted is None
 

@@ -1,4 +1,4 @@
-"""What a worker measures about itself."""
+"""Tests of the metrics of a worker."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def outcome(**changes: object) -> BatchResult:
-    """Return the outcome of one batch."""
+    """Return the result of one batch."""
     fields = {"partition": 0, "entries": 2, "counted": {"view": 40}, "dead": {"reason": 2}, "keys": 7}
     return BatchResult(**fields | {"seconds": 0.003, "stale": 0} | changes)  # type: ignore[arg-type]
 
 
 def test_outcomes_become_samples() -> None:
-    """Each applied batch adds its events, counters, seconds and repeats."""
+    """Each applied batch adds its events, counters, seconds and conflicts."""
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
     metrics(outcome())
@@ -42,7 +42,7 @@ def test_outcomes_become_samples() -> None:
 
 @pytest.mark.parametrize(("host", "warnings"), [("127.0.0.1", 0), ("localhost", 0), ("0.0.0.0", 1)])  # noqa: S104
 def test_metrics_that_others_can_read_are_warned_of(host: str, warnings: int) -> None:
-    """On loopback nothing is said; beyond it a line says what is read there without a token, and what to do."""
+    """On an address that is not loopback, a line warns of metrics without a token; on loopback there is none."""
     with structlog.testing.capture_logs() as said:
         server = serve_metrics(CollectorRegistry(), host, 0)
     server.shutdown()
@@ -63,7 +63,7 @@ def served(registry: CollectorRegistry) -> Iterator[WSGIServer]:
 
 
 def test_a_worker_has_a_port_of_its_own() -> None:
-    """The samples are read over HTTP from a port of the worker's; a port in use is a message."""
+    """The metrics are served over HTTP on the port of the worker; a port in use is an error."""
     registry = CollectorRegistry()
     WorkerMetrics(registry)(outcome())
     with served(registry) as server:

@@ -1,4 +1,4 @@
-"""Settings: environment over file over defaults, and every mistake is named."""
+"""Tests of the settings: environment over file over defaults, and errors for every mistake."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SHIPPED = ROOT / "config" / "tallystream.toml"
 
 
 def written(folder: Path, text: str) -> Path:
-    """Write a configuration."""
+    """Write a configuration, and return its path."""
     path = folder / "tallystream.toml"
     path.write_text(text)
     return path
 
 
 def test_the_shipped_file_states_the_defaults():
-    """`config/tallystream.toml` and the code agree on every default, and the file names every setting."""
+    """`config/tallystream.toml` has every setting, with the same default as the code."""
     shipped, defaults = load(SHIPPED, {}), Settings()
     sections = ("redis", "worker", "serve", "archive", "snapshot")
     for section in sections:
@@ -41,13 +41,13 @@ def test_the_shipped_file_states_the_defaults():
 
 
 def test_without_a_file_there_are_defaults(tmp_path, monkeypatch):
-    """Where no file is found, the defaults hold."""
+    """Without a file the settings are the defaults."""
     monkeypatch.chdir(tmp_path)
     assert load(None, {}) == Settings()
 
 
 def test_a_file_is_found(tmp_path, monkeypatch):
-    """`tallystream.toml` in the working folder is read without being named."""
+    """`tallystream.toml` in the working folder is read without --config."""
     written(tmp_path, "[serve]\nport = 9000\n[metric.sale]\n")
     monkeypatch.chdir(tmp_path)
     settings = load(None, {})
@@ -56,7 +56,7 @@ def test_a_file_is_found(tmp_path, monkeypatch):
 
 
 def test_the_environment_wins(tmp_path):
-    """A variable named after section and setting wins over the file, in the setting's own type."""
+    """A variable `TALLYSTREAM_<SECTION>_<SETTING>` overrides the file, and has the type of the setting."""
     file = written(tmp_path, "[redis]\nurl = 'redis://file'\n[worker]\nmax_keys = 500\nclaim_idle = 1.0\n")
     environment = {"TALLYSTREAM_REDIS_URL": "redis://environment", "TALLYSTREAM_WORKER_CLAIM_IDLE": "2.5"}
     settings = load(file, environment)
@@ -65,7 +65,7 @@ def test_the_environment_wins(tmp_path):
 
 
 def test_a_list_in_the_environment(tmp_path):
-    """A setting that is a list is written with commas or blanks; no token shows where settings are printed."""
+    """A list in a variable is separated by commas or spaces; printed settings show no token."""
     environment = {
         "TALLYSTREAM_SERVE_ORIGINS": "https://a.example, http://b.example:8080",
         "TALLYSTREAM_SERVE_HOSTS": "counts.internal",
@@ -95,7 +95,7 @@ def test_a_list_in_the_environment(tmp_path):
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path, text, parts):
-    """An error names the file, the setting, the value and what is allowed."""
+    """An error has the file, the setting, the value and the allowed values."""
     file = written(tmp_path, text)
     with pytest.raises(ConfigurationError) as refused:
         load(file, {})
@@ -104,7 +104,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path, text, parts):
 
 
 def test_a_file_that_is_no_text(tmp_path):
-    """A file in another encoding is an error of ours that names it."""
+    """A file in another encoding is a `ConfigurationError` with its name."""
     file = tmp_path / "tallystream.toml"
     file.write_bytes(b"\xff\xfe[\x00")
     with pytest.raises(ConfigurationError, match=r"tallystream\.toml"):
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_text(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    """A file that was asked for and is not there is an error that says what to do."""
+    """A missing file that --config names is an error with advice."""
     with pytest.raises(ConfigurationError, match=r"absent\.toml: cannot be read .*--config"):
         load(tmp_path / "absent.toml", {})
 
@@ -128,7 +128,7 @@ def test_a_missing_file_is_named(tmp_path):
     ],
 )
 def test_a_mistake_in_the_environment_is_named(tmp_path, variable, value, parts):
-    """An error names the variable or setting, and what is allowed."""
+    """An error has the variable or setting, and the allowed values."""
     with pytest.raises(ConfigurationError) as refused:
         load(written(tmp_path, ""), {variable: value})
     for part in parts:
@@ -136,5 +136,5 @@ def test_a_mistake_in_the_environment_is_named(tmp_path, variable, value, parts)
 
 
 def test_the_consumer_is_named_after_the_host():
-    """A worker without a name of its own takes the host's, so that it finds what it held before a restart."""
+    """A worker without a name uses that of the host, so it finds its pending entries after a restart."""
     assert Settings().worker.consumer

@@ -28,10 +28,12 @@ Change = tuple[str, str, float]
 class AlertEvaluator:
     """Changes the states of alerts as time passes. Several evaluators may run: the script makes each change once.
 
+    The script that counts evaluates all other changes: those of alerts on a total or a bucket, by events.
+
     Args:
         client: The connection to the counters.
-        layout: Returns the live layout. It is called in each pass, because a rebuild or a repartition changes it. It
-            returns `None` if the epoch has changed; then a pass does nothing.
+        layout: Returns the live layout. Each pass calls this function, because a rebuild or a repartition changes the
+            layout. It returns `None` if the epoch has changed; then the pass does nothing.
         rules: The declared metrics and alerts.
     """
 
@@ -42,13 +44,18 @@ class AlertEvaluator:
         self._seen: dict[str, float] = {}
 
     def run_once(self, now: float | None = None) -> int:
-        """Evaluate each alert over a range, a rate or a window once, in every partition.
+        """Fire and resolve the alerts with `over` or `rate`, and end those with `window` that fire for an ended bucket.
+
+        Each change also writes its notification to the outbox of the partition.
 
         Args:
             now: The present, in seconds since 1970; `None` for the clock's time.
 
         Returns:
-            How many states were changed.
+            How many states were changed: an alert has one state for each subject.
+
+        Raises:
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         now = time.time() if now is None else now
         layout = self._layout()
@@ -66,7 +73,7 @@ class AlertEvaluator:
         return changed
 
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
-        """Resolve the subjects that fire for the bucket before the current one, which has ended; return how many."""
+        """End an alert with `window` for each subject that fires in the bucket before the current; return how many."""
         assert alert.window is not None  # noqa: S101  # checked by the caller
         current = bucket(alert.window, int(now) // 60, self._rules.zone)
         label = bucket(alert.window, current.start // 60 - 1, self._rules.zone).label

@@ -1,4 +1,7 @@
-"""Delivers notifications from the outboxes of the partitions: at least once, and in order for each URL."""
+"""Delivers notifications from the outboxes (one stream in each partition): at least once, and in order for each URL.
+
+A notification whose delivery still fails after a day is abandoned.
+"""
 
 from __future__ import annotations
 
@@ -30,23 +33,29 @@ GROUP: Final = "notify"
 """The name of the consumer group of the outboxes."""
 
 CLAIM_IDLE: Final = 120.0
-"""Seconds of idleness after which a notification is claimed from another worker; workers reset it every 30 seconds."""
+"""Idle time in seconds after which a worker claims a notification that another worker has read and not delivered.
+
+A running worker resets the idle time of its undelivered notifications about every 30 seconds.
+"""
 
 KEPT: Final = 86_400.0
 """The age in seconds from which a notification is abandoned and logged if its delivery fails."""
 
 FIRST_PAUSE: Final = 1.0
-"""Seconds to wait after the first delivery to a receiver that fails."""
+"""Most seconds to wait after the first failed delivery to a URL."""
 
 LONGEST_PAUSE: Final = 60.0
-"""The longest back-off of a receiver, in seconds."""
+"""The longest back-off between failed deliveries to a URL, in seconds."""
 
 _SAY_SO: Final = 30.0
 _COUNT: Final = 100
 
 
 class _Receiver:
-    """The notifications that wait for one URL, in order, and the time of the next attempt."""
+    """The undelivered notifications for one URL, in order, and the monotonic second before which none is posted.
+
+    The URL `""` has the notifications of all alerts without a webhook.
+    """
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self.queue: deque[Notification] = deque()
@@ -57,12 +66,12 @@ class _Receiver:
 
 @dataclass(frozen=True)
 class Notification:
-    """A notification: one change of the state of an alert.
+    """A notification: one change of the state of an alert, for one subject.
 
     Attributes:
-        keys: The keys of its partition.
-        entry: Its stream ID in the outbox.
-        fields: Its fields in the outbox: `alert`, `state`, `metric`, `subject`, `value`, `bucket`, `fired`.
+        keys: The keys of the partition whose outbox has the notification.
+        entry: The notification's stream ID in the outbox.
+        fields: The fields in the outbox: `alert`, `state`, `metric`, `subject`, `value`, `bucket`, `fired`.
     """
 
     keys: PartitionKeys
@@ -71,7 +80,7 @@ class Notification:
 
     @property
     def id(self) -> str:
-        """The notification's id: its partition and stream ID. It is the same in every attempt to deliver it."""
+        """The notification's id, `<hash tag of the partition>-<stream ID>`, the same in every attempt to deliver."""
         return f"{self.keys.prefix.split('{')[1].split('}')[0]}-{self.entry}"
 
     @property
@@ -80,7 +89,7 @@ class Notification:
         return int(self.entry.partition("-")[0]) / 1000
 
     def body(self) -> bytes:
-        """Return the JSON body that is posted to the webhook."""
+        """Return the JSON body that is posted to the webhook: an object with `type`, `timestamp` and `data`."""
         fields = self.fields
         data: dict[str, Any] = {
             "id": self.id,
@@ -97,7 +106,7 @@ class Notification:
 
 
 class Notifier:
-    """Delivers the notifications in the outboxes of one topic.
+    """Delivers the notifications in the outboxes of one topic; several workers share them as one consumer group.
 
     Args:
         client: The connection to the outboxes.
@@ -105,7 +114,8 @@ class Notifier:
         consumer: The name of the worker in the consumer group.
         hooks: The webhook of each alert, by name. Notifications of an alert without a webhook are only logged.
         log: Logs each notification when it is read, and failures to deliver it.
-        delivered: Called after each attempt, with the alert and `delivered`, `failed` or `abandoned`.
+        delivered: Called after each attempt, with the name of the alert and `delivered`, `failed` or `abandoned`. A
+            notification without a webhook counts as delivered.
     """
 
     def __init__(
@@ -129,7 +139,17 @@ class Notifier:
         self._say_so_at = 0.0
 
     def run_once(self) -> int:
-        """Read new notifications and deliver those that are due; return how many were delivered or abandoned."""
+        """Read new notifications, and deliver those whose URL has no back-off at present.
+
+        Blocks while it posts, at most about 10 seconds for each URL that does not reply.
+
+        Returns:
+            How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook
+            are included.
+
+        Raises:
+            redis.RedisError: the server does not reply, or rejects a command.
+        """
         if not self._begun:
             for keys in self._layout.keys:
                 try:
@@ -185,13 +205,20 @@ class Notifier:
             self._receivers.setdefault(hook.url if hook else "", _Receiver(self._log)).queue.append(notice)
 
     def _say_that_we_hold(self, keys: PartitionKeys) -> None:
-        """Reset the idle time of the notifications that wait here, so that no other worker claims them."""
+        """Reset the idle time of the notifications of a partition that this worker has read and not delivered.
+
+        So no other worker claims them.
+        """
         ours = [entry for outbox, entry in self._held if outbox == keys.outbox]
         if ours:
             self._client.execute_command("XCLAIM", keys.outbox, GROUP, self._consumer, 0, *ours, "JUSTID")
 
     def _deliver(self, receiver: _Receiver) -> int:
-        """Deliver a receiver's notifications in order, and stop at one that fails; return how many are settled."""
+        """Deliver a receiver's notifications in order until one fails; return how many were delivered or abandoned.
+
+        A notification that fails and is older than a day is abandoned, and the next one is tried. Delivered and
+        abandoned notifications are removed from the outbox.
+        """
         settled = 0
         while receiver.queue and time.monotonic() >= receiver.due:
             notice = receiver.queue[0]

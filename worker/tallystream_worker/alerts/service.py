@@ -43,10 +43,11 @@ class AlertDelivery:
         self._notifiers: dict[int, Notifier] = {}  # by log
 
     def run_once(self) -> None:
-        """Deliver the notifications that are due; do nothing if the epoch has changed.
+        """Deliver the notifications that are due, see `Notifier.run_once`; do nothing if the epoch has changed.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
+            ConfigurationError: the stored data is of another release.
         """
         try:
             found = self._deployment.reload(self._client)
@@ -66,12 +67,12 @@ def alert_services(
     consumer: str,
     delivered: Callable[[str, str], None] | None = None,
 ) -> list[PeriodicService]:
-    """Return the services that evaluate alerts and deliver notifications; an empty list if no alert is declared.
+    """Return two services, not started: one evaluates alerts, one delivers notifications; `[]` if no alert is declared.
 
     Args:
         settings: The configuration.
         deployment: The deployment that the worker started with.
-        log: Logs notifications and changes of state.
+        log: Logs notifications, and failures of the services.
         consumer: The name of the worker in the consumer group of the outboxes.
         delivered: Called after each attempt to deliver; see `Notifier`.
     """

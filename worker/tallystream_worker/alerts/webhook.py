@@ -33,15 +33,28 @@ _opener: Final = urllib.request.build_opener(_NoRedirect)
 
 
 def signature(key: bytes, id_: str, timestamp: int, body: bytes) -> str:
-    """Return the header `webhook-signature`: `v1,` and the base64 of HMAC-SHA256 of `<id>.<timestamp>.<body>`."""
+    """Return the value of the header `webhook-signature`: `v1,` and base64 of HMAC-SHA256 of `<id>.<timestamp>.<body>`.
+
+    Args:
+        key: The signing key.
+        id_: The id of the notification.
+        timestamp: The time of the attempt, in seconds since 1970.
+        body: The body of the request.
+    """
     signed = hmac.new(key, f"{id_}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return "v1," + base64.b64encode(signed).decode()
 
 
 def send(hook: Hook, id_: str, body: bytes) -> str | None:
-    """Post a notification to a webhook; return `None` if it replied with 2xx, else why the delivery failed.
+    """Post a notification to a webhook, once; return `None` if the reply is 2xx, else why the delivery failed.
 
-    The timestamp is that of the attempt, so that a receiver can reject old ones. The id is the same in every attempt.
+    A redirect is not followed: it is a failure. The timestamp in the headers is that of the attempt, so that a receiver
+    can reject old requests. The request is signed if the hook has a key.
+
+    Args:
+        hook: The URL and the key.
+        id_: The id of the notification, the same in every attempt.
+        body: The JSON body.
     """
     timestamp = int(time.time())
     headers = {

@@ -1,9 +1,10 @@
-"""Archives one partition: reads the entries after the group's position, writes a file, moves the position.
+"""Archives one partition: reads the entries after a group's position, writes a file, moves the position.
 
-The group `archive` has no pending entries: everything up to its position is archived, and trimming never passes the
-position. The entries of a file are claimed in Redis before the file is written. After a crash before the file is
-complete, the next archiver writes the claimed entries to the same file; after a later crash, it finds the file and
-moves the position. So each entry is in one file, even if several archivers run and crash.
+The group is the consumer group `archive`; its position is its last delivered ID. It has no pending entries: everything
+up to its position is archived, and trimming never passes the position. The entries of a file are claimed in Redis
+before the file is written. After a crash before the file is complete, the next archiver writes the claimed entries to
+the same file; after a later crash, it finds the file and moves the position. So each entry is in one file, even if
+several archivers run and crash.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class PartitionArchiver:
 
     Args:
         client: The server of the stream.
-        store: The files to write.
+        store: The archive.
         keys: The keys of the partition.
         partition: The number of the partition.
     """
@@ -62,11 +63,15 @@ class PartitionArchiver:
         self._keys = keys
 
     def ensure_group(self) -> None:
-        """Create the group at the end of the newest file, or move it there if the file is ahead of the group.
+        """Create the consumer group at the end of the newest file, or move the group there if the file is ahead of it.
 
         Without files, the group begins before the first entry of the stream. A file is ahead if the server lost data.
         The entries of the file must not be written again, and new entries have other IDs. (After a crash of an
         archiver, a file is ahead too, but its claim still exists; then `run_once` moves the group.)
+
+        Raises:
+            ArchiveError: the archive cannot be listed.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         newest = self._store.newest(self.partition)
         archived = (0, 0) if newest is None else newest.last
@@ -89,12 +94,13 @@ class PartitionArchiver:
             self._client.delete(self._keys.archive)
 
     def run_once(self, *, settled: float = SETTLED) -> int:
-        """Write the next entries of one day to one file; return the number of events in it, 0 if there is none.
+        """Write the next entries to one file, and move the group; return the number of events in the file, 0 if none.
 
-        Returns 0 also if another archiver has written the same entries meanwhile.
+        The entries are of one UTC day and at most about 500,000 rows; call again until the result is 0. The result is
+        0 also if another archiver has written the same entries meanwhile.
 
         Args:
-            settled: Minimum age of an entry in seconds; younger entries are left for a later call.
+            settled: Minimum age of an entry in seconds; younger entries are left for a later call. 0 leaves none.
 
         Raises:
             StreamError: the group does not exist, or entries were trimmed before they were archived.
@@ -131,7 +137,7 @@ class PartitionArchiver:
         return found.rows.events
 
     def _read(self, position: str, until: str, count: int | None) -> _Range:
-        """Read the entries of one day after a position: `count` of them, or (`None`) until a file is full."""
+        """Read the entries of one UTC day after a position: `count` of them, or (`None`) until a file is full."""
         found = _Range(Rows(), "", position)
         while count is None or found.rows.entries < count:
             reply: Any = self._client.xrange(self._keys.stream, f"({found.last}", until, count=_READ)
@@ -159,7 +165,7 @@ class PartitionArchiver:
         return next((id_.decode() for id_ in found), None)
 
     def _beginning(self) -> tuple[int, int]:
-        """Return the ID before the first entry of the stream; 0-0 only if no entry was ever trimmed."""
+        """Return the ID before the first entry of the stream; 0-0 only if no entry was ever removed from the stream."""
         try:
             about = self._client.xinfo_stream(self._keys.stream)
         except ResponseError as error:

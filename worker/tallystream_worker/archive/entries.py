@@ -24,7 +24,8 @@ def entries(store: Store, partition: int, after: str = "0-0", before: str | None
         before: The ID before which to end; `None` reads to the last archived entry.
 
     Raises:
-        ArchiveError: a file cannot be read, or is missing between two others, or between `after` and the first one.
+        ArchiveError: a file cannot be read, or is missing between two others, or between `after` and the first one
+            (not checked if `after` is `0-0`).
     """
     behind, end = parse_id(after), None if before is None else parse_id(before)
     for file in store.files(partition, behind):

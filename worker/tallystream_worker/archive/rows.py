@@ -104,7 +104,7 @@ class Rows:
         self.events += events
 
     def table(self) -> pa.Table:
-        """Return the rows of all added entries as a table."""
+        """Return the rows of all added entries as a table with the columns of `SCHEMA`."""
         return pa.table([pa.array(self._columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
 
     def _add_payload(self, payload: Payload) -> None:
@@ -159,7 +159,7 @@ class Rows:
 
 
 def entries_of(table: pa.Table) -> Iterator[Entry]:
-    """Yield the entries that a table was made from, in order."""
+    """Yield entries equal in effect to those that a table was made from, in the same order, with the same IDs."""
     table = table.combine_chunks()
     runs = {name: _Runs(table, name) for name in ("received", "received_n", "kind", "metric", "producer", "sequence")}
     runs["at"], runs["decided"] = _Runs(table, "happened"), _Runs(table, "decided")
@@ -182,7 +182,7 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
 
 
 class _Runs:
-    """A column as runs of equal values; an index returns the value of a row, `ends` are the rows after each run."""
+    """A column as runs of equal values: `runs[row]` is the value of a row, and `ends` has the row after each run."""
 
     def __init__(self, table: pa.Table, name: str) -> None:
         column = table.column(name)
@@ -200,7 +200,7 @@ class _Runs:
 def _restore(
     payload: Payload, table: pa.Table, runs: dict[str, _Runs], values: dict[str, list[Any]], start: int, end: int
 ) -> None:
-    """Add the events of the rows from `start` to `end`, of one kind, metric and time, to a payload."""
+    """Add the events of the rows from `start` to before `end`, of one kind, metric and time, to a payload."""
     kind, metric, at = runs["kind"][start], runs["metric"][start], runs["at"][start]
     subjects, amounts, events = (values[name][start:end] for name in ("subject", "amount", "events"))
     if kind in ("unit", "sum") and len(set(subjects)) < len(subjects):
@@ -237,10 +237,12 @@ def _entry(runs: dict[str, _Runs], row: int, payload: Payload) -> Entry:
 
 
 def _origin(entry: Entry) -> tuple[str | None, int | None, str | None]:
-    """Return the producer, the sequence and the generation in which the entry was decided; `None` for what it lacks.
+    """Return the producer and sequence of an entry, or the generation in which it was decided, else three `None`.
+
+    The order is: producer, sequence, generation.
 
     Raises:
-        CodecError: no script of this release writes these values, so the entry is kept unchanged.
+        CodecError: the values have another form than the scripts of this release write.
     """
     producer, sequence, decided = (entry.fields.get(name) for name in (b"p", b"q", b"d"))
     try:

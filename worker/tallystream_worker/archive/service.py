@@ -21,12 +21,12 @@ class Archive:
     """Archives all partitions of a deployment.
 
     Args:
-        client: The server of the streams.
-        store: The files to write.
+        client: The client of the server that has the streams.
+        store: The archive, whose manifest is written if there is none.
         deployment: The deployment to archive.
 
     Raises:
-        ArchiveError: the files are those of other data.
+        ArchiveError: the store is the archive of other data, or its manifest cannot be read or written.
     """
 
     def __init__(self, client: redis.Redis, store: Store, deployment: Deployment) -> None:
@@ -40,6 +40,9 @@ class Archive:
 
         Args:
             settled: Minimum age of an entry in seconds; younger entries are left for a later call.
+
+        Raises:
+            StreamError, ArchiveError, redis.RedisError: see `PartitionArchiver`; call again to continue.
         """
         if not self._begun:
             for archivist in self.archivists:
@@ -57,15 +60,15 @@ class Archive:
 
 
 class LiveArchive:
-    """Archives the live topic, and after a repartition the new one.
+    """Archives the live topic; after a repartition, the new topic.
 
     Args:
-        client: The server of the streams.
+        client: The client of the server that has the streams.
         url: The URL of the archive.
         deployment: The deployment that the worker began with.
 
     Raises:
-        ArchiveError: the files are those of other data.
+        ArchiveError: the files are the archive of other data, or their manifest cannot be read or written.
     """
 
     def __init__(self, client: redis.Redis, url: str, deployment: Deployment) -> None:
@@ -75,12 +78,12 @@ class LiveArchive:
         self._archive = self._open(deployment)
 
     def run_once(self) -> dict[str, object] | None:
-        """Write all new entries to files; return the number of events as a field of a log line, `None` if 0.
+        """Write all new entries to files; return the field of a log line: `events`, written ones. `None` if 0.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with.
-            StreamError: see `PartitionArchiver`.
-            ArchiveError: a file could not be written, or the files are those of other data.
+            StreamError: see `PartitionArchiver.run_once`.
+            ArchiveError: a file could not be written, or the files are the archive of other data.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)
@@ -97,8 +100,11 @@ class LiveArchive:
 def archive_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that archives to `[archive] url` every `[archive] every`.
 
+    The service is not started, but the manifest is checked, or written if there is none.
+
     Raises:
-        ArchiveError: the files of the URL are those of other data.
+        ArchiveError: the files at the URL are the archive of other data, or the manifest cannot be read or written.
+        ConfigurationError: the URL of the archive or of the server cannot be used.
     """
     client = connect(settings.redis.url)
     archive = LiveArchive(client, settings.archive.url, deployment)

@@ -43,16 +43,16 @@ _DAY_MS: Final = 86_400_000
 
 
 class ArchiveError(TallyError):
-    """The archive cannot be read or written, lacks entries, or is that of other data."""
+    """The archive cannot be read or written, lacks entries, or is of other data than this deployment."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class File:
-    """One file of a partition.
+    """One file of a partition; files are ordered by their first ID.
 
     Attributes:
-        first: The ID of the first entry in it.
-        last: The ID of the last entry in it.
+        first: The ID of the first entry in it, as two numbers.
+        last: The ID of the last entry in it, as two numbers.
         path: The path in the file system of the archive.
     """
 
@@ -67,12 +67,12 @@ class Store:
     Args:
         url: A folder, or a URL that `pyarrow.fs.FileSystem.from_uri` accepts: `s3://bucket/path`, `gs://`, `abfs://`,
             `hdfs://`, `fsspec+<protocol>://`.
-        namespace: The namespace of the deployment. If the URL belongs to another one, a subfolder is used.
+        namespace: The namespace of the deployment. If the manifest at the URL names another one, a subfolder is used.
         log: The number of the topic. Later topics than the first have subfolders, because the entries that a
             repartition copied are in both topics.
 
     Raises:
-        ConfigurationError: the URL cannot be used.
+        ConfigurationError: the URL cannot be used; nothing is read or written to find out.
     """
 
     def __init__(self, url: str, namespace: str = NAMESPACE, log: int = FIRST_TOPIC) -> None:
@@ -94,7 +94,8 @@ class Store:
     def _root(self) -> str:
         """The folder of this namespace and topic.
 
-        A namespace has a subfolder unless the manifest of the URL names it, or there is none and it is the default one.
+        A namespace has a subfolder unless the manifest at the URL names this namespace, or there is no manifest and it
+        is the default namespace.
         """
         found = self._read(f"{self._place}/{_MANIFEST}")
         owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
@@ -129,7 +130,11 @@ class Store:
         self._write(f"{self._root}/{_MANIFEST}", msgspec.json.encode(ours))
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return the manifest (format, namespace, partitions and epoch); `None` if there is none."""
+        """Return the manifest (`format`, `namespace`, `partitions` and `epoch`); `None` if there is none.
+
+        Raises:
+            ArchiveError: the manifest cannot be read.
+        """
         found = self._read(f"{self._root}/{_MANIFEST}")
         return None if found is None else msgspec.json.decode(found)
 
@@ -141,7 +146,7 @@ class Store:
             after: The ID of the entry before the first, by which readers notice a missing file.
             first: The ID of the first entry.
             last: The ID of the last entry, of the same day.
-            table: The rows.
+            table: The rows, as `Rows.table` returns them.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
@@ -155,7 +160,11 @@ class Store:
         self._write(path, sink.getvalue())
 
     def newest(self, partition: int) -> File | None:
-        """Return the file with the latest entries of a partition, `None` if there is no file."""
+        """Return the file with the latest entries of a partition, `None` if there is no file.
+
+        Raises:
+            ArchiveError: the archive cannot be listed.
+        """
         for day in reversed(self._days()):
             if files := self._files(day, partition):
                 return files[-1]
@@ -165,7 +174,7 @@ class Store:
         """Return the ID before the first archived entry of a partition; `None` if no entry is archived.
 
         Raises:
-            ArchiveError: the first file cannot be read.
+            ArchiveError: the first file cannot be read, or has another format, or the archive cannot be listed.
         """
         first = next(self.files(partition), None)
         if first is None:
@@ -178,13 +187,17 @@ class Store:
         return parse_id(_before_the_first(metadata, first))
 
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
-        """Yield the files of a partition that contain entries after an ID, in order."""
+        """Yield the files of a partition that contain entries after the ID `after`, in the order of their IDs.
+
+        Raises:
+            ArchiveError: the archive cannot be listed.
+        """
         for day in self._days():
             if day >= day_of(after):
                 yield from (file for file in self._files(day, partition) if file.last > after)
 
     def read(self, file: File) -> tuple[pa.Table, str]:
-        """Return the rows of a file, and the ID of the entry before its first one.
+        """Return the rows of a file, and the ID of the entry before the first entry in it.
 
         Raises:
             ArchiveError: the file cannot be read, or has another format.
@@ -242,7 +255,7 @@ def _before_the_first(metadata: Mapping[bytes, bytes], file: File) -> str:
 
 
 def day_of(stream_id: StreamID) -> str:
-    """Return the UTC day of an entry by its ID, as `2026-11-24`; at most the last day that Python knows."""
+    """Return the UTC day of an entry by its ID, as `2026-11-24`; at most `9999-12-31`."""
     day = min(stream_id[0] // _DAY_MS, _LAST_DAY)
     return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
 
@@ -265,7 +278,10 @@ _ENCODING: Final[dict[str, Any]] = {
 
 
 def _write_whole(path: Path, content: Any) -> None:
-    """Write a temporary file, flush it to disk and rename it: a crash leaves the old file or the new one."""
+    """Write a file, with its folder: write a temporary file, flush it to disk and rename it; a crash leaves old or new.
+
+    Temporary files of the same name that killed runs left are removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.part"):
         leftover.unlink(missing_ok=True)  # left by a run that was killed

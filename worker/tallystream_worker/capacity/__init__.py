@@ -1,1 +1,1 @@
-"""States what counting costs: measured constants (`costs`), and the bytes that each rule keeps (`footprint`)."""
+"""States what counting costs: measured constants (`costs`), and the server memory of each rule (`footprint`)."""

@@ -22,9 +22,9 @@ class ServerCosts(msgspec.Struct, frozen=True):
 
     Attributes:
         append_entry: An entry that a producer appends through the sequence gate.
-        append_subject: A subject in such an entry.
+        append_subject: A subject in an entry that a producer appends.
         entry: An entry that a worker reads, checks for pending and acknowledges.
-        subject: A subject in such an entry.
+        subject: A subject in an entry that a worker reads.
         total: A total in a batch.
         window: A subject of a bucket of a window in a batch.
         board: A counter that is compared with the last place of a leaderboard.
@@ -52,7 +52,7 @@ class WorkerCosts(msgspec.Struct, frozen=True):
 
     Attributes:
         entry: An entry that is read and folded.
-        subject: A subject in such an entry.
+        subject: A subject in an entry that is folded.
         counter: A counter of a batch.
         single: An event with an actor.
         fresh: Extra for a counter of a subject that is not in the worker's cache; 0 if `counter` includes it.
@@ -66,10 +66,10 @@ class WorkerCosts(msgspec.Struct, frozen=True):
 
 
 class ProducerCosts(msgspec.Struct, frozen=True):
-    """Microseconds of an application's processor time.
+    """Microseconds of an application's processor time in the producer.
 
     Attributes:
-        entry: For each entry that is flushed.
+        entry: For each entry that is sent.
         event: For each event.
     """
 
@@ -137,13 +137,13 @@ class Costs(msgspec.Struct, frozen=True):
     """All measured costs.
 
     Attributes:
-        machine: The machine on which they were measured.
-        software: The software that was measured.
-        server: Time of the server.
-        worker: Time of a worker.
-        producer: Time of an application.
-        memory: Memory of the server.
-        wire: Bytes over the network and in the append-only file.
+        machine: Description of the machine on which the costs were measured.
+        software: Description of the software that was measured, with versions.
+        server: Microseconds of a server's main thread, for each item.
+        worker: Microseconds of a worker's processor time, for each item.
+        producer: Microseconds of an application's processor time, for each entry and each event.
+        memory: Bytes of server memory, for each item.
+        wire: Bytes over the network and in the append-only file, for each item.
     """
 
     machine: str
@@ -156,10 +156,10 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 def load_costs(file: Path | None = None) -> Costs:
-    """Return the measured costs in `file`, or those of this release.
+    """Return the measured costs in `file`; if it is `None`, the costs that this release contains.
 
     Raises:
-        ConfigurationError: the file cannot be read, or lacks a cost.
+        ConfigurationError: the file cannot be read, is not JSON of this form, or lacks a cost.
     """
     source = file or files(__package__) / "costs.json"
     try:

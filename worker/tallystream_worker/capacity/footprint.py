@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tallystream_worker.capacity.costs import MemoryCosts
 
 SKETCH_BYTES: Final = 2.5 * 2**20
-"""Maximum bytes of a Count-Min Sketch in one partition."""
+"""Bytes that are planned for a Count-Min Sketch in one partition, as a maximum."""
 
 UNIQUE_BYTES: Final = 12_336
 """Maximum bytes of a HyperLogLog; it has them from a few thousand actors on."""
@@ -31,7 +31,7 @@ class MemoryPart:
         most: Maximum bytes of all actors of a subject in a bucket.
         partition: Bytes for each partition and bucket, independent of the number of subjects.
         window: The length of a bucket, such as `hour` or `30d`; `None` if there is one bucket for all time.
-        kept: Seconds for which a bucket is kept after its end; `None` for always.
+        kept: Seconds for which a bucket is kept after its end; `None` if it is kept without limit.
     """
 
     text: str
@@ -44,7 +44,12 @@ class MemoryPart:
 
 
 def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
-    """Yield the memory that each rule of a metric needs, at the given costs; some rules need none."""
+    """Yield the memory of each rule of a metric, at the given costs.
+
+    A metric with `exact = false` has only its sketch. The memory of a leaderboard is in the part of its total or
+    window, and a part without figures is only a text: `top`, `floor`, and ids in a Bloom filter. Exact ids are not
+    included.
+    """
     board = memory.member * board_length(metric.top)
     if not metric.exact:
         yield MemoryPart("sketch of 1 MiB for each partition, any number of subjects", partition=SKETCH_BYTES + board)

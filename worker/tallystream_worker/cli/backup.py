@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def open_snapshot(settings: Settings, url: str | None, *, is_there: bool = False) -> closing[Database]:
-    """Open the snapshot database at `url`, or at `[snapshot] url` of the settings if `url` is empty.
+    """Return a context with the snapshot database at `url`, or at `[snapshot] url` if `url` is empty.
+
+    The database is closed at the end of the context.
 
     Args:
         settings: The settings of the command.
@@ -25,7 +27,8 @@ def open_snapshot(settings: Settings, url: str | None, *, is_there: bool = False
         is_there: Require that the database exists; otherwise it may be created.
 
     Raises:
-        ConfigurationError: no database is named, or `is_there` is true and the database does not exist.
+        ConfigurationError: no database is named, its URL cannot be used, or `is_there` is true and the database does
+            not exist.
     """
     from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy is slow to import
 
@@ -48,8 +51,13 @@ def open_archive(
 ) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
     """Return a function that reads the archived entries of the topic of a snapshot; `None` if no archive is named.
 
-    The function takes a partition and two stream IDs, and returns the entries after the first and before the second
-    one; `None` as the second ID is no bound.
+    The function takes a partition and two stream IDs, and returns the entries after the first ID and before the second;
+    `None` as the second ID is no bound.
+
+    Args:
+        settings: The settings of the command.
+        url: Folder or URL of the archive from the command line; if empty, `[archive] url` is used.
+        database: The snapshot, which has the number of the topic.
     """
     if not (chosen := url or settings.archive.url):
         return None

@@ -24,7 +24,7 @@ def build(
     begun: bool = False,
     review: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Count a generation until it has caught up, with a progress bar; switch to it if `review` returns true.
+    """Count a generation until it has caught up, with a progress bar; make it the live one if `review` returns true.
 
     Args:
         settings: The configuration.
@@ -33,11 +33,11 @@ def build(
         archive: URL of the archive; `""` for none.
         accept_loss: Continue although entries are gone from the streams and the archive.
         begun: The generation already has its consumer groups, so they are not created.
-        review: Called after the catch-up; the switch is made only if it returns true.
+        review: Called once after the catch-up; the switch is made only if it returns true.
 
     Raises:
         ConfigurationError: entries are gone and no archive is named.
-        StreamError: entries are missing, or the generation cannot overtake the live one.
+        StreamError: entries are missing, or the generation did not catch up with the live one.
     """
     with Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run:
         if not begun:

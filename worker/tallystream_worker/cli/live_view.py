@@ -1,6 +1,6 @@
-"""A live view for `--live`: reads at an interval, draws in place on a terminal, and shows when the server is away.
+"""The output of commands with `--live`: reads at an interval, draws on a terminal, shows when the server is away.
 
-If standard output is not a terminal, each reading is printed after the one before.
+If standard output is not a terminal, each reading is printed after the reading before.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ T = TypeVar("T")
 Found_contra = TypeVar("Found_contra", contravariant=True)
 
 BARS = " ▁▂▃▄▅▆▇█"
+"""The characters of a sparkline, from an empty to a full bar."""
+
 _LEAST = 0.1
 
 
 class Screen(Protocol[Found_contra]):
-    """The content of a live view: it is updated with each reading, and draws the last one."""
+    """The content of the output: `update` stores each reading, and `draw` and `plain` return the last reading."""
 
     def update(self, found: Found_contra, at: float) -> None:
         """Store a reading that was made at `at`, in seconds since 1970."""
@@ -46,7 +48,7 @@ class Screen(Protocol[Found_contra]):
 
 @dataclass
 class _Server(Generic[T]):
-    """Reads from the server; has the problem of the last attempt, and the time since which the server is away."""
+    """Reads from the server; has the problem of the last attempt, and the time of the first attempt that failed."""
 
     read: Callable[[], T]
     screen: Screen[T]
@@ -68,13 +70,14 @@ class _Server(Generic[T]):
 
 
 def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool) -> None:
-    """Read at an interval and show each reading, until the user presses `q` or Ctrl-C.
+    """Read at an interval and show each reading, until the user presses Ctrl-C, or `q` on a terminal.
 
     Args:
-        read: Reads from the server; a `RedisError` is shown as a problem, and the next interval tries again.
+        read: Reads from the server; a `RedisError` is shown as a problem, and the next interval tries again. Any other
+            error is raised.
         screen: Draws the readings.
-        every: Seconds between two readings, at least 0.1.
-        json: Print one JSON document for each reading instead.
+        every: Seconds between two readings; less than 0.1 becomes 0.1.
+        json: Print one line of JSON for each reading instead.
     """
     every = max(_LEAST, every)
     server = _Server(read, screen)
@@ -89,7 +92,10 @@ def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Return the last `width` values as bars of one character each; the largest of them gets the full bar."""
+    """Return the last `width` values (none negative) as bars of one character each, padded on the left to `width`.
+
+    The largest of these values gets the full bar.
+    """
     shown = values[-width:]
     most = max(shown, default=0.0)
     scale = len(BARS) - 1
@@ -137,7 +143,11 @@ def _print(server: _Server[Any], console: Console, every: float, *, json: bool) 
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """Yield a function that waits up to some seconds for a key, and returns it, or `""` if none was pressed."""
+    """Yield a function that waits some seconds at most for a key, and returns the key, or `""` if none was pressed.
+
+    Within the context, the terminal passes keys on without Enter. If standard input is not a terminal, the function
+    waits the whole time and returns `""`.
+    """
     if not sys.stdin.isatty():
 
         def wait(seconds: float) -> str:

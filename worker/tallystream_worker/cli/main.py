@@ -19,6 +19,8 @@ app: Final = App(
     version=lambda: version("tallystream-worker"),
     help_format="markdown",
 )
+"""The command line with its commands."""
+
 # Registered by name: the module of a command is imported when it runs, so `get` does not wait for the web server.
 _COMMANDS: Final = (
     (
@@ -67,7 +69,10 @@ for _number, (_name, _help, _example) in enumerate(_COMMANDS):
 
 
 def main() -> NoReturn:
-    """Run the command line and exit; the status is 0 only if the command succeeded."""
+    """Run the command line of this process and exit; the status is 0 only if the command succeeded.
+
+    The status is 1 for an error, 2 for a wrong argument or event, and 130 after Ctrl-C; the error is printed in a line.
+    """
     sys.exit(_run())
 
 

@@ -34,5 +34,5 @@ def parse_moment(option: str, text: str | None, default: float = 0.0) -> float:
 
 
 def format_moment(second: float) -> str:
-    """Return a moment, given in seconds since 1970, as ISO text in UTC to the second."""
+    """Return a moment, given in seconds since 1970, as text in UTC, such as `2026-11-01 12:00:00+00:00`."""
     return datetime.fromtimestamp(second, UTC).isoformat(" ", "seconds")

@@ -24,7 +24,9 @@ _last_url = ""
 
 
 def whole_number(_: object, tokens: Sequence[Token]) -> int:
-    """Return an option as a whole number; reject `1.5`, which the option parser itself would round to 2.
+    """Return the value of an option as a whole number; reject `1.5`, which the option parser itself would round to 2.
+
+    A cyclopts converter: the value is that of the first token, and may be negative.
 
     Raises:
         ValueError: the text is not a whole number.
@@ -55,7 +57,9 @@ class Where:
     config: Config = None
 
     def settings(self) -> Settings:
-        """Return the settings: command line over environment over file over defaults.
+        """Read and return the settings: command line over environment over file over defaults; see `load`.
+
+        The URL of the server is kept for `current_url`.
 
         Raises:
             ConfigurationError: the file or a variable is not valid.
@@ -69,7 +73,7 @@ class Where:
 
     @property
     def names_a_server(self) -> bool:
-        """Return whether `--redis` or `TALLYSTREAM_REDIS_URL` names a server."""
+        """Whether `--redis` is given or `TALLYSTREAM_REDIS_URL` is set; the configuration file does not matter."""
         return self.redis is not None or "TALLYSTREAM_REDIS_URL" in os.environ
 
 
@@ -85,7 +89,7 @@ class Tenants:
     ] = ()
 
     def settings(self) -> list[Settings]:
-        """Return the settings of each namespace.
+        """Read and return the settings of each namespace, in the order of the `--config` options.
 
         Raises:
             ConfigurationError: a file or a variable is not valid, or two files have the same namespace.
@@ -109,7 +113,10 @@ def listening(settings: Settings, host: str | None, port: int | None) -> Setting
 
 
 def current_url() -> str:
-    """Return the server URL of the running command without user and password, for error messages."""
+    """Return the server URL without user and password, for error messages.
+
+    The URL is that of the settings that were read last; empty if the command has read none.
+    """
     return _last_url
 
 

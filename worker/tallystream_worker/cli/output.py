@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 console: Final = Console(highlight=False)
+"""Prints data to standard output."""
+
 error_console: Final = Console(stderr=True, highlight=False)
+"""Prints remarks and progress to standard error."""
 
 
 def print_json(value: Any) -> None:
@@ -26,7 +29,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table with its first column left-aligned and all others right-aligned."""
+    """Print a table to standard output, with its first column left-aligned and all others right-aligned."""
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(title=Text(title), title_justify="left")

@@ -29,7 +29,7 @@ def entries_bar() -> Progress:
 
 
 def events_bar() -> Progress:
-    """Return a progress bar that shows how many events of the total are done."""
+    """Return a progress bar that shows how many events of each task's total are done."""
     return _bar(MofNCompleteColumn())
 
 
@@ -48,7 +48,7 @@ class IngestBar:
     """The progress bar of `ingest`: percentage, events, events a second, and remaining time.
 
     Args:
-        size: Size of the input in bytes, or in rows for Parquet, as `IngestProgress.read`; `None` if it is unknown.
+        size: Size of the input in bytes, or in rows for Parquet, as `size_of` returns it; `None` if it is unknown.
     """
 
     def __init__(self, size: int | None) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def unspread_rules(deployment: Deployment, rules: Rules) -> Rules | None:
-    """Return the live rules with `spread` turned off for each spread metric that the configuration does not spread.
+    """Return the live rules, with `spread` turned off for each metric that is spread and that `rules` declare unspread.
 
     Args:
         deployment: The deployment with its live rules.
@@ -48,9 +48,17 @@ def to_partitions(
     Also repartitions, even to the same number, if the configuration turns `spread` off for a metric: the events of the
     metric return to the partition of their subject. Otherwise the same number changes nothing.
 
+    Args:
+        settings: The configuration.
+        deployment: The deployment to repartition.
+        partitions: The number of partitions.
+        archive: URL of the archive; `""` for none.
+        accept_loss: Continue although entries are gone from the streams and the archive.
+        json: Print the result as JSON.
+
     Raises:
-        ConfigurationError: the repartition cannot begin.
-        StreamError: the repartition was given up, or has to be given up.
+        ConfigurationError: `partitions` is out of range, or the repartition cannot begin.
+        StreamError: the repartition was given up, the rules changed, or entries are missing.
     """
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ConfigurationError(f"--partitions must be 1 to {MAX_PARTITIONS:,}, not {partitions:,}")
@@ -85,10 +93,13 @@ def to_partitions(
 
 
 def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
-    """Give up an unfinished repartition, and drop the topic kept from before the last one.
+    """Give up an unfinished repartition, and drop the topic that is kept from before the last finished repartition.
 
     Returns:
-        The number of removed keys by topic.
+        By number of each topic that was removed, the number of removed keys.
+
+    Raises:
+        StreamError: the unfinished repartition has just made its topic the live one.
     """
     removed = {}
     if deployment.moving is not None:

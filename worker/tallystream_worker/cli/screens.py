@@ -42,7 +42,7 @@ class PlaceRate(Place, frozen=True):
     """One place of a leaderboard, with the rate of its subject."""
 
     per_second: float | None
-    """Events per second; `null` if the subject was not listed before."""
+    """Growth of the value per second over the last ten readings; `null` if the oldest of them lacks the subject."""
 
 
 class LeaderboardRates(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class StatusScreen:
         return LedgerRates(**fields, appended_per_second=appended, counted_per_second=counted)
 
     def draw(self, width: int) -> RenderableType:
-        """Return the view as a drawing that is `width` columns wide."""
+        """Return the last ledger and its rates as a drawing for `width` columns; empty before the first reading."""
         ledger = self._ledger_summary
         if ledger is None:
             return Text("")
@@ -162,7 +162,7 @@ class TopScreen:
         return LeaderboardRates(board.metric, board.window, places, board.error)
 
     def draw(self, width: int) -> RenderableType:
-        """Return the view as a drawing that is `width` columns wide."""
+        """Return the last leaderboard and its rates as a drawing for `width` columns; empty before a first reading."""
         board = self._board
         if board is None:
             return Text("")
@@ -191,7 +191,10 @@ class TopScreen:
         return table
 
     def _rate(self, subject: str) -> float | None:
-        """Return the growth of a subject in events a second; `None` if it was not listed before."""
+        """Return the growth of a listed subject per second, from the oldest kept reading to the last one.
+
+        `None` if the oldest reading lacks the subject; 0 if there is one reading only.
+        """
         first, last = self._seen[0], self._seen[-1]
         before = first[1].get(subject)
         if before is None or last[0] <= first[0]:

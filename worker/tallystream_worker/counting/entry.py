@@ -17,7 +17,7 @@ class Entry:
 
     Attributes:
         id: The stream ID.
-        fields: Its fields; empty if the entry was trimmed while it was pending.
+        fields: The fields of the entry; empty if the entry was trimmed while it was pending.
         deliveries: How often the group has delivered the entry to a worker.
     """
 

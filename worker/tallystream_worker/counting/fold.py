@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Fold:
-    """Folds the entries of one partition.
+    """Folds entries of one partition into batches.
 
     Args:
         layout: The keys of the generation that is counted, and the number of partitions.
@@ -36,7 +36,7 @@ class Fold:
         max_keys: A batch is closed when it touches about this many counters. This bounds the time for which one script
             call blocks the server.
         max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded.
-        begun: The last stream ID before the generation began.
+        begun: The last stream ID before the generation began; `0-0` for the first generation.
         watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
     """
 
@@ -63,7 +63,7 @@ class Fold:
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
     ) -> tuple[FoldResult, Sequence[Entry]]:
-        """Fold entries into one batch, in their order, until they end or the batch touches `max_keys` counters.
+        """Fold entries into one batch, in their order; stop when the batch touches about `max_keys` counters.
 
         Args:
             entries: The entries, in any order; an ID that occurs twice is folded once.

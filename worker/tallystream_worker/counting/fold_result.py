@@ -26,7 +26,7 @@ class DeadEntry:
 
     Attributes:
         source: The stream ID of the entry that the events come from.
-        reason: Why they cannot be counted.
+        reason: Why the events cannot be counted.
         events: The number of events.
         deliveries: How often the entry was delivered.
         fields: The fields of an entry with these events.
@@ -46,22 +46,25 @@ class FoldResult:
     """The sum of several entries: a batch, its dead letters, and the events by outcome.
 
     Attributes:
-        batch: The sums, votes and ids, for the script.
-        excluded: The metrics and subjects whose events become dead letters in this batch, each with the reason.
-        entries: The entries that are acknowledged when the batch is applied.
-        settled: By metric, the events in the batch.
-        counted: By metric, the events of `settled` that no rule can reject.
-        late: By metric, the late events that are not counted.
-        late_counted: By metric, the late events that are counted.
-        retracted: By metric, the events that were retracted and are not counted.
+        batch: The deltas for the script: sums, votes and ids.
+        excluded: By metric and subject, the reason why their events become dead letters in this batch.
+        entries: The entries that the script acknowledges when it applies the batch.
+        settled: By metric, the number of events whose deltas are in `batch`. The events of `dead`, `late` and
+            `retracted` are not in it.
+        counted: By metric, the number of events of `settled` that the script counts in any case: no rule can reject
+            them, and they have no id that could be a duplicate.
+        late: By metric, the number of late events that are not counted.
+        late_counted: By metric, the number of late events that are counted; they are also in `settled`.
+        retracted: By metric, the number of retracted events; they are not counted.
         dead: The dead letters: events that cannot be counted.
-        has_misrouted: Whether a subject belongs to another partition, by the rules of this fold.
-        conflicts: How often the batch was stale before: another worker had applied some of its entries.
-        appended: The events that the ledger's `appended` does not include yet: those of plain entries, and of entries
-            that are older than the generation.
-        plain: The number of entries that contain the events of `appended`.
-        plain_events: The events of plain entries.
-        sample: The payload of the first entry that could be decoded.
+        has_misrouted: Whether the subject of an event belongs to another partition, by the rules of this fold.
+        conflicts: How often a batch of these entries was stale before, because another worker had applied some of them.
+        appended: The number of events that the batch adds to `appended` in the ledger: those of plain entries, and of
+            entries that are older than the generation. For other entries, the script that appended them has done this.
+        plain: The number of entries whose events are in `appended`: plain entries, and entries that are older than the
+            generation.
+        plain_events: The number of events in plain entries.
+        sample: The payload of the first entry that could be decoded; `None` if no entry could.
     """
 
     batch: Batch
@@ -87,7 +90,7 @@ class FoldResult:
 
     @property
     def ledger(self) -> dict[str, int]:
-        """By ledger field, the number to add: `outcome` in all, and `outcome@metric` by metric; zeros are left out."""
+        """By ledger field, the number to add: `outcome` for all metrics, `outcome@metric` for one; no zeros."""
         moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.entries)})
         moves["plain"] = self.plain_events
         for outcome, by_metric in (("counted", self.counted), ("late", self.late), ("retracted", self.retracted)):
@@ -103,7 +106,7 @@ class FoldResult:
         return {name: events for name, events in moves.items() if events}
 
     def excluding(self, totals: Iterable[FoldFault]) -> Mapping[FoldFault, str]:
-        """Return the exclusions for the next fold of these entries: the present ones, and the totals as overflows."""
+        """Return `excluded` for the next fold of these entries: the present exclusions, and `totals` as overflows."""
         return {**self.excluded, **dict.fromkeys(totals, OVERFLOW)}
 
     def encode(self) -> bytes:

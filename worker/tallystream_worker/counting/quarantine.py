@@ -92,7 +92,7 @@ class Quarantine:
         yield from self.batches(entries[middle:])
 
     def clear(self) -> None:
-        """Set the number of failures in a row to zero. Call it after each counted batch."""
+        """Set the number of entries that failed alone in a row to zero; to be called after each counted batch."""
         self._failed = 0
 
     def _leave_pending(self, entry: Entry, error: Exception) -> None:

@@ -1,1 +1,1 @@
-"""The dashboard: a page, a style sheet and ES modules, served as they are. No build step, nothing from elsewhere."""
+"""The static files of the dashboard: a page, a style sheet and ES modules, without a build step."""

@@ -1,4 +1,4 @@
-// What is firing, where alerts are declared.
+// The card of the firing alerts, shown if at least one fires.
 import { ask, subjectLink } from "./api.js";
 import { el } from "./dom.js";
 import { clock, number } from "./format.js";
@@ -16,7 +16,7 @@ export class Alerts {
   }
 
   async read() {
-    const found = await ask(`/v1/alerts?n=${SHOWN}`).catch(() => null); // the banner says when nothing answers
+    const found = await ask(`/v1/alerts?n=${SHOWN}`).catch(() => null); // the banner shows that the service does not reply
     if (!found) return;
     if (!found.alerts.length) clearInterval(this.timer);
     const count = found.alerts.reduce((sum, alert) => sum + alert.firing, 0);

@@ -1,4 +1,4 @@
-// Puts the page together: what the address says is shown, and one stream keeps it up to date.
+// Builds the page: shows the overview or the subject in the address, and keeps it up to date with one live stream.
 import { ask } from "./api.js";
 import { byId, el, notice, setText } from "./dom.js";
 import { clock } from "./format.js";
@@ -23,13 +23,13 @@ const live = new Live({
   setText(byId("state-text"), state === "live" ? "live" : "stale");
   const banner = byId("banner");
   banner.hidden = state === "live";
-  setText(banner, state === "live" ? "" : `Stale since ${clock(since)}. ${reason}; trying again by itself.`);
+  setText(banner, state === "live" ? "" : `Stale since ${clock(since)}. ${reason}; retrying.`);
 });
 
 function route() {
   const [, kind, name] = location.hash.match(/^#\/(subject)\/(.+)$/) ?? [];
   let subject = null;
-  try { subject = kind && decodeURIComponent(name); } catch { /* not an address of ours: the overview */ }
+  try { subject = kind && decodeURIComponent(name); } catch { /* not a valid address: show the overview */ }
   const before = shown;
   before?.destroy();
   shown = subject ? new Subject(declared, ratios, subject) : new Overview(declared, () => live.open(shown.query));
@@ -41,14 +41,14 @@ function route() {
   if (before) { window.scrollTo(0, 0); byId("main").focus({ preventScroll: true }); }
 }
 
-// A stream ID begins with the millisecond at which the server took the entry.
+// A stream ID begins with the millisecond at which the server accepted the entry.
 function showAsOf(id) {
   const milliseconds = Number(id.split("-")[0]);
   setText(byId("as-of"), milliseconds ? `${clock(milliseconds)}.${String(milliseconds % 1000).padStart(3, "0")}` : "the beginning");
   byId("as-of").title = `stream ID ${id}`;
 }
 
-// Sign in where that is asked for.
+// Show the sign-in dialog if the service needs a token and there is no session.
 async function enter() {
   if (!(await signedIn().catch(() => true))) await signIn();
 }
@@ -79,7 +79,7 @@ function buildTheme() {
   button.addEventListener("click", () => {
     const theme = isDark() ? "light" : "dark";
     document.documentElement.dataset.theme = theme;
-    try { localStorage.setItem("tallystream-theme", theme); } catch { /* it holds until the page is left */ }
+    try { localStorage.setItem("tallystream-theme", theme); } catch { /* then the choice is valid for this page only */ }
     told();
   });
   system.addEventListener("change", told);

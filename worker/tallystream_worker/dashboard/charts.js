@@ -1,4 +1,4 @@
-// Charts: a small line of our own, which is there at the first paint, and Chart.js, which is fetched when it is needed.
+// Charts: a small line chart for the first paint, and Chart.js, which is loaded when it is needed.
 let loading = null;
 
 export function loadCharts() {

@@ -1,4 +1,4 @@
-// Elements from plain values. Text only ever goes through textContent: what a subject is called is never markup.
+// Creates elements from plain values. All text goes through textContent, so the name of a subject is never markup.
 
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -17,7 +17,7 @@ export function setText(element, text) {
 
 export const byId = (id) => document.getElementById(id);
 
-// A row of buttons of which one is pressed.
+// Returns a row of buttons; one of them is pressed.
 export function choice(label, options, chosen, choose) {
   const buttons = new Map();
   const press = (value) => buttons.forEach((button, key) => button.setAttribute("aria-pressed", String(key === value)));

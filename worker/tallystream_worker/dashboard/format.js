@@ -1,4 +1,4 @@
-// Figures as people read them.
+// Formats numbers, rates, shares and times for people.
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
 

@@ -1,16 +1,16 @@
-// One stream of updates. It comes back by itself, behind the last position that it had.
-const SILENT = 4000; // milliseconds without the overview, which comes several times a second
+// One stream of live updates. It reconnects by itself, after its last position.
+const SILENT = 4000; // milliseconds without an overview message, which normally arrives several times a second
 const RETRY = [1000, 10_000];
 
 export class Live {
   constructor(handlers, changed) {
     this.handlers = handlers; // event -> function of its data
-    this.changed = changed; // called with "live" or "stale", since when, and why
+    this.changed = changed; // called with "live" or "stale", the millisecond since which, and the reason
     this.heard = Date.now();
     this.state = "loading";
     this.failures = 0;
     this.position = "";
-    setInterval(() => { if (Date.now() - this.heard > SILENT) this.say("stale", this.heard, "The service does not answer"); }, 500);
+    setInterval(() => { if (Date.now() - this.heard > SILENT) this.say("stale", this.heard, "The service does not reply"); }, 500);
   }
 
   open(query) {
@@ -39,7 +39,7 @@ export class Live {
     source.addEventListener("error", () => {
       if (source !== this.source) return;
       if (source.readyState === EventSource.CLOSED) {
-        // Refused rather than lost: the browser gives up, we do not.
+        // The request was rejected: the browser does not reconnect, so do it here.
         this.handlers.refused?.();
         this.timer = setTimeout(() => this.connect(), Math.min(RETRY[1], RETRY[0] * 2 ** this.failures++));
       }

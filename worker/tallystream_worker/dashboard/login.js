@@ -1,4 +1,4 @@
-// Signing in: the token goes to the service once, and comes back as a cookie.
+// Signs in: sends the token to the service once, which sets a session cookie.
 import { ask } from "./api.js";
 import { byId } from "./dom.js";
 

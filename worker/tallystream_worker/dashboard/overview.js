@@ -1,4 +1,4 @@
-// The overview: the rate, the totals, who leads, and how it went.
+// The overview: event rate, totals, leaderboards and trends.
 import { Alerts } from "./alerts.js";
 import { subjectLink } from "./api.js";
 import { drawSpark } from "./charts.js";
@@ -7,7 +7,7 @@ import { compact, number, rate } from "./format.js";
 import { Trends } from "./trends.js";
 
 const WINDOWS = [["hour", "Hour"], ["day", "Day"], ["7d", "7 days"], ["all", "All time"]];
-const KEPT = 60; // seconds of the rate in the little chart
+const KEPT = 60; // seconds of the rate that the small chart shows
 const LINES = 5;
 const HINTS = new Map([["hour", "this hour "], ["day", "today "], ["7d", "in 7 days "], ["all", ""]]);
 
@@ -44,7 +44,7 @@ export class Overview {
   }
 
   start() {
-    // The series of the leading subjects, once these are known.
+    // The first leaderboards start the trends, which need the leading subjects.
     this.started = false;
   }
 
@@ -105,7 +105,7 @@ export class Overview {
         row.name.href = subjectLink(place.subject);
         row.value.classList.remove("moved");
       } else if (row.last !== undefined && row.last !== place.value) {
-        // Restart the fade: the class must be gone for a moment.
+        // Restart the animation: the class must be absent for a moment.
         row.value.classList.remove("moved");
         void row.value.offsetWidth;
         row.value.classList.add("moved");

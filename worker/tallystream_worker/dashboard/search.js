@@ -1,4 +1,4 @@
-// Finding a subject: exactly by name, or by a prefix among the leaders.
+// Finds a subject by its exact name, or by a prefix in the leaderboards.
 import { ask, subjectLink } from "./api.js";
 import { byId, el } from "./dom.js";
 import { compact } from "./format.js";

@@ -1,9 +1,9 @@
-// The health strip: whether the ledger balances, and what may be wrong where they do not.
+// The health strip: whether the ledger balances, and the figures that may explain a problem.
 import { byId, el, setText } from "./dom.js";
 import { duration, number } from "./format.js";
 
 const CELLS = [
-  ["books", "Books"],
+  ["ledger", "Ledger"],
   ["lag", "Lag"],
   ["pending", "Pending"],
   ["oldest", "Oldest pending"],
@@ -12,7 +12,7 @@ const CELLS = [
   ["snapshot", "Last snapshot"],
 ];
 const cells = new Map();
-let balanced = 0; // when all was last accounted for
+let balanced = 0; // second at which the ledger last balanced
 
 export function buildStrip() {
   const strip = byId("strip");
@@ -25,8 +25,8 @@ export function buildStrip() {
 
 export function showStrip(figures) {
   if (figures.unaccounted === 0) balanced = figures.at;
-  const [books, good] = booksOf(figures);
-  put("books", books, good);
+  const [ledger, good] = ledgerOf(figures);
+  put("ledger", ledger, good);
   put("lag", figures.lag == null ? "unknown" : number(figures.lag), figures.lag > 10_000 ? "warn" : "");
   put("pending", number(figures.pending), "");
   put("oldest", duration(figures.oldest_pending_seconds), figures.oldest_pending_seconds > 60 ? "bad" : "");
@@ -36,14 +36,14 @@ export function showStrip(figures) {
   put("snapshot", snapshot, late);
 }
 
-function booksOf(figures) {
-  if (figures.unaccounted === 0) return ["balance", "good"];
+function ledgerOf(figures) {
+  if (figures.unaccounted === 0) return ["balances", "good"];
   if (figures.unaccounted != null) return [`${number(figures.unaccounted)} unaccounted`, "bad"];
-  // What waiting entries hold is not known: under a steady load the books close only now and then.
-  return balanced && figures.at - balanced < 60 ? ["balance", "good"] : ["counting", ""];
+  // The number of events in waiting entries is unknown: under a steady load the ledger closes only now and then.
+  return balanced && figures.at - balanced < 60 ? ["balances", "good"] : ["counting", ""];
 }
 
-// The same bound as the alert TallystreamSnapshotTooOld has.
+// The bound is the same as that of the alert TallystreamSnapshotTooOld.
 function snapshotOf({ snapshot_age_seconds: age, snapshot_every_seconds: every }) {
   if (age == null) return ["none", every == null ? "" : "warn"];
   return [`${duration(age)} ago`, every != null && age > 2 * every + 300 ? "bad" : ""];

@@ -1,4 +1,4 @@
-// One subject: its totals as they change, what the rules hold of it, and how it went.
+// The page of one subject: its live totals, its limits, votes and unique actors, and its trends.
 import { ask, inPath } from "./api.js";
 import { el, notice, setText } from "./dom.js";
 import { clock, duration, number, percent } from "./format.js";
@@ -33,13 +33,13 @@ export class Subject {
   }
 
   get query() {
-    // A star in a name would be taken for a pattern; what it brings besides is passed over.
+    // A star in the name makes it a pattern; counters of other subjects are ignored.
     return `overview=true&subject=${encodeURIComponent(this.subject)}`;
   }
 
   formula(name) {
     const sum = (metrics) => (metrics.length > 1 ? `(${metrics.join(" + ")})` : metrics[0]);
-    const { of, by } = this.formulas[name] ?? {}; // one that was declared since
+    const { of, by } = this.formulas[name] ?? {}; // absent if the ratio was declared later
     return of ? `${sum(of)} / ${sum(by)}` : "";
   }
 
@@ -62,7 +62,7 @@ export class Subject {
     if (changed) this.read();
   }
 
-  // At most one reading at a time, and one more behind it: counters may change four times a second.
+  // Run at most one read at a time, and one more after it: counters may change four times a second.
   async read() {
     if (this.reading) { this.again = true; return; }
     this.reading = true;
@@ -77,7 +77,7 @@ export class Subject {
       ].filter(Boolean)));
       const ratios = Object.entries(whole.ratios).map(([name, value]) => figure(name.replaceAll("_", " "), percent(value), this.formula(name)));
       this.rules.replaceChildren(...ratios, ...cards);
-      this.note.replaceChildren(...(Object.values(whole.counters).some(Boolean) ? [] : [notice("Nothing was counted for this subject yet. The page updates by itself when something is.")]));
+      this.note.replaceChildren(...(Object.values(whole.counters).some(Boolean) ? [] : [notice("No event of this subject is counted yet. The page updates by itself.")]));
     } catch (error) {
       this.note.replaceChildren(notice(error.message, () => this.read()));
     } finally {

@@ -1,4 +1,4 @@
-// Before the first paint: the colours that were chosen last, else those of the system.
+// Runs before the first paint: sets the colours that the user chose last; without a choice, the system decides.
 (() => {
   let chosen = null;
   try { chosen = localStorage.getItem("tallystream-theme"); } catch { /* storage may be forbidden */ }

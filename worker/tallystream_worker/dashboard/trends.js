@@ -1,4 +1,4 @@
-// A chart over time, and the same figures as a table.
+// A chart over time, with its figures as a table.
 import { ask, inPath } from "./api.js";
 import { TimeChart } from "./charts.js";
 import { choice, el, notice } from "./dom.js";
@@ -11,7 +11,7 @@ export const RANGES = new Map([
 ]);
 const REFRESH = 10_000;
 
-// `subjects()` says whose lines are drawn; `metrics` are those that have windows.
+// `subjects(metric)` returns the subjects to draw a line for; `metrics` are those with windows.
 export class Trends {
   constructor(metrics, subjects, label) {
     this.metrics = metrics;
@@ -60,7 +60,7 @@ export class Trends {
         label: answer.subject,
         points: answer.series.map((point) => ({ x: point.start * 1000, y: point.value })),
       }));
-      this.note.replaceChildren(sets.length ? "" : notice("Nothing counted yet: a chart appears with the first events."));
+      this.note.replaceChildren(sets.length ? "" : notice("Nothing is counted yet: the chart appears with the first events."));
       this.canvas.parentElement.hidden = !sets.length;
       this.canvas.setAttribute("aria-label", `${metric} of ${this.label}, ${RANGES.get(window)[0]}; the table below has the figures`);
       if (sets.length) await this.chart.show(window, sets);

@@ -1,8 +1,8 @@
-"""Retries dead letters: counts their events by the present rules.
+"""Retries dead letters: counts their events by the rules of today.
 
 A retry does not append the entry again. It folds the dead letter with the stream ID of the original entry, and so with
 that entry's time: events that were late or in the future then still are. A replay of the stream, which folds the
-original entry by the present rules, therefore gives the same totals as the retry.
+original entry by the same rules, therefore gives the same totals as the retry.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Retried:
     """The events of a retried dead letter, by outcome.
 
     Attributes:
-        counted: Events that were counted, rejected by a rule, or late.
+        counted: Events with an outcome other than dead: counted, rejected by a rule, duplicate or late.
         dead: Events that still cannot be counted and were dead-lettered again.
     """
 
@@ -47,15 +47,21 @@ class Retried:
 def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter) -> Retried | None:
     """Count the events of a dead letter by the given rules and remove it; add a new one of events that still fail.
 
-    Several processes may retry a dead letter at the same time; it is counted once. The new dead letter has one attempt
-    more.
+    Several processes may retry a dead letter at the same time; it is counted once. A new dead letter has one attempt
+    more than the old one.
+
+    Args:
+        client: The server.
+        layout: The layout of the live topic, with the live generations.
+        rules: The rules to count by.
+        letter: The dead letter.
 
     Returns:
         The events by outcome; `None` if the dead letter does not exist any more.
 
     Raises:
         StreamError: the fields do not contain the number of events that the dead letter states, or another generation
-            is live now.
+            is live now. Nothing was changed.
         redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]

@@ -28,7 +28,7 @@ class DeadLetter:
         source: The stream ID of the original entry.
         reason: Why it could not be counted.
         events: How many events it contains.
-        attempts: How often a worker or a retry has tried to count it.
+        attempts: How often a worker has received it, and a retry has tried to count it.
         metric: The metric of its events; `""` if it is not known or not declared.
         fields: The fields of the entry, or of an entry that contains only this part.
     """
@@ -49,7 +49,7 @@ class DeadLetter:
 
 
 def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-") -> Iterator[DeadLetter]:
-    """Yield the dead letters of one partition from ID `first` on, the oldest first; read 100 at a time."""
+    """Yield the dead letters of a partition from ID `first` of the dead stream on, oldest first; read 100 at a time."""
     start = first
     while page := _page(client, layout.keys[partition], start, "+"):
         yield from (_letter(partition, id_.decode(), fields) for id_, fields in page)
@@ -63,7 +63,12 @@ def find(client: redis.Redis, layout: Layout, partition: int, id_: str) -> DeadL
 
 
 def drop(client: redis.Redis, keys: PartitionKeys, ids: Sequence[str]) -> tuple[int, int]:
-    """Delete dead letters for good, and add their events to the ledger as dropped.
+    """Delete dead letters for good, and add their events to the ledger's `dropped`; they also stay in its `dead`.
+
+    Args:
+        client: The server.
+        keys: The keys of the partition.
+        ids: The IDs of the dead letters in the dead stream; an ID that does not exist is ignored.
 
     Returns:
         The number of the dead letters that existed, and of their events.
@@ -75,9 +80,11 @@ def drop(client: redis.Redis, keys: PartitionKeys, ids: Sequence[str]) -> tuple[
 def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[float, int, int]:
     """Drop the 100 oldest dead letters if the dead stream uses more than `most_bytes` bytes of memory (0: no limit).
 
+    One call may not be enough: call again until the returned fraction is at most 1.
+
     Returns:
-        The memory of the dead stream before the call, as a fraction of `most_bytes`; the number of dead letters and of
-        events that were dropped.
+        The memory of the dead stream before the call, as a fraction of `most_bytes` (0 without a limit); the number of
+        dead letters, and of their events, that were dropped.
     """
     used = (client.memory_usage(keys.dead) or 0) / most_bytes if most_bytes else 0.0
     if used <= 1:

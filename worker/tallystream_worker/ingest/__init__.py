@@ -6,7 +6,7 @@
                 case ParsedLine(event=fields): event = Event(*fields)
                 case BadLine(number=number, reason=reason): ...
 
-The parsers are pure functions over lines; only `source` opens and reads files.
+The parsers of lines are pure functions; `source` opens and reads files of lines, and `formats.parquet_rows` Parquet.
 """
 
 from __future__ import annotations

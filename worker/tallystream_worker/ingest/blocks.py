@@ -31,7 +31,7 @@ _NAMED: Final = re.compile(rb"\(\?P<\w+>")
 
 
 class BlockReader:
-    """Parses the blocks of an access log.
+    """Parses the blocks of an access log into events of a metric for which `EventPacker.is_summable` is true.
 
     Args:
         mapping: Which part of a line becomes which part of an event.
@@ -55,7 +55,10 @@ class BlockReader:
         self._calendar = _Cache(self._check_minute)
 
     def __call__(self, block: Block) -> BlockEvents:
-        """Return the events of a block by partition and minute, and the lines that `combined.parse` must parse."""
+        """Return the events of a block by partition and minute, and the lines that `combined.parse` must parse.
+
+        Nothing is packed. If the block has a line that is too long, `combined.parse` must parse all its lines.
+        """
         found = BlockEvents({}, {}, [])
         if _has_long_line(block.text):
             found.doubtful.extend(block.lines())
@@ -124,7 +127,7 @@ class BlockReader:
 
 
 class _Cache(dict[Any, Any]):
-    """A cache of the results of a check, except `None`: an invalid value is checked each time."""
+    """A cache of the results of a check, emptied when it is full; `None`, for an invalid value, is not kept."""
 
     def __init__(self, check: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -140,7 +143,7 @@ class _Cache(dict[Any, Any]):
 
 
 def _lines(block: Block, sure: list[bool]) -> Iterator[Line]:
-    """Yield the lines of a block that are not marked as sure and not blank."""
+    """Yield the lines of a block that are not blank, and whose item in `sure`, by line, is `False`."""
     offset = block.offset
     for number, (text, is_sure) in enumerate(zip(block.text.split(b"\n"), sure, strict=False), block.number):
         if not is_sure and text and not text.isspace():
@@ -149,6 +152,6 @@ def _lines(block: Block, sure: list[bool]) -> Iterator[Line]:
 
 
 def _has_long_line(text: bytes) -> bool:
-    """Return whether a line may be longer than `MAX_LINE_BYTES`: such a line covers one of these pieces."""
+    """Return whether a line of a text may be longer than `MAX_LINE_BYTES`; `False` is certain, `True` is not."""
     half = MAX_LINE_BYTES // 2
     return any(text.find(b"\n", at, at + half) < 0 for at in range(0, len(text) - half + 1, half))

@@ -1,8 +1,8 @@
 """Identifies a file by its content, not its name, so that each of its events is appended once.
 
-A file that is renamed, compressed or extended keeps its identity. So it is known how much of it was appended before,
-and only the rest is appended. The mapping to events (metric, subject, actor) is part of the identity: the same file
-with another mapping is another source of events.
+A file that is renamed, compressed or extended keeps its identity. So a later ingest finds out how much of the file was
+appended before, and continues after that. The mapping to events (metric, subject, actor) is part of the identity: the
+same file with another mapping is another source of events.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 PREFIX: Final = 64 * 1024
-"""The number of bytes at the beginning of a file that identify it."""
+"""The number of bytes that identify a file: those at its beginning; for Parquet, half of them are at its end."""
 
 
 def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str:
-    """Return the identity of a file whose first bytes are `head`, and store it on the server.
+    """Return the identity of a file whose first bytes are `head`; store the identity on the server if it is new.
 
-    A file that was shorter than `PREFIX` when its identity was stored keeps it when it grows. An empty file matches no
-    stored identity.
+    A file that grows keeps its identity, also if it was shorter than `PREFIX` when the identity was stored. An empty
+    file is the exception: when it grows, it gets another identity.
 
     Args:
-        client: The connection to the server that stores the identities, in a hash: identity -> bytes of its head.
-        layout: The keys, among them that of the hash.
-        head: The first `PREFIX` bytes of the (decompressed) file; fewer if the file is shorter.
+        client: The connection to the server that stores the identities, in a hash: identity -> size of `head` in bytes.
+        layout: The layout; `Layout.files` is the key of the hash.
+        head: The first `PREFIX` bytes of the (decompressed) file; fewer if the file is shorter. For Parquet, the bytes
+            that `head_and_tail` returns.
         salt: A text that is part of the identity; the same file with another salt is another source.
 
-    Two processes that identify a new file at the same time get the same identity, unless it grows between them.
+    Two processes that identify a new file at the same time get the same identity, unless the file grows meanwhile.
+
+    Raises:
+        RedisError: the identities cannot be read or stored.
     """
     files = layout.files
     stored: dict[bytes, bytes] = client.execute_command("HGETALL", files)

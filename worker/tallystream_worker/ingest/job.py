@@ -41,7 +41,7 @@ class Job:
         path: The path of the file.
         format: The format of the file.
         mapping: Which part of a line becomes which part of an event.
-        salt: A text that makes the same file another source.
+        salt: A text of the user, usually empty; with another salt, the events of the same file are appended again.
         first: The number of the first segment.
         segments: The number of segments; `None` for all from the first on.
     """
@@ -55,15 +55,22 @@ class Job:
 
     @property
     def question(self) -> str:
-        """The salt, the format and the mapping as a text, which is part of the identity of the file."""
+        """The salt, the format and the mapping as one text: the salt of `identify`."""
         return f"{self.salt}\n{self.format}\n{self.mapping}"
 
 
 def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> list[Job]:
-    """Return the jobs of a file: one for each segment, or a single job if the file is compressed or has no size.
+    """Open a file, and return its jobs: one for each segment, or a single job if it is gzip or not a regular file.
+
+    Args:
+        path: The path of the file.
+        format_: The format of the file.
+        mapping: Which part of a line becomes which part of an event.
+        salt: See `Job`.
 
     Raises:
-        SourceError: the file does not exist or cannot be read, or is Parquet with wrong columns.
+        SourceError: the file does not exist or cannot be read, or is not Parquet, or is Parquet with wrong columns.
+        ConfigurationError: the format is Parquet, and pyarrow is not installed.
     """
     if format_ == "parquet":
         count = max(1, -(-rows_of(path) // SEGMENT_ROWS))
@@ -76,7 +83,7 @@ def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> lis
 
 
 def size_of(jobs: Iterable[Job]) -> int | None:
-    """Return the size of all jobs: bytes on disk, or rows of Parquet; `None` if there are no jobs."""
+    """Return the size of all jobs: the sum of bytes on disk, and of rows for Parquet; `None` if there are no jobs."""
     sizes = [_size(job) for job in jobs]
     return sum(sizes) if sizes else None
 
@@ -91,17 +98,20 @@ def _size(job: Job) -> int:
 def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> IngestProgress:
     """Append the events of a job that were not appended before; begin again if another run or topic intervenes.
 
+    Stores the deployment if there is none. While a stream is full or the server is lost, waits and tries again.
+
     Args:
         job: The file, or the part of it, to read.
         store: The server and namespace to append to.
         report: Called with the progress from time to time; the job ends early if it returns `False`.
 
     Returns:
-        The numbers of lines by outcome.
+        The numbers of events and lines by outcome, of the last attempt.
 
     Raises:
         SourceError: the file cannot be read.
-        RedisError: the server rejects the appends, and would do so again.
+        ConfigurationError: the stored data disagrees with `store`, or is of another release; or see `jobs_of`.
+        RedisError: the server cannot be reached at the beginning, or rejects the appends and would do so again.
     """
     client = connect(store.url)
     try:
@@ -123,7 +133,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
 def _append_text(
     job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report
 ) -> None:
-    """Append the segments of a file of lines, until `report` returns `False`.
+    """Append the segments of a job of a file of lines, until `report` returns `False`; add the outcomes to `progress`.
 
     Raises:
         SourceMoved: the segments must be read again.
@@ -153,7 +163,7 @@ def _append_text(
 def _append_rows(
     job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report
 ) -> None:
-    """Append the one segment of a job of a Parquet file.
+    """Append the one segment of a job of a Parquet file; add the outcomes to `progress`.
 
     Raises:
         SourceMoved: the segment must be read again.

@@ -26,9 +26,10 @@ class Line(NamedTuple):
     """A line of a file, without its line end.
 
     Attributes:
-        number: Its number, counted from 1, blank lines included.
-        offset: The number of bytes of (decompressed) text before it.
-        text: Its bytes; a line longer than `MAX_LINE_BYTES` is cut off somewhere after that many.
+        number: The line's number, blank lines included; 1 is the first line that the `Source` reads, which is not the
+            first of the file after `Source.seek`.
+        offset: The number of bytes of (decompressed) text of the file before the line.
+        text: The line's bytes; a line longer than `MAX_LINE_BYTES` is cut off somewhere after that many.
     """
 
     number: int
@@ -41,7 +42,7 @@ class Block(NamedTuple):
 
     Attributes:
         number: The number of the first line, as in `Line`.
-        offset: The number of bytes of (decompressed) text before the block.
+        offset: The number of bytes of (decompressed) text of the file before the block.
         end: The number of bytes of text up to the end of the block, with the bytes that were cut off a too long line.
         text: The bytes of all lines.
     """
@@ -64,7 +65,7 @@ class Mapping(msgspec.Struct, frozen=True):
     """Which part of a line becomes which part of an event.
 
     Attributes:
-        metric: The metric of events that do not name one.
+        metric: The metric of lines that do not name one; those of an access log never do.
         subject: The part of an access-log line that becomes the subject.
         actor: The part of an access-log line that becomes the actor; `None` for events without an actor.
     """
@@ -117,10 +118,11 @@ def plain(reason: object) -> str:
 
 
 class BlockEvents(NamedTuple):
-    """The events of a block of an access log.
+    """The events of a block of an access log, and the lines that may not be events. Minutes are counted from 1970.
 
     Attributes:
-        visits: By partition and minute, the events with an actor.
+        visits: By partition and minute, the events with an actor: columns of subjects, actors, and milliseconds after
+            the beginning of the minute.
         units: By partition and minute, the number of events without an actor, by subject.
         doubtful: The lines that `combined.parse` must parse.
     """

@@ -1,4 +1,8 @@
-"""Appends chunks of a file, each once, through the offset gate in `ingest.lua`."""
+"""Appends chunks of a file, each once, through the offset gate in `ingest.lua`.
+
+A source is one segment of a file, read with one format and mapping. The gate accepts a chunk only if it begins at the
+offset that is stored for its source and partition.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +37,11 @@ _INGEST: Final = Script("tallystream_worker.ingest", "ingest")
 class Chunk:
     """The events of one partition from offset `begin` to before `end` of a source, which become one entry.
 
+    Offsets are bytes of text, or rows of Parquet.
+
     Attributes:
-        begin: The `end` of the chunk before it, or 0.
-        end: The `begin` of the next chunk.
+        begin: The `end` of the chunk before it in the same partition, or 0.
+        end: The `begin` of the next chunk in the same partition.
         events: The number of events.
         payload: The encoded events.
     """
@@ -47,9 +53,9 @@ class Chunk:
 
 
 class SourceMoved(TallyError):
-    """The stored offset of a source is not the expected one: the source must be read again.
+    """The stored offset of a source is not the expected one, or the topic was closed: the source must be read again.
 
-    Another run appends it, the server was rewound, or the topic was closed.
+    The offset differs if another run appends the same source, or if the server was rewound.
     """
 
 
@@ -59,7 +65,8 @@ class OffsetGate:
     Args:
         client: A client that never sends a command twice.
         layout: The keys of the streams.
-        source: The name of the source. Its offsets are stored with the sequences of producers, and are never removed.
+        source: The name of the source, with the prefix `SOURCE`. Its offsets are stored with the sequences of
+            producers, and are never removed.
     """
 
     def __init__(self, client: redis.Redis, layout: Layout, source: str) -> None:
@@ -71,7 +78,14 @@ class OffsetGate:
         """By partition, the stream ID of the last entry that this gate appended; `None` if there is none."""
 
     def earlier_offsets(self, earlier: Iterable[Layout]) -> list[list[int]]:
-        """Return the source's offsets in each earlier topic, by partition, as `keep_offsets` stored them."""
+        """Read and return the source's offset for each partition of each earlier topic, as `keep_offsets` stored it.
+
+        Args:
+            earlier: The layouts of the earlier topics.
+
+        Returns:
+            For each layout, a list by partition; 0 if nothing was appended.
+        """
         found = []
         for layout in earlier:
             names = [_earlier(self._source, layout, partition) for partition in range(layout.partitions)]
@@ -80,14 +94,17 @@ class OffsetGate:
         return found
 
     def offsets(self) -> list[int]:
-        """Return the offset up to which the source is appended, for each partition."""
+        """Read and return the offset up to which the source is appended, for each partition; 0 if it is not."""
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._layout.keys:
                 pipeline.hget(keys.sequences, self._source)
             return [_offset(mark) for mark in pipeline.execute()]
 
     def push(self, partition: int, chunk: Chunk) -> None:
-        """Queue a chunk of a partition; it must begin at the end of the chunk before it."""
+        """Queue a chunk of a partition, without sending it.
+
+        It must begin at the end of the partition's chunk before it, or the server rejects it.
+        """
         self._waiting[partition].append(chunk)
 
     @property
@@ -99,11 +116,14 @@ class OffsetGate:
         """Append the queued chunks, in one round trip; a chunk that could not be appended stays queued.
 
         Returns:
-            The number of events appended, and why some were not: a stream is full, or the server rejects writes.
+            The number of events that are appended, also by an earlier call whose reply was lost; and why some are not:
+            a stream is full, or the server rejects writes. `None` if all are, or if another call can append them at
+            once; see `waiting`.
 
         Raises:
             SourceMoved: the stored offset is not the expected one, or the topic is closed.
-            RedisError: the connection broke, and everything stays queued, or the user lacks a permission.
+            RedisError: the connection broke, or the server will reject the write again (no permission, wrong key type).
+                Chunks that are not known to be appended stay queued.
         """
         sent = [(partition, chunk) for partition, queue in enumerate(self._waiting) for chunk in queue]
         if not sent:
@@ -149,7 +169,10 @@ class OffsetGate:
 
 
 def keep_offsets(client: redis.Redis, old: Layout, new: Layout) -> None:
-    """Copy the offsets of files from a closed topic, with those that it keeps of earlier topics, to the new topic."""
+    """Copy the offsets of files from a closed topic to the new topic, where `OffsetGate.earlier_offsets` reads them.
+
+    The offsets that the closed topic has from earlier topics are copied too.
+    """
     for partition, keys in enumerate(old.keys):
         kept: dict[str, bytes] = {}
         for name, mark in client.hscan_iter(keys.sequences, match=f"{SOURCE}*", count=1000):

@@ -24,12 +24,14 @@ _KNOWN: Final = 200_000
 
 
 class EventPacker:
-    """Checks events and packs them into chunks; skips events that were appended before.
+    """Checks events and packs them into chunks; skips events that were appended before. Sends nothing.
+
+    The offset of an event is that of its line in bytes of text, or the number of its row.
 
     Args:
         layout: The number of partitions.
         rules: The declared metrics; `None` if no worker has published them yet.
-        offsets: The offset up to which the file was appended, for each partition.
+        offsets: The offset up to which the segment was appended, for each partition.
         earlier_offsets: The same offsets for each earlier topic, which may have another number of partitions.
     """
 
@@ -59,6 +61,8 @@ class EventPacker:
     def pack_and_seal(self, fields: EventFields, offset: int) -> tuple[int, Chunk] | None:
         """Pack the event at an offset; if its partition's chunk is full now, return the partition and the chunk.
 
+        Returns `None` if the chunk is not full, or if the event was appended before and is skipped.
+
         Raises:
             EventError: the event breaks a rule; it was not packed.
         """
@@ -69,6 +73,8 @@ class EventPacker:
 
     def pack(self, fields: EventFields, offset: int) -> int | None:
         """Pack the event at an offset; return its partition, or `None` if it was appended before and is skipped.
+
+        An event without a time gets the present. Skipped events are added to `known`.
 
         Raises:
             EventError: the event breaks a rule; it was not packed.
@@ -110,7 +116,7 @@ class EventPacker:
             offset: An offset of theirs: either all of them were appended before, or none.
 
         Raises:
-            EventError: they break a rule; none was packed.
+            EventError: the events break a rule; none was packed.
         """
         subject, partition = self.route(subject)
         if metric not in self._metrics:
@@ -138,7 +144,7 @@ class EventPacker:
             events: The number of events of each subject.
 
         Raises:
-            EventError: the minute is too far in the future; no event was packed.
+            EventError: the minute is before 1970 or too far in the future; no event was packed.
         """
         self._check_minute(minute)
         if partition is None:
@@ -147,24 +153,32 @@ class EventPacker:
             self._packs[partition].add_units(metric, minute, subjects, events)
 
     def splits(self, begin: int, end: int) -> bool:
-        """Return whether it is possible that some events from `begin` to before `end` were appended, and some not."""
+        """Return whether some events from offset `begin` to before `end` may be appended already, and some not."""
         return any(begin < offset < end for offset in self.offsets) or any(
             begin < max(marks) and min(marks) < end for marks in self._earlier_offsets
         )
 
     def is_known(self, subject: str, partition: int, offset: int) -> bool:
-        """Return whether an event was appended before, to this partition or to its partition in an earlier topic."""
+        """Return whether an event was appended before, in this topic or an earlier one.
+
+        Args:
+            subject: The event's subject, as `route` returns it.
+            partition: The subject's partition in this topic.
+            offset: The event's offset.
+        """
         return offset < self.offsets[partition] or any(
             offset < marks[partition_of(subject, len(marks))] for marks in self._earlier_offsets
         )
 
     @property
     def boundaries(self) -> set[int]:
-        """The offsets up to which any partition, of this topic or an earlier one, was appended before."""
+        """All offsets up to which a partition of this topic or an earlier one was appended before."""
         return set(self.offsets).union(*self._earlier_offsets)
 
     def is_summable(self, metric: str) -> bool:
         """Return whether the rules of a metric accept every event of amount 1, with any actor or none.
+
+        True for every metric while no worker has published the rules.
 
         Raises:
             EventError: the metric is not valid or not declared.
@@ -174,7 +188,13 @@ class EventPacker:
         return metric not in self._needs_check
 
     def pack_block(self, metric: str, found: BlockEvents, end: int) -> None:
-        """Pack the events of a block of lines that ends at `end`, and for which `splits` is false."""
+        """Pack the events that `BlockReader` found in a block of lines; its doubtful lines are left to the caller.
+
+        Args:
+            metric: The metric of the events, for which `is_summable` is true.
+            found: The events of a block for which `splits` is false: all of a partition are packed, or all skipped.
+            end: The offset of the end of the block.
+        """
         for (partition, minute), (subjects, actors, moments) in found.visits.items():
             events = len(subjects)
             if end <= self.offsets[partition]:
@@ -194,13 +214,13 @@ class EventPacker:
                 self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
 
     def full_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield the chunk up to `end`, with its partition, of each partition that has 2,000 events or 64 KiB."""
+        """Yield each partition that has at least 2,000 packed events or 64 KiB, and its chunk, which ends at `end`."""
         for partition in range(self._partitions):
             if self._is_full(partition):
                 yield partition, self._seal(partition, end)
 
     def route(self, subject: str) -> tuple[str, int]:
-        """Return a subject in normal form, and the partition that counts it.
+        """Return a subject in normal form (Unicode NFC), and the partition that counts it.
 
         Raises:
             EventError: the subject is not valid.
@@ -208,7 +228,7 @@ class EventPacker:
         return self._known.get(subject) or self._admit(subject)
 
     def check_actor(self, actor: str) -> str:
-        """Return an actor in normal form.
+        """Return an actor in normal form (Unicode NFC).
 
         Raises:
             EventError: the actor is not valid.
@@ -216,7 +236,7 @@ class EventPacker:
         return actor if actor in self._actors else self._admit_actor(actor)
 
     def remaining_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield the chunk up to `end`, with its partition, of each partition that has packed events left."""
+        """Yield each partition that has packed events left, and its chunk, which ends at offset `end`."""
         for partition, pack in enumerate(self._packs):
             if pack.events:
                 yield partition, self._seal(partition, end)

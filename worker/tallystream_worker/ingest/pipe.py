@@ -28,18 +28,23 @@ def emit_piped(
     *,
     wait: bool,
 ) -> IngestProgress:
-    """Emit the events of an open source through a producer, and return when they are appended.
+    """Emit the events of an open source through a new producer, and return when all of them are appended.
 
     Args:
-        source: The open source.
-        format_: Its format, which must consist of lines.
+        source: The open source; it is not closed.
+        format_: Its format; not `parquet`.
         mapping: Which part of a line becomes which part of an event.
         store: The server and namespace to append to.
-        report: Called with the progress from time to time; the reading ends early if it returns `False`.
+        report: Called with the progress from time to time; the reading ends early if it returns `False`, and the events
+            read so far are appended.
         wait: Return only when the events are counted.
 
     Returns:
-        The numbers of lines by outcome.
+        The numbers of events and lines by outcome.
+
+    Raises:
+        SourceError: the source cannot be read to its end.
+        TallyError: the producer cannot append the events; see `Producer.emit` and `Producer.flush`.
     """
     progress = IngestProgress()
     with Producer(store.url, namespace=store.namespace) as producer:

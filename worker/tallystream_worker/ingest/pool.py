@@ -24,25 +24,25 @@ _SPAWN: Final = multiprocessing.get_context("spawn")
 
 
 class IngestFailed(TallyError):
-    """A process of an ingest failed. Its appended events are kept, and the next run continues after them."""
+    """A process of an ingest failed or died. Its appended events are kept, and the next run continues after them."""
 
 
 def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> IngestProgress:
-    """Run jobs until all are done or `stop` is set.
+    """Run jobs until all are done or `stop` is set; then wait until the present chunks are sent.
 
     Args:
         jobs: The jobs to run.
         store: The server and namespace to append to.
         processes: The number of processes; with 1, or with one job, the jobs run in this process.
         stop: Ends the jobs early when it is set.
-        report: Called with the progress of all jobs together from time to time.
+        report: Called with the progress of all jobs together from time to time; its result is ignored.
 
     Returns:
-        The numbers of lines of all jobs by outcome.
+        The numbers of events and lines of all jobs by outcome, so far if `stop` was set.
 
     Raises:
-        TallyError: a file cannot be read, or a process failed.
-        RedisError: the server rejects the appends (in this process).
+        SourceError, ConfigurationError, RedisError: see `job.run`; only if the jobs run in this process.
+        IngestFailed: the same errors, or the death, of another process.
     """
     if processes == 1 or len(jobs) == 1:
         total = IngestProgress()

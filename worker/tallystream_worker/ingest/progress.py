@@ -17,12 +17,12 @@ class IngestProgress:
 
     Attributes:
         events: The number of events that this run appended.
-        known: The number of events that were appended before, and skipped.
+        known: The number of events that were appended before, and skipped; added at the end of each segment.
         bad: The number of lines that are not events.
-        read: Bytes read from the file; rows for Parquet.
+        read: `Source.bytes_read` of the file; rows read for Parquet.
         examples: The first 10 bad lines: file, line and reason.
         last_ids: By partition, the stream ID of the last entry that this run appended.
-        waiting_for: Why nothing is appended at the moment; `None` if something is.
+        waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
     """
 
     events: int = 0
@@ -34,20 +34,23 @@ class IngestProgress:
     waiting_for: str | None = None
 
     def note(self, name: str, number: int, reason: str, lines: int = 1) -> None:
-        """Add bad lines that have the same reason; `number` is the first of them.
+        """Add bad lines that have the same reason; keep one example of them, unless there are 10.
 
         Args:
             name: The name of the file.
-            number: The number of the first line.
-            reason: Why they are not events.
-            lines: How many they are.
+            number: The number of the first of the lines.
+            reason: Why the lines are not events.
+            lines: The number of lines.
         """
         self.bad += lines
         if len(self.examples) < _SHOWN:
             self.examples.append({"file": name, "line": number, "reason": reason})
 
     def add(self, other: IngestProgress) -> None:
-        """Add the figures of another job to these; the larger of two last stream IDs is kept."""
+        """Add the figures of another job to these.
+
+        For each partition, keep the larger of the two last stream IDs. `waiting_for` stays unchanged.
+        """
         self.events += other.events
         self.known += other.known
         self.bad += other.bad
@@ -58,7 +61,7 @@ class IngestProgress:
 
 
 Report = Callable[[IngestProgress], bool]
-"""A function that is called with the progress from time to time; the run ends early if it returns `False`."""
+"""A function that is called with the progress from time to time, and returns whether to continue."""
 
 
 def _order(stream_id: str) -> tuple[int, int]:

@@ -1,4 +1,7 @@
-"""Appends the events of one segment of a file while it is read; skips events that were appended before."""
+"""Appends the events of one segment of a file while the segment is read; skips events that were appended before.
+
+A segment is a part of a file that has its own offsets: see `job.SEGMENT`.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,16 @@ _REPORT_EVERY: Final = 2000
 class SegmentAppender:
     """Packs and appends the events of one segment of a file.
 
-    Each method `append_...` reads a whole segment, and returns whether to continue with the next segment. It raises
-    `SourceMoved` if the segment must be read again, and `RedisError` if the server rejects the appends.
+    Call one method `append_...`, once, within the context (`with`), which ends the sender's thread. It reads a whole
+    segment, and returns when the events are appended: whether to continue with the next segment, or `False` if `report`
+    returned `False`. It raises `SourceMoved` if the segment must be read again, `SourceError` if the file cannot be
+    read, and `RedisError` if the server rejects the appends and would do so again.
 
     Args:
         client: A client that never sends a command twice.
         deployment: The deployment to append to.
         name: The unique name of the segment: the identity of the file, and the number of the segment.
-        progress: Counts the lines by outcome.
+        progress: Gets the numbers of events and lines by outcome.
         report: Called with the progress from time to time; returns whether to continue.
 
     Attributes:
@@ -60,7 +65,12 @@ class SegmentAppender:
         self._sender.close()
 
     def append_outcomes(self, outcomes: Iterable[LineOutcome], source: Source) -> bool:
-        """Append the events of the parsed lines of a segment; return whether to continue with the next segment."""
+        """Append the events of the parsed lines of a segment; return whether to continue with the next segment.
+
+        Args:
+            outcomes: The parsed lines, in order.
+            source: The file that they are read from, for the progress.
+        """
         progress = self._progress
         before, end = progress.read, 0
         for count, outcome in enumerate(outcomes, start=1):
@@ -86,6 +96,11 @@ class SegmentAppender:
         """Append the events of blocks of an access log; return whether to continue with the next segment.
 
         The events of a block are packed in any order, so a chunk ends only at the end of a block.
+
+        Args:
+            blocks: The blocks of the segment, in order.
+            mapping: Which part of a line becomes which part of an event; `is_summable` is true for its metric.
+            source: The file that the blocks are read from, for the progress.
         """
         packer, progress = self.packer, self._progress
         read = BlockReader(mapping, packer)
@@ -108,7 +123,10 @@ class SegmentAppender:
         return self._finish(end)
 
     def append_rows(self, path: str, metric: str, begin: int, end: int) -> bool:
-        """Append the events of a Parquet file's rows from `begin` to before `end`; return whether to continue."""
+        """Append the events of a Parquet file's rows from `begin` to before `end`; return whether to continue.
+
+        Rows are counted from 0. A row without a metric gets `metric`.
+        """
         progress, at = self._progress, begin
 
         def note(row: int, reason: str, rows: int) -> None:

@@ -1,4 +1,7 @@
-"""Appends chunks in a thread while the file is read: one burst is sent, and the next one is collected."""
+"""Appends chunks in a thread while the file is read.
+
+While one burst (chunks that are sent together) is sent, the next burst is collected.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ BURST: Final = 256 * 1024
 """Bytes of payload in one burst; it is small enough that the workers begin to count while the file is read."""
 
 _FIRST_PAUSE: Final = 0.2
-"""Seconds to wait after the first attempt that appended nothing."""
+"""Most seconds to wait after the first attempt that appended nothing."""
 
 _LONGEST_PAUSE: Final = 5.0
 """The longest back-off of attempts that append nothing, in seconds."""
@@ -32,8 +35,8 @@ class ChunkSender:
 
     Args:
         gate: Appends the chunks.
-        progress: Gets the number of appended events, and why nothing is appended.
-        report: Called while nothing can be appended; returns whether to continue.
+        progress: Gets the number of appended events, the last stream IDs, and why nothing is appended.
+        report: Called, in the thread, after each attempt that appended nothing; returns whether to continue.
     """
 
     def __init__(self, gate: OffsetGate, progress: IngestProgress, report: Report) -> None:
@@ -46,11 +49,14 @@ class ChunkSender:
         self._in_flight: Future[bool] | None = None
 
     def push(self, chunks: Iterable[tuple[int, Chunk]]) -> bool:
-        """Add chunks, each with its partition, and start to send if there are enough; return whether to continue.
+        """Add chunks, each with its partition; if they fill a burst, wait for the burst before, and start to send.
+
+        Returns:
+            `True`, or `False` if `report` ended the run.
 
         Raises:
-            SourceMoved: the chunks before were rejected, and the source must be read again.
-            RedisError: the chunks before were rejected, and would be again.
+            SourceMoved: earlier chunks were rejected, and the source must be read again.
+            RedisError: earlier chunks were rejected, and another attempt would fail too.
         """
         for partition, chunk in chunks:
             self._buffered.append((partition, chunk))
@@ -62,12 +68,15 @@ class ChunkSender:
 
         Raises:
             SourceMoved: the chunks were rejected, and the source must be read again.
-            RedisError: the chunks were rejected, and would be again.
+            RedisError: the chunks were rejected, and another attempt would fail too.
         """
         return self._start_sending() and self._await_sent()
 
     def close(self) -> None:
-        """Wait until the thread has sent its present burst, and end it."""
+        """Wait until the thread has sent its present burst, then end the thread; chunks after this burst are not sent.
+
+        An error of the burst is not raised.
+        """
         self._thread.shutdown(wait=True)
 
     def _start_sending(self) -> bool:

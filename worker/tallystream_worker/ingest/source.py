@@ -27,11 +27,16 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 class SourceError(TallyError):
-    """A file cannot be opened, or cannot be read to its end; the message names it."""
+    """A file cannot be opened, cannot be read to its end, or is not of its format; the message names the file."""
 
 
 class Source:
-    """An open file: iterate over it for its lines; `bytes_read` and `total` give the progress.
+    """An open file: iterate over it for its lines; `bytes_read` and `total` give the progress. See `open_source`.
+
+    Args:
+        raw: The file, opened for reading; `close` closes it.
+        name: The name of the file in messages.
+        total: The size of the file on disk in bytes; `None` if it is not a regular file (a pipe).
 
     Attributes:
         name: The name of the file in messages.
@@ -52,21 +57,24 @@ class Source:
     def head(self, size: int) -> bytes:
         """Return the first bytes of the (decompressed) text, `size` bytes or fewer if the text is shorter.
 
-        The position is the beginning of the text again after it. Call it for regular files only, before any other read.
+        The next read begins at the beginning of the text again. Call this for regular files only, before other reads.
         """
         found = self._bytes.read(size)
         self._bytes.seek(0)
         return found
 
     def seek(self, offset: int) -> None:
-        """Let the reading begin at the first line that starts at or after an offset of the text; it has number 1."""
+        """Let the reading begin at the first line that starts at or after an offset in bytes; that line has number 1.
+
+        The offset is one of the (decompressed) text. A compressed file is read from its beginning all the same.
+        """
         self._begin = offset
         if not self.compressed:
             self._bytes.seek(max(0, offset - 1))
 
     @property
     def bytes_read(self) -> int:
-        """The number of bytes read from the file so far; compressed bytes if the file is compressed."""
+        """The position in the file: how many bytes on disk were read, or passed over by `seek`."""
         return self._counted.count
 
     def __iter__(self) -> Iterator[Line]:
@@ -79,7 +87,9 @@ class Source:
             yield from block.lines()
 
     def blocks(self, segment: int | None = None) -> Iterator[Block]:
-        """Yield all lines in blocks of about `CHUNK` bytes; all lines of a block begin in the same segment.
+        """Yield all lines, blank ones included, in blocks of about `CHUNK` bytes that do not cross segments.
+
+        A line belongs to the segment in which it begins.
 
         Args:
             segment: The number of bytes of text in a segment; `None` if the file is one segment.
@@ -94,7 +104,11 @@ class Source:
                 number += text.count(b"\n")
 
     def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield the offset of the begin, the offset of the end, and the text of whole lines, from `seek`'s line on."""
+        """Yield whole lines as offset of their begin, offset of their end, and text, from the line of `seek` on.
+
+        Raises:
+            SourceError: the file cannot be read to its end.
+        """
         # Begin one byte early: a line starts at a byte only if the byte before it is a line end.
         offset = 0 if self.compressed else max(0, self._begin - 1)
         rest, cut = b"", 0
@@ -139,7 +153,7 @@ class Source:
 
 
 def _at_borders(offset: int, end: int, text: bytes, segment: int | None) -> Iterator[tuple[int, int, bytes]]:
-    """Split lines at the first line of each next segment; yield the begin, the end and the text of each part."""
+    """Split whole lines at the first line of each next segment; yield the begin, the end and the text of each part."""
     while segment is not None and end > (border := (offset // segment + 1) * segment):
         cut = text.find(b"\n", border - 1 - offset) + 1
         if not 0 < cut < len(text):
@@ -150,7 +164,7 @@ def _at_borders(offset: int, end: int, text: bytes, segment: int | None) -> Iter
 
 
 class _Counted(io.RawIOBase):
-    """A file that counts the bytes read from it; `head` is its first two bytes, which distinguish gzip from text."""
+    """A file that knows its position; `head` is its first two bytes, which distinguish gzip from text."""
 
     def __init__(self, raw: io.BufferedIOBase) -> None:
         self._raw = raw

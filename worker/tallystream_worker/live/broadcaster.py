@@ -1,9 +1,9 @@
 """Broadcasts live updates: one task reads the streams for all readers of a process, and sends them changed totals.
 
-A pass reads the counted position of each partition, then the entries up to it. From these it finds the changed counters
-that readers follow, reads their totals once, and passes them to the readers. It reads no entry beyond the counted
-position, so a total always includes the events that changed it, and the position in a message is never ahead of the
-totals.
+A pass reads the counted position of each partition (its `as_of`), then the entries up to it. From these entries the
+pass finds the changed counters that readers follow, reads their totals once, and gives them to the readers. The pass
+reads no entry beyond the counted position, so a total always includes the events that changed it, and the position in
+a message is never ahead of the totals.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ MAX_READERS: Final = 800
 """The largest number of readers at the same time."""
 
 MAX_NAMED: Final = 20_000
-"""The largest number of counters that all readers together follow by name; it bounds the time of a pass."""
+"""The largest number of counters that all readers together follow by name, not by pattern; it bounds a pass's time."""
 
 _UPDATES: Final = 500
 """Updates a second to all readers together. Each costs about 30 microseconds of processor time. With more than 125
 readers the passes are further apart, so that many readers do not slow counting on the same machine."""
 
 _BUDGET: Final = 2**22
-"""Bytes of entries that passes read per second. If more were appended, readers of patterns are reset."""
+"""Bytes of entries that passes read per second. If more were appended, readers that follow patterns are reset."""
 
 _RESUME_BUDGET: Final = 2**23
 """Bytes of entries that are read for a reader that resumes. If there are more, the reader is reset."""
 
 _REST: Final = 1.0
-"""Seconds without reading entries after a pass had too many."""
+"""Seconds without reading entries after a pass had too many entries, changes or comparisons."""
 
 _MATCHES: Final = 200_000
 """The largest number of comparisons of subjects with patterns in one pass."""
@@ -83,11 +83,17 @@ _MANY: Final = "too many counters changed to send each of them"
 
 
 class TooManyReaders(TallyError):
-    """A reader cannot join: this service has as many readers, or counters followed by name, as it can serve."""
+    """A reader cannot join: the service has its maximum of readers or of counters followed by name, or it is ending."""
 
 
 class Broadcaster:
-    """Sends changed totals to the readers of one event loop. Without readers it sends no command to Redis."""
+    """Sends changed totals, the overview and the leaderboards to the readers of one event loop.
+
+    Passes run, in a task, only while there are readers. The methods must be called from the event loop.
+
+    Args:
+        store: The server and the namespace of the counters.
+    """
 
     def __init__(self, store: RedisSettings) -> None:
         self._totals = Totals(store.url, namespace=store.namespace)
@@ -106,10 +112,12 @@ class Broadcaster:
         self._figures = Figures(self._totals)
 
     async def join(self, reader: LiveReader, since: str | None = None) -> None:
-        """Add a reader, and give it its first totals and figures.
+        """Add a reader, and give it its first totals, the overview and the leaderboards, as far as it follows them.
 
-        The first totals are those of the counters that it names. With `since` they are instead the totals of the
-        counters that changed after that position, or a reset if these cannot be found.
+        The first totals are those of the counters that the reader follows by name. With `since` they are those of all
+        followed counters that changed after that position; if these cannot be found, the reader gets a reset and the
+        totals of the counters that it follows by name. Waits for the first pass if none has ended yet. If that pass
+        fails, the reader gets a reset and a message `stale`, and its totals later.
 
         Args:
             reader: The reader to add.
@@ -118,7 +126,8 @@ class Broadcaster:
         Raises:
             TooManyReaders: there are too many readers, or counters followed by name, or the broadcaster was ended.
             EventError: `since` is not a position.
-            RedisError: the counters cannot be read.
+            ConfigurationError: this release cannot read the stored data.
+            RedisError: the deployment or the counters cannot be read; the reader is not added.
         """
         if self._ended or len(self._readers) >= MAX_READERS:
             raise TooManyReaders(f"this service has its maximum of {MAX_READERS:,} readers: try again later")
@@ -148,7 +157,7 @@ class Broadcaster:
             raise
 
     def leave(self, reader: LiveReader) -> None:
-        """Remove a reader. After the last one has left, the passes end."""
+        """Remove a reader; do nothing if it is not there. After the last reader has left, the passes end."""
         self._readers.discard(reader)
         if reader.wanted is not None and reader.wanted in self._channels:
             self._channels[reader.wanted].discard(reader)
@@ -169,7 +178,7 @@ class Broadcaster:
             await asyncio.sleep(TICK / 25)
 
     async def close(self) -> None:
-        """End the stream of every reader, stop the passes, and close the connections."""
+        """End the stream of every reader, stop the passes, wait for their queries, and close the connections."""
         self.end()
         if self._task is not None:
             self._task.cancel()
@@ -178,11 +187,11 @@ class Broadcaster:
         await self._totals.close()
 
     async def overview(self) -> Overview:
-        """Read and return the present overview."""
+        """Read and return the present overview; see `Figures.now`."""
         return await self._figures.now()
 
     async def _following(self) -> None:
-        """Start the task of the passes if it does not run, and wait for its first pass."""
+        """Start the task of the passes if it does not run, and wait until its first pass has succeeded or failed."""
         if self._task is None or self._task.done():
             self._at = None
             self._backoff.reset()
@@ -199,7 +208,10 @@ class Broadcaster:
             await asyncio.sleep(pause)
 
     async def _attempt(self) -> float:
-        """Make one pass; return the seconds to wait before the next one. An error of the pass is logged, not raised."""
+        """Make one pass; return the seconds to wait before the next one.
+
+        An error of the pass is not raised: it is logged, and the readers get a message `stale` at the first error.
+        """
         try:
             await self._pass(await self._totals.deployment())
         except Exception as error:  # noqa: BLE001  # if the task ended, no reader would get an update again
@@ -213,7 +225,10 @@ class Broadcaster:
 
     @property
     def _pace(self) -> float:
-        """Seconds between two passes. Each pass serves all readers, so that a message is made and encoded once."""
+        """Seconds from the end of a pass to the next one: 0.25, and more with more than 125 readers.
+
+        Each pass serves all readers, so that a message is made and encoded once.
+        """
         return max(TICK, len(self._readers) / _UPDATES)
 
     def _failed(self, error: Exception) -> None:
@@ -235,7 +250,11 @@ class Broadcaster:
             self._move(cursor.data_of(deployment), positions)
 
     async def _tell(self, deployment: Deployment, positions: Sequence[CountingPosition]) -> None:
-        """Give the readers the totals of the counters that changed since the last pass, or a reset."""
+        """Give the readers the totals of the counters that changed since the last pass.
+
+        After the data was replaced or rewound, the readers get a reset and the totals of all counters that they follow
+        by name.
+        """
         data, before = cursor.data_of(deployment), self._at
         end = _vector(positions)
         if before is None:  # these readers joined while the counters could not be read
@@ -251,10 +270,10 @@ class Broadcaster:
     async def _found(
         self, deployment: Deployment, before: Cursor, positions: Sequence[CountingPosition]
     ) -> dict[Subscription, set[Counter]]:
-        """Return the counters of each filter that changed after a position.
+        """Return, for each subscription, its counters that changed from the positions `before` to `positions`.
 
-        If too many changed, reset the filter's readers, and return only counters that it names and that may have
-        changed.
+        If too many changed, reset the readers of the subscription, and return only its counters that are followed by
+        name and may have changed. For a second after a pass with too many entries, read none, and return these only.
         """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
@@ -301,7 +320,7 @@ class Broadcaster:
                     reader.counters(batch)
 
     async def _read(self, counters: set[Counter]) -> dict[Counter, tuple[int, int]]:
-        """Return the totals of the valid counters, each with its error."""
+        """Read and return, by counter, the total and its error; leave out counters whose subject is not valid."""
         wanted = [counter for counter in counters if _is_normal(counter[0])]
         found: dict[Counter, tuple[int, int]] = {}
         for first in range(0, len(wanted), _CHUNK):
@@ -310,7 +329,14 @@ class Broadcaster:
         return found
 
     async def _catch_up(self, reader: LiveReader, wanted: Subscription, resumes: bool, since: Cursor | None) -> None:
-        """Give a joining reader its first totals: of all it names, or of all that changed after `since`; or a reset."""
+        """Give a joining reader its first totals; see `join`.
+
+        Args:
+            reader: The reader.
+            wanted: The counters that the reader follows.
+            resumes: Whether the reader gave a position.
+            since: That position; `None` if there is none, or if it is of other data.
+        """
         if self._at is None:  # no pass has succeeded yet
             reader.reset("the counters could not be read when this stream began", "")
             return
@@ -357,7 +383,7 @@ def _is_ahead(one: Cursor, other: Cursor) -> bool:
 
 
 def _named(wanted: Subscription, partitions: set[int], deployment: Deployment) -> set[Counter]:
-    """Return the counters that a filter names and that one of these partitions may have changed."""
+    """Return the counters that a subscription follows by name and that an entry in one of `partitions` may change."""
     spread = deployment.declared.spread if deployment.declared is not None else frozenset()
     return {
         (subject, metric)

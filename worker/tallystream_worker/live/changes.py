@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from tallystream_worker.live.cursor import Cursor
 
 Changes = dict[str, set[str]]
-"""Subjects by metric."""
+"""By metric, the subjects whose counters changed."""
 
 MAX_CHANGES: Final = 10_000
-"""The largest number of changed subjects of one metric; if more changed, no changes are returned."""
+"""The largest number of changed subjects of one metric; if more changed, `changed_between` returns `None`."""
 
 _PAGE: Final = 64
 """The number of entries in one reply: at most 4 MiB with the largest entries that a producer makes."""
@@ -31,7 +31,9 @@ _PAGE: Final = 64
 async def changed_between(
     totals: Totals, layout: Layout, start: Cursor, end: Cursor, budget: int, metrics: frozenset[str]
 ) -> Changes | None:
-    """Return the subjects, by metric, of the entries after `start` and up to `end`.
+    """Read the entries after `start` and up to `end`, and return their subjects by metric.
+
+    Entries that cannot be decoded are skipped, because they change no counter.
 
     Args:
         totals: Reads the streams.
@@ -64,7 +66,10 @@ async def changed_between(
 
 
 def query_reach(layout: Layout, since: Cursor) -> Query[bool]:
-    """Return a query for whether the stream of each partition still has every entry after its position in `since`."""
+    """Return a query for whether the streams of all partitions still have every entry after their positions in `since`.
+
+    The answer is `False` also if a stream was rewound to before its position. A partition at `0-0` is not checked.
+    """
 
     def parse(replies: list[Any]) -> bool:
         return all(

@@ -27,7 +27,7 @@ _MAX_LENGTH: Final = 8 + 1024 * 34
 
 
 def cursor_text(data: str, vector: Iterable[StreamID]) -> str:
-    """Return the text of a position, given the checksum of the data and the stream ID of each partition."""
+    """Return the text of a position, from the checksum of the data and the stream ID of each partition in order."""
     return ".".join([data, *(f"{ms:x}-{sequence:x}" if sequence else f"{ms:x}" for ms, sequence in vector)])
 
 
@@ -40,7 +40,8 @@ def read(text: str, data: str, partitions: int) -> Cursor | None:
         partitions: The present number of partitions.
 
     Returns:
-        The stream ID of each partition; `None` if the text is a position of other data.
+        The stream ID of each partition; `None` if the text is a position of other data, or has another number of
+        partitions.
 
     Raises:
         EventError: the text is not a position.
@@ -54,7 +55,10 @@ def read(text: str, data: str, partitions: int) -> Cursor | None:
 
 
 def data_of(deployment: Deployment) -> str:
-    """Return the checksum of the epoch and the ledger keys, which differs after a reset, rebuild or repartition."""
+    """Return the checksum of the epoch and the names of the ledger keys, as 8 hexadecimal digits.
+
+    The checksum is another one after all data was lost, and after a rebuild or a repartition.
+    """
     names = [deployment.epoch, *(keys.ledger for keys in deployment.layout.keys)]
     return f"{zlib.crc32(' '.join(names).encode()):08x}"
 

@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from tallystream_worker.live.subscriber import LiveReader
 
 _SLOWLY: Final = 1.0
-"""Seconds between two readings of the workers, the snapshots, and each leaderboard of a window."""
+"""Seconds between two readings of the workers, the snapshots, and each leaderboard of a window or of the totals."""
 
 _ROLLING: Final = 5.0
-"""Seconds between two readings of a leaderboard that is summed over a range."""
+"""Seconds between two readings of a leaderboard that is summed over a range such as `7d`."""
 
 
 class Figures:
-    """Reads the overview and the leaderboards, and sends them to all readers that asked for them."""
+    """Reads the overview and the leaderboards, and adds them as messages to the readers that follow them.
+
+    Args:
+        totals: Reads the figures.
+    """
 
     def __init__(self, totals: Totals) -> None:
         self._totals = totals
@@ -45,17 +49,26 @@ class Figures:
         self._snapshots = Snapshots(None, None)
 
     def welcome(self, reader: LiveReader) -> None:
-        """Give a new reader the latest overview and leaderboards, if it asked for them and they were read before."""
+        """Give a new reader the overview and the leaderboards that it follows, as `read` last read them; read nothing.
+
+        A figure that `read` has never read is left out.
+        """
         if reader.overview and self._latest is not None:
             reader.tell(self._latest)
         if reader.top in self._tops:
             reader.tell(self._tops[reader.top][0])
 
     async def read(self, deployment: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
-        """Read the overview and the due leaderboards, and send them to the readers that asked for them.
+        """Read the overview and the followed leaderboards that are due, and give them to the readers that follow them.
+
+        A leaderboard that has not changed is not sent again.
 
         Returns:
             The counted position of each partition.
+
+        Raises:
+            ConfigurationError: no worker has published the rules yet.
+            RedisError: a figure cannot be read.
         """
         ledger, figures = await self._read_ledger(deployment)
         self._latest = Message("overview", figures)
@@ -67,7 +80,12 @@ class Figures:
         return ledger
 
     async def now(self) -> Overview:
-        """Read and return the present overview."""
+        """Read and return the present overview; the number of workers and the snapshots may be a second old.
+
+        Raises:
+            ConfigurationError: no worker has published the rules yet, or this release cannot read the stored data.
+            RedisError: a figure cannot be read.
+        """
         return (await self._read_ledger(await self._totals.deployment()))[1]
 
     async def _read_ledger(self, deployment: Deployment) -> tuple[Sequence[CountingPosition], Overview]:

@@ -48,10 +48,10 @@ class CountersMessage(msgspec.Struct, frozen=True):
 
 
 class ResetMessage(msgspec.Struct, frozen=True):
-    """The data of the message `reset`: the reader's totals may be old, so it must read those that it shows again.
+    """The data of the message `reset`: some changes are not sent, so the reader must read every total that it shows.
 
     Attributes:
-        reason: Why it is not known which totals have changed.
+        reason: Why the changes are not sent.
     """
 
     reason: str
@@ -71,12 +71,12 @@ class StaleMessage(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Message:
-    """A message to readers. It is encoded once, however many readers receive it.
+    """A message to readers, which is encoded once, however many readers receive it.
 
     Attributes:
-        event: Its name, such as `counters`.
-        data: Its data: bytes that are JSON, or an object to encode as JSON.
-        id: The position that a reader has reached with it; `None` if it does not change the position.
+        event: The name of the message, such as `counters`.
+        data: The data of the message: bytes that are JSON, or an object to encode as JSON.
+        id: The position of a reader after the message; `None` if the message does not change the position.
     """
 
     event: str
@@ -103,11 +103,11 @@ class Message:
 
 @dataclass(frozen=True)
 class MessageBatch:
-    """Totals for the readers of one filter, and the position that a reader has reached with them.
+    """The totals of one message to all readers with the same `Subscription`, and their position after this message.
 
     Attributes:
-        values: By counter, the total and its error.
-        id: The position.
+        values: By counter, the total, and the largest amount by which it may be too high.
+        id: The position of a reader after these totals, as `cursor_text` encodes it.
         as_of: The stream ID up to which every entry is in the values.
         lag: The number of entries that are not counted yet; `None` if it is not known.
     """
@@ -127,9 +127,10 @@ class MessageBatch:
         return Message("counters", CountersMessage(counters, self.as_of, self.lag), self.id)
 
     def after(self, earlier: MessageBatch) -> MessageBatch:
-        """Return a batch with the totals of an earlier batch and of this one, which wins if both have a counter.
+        """Return a batch with the totals of an earlier batch and this one, and the position of this one.
 
-        Calls with the same earlier batch return the same object, so that it is encoded once for all readers.
+        If both have a counter, the result has the total of this batch. Calls with the same earlier batch return the
+        same object, so that the result is encoded once for all readers.
         """
         if id(earlier) not in self._merged:
             merged = MessageBatch(earlier.values | self.values, self.id, self.as_of, self.lag)

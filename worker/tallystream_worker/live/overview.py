@@ -36,9 +36,9 @@ class MetricFigures(msgspec.Struct, frozen=True):
 
     Attributes:
         metric: The name of the metric.
-        total: The sum of its totals.
-        counted: The number of its counted events.
-        rate: Its counted events per second over the last 3 seconds; `None` if it is not known.
+        total: The sum of the totals of all subjects of the metric.
+        counted: The number of counted events of the metric.
+        rate: The counted events of the metric per second, over the last 3 seconds; `None` if not known.
     """
 
     metric: str
@@ -52,16 +52,16 @@ class Overview(msgspec.Struct, frozen=True):
 
     Attributes:
         metrics: The figures of each metric.
-        rate: Counted events per second; not known in the first second.
-        events: The events of the ledger by outcome, and those appended.
+        rate: Counted events of all metrics per second, over the last 3 seconds; not known in the first second.
+        events: By outcome, the number of events in the ledger; `appended` has the number of appended events.
         lag: The number of entries that are not counted yet.
         pending: The number of entries that are delivered to a worker and not acknowledged.
         oldest_pending_seconds: Seconds since the oldest pending entry was appended.
         dead: The number of dead letters.
         unaccounted: Appended events without an outcome; not known while entries are not counted yet.
         workers: The number of running workers.
-        snapshot_age_seconds: Seconds since the latest snapshot.
-        snapshot_every_seconds: Seconds between two snapshots.
+        snapshot_age_seconds: Seconds since the latest snapshot; `None` if there is none.
+        snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them.
         as_of: The stream ID up to which every entry is counted.
         at: The time of the overview, in seconds since 1970.
     """
@@ -94,11 +94,11 @@ class Snapshots(NamedTuple):
 
 
 class TopFigures(msgspec.Struct, frozen=True):
-    """The leaderboards of a window.
+    """The leaderboards of all metrics in one window.
 
     Attributes:
-        window: The window; `all` for totals.
-        metrics: The leaderboard of each metric; metrics without this window or a leaderboard are left out.
+        window: A window such as `day`, a range such as `7d`, or `all` for the totals.
+        metrics: By metric, the leaderboard in `window`; a metric without a leaderboard or the window is left out.
     """
 
     window: str
@@ -106,26 +106,40 @@ class TopFigures(msgspec.Struct, frozen=True):
 
 
 class Rates:
-    """Computes counts per second from counts that are read at irregular times."""
+    """Computes the counted events per second of each metric, from the counts given to `take` at irregular times."""
 
     def __init__(self) -> None:
         self._read: deque[tuple[float, Mapping[str, int]]] = deque()
 
     def take(self, at: float, counted: Mapping[str, int]) -> None:
-        """Add the counts by metric at second `at` of a monotonic clock, and forget those older than 3 seconds."""
+        """Add a reading: by metric, all events counted so far, read at monotonic second `at`.
+
+        Readings that are more than 3 seconds older are dropped.
+        """
         while self._read and self._read[0][0] < at - _SPAN:
             self._read.popleft()
         self._read.append((at, counted))
 
     def of(self, metric: str) -> float | None:
-        """Return a metric's counts per second over the last 3 seconds; `None` if the counts span less than 0.75 s."""
+        """Return the counted events of a metric per second, averaged over the readings of the last 3 seconds.
+
+        Returns `None` if the oldest and the newest of these readings are less than 0.75 seconds apart.
+        """
         if not self._read or (seconds := self._read[-1][0] - self._read[0][0]) < _SPAN / 4:
             return None
         return max(0, self._read[-1][1].get(metric, 0) - self._read[0][1].get(metric, 0)) / seconds
 
 
 def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot: Snapshots) -> Overview:
-    """Return the overview that consists of the ledger's sums, the rates, the number of workers and the snapshots."""
+    """Return the overview of the declared metrics, from figures that were read already.
+
+    Args:
+        rules: The declared metrics.
+        ledger: The ledger of all partitions.
+        rates: The counts of the last seconds, this ledger's included.
+        workers: The number of running workers.
+        snapshot: The age and the interval of the snapshots.
+    """
     counted, totals = ledger.by_metric("counted"), ledger.totals
     metrics = [
         MetricFigures(metric, totals.get(metric, 0), counted.get(metric, 0), rates.of(metric))
@@ -140,7 +154,7 @@ def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot:
         lag=ledger.waiting,
         pending=ledger.pending,
         oldest_pending_seconds=max(oldest, default=None),
-        dead=ledger.parked,
+        dead=ledger.dead,
         unaccounted=ledger.unaccounted,
         workers=workers,
         snapshot_age_seconds=snapshot.age,
@@ -151,12 +165,18 @@ def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot:
 
 
 def as_of_counted(positions: Sequence[CountingPosition]) -> str:
-    """Return the stream ID up to which every partition is counted; partitions without entries are left out."""
+    """Return the stream ID up to which every partition is counted; `0-0` if there is none.
+
+    Partitions in which nothing was counted and nothing waits are left out.
+    """
     return as_of([position for position in positions if position.lag != 0 or position.as_of != "0-0"])
 
 
 def query_workers(layout: Layout) -> Query[int]:
-    """Return a query for the number of running workers: consumer names that have read in the last 10 seconds."""
+    """Return a query for the number of running workers: different consumer names that have read in the last 10 seconds.
+
+    Partitions whose consumers cannot be read are left out.
+    """
 
     def parse(replies: list[Any]) -> int:
         return len(
@@ -173,7 +193,7 @@ def query_workers(layout: Layout) -> Query[int]:
 
 
 def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
-    """Return a query for the age of the latest snapshot at second `now`, and for the seconds between two snapshots."""
+    """Return a query for the age of the latest snapshot at `now` (seconds since 1970), and for the interval."""
 
     def parse(replies: list[Any]) -> Snapshots:
         taken, every = raise_on_error(replies[0])
@@ -185,7 +205,12 @@ def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
 
 
 async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
-    """Read and return the leaderboards of all metrics that have this window; `all` is the totals.
+    """Read and return the leaderboard of each metric in one window; leave out metrics that have none.
+
+    Args:
+        totals: Reads the leaderboards.
+        rules: The declared metrics.
+        window: A window such as `day` for its current bucket, a range such as `7d`, or `all` for the totals.
 
     Raises:
         RedisError: the leaderboards cannot be read.

@@ -13,22 +13,23 @@ if TYPE_CHECKING:
     from tallystream_worker.live.subscription import Subscription
 
 MAX_HELD: Final = 2000
-"""The largest number of changed counters that are kept for a slow reader; if there are more, it is reset."""
+"""The largest number of changed counters that are kept for a slow reader; if there are more, the reader is reset."""
 
 
 class LiveReader:
     """A reader of live updates: the broadcaster adds messages, and the reader's connection takes them and sends them.
 
     Args:
-        wanted: The counters that it follows; `None` for none.
-        every: The shortest time between two updates, in seconds; 0 for the pace of the broadcaster.
-        overview: Whether it gets the overview.
-        top: The window whose leaderboards it gets; `None` for none.
+        wanted: The counters that the reader follows; `None` if it follows no counters.
+        every: The shortest time between two results of `next` with messages, in seconds; 0 for the pace of the
+            broadcaster.
+        overview: Whether the reader gets the overview.
+        top: The window whose leaderboards the reader gets; `None` if it gets no leaderboards.
 
     Attributes:
-        wanted: The counters that it follows; `None` for none.
-        overview: Whether it gets the overview.
-        top: The window whose leaderboards it gets; `None` for none.
+        wanted: The counters that the reader follows; `None` if it follows no counters.
+        overview: Whether the reader gets the overview.
+        top: The window whose leaderboards the reader gets; `None` if it gets no leaderboards.
     """
 
     def __init__(
@@ -49,48 +50,54 @@ class LiveReader:
         self._ended = False
 
     def hold_back(self) -> None:
-        """Let `next` return no messages until `release`, because the first totals are still being read."""
+        """Keep messages until `release`, because the first totals are still being read: `next` returns none of them."""
         self._held_back = True
 
     def first(self, batch: MessageBatch) -> None:
-        """Add a batch of older totals: those that were added before replace its totals."""
+        """Add a batch of older totals: if a counter's total was added before, that newer total is kept."""
         later, self._batch = self._batch, batch
         if later is not None:
             self.counters(later)
 
     def release(self) -> None:
-        """Let `next` return messages again, after `hold_back`."""
+        """Let `next` return the kept messages and later ones, after `hold_back`."""
         self._held_back = False
         self._wake.set()
 
     def counters(self, batch: MessageBatch) -> None:
-        """Add totals; they replace older totals of the same counters. Reset the reader if it has too many."""
+        """Add totals, which replace unsent totals of the same counters.
+
+        If more than `MAX_HELD` totals are unsent then, drop all of them and add a message `reset`.
+        """
         self._batch = batch if self._batch is None else batch.after(self._batch)
         if len(self._batch.values) > MAX_HELD:
             self.reset("too many counters changed since the last update", self._batch.id)
         self._wake.set()
 
     def reset(self, reason: str, at: str) -> None:
-        """Drop the totals that are not sent yet, and add a message `reset`; `at` is the reader's position after it."""
+        """Drop the unsent totals, and add a message `reset` with a reason; it moves the reader's position to `at`."""
         self._batch = None
         self._others["reset"] = Message("reset", ResetMessage(reason), at)
         self._wake.set()
 
     def tell(self, message: Message) -> None:
-        """Add a message; it replaces one of the same name that is not sent yet."""
+        """Add a message, which replaces an unsent message with the same `event`."""
         self._others[message.event] = message
         self._wake.set()
 
     def end(self) -> None:
-        """Let `next` return `None`, so that the connection ends."""
+        """Let `next` return `None` from now on, so that the connection ends; unsent messages are lost."""
         self._ended = True
         self._wake.set()
 
     async def next(self) -> list[Message] | None:
-        """Wait for messages and return them, a reset first.
+        """Wait for messages, a heartbeat or the end; return the messages and forget them.
+
+        A call also tells `watch` that the messages of the call before were sent. One task may wait at a time.
 
         Returns:
-            The messages to send; an empty list if a heartbeat is due; `None` if the connection must end.
+            The messages to send: a reset first, then totals, then others; an empty list if a heartbeat is due; `None`
+            if the connection must end.
         """
         self._is_sending = False
         while not (self._ended or self._is_silent or self._has_news):
@@ -114,10 +121,10 @@ class LiveReader:
         return [*messages, *others.values()]
 
     async def watch(self, patience: float) -> None:
-        """Make a heartbeat due after each `patience` seconds without messages; return if the client does not read.
+        """Request a heartbeat after each `patience` seconds without messages; return only if the client does not read.
 
-        That is the case if the connection has been sending the same messages for `patience` seconds. One timer serves
-        many updates.
+        For a heartbeat, `next` returns an empty list. The client does not read if the connection is still sending the
+        messages that `next` returned `patience` seconds ago. One timer runs for the connection, and none for a message.
         """
         while True:
             await asyncio.sleep(self._sent_at + patience - time.monotonic())

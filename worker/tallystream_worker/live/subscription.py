@@ -22,10 +22,13 @@ MAX_STARS: Final = 8
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern for subjects, in which `*` matches any text; a match takes time in proportion to the subject.
+    """A pattern for subjects, in which `*` matches any text, also an empty one; no other character is special.
 
     Attributes:
         text: The text of the pattern.
+
+    Raises:
+        EventError: the pattern has more than `MAX_STARS` `*`.
     """
 
     text: str
@@ -53,12 +56,12 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Subscription:
-    """The counters that a reader follows: each of the metrics, for each of the subjects.
+    """The counters that a reader follows: each of the metrics, for each subject that is named or matches a pattern.
 
     Attributes:
         metrics: The names of the metrics.
         subjects: The subjects that are given by name.
-        patterns: The patterns of the other subjects.
+        patterns: The patterns for further subjects.
     """
 
     metrics: frozenset[str]
@@ -71,7 +74,7 @@ class Subscription:
         return ((subject, metric) for subject in self.subjects for metric in self.metrics)
 
     def among(self, changed: Mapping[str, set[str]]) -> set[Counter]:
-        """Return the followed counters among the changed subjects, which are given by metric."""
+        """Return the followed counters, as (subject, metric), among `changed`: by metric, the subjects that changed."""
         found: set[Counter] = set()
         for metric in self.metrics & changed.keys():
             subjects = changed[metric]
@@ -82,10 +85,13 @@ class Subscription:
 
 
 def subscription_of(metrics: Iterable[str], subjects: Iterable[str]) -> Subscription:
-    """Return the filter for these metrics and for these subjects or patterns; a text with `*` is a pattern.
+    """Return the subscription to these metrics, for these subjects; a subject that contains `*` is a pattern.
+
+    The metrics are not checked.
 
     Raises:
-        EventError: a subject is not valid, a pattern has too many `*`, or there are too many of both.
+        EventError: a subject is not valid, a pattern has more than `MAX_STARS` `*`, or there are more than
+            `MAX_SUBJECTS` different subjects and patterns together.
     """
     names: set[str] = set()
     patterns: dict[Pattern, None] = {}

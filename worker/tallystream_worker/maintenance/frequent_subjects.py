@@ -23,18 +23,18 @@ _SPAN: Final = 200_000
 """The number of events above which all counts are halved, so that newer events weigh more."""
 
 _FEW: Final = 100
-"""The smallest number of events for which a share is computed."""
+"""The smallest number of events from which a share is computed; a halving counts as half of the events."""
 
 
 class FrequentSubjects:
-    """Approximate counts of the most frequent subjects among the events that were added."""
+    """Approximate counts of the most frequent pairs of metric and subject among the events that were added."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
         self._events = 0
 
     def take(self, payload: Payload) -> None:
-        """Add the events of one entry to the counts; reduce or halve the counts if they grow too large."""
+        """Add the events of one entry to the counts; if the counts grow too many or too large, reduce or halve them."""
         for group in payload.groups:
             counts = self._counts[group.metric]
             counts.update(group.ones)
@@ -54,9 +54,10 @@ class FrequentSubjects:
 
     @property
     def largest(self) -> tuple[str, str, float] | None:
-        """The metric, subject and share of the events (0 to 1) of the most frequent subject.
+        """The most frequent pair: its metric, its subject, and its approximate share of the events (0 to 1).
 
-        `None` if fewer than 100 events were added, or if no subject is more frequent than others.
+        `None` if fewer than 100 events were added, or if a reduction has just removed all subjects because none was
+        more frequent than the others.
         """
         if self._events < _FEW:
             return None

@@ -39,13 +39,13 @@ BUSY: Final = 10_000.0
 
 @dataclass(frozen=True)
 class HotSubject:
-    """The subject with the most events of a partition in the last seconds.
+    """The subject with the most recent events of a partition, by a sample in which newer events weigh more.
 
     Attributes:
-        metric: The metric of its events.
+        metric: The metric of the subject's events.
         subject: The subject.
-        share: Its share of the partition's events, 0 to 1.
-        events_per_second: The events per second of all subjects of the partition.
+        share: The share of the partition's sampled events that have this metric and subject, 0 to 1.
+        events_per_second: The events per second of all subjects of the partition that this worker counts.
     """
 
     metric: str
@@ -60,7 +60,7 @@ class HotSubject:
 
 
 def advice(hot: HotSubject, rules: Rules | None) -> str:
-    """Return a sentence on how to relieve the partition of a hot subject, given the declared rules."""
+    """Return a text on how to relieve the partition of a hot subject; `rules` is `None` if none are published."""
     rule = rules.metric.get(hot.metric) if rules is not None else None
     if rule is None:
         return "the rules of its metric are not published yet"
@@ -75,14 +75,14 @@ def advice(hot: HotSubject, rules: Rules | None) -> str:
 
 
 class HotSubjectTracker:
-    """Tracks the subject with the most events of each partition: a subscriber of applied batches; thread-safe.
+    """Tracks the subject with the most events of each partition; called with each applied batch, by any thread.
 
     Args:
         partitions: How many partitions are counted.
-        topic: The number of their topic.
+        topic: The number of the topic of these partitions.
 
     Attributes:
-        topic: The number of their topic.
+        topic: The number of the topic of these partitions.
     """
 
     def __init__(self, partitions: int, topic: int = FIRST_TOPIC) -> None:
@@ -101,7 +101,7 @@ class HotSubjectTracker:
                 self._summaries[outcome.partition].take(outcome.sample)
 
     def tick(self) -> None:
-        """Compute the events per second of each partition since the last call, and begin to count again from zero."""
+        """Store, for `of`, the events per second of each partition since the last call; then count from zero again."""
         with self._lock:
             now = time.monotonic()
             seconds = max(0.001, now - self._looked_at)
@@ -110,19 +110,25 @@ class HotSubjectTracker:
             self._looked_at = now
 
     def of(self, partition: int) -> HotSubject | None:
-        """Return the subject with the most events of a partition; `None` if fewer than 100 events were sampled."""
+        """Return the subject with the most events of a partition, hot or not; `None` if the sample shows none.
+
+        See `FrequentSubjects.largest`. The events per second are those that the last `tick` stored.
+        """
         with self._lock:
             largest = self._summaries[partition].largest
             return None if largest is None else HotSubject(*largest, self._rates[partition])
 
 
 def show(client: redis.Redis, keys: PartitionKeys, hot: HotSubject) -> None:
-    """Publish the hot subject of a partition on the server, as JSON, for 60 seconds."""
+    """Publish the subject with the most events of a partition on the server, as JSON, for 60 seconds."""
     client.set(keys.hot_subject, json.dumps(asdict(hot)), px=_SHOWN)
 
 
 def query_hot_subjects(layout: Layout) -> Query[dict[str, HotSubject]]:
-    """Return a query for the published hot subjects by stream; a partition that published none for 60 s is absent."""
+    """Return a query for the published subjects, by stream name; a partition that published none for 60 s is absent.
+
+    They need not be hot: see `HotSubject.is_hot`.
+    """
 
     def parse(replies: list[Any]) -> dict[str, HotSubject]:
         found = zip(layout.keys, map(raise_on_error, replies), strict=True)
@@ -138,7 +144,7 @@ class HotSubjects:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
         tracker: Returns the tracker of the applied batches, which is a new one after the worker has changed its topic.
-        log: Logs a subject that becomes hot.
+        log: Logs a subject that becomes hot, with advice.
     """
 
     def __init__(
@@ -155,7 +161,9 @@ class HotSubjects:
         self._logged: dict[str, tuple[str, str]] = {}  # by stream, the last one: metric and subject
 
     def run_once(self) -> None:
-        """Publish the subject with the most events of each partition that had events since the last pass.
+        """Publish the subject with the most events of each partition that counted events since the last pass.
+
+        Log the subject if it is hot and is not the one that was logged last for the partition.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
@@ -185,7 +193,7 @@ class HotSubjects:
 def hot_subjects_service(
     settings: Settings, deployment: Deployment, tracker: Callable[[], HotSubjectTracker], log: FilteringBoundLogger
 ) -> PeriodicService:
-    """Return the service that publishes and logs the hot subjects of all partitions."""
+    """Return an unstarted service that publishes and logs hot subjects every 2 seconds or so; see `HotSubjects`."""
     client = connect(settings.redis.url)
     job = HotSubjects(client, deployment, tracker, log)
     return maintenance_service("hot-subjects", INTERVAL, job.run_once, client, log)

@@ -24,13 +24,13 @@ _LOSSES: Final = Script("tallystream_worker.maintenance", "losses")
 
 @dataclass(frozen=True)
 class Loss:
-    """Appended events of a partition that have no outcome in the ledger, although no entry is pending or unread.
+    """Appended events of a partition that had no outcome in the ledger, although no entry is pending or unread.
 
     Attributes:
-        entries: How many entries vanished from the stream.
-        events: How many events are missing.
-        proved: Whether the server's figures prove that entries vanished; then the events are in the ledger as
-            `trimmed`. If not, the ledger is unchanged.
+        entries: How many entries vanished from the stream; not exact if `proved` is false.
+        events: How many events are missing; negative if the ledger has more outcomes than appended events.
+        proved: Whether the server's figures prove that entries vanished; then the events are now in the
+            ledger as `trimmed`. If not, the ledger is unchanged.
     """
 
     entries: int
@@ -42,10 +42,11 @@ def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
     """Add the events of entries that vanished before they were counted to the ledger's `trimmed`, in one partition.
 
     Returns:
-        The loss; `None` if no events are missing, or if entries are pending or unread.
+        The loss, which is in the ledger only if `proved` is true; `None` if no events are missing, or if entries are
+        pending or unread.
 
     Raises:
-        redis.ResponseError: `NOGROUP` if the group is gone, or the stream does not exist.
+        redis.ResponseError: the consumer group (`NOGROUP`) or the stream does not exist.
     """
     answer, *figures = _LOSSES(client, [keys.stream, keys.ledger, keys.topic_ledger], [keys.group])
     if answer == b"waiting":
@@ -55,7 +56,7 @@ def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
 
 
 class LossFinder:
-    """Adds the losses of all partitions to their ledgers, and logs them.
+    """Adds the proved losses of all partitions to their ledgers, and logs them.
 
     Args:
         client: The connection to the streams.
@@ -70,7 +71,7 @@ class LossFinder:
         self._unaccounted = StreamStates(log, "events.unaccounted", "events.accounted")
 
     def run_once(self) -> None:
-        """Add the losses of each partition to its ledger, and log them.
+        """Add the proved losses of each partition to its ledger, and log them; log missing events without a proof, too.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
@@ -92,6 +93,6 @@ class LossFinder:
 
 
 def losses_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that adds the losses of all partitions to their ledgers."""
+    """Return the service, not started, that adds losses of all partitions to their ledgers about every 2 seconds."""
     client = connect(settings.redis.url)
     return maintenance_service("losses", INTERVAL, LossFinder(client, deployment, log).run_once, client, log)

@@ -32,10 +32,10 @@ _LONGEST_PAUSE: Final = 5.0
 def for_each_partition(
     client: redis.Redis, deployment: Deployment, job: Callable[[int, PartitionKeys, Deployment], None]
 ) -> None:
-    """Run a job in every partition, also after it failed in another partition.
+    """Read the deployment again, and run a job in every partition of its live topic, also after it failed in one.
 
-    If the epoch differs from the one that the worker started with, do nothing. Ignore a partition whose stream or
-    consumer group is gone. The counting loop reports both.
+    If the stored epoch differs from the one that the worker started with, do nothing. Ignore a `RedisError` of the job
+    that shows that a stream or consumer group is gone. The counting loop reports both.
 
     Args:
         client: The connection to the partitions.
@@ -43,7 +43,8 @@ def for_each_partition(
         job: Called with the partition's number, its keys, and the deployment that is stored now.
 
     Raises:
-        redis.RedisError: the first error of a partition, after the job has run in all of them.
+        redis.RedisError: the deployment could not be read; or the first error of the job, after all partitions.
+        ConfigurationError: this release cannot read the stored layout version or rules.
     """
     try:
         found = deployment.reload(client)
@@ -68,7 +69,7 @@ def maintenance_service(
     log: FilteringBoundLogger,
     stopping: threading.Event | None = None,
 ) -> PeriodicService:
-    """Return the periodic service of a maintenance job. Every worker runs it, and several may run it at the same time.
+    """Return the periodic service of a maintenance job, not started. Several workers may run it at the same time.
 
     Args:
         name: The name of the service in logs and health.
@@ -76,7 +77,8 @@ def maintenance_service(
         run_once: Makes one pass.
         client: The job's own client; the service closes it when it stops.
         log: Logs changes of state.
-        stopping: Set when the service stops, so that a long pass can end early.
+        stopping: The event that the service sets when it stops, so that a long pass can end early; `None` if no pass
+            needs it.
     """
     return PeriodicService(
         name,

@@ -26,17 +26,18 @@ INTERVAL: Final = 60.0
 """Approximate seconds between two passes."""
 
 CONSUMER_SILENCE: Final = 86_400.0
-"""Seconds without a read after which a consumer is removed. If it reads again, the server creates it again."""
+"""Seconds without a read or claim after which a consumer is removed; if it reads again, the server creates it again."""
 
 PRODUCER_SILENCE: Final = 30 * 86_400.0
-"""Seconds of active time without an append after which a producer's record is removed: see `reap_producers.lua`.
+"""Seconds of active time without an append after which the record of a producer with a random name is removed.
 
-Active time passes only while the server runs and workers make their passes. A producer that returns later is told by
-the gate that its record may have been removed; it appends none of its confirmed entries again.
+Active time passes only while the server runs and workers make their passes: see `reap_producers.lua`. If a producer
+appends again later, the gate replies that its record may have been removed; the producer sends no confirmed entry
+again.
 """
 
 SPOOL_SILENCE: Final = 365 * 86_400.0
-"""The same for a producer with a spool: the spool of a dead process may be delivered long after its last entry."""
+"""As `PRODUCER_SILENCE`, of a producer with a spool: a spool may be delivered long after its last entry."""
 
 _LONGEST_PASS: Final = 600.0
 """Most seconds that one pass adds to the active time, however far the server's clock has moved since the last pass."""
@@ -45,17 +46,21 @@ _LONGEST_PASS: Final = 600.0
 def reap_consumers(
     client: redis.Redis, keys: PartitionKeys, heir: str, *, silence: float = CONSUMER_SILENCE, step: int = _STEP
 ) -> tuple[int, int]:
-    """Claim the pending entries of silent consumers, and remove the silent consumers that have none left.
+    """Give the pending entries of silent consumers to `heir`, and remove the silent consumers that have none left.
 
     Args:
         client: Runs the script.
         keys: The keys of the partition.
-        heir: The consumer that gets the entries; it is never removed.
-        silence: Seconds without a read after which a consumer is silent.
+        heir: The name of the consumer that gets the entries, from which any worker can claim them at once; it is never
+            removed.
+        silence: Seconds without a read or claim after which a consumer is silent.
         step: The largest number of entries that one call claims. A consumer with more is removed by a later call.
 
     Returns:
         The number of removed consumers, and of claimed entries.
+
+    Raises:
+        redis.ResponseError: the stream or the consumer group does not exist.
     """
     _, forgotten, taken = _CONSUMERS(client, [keys.stream], [keys.group, heir, int(silence * 1000), step])
     return forgotten, taken
@@ -71,14 +76,14 @@ def reap_producers(
     longest: float = _LONGEST_PASS,
     step: int = _STEP,
 ) -> tuple[str, int]:
-    """Add the time since the last call to the active time, and remove the silent ones of about `step` producers.
+    """Add the time since the last call to the active time, and remove the silent ones among about `step` producers.
 
     Args:
         client: Runs the script.
         keys: The keys of the partition.
         cursor: The cursor that the last call returned; `0` to begin.
         silence: Seconds of active time without an append after which a producer is silent.
-        spool_silence: The same for a producer with a spool.
+        spool_silence: As `silence`, of a producer with a spool.
         longest: Most seconds that this call adds to the active time.
         step: About how many producers one call examines.
 
@@ -91,12 +96,14 @@ def reap_producers(
 
 
 class Reaper:
-    """Removes the silent consumers and producers of all partitions.
+    """Removes the silent consumers of all partitions, and the records of silent producers that have a random name.
+
+    A producer with a chosen name, such as that of an ingest, may return at any time, so its record is never removed.
 
     Args:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
-        heir: The consumer that gets the pending entries of silent consumers.
+        heir: The name of the consumer that gets the pending entries of silent consumers.
         log: Logs how many names were removed.
     """
 
@@ -108,7 +115,9 @@ class Reaper:
         self._cursors: defaultdict[str, str] = defaultdict(lambda: "0")  # by stream, among its producers
 
     def run_once(self) -> None:
-        """Remove silent consumers and producers of each partition; examine about 500 producers of each.
+        """Remove silent consumers and producers of each partition.
+
+        One pass examines about 500 producers of each partition; the next pass continues after them.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
@@ -127,6 +136,9 @@ class Reaper:
 def reaper_service(
     settings: Settings, deployment: Deployment, consumer: str, log: FilteringBoundLogger
 ) -> PeriodicService:
-    """Return the service that removes the silent consumers and producers of all partitions."""
+    """Return the service, not started, that removes silent consumers and producers about every minute; see `Reaper`.
+
+    `consumer` is the name of the consumer that gets their pending entries.
+    """
     client = connect(settings.redis.url)
     return maintenance_service("reaper", INTERVAL, Reaper(client, deployment, consumer, log).run_once, client, log)

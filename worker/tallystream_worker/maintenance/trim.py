@@ -42,8 +42,9 @@ class Trimmed:
         removed: Number of entries that the call removed.
         entries: Number of entries left.
         bytes: Memory of the stream before the call in bytes, as the server estimates it.
-        limit: Number of entries at which appends are refused; 0 for no limit.
-        holder: The consumer group or the retention hold that needs the oldest entries.
+        limit: Number of entries at which appends are refused; 0 for no limit, and if the stream is empty.
+        holder: What needs the oldest entries: `group <name>`, or the name of a retention hold; `""` if there is
+            neither.
     """
 
     removed: int
@@ -59,13 +60,16 @@ class Trimmed:
 
 
 def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings, *, step: int = _STEP) -> Trimmed:
-    """Remove the oldest entries that are counted and older or more than the retention allows; publish the limits.
+    """Remove the oldest entries that no reader needs and that are beyond the retention; publish the limits.
 
-    One call removes at most `step` entries. The server removes whole nodes of a stream, so up to a hundred small
-    entries stay longer than the retention demands.
+    An entry is needed until every consumer group of the stream has acknowledged it, and until every retention hold is
+    past it. The limits, for appends and dead letters, are written to the hash of sequences. One call removes at most
+    `step` entries. The server removes whole nodes of a stream, so up to a hundred small entries stay longer than the
+    retention demands.
 
     Raises:
         redis.ResponseError: the stream does not exist, or a retention hold is not a stream ID.
+        redis.RedisError: the server does not reply.
     """
     age = retention.age_seconds
     _, removed, entries, size, limit, holder = _TRIM(
@@ -111,7 +115,9 @@ class Trimmer:
         self._dead_full = StreamStates(log, "dead_letters.nearly_full", "dead_letters.have_room")
 
     def run_once(self) -> None:
-        """Remove from each partition the entries and dead letters beyond the configured age and sizes.
+        """Remove from each partition entries and dead letters beyond the configured age and sizes; log what is full.
+
+        Entries that a reader needs stay. One pass makes at most 50 calls in a partition; the next removes the rest.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
@@ -153,7 +159,7 @@ class Trimmer:
 
 
 def trim_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that trims the streams and dead letters of all partitions."""
+    """Return the service, not started, that trims streams and dead letters of all partitions about every 2 seconds."""
     client, stopping = connect(settings.redis.url), threading.Event()
     trimmer = Trimmer(client, deployment, settings.retention, log, stopping)
     return maintenance_service("trim", INTERVAL, trimmer.run_once, client, log, stopping)

@@ -1,7 +1,8 @@
 """Named places in the code at which a test can kill this process, as a crash would.
 
-With `TALLYSTREAM_FAILPOINT=before-apply:3`, the process gets SIGKILL when it reaches `before-apply` for the third time.
-The variable is read once, at import. Without it, `reach` does nothing.
+With `TALLYSTREAM_FAILPOINT=before-apply:3`, the process gets SIGKILL when it reaches `before-apply` for the third time;
+without `:3`, for the first time. The variable is read once, at import, which raises a `ConfigurationError` if its value
+is not valid. Without the variable, `reach` does nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VARIABLE: Final = "TALLYSTREAM_FAILPOINT"
-"""The environment variable that names the place."""
+"""The environment variable that names the place at which to kill the process."""
 
 PLACES: Final = ("after-fetch", "before-apply", "after-apply", "before-ingest", "after-ingest")
-"""Places of counting and of ingest: after a fetch; after the fold, before the apply call; after the apply call, before
-subscribers are called; before and after a part of a file is appended."""
+"""Places of counting and of ingest: after a fetch that returns entries; before and after the apply call of a batch
+without dead letters; before and after some events of a file are appended."""
 
-RARE_PLACES: Final = ("mid-claim", "before-parking", "after-parking")
-"""Places that counting seldom reaches: after a claim, before its reply is used; before and after an apply call that
-dead-letters an entry."""
+RARE_PLACES: Final = ("mid-claim", "before-dead-letter", "after-dead-letter")
+"""Places that counting seldom reaches: after a claim, before its reply is used; before and after the apply call of a
+batch with dead letters."""
 
 ARCHIVE_PLACES: Final = ("before-archive", "after-archive")
 """Places of the archive: after a range of entries is claimed, before its file is written; after the file is written,
@@ -34,18 +35,18 @@ before the claim is released."""
 REBUILD_PLACES: Final = (
     "rebuild-begun", "rebuild-filled", "rebuild-caught-up", "rebuild-switching", "rebuild-switched"
 )  # fmt: skip
-"""Places of a rebuild: the groups are created; the archive is counted; the streams are counted; one partition is
-switched; the meta hash names the new generation."""
+"""Places of a rebuild: the groups are created; the archive of one partition is counted; all streams are counted; one
+partition is switched; the meta hash names the new generation."""
 
 MOVE_PLACES: Final = (
     "move-begun", "move-copying", "move-caught-up", "move-closed", "move-copied", "move-counted", "move-pointed"
 )  # fmt: skip
-"""Places of a repartition: the new topic is created; some entries are copied; nearly all are; the old topic is closed;
-its last entries are copied; they are counted; the new topic is live."""
+"""Places of a repartition: the old topic has retention holds; some entries are copied; nearly all are copied and
+counted; the old topic is closed; its last entries are copied; they are counted; the new topic is live."""
 
 SNAPSHOT_PLACES: Final = ("after-cut", "before-commit", "after-commit")
-"""Places of a snapshot: the counters are read and nothing is written; they are written and not committed; they are
-committed and not reported."""
+"""Places of a snapshot of one partition: its counters are read, nothing is written; they are written, not committed;
+they are committed."""
 
 RESTORE_PLACES: Final = ("after-load", "after-graft", "after-partition")
 """Places of a restore: the rows of a partition are loaded; its stream is in place; the entries of the stream are
@@ -57,7 +58,7 @@ _ALL: Final = (
 
 
 def _pass_by(_place: str) -> None:
-    """Do nothing; this is `reach` in production."""
+    """Do nothing. The name `reach` is this function if `TALLYSTREAM_FAILPOINT` is not set, as in production."""
 
 
 def _armed(spec: str) -> Callable[[str], None]:
@@ -74,4 +75,5 @@ def _armed(spec: str) -> Callable[[str], None]:
 
 
 reach: Final = _armed(os.environ[VARIABLE]) if VARIABLE in os.environ else _pass_by
-"""Call with the name of a place when it is reached; kills the process if `TALLYSTREAM_FAILPOINT` names this place."""
+"""Call this with the name of each place that the process reaches: it kills the process at the place that
+`TALLYSTREAM_FAILPOINT` names."""

@@ -15,7 +15,7 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return a host as an IP address; `None` if it is a name."""
+    """Return the IP address that a text is; `None` if the text is a host name or empty. No name is looked up."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -23,13 +23,16 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is `localhost` or a loopback address, which only this machine can reach."""
+    """Return whether a host name or IP address is `localhost` or a loopback address: only this machine can reach it.
+
+    Any other name is not, because no name is looked up.
+    """
     address = address_of(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def warn_if_exposed(serve: ServeSettings) -> None:
-    """Log a warning if the read service has no token and listens on an address that is not loopback."""
+    """Log a warning if the read service has no token of any role, and its host is not loopback; see `is_loopback`."""
     if not is_loopback(serve.host) and not (serve.read_token or serve.write_token or serve.admin_token):
         structlog.get_logger().warning(
             "service.exposed",
@@ -40,7 +43,7 @@ def warn_if_exposed(serve: ServeSettings) -> None:
 
 
 def warn_if_metrics_are_exposed(host: str, port: int) -> None:
-    """Log a warning if metrics, which no token protects, are served on an address that is not loopback."""
+    """Log a warning if the address that serves Prometheus metrics is not loopback, because no token protects these."""
     if not is_loopback(host):
         structlog.get_logger().warning(
             "metrics.exposed",

@@ -1,4 +1,4 @@
-"""Configures logging once, at the start of a command: JSON lines, or colours on a terminal."""
+"""Configures logging once, at the start of a command: JSON lines, or coloured text on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def configure(*, quiet: bool = False) -> FilteringBoundLogger:
-    """Configure logging to standard error, and return the logger to pass to all other parts.
+    """Configure structlog for this process to log to standard error, and return the logger to pass to all other parts.
+
+    The lines are coloured text if standard error is a terminal, else JSON.
 
     Args:
         quiet: Log only warnings and errors, for commands that draw on the terminal.

@@ -34,10 +34,12 @@ class ServiceHealth:
 
     Attributes:
         name: Name of the service.
-        problem: Why its last pass failed; `None` if it succeeded.
-        passed: Monotonic second at which the last successful pass ended; before the first one, when the service was
-            made.
-        tried: Monotonic second at which the last pass began, successful or not.
+        problem: Why the last pass that has ended failed; `None` if it succeeded. Before the first pass ends: the
+            problem that the service's `state` was made with, usually `None`.
+        passed: Monotonic second at which the last successful pass ended; before the first successful pass, the second
+            at which the service was made.
+        tried: Monotonic second at which the last pass began, the running one included; before the first pass, the
+            second at which the service was made.
     """
 
     name: str
@@ -49,23 +51,26 @@ class ServiceHealth:
 class PeriodicService:
     """Runs one pass after another in its own thread until it is stopped.
 
-    A failed pass is tried again after a back-off. The first failure is logged and repeated ones are not: a `RedisError`
-    or `TallyError` with its text, any other exception with its traceback. No exception of a pass ends the thread.
+    A failed pass is tried again after a back-off. A failure is logged unless the pass before failed with the same
+    problem: a `RedisError` or `TallyError` with its text, any other exception with its traceback. No `Exception` of a
+    pass ends the thread.
 
     Args:
         name: Name of the service in logs, health and the thread.
-        interval: Seconds from the beginning of one pass to the beginning of the next.
-        run_once: Runs one pass; returns the fields of a log line, or nothing to log none.
-        log: Logger for the changes of state.
-        state: Logs the changes of state; default: the events "does not work" and "works again".
+        interval: Seconds from the beginning of one pass to the beginning of the next; if a pass takes longer, the next
+            one begins at once.
+        run_once: Runs one pass; returns the fields of a line to log, or `None` (or no fields) to log no line.
+        log: Logger for these lines and for the changes of state.
+        state: Logs the changes of state; default: the events `task.failed` and `task.recovered`.
         backoff: Seconds to wait after failed passes; default 0.5 s to 30 s.
         jitter: The fraction by which an interval is randomly shorter or longer, so that several processes do not run
             in step.
         recover: Called with the exception of a failed pass; returns the seconds to wait, or `None` for the back-off.
-        close: Called after the last pass, in the thread of the passes.
-        clients: The Redis clients of the passes: their connections are dropped if a server is lost, and the clients are
-            closed after `close`.
-        stopping: The event that `quiet` sets; give one if a pass has to check it.
+        close: Called after the last pass, in the thread of the passes; if the thread was never started, `stop` calls
+            it.
+        clients: The Redis clients of the passes. The service closes their connections after a failure, unless the
+            failure is an error reply other than READONLY, and closes the clients after `close`.
+        stopping: The event that `quiet` sets, if a pass has to check it; `None` for a private one.
     """
 
     def __init__(  # noqa: PLR0913  # every part is handed in, and named
@@ -101,15 +106,15 @@ class PeriodicService:
 
     @property
     def health(self) -> ServiceHealth:
-        """The state of the service after the last pass."""
+        """The state of the service now."""
         return ServiceHealth(self.name, self._state.problem, self._passed, self._tried)
 
     def start(self) -> None:
-        """Start the thread; the first pass begins at once."""
+        """Start the thread, and return; the first pass begins at once. A service can be started once."""
         self._thread.start()
 
     def quiet(self) -> None:
-        """Begin no further pass; a running pass continues, and `stop` waits for it."""
+        """Begin no further pass, and return at once; a running pass continues, and `stop` waits for it."""
         self._stopping.set()
 
     def stop(self, deadline: float) -> bool:
@@ -118,7 +123,7 @@ class PeriodicService:
         A pass that takes longer continues, but its thread does not keep the process alive.
 
         Returns:
-            Whether the thread has ended.
+            Whether the thread has ended, or was never started.
         """
         self.quiet()
         if self._thread.ident is None:
@@ -128,7 +133,10 @@ class PeriodicService:
         return not self._thread.is_alive()
 
     def attempt(self) -> float:
-        """Run one pass, log a change of state, and return the seconds to wait before the next pass."""
+        """Run one pass, log a change of state, and return the seconds to wait before the next pass.
+
+        An exception of the pass is not raised: it becomes the problem of the service.
+        """
         self._tried = time.monotonic()
         try:
             done = self.run_once()
@@ -169,9 +177,9 @@ class PeriodicService:
 
 
 def _drop_stale_connections(error: Exception, clients: Sequence[redis.Redis]) -> None:
-    """Close the pooled connections of clients after an error that a working server would not cause.
+    """Close all connections of clients, unless `error` is an error reply other than READONLY.
 
-    Otherwise they would stay connected to a node that was demoted or is gone.
+    After any other error, the connections may be to a node that was demoted or is gone.
     """
     if not isinstance(error, RedisError) or is_connection_stale(error):
         for client in clients:

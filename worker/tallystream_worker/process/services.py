@@ -16,13 +16,13 @@ class Service(Protocol):
     """A service that works in the background between `start` and `stop`."""
 
     def start(self) -> None:
-        """Start the service in the background."""
+        """Start the service in the background, and return."""
 
     def quiet(self) -> None:
-        """Begin no new work; work that has begun continues."""
+        """Begin no new work, and return at once; work that has begun continues."""
 
     def stop(self, deadline: float) -> bool:
-        """Wait for the running work until the monotonic second `deadline`; return whether it has ended."""
+        """Begin no new work, and wait until the monotonic second `deadline`; return whether all work has ended."""
 
     @property
     def health(self) -> ServiceHealth:
@@ -30,7 +30,7 @@ class Service(Protocol):
 
 
 def start_all(services: Sequence[Service]) -> None:
-    """Start services in order."""
+    """Start services in order. If one raises, the services before it stay started and the later ones are not."""
     for service in services:
         service.start()
 
@@ -55,7 +55,7 @@ def stop_all(services: Sequence[Service], deadline: float) -> bool:
 
 @contextmanager
 def running(service: Service, timeout: float) -> Iterator[None]:
-    """Run a service within the context; at its end, wait up to `timeout` seconds for the service to stop."""
+    """Run a service within the context; when the context ends, wait up to `timeout` seconds for the service to stop."""
     service.start()
     try:
         yield

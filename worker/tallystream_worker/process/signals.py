@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def stop_on_signals() -> Iterator[threading.Event]:
     """Yield an event that the first SIGTERM or SIGINT sets; a second signal ends the process at once.
 
-    The previous signal handlers are restored at the end of the context. Only the main thread may use it.
+    The previous signal handlers are restored at the end of the context. Only the main thread may enter the context.
     """
     stop = threading.Event()
     ear, mouth = os.pipe()
@@ -52,6 +52,6 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def wait_for(stop: threading.Event) -> None:
-    """Wait until `stop` is set, in steps of 0.5 s, so that signal handlers run meanwhile."""
+    """Block until `stop` is set. The wait has steps of 0.5 s, so that signal handlers run meanwhile."""
     while not stop.wait(0.5):
         pass

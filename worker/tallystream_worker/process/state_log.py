@@ -19,7 +19,7 @@ _EXPECTED: Final = (RedisError, TallyError)
 class StateLog:
     """Logs one line for each change of the state of one thing.
 
-    Two problems are the same if their texts differ only in numbers, such as an address or a count.
+    Two problems are the same if their texts differ only in numbers, such as an address or a count; see `kind_of`.
 
     Args:
         log: Logger for the lines, bound to the fields that name the thing.
@@ -36,20 +36,23 @@ class StateLog:
         """The present problem; `None` while the thing works."""
 
     def failed(self, problem: str, **fields: object) -> None:
-        """Record a problem; log it as an error with `fields`, unless it is the same as before."""
+        """Record a problem; log it as an error with `fields`, unless it is the same as the present problem."""
         if self.problem is None or kind_of(problem) != kind_of(self.problem):
             self._log.error(self._failed, problem=problem, **fields)
         self.problem = problem
 
     def failed_with(self, error: Exception) -> None:
-        """Record an error as the problem; log it unless it is the same as before, with its traceback if it is a bug."""
+        """Record an exception as the problem; log it unless it is the same as the present problem.
+
+        A `RedisError` or `TallyError` is logged with its text only, any other exception also with its traceback.
+        """
         if isinstance(error, _EXPECTED):
             self.failed(str(error) or type(error).__name__)
         else:
             self.failed(f"{type(error).__name__}: {error}", exc_info=error)
 
     def works(self) -> None:
-        """Record that the thing works; log it if it did not work before."""
+        """Record that the thing works; log this if there was a problem."""
         if self.problem is not None:
             self._log.info(self._works)
         self.problem = None
@@ -78,5 +81,5 @@ class StreamStates:
 
 
 def kind_of(problem: str) -> str:
-    """Return the text of a problem with each number, hexadecimal ones included, replaced by `#`."""
+    """Return a problem with each number replaced by `#`, together with the letters a to f next to its digits."""
     return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", problem)

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """The archive and the snapshot from which an audit may get what is gone from the streams.
+    """The archive and the snapshot that an audit may use in place of entries that are gone from the streams.
 
     Attributes:
-        archive: The archive; `None` for none.
-        snapshot: The database of the snapshot; `None` for none.
+        archive: The archive; `None` if there is none.
+        snapshot: The database of the snapshot; `None` if there is none.
         prefers_snapshot: Whether to begin with the snapshot even if every entry still exists.
     """
 
@@ -68,9 +68,9 @@ def opened(
 
     Args:
         settings: The configuration.
-        archive: URL of the archive; `""` for none, `None` for that of the settings.
-        snapshot: URL of the snapshot to begin with; `None` for that of the settings, which is used only if entries
-            are gone.
+        archive: URL of the archive; `""` for no archive, `None` for the archive of the settings.
+        snapshot: URL of the snapshot to begin with; `None` for the snapshot of the settings, which is used only if
+            entries are gone.
         log: The number of the topic that is audited; each topic has its own archive.
     """
     store = database = None
@@ -113,7 +113,7 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
 
 
 def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None) -> Base:
-    """Return a base that begins after the ID `needed`, or at the oldest later entry of the archive or the stream."""
+    """Return a base that begins after the ID `needed`, or with the oldest entry left if entries after it are gone."""
     if lost is None or lost <= needed:
         return Base(_text(needed), needed[0])
     first = max(needed, lost if archived is None else archived)
@@ -121,7 +121,7 @@ def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None
 
 
 def _lost(info: Any) -> StreamID | None:
-    """Return the highest ID that an entry which is gone can have; `None` if no entry is gone."""
+    """Return the highest ID that an entry which is gone from the stream can have; `None` if no entry is gone."""
     if info["entries-added"] == info["length"]:
         return None
     if info["first-entry"] is None:
@@ -131,7 +131,10 @@ def _lost(info: Any) -> StreamID | None:
 
 
 def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
-    """Return the ID after which the archive has every entry that is gone from the stream; `None` if it lacks any."""
+    """Return the ID before the first archived entry; `None` if the archive does not reach the ID `lost`.
+
+    No entry up to `lost` is in the stream any more. The archive has those between the returned ID and `lost`.
+    """
     newest = store.newest(number)
     return None if newest is None or newest.last < lost else store.beginning(number)
 

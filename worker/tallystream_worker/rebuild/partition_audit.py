@@ -36,7 +36,7 @@ _SCRATCH: Final = -1
 taken: a restore marks decided entries that are not counted yet with generation 0.)"""
 
 _PAGE: Final = 256
-_PARKED: Final = 10**9
+_DEAD: Final = 10**9
 _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
 
 
@@ -49,10 +49,11 @@ class PartitionAudit:
         deployment: The deployment to audit.
         rules: The rules that the counters should be counted by.
         number: The number of the partition.
-        sources: The archive and the snapshot from which to get what is gone from the stream.
+        sources: The archive and the snapshot to use in place of entries that are gone from the stream.
         span: The buckets to compare; if unlimited, all counters.
         sample: The share of the counters that is compared, from 0 to 1.
-        show: Called with the stream, the entries folded and the counters compared, after each page and chunk.
+        show: Called after each page of entries and each chunk of counters, with the stream, the number of entries
+            folded, and the number of counters compared.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class PartitionAudit:
         layout = deployment.layout.of(_SCRATCH)
         self._copy = layout.keys[number]
         # With this `begun`, every entry is older than the scratch counters, and is added to their ledger as appended.
-        fold = Fold(layout, number, rules, max_deliveries=_PARKED - 1, begun=f"{2**63}-0")
+        fold = Fold(layout, number, rules, max_deliveries=_DEAD - 1, begun=f"{2**63}-0")
         self._backfill = Backfill(scratch, self._copy, fold)
         self._mark = ""
         self._position: SnapshotPosition | None = None
@@ -93,7 +94,7 @@ class PartitionAudit:
         """
         if not self._client.exists(self._keys.stream):
             return Report(0, 0, 0)
-        self._given_up = frozenset(self._parked_unread())
+        self._given_up = frozenset(self._given_up_entries())
         base, moment = self._begin()
         self._provable = Provable(self._rules, self._span, base.gone, self._ends)
         first, _ = checkpoint(self._client, self._keys, [])
@@ -111,7 +112,11 @@ class PartitionAudit:
         return Report(self._counters, self._entries, self._expired, list(wrong.values()), [scope])
 
     def _begin(self) -> tuple[Base, float]:
-        """Count the base into the scratch counters; return the base, and its time in seconds since 1970 (0: all)."""
+        """Load the snapshot, or fold the archived entries, into the scratch counters; return the base and its time.
+
+        The time, in seconds since 1970, is that of the snapshot or of the last entry that is left out; 0 if no entry is
+        left out.
+        """
         while True:
             base = choose(self._client, self._deployment, self._number, self._sources, self._span)
             if not base.is_snapshot:
@@ -128,7 +133,10 @@ class PartitionAudit:
         return base, 0.0 if base.gone is None else base.gone / 1000
 
     def _count_archive(self, after: str) -> str:
-        """Fold the archived entries that are gone from the stream; return the ID of the last of them."""
+        """Fold the archived entries after `after` that are gone from the stream; return the ID of the last of them.
+
+        Without such entries, return `after`, or `0-0` if `after` is empty.
+        """
         from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
 
         assert self._sources.archive is not None  # noqa: S101  # else it was not chosen
@@ -144,7 +152,7 @@ class PartitionAudit:
         return None if held is None else held.id
 
     def _load(self) -> SnapshotPosition | None:
-        """Load the snapshot into the scratch counters; return its position, `None` if it became unusable meanwhile."""
+        """Load the snapshot into the scratch counters; return its position, `None` if the snapshot is unusable now."""
         from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
 
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
@@ -153,16 +161,19 @@ class PartitionAudit:
         load = TableLoader(self._scratch, self._copy.counters, self._rules)
         found = load.run(self._sources.snapshot, self._number)
         self._kept = load.expires
-        if books := {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}:
-            self._scratch.hset(self._copy.ledger, mapping=books)  # type: ignore[arg-type]  # the stubs' Mapping is invariant
+        if restored := {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}:
+            self._scratch.hset(self._copy.ledger, mapping=restored)  # type: ignore[arg-type]  # the stubs' Mapping is invariant
         if self._sources.snapshot.position(self._number) != found or found[1] != self._keys.generation:
             return None
         return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
 
-    def _parked_unread(self) -> Iterator[str]:
-        """Yield the IDs of entries that were dead-lettered after too many deliveries, which no fold can find out."""
-        parked: list[Any] = self._client.xrange(self._keys.dead) or []
-        for _, fields in parked:
+    def _given_up_entries(self) -> Iterator[str]:
+        """Yield the IDs of the entries that became dead letters because they were delivered too often.
+
+        The dead letters are the only record of this: a fold of the entry itself would count its events.
+        """
+        dead: list[Any] = self._client.xrange(self._keys.dead) or []
+        for _, fields in dead:
             if fields[b"reason"].startswith(b"delivered "):
                 yield fields[b"source"].decode()
 
@@ -175,7 +186,7 @@ class PartitionAudit:
     def _count(self, entries: Iterator[Entry]) -> None:
         while page := list(islice(entries, _PAGE)):
             if self._given_up:
-                page = [Entry(e.id, e.fields, _PARKED) if e.id in self._given_up else e for e in page]
+                page = [Entry(e.id, e.fields, _DEAD) if e.id in self._given_up else e for e in page]
             self._mark = self._backfill(page, self._mark, lambda entry: entry.id, self._told)
             self._entries += len(page)
             self._show(self._keys.stream, self._entries, self._counters)
@@ -199,7 +210,7 @@ class PartitionAudit:
         return False
 
     def _is_kept(self, name: str, now: float) -> bool:
-        """Return `False` if a key has expired at `now`, in milliseconds; a key of unknown expiry has not expired."""
+        """Return whether a key has not expired at the millisecond `now`; a key of unknown expiry has not expired."""
         end = self._ends.get(name)
         if end is None and self._kept and (found := parse(name.removeprefix("top:"), self._rules)) is not None:
             end = self._kept.get(bucket_of(found[0]) or name)

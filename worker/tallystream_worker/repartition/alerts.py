@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
-    """Copy the states of all alerts of a closed topic into a new topic; doing it again changes nothing.
+    """Copy the states of all alerts, without undelivered notifications, of a closed topic into a new topic.
+
+    A second call changes nothing.
 
     Args:
         client: The server of both topics.
@@ -44,9 +46,11 @@ def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
 
 
 def _by_home(value: Any, layout: Layout) -> dict[int, Any]:
-    """Split a state of an alert by the partition of each subject.
+    """Split the state of an alert by subject; return the part of each partition, by partition number.
 
-    The state is an object by subject, or a list of subjects with the time of their last count.
+    Args:
+        value: A mapping, subject -> state, or a list of pairs of a subject and the millisecond of its last count.
+        layout: The layout whose partitions are meant.
     """
     if isinstance(value, dict):
         states: dict[int, dict[str, str]] = defaultdict(dict)

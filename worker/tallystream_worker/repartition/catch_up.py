@@ -33,11 +33,13 @@ _TRIMS: Final = 20
 
 
 class CatchUpCounter:
-    """Counts a topic that is not live yet; a context manager that closes its connections.
+    """Counts the entries of a topic that is not live yet; a context manager that closes its connections at its end.
+
+    To make one creates the consumer groups of the topic, and writes the manifest of its archive if there is none.
 
     Args:
         settings: The configuration.
-        deployment: The deployment of the topic.
+        deployment: The deployment whose layout is that of the topic.
         rules: The rules to count by.
     """
 
@@ -52,7 +54,10 @@ class CatchUpCounter:
         self._archive = self._open_archive()
 
     def __call__(self) -> int:
-        """Count, archive and trim every entry in the topic; return how many were counted."""
+        """Count every entry in the topic, and return how many were counted; then archive and trim what may be trimmed.
+
+        Nothing is archived or trimmed if no entry was counted.
+        """
         counted = sum(self._threads.map(_count, self._consumers))
         if counted:
             self._shorten()
@@ -60,7 +65,7 @@ class CatchUpCounter:
 
     @property
     def waiting(self) -> int:
-        """The lag: the number of entries that are not counted yet, or a lower bound if the server does not know it."""
+        """The number of entries that are not counted yet, read from the server, or a lower bound; 0 only if none."""
         waiting = 0
         for keys in self._deployment.layout.keys:
             (group,) = (each for each in self._client.xinfo_groups(keys.stream) if each["name"] == keys.group.encode())

@@ -1,9 +1,9 @@
 """Copies the entries of one topic into another, each event once and into the partition of its subject.
 
-Marks in the new topic record what was copied: for each pair of an old and a new partition, the last old entry whose
-part is in the new one. An interrupted copy continues from the lowest mark, and skips the new partitions that are
-further. The sequence of a copied entry is the time at which the old topic took it; this time decides which of its
-events are late.
+Marks in the new topic record what was copied: for each pair of an old and a new partition, the ID of the last entry of
+the old one whose events for the new one were copied. An interrupted copy continues from the lowest mark, and skips the
+new partitions that are further. The sequence of a copied entry is the time at which the old topic took the entry; this
+time decides which of its events are late.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _PAGE_BYTES: Final = 2**20
 server."""
 
 _KNOWN: Final = 20_000
-"""Subjects of an old partition whose new partition is cached."""
+"""Number of subjects of an old partition whose new partition is cached."""
 
 CopyPart = tuple[int, list[Any]]
-"""The new partition of a part of an entry, and the arguments of copy.lua for the part."""
+"""The number of a new partition, and the arguments of copy.lua for the events of one entry that belong there."""
 
 
 class CopiedElsewhere(StreamError):
-    """Another process copies the same entries: read the marks again, and continue from them."""
+    """Another process copies the same entries: call `look` to read the marks again, and continue from them."""
 
 
 class StreamCopier:
@@ -68,8 +68,8 @@ class StreamCopier:
         old: The topic to read.
         new: The topic to write.
         retracted: Retractions of the old topic; their events are not copied.
-        archive: URL of the old topic's archive, for entries that are gone from its streams; `""` for none.
-        spread: The metrics whose events may be in any partition of the old topic.
+        archive: URL of the old topic's archive, for entries that are gone from its streams; `""` if none.
+        spread: The metrics whose events (without an id) may be in any partition of the old topic.
         accept_loss: Whether to copy even if the archive lacks some of the entries that are gone.
     """
 
@@ -94,10 +94,10 @@ class StreamCopier:
         self._marks: list[dict[int, str]] = []
         self._homes = [lru_cache(_KNOWN)(self._home_from(source)) for source in range(old.partitions)]
         self.entries = 0
-        """The number of entries that this object has copied."""
+        """The number of entries of the old topic that this object has copied."""
 
     def look(self) -> None:
-        """Read the marks of all partitions from the server."""
+        """Read the marks, the IDs up to which entries are copied, from the server into this object; return nothing."""
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._new.keys:
                 pipeline.execute_command("HGETALL", keys.copied)
@@ -105,18 +105,23 @@ class StreamCopier:
         self._marks = [{int(source): mark.decode() for source, mark in marks.items()} for marks in found]
 
     def mark(self, source: int) -> str:
-        """Return the ID up to which the old partition `source` is copied into every new one; `0-0` before the first."""
+        """Return the ID up to which all new partitions have the entries of old partition `source`; `0-0` at first.
+
+        The marks are those that `look` read, moved by what this object has copied since.
+        """
         return min((marks.get(source, "0-0") for marks in self._marks), key=parse_id)
 
     def __call__(self, show: Callable[[], Any] = lambda: None) -> int:
         """Copy all entries after the marks, and move the retention holds; return how many entries were copied.
 
         Args:
-            show: Called after each full page.
+            show: Called after each full page (200 entries, or 1 MiB of them).
 
         Raises:
-            CopiedElsewhere: another process copies the same entries.
-            StreamError: entries are neither in the streams nor in the archive, and no loss is accepted.
+            CopiedElsewhere: another process copies the same entries; call `look`, then copy again.
+            StreamError: an archive is given, entries are neither in the streams nor in it, and no loss is accepted.
+                Without an archive, this is not checked.
+            ArchiveError: the archive cannot be read.
             redis.RedisError: the last page may be copied or not; call `look`, then copy again.
         """
         if not self._marks:
@@ -145,7 +150,7 @@ class StreamCopier:
             pipeline.execute()
 
     def _from(self, source: int) -> Iterator[tuple[int, Entry]]:
-        """Yield the entries of an old partition after its mark, from the archive and then the stream."""
+        """Yield pairs of `source` and an entry of this old partition after its mark: archived ones first."""
         mark, keys = self.mark(source), self._old.keys[source]
         if self._archive and source not in self._archived_wholly:
             held = next(stream_entries(self._client, keys, count=1), None)
@@ -158,7 +163,12 @@ class StreamCopier:
             yield source, entry
 
     def _archived(self, source: int, mark: str, before: str | None) -> Iterator[Entry]:
-        """Yield the archived entries after a mark; raise if the archive lacks entries that are gone from the stream."""
+        """Yield the archived entries of an old partition after the ID `mark` and before `before` (`None`: to the end).
+
+        Raises:
+            StreamError: entries are neither in the stream nor in the archive, and no loss is accepted; raised at the
+                end.
+        """
         stream = self._old.keys[source].stream
         about: dict[str, Any] = self._client.xinfo_stream(stream)
         gone = int(about["entries-added"]) - int(about["length"])
@@ -215,7 +225,10 @@ class StreamCopier:
             calls = again
 
     def _parts(self, source: int, entry: Entry) -> Iterator[CopyPart]:
-        """Yield the parts of an entry, one for each new partition that gets some of its events."""
+        """Yield the parts of an entry, one for each new partition of its events; leave out retracted events.
+
+        An entry that cannot be decoded is a single part, which is dead-lettered in the new topic again.
+        """
         gated = was_sequenced(entry.fields)
         try:
             payload: Payload = decode(entry.fields, entry.received)
@@ -238,9 +251,10 @@ class StreamCopier:
             yield home, _part(entry, events, fields | {b"n": b"%d" % events, b"b": encode(part)})
 
     def _home_from(self, source: int) -> Callable[[str, str, bool], int]:
-        """Return the function that maps events of an old partition to a new one.
+        """Return a function (metric, subject, whether an id is there) -> number of the new partition of an event.
 
-        Events that were in a wrong partition get a wrong one again, so that they are dead-lettered again.
+        The function is for events of old partition `source`. Events that were in a wrong partition get a wrong one
+        again, so that they are dead-lettered again.
         """
         before, after = self._old.partitions, self._new.partitions
 

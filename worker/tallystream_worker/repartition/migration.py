@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 _NEAR: Final = 1000
-"""Entries that may be left when the old topic is closed; they are copied and counted in a fraction of a second."""
+"""Number of copied entries of one pass below which the old topic is closed; so few are left that it takes a moment."""
 
 _PAGES: Final = 20
 """Pages that are copied before the copies are counted."""
@@ -41,8 +41,8 @@ class RepartitionProgress:
     """Progress of a repartition.
 
     Attributes:
-        entries: Number of entries that were copied.
-        of: Approximate number of entries to copy.
+        entries: Number of entries that this run has copied.
+        of: Approximate number of entries to copy in all, those of earlier runs included.
         stage: The current step: `copying`, `switching` or `moved`.
     """
 
@@ -52,7 +52,9 @@ class RepartitionProgress:
 
 
 class Repartition:
-    """One repartition, into the new topic that `topic.propose` returned.
+    """One repartition, into the new topic whose layout `topic.propose` returned: call `begin`, `catch_up`, `switch`.
+
+    To make one stores the new topic, unless an interrupted run has stored it.
 
     Args:
         settings: The configuration.
@@ -63,6 +65,9 @@ class Repartition:
         rules: The rules to count by; `None` for the live ones.
         accept_loss: Whether to repartition even if some entries are gone.
         show: Called with the progress after each full page of entries, and at each new stage.
+
+    Raises:
+        ConfigurationError: the repartition was begun with other rules.
     """
 
     def __init__(
@@ -98,7 +103,7 @@ class Repartition:
         self._of = 0
 
     def begin(self) -> None:
-        """Place a retention hold on the old topic, and check that none of its entries is lost.
+        """Place a retention hold on each stream of the old topic, and check that no entry is gone from the streams.
 
         Raises:
             ConfigurationError: entries are gone, nothing was copied before, no archive is named, and no loss is
@@ -121,7 +126,14 @@ class Repartition:
             )
 
     def catch_up(self, counting: CatchUpCounter) -> None:
-        """Copy and count until one pass over the streams finds fewer than 1,000 entries."""
+        """Copy and count until one pass over the streams copies fewer than 1,000 entries.
+
+        Args:
+            counting: Counts the new topic.
+
+        Raises:
+            StreamError, redis.RedisError: see `StreamCopier`; an interrupted repartition can be continued.
+        """
         while True:
             before = self._copying.entries
             self._copy(counting)
@@ -131,11 +143,16 @@ class Repartition:
                 return
 
     def switch(self, counting: CatchUpCounter) -> None:
-        """Close the old topic, copy and count the rest of it, and make the new one live.
+        """Close the old topic, copy and count the rest of its entries, and make the new topic live.
+
+        After any error before the new topic is live, the old topic is open again.
+
+        Args:
+            counting: Counts the new topic.
 
         Raises:
-            StreamError: the repartition was given up, or the rules changed since it began. The old topic is open and
-                live again.
+            StreamError: the repartition was given up, or the rules changed since it began.
+            redis.RedisError: the server did not answer; the new topic may be live or not.
         """
         self._look()
         try:
@@ -152,7 +169,7 @@ class Repartition:
         self._told("moved")
 
     def _drain(self, counting: CatchUpCounter) -> None:
-        """Copy and count the closed topic to its end, with the offsets of files and the states of alerts."""
+        """Copy all that is left in the closed topic, also ingest offsets and alert states, and count it."""
         failpoints.reach("move-closed")
         self._told("switching")
         self._copying()
@@ -179,7 +196,7 @@ class Repartition:
         self._copying(show)
 
     def _look(self) -> None:
-        """Raise a `StreamError` if the repartition was given up, or the live rules have changed."""
+        """Raise a `StreamError` if the repartition was given up, or the live rules have changed since it began."""
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
             raise self._given_up()
@@ -206,13 +223,15 @@ def repartition(
     accept_loss: bool = False,
     show: Callable[[RepartitionProgress], Any] = lambda _: None,
 ) -> Layout:
-    """Copy all events into a new topic with `partitions`, make it live, and return its layout.
+    """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
-    See `Repartition` for the other arguments. A call after an interruption continues the same repartition.
+    The old topic is kept until `topic.drop` removes it. See `Repartition` for the other arguments. A call after an
+    interruption continues the same repartition.
 
     Raises:
         ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
-        StreamError: the repartition was given up, the rules changed, or entries are missing.
+        StreamError: the repartition was given up, the rules changed, entries are missing, or another process copies the
+            same entries.
         redis.RedisError: the server did not answer; call again to continue.
     """
     client = connect(settings.redis.url)

@@ -1,4 +1,4 @@
-"""Copies stragglers: plain events that other clients still XADD to the streams of the old topic after a repartition."""
+"""Copies stragglers: events that other clients XADD to the streams of the old topic after a repartition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERVAL: Final = 2.0
 
 
 class StragglerCopier:
-    """Copies late entries from the topic before the live one into the live one, as long as the old topic is kept.
+    """Copies entries that reach the old topic after a repartition into the live topic, as long as the old one is kept.
 
     Args:
         client: The server of both topics.
@@ -35,7 +35,8 @@ class StragglerCopier:
     def __call__(self, deployment: Deployment) -> int:
         """Copy the entries of the old topic that are not copied yet; return how many were copied.
 
-        Every worker may do this at the same time: each entry is copied once.
+        Every worker may do this at the same time: each entry is copied once. Returns 0 if no old topic is kept, or if
+        another worker copies the same entries.
 
         Args:
             deployment: The live deployment, read a moment ago.
@@ -58,7 +59,7 @@ class StragglerCopier:
 
 
 def straggler_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that copies late entries of the old topic into the live one every 2 seconds."""
+    """Return the service, not started, that copies stragglers of the old topic into the live one every 2 seconds."""
     client = connect(settings.redis.url)
     copier = StragglerCopier(client)
 

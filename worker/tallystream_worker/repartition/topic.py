@@ -35,7 +35,9 @@ appended, and the files that were ingested."""
 
 
 def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Layout:
-    """Return the layout of the topic to fill, with `partitions`; reserve a new one unless one was begun before.
+    """Return the layout of the topic to fill, with `partitions` partitions: of the topic that was begun, or a new one.
+
+    A new topic gets a number, which is stored as `moving`; nothing else is written.
 
     Raises:
         ConfigurationError: a topic with another number of partitions is being filled, an earlier topic is still kept,
@@ -61,9 +63,15 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
 
 
 def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> Deployment:
-    """Return the deployment of a new topic; store it, with its rules, unless it is stored already.
+    """Return the deployment of a new topic; store its hash, with its rules, unless it is stored already.
 
     Retracted events are not copied, so the rules of the new topic have no retractions.
+
+    Args:
+        client: The server.
+        deployment: The deployment of the live topic.
+        layout: The layout of the new topic.
+        rules: The rules to count the new topic by.
 
     Raises:
         ConfigurationError: the topic was begun with other rules.
@@ -83,34 +91,44 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
 
 
 def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
-    """Close every partition of the deployment's topic: nothing more is appended through the gate, or counted.
+    """Close every partition of a topic: nothing more is appended through the sequence gate, decided or counted in it.
+
+    Plain events of other clients can still be added to its streams.
 
     Args:
         client: The server of the topic.
-        deployment: The deployment to close.
-        layout: The layout of the topic that follows; refused producers get its number.
+        deployment: The deployment whose topic is closed.
+        layout: The layout of the topic that follows; its number is in the reply to refused producers.
     """
     for keys in deployment.layout.keys:
         _CLOSE(client, [keys.sequences, keys.live], [layout.topic])
 
 
 def reopen(client: redis.Redis, deployment: Deployment) -> None:
-    """Reopen every partition of a closed topic; producers append what was refused meanwhile."""
+    """Reopen every partition of the deployment's topic; producers then append the entries that were refused meanwhile.
+
+    Nothing happens to a partition that is not closed.
+    """
     for keys in deployment.layout.keys:
         _REOPEN(client, [keys.sequences, keys.live], [])
 
 
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> bool:
-    """Make the topic of `layout` the live one, and keep the one before; return `False` if it was given up."""
+    """Make the topic of `layout` the live one, and keep the topic of `deployment` as an earlier topic.
+
+    Returns:
+        `True` if the topic of `layout` is live now, also if it was live before; `False` if nothing was changed, because
+        the repartition to this topic was given up.
+    """
     before = deployment.layout
     (answer,) = _ACTIVATE(client, [before.root], [layout.topic, before.topic, before.partitions])
     return bool(answer == b"active")
 
 
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
-    """Give up the topic that is being filled, and reopen the live one; return the number of keys removed.
+    """Give up and remove the topic that a repartition fills, reopen the live one; return the number of removed keys.
 
-    Returns 0 if no topic is being filled.
+    Returns 0 if no topic is being filled, and does nothing.
 
     Raises:
         StreamError: the topic has become the live one.
@@ -131,9 +149,10 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 
 
 def drop(client: redis.Redis, deployment: Deployment) -> int:
-    """Remove the topic from before the last repartition, if it is kept; return the number of keys removed.
+    """Remove the topic that was live before the last repartition; return the number of removed keys, 0 if none is kept.
 
-    The sequences of its producers stay, so that a producer with entries sealed for it finds out which were appended.
+    The list of ingested files stays. The sequences of its producers stay, too, so that a producer that still has
+    entries for this topic finds out which of them were appended.
     """
     layout = deployment.kept_layout
     if layout is None:
@@ -163,5 +182,5 @@ def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
 
 
 def without_retracted(rules: Rules) -> bytes:
-    """Return rules in their published form, without retractions; two topics must have the same."""
+    """Return rules without retractions, as the JSON that is stored, to compare the rules of two topics."""
     return publish(changed(rules, retracted=()))

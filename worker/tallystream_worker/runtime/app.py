@@ -40,17 +40,23 @@ if TYPE_CHECKING:
 
 
 def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None) -> Deployment:
-    """Return the deployment after checking the settings against it, and publish the rules to producers and readers.
+    """Check the settings against the stored deployment, publish their rules to producers and readers, and return it.
 
-    Creates the deployment if nothing is stored, and the consumer groups if they are missing. Totals that were counted
-    by other rules stay unchanged: the metrics with changed rules are logged as a warning.
+    Creates the deployment if nothing is stored, and the consumer groups of partitions in which nothing was counted.
+    Stored retractions are kept. Totals that were counted by other rules stay unchanged: the metrics with changed rules
+    are logged as a warning.
 
     Args:
         settings: The configuration.
         log: Logger for the warning; `None` for no warning.
 
+    Returns:
+        The deployment, with the rules that were published before this call.
+
     Raises:
-        ConfigurationError: the stored data disagrees with the settings.
+        ConfigurationError: the stored data disagrees with the settings, or is of another release, or the server does
+            not support the configured durability.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     client = connect(settings.redis.url)
     try:
@@ -80,7 +86,10 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
 
 
 def without_history(before: Rules, now: Rules) -> list[str]:
-    """Return the names of the metrics whose earlier events were counted by rules with another result.
+    """Return, sorted, the names of the metrics whose earlier events were counted by other rules.
+
+    A metric that only one of the two declares is left out, and so is a metric that differs only in `description`,
+    `floor` or `spread`: these do not change the result of counting. If the zones differ, all others are returned.
 
     Args:
         before: The published rules.
@@ -110,13 +119,15 @@ class Worker:
     Args:
         settings: The configuration.
         log: Logger for the changes of state.
-        subscribers: Called with the result of each applied batch.
+        subscribers: Called with the result of each applied batch. A `WorkerMetrics` among them also records the
+            deliveries of notifications.
         consumer: Consumer name in the groups; default: the configured one.
 
     Raises:
-        ConfigurationError: the stored data disagrees with the settings.
-        ArchiveError: the archive belongs to another deployment.
+        ConfigurationError: the stored data disagrees with the settings; see `open_deployment`.
+        ArchiveError: the archive belongs to another deployment, or cannot be used.
         SnapshotError: the snapshot database cannot be used.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
 
     def __init__(
@@ -146,6 +157,7 @@ class Worker:
             hot_subjects_service(settings, deployment, lambda: follower.pool.hot_subjects, log),
             *alert_services(settings, deployment, log, name, delivered),
         ]
+        """The services in the order of their start."""
         if settings.archive.url:
             from tallystream_worker.archive.service import archive_service  # noqa: PLC0415  # pyarrow is an extra
 
@@ -160,15 +172,15 @@ class Worker:
             self.services.append(audit_service(settings, log))
 
     def start(self) -> None:
-        """Start all services, counting first."""
+        """Start all services in the background, counting first, and return."""
         start_all(self.services)
 
     def quiet(self) -> None:
-        """Tell all services to begin no new work; running work continues, and `stop` waits for it."""
+        """Tell all services to begin no new work, and return; running work continues, and `stop` waits for it."""
         quiet_all(self.services)
 
     def stop(self) -> bool:
-        """Stop all services; return whether their work ended within `[worker] stop_timeout` seconds."""
+        """Stop all services and wait for their work; return whether it ended within `[worker] stop_timeout` seconds."""
         return stop_all(self.services, time.monotonic() + self._timeout)
 
     @property
@@ -178,7 +190,7 @@ class Worker:
 
     @property
     def health(self) -> list[PartitionHealth]:
-        """The state of each partition."""
+        """The state of the thread of each partition of the topic that is counted now."""
         return self.follower.pool.health
 
     @property
@@ -204,7 +216,7 @@ def counting(
         consumer: Consumer name in the groups; default: the configured one.
 
     Raises:
-        ConfigurationError, ArchiveError, SnapshotError: see `Worker`.
+        ConfigurationError, ArchiveError, SnapshotError, redis.RedisError: see `Worker`.
     """
     worker = Worker(settings, log, subscribers, consumer=consumer)
     try:

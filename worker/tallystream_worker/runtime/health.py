@@ -39,8 +39,8 @@ class Watched(Protocol):
 class HealthProbe:
     """The liveness and readiness of a worker; also a Prometheus collector of the state of its services.
 
-    Only the partition workers decide both. A restart does not repair a full disk of the archive, and a snapshot or an
-    audit may take long.
+    Liveness and readiness depend on the partition workers only: a restart does not repair a full disk of the archive,
+    and a snapshot or an audit may take long.
 
     Args:
         worker: The worker to check.
@@ -50,24 +50,25 @@ class HealthProbe:
         self._worker = worker
 
     def liveness(self) -> tuple[HTTPStatus, bytes]:
-        """Return status 200, or 503 with the reasons if the thread of a partition hangs.
+        """Return status 200, or 503 if the thread of a partition hangs, and a JSON body, with the reasons if 503.
 
-        The state of Redis does not matter, because a restart of the worker would not change it.
+        A thread hangs if it has not begun a pass for 60 seconds. The state of Redis does not matter, because a restart
+        of the worker would not change it.
         """
         return _answer("alive", self.hung())
 
     def readiness(self) -> tuple[HTTPStatus, bytes]:
-        """Return status 200 if every partition is counted, or 503 with the problem of each partition that is not."""
+        """Return status 200 if every partition is counted, else 503, and a JSON body; `problems` has the reasons."""
         return _answer("ready", self.problems())
 
     def hung(self) -> list[str]:
-        """Return one message for each partition whose thread has not begun a pass for 60 seconds."""
+        """Return one message for each partition whose thread has not begun a pass for more than 60 seconds."""
         now = time.monotonic()
         hung = [each.partition for each in self._worker.health if now - each.tried > SILENT]
         return [f"partition {number} hangs: no pass has begun for {SILENT:.0f} s" for number in hung]
 
     def problems(self) -> list[str]:
-        """Return one message for each partition with a problem, or without a successful pass for 30 seconds."""
+        """Return one message for each partition with a problem, or without a successful pass for over 30 seconds."""
         now = time.monotonic()
         reasons = []
         for each in self._worker.health:
@@ -78,7 +79,7 @@ class HealthProbe:
         return reasons
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the state of the partitions and services as metric families."""
+        """Yield the state of the partitions and services as Prometheus metric families."""
         up = GaugeMetricFamily(
             "tallystream_partition_up", "1 while this worker counts the partition, else 0.", labels=["partition"]
         )
@@ -117,11 +118,11 @@ class HealthProbes:
         self._vigils = probes
 
     def liveness(self) -> tuple[HTTPStatus, bytes]:
-        """Return status 200, or 503 with the reasons if the thread of a partition in any namespace hangs."""
+        """Return status 200, or 503 if the thread of a partition in any namespace hangs, and a JSON body."""
         return _answer("alive", [f"{name}: {hung}" for name, each in self._vigils.items() for hung in each.hung()])
 
     def readiness(self) -> tuple[HTTPStatus, bytes]:
-        """Return status 200 if every partition of all namespaces is counted, else 503 with the reasons."""
+        """Return status 200 if every partition of all namespaces is counted, else 503, and a JSON body."""
         return _answer("ready", [f"{name}: {why}" for name, each in self._vigils.items() for why in each.problems()])
 
 

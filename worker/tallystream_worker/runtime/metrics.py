@@ -71,11 +71,11 @@ class WorkerMetrics:
         )
 
     def delivered(self, alert: str, outcome: str) -> None:
-        """Count one attempt to deliver a notification, by alert and outcome."""
+        """Count one attempt to deliver a notification of an alert; outcome: `delivered`, `failed` or `abandoned`."""
         self._notifications.labels(alert, outcome).inc()
 
     def __call__(self, outcome: BatchResult) -> None:
-        """Record the events, counters, duration and conflicts of one applied batch."""
+        """Record one applied batch: its events, counters and duration, and how often it was stale before."""
         self._batches.inc()
         self._stale.inc(outcome.stale)
         self._events.observe(outcome.events)
@@ -84,7 +84,7 @@ class WorkerMetrics:
 
 
 class AuditMetrics:
-    """The result of the last audit as Prometheus metrics; NaN differences before the first audit has ended.
+    """The result of the last audit as Prometheus metrics; until the first audit ends, the differences are NaN.
 
     Args:
         registry: The registry to add the metrics to.
@@ -103,24 +103,24 @@ class AuditMetrics:
         )
 
     def note(self, differences: int, counters: int) -> None:
-        """Record the numbers of different and of compared counters of an audit that has ended now."""
+        """Record an audit that ends now: the number of counters that differ, and of all counters that were compared."""
         self._differences.set(differences)
         self._counters.set(counters)
         self._timestamp.set_to_current_time()
 
 
 class ByNamespace(Collector):
-    """The metrics of several registries as one collector; each sample gets a label `namespace`.
+    """Collects the Prometheus metrics of several registries, and adds the label `namespace` to each sample.
 
     Args:
-        registries: The registries by namespace.
+        registries: By namespace, its registry.
     """
 
     def __init__(self, registries: Mapping[str, CollectorRegistry]) -> None:
         self._registries = registries
 
     def collect(self) -> Iterable[Metric]:
-        """Return each metric family once, with the samples of all registries."""
+        """Return each Prometheus metric family once, with the samples of all registries."""
         families: dict[str, Metric] = {}
         for namespace, registry in self._registries.items():
             for found in registry.collect():
@@ -134,13 +134,15 @@ class ByNamespace(Collector):
 def serve_metrics(
     registry: CollectorRegistry, host: str, port: int, probe: HealthProbe | HealthProbes | None = None
 ) -> WSGIServer:
-    """Serve a registry over HTTP in a background thread.
+    """Serve the Prometheus metrics of a registry over HTTP in a background thread, until the process ends.
+
+    Logs a warning if the address is not loopback.
 
     Args:
         registry: The registry.
         host: Address to listen on.
-        port: Port to listen on; 0 takes a free one, which is `server_port` of the result.
-        probe: Serves also `/healthz` and `/readyz`: 200, or 503 with the reasons.
+        port: Port to listen on; 0 takes a free port, which is `server_port` of the result.
+        probe: Answers `/healthz` and `/readyz` with its liveness and readiness; `None` to serve metrics only.
 
     Returns:
         The running server.

@@ -36,7 +36,7 @@ class PartitionFollower:
     Args:
         settings: The configuration.
         deployment: The deployment at the start.
-        log: Logger for the changes of topic.
+        log: Logger for the changes of topic, and for failures.
         pool: Makes a pool for a deployment, without starting it.
     """
 
@@ -76,7 +76,7 @@ class PartitionFollower:
         self._following.start()
 
     def quiet(self) -> None:
-        """Read no more entries and check the topic no more; running batches are finished, and `stop` waits for them."""
+        """Read no more entries and check the topic no more; running passes continue, and `stop` waits for them."""
         self._is_stopping = True
         self._following.quiet()
         self.pool.quiet()
@@ -88,9 +88,9 @@ class PartitionFollower:
         return self._end(self.pool, deadline) and has_ended
 
     def run_once(self) -> None:
-        """Check the live topic; if it has changed, start a pool for it and stop the present one.
+        """Check the live topic; if it has changed, start a pool for it, then stop the old pool and wait for its end.
 
-        If the server has the data of another deployment, or none, set `pool.foreign`.
+        If the server has the data of another deployment, or none, set `pool.foreign` and change nothing; else clear it.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.

@@ -1,4 +1,4 @@
-"""Counts one partition in a loop, and recovers from a lost server, lost or changed data, and bugs."""
+"""Counts one partition in a loop; tries again after a lost server, a bug, or while its data is lost or changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BLOCK: Final = 1.0
 """Seconds for which a read waits on the server for new entries; a stop is delayed by at most this time."""
 
 _MOVED_PAUSE: Final = 0.05
-"""Seconds between checks of the live generation; at the switch of a repartition there is none for a moment."""
+"""Seconds to wait if the counted generation is not live; while a repartition switches, no generation is live."""
 
 _FIRST_PAUSE: Final = 0.1
 """Seconds of the back-off after the first failed pass."""
@@ -50,10 +50,11 @@ class PartitionHealth:
 
     Attributes:
         partition: Number of the partition.
-        problem: Why the partition is not counted; `None` while it is.
-        passed: Monotonic second at which the last successful pass ended.
-        tried: Monotonic second at which the last pass began, successful or not.
-        hot_subject: The subject with the most recent events of the partition; `None` if it is unknown.
+        problem: Why the partition is not counted, `starting` before the first pass ends; `None` while it is counted.
+        passed: Monotonic second at which the last successful pass ended; see `ServiceHealth`.
+        tried: Monotonic second at which the last pass began, successful or not; see `ServiceHealth`.
+        hot_subject: The subject with the most events of the partition in the last seconds, hot or not; `None` if it is
+            unknown.
     """
 
     partition: int
@@ -64,7 +65,7 @@ class PartitionHealth:
 
 
 class PartitionWorker:
-    """Counts one partition, pass after pass.
+    """Counts one partition with `run_once` and `recover`, which the periodic service of `service` calls.
 
     Args:
         settings: The configuration.
@@ -102,7 +103,10 @@ class PartitionWorker:
         self._subscriber_problem = ""  # the kind of error that a subscriber raised last
 
     def service(self) -> PeriodicService:
-        """Return the periodic service that runs the passes; its interval is 0, because a pass waits for entries."""
+        """Return a new periodic service, not started, that runs the passes.
+
+        Its interval is 0, because a pass waits for entries.
+        """
         return PeriodicService(
             f"partition-{self._partition}",
             0.0,
@@ -115,11 +119,14 @@ class PartitionWorker:
         )
 
     def run_once(self) -> None:
-        """Count the entries that are there, or wait up to a second for entries.
+        """Read entries once and count them; wait up to a second if there are none.
+
+        The first pass, and the pass after a failed one, first finds the live generation, and begins with the pending
+        entries of this consumer.
 
         Raises:
-            DeploymentChanged: the server has other data than the worker began with.
-            StreamError: the consumer group is gone.
+            DeploymentChanged: the server has other data than the worker began with, or none.
+            ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             Exception: see `CountingLoop.run_once`.
         """
         loop = self._loop
@@ -129,7 +136,10 @@ class PartitionWorker:
         loop.run_once(BLOCK)
 
     def recover(self, error: Exception) -> float | None:
-        """Make the next pass begin with the pending entries of the failed one.
+        """Make the next pass begin with the pending entries of the failed one, in the generation that is live then.
+
+        If the error may be caused by an entry, these entries count one more delivery. If another generation is live
+        (`GenerationSwitched`), the entries stay pending in the old one.
 
         Args:
             error: The exception of the failed pass.
@@ -150,11 +160,13 @@ class PartitionWorker:
     def _open(self) -> CountingLoop:
         """Return the loop for the generation that is live now, which begins with this consumer's pending entries.
 
-        Refuse if the deployment is not the one that this worker began with. After FLUSHALL, or on a wrong or restored
-        server, a new group at the beginning of the stream would silently count onto nothing, or count twice.
+        Creates the consumer group if it is missing and nothing was counted. Fails if the deployment is not the one that
+        this worker began with: after FLUSHALL, or on a wrong or restored server, a new group at the beginning of the
+        stream would silently count onto nothing, or count twice.
 
         Raises:
             DeploymentChanged: the server has the data of another deployment, or none.
+            ConsumerGroupMissing: entries were counted, but the consumer group is gone.
         """
         found = self._deployment.reload(self._applying)
         keys = found.layout.keys[self._partition]
@@ -170,7 +182,12 @@ class PartitionWorker:
         return loop
 
     def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
-        """Return a counting loop for the live generation of this partition, by its rules."""
+        """Return a new counting loop for a generation of this partition, with the rules of that generation.
+
+        Args:
+            found: The deployment as read now.
+            keys: The keys of the partition in the generation.
+        """
         worker = self._settings.worker
         begun: bytes | None = self._applying.execute_command("GET", keys.begun)
         fold = partial(

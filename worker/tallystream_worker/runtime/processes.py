@@ -36,16 +36,17 @@ _RESTART_PAUSE: Final = 1.0
 def run_one(
     tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None, metrics_host: str = LOOPBACK
 ) -> int:
-    """Count in this process until SIGTERM or Ctrl-C; return the exit status 0.
+    """Run a worker for each namespace in this process until SIGTERM or Ctrl-C; return the exit status 0.
 
     Args:
         tenants: The settings of each namespace; the consumer name is that of the first.
         log: Logger for the changes of state.
-        metrics_port: Port for metrics and health; `None` to serve neither.
-        metrics_host: Address for metrics and health.
+        metrics_port: Port for Prometheus metrics and health; `None` to serve neither.
+        metrics_host: Address for Prometheus metrics and health.
 
     Raises:
         ConfigurationError: the settings disagree with the stored data, or the port cannot be used.
+        ArchiveError, SnapshotError, redis.RedisError: see `Worker`.
     """
     consumer, several = tenants[0].worker.consumer, len(tenants) > 1
     registries: dict[str, CollectorRegistry] = {}
@@ -77,19 +78,20 @@ def run_one(
 def run_many(
     tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None, metrics_host: str = LOOPBACK
 ) -> int:
-    """Run several worker processes until SIGTERM or Ctrl-C, and restart those that die; return the exit status 0.
+    """Run several worker processes until SIGTERM or Ctrl-C, and restart each that dies; return the exit status 0.
 
     Each process has a stable consumer name, `<name>-<number>`, so a restarted process continues at once with its
-    pending entries. Process 0 uses `metrics_port`, process 1 the port after it, and so on.
+    pending entries. Only process 0 archives, takes snapshots and audits. Process 0 uses `metrics_port`, process 1 the
+    port after it, and so on. A process that does not end in time after the signal is killed.
 
     Args:
         tenants: The settings of each namespace; the number of processes is that of the first.
         log: Logger for the changes of state.
-        metrics_port: Port for metrics and health of process 0; `None` to serve neither.
-        metrics_host: Address for metrics and health.
+        metrics_port: Port for Prometheus metrics and health of process 0; `None` to serve neither.
+        metrics_host: Address for Prometheus metrics and health.
 
     Raises:
-        ConfigurationError: the settings disagree with the stored data.
+        ConfigurationError, redis.RedisError: see `open_deployment`; errors of the processes are logged.
     """
     for settings in tenants:
         open_deployment(settings, log)  # a wrong setting fails once here, instead of once in each process

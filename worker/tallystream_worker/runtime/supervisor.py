@@ -1,7 +1,7 @@
 """A pool of partition workers: one for each partition, each in its own thread.
 
-When the pool stops, each thread applies its batch and ends. Entries that were read and not applied stay pending, and
-the next worker begins with them.
+When the pool stops, each thread finishes its pass and ends. Entries that were read and not applied stay pending, and
+the next worker with the same consumer name begins with them.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ class WorkerPool:
         quiet_all(self.services)
 
     def stop(self, deadline: float) -> bool:
-        """Finish the running batches; return whether all threads ended by the monotonic second `deadline`.
+        """Finish the running passes; return whether all threads ended by the monotonic second `deadline`.
 
-        A thread that has not ended is left alone: its entries stay pending, and the next worker counts them.
+        A thread that has not ended is left alone. If the process ends before it, its entries stay pending, and the next
+        worker counts them.
         """
         return stop_all(self.services, deadline)
 

@@ -56,14 +56,19 @@ class User:
     writes: bool
 
     def line(self, namespace: str, password_hash: str) -> str:
-        """Return the line of the user in an ACL file, with access to the keys of one namespace only."""
+        """Return the line of the user in an ACL file, with access to the keys of one namespace only.
+
+        Args:
+            namespace: The first part of every key; the user's name is `<namespace>-<role>`.
+            password_hash: SHA-256 of the password, in hexadecimal.
+        """
         mode = "~" if self.writes else "%R~"
         keys = f"{mode}{_literally(namespace)}:meta {mode}{_literally(namespace)}:{{*}}:*"
         return f"user {namespace}-{self.name} on #{password_hash} resetchannels {keys} -@all {self.commands}"
 
 
 def users(*, fsync: bool = False) -> list[User]:
-    """Return the ACL users; with `fsync`, all but the reader may call WAITAOF, which needs Redis 7.2 or later."""
+    """Return the five ACL users; with `fsync`, all but the reader may call WAITAOF, which needs Redis 7.2 or later."""
     more = " +waitaof" if fsync else ""
     reader = _allow(_CONNECT, _READ)
     producer = _allow(_CONNECT, _READ, _APPEND) + more
@@ -78,11 +83,11 @@ def users(*, fsync: bool = False) -> list[User]:
 
 
 def render(namespace: str, hashes: Mapping[str, str], *, fsync: bool = False) -> str:
-    """Return the text of an ACL file that has these users and turns the default user off.
+    """Return the text of an ACL file that has the users of `users` and turns the default user off.
 
     Args:
         namespace: The first part of every key and of every user name.
-        hashes: SHA-256 of each password in hexadecimal, by user.
+        hashes: By `User.name`, for every user, SHA-256 of the password in hexadecimal.
         fsync: Allow WAITAOF; see `users`.
     """
     lines = ["user default reset off", *(user.line(namespace, hashes[user.name]) for user in users(fsync=fsync))]
@@ -90,12 +95,12 @@ def render(namespace: str, hashes: Mapping[str, str], *, fsync: bool = False) ->
 
 
 def generate(*, fsync: bool = False) -> dict[str, str]:
-    """Return a new random password of 256 bits for each user, by user."""
+    """Return a new random password of 256 bits for each user, by `User.name`. Nothing is stored."""
     return {user.name: secrets.token_urlsafe(32) for user in users(fsync=fsync)}
 
 
 def hashed(passwords: Mapping[str, str]) -> dict[str, str]:
-    """Return the SHA-256 of each password in hexadecimal, by user, as an ACL file needs it."""
+    """Return the SHA-256 of each password in hexadecimal, by the same keys, as an ACL file needs it."""
     return {name: hashlib.sha256(password.encode()).hexdigest() for name, password in passwords.items()}
 
 

@@ -27,7 +27,13 @@ FIXED: Final = {
 
 
 def warn_of_holes(url: str, log: FilteringBoundLogger) -> None:
-    """Log a warning if the server at `url` is known to have such a hole; do nothing if its version is unknown."""
+    """Connect to the server at `url`, and log a warning if it is known to have a security hole in its Lua engine.
+
+    Do nothing if the server does not reply, or its version is unknown.
+
+    Raises:
+        ConfigurationError: the URL is not valid.
+    """
     with closing(connect(url)) as client, suppress(RedisError):
         advice = lua_advice(client.info("server"))
         if advice is not None:
@@ -35,7 +41,9 @@ def warn_of_holes(url: str, log: FilteringBoundLogger) -> None:
 
 
 def lua_advice(info: Mapping[str, Any]) -> str | None:
-    """Return advice for the operator of a server with the hole; `None` if the server is not known to have it.
+    """Return a sentence of advice if a server has, or may have, the hole; `None` if not, or if its version is unknown.
+
+    A release line without a fix by its authors may have the hole; a line after the newest one of `FIXED` has not.
 
     Args:
         info: The fields of `INFO server`.

@@ -1,4 +1,4 @@
-"""The data folder of an embedded server: locks ensure that one process owns it and that one server runs in it."""
+"""The data folder of an embedded server: locks ensure that one process owns the folder, and one server runs in it."""
 
 from __future__ import annotations
 
@@ -36,20 +36,27 @@ class DataFolder:
         self._locks = contextlib.ExitStack()  # the open lock files; this process owns the folder while they are open
 
     def release(self) -> None:
-        """Release the locks on the folder, so that another process can claim it."""
+        """Release this process's locks on the folder, so that another process can claim it; do nothing if not claimed.
+
+        A server that still runs keeps its own lock.
+        """
         self._locks.close()
 
     def claim(self, stop_timeout: float) -> IO[str]:
-        """Lock the folder for this process, and shut down a server that a killed owner left in it.
+        """Create the folder if it is missing, lock it for this process, and shut down a server that still runs in it.
+
+        Such a server was left by an owner that was killed. Blocks until that server has exited, at most about
+        `stop_timeout` seconds. After an error, call `release`.
 
         Args:
             stop_timeout: Seconds that the left server has to flush its data to disk and exit.
 
         Returns:
-            The locked file that the new server must inherit.
+            The open, locked file that the new server must inherit, so that the lock lasts as long as the server.
 
         Raises:
-            EmbeddedServerError: another process owns the folder, it cannot be used, or the left server does not stop.
+            EmbeddedServerError: another process owns the folder, the folder cannot be used, or the left server does not
+                stop.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,26 +82,33 @@ class DataFolder:
         return alive
 
     def new_socket(self) -> Path:
-        """Return a path for the socket: in the folder, or in a new private folder if that path would be too long."""
+        """Return a path for a new socket: in the folder, or in a new temporary folder if that path would be too long.
+
+        The temporary folder is created, readable by this user only; the socket is not created.
+        """
         path = self.path / "server.sock"
         if len(os.fsencode(path)) > MAX_SOCKET_PATH:
             path = Path(tempfile.mkdtemp(prefix="tally-")) / path.name
         return path
 
     def remove_socket(self, path: Path) -> None:
-        """Remove a socket, and the private folder that was created for it; ignore errors."""
+        """Remove a socket, and its folder if `new_socket` created one and it is empty then; ignore errors."""
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
             if path.parent != self.path:
                 path.parent.rmdir()  # never rmtree: the path may come from a file
 
     def _shut_down_orphan(self, lock: int, timeout: float) -> None:
-        """Shut down the server whose parent was killed, and wait until it has exited.
+        """Shut down the server whose parent was killed, wait until it has exited, and remove its socket.
 
-        It is not reused, because it may run another program or other arguments than the new start asks for.
+        The server is not reused, because it may run another program or other arguments than the new start asks for.
+
+        Args:
+            lock: Descriptor of the file `server.lock`, which the server has locked; it is locked at the end.
+            timeout: Seconds to wait.
 
         Raises:
-            EmbeddedServerError: it did not exit within `timeout` seconds.
+            EmbeddedServerError: the server did not exit within `timeout` seconds.
         """
         address = self.path / "server.address"
         path = Path(address.read_text()) if address.exists() else self.path / "server.sock"
@@ -123,7 +137,10 @@ def client_of(path: Path, timeout: float) -> Redis:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file until every copy of the descriptor is closed; return false if it is locked already."""
+    """Lock an open file until every copy of its descriptor is closed; return `False` if another open file has the lock.
+
+    Does not wait.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

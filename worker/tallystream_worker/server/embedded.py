@@ -72,7 +72,8 @@ class EmbeddedServer:
         """The URL for clients: `redis://127.0.0.1:PORT` if a port was given, else `unix:///PATH`.
 
         Raises:
-            EmbeddedServerError: the server was not started and has no address yet.
+            EmbeddedServerError: there is no address: without a port before `start` and after `stop`, with port 0 before
+                `start`.
         """
         if self._port:
             return f"redis://127.0.0.1:{self._port}"
@@ -82,10 +83,10 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int:
-        """The process ID of the running server.
+        """The process ID of the started server; also after that process ended by itself.
 
         Raises:
-            EmbeddedServerError: the server is not running.
+            EmbeddedServerError: the server was not started, or was stopped or killed.
         """
         if self._process is None:
             raise EmbeddedServerError("the embedded server is not running")
@@ -97,11 +98,15 @@ class EmbeddedServer:
         return self.data / "server.log"
 
     def start(self) -> Self:
-        """Start the server, and return when it replies to PING.
+        """Start the server, wait until it replies to PING, and return this object.
+
+        A server that a killed process left in the folder is shut down first. If the start fails, the new server is
+        ended and the folder is released.
 
         Raises:
-            EmbeddedServerError: the server is already running, another process uses the folder, no server program is
-                installed, or the server exits or does not reply. In the last case the message quotes its log file.
+            EmbeddedServerError: the server was already started; the folder is used by another process, cannot be used,
+                or an earlier server in it does not stop; no server program is installed or can be run; or the server
+                exits, or does not reply for 30 s. For the last two the message quotes its log file.
         """
         if self._process is not None:
             raise EmbeddedServerError("the embedded server is already running")
@@ -122,7 +127,10 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """Stop the server if it runs: it flushes its data to disk and exits; after 10 s it is killed."""
+        """Stop the server if it runs: it flushes its data to disk and exits; after 10 s it is killed.
+
+        Waits for the end, removes the socket, and releases the folder.
+        """
         if self._process is not None:
             # SIGTERM is a SHUTDOWN that needs no connection, so a password or a full client list cannot prevent it.
             self._process.terminate()
@@ -132,7 +140,10 @@ class EmbeddedServer:
         self._forget_socket()
 
     def kill(self) -> None:
-        """End the server with SIGKILL, as a crash would; `start()` starts it again at the same URL."""
+        """End the server with SIGKILL if it runs, as a crash would, and release the folder.
+
+        `start()` starts the server again at the same URL.
+        """
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -192,7 +203,7 @@ class EmbeddedServer:
                 time.sleep(_POLL)
 
     def _mend_log(self, client: Redis, log_start: int) -> None:
-        """Rewrite the append-only file if the server found it truncated, and wait until that is done.
+        """Rewrite the append-only file if the server found it truncated, and wait until that is done, at most 30 s.
 
         The data in memory is correct, because the server drops an incomplete transaction. But Redis 7 keeps the
         beginning of the transaction in the file and appends to it. At the next start it would read later commands as

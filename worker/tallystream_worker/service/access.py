@@ -1,8 +1,8 @@
 """Checks that each request has a token or a session with a sufficient role.
 
 A route needs the role `read`, or `write` if its method changes something, unless it declares another one with
-`role=Role...`. So a new route without a declaration is closed. If no token is configured, all routes are open, and
-`HostAndOriginCheck` accepts only requests for a host name of this service.
+`role=Role...`. So a new route without a declaration is closed. If no token is configured, all routes are open; on a
+loopback address `HostAndOriginCheck` then accepts only requests for a host name of this service.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Access:
         """The accepted tokens."""
 
     def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Return if the role of a request is sufficient for the route.
+        """Raise an error unless the role of a request is sufficient for the route; the guard of all routes.
 
         Raises:
             ProblemDetailsException: 401 if the token is missing or unknown, 403 if its role is not sufficient.
@@ -53,7 +53,7 @@ class Access:
             raise problem(HTTPStatus.FORBIDDEN, detail, role=role.word, needed=needed.word)
 
     def role_of(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Role:
-        """Return the role of a request by its token or session; `ADMIN` if no token is configured.
+        """Return the role of a request by its token, or else by its session; `ADMIN` if no token is configured.
 
         Raises:
             ProblemDetailsException: 401 if the request has no token or session, or an unknown one.
@@ -78,7 +78,10 @@ class Access:
         raise refused("a token is needed: send it as `Authorization: Bearer TOKEN`")
 
     def knows(self, connection: ASGIConnection[Any, Any, Any, Any], least: Role = Role.READ) -> bool:
-        """Return whether a request to an open route has at least the role `least`, so that it may get more details."""
+        """Return whether a request has at least the role `least`; an open route then gives more details.
+
+        True for every request if no token is configured.
+        """
         try:
             return self.role_of(connection) >= least
         except ProblemDetailsException:
@@ -86,7 +89,12 @@ class Access:
 
 
 def role_needed(method: str, opt: dict[str, Any]) -> Role:
-    """Return the role that a route needs: the declared one, else `READ` for GET, HEAD and OPTIONS, else `WRITE`."""
+    """Return the role that a route needs: the declared one, else `READ` for GET, HEAD and OPTIONS, else `WRITE`.
+
+    Args:
+        method: The HTTP method.
+        opt: Litestar's options of the route; `role` has the declared role.
+    """
     stated = opt.get("role")
     if stated is not None:
         return Role(stated)
@@ -94,7 +102,7 @@ def role_needed(method: str, opt: dict[str, Any]) -> Role:
 
 
 def bearer(header: str) -> str:
-    """Return the token of an `Authorization` header; empty if the scheme is not Bearer."""
+    """Return the token in the value of an `Authorization` header; empty if the scheme is not Bearer."""
     scheme, _, token = header.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 

@@ -77,7 +77,8 @@ class ReadService(Litestar):
     ) -> None:
         """Handle one request, WebSocket or lifespan of ASGI.
 
-        Check host, origin and URL, then try the fast path, then the router.
+        Check host, origin and URL, then try the fast path, then the router. A WebSocket that fails the check is closed
+        with code 1008; a request gets an error response.
         """
         if scope["type"] != "lifespan":
             http = cast("HTTPScope", scope)
@@ -114,14 +115,14 @@ class ReadService(Litestar):
 
 
 def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Litestar:
-    """Return the application of the read service.
+    """Return the application of the read service; it connects to the server of the counters at the first request.
 
     Args:
         settings: The configuration.
-        extra: More metrics for `/metrics`: those of workers in the same process.
+        extra: More Prometheus metrics for `/metrics`: those of workers in the same process.
 
     Raises:
-        ConfigurationError: a configured token cannot be read or is too weak.
+        ConfigurationError: a configured token cannot be read, is too short or too long, or is not ASCII.
     """
     store = settings.redis
     access = Access(tokens_of(settings.serve))

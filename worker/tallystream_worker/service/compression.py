@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from litestar.types import HTTPResponseStartEvent, HTTPScope, Message, Send
 
 WORTH_PACKING: Final = 1024
-"""Size in bytes from which a response is compressed; a smaller one fits into one packet anyway."""
+"""Size in bytes from which a response is compressed; a smaller response fits into one packet anyway."""
 
 _LEVEL: Final = 5
 _KINDS: Final = (b"text/", b"application/json", b"application/problem+json", b"application/vnd.oai")
@@ -19,13 +19,15 @@ _OK: Final = 200
 _NOT_MODIFIED: Final = 304
 
 Headers = list[tuple[bytes, bytes]]
+"""Names and values of HTTP headers, as ASGI has them."""
 
 
 def delivered(scope: HTTPScope, send: Send) -> Send:
-    """Return a `send` that compresses the response and adds an `ETag`, if the request allows it.
+    """Return a `send` that compresses the response and adds an `ETag`, if the request allows it; else `send` itself.
 
-    A client that sends `Accept-Encoding: gzip` gets gzip. Responses to GET under `/v1/` get an `ETag`, and 304 without
-    a body if the request has the same one in `If-None-Match`.
+    If the request has `Accept-Encoding: gzip`, a text or JSON response of 1,024 bytes or more is sent as gzip. A
+    response 200 to GET under `/v1/` gets an `ETag`, and becomes 304 without a body if the request has the same `ETag`
+    in `If-None-Match`. A streamed response is sent unchanged.
     """
     packs = known = b""
     for name, value in scope["headers"]:
@@ -39,7 +41,7 @@ def delivered(scope: HTTPScope, send: Send) -> Send:
 
 
 class _Delivery:
-    """A `send` that delays the start of a response until its body is known; passes a streamed response on unchanged."""
+    """A `send` that delays the start of a response until its first body message; streamed responses stay unchanged."""
 
     def __init__(self, send: Send, known: bytes, *, packing: bool, tagging: bool) -> None:
         self._send = send

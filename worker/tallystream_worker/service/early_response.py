@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def watched(scope: HTTPScope, receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """Return a `receive` and a `send` that add `Connection: close` to a response before the request body was read.
+    """Return a `receive` and a `send` that add `Connection: close` if a response begins before the body was read.
 
-    Requests without a body, and those of HTTP/2, keep their `receive` and `send`.
+    For requests without a body, and those of HTTP/2, the same `receive` and `send` are returned.
     """
     headers = dict(scope["headers"])
     has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers

@@ -1,6 +1,7 @@
 """Fast path for `GET /v1/counters/{subject}/{metric}` without parameters: the response is made before the router.
 
-Everything else, errors included, goes to the router. The response is the same as that of the router.
+Everything else, errors and requests with an `Origin` included, goes to the router. The response is the same as that of
+the router.
 """
 
 from __future__ import annotations
@@ -28,7 +29,17 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Totals, access: Access) -> bytes | None:
-    """Return the response body to a plain request for one total; `None` if the router must handle the request."""
+    """Return the response body, JSON, to a plain request for one total; `None` if the router must handle the request.
+
+    Checks the role of the request and reads the total. After any error the result is `None`, so that the router reports
+    the error.
+
+    Args:
+        scope: The request.
+        headers: The headers by lowercase name.
+        totals: Reads the total.
+        access: Checks the role.
+    """
     path = scope["path"]
     if scope["method"] != "GET" or scope["query_string"] or not path.startswith(_PREFIX) or b"origin" in headers:
         return None
@@ -49,7 +60,7 @@ async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Tot
 
 
 async def send_json(send: Send, body: bytes, headers: Headers, more: dict[str, str]) -> None:
-    """Send a JSON body as response 200, with the given headers."""
+    """Send a JSON body as response 200, with the headers of both arguments in addition to its type and length."""
     start: HTTPResponseStartEvent = {
         "type": "http.response.start",
         "status": 200,

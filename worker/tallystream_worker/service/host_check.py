@@ -32,13 +32,19 @@ _SHOWN_TO_PAGES: Final = "ETag, Retry-After"
 
 
 class HostAndOriginCheck:
-    """Rejects requests by their `Host` and `Origin`.
+    """Rejects requests to a foreign `Host`, and writes and WebSockets from a page of a foreign `Origin`.
 
-    The host is checked if `hosts` is set, or if the service listens on a loopback address without tokens.
+    The host is checked if `hosts` is set, or if the service listens on a loopback address without tokens. `localhost`,
+    the address to listen on, the names of `hosts`, and every IP address are then accepted.
+
+    The origin is checked in each request that has one. A read from a page of a foreign origin is answered, but without
+    the CORS headers that let the browser show the response to the page. A write with a session cookie must have an
+    origin.
 
     Args:
         serve: The settings with `host`, `hosts` and `origins`.
-        guarded: The service requires a token, so a foreign host name is no danger.
+        guarded: Whether the service requires tokens. If it does, the host is checked only if `hosts` is set: a page
+            that uses its own host name for this service (DNS rebinding) has no token.
     """
 
     def __init__(self, serve: ServeSettings, *, guarded: bool) -> None:
@@ -49,6 +55,8 @@ class HostAndOriginCheck:
 
     def refuses(self, kind: str, method: str, headers: dict[bytes, bytes]) -> ASGIResponse | None:
         """Return the response to a rejected request or to an admitted preflight request; `None` for any other request.
+
+        A foreign host gets 421, a foreign origin or a missing one 403, and an admitted preflight request 204.
 
         Args:
             kind: `http` or `websocket`.
@@ -76,11 +84,18 @@ class HostAndOriginCheck:
         return None
 
     def admits(self, origin: str) -> bool:
-        """Return whether `[serve] origins` allows pages of an origin to read and write."""
+        """Return whether `[serve] origins` has an origin, such as `https://example.com`, or `*`.
+
+        Pages of this origin may then read and write.
+        """
         return origin in self._origins or ANY in self._origins
 
     def headers_for(self, origin: str) -> dict[str, str]:
-        """Return the CORS headers of a response to a page of an origin; they never allow cookies."""
+        """Return the CORS headers of a response to a page of an origin; they never allow cookies.
+
+        Args:
+            origin: The value of the header `Origin`; empty if the request has none.
+        """
         if not self._origins:
             return {}
         headers = {"Vary": "Origin"}

@@ -22,7 +22,7 @@ After = Annotated[
 
 
 def subject_in_path(encoded: str) -> str:
-    """Return the subject of a percent-encoded path segment.
+    """Return the subject of a percent-encoded path segment, in Unicode normal form C.
 
     Raises:
         EventError: the segment is not a valid subject.
@@ -35,12 +35,13 @@ def subject_in_path(encoded: str) -> str:
 
 
 async def published(totals: Totals, *metrics: str) -> Rules:
-    """Return the declared rules, after checking that each of `metrics` is declared.
+    """Return the declared rules, at most a second old, after checking that each of `metrics` is declared.
 
     Raises:
         ConfigurationError: no rules are declared yet.
         EventError: the name of a metric is not valid.
         ProblemDetailsException: 404 if a metric is not declared.
+        RedisError: the rules cannot be read.
     """
     rules = (await totals.deployment()).rules
     for metric in metrics:

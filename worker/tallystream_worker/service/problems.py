@@ -47,7 +47,7 @@ def bad_request(field: str, limit: str) -> ProblemDetailsException:
 def refusal(
     status: HTTPStatus, field: str = "", limit: str = "", headers: dict[str, str] | None = None
 ) -> ASGIResponse:
-    """Return a problem response for a request that is rejected before the router.
+    """Return the response to a request that is answered before the router: a problem, or an empty response.
 
     Args:
         status: The HTTP status.

@@ -66,12 +66,15 @@ class SchemaPage(JsonRenderPlugin):
     """Serves the completed OpenAPI description as JSON."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """Return the completed description as JSON."""
+        """Return an OpenAPI description as JSON, after `completed` has added to it."""
         return super().render(request, completed(openapi_schema))
 
 
 def completed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return an OpenAPI description with request bodies, the schema of errors, and the required tokens added."""
+    """Return a copy of an OpenAPI description with request bodies, the schema of errors, and the required tokens.
+
+    Each response with an error status is replaced by one `default`, the schema of errors.
+    """
     components = schema.get("components", {})
     paths = {
         path: {

@@ -52,13 +52,14 @@ _LEAVE_BLINDLY: Final = 0.05
 
 @contextmanager
 def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_port: bool = False) -> Iterator[str]:
-    """Run the read service within the context, and yield its URL when it accepts connections.
+    """Run the read service in a thread within the context, and yield its URL when it accepts connections.
 
-    At the end of the context, running requests have `read_timeout` and 15 seconds more to end.
+    At the end of the context, live streams are ended, and running requests have `read_timeout` and 15 seconds more to
+    end. Logs a warning if the service has no token and its address is not loopback.
 
     Args:
         settings: The configuration; port 0 takes a free port.
-        extra: More metrics for `/metrics`.
+        extra: More Prometheus metrics for `/metrics`.
         any_port: Take a free port if the configured one is in use.
 
     Raises:
@@ -87,6 +88,10 @@ def _claim(serve: ServeSettings, *, any_port: bool) -> socket.socket:
     Granian listens with SO_REUSEPORT, so a second service on the same port would silently get half of the requests.
     This socket is bound without SO_REUSEPORT, which fails if the port is in use. Then the option is set, so that
     granian can bind the same port.
+
+    Raises:
+        ConfigurationError: the address cannot be bound. If only its port is in use, and `any_port` is true, a free port
+            is bound instead.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(serve.host, serve.port, type=socket.SOCK_STREAM)[0]
@@ -158,7 +163,10 @@ class _Thread(threading.Thread):
                 return
 
     def stop(self, timeout: float) -> None:
-        """Stop the server after its running requests; requests that take longer than `timeout` seconds are cut off."""
+        """End the live streams, and wait for the running requests and the end of the server, at most `timeout` seconds.
+
+        A request that takes longer is cut off when the process ends.
+        """
         if self._loop is not None and self._server is not None and self.is_alive():
             asyncio.run_coroutine_threadsafe(self._leave(self._server), self._loop)
         self.join(timeout)
@@ -170,7 +178,7 @@ class _Thread(threading.Thread):
         asyncio.get_running_loop().call_soon(server.stop)
 
     def _let_granian_leave(self) -> None:
-        """Wait until granian's threads have ended.
+        """Wait until granian's threads have ended, at most a second.
 
         The last thread needs the Python interpreter once more after it has reported its end. If the interpreter ends
         first, the process dies with SIGABRT (granian issue 693).

@@ -31,9 +31,9 @@ class ServerStats:
     """Statistics of the server, the workers, the streams, the last snapshot and the last audit.
 
     Attributes:
-        memory_used: Bytes that the server uses; `None` if this user may not read it.
-        memory_max: Bytes that the server may use; 0 without a bound.
-        workers: Number of consumers that have read in any partition within the last 15 seconds.
+        memory_used: Bytes that the server uses; `None` if this user may not read them.
+        memory_max: Bytes that the server may use; 0 without a bound, `None` if this user may not read them.
+        workers: Number of different consumer names that have read in any partition within the last 15 seconds.
         stream_entries: Number of entries by stream, counted ones included.
         stream_limits: Number of entries at which appends are rejected, by stream with a bound.
         dead_bytes: Bytes of the dead letters by stream.
@@ -57,7 +57,7 @@ class ServerStats:
 
 
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
-    """Return a query for the statistics; figures that the user may not read are absent instead of an error."""
+    """Return a query for the statistics; figures of servers and streams that the user may not read are left out."""
     commands: list[Command] = [("INFO", "memory")]
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]

@@ -1,4 +1,4 @@
-"""Checks whether the streams accept entries, so that the service can reject events at once if a stream is full."""
+"""Checks whether the streams are full, so that the service can reject events at once instead of buffering them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ _HOLDS: Final = 0.1
 
 
 class StreamCapacity:
-    """The streams that are full, read at most ten times a second."""
+    """Knows which streams are full; reads this at most ten times a second."""
 
     def __init__(self) -> None:
         self._full: frozenset[int] = frozenset()
         self._until = 0.0
 
     async def is_there_for(self, events: Sequence[Event], totals: Totals, layout: Layout) -> bool:
-        """Return whether every stream that these events go to accepts entries.
+        """Return whether the stream of each event's subject is not full, as read at most 0.1 seconds ago.
+
+        For an event of a spread metric, too, only the stream of its subject is checked.
 
         Raises:
             RedisError: the streams cannot be read.
@@ -42,7 +44,7 @@ class StreamCapacity:
 
 
 def query_full(layout: Layout) -> Query[frozenset[int]]:
-    """Return a query for the partitions with a full stream, to which append.lua rejects entries."""
+    """Return a query for the numbers of the partitions with a full stream, to which append.lua rejects entries."""
     commands: list[Command] = []
     for keys in layout.keys:
         commands += [("HGET", keys.sequences, LIMIT), ("XLEN", keys.stream)]

@@ -62,7 +62,7 @@ class Tokens:
         return bool(self._digests)
 
     def role_of(self, token: str) -> Role | None:
-        """Return the highest role of a token; `None` if the token is not accepted."""
+        """Return the highest role for which a token is configured; `None` if it is configured for none."""
         presented = _digest(token)
         found = Role.OPEN
         for role, digest in self._digests:
@@ -71,7 +71,7 @@ class Tokens:
         return found or None
 
     def session(self, token: str, now: float) -> str | None:
-        """Return a new session for a token, valid for 12 hours from `now`; `None` if the token is not accepted.
+        """Return the text of a new session for a token, valid for 12 hours from `now`; `None` if no role has the token.
 
         Args:
             token: The token.
@@ -84,7 +84,12 @@ class Tokens:
         return f"{claim}.{_mac(_digest(token), claim)}"
 
     def role_in(self, session: str, now: float) -> Role | None:
-        """Return the role of a session; `None` if it is forged, of a removed token, or expired at `now`."""
+        """Return the role of a session; `None` if the session is forged, of a removed token, or expired.
+
+        Args:
+            session: The text of the session.
+            now: Present time in seconds since 1970.
+        """
         claim, _, mac = session.rpartition(".")
         word, _, expiry = claim.partition(".")
         found = None
@@ -96,7 +101,7 @@ class Tokens:
 
 
 def tokens_of(serve: ServeSettings) -> Tokens:
-    """Return the configured tokens, read from files if the settings are of the form `file:PATH`.
+    """Return the configured tokens of all roles; a setting of the form `file:PATH` names a file with the tokens.
 
     Raises:
         ConfigurationError: a file cannot be read or is empty, or a token is too short, too long or not ASCII.

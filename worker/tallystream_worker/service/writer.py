@@ -11,7 +11,7 @@ from tallystream_worker.service.stream_capacity import StreamCapacity
 from tallystream_worker.settings.settings import RedisSettings
 
 MAX_HELD: Final = 40_000
-"""Events that are buffered while Redis accepts none; the producer's bytes suffice for this number of largest events."""
+"""Most events that are buffered while Redis accepts none; the producer's buffer has room for so many largest events."""
 
 
 class Writer:
@@ -32,9 +32,10 @@ class Writer:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether accepted events missed the confirm timeout and are still buffered, as a stream is full or Redis away.
+        """Whether a request's events were not appended in time, because a stream is full or Redis away, and still wait.
 
-        While it is true, the service rejects more events with 503 instead of buffering them too.
+        The route sets it after a timeout. It becomes false when it is read and the buffer is empty. While it is true,
+        the service rejects more events with 503 instead of buffering them too.
         """
         self._is_stalled = self._is_stalled and self._producer is not None and self._producer.stats.buffered > 0
         return self._is_stalled
@@ -44,7 +45,7 @@ class Writer:
         self._is_stalled = stalled
 
     def producer(self) -> Producer:
-        """Return the producer, and create it at the first call; its `emit` fails at once if the buffer is full."""
+        """Return the producer, and create it at the first call; its `emit` raises at once if the buffer is full."""
         if self._producer is None:
             self._producer = Producer(
                 self._store.url, namespace=self._store.namespace, when_full="raise", buffer_events=MAX_HELD
@@ -52,14 +53,17 @@ class Writer:
         return self._producer
 
     async def give_up(self, producer: Producer) -> None:
-        """Close a producer that has failed permanently, so that the next write creates a new one."""
+        """Close a producer that has failed permanently, so that the next write creates a new one.
+
+        Its buffered events are lost. Do nothing if another producer has replaced it already.
+        """
         if self._producer is producer:
             self._producer = None
             with suppress(TallyError):
                 await producer.close(0)
 
     async def close(self) -> None:
-        """Send the buffered events, and close the producer; log an error if they cannot be sent."""
+        """Send the buffered events, and close the producer; log an error if they cannot be sent within 5 seconds."""
         producer, self._producer = self._producer, None
         if producer is not None:
             try:

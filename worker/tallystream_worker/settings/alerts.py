@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hook:
-    """The target of the notifications of an alert."""
+    """The webhook of an alert, with its signing key read: the target of the alert's notifications."""
 
     url: str
-    """The URL to which notifications are posted."""
+    """The http or https URL to which notifications are posted."""
 
     key: bytes = field(default=b"", repr=False)
-    """The key that notifications are signed with; empty for no signature."""
+    """The key that notifications are signed with, decoded if its text begins with `whsec_`; empty for no signature."""
 
 
 class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
@@ -38,19 +38,20 @@ class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
 
     @property
     def condition(self) -> Alert:
-        """The condition without webhook and secret, which every reader may see."""
+        """The `Alert` that is published to every reader: all fields except `webhook` and `secret`."""
         return Alert(
             self.name, self.metric, self.subject, self.window, self.over, self.rate, self.above, self.below, self.clear
         )
 
     def hook(self, environment: Mapping[str, str]) -> Hook | None:
-        """Return the target of the notifications; `None` if the alert is only logged.
+        """Return the target of the notifications, with the secret read; `None` if the alert has no webhook.
 
         Args:
             environment: Variables, for a secret of the form `env:NAME`.
 
         Raises:
-            ConfigurationError: the URL is not valid, or the secret is missing, empty or unreadable.
+            ConfigurationError: the URL is not http or https; there is a secret without a webhook; the secret has
+                another form, or its variable, file or value is missing, empty or unreadable.
         """
         where = f"[[alert]] {self.name[:64]!r}"
         if not self.webhook:

@@ -1,4 +1,4 @@
-"""Reads the settings from a file and the environment; no other module reads settings from the environment."""
+"""Reads the settings from a file and the environment; no other module reads values of settings from the environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tallystream_worker.settings.settings import (
 )
 
 DEFAULT_FILES: Final = ("tallystream.toml", "config/tallystream.toml")
-"""The configuration files to look for, in this order, if none is named."""
+"""The configuration files to look for in the working folder, in this order, if the caller names none."""
 
 SECTIONS: Final = {
     "redis": RedisSettings,
@@ -59,15 +59,18 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings: environment over file over defaults.
+    """Read and return the settings: a value of the environment overrides the file, and the file overrides the defaults.
+
+    The rules and alerts are read from the file only.
 
     Args:
-        file: The configuration file; `None` looks for `tallystream.toml`, then `config/tallystream.toml`.
-        environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`, and those that name secrets of alerts.
+        file: The configuration file; `None` looks for `tallystream.toml`, then `config/tallystream.toml`, and uses the
+            defaults if neither exists.
+        environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`, and those that have secrets of alerts.
 
     Raises:
-        ConfigurationError: a value is not valid; the message has the file or variable, the setting, and the allowed
-            values.
+        ConfigurationError: the file cannot be read or is not TOML, a setting is unknown, or a value is not valid. The
+            message names the file or the environment, and the setting with its allowed values.
     """
     settings = _from_file(file or _found(), environment)
     for section in SECTIONS:

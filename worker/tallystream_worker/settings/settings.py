@@ -1,5 +1,6 @@
-"""The settings as frozen dataclasses that check their values; `load` reads them.
+"""The settings as frozen dataclasses, which raise a `ConfigurationError` for a value that is not valid.
 
+`load.load` reads them from a file and the environment.
 The defaults here and in `config/tallystream.toml` are the same; a test checks this.
 """
 
@@ -40,7 +41,7 @@ class RedisSettings:
     """The server and the namespace of the data."""
 
     url: str = DEFAULT_URL
-    """URL of the server: `redis://`, `rediss://` (TLS) or `unix://`."""
+    """URL of the server, of Sentinels or of a cluster: `redis://`, `rediss://` (TLS), `unix://`; see `connect`."""
 
     namespace: str = NAMESPACE
     """First part of every key."""
@@ -56,7 +57,7 @@ class RedisSettings:
 
     @property
     def expected(self) -> int | None:
-        """The number of partitions that must be stored; `None` if any number is accepted."""
+        """The number of partitions that the deployment must have; `None` if any number is accepted."""
         return self.partitions or None
 
 
@@ -71,19 +72,19 @@ class WorkerSettings:
     """Number of worker processes."""
 
     max_keys: int = 3000
-    """Number of counters in one batch."""
+    """Size at which a batch is full, about its number of counters; see `Batch.counters`."""
 
     claim_idle: float = 30.0
-    """Seconds after which pending entries of another consumer are claimed."""
+    """Seconds for which an entry must be pending for another consumer before a worker claims it."""
 
     max_deliveries: int = 10
-    """Deliveries without success after which an entry is dead-lettered."""
+    """Most deliveries of an entry; an entry that is delivered more often is dead-lettered."""
 
     stop_timeout: float = 10.0
-    """Seconds within which a worker ends after SIGTERM."""
+    """Seconds that the services of a worker have to end after SIGTERM; then it ends without waiting for them."""
 
     durability: Durability = "memory"
-    """The copies that a batch must have reached before the next one."""
+    """Where a batch must be before the next batch is applied: `memory`, `replica` or `fsync`; see `DurabilityCheck`."""
 
     def __post_init__(self) -> None:
         _within("worker.processes", self.processes, 1, 256)
@@ -95,7 +96,7 @@ class WorkerSettings:
 
     @property
     def consumer(self) -> str:
-        """The consumer name: `name`, or the name of the host, so that it is the same after a restart."""
+        """The consumer name: `name`, or the name of the host if `name` is empty; both are the same after a restart."""
         return self.name or socket.gethostname()
 
 
@@ -141,19 +142,19 @@ class ServeSettings:
     """Address to listen on."""
 
     port: int = 8080
-    """Port to listen on; 0 for any free one."""
+    """Port to listen on; 0 for any free port."""
 
     read_timeout: float = 5.0
-    """Seconds for which a request waits at most until `?after=` is counted."""
+    """Most seconds for which a request with `?after=` waits until its entry is counted."""
 
     read_token: str = field(default="", repr=False)
-    """Tokens of readers, separated by spaces, or `file:PATH`."""
+    """Tokens of readers, separated by spaces, or `file:PATH` of a file with them; empty for none."""
 
     write_token: str = field(default="", repr=False)
-    """Tokens of writers, which may also read."""
+    """Tokens of writers, which may also read; written like `read_token`."""
 
     admin_token: str = field(default="", repr=False)
-    """Tokens of admins, which may do everything."""
+    """Tokens of admins, which may do everything; written like `read_token`."""
 
     hosts: tuple[str, ...] = ()
     """Host names that requests may use, in addition to `localhost` and IP addresses."""
@@ -180,7 +181,7 @@ class ArchiveSettings:
     """Folder or URL of the archive; empty for no archive."""
 
     every: float = 60.0
-    """Seconds between two files."""
+    """Seconds between two passes of the archive; a pass writes the new entries to files."""
 
     def __post_init__(self) -> None:
         _within("archive.every", self.every, 0.1, 86_400)
@@ -222,7 +223,19 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings: the sections of the configuration file, the rules, and the webhooks of the alerts by alert name."""
+    """All settings: the sections of the configuration file, the rules, and the webhooks of the alerts.
+
+    Attributes:
+        redis: The server and the namespace.
+        worker: Counting.
+        serve: The read service.
+        retention: The bounds of the streams.
+        archive: The archive.
+        snapshot: The snapshots.
+        audit: The audits.
+        rules: The declared metrics, ratios and alerts.
+        hooks: By alert name, the target of its notifications; an alert without a webhook is not in it.
+    """
 
     redis: RedisSettings = field(default_factory=RedisSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)

@@ -1,7 +1,8 @@
-"""Reads and writes the states of alerts: subjects that fire, subjects that are watched, undelivered notifications.
+"""Reads the states of alerts for a snapshot: subjects that fire, subjects that are watched, undelivered notifications.
 
-A snapshot reads the states just after its moment, so they may be newer than the counters, and never older: an alert
-that has fired does not fire again when the counters are restored and the entries after them are counted again.
+It also makes the commands that write the states back. A snapshot reads the states just after its moment, so they may be
+newer than the counters, and never older: an alert that has fired does not fire again when the counters are restored and
+the entries after them are counted again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _LONGEST: Final = 86_400
-"""Seconds before a snapshot's moment at most: older buckets are not read, even if entries of them are not counted."""
+"""Buckets that ended more seconds than this before a snapshot's moment are not read, even with uncounted entries."""
 
 
 def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now: int) -> dict[str, tuple[str, int]]:
@@ -41,7 +42,7 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
 
     Returns:
         By key without the partition's prefix: the state as JSON, and the millisecond since 1970 at which it expires (0
-        for never).
+        for never). Keys that do not exist are left out.
     """
     names = list(_states(keys, rules, since // 1000, now // 1000))
     found: dict[str, tuple[str, int]] = {}
@@ -65,7 +66,7 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
 
 
 def commands(prefix: str, name: str, value: str, expires: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the Redis commands that write one state of `read` back.
+    """Yield the Redis commands (tuples of name and arguments) that write one state of `read` back; send nothing.
 
     Args:
         prefix: The prefix of the partition to write to.
@@ -92,7 +93,11 @@ def _states(keys: PartitionKeys, rules: Rules, since: int, now: int) -> Iterator
 
 
 def _labels(alert: Alert, zone: str, since: int, now: int) -> Iterator[str]:
-    """Yield the labels of the buckets that may still fire or end, from the one before the bucket of `since`."""
+    """Yield the labels of the buckets of an alert that may still fire or end.
+
+    These are the bucket before the one that contains the second `since`, and all later ones up to the latest time that
+    an event may have at the second `now`. An alert without a window has one bucket, with the label `""`.
+    """
     if alert.window is None:
         yield ""
         return

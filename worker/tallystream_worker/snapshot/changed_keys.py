@@ -1,6 +1,7 @@
 """Finds the counters that entries may have changed, which a snapshot must read again. Pure: no Redis, no clock.
 
-It may name too many, because events may be rejected, dead-lettered or duplicates; reading a counter again is harmless.
+Too many counters may be found, because events may be rejected, dead-lettered or duplicates. To read a counter again is
+harmless.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
 
 Group = tuple[str, ...]
-"""A table, and all parts but the last of the keys of its rows: the rows that Redis keeps in one hash or key prefix."""
+"""Names the counters that Redis keeps in one hash, or under one key prefix: the name of a snapshot's table, then all
+parts but the last of the primary key of their rows. The last part, the item, names one counter of the group."""
 
 SEPARATOR: Final = "\n"
 """Separates subject and id in a field of the hash of ids."""
@@ -34,8 +36,8 @@ class ChangedKeys:
         rules: The declared metrics.
 
     Attributes:
-        items: By group, the items: the last parts of the keys.
-        producers: By producer, the last sequence and the ID of its entry.
+        items: By group, the items: the last parts of the keys of the counters.
+        producers: By producer, the last sequence that was added, and the ID of its entry.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -45,7 +47,7 @@ class ChangedKeys:
         self.producers: dict[str, tuple[int, str]] = {}
 
     def add(self, entry: Entry) -> None:
-        """Add the counters and the producer of one entry; ignore an entry that cannot be decoded."""
+        """Add the counters of declared metrics and the producer of an entry; ignore one that cannot be decoded."""
         try:
             payload = decode(entry.fields, entry.received)
         except (CodecError, EventError):
@@ -68,7 +70,14 @@ class ChangedKeys:
                 self._sums(self._places(correction.metric, correction.at // 60_000), (correction.subject,))
 
     def replaced(self, metric: str, subject: str, labels: str) -> None:
-        """Add the buckets that a vote or an event with an id was counted in, by the labels of its stored record."""
+        """Add the buckets that a vote or an event with an id was counted in, because a later one may take it back.
+
+        Args:
+            metric: The metric; an undeclared one is ignored.
+            subject: The subject.
+            labels: The labels in the stored record of the vote or id, separated by spaces: that of the limit, then one
+                for each window of the metric; `-` if it was not counted there.
+        """
         rule = self._rules.metric.get(metric)
         if rule is None or not labels:
             return

@@ -18,7 +18,7 @@ def copy(connection: Connection, table: Table, schema: str | None, rows: Sequenc
         connection: A connection in a transaction; its driver is psycopg.
         table: The table to write.
         schema: The schema of the table; `None` for the first of the search path.
-        rows: A value for each column, by name; no two rows have the same primary keys.
+        rows: The rows, each as a value by column name, for all columns; no two rows have the same primary keys.
     """
     names = [column.name for column in table.c]
     keys = [column.name for column in table.primary_key]

@@ -1,4 +1,4 @@
-"""Stores snapshots in SQLite or PostgreSQL: one transaction for each partition, so no partition is half written."""
+"""Stores snapshots in SQLite or PostgreSQL; the snapshot of a partition is written in one transaction."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SnapshotError(TallyError):
-    """The database cannot be used, or contains no usable snapshot of this deployment."""
+    """The database cannot be used, or contains no complete snapshot, or one of other data."""
 
 
 class Database:
@@ -37,13 +37,16 @@ class Database:
 
     Args:
         url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`.
-        namespace: The namespace of the snapshots. If the place belongs to another namespace, a separate file (SQLite)
-            or schema (PostgreSQL) next to it is used. An empty place belongs to the default namespace.
-        is_there: Whether the snapshot must exist. If so, a missing SQLite file is an error at first use; otherwise it
-            is created.
+        namespace: The namespace of the snapshots. If the database at the URL has snapshots of another namespace, a
+            separate file (SQLite) or schema (PostgreSQL) next to it is used. An empty database belongs to the default
+            namespace.
+        is_there: Whether the snapshot must exist. If so, a missing SQLite file raises `ConfigurationError` at first
+            use; otherwise it is created. PostgreSQL is not checked.
 
     Raises:
-        ConfigurationError: the URL cannot be used.
+        ConfigurationError: the URL cannot be used; no connection is made to find out.
+
+    Every method that reads or writes raises `SnapshotError` if the database cannot be used.
     """
 
     def __init__(self, url: str, namespace: str = NAMESPACE, *, is_there: bool = False) -> None:
@@ -70,7 +73,7 @@ class Database:
 
     @property
     def place(self) -> str:
-        """The URL or file of the snapshots, without a password, for messages."""
+        """The URL or file of the snapshots, without user and password, for messages."""
         return _without_password(self._place)
 
     def close(self) -> None:
@@ -83,14 +86,14 @@ class Database:
             return {row.name: row.value for row in connection.execute(select(schema.facts))}
 
     def state(self, facts: Mapping[str, str]) -> None:
-        """Store the facts about the snapshot's deployment; facts of other names stay."""
+        """Store facts about the snapshot's deployment, by name; stored facts with other names stay."""
         with self._transaction() as connection:
             rows = [{"name": name, "value": value} for name, value in facts.items()]
             upsert(connection, schema.facts, rows, self._schema)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Run all reads and writes in the context in one transaction. For one thread."""
+        """Return a context in which all reads and writes are in one transaction. For one thread."""
         with self._transaction() as connection:
             self._open = connection
             try:
@@ -105,7 +108,7 @@ class Database:
                 connection.execute(delete(table))
 
     def position(self, partition: int) -> tuple[SnapshotPosition, int] | None:
-        """Return the position and the generation of a partition's snapshot; `None` if there is none."""
+        """Return the position and the generation of a partition's stored snapshot; `None` if there is none."""
         with self._transaction() as connection:
             row = connection.execute(
                 select(schema.positions).where(schema.positions.c.partition == partition)
@@ -115,7 +118,12 @@ class Database:
         return SnapshotPosition(row.taken, row.delivered, row.generated, tuple(row.pending.split())), row.generation
 
     def records(self, group: Group, items: Iterable[str]) -> dict[str, str]:
-        """Return the stored records of some items of a group of votes or ids, by item; omit items without a record."""
+        """Return the stored records of some votes or ids, by item; leave out items without a record.
+
+        Args:
+            group: A group of the table `votes` or `ids`; see `changed_keys.Group`.
+            items: The items of the group to look up.
+        """
         table = schema.COUNTERS[group[0]]
         names = [column.name for column in table.primary_key]
         columns = tuple_(*(table.c[name] for name in names))
@@ -130,12 +138,12 @@ class Database:
         return found
 
     def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
-        """Write a partition's snapshot in one transaction; return the number of rows written or removed.
+        """Write a partition's snapshot in one transaction; return the number of counters written or removed.
 
         Args:
             partition: The number of the partition.
             taken: The snapshot that was read.
-            before: The position of the stored snapshot that it changes; `None` if there is none.
+            before: The position of the stored snapshot that it changes or replaces; `None` if there is none.
 
         Raises:
             SnapshotError: the snapshot could not be written, or another process has written one meanwhile.
@@ -158,12 +166,12 @@ class Database:
         return rows
 
     def buckets(self, partition: int) -> list[Any]:
-        """Return the buckets of a partition, as rows with `name` and `expires` (milliseconds since 1970, 0: never)."""
+        """Return the buckets of a partition, as rows with `name` and `expires` (millisecond since 1970; 0: never)."""
         with self._transaction() as connection:
             return list(connection.execute(select(schema.buckets).where(schema.buckets.c.partition == partition)))
 
     def read(self, partition: int) -> Iterator[tuple[Table, list[Any]]]:
-        """Yield a partition's rows, table by table, in lists of up to 20,000."""
+        """Yield pairs of a table and up to 20,000 of a partition's rows in it, for the tables of `partition_tables`."""
         with self._transaction() as connection:
             for table in partition_tables():
                 query = select(table).where(table.c.partition == partition)

@@ -44,9 +44,9 @@ class DrillDifference:
 
     Attributes:
         table: The table of the value; for a structure, its name.
-        key: The key of its row.
-        live: The live value; `None` if it does not exist.
-        restored: The restored value; `None` if it does not exist.
+        key: The primary key of its row, without the partition.
+        live: The live value as text, at most 200 characters; `None` if it does not exist.
+        restored: The restored value, in the same form; `None` if it does not exist.
     """
 
     table: str
@@ -60,10 +60,10 @@ class Verdict:
     """The result of a drill.
 
     Attributes:
-        compared: Number of live values that were compared.
+        compared: Number of live values that were read and compared.
         differing: Number of values that differ.
         differences: The first hundred of them.
-        parts: The result of the restore, by partition.
+        parts: The results of the restore, in the order of the partitions.
     """
 
     compared: int
@@ -84,11 +84,14 @@ def drill(
         client: The server of the live counters.
         database: The database of the snapshot.
         deployment: The live deployment.
-        archived: Yields the archived entries of a partition after one ID and before another; `None` for no archive.
+        archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
+            ID and before the second, or (`None`) to the end. `None` for no archive.
 
     Raises:
-        SnapshotError: there is no complete snapshot, it is of other data, or entries after it were trimmed.
+        SnapshotError: there is no complete snapshot, it is of other data, or entries after it were trimmed and there is
+            no archive.
         ViewLost: the live values of one moment could not be read.
+        ConfigurationError: no worker has published the rules yet.
     """
     live = Snapshotter(client, database, deployment)
     moments: list[Taken] = []
@@ -130,7 +133,13 @@ def _behind(
     after: str,
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None,
 ) -> Iterator[Entry]:
-    """Yield the entries after a snapshot: from the archive if the stream lacks some of them, then from the stream."""
+    """Yield the entries of a partition after the ID `after`, at which a snapshot ends.
+
+    If the stream lacks some of them, they come from the archive first.
+
+    Raises:
+        SnapshotError: the stream lacks some of the entries, and there is no archive.
+    """
     found = database.position(partition)
     if found is not None and not found[0].is_reached(client, keys.stream):
         if archived is None:
@@ -176,7 +185,11 @@ def _says_the_same(client: redis.Redis, kind: str, one: bytes | None, other: byt
 
 
 def _same_set(client: redis.Redis, one: bytes | None, other: bytes | None) -> bool:
-    """Return whether two HyperLogLogs and their union have equal counts; their bytes depend on the order of events."""
+    """Return whether two HyperLogLogs and their union have equal counts, by temporary keys in the server of `client`.
+
+    Their bytes cannot be compared, because they depend on the order of the events. `None` is no HyperLogLog, so the
+    result is then `False`.
+    """
     if one is None or other is None:
         return False
     names = ["{drill}:one", "{drill}:other"]

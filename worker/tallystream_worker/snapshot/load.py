@@ -28,8 +28,8 @@ class TableLoader:
     """Loads the rows of one partition into Redis.
 
     Args:
-        client: The server, without counters of this partition.
-        counters: The prefix of the counters' keys.
+        client: The client of the server, which must have no counters of this partition.
+        counters: The prefix of the keys to write.
         rules: The rules that the counters were counted by.
 
     Attributes:
@@ -52,7 +52,10 @@ class TableLoader:
         self.producers: dict[str, str] = {}
 
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
-        """Load all rows but those of expired buckets; return the position and the generation read before the rows.
+        """Write the rows that have not expired to Redis; return the snapshot's position and generation.
+
+        Position and generation are read before the rows: if another snapshot is written meanwhile, they differ from the
+        stored ones.
 
         Raises:
             SnapshotError: there is no snapshot of the partition.
@@ -106,7 +109,12 @@ class TableLoader:
                     self._queue("PEXPIREAT", start + item, expires)
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
-        """Add the values of a group to its leaderboard, if the rules have one; drop low values now and then."""
+        """Collect the values of a group for its leaderboard, if the rules declare one; drop the lowest of a long one.
+
+        A group with a leaderboard is the totals of a metric, or one bucket of a window. A leaderboard is long if it has
+        over four times its final length. The totals of a metric with `max_subjects` or `exact = false` are skipped: the
+        snapshot stores their leaderboard as a structure.
+        """
         if group[0] not in ("totals", "windows"):
             return
         metric = group[1] if group[0] == "totals" else group[2]

@@ -1,7 +1,7 @@
 """Maps keys and fields of Redis to rows of the snapshot's tables, and back.
 
-A *group* is a table and all parts but the last of the keys of its rows; the *item* is the last part. In Redis, the
-items of a group are fields of one hash, or keys with one prefix.
+A *group* is the name of a table and all parts but the last of the primary key of its rows, without the partition; the
+*item* is the last part. In Redis, the items of a group are fields of one hash, or the ends of keys with one prefix.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
 
 HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
-"""The tables whose items are fields of hashes; the items of the others are keys."""
+"""The names of the tables whose items are fields of hashes; in all other tables, an item is the end of a key."""
 
 _LENGTH: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}
 """Characters of the label of a window; needed because the label of a minute contains the colon that ends labels."""
@@ -25,7 +25,7 @@ _LABEL: Final = re.compile(r"forever|[1-9][0-9]*[smhd]-[0-9]+|[0-9]{4}-[0-9]{2}(
 
 
 def key_of(group: Group) -> str:
-    """Return the key of a group, or the prefix of its items' keys, without the generation's prefix."""
+    """Return the key of a group's hash, or the prefix of its items' keys, without the generation's prefix."""
     table, *parts = group
     match table:
         case "totals":
@@ -47,7 +47,7 @@ def key_of(group: Group) -> str:
 
 
 def bucket_of(group: Group) -> str | None:
-    """Return the name of the bucket with which a group expires; `None` if the group never expires."""
+    """Return the name (`buckets.name`) of the bucket with which a group expires; `None` if it is in no bucket."""
     match group[0]:
         case "windows" | "limits" | "ids":
             return key_of(group)
@@ -58,9 +58,10 @@ def bucket_of(group: Group) -> str | None:
 
 
 def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:
-    """Return the group of a key, and its item; `None` if the key is not a counter with a row.
+    """Return the group of a key, and its item; `None` if the snapshot has no table for the key.
 
-    The item is `None` if the key is a hash, whose fields are the items.
+    The item is `None` if the key is a hash, whose fields are the items. A Bloom filter is an item of the group
+    `("structures",)`.
 
     Args:
         name: The key, without the generation's prefix.
@@ -95,7 +96,7 @@ def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:
 
 
 def row_of(group: Group, item: str) -> tuple[str, ...]:
-    """Return the primary key of the row of an item, without the partition."""
+    """Return the primary key of the row of an item, without the partition; an id's item becomes subject and id."""
     return (*group[1:], *(item.split(SEPARATOR, 1) if group[0] == "ids" else (item,)))
 
 

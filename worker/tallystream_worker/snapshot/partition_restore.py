@@ -33,7 +33,7 @@ CONSUMER: Final = "restore"
 
 _READ: Final = 512
 MARKER: Final = "restore"
-"""The end of a key of the first partition. While it exists, a restore is unfinished and may be run again."""
+"""The end of the name of a key of partition 0. While the key exists, a restore is unfinished and may be run again."""
 
 _REPLACE: Final = Script("tallystream_worker.snapshot", "replace_stream")
 
@@ -44,10 +44,10 @@ class RestoredPart:
 
     Attributes:
         stream: The name of the stream.
-        rows: Number of rows of the snapshot.
+        rows: Number of rows of counters that were read from the snapshot, expired ones included.
         taken: The moment of the snapshot, in milliseconds since 1970.
         replayed: Number of entries after the snapshot that were found, and are counted now.
-        until: The ID of the last entry that was found; of the snapshot, if none was.
+        until: The ID of the last entry that was found; if none was, the last ID of the stream at the snapshot's moment.
         missing: Number of events that were appended and not counted at the moment of the snapshot, and were not found.
         survived: Whether the stream itself still existed; then no entry after `until` is missing.
     """
@@ -84,11 +84,19 @@ class PartitionRestore:
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
-        """Restore the partition and count the entries after the snapshot; return the result.
+        """Replace the partition's counters and stream by restored ones, and count the entries after the snapshot.
+
+        Entries that are still in the stream stay in it.
 
         Args:
-            archived: Yields the archived entries of a partition (first argument) after one ID and before another;
-                `None` if there is no archive.
+            archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
+                first ID and before the second, or (`None`) to the end. `None` if there is no archive.
+
+        Returns:
+            The result.
+
+        Raises:
+            SnapshotError: the database contains no snapshot of the partition.
         """
         while True:
             self._wipe()
@@ -125,7 +133,7 @@ class PartitionRestore:
     def _wipe(self) -> None:
         """Remove every key of the partition except its stream, its sequences and the marker.
 
-        Without the sequences, producers that append meanwhile would append entries again that are in the stream.
+        The sequences stay, because without them producers that append meanwhile would append entries a second time.
         """
         keep = {name.encode() for name in (self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER)}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
@@ -142,7 +150,7 @@ class PartitionRestore:
     def _old(
         self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
     ) -> Iterator[Entry]:
-        """Yield the archived entries after the snapshot and before the stream, if the stream lacks any."""
+        """Yield the archived entries after the snapshot and before those of the stream, if the stream lacks any."""
         if archived is None:
             return
         first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
@@ -172,7 +180,7 @@ class PartitionRestore:
         log.queue.clear()
 
     def _set_up(self, log: RestoredLog) -> None:
-        """Write group, ledger and sequences of the restored stream, from the snapshot and the entries after it."""
+        """Write group, ledger and sequences for the restored stream, under temporary keys; `log` has what to write."""
         client, position, group = self._client, log.position, self._keys.group
         try:
             client.xgroup_destroy(self._log, group)
@@ -200,7 +208,7 @@ class PartitionRestore:
             client.hset(self._sequences, mapping=log.producers)
 
     def _drain(self) -> None:
-        """Count the unread entries, then the pending ones."""
+        """Count the unread entries of the restored stream, then the pending ones; return when none is left."""
         fetch = Fetch(self._client, self._keys, CONSUMER)
         fold = Fold(self._layout, self._partition, self._rules)
         consumer = CountingLoop(self._client, self._layout, self._partition, fetch, fold)

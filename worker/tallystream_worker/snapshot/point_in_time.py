@@ -1,4 +1,6 @@
-"""Opens a point-in-time view of one partition: while it is open, scripts store the old value of what they change.
+"""Opens a point-in-time view of one partition: while the view is open, scripts store the old value of what they change.
+
+So the counters of the moment at which the view was opened can be read, although counting continues.
 
 For this, each script call of the hot path runs one PTTL; only while a view is open, it does more.
 """
@@ -26,7 +28,7 @@ SILENCE: Final = 30_000
 """Milliseconds without a call of `take` after which the server removes a view and its old values."""
 
 MOST_PENDING: Final = 10_000
-"""The maximum number of pending entries that `open.lua` returns; a view needs fewer."""
+"""The number of pending entries from which no view is opened; `open.lua` returns no more of them."""
 
 _TAKE: Final = 5000
 
@@ -37,7 +39,8 @@ _CLOSE: Final = Script("tallystream_worker.snapshot", "close")
 class ViewLost(TallyError):
     """The values of one moment cannot be read.
 
-    Another snapshot is being taken, too many entries are pending, or this snapshot paused for too long.
+    Another snapshot of the partition is being taken, 10,000 or more entries are pending, or this snapshot made no call
+    for 30 seconds.
     """
 
 
@@ -45,7 +48,8 @@ class ViewLost(TallyError):
 class SnapshotPosition:
     """The entries that are applied at one moment, in one partition.
 
-    These are all entries up to `delivered` that are not pending, and all decided entries up to `generated`.
+    These are all entries up to `delivered` that are not pending, and all entries up to `generated` whose event was
+    decided (counted in the call that appended it).
 
     Attributes:
         taken: The moment, in milliseconds since 1970, by the server's clock.
@@ -69,17 +73,17 @@ class SnapshotPosition:
         return "{}-{}".format(*min(before, parse_id(self.delivered)))
 
     def includes(self, entry: Entry, generation: int) -> bool:
-        """Return whether an entry was applied to the counters of a generation at this moment."""
+        """Return whether an entry had been applied to the counters of a generation by this moment."""
         if was_decided(entry.fields, generation):
             return parse_id(entry.id) <= parse_id(self.generated)
         return parse_id(entry.id) <= parse_id(self.delivered) and entry.id not in self.pending
 
     def is_reached(self, client: redis.Redis, stream: str) -> bool:
-        """Return whether a stream still has every entry that was not applied at this moment.
+        """Return whether a stream surely still has every entry that was not applied at this moment.
 
-        The server does not record which entries were trimmed. But as long as the snapshot's retention hold exists, the
-        entry at which the snapshot ends is kept (trimming by MINID keeps the entry that it names), and so is the first
-        pending entry.
+        The result may be `False` although no such entry was trimmed, because the server does not record which entries
+        were trimmed. But as long as the snapshot's retention hold exists, the entry at which the snapshot ends is kept
+        (trimming by MINID keeps the entry that it names), and so is the first pending entry.
         """
         about: Any = client.xinfo_stream(stream)
         if about["entries-added"] == about["length"]:
@@ -92,7 +96,9 @@ class SnapshotPosition:
 
 @dataclass
 class PointInTimeView:
-    """An open view of one partition at one moment. It collects the old values of what was written since.
+    """An open view of one partition at one moment; it collects the old values of what was written since.
+
+    `strings`, `fields` and `copies` are filled by `take` and `close`, and complete only after `close`.
 
     Attributes:
         client: The server of the counters.
@@ -116,7 +122,7 @@ class PointInTimeView:
     _words: list[bytes] = field(default_factory=list)
 
     def take(self) -> None:
-        """Fetch up to 5,000 words of old values, and keep the view open for another 30 seconds.
+        """Fetch some of the old values that the server has stored, and keep the view open for another 30 seconds.
 
         Raises:
             ViewLost: the view is no longer open.
@@ -147,12 +153,15 @@ class PointInTimeView:
             self.take()
 
     def give_up(self) -> None:
-        """Remove the view and its old values from the server."""
+        """Remove the view and its old values from the server, unless another view was opened since."""
         if self.client.get(self.key) == self.token.encode():
             self.client.delete(self.key, f"{self.key}:before", f"{self.key}:copied")
 
     def _hear(self) -> None:
-        """Parse the fetched words into old values, up to an incomplete record; the first of a key or field counts."""
+        """Parse the fetched words (the parts of records of old values), and remove them, up to an incomplete record.
+
+        If there are several old values of a key or field, the first is the one at the moment of the view.
+        """
         words, at = self._words, 0
         while at + 2 < len(words):
             match words[at]:
@@ -177,12 +186,13 @@ class PointInTimeView:
 
 
 def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> PointInTimeView:
-    """Open a view of a partition at this moment.
+    """Open a view of a partition at this moment, and return it.
 
     Args:
         client: The server of the counters.
         keys: The keys of the generation in the partition.
-        copy: Keys to copy at the moment: the few structures of which each write changes many parts.
+        copy: Keys of the few structures of which each write changes many parts, such as sketches: they are copied at
+            the moment, under keys that expire after ten minutes.
 
     Raises:
         ViewLost: another snapshot of the partition is being taken, or too many entries are pending.
@@ -202,13 +212,13 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
     position = SnapshotPosition(
         int(taken), delivered.decode(), generated.decode(), tuple(each.decode() for each in pending)
     )
-    books = _pairs(ledger)
+    account = _pairs(ledger)
     if keys.ledger != keys.topic_ledger:
         # Entries that the sequence gate let in are in the topic's ledger: see tallystream.reading.ledger.
         appended, plain = (int(events or 0) for events in log)
-        books[b"appended"] = b"%d" % (int(books.get(b"appended", 0)) + appended - plain)
-        books.pop(b"plain", None)
-    return PointInTimeView(client, key, token, position, books)
+        account[b"appended"] = b"%d" % (int(account.get(b"appended", 0)) + appended - plain)
+        account.pop(b"plain", None)
+    return PointInTimeView(client, key, token, position, account)
 
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:

@@ -40,14 +40,15 @@ def restore(
 
     Args:
         client: The server to restore to. It must have no keys of the deployment, except those of an interrupted
-            restore.
+            restore, unless `force` is set.
         database: The database of the snapshot.
-        archived: Yields the archived entries of a partition after one ID and before another; `None` for no archive.
+        archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
+            ID and before the second, or (`None`) to the end. `None` for no archive.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
-        progress: Called with the result of each partition.
+        progress: Called with the result of each partition after it is restored.
 
     Raises:
-        SnapshotError: there is no complete snapshot, or it has another format.
+        SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
         StreamError: the server is not empty, and `force` is not set.
     """
     facts = database.facts()

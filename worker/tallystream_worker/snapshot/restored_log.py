@@ -37,7 +37,7 @@ class RestoredLog:
         self.queue: list[Entry] = []
         """Added entries that are not appended to the restored stream yet; the caller fills and clears it."""
         self.entries = 0
-        """Number of added entries that are to be counted."""
+        """Number of added entries that were undelivered or pending at the snapshot's moment."""
         self.handed = 0
         """Number of added entries that were delivered at the snapshot's moment: some applied, some pending."""
         self.last = ""
@@ -54,8 +54,8 @@ class RestoredLog:
     def add(self, entry: Entry) -> Entry:
         """Add an entry, in order of IDs; return the entry to append to the restored stream.
 
-        The returned entry differs only if it was decided: its generation becomes 1 if the snapshot contains its effect,
-        and 0 if it is to be counted.
+        The returned entry differs only if its event was decided (counted in the call that appended it): its field `d`,
+        the generation that counted it, becomes 1 if the snapshot contains its effect, and 0 if it is to be counted.
         """
         id_, events = parse_id(entry.id), stated_events(entry.fields)
         gated = was_sequenced(entry.fields)
@@ -82,19 +82,20 @@ class RestoredLog:
 
     @property
     def gone(self) -> int:
-        """Number of entries that are in the snapshot's counters and were not added, because they are gone."""
+        """Number of entries that are in the snapshot's counters and were not added here, because they are gone."""
         return max(0, self._settled_before - self._settled)
 
     def ledger(self) -> dict[str, int]:
         """Return the ledger of the restored stream, by field.
 
-        It is that of the snapshot, with the entries appended since; missing events are `trimmed`.
+        The ledger is that of the snapshot, with the events appended since in `appended`, and missing events in
+        `trimmed`.
         """
-        books = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
-        books |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}
+        account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
+        account |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}
         if self.missing > 0:
-            books["trimmed"] = books.get("trimmed", 0) + self.missing
-        return books
+            account["trimmed"] = account.get("trimmed", 0) + self.missing
+        return account
 
 
 def _is_outcome(name: str) -> bool:

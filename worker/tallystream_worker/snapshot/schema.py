@@ -27,10 +27,10 @@ def _table(name: str, keys: str, value: Any, *, spread: bool = False) -> Table:
 
 
 totals: Final = _table("totals", "metric subject", BigInteger, spread=True)
-"""Totals."""
+"""The all-time total of each subject."""
 
 upvotes: Final = _table("upvotes", "metric subject", BigInteger)
-"""Numbers of votes above 0."""
+"""Numbers of a subject's votes with an amount above 0."""
 
 windows: Final = _table("windows", "window metric label subject", BigInteger, spread=True)
 """Sums in the buckets of windows."""
@@ -48,7 +48,7 @@ uniques: Final = _table("uniques", "metric label subject", LargeBinary)
 """HyperLogLogs of actors, in the bytes of Redis."""
 
 COUNTERS: Final = {table.name: table for table in (totals, upvotes, windows, limits, votes, ids, uniques)}
-"""The tables with one row for each counter, by name; the first column is metric or window, the last one value."""
+"""The tables with one row for each counter, by name; the first column is `metric` or `window`, the last `value`."""
 
 structures: Final = Table(
     "structures",
@@ -57,7 +57,7 @@ structures: Final = Table(
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary),
 )
-"""Sketches, Bloom filters, and leaderboards of metrics that are counted in sketches."""
+"""Sketches, Bloom filters, and leaderboards of metrics with a sketch (JSON: lists of subject and score)."""
 
 buckets: Final = Table(
     "buckets",

@@ -38,13 +38,13 @@ class LiveSnapshot:
         self._every = every
 
     def run_once(self) -> dict[str, object] | None:
-        """Take a snapshot; return the number of changed rows as a field of a log line, `None` if no row changed.
+        """Take a snapshot; return the fields of a log line: `rows`, written or removed. `None` if there are none.
 
         The deployment is read again each time, because its rules, generation and topic may have changed.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with.
-            SnapshotError: see `Snapshotter`.
+            SnapshotError, ConfigurationError, ViewLost: see `Snapshotter` and its `run_once`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)
@@ -65,8 +65,10 @@ class LiveSnapshot:
 def snapshot_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that takes a snapshot into `[snapshot] url` every `[snapshot] every`.
 
+    The service is not started, and no connection is made yet.
+
     Raises:
-        SnapshotError: the database cannot be used.
+        ConfigurationError: the URL of the database or of the server cannot be used.
     """
     client, database = connect(settings.redis.url), Database(settings.snapshot.url, deployment.layout.namespace)
     snapshot = LiveSnapshot(client, database, deployment, settings.snapshot.every)

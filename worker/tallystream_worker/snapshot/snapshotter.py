@@ -35,7 +35,7 @@ HOLDER: Final = "snapshot"
 """The name of the retention hold of the snapshots."""
 
 _ALL: Final = "0-0"
-"""The retention hold before the first snapshot: nothing is trimmed."""
+"""The stream ID in the retention hold before the first snapshot: nothing is trimmed."""
 
 _READ: Final = 64
 
@@ -45,8 +45,8 @@ class Round:
     """The result of one snapshot of all partitions.
 
     Attributes:
-        rows: Number of rows written or removed.
-        whole: Number of partitions that were read completely, and not only what changed.
+        rows: Number of rows of counters that were written or removed.
+        whole: Number of partitions of which every counter was read, and not only the changed ones.
         taken: The earliest moment of a partition, in milliseconds since 1970.
     """
 
@@ -64,7 +64,7 @@ class Snapshotter:
         deployment: The deployment, with the published rules.
 
     Raises:
-        SnapshotError: the database contains a snapshot of other data.
+        SnapshotError: the database contains a snapshot of other data, or cannot be used.
         ConfigurationError: no worker has published the rules yet.
     """
 
@@ -90,14 +90,15 @@ class Snapshotter:
             )
 
     def run_once(self, *, whole: bool = False) -> Round:
-        """Take a snapshot of every partition.
+        """Take a snapshot of every partition, one after the other, and move their retention holds.
 
         Args:
-            whole: Whether to read every counter, and not only those that changed.
+            whole: Whether to read every counter, and not only those that changed. Every counter is also read if the
+                facts of the deployment, such as its rules, have changed since the last snapshot.
 
         Raises:
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
-            SnapshotError: the database cannot be used.
+            SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
             DeploymentChanged: the server has other data now; nothing more was written.
             redis.RedisError: the server did not answer, or refused a command.
         """
@@ -138,6 +139,10 @@ class Snapshotter:
             partition: The number of the partition.
             before: The position of the last snapshot, to read only what changed since; `None` to read everything.
                 Everything is also read if entries since the last snapshot were trimmed.
+
+        Raises:
+            ViewLost: the values of one moment could not be read.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         keys = self._deployment.layout.keys[partition]
         touched = ChangedKeys(self._rules)
@@ -207,7 +212,7 @@ class Snapshotter:
         return reading
 
     def _touch(self, touched: ChangedKeys, keys: PartitionKeys, after: str, until: str) -> str:
-        """Add what the entries after one ID, up to another, may have changed; return the ID of the last of them."""
+        """Add what the entries after `after`, up to `until`, may have changed; return the last ID, or `after`."""
         while True:
             found: Any = self._client.xrange(keys.stream, f"({after}", until, count=_READ)
             for id_, fields in found:
@@ -217,7 +222,7 @@ class Snapshotter:
                 return after
 
     def _touch_replaced(self, touched: ChangedKeys) -> None:
-        """Add the buckets of the votes and ids that are replaced; their old records are in the last snapshot."""
+        """Add the buckets that replaced votes and ids were counted in, by their records in the last snapshot."""
         for group, items in list(touched.items.items()):
             if group[0] not in ("votes", "ids"):
                 continue
@@ -229,7 +234,7 @@ class Snapshotter:
                 touched.replaced(group[1], subject, record.split(" ", 2)[2] if record.count(" ") > 1 else "")
 
     def _reaches(self, keys: PartitionKeys, before: SnapshotPosition) -> bool:
-        """Return whether the stream still has every entry after the last snapshot's floor."""
+        """Return whether the stream has lost no data and still has every entry that the last snapshot lacks."""
         is_further = parse_id(self._generated(keys)) >= parse_id(before.generated)
         return is_further and before.is_reached(self._client, keys.stream)
 
@@ -251,7 +256,11 @@ class Snapshotter:
 
 
 def facts_of(deployment: Deployment) -> dict[str, str]:
-    """Return the facts that a snapshot stores about its deployment: format, namespace, epoch, rules and so on."""
+    """Return the facts that a snapshot stores about its deployment, by name: format, namespace, epoch, rules and so on.
+
+    Raises:
+        ConfigurationError: no worker has published the rules yet.
+    """
     facts = {
         "format": FORMAT,
         "layout": str(LAYOUT),

@@ -1,4 +1,4 @@
-"""Reads the counters of a partition at the moment of an open view: named ones, or all of them."""
+"""Reads the counters of a partition at the moment of an open `PointInTimeView`: named ones, or all of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class ValueReader:
         rules: The rules that the counters are counted by.
 
     Attributes:
-        values: By group and item, the value. Values are those of the moment only after `settle`.
+        values: By group and item (see `names`), the value in bytes; `None` if it does not exist. Values are those of
+            the moment only after `settle`.
         expires: By bucket, the millisecond since 1970 at which it expires; 0 for never.
     """
 
@@ -47,11 +48,22 @@ class ValueReader:
         self.expires: dict[str, int] = {}
 
     def some(self, touched: Mapping[Group, Iterable[str]]) -> None:
-        """Read the named items, by group."""
+        """Read the values of the given items into `values`, and the expiry of their buckets into `expires`.
+
+        Args:
+            touched: By group, the items to read.
+
+        Raises:
+            ViewLost: the view is no longer open.
+        """
         self._run(self._reads(touched))
 
     def everything(self) -> None:
-        """Read every counter of the partition's generation."""
+        """Read every counter of the generation into `values`, except structures that `copies` reads.
+
+        Raises:
+            ViewLost: the view is no longer open.
+        """
         client, cursor = self._client, 0
         while True:
             cursor, keys = client.scan(cursor, match=f"{_escaped(self._prefix)}*", count=2000)
@@ -70,12 +82,12 @@ class ValueReader:
                 return
 
     def copies(self, names: Iterable[str]) -> None:
-        """Read the structures that were copied when the view was opened, such as sketches."""
+        """Read the structures that were copied when the view was opened, such as sketches; `names` has no prefixes."""
         for name in names:
             self.values[("structures",)][name] = self._structure(f"{self._prefix}cut:copy:{self._prefix}{name}")
 
     def settle(self) -> None:
-        """Replace values that were written during the reading by the old ones; call it when the view is closed."""
+        """Replace values that were written during the reading by the old ones; call it after the view was closed."""
         cut = self._cut
         for group, values in self.values.items():
             if group == ("structures",):
@@ -105,7 +117,10 @@ class ValueReader:
         self._run(iter([(group, [], ("PEXPIRETIME", key))]))
 
     def _reads(self, touched: Mapping[Group, Iterable[str]]) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
-        """Yield commands, each with a group and its items; without items, the command reads the group's expiry."""
+        """Yield triples of a group, some of its items, and the command that reads them; without items, its expiry.
+
+        Structures are read here, at once.
+        """
         for group, items in touched.items():
             start = self._prefix + key_of(group)
             remaining = iter(items)
@@ -144,7 +159,7 @@ class ValueReader:
             self.expires[name] = 0 if at < 0 else max(at, self.expires.get(name, 0))
 
     def _structure(self, key: str) -> bytes | None:
-        """Return a sketch or a Bloom filter as bytes, a leaderboard as JSON; `None` if the key does not exist."""
+        """Return a sketch or Bloom filter as bytes, a leaderboard as JSON (`[[subject, score], ...]`), or `None`."""
         client = self._client
         if client.type(key) == b"zset":
             return json.dumps(

@@ -23,7 +23,7 @@ CHUNK: Final = 20_000
 """The number of rows that are written or read at a time."""
 
 MAX_LOOKUP: Final = 300
-"""The maximum number of values in one query: old releases of SQLite accept 999 parameters."""
+"""The maximum number of key values in one query: old releases of SQLite accept 999 parameters."""
 
 _MANY: Final = 200
 """The number of rows from which PostgreSQL gets a COPY; an upsert of each row takes ten times as long."""
@@ -43,7 +43,8 @@ class Taken:
         ledger: The ledger, by field.
         producers: By producer, `<sequence> <stream ID>` of its last entry.
         whole: Whether all counters were read, so that stored rows of others are removed.
-        alerts: The states of alerts: by name, as JSON, and the millisecond at which they expire.
+        alerts: The states of alerts, by key without prefix: as JSON, and the millisecond at which each expires, 0 for
+            never.
     """
 
     position: SnapshotPosition
@@ -73,7 +74,8 @@ class PartitionWriter:
     def write(self, taken: Taken) -> int:
         """Write values, buckets, ledger, producers and alerts; return the number of values, removed ones included.
 
-        Rows of expired buckets are removed, because a restore must not bring them back.
+        If the snapshot is whole, all other rows of the partition are removed and not counted. Rows of expired buckets
+        are removed, because a restore must not bring them back. The position is not written.
         """
         if taken.whole:
             for table in partition_tables():
@@ -150,7 +152,14 @@ class PartitionWriter:
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], schema_name: str | None) -> None:
-    """Insert rows into a table, replacing rows that have the same primary keys."""
+    """Insert rows into a table, replacing rows that have the same primary keys.
+
+    Args:
+        connection: A connection with an open transaction.
+        table: The table to write.
+        rows: The rows, each as a value by column name.
+        schema_name: The PostgreSQL schema of the table, `None` for the default one.
+    """
     if len(rows) >= _MANY and connection.dialect.name == "postgresql":
         copy(connection, table, schema_name, rows)
         return

@@ -4,9 +4,9 @@ redis-py's own cluster client sends writes again, asks the server for the keys o
 wrongly. This client finds the node of a command by its first key: all keys of a partition are in one slot, and so on
 one node.
 
-A command that was not executed (MOVED, ASK, and for 2 seconds TRYAGAIN and CLUSTERDOWN) is sent again if that cannot
-change the order of writes. A command that may have been executed is never sent again: only its caller, for example
-through the sequence gate, can repeat it safely.
+A command that was not executed (MOVED, ASK, TRYAGAIN, CLUSTERDOWN) is sent again for 2 seconds; in a pipeline, only if
+that cannot change the order of writes. A write that may have been executed is never sent again: only its caller, for
+example through the sequence gate, can repeat it safely.
 """
 
 from __future__ import annotations
@@ -44,14 +44,17 @@ class ClusterClient(redis.Redis):
         super().__init__(connection_pool=_Pools(router.topology))
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Execute a command on the node of its key, and return the reply.
+        """Execute a command on the node of its first key, and return the reply.
 
-        A command without a key is executed on any node; SCRIPT LOAD, SCRIPT FLUSH and FLUSHALL on every primary that
-        answers.
+        A command without a key is executed on one primary; SCRIPT LOAD, SCRIPT FLUSH and FLUSHALL on every primary that
+        answers. While a slot is moved, the keys of an MGET may be read one after another.
 
         Raises:
-            redis.ResponseError: the error reply of the node; TRYAGAIN and CLUSTERDOWN only after 2 seconds of attempts.
+            redis.ResponseError: the error reply of the node; for a command with a key, MOVED, ASK, TRYAGAIN and
+                CLUSTERDOWN only after 2 seconds of attempts.
             redis.ConnectionError, redis.TimeoutError: the command may or may not have been executed.
+            ConfigurationError: the server is not a node of a cluster.
+            ValueError: the pattern of a SCAN has no hash tag.
         """
         key = key_of(args)
         if key is None:
@@ -91,6 +94,7 @@ class ClusterClient(redis.Redis):
         """Execute a command on every primary that answers, also if others do not; return the first reply.
 
         Raises:
+            redis.ResponseError: a primary replied with an error; the primaries after it were not asked.
             redis.ConnectionError, redis.TimeoutError: no node answered.
         """
         self._router.refresh()
@@ -118,7 +122,7 @@ class _Pools(redis.ConnectionPool):
         """Close the connections to all nodes, and read the slot map again before the next command.
 
         Args:
-            inuse_connections: Whether to close connections that are in use, too.
+            inuse_connections: Whether to close the connections that are in use, too; otherwise only idle ones.
         """
         self._topology.is_stale = True
         for node in self._topology.nodes:

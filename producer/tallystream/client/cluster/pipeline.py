@@ -41,9 +41,16 @@ class ClusterPipeline(Pipeline):
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send the commands of this pipeline, empty it, and return the replies in the order of the commands.
 
+        In a transaction, WAIT and WAITAOF are not sent, and their replies are `None`.
+
+        Args:
+            raise_on_error: Whether to raise the first error among the replies; otherwise errors are returned as
+                replies.
+
         Raises:
-            redis.ConnectionError, redis.TimeoutError: no node answered.
+            redis.ConnectionError, redis.TimeoutError: no node answered; also without `raise_on_error`.
             redis.RedisError: the first error among the replies, with `raise_on_error`.
+            ConfigurationError: the server is not a node of a cluster.
         """
         staged = self.command_stack
         try:
@@ -60,7 +67,7 @@ class _Run:
 
     Args:
         router: Finds the node of each slot.
-        execute: Executes one command, for those that a node did not execute in the pipeline.
+        execute: Executes one command on the node of its key; used again for commands that were not executed.
         staged: The commands, each with its options.
     """
 
@@ -182,7 +189,7 @@ class _Sent:
         self._has_answered = False
 
     def write(self) -> None:
-        """Send the commands without reading replies; keep a connection error in `error`."""
+        """Send the commands without reading replies; store a connection error in `error` instead of raising it."""
         try:
             self._connection = self.node.client.connection_pool.get_connection()
             self._connection.send_packed_command(
@@ -196,6 +203,11 @@ class _Sent:
 
         After a connection error, that error is the reply to each remaining command. A node that has not answered any
         command adds nothing to `waits`.
+
+        Args:
+            staged: The commands of the whole pipeline, each with its options.
+            replies: By place in the pipeline, the reply; changed here.
+            waits: By place of each WAIT and WAITAOF, the replies of the nodes; changed here.
         """
         for place in self._places:
             reply: Any = self.error

@@ -48,10 +48,11 @@ class Router:
         self._refreshing = threading.Lock()
 
     def send(self, node: Node, command: Command, options: dict[str, Any], *, asking: bool = False) -> Any:
-        """Send one command to a node, with `asking` after ASKING, and return the reply.
+        """Send one command to a node and return the reply; `asking` sends ASKING before the command.
 
         Raises:
-            redis.RedisError: the error reply, or an error of the connection; the node is then marked as failed.
+            redis.RedisError: an error reply, or an error of the connection, which also marks the node as failed
+                (`fail`).
         """
         try:
             if not asking:
@@ -70,19 +71,20 @@ class Router:
     def redirect(
         self, slot: int, node: Node, error: ResponseError, deadline: float, attempts: int
     ) -> tuple[Node, bool]:
-        """Return the node to which a command that `node` did not execute must be sent, and whether after ASKING.
+        """Return the node to send a command to that `node` did not execute, and whether ASKING must come before it.
 
-        Pause before, except after ASK and after the first MOVED.
+        Wait 50 milliseconds before the return, except after ASK and after the first MOVED.
 
         Args:
             slot: Slot of the command.
-            node: Node that did not execute it.
+            node: Node that did not execute the command.
             error: Error reply of that node.
             deadline: Monotonic second after which `error` is raised.
             attempts: How many times the command was sent.
 
         Raises:
-            redis.ResponseError: the deadline has passed.
+            redis.ResponseError: `error`, because the deadline has passed.
+            ConfigurationError, redis.RedisError: see `owner`.
         """
         if time.monotonic() >= deadline:
             raise error
@@ -100,6 +102,7 @@ class Router:
 
         Raises:
             redis.ConnectionError, redis.TimeoutError, ClusterDownError: the deadline has passed without such a node.
+            ConfigurationError, redis.RedisError: see `refresh`; raised at once.
         """
         while True:
             try:
@@ -110,11 +113,16 @@ class Router:
             time.sleep(PAUSE)
 
     def owner(self, slot: int | None) -> Node:
-        """Return the node that serves a slot, or for `None` any node, after the slot map was read again if stale.
+        """Return the node that serves a slot; read the slot map again first, if it is stale.
+
+        Args:
+            slot: The slot; `None` for any primary, preferably one that is not marked as failed.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: the node does not answer.
+            redis.ConnectionError, redis.TimeoutError: no node returned the slot map, or the node that serves the slot
+                is marked as failed and did not answer a ping.
             ClusterDownError: no node is known to serve the slot.
+            ConfigurationError, redis.RedisError: see `refresh`.
         """
         self.refresh()
         node = self.topology.owner(slot)
@@ -122,7 +130,9 @@ class Router:
         return node
 
     def check(self, node: Node) -> None:
-        """Ping a node that is marked as failed, and remove the mark if it answers; do nothing for other nodes.
+        """Ping a node that is marked as failed; if it answers, remove the mark and close its idle connections.
+
+        Do nothing for a node that is not marked.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: the node failed less than half a second ago, or does not answer.
@@ -144,9 +154,12 @@ class Router:
     def refresh(self) -> None:
         """Read the slot map from the first node that answers, if the map is stale.
 
+        Do nothing if the last read was less than 50 milliseconds ago. Close the idle connections to nodes that the new
+        map does not have.
+
         Raises:
             ConfigurationError: the server is not a node of a cluster.
-            redis.RedisError: no node has a slot map, or one refused the command.
+            redis.RedisError: no node returned a slot map, or a node refused the command.
         """
         if not self.topology.must_look():
             return
@@ -171,7 +184,10 @@ class Router:
             raise failure or redis.ConnectionError("no node of the cluster is known")
 
     def _is_replaced(self, address: Address) -> bool:
-        """Mark a silent node as failed, read the slot map, and return whether the node serves no slot any more."""
+        """Mark a silent node as failed, read the slot map, and return whether the node serves no slot any more.
+
+        Returns `False` if the slot map cannot be read.
+        """
         self.topology.suspect(address)
         try:
             self.refresh()

@@ -52,7 +52,7 @@ def slot_of(key: str | bytes) -> int:
 
 
 def key_of(command: Command) -> str | bytes | None:
-    """Return the first key of a command, `None` if it has no key; for SCAN, its pattern.
+    """Return the first key of a command, or `None` if it has no key; for SCAN, return its pattern.
 
     Raises:
         ValueError: the pattern of a SCAN has no hash tag.
@@ -76,7 +76,7 @@ def key_of(command: Command) -> str | bytes | None:
 
 
 def _scanned(command: Command) -> str:
-    """Return the pattern of a SCAN; all keys that match it are on the node of its hash tag."""
+    """Return the pattern of a SCAN; raise `ValueError` if it has no hash tag, whose node has all matching keys."""
     pattern = next((str(command[i + 1]) for i in range(2, len(command) - 1) if command[i] in ("MATCH", b"MATCH")), "")
     if not re.search(r"\{[^*?\[\]\\{}]+\}", pattern):
         # The keys of one node would be taken for those of all nodes.
@@ -89,18 +89,20 @@ def _behind_streams(command: Command, first: int) -> int:
 
 
 def goes_everywhere(command: Command) -> bool:
-    """Return whether a command without a key must be executed on every node."""
+    """Return whether a command must be executed on every primary: SCRIPT LOAD, SCRIPT FLUSH, FLUSHALL."""
     words = [str(word).upper() for word in command[:2]] if command[0] == "SCRIPT" else [command[0].upper()]
     return " ".join(words) in _EVERYWHERE
 
 
 def is_read(command: Command) -> bool:
-    """Return whether a command only reads, so that it may be sent again."""
+    """Return whether a command is known to only read, so that it may be sent again."""
     return command[0].upper().split()[0] in _READS
 
 
 def guarded(command: Command) -> Command:
-    """Return a script call with one more key, so that no node runs it while its slot is being moved.
+    """Return an EVALSHA with one more key, so that no node runs the script while its slot is being moved.
+
+    Any other command, and an EVALSHA whose first key has no hash tag, is returned unchanged.
 
     The scripts use keys that they do not declare, such as totals under the partition's tag. While a slot is moved key
     by key, such a key may already be on the other node, and the script would fail when it reaches that key. The added
@@ -119,11 +121,11 @@ def guarded(command: Command) -> Command:
 
 @dataclass
 class CommandPart:
-    """The commands of a pipeline that belong to one slot.
+    """The commands of a pipeline that go to one slot, with the commands without a key that go along.
 
     Attributes:
         slot: The slot; `None` for commands that any node can execute.
-        places: Places of the commands in the pipeline, in order.
+        places: Places of the commands in the pipeline (the first is 0), in order.
     """
 
     slot: int | None
@@ -159,7 +161,10 @@ def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]
 
 
 def least(replies: Sequence[Any]) -> Any:
-    """Combine the replies of several nodes to one `WAIT` or `WAITAOF`: return the first error, or the least numbers."""
+    """Combine the replies of several nodes to one WAIT or WAITAOF: return the first error, or the least numbers.
+
+    Without a reply, return 0.
+    """
     for reply in replies:
         if isinstance(reply, Exception):
             return reply
@@ -169,10 +174,15 @@ def least(replies: Sequence[Any]) -> Any:
 
 
 def to_send_again(commands: Sequence[Command], part: CommandPart, replies: Sequence[Any]) -> list[int]:
-    """Return the places of the commands of a part to send again: all from the first that was not executed on, or none.
+    """Return the places of the commands of a part to send again: all from the first that was not executed, or none.
 
-    They may be sent again if none of them was executed, or if all of them only read: the order of writes stays, and no
-    write is executed twice. Otherwise the list is empty, and the errors are left to the caller.
+    They may be sent again if all of them only read, or if each of them got MOVED or ASK: so the order of writes stays,
+    and no write is executed twice. Otherwise the list is empty, and the caller gets the errors as replies.
+
+    Args:
+        commands: The commands of the whole pipeline.
+        part: The part.
+        replies: The replies of the whole pipeline.
     """
     redirected = [isinstance(replies[place], NOT_EXECUTED) for place in part.places]
     if not any(redirected):

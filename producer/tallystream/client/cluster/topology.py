@@ -1,6 +1,6 @@
 """The state of a cluster as a client has it: the nodes, the slots that each serves, and which nodes have failed.
 
-This module sends nothing and only reads the clock; `router` sends.
+This module sends nothing; `router` sends.
 """
 
 from __future__ import annotations
@@ -100,24 +100,24 @@ class Topology:
 
     @property
     def primaries(self) -> list[Node]:
-        """The nodes that serve slots, each once."""
+        """The nodes that serve slots, each once; a node without a client gets one."""
         return [self.node(address) for address in dict.fromkeys(self._owners) if address is not None]
 
     def must_look(self) -> bool:
-        """Return whether to read the slot map now: it is stale, and the last read is 50 milliseconds ago or more."""
+        """Return whether to read the slot map now: it is stale, and the last attempt is 50 milliseconds ago or more."""
         return self.is_stale and time.monotonic() - self._looked_at >= _FRESH
 
     def refresh_candidates(self) -> Iterator[Address]:
-        """Yield the addresses to ask for the slot map: nodes that are marked as failed come last."""
+        """Yield the addresses of all known nodes, to ask for the slot map: nodes marked as failed come last."""
         known = dict.fromkeys([*self._members, *self._seeds])
         yield from sorted(known, key=lambda address: address in self._nodes and self._nodes[address].failed)
 
     def apply_map(self, reply: list[Any], asked: Address) -> list[Node]:
-        """Replace the slot map by a node's reply to CLUSTER SLOTS, and remove the nodes that are not in it.
+        """Replace the slot map by a node's reply to CLUSTER SLOTS, and remove the nodes that are not in the reply.
 
         Args:
             reply: The reply.
-            asked: Address of the node that sent it.
+            asked: Address of the node that sent the reply.
 
         Returns:
             The removed nodes, whose connections may be closed.
@@ -140,18 +140,21 @@ class Topology:
         return [self._nodes.pop(address) for address in left]
 
     def looked_in_vain(self) -> None:
-        """Record that no node returned a slot map: keep the present one until the next read is due."""
+        """Record that no node returned a slot map: the present map stays in use until the next read is due."""
         self._looked_at = time.monotonic()
 
     def node(self, address: Address) -> Node:
-        """Return the node at an address; add it, with a new client, if there is none."""
+        """Return the node at an address; if the address is new, add a node with a new client."""
         node = self._nodes.get(address)
         if node is None:
             node = self._nodes.setdefault(address, Node(address, self._open(address)))
         return node
 
     def owner(self, slot: int | None) -> Node:
-        """Return the node that serves a slot; for `None` any primary, preferably one that is not marked as failed.
+        """Return the node that serves a slot.
+
+        Args:
+            slot: The slot; `None` for any primary, preferably one that is not marked as failed.
 
         Raises:
             ClusterDownError: no such node is known; the slot map is then marked as stale.
@@ -168,10 +171,11 @@ class Topology:
     def apply_redirect(self, slot: int | None, error: RedisError, by: Node) -> None:
         """Record the new node of a slot after MOVED, and mark the slot map as stale after MOVED or CLUSTERDOWN.
 
-        After MOVED other slots may have moved, too; a node that replies CLUSTERDOWN may have left the cluster.
+        Do nothing after any other error. After MOVED other slots may have moved, too; a node that replies CLUSTERDOWN
+        may have left the cluster.
 
         Args:
-            slot: Slot of the command; `None` if it has no key.
+            slot: Slot of the command; `None` if the command has no key.
             error: Error reply to the command.
             by: Node that sent the reply.
         """
@@ -181,22 +185,22 @@ class Topology:
             self.is_stale = True
 
     def target(self, error: AskError, by: Node) -> Address:
-        """Return the address in a MOVED or ASK reply; without a host in it, the host of the node that sent it."""
+        """Return the address in a MOVED or ASK reply; a reply without a host means the host of node `by`."""
         return error.host or by.address[0], error.port
 
     def suspect(self, address: Address) -> None:
-        """Mark a node that does not reply as failed, and the slot map as stale; other nodes are asked for it first."""
+        """Mark a silent node as failed, so that `refresh_candidates` yields it last, and the slot map as stale."""
         self.node(address).failed = True
         self.is_stale = True
 
     def serves(self, address: Address) -> bool:
-        """Return whether a node serves any slot according to the latest slot map."""
+        """Return whether a node serves any slot, according to the latest slot map and later redirects."""
         return address in self._owners
 
     def fail(self, node: Node, error: RedisError) -> None:
         """Mark a node as failed, not to be tried again for half a second, and the slot map as stale.
 
-        Do nothing if `error` is a wrong password or too many connections: such a node answers.
+        Do nothing if `error` is a wrong password or too many connections: neither shows that the node has failed.
         """
         if isinstance(error, (AuthenticationError, MaxConnectionsError)):
             return
@@ -206,7 +210,7 @@ class Topology:
 
 
 def refuse_single(error: ResponseError, asked: Address) -> None:
-    """Raise a `ConfigurationError` if an error reply shows that a server is not a node of a cluster."""
+    """Raise a `ConfigurationError` if the error reply to CLUSTER SLOTS is that of a server in no cluster."""
     if is_single_server(error):
         host, port = asked
         raise ConfigurationError(

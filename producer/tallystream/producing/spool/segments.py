@@ -57,7 +57,7 @@ class SegmentedLog:
         self._out: int | None = None
         self._in: dict[int, int] = {}
         self.start = min(self._files, default=0)
-        """Position of the first byte that is not removed."""
+        """Position of the first byte of the oldest file."""
         self.end = max((base + path.stat().st_size for base, path in self._files.items()), default=0)
         """Position after the last record."""
 
@@ -82,7 +82,7 @@ class SegmentedLog:
 
     @classmethod
     def claim(cls, folder: Path) -> Self | None:
-        """Lock and return the segments in a folder; `None` if their process is alive, or if there are none."""
+        """Lock and return the segments in a folder; `None` if another process has the lock, or without files."""
         try:
             lock = os.open(folder / "lock", os.O_RDWR)
         except OSError:
@@ -99,7 +99,7 @@ class SegmentedLog:
 
     @property
     def size(self) -> int:
-        """Bytes of records that are not removed."""
+        """The bytes of the records in all files; a confirmed record counts until its whole file is deleted."""
         return self.end - self.start
 
     @property
@@ -127,7 +127,7 @@ class SegmentedLog:
         self._files[self.end] = path
 
     def write(self, kind: int, body: bytes) -> None:
-        """Write one record; the operating system (with `in_sync`, the disk) has it when this returns.
+        """Write one record; when this returns, the operating system has the record, with `in_sync` also the disk.
 
         Raises:
             SpoolError: the record could not be written, and no part of it remains.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Sync = Literal["os", "disk"]
-"""What must have an event before `emit` returns: the operating system, or the disk."""
+"""The place that an event must have reached before `emit` returns: the operating system, or the disk."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@
 --         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
 --
 -- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order, also if
--- its record was removed. No clock decides: a record that may have been removed is told from one that never existed by
--- stream IDs alone (see lib/producers.lua).
+-- its record was removed. No clock decides: stream IDs alone show whether a missing record may have been removed, or
+-- never existed (see lib/producers.lua).
 -- All checks come before the first write; after them, the writes cannot fail.
 local appending = require('tallystream.storage.lua.lib.appending')
 local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]

@@ -15,7 +15,10 @@ from tallystream_worker.cli.output import error_console
 from tallystream_worker.server.acl import generate, hashed, render
 
 ACL_FILE = "users.acl"
+"""Name of the file with the users and their password hashes."""
+
 SECRETS_FILE = "tallystream.env"
+"""Name of the file with the passwords and the HTTP tokens."""
 
 
 def acl(

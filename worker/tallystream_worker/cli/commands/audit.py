@@ -55,8 +55,8 @@ def audit(
     """Fold all events again, compare the result with every live counter, and print the differences.
 
     Counting continues meanwhile. If the streams were trimmed, the audit reads the older entries from the archive, or
-    begins with a snapshot, or compares only the buckets that lie wholly within the entries that are left. The exit
-    status is 1 if a counter differs.
+    begins with a snapshot, or compares only the buckets that lie wholly within the entries that are left. Without
+    --every, the exit status is 1 if a counter differs.
 
     Examples:
         tallystream audit
@@ -135,7 +135,7 @@ def _run(wanted: _Wanted) -> Report:
 
 
 def _remarks(report: Report) -> Iterator[str]:
-    """Yield one line for each limit of an audit: partitions proved from a snapshot, unproved keys, expired buckets."""
+    """Yield one line for each part that an audit did not prove: before a snapshot, in gone entries, or expired."""
     if taken := [scope.moment for scope in report.scopes if scope.base == "snapshot"]:
         yield (
             f"{len(taken)} partitions were audited from the snapshot of {format_moment(min(taken))} on; the snapshot "

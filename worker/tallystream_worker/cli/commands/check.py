@@ -40,9 +40,9 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
 
 
 def explain(metric: Metric, memory: MemoryCosts) -> tuple[str, int]:
-    """Return a text of what a metric stores, and about how many bytes one active subject takes.
+    """Return a text of what a metric stores, and about how many bytes of server memory one active subject takes.
 
-    The figure is for one bucket of each window, because expired buckets take nothing. Actors and ids are not included.
+    The figure is for one bucket of each window. Further buckets, actors and ids are not included.
     """
     kept = list(parts(metric, memory))
     return ", ".join(part.text for part in kept), round(sum(part.subject for part in kept))

@@ -41,7 +41,8 @@ def dead(
     """List or show the dead letters, which are entries that could not be counted; retry or drop them.
 
     A retry counts each event once, by the current rules and as of the time at which it was appended. Events that still
-    cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead.
+    cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead. The exit status of retry and
+    drop is 1 if there was nothing to do, or if an event was dead-lettered again.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def dead(
         print_json(done)
     else:
         console.print(", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in done.items()))
-    return 0 if done["entries"] and not done.get("parked_again") else 1
+    return 0 if done["entries"] and not done.get("dead_lettered_again") else 1
 
 
 def _chosen(
@@ -98,12 +99,12 @@ def _chosen(
 
 
 def _retry(client: redis.Redis, deployment: Deployment, chosen: Any) -> dict[str, int]:
-    done = {"entries": 0, "events_counted": 0, "parked_again": 0}
+    done = {"entries": 0, "events_counted": 0, "dead_lettered_again": 0}
     for letter in chosen:
         if (became := retry(client, deployment.layout, deployment.rules, letter)) is not None:
             done["entries"] += 1
             done["events_counted"] += became.counted
-            done["parked_again"] += became.dead
+            done["dead_lettered_again"] += became.dead
     return done
 
 
@@ -124,7 +125,7 @@ def _print(chosen: Iterator[DeadLetter], *, json: bool, whole: bool) -> int:
         for row in rows:
             console.print(plain_json.dumps(row, indent=2, ensure_ascii=True), markup=False)
     else:
-        columns = ["name", "parked", "source", "events", "attempts", "metric", "reason"]
+        columns = ["name", "since", "source", "events", "attempts", "metric", "reason"]
         print_table("dead letters", columns, [[str(row[column]) for column in columns] for row in rows[:_SHOWN]])
         if len(rows) > _SHOWN:
             error_console.print(f"and {len(rows) - _SHOWN:,} more; --json prints all")
@@ -134,7 +135,7 @@ def _print(chosen: Iterator[DeadLetter], *, json: bool, whole: bool) -> int:
 def _row(letter: DeadLetter, *, whole: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": letter.name,
-        "parked": datetime.fromtimestamp(parse_id(letter.id)[0] / 1000, UTC).isoformat(timespec="seconds"),
+        "since": datetime.fromtimestamp(parse_id(letter.id)[0] / 1000, UTC).isoformat(timespec="seconds"),
         "source": letter.source,
         "events": letter.events,
         "attempts": letter.attempts,

@@ -44,12 +44,16 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 PRODUCERS: Final = 2
+"""Number of producer processes."""
+
 SUBJECTS: Final = 20_000
+"""Number of different subjects in the load."""
+
 METRICS: Final = {"view": 80, "like": 12, "share": 5, "clap": 3}
 """The demo's metrics with their share of the load, in percent."""
 
 TRICKLE: Final = 400
-"""Events a second that the demo emits after the verdict."""
+"""Events a second that the demo emits after it has printed the verdict."""
 
 ACTORS: Final = 5_000
 """Number of different actors in the events after the verdict."""
@@ -78,7 +82,7 @@ def demo(
 
 
 def load(seed: int, events: int) -> Iterator[tuple[str, str]]:
-    """Yield `events` pairs `(metric, subject)`: the same for the same seed, with most events for few subjects."""
+    """Yield `events` random pairs `(metric, subject)`: the same for the same seed, with most pairs for few subjects."""
     draw = random.Random(seed)  # noqa: S311  # repeatable on purpose
     weights = list(accumulate(1 / (rank + 1) ** 1.05 for rank in range(SUBJECTS)))
     subjects = [f"article:{number}" for number in range(1, SUBJECTS + 1)]
@@ -90,7 +94,7 @@ def load(seed: int, events: int) -> Iterator[tuple[str, str]]:
 
 
 def emit_load(url: str, namespace: str, seed: int, events: int) -> None:
-    """Emit a load and return when all of it is appended; the main function of a producer process."""
+    """Emit the events of `load` and return when all are appended; the main function of a producer process."""
     with Producer(url, namespace=namespace) as producer:
         emit = producer.emit
         for metric, subject in load(seed, events):
@@ -129,7 +133,10 @@ class Demo:
         self._port_is_given = port_is_given
 
     def run(self) -> int:
-        """Run the demo; return 0 if every event was counted once, 1 if not, 130 if it was interrupted."""
+        """Run the demo; return 0 if every event was counted once, 1 if not, 130 if `stop` was set before.
+
+        With `serve_on`, return only when `stop` is set, unless the events were not counted exactly.
+        """
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tally-", ignore_cleanup_errors=True))
             server = stack.enter_context(EmbeddedServer(Path(folder)))
@@ -177,7 +184,10 @@ class Demo:
         return process
 
     def _watch(self, totals: Totals, producers: list[SpawnProcess], began: float) -> bool:
-        """Show the progress; return whether everything was counted before a stop, a stall or a failed producer."""
+        """Show the progress until everything is counted, and return `True`.
+
+        Return `False` at a stop, after a stall of 60 seconds, or if a producer process has failed.
+        """
         moved, counted_before = time.monotonic(), -1
         with Live(console=error_console, refresh_per_second=8, transient=True) as live:
             while not self._stop.is_set():

@@ -112,5 +112,5 @@ def _kept(deployment: Deployment) -> int:
 
 
 def _as_changes(differences: list[Difference]) -> list[Difference]:
-    """Return the differences with `expected` and `found` swapped: the live value as found, the new one as expected."""
+    """Return copies of the differences of `compare` with `expected` (then the new value) and `found` (live) swapped."""
     return [replace(each, expected=each.found, found=each.expected) for each in differences]

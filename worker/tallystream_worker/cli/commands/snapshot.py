@@ -29,7 +29,7 @@ def snapshot(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Copy changed counters into a database, every 60 seconds until SIGTERM or Ctrl-C."""
+    """Copy changed counters into a database at an interval, until SIGTERM or Ctrl-C."""
     from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415
     from tallystream_worker.snapshot.snapshotter import Snapshotter  # noqa: PLC0415
 

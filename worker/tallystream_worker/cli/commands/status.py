@@ -25,7 +25,7 @@ class Status(LedgerSummary, frozen=True):
     """The JSON output of `status`: the ledger summary, hot subjects, and unfinished rebuilds and repartitions."""
 
     hottest: dict[str, HotSubject]
-    """The subject with the most recent events of each stream, by stream."""
+    """By stream, the subject with the most events in the last seconds; a stream is absent if this is not known."""
 
     building: int | None
     """Number of the generation that a rebuild is building, if one is."""
@@ -97,7 +97,7 @@ def status(
 
 
 def _unfinished(deployment: Deployment) -> Iterator[str]:
-    """Yield one line for each rebuild or repartition that is unfinished or not cleaned up."""
+    """Yield one line for an unfinished rebuild, an unfinished repartition, and a topic that a repartition has kept."""
     if deployment.building is not None:
         number = deployment.building
         yield f"rebuild: generation {number} is being built: tallystream rebuild continues it, --drop gives it up"

@@ -30,7 +30,7 @@ def up(
     """Run everything on one machine: server, worker and read service.
 
     Without --redis or TALLYSTREAM_REDIS_URL, an embedded server is started. It keeps its data in the folder --data, to
-    which a snapshot of the counters is also written every minute (snapshot.sqlite).
+    which a snapshot of the counters is also written every minute (snapshot.sqlite), unless [snapshot] names a database.
     """
     settings = listening(where.settings(), host, port)
     log = logs.configure()
@@ -46,6 +46,7 @@ def up(
         stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
         url = stack.enter_context(serving(settings, registry))
         error_console.print(
-            f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; the counters are kept"
+            f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; the counters are kept",
+            soft_wrap=True,  # a path that is longer than a line stays in one piece
         )
         wait_for(stop)

@@ -48,10 +48,10 @@ _NEEDS_TAIL: Final = {"referrer", "agent"}
 
 
 def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
-    """Yield an event, or the reason why it is none, for each line of an access log.
+    """Yield, for each line of an access log, its event or the reason why the line is not an event.
 
-    The event has the time of the line, read with its zone, the amount 1 and no `id`. A `-` (not known) is an ordinary
-    subject; as an actor it means that the event has no actor.
+    The event has the metric of `mapping`, the time of the line, read with its zone, the amount 1 and no `id`. A `-`
+    (not known) is an ordinary subject; as an actor it means that the event has no actor. The event is not checked.
     """
     metric, actor_field = mapping.metric, mapping.actor
     pattern = re.compile(pattern_of(mapping))
@@ -81,7 +81,10 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
 
 
 def pattern_of(mapping: Mapping) -> bytes:
-    """Return the regular expression for a line up to the last field that the mapping needs; each field is a group."""
+    """Return the regular expression for a line, with a group for each field.
+
+    It ends after the status if the mapping needs neither the referrer nor the agent.
+    """
     needs_tail = not _NEEDS_TAIL.isdisjoint((mapping.subject, mapping.actor))
     return _HEAD + _TAIL if needs_tail else _HEAD
 

@@ -36,10 +36,12 @@ _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
-    """Yield an event, or the reason why it is none, for each row after the header; a bad header ends the file.
+    """Yield, for each row after the header, its event or the reason why the row is not an event.
 
-    A missing column or an empty cell means "not given"; only `subject` is required. A row is one line: no field of an
-    event may contain a line break, so a quoted cell with a line break is an error.
+    The first line is the header; if it is not valid, its reason is the only result. A missing column or an empty cell
+    means "not given"; only `subject` is required. A row without a metric gets that of `mapping`. A row is one line: no
+    field of an event may contain a line break, so a quoted cell with a line break is an error. The event is not
+    checked.
     """
     rows = iter(lines)
     for header in rows:
@@ -95,7 +97,11 @@ def _fields(columns: list[str], row: list[str], metric: str) -> EventFields:
 
 
 def _seconds(text: str) -> float:
-    """Return the seconds since 1970 in a text: a number of seconds, or a time in RFC 3339 with its zone."""
+    """Return the seconds since 1970 in a text: a number of seconds, or a time in RFC 3339 with its zone.
+
+    Raises:
+        ValueError: the text is neither.
+    """
     if _SECONDS.fullmatch(text) and math.isfinite(seconds := float(text)):
         return seconds
     try:

@@ -38,10 +38,11 @@ _decode: Final = msgspec.json.Decoder(_Row).decode
 
 
 def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
-    """Yield an event, or the reason why it is none, for each line of NDJSON.
+    """Yield, for each line of NDJSON, its event or the reason why the line is not an event.
 
-    Only `subject` is required. A line without `metric` gets the metric of the mapping. `at` is a number of seconds
-    since 1970, or a text in RFC 3339 with its zone. An unknown key and a key that occurs twice are errors.
+    Only `subject` is required. An event without `metric` gets the metric of `mapping`. `at` is a number of seconds
+    since 1970, or a text in RFC 3339 with its zone. A line with an unknown key, or with a key twice, is not an event.
+    The event's texts and numbers are not checked.
     """
     for number, offset, text in lines:
         if len(text) > MAX_LINE_BYTES:
@@ -60,7 +61,7 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
 
 
 def _refuse_repeated_keys(text: bytes) -> None:
-    """Raise ValueError if a key occurs twice; the decoder alone would use the last one."""
+    """Raise a `ValueError` if a key of a JSON object occurs twice; the decoder alone would use its last value."""
     # Fast path for nearly every line: a key that is written without escapes and occurs twice is found twice.
     if b"\\" not in text and all(text.count(key) < 2 for key in _KEYS):  # noqa: PLR2004  # "twice" is the point
         return

@@ -42,7 +42,8 @@ def rows_of(path: str) -> int:
     """Return the number of rows of a Parquet file, after checking its columns.
 
     Raises:
-        SourceError: the file is not a Parquet file, has an unknown column, or has no column `subject`.
+        SourceError: the file cannot be read, is not a Parquet file, has an unknown column, or has no column `subject`.
+        ConfigurationError: pyarrow is not installed.
     """
     _, _, pq = _arrow()
     with _opened(pq, path) as file:
@@ -55,7 +56,10 @@ def rows_of(path: str) -> int:
 
 
 def head_and_tail(path: str, size: int) -> bytes:
-    """Return the first and the last bytes of a file, `size` bytes in all; the metadata of Parquet is at the end."""
+    """Return the first and the last `size // 2` bytes of a file; the metadata of Parquet is at the end.
+
+    Of a shorter file, some or all bytes are there twice.
+    """
     with Path(path).open("rb") as file:
         head = file.read(size // 2)
         file.seek(max(0, file.seek(0, os.SEEK_END) - size // 2))
@@ -70,7 +74,9 @@ def pack_rows(
     packer: EventPacker,
     note: Callable[[int, str, int], None],
 ) -> Iterator[int]:
-    """Pack the rows from `begin` to before `end`, slice by slice; yield the row after each packed slice.
+    """Pack the rows from `begin` to before `end`, slice by slice; yield the number of the row after each packed slice.
+
+    The packer seals no chunk: the caller does this after each slice.
 
     Args:
         path: The Parquet file.
@@ -99,7 +105,10 @@ def pack_rows(
 
 
 def _slices(table: Any, row: int, done: set[int]) -> Iterator[tuple[int, Any]]:
-    """Yield the first row and the table of each slice; slices also end at each row in `done`."""
+    """Divide a table that begins at `row`; yield the first row and the table of each slice of at most `_SLICE` rows.
+
+    A slice also ends at each row number in `done`.
+    """
     end = row + table.num_rows
     cuts = sorted({row, *range(row + _SLICE, end, _SLICE), *(each for each in done if row < each < end)})
     for first, last in zip(cuts, [*cuts[1:], end], strict=True):
@@ -107,7 +116,11 @@ def _slices(table: Any, row: int, done: set[int]) -> Iterator[tuple[int, Any]]:
 
 
 def _columns(pa: Any, pc: Any, table: Any, metric: str, path: str) -> Any:
-    """Return a table with all columns of an event in their types; a missing metric or amount has its default."""
+    """Return a table with all columns of an event in their types; a missing metric becomes `metric`, an amount 1.
+
+    Raises:
+        SourceError: a column has the wrong type.
+    """
     rows = table.num_rows
 
     def column(name: str, kind: Any) -> Any:
@@ -156,7 +169,10 @@ def _pack(pc: Any, part: Any, row: int, packer: EventPacker, note: Callable[[int
 def _pack_summed(
     pc: Any, metric: str, rows: Any, row: int, packer: EventPacker, note: Callable[[int, str, int], None]
 ) -> None:
-    """Sum the rows of one metric, of a slice that begins at `row`, by subject and minute, and pack the sums."""
+    """Sum the rows of one metric, of a slice that begins at `row`, by subject and minute, and pack the sums.
+
+    Rows that break a rule are not packed: `note` is called as by `pack_rows`.
+    """
     subjects = pc.dictionary_encode(rows["subject"].combine_chunks())
     try:
         are_units = packer.is_summable(metric) and pc.all(pc.equal(rows["amount"], 1)).as_py()

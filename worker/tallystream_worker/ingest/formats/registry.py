@@ -19,7 +19,7 @@ PARSERS: Final[dict[Format, Callable[[Iterable[Line], Mapping], Iterator[LineOut
     "ndjson": ndjson_lines.parse,
     "csv": csv_rows.parse,
 }
-"""The parser of each format of lines."""
+"""The parser of each format of lines, so of every format but `parquet`."""
 
 
 def format_of(name: str) -> Format:

@@ -27,9 +27,9 @@ if group.pending > 0 or #call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 
   return { 'waiting' }
 end
 
-local books = maps.from_flat(call('HGETALL', ledger))
+local fields = maps.from_flat(call('HGETALL', ledger))
 local function figure(name)
-  return tonumber(books[name] or 0)
+  return tonumber(fields[name] or 0)
 end
 local function topic_figure(name)
   return tonumber(call('HGET', topic, name) or 0)
@@ -39,7 +39,7 @@ local outcomes = 0 -- events that have an outcome
 for _, name in ipairs({ 'counted', 'duplicate', 'late', 'dead', 'trimmed', 'retracted' }) do
   outcomes = outcomes + figure(name)
 end
-for name, events in pairs(books) do
+for name, events in pairs(fields) do
   if string.match(name, '^rejected:[^@]*$') then
     outcomes = outcomes + tonumber(events)
   end

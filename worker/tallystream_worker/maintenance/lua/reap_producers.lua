@@ -11,13 +11,13 @@
 -- Silence is measured in active time: the time during which the server ran and workers made their passes. So neither an
 -- outage nor a clock that jumps makes producers silent: a call adds at most ARGV[3]. From time to time a mark records
 -- the active time and the last ID of the stream. The newest mark that is old enough is the horizon: a producer is silent
--- if its last entry is before it. Fields of the sequences, beside the producers:
+-- if its last entry is before it. Other fields of the sequences than producers:
 --   !active         "<active milliseconds> <server's time at the last call>"
 --   !marks:<kind>   "<active milliseconds> <stream ID> ...", oldest first, at most 32 marks
 --   !reaped         "<horizon> <newest mark>" of producers without a spool; `!reaped:spool` of those with one
 --
 -- Invariant: a record is removed only if its entry is before the horizon, which never moves back. append.lua therefore
--- knows when a missing record may be a removed one. Producers with other names, such as ingested files, stay for ever.
+-- knows when a missing record may be a removed one. Producers with other names, such as ingested files, are never removed.
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local clock = require('tallystream.storage.lua.lib.clock')
 local producers = require('tallystream.storage.lua.lib.producers')

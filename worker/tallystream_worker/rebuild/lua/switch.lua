@@ -5,7 +5,7 @@
 -- ARGV[1] present generation   ARGV[2] its group   ARGV[3] the generation to be live   ARGV[4] its group
 --
 -- Returns {"switched"}   the other generation is live; it may have been live before
---         {"behind"}     the other generation lacks an entry that the present one may have counted
+--         {"incomplete"} the other generation lacks an entry that the present one may have counted
 --         {"other"}      neither of the two is live
 -- Raises NOGROUP if the group of the generation to be live does not exist.
 --
@@ -28,15 +28,15 @@ end
 local present, new = streams.group(stream, ARGV[2]), streams.existing_group(stream, ARGV[4])
 local delivered = new['last-delivered-id']
 if new.pending > 0 or (present and streams.is_before(delivered, present['last-delivered-id'])) then
-  return { 'behind' }
+  return { 'incomplete' }
 end
 local waiting = call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', LATER)
 if #waiting == LATER then
-  return { 'behind' }
+  return { 'incomplete' }
 end
 for _, entry in ipairs(waiting) do
   if maps.from_flat(entry[2]).d then -- decide.lua has counted it in the present generation already
-    return { 'behind' }
+    return { 'incomplete' }
   end
 end
 call('SET', KEYS[2], ARGV[3])

@@ -35,19 +35,20 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 async def receive(request: Request[Any, Any, Any], most: int, kinds: tuple[str, ...] = (JSON,)) -> tuple[str, bytes]:
-    """Return the media type of a body, and its bytes after decompression.
+    """Wait for the body of a request; return its media type (lowercase, without parameters) and its decompressed bytes.
 
     `navigator.sendBeacon` sends plain text. A page of another site can send plain text without a preflight request, but
     `HostAndOriginCheck` has rejected it by its `Origin`.
 
     Args:
         request: The request.
-        most: Bytes that the body may have, before and after decompression.
+        most: Bytes that the body may have after decompression; the route's `request_max_body_size` must be the same,
+            and bounds it before decompression.
         kinds: The allowed media types.
 
     Raises:
-        ProblemDetailsException: 415 for another media type or encoding, 413 for a too large body, 408 for a slow one,
-            400 for damaged gzip data.
+        ProblemDetailsException: 415 for another media type or encoding, 413 for a too large body, 408 for a body that
+            takes longer than 10 seconds, 400 for damaged gzip data.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:

@@ -58,7 +58,8 @@ def read(text: bytes | msgspec.Raw) -> Event:
     """Return the event of a CloudEvent in JSON.
 
     Raises:
-        EventError: the text is not a CloudEvent, or its event is not valid; the error has the attribute.
+        EventError: the text is not a CloudEvent, or its event is not valid; `field` of the error has the attribute of
+            the CloudEvent, or the field of the event.
     """
     given = decode_strictly(text, _decode)
     if given.specversion != SPECIFICATION:
@@ -79,7 +80,7 @@ def read(text: bytes | msgspec.Raw) -> Event:
 
 
 def _name(source: str, id_: str) -> str:
-    """Return an event id for an occurrence: source and id, or their SHA-256 if they are too long."""
+    """Return an event id for an occurrence: its source and id, or a SHA-256 of both if they are too long together."""
     name = f"{source} {id_}"
     if len(name.encode(errors="replace")) <= MAX_ID_BYTES:
         return name

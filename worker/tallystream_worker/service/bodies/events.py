@@ -58,14 +58,14 @@ class Read(msgspec.Struct, frozen=True):
 
 
 def read_event(text: bytes | msgspec.Raw, rules: Rules) -> Event:
-    """Return the event of a JSON object.
+    """Return the event of a JSON object, after checking it.
 
     Args:
         text: The JSON text.
         rules: The declared rules, which the event must fit.
 
     Raises:
-        EventError: the text is not an event, or the rules of its metric do not allow it.
+        EventError: the text is not an event, or the rules of its metric do not allow the event.
     """
     event = decode_strictly(text, _decode)
     _refuse(event, rules, time.time())
@@ -73,15 +73,16 @@ def read_event(text: bytes | msgspec.Raw, rules: Rules) -> Event:
 
 
 def read_events(kind: str, text: bytes, rules: Rules) -> Read:
-    """Return the valid and the invalid events of a body.
+    """Return the valid events of a body, and one fault for each invalid event.
 
     Args:
         kind: Media type of the body.
-        text: The body.
+        text: The body: one event, a JSON list of events, or one event on each line, by `kind`.
         rules: The declared rules, which each event must fit.
 
     Raises:
-        EventError: the body is not a list of values.
+        EventError: the text begins with `[`, or `kind` requires a JSON list, but the text is not a valid list. A body
+            that is one invalid event raises nothing: its fault is returned.
         ProblemDetailsException: 400 if the body has no event, or more than `MAX_EVENTS`.
     """
     many = kind in (NDJSON, CLOUD_EVENTS) or text.lstrip()[:1] == b"["
@@ -108,7 +109,7 @@ def read_events(kind: str, text: bytes, rules: Rules) -> Read:
 
 
 def at_fault(faults: Sequence[BadEvent], **members: Any) -> Exception:
-    """Return the exception for the response 400 to invalid events: the first as detail, the first 20 as a list.
+    """Return the exception for the response 400: its detail has the first invalid event, its `faults` the first 20.
 
     Args:
         faults: The invalid events, at least one.
@@ -125,11 +126,11 @@ def at_fault(faults: Sequence[BadEvent], **members: Any) -> Exception:
 
 
 def all_at_once(text: bytes) -> list[Event] | None:
-    """Return the events of a JSON list, or `None` if its items must be read one by one.
+    """Return the events of a JSON list, or `None` if its items must be read one by one, because one may be invalid.
 
-    This is five times as fast as reading the items one by one. It finds a repeated key by counting quotes: without
-    escapes, a list has two quotes for each key and each text. If it has more quotes than the decoded keys and texts
-    need, a key is repeated.
+    This is five times as fast as reading the items one by one. A repeated key is found by counting quotes: without
+    escapes, a list has two quotes for each key and each text. If the list has more quotes than the decoded keys and
+    texts need, a key is repeated.
     """
     if b"\\" in text:
         return None

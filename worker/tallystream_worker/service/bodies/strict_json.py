@@ -27,8 +27,8 @@ def decode_strictly(text: bytes | msgspec.Raw, decode: Callable[[bytes | msgspec
         decode: The `decode` of a msgspec decoder.
 
     Raises:
-        EventError: the text is not JSON, not of the type of the decoder, or has a repeated key; the error has the
-            field, or `body`.
+        EventError: the text is not JSON, not of the type of the decoder, or has a repeated key; `field` of the error is
+            the invalid field or key, or `body`.
     """
     try:
         value = decode(text)

@@ -44,7 +44,7 @@ async def page(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 @get("/dashboard/{name:str}", include_in_schema=False, opt={"role": Role.OPEN})
 async def part(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
-    """Return a style sheet, a script or the icon of the dashboard."""
+    """Return a file of the dashboard, such as a style sheet, a script or the icon; respond 404 if there is none."""
     return await _answer(request, name)
 
 

@@ -73,7 +73,7 @@ class Events(Controller):
             bool, QueryParameter(name="partial", description="append the valid events even if others are invalid")
         ] = False,
     ) -> Appended:
-        """Append the events, and respond when they are in the streams.
+        """Append the events, and respond when they are in the streams, or with 504 after 5 seconds.
 
         If an event is invalid, none is appended, so the corrected body can be sent again. With `partial` the valid
         events are appended, for senders that cannot correct anything.
@@ -100,7 +100,10 @@ class Events(Controller):
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
     ) -> Response[Decision]:
-        """Respond 200 if the event is accepted, 409 if it was counted before and counts once, 429 if over its limit."""
+        """Respond 200 if the event is accepted, 409 if it was counted before, 429 if over its limit.
+
+        409 is for an event with an id that was counted, and for a vote that its actor already has.
+        """
         _, body = await receive(request, MAX_EVENT_BODY)
         rules = await published(totals)
         event = read_event(body, rules)

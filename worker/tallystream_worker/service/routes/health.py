@@ -36,8 +36,8 @@ async def readyz(
 ) -> dict[str, Any]:
     """Respond 200 if Redis replies, has the layout of this release, and has the consumer group of every partition.
 
-    Otherwise respond 503. A ledger that does not balance is only a warning: the service stays ready, and the response
-    200 has `warnings`.
+    Otherwise respond 503. Dead letters, trimmed events and a ledger that does not balance are only warnings: the
+    service stays ready, and the response 200 to a request with a token has `warnings`.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
@@ -55,7 +55,7 @@ async def _warnings(totals: Totals) -> list[str]:
     found = (
         (ledger.events["trimmed"], "events were trimmed before they were counted"),
         (ledger.events["dropped"], "dead-lettered events were dropped"),
-        (ledger.parked, "dead letters: see tallystream dead"),
+        (ledger.dead, "dead letters: see tallystream dead"),
         (ledger.unaccounted or 0, "events are unaccounted for"),
     )
     return [f"{number:,} {what}" for number, what in found if number]
@@ -73,7 +73,7 @@ async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
 
 
 def _query_groups(layout: Layout) -> Query[list[str]]:
-    """Return a query for one message for each partition that has no consumer group of the live generation."""
+    """Return a query whose answer is a message for each partition without the consumer group of its live generation."""
 
     def parse(replies: list[Any]) -> list[str]:
         missing = []

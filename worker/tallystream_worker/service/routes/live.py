@@ -26,7 +26,7 @@ from tallystream_worker.service.parameters import published
 from tallystream_worker.service.problems import bad_request, problem
 
 PATIENCE: Final = 15.0
-"""Seconds after which a reader that receives nothing is dropped, and after which a silent stream sends a heartbeat."""
+"""Seconds without a message until a stream sends a heartbeat, and until a client that reads nothing is dropped."""
 
 MAX_EVERY: Final = 60.0
 """Largest interval between updates that a reader may ask for, in seconds."""
@@ -95,7 +95,11 @@ async def live_socket(
     overview: WithOverview = False,
     top: WithTop = None,
 ) -> None:
-    """Send the same messages as JSON texts; ignore messages of the client."""
+    """Send the same messages as `GET /v1/live`, as JSON texts, and ignore messages of the client.
+
+    A rejected reader is closed with code 1008 and the reason, or with 1013 if it can try again later; when the service
+    stops, the code is 1001.
+    """
     await socket.accept()  # accept first: a browser shows the reason of a closing frame, but not of a rejection
     try:
         reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
@@ -115,7 +119,7 @@ async def live_socket(
 
 
 class _Events(Stream):
-    """A response that sends events until the reader leaves."""
+    """A response that sends a reader's messages as server-sent events until the client is gone or the service stops."""
 
     def __init__(self, broadcaster: Broadcaster, reader: LiveReader) -> None:
         # Without this header, a proxy could buffer the response and delay every update.

@@ -26,7 +26,7 @@ TEXT_FORMAT: Final = "text/plain; version=0.0.4"
 
 @dataclass(frozen=True)
 class ExtraMetrics:
-    """More metrics for `/metrics`."""
+    """More Prometheus metrics for `/metrics`."""
 
     registry: CollectorRegistry | None
     """The registry of the workers in this process; `None` if there are none."""
@@ -80,7 +80,7 @@ class LedgerCollector:
         self._vitals = vitals
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metric families."""
+        """Yield the Prometheus metric families; only `tallystream_redis_up` if Redis is away."""
         yield _gauge("redis_up", "1 if Redis replied to this scrape, else 0.", 0 if self._ledger is None else 1)
         if self._ledger is not None:
             yield from _of_events(self._ledger, self._rules)
@@ -148,15 +148,15 @@ def _of_partitions(ledger: Ledger) -> Iterable[Metric]:
     oldest = _gauge(
         "oldest_pending_age_seconds", "Age of the oldest pending entry; 0 if none is pending.", None, "partition"
     )
-    parked = _gauge("partition_dead_entries", "Dead letters of the partition.", None, "partition")
+    dead = _gauge("partition_dead_entries", "Dead letters of the partition.", None, "partition")
     for partition in ledger.partitions:
         labels = [partition.stream]
         position = partition.position
         lag.add_metric(labels, float("nan") if position.lag is None else position.lag)
         pending.add_metric(labels, position.pending)
         oldest.add_metric(labels, partition.oldest_pending or 0)
-        parked.add_metric(labels, partition.parked)
-    yield from (lag, pending, oldest, parked)
+        dead.add_metric(labels, partition.dead)
+    yield from (lag, pending, oldest, dead)
 
 
 def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:

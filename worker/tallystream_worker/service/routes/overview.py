@@ -25,7 +25,7 @@ class Declared(msgspec.Struct, frozen=True):
     """Name of the metric."""
 
     description: str
-    """What the metric counts."""
+    """Description of the metric, from the configuration."""
 
     windows: list[str]
     """The windows with buckets."""
@@ -34,19 +34,19 @@ class Declared(msgspec.Struct, frozen=True):
     """Length of the leaderboards; 0 for none."""
 
     unique: str | None
-    """The window in which different actors are counted."""
+    """The window in which different actors are counted; `null` if they are not."""
 
     votes: bool
-    """Each actor has one vote."""
+    """Whether each actor has one vote."""
 
     limit: int | None
-    """Number of events that are accepted in each `per`."""
+    """Number of events of a subject that are accepted in each `per`; `null` without a limit."""
 
     per: str | None
     """The period of the limit."""
 
     exact: bool
-    """The totals are exact."""
+    """Whether the totals are exact."""
 
 
 class Whole(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ class Session(msgspec.Struct, frozen=True):
     """Role of the token or session; `null` without a valid one."""
 
     needed: bool
-    """This service needs tokens."""
+    """Whether this service needs tokens."""
 
 
 class Sessions(Controller):
@@ -35,12 +35,15 @@ class Sessions(Controller):
 
     @get(summary="Whether a token is needed, and the role of the present one")
     async def show(self, access: NamedDependency[Access], request: Request[Any, Any, Any]) -> Session:
-        """Return the role of the request's token or session; `null` if it has no valid one."""
+        """Return the role of the request's token or session; `null` if the request has no valid one."""
         return Session(access.role_of(request).word if access.knows(request) else None, bool(access.tokens))
 
     @post(summary="Exchange a token for a session cookie", status_code=200)
     async def begin(self, access: NamedDependency[Access], request: Request[Any, Any, Any]) -> Response[Session]:
-        """Set a cookie that replaces the token of `Authorization: Bearer` for twelve hours."""
+        """Set a cookie that replaces the token of `Authorization: Bearer` for twelve hours.
+
+        Respond 401 without a valid token, and 400 if this service needs no token.
+        """
         if not access.tokens:
             raise bad_request("authorization", "must be absent: this service needs no token")
         token = bearer(request.headers.get("authorization", ""))
@@ -52,7 +55,7 @@ class Sessions(Controller):
 
     @delete(summary="End the session", status_code=204)
     async def end(self, request: Request[Any, Any, Any]) -> Response[None]:
-        """Delete the cookie."""
+        """Delete the session cookie of the browser."""
         return Response(None, cookies=[_cookie(request, "", 0)])
 
 

@@ -1,0 +1,85 @@
+"""The first blocks of the READMEs work as they are printed, in an empty folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+from tests.waiting import until
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def up(folder):
+    """Run `tallystream up` in a folder, as the README shows, on a free port; end it by Ctrl-C."""
+    command = [str(Path(sys.executable).parent / "tallystream"), "up", "--port", "0"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
+    with (folder / "printed").open("w+", encoding="utf-8") as printed:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=printed)
+        try:
+            until(lambda: "Ctrl-C" in (folder / "printed").read_text(encoding="utf-8"), timeout=60, what="everything")
+            yield (folder / "printed").read_text(encoding="utf-8")
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=30)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A new folder with the configuration of a clone."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["README.md", "producer/README.md"])
+def test_the_first_block_of_python(page, folder):
+    """The block prints what its comments show, on a server that `tallystream up` started with no option."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    expected = re.findall(r"print\(.*\)  # (.*)", block)
+    block = block.replace("redis://127.0.0.1:6379", "unix://tally-data/server.sock")
+    with up(folder) as printed:
+        done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[: len(expected)] == expected
+    assert f"unix://{folder}/tally-data/server.sock" in printed
+
+
+def test_the_first_block_of_console():
+    """The block has three commands, and the first prints the line that is shown, but for its figures."""
+    block = re.search(r"```console\n(.*?)```", README, re.DOTALL)[1].splitlines()
+    assert [line for line in block if line.startswith("$ ")] == [
+        "$ make demo ARGS=--once",
+        "$ source .venv/bin/activate",
+        "$ tallystream up",
+    ]
+    done = subprocess.run(
+        ["make", "--no-print-directory", "demo", "ARGS=--once --events 50000"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert shape(done.stdout.strip().splitlines()[-1]) == shape(block[1])
+
+
+def test_up_prints_the_lines_of_the_readme(folder):
+    """`tallystream up` prints where the server and the dashboard are, and how to stop."""
+    block = re.search(r"```console\n(.*?)```", README, re.DOTALL)[1].splitlines()
+    shown = [line.replace("/home/you/tallystream", str(folder)) for line in block[-3:]]
+    with up(folder) as printed:
+        lines = [line for line in printed.splitlines() if not line.startswith("{")]
+    assert [shape(line) for line in lines] == [shape(line) for line in shown]
+
+
+def shape(line: str) -> str:
+    """Return a line with each number as `0`."""
+    return re.sub(r"\d[\d,.]*", "0", line)
