@@ -11,6 +11,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from tallystream_worker.server.embedded import EmbeddedServer
+from tests.clock import KINDS, ClockedServer
 from tests.servers import Server, matrix, running
 
 if TYPE_CHECKING:
@@ -55,6 +56,22 @@ def server(server_process: Server) -> Iterator[Server]:
 def redis_url(server: Server) -> str:
     """Provide the URL of an empty server."""
     return server.url
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def clocked_process(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ClockedServer]:
+    """Provide one server of each kind, with a clock that tests set, for the whole run."""
+    with ClockedServer(request.param, tmp_path_factory.mktemp(f"clocked-{request.param}")) as server:
+        yield server
+
+
+@pytest.fixture
+def clocked(clocked_process: ClockedServer) -> ClockedServer:
+    """Provide an empty server with a clock that the test sets; it begins as the clock of the machine."""
+    clocked_process.clear()
+    return clocked_process
 
 
 @pytest.fixture

@@ -100,15 +100,19 @@ def total(events: Collection[Event]) -> int:
 
 
 def refusal(event: Event, entry: Entry, declared: Collection[str], partitions: int) -> str | None:
-    """Return the reason that a readable event must not be counted, or `None` if it must be."""
-    received = int(entry.id.partition("-")[0]) / 1000
+    """Return the reason that a readable event must not be counted, or `None` if it must be.
+
+    Whether an event is too far in the future is measured from the stream ID, which is never earlier than the server's
+    clock. So no event is refused because the clock was set back.
+    """
+    id_time = int(entry.id.partition("-")[0]) / 1000
     if event.metric not in declared:
         return "undeclared metric"
     if spoilt(event):
         return "invalid field"
     if home(event.subject, partitions) != entry.partition:
         return "wrong partition"
-    if event.at is not None and event.at > received + AHEAD:
+    if event.at is not None and event.at > id_time + AHEAD:
         return "too far in the future"
     return None
 

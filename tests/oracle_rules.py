@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Happened:
-    """A valid event; `at` is its time and `received` the time of its entry, both in milliseconds."""
+    """A valid event; `at` is its time and `received` the time of its entry (see `received`), both in milliseconds."""
 
     metric: str
     subject: str
@@ -33,6 +33,18 @@ class Happened:
     def bucket(self, window: str) -> str:
         """Return the label of the bucket of a window that contains the event's time."""
         return bucket(window, self.at // 60_000).label
+
+
+def received(entry_id: str, clock: int | None) -> int:
+    """Return the time of an entry, in milliseconds, from which the lateness of its events is measured.
+
+    Args:
+        entry_id: The stream ID of the entry. Its time never goes back: it is later than the server's clock if the clock
+            was set back before.
+        clock: The time by the server's clock when a producer's entry was appended or decided; `None` for a plain entry,
+            of which only the ID is known.
+    """
+    return int(entry_id.partition("-")[0]) if clock is None else clock
 
 
 @dataclass

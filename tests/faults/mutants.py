@@ -69,6 +69,7 @@ class Mutant:
 
 _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
+_CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _APPLY: Final = "tallystream_worker/counting/lua/apply.lua"
 _APPEND: Final = "tallystream/storage/lua/append.lua"
 _ACKNOWLEDGE: Final = "call('XACK', stream, group, unpack(ids))\n"
@@ -331,5 +332,68 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/snapshot/test_snapshot.py::test_a_restore_keeps_what_was_forgotten",),
+    ),
+    Mutant(
+        "late-by-stream-id",
+        (
+            Edit(
+                "tallystream/wire/codec.py",
+                "return id_time if stated is None else min(stated, id_time)",
+                "return id_time",
+            ),
+        ),
+        tests=(f"{_CLOCK}::test_lateness_is_measured_by_the_clock_in_every_fold",),
+    ),
+    Mutant(
+        "unstated-clock",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/appending.lua",
+                "call('XADD', stream, '*', 't', time, ...)",
+                "call('XADD', stream, '*', ...)",
+            ),
+        ),
+        tests=(f"{_CLOCK}::test_a_jump_of_the_clock_sets_nothing_aside_after_it",),
+    ),
+    Mutant(
+        "late-by-the-caller",
+        (
+            Edit(
+                "tallystream/storage/lua/decide.lua", "if may_be_late and now - at > may_be_late then", "if false then"
+            ),
+        ),
+        tests=(f"{_CLOCK}::test_lateness_is_measured_by_the_clock_in_every_fold",),
+    ),
+    Mutant(
+        "copy-without-the-clock",
+        (
+            Edit(
+                "tallystream_worker/repartition/copy.py",
+                'fields = {b"v": VERSION} | time_fields(entry.fields) | {b"p"',
+                'fields = {b"v": VERSION} | {b"p"',
+            ),
+        ),
+        tests=(f"{_CLOCK}::test_lateness_is_measured_by_the_clock_in_every_fold",),
+    ),
+    Mutant(
+        "archive-without-the-clock",
+        (
+            Edit(
+                "tallystream_worker/archive/rows.py",
+                'if (stated := runs["stated"][row]) is not None:',
+                "if stated := None:",
+            ),
+        ),
+        tests=(f"{_CLOCK}::test_lateness_is_measured_by_the_clock_in_every_fold",),
+    ),
+    Mutant(
+        "dead-letter-without-the-clock",
+        (Edit("tallystream_worker/counting/fold_payload.py", " | time_fields(entry.fields)", ""),),
+        tests=(f"{_CLOCK}::test_a_retry_keeps_the_clock_of_its_entry",),
+    ),
+    Mutant(
+        "trim-by-a-clock-that-jumped",
+        (Edit("tallystream_worker/maintenance/lua/trim.lua", "if is_steady(now) and tonumber", "if tonumber"),),
+        tests=("tests/integration/maintenance/test_clocks.py::test_a_clock_that_is_ahead_for_a_moment_trims_nothing",),
     ),
 )

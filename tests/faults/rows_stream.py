@@ -11,7 +11,7 @@ from tallystream import EventError, Producer
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.server.binary import find_binary
-from tests.clock import with_clock
+from tests.clock import Clock
 from tests.faults.table import row
 
 if TYPE_CHECKING:
@@ -78,15 +78,14 @@ def group_destroyed(world: World) -> None:
 @row(24, "clock jump; event from the year 9999", "B P D M R", needs="faketime")
 def clock_jump(world: World) -> None:
     """Stream IDs grow when the server's clock jumps, and an event from the far future is not counted."""
-    clock = world.folder / "clock"
-    clock.write_text("+0")
-    world.serve(kind="valkey", binary=with_clock(find_binary(), world.folder, clock))
+    clock = Clock(world.folder)
+    world.serve(kind="valkey", binary=clock.program(find_binary()))
     world.crowd()
     world.worker("a", claim_idle=0.1)
     world.flow(50)
     for _ in range(world.chance.randint(1, 3)):
         before = _last_ids(world)
-        clock.write_text(f"{world.chance.choice([-3000, -600, -2, 2, 600, 3000]):+d}")
+        clock.set(world.chance.choice([-3000, -600, -2, 2, 600, 3000]))
         world.inject("clock jump of the server")
         world.arrive(50)
         after = _last_ids(world)

@@ -100,13 +100,19 @@ class Draft:
         if not avoided(Known.LARGE_SUMS):
             amounts += [2**52, 2**53 - 1]
         sketched = not rule.exact or rule.max_subjects is not None
-        if not (sketched and avoided(Known.NEGATIVE_SKETCHES)) and not (rule.top and avoided(Known.LEADERBOARD_ERRORS)):
+        if (
+            rule.exact
+            and not (sketched and avoided(Known.NEGATIVE_SKETCHES))
+            and not (rule.top and avoided(Known.LEADERBOARD_ERRORS))
+        ):
             amounts += [-1, -3]
         return self.pick(amounts)
 
     def _at(self, rule: Metric) -> float | None:
         ago = self.pick(AGOS)
-        if avoided(Known.REVIVED_BUCKETS):
+        if not avoided(Known.RESETS) and self.chance(8):
+            ago = -1800
+        if avoided(Known.REVIVED_BUCKETS) and ago > 0:
             kept = [rule.retention_seconds(window) for window in (*rule.windows, *filter(None, [rule.unique]))]
             if any(seconds is not None and ago > seconds - HOUR for seconds in kept):
                 return None

@@ -63,7 +63,7 @@ def rules(data: DataObject, zone: str) -> Rules:
 def _metric(draw, zone: str) -> Metric:
     """Return the rules of one metric, valid or not."""
     windows = draw(st.lists(st.sampled_from(WINDOWS), max_size=3, unique=avoided(Known.DOUBLED_LISTS)))
-    kind = draw(st.sampled_from(["sum", "sum", "sum", "once", "once", "limit", "limit", "spread", "sketch"]))
+    kind = draw(st.sampled_from(["sum", "sum", "sum", "once", "once", "limit", "limit", "spread", "sketch", "quota"]))
     fields: dict[str, Any] = {"windows": tuple(windows)}
     fields["top"] = draw(st.sampled_from([0, 1, 3, 100]))
     fields["floor"] = draw(st.sampled_from([None, None, None, 0]))
@@ -82,9 +82,11 @@ def _metric(draw, zone: str) -> Metric:
             fields["per"] = draw(st.sampled_from(["minute", "hour", "day", "month", "total"]))
         case "spread":
             fields["spread"] = True
+        case "quota":
+            fields["max_subjects"] = draw(st.sampled_from([1, 3, 100]))
         case "sketch":
             fields = {"exact": False, "top": fields["top"], "ids": fields["ids"]}
-    if kind not in ("spread", "sketch"):
+    if kind not in ("spread", "sketch", "quota"):
         fields["unique"] = draw(st.sampled_from([None, None, "hour", "day", "month"]))
     if avoided(Known.HALF_HOURS) and fields.get("limit") and zone not in WHOLE_HOURS:
         fields["windows"] = tuple(window for window in windows if window == fields["per"])

@@ -267,8 +267,8 @@ def command(config: str, arguments: list[str]) -> dict[str, Any]:
     _, status = os.waitpid(pid, 0)
     return {
         "status": os.waitstatus_to_exitcode(status),
-        "out": (folder / "out").read_text(),
-        "err": (folder / "err").read_text(),
+        "out": (folder / f"{pid}.out").read_text(),
+        "err": (folder / f"{pid}.err").read_text(),
     }
 
 
@@ -276,7 +276,7 @@ def _run_command(folder: Path, arguments: list[str]) -> None:
     status = 70
     try:
         for name, number in (("out", 1), ("err", 2)):
-            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = os.open(folder / f"{os.getpid()}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(descriptor, number)
         sys.stdout, sys.stderr = io.TextIOWrapper(io.FileIO(1, "w")), io.TextIOWrapper(io.FileIO(2, "w"))
         os.chdir(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Failure:
 
     step: int
     problem: str
+
+    @property
+    def kind(self) -> str:
+        """The first word of the problem: the read or the command that was wrong."""
+        return re.split(r"[ (:]", self.problem, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ class Model:
     def subjects(self, metric: str) -> list[str]:
         """Return the subjects of a metric that have events, and one that has none."""
         found = {logged.event.subject for logged in self.log if logged.event.metric == metric}
-        return [*sorted(found), "nothing:here"]
+        return [*sorted(found - {"nothing:here"}), "nothing:here"]
 
     def actors(self, metric: str, subject: str, buckets: list[Bucket]) -> int:
         """Return the number of different actors of a subject's events in some buckets; late ones are left out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import msgspec
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from tests.scenarios.draft import Draft
     from tests.scenarios.world import World
+
+
+T = TypeVar("T")
 
 
 class Move(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,6 +47,16 @@ class Move(msgspec.Struct, frozen=True, omit_defaults=True):
     def shorter(self) -> Iterator[Move]:
         """Yield simpler moves of the same kind, the simplest first; none by default."""
         return iter(())
+
+
+def fewer(events: list[T]) -> Iterator[list[T]]:
+    """Yield lists with some of the events left out, but never all, the shortest lists first."""
+    size = len(events) // 2
+    while size >= 1:
+        for first in range(0, len(events), size):
+            if rest := events[:first] + events[first + size :]:
+                yield rest
+        size //= 2
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tests.faults.table import faketime
 from tests.scenarios import machine
-from tests.scenarios.known import Known, avoid
+from tests.scenarios.known import UNDEFINED, Known, avoid
 from tests.scenarios.script import parse
 from tests.scenarios.shrink import shortest
 from tests.scenarios.world import Hosts
@@ -31,7 +31,10 @@ def main() -> int:
     if faketime() is None:
         print("SKIPPED: the clocks need libfaketime (apt install faketime)")
         return 1 if "CI" in os.environ else 0
-    avoid(set() if asked.hunt else {fault for fault in Known if fault.name not in asked.allow})
+    avoid(
+        {Known[name] for name in asked.avoid}
+        | (UNDEFINED if asked.hunt else set(Known) - {Known[name] for name in asked.allow})
+    )
     if asked.play is not None:
         scripts = [parse(asked.play.read_bytes())]
     else:
@@ -81,7 +84,13 @@ def _report(played: Played, hosts: Hosts, asked: argparse.Namespace) -> None:
     """Shorten a script that failed, store it, and print how to play it again."""
     script = played.script
     if asked.shrink and asked.play is None:
-        script = shortest(script, lambda candidate: machine.play(candidate, hosts).failure is not None, asked.shrink)
+        kind = played.failure.kind if played.failure is not None else ""
+
+        def fails(candidate: Script) -> bool:
+            found = machine.play(candidate, hosts).failure
+            return found is not None and found.kind == kind
+
+        script = shortest(script, fails, asked.shrink)
         again = machine.play(script, hosts)
         played = again if again.failure is not None else played
     assert played.failure is not None
@@ -107,5 +116,6 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--hunt", action="store_true", help="do not avoid known faults")
     parser.add_argument("--allow", nargs="*", default=[], help="known faults that are not avoided, by name")
+    parser.add_argument("--avoid", nargs="*", default=[], help="with --hunt: known faults that are avoided, by name")
     parser.add_argument("--verbose", action="store_true", help="print a line for each script")
     return parser.parse_args()

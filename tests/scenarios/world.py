@@ -153,6 +153,7 @@ class World:
 
     def emit(self, events: list[Occurrence], producer: str = "p1", **settings: Any) -> None:
         """Emit events with the producer of a name, and tell the model of those that were accepted."""
+        events = [event for event in events if event.metric in self.rules.metric]
         fields = [event.fields(self.start) for event in events]
         began = self.now("app")
         if producer == "asyncio":
@@ -168,6 +169,11 @@ class World:
             if refusal is None:
                 self.model.append(event, at, received, packed=True)
 
+    def acceptable(self, events: list[Occurrence], now: float) -> list[Occurrence]:
+        """Return the events that a producer accepts whose clock shows second `now`."""
+        declared = [event for event in events if event.metric in self.rules.metric]
+        return [event for event in declared if self.start + (event.at or 0) <= now + 3500]
+
     def count(self, shuffle: int | None = None, *, consumer: str = "w1") -> None:
         """Count everything that waits."""
         self.ask("worker", "count", url=self.url, consumer=consumer, shuffle=shuffle)
@@ -180,13 +186,13 @@ class World:
         self.ask("app", "forget")
         self.model.declare(rules)
 
-    def command(self, *arguments: str, status: int | None = 0) -> Any:
-        """Run a command of the command line on host reader, and return its JSON, or its text if it printed none.
+    def command(self, *arguments: str, status: int | None = 0, host: str = "reader") -> Any:
+        """Run a command of the command line on a host, and return its JSON, or its text if it printed none.
 
         Raises:
             Mismatch: its exit status is not `status`; `None` accepts any.
         """
-        result = self.ask("reader", "command", config=self.config, arguments=list(arguments))
+        result = self.ask(host, "command", config=self.config, arguments=list(arguments))
         if status is not None and result["status"] != status:
             raise Mismatch(
                 f"tallystream {' '.join(arguments)}: exit status {result['status']}, not {status}: "

@@ -12,7 +12,7 @@ from tallystream.errors import EventError, GenerationSwitched, StreamFull, Uncon
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION, Payload, Single, encode
-from tallystream.wire.event import MAX_AMOUNT, Event, check_at
+from tallystream.wire.event import MAX_AHEAD, MAX_AMOUNT, Event, check_at
 
 if TYPE_CHECKING:
     import redis
@@ -79,7 +79,8 @@ class Decider:
         """Append and count one event in one round trip, and return the verdict.
 
         Raises:
-            EventError: the event breaks a rule of its metric, or its total would exceed the largest amount.
+            EventError: the event breaks a rule of its metric, its total would exceed the largest amount, or by the
+                server's clock its time is too late or too far ahead.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             Unconfirmed: the event was counted, but no replica or disk confirmed it in time.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
@@ -111,8 +112,6 @@ class Decider:
         at = int((now if event.at is None else event.at) * 1000)
         if event.at is not None:
             check_at(event.at, now)
-            if rule.late_seconds is not None and now - event.at > rule.late_seconds:
-                raise EventError("at", f"is more than {rule.late_seconds:,} seconds ago, too late for {event.metric}")
         places = self._places.get(keys.generation)
         if places is None or places.rules is not rules:
             places = self._places[keys.generation] = BucketResolver(rules)
@@ -126,7 +125,9 @@ class Decider:
         ledger = {"counted": 1, f"counted@{event.metric}": 1} if batch.sums else {}
         total_key = keys.total(event.metric, event.subject)
         names = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]
-        arguments = [batch.encode([], ledger), keys.generation, total_key, *entry]
+        may_be_late = "" if rule.late_seconds is None else rule.late_seconds * 1000
+        times = [at, may_be_late, MAX_AHEAD * 1000]
+        arguments = [batch.encode([], ledger), keys.generation, total_key, *times, *entry]
         (answer, *details), unconfirmed = self._durability.run(_DECIDE, self._client, names, arguments)
         if answer == b"switched":
             return None
@@ -135,6 +136,11 @@ class Decider:
                 f"{keys.stream} has reached its limit of {int(details[0]):,} entries: "
                 "try again when the workers have caught up"
             )
+        if answer == b"late":
+            seconds = f"{rule.late_seconds:,} seconds"
+            raise EventError("at", f"is more than {seconds} ago by the server's clock, too late for {event.metric}")
+        if answer == b"ahead":
+            raise EventError("at", f"is more than {MAX_AHEAD:,} seconds in the future by the server's clock")
         if answer != b"decided":
             raise EventError("amount", f"would take the total of {event.subject} out of +-{MAX_AMOUNT:,}")
         id_, accepted, reason, total, used = details

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "dead", "trimmed", "retracted")
 """The outcomes of appended events; each event has exactly one."""
 
+_TOLERANCE: Final = 1.0
+"""Seconds by which a stream ID may be ahead of the server's clock without being reported."""
+
 
 class PartitionSummary(msgspec.Struct, frozen=True):
     """The counting position of one partition.
@@ -47,8 +50,11 @@ class PartitionSummary(msgspec.Struct, frozen=True):
         as_of: The stream ID up to which every entry is counted.
         lag: The number of entries not counted yet, pending ones included; `null` if it is not known.
         pending: The number of entries that were delivered to a worker and not acknowledged.
-        oldest_pending_seconds: Seconds since the oldest pending entry was appended; `null` if nothing is pending.
+        oldest_pending_seconds: Seconds since the oldest pending entry was appended; `null` if nothing is pending, or if
+            this is not known because the entry's stream ID is ahead of the server's clock.
         dead: The number of dead letters.
+        ids_ahead_seconds: Seconds by which the newest stream ID that a worker read is ahead of the server's clock,
+            because the clock was set back; 0 if it is not.
     """
 
     stream: str
@@ -57,6 +63,7 @@ class PartitionSummary(msgspec.Struct, frozen=True):
     pending: int
     oldest_pending_seconds: float | None
     dead: int
+    ids_ahead_seconds: float
 
 
 class LedgerSummary(msgspec.Struct, frozen=True):
@@ -105,7 +112,9 @@ class PartitionLedger:
         stream: The name of the stream.
         position: The counting position; its `lag` is in entries, pending ones included.
         oldest_pending: Seconds since the oldest pending entry was appended, by the server's clock; `None` if nothing
-            is pending.
+            is pending, or if the entry's stream ID is ahead of that clock.
+        ids_ahead: Seconds by which the newest stream ID that a worker has read is ahead of the server's clock; 0 if it
+            is not.
         dead: The number of dead letters.
         accounts: The fields of the ledger.
     """
@@ -113,6 +122,7 @@ class PartitionLedger:
     stream: str
     position: CountingPosition
     oldest_pending: float | None
+    ids_ahead: float
     dead: int
     accounts: Sequence[Account]
 
@@ -217,6 +227,7 @@ class Ledger:
                     partition.position.pending,
                     partition.oldest_pending,
                     partition.dead,
+                    partition.ids_ahead,
                 )
                 for partition in self.partitions
             ],
@@ -256,18 +267,20 @@ def query_ledger(layout: Layout) -> Query[Ledger]:
 
 def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> PartitionLedger:
     time, groups, pending, *others = replies
-    now: tuple[int, int] = raise_on_error(time)
+    seconds, microseconds = raise_on_error(time)
+    now = seconds + microseconds / 1e6
     dead, ledger, log = map(raise_on_error, others)
     position = parse_position([groups, pending], keys.group)
     oldest = None
     if position.pending and pending["min"] is not None:
-        seconds, microseconds = now
-        oldest = max(0.0, seconds + microseconds / 1e6 - parse_id(pending["min"].decode())[0] / 1e3)
+        age = now - parse_id(pending["min"].decode())[0] / 1e3
+        oldest = None if age < -_TOLERANCE else max(0.0, age)
+    ahead = parse_id(position.delivered)[0] / 1e3 - now
     accounts = [_parse_account(name.decode(errors="replace"), int(amount)) for name, amount in ledger.items()]
     if keys.ledger != keys.topic_ledger:
         appended, plain = (int(events or 0) for events in log)
         accounts.append(Account("appended", None, None, appended - plain))
-    return PartitionLedger(keys.stream, position, oldest, dead, accounts)
+    return PartitionLedger(keys.stream, position, oldest, ahead if ahead > _TOLERANCE else 0.0, dead, accounts)
 
 
 def _parse_account(field: str, amount: int) -> Account:

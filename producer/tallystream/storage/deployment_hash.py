@@ -26,6 +26,9 @@ SNAPSHOT_AT: Final = "snapshot"
 SNAPSHOT_EVERY: Final = "snapshot-every"
 """Field for monitoring: seconds between two snapshots. It exists only while a worker takes snapshots periodically."""
 
+CLOCK_STEP: Final = "clock-step"
+"""Field for monitoring: the last step of a server's clock that a worker noticed; see `tallystream.reading.clocks`."""
+
 _SPREAD: Final = "spread@"
 
 

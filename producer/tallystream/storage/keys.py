@@ -18,7 +18,7 @@ from tallystream.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """The version of the key layout, stored in `tally:meta`."""
 
 NAMESPACE: Final = "tally"
@@ -109,8 +109,8 @@ class PartitionKeys:
         """Hash: producer id -> `<last appended sequence> <its stream ID>`.
 
         Fields that begin with `!` are not producers: `!limit` is the most entries that the stream may have, `!closed`
-        is the topic that producers must append to instead, and `!reaped` is how far records of silent producers were
-        removed (see `reap_producers.lua`).
+        is the topic that producers must append to instead, `!reaped` is how far records of silent producers were
+        removed (see `reap_producers.lua`), and `!clock` is the server's time at the last trim (see `trim.lua`).
         """
         return self.prefix + "seq"
 

@@ -6,6 +6,9 @@ A packed entry, version 1, as `append.lua` writes it:
 
 An entry of `decide.lua` has `d` instead of `p` and `q`: `d <generation>`, the generation that has already counted it.
 
+An entry of these scripts that got a stream ID later than the server's clock, because the clock was set back, states the
+clock's time in milliseconds since 1970: `t <milliseconds>`. Without `t`, the clock's time is that of the stream ID.
+
     b = [groups, singles, corrections, visits]
     group  = [metric, minute, ones, counts, sums]     events without actor and id, of which only the sum matters
                ones    [subject, ...]                 one event of amount 1 each
@@ -20,8 +23,8 @@ milliseconds since 1970, and a moment is milliseconds since the beginning of the
 visits have columns, because each of them folds at the speed of C or close to it. A release that does not support visits
 dead-letters their entry, because `n` states more events than it finds.
 
-A repartition marks each entry that it copies from an earlier topic with `p copy`, and `q` is the millisecond at which
-that topic received the original.
+A repartition marks each entry that it copies from an earlier topic with `p copy`, and `q` is the millisecond of the
+original's stream ID. A copy has the `t` of its original.
 
 A plain entry, from any Redis client, is one event in text:
 
@@ -67,6 +70,7 @@ Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_800_000)]
 Minute = Annotated[int, msgspec.Meta(ge=0, le=4_223_371_680)]
 """Whole minutes since 1970, up to the year 9999."""
 
+_TIME_DIGITS: Final = 15
 _PLAIN_FIELDS: Final = frozenset({b"metric", b"subject", b"amount", b"actor", b"at", b"id"})
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
 _DECIMAL: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
@@ -293,11 +297,39 @@ def stated_events(fields: Mapping[bytes, bytes]) -> int:
     return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
 
 
-def received_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
-    """Return the millisecond at which the server received an entry, by its ID; of a copy, that of the original."""
+def id_time_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
+    """Return the millisecond of an entry's stream ID; of a copy, that of the original's ID."""
     if fields.get(b"p") == COPIED and (taken := fields.get(b"q", b"")).isdigit():
         return int(taken)
     return int(entry_id.partition("-")[0])
+
+
+def received_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
+    """Return the millisecond, by the server's clock, at which an entry was appended: `t`, or the time of its ID.
+
+    It is never later than the time of the ID.
+    """
+    id_time = id_time_of(entry_id, fields)
+    if b"t" not in fields:
+        return id_time
+    stated = stated_time(fields)
+    return id_time if stated is None else min(stated, id_time)
+
+
+def stated_time(fields: Mapping[bytes, bytes]) -> int | None:
+    """Return the time that a packed entry states in `t`, in milliseconds; `None` if it states none."""
+    stated = fields.get(b"t")
+    if stated is None or b"v" not in fields or not stated.isdigit() or len(stated) > _TIME_DIGITS:
+        return None
+    return int(stated)
+
+
+def time_fields(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the fields that state an entry's times, for a second entry with some of its events and the same times."""
+    found = {b"t": b"%d" % stated} if (stated := stated_time(fields)) is not None else {}
+    if fields.get(b"p") == COPIED and b"q" in fields:
+        found |= {b"p": COPIED, b"q": fields[b"q"]}
+    return found
 
 
 def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:

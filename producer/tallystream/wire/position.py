@@ -24,11 +24,13 @@ class CountingPosition(msgspec.Struct, frozen=True):
         as_of: The stream ID up to which every entry is counted, `0-0` before the first.
         pending: The number of entries that were delivered to a worker and not acknowledged.
         lag: The number of entries not counted yet, pending ones included; `None` if the server does not report it.
+        delivered: The stream ID of the last entry that was delivered to a worker, `0-0` before the first.
     """
 
     as_of: str
     pending: int
     lag: int | None
+    delivered: str = "0-0"
 
 
 def position_commands(keys: PartitionKeys) -> list[Command]:
@@ -61,10 +63,11 @@ def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
         return CountingPosition("0-0", 0, None)  # no worker has created the group yet: XPENDING replied NOGROUP
     if isinstance(pending_summary, ResponseError):
         raise pending_summary
-    delivered = parse_id(group["last-delivered-id"].decode())
+    last = group["last-delivered-id"].decode()
+    delivered = parse_id(last)
     pending = int(pending_summary["pending"])
     if pending_summary["min"] is not None:
         # The two replies are from two moments: everything up to the lower ID was counted at both.
         delivered = min(delivered, before(parse_id(pending_summary["min"].decode())))
     lag = None if group["lag"] is None else int(group["lag"]) + pending
-    return CountingPosition(f"{delivered[0]}-{delivered[1]}", pending, lag)
+    return CountingPosition(f"{delivered[0]}-{delivered[1]}", pending, lag, last)

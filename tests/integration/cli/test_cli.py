@@ -141,10 +141,13 @@ def test_status(shell):
     found = shell.json("status")
     assert found["partitions"][0]["stream"] == "tally:{p0.425}:stream"
     for row in found["partitions"]:
-        assert row.keys() == {"stream", "as_of", "lag", "pending", "oldest_pending_seconds", "dead"}
-        assert (row["lag"], row["pending"], row["dead"]) == (0, 0, 0)
+        assert row.keys() == {
+            "stream", "as_of", "lag", "pending", "oldest_pending_seconds", "dead", "ids_ahead_seconds",
+        }  # fmt: skip
+        assert (row["lag"], row["pending"], row["dead"], row["ids_ahead_seconds"]) == (0, 0, 0, 0)
     assert len(found["partitions"]) == 4
     assert (found["lag"], found["pending"], found["dead"], found["unaccounted"]) == (0, 0, 0, 0)
+    assert found["clock_step"] is None
     assert found["ledger"].keys() >= {"appended", "counted", "rejected", "duplicate", "late", "dead"}
     assert (found["ledger"]["appended"], found["ledger"]["counted"]) == (1, 1)
     assert "ledger: balances, every appended event is accounted for" in shell("status").stderr

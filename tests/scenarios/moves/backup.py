@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
 
 if TYPE_CHECKING:
@@ -37,25 +39,45 @@ class LoseAndRestore(Move, frozen=True):
 
     Attributes:
         force: Whether producers run meanwhile.
+        fresh: Whether a snapshot was taken just before; else an older one is used, and the archive has the rest.
     """
 
     force: bool = False
+    fresh: bool = True
 
     @classmethod
     def draw(cls, draft: Draft) -> LoseAndRestore:
         """Return the move."""
         draft.done.add("lost")
-        return cls(draft.chance(2))
+        return cls(draft.chance(2), avoided(Known.OLD_SNAPSHOTS) or draft.chance(2))
 
     def play(self, world: World) -> None:
         """Count what waits, archive, take a snapshot, lose everything, and restore."""
         world.count()
         archive, snapshot = str(world.folder / "archive"), str(world.folder / "snapshot.sqlite")
         world.command("archive", archive, "--once", "--json")
-        world.command("snapshot", snapshot, "--once", "--json")
+        if self.fresh or not Path(snapshot).exists():
+            world.command("snapshot", snapshot, "--once", "--json")
         if not self.force:
             world.ask("app", "forget")
             world.ask("reader", "forget")
         world.execute("FLUSHALL")
         force = ["--force"] if self.force else []
         world.command("restore", snapshot, "--archive", archive, "--json", *force)
+
+
+class Drill(Move, frozen=True):
+    """An operator tests the backup: it must be right."""
+
+    @classmethod
+    def draw(cls, draft: Draft) -> Drill | None:
+        """Return a drill, if no entry was trimmed or lost."""
+        return cls() if draft.age == "forever" and "lost" not in draft.done else None
+
+    def play(self, world: World) -> None:
+        """Count what waits, archive, take a snapshot, and test it."""
+        world.count()
+        archive, snapshot = str(world.folder / "archive"), str(world.folder / "snapshot.sqlite")
+        world.command("archive", archive, "--once", "--json")
+        world.command("snapshot", snapshot, "--once", "--json")
+        world.command("drill", snapshot, "--archive", archive, "--json")

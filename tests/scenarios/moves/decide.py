@@ -37,8 +37,10 @@ class Decide(Move, frozen=True):
 
     def play(self, world: World) -> None:
         """Decide the event, and compare the verdict with the model's."""
-        world.count()
         model, event = world.model, self.event
+        if event.metric not in model.rules.metric:
+            return
+        world.count()
         rule = model.rules.metric[event.metric]
         before = model.books
         fields = event.fields(world.start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from tests.scenarios.move import Move
+from tests.scenarios.move import Move, fewer
 from tests.scenarios.script import Occurrence  # noqa: TC001  # msgspec reads the annotations
 
 if TYPE_CHECKING:
@@ -50,10 +50,8 @@ class Emit(Move, frozen=True):
 
     def shorter(self) -> Iterator[Move]:
         """Yield the move with fewer events, and with the plainest producer."""
-        for number in range(len(self.events) if len(self.events) > 1 else 0):
-            yield Emit(
-                self.events[:number] + self.events[number + 1 :], self.producer, self.spool, self.shuffle, self.wait
-            )
+        for events in fewer(self.events):
+            yield Emit(events, self.producer, self.spool, self.shuffle, self.wait)
         if (self.producer, self.spool, self.shuffle, self.wait) != ("p1", False, None, True):
             yield Emit(self.events)
 
@@ -88,5 +86,5 @@ class EmitPlain(Move, frozen=True):
 
     def shorter(self) -> Iterator[Move]:
         """Yield the move with fewer events."""
-        for number in range(len(self.events) if len(self.events) > 1 else 0):
-            yield EmitPlain(self.events[:number] + self.events[number + 1 :], self.wait)
+        for events in fewer(self.events):
+            yield EmitPlain(events, self.wait)

@@ -37,7 +37,11 @@ class Ingest(Move, frozen=True):
     def play(self, world: World) -> None:
         """Write and ingest the file."""
         now = world.now("reader")
-        events = [event for event in self.events if world.start + (event.at or 0) <= now + 3500]
+        events = [
+            event
+            for event in self.events
+            if event.metric in world.rules.metric and world.start + (event.at or 0) <= now + 3500
+        ]
         lines = [json.dumps(event.fields(world.start)) + "\n" for event in events]
         (world.folder / self.name).write_text("".join(lines))
         world.command("ingest", str(world.folder / self.name), "--json")
@@ -66,7 +70,11 @@ class PostEvents(Move, frozen=True):
     def play(self, world: World) -> None:
         """Send the events, and count them."""
         now = world.now("reader")
-        events = [event for event in self.events if world.start + (event.at or 0) <= now + 3500]
+        events = [
+            event
+            for event in self.events
+            if event.metric in world.rules.metric and world.start + (event.at or 0) <= now + 3500
+        ]
         if not events:
             return
         fields = [event.fields(world.start) for event in events]

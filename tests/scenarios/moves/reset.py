@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from tests.scenarios.known import Known, avoided
@@ -18,10 +19,12 @@ class Reset(Move, frozen=True):
     Attributes:
         metric: The metric.
         subject: The subject.
+        twice: Whether two operators do it at the same time.
     """
 
     metric: str
     subject: str
+    twice: bool = False
 
     @classmethod
     def draw(cls, draft: Draft) -> Reset | None:
@@ -34,7 +37,10 @@ class Reset(Move, frozen=True):
             and rule.once in (None, "forever")
             and not (avoided(Known.RESETS) and (rule.ids is not None or rule.once or "minute" in rule.windows))
         ]
-        return cls(draft.pick(names), draft.pick(["a", "b", "c"])) if names else None
+        if not names:
+            return None
+        twice = not avoided(Known.TWO_RESETS) and draft.chance(3)
+        return cls(draft.pick(names), draft.pick(["a", "b", "c"]), twice)
 
     def play(self, world: World) -> None:
         """Count what waits, and reset."""
@@ -42,6 +48,11 @@ class Reset(Move, frozen=True):
             return
         world.count()
         now = world.now("reader")
-        world.command("reset", self.subject, self.metric, "--json")
+        hosts = ("reader", "worker") if self.twice else ("reader",)
+        with ThreadPoolExecutor(2) as operators:
+            list(operators.map(lambda host: self._reset(world, host), hosts))
         world.model.reset(self.metric, self.subject, now)
         world.count()
+
+    def _reset(self, world: World, host: str) -> None:
+        world.command("reset", self.subject, self.metric, "--json", host=host)

@@ -40,6 +40,33 @@ class ChangeFloor(Move, frozen=True, omit_defaults=False):
             world.declare(replace(world.rules, metric=world.rules.metric | {self.metric: changed}))
 
 
+class ChangeTop(Move, frozen=True):
+    """An operator makes the leaderboards of a metric longer, or adds them: their error covers what they do not list.
+
+    Attributes:
+        metric: The metric.
+        top: The new length.
+    """
+
+    metric: str
+    top: int
+
+    @classmethod
+    def draw(cls, draft: Draft) -> ChangeTop | None:
+        """Return a longer leaderboard of a metric."""
+        metric, top = draft.pick(list(draft.rules.metric)), draft.pick([3, 30])
+        if avoided(Known.RULE_CHANGES) or draft.rules.metric[metric].top >= top:
+            return None
+        return cls(metric, top)
+
+    def play(self, world: World) -> None:
+        """Count what waits, and change the rules."""
+        if self.metric in world.rules.metric:
+            world.count()
+            changed = replace(world.rules.metric[self.metric], top=self.top)
+            world.declare(Rules(world.rules.metric | {self.metric: changed}, zone=world.rules.zone))
+
+
 class AddWindow(Move, frozen=True):
     """An operator adds a window to a metric: events count as before, and the new buckets begin empty.
 

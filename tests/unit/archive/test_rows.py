@@ -38,9 +38,22 @@ def packed(draw):
     payload = draw(payloads)
     body = {b"v": b"1", b"n": str(payload.events).encode(), b"b": encode(payload)}
     origin = draw(
-        st.sampled_from([{}, {b"d": b"1"}, {b"d": b"2"}, {b"p": b"abc", b"q": b"17"}, {b"p": b"\xff", b"q": b"x"}])
+        st.sampled_from(
+            [
+                {},
+                {b"d": b"1"},
+                {b"d": b"2"},
+                {b"p": b"abc", b"q": b"17"},
+                {b"p": b"copy", b"q": b"17"},
+                {b"p": b"\xff", b"q": b"x"},
+            ]
+        )
     )
-    return body | origin
+    return (
+        body
+        | origin
+        | draw(st.sampled_from([{}, {}, {b"t": b"1763000000123"}, {b"t": b"9763000000123"}, {b"t": b"x"}]))
+    )
 
 
 plain = st.fixed_dictionaries(
@@ -58,10 +71,11 @@ contents = packed() | plain | rubbish
 def meaning(entry: Entry) -> tuple:
     """Return everything of an entry that the fold can use."""
     origin = (entry.fields.get(b"d"), b"p" in entry.fields and b"q" in entry.fields)
+    times = (entry.received, entry.id_time)
     try:
         payload = decode(entry.fields, entry.received)
     except (CodecError, EventError):
-        return entry.id, origin, stated_events(entry.fields), dict(entry.fields)
+        return entry.id, times, origin, stated_events(entry.fields), dict(entry.fields)
     sums: Counter = Counter()
     for group in payload.groups:
         place = (group.metric, group.minute)
@@ -73,13 +87,13 @@ def meaning(entry: Entry) -> tuple:
             sums[*place, subject, "events"] += n
     # Drop sums of 0, which groups with amounts of 0 leave.
     sums = Counter({name: value for name, value in sums.items() if value})
-    return entry.id, origin, payload.events, sums, Counter(payload.singles), Counter(payload.corrections)
+    return entry.id, times, origin, payload.events, sums, Counter(payload.singles), Counter(payload.corrections)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(contents, max_size=8), st.booleans())
 def test_entries_come_back_with_the_same_meaning(drawn, close):
-    """Entries are restored in order, with the same ID, origin and events; unreadable ones with the same bytes."""
+    """Entries are restored in order, with the same ID, times, origin and events; unreadable ones with equal bytes."""
     step = 1 if close else 86_400_000
     entries = [Entry(f"{1763900000000 + n // 2 * step}-{n % 2}", fields) for n, fields in enumerate(drawn)]
     rows = Rows()

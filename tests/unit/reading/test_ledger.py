@@ -64,11 +64,19 @@ def test_an_open_ledger_has_no_unaccounted_events(pending: dict[str, object], la
 
 
 def test_the_age_of_the_oldest_pending_entry() -> None:
-    """The age of the oldest pending entry is the server's time minus that of its ID, and never negative."""
+    """The age of the oldest pending entry is the server's time minus that of its ID; unknown if it is negative."""
     (partition,) = books({}, pending={"pending": 1, "min": b"98000-7"}).partitions
     assert partition.oldest_pending == 2.5
     (partition,) = books({}, pending={"pending": 1, "min": b"999000-0"}).partitions
-    assert partition.oldest_pending == 0
+    assert partition.oldest_pending is None
+
+
+def test_how_far_stream_ids_are_ahead_of_the_clock() -> None:
+    """Delivered IDs that are more than a second later than the server's time are reported as ahead of it."""
+    for last, ahead in ((b"100500-3", 0), (b"101400-0", 0), (b"103000-0", 2.5)):
+        replies = [(100, 500_000), [GROUP | {"last-delivered-id": last}], NOTHING_PENDING, 2, {}, [None, None]]
+        (partition,) = query_ledger(Layout(1)).parse(replies).partitions
+        assert partition.ids_ahead == ahead
 
 
 def test_a_key_of_another_type_is_an_error() -> None:

@@ -18,13 +18,15 @@ from redis.exceptions import ResponseError
 from tallystream.client.replies import is_group_there, is_key_missing
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
-from tallystream.wire.stream_id import parse_id
+from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis
 
     from tallystream.storage.keys import PartitionKeys
@@ -58,6 +60,7 @@ class PartitionArchiver:
     def __init__(self, client: redis.Redis, store: Store, keys: PartitionKeys, partition: int) -> None:
         self.partition = partition
         """The number of the partition."""
+        self._read_up_to: tuple[StreamID, float] = (0, 0), 0.0  # an ID, and the monotonic second at which it was read
         self._client = client
         self._store = store
         self._keys = keys
@@ -100,7 +103,9 @@ class PartitionArchiver:
         0 also if another archiver has written the same entries meanwhile.
 
         Args:
-            settled: Minimum age of an entry in seconds; younger entries are left for a later call. 0 leaves none.
+            settled: Minimum age of an entry in seconds, by the server's clock; younger entries are left for a later
+                call. If the time of an entry is ahead of that clock, its age is the time since this object first read
+                it. 0 leaves none.
 
         Raises:
             StreamError: the group does not exist, or entries were trimmed before they were archived.
@@ -112,8 +117,7 @@ class PartitionArchiver:
             raise StreamError(
                 f"{self._keys.stream}: consumer group {ARCHIVE_GROUP!r} is missing; run again to create it"
             )
-        until = str(int((time.time() - settled) * 1000)) if settled else "+"
-        found = self._read(position, until, None)
+        found = self._read(position, "+", None, self._is_young(settled)) if settled else self._read(position, "+", None)
         if not found.rows.entries:
             return 0
         names = [self._keys.stream, self._keys.archive]
@@ -136,8 +140,35 @@ class PartitionArchiver:
         _SETTLE(self._client, names, [ARCHIVE_GROUP, first, last, count])
         return found.rows.events
 
-    def _read(self, position: str, until: str, count: int | None) -> _Range:
-        """Read the entries of one UTC day after a position: `count` of them, or (`None`) until a file is full."""
+    def _is_young(self, settled: float) -> Callable[[Entry, str], bool]:
+        """Return a function that returns whether an entry is younger than `settled` seconds.
+
+        Its second argument is the ID of the last entry that was read in the same command.
+        """
+        seconds, microseconds = self._client.time()
+        now, read = int(seconds) * 1000 + int(microseconds) // 1000, time.monotonic()
+
+        def is_young(entry: Entry, last: str) -> bool:
+            if entry.received <= now:
+                return now - entry.received < settled * 1000
+            # The server's clock was set back, and another client appended the entry: nothing states its age.
+            if parse_id(entry.id) > self._read_up_to[0]:
+                self._read_up_to = parse_id(last), read
+            return read - self._read_up_to[1] < settled
+
+        return is_young
+
+    def _read(
+        self,
+        position: str,
+        until: str,
+        count: int | None,
+        is_young: Callable[[Entry, str], bool] = lambda _entry, _last: False,
+    ) -> _Range:
+        """Read entries of one UTC day after a position: `count`, or (`None`) until one is young or a file is full.
+
+        `is_young` is called with an entry, and with the ID of the last entry that was read in the same command.
+        """
         found = _Range(Rows(), "", position)
         while count is None or found.rows.entries < count:
             reply: Any = self._client.xrange(self._keys.stream, f"({found.last}", until, count=_READ)
@@ -146,7 +177,11 @@ class PartitionArchiver:
                 entry = Entry(id_.decode(), fields)
                 found.first = found.first or entry.id
                 full = count is None and len(found.rows) >= MAX_ROWS
-                if full or day_of(parse_id(entry.id)) != day_of(parse_id(found.first)):
+                if (
+                    full
+                    or is_young(entry, part[-1][0].decode())
+                    or day_of(parse_id(entry.id)) != day_of(parse_id(found.first))
+                ):
                     return found
                 found.rows.add(entry)
                 found.last = entry.id

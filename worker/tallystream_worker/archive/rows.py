@@ -1,8 +1,8 @@
 """Converts entries to columns and back. Pure: no Redis, no files.
 
-A restored entry folds to the same batch as the original: it keeps its ID, its origin (through the sequence gate,
-decided, or neither), and every event with the time, actor and id that the rules use. An entry that cannot be decoded
-keeps its bytes.
+A restored entry folds to the same batch as the original: it keeps its ID, the time that it states, its origin (through
+the sequence gate, decided, or neither), and every event with the time, actor and id that the rules use. An entry that
+cannot be decoded keeps its bytes.
 
 Rows keep the order of the entries. The rows of an entry are sorted by metric, minute and subject, so that neighbours
 share a prefix, and values of a whole entry compress to almost nothing.
@@ -20,7 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tallystream.errors import CodecError, EventError
-from tallystream.wire.codec import VERSION, Correction, Group, Payload, Single, decode, encode, stated_events
+from tallystream.wire.codec import (
+    VERSION,
+    Correction,
+    Group,
+    Payload,
+    Single,
+    decode,
+    encode,
+    stated_events,
+    stated_time,
+)
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 
@@ -33,6 +43,7 @@ SCHEMA: Final = pa.schema(
     [
         pa.field("received", _MOMENT, nullable=False),  # the entry's stream ID: its millisecond ...
         pa.field("received_n", pa.uint64(), nullable=False),  # ... and its number within that
+        pa.field("stated", _MOMENT),  # the server's time at the append, if the entry states one
         pa.field("kind", pa.string(), nullable=False),
         pa.field("metric", pa.string()),
         pa.field("subject", pa.string()),
@@ -81,10 +92,11 @@ class Rows:
         """Add the rows of one entry; an entry that cannot be decoded becomes one `raw` row."""
         milliseconds, number = parse_id(entry.id)
         first = len(self)
-        producer = sequence = decided = None
+        producer = sequence = decided = stated = None
         try:
             payload = decode(entry.fields, milliseconds)
             producer, sequence, decided = _origin(entry)
+            stated = stated_time(entry.fields)
         except (CodecError, EventError):
             payload = None
         if payload is None:
@@ -97,6 +109,7 @@ class Rows:
         n = len(self) - first
         self._columns["received"].extend(repeat(milliseconds, n))
         self._columns["received_n"].extend(repeat(number, n))
+        self._columns["stated"].extend(repeat(stated, n))
         self._columns["producer"].extend(repeat(producer, n))
         self._columns["sequence"].extend(repeat(sequence, n))
         self._columns["decided"].extend(repeat(decided, n))
@@ -162,7 +175,7 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
     """Yield entries equal in effect to those that a table was made from, in the same order, with the same IDs."""
     table = table.combine_chunks()
     runs = {name: _Runs(table, name) for name in ("received", "received_n", "kind", "metric", "producer", "sequence")}
-    runs["at"], runs["decided"] = _Runs(table, "happened"), _Runs(table, "decided")
+    runs |= {"at": _Runs(table, "happened"), "decided": _Runs(table, "decided"), "stated": _Runs(table, "stated")}
     values = {name: table.column(name).to_pylist() for name in ("subject", "amount", "events")}
     bounds = sorted({0, *(end for each in runs.values() for end in each.ends)})
     payload, current = Payload([], [], []), None
@@ -232,6 +245,8 @@ def _entry(runs: dict[str, _Runs], row: int, payload: Payload) -> Entry:
         fields[b"d"] = decided.encode()
     elif (producer := runs["producer"][row]) is not None:
         fields |= {b"p": producer.encode(), b"q": str(runs["sequence"][row]).encode()}
+    if (stated := runs["stated"][row]) is not None:
+        fields[b"t"] = str(stated).encode()
     fields |= {b"n": str(payload.events).encode(), b"b": encode(payload)}
     return Entry(f"{runs['received'][row]}-{runs['received_n'][row]}", fields)
 

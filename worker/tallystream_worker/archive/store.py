@@ -33,7 +33,7 @@ from tallystream.wire.stream_id import StreamID, parse_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 """The version of the files, stored in the manifest and in each file."""
 
 _MANIFEST: Final = "_tallystream.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tallystream.wire.codec import received_of
+from tallystream.wire.codec import id_time_of, received_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +27,17 @@ class Entry:
 
     @property
     def received(self) -> int:
-        """The millisecond, on the server's clock, at which the entry was first appended; it never changes.
+        """The millisecond, by the server's clock, at which the entry was first appended; it never changes.
 
-        A repartition copies entries: a copy has the time of its original.
+        It is the time that the entry states, or that of its stream ID. A copy that a repartition made has the time of
+        its original.
         """
         return received_of(self.id, self.fields)
+
+    @property
+    def id_time(self) -> int:
+        """The millisecond of the stream ID, or of the original's if the entry is a copy; it never changes.
+
+        It is later than `received` if the server's clock was set back before the entry was appended.
+        """
+        return id_time_of(self.id, self.fields)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import EventError
-from tallystream.wire.codec import VERSION, ActorColumns, Correction, Group, Payload, Single, encode
+from tallystream.wire.codec import VERSION, ActorColumns, Correction, Group, Payload, Single, encode, time_fields
 from tallystream.wire.event import MAX_ACTOR_BYTES, MAX_AHEAD, MAX_ID_BYTES
 from tallystream.wire.window import MINUTE
 from tallystream_worker.counting.fold_result import DeadEntry
@@ -60,7 +60,7 @@ class PayloadFold:
     def _add_group(self, result: FoldResult, entry: Entry, group: Group) -> None:
         metric = group.metric
         rule = self._rules.metric.get(metric)
-        if rule is None or rule.once is not None or group.minute * MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
+        if rule is None or rule.once is not None or group.minute * MINUTE * 1000 > entry.id_time + MAX_AHEAD * 1000:
             self._add_dead(result, entry, Payload([group], []), self._refusal(metric, group.minute * 60_000, entry))
             return
         if group.sums and (rule.limit is not None or not rule.exact):
@@ -99,7 +99,7 @@ class PayloadFold:
     def _can_add_together(self, entry: Entry, columns: ActorColumns, rule: Metric) -> bool:
         """Return whether the columns need no check per event: none in the future, late or a vote, all actors valid."""
         begin = columns.minute * MINUTE * 1000
-        if rule.once is not None or begin + MINUTE * 1000 > entry.received + MAX_AHEAD * 1000:
+        if rule.once is not None or begin + MINUTE * 1000 > entry.id_time + MAX_AHEAD * 1000:
             return False
         if is_late(entry, rule, begin):
             return False
@@ -116,7 +116,7 @@ class PayloadFold:
         )
         rule = self._rules.metric.get(metric)
         reason = result.excluded.get((metric, subject))
-        if rule is None or at > entry.received + MAX_AHEAD * 1000:
+        if rule is None or at > entry.id_time + MAX_AHEAD * 1000:
             reason = self._refusal(metric, at, entry)
         elif reason is None:
             try:
@@ -158,7 +158,7 @@ class PayloadFold:
         """Return why an event of this metric and millisecond cannot be counted; `""` if no rule forbids it."""
         try:
             self._rules.refuse_undeclared(metric)
-            if at > entry.received + MAX_AHEAD * 1000:
+            if at > entry.id_time + MAX_AHEAD * 1000:
                 return f"at: is more than {MAX_AHEAD:,} seconds after the server received the entry"
             self._rules.refuse(metric, 1, None)
         except EventError as error:
@@ -189,9 +189,9 @@ class PayloadFold:
         return _part(group, set().union(*faulty.values()), keep=False)
 
     def _add_dead(self, result: FoldResult, entry: Entry, payload: Payload, reason: str) -> None:
-        """Add a dead letter to the result: an entry that contains only this part of the original entry."""
+        """Add a dead letter to the result: an entry with only this part of the original entry, and with its time."""
         events = payload.events
-        fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)}
+        fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)} | time_fields(entry.fields)
         parts: tuple[Group | Single | Correction, ...] = (*payload.groups, *payload.singles, *payload.corrections)
         metric = parts[0].metric if parts[0].metric in self._rules.metric else ""
         result.dead.append(dead_entry_of(entry, reason, events, fields, metric))

@@ -13,7 +13,7 @@ const page = byId("page");
 let [shown, declared, ratios] = [null, null, null];
 
 const live = new Live({
-  overview: (figures) => { showStrip(figures); showAsOf(figures.as_of); shown?.overview(figures); },
+  overview: (figures) => { showStrip(figures); showAsOf(figures); shown?.overview(figures); },
   top: (top) => shown?.top?.(top),
   counters: (data) => shown?.counters?.(data),
   reset: () => shown?.read?.(),
@@ -41,9 +41,9 @@ function route() {
   if (before) { window.scrollTo(0, 0); byId("main").focus({ preventScroll: true }); }
 }
 
-// A stream ID begins with the millisecond at which the server accepted the entry.
-function showAsOf(id) {
-  const milliseconds = Number(id.split("-")[0]);
+// A stream ID begins with the millisecond at which the server accepted the entry; it is later if the clock was set back.
+function showAsOf({ as_of: id, at }) {
+  const milliseconds = Math.min(Number(id.split("-")[0]), Math.floor(at * 1000));
   setText(byId("as-of"), milliseconds ? `${clock(milliseconds)}.${String(milliseconds % 1000).padStart(3, "0")}` : "the beginning");
   byId("as-of").title = `stream ID ${id}`;
 }

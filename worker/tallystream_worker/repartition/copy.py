@@ -2,8 +2,8 @@
 
 Marks in the new topic record what was copied: for each pair of an old and a new partition, the ID of the last entry of
 the old one whose events for the new one were copied. An interrupted copy continues from the lowest mark, and skips the
-new partitions that are further. The sequence of a copied entry is the time at which the old topic took the entry; this
-time decides which of its events are late.
+new partitions that are further. The sequence of a copied entry is the time in the stream ID of the old entry. This
+time, or the time that the old entry states, decides which of its events are late.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tallystream.wire.codec import (
     encode,
     split,
     stated_events,
+    time_fields,
     was_sequenced,
 )
 from tallystream.wire.stream_id import parse_id
@@ -237,7 +238,7 @@ class StreamCopier:
             fields = dict(entry.fields)
             if gated:
                 fields.pop(b"d", None)
-                fields |= {b"p": COPIED, b"q": b"%d" % entry.received}
+                fields |= {b"p": COPIED, b"q": b"%d" % entry.id_time}
             yield source % self._new.partitions, _part(entry, stated_events(fields) if gated else 0, fields)
             return
         for retraction in self._retracted:
@@ -247,7 +248,7 @@ class StreamCopier:
             events = part.events
             if not events:
                 continue
-            fields = {b"v": VERSION, b"p": COPIED, b"q": b"%d" % entry.received}
+            fields = {b"v": VERSION} | time_fields(entry.fields) | {b"p": COPIED, b"q": b"%d" % entry.id_time}
             yield home, _part(entry, events, fields | {b"n": b"%d" % events, b"b": encode(part)})
 
     def _home_from(self, source: int) -> Callable[[str, str, bool], int]:

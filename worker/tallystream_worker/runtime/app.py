@@ -16,6 +16,7 @@ from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import spread_fields
 from tallystream_worker.alerts.service import alert_services
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.maintenance.clocks import clock_service
 from tallystream_worker.maintenance.hot_subjects import hot_subjects_service
 from tallystream_worker.maintenance.losses import losses_service
 from tallystream_worker.maintenance.reaper import reaper_service
@@ -154,6 +155,7 @@ class Worker:
             trim_service(settings, deployment, log),
             losses_service(settings, deployment, log),
             reaper_service(settings, deployment, name, log),
+            clock_service(settings, deployment, log),
             hot_subjects_service(settings, deployment, lambda: follower.pool.hot_subjects, log),
             *alert_services(settings, deployment, log, name, delivered),
         ]

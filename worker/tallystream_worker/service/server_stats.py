@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from tallystream.reading.clocks import ClockStep, parse_step
 from tallystream.reading.query import Command, Query
-from tallystream.storage.deployment_hash import SNAPSHOT_AT, SNAPSHOT_EVERY
+from tallystream.storage.deployment_hash import CLOCK_STEP, SNAPSHOT_AT, SNAPSHOT_EVERY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,6 +43,7 @@ class ServerStats:
         snapshot_every: Seconds between two snapshots; `None` if no worker takes them.
         audit: Last audit of a worker: its end in seconds since 1970, the number of compared counters, and the number
             of different ones; `None` before the first.
+        step: Last step of a server's clock that a worker noticed; `None` if there was none.
     """
 
     memory_used: int | None
@@ -54,6 +56,7 @@ class ServerStats:
     snapshot: float | None
     snapshot_every: float | None = None
     audit: tuple[float, int, int] | None = None
+    step: ClockStep | None = None
 
 
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
@@ -62,11 +65,11 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
         commands += [("HMGET", keys.sequences, LIMIT, _DEAD_LIMIT), ("MEMORY USAGE", keys.dead)]
-    commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit"))
+    commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit", CLOCK_STEP))
 
     def parse(replies: list[Any]) -> ServerStats:
         memory = {} if isinstance(replies[0], RedisError) else replies[0]
-        *replies, (snapshot, every, audit) = replies
+        *replies, (snapshot, every, audit, step) = replies
         present: set[bytes] = set()
         for consumers in replies[1::4]:
             present.update(_present(consumers))
@@ -90,6 +93,7 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
             float(snapshot) if snapshot else None,
             float(every) if every else None,
             _audited(audit),
+            parse_step(step),
         )
 
     return Query(commands, parse)

@@ -160,7 +160,8 @@ class Snapshotter:
                 for name in (f"sketch:{metric}", f"top:{metric}")]  # fmt: skip
         counters = keys.ledger.removesuffix("ledger")
         cut = open_view(self._client, keys, [counters + name for name in copy])
-        first = parse_id(cut.position.floor)[0]
+        # If stream IDs are ahead of the server's clock, they do not tell when the first uncounted entry was appended.
+        first = floor if (floor := parse_id(cut.position.floor)[0]) <= cut.position.taken else 0
         try:
             firing = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
             reading = self._read(cut, keys, touched, read, copy, whole=before is None)

@@ -4,10 +4,14 @@
 -- KEYS[1] stream   KEYS[2] live generation   KEYS[3] the generation's ledger (hash)   KEYS[4] the topic's ledger (hash)
 -- KEYS[5] sequences (hash; its field `!limit` is the most entries that the stream may have)
 -- ARGV[1] batch of this one event, msgpack, see rules/plan.lua   ARGV[2] generation that the batch is for
--- ARGV[3] key of the event's total   ARGV[4..] fields and values of its stream entry
+-- ARGV[3] key of the event's total   ARGV[4] the event's time, milliseconds since 1970
+-- ARGV[5] milliseconds that an event may be late, "" for any   ARGV[6] milliseconds that it may be ahead
+-- ARGV[7..] fields and values of its stream entry
 --
 -- Returns {"decided", stream ID, accepted 0|1, reason, total, used}
 --         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
+--         {"late"}           by the server's clock the event is later than it may be; nothing was done
+--         {"ahead"}          by the server's clock the event is further ahead than it may be; nothing was done
 --         {"rejected"}       a counter cannot take the event; nothing was done
 --         {"switched"}       another generation is live now; nothing was done
 -- `reason` is "" if the event was accepted, else "duplicate", "once" or "limit".
@@ -15,11 +19,13 @@
 --
 -- Invariant: either the entry is in the stream and the live generation has counted it, or neither. The fields of the
 -- entry name that generation, so its worker acknowledges the entry without counting it. Every other generation counts
--- it like any other entry.
+-- it like any other entry: so an event that the fold would find late or too far ahead must not be decided.
 local appending = require('tallystream.storage.lua.lib.appending')
+local clock = require('tallystream.storage.lua.lib.clock')
 local generations = require('tallystream.storage.lua.lib.generations')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 local plan = require('tallystream.storage.lua.rules.plan')
+local streams = require('tallystream.storage.lua.lib.streams')
 local write = require('tallystream.storage.lua.rules.write')
 local call = redis.call
 
@@ -30,6 +36,15 @@ local limit = call('HGET', KEYS[5], '!limit')
 if appending.is_full(KEYS[1], limit) then
   return { 'full', limit }
 end
+local now, at, may_be_late = clock.milliseconds(), tonumber(ARGV[4]), tonumber(ARGV[5])
+if may_be_late and now - at > may_be_late then
+  return { 'late' }
+end
+local earliest = at - ARGV[6] -- the earliest time of an ID that the event may have
+-- Like the fold, measure this from the entry's ID, which is later than `now` if the clock was set back.
+if earliest > now and earliest > (streams.parse_id(streams.last_id(KEYS[1])) or 0) then
+  return { 'ahead' }
+end
 local batch = cmsgpack.unpack(ARGV[1])
 local changes = plan(batch, KEYS[3])
 if #changes.rejected > 0 then
@@ -38,7 +53,7 @@ end
 numbers.check_whole(KEYS[4], appending.LEDGER_FIELDS)
 
 -- From here on nothing fails.
-local id = call('XADD', KEYS[1], '*', unpack(ARGV, 4))
+local id = appending.add_entry(KEYS[1], now, unpack(ARGV, 7))
 appending.add_to_ledger(KEYS[4], 1, 1)
 write(changes)
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tallystream.reading.clocks import ClockStep, query_clock_step
 from tallystream.reading.ledger import OUTCOMES, LedgerSummary
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.live_view import follow
+from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
@@ -36,6 +38,9 @@ class Status(LedgerSummary, frozen=True):
     kept_log: int | None
     """Number of the topic that is kept from before the last repartition, if one is."""
 
+    clock_step: ClockStep | None
+    """The last step of a server's clock that a worker noticed, if there was one."""
+
 
 def status(
     *,
@@ -52,6 +57,7 @@ def status(
             return
         ledger = totals.ledger()
         hottest, deployment = totals.run(query_hot_subjects(totals.deployment.layout)), totals.deployment
+        step = totals.run(query_clock_step(deployment.layout))
     if json:
         fields = msgspec.structs.asdict(ledger)
         print_json(
@@ -61,6 +67,7 @@ def status(
                 building=deployment.building,
                 moving=deployment.moving,
                 kept_log=deployment.kept,
+                clock_step=step,
             )
         )
         return
@@ -82,7 +89,7 @@ def status(
         if hot.is_hot:
             what = f"{hot.metric} of {hot.subject} is {hot.share:.0%} of the events of {stream}"
             console.print(f"hot: {what}: {advice(hot, deployment.declared)}", soft_wrap=True, markup=False)
-    for line in _unfinished(deployment):
+    for line in (*_clocks(ledger, step), *_unfinished(deployment)):
         console.print(line, soft_wrap=True, markup=False)
     # The equation of the ledger: each appended event has exactly one of these outcomes, or waits.
     became = " + ".join(f"{ledger.ledger[name]:,} {name}" for name in OUTCOMES)
@@ -94,6 +101,19 @@ def status(
         error_console.print("ledger: balances, every appended event is accounted for", style="green")
     else:
         error_console.print(f"ledger: {ledger.unaccounted:,} events are UNACCOUNTED for", style="bold red")
+
+
+def _clocks(ledger: LedgerSummary, step: ClockStep | None) -> Iterator[str]:
+    """Yield one line for the last step of a server's clock, and one for streams whose IDs are ahead of the clock."""
+    if step is not None:
+        where = "ahead" if step.seconds > 0 else "back"
+        yield f"clock: the server's clock was set {where} by {abs(step.seconds):,.1f} s at {format_moment(step.at)}"
+    ahead = [partition.ids_ahead_seconds for partition in ledger.partitions if partition.ids_ahead_seconds > 0]
+    if ahead:
+        yield (
+            f"clock: stream IDs are up to {max(ahead):,.1f} s ahead of the server's clock (streams: {len(ahead):,}). "
+            "Until the clock reaches them, the lateness of plain XADD entries is measured from their ID"
+        )
 
 
 def _unfinished(deployment: Deployment) -> Iterator[str]:

@@ -8,7 +8,10 @@
 -- ARGV[5] entries that one call removes at most   ARGV[6] bytes that the dead stream may have, 0 for no limit
 --
 -- Writes two fields of the sequences, which readers show with the lengths: `!limit`, the number of entries at which
--- appends are refused, and `!dead`, which is ARGV[6]. A field without a limit is absent.
+-- appends are refused, and `!dead`, which is ARGV[6]. A field without a limit is absent. A third, `!clock`, has the
+-- server's time of this call, and the time at which the clock had last advanced by more than an hour between two calls
+-- (0 for never). For an hour after that no entry is removed for its age: a clock that is ahead for a moment must not
+-- cost the entries that a rebuild needs.
 --
 -- Returns {"trimmed", removed, entries, bytes, limit (entries, 0 for none), holder of the oldest entry}
 --
@@ -19,6 +22,7 @@ local clock = require('tallystream.storage.lua.lib.clock')
 local streams = require('tallystream.storage.lua.lib.streams')
 local stream, holds, ledger, sequences = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local call = redis.call
+local HOUR = 3600000 -- milliseconds
 
 local mark, holder -- the smallest ID that must stay, and the group or retention hold that needs it
 local function hold(id, name)
@@ -45,12 +49,26 @@ end
 call('HGET', ledger, 'entries:retired') -- a key of another type is an error here, before anything is written
 call('HGET', sequences, '!limit')
 
+-- Stores the server's time `now`; returns whether the clock has advanced steadily for an hour, or was never stored.
+local function is_steady(now)
+  local last, leap = string.match(call('HGET', sequences, '!clock') or '', '^(%d+) (%d+)$')
+  last, leap = tonumber(last), tonumber(leap) or 0
+  if last and now - last > HOUR then
+    leap = now
+  elseif now < leap then
+    leap = 0 -- the clock was set back: it is no longer ahead
+  end
+  call('HSET', sequences, '!clock', string.format('%.0f %.0f', now, leap))
+  return now - leap > HOUR
+end
+
 local entries, bytes = call('XLEN', stream), call('MEMORY', 'USAGE', stream, 'SAMPLES', 20)
 local each = entries > 0 and bytes / entries or 0
 local step, removed = tonumber(ARGV[5]), 0
 if is_counting then
-  if tonumber(ARGV[2]) > 0 then
-    local oldest = clock.milliseconds() - ARGV[2]
+  local now = clock.milliseconds()
+  if is_steady(now) and tonumber(ARGV[2]) > 0 then
+    local oldest = now - ARGV[2]
     local by_age = streams.parse_id(mark) < oldest and mark or string.format('%.0f-0', math.max(0, oldest))
     removed = call('XTRIM', stream, 'MINID', '~', by_age, 'LIMIT', step)
   end

@@ -12,7 +12,7 @@
 --
 -- Invariant: the marks move only in the call that appends the parts, so each part up to a mark is here, once.
 -- The ID of a copy keeps the millisecond of its entry, unless the stream has a later ID. Lateness is measured by the
--- millisecond in the fields of the copy.
+-- times in the fields of the copy. All these times come from the ID and the fields of the entry, not from a clock.
 local appending = require('tallystream.storage.lua.lib.appending')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 local streams = require('tallystream.storage.lua.lib.streams')

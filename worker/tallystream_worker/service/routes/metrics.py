@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from tallystream.aio import Totals
 from tallystream.errors import ConfigurationError
 from tallystream.reading.alerts import FiringAlerts, query_alerts
-from tallystream.reading.ledger import Ledger, query_ledger
+from tallystream.reading.ledger import Ledger, PartitionLedger, query_ledger
 from tallystream.rules.metrics import Rules
 from tallystream_worker.service.server_stats import ServerStats, query_server_stats
 
@@ -146,7 +146,16 @@ def _of_partitions(ledger: Ledger) -> Iterable[Metric]:
     lag = _gauge("lag_entries", "Entries that are not counted yet, pending ones included.", None, "partition")
     pending = _gauge("pending_entries", "Entries delivered to a worker and not acknowledged.", None, "partition")
     oldest = _gauge(
-        "oldest_pending_age_seconds", "Age of the oldest pending entry; 0 if none is pending.", None, "partition"
+        "oldest_pending_age_seconds",
+        "Age of the oldest pending entry; 0 if none is pending, NaN if its stream ID is ahead of the server's clock.",
+        None,
+        "partition",
+    )
+    ahead = _gauge(
+        "stream_ids_ahead_seconds",
+        "How far stream IDs are ahead of the server's clock, because it was set back; 0 if they are not.",
+        None,
+        "partition",
     )
     dead = _gauge("partition_dead_entries", "Dead letters of the partition.", None, "partition")
     for partition in ledger.partitions:
@@ -154,9 +163,16 @@ def _of_partitions(ledger: Ledger) -> Iterable[Metric]:
         position = partition.position
         lag.add_metric(labels, float("nan") if position.lag is None else position.lag)
         pending.add_metric(labels, position.pending)
-        oldest.add_metric(labels, partition.oldest_pending or 0)
+        oldest.add_metric(labels, _age(partition))
+        ahead.add_metric(labels, partition.ids_ahead)
         dead.add_metric(labels, partition.dead)
-    yield from (lag, pending, oldest, dead)
+    yield from (lag, pending, oldest, dead, ahead)
+
+
+def _age(partition: PartitionLedger) -> float:
+    if partition.oldest_pending is None:
+        return float("nan") if partition.position.pending else 0
+    return partition.oldest_pending
 
 
 def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
@@ -177,6 +193,9 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         yield _gauge("audit_timestamp_seconds", "End of the last audit of a worker in seconds since 1970.", at)
         yield _gauge("audit_counters", "Counters that the last audit compared.", counters)
         yield _gauge("audit_differences", "Counters that differed in the last audit; must be 0.", differences)
+    if vitals.step is not None:
+        yield _gauge("clock_step_seconds", "The last step of a server's clock: above 0 if ahead.", vitals.step.seconds)
+        yield _gauge("clock_step_timestamp_seconds", "The server's time after that step.", vitals.step.at)
     for name, what, values in (
         ("stream_entries", "Entries in the stream, counted ones included.", vitals.stream_entries),
         ("stream_max_entries", "Entries at which the stream accepts no more.", vitals.stream_limits),

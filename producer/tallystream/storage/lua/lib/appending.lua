@@ -2,6 +2,7 @@
 --
 -- Two fields of the sequences are not producers (no producer's ID begins with `!`): `!limit` is the most entries that
 -- the stream may have, and `!closed`, if the stream is closed, is the topic to append to instead.
+local clock = require('tallystream.storage.lua.lib.clock')
 
 local call = redis.call
 local ENTRIES = 'entries:gated' -- field of the ledger: entries that scripts appended
@@ -32,15 +33,30 @@ local function refusal(stream, ledger, limit, closed)
   call('HGET', ledger, 'appended') -- a key of another type is an error here, before anything is written
 end
 
+-- Appends an entry with these fields and values at the server's time `now` (milliseconds since 1970), and returns its
+-- stream ID. The ID has this time, unless the stream has a later ID, because the clock was set back: IDs never go back.
+-- Then the entry gets the next ID, and states the time in the field `t`, by which its lateness is measured.
+local function add_entry(stream, now, ...)
+  local time = string.format('%.0f', now)
+  local id = redis.pcall('XADD', stream, time .. '-*', ...)
+  if type(id) == 'table' then -- the error of an ID that is too small; any other error is raised by the next line
+    id = call('XADD', stream, '*', 't', time, ...)
+  end
+  return id
+end
+
 -- Appends one entry of a producer, stores its sequence, adds the entry to the ledger, and returns its stream ID.
 local function append(stream, sequences, ledger, version, producer, sequence, events, payload)
-  local id = call('XADD', stream, '*', 'v', version, 'p', producer, 'q', sequence, 'n', events, 'b', payload)
+  -- stylua: ignore
+  local id = add_entry(stream, clock.milliseconds(),
+    'v', version, 'p', producer, 'q', sequence, 'n', events, 'b', payload)
   call('HSET', sequences, producer, sequence .. ' ' .. id)
   add_to_ledger(ledger, events, 1)
   return id
 end
 
 return {
+  add_entry = add_entry,
   add_to_ledger = add_to_ledger,
   append = append,
   is_full = is_full,

@@ -1,4 +1,4 @@
--- clock: reads the time of the server.
+-- clock: reads the time of the server. No other module reads a clock, and no script takes a present time from a caller.
 
 -- Returns the time by the server's clock, in whole milliseconds since 1970.
 local function milliseconds()

@@ -1,0 +1,46 @@
+"""Reads the last step of a server's clock, which a worker noticed and published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tallystream.reading.query import Query, raise_on_error
+from tallystream.storage.deployment_hash import CLOCK_STEP
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tallystream.storage.keys import Layout
+
+
+@dataclass(frozen=True)
+class ClockStep:
+    """The last step of a server's clock.
+
+    Attributes:
+        at: The server's time after the step, in seconds since 1970.
+        seconds: The size of the step: above 0 if the clock was set ahead, below 0 if it was set back.
+    """
+
+    at: float
+    seconds: float
+
+
+def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
+    """Return a query for the last step of a server's clock that a worker noticed; `None` if there was none."""
+
+    def parse(replies: list[Any]) -> ClockStep | None:
+        return parse_step(raise_on_error(replies[0]))
+
+    return Query([("HGET", layout.meta, CLOCK_STEP)], parse)
+
+
+def write_step(step: ClockStep) -> str:
+    """Return the value of the field `CLOCK_STEP` for a step: its time and its size, in seconds."""
+    return f"{step.at:.3f} {step.seconds:.3f}"
+
+
+def parse_step(text: bytes | None) -> ClockStep | None:
+    """Return the step in a value of the field `CLOCK_STEP`; `None` if there is no value."""
+    return ClockStep(*(float(part) for part in text.split())) if text else None
