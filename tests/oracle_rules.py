@@ -13,6 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from tallystream.rules.windows import bucket
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
@@ -38,6 +40,11 @@ class Happened:
     def bucket(self, window: str) -> str:
         """Return the label of the bucket of a window that contains the event's time."""
         return label_of(window, self.at // 60_000, self.zone)
+
+    def is_in_time(self, window: str, rule: Metric) -> bool:
+        """Return whether the server received the event before its bucket of a window closed."""
+        kept = rule.retention_seconds(window)
+        return kept is None or self.received < (bucket(window, self.at // 60_000, self.zone).end + kept) * 1000
 
 
 @lru_cache(maxsize=65536)
@@ -94,11 +101,15 @@ class Books:
         self.ledger[f"{outcome}@{metric}"] += events
 
     def add(self, event: Happened, rule: Metric, amount: int) -> None:
-        """Add an amount to the total of the event's subject and to the bucket of its time in each window."""
+        """Add an amount to the total of the event's subject, and to the bucket of its time in each window.
+
+        A bucket that had closed when the server received the event does not get it.
+        """
         self.totals[event.metric, event.subject] += amount
         self.ledger[f"total@{event.metric}"] += amount
         for window in rule.windows:
-            self.windows[window, event.metric, event.bucket(window), event.subject] += amount
+            if event.is_in_time(window, rule):
+                self.windows[window, event.metric, event.bucket(window), event.subject] += amount
 
     def top(self, metric: str, n: int) -> list[tuple[str, int]]:
         """Return the `n` subjects of a metric with the largest totals; equal totals are in descending name order."""
@@ -159,7 +170,13 @@ def grant(events: list[Happened], rule: Metric, books: Books) -> None:
     for label, asked in grouped(events, lambda event: event.bucket(rule.per or "")):
         accepted = min(rule.limit or 0, len(asked))
         books.asked[asked[0].metric, str(label), asked[0].subject] += len(asked)
-        books.add(asked[0], rule, accepted)
+        first = min(asked, key=lambda event: event.received)
+        books.add(first, rule, accepted)
+        for window in rule.windows:
+            in_time = sum(event.is_in_time(window, rule) for event in asked)
+            if in_time:  # else the bucket had closed before the first event
+                place = (window, first.metric, first.bucket(window), first.subject)
+                books.windows[place] += min(rule.limit or 0, in_time) - accepted
         books.move("counted", asked[0].metric, accepted)
         books.move("rejected:limit", asked[0].metric, len(asked) - accepted)
 

@@ -5,6 +5,7 @@ See `tallystream.storage.deployment_hash` for the hash that they are read from.
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self
@@ -44,6 +45,8 @@ class Deployment:
         kept: The number of the earlier topic whose streams and counters are still stored; `None` if there is none.
         moving: The number of the topic that a repartition is filling now, to replace the live topic; `None` if none is.
         spread: The metrics whose events may be in any partition.
+        clock_ahead: By how many seconds the server's clock was ahead of this host's when a reader read the deployment.
+            Keys expire by the server's clock, so reads of ranges use it. A second or less is taken as 0.
     """
 
     layout: Layout
@@ -57,6 +60,7 @@ class Deployment:
     kept: int | None = None
     moving: int | None = None
     spread: frozenset[str] = frozenset()
+    clock_ahead: float = 0.0
 
     @classmethod
     def create_or_load(cls, client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Self:
@@ -249,6 +253,11 @@ class Deployment:
                 f"read from one partition. Keep spread = true in [metric.{name}], or move the events to a new topic "
                 "with this configuration: tallystream rebuild"
             )
+
+    @property
+    def now(self) -> float:
+        """The present by the server's clock, in seconds since 1970."""
+        return time.time() + self.clock_ahead
 
     def with_live(self, live: Sequence[bytes | None]) -> Self:
         """Return a copy of this deployment whose layout has the live generation of each partition.

@@ -69,6 +69,7 @@ class Mutant:
 
 _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
+_EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -429,8 +430,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/rules/batch.py",
-                "return self.expire | {prefix: until for _, prefix, until in self._uniques}",
-                "return self.expire",
+                "return self.expire | self.closes | {prefix: until for _, prefix, until in self._uniques}",
+                "return self.expire | self.closes",
             ),
         ),
         tests=(f"{_AUDIT}::test_expired_uniques_are_no_difference",),
@@ -463,5 +464,50 @@ MUTANTS: Final = (
         tests=(
             "tests/integration/dead_letters/test_dropped.py::test_an_audit_learns_of_entries_that_are_given_up_meanwhile",
         ),
+    ),
+    Mutant(
+        "late-event-in-a-closed-bucket",
+        (Edit("tallystream/rules/batch.py", "        if received < place.closes_first:\n", "        if True:\n"),),
+        tests=(f"{_EXPIRY}::test_a_late_event_does_not_bring_a_bucket_back",),
+    ),
+    Mutant(
+        "late-decision-in-a-closed-bucket",
+        (Edit("tallystream/storage/lua/decide.lua", "plan(batch, KEYS[3], now)", "plan(batch, KEYS[3])"),),
+        tests=(f"{_EXPIRY}::test_a_late_event_does_not_bring_a_bucket_back",),
+    ),
+    Mutant(
+        "expired-bucket-made-again",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/buckets.lua",
+                "return closes > 0 and closes + KEPT <= now",
+                "return false",
+            ),
+        ),
+        tests=(f"{_EXPIRY}::test_an_entry_that_waited_does_not_bring_a_bucket_back",),
+    ),
+    Mutant(
+        "reads-of-expired-buckets",
+        (
+            Edit(
+                "tallystream/rules/metrics.py",
+                "            if length is not None\n        }\n",
+                "            if length is not None and length < 0\n        }\n",
+            ),
+        ),
+        tests=(
+            f"{_EXPIRY}::test_every_read_equals_the_oracle_at_every_time",
+            "tests/integration/reading/test_one_face.py::test_what_has_expired_is_said_alike",
+        ),
+    ),
+    Mutant(
+        "alert-over-expired-buckets",
+        (Edit("tallystream_worker/alerts/evaluator.py", "return covered if complete else None", "return covered"),),
+        tests=(f"{_EXPIRY}::test_every_read_equals_the_oracle_at_every_time",),
+    ),
+    Mutant(
+        "ranges-by-the-clock-of-the-reader",
+        (Edit("tallystream/deployment.py", "return time.time() + self.clock_ahead", "return time.time()"),),
+        tests=(f"{_EXPIRY}::test_a_reader_with_a_wrong_clock_reads_the_same",),
     ),
 )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z_]+\.[a-z_]+")
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
-BOUND = {"namespace", "service", "stream"}
+BOUND = {"alert", "namespace", "service", "stream"}
 """Fields that a logger may carry, so that no call names them."""
 STATES = {"StateLog": ("failed", "works"), "StreamStates": ("begins", "ends")}
 """Classes that log two events: an error with a `problem`, and an info when the problem is over."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
-from tallystream.reading.freshness import Figure, freshness
+from tallystream.reading.freshness import Figure, RangeFigure, freshness
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.reading.series import MAX_RANGE
-from tallystream.rules.windows import bucket, cover, seconds
+from tallystream.reading.series import Covered, rolling_buckets
+from tallystream.rules.windows import bucket
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.window import MINUTE, WINDOWS
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 HLL_ERROR: Final = 0.0081
 """The standard error of a HyperLogLog of 16,384 registers, as a share of the value: 1.04 / sqrt(16384)."""
-
-_MAX_SKETCHES: Final = 1000
 
 
 class Limit(Figure, frozen=True):
@@ -62,7 +59,7 @@ class Votes(Figure, frozen=True):
     down: int
 
 
-class Uniques(Figure, frozen=True):
+class Uniques(RangeFigure, frozen=True):
     """An estimate of a subject's different actors; `error` (see `Figure`) is its standard error, as a share of `value`.
 
     Attributes:
@@ -152,26 +149,18 @@ def query_uniques(
     if span in WINDOWS and span != unique:
         raise EventError("over", f"{metric} has uniques by {unique}: use that window, or a duration such as 7d")
     if span == unique:
-        buckets = [bucket(unique, int(now) // MINUTE, rules.zone)]
+        current = bucket(unique, int(now) // MINUTE, rules.zone)
+        covered = Covered([(unique, current)], current.start)
     else:
-        try:
-            length = seconds(span)
-        except ValueError as error:
-            raise EventError("over", str(error)) from None
-        if length is None or length > MAX_RANGE:
-            raise EventError("over", "must be at most 4000d")
-        covering = cover(int(now) - length + 1, int(now) + 1, [unique], rules.zone)
-        buckets = [each for _, each in islice(covering, _MAX_SKETCHES + 1)]
-    if len(buckets) > _MAX_SKETCHES:
-        raise EventError("over", f"would merge more than {_MAX_SKETCHES:,} buckets: ask for a shorter range")
+        covered = rolling_buckets(rules, metric, span, now, [unique])
     keys = layout.keys_of(subject)
     commands: list[Command] = [
         *position_commands(keys),
-        ("PFCOUNT", *(keys.unique(metric, each.label, subject) for each in buckets)),
+        ("PFCOUNT", *(keys.unique(metric, each.label, subject) for _, each in covered.buckets)),
     ]
 
     def parse(replies: list[Any]) -> Uniques:
         fresh = freshness([parse_position(replies[:2], keys.group)], HLL_ERROR)
-        return Uniques(metric, subject, span, int(raise_on_error(replies[2])), **fresh)
+        return Uniques(metric, subject, span, int(raise_on_error(replies[2])), **covered.bounds, **fresh)
 
     return Query(commands, parse)

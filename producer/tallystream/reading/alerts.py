@@ -9,6 +9,7 @@ import msgspec
 
 from tallystream.errors import EventError
 from tallystream.reading.query import Command, Query, raise_on_error
+from tallystream.reading.series import rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class WatchedAlert(msgspec.Struct, frozen=True):
         below: The bound, if the alert fires below it.
         clear: The value at which the alert ends.
         firing: The number of subjects for which it fires.
+        complete: Whether the whole range of the alert is stored. If not, the alert is silent: it changes no state.
     """
 
     alert: str
@@ -47,6 +49,7 @@ class WatchedAlert(msgspec.Struct, frozen=True):
     below: float | None
     clear: float
     firing: int
+    complete: bool
 
 
 class FiringAlert(msgspec.Struct, frozen=True):
@@ -93,11 +96,13 @@ class FiringAlerts:
         counts: By name of the alert, the number of subjects for which it fires.
         fired: The alerts that fire, the latest first; empty unless the query asked for them.
         waiting: By stream of the partition, the number of notifications that are not delivered yet.
+        silent: The names of the alerts that cannot be evaluated, because part of their range has expired.
     """
 
     counts: Mapping[str, int]
     fired: list[FiringAlert]
     waiting: Mapping[str, int]
+    silent: frozenset[str] = frozenset()
 
 
 def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: int) -> Query[Alerts]:
@@ -122,6 +127,7 @@ def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: i
                 alert.below,
                 alert.cleared_at,
                 found.counts[alert.name],
+                alert.name not in found.silent,
             )
             for alert in rules.alert
         ]
@@ -137,6 +143,7 @@ def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = Fal
 
     If `listed` is true, the answer also has the subjects, at most about 1,000 for each alert and partition.
     """
+    silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now))
     commands: list[Command] = []
     for keys in layout.keys if rules.alert else ():
         commands.append(("XLEN", keys.outbox))
@@ -158,9 +165,19 @@ def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = Fal
                 if listed:
                     fired += _listed(keys.prefix, alert, raise_on_error(next(answers))[1])
         fired.sort(key=lambda each: (-each.since, each.alert, each.subject))
-        return FiringAlerts(counts, fired, waiting)
+        return FiringAlerts(counts, fired, waiting, silent)
 
     return Query(commands, parse)
+
+
+def _is_silent(rules: Rules, alert: Alert, now: float) -> bool:
+    """Return whether the range of an alert cannot be read: part of it has expired, or it has too many buckets."""
+    if alert.span is None:
+        return False
+    try:
+        return not rolling_buckets(rules, alert.metric, alert.span, now).bounds["complete"]
+    except EventError:
+        return True
 
 
 def _listed(prefix: str, alert: Alert, records: Mapping[bytes, bytes]) -> list[FiringAlert]:

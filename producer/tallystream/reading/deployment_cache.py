@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Final
-
-from redis.exceptions import RedisError
 
 from tallystream.deployment import Deployment
 from tallystream.reading.query import Query, raise_on_error
@@ -18,6 +17,9 @@ DEPLOYMENT_AGE: Final = 1.0
 After a rebuild switches, a reader uses the previous generation for this time; that generation is complete up to its
 position.
 """
+
+_SAME_CLOCK: Final = 1.0
+"""Seconds by which two clocks may differ and be taken as the same: the reply to TIME takes some time itself."""
 
 
 def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
@@ -33,21 +35,26 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
     unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace))
 
     def parse(replies: list[Any]) -> Deployment | Query[Deployment]:
-        if isinstance(replies[0], RedisError):
-            raise replies[0]
-        root = replies[0]
+        root, ahead = raise_on_error(replies[0]), _clock_ahead(raise_on_error(replies[1]))
         if not root:
             return unstored
         live = live_topic(root, namespace)
         if live.topic == FIRST_TOPIC:
-            return found(root, root)
-        return Query([("HGETALL", live.meta)], lambda replies: found(raise_on_error(replies[0]), root))
+            return found(root, root, ahead)
+        return Query([("HGETALL", live.meta)], lambda replies: found(raise_on_error(replies[0]), root, ahead))
 
-    def found(fields: dict[bytes, bytes], root: dict[bytes, bytes]) -> Deployment | Query[Deployment]:
-        deployment = Deployment.parse(fields, partitions, namespace, root)
+    def found(fields: dict[bytes, bytes], root: dict[bytes, bytes], ahead: float) -> Deployment | Query[Deployment]:
+        deployment = replace(Deployment.parse(fields, partitions, namespace, root), clock_ahead=ahead)
         return query_live(deployment) if deployment.was_rebuilt else deployment
 
-    return Query([("HGETALL", unstored.layout.root)], parse)
+    return Query([("HGETALL", unstored.layout.root), ("TIME",)], parse)
+
+
+def _clock_ahead(reply: Any) -> float:
+    """Return by how many seconds the server's clock is ahead, from its reply to TIME; 0 if it is a second or less."""
+    seconds, microseconds = reply
+    ahead = int(seconds) + int(microseconds) / 1e6 - time.time()
+    return ahead if abs(ahead) > _SAME_CLOCK else 0.0
 
 
 def query_live(deployment: Deployment) -> Query[Deployment]:

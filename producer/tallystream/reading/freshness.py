@@ -40,6 +40,37 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     error: float = 0
 
 
+class Span(msgspec.Struct, frozen=True):
+    """A range of time, in seconds since 1970.
+
+    Attributes:
+        start: The first second of the range.
+        end: The first second after the range.
+    """
+
+    start: int
+    end: int
+
+
+class RangeFigure(Figure, frozen=True, kw_only=True):
+    """Base of every answer over a range of time: states the bounds that it covers, and what has expired of the range.
+
+    Figures are exact (or within `error`) for the events from `start` to `end`. If all of the range is stored, `start`
+    is at or before the begin that was asked for. If the buckets of its begin have expired, `complete` is false.
+
+    Attributes:
+        start: The first second (since 1970) that the figures cover; `null` for all time.
+        end: The first second after that.
+        complete: Whether the figures cover the whole range that was asked for.
+        missing: The parts of it that the figures do not cover, because their buckets have expired.
+    """
+
+    start: int | None
+    end: int | None
+    complete: bool = True
+    missing: list[Span] = []
+
+
 class Freshness(TypedDict):
     """The fields of a `Figure`, as keyword arguments."""
 

@@ -11,10 +11,10 @@ import msgspec
 
 from tallystream.errors import EventError
 from tallystream.reading.counters import floored
-from tallystream.reading.freshness import Figure, freshness
+from tallystream.reading.freshness import RangeFigure, freshness
 from tallystream.reading.merge import Board, Largest, merge_top_k, rank
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.reading.series import declared_window, rolling_buckets
+from tallystream.reading.series import Bounds, Covered, declared_window, rolling_buckets
 from tallystream.reading.sketches import bound
 from tallystream.rules.batch import board_length
 from tallystream.rules.windows import Bucket, bucket
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Rank = tuple[str, int]
 """A subject and its value in a leaderboard."""
 
+
+_ALL_TIME: Final[Bounds] = {"start": None, "end": None, "complete": True, "missing": []}
 
 PLACES: Final = 10
 """The number of places that are read if the caller does not ask for a number; all places of a shorter leaderboard."""
@@ -47,7 +49,7 @@ class Place(msgspec.Struct, frozen=True):
     value: int
 
 
-class Leaderboard(Figure, frozen=True):
+class Leaderboard(RangeFigure, frozen=True):
     """The subjects with the largest values, largest first; subjects with equal values in descending order of name.
 
     `error` is the most by which a value may be wrong, and by which the value of a subject that is not listed may be
@@ -115,6 +117,8 @@ def query_top(
     if not 1 <= count <= top:
         raise EventError("n", f"must be 1 to {top:,}, the length of {metric}'s leaderboard, not {count:,}")
     end = min(offset + count, top)
+    covered = _covered(rules, metric, window, now)
+    bounds = _ALL_TIME if covered is None else covered.bounds
 
     def show(ranked: _Ranked) -> Leaderboard:
         return Leaderboard(
@@ -122,27 +126,35 @@ def query_top(
             window or "all",
             [Place(*place) for place in ranked.places[offset:]],
             end if len(ranked.places) == end < top else None,
+            **bounds,
             **freshness(ranked.positions, ranked.error),
         )
 
-    return _query_ranked(layout, rules, metric, end, window, now).then(show)
+    return _query_ranked(layout, rules, metric, end, window, covered).then(show)
 
 
-def _query_ranked(layout: Layout, rules: Rules, metric: str, n: int, window: str | None, now: float) -> Query[_Ranked]:
+def _covered(rules: Rules, metric: str, window: str | None, now: float) -> Covered | None:
+    """Return the buckets that a leaderboard is read from; `None` for all time."""
     if window is None:
-        if rules.metric[metric].spread:
-            return _spread(layout, rules, metric, n, None)
+        return None
+    if window not in WINDOWS:
+        return rolling_buckets(rules, metric, window, now)
+    name = declared_window(rules, metric, window)
+    current = bucket(name, int(now) // MINUTE, rules.zone)
+    return Covered([(name, current)], current.start)
+
+
+def _query_ranked(
+    layout: Layout, rules: Rules, metric: str, n: int, window: str | None, covered: Covered | None
+) -> Query[_Ranked]:
+    if rules.metric[metric].spread:
+        return _spread(layout, rules, metric, n, None if covered is None else covered.buckets)
+    if covered is None:
         return _board(layout, rules, metric, n, lambda keys: keys.top(metric), exact=rules.metric[metric].exact)
     if window in WINDOWS:
-        name = declared_window(rules, metric, window)
-        current = bucket(name, int(now) // MINUTE, rules.zone)
-        if rules.metric[metric].spread:
-            return _spread(layout, rules, metric, n, [(name, current)])
+        name, current = covered.buckets[0]
         return _board(layout, rules, metric, n, lambda keys: keys.window_top(name, metric, current.label), exact=True)
-    covering = rolling_buckets(rules, metric, window, now)
-    if rules.metric[metric].spread:
-        return _spread(layout, rules, metric, n, covering)
-    return _rolling(layout, rules, metric, n, covering)
+    return _rolling(layout, rules, metric, n, covered.buckets)
 
 
 def _board(

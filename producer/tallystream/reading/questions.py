@@ -6,7 +6,6 @@ it calls the function again with the deployment of that moment, because another 
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from tallystream.reading.actor_rules import Limit, Uniques, Votes, query_limit, query_uniques, query_votes
@@ -67,25 +66,25 @@ def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
 def series(subject: str, metric: str, window: str, last: int) -> Question[Series]:
     """Return the `Question` (deployment -> query) for a counter's latest `last` buckets of a window."""
     return lambda deployment: query_series(
-        deployment.layout, deployment.rules, subject, metric, window, last, time.time()
+        deployment.layout, deployment.rules, subject, metric, window, last, deployment.now
     )
 
 
 def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
     """Return the `Question` (deployment -> query) for a counter's sum over a duration `over` that ends now."""
-    return lambda deployment: query_rolling(deployment.layout, deployment.rules, subject, metric, over, time.time())
+    return lambda deployment: query_rolling(deployment.layout, deployment.rules, subject, metric, over, deployment.now)
 
 
 def top(metric: str, window: str | None, n: int | None, offset: int) -> Question[Leaderboard]:
     """Return the `Question` (deployment -> query) for `n` places of a leaderboard, after its first `offset` places."""
     return lambda deployment: query_top(
-        deployment.layout, deployment.rules, metric, n, window, offset=offset, now=time.time()
+        deployment.layout, deployment.rules, metric, n, window, offset=offset, now=deployment.now
     )
 
 
 def limit(subject: str, metric: str) -> Question[Limit]:
     """Return the `Question` (deployment -> query) for how much of a subject's limit is used in the current bucket."""
-    return lambda deployment: query_limit(deployment.layout, deployment.rules, subject, metric, time.time())
+    return lambda deployment: query_limit(deployment.layout, deployment.rules, subject, metric, deployment.now)
 
 
 def votes(subject: str, metric: str) -> Question[Votes]:
@@ -95,7 +94,7 @@ def votes(subject: str, metric: str) -> Question[Votes]:
 
 def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
     """Return the `Question` (deployment -> query) for a subject's different actors in a bucket or a duration `over`."""
-    return lambda deployment: query_uniques(deployment.layout, deployment.rules, subject, metric, over, time.time())
+    return lambda deployment: query_uniques(deployment.layout, deployment.rules, subject, metric, over, deployment.now)
 
 
 def ledger() -> Question[LedgerSummary]:
@@ -105,7 +104,7 @@ def ledger() -> Question[LedgerSummary]:
 
 def alerts(n: int, offset: int) -> Question[Alerts]:
     """Return the `Question` (deployment -> query) for the declared alerts, and `n` firing alerts after `offset`."""
-    return lambda deployment: query_alert_page(deployment.layout, deployment.rules, time.time(), n, offset)
+    return lambda deployment: query_alert_page(deployment.layout, deployment.rules, deployment.now, n, offset)
 
 
 def search(prefix: str, n: int) -> Question[FoundSubjects]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import msgspec
 
 from tallystream.errors import EventError
 from tallystream.reading.counters import floored, query_counters
-from tallystream.reading.freshness import Figure, Freshness, freshness
+from tallystream.reading.freshness import Freshness, RangeFigure, Span, freshness
 from tallystream.reading.query import Answer, Command, Query, raise_on_error
 from tallystream.rules.windows import Bucket, bucket, cover, seconds
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
@@ -35,22 +35,22 @@ class Point(msgspec.Struct, frozen=True):
     Attributes:
         bucket: The label of the bucket.
         start: The second (since 1970) at which the bucket begins.
-        value: The sum in the bucket.
+        value: The sum in the bucket; `null` if the bucket has expired.
     """
 
     bucket: str
     start: int
-    value: int
+    value: int | None
 
 
-class Series(Figure, frozen=True):
+class Series(RangeFigure, frozen=True):
     """The latest buckets of a counter; `error` is how much may be missing from all of them together.
 
     Attributes:
         subject: The subject, in its normal form.
         metric: The metric.
         window: The window.
-        series: The buckets, oldest first; a bucket without an event, or one that has expired, is 0.
+        series: The buckets, oldest first; a bucket without an event is 0.
     """
 
     subject: str
@@ -59,16 +59,14 @@ class Series(Figure, frozen=True):
     series: list[Point]
 
 
-class RollingSum(Figure, frozen=True):
-    """The sum of a counter over a range of whole buckets; `error` is how much may be missing from it.
+class RollingSum(RangeFigure, frozen=True):
+    """The sum of a counter from `start` to `end`, which are bounds of buckets; it is wrong by at most `error`.
 
     Attributes:
         subject: The subject, in its normal form.
         metric: The metric.
         over: The duration that was asked for.
         value: The sum.
-        start: The first second (since 1970) of the range.
-        end: The first second after the range.
         buckets: The number of buckets that were added up.
     """
 
@@ -76,9 +74,36 @@ class RollingSum(Figure, frozen=True):
     metric: str
     over: str
     value: int
-    start: int
-    end: int
     buckets: int
+
+
+class Bounds(TypedDict):
+    """The fields of a `RangeFigure` that state its bounds, as keyword arguments."""
+
+    start: int | None
+    end: int | None
+    complete: bool
+    missing: list[Span]
+
+
+@dataclass(frozen=True)
+class Covered:
+    """The buckets that a figure over a range is read from.
+
+    Attributes:
+        buckets: The buckets that are kept, oldest first and without gaps, each with its window.
+        asked: The first second of the range that was asked for, moved down to a bound of a bucket.
+    """
+
+    buckets: Sequence[tuple[str, Bucket]]
+    asked: int
+
+    @property
+    def bounds(self) -> Bounds:
+        """The bounds of the figure, and what has expired of the range."""
+        start, end = self.buckets[0][1].start, self.buckets[-1][1].end
+        missing = [Span(self.asked, start)] if start > self.asked else []
+        return {"start": start, "end": end, "complete": not missing, "missing": missing}
 
 
 def query_series(
@@ -100,41 +125,54 @@ def query_series(
     buckets.reverse()
 
     normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
+    since = rules.metric[metric].open_since([name], now, rules.zone).get(name, buckets[0].start)
+    expired, kept = [b for b in buckets if b.start < since], [b for b in buckets if b.start >= since]
+    covered = Covered([(name, each) for each in kept], buckets[0].start)
 
     def show(values: list[int], fresh: Freshness) -> Series:
-        shown = [floored(rules, metric, value) for value in values]
-        points = [Point(each.label, each.start, value) for each, value in zip(buckets, shown, strict=True)]
-        return Series(normal, metric, window, points, **fresh)
+        points = [Point(each.label, each.start, None) for each in expired]
+        points += [Point(b.label, b.start, floored(rules, metric, v)) for b, v in zip(kept, values, strict=True)]
+        return Series(normal, metric, window, points, **covered.bounds, **fresh)
 
-    return _query_buckets(layout, rules, normal, metric, [(name, each) for each in buckets], show)
+    return _query_buckets(layout, rules, normal, metric, covered.buckets, show)
 
 
 def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over: str, now: float) -> Query[RollingSum]:
-    """Return a query for the sum over a duration that ends at second `now`, from the fewest buckets that cover it.
+    """Return a query for the sum over a duration that ends at second `now`, from few buckets that cover it.
+
+    If fine buckets at the begin of the range have expired, coarser ones replace them, and the sum begins earlier.
 
     Raises:
         EventError: the duration is not valid or too long, the metric has no windows, or the subject is not valid.
     """
-    covering = rolling_buckets(rules, metric, over, now)
-
+    covered = rolling_buckets(rules, metric, over, now)
     normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
-    start, end = covering[0][1].start, covering[-1][1].end
 
     def show(values: list[int], fresh: Freshness) -> RollingSum:
         value = floored(rules, metric, sum(values))
-        return RollingSum(normal, metric, over, value, start, end, len(covering), **fresh)
+        return RollingSum(normal, metric, over, value, len(covered.buckets), **covered.bounds, **fresh)
 
-    return _query_buckets(layout, rules, normal, metric, covering, show)
+    return _query_buckets(layout, rules, normal, metric, covered.buckets, show)
 
 
-def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tuple[str, Bucket]]:
-    """Return the fewest buckets that cover a duration that ends at second `now`, each with its window.
+def rolling_buckets(
+    rules: Rules, metric: str, over: str, now: float, windows: Sequence[Window] | None = None
+) -> Covered:
+    """Return the kept buckets that cover a duration that ends at second `now`, as far as they are kept.
+
+    Args:
+        rules: The declared metrics.
+        metric: The metric.
+        over: The duration.
+        now: The current time, in seconds since 1970.
+        windows: The windows whose buckets are read; `None` for those of the metric.
 
     Raises:
         EventError: the duration is not valid, too long, or needs more than 1,000 buckets; or the metric has no windows.
     """
     rules.refuse_undeclared(metric)
-    windows = rules.metric[metric].windows
+    rule = rules.metric[metric]
+    windows = rule.windows if windows is None else windows
     if not windows:
         raise EventError("metric", f"{metric} has no windows: declare windows in [metric.{metric}]")
     try:
@@ -143,12 +181,15 @@ def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tu
         raise EventError("over", str(error)) from None
     if length is None or length > MAX_RANGE:
         raise EventError("over", "must be at most 4000d")
+    begin, end = int(now) - length + 1, int(now) + 1
+    since = rule.open_since(windows, now, rules.zone)
     # Stop at one bucket more than the limit: a long range of minutes would have millions.
-    covering = list(islice(cover(int(now) - length + 1, int(now) + 1, windows, rules.zone), MAX_POINTS + 1))
+    covering = cover(begin, end, windows, rules.zone, since, MAX_POINTS)
+    finest = next(window for window in WINDOWS if window in windows)
     if len(covering) > MAX_POINTS:
-        finest = next(window for window in WINDOWS if window in windows)
         raise EventError("over", f"would read more than {MAX_POINTS:,} {finest} buckets: ask for a shorter range")
-    return covering
+    start = covering[0][1].start
+    return Covered(covering, start if start <= begin else bucket(finest, begin // MINUTE, rules.zone).start)
 
 
 def declared_window(rules: Rules, metric: str, window: str) -> Window:

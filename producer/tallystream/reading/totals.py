@@ -115,7 +115,7 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,
     ) -> Series:
-        """Return a counter's latest buckets, oldest first, up to the current bucket.
+        """Return a counter's latest buckets, oldest first, up to the current bucket; an expired one has no value.
 
         Args:
             subject: The subject.
@@ -130,7 +130,10 @@ class Totals:
     def sum(
         self, subject: str, metric: str, over: str, *, after: str | None = None, timeout: float = 5.0
     ) -> RollingSum:
-        """Return a counter's sum over a range that ends now, from the fewest whole buckets that cover it.
+        """Return a counter's sum over a range that ends now, from few whole buckets that cover it.
+
+        The sum is exact from `start` to `end` of the answer. If buckets at the begin of the range have expired and no
+        coarser ones replace them, `complete` is false, and `missing` has the part that is not in the sum.
 
         Args:
             subject: The subject.

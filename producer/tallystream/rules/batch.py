@@ -41,9 +41,11 @@ class BucketSet:
         buckets: One bucket for each window of the metric; `None` for a window that is left out.
         labels: The label of the limit's bucket, then of each window's; `""` for no bucket.
         text: The labels in one text, with `-` for no bucket; `""` if the metric has neither a limit nor windows.
+        closes: By window of the metric, the second at which its bucket closes; `None` means never, or no bucket.
+        closes_first: The earliest millisecond in `closes`.
     """
 
-    __slots__ = ("buckets", "labels", "limit", "metric", "rule", "text")
+    __slots__ = ("buckets", "closes", "closes_first", "labels", "limit", "metric", "rule", "text")
 
     def __init__(self, metric: str, rule: Metric, limit: Bucket | None, buckets: tuple[Bucket | None, ...]) -> None:
         self.metric = metric
@@ -52,6 +54,11 @@ class BucketSet:
         self.buckets = buckets
         self.labels = tuple(each.label if each else "" for each in (limit, *buckets))
         self.text = "" if self.labels == ("",) else " ".join(label or "-" for label in self.labels)
+        self.closes = tuple(
+            None if each is None else rule.closes(window, each.end)
+            for window, each in zip(rule.windows, buckets, strict=True)
+        )
+        self.closes_first = min((end * 1000 for end in self.closes if end is not None), default=_NEVER)
 
 
 class BucketResolver:
@@ -80,6 +87,18 @@ class BucketResolver:
             self._by_minute[metric, minute] = place
         return place
 
+    def open(self, place: BucketSet, received: int) -> BucketSet:
+        """Return a place without the buckets that had closed at millisecond `received`, when the server got the event.
+
+        So what a bucket contains does not depend on the moment at which an event is counted. The total counts it.
+        """
+        if received < place.closes_first:
+            return place
+        pairs = zip(place.buckets, place.closes, strict=True)
+        buckets = tuple(None if end is not None and end * 1000 <= received else each for each, end in pairs)
+        left = BucketSet(place.metric, place.rule, place.limit, buckets)
+        return self._by_labels.setdefault((place.metric, left.labels), left)
+
     def without_finer(self, place: BucketSet, finest: str) -> BucketSet:
         """Return a place without the buckets of windows finer than `finest`; `total` leaves out every bucket."""
         first = WINDOWS.index(finest) if finest in WINDOWS else len(WINDOWS)
@@ -101,7 +120,9 @@ class Batch:
         sums: By place and subject, the sum of the amounts, for events that no rule with state needs separately.
         limited: The same for metrics with a limit; each event has the amount 1.
         received: Millisecond at which the server received the first of the events; used only if there are alerts.
-        expire: By key of a bucket, the millisecond until which it is kept; 0 means forever.
+        expire: By key of the state of a rule (limit, votes, ids), the millisecond until which it is kept; 0 means
+            forever.
+        closes: By key of a bucket and of its leaderboard, the millisecond at which it closes; 0 means never.
     """
 
     def __init__(self, keys: PartitionKeys, zone: str, alerts: Mapping[str, Sequence[Alert]] | None = None) -> None:
@@ -116,18 +137,29 @@ class Batch:
         self._uniques: dict[tuple[str, str, int], dict[str, set[str]]] = {}
         self._rules: dict[str, Metric] = {}
         self.expire: dict[str, int] = {}
+        self.closes: dict[str, int] = {}
         self._places: dict[BucketSet, int] = {}
 
-    def add(self, place: BucketSet, subject: str, amount: int, at: int, actor: str | None, id_: str | None) -> None:
+    def add(
+        self,
+        place: BucketSet,
+        subject: str,
+        amount: int,
+        at: int,
+        actor: str | None,
+        id_: str | None,
+        received: int = 0,
+    ) -> None:
         """Add one event, which `Rules.refuse` must have accepted.
 
         Args:
-            place: The place of its metric and minute.
+            place: The place of its metric and minute, without buckets that had closed at `received`.
             subject: Its subject.
             amount: Its amount.
             at: Its time, in milliseconds since 1970.
             actor: Its actor, if it has one.
             id_: Its id, if it has one.
+            received: When the server received it, in milliseconds since 1970; 0 if the script finds out.
         """
         rule = place.rule
         if rule.once is not None and actor is not None:
@@ -146,9 +178,13 @@ class Batch:
         else:
             self.sums[place][subject] += amount
         if rule.unique is not None and actor is not None:
-            self._actors(place, rule.unique, at // 60_000)[subject].add(actor)
+            found = self._actors(place, rule.unique, at // 60_000, received)
+            if found is not None:
+                found[subject].add(actor)
 
-    def add_visits(self, place: BucketSet, minute: int, subjects: list[str], actors: list[str]) -> None:
+    def add_visits(
+        self, place: BucketSet, minute: int, subjects: list[str], actors: list[str], received: int = 0
+    ) -> None:
         """Add events of amount 1 of one place, each with an actor and without an id; the metric must not have `once`.
 
         Args:
@@ -156,28 +192,37 @@ class Batch:
             minute: Their time, in whole minutes since 1970.
             subjects: The subject of each event.
             actors: The actor of each event.
+            received: When the server received them, in milliseconds since 1970.
         """
         sums = self.sums if place.rule.limit is None else self.limited
         sums[place].update(subjects)
         if (unique := place.rule.unique) is not None:
-            found = self._actors(place, unique, minute)
-            for subject, actor in zip(subjects, actors, strict=True):
-                found[subject].add(actor)
+            found = self._actors(place, unique, minute, received)
+            if found is not None:
+                for subject, actor in zip(subjects, actors, strict=True):
+                    found[subject].add(actor)
 
-    def _actors(self, place: BucketSet, unique: str, minute: int) -> dict[str, set[str]]:
-        """Return the actors in the `unique` bucket of a minute, by subject; the caller adds to them."""
+    def _actors(self, place: BucketSet, unique: str, minute: int, received: int) -> dict[str, set[str]] | None:
+        """Return the actors in the `unique` bucket of a minute, by subject; the caller adds to them.
+
+        Return `None` if the bucket had closed at millisecond `received`.
+        """
         period = bucket(unique, minute, self._zone)
-        prefix = self._keys.unique(place.metric, period.label, "")
-        key = (place.metric, prefix, _until(period.end, place.rule.retention_seconds(unique)))
+        closes = _until(period.end, place.rule.retention_seconds(unique))
+        if 0 < closes <= received:
+            return None
+        key = (place.metric, self._keys.unique(place.metric, period.label, ""), closes)
         return self._uniques.setdefault(key, defaultdict(set))
 
     @property
     def ends(self) -> dict[str, int]:
-        """By key of a bucket, the millisecond until which it is kept; 0 means forever. It is complete after `encode`.
+        """By key, the millisecond until which it can be compared; 0 means forever. It is complete after `encode`.
+
+        That is when a bucket closes, or until when the state of a rule is kept.
 
         A bucket of unique actors has the prefix of its keys.
         """
-        return self.expire | {prefix: until for _, prefix, until in self._uniques}
+        return self.expire | self.closes | {prefix: until for _, prefix, until in self._uniques}
 
     @property
     def counters(self) -> int:
@@ -226,6 +271,7 @@ class Batch:
                 for (metric, prefix, until), by_subject in self._uniques.items()
             ],
             "expire": [part for pair in self.expire.items() for part in pair],
+            "closes": self.closes,
             "ledger": [part for move in ledger.items() for part in move],
         }
         if not self._alerts.keys().isdisjoint(rules):
@@ -320,18 +366,18 @@ class Batch:
         if place.limit is not None:
             end = None if rule.per == "total" else place.limit.end
             self._keep(self._keys.limit(place.metric, place.limit.label), end, rule.late_seconds)
-        for window, each in zip(rule.windows, place.buckets, strict=True):
+        for window, each, closes in zip(rule.windows, place.buckets, place.closes, strict=True):
             if each is None:
                 continue
-            self._keep(self._keys.window(window, place.metric, each.label), each.end, rule.retention_seconds(window))
+            self.closes[self._keys.window(window, place.metric, each.label)] = (closes or 0) * 1000
             if rule.top:
-                self._keep(
-                    self._keys.window_top(window, place.metric, each.label), each.end, rule.retention_seconds(window)
-                )
+                self.closes[self._keys.window_top(window, place.metric, each.label)] = (closes or 0) * 1000
 
     def _keep(self, key: str, end: int | None, kept: int | None) -> None:
         self.expire[key] = _until(end, kept)
 
+
+_NEVER: Final = 2**53
 
 _SEEN_LATE: Final = 7 * 86_400
 """Seconds after the end of their period for which ids are kept, if the metric accepts events however late they are."""

@@ -15,12 +15,12 @@ from msgspec.structs import replace
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.rules.alerts import Alert  # noqa: TC001  # msgspec reads the annotations
 from tallystream.rules.retraction import Retraction  # noqa: TC001  # msgspec reads the annotations
-from tallystream.rules.windows import seconds, straddled, zone_of
+from tallystream.rules.windows import bucket, seconds, straddled, zone_of
 from tallystream.wire.event import check_metric
-from tallystream.wire.window import DAY, WINDOWS, Window
+from tallystream.wire.window import DAY, MINUTE, WINDOWS, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
 RETENTION: Final[dict[str, str]] = {"minute": "2h", "hour": "8d", "day": "400d", "month": "forever"}
 """How long the buckets of a window are kept after their end, if the metric does not declare it."""
@@ -123,6 +123,26 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def retention_seconds(self, window: str) -> int | None:
         """Return for how many seconds after its end a bucket of the window is kept; `None` means forever."""
         return seconds(self.retention.get(window) or RETENTION[window])  # type: ignore[call-overload]  # a window
+
+    def closes(self, window: str, end: int) -> int | None:
+        """Return the second at which a bucket closes that ends at second `end`: then its retention has passed.
+
+        A closed bucket is not read, and no event that the server receives later is added to it. `None` means never.
+        """
+        kept = self.retention_seconds(window)
+        return None if kept is None else end + kept
+
+    def open_since(self, windows: Iterable[str], now: float, zone: str) -> dict[str, int]:
+        """Return by window the second at which its first bucket begins that is not closed at second `now`.
+
+        Windows whose buckets never close are left out.
+        """
+        kept = {window: self.retention_seconds(window) for window in windows}
+        return {
+            window: bucket(window, (int(now) - length) // MINUTE, zone).start
+            for window, length in kept.items()
+            if length is not None
+        }
 
     def check(self, zone: str = "UTC") -> None:
         """Reject a setting with a value that is not allowed, and rules that contradict each other.
@@ -256,6 +276,19 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         for alert in self.alert:
             found.setdefault(alert.metric, []).append(alert)
         return found
+
+    def warnings(self) -> Iterator[str]:
+        """Yield a text for each alert that cannot always be evaluated, because its range is not kept that long."""
+        for alert in self.alert:
+            length = seconds(alert.span or "1s")
+            rule = self.metric[alert.metric]
+            kept = [rule.retention_seconds(window) for window in rule.windows]
+            longest = max((4000 * DAY if each is None else each for each in kept), default=0)
+            if alert.span and length is not None and length > longest:
+                yield (
+                    f"[[alert]] {alert.name!r} is silent: no bucket of {alert.metric} is kept for {alert.span}. Raise "
+                    f"retention in [metric.{alert.metric}], or add a coarser window"
+                )
 
     def _check_alert(self, alert: Alert) -> None:
         where = f"[[alert]] {alert.name[:64]!r}"

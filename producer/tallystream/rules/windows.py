@@ -1,4 +1,4 @@
-"""Buckets of time: finds the minute, hour, day or month of an event, and covers a range with the fewest buckets.
+"""Buckets of time: finds the minute, hour, day or month of an event, and covers a range with few buckets.
 
 Minutes and hours are UTC; days and months begin at midnight in the configured time zone. Nothing here reads a clock.
 """
@@ -17,11 +17,13 @@ from tallystream.errors import ConfigurationError
 from tallystream.wire.window import DAY, HOUR, MINUTE, WINDOWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _UNITS: Final = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY}
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")
 
+
+_ALWAYS: Final = -(2**53)
 
 _FORMATS: Final = {"minute": "%Y-%m-%dT%H:%M", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
 
@@ -208,28 +210,75 @@ def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
     return named if named.label == label else None
 
 
-def cover(start: int, end: int, windows: Sequence[str], zone: str = "UTC") -> Iterator[tuple[str, Bucket]]:
-    """Yield the fewest buckets that cover the seconds from `start` to `end`, in order, each with its window.
+def cover(
+    start: int,
+    end: int,
+    windows: Sequence[str],
+    zone: str = "UTC",
+    since: Mapping[str, int] | None = None,
+    most: int | None = None,
+) -> list[tuple[str, Bucket]]:
+    """Return few buckets that cover the seconds from `start` to `end`, in order and without gaps, each with its window.
 
-    First move `start` down and `end` up to the bounds of the finest window. Then use a coarser bucket if it begins at
-    the position reached, and ends within the range at a bound of the finest window.
+    The cover begins with the finest bucket that contains `start` and is kept; if every such bucket has expired, it
+    begins with the first bucket that is kept. It ends with the finest bucket that contains the end and can be reached.
+    Between the two, a coarser bucket replaces finer ones if it lies within the range.
+
+    Args:
+        start: The first second of the range.
+        end: The first second after the range.
+        windows: The windows whose buckets may be used.
+        zone: The time zone in which days and months begin.
+        since: By window, the second at which the first bucket that is kept begins; a missing window is kept forever.
+        most: The most buckets, if coarser bounds allow it; otherwise return one bucket more than that, not up to the
+            end. `None` means no limit.
     """
     finest_first = [window for window in WINDOWS if window in windows]
-    at = bucket(finest_first[0], start // MINUTE, zone).start
-    stop = bucket(finest_first[0], (max(end, start + 1) - 1) // MINUTE, zone).end
+    since = since or {}
+    last = (max(end, start + 1) - 1) // MINUTE
+    starts = [max(bucket(window, start // MINUTE, zone).start, since.get(window, _ALWAYS)) for window in finest_first]
+    ends = dict.fromkeys(bucket(window, last, zone).end for window in finest_first)
+    before = dict.fromkeys(bound for bound in starts if bound <= start)
+    too_many: list[tuple[str, Bucket]] = []
+    for first in before or sorted(starts):
+        for stop in ends:
+            found = _tile(first, stop, finest_first[::-1], zone, since, most)
+            if found is not None and (most is None or len(found) <= most):
+                return found
+            too_many = too_many or found or []
+    return too_many
 
-    def begins(second: int) -> bool:
-        return bucket(finest_first[0], second // MINUTE, zone).start == second
 
-    while at < stop:
-        for window in reversed(finest_first):
-            candidate = bucket(window, at // MINUTE, zone)
-            # When clocks change by half an hour, a day may end within an hour. Such a day is covered by hours.
-            fits = candidate.start == at and candidate.end <= stop and begins(candidate.end)
-            if fits or window == finest_first[0]:
-                yield window, candidate
-                at = candidate.end
-                break
+def _tile(
+    first: int, stop: int, windows: Sequence[str], zone: str, since: Mapping[str, int], most: int | None
+) -> list[tuple[str, Bucket]] | None:
+    """Return kept buckets from `first` to `stop` without gaps, coarse ones preferred; `None` if there are none.
+
+    Buckets of several windows may not meet: in a zone with a half-hour offset, days begin within an hour.
+    """
+
+    def beginning(at: int) -> Iterator[tuple[str, Bucket]]:
+        for window in windows:
+            if since.get(window, _ALWAYS) <= at:
+                candidate = bucket(window, at // MINUTE, zone)
+                if candidate.start == at and candidate.end <= stop:
+                    yield window, candidate
+
+    path: list[tuple[str, Bucket]] = []
+    choices = [beginning(first)]
+    dead: set[int] = set()  # bounds from which `stop` cannot be reached
+    while choices:
+        step = next(choices[-1], None)
+        if step is None:
+            choices.pop()
+            if path:
+                dead.add(path.pop()[1].end)
+        elif step[1].end not in dead:
+            path.append(step)
+            if step[1].end == stop or (most is not None and len(path) > most):
+                return path
+            choices.append(beginning(step[1].end))
+    return None
 
 
 def _utc(at: int) -> dt.datetime:

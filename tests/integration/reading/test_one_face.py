@@ -39,9 +39,10 @@ RULES = Rules(
         "tag": Metric("", exact=False, top=5, ids=None),
         "page": Metric("", ("day",), max_subjects=1, ids=None),
         "hot": Metric("", ("day",), top=5, spread=True, ids=None),
+        "passing": Metric("", ("hour",), retention={"hour": "2h"}, unique="hour", top=5, ids=None),
     },
     {"engagement_rate": Ratio(("like",), ("view",))},
-    alert=(Alert("viral", "view", above=15),),
+    alert=(Alert("viral", "view", above=15), Alert("many", "passing", over="2d", above=1)),
 )
 FRIEND = "caf\u00e9/1"
 
@@ -62,6 +63,26 @@ def path_of(*parts: str, **query: Any) -> str:
     path = "/v1/" + "/".join(quote(part, safe="") for part in parts)
     return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
+
+EXPIRED = [
+    Read(
+        "series",
+        ("s1", "passing", "hour", 9),
+        path_of("counters", "s1", "passing", window="hour", last=9),
+        command=("get", "s1", "passing", "--window", "hour", "--last", "9"),
+    ),
+    Read(
+        "sum",
+        ("s1", "passing", "1d"),
+        path_of("counters", "s1", "passing", over="1d"),
+        command=("get", "s1", "passing", "--over", "1d"),
+    ),
+    Read(
+        "top", ("passing", "1d"), path_of("top", "passing", window="1d"), command=("top", "passing", "--window", "1d")
+    ),
+    Read("uniques", ("s1", "passing", "1d"), path_of("uniques", "passing", "s1", over="1d")),
+]
+"""Reads of a range of which a part has expired."""
 
 READS = [
     Read("get", (FRIEND, "view"), path_of("counters", FRIEND, "view")),
@@ -102,6 +123,7 @@ READS = [
     Read("top", ("view", "40d"), path_of("top", "view", window="40d", n=2, offset=1), {"n": 2, "offset": 1}),
     Read("top", ("hot",), path_of("top", "hot")),
     Read("top", ("tag",), path_of("top", "tag")),
+    *EXPIRED,
     Read("limit", ("key:1", "call"), path_of("limits", "call", "key:1")),
     Read("votes", ("post:1", "vote"), path_of("votes", "vote", "post:1")),
     Read("uniques", (FRIEND, "view"), path_of("uniques", "view", FRIEND)),
@@ -160,6 +182,7 @@ def harness(server: Server) -> Iterator[Harness]:
         producer.emit("like", FRIEND, 5, at=at)
         for actor, amount in (("u1", 1), ("u2", 1), ("u3", -1)):
             producer.emit("vote", "post:1", amount, actor=actor, at=at)
+        producer.emit("passing", "s1", 3, at=at, actor="u1")
         for _ in range(5):
             producer.emit("call", "key:1", at=at)
         beyond = harness.layout.keys_of("beyond")
@@ -227,6 +250,21 @@ def test_every_read_has_one_answer(harness: Harness, http: httpx.Client) -> None
         if read.command:
             command = [PROGRAM, *read.command, "--json", "--redis", harness.url]
             assert subprocess.run(command, check=True, capture_output=True).stdout.strip() == encoded, read
+
+
+def test_what_has_expired_is_said_alike(harness: Harness, http: httpx.Client) -> None:
+    """Structs, HTTP and the command line state the bounds of a figure, and what it lacks; so do alerts."""
+    for read in EXPIRED:
+        answer = in_threads(harness, read)
+        assert (answer.complete, answer.error < 0.01, answer.missing[0].end) == (False, True, answer.start), read
+        assert answer.end - answer.start == 3 * 3600
+        assert http.get(read.path).json()["missing"] == [{"start": answer.missing[0].start, "end": answer.start}]
+        if read.command:
+            command = [PROGRAM, *read.command, "--redis", harness.url]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            assert "have expired; the figures begin at" in " ".join(done.stderr.split()), read
+    assert [each["complete"] for each in http.get("/v1/alerts").json()["alerts"]] == [True, False]
+    assert 'tallystream_alert_silent{alert="many"} 1.0' in http.get("/metrics").text
 
 
 def test_what_is_refused_is_refused_alike(harness: Harness, http: httpx.Client) -> None:

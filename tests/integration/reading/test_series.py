@@ -84,16 +84,20 @@ def test_a_series_has_every_bucket(harness, ask, window, last):
     assert series.lag == 0
 
 
-@pytest.mark.parametrize("over", ["24h", "7d", "90m", "40d"])
-def test_a_rolling_sum_is_exact(harness, ask, over):
-    """A sum over a range is exactly the sum between its stated bounds, which exceed the range by less than an hour."""
+@pytest.mark.parametrize(("over", "begins"), [("24h", HOUR), ("7d", HOUR), ("90m", HOUR), ("40d", 25 * HOUR)])
+def test_a_rolling_sum_is_exact(harness, ask, over, begins):
+    """A sum over a range is exactly the sum between its stated bounds, which exceed the range by less than a bucket.
+
+    The bucket is that of the finest window that is kept: hours, or days if the range began before the first hour.
+    """
     now = time.time()
     events = scattered(now, 10, 400)
     count(harness, events)
     rolling = ask(query_rolling, SUBJECT, "view", over, now)
     assert rolling.value == sum(amount for _, _, amount, at in events if rolling.start <= at < rolling.end)
     begin = int(now) - seconds(over) + 1
-    assert begin - HOUR < rolling.start <= begin
+    assert begin - begins < rolling.start <= begin
+    assert rolling.complete
     assert now < rolling.end <= now + HOUR
 
 
@@ -114,7 +118,10 @@ def test_a_window_is_shown_from_its_floor(harness, ask):
 
 
 def test_buckets_expire_by_themselves(harness):
-    """Each bucket and its leaderboard expire the declared time after its end; with `forever` they never expire."""
+    """Each bucket and its leaderboard expire an hour after they close; with `forever` they never close.
+
+    The state of limits and votes expires the declared time after the end of its period.
+    """
     now = int(time.time())
     count(harness, [(metric, SUBJECT, 1, now) for metric in ("view", "click", "call", "daily")])
     keys = harness.layout.keys_of(SUBJECT)
@@ -128,31 +135,33 @@ def test_buckets_expire_by_themselves(harness):
         expires = harness.client.pexpiretime(key)
         return None if expires == -1 else expires / 1000 - bucket(window, now // 60, ZONE).end
 
-    assert kept(keys.window("hour", "view", label("hour")), "hour") == 8 * DAY
-    assert kept(keys.window_top("hour", "view", label("hour")), "hour") == 8 * DAY
-    assert kept(keys.window("day", "view", label("day")), "day") == 400 * DAY
-    assert kept(keys.window_top("day", "view", label("day")), "day") == 400 * DAY
+    assert kept(keys.window("hour", "view", label("hour")), "hour") == 8 * DAY + HOUR
+    assert kept(keys.window_top("hour", "view", label("hour")), "hour") == 8 * DAY + HOUR
+    assert kept(keys.window("day", "view", label("day")), "day") == 400 * DAY + HOUR
+    assert kept(keys.window_top("day", "view", label("day")), "day") == 400 * DAY + HOUR
     assert kept(keys.window("month", "view", label("month")), "month") is None
     assert kept(keys.window("hour", "click", label("hour")), "hour") is None
     assert kept(keys.limit("call", label("hour")), "hour") == 2 * DAY
     assert kept(keys.once("daily", label("day"), SUBJECT), "day") == 3 * DAY
-    assert kept(keys.unique("daily", label("hour"), SUBJECT), "hour") == 8 * DAY
+    assert kept(keys.unique("daily", label("hour"), SUBJECT), "hour") == 8 * DAY + HOUR
     assert kept(keys.total("view", SUBJECT), "hour") is None
     assert kept(keys.top("view"), "hour") is None
 
 
-def test_a_bucket_is_kept_for_a_day_at_least(harness, ask):
-    """An event of a bucket that should have expired is counted in it, and the bucket is kept for another day."""
+def test_an_event_of_a_closed_bucket_is_not_added_to_it(harness, ask):
+    """An event of an hour that has closed counts in its day, in the total, and in no hour; a series shows no figure."""
     now = time.time()
     long_ago = now - 30 * DAY
-    count(harness, [("view", SUBJECT, 1, long_ago), ("click", SUBJECT, 1, now)])
+    count(harness, [("view", SUBJECT, 1, long_ago), ("view", SUBJECT, 1, now)])
     keys = harness.layout.keys_of(SUBJECT)
-    for key in (
-        keys.window("hour", "view", bucket("hour", int(long_ago) // 60).label),
-        keys.window("minute", "click", bucket("minute", int(now) // 60).label),
-    ):
-        assert DAY - 60 < harness.client.pttl(key) / 1000 <= DAY
-    assert sum(point.value for point in ask(query_series, SUBJECT, "view", "hour", 800, now).series) == 1
+    assert not harness.client.exists(keys.window("hour", "view", bucket("hour", int(long_ago) // 60).label))
+    hours, days = (
+        ask(query_series, SUBJECT, "view", window, last, now) for window, last in (("hour", 800), ("day", 40))
+    )
+    known = [point.value for point in hours.series if point.value is not None]
+    assert (len(known), sum(known), hours.complete) == (8 * 24 + 1, 1, False)
+    assert [(span.start, span.end) for span in hours.missing] == [(hours.series[0].start, hours.start)]
+    assert (sum(point.value for point in days.series), days.complete, days.missing) == (2, True, [])
 
 
 @pytest.mark.parametrize("window", [None, "hour", "day", "month", "7d", "24h"])

@@ -57,8 +57,8 @@ def encoded(batch, ids=(), ledger=None):
 
 
 def expiries(document):
-    """Return the millisecond until which each key is kept; 0 means forever."""
-    return dict(zip(document["expire"][::2], document["expire"][1::2], strict=True))
+    """Return the millisecond until which the state of each rule is kept, or each bucket is open; 0 means forever."""
+    return dict(zip(document["expire"][::2], document["expire"][1::2], strict=True)) | document["closes"]
 
 
 def test_minutes_of_the_same_buckets_are_one_place(places):
@@ -100,6 +100,24 @@ def test_a_place_without_finer_windows(batch, places):
         KEYS.window("day", "view", "2026-03-01"),
         KEYS.window_top("day", "view", "2026-03-01"),
     }
+
+
+def test_a_place_without_closed_buckets(batch, places):
+    """An event has no bucket that closed before the server received it, and is no actor of a closed bucket."""
+    whole = places("view", NOON // 60_000)
+    closes = NOON + HOUR + 8 * 24 * HOUR
+    assert places.open(whole, closes - 1) is whole
+    day = places.open(whole, closes)
+    assert day.labels == ("", "", "2026-03-01")
+    assert places.open(whole, closes + 1) is day
+    assert places.open(whole, NOON + 500 * 24 * HOUR).labels == ("", "", "")
+    for received in (closes, NOON + 401 * 24 * HOUR):
+        batch.add(places.open(whole, received), "a", 1, NOON, f"u{received}", None, received=received)
+        batch.add_visits(places.open(whole, received), NOON // 60_000, ["b"], [f"u{received}"], received=received)
+    document = encoded(batch)
+    assert document["sums"] == [[1, ["a", "b"], [2, 2]]]
+    assert document["windows"] == [[1, 2, "2026-03-01", ["a", "b"], [1, 1]]]
+    assert [by_subject for *_, by_subject in document["uniques"]] == [[["a", f"u{closes}"], ["b", f"u{closes}"]]]
 
 
 def test_events_of_one_hour_are_sent_once(batch, add):

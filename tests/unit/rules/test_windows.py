@@ -123,6 +123,38 @@ def test_cover(start, length, windows, zone):
             assert coarser not in windows or not (fits and ends_at_a_bound)
 
 
+@given(
+    now=st.integers(1_000_000_000, 2_000_000_000),
+    length=st.integers(1, 60 * DAY),
+    kept=st.dictionaries(st.sampled_from(["hour", "day", "month"]), st.integers(0, 90 * DAY), min_size=1),
+    zone=st.sampled_from(ZONES),
+)
+def test_a_cover_of_what_is_kept(now, length, kept, zone):
+    """A cover has only kept buckets, begins at the nearest bound at or before the range, or with the first kept one."""
+    since = {window: bucket(window, (now - age) // 60, zone).start for window, age in kept.items()}
+    start, windows = now - length + 1, list(kept)
+    covering = cover(start, now + 1, windows, zone, since)
+    assert all(each.start >= since[window] for window, each in covering)
+    assert all(before.end == after.start for (_, before), (_, after) in pairwise(covering))
+    holding = {window: bucket(window, start // 60, zone).start for window in windows}
+    possible = [begin for window, begin in holding.items() if begin >= since[window]]
+    begin = covering[0][1].start
+    assert begin in possible if possible else begin == min(since.values())
+    ends = [bucket(window, now // 60, zone).end for window in windows]
+    assert now < covering[-1][1].end in ends
+
+
+def test_a_cover_where_days_begin_within_an_hour():
+    """In Kolkata hours and days have no bound in common: if hours are kept too short, days cover the whole range."""
+    now = at("2026-03-10T15:00")
+    since = {"hour": at("2026-03-02T15:00")}
+    covering = cover(now - 30 * DAY, now, ["hour", "day"], "Asia/Kolkata", since)
+    assert {window for window, _ in covering} == {"day"}
+    assert covering[0][1].start == at("2026-02-07T18:30")
+    assert covering[-1][1].end == at("2026-03-10T18:30")
+    assert {window for window, _ in cover(now - 7 * DAY, now, ["hour", "day"], "Asia/Kolkata", since)} == {"hour"}
+
+
 @given(start=st.integers(0, 10_000), hours=st.integers(1, 100))
 def test_a_cover_has_the_fewest_buckets(start, hours):
     """`cover` returns the fewest hours and days that cover a range."""

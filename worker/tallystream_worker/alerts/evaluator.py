@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
-from tallystream.reading.series import rolling_buckets
+from tallystream.errors import EventError
+from tallystream.reading.series import Covered, rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
 from tallystream.rules.windows import bucket
 from tallystream.storage.keys import partition_of
 from tallystream.storage.scripts import Script
+from tallystream_worker.process.state_log import StateLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import redis
+    from structlog.typing import FilteringBoundLogger
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout, PartitionKeys
@@ -35,13 +37,29 @@ class AlertEvaluator:
         layout: Returns the live layout. Each pass calls this function, because a rebuild or a repartition changes the
             layout. It returns `None` if the epoch has changed; then the pass does nothing.
         rules: The declared metrics and alerts.
+        log: Logs when an alert becomes silent, because part of its range has expired, and when it is evaluated again;
+            `None` to log nothing.
     """
 
-    def __init__(self, client: redis.Redis, layout: Callable[[], Layout | None], rules: Rules) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        layout: Callable[[], Layout | None],
+        rules: Rules,
+        log: FilteringBoundLogger | None = None,
+    ) -> None:
         self._client = client
         self._layout = layout
         self._rules = rules
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, tuple[int | None, float]] = {}
+        self._silent = (
+            {}
+            if log is None
+            else {
+                alert.name: StateLog(log.bind(alert=alert.name), "alert.silent", "alert.evaluated")
+                for alert in rules.alert
+            }
+        )
 
     def run_once(self, now: float | None = None) -> int:
         """Fire and resolve the alerts with `over` or `rate`, and end those with `window` that fire for an ended bucket.
@@ -49,7 +67,7 @@ class AlertEvaluator:
         Each change also writes its notification to the outbox of the partition.
 
         Args:
-            now: The present, in seconds since 1970; `None` for the clock's time.
+            now: The present, in seconds since 1970; `None` for the time by the server's clock.
 
         Returns:
             How many states were changed: an alert has one state for each subject.
@@ -57,7 +75,7 @@ class AlertEvaluator:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
         """
-        now = time.time() if now is None else now
+        now = int(self._client.execute_command("TIME")[0]) if now is None else now
         layout = self._layout()
         if layout is None:
             return 0
@@ -85,10 +103,33 @@ class AlertEvaluator:
         ]
         return self._change(keys, alert, label, ending)
 
+    def _covered(self, alert: Alert, now: float) -> Covered | None:
+        """Return the buckets of the alert's range; `None`, and log it, if they are too many or some have expired."""
+        assert alert.span is not None  # noqa: S101  # checked by the caller
+        covered = None
+        problem = (
+            f"the buckets of {alert.metric} are not kept for {alert.span}: the alert changes no state. "
+            f"Raise retention in [metric.{alert.metric}], or declare a coarser window"
+        )
+        try:
+            covered = rolling_buckets(self._rules, alert.metric, alert.span, now)
+        except EventError as error:
+            problem = str(error)
+        complete = covered is not None and covered.bounds["complete"]
+        if (state := self._silent.get(alert.name)) is not None:
+            state.works() if complete else state.failed(problem)
+        return covered if complete else None
+
     def _look(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
+        covered = self._covered(alert, now)
+        if covered is None:
+            return 0
         watched = keys.watched(alert.name)
-        # A value rises above a bound only by events, so check only the subjects that were counted since, or that fire.
-        least = self._seen.get(watched, 0) if alert.above is not None else 0
+        # While the range has the same bounds, a value rises only by events: check only the subjects that were counted
+        # since, or that fire. If the bounds move, what leaves or enters the range may raise any value.
+        start, seen = self._seen.get(watched, (None, 0.0))
+        begin = covered.bounds["start"]
+        least = seen if alert.above is not None and start == begin else 0
         scored: list[tuple[bytes, float]] = self._client.execute_command(
             "ZRANGE", watched, least, "+inf", "BYSCORE", "WITHSCORES"
         )
@@ -101,26 +142,24 @@ class AlertEvaluator:
         changes: list[Change] = []
         names = sorted(subjects)
         for first in range(0, len(names), _CHUNK):
-            for subject, value in self._values(keys, alert, names[first : first + _CHUNK], now):
+            for subject, value in self._values(keys, alert, names[first : first + _CHUNK], covered, now):
                 if subject in firing and alert.clears(value):
                     changes.append((subject, "resolved", value))
                 elif subject not in firing and alert.fires(value):
                     changes.append((subject, "firing", value))
         changed = self._change(keys, alert, "", changes)
         if scored and changed == len(changes):  # if not, the next pass checks these subjects again
-            self._seen[watched] = max(float(score) for _, score in scored)
+            self._seen[watched] = begin, max(float(score) for _, score in scored)
         return changed
 
     def _values(
-        self, keys: PartitionKeys, alert: Alert, subjects: list[str], now: float
+        self, keys: PartitionKeys, alert: Alert, subjects: list[str], covered: Covered, now: float
     ) -> Iterable[tuple[str, float]]:
-        assert alert.span is not None  # noqa: S101  # checked by the caller
-        covering = rolling_buckets(self._rules, alert.metric, alert.span, now)
         with self._client.pipeline(transaction=False) as pipeline:
-            for window, each in covering:
+            for window, each in covered.buckets:
                 pipeline.hmget(keys.window(window, alert.metric, each.label), subjects)
             columns = pipeline.execute()
-        span = max(1.0, now - covering[0][1].start) if alert.rate is not None else 1.0
+        span = max(1.0, now - covered.buckets[0][1].start) if alert.rate is not None else 1.0
         for subject, *amounts in zip(subjects, *columns, strict=True):
             yield subject, sum(int(amount or 0) for amount in amounts) / span
 

@@ -93,7 +93,7 @@ def alert_services(
         except DeploymentChanged:
             return None
 
-    evaluator = AlertEvaluator(evaluating, live, settings.rules)
+    evaluator = AlertEvaluator(evaluating, live, settings.rules, log)
     delivery = AlertDelivery(
         delivering, deployment, lambda layout: Notifier(delivering, layout, consumer, settings.hooks, log, delivered)
     )

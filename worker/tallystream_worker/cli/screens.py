@@ -10,8 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tallystream.reading.freshness import Span
 from tallystream.reading.leaderboards import Place
 from tallystream.reading.ledger import LedgerSummary
+from tallystream_worker.cli.bounds import bounds_note
 from tallystream_worker.cli.live_view import sparkline
 
 if TYPE_CHECKING:
@@ -59,6 +61,18 @@ class LeaderboardRates(msgspec.Struct, frozen=True):
 
     error: float
     """By how much a value can be wrong; 0 for exact counters."""
+
+    start: int | None
+    """The first second (since 1970) that the values cover; `null` for all time."""
+
+    end: int | None
+    """The first second after that."""
+
+    complete: bool
+    """Whether the values cover the whole range that was asked for."""
+
+    missing: list[Span]
+    """The parts of it that have expired."""
 
 
 class StatusScreen:
@@ -159,7 +173,9 @@ class TopScreen:
         if board is None:
             return None
         places = [PlaceRate(name, value, self._rate(name)) for name, value in board.places]
-        return LeaderboardRates(board.metric, board.window, places, board.error)
+        return LeaderboardRates(
+            board.metric, board.window, places, board.error, board.start, board.end, board.complete, board.missing
+        )
 
     def draw(self, width: int) -> RenderableType:
         """Return the last leaderboard and its rates as a drawing for `width` columns; empty before a first reading."""
@@ -184,11 +200,12 @@ class TopScreen:
             if bars:
                 cells.append(Text("█" * round(bars * value / most) if most > 0 else "", style="cyan"))
             table.add_row(*cells)
+        notes = [Text(note, style="yellow")] if (note := bounds_note(board)) else []
         if not board.places:
-            return Group(table, Text("nothing is counted yet", style="dim"))
-        if board.error:
-            return Group(table, Text(f"values and order may be off by {board.error:,}", style="yellow"))
-        return table
+            notes.append(Text("nothing is counted yet", style="dim"))
+        elif board.error:
+            notes.append(Text(f"values and order may be off by {board.error:,}", style="yellow"))
+        return Group(table, *notes)
 
     def _rate(self, subject: str) -> float | None:
         """Return the growth of a listed subject per second, from the oldest kept reading to the last one.

@@ -70,7 +70,7 @@ class PayloadFold:
         events = group.events
         if not events or record_if_late(result, entry, metric, rule, group.minute * 60_000 + 59_999, events):
             return
-        place = self._places(metric, group.minute)
+        place = self._places.open(self._places(metric, group.minute), entry.received)
         sums = result.batch.sums[place] if rule.limit is None else result.batch.limited[place]
         sums.update(group.ones)
         get = sums.get  # faster than Counter.__missing__
@@ -89,8 +89,8 @@ class PayloadFold:
             for single in columns.singles():
                 self._add_single(result, entry, single)
             return
-        place = self._places(metric, columns.minute)
-        result.batch.add_visits(place, columns.minute, columns.subjects, columns.actors)
+        place = self._places.open(self._places(metric, columns.minute), entry.received)
+        result.batch.add_visits(place, columns.minute, columns.subjects, columns.actors, received=entry.received)
         events = len(columns.subjects)
         result.settled[metric] += events
         if rule.limit is None:
@@ -134,7 +134,8 @@ class PayloadFold:
             return
         if record_if_late(result, entry, metric, rule, at, 1):
             return
-        result.batch.add(self._places(metric, at // 60_000), subject, amount, at, actor, id_)
+        place = self._places.open(self._places(metric, at // 60_000), entry.received)
+        result.batch.add(place, subject, amount, at, actor, id_, received=entry.received)
         result.settled[metric] += 1
         if rule.once is None and rule.limit is None and (id_ is None or rule.ids is None or not rule.exact):
             result.counted[metric] += 1
@@ -147,7 +148,7 @@ class PayloadFold:
         if reason is not None:
             self._add_dead(result, entry, Payload([], [], [correction]), reason)
             return
-        place = self._places(metric, correction.at // 60_000)
+        place = self._places.open(self._places(metric, correction.at // 60_000), entry.received)
         if correction.finest is not None:
             place = self._places.without_finer(place, correction.finest)
         result.batch.sums[place][subject] += correction.amount

@@ -20,9 +20,11 @@ export class Alerts {
     if (!found) return;
     if (!found.alerts.length) clearInterval(this.timer);
     const count = found.alerts.reduce((sum, alert) => sum + alert.firing, 0);
-    this.element.hidden = count === 0;
+    const silent = found.alerts.filter((alert) => !alert.complete);
+    this.element.hidden = count === 0 && !silent.length;
     this.title.textContent = count === 1 ? "1 alert is firing" : `${number(count)} alerts are firing`;
-    this.list.replaceChildren(...found.firing.map((alert) => el("li", {},
+    this.list.replaceChildren(...silent.map((alert) => el("li", { class: "incomplete" },
+      el("strong", {}, alert.alert), el("span", { class: "sub" }, ` is silent: part of ${alert.value} of ${alert.metric} has expired`))), ...found.firing.map((alert) => el("li", {},
       el("strong", {}, alert.alert), " ", el("a", { href: subjectLink(alert.subject) }, alert.subject),
       el("span", { class: "sub" }, ` ${alert.metric} at ${number(alert.value)} since ${clock(alert.since * 1000)}`))));
   }

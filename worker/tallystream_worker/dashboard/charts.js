@@ -41,7 +41,8 @@ export function drawSpark(canvas, values) {
   pen.fill();
 }
 
-// A line chart over time; `show(unit, sets)` draws sets of { label, points: [{ x, y }] }.
+// A line chart over time; `show(unit, sets)` draws sets of { label, points: [{ x, y }], missing: [{ start, end }] }. A y
+// of null has expired; a dashed line at 0 is drawn over `missing`, in seconds.
 export class TimeChart {
   constructor(canvas, { legend = true } = {}) {
     this.canvas = canvas;
@@ -66,6 +67,13 @@ export class TimeChart {
       pointHoverRadius: 5,
       cubicInterpolationMode: "monotone",
     }));
+    const missing = sets.find((set) => set.missing?.length)?.missing ?? [];
+    for (const span of missing) {
+      datasets.push({
+        label: "expired", data: [{ x: span.start * 1000, y: 0 }, { x: span.end * 1000, y: 0 }],
+        borderColor: ink, backgroundColor: ink, borderDash: [6, 6], borderWidth: 2, pointRadius: 0, fill: false,
+      });
+    }
     const scales = {
       x: {
         type: "time",

@@ -9,6 +9,7 @@ export const compact = (value) => (value == null ? NONE : Math.abs(value) < 10_0
 export const rate = (value) =>
   value == null ? NONE : value === 0 ? "0" : value < 10 ? value.toFixed(1) : value < 100_000 ? whole.format(value) : short.format(value);
 export const percent = (share) => `${(share * 100).toFixed(2)}\u00a0%`;
+export const moment = (second) => `${new Date(second * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`;
 export const clock = (milliseconds) => new Date(milliseconds).toLocaleTimeString("en-GB");
 
 export function duration(seconds) {

@@ -3,7 +3,7 @@ import { Alerts } from "./alerts.js";
 import { subjectLink } from "./api.js";
 import { drawSpark } from "./charts.js";
 import { choice, el, setText } from "./dom.js";
-import { compact, number, rate } from "./format.js";
+import { compact, moment, number, rate } from "./format.js";
 import { Trends } from "./trends.js";
 
 const WINDOWS = [["hour", "Hour"], ["day", "Day"], ["7d", "7 days"], ["all", "All time"]];
@@ -57,8 +57,9 @@ export class Overview {
   board({ metric, description, windows }) {
     const list = el("ol", { "aria-label": `Leaders of ${metric}` });
     const empty = el("p", { class: "empty" }, "…");
-    this.boards.set(metric, { list, empty, windows, rows: [] });
-    return el("div", { class: "card board" }, el("h3", {}, metric), el("p", { class: "sub" }, description || " "), list, empty);
+    const since = el("p", { class: "sub", hidden: true });
+    this.boards.set(metric, { since, list, empty, windows, rows: [] });
+    return el("div", { class: "card board" }, el("h3", {}, metric), el("p", { class: "sub" }, description || " "), since, list, empty);
   }
 
   clear() {
@@ -80,12 +81,16 @@ export class Overview {
     }
   }
 
-  top({ window, metrics }) {
+  top({ window, metrics, incomplete }) {
     if (window !== this.window) return;
     for (const [metric, board] of this.boards) {
       const places = metrics[metric];
       if (places && window === "all") this.latest.set(metric, places);
       this.fill(board, places ?? []);
+      const begin = incomplete[metric];
+      board.since.hidden = begin === undefined;
+      setText(board.since, begin === undefined ? "" : `only since ${moment(begin)}: earlier buckets have expired`);
+      board.list.classList.toggle("incomplete", begin !== undefined);
       setText(board.empty, places ? `Nothing ${HINTS.get(window)}yet.` : `No ${window === "7d" ? "" : window} window is kept for ${metric}.`.replace("  ", " "));
     }
     if (!this.started && this.trends) {

@@ -1,7 +1,7 @@
 // The page of one subject: its live totals, its limits, votes and unique actors, and its trends.
 import { ask, inPath } from "./api.js";
 import { el, notice, setText } from "./dom.js";
-import { clock, duration, number, percent } from "./format.js";
+import { clock, duration, moment, number, percent } from "./format.js";
 import { Trends } from "./trends.js";
 
 const REFRESH = 5000;
@@ -94,8 +94,11 @@ export class Subject {
       ask(`/v1/uniques/${inPath(metric.metric)}/${path}`),
       ask(`/v1/uniques/${inPath(metric.metric)}/${path}?over=${metric.unique === "month" ? "90d" : "7d"}`),
     ]);
-    return figure(`Unique actors, ${metric.metric}`, number(now.value),
-      `this ${metric.unique}; ${number(week.value)} in ${metric.unique === "month" ? "90" : "7"} days, standard error ${percent(now.error)}`);
+    const range = week.complete ? `in ${metric.unique === "month" ? "90" : "7"} days` : `since ${moment(week.start)}, as earlier days have expired`;
+    const card = figure(`Unique actors, ${metric.metric}`, number(now.value),
+      `this ${metric.unique}; ${number(week.value)} ${range}, standard error ${percent(now.error)}`);
+    card.classList.toggle("incomplete", !week.complete);
+    return card;
   }
 
   destroy() {

@@ -2,7 +2,7 @@
 import { ask, inPath } from "./api.js";
 import { TimeChart } from "./charts.js";
 import { choice, el, notice } from "./dom.js";
-import { number } from "./format.js";
+import { moment, number } from "./format.js";
 
 export const RANGES = new Map([
   ["hour", ["24 hours", 24]],
@@ -59,8 +59,11 @@ export class Trends {
       const sets = answers.map((answer) => ({
         label: answer.subject,
         points: answer.series.map((point) => ({ x: point.start * 1000, y: point.value })),
+        missing: answer.missing,
       }));
-      this.note.replaceChildren(sets.length ? "" : notice("Nothing is counted yet: the chart appears with the first events."));
+      const cut = answers.find((answer) => !answer.complete);
+      this.note.replaceChildren(sets.length ? "" : notice("Nothing is counted yet: the chart appears with the first events."),
+        cut ? el("p", { class: "sub" }, `Dashed: buckets before ${moment(cut.start)} have expired.`) : "");
       this.canvas.parentElement.hidden = !sets.length;
       this.canvas.setAttribute("aria-label", `${metric} of ${this.label}, ${RANGES.get(window)[0]}; the table below has the figures`);
       if (sets.length) await this.chart.show(window, sets);
@@ -74,7 +77,7 @@ export class Trends {
     if (!answers.length) return this.table.replaceChildren();
     const head = el("tr", {}, el("th", { scope: "col" }, "Begins (UTC)"), ...answers.map((answer) => el("th", { scope: "col" }, answer.subject)));
     const rows = answers[0].series.map((point, n) => el("tr", {}, el("th", { scope: "row" }, point.bucket),
-      ...answers.map((answer) => el("td", {}, number(answer.series[n].value)))));
+      ...answers.map((answer) => el("td", {}, answer.series[n].value === null ? "expired" : number(answer.series[n].value)))));
     return this.table.replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows.reverse())));
   }
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from litestar.openapi.spec import OpenAPI, Operation
 
 _GOOD: Final = {"as_of": "1763900000000-0", "lag": 0, "error": 0}
+_BOUNDS: Final = {"start": 1763856000, "end": 1763942400, "complete": True, "missing": []}
 _EVENT: Final = {"metric": "view", "subject": "article:1", "amount": 1, "actor": "user:7", "id": "4f6c"}
 _CLOUD: Final = {
     "specversion": "1.0", "id": "4f6c", "source": "/shop", "type": "view", "subject": "article:1",
@@ -42,7 +43,8 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
         "reset_at": 1763902800.0, **_GOOD,
     },
     ("/v1/top/{metric}", "get"): {
-        "metric": "view", "window": "day", "top": [{"subject": "article:1", "value": 42}], "next": None, **_GOOD,
+        "metric": "view", "window": "day", "top": [{"subject": "article:1", "value": 42}], "next": None,
+        **_BOUNDS, **_GOOD,
     },
     ("/v1/overview", "get"): {
         "overview": {
@@ -69,7 +71,7 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
         "searched": ["like", "share", "view"],
     },
     ("/v1/uniques/{metric}/{subject}", "get"): {
-        "metric": "view", "subject": "article:1", "over": "day", "value": 37, **_GOOD, "error": 0.0081,
+        "metric": "view", "subject": "article:1", "over": "day", "value": 37, **_BOUNDS, **_GOOD, "error": 0.0081,
     },
     ("/v1/votes/{metric}/{subject}", "get"): {
         "metric": "vote", "subject": "post:1", "score": 5, "up": 6, "down": 1, **_GOOD,
@@ -82,7 +84,7 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
     ("/v1/alerts", "get"): {
         "alerts": [
             {"alert": "viral", "metric": "view", "subject": "article:*", "value": "hour", "above": 10000.0,
-             "below": None, "clear": 8000.0, "firing": 1}
+             "below": None, "clear": 8000.0, "firing": 1, "complete": True}
         ],
         "firing": [
             {"alert": "viral", "metric": "view", "subject": "article:1", "value": 10001.0, "since": 1763900000.0,

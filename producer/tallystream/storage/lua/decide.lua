@@ -46,7 +46,7 @@ if earliest > now and earliest > (streams.parse_id(streams.last_id(KEYS[1])) or 
   return { 'ahead' }
 end
 local batch = cmsgpack.unpack(ARGV[1])
-local changes = plan(batch, KEYS[3])
+local changes = plan(batch, KEYS[3], now)
 if #changes.rejected > 0 then
   return { 'rejected' }
 end

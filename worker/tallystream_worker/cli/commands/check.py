@@ -8,7 +8,7 @@ from tallystream.rules.metrics import Metric
 from tallystream_worker.capacity.costs import MemoryCosts, load_costs
 from tallystream_worker.capacity.footprint import parts
 from tallystream_worker.cli.options import AsJson
-from tallystream_worker.cli.output import print_json, print_table
+from tallystream_worker.cli.output import error_console, print_json, print_table
 from tallystream_worker.settings.load import load
 
 
@@ -23,6 +23,7 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
     settings = load(file, environment={})
     memory = load_costs().memory
     rows = {name: explain(metric, memory) for name, metric in settings.rules.metric.items()}
+    warnings = list(settings.rules.warnings())
     if json:
         print_json(
             {
@@ -32,11 +33,14 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
                 },
                 "ratios": sorted(settings.rules.ratio),
                 "zone": settings.rules.zone,
+                "warnings": warnings,
             }
         )
         return
     table = [[name, stored, f"{cost:,}"] for name, (stored, cost) in rows.items()]
     print_table(f"{file}: valid", ["metric", "stores", "bytes for each subject"], table)
+    for warning in warnings:
+        error_console.print(warning)
 
 
 def explain(metric: Metric, memory: MemoryCosts) -> tuple[str, int]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystream.errors import EventError
+from tallystream.reading.freshness import RangeFigure
 from tallystream.reading.totals import Totals
+from tallystream_worker.cli.bounds import bounds_note
 from tallystream_worker.cli.options import AsJson, Where, whole_number
 from tallystream_worker.cli.output import error_console, print_json, print_table
 
@@ -50,7 +52,7 @@ def get(
         if metric is not None and window is not None:
             found = totals.series(subject, metric, window, last, after=after)
             title, columns = f"{subject} {metric}", [window, metric]
-            rows = [[point.bucket, f"{point.value:,}"] for point in found.series]
+            rows = [[point.bucket, "expired" if point.value is None else f"{point.value:,}"] for point in found.series]
         elif metric is not None and over is not None:
             found = totals.sum(subject, metric, over, after=after)
             title, columns, rows = f"{subject} {metric}", ["last", metric], [[over, f"{found.value:,}"]]
@@ -63,6 +65,8 @@ def get(
         print_json(found)
         return
     print_table(title, columns, rows)
+    if isinstance(found, RangeFigure) and (note := bounds_note(found)):
+        error_console.print(note)
     if found.lag != 0:
         error_console.print(
             f"{found.lag if found.lag is not None else 'an unknown number of'} entries are not counted yet"

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tallystream.reading.totals import Totals
+from tallystream_worker.cli.bounds import bounds_note
 from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where, whole_number
 from tallystream_worker.cli.output import error_console, print_json, print_table
@@ -49,5 +50,7 @@ def top(
         return
     rows = [[place.subject, f"{place.value:,}"] for place in board.top]
     print_table(f"{metric}, {window or 'all time'}", ["subject", metric], rows)
+    if note := bounds_note(board):
+        error_console.print(note)
     if board.error:
         error_console.print(f"values and order may be off by {board.error:,}")

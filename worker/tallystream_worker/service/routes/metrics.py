@@ -1,6 +1,5 @@
 """The route of Prometheus metrics: the ledger, read from Redis at each scrape, and the metrics of this process."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -44,7 +43,7 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
         )
         firing = None
         if deployment.declared is not None:
-            firing = await totals.run(query_alerts(deployment.layout, deployment.declared, time.time()))
+            firing = await totals.run(query_alerts(deployment.layout, deployment.declared, deployment.now))
         collector = LedgerCollector(ledger, vitals, deployment.declared, firing)
     except (RedisError, ConfigurationError) as error:
         structlog.get_logger().warning("service.ledger_unavailable", problem=str(error) or type(error).__name__)
@@ -212,10 +211,13 @@ def _of_alerts(firing: FiringAlerts) -> Iterable[Metric]:
     counts = _gauge("alerts_firing", "Subjects for which an alert is firing.", None, "alert")
     for alert, subjects in firing.counts.items():
         counts.add_metric([alert], subjects)
+    silent = _gauge("alert_silent", "1 if an alert changes no state, because part of its range expired.", None, "alert")
+    for alert in firing.counts:
+        silent.add_metric([alert], int(alert in firing.silent))
     waiting = _gauge("alert_outbox_entries", "Notifications that are not delivered yet.", None, "partition")
     for stream, entries in firing.waiting.items():
         waiting.add_metric([stream], entries)
-    yield from (counts, waiting)
+    yield from (counts, silent, waiting)
 
 
 def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:

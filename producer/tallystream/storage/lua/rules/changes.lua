@@ -1,17 +1,15 @@
 -- changes: a table of everything that a batch changes in one partition. The rules fill it, and write.lua writes it.
 
+local clock = require('tallystream.storage.lua.lib.clock')
+
 -- Returns an empty table of changes for a batch. `ledger_key` is the key of the ledger of the batch's generation.
 local function new(batch, ledger_key)
-  local in_batch = {}
-  for i = 1, #batch.expire, 2 do
-    in_batch[batch.expire[i]] = true
-  end
   return {
     -- Read by the rules.
     batch = batch,
     rules = batch.rules,
     ledger_key = ledger_key,
-    in_batch = in_batch, -- set of the keys of the buckets that the batch's events are in
+    now = clock.milliseconds(),
 
     -- Passed from one rule to another.
     limited = {}, -- by key of a limit's bucket: events that arrived, see limits.lua

@@ -1,7 +1,8 @@
 -- plan: finds out what a batch changes. Every script that counts calls plan, then write.
 --
--- plan(batch, ledger key) only reads. It returns the changes to write (see changes.lua). Its list `rejected` names the
--- counters that cannot take their delta: if it is not empty, nothing may be written.
+-- plan(batch, ledger key, decided_at) only reads. It returns the changes to write (see changes.lua). Its list `rejected`
+-- names the counters that cannot take their delta: if it is not empty, nothing may be written. `decided_at` is the time
+-- of a decision in milliseconds, `nil` for a batch of appended events.
 -- write(changes) only writes, and cannot fail: plan has read every key that is written, and so checked its type.
 --
 -- The batch (msgpack, made by the Python module `tallystream.rules.batch`):
@@ -15,8 +16,10 @@
 --   limited = { { rule, labels, subjects, counts }, ... }             events of amount 1 of a limited metric
 --   seen   = { { rule, key, { field, subject, amount, at, labels }, ... }, ... }   events with an ID
 --   votes  = { { rule, key, subject, { actor, amount, at, labels, record }, ... }, ... }   metrics with `once`
---   uniques = { { rule, key prefix, millisecond as in expire, { { subject, actor, ... }, ... } }, ... }
---   expire = { key, millisecond, ... }     keys of the buckets that the batch's events are in; 0 means never
+--   uniques = { { rule, key prefix, millisecond as in closes, { { subject, actor, ... }, ... } }, ... }
+--   expire = { key, millisecond, ... }     keys of the state of rules (limits, votes, IDs); 0 means never
+--   closes = { [key] = millisecond }       keys of the buckets that the batch's events are in, and of the leaderboards
+--            of these buckets, with the time at which each closes (see lib/buckets.lua); 0 means never
 --   ledger = { field, events, ... }
 --   outbox = key of the stream of notifications, only if alerts are declared; then rules may have `watch`, and
 --   touched = { { key, subject, ... }, ... }   subjects whose sums over a range are watched
@@ -26,6 +29,8 @@
 -- number of events that arrived and accepts min(limit, number). A vote or an ID keeps one event, chosen by
 -- (at, amount); if a better one arrives, it replaces the old one in every counter. The exception is a Bloom filter of
 -- IDs: see event_ids.lua.
+-- A bucket of a window contains the events that the server received before it closed: the fold leaves it out for later
+-- ones, closed_buckets.lua for decisions. The total counts them.
 -- A module that most batches do not need is required in the line that needs it, because a script makes the functions of
 -- its modules again in each call.
 local changes = require('tallystream.storage.lua.rules.changes')
@@ -59,8 +64,11 @@ local function plan_ledger(planned)
   numbers.check_whole(planned.ledger_key, fields)
 end
 
-local function plan(batch, ledger_key)
+local function plan(batch, ledger_key, decided_at)
   local planned = changes.new(batch, ledger_key)
+  if decided_at then
+    require('tallystream.storage.lua.rules.closed_buckets').drop(batch, decided_at)
+  end
   plan_state(planned)
   totals.plan(planned)
   windows.plan(planned)

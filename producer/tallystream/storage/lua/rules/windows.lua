@@ -1,5 +1,6 @@
 -- windows: plans the sums of a metric by window (minute, hour, day, month): one hash for each bucket, with one field
 -- for each subject.
+local buckets = require('tallystream.storage.lua.lib.buckets')
 local changes = require('tallystream.storage.lua.rules.changes')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
@@ -47,6 +48,7 @@ end
 local function plan(self)
   local sums, extras = self.batch.sums, self.window_extra
   local additions = next(extras) and require('tallystream.storage.lua.rules.additions')
+  local closes, now = self.batch.closes, self.now
   for _, column in ipairs(self.batch.windows) do
     local rule, nth, label, subjects, deltas = self.rules[column[1]], unpack(column, 2)
     if type(subjects) == 'number' then -- the same column as that of the totals
@@ -57,11 +59,13 @@ local function plan(self)
       subjects, deltas = additions.merge_bucket(subjects, deltas, extras[key].deltas)
       extras[key] = nil
     end
-    plan_bucket(self, rule, nth, label, subjects, deltas)
+    if not buckets.has_expired(closes[key], now) then
+      plan_bucket(self, rule, nth, label, subjects, deltas)
+    end
   end
   for key, extra in pairs(extras) do
     -- A vote that is taken out of an expired bucket must not create the bucket again.
-    if self.in_batch[key] or redis.call('EXISTS', key) == 1 then
+    if closes[key] and not buckets.has_expired(closes[key], now) or redis.call('EXISTS', key) == 1 then
       local subjects, deltas = additions.merge_bucket({}, {}, extra.deltas)
       plan_bucket(self, extra.rule, extra.nth, extra.label, subjects, deltas)
     end

@@ -1,10 +1,10 @@
 -- write: writes the changes that plan.lua returned. It cannot fail: plan has read every key that is written here, and
 -- so checked its type. As in plan.lua, a module that most batches do not need is required in the line that needs it.
+local buckets = require('tallystream.storage.lua.lib.buckets')
 local chunks = require('tallystream.storage.lua.lib.chunks')
-local clock = require('tallystream.storage.lua.lib.clock')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
-local KEPT = 86400000 -- milliseconds: a key is kept at least this long after its last write, however old its bucket is
+local KEPT = 86400000 -- milliseconds: the state of a rule is kept at least this long after its last write, for replays
 
 -- Writes the totals and the hashes.
 local function write_counters(changes)
@@ -20,12 +20,12 @@ local function write_counters(changes)
 end
 
 -- Writes Bloom filters, uniques, sketches, leaderboards and alerts. Sketches add to leaderboards, so they come first.
-local function write_structures(changes, now, soonest)
+local function write_structures(changes)
   if #changes.bits > 0 then
     require('tallystream.storage.lua.rules.event_ids').write(changes)
   end
   if #changes.uniques > 0 then
-    require('tallystream.storage.lua.rules.uniques').write(changes, now, soonest)
+    require('tallystream.storage.lua.rules.uniques').write(changes)
   end
   if #changes.sketches > 0 then
     require('tallystream.storage.lua.rules.sketches').write(changes)
@@ -34,7 +34,7 @@ local function write_structures(changes, now, soonest)
     require('tallystream.storage.lua.rules.leaderboards').write(changes)
   end
   if changes.batch.outbox then
-    require('tallystream.storage.lua.rules.alerts').write(changes, now)
+    require('tallystream.storage.lua.rules.alerts').write(changes, changes.now)
   end
 end
 
@@ -45,10 +45,12 @@ local function write(changes)
   if ttl >= 0 then
     require('tallystream.storage.lua.rules.copy_on_write')(changes, cut, ttl)
   end
-  local now = clock.milliseconds()
-  local soonest = now + KEPT
+  local soonest = changes.now + KEPT
   write_counters(changes)
-  write_structures(changes, now, soonest)
+  write_structures(changes)
+  for key, closes in pairs(changes.batch.closes) do
+    buckets.expire(key, closes)
+  end
   for i = 1, #expire, 2 do
     if expire[i + 1] > 0 then
       redis.call('PEXPIREAT', expire[i], string.format('%.0f', math.max(expire[i + 1], soonest)))

@@ -1,0 +1,362 @@
+"""Reads over a range are exact within the bounds that they state, whatever has expired.
+
+They are compared with the oracle at simulated times, while the keys of real servers really expire.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tallystream.deployment import Deployment
+from tallystream.errors import EventError
+from tallystream.producing.appender import Appender
+from tallystream.producing.decider import Decider
+from tallystream.producing.partition_queue import SealedEntry
+from tallystream.reading.totals import Totals
+from tallystream.rules.alerts import Alert
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.windows import bucket
+from tallystream.storage.keys import partition_of
+from tallystream.wire.event import Event
+from tallystream.wire.packer import EntryBuilder
+from tallystream.wire.window import DAY, HOUR, WINDOWS
+from tallystream_worker.alerts.evaluator import AlertEvaluator
+from tests.harness import Harness
+from tests.oracle_reads import Reads
+from tests.oracle_rules import Happened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tallystream_worker.counting.entry import Entry
+    from tests.clock import ClockedServer
+
+SEEDS = int(os.environ.get("TALLYSTREAM_EXAMPLES", "12"))
+ZONES = ["UTC", "Asia/Kolkata", "Australia/Lord_Howe", "America/Havana", "Europe/Vienna", "Asia/Kathmandu"]
+SUBJECTS = [f"s{n}" for n in range(4)]
+ACTORS = [f"u{n}" for n in range(9)]
+RANGES = ["1h", "1d", "7d", "9d", "30d", "45d", "100d"]
+LATE = [0, 0, 0, HOUR // 2, 3 * HOUR, 30 * HOUR, 9 * DAY, 25 * DAY]
+STEPS = [0, 61, HOUR, 5 * HOUR, DAY, 3 * DAY, 8 * DAY + HOUR, 20 * DAY, 31 * DAY]
+BOUND = 12
+
+
+def an_hour(days: int) -> int:
+    """Return a second some days ago, far from the end of its minute and hour: a test does not run into the next one."""
+    return (int(time.time()) // HOUR - days * 24) * HOUR + 1205
+
+
+def draw_rules(chance: random.Random) -> Rules:
+    """Draw a zone, windows and retention for metrics that are summed, voted, spread and watched."""
+
+    def windows() -> tuple[Any, ...]:
+        drawn = chance.sample(WINDOWS, chance.randint(1, 3))
+        return tuple(window for window in WINDOWS if window in drawn)
+
+    def retention() -> dict[Any, str]:
+        kept = {"minute": ["1h", "3h"], "hour": ["2h", "8d", "forever"], "day": ["3d", "30d"], "month": ["40d", "400d"]}
+        return {w: chance.choice(kept[w]) for w in WINDOWS if chance.random() < 0.7}
+
+    watched = windows()
+    finest = next(w for w in WINDOWS if w in watched)
+    span = chance.choice(["31d", "60d"] if finest == "month" else ["2d", "9d", "31d"])
+    return Rules(
+        {
+            "view": Metric(windows=windows(), retention=retention(), unique=chance.choice(WINDOWS), top=5, ids=None),
+            "vote": Metric(windows=windows(), retention=retention(), once="forever", top=5, ids=None),
+            "hot": Metric(windows=windows(), retention=retention(), spread=True, top=5, ids=None),
+            "seen": Metric(windows=watched, retention=retention(), top=5, ids=None),
+        },
+        zone=chance.choice(ZONES),
+        alert=(Alert("many", "seen", over=span, above=BOUND),),
+    )
+
+
+class Machine:
+    """Appends, decides and counts events on a server whose clock it moves, and knows every event that was received."""
+
+    def __init__(self, harness: Harness, clock: ClockedServer, rules: Rules, chance: random.Random, now: float) -> None:
+        self.harness, self.clock, self.rules, self.chance = harness, clock, rules, chance
+        self.now = now
+        self.events: list[Happened] = []
+        self.appender = Appender(harness.client, harness.layout)
+        self.decide = Decider(harness.client, Deployment.create_or_load(harness.client))
+        self.moments: set[int] = set()
+        self.move(0)
+
+    def move(self, step: float) -> None:
+        """Move the server's clock ahead."""
+        self.now += step
+        self.clock.set(self.now - time.time())
+
+    def event(self) -> Event:
+        """Draw an event of the last weeks; no two have the same time, so no two votes of an actor tie."""
+        metric = self.chance.choice(list(self.rules.metric))
+        at = int((self.now - self.chance.choice(LATE) * self.chance.random()) * 1000)
+        while at in self.moments:
+            at -= 1
+        self.moments.add(at)
+        amount = self.chance.choice([1, -1, 0]) if metric == "vote" else self.chance.randint(1, 5)
+        actor = self.chance.choice(ACTORS) if metric in ("vote", "view") else None
+        return Event(metric, self.chance.choice(SUBJECTS), amount, actor, at / 1000)
+
+    def arrive(self, events: int) -> None:
+        """Append or decide some events."""
+        packs: dict[int, tuple[EntryBuilder, list[Event]]] = defaultdict(lambda: (EntryBuilder(), []))
+        for event in (self.event() for _ in range(events)):
+            if event.metric != "hot" and self.chance.random() < 0.2:
+                self.receive([event], self.decide(event).id)
+                continue
+            partition = (
+                partition_of(event.subject, self.harness.layout.partitions)
+                if event.metric != "hot"
+                else self.chance.randrange(2)
+            )
+            builder, packed = packs[partition]
+            builder.add(event.metric, event.subject, event.amount, event.at or 0, event.actor, None)
+            packed.append(event)
+        for partition, (builder, packed) in packs.items():
+            self.appender.push(partition, SealedEntry(1, builder.events, builder.size, builder.build()))
+            self.appender.send()
+            self.receive(packed, str(self.appender.last_ids[partition]))
+
+    def receive(self, events: Sequence[Event], entry: str) -> None:
+        """Note events that the server has received in an entry."""
+        received = int(entry.partition("-")[0])
+        for event in events:
+            at = round((event.at or 0) * 1000)
+            self.events.append(Happened(event.metric, event.subject, event.amount, at, received, event.actor))
+
+    def count(self) -> None:
+        """Count every entry, in any order and split into any batches."""
+        for partition in range(self.harness.layout.partitions):
+            held: list[Entry] = self.harness.fetch(partition, "reader")(10_000, 0)
+            self.chance.shuffle(held)
+            while held:
+                part, held = held[:2], held[2:]
+                handed = iter([part])
+                self.harness.consumer(partition, "w", fetch=lambda *_, handed=handed: next(handed)).run_once()
+        self.harness.finish()
+
+    def standing(self) -> list[Happened]:
+        """Return the events without the votes that a later vote of the same actor replaces."""
+        votes: dict[tuple[str, str | None], Happened] = {}
+        for event in self.events:
+            if event.metric == "vote":
+                known = votes.setdefault((event.subject, event.actor), event)
+                votes[event.subject, event.actor] = max(known, event, key=lambda vote: vote.at)
+        return [event for event in self.events if event.metric != "vote"] + list(votes.values())
+
+
+def ask(read: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Return the answer to a read over a range; `None` if it is refused, because it would read too many buckets."""
+    try:
+        return read(*arguments, **named)
+    except EventError as error:
+        if "would read more than 1,000" in str(error):
+            return None
+        raise
+
+
+def check_sums(totals: Totals, reads: Reads, chance: random.Random) -> None:
+    """Compare totals, series and sums of every metric and subject."""
+    for metric, rule in reads.rules.metric.items():
+        for subject in SUBJECTS:
+            assert totals.get(subject, metric).value == reads.amount(metric, None, None)[subject]
+            for window in rule.windows:
+                found = totals.series(subject, metric, window, 40)
+                assert [(p.bucket, p.value) for p in found.series] == reads.series(subject, metric, window, 40)
+                open_ = [point for point in found.series if point.value is not None]
+                assert found.complete == (len(open_) == 40)
+                assert found.start == open_[0].start
+                assert found.complete or (found.missing[0].start, found.missing[0].end) == (
+                    found.series[0].start,
+                    open_[0].start,
+                )
+            over = chance.choice(RANGES)
+            if (total := ask(totals.sum, subject, metric, over)) is not None:
+                assert total.value == reads.amount(metric, total.start, total.end)[subject], (metric, subject, total)
+                assert total.error == 0
+                reads.check_bounds(total, metric, over)
+
+
+def check_tops(totals: Totals, reads: Reads, chance: random.Random) -> None:
+    """Compare leaderboards of all time, of a window and of a range."""
+    for metric, rule in reads.rules.metric.items():
+        over = chance.choice(RANGES)
+        for window in (None, chance.choice(rule.windows), over):
+            if (board := ask(totals.top, metric, window, n=5)) is None:
+                continue
+            sums = reads.amount(metric, board.start, board.end)
+            assert {place.subject: place.value for place in board.top if place.value} == {
+                subject: value for subject, value in sums.items() if value
+            }, (metric, window, board)
+            if window is None:
+                assert (board.start, board.end, board.complete) == (None, None, True)
+            elif window == over:
+                reads.check_bounds(board, metric, over)
+
+
+def check_uniques(totals: Totals, reads: Reads, chance: random.Random) -> None:
+    """Compare the numbers of different actors in a bucket and over a range."""
+    unique = reads.rules.metric["view"].unique
+    assert unique is not None
+    for subject in SUBJECTS:
+        over = chance.choice(RANGES)
+        for span in (None, over):
+            if (found := ask(totals.uniques, subject, "view", span)) is None:
+                continue
+            assert found.value == reads.actors(subject, "view", found.start, found.end), (span, found)
+            if span is not None:
+                reads.check_bounds(found, "view", over, [unique])
+
+
+def check_alert(machine: Machine, totals: Totals, reads: Reads, before: set[str]) -> set[str]:
+    """Compare for which subjects the alert fires; if part of its range has expired, it changes no state."""
+    evaluator = AlertEvaluator(machine.harness.connect(), lambda: machine.harness.layout, machine.rules)
+    evaluator.run_once()
+    alerts = totals.alerts()
+    firing = {each.subject for each in alerts.firing}
+    over = machine.rules.alert[0].over
+    assert over is not None
+    if alerts.alerts[0].complete:
+        figure = totals.sum("s0", "seen", over)
+        assert figure.complete
+        sums = reads.amount("seen", figure.start, figure.end)
+        assert firing == {subject for subject, value in sums.items() if value > BOUND}
+    else:
+        figure = ask(totals.sum, "s0", "seen", over)
+        assert figure is None or not figure.complete
+        assert firing == before
+    return firing
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_every_read_equals_the_oracle_at_every_time(clocked: ClockedServer, seed: int) -> None:
+    """While months pass, with any rules, zone and order, each read is exact within the bounds that it states."""
+    chance = random.Random(seed)
+    rules = draw_rules(chance)
+    begin = an_hour(300) - chance.randrange(24) * HOUR
+    clocked.set(begin - time.time())
+    with Harness(clocked.url, rules=rules, partitions=2) as harness:
+        machine = Machine(harness, clocked, rules, chance, begin)
+        firing: set[str] = set()
+        for _ in range(8):
+            machine.arrive(chance.randint(0, 25))
+            if chance.random() < 0.7:
+                machine.count()
+            machine.move(chance.choice(STEPS))
+            machine.count()
+            with Totals(clocked.url) as totals:
+                reads = Reads(machine.standing(), rules, machine.now)
+                check_sums(totals, reads, chance)
+                check_tops(totals, reads, chance)
+                check_uniques(totals, reads, chance)
+                firing = check_alert(machine, totals, reads, firing)
+
+
+RETURNING = Rules(
+    {
+        "view": Metric(windows=("hour",), unique="hour", top=5, ids=None),
+        "vote": Metric(windows=("hour",), once="forever", ids=None),
+    }
+)
+
+
+def append_alone(machine: Machine, event: Event) -> None:
+    """Append one event as an entry of its own."""
+    builder = EntryBuilder()
+    builder.add(event.metric, event.subject, event.amount, event.at or 0, event.actor, None)
+    machine.appender.push(0, SealedEntry(1, builder.events, builder.size, builder.build()))
+    machine.appender.send()
+
+
+def names(harness: Harness, label: str) -> list[str]:
+    """Return the keys of one hour: the buckets, the leaderboard and the unique actors."""
+    keys = harness.layout.keys[0]
+    tops = keys.window_top("hour", "view", label)
+    return [
+        keys.window("hour", "view", label),
+        keys.window("hour", "vote", label),
+        tops,
+        keys.unique("view", label, "s1"),
+    ]
+
+
+def test_a_late_event_does_not_bring_a_bucket_back(clocked: ClockedServer) -> None:
+    """An event that is later than its bucket's retention is counted in the total, and leaves the bucket as it is."""
+    begin = an_hour(15)
+    label = bucket("hour", int(begin) // 60).label
+    with Harness(clocked.url, rules=RETURNING, partitions=1) as harness, Totals(clocked.url) as totals:
+        machine = Machine(harness, clocked, RETURNING, random.Random(0), begin)
+        for n in range(20):
+            machine.decide(Event("view", "s1", 1, f"u{n}", begin))
+            machine.decide(Event("vote", "s1", 1, f"u{n}", begin))
+        assert [harness.client.exists(name) for name in names(harness, label)] == [1, 1, 1, 1]
+        was = [harness.client.dump(name) for name in names(harness, label)]
+        # First the hour has closed and its keys are still there, then they have expired.
+        for step, kept in ((8 * DAY + HOUR, was), (3 * DAY, [None] * 4)):
+            machine.move(step)
+            for metric in ("view", "vote"):
+                machine.decide(Event(metric, "s1", 1, f"decided{step}", begin + 1))
+                append_alone(machine, Event(metric, "s1", 1, f"appended{step}", begin + 2))
+            machine.count()
+            found = [harness.client.dump(name) for name in names(harness, label)]
+            assert found == kept
+        assert totals.get("s1", "view").value == totals.get("s1", "vote").value == 24
+        found = totals.sum("s1", "view", "30d")
+        assert (found.value, found.complete) == (0, False)
+        assert found.missing[0].end == found.start
+        assert found.end > machine.now
+
+
+def test_an_entry_that_waited_does_not_bring_a_bucket_back(clocked: ClockedServer) -> None:
+    """If the worker was away until a bucket expired, the events in time for it are counted in the total only."""
+    begin = an_hour(15)
+    label = bucket("hour", int(begin) // 60).label
+    with Harness(clocked.url, rules=RETURNING, partitions=1) as harness, Totals(clocked.url) as totals:
+        machine = Machine(harness, clocked, RETURNING, random.Random(0), begin)
+        for metric in ("view", "vote"):
+            append_alone(machine, Event(metric, "s1", 1, "u1", begin))
+        machine.move(9 * DAY)
+        machine.count()
+        assert [harness.client.exists(name) for name in names(harness, label)] == [0, 0, 0, 0]
+        assert totals.get("s1", "view").value == totals.get("s1", "vote").value == 1
+
+
+def test_a_month_of_days_in_a_zone_between_hours(clocked: ClockedServer) -> None:
+    """In Kolkata, where days and hours do not meet, a sum over 30 days is read from whole days, and is exact."""
+    rules = Rules({"view": Metric(windows=("hour", "day"), top=5, ids=None)}, zone="Asia/Kolkata")
+    begin = an_hour(31)
+    with Harness(clocked.url, rules=rules, partitions=1) as harness:
+        machine = Machine(harness, clocked, rules, random.Random(0), begin)
+        for _ in range(31):
+            event = Event("view", "s1", 10, None, machine.now)
+            append_alone(machine, event)
+            machine.receive([event], str(machine.appender.last_ids[0]))
+            machine.count()
+            machine.move(DAY)
+        with Totals(clocked.url) as totals:
+            reads = Reads(machine.events, rules, machine.now)
+            found = totals.sum("s1", "view", "30d")
+            assert found.complete
+            assert found.value == reads.amount("view", found.start, found.end)["s1"] in (300, 310)
+            assert [place.value for place in totals.top("view", "30d").top] == [found.value]
+
+
+def test_a_reader_with_a_wrong_clock_reads_the_same(clocked: ClockedServer) -> None:
+    """Ranges end at the present of the server's clock, not of the reader's."""
+    rules = Rules({"view": Metric(windows=("hour",), ids=None)})
+    clocked.set(an_hour(40) - time.time())
+    with Harness(clocked.url, rules=rules, partitions=1) as harness, Totals(clocked.url) as totals:
+        machine = Machine(harness, clocked, rules, random.Random(0), an_hour(40))
+        append_alone(machine, Event("view", "s1", 3, None, machine.now))
+        machine.count()
+        assert totals.sum("s1", "view", "1d").value == 3
+        assert totals.series("s1", "view", "hour", 2).series[-1].value == 3

@@ -1,0 +1,22 @@
+"""The sentence that says what a figure over a range does not cover, for the commands that print such figures."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tallystream.reading.freshness import RangeFigure
+
+
+def bounds_note(figure: RangeFigure) -> str:
+    """Return what a figure lacks and from when on it is complete; `""` if it covers the range that was asked for."""
+    if figure.complete or figure.start is None:
+        return ""
+    missing = " and ".join(f"{utc(span.start)} to {utc(span.end)}" for span in figure.missing)
+    return f"incomplete: the buckets of {missing} have expired; the figures begin at {utc(figure.start)}"
+
+
+def utc(second: int) -> str:
+    """Return a second since 1970 as a text in UTC, to the minute."""
+    return dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
