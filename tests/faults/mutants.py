@@ -408,7 +408,7 @@ MUTANTS: Final = (
                 "",
             ),
         ),
-        tests=("tests/integration/counting/test_zones_exact.py",),
+        tests=(f"{_ZONES}::test_a_limit_per_hour_with_days_that_begin_within_an_hour",),
     ),
     Mutant(
         "days-that-overlap",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.windows import bucket
 from tallystream.wire.event import Event
 from tallystream_worker.rebuild.audit import audit
 from tests.harness import Harness
@@ -29,20 +30,36 @@ ODD = (
     "Africa/Casablanca", "Africa/Cairo", "America/Havana", "America/Nuuk", "America/Asuncion",
     "Europe/Vienna", "Asia/Singapore",
 )  # fmt: skip
+some_windows = st.lists(st.sampled_from(("minute", "hour", "day", "month")), unique=True).map(tuple)
 KEPT = dict.fromkeys(("minute", "hour", "day", "month"), "forever")
-APART = [0, 1, 29 * 60, 30 * 60, 31 * 60, 3599, 3600, 2 * 3600, 23 * 3600, 86_400, 25 * 3600, 31 * 86_400]
+APART = [
+    0,
+    1,
+    5 * 60,
+    10 * 60,
+    29 * 60,
+    30 * 60,
+    31 * 60,
+    3599,
+    3600,
+    2 * 3600,
+    23 * 3600,
+    86_400,
+    25 * 3600,
+    31 * 86_400,
+]
 relaxed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
 def rules_of_a_zone(draw) -> Rules:
     """Draw rules of up to three metrics in a zone; metrics that the zone does not allow are left out."""
-    zone = draw(st.sampled_from((*ODD, *ODD, *ZONES)))
+    zone = draw(st.one_of(st.sampled_from(ODD), st.sampled_from(ODD), st.sampled_from(ZONES)))
     metrics: dict[str, Metric] = {}
     for name in "abc":
-        kind = draw(st.sampled_from(["plain", "limit", "once"]))
+        kind = draw(st.sampled_from(["plain", "limit", "limit", "once"]))
         metric = Metric(
-            windows=tuple(draw(st.lists(st.sampled_from(("minute", "hour", "day", "month")), unique=True))),
+            windows=draw(st.one_of(st.sampled_from([("hour", "day"), ("day",), ("day", "month")]), some_windows)),
             retention=KEPT,
             ids=draw(st.sampled_from([None, "minute", "hour", "day", "month"])),
             top=draw(st.sampled_from([0, 5])),
@@ -59,9 +76,10 @@ def rules_of_a_zone(draw) -> Rules:
 
 
 def moments(zone: str, now: int) -> Sequence[int]:
-    """Return seconds of the past around which days of a zone are special."""
+    """Return seconds of the past around which days of a zone are special, or begin."""
     special = [change for change in changes(zone) if now - 3000 * 86_400 < change < now - 40 * 86_400]
-    return [*special[-6:], 1_709_164_800, now - 2 * 86_400, now - now % 86_400 - 6 * 3600]
+    begins = [bucket(window, now // 60 - 3 * 1440, zone).start for window in ("day", "day", "day", "month")]
+    return [*special[-4:], 1_709_164_800, *begins]
 
 
 @st.composite
