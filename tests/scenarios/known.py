@@ -14,7 +14,6 @@ class Known(Enum):
 
     EXPIRED_RANGES = "15.1: ranges over expired buckets are answered with error 0"
     REVIVED_BUCKETS = "15.1: a late event revives an expired bucket with only itself"
-    FORGOTTEN_PRODUCERS = "15.2: a producer or spool that is idle for 30 days is forgotten while it lives"
     FORGOTTEN_IDS = "15.3: ids are forgotten a day after their last write, and at the end of their period"
     SERVER_CLOCK = "15.5: after a jump of the server's clock, lateness is measured from the stream's ID"
     CALLER_CLOCK = "15.6: decide looks at the caller's clock"

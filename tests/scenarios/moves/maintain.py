@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
 
 if TYPE_CHECKING:
     from tests.scenarios.draft import Draft
     from tests.scenarios.world import World
-
-FORGOTTEN: Final = 29 * 86_400
 
 
 class Maintain(Move, frozen=True):
@@ -24,10 +21,8 @@ class Maintain(Move, frozen=True):
     consumer: str = "w1"
 
     @classmethod
-    def draw(cls, draft: Draft) -> Maintain | None:
-        """Return a pass, unless a producer that lives may be forgotten."""
-        if avoided(Known.FORGOTTEN_PRODUCERS) and draft.elapsed > FORGOTTEN:
-            return None
+    def draw(cls, draft: Draft) -> Maintain:
+        """Return a pass by one of two workers."""
         return cls(draft.pick(["w1", "w2"]))
 
     def play(self, world: World) -> None:
