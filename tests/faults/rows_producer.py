@@ -58,7 +58,7 @@ def producer_killed(world: World) -> None:
 def forgotten(world: World) -> None:
     """A producer whose record is removed at any moment continues; no entry is lost or counted twice."""
     world.serve()
-    world.crowd(entry_events=5)
+    world.crowd()
     world.worker("a")
     world.flow(50)
     removed = 0
