@@ -59,6 +59,7 @@ def forgotten(world: World) -> None:
     """A producer whose record is removed at any moment continues; no entry is lost or counted twice."""
     world.serve()
     world.crowd()
+    world.producer()  # at least two: the record of a stream's newest entry stays
     world.worker("a")
     world.flow(50)
     removed = 0
