@@ -231,6 +231,14 @@ def test_no_server(alone, command):
     assert len(error.splitlines()) == 1
 
 
+def test_parquet_is_not_read_from_standard_input(alone):
+    """`ingest --format parquet -` is an error that tells the user to name a file; nothing is appended."""
+    (alone.folder / "access.log").write_text(log_line("/a"))
+    for names in (["-"], ["access.log", "-"]):
+        error = alone("ingest", "--format", "parquet", *names, status=2, stdin="PAR1").stderr
+        assert error.startswith("tallystream: files: Parquet cannot be read from standard input: write it to a file")
+
+
 def test_a_password_is_not_repeated(alone):
     """The message about an unreachable server does not contain the password."""
     error = alone("status", "--redis", "redis://user:secret@127.0.0.1:1", status=1).stderr

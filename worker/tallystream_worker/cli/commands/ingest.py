@@ -73,6 +73,8 @@ def ingest(
     mapping = Mapping(metric=metric, subject=subject, actor=actor)
     names = [os.fspath(file) for file in files]
     formats = [format or format_of(name) for name in names]
+    if ("-", "parquet") in zip(names, formats, strict=True):
+        raise EventError("files", "Parquet cannot be read from standard input: write it to a file, and name the file")
     # Open every file before anything is emitted: a misspelt name must not leave half of the files counted.
     jobs = [
         job
