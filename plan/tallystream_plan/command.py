@@ -12,11 +12,12 @@ from cyclopts import Parameter
 from rich.table import Column, Table
 
 from tallystream.errors import ConfigurationError
+from tallystream.storage.keys import MAX_PARTITIONS
 from tallystream_plan.explain import PlanLine, document, drivers, lines
 from tallystream_plan.load import ExpectedLoad
 from tallystream_plan.sizing import plan as make
 from tallystream_worker.capacity.costs import load_costs
-from tallystream_worker.cli.options import AsJson, whole_number
+from tallystream_worker.cli.options import DAY, AsJson, number, positive, whole
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import Settings
@@ -30,24 +31,22 @@ GIB = 2**30
 class Expected:
     """The options of `plan`: the expected load and the servers."""
 
-    events_per_second: Annotated[float, Parameter(help="events per second at the peak")]
-    subjects: Annotated[int, Parameter(converter=whole_number, help="different subjects in a year")]
+    events_per_second: Annotated[float, positive("events per second at the peak", 1e15)]
+    subjects: Annotated[int, whole("different subjects in a year", 1, 10**15)]
     metric: Annotated[
         tuple[str, ...],
         Parameter(negative="", help="declared metric, NAME or NAME=SHARE of the events; repeatable; default the first"),
     ] = ()
-    actors: Annotated[
-        int, Parameter(converter=whole_number, help="different actors of a subject in a year; 0: events have no actor")
-    ] = 0
+    actors: Annotated[int, whole("different actors of a subject in a year; 0: events have no actor", 0, 10**15)] = 0
     retention: Annotated[str | None, Parameter(help="time for which entries are kept; default as configured")] = None
-    producers: Annotated[int, Parameter(converter=whole_number, help="number of processes that emit events")] = 10
-    linger: Annotated[float, Parameter(help="seconds that an event waits for others in its entry")] = 0.005
-    skew: Annotated[float, Parameter(help="skew of the subjects: Zipf exponent, 0 for uniform")] = 1.0
+    producers: Annotated[int, whole("number of processes that emit events", 1, 10**15)] = 10
+    linger: Annotated[float, number("seconds that an event waits for others in its entry", 0, DAY)] = 0.005
+    skew: Annotated[float, number("skew of the subjects: Zipf exponent, 0 for uniform", 0, 3)] = 1.0
     partitions: Annotated[
-        int | None, Parameter(converter=whole_number, help="fixed number of partitions; default as few as suffice")
+        int | None, whole("fixed number of partitions; default as few as suffice", 1, MAX_PARTITIONS)
     ] = None
-    replicas: Annotated[int, Parameter(converter=whole_number, help="replicas of each primary")] = 1
-    node_memory: Annotated[float, Parameter(help="GiB of memory of one server")] = 16.0
+    replicas: Annotated[int, whole("replicas of each primary", 0, 100)] = 1
+    node_memory: Annotated[float, positive("GiB of memory of one server", 1e6)] = 16.0
 
     def load(self, settings: Settings) -> ExpectedLoad:
         """Return the load to calculate with; its metrics have the rules that the settings declare.
@@ -58,8 +57,6 @@ class Expected:
             ConfigurationError: an option is out of range, a metric is not declared, a share is not a number, or the
                 shares do not add up to 1.
         """
-        if self.node_memory <= 0 or self.replicas < 0:
-            raise ConfigurationError("plan: --node-memory must be more than 0, and --replicas at least 0")
         shares = self._shares(settings)
         rules = {name: settings.rules.metric[name] for name in shares}
         return ExpectedLoad(

@@ -340,8 +340,6 @@ def test_plan(alone):
         (["--metric", "viw"], "viw: is not declared"),
         (["--metric", "view=much"], "must be a number"),
         (["--metric", "view=0.5"], "the shares add up to 0.5"),
-        (["--skew", "9"], "skew must be"),
-        (["--node-memory", "0"], "--node-memory must be"),
         (["--costs", "nowhere.json"], "nowhere.json: cannot be read"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from tallystream.errors import ConfigurationError
+from tallystream.wire.event import MAX_AT
 
 
 def parse_moment(option: str, text: str | None, default: float = 0.0) -> float:
@@ -16,10 +17,21 @@ def parse_moment(option: str, text: str | None, default: float = 0.0) -> float:
         default: Returned if `text` is `None`.
 
     Raises:
-        ConfigurationError: the text is neither.
+        ConfigurationError: the text is neither, or the moment is not between the years 1970 and 9999.
     """
     if text is None:
         return default
+    second = _seconds(text)
+    if second is None:
+        raise ConfigurationError(
+            f"{option}: must be like 2026-11-01, 2026-11-01T12:00Z or seconds since 1970, not {text!r}"
+        )
+    if not 0 <= second < MAX_AT:
+        raise ConfigurationError(f"{option}: must lie between the years 1970 and 9999, not at {text!r}")
+    return second
+
+
+def _seconds(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
@@ -27,9 +39,7 @@ def parse_moment(option: str, text: str | None, default: float = 0.0) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigurationError(
-            f"{option}: must be like 2026-11-01, 2026-11-01T12:00Z or seconds since 1970, not {text!r}"
-        ) from None
+        return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
@@ -14,11 +15,20 @@ from tallystream.errors import ConfigurationError
 from tallystream_worker.settings.load import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cyclopts import Token
 
     from tallystream_worker.settings.settings import Settings
+
+DAY: Final = 86_400
+"""Most seconds of an option that is a time in seconds."""
+
+MAX_PORT: Final = 65_535
+"""The largest port number."""
+
+MAX_PROCESSES: Final = 256
+"""Most processes of a command."""
 
 _last_url = ""
 
@@ -35,6 +45,40 @@ def whole_number(_: object, tokens: Sequence[Token]) -> int:
         return int(tokens[0].value)
     except ValueError:
         raise ValueError(f"must be a whole number, not {tokens[0].value}") from None
+
+
+def whole(help: str, *bounds: int, name: str | list[str] | None = None) -> Parameter:
+    """Return the declaration of an option that is a whole number from the first bound to the second, both allowed.
+
+    With one bound there is no upper limit, and without bounds there is no limit.
+    """
+    return Parameter(name=name, converter=whole_number, validator=_within(*bounds) if bounds else (), help=help)
+
+
+def number(help: str, least: float, most: float) -> Parameter:
+    """Return the declaration of an option that is a number from `least` to `most`, both allowed."""
+    return Parameter(validator=_within(least, most), help=help)
+
+
+def positive(help: str, most: float) -> Parameter:
+    """Return the declaration of an option that is a number of more than 0 and at most `most`."""
+
+    def check(_: object, value: float | None) -> None:
+        if value is not None and not 0 < value <= most:
+            raise ValueError(f"must be more than 0 and at most {most:,}, not {value}")
+
+    return Parameter(validator=check, help=help)
+
+
+def _within(least: float, most: float | None = None) -> Callable[[object, float | None], None]:
+    """Return a cyclopts validator, which raises `ValueError` for a value out of the bounds, or for NaN."""
+    wanted = f"at least {least:,}" if most is None else f"{least:,} to {most:,}"
+
+    def check(_: object, value: float | None) -> None:
+        if value is not None and not least <= value <= (math.inf if most is None else most):
+            raise ValueError(f"must be {wanted}, not {value}")
+
+    return check
 
 
 def flag(help: str, *, name: str | None = None) -> Parameter:
@@ -121,17 +165,14 @@ def current_url() -> str:
 
 
 Host = Annotated[str | None, Parameter(help="address to listen on; default 127.0.0.1")]
-Port = Annotated[
-    int | None, Parameter(converter=whole_number, help="port to listen on; default 8080, 0 for any free one")
-]
+Port = Annotated[int | None, whole("port to listen on; default 8080, 0 for any free one", 0, MAX_PORT)]
 LiveView = Annotated[bool, flag("refresh until q or Ctrl-C", name="--live")]
-Every = Annotated[float, Parameter(help="seconds between two refreshes of --live")]
+Every = Annotated[float, number("seconds between two refreshes of --live", 0.1, DAY)]
 AsJson = Annotated[bool, flag("print JSON for programs", name="--json")]
 FromArchive = Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")]
 SnapshotUrl = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
 AcceptLoss = Annotated[bool, flag("continue although some entries are gone")]
 MetricsPort = Annotated[
-    int | None,
-    Parameter(converter=whole_number, help="serve /metrics on this port; a worker also serves /healthz and /readyz"),
+    int | None, whole("serve /metrics on this port; a worker also serves /healthz and /readyz", 0, MAX_PORT)
 ]
 MetricsHost = Annotated[str, Parameter(help="address to serve metrics on; no token protects them, so keep it private")]

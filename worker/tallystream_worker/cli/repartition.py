@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as changed
 
-from tallystream.errors import ConfigurationError
-from tallystream.storage.keys import MAX_PARTITIONS
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.repartition import topic
@@ -51,17 +49,15 @@ def to_partitions(
     Args:
         settings: The configuration.
         deployment: The deployment to repartition.
-        partitions: The number of partitions.
+        partitions: The number of partitions, 1 to `MAX_PARTITIONS`.
         archive: URL of the archive; `""` for none.
         accept_loss: Continue although entries are gone from the streams and the archive.
         json: Print the result as JSON.
 
     Raises:
-        ConfigurationError: `partitions` is out of range, or the repartition cannot begin.
+        ConfigurationError: the repartition cannot begin.
         StreamError: the repartition was given up, the rules changed, or entries are missing.
     """
-    if not 1 <= partitions <= MAX_PARTITIONS:
-        raise ConfigurationError(f"--partitions must be 1 to {MAX_PARTITIONS:,}, not {partitions:,}")
     before, layout = deployment.layout.partitions, deployment.layout
     rules = unspread_rules(deployment, settings.rules)
     if is_needed := partitions != before or rules is not None:

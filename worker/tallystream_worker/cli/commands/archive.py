@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
-from tallystream_worker.cli.options import AsJson, Where, flag
+from tallystream_worker.cli.options import DAY, AsJson, Where, flag, number
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.process import logs
 from tallystream_worker.process.services import running
@@ -24,7 +24,7 @@ def archive(
     /,
     *,
     once: Annotated[bool, flag("archive the entries that exist now, then exit")] = False,
-    every: Annotated[float | None, Parameter(help="seconds between files; default 60")] = None,
+    every: Annotated[float | None, number("seconds between files; default 60", 0.1, DAY)] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:

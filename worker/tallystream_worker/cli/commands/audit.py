@@ -11,10 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.moments import format_moment, parse_moment
-from tallystream_worker.cli.options import AsJson, FromArchive, MetricsHost, MetricsPort, Where
+from tallystream_worker.cli.options import DAY, AsJson, FromArchive, MetricsHost, MetricsPort, Where, number, positive
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
@@ -45,8 +44,8 @@ def audit(
         Parameter(name="--from", help="only buckets that begin then or later: 2026-11-01, 2026-11-01T12:00Z, seconds"),
     ] = None,
     to: Annotated[str | None, Parameter(help="only buckets that end then or earlier")] = None,
-    sample: Annotated[float, Parameter(help="share of the counters to compare, such as 0.01")] = 1.0,
-    every: Annotated[float | None, Parameter(help="seconds; audit again and again, until Ctrl-C")] = None,
+    sample: Annotated[float, positive("share of the counters to compare, such as 0.01", 1)] = 1.0,
+    every: Annotated[float | None, number("seconds; audit again and again, until Ctrl-C", 0.1, 366 * DAY)] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
     json: AsJson = False,
@@ -63,8 +62,6 @@ def audit(
         tallystream audit --snapshot tally.sqlite
         tallystream audit --from 2026-11-23 --to 2026-11-24
     """
-    if not 0 < sample <= 1:
-        raise ConfigurationError(f"--sample must be more than 0 and at most 1, not {sample}")
     wanted = _Wanted(
         where.settings(),
         archive,

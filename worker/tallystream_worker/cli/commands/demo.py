@@ -18,7 +18,6 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 from rich.live import Live
 from rich.table import Table
@@ -27,7 +26,7 @@ from rich.text import Text
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.options import Port, Where, flag, listening, whole_number
+from tallystream_worker.cli.options import Port, Where, flag, listening, whole
 from tallystream_worker.cli.output import console, error_console
 from tallystream_worker.process import logs
 from tallystream_worker.process.signals import stop_on_signals
@@ -67,12 +66,10 @@ _CHUNK: Final = 5_000
 
 def demo(
     *,
-    events: Annotated[int, Parameter(converter=whole_number, help="events to emit")] = 1_000_000,
+    events: Annotated[int, whole("events to emit", 1)] = 1_000_000,
     once: Annotated[bool, flag("exit after the verdict")] = False,
     port: Port = None,
-    seed: Annotated[
-        int, Parameter(converter=whole_number, help="seed of the load: the same seed gives the same load")
-    ] = 1,
+    seed: Annotated[int, whole("seed of the load: the same seed gives the same load")] = 1,
     where: Where = Where(),
 ) -> int:
     """Start an embedded server, a worker and the read service, emit a load, and check that every event was counted."""

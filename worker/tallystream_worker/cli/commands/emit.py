@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.options import Where, flag, whole_number
+from tallystream_worker.cli.options import DAY, Where, flag, number, whole_number
 
 
 def emit(
@@ -21,7 +21,7 @@ def emit(
     at: float | None = None,
     id: str | None = None,  # named as the field of the event
     wait: Annotated[bool, flag("return only when the event is counted")] = False,
-    timeout: Annotated[float, Parameter(help="seconds to wait at most")] = 10.0,
+    timeout: Annotated[float, number("seconds to wait at most", 0, DAY)] = 10.0,
     where: Where = Where(),
 ) -> None:
     """Emit one event.

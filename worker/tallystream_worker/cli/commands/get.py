@@ -9,9 +9,10 @@ from cyclopts import Parameter
 
 from tallystream.errors import EventError
 from tallystream.reading.freshness import RangeFigure
+from tallystream.reading.series import MAX_POINTS
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.bounds import bounds_note
-from tallystream_worker.cli.options import AsJson, Where, whole_number
+from tallystream_worker.cli.options import AsJson, Where, whole
 from tallystream_worker.cli.output import error_console, print_json, print_table
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def get(
     window: Annotated[
         str | None, Parameter(help="print the series of this window (needs METRIC): hour, day, ...")
     ] = None,
-    last: Annotated[int, Parameter(converter=whole_number, help="number of buckets in the series")] = 24,
+    last: Annotated[int, whole("number of buckets in the series", 1, MAX_POINTS)] = 24,
     over: Annotated[
         str | None, Parameter(help="print the sum over a range that ends now (needs METRIC), such as 7d")
     ] = None,

@@ -15,7 +15,7 @@ from tallystream.reading.query import Query
 from tallystream.reading.totals import Totals
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
-from tallystream_worker.cli.options import AsJson, Where, flag, whole_number
+from tallystream_worker.cli.options import MAX_PROCESSES, AsJson, Where, flag, whole
 from tallystream_worker.cli.output import error_console, print_json
 from tallystream_worker.cli.progress import IngestBar
 from tallystream_worker.ingest import Field, Format, Mapping, open_source
@@ -49,8 +49,7 @@ def ingest(
         ),
     ] = "",
     processes: Annotated[
-        int | None,
-        Parameter(converter=whole_number, help="processes that read files; default: one less than the cores"),
+        int | None, whole("processes that read files; default: one less than the cores", 1, MAX_PROCESSES)
     ] = None,
     wait: Annotated[bool, flag("return only when all events are counted")] = False,
     json: AsJson = False,

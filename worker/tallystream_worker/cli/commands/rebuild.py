@@ -6,14 +6,13 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
+from tallystream.storage.keys import MAX_PARTITIONS
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.generation import build
-from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag, whole_number
+from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag, whole
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
 from tallystream_worker.rebuild.compare import compare
@@ -32,8 +31,7 @@ def rebuild(
     undo: Annotated[bool, flag("bring the previous generation up to date, and switch back to it")] = False,
     drop: Annotated[bool, flag("remove the generations and topics that are not live")] = False,
     partitions: Annotated[
-        int | None,
-        Parameter(converter=whole_number, help="repartition to this number of partitions, while events arrive"),
+        int | None, whole("repartition to this number of partitions, while events arrive", 1, MAX_PARTITIONS)
     ] = None,
     json: AsJson = False,
     where: Where = Where(),

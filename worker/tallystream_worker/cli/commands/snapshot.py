@@ -7,12 +7,10 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream_worker.cli.backup import open_snapshot, snapshot_url
-from tallystream_worker.cli.options import AsJson, SnapshotUrl, Where, flag
+from tallystream_worker.cli.options import DAY, AsJson, SnapshotUrl, Where, flag, number
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.process import logs
 from tallystream_worker.process.services import running
@@ -25,7 +23,7 @@ def snapshot(
     *,
     once: Annotated[bool, flag("take one snapshot, then exit")] = False,
     whole: Annotated[bool, flag("with --once: read all counters, not only the changed ones")] = False,
-    every: Annotated[float | None, Parameter(help="seconds between snapshots; default 60")] = None,
+    every: Annotated[float | None, number("seconds between snapshots; default 60", 0.1, DAY)] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:

@@ -6,13 +6,11 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from tallystream.errors import FlushTimeout, SpoolError
 from tallystream.producing.producer import Producer
 from tallystream.producing.spool.recovery import orphaned_segments, recover
 from tallystream.producing.spool.settings import SpoolSettings
-from tallystream_worker.cli.options import AsJson, Where, flag
+from tallystream_worker.cli.options import DAY, AsJson, Where, flag, number
 from tallystream_worker.cli.output import error_console, print_json, print_table
 from tallystream_worker.cli.progress import events_bar
 
@@ -24,7 +22,7 @@ def spool(
     /,
     *,
     send: Annotated[bool, flag("send the events")] = False,
-    timeout: Annotated[float, Parameter(help="seconds that sending may take at most")] = 300.0,
+    timeout: Annotated[float, number("seconds that sending may take at most", 0, DAY)] = 300.0,
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:

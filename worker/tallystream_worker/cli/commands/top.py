@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.bounds import bounds_note
 from tallystream_worker.cli.live_view import follow
-from tallystream_worker.cli.options import AsJson, Every, LiveView, Where, whole_number
+from tallystream_worker.cli.options import AsJson, Every, LiveView, Where, whole
 from tallystream_worker.cli.output import error_console, print_json, print_table
 from tallystream_worker.cli.screens import TopScreen
 
@@ -20,9 +20,7 @@ def top(
     *,
     n: Annotated[
         int | None,
-        Parameter(
-            converter=whole_number, name=["-n", "--n"], help="number of subjects; default 10, or all if fewer are kept"
-        ),
+        whole("number of subjects; default 10, or all if fewer are kept", 1, name=["-n", "--n"]),
     ] = None,
     window: Annotated[
         str | None, Parameter(help="a window such as day, or a range such as 7d; default all time")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tallystream_worker.cli.options import MetricsHost, MetricsPort, Tenants, whole_number
+from tallystream_worker.cli.options import MAX_PROCESSES, MetricsHost, MetricsPort, Tenants, whole
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.runtime.processes import run_many, run_one
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def worker(
     *,
     processes: Annotated[
-        int | None, Parameter(converter=whole_number, help="number of worker processes; one for each core to use")
+        int | None, whole("number of worker processes; one for each core to use", 1, MAX_PROCESSES)
     ] = None,
     name: Annotated[str | None, Parameter(help="consumer name; default: the name of the host")] = None,
     metrics_port: MetricsPort = None,
