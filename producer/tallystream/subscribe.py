@@ -10,7 +10,7 @@ import http.client
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 import msgspec
 
@@ -83,40 +83,62 @@ def follow(
         every: Least seconds between two updates.
         since: The `id` of an update, to continue after it; empty to begin now.
         token: Token of the read service, if it requires one.
-        patience: Seconds without an update after which a failed connection raises `TallyError`; `None` for no limit.
+        patience: Seconds without an update or a heartbeat after which a failed connection, or a response that ends,
+            raises `TallyError`; `None` for no limit.
 
     Raises:
         SubscriptionRefused: the service refuses the subscription, such as for a wrong token or an undeclared metric.
-        ConfigurationError: the scheme of the URL is not `http` or `https`, or the URL has no host.
-        TallyError: a connection failed, and the last update was more than `patience` seconds ago.
+        ConfigurationError: the scheme of the URL is not `http` or `https`, the URL has no host, its port is not
+            valid, or the URL or the token has a character that a request cannot contain.
+        TallyError: a connection failed or ended, and the last update or heartbeat was more than `patience` seconds ago.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"the read service's URL must be http://HOST:PORT or https://HOST, not {url[:200]!r}")
+    parts = _parts(url)
     names = [("metric", each) for each in _listed(metric)] + [("subject", each) for each in _listed(subject)]
     path = f"{parts.path.rstrip('/')}/v1/live?{urlencode([*names, ('every', f'{every:g}')])}"
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     backoff, seen = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), time.monotonic()
     while True:
-        connection = kind(parts.hostname, parts.port, timeout=_SILENCE)
+        connection = kind(str(parts.hostname), parts.port, timeout=_SILENCE)
+        problem: Exception | None = None
         try:
             for update in _updates(connection, path, since, token):
-                backoff.reset()
-                seen, since = time.monotonic(), update.id
-                yield update
+                if update is not None:
+                    backoff.reset()
+                    since = update.id
+                    yield update
+                seen = time.monotonic()
         except (OSError, http.client.HTTPException) as error:
-            if patience is not None and time.monotonic() - seen > patience:
-                raise TallyError(f"no connection to {url} for {patience:g} seconds: {error}") from error
+            problem = error
         finally:
             connection.close()
+        if patience is not None and time.monotonic() - seen > patience:
+            reason = problem or "the service ended its response"
+            raise TallyError(f"no connection to {url} for {patience:g} seconds: {reason}") from problem
         time.sleep(backoff.next())
 
 
-def _updates(connection: http.client.HTTPConnection, path: str, since: str, token: str) -> Iterator[Update]:
-    """Send the request on a connection, and yield the updates of the response until it ends.
+def _parts(url: str) -> SplitResult:
+    """Return the parts of a URL of the read service.
+
+    Raises:
+        ConfigurationError: the URL is not one of HTTP, or its host or port is not valid.
+    """
+    try:
+        parts = urlsplit(url)
+        http.client.HTTPConnection(parts.hostname or "", parts.port)  # checks the host; does not connect
+    except (ValueError, http.client.InvalidURL) as error:
+        raise ConfigurationError(f"the read service's URL is not valid: {error}: {url[:_MAX_SHOWN]!r}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(f"the read service's URL must be http://HOST:PORT or https://HOST, not {url[:200]!r}")
+    return parts
+
+
+def _updates(connection: http.client.HTTPConnection, path: str, since: str, token: str) -> Iterator[Update | None]:
+    """Send the request on a connection, and yield the updates of the response until it ends; `None` for a heartbeat.
 
     Raises:
         SubscriptionRefused: the service refuses the subscription.
+        ConfigurationError: the URL or the token has a character that a request cannot contain.
         http.client.HTTPException, OSError: the connection failed, or the service is busy; a later attempt may succeed.
     """
     headers = {"Accept": "text/event-stream"}
@@ -124,7 +146,7 @@ def _updates(connection: http.client.HTTPConnection, path: str, since: str, toke
         headers["Last-Event-ID"] = since
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    connection.request("GET", path, headers=headers)
+    _request(connection, path, headers)
     response = connection.getresponse()
     if response.status in _BUSY:
         raise http.client.HTTPException(f"status {response.status}")
@@ -135,16 +157,27 @@ def _updates(connection: http.client.HTTPConnection, path: str, since: str, toke
         name, _, value = line.decode().rstrip("\r\n").partition(":")
         value = value.removeprefix(" ")
         match name:
+            case "" if value:  # a comment is a heartbeat
+                yield None
             case "event":
                 event = value
             case "data":
                 data = value
             case "id":
                 id_ = value
-            case "" if not value and data:  # an empty line ends an event; a comment line has a value
+            case "" if data:  # an empty line ends an event
                 if (update := _update(event, data, id_)) is not None:
                     yield update
                 event, data, id_ = "", "", ""
+
+
+def _request(connection: http.client.HTTPConnection, path: str, headers: dict[str, str]) -> None:
+    try:
+        connection.request("GET", path, headers=headers)
+    except OSError:
+        raise  # some errors of certificates are also `ValueError`
+    except (ValueError, http.client.InvalidURL) as error:
+        raise ConfigurationError(f"the read service's URL or token cannot be sent: {error}") from None
 
 
 def _update(event: str, data: str, id_: str) -> Update | None:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tallystream import subscribe
-from tallystream.errors import TallyError
+from tallystream.errors import ConfigurationError, TallyError
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.service.server import serving
@@ -291,6 +291,48 @@ def test_the_helper_says_why_it_is_refused(url: str) -> None:
         next(subscribe.follow("http://127.0.0.1:1", patience=0.2))
     with pytest.raises(TallyError, match="http://HOST:PORT"):
         next(subscribe.follow("redis://x"))
+
+
+@pytest.mark.parametrize(
+    ("address", "token"),
+    [
+        ("http://127.0.0.1:99999", ""),
+        ("http://127.0.0.1:port", ""),
+        ("http://[::1", ""),
+        ("http://127.0.0.1:1/a b", ""),
+        ("http://a b", ""),
+        ("http://" + "a" * 64, ""),
+        ("", "two\nlines"),
+    ],
+)
+def test_the_helper_refuses_an_address_that_cannot_be_sent(url: str, address: str, token: str) -> None:
+    """`follow` raises `ConfigurationError` for an invalid port, host or path, and for an invalid token."""
+    with pytest.raises(ConfigurationError, match=r"^the read service's URL "):
+        next(subscribe.follow(address or url, token=token, patience=0))
+
+
+def test_the_helper_loses_patience_with_responses_that_end() -> None:
+    """If every response is empty and ends without an error, `follow` raises after its patience."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            while True:
+                try:
+                    accepted, _ = listener.accept()
+                except OSError:
+                    return
+                with accepted:
+                    accepted.recv(65_536)
+                    accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\nretry: 1000\n\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(TallyError, match=r"for 0\.5 seconds: the service ended its response"):
+            next(subscribe.follow(f"http://127.0.0.1:{listener.getsockname()[1]}", patience=0.5))
+        assert time.monotonic() - began < 30
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
 
 
 def test_redis_away_is_told_and_nothing_is_missed(fresh_server: Any) -> None:
