@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 
+import msgspec
 import pytest
 
 from tallystream.errors import StreamError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.retraction import Retraction
 from tallystream.wire.codec import Group, Payload, Single, encode
 from tallystream_worker.counting.fold_result import OVERFLOW
 from tallystream_worker.dead_letters.retry import Retried, retry
@@ -123,6 +125,25 @@ def test_a_retry_is_as_of_the_time_the_entry_came(harness):
         [key for key in harness.client.scan_iter("*day:clap:*") if b"2023" in key]
     )
     assert (harness.ledger()["late"], harness.ledger().get("dead", 0), unaccounted(harness)) == (1, 0, 0)
+
+
+def test_a_retry_leaves_out_retracted_events(harness):
+    """A retry counts the events of a dead letter that are not retracted; the others are `retracted` in the ledger."""
+    keys = harness.layout.keys[0]
+    packed = encode(Payload([Group("clap", 1, ["a", "b"], {"c": 3}, {})], [Single("clap", "a", 7, 1, "u1", None)]))
+    harness.client.xadd(keys.stream, {"v": 1, "n": 6, "b": packed})
+    harness.client.xadd(keys.stream, {"metric": "clap", "subject": "a"})
+    harness.drain()
+    last = harness.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
+    retraction = Retraction({keys.stream: last}, metric="clap", subject="a")
+    rules = msgspec.structs.replace(DECLARED, retracted=(retraction,))
+    retried = [retry(harness.client, harness.layout, rules, letter) for letter in dead_letters(harness)]
+    assert sum(each.counted for each in retried) == 7
+    assert sum(each.dead for each in retried) == 0
+    assert harness.totals() == {("clap", "b"): 1, ("clap", "c"): 3}
+    ledger = harness.ledger()
+    assert (ledger["appended"], ledger["counted"], ledger["retracted"], ledger.get("dead", 0)) == (7, 4, 3, 0)
+    assert (dead_letters(harness), unaccounted(harness)) == ([], 0)
 
 
 def test_a_replay_under_todays_rules_agrees_with_the_retry(harness):

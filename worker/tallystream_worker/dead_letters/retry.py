@@ -36,7 +36,7 @@ class Retried:
     """The events of a retried dead letter, by outcome.
 
     Attributes:
-        counted: Events with an outcome other than dead: counted, rejected by a rule, duplicate or late.
+        counted: Events with an outcome other than dead: counted, rejected by a rule, duplicate, late or retracted.
         dead: Events that still cannot be counted and were dead-lettered again.
     """
 
@@ -71,7 +71,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
         result, _ = fold([Entry(letter.source, letter.fields)], excluded)
         dead = [replace(part, deliveries=letter.attempts + 1) for part in result.dead]
         kept = sum(part.events for part in dead)
-        settled = result.settled.total() + result.late.total()
+        settled = result.settled.total() + result.late.total() + result.retracted.total()
         if was_decided(letter.fields) or settled + kept != letter.events:
             raise StreamError(f"{letter.name}: does not contain the {letter.events} events that it states; drop it")
         moves = Counter(
