@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections import Counter
 
 import pytest
 
+from tallystream_worker.ingest import Mapping
+from tallystream_worker.ingest.job import jobs_of
+from tallystream_worker.ingest.pool import IngestFailed, run_all
+from tallystream_worker.settings.settings import RedisSettings
 from tests.harness import Harness
 from tests.process.test_access_log import independent, log  # noqa: F401  # a fixture
 from tests.process.test_worker_process import PROGRAM
@@ -51,3 +58,52 @@ def test_several_files_by_several_processes(server, tmp_path, log):  # noqa: F81
         harness.drain()
         totals = {subject: total for (_, subject), total in harness.totals().items()}
         assert totals == independent(log) + Counter(f"/{n}" for n in range(99))
+
+
+def await_children(seconds: float) -> None:
+    """Wait until all child processes have exited, or until the time has passed."""
+    deadline = time.monotonic() + seconds
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_results_of_processes_that_have_exited_are_read(server, tmp_path):
+    """If all processes exit while their results are still queued, the results are read, and the run succeeds."""
+    jobs = []
+    for number in range(4):
+        path = tmp_path / f"{number}.ndjson"
+        path.write_text(f'{{"metric": "view", "subject": "a:{number}"}}\n')
+        jobs += jobs_of(str(path), "ndjson", Mapping())
+    with Harness(server.url, metrics=["view"]) as harness:
+
+        def report(_: object) -> bool:
+            await_children(30)
+            return True
+
+        done = run_all(jobs, RedisSettings(url=harness.url), 2, threading.Event(), report)
+        assert (done.events, multiprocessing.active_children()) == (4, [])
+
+
+def test_a_failure_ends_while_other_results_are_queued(server, tmp_path):
+    """If a process fails while more results are queued than a pipe takes, the run ends with its error."""
+    jobs, missing = [], tmp_path / "missing.ndjson"
+    for path in (tmp_path / "good.ndjson", missing, *(tmp_path / f"{number}.ndjson" for number in range(60))):
+        path.write_text(f'{{"metric": "view", "{"x" * 180}": "a"}}\n' * 10)
+        jobs += jobs_of(str(path), "ndjson", Mapping())
+    missing.unlink()
+    with Harness(server.url, metrics=["view"]) as harness:
+        ended = []
+
+        def report(_: object) -> bool:
+            await_children(5)
+            return True
+
+        def ingest() -> None:
+            with pytest.raises(IngestFailed, match="missing") as error:
+                run_all(jobs, RedisSettings(url=harness.url), 2, threading.Event(), report)
+            ended.append(error.value)
+
+        thread = threading.Thread(target=ingest, daemon=True)
+        thread.start()
+        thread.join(60)
+        assert ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,12 +15,14 @@ from tallystream_worker.ingest.progress import IngestProgress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from multiprocessing.process import BaseProcess
     from threading import Event
 
     from tallystream_worker.ingest.progress import Report
     from tallystream_worker.settings.settings import RedisSettings
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
+_POLL: Final = 0.2
 
 
 class IngestFailed(TallyError):
@@ -67,24 +69,27 @@ def _in_processes(
 ) -> IngestProgress:
     tasks, results = _SPAWN.Queue(), _SPAWN.Queue()
     stopping = _SPAWN.Event()
-    for number, job in enumerate(jobs):
-        tasks.put((number, job))
+    for task in (*enumerate(jobs), *[None] * processes):
+        tasks.put(task)
     workers = [_SPAWN.Process(target=_child, args=(store, tasks, results, stopping)) for _ in range(processes)]
     latest: dict[int, IngestProgress] = {}
     left = len(jobs)
     with ExitStack() as stack:
+        stack.callback(tasks.cancel_join_thread)  # jobs that no process takes any more must not delay the exit
+        stack.callback(_end, workers, results)
+        stack.callback(stopping.set)
         for process in workers:
             process.start()
-            stack.callback(process.join)
-        stack.callback(stopping.set)
-        for _ in workers:
-            tasks.put(None)
-        while left and any(process.is_alive() for process in workers):
+        while left:
             if stop.is_set():
                 stopping.set()
+            # Look first: a process that has exited has sent all its results, so an empty queue is then final.
+            is_running = any(process.is_alive() for process in workers)
             try:
-                number, found, ended = results.get(timeout=0.2)
+                number, found, ended = results.get(timeout=_POLL)
             except queue.Empty:
+                if not is_running:
+                    break
                 continue
             if isinstance(found, str):
                 raise IngestFailed(found)
@@ -94,6 +99,13 @@ def _in_processes(
         if left and not stop.is_set():
             raise IngestFailed("an ingest process died: run the same command again to append the remaining events")
     return _sum(latest.values())
+
+
+def _end(workers: Sequence[BaseProcess], results: Any) -> None:
+    """Wait until all processes have exited; read their results meanwhile, because a full queue keeps them running."""
+    while any(process.is_alive() for process in workers):
+        with suppress(queue.Empty):
+            results.get(timeout=_POLL)
 
 
 def _sum(parts: Any) -> IngestProgress:
