@@ -22,7 +22,8 @@ from tallystream_worker.ingest import Mapping, SourceError, packer, sender
 from tallystream_worker.ingest import job as jobs
 from tallystream_worker.ingest import source as source_module
 from tallystream_worker.ingest.formats import parquet_rows
-from tallystream_worker.ingest.job import jobs_of, run
+from tallystream_worker.ingest.job import jobs_of, run, size_of
+from tallystream_worker.ingest.pool import run_all
 from tallystream_worker.ingest.progress import IngestProgress
 from tallystream_worker.settings.settings import RedisSettings
 from tests.harness import Harness
@@ -302,3 +303,20 @@ def test_parquet_that_holds_no_events(table, tmp_path):
         jobs_of(str(broken), "parquet", Mapping())
     with pytest.raises(SourceError, match="nowhere"):
         jobs_of("nowhere", "parquet", Mapping())
+
+
+def test_segments_number_lines_and_bytes_of_their_file(harness, tmp_path, monkeypatch):
+    """With several segments, bad lines have their number in the file, and the bytes read add up to its size."""
+    monkeypatch.setattr(jobs, "SEGMENT", 500)
+    path = tmp_path / "log.ndjson"
+    text = [line("a") if number % 7 else "bad" * (number % 5 + 1) + "\n" for number in range(1, 71)]
+    path.write_text("".join(text))
+    parts = jobs_of(str(path), "ndjson", Mapping())
+    assert len(parts) > 3
+    seen = []
+    done = run_all(parts, RedisSettings(url=harness.url), 1, threading.Event(), lambda now: bool(seen.append(now.read)))
+    assert [example["line"] for example in done.examples] == [7 * n for n in range(1, 11)]
+    assert {*done.examples[-1]} == {"file", "line", "reason"}
+    assert (done.events, done.bad) == (60, 10)
+    assert done.read == size_of(parts) == path.stat().st_size
+    assert max(seen) <= done.read

@@ -145,7 +145,7 @@ def _append_text(
         identity = identify(client, deployment.layout, head, job.question)
         # The header of a CSV file is in the first segment, and is put before the lines of every other segment.
         header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" else []
-        source.seek(job.first * SEGMENT)
+        source.seek(job.first * SEGMENT, None if job.segments is None else (job.first + job.segments) * SEGMENT)
         for number, blocks in itertools.groupby(source.blocks(SEGMENT), key=lambda block: block.offset // SEGMENT):
             if job.segments is not None and number >= job.first + job.segments:
                 return

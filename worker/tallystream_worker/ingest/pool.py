@@ -46,22 +46,29 @@ def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Eve
         SourceError, ConfigurationError, RedisError: see `job.run`; only if the jobs run in this process.
         IngestFailed: the same errors, or the death, of another process.
     """
-    if processes == 1 or len(jobs) == 1:
-        total = IngestProgress()
-        for job in jobs:
-            if stop.is_set():
-                break
+    if 1 in (processes, len(jobs)):
+        total = _in_process(jobs, store, stop, report)
+    else:
+        total = _in_processes(jobs, store, processes, stop, report)
+    total.number_from_file()
+    return total
 
-            def report_total(progress: IngestProgress, done: IngestProgress = total) -> bool:
-                sum_ = replace(done, examples=[])
-                sum_.add(progress)
-                sum_.waiting_for = progress.waiting_for
-                report(sum_)
-                return not stop.is_set()
 
-            total.add(run(job, store, report_total))
-        return total
-    return _in_processes(jobs, store, processes, stop, report)
+def _in_process(jobs: Sequence[Job], store: RedisSettings, stop: Event, report: Report) -> IngestProgress:
+    total = IngestProgress()
+    for job in jobs:
+        if stop.is_set():
+            break
+
+        def report_total(progress: IngestProgress, done: IngestProgress = total) -> bool:
+            sum_ = replace(done, examples=[])
+            sum_.add(progress)
+            sum_.waiting_for = progress.waiting_for
+            report(sum_)
+            return not stop.is_set()
+
+        total.add(run(job, store, report_total))
+    return total
 
 
 def _in_processes(

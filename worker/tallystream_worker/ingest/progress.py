@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from tallystream.wire.stream_id import parse_id
 
 _SHOWN: Final = 10
+_CHUNK: Final = 2**20
 
 
 @dataclass
@@ -20,7 +24,7 @@ class IngestProgress:
         known: The number of events that were appended before, and skipped; added at the end of each segment.
         bad: The number of lines that are not events.
         read: `Source.bytes_read` of the file; rows read for Parquet.
-        examples: The first 10 bad lines: file, line and reason.
+        examples: The first 10 bad lines: file, line and reason; the line is `None` if its number is not known.
         last_ids: By partition, the stream ID of the last entry that this run appended.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
     """
@@ -33,7 +37,7 @@ class IngestProgress:
     last_ids: dict[int, str] = field(default_factory=dict)
     waiting_for: str | None = None
 
-    def note(self, name: str, number: int, reason: str, lines: int = 1) -> None:
+    def note(self, name: str, number: int, reason: str, lines: int = 1, *, begin: int = 0) -> None:
         """Add bad lines that have the same reason; keep one example of them, unless there are 10.
 
         Args:
@@ -41,10 +45,27 @@ class IngestProgress:
             number: The number of the first of the lines.
             reason: Why the lines are not events.
             lines: The number of lines.
+            begin: The offset in the file, in bytes, from which the lines are numbered; see `number_from_file`.
         """
         self.bad += lines
         if len(self.examples) < _SHOWN:
-            self.examples.append({"file": name, "line": number, "reason": reason})
+            example = {"file": name, "line": number, "reason": reason}
+            self.examples.append(example | {"begin": begin} if begin else example)
+
+    def number_from_file(self) -> None:
+        """Number the examples that are numbered from an offset from the beginning of their file instead.
+
+        Read each file once, up to its last such offset. If it cannot be read, the line of an example becomes `None`.
+        """
+        begins: dict[str, set[int]] = defaultdict(set)
+        for example in self.examples:
+            if "begin" in example:
+                begins[example["file"]].add(example["begin"])
+        before = {name: lines_before(name, sorted(offsets)) for name, offsets in begins.items()}
+        for example in self.examples:
+            if "begin" in example:
+                lines = before[example["file"]].get(example.pop("begin"))
+                example["line"] = None if lines is None else lines + example["line"]
 
     def add(self, other: IngestProgress) -> None:
         """Add the figures of another job to these.
@@ -58,6 +79,24 @@ class IngestProgress:
         self.examples = (self.examples + other.examples)[:_SHOWN]
         for partition, id_ in other.last_ids.items():
             self.last_ids[partition] = max(id_, self.last_ids.get(partition, ""), key=_order)
+
+
+def lines_before(path: str, offsets: Sequence[int]) -> dict[int, int]:
+    """Return, by offset, the number of lines of a file that begin before it; no offset after a failed read.
+
+    Args:
+        path: The path of the file, which is not compressed.
+        offsets: Offsets in bytes, more than 0, in ascending order.
+    """
+    found: dict[int, int] = {}
+    at = ends = 0
+    with suppress(OSError), Path(path).open("rb") as file:
+        for offset in offsets:
+            last = b""
+            while at < offset and (chunk := file.read(min(_CHUNK, offset - at))):
+                at, ends, last = at + len(chunk), ends + chunk.count(b"\n"), chunk
+            found[offset] = ends + (not last.endswith(b"\n"))
+    return found
 
 
 Report = Callable[[IngestProgress], bool]

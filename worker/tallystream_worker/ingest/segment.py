@@ -75,12 +75,12 @@ class SegmentAppender:
         before, end = progress.read, 0
         for count, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, BadLine):
-                progress.note(source.name, outcome.number, outcome.reason)
+                progress.note(source.name, outcome.number, outcome.reason, begin=source.begin)
             else:
                 try:
                     full = self.packer.pack_and_seal(outcome.event, outcome.offset)
                 except EventError as error:
-                    progress.note(source.name, outcome.number, str(error))
+                    progress.note(source.name, outcome.number, str(error), begin=source.begin)
                 else:
                     end = outcome.offset + 1
                     if full is not None and not self._sender.push([full]):
@@ -110,12 +110,12 @@ class SegmentAppender:
             found = BlockEvents({}, {}, list(block.lines())) if packer.splits(block.offset, end) else read(block)
             for outcome in combined.parse(found.doubtful, mapping):
                 if isinstance(outcome, BadLine):
-                    progress.note(source.name, outcome.number, outcome.reason)
+                    progress.note(source.name, outcome.number, outcome.reason, begin=source.begin)
                     continue
                 try:
                     packer.pack(outcome.event, outcome.offset)
                 except EventError as error:
-                    progress.note(source.name, outcome.number, str(error))
+                    progress.note(source.name, outcome.number, str(error), begin=source.begin)
             packer.pack_block(mapping.metric, found, end)
             progress.read = max(before, source.bytes_read)
             if not self._sender.push(packer.full_chunks(end)) or not self._report(progress):

@@ -42,13 +42,15 @@ class Source:
         name: The name of the file in messages.
         total: The size of the file on disk in bytes; `None` if it is not a regular file (a pipe).
         compressed: Whether the file is gzip.
+        begin: The offset of `seek`; 0 before.
     """
 
     def __init__(self, raw: io.BufferedIOBase, name: str, total: int | None) -> None:
         self.name = name
         self.total = total
         self._counted = _Counted(raw)
-        self._begin = 0
+        self.begin = 0
+        self._end: int | None = None
         self.compressed = self._counted.head == _GZIP_MAGIC
         self._bytes: gzip.GzipFile | io.BufferedReader = io.BufferedReader(self._counted)
         if self.compressed:
@@ -63,19 +65,26 @@ class Source:
         self._bytes.seek(0)
         return found
 
-    def seek(self, offset: int) -> None:
+    def seek(self, offset: int, end: int | None = None) -> None:
         """Let the reading begin at the first line that starts at or after an offset in bytes; that line has number 1.
 
         The offset is one of the (decompressed) text. A compressed file is read from its beginning all the same.
+
+        Args:
+            offset: The offset, in bytes.
+            end: The offset at which the caller stops; `bytes_read` does not count bytes after it. `None` for no bound.
         """
-        self._begin = offset
+        self.begin = offset
+        self._end = end
         if not self.compressed:
             self._bytes.seek(max(0, offset - 1))
 
     @property
     def bytes_read(self) -> int:
-        """The position in the file: how many bytes on disk were read, or passed over by `seek`."""
-        return self._counted.count
+        """How many bytes on disk were read; of a file that is not compressed, without those that `seek` passed over."""
+        if self.compressed:
+            return self._counted.count
+        return max(0, min(self._counted.count, self._end or self._counted.count) - self.begin)
 
     def __iter__(self) -> Iterator[Line]:
         """Yield the lines that are not blank.
@@ -110,18 +119,18 @@ class Source:
             SourceError: the file cannot be read to its end.
         """
         # Begin one byte early: a line starts at a byte only if the byte before it is a line end.
-        offset = 0 if self.compressed else max(0, self._begin - 1)
+        offset = 0 if self.compressed else max(0, self.begin - 1)
         rest, cut = b"", 0
         for chunk in self._chunks():
             text = rest + chunk
             if cut and (end := text.find(b"\n") + 1):
                 # The end of a line that was cut off. Yield it alone, because it is longer than its text.
-                if offset >= self._begin:
+                if offset >= self.begin:
                     yield offset, offset + end + cut, text[:end]
                 offset, cut, text = offset + end + cut, 0, text[end:]
             end = 0 if cut else text.rfind(b"\n") + 1
             whole, rest = text[:end], text[end:]
-            skipped = whole.find(b"\n", self._begin - 1 - offset) + 1 or end if offset < self._begin else 0
+            skipped = whole.find(b"\n", self.begin - 1 - offset) + 1 or end if offset < self.begin else 0
             if skipped < end:
                 yield offset + skipped, offset + end, whole[skipped:]
             offset += end
@@ -129,7 +138,7 @@ class Source:
                 # Keep one byte more of the line than is allowed, so that the parser finds it too long.
                 cut += len(rest) - MAX_LINE_BYTES - 1
                 rest = rest[: MAX_LINE_BYTES + 1]
-        if rest and offset >= self._begin:
+        if rest and offset >= self.begin:
             yield offset, offset + len(rest) + cut, rest
 
     def close(self) -> None:
@@ -149,7 +158,7 @@ class Source:
             while chunk := self._bytes.read1(CHUNK):
                 yield chunk
         except (OSError, EOFError, zlib.error) as error:
-            raise SourceError(f"cannot read {self.name} beyond byte {self.bytes_read:,}: {error}") from error
+            raise SourceError(f"cannot read {self.name} beyond byte {self._counted.count:,}: {error}") from error
 
 
 def _at_borders(offset: int, end: int, text: bytes, segment: int | None) -> Iterator[tuple[int, int, bytes]]:

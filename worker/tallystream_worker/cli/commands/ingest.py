@@ -106,7 +106,7 @@ def ingest(
 
 def _report(total: IngestProgress, *, counted: bool, stopped: bool) -> None:
     for row in total.examples:
-        error_console.print(f"{row['file']}:{row['line']}: {row['reason']}", markup=False, highlight=False)
+        error_console.print(f"{row['file']}:{row['line'] or '?'}: {row['reason']}", markup=False, highlight=False)
     if total.bad > len(total.examples):
         error_console.print(f"... and {total.bad - len(total.examples):,} more lines that are not events")
     known = f", {total.known:,} already appended before" if total.known else ""
