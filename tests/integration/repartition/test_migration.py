@@ -41,6 +41,7 @@ from tallystream.wire.event import Event
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.commands.ingest import _wait_until_counted
 from tallystream_worker.cli.repartition import to_partitions
 from tallystream_worker.ingest.job import jobs_of, run
 from tallystream_worker.ingest.lines import Mapping
@@ -540,6 +541,17 @@ def test_what_fires_goes_on_firing_after_a_move(server):
         moved(harness, 5)
         assert count(harness, *(("like", subject, 1) for subject in ("a", "b", "c"))) == []
         assert count(harness, ("like", "b", -10)) == [("hot", "b", "resolved", "2")]
+
+
+def test_an_ingest_waits_across_a_move(server):
+    """After a repartition to fewer partitions, `ingest --wait` does not wait for entries of the earlier topic."""
+    with Harness(server.url, rules=PLAIN, partitions=4) as harness:
+        earlier = harness.layout.topic
+        emit(harness, "a", 1)
+        harness.drain()
+        moved(harness, 1)
+        last = f"{2**42}-0"  # no entry has this ID, so waiting for it would not end
+        _wait_until_counted(RedisSettings(url=server.url), {(earlier, 3): last}, threading.Event())
 
 
 def test_what_is_not_spread_any_more_goes_home(server):

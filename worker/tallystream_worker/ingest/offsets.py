@@ -74,6 +74,8 @@ class OffsetGate:
         self._layout = layout
         self._source = source
         self._waiting: list[deque[Chunk]] = [deque() for _ in layout.keys]
+        self.topic = layout.topic
+        """The topic that the chunks are appended to."""
         self.last_ids: list[str | None] = [None] * layout.partitions
         """By partition, the stream ID of the last entry that this gate appended; `None` if there is none."""
 

@@ -25,7 +25,7 @@ class IngestProgress:
         bad: The number of lines that are not events.
         read: `Source.bytes_read` of the file; rows read for Parquet.
         examples: The first 10 bad lines: file, line and reason; the line is `None` if its number is not known.
-        last_ids: By partition, the stream ID of the last entry that this run appended.
+        last_ids: By topic and partition, the stream ID of the last entry that this run appended.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
     """
 
@@ -34,7 +34,7 @@ class IngestProgress:
     bad: int = 0
     read: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
-    last_ids: dict[int, str] = field(default_factory=dict)
+    last_ids: dict[tuple[int, int], str] = field(default_factory=dict)
     waiting_for: str | None = None
 
     def note(self, name: str, number: int, reason: str, lines: int = 1, *, begin: int = 0) -> None:
@@ -70,15 +70,15 @@ class IngestProgress:
     def add(self, other: IngestProgress) -> None:
         """Add the figures of another job to these.
 
-        For each partition, keep the larger of the two last stream IDs. `waiting_for` stays unchanged.
+        For each partition of a topic, keep the larger of the two last stream IDs. `waiting_for` stays unchanged.
         """
         self.events += other.events
         self.known += other.known
         self.bad += other.bad
         self.read += other.read
         self.examples = (self.examples + other.examples)[:_SHOWN]
-        for partition, id_ in other.last_ids.items():
-            self.last_ids[partition] = max(id_, self.last_ids.get(partition, ""), key=_order)
+        for place, id_ in other.last_ids.items():
+            self.last_ids[place] = max(id_, self.last_ids.get(place, ""), key=_order)
 
 
 def lines_before(path: str, offsets: Sequence[int]) -> dict[int, int]:

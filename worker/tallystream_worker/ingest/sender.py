@@ -114,5 +114,5 @@ class ChunkSender:
                 return False
         for partition, last_id in enumerate(self._gate.last_ids):
             if last_id is not None:
-                progress.last_ids[partition] = last_id
+                progress.last_ids[self._gate.topic, partition] = last_id
         return True

@@ -116,11 +116,14 @@ def _report(total: IngestProgress, *, counted: bool, stopped: bool) -> None:
         error_console.print("stopped; run the same command again to continue from here")
 
 
-def _wait_until_counted(store: RedisSettings, last_ids: dict[int, str], stop: Event) -> None:
+def _wait_until_counted(store: RedisSettings, last_ids: dict[tuple[int, int], str], stop: Event) -> None:
     with closing(Totals(store.url, namespace=store.namespace)) as totals:
-        for partition, last_id in last_ids.items():
+        for (topic, partition), last_id in last_ids.items():
             while not stop.is_set():
-                keys = totals.deployment.layout.keys[partition]  # read each time: a rebuild may switch generations
+                layout = totals.deployment.layout  # read each time: a rebuild may switch generations
+                if layout.topic != topic:
+                    break  # a topic counts the entries of the earlier one before it becomes live
+                keys = layout.keys[partition]
                 query = Query(position_commands(keys), partial(parse_position, group_name=keys.group))
                 if parse_id(totals.run(query).as_of) >= parse_id(last_id):
                     break
