@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from tallystream.reading.clocks import ClockStep, parse_step
-from tallystream.reading.query import Command, Query
+from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.storage.deployment_hash import CLOCK_STEP, SNAPSHOT_AT, SNAPSHOT_EVERY
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ class ServerStats:
 
 
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
-    """Return a query for the statistics; figures of servers and streams that the user may not read are left out."""
+    """Return a query for the statistics; figures of servers and streams that the user may not read are left out.
+
+    The query raises `RedisError` if the last snapshot and the last audit cannot be read.
+    """
     commands: list[Command] = [("INFO", "memory")]
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
@@ -69,7 +72,8 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
 
     def parse(replies: list[Any]) -> ServerStats:
         memory = {} if isinstance(replies[0], RedisError) else replies[0]
-        *replies, (snapshot, every, audit, step) = replies
+        *replies, latest = replies
+        snapshot, every, audit, step = raise_on_error(latest)
         present: set[bytes] = set()
         for consumers in replies[1::4]:
             present.update(_present(consumers))
