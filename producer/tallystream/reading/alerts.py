@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
 
-_SHOWN: Final = 1000
-"""About how many subjects are listed at most for one alert in one partition (COUNT of HSCAN)."""
-
-
 MAX_SHOWN: Final = 1000
 """The most firing alerts in one page of `Alerts`."""
 
@@ -132,7 +128,7 @@ def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: i
             for alert in rules.alert
         ]
         firing = found.fired[offset : offset + n]
-        more = sum(found.counts.values()) > offset + len(firing)
+        more = sum(found.counts.values()) > offset + n
         return Alerts(watched, firing, more, sum(found.waiting.values()))
 
     return query_alerts(layout, rules, now, listed=n > 0).then(show)
@@ -141,7 +137,9 @@ def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: i
 def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = False) -> Query[FiringAlerts]:
     """Return a query for the number of subjects for which each alert fires in second `now`.
 
-    If `listed` is true, the answer also has the subjects, at most about 1,000 for each alert and partition.
+    If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
+    `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `counts` may include, until the end of the present
+    bucket, subjects whose alert has fired and was resolved in it.
     """
     silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now))
     commands: list[Command] = []
@@ -149,9 +147,7 @@ def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = Fal
         commands.append(("XLEN", keys.outbox))
         for alert in rules.alert:
             key = keys.alerting(alert.name, alert.label(now, rules.zone))
-            commands.append(("HLEN", key))
-            if listed:
-                commands.append(("HSCAN", key, 0, "COUNT", _SHOWN))
+            commands.append(("HGETALL" if listed else "HLEN", key))
 
     def parse(replies: list[Any]) -> FiringAlerts:
         answers = iter(replies)
@@ -161,9 +157,10 @@ def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = Fal
         for keys in layout.keys if rules.alert else ():
             waiting[keys.stream] = int(raise_on_error(next(answers)))
             for alert in rules.alert:
-                counts[alert.name] += int(raise_on_error(next(answers)))
-                if listed:
-                    fired += _listed(keys.prefix, alert, raise_on_error(next(answers))[1])
+                answer = raise_on_error(next(answers))
+                here = _listed(keys.prefix, alert, answer) if listed else []
+                counts[alert.name] += len(here) if listed else int(answer)
+                fired += here
         fired.sort(key=lambda each: (-each.since, each.alert, each.subject))
         return FiringAlerts(counts, fired, waiting, silent)
 

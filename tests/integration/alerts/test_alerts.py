@@ -19,7 +19,8 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
-from tallystream.rules.alerts import Alert
+from tallystream.reading.totals import Totals
+from tallystream.rules.alerts import ENDED, Alert
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.event import Event
 from tallystream_worker.alerts.evaluator import AlertEvaluator
@@ -85,6 +86,21 @@ def count(harness: Harness, *events: tuple[Any, ...], **more: Any) -> Seen:
 def watcher(harness: Harness, client: Any = None) -> AlertEvaluator:
     """Return an evaluator of the harness's alerts."""
     return AlertEvaluator(client or harness.connect(), lambda: harness.layout, harness.rules)
+
+
+def test_the_latest_firing_alerts_are_first(server: Server) -> None:
+    """With more firing subjects than a compact hash takes, every page is in order, latest first, and `more` is true."""
+    subjects = [f"s{number}" for number in range(3000)]
+    with Harness(server.url, partitions=1, rules=rules(Alert("hot", "like", above=0))) as harness:
+        key = harness.layout.keys[0].alerting("hot", "")
+        harness.client.hset(key, mapping={each: f"{1000 * n + 1000}-0 1" for n, each in enumerate(subjects)})
+        harness.client.hset(key, "over", ENDED)
+        with Totals(server.url) as totals:
+            for offset in range(0, 3000, 1000):
+                page = totals.alerts(1000, offset)
+                assert [each.subject for each in page.firing] == subjects[::-1][offset : offset + 1000]
+                assert (page.more, page.alerts[0].firing) == (offset < 2000, 3000)
+            assert totals.alerts(0).more is True
 
 
 def test_a_total_that_crosses_is_noticed_once(server: Server) -> None:
