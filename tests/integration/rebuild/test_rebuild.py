@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
@@ -25,6 +25,7 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.event import Event
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.rebuild import rebuild as rebuild_module
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.compare import compare
 from tallystream_worker.rebuild.drop import counter_keys, drop
@@ -200,6 +201,31 @@ def test_readers_never_see_a_total_go_back(server):
         assert seen == sorted(seen)
         assert seen[0] >= 1
         assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
+
+
+def test_a_switch_that_never_catches_up_gives_up(server, monkeypatch):
+    """A switch ends with an error at its limit, also if each of its steps has counted entries until then."""
+    monkeypatch.setattr(rebuild_module, "SWITCH_TIMEOUT", 0.5)  # less than CLAIM_IDLE
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
+        emit(harness, "a", 3)
+        harness.finish()
+        generation = propose(harness.client, Deployment.create_or_load(harness.client), RULES)
+        keys = harness.layout.of(generation).keys[0]
+        with Rebuild(settings_for(server.url, RULES), Deployment.create_or_load(harness.client), generation) as run:
+            run.begin()
+            run.catch_up()
+            emit(harness, "a", 1)
+            assert harness.client.xreadgroup(keys.group, "other", {keys.stream: ">"})  # stays pending
+            (partition,) = run._partitions
+            step = partition._step
+
+            def step_under_load() -> int:
+                emit(harness, "a", 1)
+                return step()
+
+            monkeypatch.setattr(partition, "_step", step_under_load)
+            with pytest.raises(StreamError, match="did not catch up"):
+                run.switch()
 
 
 def test_a_lost_group_is_made_good(server):

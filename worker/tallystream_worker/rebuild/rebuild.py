@@ -55,8 +55,7 @@ CLAIM_IDLE: Final = 1.0
 when a generation stops being live; `rebuild --undo` counts them."""
 
 SWITCH_TIMEOUT: Final = 60.0
-"""Seconds after which a switch gives up on a partition: if nothing is left to count, and the live generation has still
-counted more."""
+"""Seconds after which a switch gives up on a partition, because the live generation has still counted more."""
 
 
 def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
@@ -321,8 +320,9 @@ class _Partition:
                 return
             if answer == b"other":
                 raise StreamError(f"{keys.stream}: cannot switch, because another rebuild made a third generation live")
-            if not self._step() and time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise StreamError(
                     f"{keys.stream}: the new counters did not catch up with the live ones within {SWITCH_TIMEOUT:g} "
                     "seconds; try again when fewer events arrive"
                 )
+            self._step()
