@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from tests.harness import Harness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tallystream_worker.server.embedded import EmbeddedServer
     from tests.servers import Server
@@ -231,3 +234,36 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout.split() == ["given", "up", "lost"]
+
+
+@pytest.mark.parametrize(("sync", "in_loop"), [("os", None), ("disk", False)])
+def test_a_spool_on_disk_does_not_block_the_loop(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str, in_loop: bool | None
+) -> None:
+    """With `spool_sync="disk"`, `emit` returns after the event is on disk, and never waits for it in the event loop."""
+    synced: list[bool] = []
+    really = os.fdatasync
+
+    def fdatasync(descriptor: int) -> None:
+        synced.append(threading.current_thread() is threading.main_thread())
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+    async def run() -> None:
+        async with Producer(server.url, spool=tmp_path, spool_sync=sync) as producer:
+            for number in range(3):
+                await producer.emit("view", "a")
+                assert len(synced) >= (number + 1 if sync == "disk" else 0)
+            await asyncio.gather(*(producer.emit("view", "a") for _ in range(20)))
+            with pytest.raises(EventError):
+                await producer.emit("", "a")
+            assert producer.stats.emitted == 23
+        with pytest.raises(TallyError, match="closed"):
+            await producer.emit("view", "a")
+
+    with Harness(server.url, metrics=["view"]) as harness:
+        asyncio.run(run())
+        harness.drain()
+        assert harness.totals() == {("view", "a"): 23}
+    assert set(synced) == (set() if in_loop is None else {in_loop})

@@ -33,9 +33,10 @@ during round trips; with more, the threads contend with each other."""
 class Producer:
     """Counts events from asyncio; the event loop never waits for the server.
 
-    With a spool, `emit` writes each event to disk in the event loop. The thread of the threaded producer sends the
-    events: redis-py packs commands in C for the synchronous client only (about twice as fast), and a busy event loop
-    does not delay the events.
+    With a spool, `emit` passes each event to the operating system in the event loop, which takes microseconds. With
+    `spool_sync="disk"`, which waits for the disk, a thread does this, and `emit` suspends the caller meanwhile. The
+    thread of the threaded producer sends the events: redis-py packs commands in C for the synchronous client only
+    (about twice as fast), and a busy event loop does not delay the events.
 
     Args:
         url: URL of Redis or Valkey.
@@ -66,6 +67,9 @@ class Producer:
         # loop's executor, they and the application's other calls would delay each other. `close` waits until the
         # pool is idle, which takes at most the client's timeouts.
         self._decisions = ThreadPoolExecutor(_DECISIONS, thread_name_prefix="tallystream-decide")
+        # A write that waits for the disk blocks a thread; more threads would only wait for each other.
+        in_sync = settings.get("spool") is not None and settings.get("spool_sync") == "disk"
+        self._writes = ThreadPoolExecutor(1, thread_name_prefix="tallystream-spool") if in_sync else None
         self._closed = False
 
     async def emit(
@@ -80,7 +84,8 @@ class Producer:
     ) -> None:
         """Add one event to the buffer; suspend the caller only while the buffer is full and `when_full` is `block`.
 
-        See `tallystream.Event` for the arguments.
+        With a spool and `spool_sync="disk"`, the caller is also suspended until the event is on disk. A call that is
+        cancelled then may still add its event. See `tallystream.Event` for the arguments.
 
         Raises:
             EventError: the event is invalid; it was not added.
@@ -92,7 +97,12 @@ class Producer:
         began = time.monotonic()
         while True:
             try:
-                self._inner.emit(metric, subject, amount, actor=actor, at=at, id=id)
+                if self._writes is None or self._closed:
+                    self._inner.emit(metric, subject, amount, actor=actor, at=at, id=id)
+                else:
+                    moment = time.time() if at is None else at  # the time of the call, not of the write
+                    call = partial(self._inner.emit, metric, subject, amount, actor=actor, at=moment, id=id)
+                    await asyncio.get_running_loop().run_in_executor(self._writes, call)
             except BufferFull:
                 if time.monotonic() - began >= self._patience:
                     raise
@@ -147,10 +157,10 @@ class Producer:
         await in_thread(lambda: self._inner.flush(timeout, wait=wait))
 
     async def close(self, timeout: float = 5.0) -> None:
-        """Wait for the decisions under way, deliver the buffered events, then stop; a second call does nothing.
+        """Wait for decisions and writes under way, deliver the buffered events, then stop; a second call does nothing.
 
         Args:
-            timeout: Most seconds for the delivery; the wait for the decisions is not included.
+            timeout: Most seconds for the delivery; the wait for the decisions and writes is not included.
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
@@ -161,6 +171,8 @@ class Producer:
 
         def close() -> None:
             self._decisions.shutdown()  # before its connections are closed
+            if self._writes is not None:
+                self._writes.shutdown()
             self._inner.close(timeout)
 
         await in_thread(close)
