@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from tallystream.errors import CodecError, EventError
 from tallystream.reading.ledger import query_ledger
 from tallystream.wire import codec
+from tallystream.wire.event import MAX_AHEAD
 from tests.faults.failure import Failure
 from tests.faults.processes import RULES
 from tests.faults.watch import PAIR
@@ -154,14 +155,17 @@ def _of(known: Collection[str], totals: Mapping[tuple[str, str], int]) -> Totall
 
 
 def _told(id_: bytes, fields: dict[bytes, bytes]) -> Iterator[Happened]:
-    """Yield the events of an entry in the oracle's form; an entry that cannot be decoded yields none."""
-    received = int(id_.partition(b"-")[0])
+    """Yield the events of an entry in the oracle's form, without those that are too far in the future.
+
+    An entry that cannot be decoded yields none.
+    """
+    received = codec.received_of(id_.decode(), fields)
     try:
         payload = codec.decode(fields, received)
     except (CodecError, EventError):
         return
     for metric, subject, amount, events, at, actor, event_id in _events(payload):
-        if metric not in RULES.metric:
+        if metric not in RULES.metric or at > received + MAX_AHEAD * 1000:
             continue
         yield Happened(metric, subject, amount, at, received, actor, event_id)
         # A packed sum represents several events. Their single amounts do not matter to a plain count, so the first
