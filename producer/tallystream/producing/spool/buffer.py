@@ -123,10 +123,13 @@ class Spool(Buffer):
         with self._lock:
             if (self.is_closing or self._failure or not self._has_room()) and not self._make_room():
                 return False
-            segments = self._open_segments()
-            if segments.is_due:
-                self._rotate(segments)
-            segments.write(records.EVENT, body)
+            try:
+                segments = self._open_segments()
+                if segments.is_due:
+                    self._rotate(segments)
+                segments.write(records.EVENT, body)
+            except SpoolError as error:
+                raise SpoolError(f"the event was not added: {error}") from None
             self.emitted += 1
             self._unplanned += 1
             if self._unplanned >= self._entry_events:
@@ -288,9 +291,12 @@ class Spool(Buffer):
         self._force(segments, records.STATE, records.encode(self._state()))
 
     def _write(self, segments: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
-        if segments.is_due:
-            self._rotate(segments)
-        self._force(segments, kind, records.encode(what))
+        try:
+            if segments.is_due:
+                self._rotate(segments)
+            self._force(segments, kind, records.encode(what))
+        except SpoolError as error:
+            raise SpoolError(f"the spooled events are kept, but cannot be sent: {error}") from None
 
     def _force(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
         """Write a record that the delivery of the spooled events needs; on a full disk, free the reserve for it."""

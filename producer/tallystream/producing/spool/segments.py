@@ -143,7 +143,7 @@ class SegmentedLog:
             raise self._refusal(error) from None
         if written != len(record):
             self._take_back()
-            raise SpoolError(f"spool {self.folder.parent} is full: the event was not added; free space on its disk")
+            raise SpoolError(f"spool {self.folder.parent} is full: free space on its disk")
         self.end += len(record)
 
     def make_room(self) -> bool:
@@ -228,7 +228,7 @@ class SegmentedLog:
 
     def _refusal(self, error: OSError) -> SpoolError:
         return SpoolError(
-            f"spool {self.folder.parent} cannot be written ({error.strerror}): the event was not added; "
+            f"spool {self.folder.parent} cannot be written ({error.strerror}): "
             "free space on its disk, or set another folder"
         )
 
