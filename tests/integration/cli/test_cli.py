@@ -139,6 +139,8 @@ def test_status(shell):
     """The status lists each partition and every outcome, and shows that no event is unaccounted for."""
     shell("emit", "view", "article:1", "--wait")
     found = shell.json("status")
+    assert (found["building"], found["moving"], found["kept_topic"]) == (None, None, None)
+    assert shell.json("rebuild", "--drop") == {"removed": {}, "topics": {}}
     assert found["partitions"][0]["stream"] == "tally:{p0.425}:stream"
     for row in found["partitions"]:
         assert row.keys() == {
@@ -237,6 +239,18 @@ def test_parquet_is_not_read_from_standard_input(alone):
     for names in (["-"], ["access.log", "-"]):
         error = alone("ingest", "--format", "parquet", *names, status=2, stdin="PAR1").stderr
         assert error.startswith("tallystream: files: Parquet cannot be read from standard input: write it to a file")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["snapshot", "a.sqlite", "--whole"], "give --whole only with --once"),
+        (["audit", "--metrics-port", "0"], "give --metrics-port only with --every"),
+    ],
+)
+def test_an_option_without_effect_is_refused(alone, command, words):
+    """An option that would be ignored without another option is an error that names both."""
+    assert words in alone(*command, status=1).stderr
 
 
 def test_a_password_is_not_repeated(alone):

@@ -24,7 +24,7 @@ def archive(
     /,
     *,
     once: Annotated[bool, flag("archive the entries that exist now, then exit")] = False,
-    every: Annotated[float | None, number("seconds between files; default 60", 0.1, DAY)] = None,
+    every: Annotated[float | None, number("seconds between files; default [archive] every, 60", 0.1, DAY)] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:

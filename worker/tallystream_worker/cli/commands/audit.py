@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.moments import format_moment, parse_moment
 from tallystream_worker.cli.options import DAY, AsJson, FromArchive, MetricsHost, MetricsPort, Where, number, positive
@@ -62,6 +63,8 @@ def audit(
         tallystream audit --snapshot tally.sqlite
         tallystream audit --from 2026-11-23 --to 2026-11-24
     """
+    if every is None and metrics_port is not None:
+        raise ConfigurationError("give --metrics-port only with --every: a single audit ends before it could be read")
     wanted = _Wanted(
         where.settings(),
         archive,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.backup import open_snapshot, snapshot_url
 from tallystream_worker.cli.options import DAY, AsJson, SnapshotUrl, Where, flag, number
 from tallystream_worker.cli.output import console, print_json
@@ -23,7 +24,7 @@ def snapshot(
     *,
     once: Annotated[bool, flag("take one snapshot, then exit")] = False,
     whole: Annotated[bool, flag("with --once: read all counters, not only the changed ones")] = False,
-    every: Annotated[float | None, number("seconds between snapshots; default 60", 0.1, DAY)] = None,
+    every: Annotated[float | None, number("seconds between snapshots; default [snapshot] every, 60", 0.1, DAY)] = None,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
@@ -31,6 +32,8 @@ def snapshot(
     from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415
     from tallystream_worker.snapshot.snapshotter import Snapshotter  # noqa: PLC0415
 
+    if whole and not once:
+        raise ConfigurationError("give --whole only with --once: later snapshots read only the changed counters")
     settings = where.settings()
     chosen = replace(settings.snapshot, url=snapshot_url(settings, url), every=every or settings.snapshot.every)
     settings = replace(settings, snapshot=chosen)

@@ -30,7 +30,8 @@ def up(
     """Run everything on one machine: server, worker and read service.
 
     Without --redis or TALLYSTREAM_REDIS_URL, an embedded server is started. It keeps its data in the folder --data, to
-    which a snapshot of the counters is also written every minute (snapshot.sqlite), unless [snapshot] names a database.
+    which a snapshot of the counters is also written (snapshot.sqlite), unless [snapshot] names a database; [snapshot]
+    every is the time between two snapshots, by default a minute.
     """
     settings = listening(where.settings(), host, port)
     log = logs.configure()
