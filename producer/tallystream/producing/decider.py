@@ -1,4 +1,4 @@
-"""Decisions: appends and counts one event in one script call, for callers that need the verdict at once."""
+"""Decisions: appends and counts one event in one script call, for callers that need the decision at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Reason = Literal["limit", "once", "duplicate"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict on one event that was counted at once.
+    """The decision on one event that was counted at once.
 
     Attributes:
         accepted: Whether the event changed the total: it was within the limit, or it is now the vote of its actor.
@@ -76,7 +76,7 @@ class Decider:
         self._places = {deployment.generation: BucketResolver(deployment.rules)}
 
     def __call__(self, event: Event) -> Decision:
-        """Append and count one event in one round trip, and return the verdict.
+        """Append and count one event in one round trip, and return the decision.
 
         Raises:
             EventError: the event breaks a rule of its metric, its total would exceed the largest amount, or by the

@@ -1,4 +1,4 @@
-"""Tests of the warnings about servers with known security holes."""
+"""Tests of the warnings about servers with known vulnerabilities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from tallystream_worker.server.advisory import lua_advice, warn_of_holes
+from tallystream_worker.server.advisory import lua_advice, warn_of_vulnerabilities
 
 if TYPE_CHECKING:
     from tests.servers import Server
@@ -40,8 +40,8 @@ def test_advice(info: dict[str, str], said: str | None) -> None:
 def test_a_server_is_asked(server: Server) -> None:
     """The worker warns of its server if its user may read the version; otherwise it logs nothing."""
     with capture_logs() as said:
-        warn_of_holes(server.url, structlog.get_logger())
-        warn_of_holes("redis://127.0.0.1:1", structlog.get_logger())
+        warn_of_vulnerabilities(server.url, structlog.get_logger())
+        warn_of_vulnerabilities("redis://127.0.0.1:1", structlog.get_logger())
     info = server.client().info("server")
     expected = lua_advice(info)
     assert [line["problem"] for line in said] == ([] if expected is None else [expected])

@@ -71,7 +71,7 @@ def to_partitions(
                 settings, deployment, partitions, rules=rules, archive=archive, accept_loss=accept_loss, show=show
             )
     if json:
-        print_json({"partitions": partitions, "before": before, "log": layout.topic, "moved": is_needed})
+        print_json({"partitions": partitions, "before": before, "topic": layout.topic, "moved": is_needed})
         return
     if not is_needed:
         console.print(f"there are already {partitions} partitions")

@@ -117,10 +117,10 @@ class StatusScreen:
             figure = f"{series[-1]:,.0f}{unit}" if series else "-"
             rates.add_row(name, Text(figure, style="bold", justify="right"), Text(sparkline(series, bars), style=style))
         return Group(
-            self._verdict(ledger), Text(""), rates, Text(""), self._partitions(ledger, width), self._events(ledger)
+            self._balance(ledger), Text(""), rates, Text(""), self._partitions(ledger, width), self._events(ledger)
         )
 
-    def _verdict(self, ledger: LedgerSummary) -> Text:
+    def _balance(self, ledger: LedgerSummary) -> Text:
         if ledger.unaccounted is None:
             return Text(f"ledger open: {_count(ledger.lag)} entries are not counted yet", style="yellow")
         if ledger.unaccounted:

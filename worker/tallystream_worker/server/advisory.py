@@ -1,4 +1,4 @@
-"""Warns of servers with known security holes in the Lua engine, such as CVE-2025-49844.
+"""Warns of servers with known vulnerabilities in the Lua engine, such as CVE-2025-49844.
 
 On such a server, a client that may run scripts can run code in the server process. So it matters if producers are
 trusted less than the server.
@@ -26,8 +26,8 @@ FIXED: Final = {
 """The first patch release with the fix, by server and release line, as the projects announced it in October 2025."""
 
 
-def warn_of_holes(url: str, log: FilteringBoundLogger) -> None:
-    """Connect to the server at `url`, and log a warning if it is known to have a security hole in its Lua engine.
+def warn_of_vulnerabilities(url: str, log: FilteringBoundLogger) -> None:
+    """Connect to the server at `url`, and log a warning if it is known to have a vulnerability in its Lua engine.
 
     Do nothing if the server does not reply, or its version is unknown.
 
@@ -41,9 +41,12 @@ def warn_of_holes(url: str, log: FilteringBoundLogger) -> None:
 
 
 def lua_advice(info: Mapping[str, Any]) -> str | None:
-    """Return a sentence of advice if a server has, or may have, the hole; `None` if not, or if its version is unknown.
+    """Return a sentence of advice if a server has, or may have, the vulnerability; otherwise `None`.
 
-    A release line without a fix by its authors may have the hole; a line after the newest one of `FIXED` has not.
+    If the version is unknown, return `None` too.
+
+    A release line without a fix by its authors may have the vulnerability; a line after the newest one of `FIXED` does
+    not have it.
 
     Args:
         info: The fields of `INFO server`.
@@ -62,11 +65,12 @@ def lua_advice(info: Mapping[str, Any]) -> str | None:
     fixed = lines.get((major, minor))
     if fixed is None:
         return (
-            f"{name} {version} is in a release line without a fix for CVE-2025-49844 (a hole in Lua scripts) from "
-            "its authors; some distributions add the fix under the same version: check yours, or upgrade"
+            f"{name} {version} is in a release line without a fix for CVE-2025-49844 (a vulnerability in Lua scripts) "
+            "from its authors; some distributions add the fix under the same version: check yours, or upgrade"
         )
     if patch < fixed:
         return (
-            f"{name} {version} has a hole in Lua scripts (CVE-2025-49844): upgrade to {major}.{minor}.{fixed} or later"
+            f"{name} {version} has a vulnerability in Lua scripts (CVE-2025-49844): "
+            f"upgrade to {major}.{minor}.{fixed} or later"
         )
     return None

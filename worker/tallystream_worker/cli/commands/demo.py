@@ -52,10 +52,10 @@ METRICS: Final = {"view": 80, "like": 12, "share": 5, "clap": 3}
 """The demo's metrics with their share of the load, in percent."""
 
 TRICKLE: Final = 400
-"""Events a second that the demo emits after it has printed the verdict."""
+"""Events a second that the demo emits after it has printed the result."""
 
 ACTORS: Final = 5_000
-"""Number of different actors in the events after the verdict."""
+"""Number of different actors in the events after the result."""
 
 STALL: Final = 60.0
 """Seconds without progress after which the demo gives up."""
@@ -67,7 +67,7 @@ _CHUNK: Final = 5_000
 def demo(
     *,
     events: Annotated[int, whole("events to emit", 1)] = 1_000_000,
-    once: Annotated[bool, flag("exit after the verdict")] = False,
+    once: Annotated[bool, flag("exit after the result")] = False,
     port: Port = None,
     seed: Annotated[int, whole("seed of the load: the same seed gives the same load")] = 1,
     where: Where = Where(),
@@ -107,7 +107,7 @@ class Demo:
         events: Number of events to emit.
         seed: Seed of the load.
         stop: Ends the demo when it is set.
-        serve_on: After the verdict, keep serving with a small load until `stop` is set.
+        serve_on: After the result, keep serving with a small load until `stop` is set.
         port_is_given: The user chose the port; otherwise any free port is used if the default one is taken.
     """
 
@@ -155,7 +155,7 @@ class Demo:
                     process.join()
             if not finished:
                 return 130 if self._stop.is_set() else self._stalled(totals)
-            status = self._verdict(totals, time.monotonic() - began)
+            status = self._result(totals, time.monotonic() - began)
             if self._serve_on and status == 0:
                 error_console.print(
                     f"now emitting {TRICKLE} events/s: open {url} (one counter: {url}/v1/counters/article:1)\n"
@@ -215,8 +215,8 @@ class Demo:
         )
         return 1
 
-    def _verdict(self, totals: Totals, seconds: float) -> int:
-        """Compare every counter with the sums of the same load; print the verdict and return the exit status."""
+    def _result(self, totals: Totals, seconds: float) -> int:
+        """Compare every counter with the sums of the same load; print the result and return the exit status."""
         expected: Counter[tuple[str, str]] = Counter()
         for seed, share in zip(self._seeds, self._shares, strict=True):
             expected.update((subject, metric) for metric, subject in load(seed, share))

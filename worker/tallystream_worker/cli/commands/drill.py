@@ -34,19 +34,19 @@ def drill(
         open_snapshot(settings, url, is_there=True) as database,
     ):
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
-        verdict = try_out(client, database, deployment, open_archive(settings, archive, database))
+        result = try_out(client, database, deployment, open_archive(settings, archive, database))
     seconds = time.monotonic() - began
     if json:
-        print_json({**asdict(verdict), "seconds": round(seconds, 3)})
-    elif verdict.differing:
+        print_json({**asdict(result), "seconds": round(seconds, 3)})
+    elif result.differing:
         print_table(
-            f"{verdict.differing:,} of {verdict.compared:,} values DIFFER",
+            f"{result.differing:,} of {result.compared:,} values DIFFER",
             ["value", "live", "restored"],
             [
                 [" ".join((each.table, *each.key)), each.live or "-", each.restored or "-"]
-                for each in verdict.differences
+                for each in result.differences
             ],
         )
     else:
-        console.print(f"0 of {verdict.compared:,} values differ; everything was restored in {seconds:.1f} s")
-    return 1 if verdict.differing else 0
+        console.print(f"0 of {result.compared:,} values differ; everything was restored in {seconds:.1f} s")
+    return 1 if result.differing else 0

@@ -54,12 +54,12 @@ def rebuild(
         deployment = Deployment.load(client, settings.redis.namespace)
         if drop:
             removed = {generation: remove(client, deployment, generation) for generation in sorted(deployment.others)}
-            logs = drop_topics(client, deployment)
+            topics = drop_topics(client, deployment)
             if json:
-                print_json({"removed": removed, "logs": logs})
+                print_json({"removed": removed, "topics": topics})
             else:
                 named = {f"generation {each}": keys for each, keys in removed.items()}
-                named |= {f"topic {each}": keys for each, keys in logs.items()}
+                named |= {f"topic {each}": keys for each, keys in topics.items()}
                 said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
                 console.print(f"removed {said or 'nothing: there is only the live generation'}")
             return

@@ -35,7 +35,7 @@ class Status(LedgerSummary, frozen=True):
     moving: int | None
     """Number of the topic that a repartition is filling, if one is."""
 
-    kept_log: int | None
+    kept_topic: int | None
     """Number of the topic that is kept from before the last repartition, if one is."""
 
     clock_step: ClockStep | None
@@ -66,7 +66,7 @@ def status(
                 hottest=hottest,
                 building=deployment.building,
                 moving=deployment.moving,
-                kept_log=deployment.kept,
+                kept_topic=deployment.kept,
                 clock_step=step,
             )
         )

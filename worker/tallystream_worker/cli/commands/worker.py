@@ -11,7 +11,7 @@ from tallystream_worker.cli.options import MAX_PROCESSES, MetricsHost, MetricsPo
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.runtime.processes import run_many, run_one
-from tallystream_worker.server.advisory import warn_of_holes
+from tallystream_worker.server.advisory import warn_of_vulnerabilities
 
 if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
@@ -34,7 +34,7 @@ def worker(
     settings = [_with_options(each, name, processes) for each in tenants.settings()]
     log = logs.configure()
     for url in {each.redis.url for each in settings}:
-        warn_of_holes(url, log)
+        warn_of_vulnerabilities(url, log)
     run = run_many if settings[0].worker.processes > 1 else run_one
     return run(settings, log, metrics_port, metrics_host)
 
