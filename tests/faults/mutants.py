@@ -510,4 +510,31 @@ MUTANTS: Final = (
         (Edit("tallystream/deployment.py", "return time.time() + self.clock_ahead", "return time.time()"),),
         tests=(f"{_EXPIRY}::test_a_reader_with_a_wrong_clock_reads_the_same",),
     ),
+    Mutant(
+        "retry-loses-retracted",
+        (
+            Edit(
+                "tallystream_worker/dead_letters/retry.py",
+                " + result.retracted.total()",
+                "",
+            ),
+        ),
+        tests=("tests/integration/dead_letters/test_store.py::test_a_retry_leaves_out_retracted_events",),
+    ),
+    Mutant(
+        "waits-for-the-earlier-topic",
+        (Edit("tallystream_worker/cli/commands/ingest.py", "if layout.topic != topic:", "if False:"),),
+        tests=("tests/integration/repartition/test_migration.py::test_an_ingest_waits_across_a_move",),
+    ),
+    Mutant(
+        "results-left-in-the-queue",
+        (
+            Edit(
+                "tallystream_worker/ingest/pool.py",
+                "        while left:",
+                "        while left and any(process.is_alive() for process in workers):",
+            ),
+        ),
+        tests=("tests/process/test_ingest_process.py::test_results_of_processes_that_have_exited_are_read",),
+    ),
 )
