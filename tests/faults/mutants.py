@@ -434,7 +434,7 @@ MUTANTS: Final = (
                 "return self.expire | self.closes",
             ),
         ),
-        tests=(f"{_AUDIT}::test_expired_uniques_are_no_difference",),
+        tests=(f"{_AUDIT}::test_a_bucket_that_expires_while_it_is_read_is_no_difference",),
     ),
     Mutant(
         "places-of-a-sketch-compared",
@@ -483,6 +483,8 @@ MUTANTS: Final = (
                 "return closes > 0 and closes + KEPT <= now",
                 "return false",
             ),
+            # Without this, the new key would expire at once.
+            Edit("tallystream/storage/lua/lib/buckets.lua", "closes + KEPT))", "closes + 99 * 86400000))"),
         ),
         tests=(f"{_EXPIRY}::test_an_entry_that_waited_does_not_bring_a_bucket_back",),
     ),

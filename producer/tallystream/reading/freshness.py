@@ -40,12 +40,12 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     error: float = 0
 
 
-class Span(msgspec.Struct, frozen=True):
-    """A range of time, in seconds since 1970.
+class Gap(msgspec.Struct, frozen=True):
+    """A part of a range of time that a figure does not cover, in seconds since 1970.
 
     Attributes:
-        start: The first second of the range.
-        end: The first second after the range.
+        start: The first second of the part.
+        end: The first second after it.
     """
 
     start: int
@@ -68,7 +68,7 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
     start: int | None
     end: int | None
     complete: bool = True
-    missing: list[Span] = []
+    missing: list[Gap] = []
 
 
 class Freshness(TypedDict):

@@ -9,7 +9,7 @@ import msgspec
 
 from tallystream.errors import EventError
 from tallystream.reading.counters import floored, query_counters
-from tallystream.reading.freshness import Freshness, RangeFigure, Span, freshness
+from tallystream.reading.freshness import Freshness, Gap, RangeFigure, freshness
 from tallystream.reading.query import Answer, Command, Query, raise_on_error
 from tallystream.rules.windows import Bucket, bucket, cover, seconds
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
@@ -83,7 +83,7 @@ class Bounds(TypedDict):
     start: int | None
     end: int | None
     complete: bool
-    missing: list[Span]
+    missing: list[Gap]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Covered:
     def bounds(self) -> Bounds:
         """The bounds of the figure, and what has expired of the range."""
         start, end = self.buckets[0][1].start, self.buckets[-1][1].end
-        missing = [Span(self.asked, start)] if start > self.asked else []
+        missing = [Gap(self.asked, start)] if start > self.asked else []
         return {"start": start, "end": end, "complete": not missing, "missing": missing}
 
 

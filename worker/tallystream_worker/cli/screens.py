@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tallystream.reading.freshness import Span
+from tallystream.reading.freshness import Gap
 from tallystream.reading.leaderboards import Place
 from tallystream.reading.ledger import LedgerSummary
 from tallystream_worker.cli.bounds import bounds_note
@@ -71,7 +71,7 @@ class LeaderboardRates(msgspec.Struct, frozen=True):
     complete: bool
     """Whether the values cover the whole range that was asked for."""
 
-    missing: list[Span]
+    missing: list[Gap]
     """The parts of it that have expired."""
 
 
