@@ -194,6 +194,7 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
             field=round((held["total, hour, day"] - held["total"]) / 2, 1),
             votes=round(held["total, vote of 1 actor"] - held["total"] - _vote(held), 1),
             vote=round(_vote(held), 1),
+            id=round(held["total, 1 id"] - held["total"], 1),
             unique=round(held["total, 1 unique actor a day"] - held["total"], 1),
             actor=round(actor, 1),
             member=round(member, 1),

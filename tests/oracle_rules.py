@@ -1,7 +1,7 @@
 """The definition of correct for the counting rules: what `tally` returns for valid events is what must be counted.
 
-Like `oracle.py` it has no Redis and no order. A rule takes all events of a metric and subject at once, and uses only
-their fields: time, amount, actor and id.
+Like `oracle.py` it has no Redis and no order of arrival. A rule takes all events of a metric and subject at once, and
+uses only what never changes: their time, amount, actor and id, and their place in the log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from tallystream.rules.windows import bucket
+from tallystream.rules.windows import bucket, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Metric
 
 
+LENGTHS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 31 * 86_400}
+"""Seconds between two events with one id up to which they are copies, by the value of `ids`."""
+
+
 @dataclass(frozen=True)
 class Happened:
     """A valid event; `at` is its time and `received` the time of its entry (see `received`), both in milliseconds.
 
-    Its days and months begin in `zone`.
+    Its days and months begin in `zone`. `place` is its place in the log: the two numbers of its entry's ID, and its place
+    in the entry.
     """
 
     metric: str
@@ -36,6 +41,7 @@ class Happened:
     actor: str | None = None
     id: str | None = None
     zone: str = "UTC"
+    place: tuple[int, ...] = ()
 
     def bucket(self, window: str) -> str:
         """Return the label of the bucket of a window that contains the event's time."""
@@ -124,13 +130,12 @@ def tally(events: Iterable[Happened], rules: dict[str, Metric], books: Books | N
         of_subject = happened
         rule = rules[metric]
         books.ledger["appended"] += len(of_subject)
-        limit = None if rule.late_seconds is None else rule.late_seconds * 1000
-        late = [event for event in of_subject if limit is not None and event.received - event.at > limit]
-        if rule.rejects_late:
-            books.move("late", metric, len(late))
-            of_subject = [event for event in of_subject if event not in late]
-        else:
-            books.ledger[f"late-counted@{metric}"] += len(late)
+        late = [event for event in of_subject if is_late(event, rule)]
+        aside = [event for event in late if rule.rejects_late or has_kept_id(event, rule)]
+        if aside:
+            books.move("late", metric, len(aside))
+            of_subject = [event for event in of_subject if event not in aside]
+        books.ledger[f"late-counted@{metric}"] += len(late) - len(aside)
         if rule.once is not None:
             vote(of_subject, rule, books)
         elif rule.limit is not None:
@@ -142,23 +147,45 @@ def tally(events: Iterable[Happened], rules: dict[str, Metric], books: Books | N
     return books
 
 
-def unrepeated(events: list[Happened], rule: Metric, books: Books) -> list[Happened]:
-    """Return the events without repeated ids: in each period of `ids`, the earliest event with an id stays.
+def has_kept_id(event: Happened, rule: Metric) -> bool:
+    """Return whether the event has an id that counts once under the rules of its metric."""
+    return event.id is not None and rule.ids is not None and rule.once is None
 
-    The others are added to the ledger as duplicates.
+
+def is_late(event: Happened, rule: Metric) -> bool:
+    """Return whether an event is older than its metric accepts; with an id, the default is 7 days."""
+    late = rule.late_seconds
+    if has_kept_id(event, rule):
+        late = seconds(rule.accept_late or "7d")
+    return late is not None and event.received - event.at > late * 1000
+
+
+def unrepeated(events: list[Happened], rule: Metric, books: Books) -> list[Happened]:
+    """Return the events without repeated ids: of copies, the earliest event stays.
+
+    Events with one id are copies if each is at most the length of `ids` after the one before. The others are added to
+    the ledger as duplicates.
     """
-    standing = [event for event in events if event.id is None or rule.ids is None]
-    with_id = [event for event in events if event.id is not None and rule.ids is not None]
-    for _, copies in grouped(with_id, lambda event: (event.id, event.bucket(rule.ids or ""))):
-        standing.append(min(copies, key=lambda event: (event.at, event.amount)))
-        books.move("duplicate", copies[0].metric, len(copies) - 1)
+    standing = [event for event in events if not has_kept_id(event, rule)]
+    with_id = [event for event in events if has_kept_id(event, rule)]
+    for _, same in grouped(with_id, lambda event: event.id):
+        last = None
+        for event in sorted(same, key=lambda event: (event.at, event.amount, event.received)):
+            if last is None or event.at - last > LENGTHS[rule.ids or ""] * 1000:
+                standing.append(event)
+            else:
+                books.move("duplicate", event.metric, 1)
+            last = event.at
     return standing
 
 
 def vote(events: list[Happened], rule: Metric, books: Books) -> None:
-    """Count one vote per actor and period, the latest; add the others to the ledger as `rejected:once`."""
+    """Count one vote per actor and period, the latest, and among equal times the one that is later in the log.
+
+    Add the others to the ledger as `rejected:once`.
+    """
     for _, votes in grouped(events, lambda event: (event.actor, event.bucket(rule.once or ""))):
-        stands = max(votes, key=lambda event: (event.at, event.amount))
+        stands = max(votes, key=lambda event: (event.at, event.place))
         books.add(stands, rule, stands.amount)
         books.up[stands.metric, stands.subject] += stands.amount > 0
         books.move("counted", stands.metric, 1)

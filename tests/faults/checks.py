@@ -12,6 +12,7 @@ from tallystream.errors import CodecError, EventError
 from tallystream.reading.ledger import query_ledger
 from tallystream.wire import codec
 from tallystream.wire.event import MAX_AHEAD
+from tallystream.wire.stream_id import parse_id
 from tests.faults.failure import Failure
 from tests.faults.processes import RULES
 from tests.faults.watch import PAIR
@@ -159,15 +160,16 @@ def _told(id_: bytes, fields: dict[bytes, bytes]) -> Iterator[Happened]:
 
     An entry that cannot be decoded yields none.
     """
+    entry = parse_id(id_.decode())
     received = codec.received_of(id_.decode(), fields)
     try:
         payload = codec.decode(fields, received)
     except (CodecError, EventError):
         return
-    for metric, subject, amount, events, at, actor, event_id in _events(payload):
+    for n, (metric, subject, amount, events, at, actor, event_id) in enumerate(_events(payload)):
         if metric not in RULES.metric or at > received + MAX_AHEAD * 1000:
             continue
-        yield Happened(metric, subject, amount, at, received, actor, event_id)
+        yield Happened(metric, subject, amount, at, received, actor, event_id, place=(*entry, n))
         # A packed sum represents several events. Their single amounts do not matter to a plain count, so the first
         # gets the whole amount.
         for _ in range(events - 1):

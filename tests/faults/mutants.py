@@ -80,6 +80,11 @@ _GATE: Final = "if #pending < #ids then"
 _NO_GATE: Final = Edit(_APPLY, _GATE, "if false then")
 _AGAIN: Final = Edit(_APPEND, "if sequence <= last then", "if false then")
 
+_IDS: Final = "tests/integration/counting/test_ids.py"
+_VOTE_ORDER: Final = "tests/integration/counting/test_vote_order.py"
+_EVENT_IDS: Final = "tallystream/storage/lua/rules/event_ids.lua"
+_FORGET_IDS: Final = "tallystream/storage/lua/rules/forget_ids.lua"
+
 MUTANTS: Final = (
     Mutant("no-gate", (_NO_GATE,), (25, 26), "BPLM"),
     Mutant(
@@ -90,7 +95,7 @@ MUTANTS: Final = (
                 "local pending = {}",
                 "local early = plan(batch, KEYS[3])\nif #early.rejected == 0 then write(early) end\nlocal pending = {}",
             ),
-            Edit(_APPLY, "write(planned)\nreturn", "return"),
+            Edit(_APPLY, "write(planned)\nif forgetting", "if forgetting"),
         ),
         (25, 26),
         "BPLM",
@@ -174,7 +179,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/storage/lua/rules/votes.lua",
-                "replaces = at > old_at or (at == old_at and amount > old_amount)",
+                "replaces = at > old_at or (at == old_at and is_later(vote[i], old_place))",
                 "replaces = true",
             ),
         ),
@@ -430,8 +435,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/rules/batch.py",
-                "return self.expire | self.closes | {prefix: until for _, prefix, until in self._uniques}",
-                "return self.expire | self.closes",
+                "return self.expire | self.closes | self._id_ends | {prefix: until for _, prefix, until in self._uniques}",
+                "return self.expire | self.closes | self._id_ends",
             ),
         ),
         tests=(f"{_AUDIT}::test_a_bucket_that_expires_while_it_is_read_is_no_difference",),
@@ -538,5 +543,71 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/process/test_ingest_process.py::test_results_of_processes_that_have_exited_are_read",),
+    ),
+    Mutant(
+        "ids-of-one-period",
+        (Edit(_EVENT_IDS, "local reach = earlier and records.latest(earlier) + apart or -1", "local reach = -1"),),
+        tests=(f"{_IDS}::test_a_copy_over_midnight_is_a_copy",),
+    ),
+    Mutant(
+        "later-copy-stays-counted",
+        (Edit(_EVENT_IDS, "  if later and last > last_before then", "  if false then"),),
+        tests=(f"{_IDS}::test_copies_equal_the_oracle_in_any_order",),
+    ),
+    Mutant(
+        "late-ids-count",
+        (
+            Edit(
+                "tallystream_worker/counting/lateness.py",
+                "by_id = has_id and rule.keeps_ids",
+                "by_id = False",
+            ),
+        ),
+        tests=(f"{_IDS}::test_an_id_counts_once_while_it_is_accepted",),
+    ),
+    Mutant(
+        "ids-forgotten-by-the-clock",
+        (
+            Edit(_FORGET_IDS, "tonumber(oldest) >= streams.parse_id(ids[1])", "false"),
+            Edit(_FORGET_IDS, "math.min(now, oldest_uncounted(stream, group))", "now"),
+        ),
+        tests=(f"{_IDS}::test_ids_of_a_backlog_are_kept",),
+    ),
+    Mutant(
+        "ids-forgotten-at-once",
+        (Edit(_FORGET_IDS, "is_due = since and since <= now - AGAIN", "is_due = true"),),
+        tests=(f"{_IDS}::test_a_clock_that_jumps_forgets_no_ids",),
+    ),
+    Mutant(
+        "forgotten-ids-count-as-new",
+        (Edit(_EVENT_IDS, "if seen[6] <= (forgotten[rule.metric] or -1) then", "if false then"),),
+        tests=(f"{_IDS}::test_forgotten_ids_are_never_counted_as_new",),
+    ),
+    Mutant(
+        "largest-vote-of-equal-times",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/votes.lua",
+                "(at == old_at and is_later(vote[i], old_place))",
+                "(at == old_at and amount > old_amount)",
+            ),
+        ),
+        tests=(f"{_VOTE_ORDER}::test_the_later_place_counts",),
+    ),
+    Mutant(
+        "votes-out-of-order-in-the-entry",
+        (
+            Edit(
+                "tallystream/wire/packer.py",
+                " and id_ is None and metric not in self.ordered:",
+                " and id_ is None:",
+            ),
+        ),
+        tests=(f"{_VOTE_ORDER}::test_the_later_place_counts",),
+    ),
+    Mutant(
+        "dead-votes-without-places",
+        (Edit("tallystream_worker/counting/fold_payload.py", "        if earlier:\n", "        if False:\n"),),
+        tests=(f"{_VOTE_ORDER}::test_dead_letters_keep_their_places",),
     ),
 )

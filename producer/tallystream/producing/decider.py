@@ -125,7 +125,8 @@ class Decider:
         ledger = {"counted": 1, f"counted@{event.metric}": 1} if batch.sums else {}
         total_key = keys.total(event.metric, event.subject)
         names = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]
-        may_be_late = "" if rule.late_seconds is None else rule.late_seconds * 1000
+        late = rule.late_seconds if event.id is None or not rule.keeps_ids else rule.id_late_seconds
+        may_be_late = "" if late is None else late * 1000
         times = [at, may_be_late, MAX_AHEAD * 1000]
         arguments = [batch.encode([], ledger), keys.generation, total_key, *times, *entry]
         (answer, *details), unconfirmed = self._durability.run(_DECIDE, self._client, names, arguments)
@@ -137,8 +138,8 @@ class Decider:
                 "try again when the workers have caught up"
             )
         if answer == b"late":
-            seconds = f"{rule.late_seconds:,} seconds"
-            raise EventError("at", f"is more than {seconds} ago by the server's clock, too late for {event.metric}")
+            ago = "too long" if late is None else f"more than {late:,} seconds"
+            raise EventError("at", f"is {ago} ago by the server's clock, too late for {event.metric}")
         if answer == b"ahead":
             raise EventError("at", f"is more than {MAX_AHEAD:,} seconds in the future by the server's clock")
         if answer != b"decided":

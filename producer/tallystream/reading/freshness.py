@@ -32,7 +32,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         as_of: The stream ID up to which every entry is in the figures.
         lag: The number of entries that are not in the figures yet; `null` if it is not known.
         error: By how much a figure may be wrong; 0 if all are exact. It does not include events that the Bloom filter
-            of `seen = "bloom"` takes for duplicates: with 400,000 ids in it, 1 new event in 6,600.
+            of `seen = "bloom"` takes for duplicates: with 400,000 ids in a period, 1 new event in 3,300.
     """
 
     as_of: str

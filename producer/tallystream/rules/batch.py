@@ -7,12 +7,12 @@ summed. Rules with state (votes, ids) need each event separately.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from tallystream.rules.alert_watch import looks, touches
-from tallystream.rules.windows import Bucket, bucket
+from tallystream.rules.windows import Bucket, bucket, id_length, id_period
 from tallystream.wire.window import WINDOWS
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ SKETCH_ROWS: Final = 4
 
 SKETCH_WIDTH: Final = 32_768
 """The number of cells in each row of a Count-Min Sketch, the same as in `sketches.lua`."""
+
+
+LogPlace: TypeAlias = tuple[int, int, int]
+"""The place of an event in the log: the two numbers of its entry's stream ID, and how many events of the same metric,
+subject, actor and time are before it in the entry."""
 
 
 class BucketSet:
@@ -132,12 +137,13 @@ class Batch:
         self.received = 0
         self.sums: dict[BucketSet, Counter[str]] = defaultdict(Counter)
         self.limited: dict[BucketSet, Counter[str]] = defaultdict(Counter)
-        self._seen: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)
+        self._seen: dict[tuple[str, Bucket], list[tuple[Any, ...]]] = defaultdict(list)
         self._votes: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
         self._uniques: dict[tuple[str, str, int], dict[str, set[str]]] = {}
         self._rules: dict[str, Metric] = {}
         self.expire: dict[str, int] = {}
         self.closes: dict[str, int] = {}
+        self._id_ends: dict[str, int] = {}
         self._places: dict[BucketSet, int] = {}
 
     def add(
@@ -148,9 +154,11 @@ class Batch:
         at: int,
         actor: str | None,
         id_: str | None,
+        logged: LogPlace | None = None,
+        *,
         received: int = 0,
     ) -> None:
-        """Add one event, which `Rules.refuse` must have accepted.
+        """Add one event, which `Rules.refuse` must have accepted, and which is not too late for its rule.
 
         Args:
             place: The place of its metric and minute, without buckets that had closed at `received`.
@@ -159,20 +167,25 @@ class Batch:
             at: Its time, in milliseconds since 1970.
             actor: Its actor, if it has one.
             id_: Its id, if it has one.
+            logged: Its place in the log, if its metric has `once`; `None` if the script appends its entry.
             received: When the server received it, in milliseconds since 1970; 0 if the script finds out.
         """
         rule = place.rule
         if rule.once is not None and actor is not None:
             period = bucket(rule.once, at // 60_000, self._zone)
             key = self._keys.once(place.metric, period.label, subject)
-            record = f"{at} {amount} {place.text}"
-            self._votes[place.metric, key, subject].append((actor, amount, at, self._number(place), record))
+            record: tuple[Any, ...]
+            if logged is None:
+                record = (f"{at}@", f" {amount} {place.text}")  # the script writes the place between
+            else:
+                after, number, earlier = logged[0] - at, logged[1], logged[2]
+                in_entry = f".{earlier}" if earlier else ""
+                record = (f"{at}@{after}.{number}{in_entry} {amount} {place.text}", after, number, earlier)
+            self._votes[place.metric, key, subject].append((actor, amount, at, self._number(place), *record))
             self._keep(key, None if rule.once == "forever" else period.end, rule.late_seconds)
-        elif id_ is not None and rule.ids is not None and rule.exact:
-            period = bucket(rule.ids, at // 60_000, self._zone)
-            key = self._keys.seen(place.metric, period.label)
-            self._seen[place.metric, key].append((f"{subject}\n{id_}", subject, amount, at, self._number(place)))
-            self._keep(key, period.end, rule.late_seconds or _SEEN_LATE)
+        elif id_ is not None and rule.ids is not None:
+            period = id_period(rule.ids, at // 60_000)
+            self._seen[place.metric, period].append((f"{subject}\n{id_}", subject, amount, at, self._number(place)))
         elif rule.limit is not None:
             self.limited[place][subject] += amount
         else:
@@ -220,9 +233,9 @@ class Batch:
 
         That is when a bucket closes, or until when the state of a rule is kept.
 
-        A bucket of unique actors has the prefix of its keys.
+        A bucket of unique actors has the prefix of its keys. A period of ids is kept at least until then.
         """
-        return self.expire | self.closes | {prefix: until for _, prefix, until in self._uniques}
+        return self.expire | self.closes | self._id_ends | {prefix: until for _, prefix, until in self._uniques}
 
     @property
     def counters(self) -> int:
@@ -262,7 +275,10 @@ class Batch:
             "windows": windows,
             "sketches": sketches,
             "limited": limited,
-            "seen": [(numbers[metric], key, *events) for (metric, key), events in self._seen.items()],
+            "seen": [
+                (numbers[metric], *self._ids(metric, rules[metric], period), *events)
+                for (metric, period), events in self._seen.items()
+            ],
             "votes": [
                 (numbers[metric], key, subject, *events) for (metric, key, subject), events in self._votes.items()
             ],
@@ -277,6 +293,17 @@ class Batch:
         if not self._alerts.keys().isdisjoint(rules):
             self._watch(batch, rules)
         return _encode(batch)
+
+    def _ids(self, metric: str, rule: Metric, period: Bucket) -> tuple[Any, ...]:
+        """Return what the script needs to know about a period of ids: keys, bounds, and until when it is kept."""
+        assert rule.ids is not None  # noqa: S101  # else no event with an id was added
+        minute, length = period.start // 60, id_length(rule.ids)
+        before = id_period(rule.ids, minute - length // 60).label if period.start else ""  # "": there is none
+        labels = (period.label, before, id_period(rule.ids, minute + length // 60).label)
+        keys = [self._keys.seen(metric, label) for label in labels]
+        until = id_period_kept(rule, period)
+        self._id_ends[keys[0]] = until
+        return *keys, f"{period.end * 1000} {metric}:{period.label}", period.start * 1000, until
 
     def _watch(self, batch: dict[str, Any], rules: Mapping[str, Metric]) -> None:
         """Add to `batch` the alerts on its metrics, with the subjects and buckets for which the script checks them."""
@@ -356,6 +383,8 @@ class Batch:
             "quota": rule.max_subjects or 0,
             "sketch": keys.sketch(metric),
             "bloom": int(rule.seen == "bloom"),
+            "apart": 0 if rule.ids is None else id_length(rule.ids) * 1000,
+            "sketched": int(not rule.exact),
         }
 
     def _number(self, place: BucketSet) -> int:
@@ -379,8 +408,18 @@ class Batch:
 
 _NEVER: Final = 2**53
 
-_SEEN_LATE: Final = 7 * 86_400
-"""Seconds after the end of their period for which ids are kept, if the metric accepts events however late they are."""
+_ID_SLACK: Final = 3600
+"""Seconds for which ids are kept longer than needed: the entries of a log may not be quite in the order of time."""
+
+
+def id_period_kept(rule: Metric, period: Bucket) -> int:
+    """Return the millisecond until which the ids of a period are kept; 0 means forever.
+
+    An event that is received until then may be a copy of one in the period and not late. It is in the period itself,
+    or less than the length of `ids` after it.
+    """
+    late = rule.id_late_seconds
+    return _until(period.end, None if late is None else id_length(rule.ids or "day") + late + _ID_SLACK)
 
 
 def board_length(top: int) -> int:

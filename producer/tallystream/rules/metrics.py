@@ -26,7 +26,8 @@ RETENTION: Final[dict[str, str]] = {"minute": "2h", "hour": "8d", "day": "400d",
 """How long the buckets of a window are kept after their end, if the metric does not declare it."""
 
 STATE_LATE: Final = "7d"
-"""How late an event may be if a rule of its metric keeps state by period and `accept_late` is not declared."""
+"""How late an event may be if it has an id, or a rule of its metric keeps state by period, and `accept_late` is not
+declared."""
 
 MAX_TOP: Final = 10_000
 """The largest `top` of a metric, in subjects."""
@@ -44,8 +45,8 @@ Per = Literal["minute", "hour", "day", "month", "total"]
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The rules of one metric. Each attribute is a setting that `config/tallystream.toml` explains in full.
 
-    `unique`, `exact = false`, `max_subjects` and `seen = "bloom"` are approximations. A Bloom filter with 400,000 ids
-    takes 1 new id in 6,600 for a duplicate, and its event is not counted.
+    `unique`, `exact = false`, `max_subjects` and `seen = "bloom"` are approximations. With 400,000 ids in each
+    Bloom filter, 1 new id in 3,300 is taken for a duplicate, and its event is not counted.
 
     Attributes:
         description: A text for people.
@@ -58,13 +59,14 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             of days such as `30d`.
         limit: The number of events that count for a subject in each period `per`.
         per: The period of `limit`.
-        ids: The period in which events with the same id count once; `None` if ids are ignored.
+        ids: How far apart in time two events with the same id may be and still be copies, of which one counts; `None`
+            if ids are ignored.
         seen: Whether the ids are stored exactly or in a Bloom filter.
         exact: `False` if totals are estimated in a sketch.
         max_subjects: The number of subjects in each partition with an exact total; a sketch counts the others.
         accept_late: How late an event may be.
         late: Whether an event that is later than accepted is counted anyway (`count`), or only added to the ledger
-            (`aside`).
+            (`aside`). An event with an id that counts once is never counted late.
         spread: Whether the events of a subject may be counted in every partition.
     """
 
@@ -114,6 +116,19 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def late_seconds(self) -> int | None:
         """How many seconds late an event may be; `None` means that any event is accepted."""
         return seconds(self.accept_late or (STATE_LATE if self.remembers else "forever"))
+
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether an id counts once. In a metric with `once`, ids have no effect: the vote of an actor counts once."""
+        return self.ids is not None and self.once is None
+
+    @property
+    def id_late_seconds(self) -> int | None:
+        """How many seconds late an event with an id may be, if `keeps_ids`; `None` means that any event is accepted.
+
+        A later one is not counted: the ids that would show whether it is a copy may be forgotten.
+        """
+        return seconds(self.accept_late or STATE_LATE)
 
     @property
     def rejects_late(self) -> bool:

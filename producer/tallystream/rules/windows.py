@@ -24,6 +24,7 @@ _DURATION: Final = re.compile(r"([1-9][0-9]{0,6})([smhd])")
 
 
 _ALWAYS: Final = -(2**53)
+_ID_LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 31 * DAY}
 
 _FORMATS: Final = {"minute": "%Y-%m-%dT%H:%M", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
 
@@ -188,6 +189,35 @@ def _begins_within_an_hour(window: str, zone: str, since: int) -> Bucket | None:
         later = each.end + 6 * DAY
         each = _of_calendar(window, later if offset(each.start) == offset(later) else each.end, info)
     return None
+
+
+def id_length(ids: str) -> int:
+    """Return the seconds between two events with one id up to which they are copies, for a value of `ids`."""
+    return _ID_LENGTHS[ids]
+
+
+def id_period(ids: str, minute: int) -> Bucket:
+    """Return the period whose ids are stored together with those of a minute, for a value of `ids`.
+
+    Periods follow one another from 1970, have the length `id_length`, and do not depend on a time zone. So copies are
+    in one period or in neighbouring ones.
+    """
+    return bucket(_id_window(ids), minute)
+
+
+def labelled_id_period(ids: str, label: str) -> Bucket | None:
+    """Return the period of ids with a label that `id_period` makes; `None` if it makes no such label."""
+    return labelled(_id_window(ids), label)
+
+
+def next_id_label(ids: str, label: str) -> str:
+    """Return the label of the period of ids after that with a label; `""` if `label` is none of a period."""
+    period = labelled_id_period(ids, label)
+    return "" if period is None else id_period(ids, period.end // MINUTE).label
+
+
+def _id_window(ids: str) -> str:
+    return "31d" if ids == "month" else ids
 
 
 def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:

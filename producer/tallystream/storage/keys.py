@@ -228,15 +228,32 @@ class PartitionKeys:
         return f"{self.counters}limit:{metric}:{label}"
 
     def once(self, metric: str, label: str, subject: str) -> str:
-        """Hash: actor -> the vote that counts for a subject in the period `label`, `<at> <amount> <labels>`."""
+        """Hash: actor -> the vote that counts for a subject in the period `label`, `<at>@<place> <amount> <labels>`.
+
+        `rules/records.lua` describes the place: where the vote is in the log.
+        """
         return f"{self.counters}once:{metric}:{label}:{subject}"
 
     def seen(self, metric: str, label: str) -> str:
         """The IDs of the events of a period: a hash, or a Bloom filter if the metric has `seen = "bloom"`.
 
-        The hash is: subject, line feed and ID -> the event that counts, `<at> <amount> <labels>`.
+        The hash is: subject, line feed and ID -> the earliest event, `<at> <amount> <labels>`. If the latest event with
+        the ID in the period was later, `+<milliseconds>` follows the time.
         """
         return f"{self.counters}seen:{metric}:{label}"
+
+    @cached_property
+    def id_periods(self) -> str:
+        """Sorted set: `<end of the period> <metric>:<label>` of each `seen`, by the time until which it is kept.
+
+        The time is that of the log: a period is removed once no entry is left to count that was received earlier.
+        """
+        return self.counters + "periods"
+
+    @cached_property
+    def forgotten_ids(self) -> str:
+        """Hash: metric -> end of its last period of IDs that was removed; `!due` -> when a period was due to be."""
+        return self.counters + "forgotten"
 
     def unique(self, metric: str, label: str, subject: str) -> str:
         """HyperLogLog: the actors of one subject in one bucket."""

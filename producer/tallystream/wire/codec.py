@@ -18,10 +18,16 @@ clock's time in milliseconds since 1970: `t <milliseconds>`. Without `t`, the cl
     correction = [metric, subject, amount, at, finest]  an amount that an operator adds, without the metric's rules
     visits = [metric, minute, subjects, actors, moments]  singles of amount 1 with an actor and no id, in columns
 
+The events of an entry have an order, which decides between votes of one actor with the same `at`: visits come before
+singles, and each list is in the order in which its events were emitted.
+
 `minute` is whole minutes since 1970: no rule needs the time of a group's events more exactly. `at` of a single is
 milliseconds since 1970, and a moment is milliseconds since the beginning of the minute. A group has three forms, and
 visits have columns, because each of them folds at the speed of C or close to it. A release that does not support visits
 dead-letters their entry, because `n` states more events than it finds.
+
+A dead letter of one event has `i <n>` if n events of the same metric, subject, actor and time were before it in its
+entry: it keeps its place if it is retried.
 
 A repartition marks each entry that it copies from an earlier topic with `p copy`, and `q` is the millisecond of the
 original's stream ID. A copy has the `t` of its original.
@@ -196,11 +202,11 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
         return events
 
     def by_singles(self) -> Payload:
-        """Return a payload of the same events with each visit as a single."""
+        """Return a payload of the same events, in the same order, with each visit as a single."""
         if not self.visits:
             return self
         spelled = [single for visits in self.visits for single in visits.singles()]
-        return Payload(self.groups, self.singles + spelled, self.corrections)
+        return Payload(self.groups, spelled + self.singles, self.corrections)
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -295,6 +301,12 @@ def stated_events(fields: Mapping[bytes, bytes]) -> int:
     """Return the number of events that an entry states in field `n`; 1 if it is missing or not 1 to `MAX_EVENTS`."""
     stated = fields.get(b"n", b"")
     return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
+
+
+def earlier_events(fields: Mapping[bytes, bytes]) -> int:
+    """Return the number in field `i`: events that were before the one event of a dead letter; 0 if it is missing."""
+    earlier = fields.get(b"i", b"")
+    return int(earlier) if earlier.isdigit() and len(earlier) <= 7 else 0  # noqa: PLR2004  # 7 digits
 
 
 def id_time_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:

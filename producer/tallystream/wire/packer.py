@@ -27,9 +27,11 @@ class EntryBuilder:
         sums: By metric and minute, and by subject, the sum of other amounts and the number of their events.
         singles: Events with an id, with an actor and another amount than 1, or with a very large amount.
         visits: By metric and minute, the columns of events of amount 1 with an actor and without an id.
+        ordered: The metrics with an actor in `singles`. Their later events with an actor are singles too: an entry has
+            its visits before its singles, so the events of an actor keep their order.
     """
 
-    __slots__ = ("events", "singles", "size", "sums", "units", "visits")
+    __slots__ = ("events", "ordered", "singles", "size", "sums", "units", "visits")
 
     def __init__(self) -> None:
         self.events = 0
@@ -38,6 +40,7 @@ class EntryBuilder:
         self.sums: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
         self.singles: list[Single] = []
         self.visits: dict[tuple[str, int], Columns] = {}
+        self.ordered: set[str] = set()
 
     def add(self, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None) -> int:
         """Add one valid event, and return the bytes by which `size` grew.
@@ -51,7 +54,7 @@ class EntryBuilder:
             id_: Its id, if it has one.
         """
         self.events += 1
-        if actor is not None and amount == 1 and id_ is None:
+        if actor is not None and amount == 1 and id_ is None and metric not in self.ordered:
             minute, moment = divmod(int(at * 1000), MINUTE * 1000)
             subjects, actors, moments = self.columns(metric, minute)
             subjects.append(subject)
@@ -59,6 +62,8 @@ class EntryBuilder:
             moments.append(moment)
             grown = len(subject) + len(actor) + 5
         elif actor is not None or id_ is not None or not -_LARGE < amount < _LARGE:
+            if actor is not None:
+                self.ordered.add(metric)
             self.singles.append(Single(metric, subject, amount, int(at * 1000), actor, id_))
             grown = len(metric) + len(subject) + len(actor or "") + len(id_ or "") + 20
         elif amount == 1:

@@ -23,6 +23,7 @@ from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import partition_of
 from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
+from tallystream.wire.stream_id import parse_id
 from tests.harness import Harness
 from tests.oracle_rules import Happened, tally
 
@@ -31,10 +32,12 @@ RULES = Rules(
     {
         "view": Metric(windows=("hour", "day", "month"), top=5),
         "plain": Metric(ids=None),
+        "order": Metric(windows=("hour",), ids="hour"),
         "vote": Metric(windows=("day",), once="forever", top=5),
         "daily": Metric(windows=("hour",), once="day"),
         "call": Metric(windows=("hour", "day"), limit=3, per="hour"),
         "fast": Metric(limit=2, per="minute", accept_late="forever"),
+        "paid": Metric(windows=("day",), limit=2, per="day", ids="hour"),
         "aside": Metric(windows=("hour",), accept_late="2h", late="aside"),
         "tardy": Metric(accept_late="2h"),
     }
@@ -51,8 +54,9 @@ def happenings(draw) -> list[tuple[Event, bool]]:
     # Draw few of each in one example: rules have an effect if events have the same subject, actor, id or moment.
     metrics = draw(st.lists(st.sampled_from(list(RULES.metric)), min_size=1, max_size=3, unique=True))
     subjects = draw(st.lists(st.sampled_from(SUBJECTS), min_size=1, max_size=3, unique=True))
-    moments = [0, 1, 500, 59_000, HOUR, 3 * HOUR, 30 * HOUR, 50 * 24 * HOUR]
-    agos = draw(st.lists(st.sampled_from(moments), min_size=1, max_size=3, unique=True))
+    hours = [1, 2, 3, 20, 24, 30, 7 * 24, 50 * 24]
+    moments = [0, 1, 500, 59_000, *(hour * HOUR for hour in hours), HOUR + 1]
+    agos = draw(st.lists(st.sampled_from(moments), min_size=1, max_size=4, unique=True))
     for _ in range(draw(st.integers(1, 60))):
         metric = draw(st.sampled_from(metrics))
         rule = RULES.metric[metric]
@@ -64,17 +68,18 @@ def happenings(draw) -> list[tuple[Event, bool]]:
         actor = draw(st.sampled_from(["u1", "u2", "u3"])) if rule.once else draw(st.sampled_from([None, "u1"]))
         id_ = draw(st.sampled_from([None, None, "a", "b"]))
         event = Event(metric, draw(st.sampled_from(subjects)), amount, actor, (now - ago) / 1000, id_)
-        decided = draw(st.booleans()) and (rule.late_seconds is None or ago <= rule.late_seconds * 1000)
+        late = rule.late_seconds if id_ is None or not rule.keeps_ids else rule.id_late_seconds
+        decided = draw(st.booleans()) and (late is None or ago < late * 1000)
         drawn.append((event, decided))
     return drawn
 
 
-def said(event: Event, received: int) -> Happened:
+def said(event: Event, received: int, place: tuple[int, ...] = ()) -> Happened:
     """Return an appended event as the oracle takes it; an event that is packed in a group has the end of its minute."""
     at = int((event.at or 0) * 1000)
     if event.actor is None and event.id is None and abs(event.amount) < 2**40:
         at = at // 60_000 * 60_000 + 59_999
-    return Happened(event.metric, event.subject, event.amount, at, received, event.actor, event.id)
+    return Happened(event.metric, event.subject, event.amount, at, received, event.actor, event.id, place=place)
 
 
 def feed(harness: Harness, drawn: list[tuple[Event, bool]], chance: random.Random) -> list[Happened]:
@@ -89,14 +94,15 @@ def feed(harness: Harness, drawn: list[tuple[Event, bool]], chance: random.Rando
         pack = packs.pop(partition)
         appender.push(partition, SealedEntry(1, pack.events, pack.size, pack.build()))
         appender.send()
-        received = int(str(appender.last_ids[partition]).partition("-")[0])
-        happened.extend(said(event, received) for event in packed.pop(partition))
+        entry = parse_id(str(appender.last_ids[partition]))
+        happened.extend(said(event, entry[0], (*entry, n)) for n, event in enumerate(packed.pop(partition)))
 
     for event, decided in drawn:
         if decided:
-            received = int(decide(event).id.partition("-")[0])
+            entry = parse_id(decide(event).id)
             at = int((event.at or 0) * 1000)
-            happened.append(Happened(event.metric, event.subject, event.amount, at, received, event.actor, event.id))
+            fields = (event.metric, event.subject, event.amount, at, entry[0], event.actor, event.id)
+            happened.append(Happened(*fields, place=(*entry, 0)))
             continue
         partition = partition_of(event.subject, harness.layout.partitions)
         packs[partition].add(event.metric, event.subject, event.amount, event.at or 0, event.actor, event.id)

@@ -29,11 +29,13 @@ DEAD: Final = "XADD dead 1-1 events 3"
 PRODUCER: Final = "HSET seq p 1_1-1"
 WORDS: Final = "RPUSH cut:before" + 5001 * " w"
 LEDGERS: Final = "HSET ledger appended 1; HSET topic appended 1 plain 0"
+FORGOTTEN: Final = "HSET forgotten view 5"
 CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 
 CASES: Final = [
     # The script, its keys, commands that run before it, its arguments, the shape of its reply. An argument
-    # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `-` is the empty text, `_` in a value means a space.
+    # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `known:ID` one of an event with an id, `-` is the empty
+    # text, `_` in a value means a space.
     ("storage/append", "stream seq ledger", "", "1 p 1 1 x", "appended text"),
     ("storage/append", "stream seq ledger", PRODUCER, "1 p 1 1 x", "already text"),
     ("storage/append", "stream seq ledger", "", "1 p 2 1 x", "gap text"),
@@ -48,14 +50,16 @@ CASES: Final = [
     ),
     ("storage/decide", "stream live ledger topic seq", "HSET seq !limit 0", "batch:a 1 total:a v 1", "full text"),
     ("storage/decide", "stream live ledger topic seq", FULL, "batch:full 1 total:full v 1", "rejected"),
+    ("storage/decide", "stream live ledger topic seq", FORGOTTEN, "known 1 total:a v 1", "late"),
     ("storage/decide", "stream live ledger topic seq", "SET live 2", "batch:a 1 total:a v 1", "switched"),
-    ("storage/init_deployment", "meta", "", "layout 1", "created text text"),
-    ("storage/init_deployment", "meta", "HSET meta layout 1", "layout 2", "loaded text text"),
+    ("storage/init_deployment", "meta", "", "layout 2", "created text text"),
+    ("storage/init_deployment", "meta", "HSET meta layout 2", "layout 3", "loaded text text"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1 1", "applied"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1:2-1 1", "stale text"),
     ("counting/apply", "stream dead ledger live", "SET live 2", "g batch:a:1-1 1", "switched"),
     ("counting/apply", "stream dead ledger live", f"{PENDING}; {FULL}", "g batch:full:1-1 1", "rejected text text"),
     ("dead_letters/retry", "dead dead ledger live", DEAD, "batch:a:1-1 1", "applied"),
+    ("dead_letters/retry", "dead dead ledger live", f"{DEAD}; {FORGOTTEN}", "known:1-1 1", "forgotten"),
     ("dead_letters/retry", "dead dead ledger live", "", "batch:a:1-1 1", "stale"),
     ("dead_letters/retry", "dead dead ledger live", "SET live 2", "batch:a:1-1 1", "switched"),
     ("dead_letters/retry", "dead dead ledger live", f"{DEAD}; {FULL}", "batch:full:1-1 1", "rejected text text"),
@@ -129,16 +133,22 @@ def run(client: redis.Redis, script: str, keys: str, arguments: str) -> Any:
 def argument(word: str) -> str | bytes:
     """Return the argument of a script for a word of `CASES`."""
     kind, *rest = word.split(":")
+    if kind == "known":
+        seen = (1, "seen:view:a", "seen:view:", "seen:view:c", "5 view:a", 0, 0, ("a\nx", "a", 1, 1, 1))
+        return batch("a", *rest, sums=(), seen=(seen,), labels=({1: "", "text": ""},))
     return batch(*rest) if kind == "batch" else "" if word == "-" else word
 
 
-def batch(subject: str, *ids: str) -> bytes:
-    """Return a batch, in msgpack, that adds 1 to a counter and acknowledges the entries with these IDs."""
+def batch(subject: str, *ids: str, **more: Any) -> bytes:
+    """Return a batch, in msgpack, that adds 1 to a counter and acknowledges the entries with these IDs.
+
+    `more` replaces columns of the batch.
+    """
     rule = {"metric": "view", "total": "total:", "up": "up:", "windows": [], "limit": 0, "limits": "limit:"}
-    rule |= {"top": 0, "tops": [], "quota": 0, "sketch": "sketch", "bloom": 0}
+    rule |= {"top": 0, "tops": [], "quota": 0, "sketch": "sketch", "bloom": 0, "apart": 1, "sketched": 0}
     empty = ("labels", "windows", "sketches", "limited", "seen", "votes", "uniques", "expire")
     columns = {"sums": [(1, [subject], [1])], "ledger": ["counted", 1]}
-    return msgspec.msgpack.encode({"ids": ids, "rules": [rule], **dict.fromkeys(empty, ()), **columns})
+    return msgspec.msgpack.encode({"ids": ids, "rules": [rule], **dict.fromkeys(empty, ()), **(columns | more)})
 
 
 def shape(value: Any) -> str:

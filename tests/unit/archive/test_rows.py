@@ -87,7 +87,9 @@ def meaning(entry: Entry) -> tuple:
             sums[*place, subject, "events"] += n
     # Drop sums of 0, which groups with amounts of 0 leave.
     sums = Counter({name: value for name, value in sums.items() if value})
-    return entry.id, times, origin, payload.events, sums, Counter(payload.singles), Counter(payload.corrections)
+    # Events with the same metric and time keep their order, which decides between votes of one actor.
+    singles = sorted(payload.singles, key=lambda single: (single.metric, single.at))
+    return entry.id, times, origin, payload.events, sums, singles, Counter(payload.corrections)
 
 
 @settings(max_examples=150, deadline=None)

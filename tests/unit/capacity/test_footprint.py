@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tallystream.rules.metrics import Metric
 from tallystream_worker.capacity.costs import load_costs
 from tallystream_worker.capacity.footprint import parts
@@ -12,5 +14,22 @@ def test_a_bloom_filter_is_called_an_approximation():
     memory = load_costs().memory
     (about,) = [part.text for part in parts(Metric(seen="bloom"), memory) if "Bloom" in part.text]
     assert "approximation" in about
-    assert "1 new event in 6,600" in about
+    assert "1 new event in 3,300" in about
+    assert "each of 10 periods" in about
     assert not [part.text for part in parts(Metric(), memory) if "Bloom" in part.text]
+
+
+@pytest.mark.parametrize(
+    ("metric", "stated"),
+    [
+        (Metric(), "ids, 74 bytes for each event that has one, for up to 10 days"),
+        (Metric(ids="hour", accept_late="2h"), "ids, 74 bytes for each event that has one, for up to 5 hours"),
+        (Metric(exact=False, accept_late="forever"), "ids, 74 bytes for each event that has one, forever"),
+        (Metric(ids=None), None),
+        (Metric(once="day"), None),
+    ],
+)
+def test_the_memory_of_ids_is_stated(metric, stated):
+    """The description of a metric states the bytes of an id and how long it is kept, if an id counts once."""
+    texts = [part.text for part in parts(metric, load_costs().memory) if part.text.startswith("ids")]
+    assert texts == ([] if stated is None else [stated])

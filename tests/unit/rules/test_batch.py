@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import msgspec
 import pytest
 
@@ -159,40 +161,63 @@ def test_limited_events_are_counted_by_bucket(batch, add):
 
 
 def test_votes_go_by_actor_one_by_one(batch, add):
-    """The votes for a subject in a period are sent together, each with actor, amount, time, labels and record."""
+    """The votes for a subject in a period are sent together, each with actor, amount, time, labels and record.
+
+    A vote without a place in the log has the two parts of its record between which the script writes the place.
+    """
     add("vote", actor="u1")
     add("vote", amount=-1, actor="u2", after=5)
     add("vote", "b", 0, actor="u1")
-    vote_of_u2 = ["u2", -1, NOON + 5, 1, f"{NOON + 5} -1 - 2026-03-01"]
+    vote_of_u2 = ["u2", -1, NOON + 5, 1, f"{NOON + 5}@", " -1 - 2026-03-01"]
     document = encoded(batch)
     assert document["votes"] == [
-        [1, KEYS.once("vote", "forever", "a"), "a", ["u1", 1, NOON, 1, f"{NOON} 1 - 2026-03-01"], vote_of_u2],
-        [1, KEYS.once("vote", "forever", "b"), "b", ["u1", 0, NOON, 1, f"{NOON} 0 - 2026-03-01"]],
+        [1, KEYS.once("vote", "forever", "a"), "a", ["u1", 1, NOON, 1, f"{NOON}@", " 1 - 2026-03-01"], vote_of_u2],
+        [1, KEYS.once("vote", "forever", "b"), "b", ["u1", 0, NOON, 1, f"{NOON}@", " 0 - 2026-03-01"]],
     ]
     assert document["labels"][0]["text"] == "- 2026-03-01"
 
 
+def test_the_place_of_a_vote_is_in_its_record(batch):
+    """The record of a vote has its place in the log: its entry's ID relative to its time, and its rank in the entry."""
+    place = BucketResolver(RULES)("vote", NOON // 60_000)
+    batch.add(place, "a", 1, NOON, "u1", None, (NOON + 7, 3, 0))
+    batch.add(place, "a", 0, NOON, "u1", None, (NOON + 7, 3, 1))
+    batch.add(place, "a", 1, NOON + 9, "u1", None, (NOON, 0, 0))
+    assert [vote[4:] for vote in encoded(batch)["votes"][0][3:]] == [
+        [f"{NOON}@7.3 1 - 2026-03-01", 7, 3, 0],
+        [f"{NOON}@7.3.1 0 - 2026-03-01", 7, 3, 1],
+        [f"{NOON + 9}@-9.0 1 - 2026-03-01", -9, 0, 0],
+    ]
+
+
 def test_ids_go_by_period(batch, add):
-    """Events with an id are sent by period, each under subject, line feed and id: no subject contains a line feed."""
+    """Events with an id are sent by period, each under subject, line feed and id: no subject contains a line feed.
+
+    A period comes with the keys of its neighbours, its name, its beginning, and the time until which it is kept.
+    """
     add("plain", id_="x")
     add("plain", "b", 3, id_="x", after=12 * HOUR)
     document = encoded(batch)
+    day, noons = 24 * HOUR, [datetime(2026, 2, 28, 12, tzinfo=UTC) + timedelta(days=n) for n in range(4)]
+    first, second, third, fourth = (KEYS.seen("plain", f"{noon:%Y-%m-%d}") for noon in noons)
+    midnight = NOON // day * day
+    until = midnight + (1 + 1 + 7) * day + HOUR
+    ends = [f"{midnight + n * day} plain:2026-03-0{n}" for n in (1, 2)]
     assert document["seen"] == [
-        [1, KEYS.seen("plain", "2026-03-01"), ["a\nx", "a", 1, NOON, 1]],
-        [1, KEYS.seen("plain", "2026-03-02"), ["b\nx", "b", 3, NOON + 12 * HOUR, 1]],
+        [1, second, first, third, ends[0], midnight, until, ["a\nx", "a", 1, NOON, 1]],
+        [1, third, second, fourth, ends[1], midnight + day, until + day, ["b\nx", "b", 3, NOON + 12 * HOUR, 1]],
     ]
+    assert batch.ends[second] == until
     assert document["labels"] == [{1: "", "text": ""}]
 
 
 def test_an_id_that_no_rule_looks_at(batch, add):
-    """An id is ignored if its metric has no `ids` or is counted in a sketch."""
+    """An id is ignored if its metric has no `ids`."""
     add("untold", id_="x")
     add("untold", id_="x")
-    add("path", id_="x")
     document = encoded(batch)
     assert document["seen"] == []
     assert document["sums"] == [[1, ["a"], [2]]]
-    assert document["sketches"] == [[2, ["a"], [1]]]
 
 
 def test_actors_are_noted_once(batch, add):
@@ -215,7 +240,6 @@ def test_until_when_keys_are_kept(batch, add):
     add("vote", actor="u1")
     add("daily", actor="u1")
     add("ever")
-    add("plain", id_="x")
     day = 24 * HOUR
     midnight = NOON + 12 * HOUR
     found = expiries(encoded(batch))
@@ -230,7 +254,6 @@ def test_until_when_keys_are_kept(batch, add):
         KEYS.window("day", "vote", "2026-03-01"): midnight + 400 * day,
         KEYS.once("daily", "2026-03-01", "a"): midnight + 7 * day,
         KEYS.limit("ever", "total"): 0,
-        KEYS.seen("plain", "2026-03-01"): midnight + 7 * day,
     }
 
 

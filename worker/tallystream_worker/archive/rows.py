@@ -5,7 +5,8 @@ the sequence gate, decided, or neither), and every event with the time, actor an
 cannot be decoded keeps its bytes.
 
 Rows keep the order of the entries. The rows of an entry are sorted by metric, minute and subject, so that neighbours
-share a prefix, and values of a whole entry compress to almost nothing.
+share a prefix, and values of a whole entry compress to almost nothing. Events with the same metric and time keep their
+order.
 """
 
 from __future__ import annotations

@@ -85,6 +85,7 @@ class MemoryCosts(msgspec.Struct, frozen=True):
         field: A subject in a bucket of a window or limit.
         votes: A subject that has votes, without the votes.
         vote: A vote.
+        id: An id of an event.
         unique: The HyperLogLog of a subject in a bucket, with one actor.
         actor: Each further actor in a HyperLogLog, up to 12 KiB in all.
         member: A place in a leaderboard.
@@ -97,6 +98,7 @@ class MemoryCosts(msgspec.Struct, frozen=True):
     field: float
     votes: float
     vote: float
+    id: float
     unique: float
     actor: float
     member: float

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream.rules.batch import board_length
+from tallystream.rules.batch import board_length, id_period_kept
+from tallystream.rules.windows import id_length, id_period
+from tallystream.wire.window import DAY, HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +55,7 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     board = memory.member * board_length(metric.top)
     if not metric.exact:
         yield MemoryPart("sketch of 1 MiB for each partition, any number of subjects", partition=SKETCH_BYTES + board)
+        yield from _ids(metric, memory)
         return
     yield MemoryPart("total", memory.total, partition=board)
     for window in metric.windows:
@@ -74,10 +77,29 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
         text = f"unique actors by {metric.unique}, up to 12 KiB"
         kept = metric.retention_seconds(metric.unique)
         yield MemoryPart(text, memory.unique, memory.actor, most=UNIQUE_BYTES, window=metric.unique, kept=kept)
-    if metric.ids is not None and metric.seen == "bloom":
-        yield MemoryPart(
-            f"ids of a {metric.ids} in a Bloom filter, an approximation: 1 to 3 MiB for each partition; "
-            "with 400,000 ids, 1 new event in 6,600 is taken for a copy"
-        )
+    yield from _ids(metric, memory)
     if metric.floor is not None:
         yield MemoryPart(f"shown from {metric.floor}")
+
+
+def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
+    """Yield the memory of ids. How many events have an id is not known, so it is described only."""
+    if not metric.keeps_ids or metric.ids is None:
+        return
+    kept = id_period_kept(metric, id_period(metric.ids, 0))
+    length = id_length(metric.ids)
+    if metric.seen == "bloom":
+        periods = "each period" if kept == 0 else f"each of {-(-kept // 1000 // length)} periods"
+        yield MemoryPart(
+            f"ids in a Bloom filter, an approximation: 1 to 3 MiB for {periods} in each partition; with 400,000 ids in "
+            "a period, 1 new event in 3,300 is taken for a copy"
+        )
+        return
+    time = "forever" if kept == 0 else f"for up to {_span(kept // 1000)}"
+    yield MemoryPart(f"ids, {memory.id:.0f} bytes for each event that has one, {time}")
+
+
+def _span(seconds: int) -> str:
+    """Return a number of seconds as whole days, hours or minutes, rounded up."""
+    unit, name = next((unit, name) for unit, name in ((DAY, "days"), (HOUR, "hours"), (1, "seconds")) if seconds > unit)
+    return f"{-(-seconds // unit)} {name}"

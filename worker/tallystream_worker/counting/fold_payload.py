@@ -9,8 +9,19 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import EventError
-from tallystream.wire.codec import VERSION, ActorColumns, Correction, Group, Payload, Single, encode, time_fields
+from tallystream.wire.codec import (
+    VERSION,
+    ActorColumns,
+    Correction,
+    Group,
+    Payload,
+    Single,
+    earlier_events,
+    encode,
+    time_fields,
+)
 from tallystream.wire.event import MAX_ACTOR_BYTES, MAX_AHEAD, MAX_ID_BYTES
+from tallystream.wire.stream_id import parse_id
 from tallystream.wire.window import MINUTE
 from tallystream_worker.counting.fold_result import DeadEntry
 from tallystream_worker.counting.lateness import is_late, record_if_late
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.batch import BucketResolver
     from tallystream.rules.metrics import Metric, Rules
+    from tallystream.wire.stream_id import StreamID
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.counting.fold_result import FoldResult
     from tallystream_worker.counting.validation import SubjectCache
@@ -41,6 +53,9 @@ class PayloadFold:
         self._rules = rules
         self._places = places
         self._subjects = subjects
+        self._stream_id: StreamID | None = None  # of the present entry; parsed when a vote needs it
+        self._first = 0
+        self._earlier: dict[tuple[str, str, str | None, int], int] = {}
 
     def __call__(self, result: FoldResult, entry: Entry, payload: Payload) -> None:
         """Add the events of an entry to the batch of a result.
@@ -48,6 +63,7 @@ class PayloadFold:
         Excluded events, and events that break a rule, are added to the dead letters; late events are added to
         `result.late` and not counted if the metric declares so.
         """
+        self._stream_id, self._first, self._earlier = None, earlier_events(entry.fields), {}
         for group in payload.groups:
             self._add_group(result, entry, group)
         for columns in payload.visits:
@@ -115,6 +131,7 @@ class PayloadFold:
             single.id,
         )
         rule = self._rules.metric.get(metric)
+        earlier = self._count_earlier(single) if actor is not None and (rule is None or rule.once is not None) else 0
         reason = result.excluded.get((metric, subject))
         if rule is None or at > entry.id_time + MAX_AHEAD * 1000:
             reason = self._refusal(metric, at, entry)
@@ -130,15 +147,27 @@ class PayloadFold:
             except EventError as error:
                 reason = str(error)
         if reason is not None or rule is None:
-            self._add_dead(result, entry, Payload([], [single]), reason or "")
+            self._add_dead(result, entry, Payload([], [single]), reason or "", earlier)
             return
-        if record_if_late(result, entry, metric, rule, at, 1):
+        if record_if_late(result, entry, metric, rule, at, 1, has_id=id_ is not None):
             return
+        logged = None
+        if rule.once is not None:
+            if self._stream_id is None:
+                self._stream_id = parse_id(entry.id)
+            logged = (*self._stream_id, earlier)
         place = self._places.open(self._places(metric, at // 60_000), entry.received)
-        result.batch.add(place, subject, amount, at, actor, id_, received=entry.received)
+        result.batch.add(place, subject, amount, at, actor, id_, logged, received=entry.received)
         result.settled[metric] += 1
-        if rule.once is None and rule.limit is None and (id_ is None or rule.ids is None or not rule.exact):
+        if rule.once is None and rule.limit is None and (id_ is None or rule.ids is None):
             result.counted[metric] += 1
+
+    def _count_earlier(self, single: Single) -> int:
+        """Return how many events of the same metric, subject, actor and time are before an event in its entry."""
+        key = (single.metric, single.subject, single.actor, single.at)
+        earlier = self._earlier.get(key, self._first)
+        self._earlier[key] = earlier + 1
+        return earlier
 
     def _add_correction(self, result: FoldResult, entry: Entry, correction: Correction) -> None:
         metric, subject = correction.metric, correction.subject
@@ -189,10 +218,15 @@ class PayloadFold:
             self._add_dead(result, entry, Payload([_part(group, subjects, keep=True)], []), reason)
         return _part(group, set().union(*faulty.values()), keep=False)
 
-    def _add_dead(self, result: FoldResult, entry: Entry, payload: Payload, reason: str) -> None:
-        """Add a dead letter to the result: an entry with only this part of the original entry, and with its time."""
+    def _add_dead(self, result: FoldResult, entry: Entry, payload: Payload, reason: str, earlier: int = 0) -> None:
+        """Add a dead letter to the result: an entry with only this part of the original entry, and with its time.
+
+        `earlier` is the number of events before it in the entry that it would tie with.
+        """
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)} | time_fields(entry.fields)
+        if earlier:
+            fields[b"i"] = b"%d" % earlier
         parts: tuple[Group | Single | Correction, ...] = (*payload.groups, *payload.singles, *payload.corrections)
         metric = parts[0].metric if parts[0].metric in self._rules.metric else ""
         result.dead.append(dead_entry_of(entry, reason, events, fields, metric))

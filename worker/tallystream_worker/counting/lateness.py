@@ -20,15 +20,19 @@ def is_late(entry: Entry, rule: Metric, at: int) -> bool:
     return accepted is not None and entry.received - at > accepted * 1000
 
 
-def record_if_late(result: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int) -> bool:
+def record_if_late(
+    result: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int, *, has_id: bool = False
+) -> bool:
     """Add late events of millisecond `at` to the result; return whether they must not be counted.
 
     Late events are added to `result.late` if the rule does not count them, else to `result.late_counted`. Events that
-    are not late change nothing.
+    are not late change nothing. An event with an id is never counted late, because ids are forgotten.
     """
-    if not is_late(entry, rule, at):
+    by_id = has_id and rule.keeps_ids
+    accepted = rule.id_late_seconds if by_id else rule.late_seconds
+    if accepted is None or entry.received - at <= accepted * 1000:
         return False
-    if rule.rejects_late:
+    if by_id or rule.rejects_late:
         result.late[metric] += events
         return True
     result.late_counted[metric] += events

@@ -60,8 +60,8 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
         The events by outcome; `None` if the dead letter does not exist any more.
 
     Raises:
-        StreamError: the fields do not contain the number of events that the dead letter states, or another generation
-            is live now. Nothing was changed.
+        StreamError: the fields do not contain the number of events that the dead letter states, another generation is
+            live now, or the ids that would show whether an event is a copy are forgotten. Nothing was changed.
         redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]
@@ -89,6 +89,11 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
             return Retried(settled, kept)
         if answer == b"switched":
             raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the dead letters again")
+        if answer == b"forgotten":
+            raise StreamError(
+                f"{letter.name}: has an event with an id that is older than the ids that are kept, so it may be a copy "
+                'of an event that was counted. Drop it, or count everything again: "rebuild"'
+            )
         if answer == b"stale":
             return None
         names = [detail.decode() for detail in details]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.rules.windows import labelled_id_period
 from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import redis
 
     from tallystream.deployment import Deployment
+    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
 
 _LOOKS: Final = 5
@@ -28,10 +30,28 @@ def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Ite
     rules = deployment.rules_of(generation)
     for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):
         seen: set[str] = set()
+        wanted = _remembered(client, present, new, rules)
         shrunk = shrunk_in(*(client.execute_command("HGETALL", keys.ledger) for keys in (present, new)))
         for keys in (present, new):
-            for chunk in chunks(pieces(client, keys, rules)):
+            for chunk in chunks(pieces(client, keys, rules, wanted=wanted)):
                 yield from _differences(client, present, new, chunk, seen, shrunk)
+
+
+def _remembered(client: redis.Redis, present: PartitionKeys, new: PartitionKeys, rules: Rules) -> Callable[[str], bool]:
+    """Return a function that returns `False` for the name of a period of ids that either generation has forgotten."""
+    ends: dict[str, int] = {}
+    for keys in (present, new):
+        for metric, end in client.execute_command("HGETALL", keys.forgotten_ids).items():
+            ends[metric.decode()] = max(int(end), ends.get(metric.decode(), 0))
+
+    def wanted(name: str) -> bool:
+        kind, _, rest = name.partition(":")
+        metric, _, label = rest.partition(":")
+        rule = rules.metric.get(metric) if kind == "seen" else None
+        period = labelled_id_period(rule.ids, label) if rule is not None and rule.ids is not None else None
+        return period is None or period.end * 1000 > ends.get(metric, 0)
+
+    return wanted
 
 
 def _differences(

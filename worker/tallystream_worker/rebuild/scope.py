@@ -2,8 +2,8 @@
 
 The time of an event is at most `MAX_AHEAD` seconds after its entry. So the entries that are gone have no event in a
 bucket that begins more than `MAX_AHEAD` seconds after the last of them: that bucket is complete. Two rules depend on a
-longer period: a copy of an event with an id may have been counted in an earlier bucket of the period of ids, and
-earlier buckets use up the limit of its period. If a metric has such a rule, this period must be complete too.
+longer period: a copy of an event with an id may have been counted in the period of ids or the one before, and earlier
+buckets use up the limit of its period. If a metric has such a rule, these periods must be complete too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream.rules.windows import Bucket, bucket, labelled
+from tallystream.rules.windows import Bucket, bucket, id_length, id_period, labelled, labelled_id_period
 from tallystream.wire.event import MAX_AHEAD
 from tallystream.wire.window import WINDOWS
 from tallystream_worker.snapshot.names import parse
@@ -47,9 +47,11 @@ class Span:
         It is `MAX_AHEAD` before the range, or before the first id or limit period that reaches into the range.
         """
         minute = int(self.begin) // 60
-        periods = {p for rule in rules.metric.values() for p in (rule.ids, rule.per) if p not in (None, "total")}
-        first = min((bucket(str(p), minute, rules.zone).start for p in periods), default=int(self.begin))
-        return max(0, min(first, int(self.begin)) - MAX_AHEAD) * 1000
+        limits = {rule.per for rule in rules.metric.values() if rule.per not in (None, "total")}
+        ids = {rule.ids for rule in rules.metric.values() if rule.ids is not None}
+        firsts = [bucket(str(per), minute, rules.zone).start for per in limits]
+        firsts += [_id_start(period, minute) for period in ids]
+        return max(0, min((*firsts, int(self.begin))) - MAX_AHEAD) * 1000
 
 
 class Provable:
@@ -107,8 +109,11 @@ class Provable:
             return False
         if rule.ids is None:
             return True
-        period = bucket(rule.ids, minute, zone)
-        return self._is_whole(period) or f"seen:{metric}:{period.label}" not in self._remembered
+        if _id_start(rule.ids, minute) * 1000 > self._since:
+            return True
+        # A missing event may be in the first of these periods, or have copies in it; a copy there may link to the next.
+        periods = (id_period(rule.ids, minute), id_period(rule.ids, minute + id_length(rule.ids) // 60))
+        return not any(f"seen:{metric}:{period.label}" in self._remembered for period in periods)
 
     def _bucket(self, name: str) -> Bucket | None:
         """Return the bucket that a counter belongs to, `None` if it belongs to none."""
@@ -121,9 +126,16 @@ class Provable:
                 return labelled(window, label, zone)
             case "limits" | "votes" | "ids" | "uniques" as table, metric, label, *_:
                 period = _period(table, self._rules.metric.get(metric))
+                if period and table == "ids":
+                    return labelled_id_period(period, label)
                 return labelled(period, label, zone) if period else None
             case _:
                 return None
+
+
+def _id_start(ids: str, minute: int) -> int:
+    """Return the second from which an event may be the original of a copy in the period of ids of a minute."""
+    return id_period(ids, minute).start - id_length(ids)
 
 
 def _period(table: str, rule: Metric | None) -> str | None:

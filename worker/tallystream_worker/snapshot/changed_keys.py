@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import CodecError, EventError
 from tallystream.rules.batch import BucketResolver
-from tallystream.rules.windows import bucket
+from tallystream.rules.windows import bucket, id_period
 from tallystream.wire.codec import decode
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class ChangedKeys:
         if rule.once is not None and actor is not None:
             self.items["votes", metric, bucket(rule.once, minute, zone).label, subject].add(actor)
             self.items["upvotes", metric].add(subject)
-        elif id_ is not None and rule.ids is not None and rule.exact:
-            label = bucket(rule.ids, minute, zone).label
+        elif id_ is not None and rule.ids is not None:
+            label = id_period(rule.ids, minute).label
             if rule.seen == "bloom":
                 self.items[("structures",)].add(f"seen:{metric}:{label}")
             else:

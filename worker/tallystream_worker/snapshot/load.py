@@ -7,7 +7,8 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.rules.batch import board_length
+from tallystream.rules.batch import board_length, id_period_kept
+from tallystream.rules.windows import labelled_id_period
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of
@@ -102,11 +103,21 @@ class TableLoader:
                     self._queue("HSET", start, *(each for pair in part for each in pair))
                 else:
                     self._queue("MSET", *(each for item, value in part for each in (start + item, value)))
+            if table == "ids":
+                self._keep_ids(group[1], group[2])
             if expires and table in HASHES:
                 self._queue("PEXPIREAT", start, expires)
             elif expires:
                 for item, _ in items:
                     self._queue("PEXPIREAT", start + item, expires)
+
+    def _keep_ids(self, metric: str, label: str) -> None:
+        """Record until when the ids of a period are kept."""
+        rule = self._rules.metric.get(metric)
+        period = labelled_id_period(rule.ids, label) if rule is not None and rule.ids is not None else None
+        if rule is not None and period is not None and (until := id_period_kept(rule, period)):
+            name = f"{period.end * 1000} {metric}:{label}"
+            self._queue("ZADD", f"{self._counters}periods", until, name)
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
         """Collect the values of a group for its leaderboard, if the rules declare one; drop the lowest of a long one.
@@ -150,6 +161,8 @@ class TableLoader:
                 self._queue("ZADD", key, *(part for subject, score in places for part in (score, subject)))
         else:
             self._queue("SET", key, value)
+            if name.startswith("seen:"):
+                self._keep_ids(*name.removeprefix("seen:").split(":", 1))
         if expires:
             self._queue("PEXPIREAT", key, expires)
 

@@ -39,10 +39,10 @@ limits: Final = _table("limits", "metric label subject", BigInteger)
 """Numbers of events in the buckets of limits, the rejected ones included."""
 
 votes: Final = _table("votes", "metric label subject actor", Text)
-"""Votes, as `<at> <amount> <labels>`."""
+"""Votes, as `<at>@<place in the log> <amount> <labels>`."""
 
 ids: Final = _table("ids", "metric label subject id", Text)
-"""Events that came with an id, as `<at> <amount> <labels>`."""
+"""The earliest event with each id in a period, as `<at> <amount> <labels>`; `rules/records.lua` has the details."""
 
 uniques: Final = _table("uniques", "metric label subject", LargeBinary)
 """HyperLogLogs of actors, in the bytes of Redis."""

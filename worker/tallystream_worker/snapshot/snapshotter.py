@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.rules.metrics import publish
+from tallystream.rules.windows import next_id_label
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
 from tallystream.storage.keys import FIRST_TOPIC, HORIZONS, LAYOUT
 from tallystream.wire.stream_id import parse_id
@@ -228,14 +229,21 @@ class Snapshotter:
                 return after
 
     def _touch_replaced(self, touched: ChangedKeys) -> None:
-        """Add the buckets that replaced votes and ids were counted in, by their records in the last snapshot."""
+        """Add the buckets that replaced votes and ids were counted in, by their records in the last snapshot.
+
+        An event with an id may also replace the first event of the next period of ids, which becomes its copy.
+        """
         for group, items in list(touched.items.items()):
             if group[0] not in ("votes", "ids"):
                 continue
             rule = self._rules.metric[group[1]]
             if not rule.windows and rule.limit is None:
                 continue
-            for item, record in self._database.records(group, items).items():
+            old = list(self._database.records(group, items).items())
+            if group[0] == "ids" and rule.ids is not None:
+                after = next_id_label(rule.ids, group[2])
+                old += self._database.records((*group[:2], after), items).items()
+            for item, record in old:
                 subject = group[3] if group[0] == "votes" else item.split(SEPARATOR, 1)[0]
                 touched.replaced(group[1], subject, record.split(" ", 2)[2] if record.count(" ") > 1 else "")
 

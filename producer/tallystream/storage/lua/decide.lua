@@ -10,7 +10,8 @@
 --
 -- Returns {"decided", stream ID, accepted 0|1, reason, total, used}
 --         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
---         {"late"}           by the server's clock the event is later than it may be; nothing was done
+--         {"late"}           by the server's clock the event is later than it may be, or the IDs that would show whether
+--                            it is a copy are forgotten; nothing was done
 --         {"ahead"}          by the server's clock the event is further ahead than it may be; nothing was done
 --         {"rejected"}       a counter cannot take the event; nothing was done
 --         {"switched"}       another generation is live now; nothing was done
@@ -50,11 +51,17 @@ local changes = plan(batch, KEYS[3], now)
 if #changes.rejected > 0 then
   return { 'rejected' }
 end
+if changes.forgotten > 0 then
+  return { 'late' }
+end
 numbers.check_whole(KEYS[4], appending.LEDGER_FIELDS)
 
 -- From here on nothing fails.
 local id = appending.add_entry(KEYS[1], now, unpack(ARGV, 7))
 appending.add_to_ledger(KEYS[4], 1, 1)
+if changes.unplaced then
+  require('tallystream.storage.lua.rules.votes').place(changes, id)
+end
 write(changes)
 
 local accepted, reason, used = 1, '', ''

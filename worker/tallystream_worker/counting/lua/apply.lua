@@ -12,6 +12,8 @@
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 -- Raises NOGROUP if the stream or the group is gone; a caller must not take this for "already applied".
 --
+-- It also removes IDs that no entry can have a copy of any more, see rules/forget_ids.lua.
+--
 -- Invariant: an entry is acknowledged in the call that adds its deltas or its dead letter, and in no other call.
 -- Lua has no rollback, so everything that can fail is checked before the first write: the IDs, every counter, the type
 -- of every key. With `#!lua`, the server rejects the whole call if it is out of memory, is read-only or cannot write
@@ -45,6 +47,10 @@ if #planned.rejected > 0 then
   return require('tallystream.storage.lua.rules.rejection')(planned)
 end
 call('XLEN', dead)
+local periods, forgetting = string.gsub(KEYS[3], 'ledger$', 'periods'), nil
+if call('EXISTS', periods) == 1 then
+  forgetting = require('tallystream.storage.lua.rules.forget_ids').plan(stream, group, ids, KEYS[3])
+end
 
 -- Nothing after this line can fail.
 call('XACK', stream, group, unpack(ids))
@@ -52,4 +58,7 @@ if ARGV[4] then
   require('tallystream_worker.dead_letters.lua.add')(dead, 4)
 end
 write(planned)
+if forgetting then
+  require('tallystream.storage.lua.rules.forget_ids').write(forgetting)
+end
 return { 'applied' }

@@ -10,6 +10,7 @@
 -- Returns {"applied"}
 --         {"stale"}                            the dead letter does not exist any more: it was retried or dropped
 --         {"switched"}                         another generation is live now
+--         {"forgotten"}                        it is not known any more whether an event with an ID is a copy
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 --
 -- Invariant: a retried entry leaves the dead stream in the call that counts its events or adds them again.
@@ -30,6 +31,9 @@ for i = 1, #batch.ids do
   end
 end
 local planned = plan(batch, KEYS[3])
+if planned.forgotten > 0 then
+  return { 'forgotten' }
+end
 if #planned.rejected > 0 then
   return rejection(planned)
 end

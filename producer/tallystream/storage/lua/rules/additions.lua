@@ -35,9 +35,13 @@ local function add_to_windows(self, rule, labels, subject, delta)
   end
 end
 
--- Adds `delta` to the total of a subject and to one bucket of each window.
+-- Adds `delta` to the total of a subject and to one bucket of each window; or to the sketch, which has neither.
 local function add(self, rule, labels, subject, delta)
-  if delta ~= 0 then
+  if rule.sketched == 1 then
+    local total = 'total@' .. rule.metric
+    self.ledger[total] = (self.ledger[total] or 0) + delta
+    require('tallystream.storage.lua.rules.sketches').add_subject(self, rule, subject, delta)
+  elseif delta ~= 0 then
     add_to_total(self, rule, rule.total, subject, delta)
     add_to_windows(self, rule, labels, subject, delta)
   end

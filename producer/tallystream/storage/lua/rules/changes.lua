@@ -12,6 +12,7 @@ local function new(batch, ledger_key)
     now = clock.milliseconds(),
 
     -- Passed from one rule to another.
+    ids = {}, -- by key of a period: the records of the IDs that the batch changes, see event_ids.lua
     limited = {}, -- by key of a limit's bucket: events that arrived, see limits.lua
     total_extra = {}, -- by prefix of the keys: additions to totals by the rules with state, see additions.lua
     window_extra = {}, -- by key of the bucket: additions to it by the rules with state
@@ -22,11 +23,14 @@ local function new(batch, ledger_key)
     rejected = {}, -- metric, subject, ...: counters that cannot take their delta; if any, nothing may be written
     used = {}, -- by subject in a limit's bucket: all events that arrived so far
     duplicates = 0, -- events whose ID was counted before
+    forgotten = 0, -- events that may be copies of forgotten ones, see event_ids.lua
     voted = nil, -- whether the last vote changed anything; `nil` without votes
+    unplaced = nil, -- the vote of an entry that has no stream ID yet, see votes.lua
 
     -- Written by write.lua.
     strings = {}, -- { key, value, key, value, ... }, ...: counters with one key each
     hashes = {}, -- { key, { field, value, ... } }, ...: buckets, limits, votes, IDs
+    id_periods = {}, -- { millisecond, name, ... }: see event_ids.lua
     bits = {}, -- { key, positions }, ...: Bloom filters, see event_ids.lua
     uniques = {}, -- see uniques.lua
     sketches = {}, -- see sketches.lua

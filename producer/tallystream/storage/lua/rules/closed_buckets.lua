@@ -1,6 +1,5 @@
 -- closed_buckets: takes the buckets that have closed out of the batch of a decision. For an appended event the fold does
 -- the same, by the time at which the server received it. For a decision that time is the present.
-local records = require('tallystream.storage.lua.rules.records')
 
 -- Returns the columns of a list whose bucket is open; `closes_of` returns the time at which a column's bucket closes.
 local function open_columns(columns, closes_of, now)
@@ -46,9 +45,9 @@ local function drop(batch, now)
     if drop_labels(batch, rule, labels, now) then
       for _, vote in ipairs(batch.votes) do
         for i = 4, #vote do
-          local _, amount, at, of = unpack(vote[i])
+          local _, amount, _, of = unpack(vote[i])
           if of == number then
-            vote[i][5] = records.build(string.format('%.0f', at), amount, labels.text)
+            vote[i][6] = string.format(' %.0f %s', amount, labels.text)
           end
         end
       end

@@ -1,16 +1,42 @@
--- event_ids: an event with an ID counts once. The IDs of a period are in a hash, which is exact, or in a Bloom filter,
--- which needs less memory.
+-- event_ids: an event with an ID counts once. Events with one ID are copies if each is at most `apart` (the length of
+-- `ids`) after the one before; of copies, the earliest counts, in whatever order they arrive.
+--
+-- The IDs are kept by periods of the length `apart`, each in a hash, which is exact, or in a Bloom filter, which needs
+-- less memory. So the events with one ID in one period are copies, and the record of an ID has the earliest of them and
+-- the time of the latest. Two neighbouring periods have copies of each other if the earliest event in the later period
+-- is at most `apart` after the latest event in the earlier one. Then the later period's event does not count.
+--
+-- No key of IDs expires: forget_ids.lua removes a period once no entry is left that may have a copy. If an event
+-- arrives nevertheless, and it is not known any more whether it is a copy, it does not count, but is added to `late`.
 local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
+local forget_ids = require('tallystream.storage.lua.rules.forget_ids')
 local records = require('tallystream.storage.lua.rules.records')
 
 local call = redis.call
+local FIRST = 8 -- index of the first event in an element of `seen`, see plan.lua
 local BLOOM_BITS, BLOOM_HASHES = 8388608, 7 -- 1 MiB, an approximation: with 400,000 IDs, 1 in 6,600 counts as a copy
 local BITS = chunks.SIZE / 4 -- bits that one BITFIELD sets: each takes 4 arguments
 
 local function count_duplicate(self, rule)
   additions.settle(self, 'duplicate', rule, 1)
   self.duplicates = self.duplicates + 1
+end
+
+-- Counts the event of an ID.
+local function count(self, rule, labels, subject, amount)
+  if rule.limit == 0 then
+    additions.settle(self, 'counted', rule, 1)
+  end
+  additions.count(self, rule, labels, subject, amount)
+end
+
+-- Makes an event that counted a duplicate in the ledger: it is a copy of an earlier event.
+local function uncount(self, rule)
+  if rule.limit == 0 then
+    additions.settle(self, 'counted', rule, -1)
+  end
+  count_duplicate(self, rule)
 end
 
 -- Returns the positions of the bits that mark an ID: double hashing (Kirsch and Mitzenmacher, 2006) of its SHA-1.
@@ -25,76 +51,141 @@ local function bloom_positions(field)
 end
 
 -- Plans events with an ID by a Bloom filter: an approximation that takes a few new events for duplicates. The first
--- event of an ID that arrives counts, whatever its time. So this is the only rule whose totals depend on the order of
--- the events; the documentation of its setting states it.
-local function filter(self, rule, key, seen)
-  local set, known = {}, {}
-  for i = 3, #seen do
+-- event of an ID that arrives in a period or its neighbours counts, whatever its time. So this is the only rule whose
+-- totals depend on the order of the events; the documentation of its setting states it.
+local function filter(self, rule, seen)
+  local keys, set = {}, {}
+  for i = 2, 4 do
+    if i == 2 or call('EXISTS', seen[i]) == 1 then
+      keys[#keys + 1] = seen[i]
+    end
+  end
+  local known, before, after = self.ids[seen[2]], self.ids[seen[3]], self.ids[seen[4]]
+  for i = FIRST, #seen do
     local field, subject, amount, _, labels = unpack(seen[i])
     local positions, gets = bloom_positions(field), {}
     for n, position in ipairs(positions) do
       gets[3 * n - 2], gets[3 * n - 1], gets[3 * n] = 'GET', 'u1', position
     end
-    if known[field] or math.min(unpack(call('BITFIELD_RO', key, unpack(gets)))) == 1 then
+    local found = known[field] or (before and before[field]) or (after and after[field])
+    for _, key in ipairs(keys) do
+      found = found or math.min(unpack(call('BITFIELD_RO', key, unpack(gets)))) == 1
+    end
+    if found then
       count_duplicate(self, rule)
     else
       known[field] = true
       for _, position in ipairs(positions) do
         set[#set + 1] = position
       end
-      if rule.limit == 0 then
-        additions.settle(self, 'counted', rule, 1)
-      end
-      additions.count(self, rule, self.batch.labels[labels], subject, amount)
+      count(self, rule, self.batch.labels[labels], subject, amount)
     end
   end
-  self.bits[#self.bits + 1] = { key, set }
+  self.bits[#self.bits + 1] = { seen[2], set }
 end
 
--- Plans events with an ID by a hash: the earliest event of an ID counts, in whatever order its copies arrive.
-local function identify(self, rule, key, seen)
-  local fields = {}
-  for i = 3, #seen do
-    fields[i - 2] = seen[i][1]
+-- Returns a function that returns the record of the nth field in the hash `key`: as this batch leaves it, or as it is
+-- stored.
+local function lookup(self, key, fields)
+  local planned = self.ids[key]
+  local stored = call('HLEN', key) > 0 and chunks.hash_values(key, fields)
+  return function(n)
+    return planned and planned[fields[n]] or (stored and stored[n])
   end
-  local stored, known, writes = chunks.hash_values(key, fields), {}, {}
-  for i = 3, #seen do
-    local field, subject, amount, at, number = unpack(seen[i])
-    local labels = self.batch.labels[number]
-    local old = known[field] or stored[i - 2]
-    local replaces = true
-    if old then
+end
+
+-- Returns whether an event counts instead of an older one with the same ID: it is earlier, or as early with a smaller
+-- amount, or equal and received while more of its buckets were open (each "-" in the labels is a bucket that was not).
+local function is_earlier(at, amount, labels, old_at, old_amount, old_labels)
+  if at ~= old_at then
+    return at < old_at
+  end
+  return amount < old_amount or (amount == old_amount and #labels > #old_labels)
+end
+
+-- Plans one event of an ID. `old`, `earlier` and `later` are the records of its period, of the one before and of the
+-- one after, if there are any. Returns the new record of its period.
+local function plan_event(self, rule, event, old, earlier, later)
+  local _, subject, amount, at, number = unpack(event)
+  local labels, apart = self.batch.labels[number], rule.apart
+  local reach = earlier and records.latest(earlier) + apart or -1 -- events up to this time are copies of earlier ones
+  local first, last, text = at, at, labels.text
+  local last_before = -math.huge
+  if not old then
+    if at <= reach then
       count_duplicate(self, rule)
-      local old_at, old_amount, old_labels = records.parse(old)
-      replaces = at < old_at or (at == old_at and amount < old_amount)
-      if replaces then
+    else
+      count(self, rule, labels, subject, amount)
+    end
+  else
+    local old_at, old_last, old_amount, old_labels = records.parse_id(old)
+    last, last_before = math.max(at, old_last), old_last
+    count_duplicate(self, rule)
+    if is_earlier(at, amount, labels.text, old_at, old_amount, old_labels) then
+      if old_at > reach then
         additions.count(self, rule, records.split_labels(old_labels), subject, -old_amount)
+        if at > reach then
+          additions.count(self, rule, labels, subject, amount)
+        else
+          uncount(self, rule)
+        end
       end
-    elseif rule.limit == 0 then
-      additions.settle(self, 'counted', rule, 1)
+    else
+      first, amount, text = old_at, old_amount, old_labels
     end
-    if replaces then
-      known[field] = records.build(at, amount, labels.text)
-      additions.count(self, rule, labels, subject, amount)
+  end
+  if later and last > last_before then
+    local later_at, _, later_amount, later_labels = records.parse_id(later)
+    if later_at > last_before + apart and later_at <= last + apart then
+      additions.count(self, rule, records.split_labels(later_labels), subject, -later_amount)
+      uncount(self, rule)
     end
+  end
+  return records.build_id(first, last, amount, text)
+end
+
+-- Plans events with an ID by hashes.
+local function identify(self, rule, seen)
+  local fields, writes = {}, {}
+  for i = FIRST, #seen do
+    fields[i - FIRST + 1] = seen[i][1]
+  end
+  local own, before, after =
+    lookup(self, seen[2], fields), lookup(self, seen[3], fields), lookup(self, seen[4], fields)
+  local known = self.ids[seen[2]]
+  for n, field in ipairs(fields) do
+    known[field] = plan_event(self, rule, seen[n + FIRST - 1], own(n), before(n), after(n))
   end
   for field, record in pairs(known) do
     writes[#writes + 1] = field
     writes[#writes + 1] = record
   end
-  self.hashes[#self.hashes + 1] = { key, writes }
+  self.hashes[#self.hashes + 1] = { seen[2], writes }
 end
 
 local function plan(self)
+  local periods, forgotten = forget_ids.read(self.ledger_key)
   for _, seen in ipairs(self.batch.seen) do
     local rule = self.rules[seen[1]]
-    local remember = rule.bloom == 1 and filter or identify
-    remember(self, rule, seen[2], seen)
+    if seen[6] <= (forgotten[rule.metric] or -1) then
+      additions.settle(self, 'late', rule, #seen - FIRST + 1)
+      self.forgotten = self.forgotten + #seen - FIRST + 1
+    else
+      self.ids[seen[2]] = self.ids[seen[2]] or {}
+      local remember = rule.bloom == 1 and filter or identify
+      remember(self, rule, seen)
+      if seen[7] > 0 then
+        local n = #self.id_periods
+        self.id_periods[n + 1], self.id_periods[n + 2] = string.format('%.0f', seen[7]), seen[5]
+      end
+    end
   end
+  self.id_periods.key = periods
 end
 
--- Sets the bits of the Bloom filters; write.lua writes the hashes.
+-- Sets the bits of the Bloom filters, and records until when the periods are kept; write.lua writes the hashes.
 local function write(self)
+  chunks.each(call, 'ZADD', self.id_periods.key, self.id_periods, 1)
   for _, bits in ipairs(self.bits) do
     local key, positions = bits[1], bits[2]
     for first = 1, #positions, BITS do

@@ -8,16 +8,21 @@
 -- The batch (msgpack, made by the Python module `tallystream.rules.batch`):
 --   rules  = { { metric, total = key prefix, up = key prefix, windows = { key prefix, ... }, limit = n or 0,
 --               limits = key prefix, top = list length or 0, tops = { key prefix, ... },
---               quota = subjects or 0, sketch = key, bloom = 0 or 1 } }
+--               quota = subjects or 0, sketch = key, bloom = 0 or 1,
+--               apart = milliseconds between copies of an ID, sketched = 0 or 1 } }
 --   sums   = { { rule, subjects, deltas }, ... }                      plain sums, all-time: one for each rule
 --   windows = { { rule, nth window, label, subjects, deltas }, ... }  the same sums by bucket; if subjects and deltas
 --             equal those of a column of `sums`, the number of that column replaces them
 --   sketches = { { rule, subjects, deltas }, ... }                    sums of metrics that are not exact
 --   limited = { { rule, labels, subjects, counts }, ... }             events of amount 1 of a limited metric
---   seen   = { { rule, key, { field, subject, amount, at, labels }, ... }, ... }   events with an ID
---   votes  = { { rule, key, subject, { actor, amount, at, labels, record }, ... }, ... }   metrics with `once`
+--   seen   = { { rule, key, key of the period before, key of the one after, name, first millisecond of the period,
+--             millisecond until which it is kept (0: forever), { field, subject, amount, at, labels }, ... }, ... }
+--             events with an ID, by period
+--   votes  = { { rule, key, subject, { actor, amount, at, labels, record, milliseconds, number, earlier }, ... }, ... }
+--             metrics with `once`; the last three are the place in the log, see records.lua. If the script appends the
+--             entry: { actor, amount, at, labels, record up to the place, record after the place }
 --   uniques = { { rule, key prefix, millisecond as in closes, { { subject, actor, ... }, ... } }, ... }
---   expire = { key, millisecond, ... }     keys of the state of rules (limits, votes, IDs); 0 means never
+--   expire = { key, millisecond, ... }     keys of the state of limits and votes; 0 means never
 --   closes = { [key] = millisecond }       keys of the buckets that the batch's events are in, and of the leaderboards
 --            of these buckets, with the time at which each closes (see lib/buckets.lua); 0 means never
 --   ledger = { field, events, ... }
@@ -26,9 +31,9 @@
 -- `labels` = { label of the limit's bucket or "", label of each window's bucket }, as an index of batch.labels.
 --
 -- Invariant: each total depends only on the set of events applied, not on their order. Sums commute. A limit keeps the
--- number of events that arrived and accepts min(limit, number). A vote or an ID keeps one event, chosen by
--- (at, amount); if a better one arrives, it replaces the old one in every counter. The exception is a Bloom filter of
--- IDs: see event_ids.lua.
+-- number of events that arrived and accepts min(limit, number). A vote keeps the latest
+-- event by (at, place in the log), an ID the earliest by (at, amount, arrival); if a better one arrives, it replaces the
+-- old one in every counter. The exception is a Bloom filter of IDs: see event_ids.lua.
 -- A bucket of a window contains the events that the server received before it closed: the fold leaves it out for later
 -- ones, closed_buckets.lua for decisions. The total counts them.
 -- A module that most batches do not need is required in the line that needs it, because a script makes the functions of

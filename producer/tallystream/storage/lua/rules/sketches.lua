@@ -29,8 +29,14 @@ end
 -- Plans the sketches of the batch. Must run after totals.plan, which finds the subjects beyond a quota.
 local function plan(self)
   for _, column in ipairs(self.batch.sketches) do
-    local rule, deltas = self.rules[column[1]], column[3]
-    self.overflow[rule] = { subjects = column[2], deltas = deltas }
+    local rule, subjects, deltas = self.rules[column[1]], column[2], column[3]
+    if self.overflow[rule] then -- events with an ID
+      for i, subject in ipairs(subjects) do
+        add_subject(self, rule, subject, deltas[i])
+      end
+    else
+      self.overflow[rule] = { subjects = subjects, deltas = deltas }
+    end
     changes.add_to_ledger(self, 'total@' .. rule.metric, sum_of(deltas))
   end
   for rule, overflow in pairs(self.overflow) do
@@ -65,7 +71,7 @@ local function write(self)
     for i, subject in ipairs(sketch.subjects) do
       local cells = call('BITFIELD', sketch.key, unpack(increments(subject, sketch.deltas[i])))
       local estimate = math.min(unpack(cells))
-      if board and estimate >= board.last then
+      if board and (estimate >= board.last or sketch.deltas[i] < 0) then
         local n = #board.entering
         board.entering[n + 1], board.entering[n + 2] = number_string(estimate), subject
       end

@@ -1,8 +1,26 @@
--- votes: for each actor, only the latest event in a period counts for a subject. In the ledger, the first event of an
--- actor is counted and the others are rejected, although a later one replaces the amount of the vote.
+-- votes: for each actor, only the latest event in a period counts for a subject; of events with the same time, the one
+-- whose place in the log is later. In the ledger, the first event of an actor is counted and the others are rejected,
+-- although a later one replaces the amount of the vote.
 local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local records = require('tallystream.storage.lua.rules.records')
+local streams = require('tallystream.storage.lua.lib.streams')
+
+-- Returns whether a vote is later in the log than the vote with the place `known`, which has the same time. A vote that
+-- `decide` appends in this call has no place yet: it is later than every other.
+local function is_later(vote, known)
+  if not vote[8] then
+    return true
+  end
+  local milliseconds, number, earlier = records.parse_place(known)
+  if vote[6] ~= milliseconds then
+    return vote[6] > milliseconds
+  end
+  if vote[7] ~= number then
+    return vote[7] > number
+  end
+  return vote[8] > earlier
+end
 
 -- Plans the votes for one subject in one period; plan.lua describes an element of `votes`.
 local function plan_subject(self, vote)
@@ -14,13 +32,13 @@ local function plan_subject(self, vote)
   local stored, known, writes = chunks.hash_values(key, actors), {}, {}
   local windowed, score, up, first = #rule.windows > 0, 0, 0, 0
   for i = 4, #vote do
-    local actor, amount, at, labels, record = unpack(vote[i])
+    local actor, amount, at, labels, record = unpack(vote[i], 1, 5)
     local old = known[actor] or stored[i - 3]
     local replaces, before = true, 0
     if old then
-      local old_at, old_amount, old_labels = records.parse(old)
+      local old_at, old_amount, old_labels, old_place = records.parse_vote(old)
       before = old_amount
-      replaces = at > old_at or (at == old_at and amount > old_amount)
+      replaces = at > old_at or (at == old_at and is_later(vote[i], old_place))
       if replaces and windowed then
         additions.add_to_windows(self, rule, records.split_labels(old_labels), subject, -old_amount)
       end
@@ -50,6 +68,19 @@ local function plan_subject(self, vote)
     writes[#writes + 1] = record
   end
   self.hashes[#self.hashes + 1] = { key, writes }
+  if #writes > 0 and not vote[4][8] then -- the only vote of the batch
+    self.unplaced = { writes = writes, at = vote[4][3], text = vote[4][6] }
+  end
+end
+
+-- Completes the record of a vote without a place: `id` is the stream ID of its entry.
+local function place(self, id)
+  local unplaced = self.unplaced
+  if unplaced then
+    local milliseconds, number = streams.parse_id(id)
+    local place_ = string.format('%.0f.%.0f', milliseconds - unplaced.at, number)
+    unplaced.writes[2] = unplaced.writes[2] .. place_ .. unplaced.text
+  end
 end
 
 local function plan(self)
@@ -58,4 +89,4 @@ local function plan(self)
   end
 end
 
-return { plan = plan }
+return { place = place, plan = plan }

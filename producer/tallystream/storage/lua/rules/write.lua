@@ -19,9 +19,10 @@ local function write_counters(changes)
   end
 end
 
--- Writes Bloom filters, uniques, sketches, leaderboards and alerts. Sketches add to leaderboards, so they come first.
+-- Writes Bloom filters, periods of IDs, uniques, sketches, leaderboards and alerts. Sketches add to leaderboards, so
+-- they come first.
 local function write_structures(changes)
-  if #changes.bits > 0 then
+  if #changes.bits > 0 or #changes.id_periods > 0 then
     require('tallystream.storage.lua.rules.event_ids').write(changes)
   end
   if #changes.uniques > 0 then
