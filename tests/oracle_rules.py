@@ -29,8 +29,8 @@ LENGTHS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 31 * 86_400}
 class Happened:
     """A valid event; `at` is its time and `received` the time of its entry (see `received`), both in milliseconds.
 
-    Its days and months begin in `zone`. `place` is its place in the log: the two numbers of its entry's ID, and its place
-    in the entry.
+    Its days and months begin in `zone`. `place` is its place in the log: the two numbers of its entry's ID, and its
+    place in the entry.
     """
 
     metric: str

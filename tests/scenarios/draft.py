@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hypothesis import strategies as st
 
-from tallystream.rules.windows import bucket
 from tests.scenarios.known import Known, avoided
 from tests.scenarios.script import Occurrence
 
@@ -40,7 +39,6 @@ class Draft:
         start: The second at which the scenario starts.
         elapsed: Seconds since then, by the true clock, after the last step.
         events: The events that were drawn so far.
-        stamps: Times of the events of each subject, which others must not have.
         done: Names of things that were done and matter to later moves.
     """
 
@@ -50,7 +48,6 @@ class Draft:
     age: str = "forever"
     elapsed: float = 0.0
     events: list[Occurrence] = field(default_factory=list)
-    stamps: set[Any] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
 
     def pick(self, choices: Sequence[T]) -> T:
@@ -72,21 +69,17 @@ class Draft:
             return None
         copies = [event for event in self.events if event.id is not None and event.metric in metrics]
         if copies and self.chance(4):
-            copy = self.pick(copies)
-            return copy if self._may_copy(copy) else None
+            return self.pick(copies)
         metric = self.pick(metrics)
         rule = self.rules.metric[metric]
         actor = self.pick(["u1", "u2", "u3"]) if rule.once else self.pick([None, None, "u1", "u2", "u3", "u4"])
-        id_ = self._id(rule)
+        id_ = self._id()
         subject = self.pick(["a", "b", "c", "d", "e"])
         event = Occurrence(metric, subject, self._amount(rule), actor, self._at(rule), id_)
-        event = self._apart(event, rule)
         self.events.append(event)
         return event
 
-    def _id(self, rule: Metric) -> str | None:
-        if not rule.exact and avoided(Known.SKETCH_IDS):
-            return None
+    def _id(self) -> str | None:
         return self.pick([None, None, None, f"i{len(self.events)}"])
 
     def _amount(self, rule: Metric) -> int:
@@ -117,27 +110,6 @@ class Draft:
             if any(seconds is not None and ago > seconds - HOUR for seconds in kept):
                 return None
         return None if ago == 0 else self.elapsed - ago
-
-    def _apart(self, event: Occurrence, rule: Metric) -> Occurrence:
-        """Return the event with its own time, if ties are avoided."""
-        if rule.once is None or not avoided(Known.TIES):
-            return event
-        at = self.elapsed if event.at is None else event.at
-        while (event.metric, event.subject, event.actor, at) in self.stamps:
-            at += STEP
-        self.stamps.add((event.metric, event.subject, event.actor, at))
-        return Occurrence(event.metric, event.subject, event.amount, event.actor, at, event.id)
-
-    def _may_copy(self, copy: Occurrence) -> bool:
-        rule = self.rules.metric[copy.metric]
-        if rule.once is not None:
-            return not avoided(Known.TIES)
-        if not avoided(Known.FORGOTTEN_IDS):
-            return True
-        if rule.ids is None or copy.at is None:
-            return False
-        period = bucket(rule.ids, int(self.start + copy.at) // 60, self.rules.zone)
-        return self.start + self.elapsed < period.end + DAY / 2
 
 
 def moment(text: str) -> float:

@@ -14,13 +14,10 @@ class Known(Enum):
 
     EXPIRED_RANGES = "15.1: ranges over expired buckets are answered with error 0"
     REVIVED_BUCKETS = "15.1: a late event revives an expired bucket with only itself"
-    FORGOTTEN_IDS = "15.3: ids are forgotten a day after their last write, and at the end of their period"
     SERVER_CLOCK = "15.5: after a jump of the server's clock, lateness is measured from the stream's ID"
     CALLER_CLOCK = "15.6: decide looks at the caller's clock"
-    TIES = "15.8: of votes with the same time, the largest amount counts"
     LARGE_SUMS = "g10: sums near 2^53"
     NEGATIVE_SKETCHES = "f06: sketches with negative amounts"
-    SKETCH_IDS = "f19: exact = false counts each copy of an id"
     LEADERBOARD_ERRORS = "f05: the error of a leaderboard does not cover subjects that it does not list"
     FIRST_VOTE_OF_0 = "new: decide of a first vote of 0 returns total None instead of 0"
     TWO_RESETS = "f07: two resets at once take the total back twice"

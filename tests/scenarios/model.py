@@ -8,13 +8,12 @@ a range of time, dead letters, resets, and events that were taken back.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from tallystream.rules.windows import bucket
 from tests.oracle import AHEAD, home
-from tests.oracle_rules import Books, Happened, tally
+from tests.oracle_rules import Books, Happened, is_late, tally
 from tests.scenarios.script import Occurrence
 
 if TYPE_CHECKING:
@@ -30,14 +29,9 @@ GROUPED: Final = 2**40
 
 @dataclass(frozen=True)
 class Zoned(Happened):
-    """An event whose days and months begin at midnight in a time zone.
-
-    `at` is in milliseconds and has the place in the log as a fraction, so of two events at the same time, the one later
-    in the log is later.
-    """
+    """An event whose days and months begin at midnight in a time zone."""
 
     zone: str = "UTC"
-    place: int = 0
 
     def bucket(self, window: str) -> str:
         """Return the label of the bucket of a window that contains the event's time."""
@@ -59,7 +53,7 @@ class Located(Books):
     def add(self, event: Happened, rule: Metric, amount: int) -> None:
         """Add an amount as `Books` does, and remember its event; the amount is 0 if a reset came after the event."""
         assert isinstance(event, Zoned)
-        if event.place < self.resets.get((event.metric, event.subject), 0):
+        if event.place[0] < self.resets.get((event.metric, event.subject), 0):
             amount = 0
         super().add(event, rule, amount)
         self.parts.append((event, amount))
@@ -100,9 +94,8 @@ class Logged:
         """Return the event as the oracle takes it."""
         event = self.event
         at = self.at if self.single else self.at // 60_000 * 60_000 + 59_999
-        exact = Fraction(at) + Fraction(self.place, 10**6)
-        known = (event.metric, event.subject, event.amount, exact, self.received, event.actor, event.id)
-        return Zoned(*known, zone, self.place)
+        known = (event.metric, event.subject, event.amount, at, self.received, event.actor, event.id)
+        return Zoned(*known, (self.place,), zone)
 
 
 class Model:
@@ -249,8 +242,9 @@ class Model:
         found = set()
         for logged in self.alive:
             event = logged.event
-            late = (rule.late_seconds or 2**53) * 1000 < logged.received - logged.at
-            if (late and rule.rejects_late) or (event.metric, event.subject) != (metric, subject):
+            late = is_late(logged.happened("UTC"), rule)
+            rejects = rule.rejects_late or (event.id is not None and rule.keeps_ids)
+            if (late and rejects) or (event.metric, event.subject) != (metric, subject):
                 continue
             if event.actor is not None and start <= logged.at < end:
                 found.add(event.actor)

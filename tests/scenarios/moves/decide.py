@@ -32,7 +32,8 @@ class Decide(Move, frozen=True):
         event = draft.event(metrics)
         if event is None or event.at is None:
             return None if event is None else cls(event)
-        late = draft.rules.metric[event.metric].late_seconds
+        rule = draft.rules.metric[event.metric]
+        late = rule.late_seconds if event.id is None or not rule.keeps_ids else rule.id_late_seconds
         return None if late is not None and draft.elapsed - event.at > late - 120 else cls(event)
 
     def play(self, world: World) -> None:
@@ -46,7 +47,8 @@ class Decide(Move, frozen=True):
         fields = event.fields(world.start)
         at = fields.get("at", world.now("app"))
         verdict = world.ask("app", "decide", url=world.url, producer="p1", event=fields)
-        too_late = rule.late_seconds is not None and world.now("app") - at > rule.late_seconds
+        late = rule.late_seconds if event.id is None or not rule.keeps_ids else rule.id_late_seconds
+        too_late = late is not None and world.now("app") - at > late
         if "refused" in verdict:
             if at > world.now("app") + 3600 or too_late:
                 return
