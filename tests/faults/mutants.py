@@ -435,8 +435,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/rules/batch.py",
-                "return self.expire | self.closes | self._id_ends | {prefix: until for _, prefix, until in self._uniques}",
-                "return self.expire | self.closes | self._id_ends",
+                "self.closes | self._id_ends | {prefix: until for _, prefix, until in self._uniques}",
+                "self.closes | self._id_ends",
             ),
         ),
         tests=(f"{_AUDIT}::test_a_bucket_that_expires_while_it_is_read_is_no_difference",),

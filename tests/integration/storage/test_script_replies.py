@@ -26,9 +26,11 @@ PENDING: Final = f"{GROUP}; XADD stream 1-1 v 1; XREADGROUP GROUP g c STREAMS st
 NEXT_GROUP: Final = "XGROUP CREATE stream g-2 0 MKSTREAM"
 NEXT_PENDING: Final = f"{NEXT_GROUP}; XADD stream 1-1 v 1; XREADGROUP GROUP g-2 c STREAMS stream >"
 DEAD: Final = "XADD dead 1-1 events 3"
+REAPED: Final = "HSET seq !reaped 5-0_5-0"
 PRODUCER: Final = "HSET seq p 1_1-1"
 WORDS: Final = "RPUSH cut:before" + 5001 * " w"
 LEDGERS: Final = "HSET ledger appended 1; HSET topic appended 1 plain 0"
+DROPPED: Final = "dropped number number number"
 FORGOTTEN: Final = "HSET forgotten view 5"
 CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 
@@ -36,22 +38,30 @@ CASES: Final = [
     # The script, its keys, commands that run before it, its arguments, the shape of its reply. An argument
     # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `known:ID` one of an event with an id, `-` is the empty
     # text, `_` in a value means a space.
-    ("storage/append", "stream seq ledger", "", "1 p 1 1 x", "appended text"),
-    ("storage/append", "stream seq ledger", PRODUCER, "1 p 1 1 x", "already text"),
-    ("storage/append", "stream seq ledger", "", "1 p 2 1 x", "gap text"),
-    ("storage/append", "stream seq ledger", "HSET seq !closed 2", "1 p 1 1 x", "closed text"),
-    ("storage/append", "stream seq ledger", "HSET seq !limit 0", "1 p 1 1 x", "full text"),
+    ("storage/append", "stream seq ledger", "", "1 p 1 1 x 0-0", "appended text"),
+    ("storage/append", "stream seq ledger", PRODUCER, "1 p 1 1 x 0-0", "already text"),
+    ("storage/append", "stream seq ledger", "", "1 p 2 1 x 0-0", "gap text"),
+    ("storage/append", "stream seq ledger", REAPED, "1 0123456789abcdef 1 1 x 1-0", "forgotten"),
+    ("storage/append", "stream seq ledger", "HSET seq !closed 2", "1 p 1 1 x 0-0", "closed text"),
+    ("storage/append", "stream seq ledger", "HSET seq !limit 0", "1 p 1 1 x 0-0", "full text"),
     (
         "storage/decide",
         "stream live ledger topic seq",
         "",
-        "batch:a 1 total:a v 1",
+        "batch:a 1 total:a 1 - 3600000 v 1",
         "decided text number text text text",
     ),
-    ("storage/decide", "stream live ledger topic seq", "HSET seq !limit 0", "batch:a 1 total:a v 1", "full text"),
-    ("storage/decide", "stream live ledger topic seq", FULL, "batch:full 1 total:full v 1", "rejected"),
-    ("storage/decide", "stream live ledger topic seq", FORGOTTEN, "known 1 total:a v 1", "late"),
-    ("storage/decide", "stream live ledger topic seq", "SET live 2", "batch:a 1 total:a v 1", "switched"),
+    (
+        "storage/decide",
+        "stream live ledger topic seq",
+        "HSET seq !limit 0",
+        "batch:a 1 total:a 1 - 3600000 v 1",
+        "full text",
+    ),
+    ("storage/decide", "stream live ledger topic seq", FULL, "batch:full 1 total:full 1 - 3600000 v 1", "rejected"),
+    ("storage/decide", "stream live ledger topic seq", FORGOTTEN, "known 1 total:a 1 - 3600000 v 1", "late"),
+    ("storage/decide", "stream live ledger topic seq", "", "batch:a 1 total:a 9999999999999 - 3600000 v 1", "ahead"),
+    ("storage/decide", "stream live ledger topic seq", "SET live 2", "batch:a 1 total:a 1 - 3600000 v 1", "switched"),
     ("storage/init_deployment", "meta", "", "layout 2", "created text text"),
     ("storage/init_deployment", "meta", "HSET meta layout 2", "layout 3", "loaded text text"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1 1", "applied"),
@@ -63,13 +73,14 @@ CASES: Final = [
     ("dead_letters/retry", "dead dead ledger live", "", "batch:a:1-1 1", "stale"),
     ("dead_letters/retry", "dead dead ledger live", "SET live 2", "batch:a:1-1 1", "switched"),
     ("dead_letters/retry", "dead dead ledger live", f"{DEAD}; {FULL}", "batch:full:1-1 1", "rejected text text"),
-    ("dead_letters/drop", "dead ledger", DEAD, "1-1 2-1", "dropped number number"),
+    ("dead_letters/drop", "dead ledger records stream holds", f"{DEAD}; {GROUP}", "g g 1-1 - 2-1 -", DROPPED),
     ("maintenance/trim", "stream holds ledger seq", GROUP, "g 9 0 9 9 0", "trimmed number number number number text"),
     ("maintenance/losses", "stream ledger ledger", PENDING, "g", "waiting"),
     ("maintenance/losses", "stream ledger ledger", GROUP, "g", "settled number number"),
     ("maintenance/losses", "stream ledger ledger", f"{GROUP}; HSET ledger counted 1", "g", "open number number"),
     ("maintenance/reap_consumers", "stream", PENDING, "g owner 0 10", "reaped number number"),
-    ("maintenance/reap_producers", "seq", "HSET seq 0123456789abcdef 1_1-1", "0 1000 10", "reaped text number"),
+    ("maintenance/reap_producers", "seq stream", "HSET seq 0123456789abcdef 1_1-1", "0 10 1 1 1", "reaped text number"),
+    ("maintenance/clock", "stream", "", "", "clock text text"),
     ("rebuild/backfill", "mark dead ledger", "", "batch:a - 1-1", "applied"),
     ("rebuild/backfill", "mark dead ledger", "", "batch:a 9-9 1-1", "at text"),
     ("rebuild/backfill", "mark dead ledger", FULL, "batch:full - 1-1", "rejected text text"),
@@ -147,7 +158,7 @@ def batch(subject: str, *ids: str, **more: Any) -> bytes:
     rule = {"metric": "view", "total": "total:", "up": "up:", "windows": [], "limit": 0, "limits": "limit:"}
     rule |= {"top": 0, "tops": [], "quota": 0, "sketch": "sketch", "bloom": 0, "apart": 1, "sketched": 0}
     empty = ("labels", "windows", "sketches", "limited", "seen", "votes", "uniques", "expire")
-    columns = {"sums": [(1, [subject], [1])], "ledger": ["counted", 1]}
+    columns = {"sums": [(1, [subject], [1])], "ledger": ["counted", 1], "closes": {}}
     return msgspec.msgpack.encode({"ids": ids, "rules": [rule], **dict.fromkeys(empty, ()), **(columns | more)})
 
 
