@@ -95,7 +95,7 @@ class Logged:
         event = self.event
         at = self.at if self.single else self.at // 60_000 * 60_000 + 59_999
         known = (event.metric, event.subject, event.amount, at, self.received, event.actor, event.id)
-        return Zoned(*known, (self.place,), zone)
+        return Zoned(*known, zone=zone, place=(self.place,))
 
 
 class Model:
