@@ -44,10 +44,10 @@ class Totals:
     `Decision.id`, the read waits until everything up to it is counted in the partitions that are read, so the answer
     contains the caller's own writes. `timeout` is the most seconds to wait for that.
 
-    Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid (`field`
-    names the argument); `ConfigurationError`, if no worker has published the rules yet, or if the stored deployment has
-    another number of partitions than `partitions` or another layout version than this release; `FlushTimeout`, if
-    `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot be read.
+    Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
+    (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet, or if the stored
+    deployment has another number of partitions than `partitions` or another layout version than this release;
+    `FlushTimeout`, if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot be read.
 
     Args:
         url: The URL of Redis or Valkey.
