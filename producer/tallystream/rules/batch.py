@@ -55,7 +55,7 @@ class BucketSet:
 
 
 class BucketResolver:
-    """Returns the place of a metric and a minute: the same object for the same buckets, so it can be a dictionary key.
+    """Returns the `BucketSet` of a metric and a minute; one object for equal buckets, so it can be a dictionary key.
 
     Attributes:
         rules: The declared metrics.
@@ -67,7 +67,7 @@ class BucketResolver:
         self._by_labels: dict[tuple[str, tuple[str, ...]], BucketSet] = {}
 
     def __call__(self, metric: str, minute: int) -> BucketSet:
-        """Return the place of a declared metric at a minute (whole minutes since 1970)."""
+        """Return the bucket set of a declared metric and a minute (whole minutes since 1970)."""
         place = self._by_minute.get((metric, minute))
         if place is None:
             if len(self._by_minute) >= 100_000:  # noqa: PLR2004  # 70 days of minutes of one metric; then start empty
@@ -81,7 +81,7 @@ class BucketResolver:
         return place
 
     def without_finer(self, place: BucketSet, finest: str) -> BucketSet:
-        """Return a place without the buckets of windows finer than `finest`; `total` leaves out every bucket."""
+        """Return a bucket set without the buckets of windows finer than `finest`; `total` leaves out all windows."""
         first = WINDOWS.index(finest) if finest in WINDOWS else len(WINDOWS)
         windows = zip(place.rule.windows, place.buckets, strict=True)
         buckets = tuple(each if WINDOWS.index(window) >= first else None for window, each in windows)
@@ -98,7 +98,7 @@ class Batch:
         alerts: By metric, the alerts that may fire; `None` for none.
 
     Attributes:
-        sums: By place and subject, the sum of the amounts, for events that no rule with state needs separately.
+        sums: By bucket set and subject, the sum of the amounts, for events that no rule with state needs separately.
         limited: The same for metrics with a limit; each event has the amount 1.
         received: Millisecond at which the server received the first of the events; used only if there are alerts.
         expire: By key of a bucket, the millisecond until which it is kept; 0 means forever.
@@ -122,7 +122,7 @@ class Batch:
         """Add one event, which `Rules.refuse` must have accepted.
 
         Args:
-            place: The place of its metric and minute.
+            place: The bucket set of its metric and minute.
             subject: Its subject.
             amount: Its amount.
             at: Its time, in milliseconds since 1970.
@@ -149,10 +149,10 @@ class Batch:
             self._actors(place, rule.unique, at // 60_000)[subject].add(actor)
 
     def add_visits(self, place: BucketSet, minute: int, subjects: list[str], actors: list[str]) -> None:
-        """Add events of amount 1 of one place, each with an actor and without an id; the metric must not have `once`.
+        """Add events of amount 1 that have an actor and no id, all in one bucket set; the metric must not have `once`.
 
         Args:
-            place: The place of the events.
+            place: The bucket set of the events.
             minute: Their time, in whole minutes since 1970.
             subjects: The subject of each event.
             actors: The actor of each event.
