@@ -1,6 +1,6 @@
 """Finds late events: events that are older than their metric accepts.
 
-The age of an event is the time from the event until the server received its entry, taken from the entry's stream ID.
+The age of an event is the time from the event until the server received its entry (`Entry.received`).
 Neither time ever changes and no clock is read, so an event is late in every fold or in none.
 """
 
