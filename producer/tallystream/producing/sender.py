@@ -42,7 +42,7 @@ _log: Final = logging.getLogger("tallystream")
 class Sender:
     """Sends the events of a producer's buffer, and those that dead processes left in its spool, in one thread.
 
-    The thread starts with the first event, so a fork before that copies no thread.
+    The first call of `start` starts the thread.
 
     Args:
         client: Client that never sends a command twice.
@@ -144,7 +144,7 @@ class Sender:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _pass(self) -> bool:
-        """Take one step of every send queue, moving it to the live topic first; return whether any made progress."""
+        """Move every send queue to the live topic, and take one step of each; return whether any made progress."""
         if any(send_queue.appender.is_closed for send_queue in self._outboxes()):
             self._validator.forget()  # read the deployment again in each pass, until it names the new topic
         deployment = self._validator.refresh()
@@ -176,7 +176,7 @@ class Sender:
         return self._adopted if self._own is None else [self._own, *self._adopted]
 
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
-        """Take over the segments of one dead process from the spool, if there are any: reading them takes a while."""
+        """Take over the segments of the next dead process in the spool; if there is none, plan the next search."""
         for segments in orphaned_segments(spool.folder, self._refused):
             try:
                 buffer = Spool(BufferSettings(), spool, segments)
@@ -197,7 +197,7 @@ class Sender:
                 _release(buffer)
 
     def abandon(self) -> None:
-        """Close the file descriptors of the parent's spool, in the child process after a fork."""
+        """In a child process after a fork, close the copied file descriptors of the parent's spool."""
         for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
             if isinstance(buffer, Spool):
                 buffer.abandon()
