@@ -33,8 +33,8 @@ class WatchedAlert(msgspec.Struct, frozen=True):
         metric: The metric.
         subject: The subject, or the pattern of subjects.
         value: The value that is compared: a window, a duration, `rate` and a duration, or `total`.
-        above: The bound, if the alert fires above it.
-        below: The bound, if the alert fires below it.
+        above: The bound above which the alert fires; `null` if it has only `below`.
+        below: The bound below which the alert fires; `null` if it has only `above`.
         clear: The value at which the alert ends.
         firing: The number of subjects for which it fires.
     """
@@ -75,7 +75,7 @@ class Alerts(msgspec.Struct, frozen=True):
     Attributes:
         alerts: The declared alerts.
         firing: The alerts that fire, the latest first.
-        more: Whether there are others after these.
+        more: Whether further alerts fire that come after those in `firing`.
         undelivered: The number of notifications that are not delivered yet.
     """
 
@@ -92,7 +92,8 @@ class FiringAlerts:
     Attributes:
         counts: By name of the alert, the number of subjects for which it fires.
         fired: The alerts that fire, the latest first; empty unless the query asked for them.
-        waiting: By stream of the partition, the number of notifications that are not delivered yet.
+        waiting: By name of a partition's stream, the number of notifications that are not delivered yet; empty if no
+            alert is declared.
     """
 
     counts: Mapping[str, int]
@@ -102,6 +103,8 @@ class FiringAlerts:
 
 def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: int) -> Query[Alerts]:
     """Return a query for the declared alerts, and for `n` of those that fire in second `now`, after `offset` others.
+
+    At most about 1,000 subjects of one alert and partition are listed.
 
     Raises:
         EventError: `n` is not 0 to 1,000, or `offset` is negative.
@@ -135,7 +138,7 @@ def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: i
 def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = False) -> Query[FiringAlerts]:
     """Return a query for the number of subjects for which each alert fires in second `now`.
 
-    If `listed` is true, the answer also has the subjects, at most about 1,000 for each alert and partition.
+    If `listed` is true, `fired` of the answer has these subjects, at most about 1,000 for each alert and partition.
     """
     commands: list[Command] = []
     for keys in layout.keys if rules.alert else ():

@@ -87,7 +87,8 @@ def query_series(
     """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now`.
 
     Raises:
-        EventError: the metric does not have this window, `last` is not 1 to 1,000, or the subject is not valid.
+        EventError: the metric is not declared or does not have this window, `last` is not 1 to 1,000, or the subject is
+            not valid.
     """
     name = declared_window(rules, metric, window)
     if not 1 <= last <= MAX_POINTS:
@@ -113,7 +114,8 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
     """Return a query for the sum over a duration that ends at second `now`, from the fewest buckets that cover it.
 
     Raises:
-        EventError: the duration is not valid or too long, the metric has no windows, or the subject is not valid.
+        EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; the metric is
+            not declared or has no windows; or the subject is not valid.
     """
     covering = rolling_buckets(rules, metric, over, now)
 
@@ -128,10 +130,11 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
 
 
 def rolling_buckets(rules: Rules, metric: str, over: str, now: float) -> list[tuple[str, Bucket]]:
-    """Return the fewest buckets that cover a duration that ends at second `now`, each with its window.
+    """Return the fewest buckets that cover a duration that ends at second `now`, as pairs of window and bucket.
 
     Raises:
-        EventError: the duration is not valid, too long, or needs more than 1,000 buckets; or the metric has no windows.
+        EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; or the metric
+            is not declared or has no windows.
     """
     rules.refuse_undeclared(metric)
     windows = rules.metric[metric].windows
@@ -155,7 +158,7 @@ def declared_window(rules: Rules, metric: str, window: str) -> Window:
     """Return `window` as the name of a window that the metric has.
 
     Raises:
-        EventError: the metric does not have this window; the error names the windows that it has.
+        EventError: the metric is not declared, or does not have this window; the error then names its windows.
     """
     rules.refuse_undeclared(metric)
     declared = rules.metric[metric].windows

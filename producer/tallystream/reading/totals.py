@@ -45,13 +45,14 @@ class Totals:
     contains the caller's own writes. `timeout` is the most seconds to wait for that.
 
     Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
-    (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet, or if the stored
-    deployment has another number of partitions than `partitions` or another layout version than this release;
-    `FlushTimeout`, if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot be read.
+    (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
+    `get_many`, `read` and `ledger`), or if the stored deployment has another number of partitions than `partitions` or
+    another layout version than this release; `FlushTimeout`, if `after` was not counted within `timeout`; and
+    `redis.RedisError`, if the server cannot be read.
 
     Args:
         url: The URL of Redis or Valkey.
-        partitions: The number of partitions that the caller expects; `None` accepts any.
+        partitions: The number of partitions that the caller expects; `None` for no expectation.
         namespace: The first part of every key.
     """
 
@@ -63,7 +64,7 @@ class Totals:
 
     @property
     def deployment(self) -> Deployment:
-        """The deployment, read at most a second ago; see `query_deployment`."""
+        """The deployment: the cached one if read within the last second, else read again; see `query_deployment`."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
             self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
@@ -219,6 +220,8 @@ class Totals:
 
         Raises:
             redis.RedisError: the server cannot be read.
+
+        Any error of the query's `parse` is raised too.
         """
         while True:
             with self._client.pipeline(transaction=query.atomic) as pipeline:
