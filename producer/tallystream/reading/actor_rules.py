@@ -45,7 +45,7 @@ class Limit(Figure, frozen=True):
 
 
 class Votes(Figure, frozen=True):
-    """The votes for a subject, one for each actor.
+    """The votes for a subject: one for each actor, or one for each actor and period if `once` is not `forever`.
 
     Attributes:
         metric: The metric.
