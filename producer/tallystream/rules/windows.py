@@ -72,10 +72,14 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
     """Return the bucket of a window that contains a minute.
 
     Args:
-        window: `minute`, `hour`, `day`, `month`, `forever`, `total`, or a duration such as `30d`, whose buckets follow
-            one another from 1970.
+        window: `minute`, `hour`, `day`, `month`, or a duration such as `30d`, whose buckets follow one another from
+            1970 in UTC. `forever` and `total` have one bucket, from 0 to 2^53.
         minute: Whole minutes since 1970.
         zone: The time zone in which days and months begin.
+
+    Raises:
+        ValueError: `window` is not one of these.
+        ConfigurationError: there is no time zone `zone`.
     """
     at = minute * MINUTE
     match window:
@@ -101,7 +105,7 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
 
 
 def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
-    """Return the bucket with a label that `bucket` makes for this window and zone; `None` if it makes no such label."""
+    """Return the bucket of a window that has the label `label`; `None` if no bucket of the window has this label."""
     try:
         if window in _FORMATS:
             found = dt.datetime.strptime(label, _FORMATS[window])  # noqa: DTZ007  # the zone is put in below
@@ -121,7 +125,9 @@ def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
 
 
 def cover(start: int, end: int, windows: Sequence[str], zone: str = "UTC") -> Iterator[tuple[str, Bucket]]:
-    """Yield the fewest buckets that cover the seconds from `start` to `end`, in order, each with its window.
+    """Yield the fewest buckets that cover the seconds from `start` until before `end`, in order, as (window, bucket).
+
+    `windows` must name at least one window. If `end` is not after `start`, only second `start` is covered.
 
     First move `start` down and `end` up to the bounds of the finest window. Then use a coarser bucket if it begins at
     the position reached, and ends within the range at a bound of the finest window.
