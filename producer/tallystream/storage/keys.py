@@ -186,7 +186,10 @@ class PartitionKeys:
         return f"{self.prefix}alerting:{alert}:{label}"
 
     def watched(self, alert: str) -> str:
-        """Sorted set: the subjects of an alert on a range, by the millisecond at which they were last counted."""
+        """Sorted set: the subjects of an alert on a range, by the millisecond of the last batch with the subject.
+
+        Only the 10,000 latest subjects are kept.
+        """
         return f"{self.prefix}watched:{alert}"
 
     def total(self, metric: str, subject: str) -> str:

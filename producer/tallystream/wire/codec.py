@@ -103,8 +103,8 @@ class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
         subject: The subject.
         amount: The amount.
         at: The time of the event, in milliseconds since 1970.
-        actor: The actor, if it has one.
-        id: The id, if it has one.
+        actor: The actor; `None` if the event has none.
+        id: The id; `None` if the event has none.
     """
 
     metric: str
