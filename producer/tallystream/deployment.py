@@ -126,7 +126,7 @@ class Deployment:
 
         Args:
             fields: The fields of the hash of the live topic.
-            partitions: Expected number of partitions; `None` accepts any number.
+            partitions: Expected number of partitions; `None` does not check it.
             namespace: First part of every key.
             root: The fields of the hash of the first topic; `None` if the first topic is live.
 
