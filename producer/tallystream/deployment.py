@@ -25,13 +25,13 @@ _INIT: Final = Script("tallystream.storage", "init_deployment")
 
 @dataclass(frozen=True)
 class Deployment:
-    """The state of one namespace, as it was last read; `reload` reads it again.
+    """The state of one namespace at the time when it was read; it never changes: `reload` returns a new object.
 
-    A producer or a reader may start before the first worker: then the rules, or the whole deployment, are not stored
-    yet.
+    A producer or a reader may start before the first worker. If the rules are not stored yet, `declared` is `None`; if
+    nothing is stored yet, `epoch` is empty, too, and `layout` has 4 partitions.
 
     Attributes:
-        layout: The keys of the live topic and its live generation.
+        layout: The keys of the live topic and its live generation; never missing.
         epoch: Name of the data, which changes only when all data was lost and counting began again. Empty if no
             deployment is stored yet.
         declared: The rules of `generation`; `None` until a worker has published them. See `rules`.

@@ -191,7 +191,10 @@ class Sender:
         self._scan_at = time.monotonic() + _SCAN
 
     def release(self) -> None:
-        """Close the spool's files if the thread has ended; remove those that are delivered completely."""
+        """Close the files of all spools, its own and the adopted ones; do nothing while the thread runs.
+
+        All files of a spool are removed if all its events were delivered; otherwise all stay, for a later process.
+        """
         if self._thread is None or not self._thread.is_alive():
             for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
                 _release(buffer)

@@ -357,6 +357,10 @@ def _until(end: int | None, kept: int | None) -> int:
 
 
 def _labels(place: BucketSet) -> dict[str | int, str]:
-    """Return the labels of a bucket set by position, from 1, and under the key `text` its attribute `text`."""
+    """Return the labels of a bucket set in the form in which the Lua script of a batch gets them.
+
+    The keys 1, 2, ... have the label of the limit's bucket, then that of each window's bucket (`""` for no bucket); the
+    key `text` has all labels in one text.
+    """
     numbered: dict[str | int, str] = dict(enumerate(place.labels, 1))
     return numbered | {"text": place.text}

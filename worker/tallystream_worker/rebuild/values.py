@@ -173,9 +173,10 @@ def pieces(
 
 
 def chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Group pieces into chunks of at least 1,000 counters, and fewer than 1,500; the last chunk may be smaller.
+    """Yield pieces in chunks of at least 1,000 counters, and fewer than 1,500; the last chunk may be smaller.
 
-    Reading a chunk blocks the server for about 1 ms.
+    A piece has at most 500 counters, and stays whole; a leaderboard is one counter. Reading a chunk blocks the server
+    for about 1 ms.
     """
     chunk: list[Piece] = []
     size = 0
