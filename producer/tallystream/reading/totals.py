@@ -83,8 +83,8 @@ class Totals:
 
         Args:
             counters: Pairs of a subject and a metric.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.get_many(counters), after, timeout)
 
@@ -101,8 +101,8 @@ class Totals:
         Args:
             subject: The subject.
             metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.of(subject, metrics), after, timeout)
 
@@ -123,8 +123,8 @@ class Totals:
             metric: A metric with this window declared.
             window: `minute`, `hour`, `day` or `month`, in the time zone that the rules declare.
             last: How many buckets, 1 to 1,000.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.series(subject, metric, window, last), after, timeout)
 
@@ -137,8 +137,8 @@ class Totals:
             subject: The subject.
             metric: A metric with windows declared.
             over: A duration, such as `90s`, `15m`, `8h` or `7d`; at most `4000d`, and at most 1,000 buckets.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
@@ -160,8 +160,8 @@ class Totals:
             n: How many subjects, at most the metric's `top`; `None` for 10, or for `top` if that is smaller.
             offset: How many places to skip; for the next page, use `next` of the answer. Counting continues between two
                 pages, so subjects may change places.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.top(metric, window, n, offset), after, timeout)
 
@@ -189,8 +189,8 @@ class Totals:
             metric: A metric with `unique` declared.
             over: A duration such as `7d`, rounded up to whole buckets; `None` for the current bucket of the metric's
                 `unique` window.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.uniques(subject, metric, over), after, timeout)
 

@@ -196,7 +196,14 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
         return events
 
     def by_singles(self) -> Payload:
-        """Return a payload of the same events with those of `visits` as singles; `self` if there are no visits."""
+        """Return a payload of the same events, in which every event stored in columns (`visits`) is a `Single` instead.
+
+        Each row of `visits` becomes one element at the end of `singles`, and the new payload has no `visits`. This
+        payload does not change; it is returned itself if `visits` is empty.
+
+        Raises:
+            ValueError: the columns of an element of `visits` differ in length.
+        """
         if not self.visits:
             return self
         spelled = [single for visits in self.visits for single in visits.singles()]

@@ -85,7 +85,7 @@ def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: st
 def _compensation(
     client: redis.Redis, keys: PartitionKeys, metric: str, rule: Metric, subject: str, total: int, zone: str
 ) -> list[Correction]:
-    """Return corrections that bring a subject's total in one partition, and 1,000 buckets of each window, to 0.
+    """Return corrections that bring a subject's total in one partition, and each window's latest 1,000 buckets, to 0.
 
     A correction changes the buckets of its window and of longer windows: a correction of a day changes no hour.
     """
