@@ -26,13 +26,13 @@ _INIT: Final = Script("tallystream.storage", "init_deployment")
 
 @dataclass(frozen=True)
 class Deployment:
-    """The state of one namespace, as it was last read; `reload` reads it again.
+    """The state of one namespace at the time when it was read; it never changes: `reload` returns a new object.
 
-    A producer or a reader may start before the first worker: then the rules, or the whole deployment, are not stored
-    yet.
+    A producer or a reader may start before the first worker. If the rules are not stored yet, `declared` is `None`; if
+    nothing is stored yet, `epoch` is empty, too, and `layout` has 4 partitions.
 
     Attributes:
-        layout: The keys of the live topic and its live generation.
+        layout: The keys of the live topic and its live generation; never missing.
         epoch: Name of the data, which changes only when all data was lost and counting began again. Empty if no
             deployment is stored yet.
         declared: The rules of `generation`; `None` until a worker has published them. See `rules`.
@@ -130,7 +130,7 @@ class Deployment:
 
         Args:
             fields: The fields of the hash of the live topic.
-            partitions: Expected number of partitions; `None` accepts any number.
+            partitions: Expected number of partitions; `None` does not check it.
             namespace: First part of every key.
             root: The fields of the hash of the first topic; `None` if the first topic is live.
 

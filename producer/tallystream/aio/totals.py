@@ -45,7 +45,7 @@ class Totals:
 
     Args:
         url: URL of Redis or Valkey.
-        partitions: Expected number of partitions, to be checked against the stored one; `None` accepts any number.
+        partitions: Expected number of partitions, to be checked against the stored one; `None` does not check it.
         namespace: First part of every key.
 
     Raises:

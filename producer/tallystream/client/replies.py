@@ -143,7 +143,10 @@ def is_connection_stale(error: RedisError) -> bool:
 
 
 def is_certificate_untrusted(error: RedisError) -> bool:
-    """Return whether the TLS handshake failed because no trusted authority signed the server's certificate."""
+    """Return whether the TLS handshake failed because the server's certificate was not accepted, for any reason.
+
+    Reasons: no trusted authority signed it, it has expired, or it is for another host name.
+    """
     return isinstance(error, redis.ConnectionError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 

@@ -47,7 +47,7 @@ class Appender:
         client: Client that never sends a command twice.
         layout: Layout of the live topic.
         epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
-        durability: Durability that an entry needs to count as confirmed.
+        durability: Durability that an entry needs to count as confirmed; `None`: the memory of the server is enough.
         queues: One queue for each partition; `None` for new, empty queues.
         on_rename: Called before anything is sent under a queue's new name; see `RollbackWatch` for its arguments.
 
@@ -78,9 +78,9 @@ class Appender:
         self.backlogged = 0
         """Number of times that a stream refused entries because the stream had reached its limit."""
         self.unconfirmed = 0
-        """Bursts of entries that were written, but whose durability was not confirmed in time."""
+        """Number of `send` calls whose entries were written, but whose durability was not confirmed in time."""
         self.is_closed = False
-        """Whether a stream is closed because another topic becomes live: call `settle`, then `move`."""
+        """Whether a stream is closed because another topic becomes live: call `lasts`, `settle`, then `move`."""
 
     def push(self, partition: int, entry: SealedEntry) -> None:
         """Add an entry to the end of its partition's queue; its place in the queue determines its sequence."""
@@ -88,7 +88,7 @@ class Appender:
 
     @property
     def rewound(self) -> int:
-        """Number of times that a stream had lost confirmed entries."""
+        """Number of times that any of the streams had lost confirmed entries."""
         return self._rollbacks.rewound
 
     @property
@@ -103,7 +103,7 @@ class Appender:
 
     @property
     def oldest_cycle(self) -> int | None:
-        """The lowest cycle among the unconfirmed entries; `None` if every entry is confirmed."""
+        """The lowest cycle (number of a seal) among the unconfirmed entries; `None` if every entry is confirmed."""
         return min((queue.waiting[0].cycle for queue in self.queues if queue.waiting), default=None)
 
     @property
@@ -116,11 +116,15 @@ class Appender:
         return max(0.0, min(moments) - now) if moments else None
 
     def send(self) -> tuple[list[SealedEntry], RedisError | None]:
-        """Send a burst of unconfirmed entries: the first 32 of each partition, except full or closed streams.
+        """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
+
+        A stream that was full or closed less than 0.1 seconds ago is left out. Before that, confirmed entries that a
+        server is known to have lost are queued again.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`), and the first error reply of a
-            server (memory full, read-only, loading, missing permission), or `None`. The other entries stay queued.
+            server (memory full, read-only, loading, missing permission), or `None`. The other entries stay queued. A
+            missing script is no error: the next call loads it.
 
         Raises:
             RedisError: the connection broke; it is not known which entries were written, so all of them stay queued.
@@ -231,7 +235,7 @@ class Appender:
     # -- moving to another topic ------------------------------------------------------------------------
 
     def lasts(self) -> list[int]:
-        """Return, by partition, the last sequence that the topic has of each queue; final if the topic is closed.
+        """Return, by partition, the last sequence of each queue that the server has (0: none); final in a closed topic.
 
         If the record of a queue was removed, its confirmed entries are in the topic; see `PartitionQueue.last_of`.
 
@@ -250,7 +254,7 @@ class Appender:
         return lasts
 
     def settle(self, lasts: Sequence[int]) -> list[SealedEntry]:
-        """Confirm the entries that a closed topic has; the other entries stay in `waiting`.
+        """Confirm the entries that a closed topic has; the others are in `waiting`, also confirmed ones that it lost.
 
         Args:
             lasts: By partition, the last sequence that the topic has.

@@ -71,6 +71,9 @@ class BufferSettings:
 class Buffer:
     """Buffers events between the threads that emit them and the one thread that sends them; safe across threads.
 
+    Events are packed by partition. A pack is an entry that is being filled; sealing a pack ends it, so that it can be
+    sent.
+
     Attributes:
         wake: Set when the sending thread has something to do.
         hurry: Set when the sending thread must not linger.
@@ -115,13 +118,15 @@ class Buffer:
     ) -> bool:
         """Add one valid event; return `False` if it was dropped because the buffer is full and `when_full` is `drop`.
 
+        If the buffer is full and `when_full` is `block`, wait for room, at most `block_timeout` seconds.
+
         `route` is one of `Layout.routes` of the present topic, or `ANYWHERE` for a spread event. An event with another
         route gets its partition when it is sealed.
 
         Raises:
             BufferFull: the buffer is full and `when_full` is `raise`, or `block` has waited too long.
             ConfigurationError: the sending thread has failed, and no event will be sent any more.
-            TallyError: the buffer is closed.
+            TallyError: `refuse_more` was called.
         """
         with self._lock:
             if (
@@ -148,6 +153,8 @@ class Buffer:
     def wait_until_appended(self, deadline: float | None) -> None:
         """Wait until every event added before this call is confirmed, at most until the monotonic second `deadline`.
 
+        With `None`, wait without limit.
+
         Raises:
             FlushTimeout: the deadline has passed.
             ConfigurationError: the sending thread has failed, and no event will be sent any more.
@@ -165,7 +172,7 @@ class Buffer:
                 self._changed.wait(remaining)
 
     def refuse_more(self) -> bool:
-        """Refuse all further events; return `False` if the buffer was already closed."""
+        """Make `put` raise an error from now on; return `False`, and change nothing, if `close` was called before."""
         with self._changed:
             if self.is_closed:
                 return False
@@ -202,8 +209,8 @@ class Buffer:
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Return the packs to send now: the full ones, and all others if `linger` has passed or a caller waits.
 
-        Spread events go to one partition after another, an entry at a time, so that a subject with many events is still
-        one sum in each entry.
+        Spread events all go to one partition until its pack is sealed, then to the next partition, so that a subject
+        with many events is still one sum in each entry.
 
         Returns:
             The number of this seal (its cycle), and pairs of partition and pack.
@@ -225,7 +232,7 @@ class Buffer:
         return cycle, sealed
 
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
-        """Count entries as appended and free their room; `cycle` is the last seal whose entries are all confirmed."""
+        """Count entries as appended and free their room; `cycle` is the seal up to which all entries are confirmed."""
         with self._changed:
             for entry in confirmed:
                 self.appended += entry.events
@@ -249,7 +256,7 @@ class Buffer:
     # -- called with the lock ---------------------------------------------------------------------------
 
     def _make_room(self) -> bool:
-        """Apply `when_full` while the buffer is full; return whether the event may be added."""
+        """Apply `when_full` while the buffer is full; return whether the event may be added, or raise as `put` does."""
         settings = self._settings
         deadline = time.monotonic() + settings.block_timeout
         while True:

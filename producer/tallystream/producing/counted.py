@@ -25,10 +25,12 @@ _POLL: Final = 0.003
 def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, deadline: float | None) -> None:
     """Wait until every entry that an appender has confirmed so far is counted.
 
-    Return early if another topic becomes live: it does so only after it has counted every entry of the earlier one.
+    Also return if another topic becomes live, because a topic becomes live only after it has counted every entry of the
+    earlier topic. With `deadline` `None`, wait without limit.
 
     Raises:
         FlushTimeout: the monotonic second `deadline` has passed.
+        redis.RedisError: the server cannot be read.
     """
     layout, last_ids, reload_at = appender.layout, list(appender.last_ids), 0.0
     while layout is not appender.layout:  # the sender has just moved to another topic

@@ -36,8 +36,9 @@ class Decision:
     """The decision on one event that was counted at once.
 
     Attributes:
-        accepted: Whether the event changed the total: it was within the limit, or it is now the vote of its actor.
-        total: The subject's total including this event; `None` if the subject has no exact counter (`max_subjects`).
+        accepted: Whether the event was counted: it was within the limit, or it is now the vote of its actor.
+        total: The subject's total, at least the metric's floor; it includes this event if accepted; `None` if
+            the subject has no exact counter (`max_subjects`).
         remaining: Events that the limit still allows in this bucket; `None` without a limit.
         reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit or with
             `per = "total"`.
@@ -76,11 +77,12 @@ class Decider:
         self._places = {deployment.generation: BucketResolver(deployment.rules)}
 
     def __call__(self, event: Event) -> Decision:
-        """Append and count one event in one round trip, and return the decision.
+        """Append and count one event in one round trip, and return the decision; a rejection is no error.
 
         Raises:
-            EventError: the event breaks a rule of its metric, its total would exceed the largest amount, or by the
-                server's clock its time is too late or too far ahead.
+            EventError: the metric is undeclared, spread or in a sketch, the amount, the actor or the time does not fit
+                the metric, the total would exceed the largest amount, or by the server's clock its time is too late or
+                too far ahead; the event was not appended.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             Unconfirmed: the event was counted, but no replica or disk confirmed it in time.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
@@ -104,7 +106,7 @@ class Decider:
         return outcome
 
     def _decide(self, deployment: Deployment, event: Event) -> Decision | None:
-        """Decide one event in a deployment's live generation; return `None` if another generation or topic is live."""
+        """Decide one event in a deployment's live generation; return `None` if that is not, or no longer, live."""
         keys = deployment.layout.keys_of(event.subject)
         rules = deployment.rules_of(keys.generation)
         rule = _check(rules, event)

@@ -20,7 +20,11 @@ _restarts: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], None]]] = weakre
 
 
 def follow_process(owner: T, *, restart: Callable[[T], None], close: Callable[[T], None]) -> None:
-    """Call `restart(owner)` in each child after a fork, and `close(owner)` at exit, if `owner` still exists then."""
+    """Arrange that `restart(owner)` is called in each child after a fork, and `close(owner)` at interpreter exit.
+
+    Neither is called if `owner` was garbage-collected before; no reference here keeps it alive. An error of `close` is
+    written to standard error.
+    """
     _restarts[owner] = restart
     atexit.register(_close_at_exit, weakref.ref(owner), close)
 

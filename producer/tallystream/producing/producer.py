@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Producer:
-    """Counts events without making the caller wait for the server.
+    """Counts events: `emit` returns without waiting for the server, unless the buffer is full; `decide` waits.
 
     Safe across threads and after `fork`: the child starts with an empty buffer, and the parent sends its own events.
     Reconnects without limit. At interpreter exit it tries for five seconds to deliver the buffered events.
@@ -51,7 +51,8 @@ class Producer:
         spool_bytes: Most bytes of this producer in the spool; when they are reached, `when_full` applies.
         spool_sync: `os`: `emit` returns when the operating system has the event. `disk`: `emit` returns when the event
             is on disk, so that it also survives a power cut; each event then waits for the disk.
-        partitions: Expected number of partitions, to be checked against the stored one; `None` accepts any.
+        partitions: Expected number of partitions; a deployment with another number is an error, and a new deployment
+            gets this number. `None`: use the stored number, and 4 for a new deployment.
         namespace: First part of every key.
 
     Raises:
@@ -115,6 +116,8 @@ class Producer:
         id: str | None = None,  # noqa: A002  # the name of the event's field
     ) -> None:
         """Add one event to the buffer; the background thread sends it. See `tallystream.Event` for the arguments.
+
+        If the buffer is full: with `when_full` `block`, wait for room; with `drop`, return without adding the event.
 
         Raises:
             EventError: the event is invalid; it was not added.
@@ -191,6 +194,7 @@ class Producer:
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
+            redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._buffer.wait_until_appended(deadline)
@@ -198,11 +202,15 @@ class Producer:
             wait_until_counted(self._client, self._namespace, appender, deadline)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Deliver the buffered events, then stop; a second call does nothing.
+        """Deliver the buffered events, waiting at most `timeout` seconds, then stop; a second call does nothing.
+
+        `emit` raises a `TallyError` from now on. The producer is stopped even if an error is raised.
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
                 lost if there is no spool.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis; its events
+                stay in the spool or are lost.
         """
         if not self._buffer.refuse_more():
             return

@@ -58,16 +58,16 @@ class RollbackWatch:
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
         self.is_unsure = False
-        """Whether a burst was sent whose replies have not arrived."""
+        """Whether entries or checks were sent in a pipeline whose replies have not arrived."""
         self.rewound = 0
-        """Number of times that a stream had lost confirmed entries."""
+        """Number of times that any of the streams had lost confirmed entries."""
         self.lost = 0
         """Confirmed entries that a stream had lost and that were no longer kept here, so could not be sent again."""
         self.unknown = 0
         """Entries whose append had no reply until the server removed the record of their queue; not sent again."""
 
     def due(self, now: float) -> float | None:
-        """Return the monotonic second of the next check or rollback, `None` if none is due."""
+        """Return the monotonic second of the next check or rollback; `None` if none is planned."""
         if self._suspects:
             return now
         return max(self._checked_at, self.confirmed_at) + _INTERVAL if now - self.confirmed_at < _WATCH else None

@@ -63,7 +63,7 @@ class SendQueue:
         self._cycle = 0
 
     def step(self) -> tuple[bool, RedisError | None]:
-        """Seal buffered events into entries, and send one burst of entries.
+        """Seal buffered events into entries, and send some unconfirmed entries of each partition (`Appender.send`).
 
         Returns:
             `False` if the sender must back off because no entry was confirmed and more are due, else `True`; and the
@@ -71,7 +71,7 @@ class SendQueue:
 
         Raises:
             SpoolError: the spool cannot be written; nothing was sent.
-            redis.RedisError: the connection broke.
+            redis.RedisError: the connection broke; the entries stay queued.
         """
         appender = self.appender
         self._cycle, sealed = self.buffer.seal()

@@ -42,7 +42,7 @@ _log: Final = logging.getLogger("tallystream")
 class Sender:
     """Sends the events of a producer's buffer, and those that dead processes left in its spool, in one thread.
 
-    The thread starts with the first event, so a fork before that copies no thread.
+    The first call of `start` starts the thread.
 
     Args:
         client: Client that never sends a command twice.
@@ -150,7 +150,7 @@ class Sender:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _pass(self) -> bool:
-        """Take one step of every send queue, moving it to the live topic first; return whether any made progress."""
+        """Move every send queue to the live topic, and take one step of each; return whether any made progress."""
         if any(send_queue.appender.is_closed for send_queue in self._outboxes()):
             self._validator.forget()  # read the deployment again in each pass, until it names the new topic
         deployment = self._validator.refresh()
@@ -183,7 +183,7 @@ class Sender:
         return self._adopted if self._own is None else [self._own, *self._adopted]
 
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
-        """Take over the segments of one dead process from the spool, if there are any: reading them takes a while."""
+        """Take over the segments of the next dead process in the spool; if there is none, plan the next search."""
         for segments in orphaned_segments(spool.folder, self._refused):
             try:
                 buffer = Spool(BufferSettings(), spool, segments)
@@ -201,13 +201,16 @@ class Sender:
         self._scan_at = time.monotonic() + _SCAN
 
     def release(self) -> None:
-        """Close the spool's files if the thread has ended; remove those that are delivered completely."""
+        """Close the files of all spools, its own and the adopted ones; do nothing while the thread runs.
+
+        All files of a spool are removed if all its events were delivered; otherwise all stay, for a later process.
+        """
         if self._thread is None or not self._thread.is_alive():
             for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
                 _release(buffer)
 
     def abandon(self) -> None:
-        """Close the file descriptors of the parent's spool, in the child process after a fork."""
+        """In a child process after a fork, close the copied file descriptors of the parent's spool."""
         for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
             if isinstance(buffer, Spool):
                 buffer.abandon()

@@ -18,13 +18,14 @@ class ProducerStats:
         dropped: Events that were not added because the buffer was full.
         resent_entries: Entries that were sent again after the sequence gate had already let them through.
         rewound_streams: Number of times that a stream had lost confirmed entries.
-        lost_entries: Entries lost in that way that the producer no longer kept, so could not send again.
+        lost_entries: Confirmed entries that a stream had lost and that the producer no longer kept to send again.
         unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had removed the
             record of their producer: after 30 days of silence, with a spool a year. They may be in the stream, so they
             are not sent again; `appended` includes their events.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
-        unconfirmed: Bursts of entries that were written but not confirmed in time, and are sent again.
-        spooled_bytes: Bytes in the spool.
+        unconfirmed: Number of pipelines with entries that were written, but not confirmed in time; these entries are
+            sent again.
+        spooled_bytes: Bytes of this producer in the spool; 0 without a spool.
         adopted: Events of dead processes that were sent from the spool.
     """
 

@@ -38,7 +38,7 @@ class EventValidator:
 
     Args:
         client: Client of the server that the events go to.
-        partitions: Expected number of partitions; `None` accepts the stored number.
+        partitions: Expected number of partitions at the first read; `None` for no expectation.
         namespace: First part of every key.
 
     Attributes:
@@ -65,6 +65,8 @@ class EventValidator:
 
     def refresh(self) -> Deployment:
         """Return the deployment; read it again if the last read is over 10 seconds ago or `forget` was called.
+
+        If the server has no deployment, store a new one without rules.
 
         Raises:
             ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic.
@@ -126,7 +128,7 @@ class EventValidator:
         return subject, route
 
     def metric(self, metric: str) -> None:
-        """Check a metric that is not in `metrics`; add it to `metrics` if the rules are known.
+        """Check a metric that is not in `metrics`; add it to `metrics` (and `needs_check`) if the rules are known.
 
         Raises:
             EventError: the metric is invalid, or not declared; if not declared, the next `refresh` reads the rules

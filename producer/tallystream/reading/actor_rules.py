@@ -42,7 +42,7 @@ class Limit(Figure, frozen=True):
 
 
 class Votes(Figure, frozen=True):
-    """The votes for a subject, one for each actor.
+    """The votes for a subject: one for each actor, or one for each actor and period if `once` is not `forever`.
 
     Attributes:
         metric: The metric.
@@ -60,7 +60,7 @@ class Votes(Figure, frozen=True):
 
 
 class Uniques(RangeFigure, frozen=True):
-    """An estimate of a subject's different actors; `error` (see `Figure`) is its standard error, as a share of `value`.
+    """An estimate of the number of a subject's different actors; `error` is its standard error, as a share of `value`.
 
     Attributes:
         metric: The metric.
@@ -103,7 +103,7 @@ def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Quer
     """Return a query for the votes for a subject.
 
     Raises:
-        EventError: the metric is not declared or does not count once per actor, or `subject` is not valid.
+        EventError: the metric is not declared or has no `once`, or `subject` is not valid.
     """
     rules.refuse_undeclared(metric)
     if rules.metric[metric].once is None:
@@ -138,7 +138,8 @@ def query_uniques(
         now: The current time, in seconds since 1970.
 
     Raises:
-        EventError: the metric has no uniques, or the duration is not valid or too long.
+        EventError: the metric is not declared or has no `unique`, `subject` is not valid, or `over` is another window,
+            or a duration that is not valid, longer than 4,000 days, or needs more than 1,000 buckets.
     """
     rules.refuse_undeclared(metric)
     unique = rules.metric[metric].unique

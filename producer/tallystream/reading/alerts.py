@@ -30,8 +30,8 @@ class WatchedAlert(msgspec.Struct, frozen=True):
         metric: The metric.
         subject: The subject, or the pattern of subjects.
         value: The value that is compared: a window, a duration, `rate` and a duration, or `total`.
-        above: The bound, if the alert fires above it.
-        below: The bound, if the alert fires below it.
+        above: The bound above which the alert fires; `null` if it has only `below`.
+        below: The bound below which the alert fires; `null` if it has only `above`.
         clear: The value at which the alert ends.
         firing: The number of subjects for which it fires.
         complete: Whether the whole range of the alert is stored. If not, the alert is silent: it changes no state.
@@ -74,7 +74,7 @@ class Alerts(msgspec.Struct, frozen=True):
     Attributes:
         alerts: The declared alerts.
         firing: The alerts that fire, the latest first.
-        more: Whether there are others after these.
+        more: Whether further alerts fire that come after those in `firing`.
         undelivered: The number of notifications that are not delivered yet.
     """
 
@@ -91,7 +91,8 @@ class FiringAlerts:
     Attributes:
         counts: By name of the alert, the number of subjects for which it fires.
         fired: The alerts that fire, the latest first; empty unless the query asked for them.
-        waiting: By stream of the partition, the number of notifications that are not delivered yet.
+        waiting: By name of a partition's stream, the number of notifications that are not delivered yet; empty if no
+            alert is declared.
         silent: The names of the alerts that cannot be evaluated, because part of their range has expired.
     """
 
@@ -103,6 +104,8 @@ class FiringAlerts:
 
 def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: int) -> Query[Alerts]:
     """Return a query for the declared alerts, and for `n` of those that fire in second `now`, after `offset` others.
+
+    At most about 1,000 subjects of one alert and partition are listed.
 
     Raises:
         EventError: `n` is not 0 to 1,000, or `offset` is negative.

@@ -1,7 +1,7 @@
 """Merges the queries of concurrent callers into one pipeline, so that many reads need few commands.
 
 A command that several queries contain is sent once, at its first place. Each query has the position of a partition
-before any value of it, so the merged pipeline has, too: a value is complete up to its position, or further.
+before any value of that partition, and so has the merged pipeline: a value is complete up to its position, or further.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class ReadCoalescer:
     """Merges the queries of concurrent callers, and sends them in one pipeline; for one event loop.
 
     Args:
-        ask: Sends one query, and returns its replies.
+        ask: Coroutine function that sends one query, and returns its replies as a list; errors among them are not
+            raised.
     """
 
     def __init__(self, ask: Callable[[Query[list[Any]]], Awaitable[list[Any]]]) -> None:
@@ -38,13 +39,15 @@ class ReadCoalescer:
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop has only weak references to tasks
 
     async def run(self, query: Query[Answer]) -> Answer:
-        """Send a query together with the others that wait, and return its answer.
+        """Send a query in one pipeline with those of concurrent callers, and return its answer.
 
         Args:
             query: A query for counters, such as `query_counters` returns; its `parse` must not return another query.
 
         Raises:
             redis.RedisError: the server cannot be read.
+
+        Any error of the query's `parse` is raised too.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
@@ -81,14 +84,15 @@ class ReadCoalescer:
 
 
 CommandPlace = tuple[int, int, int]
-"""The place of a reply: the number of the merged command, and the first and last (excluded) of its values; -1: all."""
+"""The place of a reply among the merged replies: the index of the merged command, then the index of the first value and
+that after the last value in the reply to it. Both are -1 for the whole reply."""
 
 
 def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[list[CommandPlace]]]:
-    """Merge the commands of several queries: each command once, and one MGET for each partition.
+    """Merge the commands of several queries: each command once, and one MGET for all the MGETs of a partition.
 
     Returns:
-        The merged commands, and for each query the place of the reply to each of its commands.
+        The merged commands, and for each query the `CommandPlace` of the reply to each of its commands.
     """
     numbers: dict[Any, int] = {}
     merged: list[Command] = []

@@ -52,11 +52,11 @@ class CounterValue(msgspec.Struct, frozen=True):
 
 
 class CounterTotals(Figure, frozen=True):
-    """The totals of many counters; `error` is the largest error of all of them.
+    """The totals of many counters; `error` is the largest error of one of them.
 
     Attributes:
-        counters: The counters, in the order in which they were asked for.
-        positions: By name of the stream that counters are counted from, its `as_of`.
+        counters: The counters, each once, in the order in which they were asked for.
+        positions: By name of each stream that was read, the stream ID up to which its entries are in the totals.
     """
 
     counters: list[CounterValue]
@@ -69,7 +69,7 @@ class CounterTotals(Figure, frozen=True):
 
 
 class SubjectTotals(Figure, frozen=True):
-    """The totals of one subject, and their ratios; `error` is the largest error of the totals.
+    """The totals of one subject, and their ratios; `error` is the largest error of one of the totals.
 
     Attributes:
         subject: The subject, in its normal form.
@@ -173,10 +173,10 @@ def query_subject(
 
 
 def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
-    """Return a query for the totals of several counters, with their errors and positions.
+    """Return a query for the totals of several counters, each once, with their errors and positions.
 
     With `rules`, a total below its metric's floor is shown as the floor, a counter without a key is estimated from its
-    sketch, and the total of a spread metric is the sum over all partitions.
+    sketch, and the total of a spread metric is the sum over all partitions. An undeclared metric is no error.
 
     Raises:
         EventError: a subject or a metric is not valid.
@@ -223,13 +223,13 @@ def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | N
 
 
 def floored(rules: Rules | None, metric: str, value: int) -> int:
-    """Return the value to show: `value`, or the metric's floor if that is larger. The stored sum does not change."""
+    """Return `value`, or the declared floor of `metric` if the floor is larger; `value` if `rules` declare no floor."""
     floor = rules.metric[metric].floor if rules is not None and metric in rules.metric else None
     return value if floor is None else max(floor, value)
 
 
 def ratios(rules: Rules, values: Mapping[str, int]) -> dict[str, float]:
-    """Return the declared ratios by name, from the values of a subject by metric; 0 if the denominator is 0.
+    """Return every declared ratio by name, from the values of a subject by metric; 0 if the denominator is 0.
 
     A metric that is missing in `values` counts as 0.
     """

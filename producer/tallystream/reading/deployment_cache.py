@@ -1,4 +1,4 @@
-"""Reads the deployment for readers, which may have no right to write, and caches it for a second."""
+"""Has the queries for the deployment, which write nothing, and a cache that keeps the deployment for a second."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _clock_ahead(reply: Any) -> float:
 
 
 def query_live(deployment: Deployment) -> Query[Deployment]:
-    """Return a query for the same deployment with the generation that is live in each partition."""
+    """Return a query whose answer is a copy of a deployment, with the generation that is live in each partition."""
 
     def parse(replies: list[Any]) -> Deployment:
         return deployment.with_live([raise_on_error(reply) for reply in replies])
@@ -85,7 +85,7 @@ class DeploymentCache:
         return partitions if self._deployment is None else None
 
     def put(self, deployment: Deployment) -> Deployment:
-        """Return a deployment, and cache it if it has rules: rules that are missing may be published soon."""
+        """Return the given deployment; cache it if it has rules, because missing rules may be published soon."""
         if deployment.declared is not None:
             self._deployment = deployment
             self._until = time.monotonic() + DEPLOYMENT_AGE

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tallystream.reading.query import Answer, Command
 
 POLL: Final = (0.003, 0.05)
-"""Seconds between two polls for a position: at first, and at most. It grows because many readers may be waiting."""
+"""Seconds between two polls for a position: at first, and at most; each pause is longer than the one before."""
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,8 +31,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         as_of: The stream ID up to which every entry is in the figures.
         lag: The number of entries that are not in the figures yet; `null` if it is not known.
-        error: By how much a figure may be wrong; 0 if all are exact. It does not include events that the Bloom filter
-            of `seen = "bloom"` takes for duplicates: with 400,000 ids in a period, 1 new event in 3,300.
+        error: By how much a figure may be wrong (of `Uniques`, a share); 0 if all are exact. It does not include
+            events that the Bloom filter of `seen = "bloom"` takes for duplicates: with 400,000 ids in a period, 1 new
+            event in 3,300.
     """
 
     as_of: str
@@ -85,13 +86,13 @@ def freshness(positions: Sequence[CountingPosition], error: float = 0) -> Freshn
 
 
 def lag_of(positions: Sequence[CountingPosition]) -> int | None:
-    """Return the sum of the lags of several partitions, in entries; `None` if one of them is not known."""
+    """Return the sum of the lags of several partitions, in entries; `None` if any of the lags is not known."""
     lags = [position.lag for position in positions]
     return None if None in lags else sum(lag for lag in lags if lag is not None)
 
 
 def as_of(positions: Sequence[CountingPosition]) -> str:
-    """Return the smallest `as_of` of several partitions: the stream ID up to which all of them are counted."""
+    """Return the smallest `as_of` of several partitions: the ID up to which all are counted; `0-0` for no partition."""
     if len(positions) == 1:
         return positions[0].as_of
     return min((position.as_of for position in positions), key=parse_id, default="0-0")
@@ -102,7 +103,7 @@ class ReadBarrier:
 
     Args:
         after: The stream ID to wait for; `None` means that there is nothing to wait for.
-        timeout: The most seconds to wait.
+        timeout: The most seconds to wait, from the creation of this object.
 
     Raises:
         EventError: `after` is not a stream ID.
@@ -149,7 +150,7 @@ class ReadBarrier:
         return False
 
     def pause(self) -> float:
-        """Return the seconds to wait before the next poll: longer from poll to poll, but not beyond the timeout."""
+        """Return the seconds to sleep before the next poll: more each time, but never beyond the timeout."""
         pause = min(self._pause, max(0.0, self._deadline - time.monotonic()))
         self._pause = min(self._longest, self._pause * 1.5)
         return pause

@@ -34,7 +34,7 @@ Rank = tuple[str, int]
 _ALL_TIME: Final[Bounds] = {"start": None, "end": None, "complete": True, "missing": []}
 
 PLACES: Final = 10
-"""The number of places that are read if the caller does not ask for a number; all places of a shorter leaderboard."""
+"""The number of places that are read if the caller names none; a shorter leaderboard is read completely."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -104,8 +104,8 @@ def query_top(
         now: The current time, in seconds since 1970.
 
     Raises:
-        EventError: the metric is not declared, has no leaderboard or not this window, or `n` or `offset` is beyond the
-            length of the leaderboard.
+        EventError: the metric is not declared, has no leaderboard or not this window, the duration is not valid, or `n`
+            or `offset` is out of range (`n`: 1 to the length of the leaderboard; `offset`: 0 to the length - 1).
     """
     rules.refuse_undeclared(metric)
     top = rules.metric[metric].top

@@ -6,13 +6,13 @@ of these fields is there for all metrics together, and again for each metric wit
 
 Five fields count entries, so that the worker can find out how many were removed from the stream before they were
 counted: `entries:gated`, appended by a script, which also added their events to `appended`; `entries:settled`, with an
-outcome; `entries:plain`, those of them that no script had added; `entries:retired`, removed by retention; and
+outcome; `entries:plain`, with an outcome, but not appended by a script; `entries:retired`, removed by retention; and
 `entries:removed`, removed by other means.
 
 The scripts add to `appended` in the ledger of the topic, which is also the ledger of the first generation; `plain` is
 the part of it that the worker of the first generation added, for plain entries. A later generation has a separate
-ledger. Its `appended` begins below 0, at minus the events that the scripts had appended before, and grows by each of
-these events when the generation counts it. A reader adds `appended - plain` of the topic to it.
+ledger. The field `appended` of this ledger begins below 0, at minus the events that the scripts had appended before,
+and grows by each of these events when the generation counts it. A reader adds `appended - plain` of the topic to it.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def query_ledger(layout: Layout) -> Query[Ledger]:
     """Return a query for the ledgers of all partitions.
 
     The figures of each partition are from one moment (MULTI); otherwise an event could be read twice or not at all.
-    On a single server, those of all partitions are from the same moment.
+    On a single server, the figures of all partitions are from the same moment.
     """
     commands: list[tuple[Any, ...]] = []
     for keys in layout.keys:

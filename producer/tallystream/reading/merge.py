@@ -55,7 +55,7 @@ class Largest:
 
 
 def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
-    """Return a query for the `n` subjects with the largest sums over all boards, among the subjects that they list."""
+    """Return a query for the `n` listed subjects with the largest sums over all boards; the sums are exact."""
     unseen = sum(board.unseen for board in boards)
     bounds = Counter[str]()
     for board in boards:
@@ -83,5 +83,5 @@ def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
 
 
 def rank(place: tuple[str, int]) -> tuple[int, bytes]:
-    """Return the sort key of a place: its value, then the bytes of its subject, in ascending order as Redis has it."""
+    """Return the sort key of a pair of subject and value: the value, then the bytes of the subject, as Redis sorts."""
     return place[1], place[0].encode()

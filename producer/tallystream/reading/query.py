@@ -30,7 +30,7 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
     atomic: bool = False
 
     def then(self, use: Callable[[Answer], Other | Query[Other]]) -> Query[Other]:
-        """Return a query with the same commands whose answer is `use` of this query's answer.
+        """Return a query with the same commands, whose answer is what `use` makes of this query's answer.
 
         Args:
             use: Takes the answer of this query; returns the new answer, or another query to send next.

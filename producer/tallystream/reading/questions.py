@@ -88,7 +88,7 @@ def limit(subject: str, metric: str) -> Question[Limit]:
 
 
 def votes(subject: str, metric: str) -> Question[Votes]:
-    """Return the `Question` (deployment -> query) for the votes for a subject."""
+    """Return the `Question` (deployment -> query) for a subject's score, and its votes for and against."""
     return lambda deployment: query_votes(deployment.layout, deployment.rules, subject, metric)
 
 
@@ -108,5 +108,5 @@ def alerts(n: int, offset: int) -> Question[Alerts]:
 
 
 def search(prefix: str, n: int) -> Question[FoundSubjects]:
-    """Return the `Question` (deployment -> query) for at most `n` ranked subjects that begin with `prefix`."""
+    """Return the `Question` (deployment -> query) for at most `n` leaderboard subjects that begin with `prefix`."""
     return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n)

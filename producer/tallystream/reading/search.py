@@ -22,7 +22,7 @@ MAX_FOUND: Final = 50
 """The most subjects that one search returns."""
 
 _SEARCHED: Final = 1000
-"""The number of places that are searched on each leaderboard of each partition."""
+"""The number of first places that are searched on each leaderboard of each partition."""
 
 
 class FoundSubject(msgspec.Struct, frozen=True):
@@ -55,6 +55,8 @@ class FoundSubjects(msgspec.Struct, frozen=True):
 
 def query_subjects(layout: Layout, rules: Rules, prefix: str, n: int) -> Query[FoundSubjects]:
     """Return a query for at most `n` subjects on the all-time leaderboards whose name begins with `prefix`.
+
+    The first 1,000 places of each leaderboard in each partition are searched.
 
     Raises:
         EventError: no subject can begin with `prefix`, or `n` is not 1 to 50.

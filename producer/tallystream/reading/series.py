@@ -112,7 +112,8 @@ def query_series(
     """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now`.
 
     Raises:
-        EventError: the metric does not have this window, `last` is not 1 to 1,000, or the subject is not valid.
+        EventError: the metric is not declared or does not have this window, `last` is not 1 to 1,000, or the subject is
+            not valid.
     """
     name = declared_window(rules, metric, window)
     if not 1 <= last <= MAX_POINTS:
@@ -143,7 +144,8 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
     If fine buckets at the begin of the range have expired, coarser ones replace them, and the sum begins earlier.
 
     Raises:
-        EventError: the duration is not valid or too long, the metric has no windows, or the subject is not valid.
+        EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; the metric is
+            not declared or has no windows; or the subject is not valid.
     """
     covered = rolling_buckets(rules, metric, over, now)
     normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
@@ -168,7 +170,8 @@ def rolling_buckets(
         windows: The windows whose buckets are read; `None` for those of the metric.
 
     Raises:
-        EventError: the duration is not valid, too long, or needs more than 1,000 buckets; or the metric has no windows.
+        EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; or the metric
+            is not declared or has no windows.
     """
     rules.refuse_undeclared(metric)
     rule = rules.metric[metric]
@@ -196,7 +199,7 @@ def declared_window(rules: Rules, metric: str, window: str) -> Window:
     """Return `window` as the name of a window that the metric has.
 
     Raises:
-        EventError: the metric does not have this window; the error names the windows that it has.
+        EventError: the metric is not declared, or does not have this window; the error then names its windows.
     """
     rules.refuse_undeclared(metric)
     declared = rules.metric[metric].windows

@@ -45,13 +45,14 @@ class Totals:
     contains the caller's own writes. `timeout` is the most seconds to wait for that.
 
     Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
-    (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet, or if the stored
-    deployment has another number of partitions than `partitions` or another layout version than this release;
-    `FlushTimeout`, if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot be read.
+    (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
+    `get_many`, `read` and `ledger`), or if the stored deployment has another number of partitions than `partitions` or
+    another layout version than this release; `FlushTimeout`, if `after` was not counted within `timeout`; and
+    `redis.RedisError`, if the server cannot be read.
 
     Args:
         url: The URL of Redis or Valkey.
-        partitions: The number of partitions that the caller expects; `None` accepts any.
+        partitions: The number of partitions that the caller expects; `None` for no expectation.
         namespace: The first part of every key.
     """
 
@@ -63,7 +64,7 @@ class Totals:
 
     @property
     def deployment(self) -> Deployment:
-        """The deployment, read at most a second ago; see `query_deployment`."""
+        """The deployment: the cached one if read within the last second, else read again; see `query_deployment`."""
         remembered = self._remembered
         return remembered.get() or remembered.put(
             self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
@@ -82,8 +83,8 @@ class Totals:
 
         Args:
             counters: Pairs of a subject and a metric.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.get_many(counters), after, timeout)
 
@@ -100,8 +101,8 @@ class Totals:
         Args:
             subject: The subject.
             metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.of(subject, metrics), after, timeout)
 
@@ -122,8 +123,8 @@ class Totals:
             metric: A metric with this window declared.
             window: `minute`, `hour`, `day` or `month`, in the time zone that the rules declare.
             last: How many buckets, 1 to 1,000.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.series(subject, metric, window, last), after, timeout)
 
@@ -139,8 +140,8 @@ class Totals:
             subject: The subject.
             metric: A metric with windows declared.
             over: A duration, such as `90s`, `15m`, `8h` or `7d`; at most `4000d`, and at most 1,000 buckets.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
@@ -162,8 +163,8 @@ class Totals:
             n: How many subjects, at most the metric's `top`; `None` for 10, or for `top` if that is smaller.
             offset: How many places to skip; for the next page, use `next` of the answer. Counting continues between two
                 pages, so subjects may change places.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.top(metric, window, n, offset), after, timeout)
 
@@ -191,8 +192,8 @@ class Totals:
             metric: A metric with `unique` declared.
             over: A duration such as `7d`, rounded up to whole buckets; `None` for the current bucket of the metric's
                 `unique` window.
-            after: See the class.
-            timeout: See the class.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
         """
         return self._ask(questions.uniques(subject, metric, over), after, timeout)
 
@@ -222,6 +223,8 @@ class Totals:
 
         Raises:
             redis.RedisError: the server cannot be read.
+
+        Any error of the query's `parse` is raised too.
         """
         while True:
             with self._client.pipeline(transaction=query.atomic) as pipeline:

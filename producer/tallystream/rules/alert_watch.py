@@ -26,11 +26,12 @@ def looks(
 
     Args:
         keys: The keys of the partition.
-        alerts: The alerts on the metric, each with the number of its window, 0 for the total.
+        alerts: The alerts on the metric without a range, each with the position of its window in `Metric.windows`,
+            counted from 1; 0 for the total.
         subjects: All subjects of the metric in the batch.
-        buckets: By number of the window, the buckets that the batch adds to.
-        received: Millisecond at which the server received the first entry. A bucket that had ended before is not
-            checked, because an alert about it would be too late to be useful.
+        buckets: By position of the window, counted from 1, the buckets that the batch adds to.
+        received: Millisecond at which the server received the first entry of the batch. A bucket that had
+            ended before is not checked, because an alert about it would be too late to be useful.
 
     Returns:
         One map for each alert that has a matching subject and a bucket to check.

@@ -67,7 +67,7 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def bound(self) -> float:
-        """The value beyond which the alert fires: `above`, or else `below`."""
+        """The value beyond which the alert fires: `above`, or else `below`; 0 if neither is declared."""
         return self.above if self.above is not None else self.below or 0
 
     @property
@@ -89,21 +89,26 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return value <= self.cleared_at if self.above is not None else value >= self.cleared_at
 
     def matches(self, subject: str) -> bool:
-        """Return whether the alert watches `subject`: it is the alert's subject, or matches its pattern."""
+        """Return whether the alert watches `subject`: whether all of `subject` matches the pattern `self.subject`."""
         return self.subject == "*" or _pattern(self.subject).match(subject) is not None
 
     def label(self, now: float, zone: str) -> str:
-        """Return the label of the bucket that is compared in second `now`; `""` if the alert has no window."""
+        """Return the label of the bucket that is current at `now`; `""` if the alert has no window.
+
+        Args:
+            now: Seconds since 1970.
+            zone: The time zone in which days and months begin.
+        """
         return bucket(self.window, int(now) // 60, zone).label if self.window else ""
 
     def check(self, windows: Sequence[Window]) -> None:
         """Reject an alert that contradicts itself, or that needs a window that its metric does not have.
 
         Args:
-            windows: The windows of the metric.
+            windows: The declared windows of the metric.
 
         Raises:
-            ValueError: the alert is not valid; the message names the setting and the allowed values.
+            ValueError: the alert is not valid; the message contains what to change.
         """
         if METRIC.fullmatch(self.name) is None:
             raise ValueError("name: must be 1 to 64 of a-z, 0-9, '_', '.', '-', starting with a letter or digit")

@@ -1,7 +1,7 @@
 """Adds events up to a batch, in the form that `plan.lua` reads. Pure: no Redis, no clock.
 
-In this module a *place* is a `BucketSet`: a metric and the buckets that an event is counted in. Events of one place are
-summed. Rules with state (votes, ids) need each event separately.
+A `BucketSet` is a metric and the buckets that an event is counted in; variables for it are named `place`. Events with
+the same bucket set and subject are summed. Rules with state (votes, ids) need each event separately.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class BucketSet:
 
 
 class BucketResolver:
-    """Returns the place of a metric and a minute: the same object for the same buckets, so it can be a dictionary key.
+    """Returns the `BucketSet` of a metric and a minute: one object for equal buckets, as a dictionary key.
+
+    The objects are forgotten when 100,000 pairs of metric and minute are stored.
 
     Attributes:
         rules: The declared metrics.
@@ -79,7 +81,7 @@ class BucketResolver:
         self._by_labels: dict[tuple[str, tuple[str, ...]], BucketSet] = {}
 
     def __call__(self, metric: str, minute: int) -> BucketSet:
-        """Return the place of a declared metric at a minute (whole minutes since 1970)."""
+        """Return the bucket set of a metric, which must be declared, and a minute (whole minutes since 1970)."""
         place = self._by_minute.get((metric, minute))
         if place is None:
             if len(self._by_minute) >= 100_000:  # noqa: PLR2004  # 70 days of minutes of one metric; then start empty
@@ -105,7 +107,7 @@ class BucketResolver:
         return self._by_labels.setdefault((place.metric, left.labels), left)
 
     def without_finer(self, place: BucketSet, finest: str) -> BucketSet:
-        """Return a place without the buckets of windows finer than `finest`; `total` leaves out every bucket."""
+        """Return a bucket set without the buckets of windows finer than `finest`; `total` leaves out all windows."""
         first = WINDOWS.index(finest) if finest in WINDOWS else len(WINDOWS)
         windows = zip(place.rule.windows, place.buckets, strict=True)
         buckets = tuple(each if WINDOWS.index(window) >= first else None for window, each in windows)
@@ -119,11 +121,11 @@ class Batch:
     Args:
         keys: The keys of the partition.
         zone: The time zone in which days and months begin.
-        alerts: By metric, the alerts that may fire; `None` for none.
+        alerts: By metric, the alerts that may fire; `None` means that there are no alerts.
 
     Attributes:
-        sums: By place and subject, the sum of the amounts, for events that no rule with state needs separately.
-        limited: The same for metrics with a limit; each event has the amount 1.
+        sums: By bucket set and subject, the sum of the amounts, for events that no rule with state needs separately.
+        limited: By bucket set and subject, the number of events, for metrics with a limit.
         received: Millisecond at which the server received the first of the events; used only if there are alerts.
         expire: By key of the state of a rule (limit, votes, ids), the millisecond until which it is kept; 0 means
             forever.
@@ -161,7 +163,7 @@ class Batch:
         """Add one event, which `Rules.refuse` must have accepted, and which is not too late for its rule.
 
         Args:
-            place: The place of its metric and minute, without buckets that had closed at `received`.
+            place: The bucket set of its metric and minute, without buckets that had closed at `received`.
             subject: Its subject.
             amount: Its amount.
             at: Its time, in milliseconds since 1970.
@@ -198,10 +200,10 @@ class Batch:
     def add_visits(
         self, place: BucketSet, minute: int, subjects: list[str], actors: list[str], received: int = 0
     ) -> None:
-        """Add events of amount 1 of one place, each with an actor and without an id; the metric must not have `once`.
+        """Add events of amount 1 that have an actor and no id, all in one bucket set; the metric must not have `once`.
 
         Args:
-            place: The place of the events.
+            place: The bucket set of the events.
             minute: Their time, in whole minutes since 1970.
             subjects: The subject of each event.
             actors: The actor of each event.
@@ -239,10 +241,10 @@ class Batch:
 
     @property
     def counters(self) -> int:
-        """An estimate of the time of the batch's script call, in units of the time for one total.
+        """An estimate of the time of the batch's script call, as the number of totals that would take as long.
 
-        The field of a bucket costs a quarter of a total. A subject with a limit costs three. An event that a rule needs
-        separately costs four, and so does a subject with uniques.
+        The field of a bucket costs a quarter of a total. A subject with a limit costs three totals. An event that a
+        rule needs separately (a vote, an event with an id) costs four, and so does a subject with unique counts.
         """
         plain = sum(len(sums) * (4 + len(place.buckets)) for place, sums in self.sums.items())
         limited = sum(len(sums) * (12 + len(place.buckets)) for place, sums in self.limited.items())
@@ -255,7 +257,7 @@ class Batch:
 
         Args:
             ids: The stream IDs of the entries that are acknowledged in the same call.
-            ledger: Events to add to the ledger, by field, in addition to those that the script finds.
+            ledger: By ledger field, the number to add, in addition to the outcomes that the script decides.
         """
         places = (*self.sums, *self.limited, *self._places)
         rules = {place.metric: place.rule for place in places}
@@ -337,7 +339,13 @@ class Batch:
         return found
 
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
-        """Return the plain sums as three lists of columns: totals, windows, and sketches (of metrics not exact)."""
+        """Return `sums` as three lists of columns: totals, window buckets, and sketches (metrics with `exact = false`).
+
+        Add the keys of the buckets to `expire`.
+
+        Args:
+            numbers: By metric, its number in the batch.
+        """
         by_metric: dict[str, list[BucketSet]] = defaultdict(list)
         for place in self.sums:
             by_metric[place.metric].append(place)
@@ -423,7 +431,7 @@ def id_period_kept(rule: Metric, period: Bucket) -> int:
 
 
 def board_length(top: int) -> int:
-    """Return how many subjects a leaderboard keeps to show `top`: more, in case some of them sink; 0 if `top` is 0."""
+    """Return how many subjects a leaderboard stores to show `top`: more, because some may sink; 0 if `top` is 0."""
     return top and top + max(20, top // 2)
 
 
@@ -441,6 +449,10 @@ def _until(end: int | None, kept: int | None) -> int:
 
 
 def _labels(place: BucketSet) -> dict[str | int, str]:
-    """Return the labels of a place by position from 1, and under `text` as the text that a record has."""
+    """Return the labels of a bucket set in the form in which the Lua script of a batch gets them.
+
+    The keys 1, 2, ... have the label of the limit's bucket, then that of each window's bucket (`""` for no bucket); the
+    key `text` has all labels in one text.
+    """
     numbered: dict[str | int, str] = dict(enumerate(place.labels, 1))
     return numbered | {"text": place.text}

@@ -46,7 +46,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """The rules of one metric. Each attribute is a setting that `config/tallystream.toml` explains in full.
 
     `unique`, `exact = false`, `max_subjects` and `seen = "bloom"` are approximations. With 400,000 ids in each
-    Bloom filter, 1 new id in 3,300 is taken for a duplicate, and its event is not counted.
+    Bloom filter, 1 new id in 3,300 is taken for a duplicate, and the event with this id is not counted.
 
     Attributes:
         description: A text for people.
@@ -54,19 +54,19 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         retention: By window, how long its buckets are kept.
         unique: The window in whose buckets different actors are estimated.
         top: The number of subjects in each leaderboard, 0 for no leaderboard.
-        floor: The smallest total that is shown.
+        floor: A total below it is shown as this number; the stored total does not change.
         once: The period in which one event of each actor counts for a subject: `forever`, `hour`, `day`, or a number
             of days such as `30d`.
         limit: The number of events that count for a subject in each period `per`.
         per: The period of `limit`.
         ids: How far apart in time two events with the same id may be and still be copies, of which one counts; `None`
             if ids are ignored.
-        seen: Whether the ids are stored exactly or in a Bloom filter.
+        seen: Whether the ids are stored in a hash (`exact`) or in a Bloom filter (`bloom`).
         exact: `False` if totals are estimated in a sketch.
         max_subjects: The number of subjects in each partition with an exact total; a sketch counts the others.
-        accept_late: How late an event may be.
+        accept_late: How late an event may be; `None` means `forever`, or 7 days if `remembers`.
         late: Whether an event that is later than accepted is counted anyway (`count`), or only added to the ledger
-            (`aside`). An event with an id that counts once is never counted late.
+            (`aside`). If `remembers`, the event is never counted; an event with an id that counts once neither.
         spread: Whether the events of a subject may be counted in every partition.
     """
 
@@ -132,7 +132,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def rejects_late(self) -> bool:
-        """Whether an event that is too late is not counted: the ledger has it as `late`. Else it is counted."""
+        """Whether a late event is not counted, but only added to `late` in the ledger; `False` if it is counted."""
         return self.late == "aside" or self.remembers
 
     def retention_seconds(self, window: str) -> int | None:
@@ -343,7 +343,10 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return replace(self, metric=self.metric | strewn) if strewn else self
 
     def refuse_undeclared(self, metric: str) -> None:
-        """Raise `EventError` if `metric` is not declared; the message names the declared metrics."""
+        """Raise `EventError` if `metric` is not declared.
+
+        The message names the declared metrics, or the allowed characters if `metric` is not a valid name.
+        """
         if metric not in self.metric:
             check_metric(metric)  # so that the message below repeats only valid names
             declared = ", ".join(sorted(self.metric))
@@ -391,7 +394,7 @@ _decoder: Final = msgspec.json.Decoder(Rules)
 
 
 def publish(rules: Rules) -> bytes:
-    """Return the JSON form of the rules that is stored in `tally:meta`.
+    """Return the JSON form of the rules, which the caller stores in the hash of the topic (`tally:meta`).
 
     Settings with their default value are left out, so a release that does not have a new setting still works as long as
     no metric uses it. So a default must never change: each release reads a missing setting as its own default.
@@ -400,10 +403,10 @@ def publish(rules: Rules) -> bytes:
 
 
 def read(published: bytes) -> Rules:
-    """Return the rules from their JSON form in `tally:meta`.
+    """Return the rules from their JSON form, which `publish` returned.
 
     Raises:
-        ConfigurationError: the rules cannot be read, because another release wrote them, or they are not valid.
+        ConfigurationError: the JSON cannot be read, usually because another release wrote it, or a rule is not valid.
     """
     try:
         return _decoder.decode(published)

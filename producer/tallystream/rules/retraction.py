@@ -55,11 +55,21 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
                 raise EventError(field, "must be a whole minute: events without actor and id are stored by the minute")
 
     def reaches(self, stream: str, entry_id: str) -> bool:
-        """Return whether the entry of a stream was appended before the retraction was made."""
+        """Return whether the retraction applies to an entry: the ID is at most the one in `until` for its stream.
+
+        Return `False` if `until` does not name the stream.
+
+        Args:
+            stream: The key of the stream.
+            entry_id: The stream ID of the entry.
+
+        Raises:
+            ValueError: one of the IDs is not a stream ID.
+        """
         return parse_id(entry_id) <= parse_id(self.until.get(stream, "0-0"))
 
     def without(self, payload: Payload) -> Payload:
-        """Return a copy of a payload without the retracted events, with each visit as a single."""
+        """Return a copy of a payload without the retracted events, with `visits` as singles; `until` is not checked."""
         payload = payload.by_singles()
         return Payload(
             [self.strip(group) for group in payload.groups],
@@ -68,7 +78,10 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         )
 
     def strip(self, group: Group) -> Group:
-        """Return a group without the retracted events; its events have neither actor nor id."""
+        """Return a group without the retracted events.
+
+        A retraction by actor or id returns the group itself, because its events have neither.
+        """
         if not self._concerns(group.metric, None, group.minute * _MINUTE_MS) or not self._is_plain:
             return group
         if self.subject is None:
@@ -81,7 +94,7 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         )
 
     def takes(self, single: Single) -> bool:
-        """Return whether the retraction covers a single event."""
+        """Return whether a single event matches the retraction; `until` is not checked."""
         return (
             self._concerns(single.metric, single.subject, single.at)
             and self.actor in (None, single.actor)

@@ -92,10 +92,14 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
     """Return the bucket of a window that contains a minute.
 
     Args:
-        window: `minute`, `hour`, `day`, `month`, `forever`, `total`, or a duration such as `30d`, whose buckets follow
-            one another from 1970.
+        window: `minute`, `hour`, `day`, `month`, or a duration such as `30d`, whose buckets follow one another from
+            1970 in UTC. `forever` and `total` have one bucket, from 0 to 2^53.
         minute: Whole minutes since 1970.
         zone: The time zone in which days and months begin.
+
+    Raises:
+        ValueError: `window` is not one of these.
+        ConfigurationError: there is no time zone `zone`.
     """
     at = minute * MINUTE
     match window:
@@ -221,7 +225,7 @@ def _id_window(ids: str) -> str:
 
 
 def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
-    """Return the bucket with a label that `bucket` makes for this window and zone; `None` if it makes no such label."""
+    """Return the bucket of a window that has the label `label`; `None` if no bucket of the window has this label."""
     try:
         if window in _FORMATS:
             found = dt.datetime.strptime(label, _FORMATS[window])  # noqa: DTZ007  # the zone is put in below

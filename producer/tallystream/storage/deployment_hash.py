@@ -1,8 +1,9 @@
 """The fields of the hashes that describe a deployment: `tally:meta`, the root, and one hash for each later topic.
 
-The hash of a topic has its layout version, partitions, tags, epoch and rules. A rebuild adds two kinds of fields:
-`generation` is the generation that readers begin with, and `rules@<generation>` has the rules of each other generation
-that exists. Each partition stores its own live generation (`PartitionKeys.live`), because the scripts read it there.
+The hash of a topic has its layout version, partitions, tags, epoch, and in `rules` the rules of the generation that
+readers begin with. A rebuild adds fields: `generation` is the number of that generation, `newest` the newest one,
+`building` the one that is being counted, and `rules@<generation>` has the rules of each other existing generation. Each
+partition stores its own live generation (`PartitionKeys.live`), because the scripts read it there.
 `spread@<metric>` marks a metric whose events may be in any partition of this topic. It belongs to the topic, not to a
 generation: it stays, and the rules of every generation are read with it.
 
@@ -33,7 +34,7 @@ _SPREAD: Final = "spread@"
 
 
 def fields_of(layout: Layout, epoch: str) -> dict[str, Any]:
-    """Return the fields of a new topic's hash: layout version, number of partitions, their hash tags, and `epoch`."""
+    """Return the fields of a new topic's hash: layout version, number of partitions, hash tags (one text), `epoch`."""
     tags = " ".join(tag_of(i) for i in range(layout.partitions))
     return {"layout": LAYOUT, "partitions": layout.partitions, "tags": tags, "epoch": epoch}
 
@@ -59,7 +60,11 @@ def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
 
 
 def by_number(fields: Mapping[bytes, bytes], prefix: bytes) -> dict[int, bytes]:
-    """Return a mapping, number -> value, of the fields that are named `prefix` followed by a number."""
+    """Return a mapping, number -> value, of the fields that begin with `prefix`.
+
+    Raises:
+        ValueError: after `prefix`, the name of a field is not a whole number.
+    """
     return {int(number): value for number, value in _beginning_with(fields, prefix)}
 
 

@@ -50,7 +50,7 @@ FIRST_TOPIC: Final = 1
 
 
 def partition_of(subject: str, partitions: int) -> int:
-    """Return the number of the partition that counts `subject`: its CRC-32 modulo the number of `partitions`."""
+    """Return the number of the partition that counts `subject`: the CRC-32 of `subject` modulo `partitions`."""
     return zlib.crc32(subject.encode()) % partitions
 
 
@@ -126,7 +126,10 @@ class PartitionKeys:
 
     @cached_property
     def live(self) -> str:
-        """String: the live generation of the partition; absent before the first switch to another generation."""
+        """String: the number of the partition's live generation; then ` closed` if a repartition closed the partition.
+
+        Without this key, the first generation is live.
+        """
         return self.prefix + "live"
 
     @cached_property
@@ -138,7 +141,8 @@ class PartitionKeys:
     def topic_ledger(self) -> str:
         """Hash: the ledger of the topic; it is also the ledger of the first generation.
 
-        Its field `appended` counts the events that the scripts appended.
+        Its field `appended` has the events that the scripts appended, and the events of plain entries that the first
+        generation counted, which are also in `plain`.
         """
         return self.prefix + "ledger"
 
@@ -164,7 +168,7 @@ class PartitionKeys:
 
     @cached_property
     def backfilled(self) -> str:
-        """String: the mark up to which a rebuild has counted the archived entries that the stream no longer has."""
+        """String: the name of the last entry that a rebuild has counted of those that only the archive still has."""
         return self.counters + "backfilled"
 
     @cached_property
@@ -182,7 +186,7 @@ class PartitionKeys:
 
     @cached_property
     def ledger(self) -> str:
-        """Hash: the ledger of the generation, outcome -> events."""
+        """Hash: the ledger of the generation, outcome -> events; fields that begin with `entries:` count entries."""
         return self.counters + "ledger"
 
     @cached_property
@@ -200,7 +204,10 @@ class PartitionKeys:
         return f"{self.prefix}alerting:{alert}:{label}"
 
     def watched(self, alert: str) -> str:
-        """Sorted set: the subjects of an alert on a range, by the millisecond at which they were last counted."""
+        """Sorted set: the subjects of an alert on a range, by the millisecond of the last batch with the subject.
+
+        Only the 10,000 latest subjects are kept.
+        """
         return f"{self.prefix}watched:{alert}"
 
     def total(self, metric: str, subject: str) -> str:
@@ -299,7 +306,10 @@ class Layout:
 
     @property
     def files(self) -> str:
-        """The key of the hash of ingested files: identity of a file -> size of its head; the same for all topics."""
+        """The key of the hash of ingested files, the same for all topics.
+
+        It maps the identity of a file to the number of first bytes of the file that the identity was made from.
+        """
         return f"{self.namespace}:{{{tag_of(0)}}}:files"
 
     @cached_property
@@ -310,7 +320,7 @@ class Layout:
 
     @cached_property
     def routes(self) -> range:
-        """One number for each partition that is unique over all topics, so a buffer cannot confuse two topics."""
+        """A number for each partition, in order, unique over all topics: so a buffer cannot confuse two topics."""
         return range(self.topic * MAX_PARTITIONS, self.topic * MAX_PARTITIONS + self.partitions)
 
     def of(self, generation: int) -> Layout:
@@ -329,5 +339,5 @@ class Layout:
         return range(self.partitions) if spread else (partition_of(subject, self.partitions),)
 
     def keys_of(self, subject: str) -> PartitionKeys:
-        """Return the keys of the partition that counts `subject`."""
+        """Return the keys of the partition that counts `subject` for metrics that are not spread."""
         return self.keys[partition_of(subject, self.partitions)]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
 _LOADS: Final = 5
-"""At most this many times is a script loaded for one call."""
+"""The most times that a script is loaded for one call."""
 
 _REQUIRE: Final = re.compile(r"require\('([\w.]+)'\)")
 _REQUIRE_AT_THE_TOP: Final = re.compile(r"^local \w+ = require\('([\w.]+)'\)$", re.MULTILINE)
@@ -74,8 +74,11 @@ class Script:
     def __call__(self, client: redis.Redis, keys: list[str], args: list[Any]) -> Any:
         """Run the script on the server and return its reply.
 
-        If the server no longer has the script (restart, failover, SCRIPT FLUSH), load it and repeat the call. NOSCRIPT
-        is the only error that is retried: after it, the call cannot have changed anything.
+        If the server no longer has the script (restart, failover, SCRIPT FLUSH), load it and repeat the call, at most 5
+        times. NOSCRIPT is the only error that is retried: after it, the call cannot have changed anything.
+
+        Raises:
+            redis.RedisError: any other error of the call or of loading, or the sixth NOSCRIPT.
         """
         for _ in range(_LOADS):
             try:
@@ -85,7 +88,7 @@ class Script:
         return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def queue(self, pipeline: Pipeline, keys: list[str], args: list[Any]) -> None:
-        """Add the call to a pipeline; if its reply is NOSCRIPT, the caller must call `load` and queue it again."""
+        """Add the call to a pipeline; if its reply is NOSCRIPT, the caller must call `load` and queue it once more."""
         pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def load(self, client: redis.Redis) -> None:

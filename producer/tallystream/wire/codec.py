@@ -13,7 +13,7 @@ clock's time in milliseconds since 1970: `t <milliseconds>`. Without `t`, the cl
     group  = [metric, minute, ones, counts, sums]     events without actor and id, of which only the sum matters
                ones    [subject, ...]                 one event of amount 1 each
                counts  {subject: events}              several events of amount 1
-               sums    {subject: [amount, events]}    the rest
+               sums    {subject: [amount, events]}    events of other amounts: their sum and number
     single = [metric, subject, amount, at, actor, id] an event that is stored separately
     correction = [metric, subject, amount, at, finest]  an amount that an operator adds, without the metric's rules
     visits = [metric, minute, subjects, actors, moments]  singles of amount 1 with an actor and no id, in columns
@@ -90,7 +90,7 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
         minute: Whole minutes since 1970.
         ones: The subjects with one event of amount 1.
         counts: By subject, the number of its events of amount 1, if there are several.
-        sums: By subject, the sum of the amounts and the number of the other events.
+        sums: By subject, the sum of the amounts of its other events, and their number.
     """
 
     metric: str
@@ -106,15 +106,15 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An event that is stored separately, because it has an actor or an id, or its amount is very large.
+    """One event that is not summed: it has an actor or an id, its amount is very large, or its entry is plain.
 
     Attributes:
         metric: The metric.
         subject: The subject.
         amount: The amount.
         at: The time of the event, in milliseconds since 1970.
-        actor: The actor, if it has one.
-        id: The id, if it has one.
+        actor: The actor; `None` if the event has none.
+        id: The id; `None` if the event has none.
     """
 
     metric: str
@@ -146,7 +146,7 @@ class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
 class ActorColumns(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Events of one metric in one minute, each of amount 1, with an actor and without an id: one in each row.
 
-    It means the same as the list of singles, but columns are faster to read and to sum.
+    The columns mean the same as a list of `Single`, but are faster to read and to sum.
 
     Attributes:
         metric: The metric.
@@ -163,7 +163,11 @@ class ActorColumns(msgspec.Struct, array_like=True, gc=False, frozen=True):
     moments: list[Annotated[int, msgspec.Meta(ge=0, lt=MINUTE * 1000)]]
 
     def singles(self) -> Iterator[Single]:
-        """Yield each event as a `Single`."""
+        """Yield each event as a `Single`, in order.
+
+        Raises:
+            ValueError: the columns differ in length.
+        """
         begin = self.minute * MINUTE * 1000
         for subject, actor, moment in zip(self.subjects, self.actors, self.moments, strict=True):
             yield Single(self.metric, subject, 1, begin + moment, actor, None)
@@ -176,7 +180,7 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
         groups: Events that are summed by metric, minute and subject.
         singles: Events that are stored separately.
         corrections: Amounts that an operator adds.
-        visits: Events with an actor, in columns.
+        visits: Events of amount 1 with an actor and no id, in columns: one element for each metric and minute.
     """
 
     groups: list[Group]
@@ -202,7 +206,14 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
         return events
 
     def by_singles(self) -> Payload:
-        """Return a payload of the same events, in the same order, with each visit as a single."""
+        """Return a payload of the same events, in which every event stored in columns (`visits`) is a `Single` instead.
+
+        Each row of `visits` becomes one element at the end of `singles`, and the new payload has no `visits`. This
+        payload does not change; it is returned itself if `visits` is empty.
+
+        Raises:
+            ValueError: the columns of an element of `visits` differ in length.
+        """
         if not self.visits:
             return self
         spelled = [single for visits in self.visits for single in visits.singles()]
@@ -219,17 +230,21 @@ def encode(payload: Payload) -> bytes:
 
 
 def decode_packed(body: bytes) -> Payload:
-    """Return the payload of a msgpack form that `encode` made, with each visit as a single."""
+    """Return the payload of a msgpack form that `encode` made, with the events of `visits` as singles.
+
+    Raises:
+        ValueError: the bytes are not a payload (`msgspec.DecodeError`), or columns differ in length.
+    """
     return _decode(body).by_singles()
 
 
 def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
-    """Return the payload of one entry, packed or plain, with each visit as a single; see `decode_columns`."""
+    """Return what `decode_columns` returns, with the events of `visits` as singles; the errors are the same."""
     return decode_columns(fields, received).by_singles()
 
 
 def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
-    """Return the payload of one entry, packed or plain; visits stay in columns.
+    """Return the payload of one entry, packed or plain; events that are in columns stay in `visits`.
 
     Args:
         fields: The fields of the entry, as Redis returns them.
@@ -261,7 +276,7 @@ def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
 
 
 def split(payload: Payload, home: Callable[[str, str, bool], int]) -> dict[int, Payload]:
-    """Return the parts of a payload by partition number, with each visit as a single.
+    """Return the parts of a payload by partition number, with the events of `visits` as singles.
 
     Args:
         payload: The payload to split.
@@ -345,7 +360,7 @@ def time_fields(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:
-    """Return whether `decide.lua` wrote the entry and so has already counted it in `generation` (`None`: in any)."""
+    """Return whether `decide.lua` wrote the entry and counted it in `generation`; `None` stands for any generation."""
     decided = fields.get(b"d", b"")
     if b"v" not in fields or not decided.isdigit():
         return False  # a plain entry of another client may have a field of this name
@@ -353,7 +368,10 @@ def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) ->
 
 
 def was_sequenced(fields: Mapping[bytes, bytes]) -> bool:
-    """Return whether a script (`append.lua` or `decide.lua`) wrote the entry and so has added it to the ledger."""
+    """Return whether one of our scripts wrote the entry, and has added its events to `appended` in the ledger.
+
+    A producer's entry, a copy of a repartition and an entry of `decide.lua` are such entries. A plain entry is not.
+    """
     return (b"p" in fields and fields.get(b"q", b"").isdigit()) or was_decided(fields)
 
 

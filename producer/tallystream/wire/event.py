@@ -47,7 +47,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=Tr
             control characters. Stored in Unicode normal form C, so that two spellings of `é` are one subject.
         amount: How much to add: a whole number within +-(2^53 - 1).
         actor: The person or program that caused the event: 1 to 256 bytes, with the same characters as `subject`.
-        at: The time of the event, in seconds since 1970 (UTC); `None` means the moment at which it is emitted.
+        at: The time of the event, in seconds since 1970 (UTC); `None` means the moment at which a producer emits it, or
+            at which the server receives a plain entry.
         id: An ID of the event, for metrics that count each ID once: 1 to 256 bytes, with the same characters.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Gathers events for one entry: sums events without actor and id by subject, and puts visits into columns."""
+"""Gathers events for one entry: sums events without actor and id, and puts events with an actor into columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Columns: TypeAlias = tuple[list[str], list[str], list[int]]
-"""The subjects, actors and moments of visits: see `tallystream.wire.codec.ActorColumns`."""
+"""The subjects, actors and moments of events with an actor: see `tallystream.wire.codec.ActorColumns`."""
 
 # An event with an amount this large becomes a single, so a sum of up to a million events stays far below 64 bits.
 _LARGE: Final = 2**40
@@ -22,7 +22,7 @@ class EntryBuilder:
 
     Attributes:
         events: The number of events gathered.
-        size: An estimate of the bytes that they will need.
+        size: An estimate of the bytes that the events will need in the entry.
         units: By metric and minute, and by subject, the number of events of amount 1.
         sums: By metric and minute, and by subject, the sum of other amounts and the number of their events.
         singles: Events with an id, with an actor and another amount than 1, or with a very large amount.
@@ -86,9 +86,9 @@ class EntryBuilder:
         return grown
 
     def columns(self, metric: str, minute: int) -> Columns:
-        """Return the columns of visits of a metric in a minute, empty ones if there were none.
+        """Return the columns in `visits` of a metric and a minute (since 1970); add empty columns if there are none.
 
-        The caller may append to them, and must then also add to `events` and `size`.
+        The caller may append to the columns, and must then also add to `events` and `size`.
         """
         key = (metric, minute)
         found = self.visits.get(key)
@@ -105,7 +105,7 @@ class EntryBuilder:
             minute: Their time, in whole minutes since 1970.
             amount: The sum of their amounts.
             events: Their number.
-            unit: Whether each of them has the amount 1.
+            unit: Whether each of them has the amount 1; if so, `amount` is not used.
         """
         self.events += events
         self.size += len(subject) + 10
@@ -123,8 +123,8 @@ class EntryBuilder:
         Args:
             metric: Their metric.
             minute: Their time, in whole minutes since 1970.
-            subjects: The subjects.
-            events: The number of events of each subject.
+            subjects: The subjects; one may occur several times.
+            events: For each element of `subjects`, the number of events.
         """
         n = sum(events)
         self.events += n
@@ -139,7 +139,7 @@ class EntryBuilder:
             units[subject] = units.get(subject, 0) + more
 
     def build(self) -> bytes:
-        """Return the msgpack form of the events: the field `b` of an entry."""
+        """Return the msgpack form of the events, which is the field `b` of an entry; the builder does not change."""
         groups = []
         for key in self.units.keys() | self.sums.keys():
             units = self.units.get(key, {})

@@ -1,4 +1,4 @@
-"""Reads how far a partition has been counted: the source of `as_of` and `lag`, and of read-your-own-writes."""
+"""Reads how far a partition has been counted: the source of `as_of`, `lag` and the read barrier."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class CountingPosition(msgspec.Struct, frozen=True):
     Attributes:
         as_of: The stream ID up to which every entry is counted, `0-0` before the first.
         pending: The number of entries that were delivered to a worker and not acknowledged.
-        lag: The number of entries not counted yet, pending ones included; `None` if the server does not report it.
+        lag: The number of entries not counted yet, pending ones included; `None` if the server does not report it, or
+            if the stream exists without the group.
         delivered: The stream ID of the last entry that was delivered to a worker, `0-0` before the first.
     """
 
@@ -36,7 +37,7 @@ class CountingPosition(msgspec.Struct, frozen=True):
 def position_commands(keys: PartitionKeys) -> list[Command]:
     """Return the commands for the counting position of a partition; `parse_position` reads their replies.
 
-    A value that is read after these commands contains every entry up to the position, and perhaps later ones.
+    A counter that is read after these commands contains every entry up to the position, and perhaps later ones.
     """
     return [("XINFO GROUPS", keys.stream), ("XPENDING", keys.stream, keys.group)]
 
@@ -44,14 +45,14 @@ def position_commands(keys: PartitionKeys) -> list[Command]:
 def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
     """Return the counting position of a partition.
 
-    If the stream or the group does not exist yet, the position is `0-0`.
+    If the stream or the group does not exist yet, `as_of` is `0-0`.
 
     Args:
-        replies: The two replies to `position_commands`, in order.
+        replies: The two replies to `position_commands`, in order; an error is an element, not raised.
         group_name: The consumer group that counts the generation.
 
     Raises:
-        redis.ResponseError: the server replied with another error.
+        redis.ResponseError: a reply is an error that does not mean a missing stream or group.
     """
     groups, pending_summary = replies
     if isinstance(groups, ResponseError):

@@ -39,7 +39,7 @@ _COMMANDS: Final = (
     (
         "dead",
         "List, retry or drop the dead letters: entries that could not be counted.",
-        "dead retry --reason undeclared",
+        "dead retry --reason 'not declared'",
     ),
     ("reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
     ("audit", "Fold all events again and compare the result with the live counters.", "audit --json"),

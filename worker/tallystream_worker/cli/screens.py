@@ -178,7 +178,7 @@ class TopScreen:
         )
 
     def draw(self, width: int) -> RenderableType:
-        """Return the last leaderboard and its rates as a drawing for `width` columns; empty before a first reading."""
+        """Return the last leaderboard and its rates as a rich drawing of `width` columns; empty before a reading."""
         board = self._board
         if board is None:
             return Text("")

@@ -26,7 +26,7 @@ _APPLY: Final = Script("tallystream_worker.counting", "apply")
 
 @dataclass(frozen=True)
 class Applied:
-    """The batch was applied: its entries are acknowledged, and its events are counted or dead-lettered.
+    """The batch was applied: its entries are acknowledged, and the ledger has the outcome of each of its events.
 
     Attributes:
         unconfirmed: Why the write is not as durable as configured; empty if it is.
@@ -39,10 +39,12 @@ class Applied:
 
 @dataclass(frozen=True)
 class Stale:
-    """The batch is stale: another worker has applied some of its entries; nothing was changed.
+    """The batch is stale: some of its entries are no longer pending; nothing was changed.
+
+    Another worker has applied these entries, or this worker has, in a call whose reply was lost.
 
     Attributes:
-        pending: The IDs of the entries that are still pending.
+        pending: The IDs of the entries of the batch that are still pending; it may be empty.
     """
 
     pending: frozenset[str]
@@ -50,7 +52,7 @@ class Stale:
 
 @dataclass(frozen=True)
 class Switched:
-    """Another generation is live; nothing was changed."""
+    """The generation of the batch is not live: another one is, or the partition is closed; nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ class GroupMissing:
 
 @dataclass(frozen=True)
 class Failed:
-    """The script call raised an error, caused by an entry of the batch or by the server.
+    """Encoding the batch or calling the script raised an error, which an entry or the server may have caused.
+
+    After a connection error or a timeout, the batch may have been applied.
 
     Attributes:
         error: The error.
@@ -87,7 +91,7 @@ class Failed:
 
 
 Outcome = Applied | Stale | Switched | TotalsRejected
-"""The result of a script call that returned a reply."""
+"""What `apply` returns: the reply of the script."""
 
 
 def apply(
@@ -140,7 +144,7 @@ def apply(
 def try_apply(
     client: redis.Redis, keys: PartitionKeys, batch: FoldResult, durability: DurabilityCheck, *, live_only: bool
 ) -> Outcome | GroupMissing | Failed:
-    """Apply a batch as `apply` does, but return every error as a value instead of raising it."""
+    """Apply a batch as `apply` does, but return an error as `GroupMissing` or `Failed` instead of raising it."""
     try:
         return apply(client, keys, batch, durability, live_only=live_only)
     except Exception as error:  # noqa: BLE001  # the caller decides whether it is about an entry

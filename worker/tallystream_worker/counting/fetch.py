@@ -1,8 +1,8 @@
 """Fetches the entries of one partition, in a fixed order.
 
 1. The worker's own pending entries: after a start, and after an error that leaves open whether they were counted.
-2. Idle pending entries of other consumers: claimed in small groups, on a jittered timer, with a cursor that is kept
-   between calls.
+2. Idle pending entries of all consumers, also this one: claimed up to 64 at a time, on a jittered timer, with a cursor
+   that is kept between calls.
 3. New entries.
 
 Each delivery adds 1 to an entry's delivery count, which reveals a poison entry. An outage must not add to it: entries
@@ -55,8 +55,8 @@ class Fetch:
         client: A client whose timeout is longer than the longest blocking read.
         keys: The partition's keys.
         consumer: The consumer's name. Two workers with the same name count correctly, but do some work twice.
-        claim_idle: Seconds after the last delivery or claim of a pending entry; after them, the entry is claimed from
-            another consumer.
+        claim_idle: Seconds since the last delivery or claim of a pending entry after which this consumer claims the
+            entry, whichever consumer has it.
     """
 
     def __init__(self, client: redis.Redis, keys: PartitionKeys, consumer: str, *, claim_idle: float = 30.0) -> None:
@@ -71,7 +71,7 @@ class Fetch:
         self._recovered = "0-0"
         self._as_delivery = True  # one of these entries may have crashed the previous process
         self.lost = 0
-        """Number of pending entries that were trimmed before they were counted."""
+        """Number of pending entries that this object found trimmed before they were counted."""
 
     def ensure_group(self) -> None:
         """Create the stream and its consumer group, at the beginning of the stream, if they do not exist.
@@ -100,21 +100,27 @@ class Fetch:
         """Make the next fetches begin with the worker's own pending entries, because the last batch may not be counted.
 
         Args:
-            as_delivery: Add 1 to the delivery count of each, because one of them may have made the batch fail.
+            as_delivery: Add 1 to the delivery count of each of these entries, because one of them may have made the
+                batch fail.
         """
         self._recovering = True
         self._recovered = "0-0"
         self._as_delivery = self._as_delivery or as_delivery
 
     def __call__(self, count: int, block: float) -> list[Entry]:
-        """Return own pending entries, claimed entries or new entries, whichever exist first in this order.
+        """Return own pending entries, or else claimed entries, or else new entries; an empty list if there are none.
+
+        Own pending entries are read only in a recovery, which begins with the object or with `recover`. Entries are
+        claimed only when the timer is due, which is about three times in `claim_idle`. Pending entries that were
+        trimmed are not returned.
 
         Args:
             count: The largest number of own pending or new entries; a claim returns at most 64.
             block: Seconds to wait for new entries; 0 does not wait.
 
         Raises:
-            redis.ResponseError: `NOGROUP` if the stream or the group is gone.
+            redis.RedisError: the server did not answer or refused a command; `NOGROUP` if the stream or the group is
+                gone.
         """
         entries = self._next(count, block)
         if entries:
@@ -205,7 +211,7 @@ class Fetch:
         return [Entry(id_.decode(), fields or {}) for id_, fields in found]
 
     def _with_deliveries(self, entries: list[Entry]) -> list[Entry]:
-        """Return the entries with their delivery counts, which it reads from the pending list of this consumer."""
+        """Return copies of the entries with the delivery counts from this consumer's pending list in the server."""
         first, last = entries[0].id, entries[-1].id
         pending: list[dict[str, Any]] = self._client.xpending_range(
             self._keys.stream, self._keys.group, min=first, max=last, count=len(entries), consumername=self._consumer

@@ -1,8 +1,8 @@
 """Folds entries into batches: how much to add to which counter. Pure: no Redis, no clock.
 
-The fast path sums whole groups in C and checks each distinct subject once. If a subject breaks a rule, or a total would
-overflow, the same entries are folded again with this metric and subject *excluded*: their events become dead letters,
-and every other event is counted.
+The fast path sums whole groups (events that the producer has summed by subject) in C and checks each distinct subject
+once. If a subject is not valid, or its sum in the batch would overflow, the same entries are folded again with this
+metric and subject *excluded*: their events become dead letters, and every other event is counted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Fold:
         max_keys: A batch is closed when it touches about this many counters. This bounds the time for which one script
             call blocks the server.
         max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded.
-        begun: The last stream ID before the generation began; `0-0` for the first generation.
+        begun: The last stream ID before the generation began; `0-0` for the first generation. The events of entries up
+            to it are added to `appended` in the ledger of the generation.
         watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
         dropped: By stream ID of an entry, its dead letters that were dropped for good: their events are not counted
             again. A worker needs none, because these entries are no longer in its consumer group.
@@ -77,7 +78,7 @@ class Fold:
             excluded: The metrics and subjects whose events must become dead letters, each with the reason.
 
         Returns:
-            The batch, and the entries that are not in it.
+            The batch with its dead letters, and the entries that are not in it.
         """
         excluded = excluded or {}
         # Deduplicate by ID: apply.lua checks each ID separately, so a repeated ID would pass twice in one call.
@@ -142,7 +143,10 @@ class Fold:
         self._add_payload(result, entry, payload)
 
     def _faults(self, result: FoldResult) -> dict[FoldFault, str]:
-        """Return each metric and subject of the batch that cannot be counted, with the reason: invalid, or overflow."""
+        """Return each metric and subject whose sums in the batch cannot be counted, with the reason.
+
+        The subject is not valid or belongs to another partition, or the sum is beyond +-`MAX_AMOUNT`.
+        """
         faults: dict[FoldFault, str] = {}
         for place, sums in (*result.batch.sums.items(), *result.batch.limited.items()):
             anywhere = place.rule.spread

@@ -1,6 +1,6 @@
 """Folds the payload of one entry: groups, columns, single events and corrections. Pure: no Redis, no clock.
 
-A part that cannot be counted becomes a dead letter with a reason: an entry that contains only this part.
+Events of the entry that cannot be counted become a dead letter with a reason: an entry that contains only these events.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PayloadFold:
 
     Args:
         rules: The declared metrics.
-        places: Returns the buckets of a metric and a minute.
+        places: Returns the bucket set of a metric and a minute.
         subjects: Checks subjects and actors.
     """
 
@@ -60,8 +60,8 @@ class PayloadFold:
     def __call__(self, result: FoldResult, entry: Entry, payload: Payload) -> None:
         """Add the events of an entry to the batch of a result.
 
-        Excluded events, and events that break a rule, are added to the dead letters; late events are added to
-        `result.late` and not counted if the metric declares so.
+        Excluded events, and events that break a rule, are added to the dead letters of the result. Late events are
+        added to `result.late` and not counted if `Metric.rejects_late`; else they are counted.
         """
         self._stream_id, self._first, self._earlier = None, earlier_events(entry.fields), {}
         for group in payload.groups:
@@ -113,7 +113,11 @@ class PayloadFold:
             result.counted[metric] += events
 
     def _can_add_together(self, entry: Entry, columns: ActorColumns, rule: Metric) -> bool:
-        """Return whether the columns need no check per event: none in the future, late or a vote, all actors valid."""
+        """Return whether no event of the columns needs a check by itself.
+
+        The metric has no `once`, the whole minute is neither late nor more than `MAX_AHEAD` seconds ahead, and every
+        actor is valid. Subjects are checked later.
+        """
         begin = columns.minute * MINUTE * 1000
         if rule.once is not None or begin + MINUTE * 1000 > entry.id_time + MAX_AHEAD * 1000:
             return False
@@ -185,7 +189,13 @@ class PayloadFold:
         result.counted[metric] += 1
 
     def _refusal(self, metric: str, at: int, entry: Entry) -> str:
-        """Return why an event of this metric and millisecond cannot be counted; `""` if no rule forbids it."""
+        """Return why an event of amount 1 without actor cannot be counted; `""` if no rule forbids it.
+
+        Args:
+            metric: The metric, which may be undeclared.
+            at: The time of the event, in milliseconds since 1970.
+            entry: The entry of the event.
+        """
         try:
             self._rules.refuse_undeclared(metric)
             if at > entry.id_time + MAX_AHEAD * 1000:
@@ -196,7 +206,11 @@ class PayloadFold:
         return ""
 
     def _without_amounts(self, result: FoldResult, entry: Entry, group: Group, rule: Metric) -> Group:
-        """Add a dead letter of the events whose amounts the rule forbids; return the group without them."""
+        """Add a dead letter of the sums that the rule forbids; return the group without them.
+
+        A metric with a limit forbids every amount except 1, so all of `group.sums`; any other metric forbids negative
+        sums.
+        """
         faulty = {s: pair for s, pair in group.sums.items() if rule.limit is not None or pair[0] < 0}
         if not faulty:
             return group
@@ -209,7 +223,7 @@ class PayloadFold:
         return Group(group.metric, group.minute, group.ones, group.counts, rest)
 
     def _without_excluded(self, result: FoldResult, entry: Entry, group: Group) -> Group:
-        """Add a dead letter of the excluded events for each reason; return the group without these events."""
+        """Add one dead letter for each reason, with the excluded events; return the group without these events."""
         faulty: dict[str, set[str]] = defaultdict(set)  # by reason
         for subject in {*group.ones, *group.counts, *group.sums}:
             if (reason := result.excluded.get((group.metric, subject))) is not None:
@@ -219,9 +233,9 @@ class PayloadFold:
         return _part(group, set().union(*faulty.values()), keep=False)
 
     def _add_dead(self, result: FoldResult, entry: Entry, payload: Payload, reason: str, earlier: int = 0) -> None:
-        """Add a dead letter to the result: an entry with only this part of the original entry, and with its time.
+        """Add a dead letter to the result: an entry that contains only `payload`, a part of the original entry.
 
-        `earlier` is the number of events before it in the entry that it would tie with.
+        `earlier` is the number of events before it in the original entry that it would tie with.
         """
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)} | time_fields(entry.fields)
@@ -239,7 +253,7 @@ def dead_entry_of(entry: Entry, reason: str, events: int, fields: Mapping[bytes,
         entry: The entry that could not be counted, in whole or in part.
         reason: Why it could not be counted.
         events: The number of events in `fields`.
-        fields: The entry's fields, or those of an entry that contains only the part.
+        fields: The entry's fields, or those of an entry that contains only the events that could not be counted.
         metric: The declared metric of the events; `""` if it is not known.
     """
     return DeadEntry(entry.id, reason[:_REASON_BYTES], events, entry.deliveries, fields, metric)

@@ -18,7 +18,7 @@ FoldFault = tuple[str, str]
 """A metric and a subject whose events cannot be counted in this batch."""
 
 OVERFLOW: Final = "the total would exceed +-(2^53 - 1), or the value of its key is not a whole number"
-"""The reason in the dead letters of a total that cannot take its delta."""
+"""The reason in the dead letters of events whose total cannot take its delta."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class FoldResult:
     """The sum of several entries: a batch, its dead letters, and the events by outcome.
 
     Attributes:
-        batch: The deltas for the script: sums, votes and ids.
+        batch: The deltas for the script: sums, votes, ids and the actors of unique counts.
         excluded: By metric and subject, the reason why their events become dead letters in this batch.
         entries: The entries that the script acknowledges when it applies the batch.
         settled: By metric, the number of events whose deltas are in `batch`. The events of `dead`, `late` and
@@ -60,13 +60,13 @@ class FoldResult:
         dead: The dead letters: events that cannot be counted.
         dropped: The dead letters that were dropped for good before; their events are not counted.
         has_misrouted: Whether the subject of an event belongs to another partition, by the rules of this fold.
-        conflicts: How often a batch of these entries was stale before, because another worker had applied some of them.
+        conflicts: How often a batch with these entries was stale before, because some of its entries had been applied.
         appended: The number of events that the batch adds to `appended` in the ledger: those of plain entries, and of
             entries that are older than the generation. For other entries, the script that appended them has done this.
         plain: The number of entries whose events are in `appended`: plain entries, and entries that are older than the
             generation.
         plain_events: The number of events in plain entries.
-        sample: The payload of the first entry that could be decoded; `None` if no entry could.
+        sample: The payload of the first decoded entry, without retracted events; `None` if no entry was decoded.
     """
 
     batch: Batch
@@ -93,7 +93,12 @@ class FoldResult:
 
     @property
     def ledger(self) -> dict[str, int]:
-        """By ledger field, the number to add: `outcome` for all metrics, `outcome@metric` for one; no zeros."""
+        """By ledger field, the number to add; a field that would get 0 is missing.
+
+        `counted`, `late`, `retracted` and `dead` are events of all metrics, and with `@metric` of one metric. Late
+        events that are counted have only `late-counted@metric`. The other fields are `appended` and `plain` (events),
+        `entries:plain` and `entries:settled` (entries). The script adds the events whose outcome it decides.
+        """
         moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.entries)})
         moves["plain"] = self.plain_events
         for outcome, by_metric in (("counted", self.counted), ("late", self.late), ("retracted", self.retracted)):
@@ -111,7 +116,7 @@ class FoldResult:
         return {name: events for name, events in moves.items() if events}
 
     def excluding(self, totals: Iterable[FoldFault]) -> Mapping[FoldFault, str]:
-        """Return `excluded` for the next fold of these entries: the present exclusions, and `totals` as overflows."""
+        """Return a copy of `excluded` for the next fold of these entries, with `totals` added for reason `OVERFLOW`."""
         return {**self.excluded, **dict.fromkeys(totals, OVERFLOW)}
 
     def encode(self) -> bytes:

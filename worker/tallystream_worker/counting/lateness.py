@@ -1,7 +1,7 @@
 """Finds late events: events that are older than their metric accepts.
 
-The age of an event is the time from the event until the server received its entry: the time that the entry states, or
-that of its stream ID. Neither time ever changes and no clock is read, so an event is late in every fold or in none.
+The age of an event is the time from the event until the server received its entry (`Entry.received`).
+Neither time ever changes and no clock is read, so an event is late in every fold or in none.
 """
 
 from __future__ import annotations

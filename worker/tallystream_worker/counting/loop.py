@@ -42,7 +42,8 @@ class CountingLoop:
         partition: The number of the partition.
         fetch: Reads entries.
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
-        subscribers: Each is called with each batch that was applied; their errors do not affect the counting.
+        subscribers: Each is called with the `BatchResult` of each applied batch; an error of one does not affect the
+            counting.
         durability: What must have a batch, after the server's reply, before the loop applies the next one.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
         on_refused: Called with an entry that fails alone and is left pending, and with the error.
@@ -79,18 +80,20 @@ class CountingLoop:
         self._read_size = MIN_READ
 
     def run_once(self, block: float = 0.0) -> int:
-        """Fetch entries once and count them; return how many entries this call has settled (counted or dead-lettered).
+        """Fetch entries once and count them; return how many entries this call has acknowledged.
+
+        If it raises, the batches before the error are counted; the other fetched entries stay pending.
 
         Args:
             block: Seconds to wait for new entries if there are none.
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time; do not count it again.
-            GenerationSwitched: another generation is live; the fetched entries stay pending in this one.
-            ConsumerGroupMissing: the stream or its consumer group is gone; nothing was changed.
-            redis.RedisError: the last batch may or may not have been applied; call `fetch.recover()`, and the next
-                pass begins with its entries.
-            Exception: the error of an entry, after 8 entries failed in a row with no batch counted between them.
+            GenerationSwitched: another generation is live, or the partition is closed.
+            ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
+            redis.RedisError: fetching failed (`NOGROUP` if the stream or the group is gone), or the last batch may or
+                may not have been applied; call `fetch.recover()`, and the next call begins with the pending entries.
+            Exception: the error of an entry, when the 8th entry fails with no batch counted since the first.
         """
         entries = self.fetch(self._read_size, block)
         self._read_size = next_read_size(self._read_size, len(entries))
@@ -100,7 +103,7 @@ class CountingLoop:
         return sum(self._settle(batch) for batch in batches)
 
     def _settle(self, batch: FoldResult) -> int:
-        """Apply a batch, or the parts of it that can be applied; return how many entries were settled."""
+        """Apply a batch, or fold it again and apply what can be applied; return how many entries were acknowledged."""
         match try_apply(self._client, self.keys, batch, self._durability, live_only=self._live_only):
             case Applied(unconfirmed="", seconds=seconds):
                 return self._publish(batch, seconds)

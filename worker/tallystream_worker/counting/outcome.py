@@ -23,12 +23,13 @@ class BatchResult:
     Attributes:
         partition: The number of its partition.
         entries: The number of stream entries that the batch settled.
-        counted: By metric, the events counted.
+        counted: By metric, the events whose deltas were in the batch. The script may have rejected some of them by a
+            limit, a vote or an id.
         dead: By reason, the events that became dead letters.
-        keys: The number of counters that the batch touched.
+        keys: About how many counters the batch touched: `Batch.counters`.
         seconds: How long the script call took, network included.
-        stale: How often the batch was stale before, and was folded again.
-        sample: The payload of one of the entries.
+        stale: How often a batch with these entries was stale before, and was folded again.
+        sample: The payload of one of the entries; `None` if no entry was decoded.
     """
 
     partition: int
@@ -42,7 +43,7 @@ class BatchResult:
 
     @property
     def events(self) -> int:
-        """The number of events that the batch settled: counted or dead-lettered."""
+        """The sum of `counted` and `dead`, without retracted events and late events that are not counted."""
         return sum(self.counted.values()) + sum(self.dead.values())
 
 

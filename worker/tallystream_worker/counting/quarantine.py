@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     FoldEntries = Callable[[Sequence[Entry], Mapping[FoldFault, str] | None], tuple[FoldResult, Sequence[Entry]]]
 
 _MOST_FAILED: Final = 8
-"""Number of entries that fail alone, with no batch counted between them, after which the error is raised."""
+"""When so many entries have failed alone, with no batch counted between them, the error of the last is raised."""
 
 _MOST_SUSPECTS: Final = 10_000
 """Number of failed entries that are remembered; when it is reached, all are forgotten."""
@@ -52,11 +52,12 @@ class Quarantine:
     def batches(
         self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None, conflicts: int = 0
     ) -> Iterator[FoldResult]:
-        """Yield the entries as folded batches; leave entries that cannot be folded pending.
+        """Yield the entries as folded batches; leave an entry pending if the fold fails on it alone.
 
         Args:
             entries: The entries, in any order; those that failed before are folded last.
-            excluded: The metrics and subjects whose events must become dead letters, each with the reason.
+            excluded: The metrics and subjects whose events must become dead letters, each with the reason. After a
+                failed fold, the halves are folded without it.
             conflicts: How often a batch of these entries was stale before.
 
         Raises:
@@ -76,11 +77,15 @@ class Quarantine:
             entries = rest
 
     def bisect(self, entries: Sequence[Entry], error: Exception) -> Iterator[FoldResult]:
-        """Yield the entries of a failed batch as smaller batches; leave a single entry pending instead.
+        """Yield the two halves of a failed batch as new batches; leave a single entry pending and call `on_refused`.
+
+        Args:
+            entries: The entries of the failed batch, at least one.
+            error: The error of its fold or its script call.
 
         Raises:
-            Exception: `error` itself, if no entry can have caused it, or if 8 entries failed alone with no batch
-                counted between them.
+            Exception: `error` itself, if no entry can have caused it, or if this is the 8th entry that fails alone with
+                no batch counted between them.
         """
         if not is_entry_error(error):
             raise error
@@ -92,7 +97,7 @@ class Quarantine:
         yield from self.batches(entries[middle:])
 
     def clear(self) -> None:
-        """Set the number of entries that failed alone in a row to zero; to be called after each counted batch."""
+        """Set the number of entries that failed alone to zero; the caller must call this after each counted batch."""
         self._failed = 0
 
     def _leave_pending(self, entry: Entry, error: Exception) -> None:

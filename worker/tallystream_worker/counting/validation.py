@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 REMEMBERED: Final = 50_000
-"""The number of subjects, and of actors, at which a cache forgets them all and begins again."""
+"""When a cache has so many subjects (of spread or of other metrics), or actors, it forgets all of this kind."""
 
 
 class SubjectCache:
@@ -26,7 +26,8 @@ class SubjectCache:
         partition: The partition in which the subjects are counted.
 
     Attributes:
-        has_misrouted: Whether a checked subject belongs to another partition.
+        has_misrouted: Whether `subject` has rejected a subject of another partition since the caller last set this to
+            `False`.
     """
 
     def __init__(self, layout: Layout, partition: int) -> None:

@@ -52,11 +52,12 @@ class Overview(msgspec.Struct, frozen=True):
 
     Attributes:
         metrics: The figures of each metric.
-        rate: Counted events of all metrics per second, over the last 3 seconds; not known in the first second.
+        rate: Counted events of all declared metrics per second, over the last 3 seconds; not known until two readings
+            are at least 0.75 seconds apart.
         events: By outcome, the number of events in the ledger; `appended` has the number of appended events.
         lag: The number of entries that are not counted yet.
         pending: The number of entries that are delivered to a worker and not acknowledged.
-        oldest_pending_seconds: Seconds since the oldest pending entry was appended.
+        oldest_pending_seconds: Seconds since the oldest pending entry was appended; `None` if none is pending.
         dead: The number of dead letters.
         unaccounted: Appended events without an outcome; not known while entries are not counted yet.
         workers: The number of running workers.

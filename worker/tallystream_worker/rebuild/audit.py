@@ -50,17 +50,22 @@ def audit(
     Events may be appended and counted meanwhile.
 
     Args:
-        client: The server of the live counters.
+        client: Client of the server of the live counters.
         deployment: The deployment to audit.
         rules: The rules that the counters should be counted by.
         sources: The archive and the snapshot from which to get what is gone from the streams.
         span: The buckets to compare; if unlimited, all counters.
         sample: The share of the counters that is compared, from 0 to 1; every entry is folded in any case.
-        show: Called with a stream, the entries folded and the counters compared, after each page and chunk.
+        show: Called after each page of entries and each chunk of counters, from several threads, with the name of a
+            stream, and the numbers of entries folded and of counters compared for it so far. An error that it raises
+            ends the audit.
 
     Raises:
         ConfigurationError: so many entries are gone that no counter can be compared, or the preferred snapshot is
             unusable.
+        ConsumerGroupMissing: the live consumer group of a partition is missing.
+        StreamError: 20,000 or more entries of a partition stayed pending.
+        ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="tally-audit-", ignore_cleanup_errors=True))

@@ -25,10 +25,13 @@ _OF_THE_STREAM: Final = ("entries:settled", "entries:plain")
 
 
 class Backfill:
-    """Counts entries of one partition, each once: a stored mark records how far, and moves with each batch.
+    """Counts given entries of one partition, each once, although counting may be interrupted and repeated.
+
+    The server stores a mark, which names the last counted entry; the script call that counts a batch also moves the
+    mark. Entries that cannot be counted become dead letters.
 
     Args:
-        client: The server of the counters.
+        client: Client of the server of the counters.
         keys: The keys of the generation that is counted.
         fold: Folds the entries of this partition.
     """
@@ -40,24 +43,25 @@ class Backfill:
 
     @property
     def mark(self) -> str:
-        """The stored mark, up to which the entries are counted; empty before the first entry."""
+        """The mark, read from the server: the name of the last counted entry; empty before the first entry."""
         stands: bytes | None = self._client.execute_command("GET", self._keys.backfilled)
         return (stands or b"").decode()
 
     def __call__(
         self, entries: Sequence[Entry], mark: str, name: Callable[[Entry], str], told: Callable[[FoldResult], None]
     ) -> str:
-        """Count entries in batches, and return the new mark.
+        """Count entries in batches, and return the new mark; without entries, return `mark`.
 
         Args:
             entries: The entries after the mark, in order.
-            mark: The stored mark.
-            name: Returns the mark to store when an entry is counted.
-            told: Called with each batch that was counted.
+            mark: The mark that the server is expected to have.
+            name: Returns the mark to store after an entry was counted, such as its ID.
+            told: Called with the fold of each batch after the batch was counted.
 
         Raises:
-            StreamError: the stored mark is not `mark`, because another process counts the same entries.
-            redis.RedisError: the batch may be counted or not; read `mark` and continue after it.
+            StreamError: the server has another mark, because another process counts the same entries.
+            redis.RedisError: the present batch may be counted or not; earlier batches are. Read the property `mark`
+                and continue after the entry that it names.
         """
         excluded: Mapping[FoldFault, str] = {}
         while entries:

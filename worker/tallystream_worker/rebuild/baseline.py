@@ -44,9 +44,11 @@ class Base:
 
     Attributes:
         after: The ID after which entries are folded; empty to fold them all.
-        gone: The millisecond of the last entry that is left out; `None` if every entry's effect is included.
+        gone: The time of `after`, in milliseconds since 1970, if entries up to `after` are left out; `None` if every
+            entry is folded or in the snapshot.
         is_archived: Whether entries after `after` that are gone from the stream are read from the archive.
-        is_snapshot: Whether the counters of the snapshot are loaded first; `after` is then its floor.
+        is_snapshot: Whether the counters of the snapshot are loaded first; `after` is then the ID up to which the
+            snapshot contains every entry.
     """
 
     after: str
@@ -69,9 +71,12 @@ def opened(
     Args:
         settings: The configuration.
         archive: URL of the archive; `""` for no archive, `None` for the archive of the settings.
-        snapshot: URL of the snapshot to begin with; `None` for the snapshot of the settings, which is used only if
-            entries are gone.
+        snapshot: URL of the snapshot to begin with; `""` for no snapshot, `None` for the snapshot of the settings,
+            which is used only if entries are gone.
         log: The number of the topic that is audited; each topic has its own archive.
+
+    Raises:
+        ConfigurationError: the URL of the snapshot cannot be used.
     """
     store = database = None
     if url := settings.archive.url if archive is None else archive:
@@ -91,6 +96,9 @@ def opened(
 
 def choose(client: redis.Redis, deployment: Deployment, number: int, sources: Sources, span: Span) -> Base:
     """Return the base from which an audit of partition `number` can prove the most counters of the span.
+
+    If the span has a beginning, no snapshot is used. A snapshot that is not preferred is used only if entries are gone
+    that the archive does not have, and is passed over if it is unusable.
 
     Raises:
         ConfigurationError: the preferred snapshot is incomplete, outdated or of other data.
@@ -113,7 +121,13 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
 
 
 def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None) -> Base:
-    """Return a base that begins after the ID `needed`, or with the oldest entry left if entries after it are gone."""
+    """Return a base that begins after the ID `needed`, or at the oldest available entry if later ones are gone.
+
+    Args:
+        needed: The ID after which entries are needed.
+        lost: The result of `_lost`.
+        archived: The ID before the first archived entry; `None` if the archive cannot be used.
+    """
     if lost is None or lost <= needed:
         return Base(_text(needed), needed[0])
     first = max(needed, lost if archived is None else archived)
@@ -133,7 +147,7 @@ def _lost(info: Any) -> StreamID | None:
 def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
     """Return the ID before the first archived entry; `None` if the archive does not reach the ID `lost`.
 
-    No entry up to `lost` is in the stream any more. The archive has those between the returned ID and `lost`.
+    No entry up to `lost` is in the stream any more. The archive has the entries between the returned ID and `lost`.
     """
     newest = store.newest(number)
     return None if newest is None or newest.last < lost else store.beginning(number)

@@ -25,13 +25,14 @@ _TRIES: Final = 50
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The entries that are applied at one moment, in one partition.
+    """States which entries of one partition the live counters contain at one moment.
 
-    These are all entries up to `delivered` that are not pending, and all decided entries up to `generated`.
+    These are all entries up to `delivered` that are not pending, and all entries up to `generated` that a decision
+    counted in the live generation.
 
     Attributes:
-        delivered: The last ID that was delivered to the live group.
-        pending: The IDs of the pending entries.
+        delivered: The last ID that was delivered to the consumer group of the live generation.
+        pending: The IDs of the pending entries of this group.
         generated: The last ID of the stream.
     """
 
@@ -43,13 +44,14 @@ class Checkpoint:
 def checkpoint(
     client: redis.Redis, keys: PartitionKeys, commands: Sequence[tuple[Any, ...]]
 ) -> tuple[Checkpoint, list[Any]]:
-    """Run read commands and get the checkpoint of a partition in one transaction; return both.
+    """Run read commands and get the checkpoint of a partition in one transaction; return it, and their replies.
 
-    While 20,000 or more entries are pending, the whole is tried again, up to 50 times, 0.1 seconds apart.
+    While 20,000 or more entries are pending, run the transaction again, up to 50 times, 0.1 seconds apart.
 
     Raises:
-        ConsumerGroupMissing: the live group is missing, so the applied entries are unknown.
+        ConsumerGroupMissing: the consumer group of `keys` is missing, so the applied entries are unknown.
         StreamError: 20,000 or more entries stayed pending.
+        redis.RedisError: the server cannot be read, or replied with an error to one of the commands.
     """
     for _ in range(_TRIES):
         with client.pipeline(transaction=True) as pipeline:
@@ -81,9 +83,9 @@ class AppliedEntries:
     """Yields the entries of a partition that were applied between consecutive checkpoints, each once.
 
     Args:
-        client: The server of the stream.
+        client: Client of the server of the stream.
         keys: The keys of the live generation in the partition.
-        after: The ID after which to begin, `""` for the first entry.
+        after: The ID after which to begin, `""` to begin with the first entry.
     """
 
     def __init__(self, client: redis.Redis, keys: PartitionKeys, after: str = "") -> None:
@@ -96,7 +98,11 @@ class AppliedEntries:
         self._looked: StreamID = (0, 0)
 
     def until(self, checkpoint: Checkpoint) -> Iterator[Entry]:
-        """Yield the entries that are applied at this checkpoint and were not at the last one."""
+        """Yield the entries that are applied at this checkpoint and were not at that of the previous call.
+
+        The order is not that of the IDs. The first call yields every entry after `after` that is applied. Each iterator
+        must be read to its end before the next call.
+        """
         for id_ in [id_ for id_ in self._held if id_ not in checkpoint.pending]:
             yield self._held.pop(id_)
         if parse_id(self._passed or "0-0") < checkpoint.delivered:

@@ -22,10 +22,11 @@ _PAUSE: Final = 0.05
 
 
 def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Iterator[Difference]:
-    """Yield the counters whose value in `generation` (`found`) differs from the live value (`expected`).
+    """Yield one `Difference` for each counter whose value in `generation` (`found`) is not the live value (`expected`).
 
-    Counters that arriving events are changing differ briefly. So a piece of counters that differs is read up to five
-    times, 50 ms apart, and yields the counters that still differ in the last read.
+    Counters that arriving events are changing differ briefly. So a `Piece` that differs is read up to five times, 50 ms
+    apart, and only the counters that still differ in the last read are yielded. The metrics that `pieces` leaves out
+    are not compared.
     """
     rules = deployment.rules_of(generation)
     for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):

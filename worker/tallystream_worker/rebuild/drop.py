@@ -30,8 +30,11 @@ _STEP: Final = 500
 def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
     """Remove a generation that is not live in any partition; return the number of keys that were removed.
 
+    Its counters, dead letters, ledger and consumer groups are removed, and its rules and the note that it is being
+    built in `tally:meta`. The figures of the topic in the ledger of the first generation stay.
+
     Raises:
-        ConfigurationError: the generation is live.
+        ConfigurationError: the generation is live in a partition, or for readers.
     """
     if any(keys.generation == generation for keys in deployment.layout.keys) or generation == deployment.generation:
         raise ConfigurationError(f"cannot remove generation {generation}: it is the live one")
@@ -61,7 +64,7 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
 
 
 def counter_keys(client: redis.Redis, keys: PartitionKeys) -> Iterator[bytes]:
-    """Yield the keys of a generation's counters in one partition, found by SCAN; a key may come twice."""
+    """Yield the full keys of a generation's counters in one partition, found by SCAN; a key may come twice."""
     prefix = keys.counters.encode()
     pattern = keys.counters.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
     for name in client.scan_iter(match=pattern, count=1000):

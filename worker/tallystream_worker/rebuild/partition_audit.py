@@ -44,11 +44,11 @@ _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", 
 
 
 class PartitionAudit:
-    """The audit of one partition; run once.
+    """The audit of one partition; `run` may be called once.
 
     Args:
-        client: The server of the live counters.
-        scratch: The server of the scratch counters.
+        client: Client of the server of the live counters.
+        scratch: Client of the server of the scratch counters.
         deployment: The deployment to audit.
         rules: The rules that the counters should be counted by.
         number: The number of the partition.
@@ -93,9 +93,15 @@ class PartitionAudit:
         self._counters = self._entries = self._expired = 0
 
     def run(self) -> Report:
-        """Fold every available entry of the partition, compare the counters, and return the report.
+        """Fold the entries that the base of the audit selects, compare the counters, and return the report.
 
-        No live counter is changed. The report is empty if the partition has no stream.
+        No live counter is changed. If the partition has no stream, all numbers of the report are 0 and it has no scope.
+
+        Raises:
+            ConfigurationError: the preferred snapshot is unusable.
+            ConsumerGroupMissing: the live consumer group is missing.
+            StreamError: 20,000 or more entries stayed pending.
+            ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         """
         if not self._client.exists(self._keys.stream):
             return Report(0, 0, 0)
@@ -117,10 +123,10 @@ class PartitionAudit:
         return Report(self._counters, self._entries, self._expired, list(wrong.values()), [scope])
 
     def _begin(self) -> tuple[Base, float]:
-        """Load the snapshot, or fold the archived entries, into the scratch counters; return the base and its time.
+        """Load the snapshot, or fold the archived entries, if the base has them; return the base and its time.
 
-        The time, in seconds since 1970, is that of the snapshot or of the last entry that is left out; 0 if no entry is
-        left out.
+        If the snapshot is no longer usable, a base is chosen again. The time, in seconds since 1970, is that of the
+        snapshot, or of the ID up to which entries are left out; 0 if no entry is left out.
         """
         while True:
             base = choose(self._client, self._deployment, self._number, self._sources, self._span)
@@ -157,7 +163,7 @@ class PartitionAudit:
         return None if held is None else held.id
 
     def _load(self) -> SnapshotPosition | None:
-        """Load the snapshot into the scratch counters; return its position, `None` if the snapshot is unusable now."""
+        """Replace the scratch counters by the snapshot; return its position, `None` if it has become unusable."""
         from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
 
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
@@ -201,7 +207,7 @@ class PartitionAudit:
         self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.ends.items())
 
     def _new(self, every: Iterable[Piece]) -> Iterator[Piece]:
-        """Yield pieces without the counters that were yielded before."""
+        """Yield pieces without the counters that an earlier piece had, also one of an earlier call."""
         for piece in every:
             if (left := piece.without(self._compared)) is not None:
                 self._compared.update(map(hash, left.names()))

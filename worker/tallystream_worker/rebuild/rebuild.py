@@ -55,11 +55,14 @@ CLAIM_IDLE: Final = 1.0
 when a generation stops being live; `rebuild --undo` counts them."""
 
 SWITCH_TIMEOUT: Final = 60.0
-"""Seconds after which a switch gives up on a partition, because the live generation has still counted more."""
+"""Seconds after which the switch of one partition may fail: it fails when a step then finds no entry to count, although
+the live generation has still counted more."""
 
 
 def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     """Return the number of the generation to build by `rules`; reserve a new one unless one is being built already.
+
+    Retractions in `rules` are replaced by those of the deployment.
 
     Raises:
         ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
@@ -102,6 +105,8 @@ class RebuildProgress:
 class Rebuild:
     """Counts a generation that is not live, and switches to it; a context manager that closes its connections.
 
+    Call `begin`, `catch_up` and `switch`, in this order; each may be called again after an interruption.
+
     Args:
         settings: The configuration.
         deployment: The deployment that the generation belongs to.
@@ -133,7 +138,8 @@ class Rebuild:
         """Create the consumer groups of the generation unless they exist; trimming then spares uncounted entries.
 
         Raises:
-            ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted.
+            ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted. The
+                consumer groups stay.
         """
         for partition in self._partitions:
             partition.begin()
@@ -146,13 +152,18 @@ class Rebuild:
             )
 
     def catch_up(self, show: Callable[[RebuildProgress], Any] = lambda _: None) -> None:
-        """Count every entry of the archive and of the streams that this generation has not counted yet.
+        """Count every entry that this generation has not counted: those gone from the streams, then those in them.
+
+        Return when all partitions have caught up, or soon after `stopping` is set. The entries that are gone are read
+        from the archive, if there is one.
 
         Args:
             show: Called with the progress every 0.1 seconds, and at the end.
 
         Raises:
-            StreamError: entries are neither in the archive nor in the streams, and no loss is accepted.
+            StreamError: entries are missing at the end (neither in the archive nor in the streams, or not counted
+                because `stopping` was set), and no loss is accepted; or another rebuild counts the same generation.
+            ArchiveError: the archive cannot be read.
         """
         of = sum(partition.waiting() for partition in self._partitions)
         with ThreadPoolExecutor(len(self._partitions), thread_name_prefix="tallystream-rebuild") as threads:
@@ -176,10 +187,13 @@ class Rebuild:
         failpoints.reach("rebuild-caught-up")
 
     def switch(self) -> None:
-        """Make the generation the live one: first in each partition, then in the meta hash.
+        """Make the generation the live one: first in each partition, then in `tally:meta`, which readers follow.
+
+        Entries that the generation still lacks are counted before its partition switches.
 
         Raises:
-            StreamError: the generation did not catch up with the live one, or a third generation is live.
+            StreamError: the generation did not catch up with the live one within about 60 seconds in a partition, or a
+                third generation is live. Partitions that have switched stay switched.
         """
         for partition in self._partitions:
             partition.switch()
@@ -242,7 +256,10 @@ class _Partition:
         return sum(lags) + max(0, self.missing())
 
     def missing(self) -> int:
-        """Return how many of the entries that are gone from the stream this generation has not counted."""
+        """Return how many of the entries that are gone from the stream this generation has not counted.
+
+        For a generation older than the live one, return 0: it counted them before they were trimmed.
+        """
         if self._keys.generation < self._present.generation or not self.gone:
             return 0
         return self.gone - int(self.client.hget(self._keys.ledger, "entries:backfilled") or 0)

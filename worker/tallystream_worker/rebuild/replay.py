@@ -1,4 +1,7 @@
-"""Replays a topic as events for other tools; ingesting these events gives the same counters."""
+"""Replays a topic as events for other tools.
+
+Ingesting all events of a topic gives the same counters if the topic has no corrections and no retractions.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReplaySelection:
-    """The events to replay.
+    """Selects the events to replay, by time, metric and subject.
 
     Attributes:
-        begin: Time of the events, in seconds since 1970: the first second.
+        begin: The first second (since 1970) of the selected time.
         end: The first second after the selected time.
-        metrics: Their metrics; empty for all.
-        subjects: Their subjects; empty for all.
+        metrics: The selected metrics; empty for all.
+        subjects: The selected subjects; empty for all.
     """
 
     begin: float = 0.0
@@ -48,11 +51,11 @@ class ReplaySelection:
 
 @dataclass
 class Left:
-    """Counts what a replay leaves out.
+    """Counts the entries and corrections that a replay leaves out.
 
     Attributes:
         unreadable: Entries that cannot be decoded.
-        corrections: Selected corrections, which are not events and cannot be written as one.
+        corrections: Selected corrections (amounts that a reset added past the rules); they are not events.
         dropped: Events, selected or not, of dead letters that were dropped for good.
     """
 
@@ -66,15 +69,19 @@ def replay(
 ) -> Iterator[dict[str, Any]]:
     """Yield the selected events as `ingest` reads them: metric, subject, amount, at, and actor and id if present.
 
-    Events that were packed as a sum come back at the beginning of their minute, one after the other. If their amounts
-    were not all 1, the first has the sum and the others have 0.
+    The events come partition by partition, not in order of time. Events that were packed by minute are selected by the
+    first second of their minute, and have it as `at`. If the amounts of such events of a subject were not all 1, one
+    event has their sum, and the others have 0. Rejected and retracted events are yielded too.
 
     Args:
-        client: The server of the streams.
+        client: Client of the server of the streams.
         layout: The partitions to replay.
         wanted: The events to yield.
         left: Counts the entries and corrections that are left out.
         archive: URL of the archive to read first, `""` for none.
+
+    Raises:
+        ArchiveError: the archive cannot be read, or a file of it is missing.
     """
     for partition, keys in enumerate(layout.keys):
         gone = dropped(client, keys)

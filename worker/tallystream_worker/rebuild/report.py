@@ -18,8 +18,8 @@ class Scope:
     Attributes:
         stream: The stream of the partition.
         base: The source of the oldest entries or counters: `log` (the stream), `archive` or `snapshot`.
-        moment: Time of the snapshot, or of the last entry that was left out, in seconds since 1970; 0 if every entry
-            was folded.
+        moment: Time of the snapshot, or of the ID up to which entries were left out, in seconds since 1970; 0 if every
+            entry was folded.
         since: Only buckets that begin after this second could be proved; 0 if everything could.
         unproved: Number of keys that were in the span of the audit and could not be proved.
     """
@@ -38,9 +38,9 @@ class Report:
     Attributes:
         counters: Number of counters that were compared.
         entries: Number of entries that were folded.
-        expired: Number of pieces past their retention, which were not compared.
+        expired: Number of pieces (see `Piece`) past their retention, which were not compared.
         differences: The counters that differ from the expected value.
-        scopes: For each partition, what could be proved.
+        scopes: For each partition that has a stream, what could be proved.
     """
 
     counters: int
@@ -55,7 +55,7 @@ class Report:
         return sum(scope.unproved for scope in self.scopes)
 
     def said(self) -> dict[str, object]:
-        """Return the fields of a log line about the report; `first` names up to five counters that differ."""
+        """Return the fields of a log line: numbers, and in `first` the names of up to five counters that differ."""
         first = ", ".join(each.counter for each in self.differences[:5])
         return {
             "counters": self.counters, "unproved": self.unproved, "differences": len(self.differences), "first": first
@@ -63,7 +63,7 @@ class Report:
 
 
 def sum_reports(reports: Iterable[Report]) -> Report:
-    """Return the sum of the reports of several partitions."""
+    """Return one report of several partitions: the numbers are added, the lists joined."""
     found = Report(0, 0, 0)
     for each in reports:
         found = Report(

@@ -1,7 +1,8 @@
 """Resets totals by compensating events: counted events stay in the streams, and a rebuild gives the same totals.
 
-A correction bypasses the rules of its metric and changes the buckets that contain its time, so each bucket gets a
-separate correction. If votes of the metric last forever (`once = "forever"`), each voter gets a vote of 0 instead.
+A correction is an amount that bypasses the rules of its metric; it changes the bucket of one window that contains its
+time, and those of longer windows. So each bucket gets a separate correction. If votes of the metric last forever
+(`once = "forever"`), each voter gets a vote of 0 instead.
 """
 
 from __future__ import annotations
@@ -33,14 +34,24 @@ are read too, because a bucket that was written late is kept for another day."""
 
 
 def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
-    """Append events that bring the totals of a subject to 0; return the totals that they take back, by metric.
+    """Append events that bring the totals of a subject to 0; return the totals before, by metric.
 
-    Events that are counted while this runs stay counted.
+    Return when the events are in the streams; workers count them later. Events that are counted while this runs stay
+    counted.
+
+    Args:
+        client: Client of the server.
+        deployment: The deployment of the subject.
+        subject: The subject, in its normal form.
+        metrics: Declared metrics.
 
     Raises:
         EventError: a metric is counted in a sketch, from which nothing can be taken back.
         StreamError: the server refused the events, or a repartition has closed the streams.
         StreamFull: the stream has reached its limit; try again later.
+        redis.RedisError: the connection broke.
+
+    After any of these errors except `EventError`, some of the events may have been appended.
     """
     rules, taken = deployment.rules, dict.fromkeys(metrics, 0)
     payloads: dict[int, list[Payload]] = defaultdict(list)
@@ -63,7 +74,7 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
 
 
 def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: str) -> Iterator[Single]:
-    """Yield a vote of 0 for each actor whose vote is not 0; its time is after that of the vote."""
+    """Yield a vote of 0 for each actor whose vote for the subject is not 0, with a time after that vote."""
     now = int(time.time() * 1000)
     for actor, record in client.hscan_iter(keys.once(metric, "forever", subject), count=1000):
         at, amount = record.split()[:2]
@@ -74,9 +85,9 @@ def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: st
 def _compensation(
     client: redis.Redis, keys: PartitionKeys, metric: str, rule: Metric, subject: str, total: int, zone: str
 ) -> list[Correction]:
-    """Return corrections that bring each bucket and the total to 0.
+    """Return corrections that bring a subject's total in one partition, and each window's latest 1,000 buckets, to 0.
 
-    A correction changes the buckets of its window and of coarser windows: a correction of a day changes no hour.
+    A correction changes the buckets of its window and of longer windows: a correction of a day changes no hour.
     """
     now = int(time.time())
     corrections: list[Correction] = []

@@ -54,9 +54,13 @@ def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 
 
 def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, archive: str = "") -> Effect:
-    """Return the events that a retraction would remove from the archived entries and the streams; change nothing.
+    """Return the numbers and amounts of the events that a retraction would remove; change nothing.
 
-    Events of earlier retractions and of dropped dead letters are not among them, nor entries that cannot be decoded.
+    The archived entries (if `archive`, a URL, is not empty) and the streams are read. Events of earlier retractions
+    and of dropped dead letters are left out, and so are entries that cannot be decoded. A correction is one event.
+
+    Raises:
+        ArchiveError: the archive cannot be read, or a file of it is missing.
     """
     found = Effect()
     for partition, keys in enumerate(deployment.layout.keys):
@@ -80,7 +84,10 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
 
 
 def unfinished(deployment: Deployment, retraction: Retraction) -> Retraction | None:
-    """Return the equal retraction of the generation being built, with its own `until`; `None` if there is none."""
+    """Return the retraction that the generation being built adds, if it equals `retraction` except for `until`.
+
+    Return `None` if no generation is being built, or another retraction or none is the last one in its rules.
+    """
     rules = deployment.others.get(deployment.building) if deployment.building is not None else None
     if rules is None or not rules.retracted:
         return None

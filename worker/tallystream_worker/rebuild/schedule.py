@@ -49,7 +49,7 @@ class Scheduled:
 
     Args:
         settings: The configuration.
-        client: The server of the live counters.
+        client: Client of the server of the live counters.
         log: Logs an error if counters differ.
         stopping: Ends a running audit when set.
     """
@@ -65,9 +65,15 @@ class Scheduled:
     def run_once(self) -> dict[str, object] | None:
         """Run an audit if one is due and no other worker runs one; return the fields of its log line, else `None`.
 
+        Also return `None` if no rules are published, or if `stopping` ended the audit. Record the time and the result
+        in `tally:meta`.
+
         Raises:
-            ConfigurationError: no counter can be proved. A later call tries again, at the earliest after the interval
-                or 15 minutes, whichever is shorter.
+            ConfigurationError: no counter can be proved.
+            TallyError, redis.RedisError: another error of the audit; see `audit`.
+
+        After an error, a later call tries again, at the earliest after the interval or 15 minutes, whichever is
+        shorter.
         """
         deployment = Deployment.find(self._client, self._settings.redis.namespace)
         if deployment.declared is None or time.monotonic() < self._again_at or not self._is_due(deployment):
@@ -120,7 +126,7 @@ class Scheduled:
 
 
 def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that audits every `[audit] every`."""
+    """Return the service that runs an audit whenever the interval of the setting `[audit] every` has passed."""
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = Scheduled(settings, client, log, stopping)
     return PeriodicService(

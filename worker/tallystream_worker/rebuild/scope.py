@@ -60,7 +60,7 @@ class Provable:
     Args:
         rules: The rules that the counters are counted by.
         span: The buckets to prove.
-        gone: The millisecond of the last entry that is left out; `None` if every entry is included.
+        gone: The millisecond up to which entries are left out; `None` if every entry is included.
         remembered: The names of the folded buckets that expire. A bucket of ids (`seen:<metric>:<period>`) among them
             means that events with ids were folded in that period.
     """
@@ -74,7 +74,7 @@ class Provable:
 
     @property
     def since(self) -> float:
-        """The time, in seconds since 1970, after which a complete bucket begins; 0 if no entry is gone."""
+        """Buckets that begin after this time, in seconds since 1970, are complete; 0 if no entry is left out."""
         return max(0, self._since) / 1000
 
     def asked(self, name: str) -> bool:
@@ -85,7 +85,7 @@ class Provable:
         return found is not None and self._span.begin <= found.start and found.end <= self._span.end
 
     def __call__(self, name: str) -> bool:
-        """Return whether a counter is in the span and can be proved; `name` is its key without the prefix."""
+        """Return whether a counter is in the span and can be proved; `name` is as for `asked`."""
         if self._is_all:
             return True
         if not self.asked(name):
@@ -116,7 +116,7 @@ class Provable:
         return not any(f"seen:{metric}:{period.label}" in self._remembered for period in periods)
 
     def _bucket(self, name: str) -> Bucket | None:
-        """Return the bucket that a counter belongs to, `None` if it belongs to none."""
+        """Return the bucket that a counter belongs to; `None` if it belongs to none, such as a total."""
         found = parse(name.removeprefix("top:"), self._rules)
         if found is None:
             return None

@@ -19,7 +19,7 @@ _PAGE: Final = 500
 def stream_entries(
     client: redis.Redis, keys: PartitionKeys, after: str = "", until: str = "+", *, count: int = _PAGE
 ) -> Iterator[Entry]:
-    """Yield the entries of a stream after the ID `after` (`""`: all) up to `until`; read `count` at a time."""
+    """Yield the entries of a stream after the ID `after` (`""`: all) up to and with `until`; read `count` at a time."""
     while True:
         page: list[Any] = client.execute_command(
             "XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count
@@ -48,7 +48,11 @@ def entries(
 ) -> Iterator[Entry]:
     """Yield the entries of a partition: the archived ones (none if `archive` is `""`), then those in its stream.
 
-    `until` is the last ID that is read from the stream; it does not limit the archived entries.
+    `archive` is the URL of the archive. `until` is the last ID that is read from the stream; it does not limit the
+    archived entries, which end before the first entry that is in the stream.
+
+    Raises:
+        ArchiveError: the archive cannot be read, or a file of it is missing.
     """
     if archive:
         held = next(stream_entries(client, keys), None)

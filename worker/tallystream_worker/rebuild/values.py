@@ -35,8 +35,8 @@ class Difference:
         stream: The stream of its partition.
         counter: Its key without the generation's prefix; if it is a field of a hash or a member of a sorted set,
             followed by ` -> ` and that name.
-        expected: The expected value; `None` if the counter should not exist.
-        found: The value found; `None` if the counter does not exist.
+        expected: The expected value; `None` if the counter should be absent (or, outside the ledger, 0).
+        found: The value found; `None` if the counter is absent (or, outside the ledger, 0).
     """
 
     stream: str
@@ -176,7 +176,11 @@ def pieces(
 
 
 def chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Group pieces into chunks of 1,000 counters or a little more; reading one blocks the server for about 1 ms."""
+    """Yield pieces in chunks of at least 1,000 counters, and fewer than 1,500; the last chunk may be smaller.
+
+    A piece has at most 500 counters, and stays whole; a leaderboard is one counter. Reading a chunk blocks the server
+    for about 1 ms.
+    """
     chunk: list[Piece] = []
     size = 0
     for piece in every:
@@ -197,14 +201,14 @@ def _metric(name: str) -> str:
 def differing(
     piece: Piece, before: Mapping[str, Value], after: Mapping[str, Value], shrunk: frozenset[str]
 ) -> list[str]:
-    """Return the sorted names of the counters of a piece that differ between two generations and must not.
+    """Return the sorted names of the counters of a piece whose values in two generations differ, and must not.
 
     Args:
         piece: The piece that was read from both.
         before: Its values in one generation, by counter.
         after: Its values in the other.
-        shrunk: Metrics of whose subjects some values fell. Which subjects their leaderboards list depends on the order
-            of the events, so only subjects listed in both are compared.
+        shrunk: Metrics with a subject whose value has fallen. Which subjects their leaderboards list depends on the
+            order of the events, so only subjects listed in both are compared.
     """
     names = before.keys() | after.keys()
     if piece.kind == "top" and piece.metric in shrunk:
@@ -213,7 +217,7 @@ def differing(
 
 
 def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
-    """Return the metrics that have a `shrunk` mark in any of these ledgers: values of their subjects have fallen."""
+    """Return the metrics that have a field `shrunk@<metric>` in any of these ledgers: values of their subjects fell."""
     marks = (field.decode(errors="replace").partition("@") for ledger in ledgers for field in ledger)
     return frozenset(metric for mark, _, metric in marks if mark == "shrunk")
 

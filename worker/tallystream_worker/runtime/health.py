@@ -29,7 +29,7 @@ class Watched(Protocol):
 
     @property
     def health(self) -> Sequence[PartitionHealth]:
-        """The state of each partition."""
+        """The state of each partition's thread: why it does not count, and when its last passes began and succeeded."""
 
     @property
     def service_health(self) -> Sequence[ServiceHealth]:

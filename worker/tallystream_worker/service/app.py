@@ -104,7 +104,10 @@ class ReadService(Litestar):
         await super().__call__(scope, receive, send)
 
     async def _protect(self, message: Message, scope: Scope) -> None:
-        """Add the security and CORS headers to a response, also to an error."""
+        """Set the security and CORS headers in the ASGI message that starts a response; ignore other messages.
+
+        Error responses get them, too. Security headers that the response already has stay unchanged.
+        """
         if message["type"] == "http.response.start":
             origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
             headers = MutableScopeHeaders.from_message(message)
@@ -191,8 +194,13 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
 def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
     """Return the error response to a URL that must not reach the router; `None` for any other URL.
 
-    The router would cache a path of any length, drop empty segments, and replace bytes that are not UTF-8, so that one
-    subject would become another.
+    Refused are a path that is too long (the router would cache it), a path with empty segments or a slash at its end
+    (the router would drop them), and a query string that is not UTF-8 (the router would replace bytes, so that one
+    subject would become another). Whether the path is UTF-8 is not checked here.
+
+    Args:
+        path: The raw path, percent-encoded.
+        query: The raw query string, percent-encoded.
     """
     if len(path) > MAX_PATH:
         return refusal(HTTPStatus.REQUEST_URI_TOO_LONG, "path", f"at most {MAX_PATH:,} bytes")

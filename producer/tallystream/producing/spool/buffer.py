@@ -75,7 +75,7 @@ class Spool(Buffer):
 
     @property
     def is_delivered(self) -> bool:
-        """Whether all its events are confirmed."""
+        """Whether all events of this buffer are confirmed."""
         with self._lock:
             return self._is_delivered()
 
@@ -85,7 +85,7 @@ class Spool(Buffer):
         return self._queues.topic if self.names else None
 
     def covers(self, cycle: int) -> bool:
-        """Return whether the entries of a seal, by its number, are planned again by `move`."""
+        """Return whether `cycle` is the number of a seal with an unconfirmed plan: `move` plans these events again."""
         return any(cycle == each for each, _ in self._in_flight)
 
     @property
@@ -111,7 +111,7 @@ class Spool(Buffer):
     def put(
         self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
-        """Write one valid event to the spool; see `Buffer.put`.
+        """Write one valid event to the spool; wait, return and raise as `Buffer.put` does.
 
         `route` is not used: an event gets its partition when it is planned.
 
@@ -190,9 +190,10 @@ class Spool(Buffer):
             self._queues.rename(rename, [plan for _, plan in self._in_flight])
 
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Plan the next events; return the number of this seal, and pairs of partition and pack, as `Buffer.seal` does.
+        """Pack the events of the next plan; return the number of this seal, and pairs of partition and pack.
 
-        Return no packs while 8 plans are unconfirmed.
+        Plans of a dead process or an earlier topic come first; after them, new events are planned. Return the number of
+        the previous seal, and no packs, if there is no event or while 8 plans are unconfirmed.
 
         Raises:
             SpoolError: the plan could not be written; none of its entries may be sent.
@@ -299,7 +300,7 @@ class Spool(Buffer):
             raise SpoolError(f"the spooled events are kept, but cannot be sent: {error}") from None
 
     def _force(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
-        """Write a record that the delivery of the spooled events needs; on a full disk, free the reserve for it."""
+        """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file."""
         try:
             segments.write(kind, body)
         except SpoolError:

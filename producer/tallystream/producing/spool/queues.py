@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 class SpoolQueues:
-    """The name and the last sequence of each partition's queue, and plans to seal again.
+    """Holds the name and the last sequence of each partition's queue, and the plans whose entries must be packed again.
 
+    A plan (`EntryPlan`) states which spooled events become which entries. Plans to pack again (to seal) are those of a
+    dead process, and those that must be made again for another topic. This class makes no plans and packs nothing.
     Not safe across threads: the spool locks.
     """
 

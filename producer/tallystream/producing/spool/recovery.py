@@ -33,14 +33,14 @@ class Recovered:
 
 
 def orphaned_segments(spool: Path, known: Collection[str] = ()) -> Iterator[SegmentedLog]:
-    """Claim and yield the segments of each dead process in a spool folder, except the folders named in `known`."""
+    """Claim (lock) and yield the segments of each dead process in a spool folder, except folders named in `known`."""
     for folder in sorted(spool.iterdir()) if spool.is_dir() else ():
         if folder.name not in known and folder.is_dir() and (segments := SegmentedLog.claim(folder)) is not None:
             yield segments
 
 
 def recover(segments: SegmentedLog, namespace: str) -> Recovered:
-    """Read the records of a dead process back, up to its last whole record; cut off an incomplete record after that.
+    """Read the records of a dead process back; end `segments` after the last whole record, without changing files.
 
     Raises:
         SpoolError: the records are of another namespace, or damaged.

@@ -82,7 +82,7 @@ class SegmentedLog:
 
     @classmethod
     def claim(cls, folder: Path) -> Self | None:
-        """Lock and return the segments in a folder; `None` if another process has the lock, or without files."""
+        """Lock and return the segments in a folder; `None` if another process has the lock, or without records."""
         try:
             lock = os.open(folder / "lock", os.O_RDWR)
         except OSError:
