@@ -319,7 +319,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "spool-forgotten-like-others",
-        (Edit("tallystream/producing/partition_queue.py", 'SPOOL: Final = "spool:"', 'SPOOL: Final = ""'),),
+        (Edit("tallystream/producing/gate.py", 'SPOOL: Final = "spool:"', 'SPOOL: Final = ""'),),
         tests=(f"{_FORGOTTEN}::test_a_dead_spool_that_is_delivered_late",),
     ),
     Mutant(
