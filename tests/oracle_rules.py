@@ -6,11 +6,12 @@ their fields: time, amount, actor and id.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
-
-from tallystream.rules.windows import bucket
+from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Happened:
-    """A valid event; `at` is its time and `received` the time of its entry (see `received`), both in milliseconds."""
+    """A valid event; `at` is its time and `received` the time of its entry (see `received`), both in milliseconds.
+
+    Its days and months begin in `zone`.
+    """
 
     metric: str
     subject: str
@@ -29,10 +33,29 @@ class Happened:
     received: int
     actor: str | None = None
     id: str | None = None
+    zone: str = "UTC"
 
     def bucket(self, window: str) -> str:
         """Return the label of the bucket of a window that contains the event's time."""
-        return bucket(window, self.at // 60_000).label
+        return label_of(window, self.at // 60_000, self.zone)
+
+
+@lru_cache(maxsize=65536)
+def label_of(window: str, minute: int, zone: str) -> str:
+    """Return the label of the bucket of a window that contains a minute since 1970.
+
+    The day of a minute is the latest date that the clocks of the zone have shown up to then: so a day that has begun
+    does not end because clocks go back over midnight.
+    """
+    if window in ("forever", "total"):
+        return window
+    utc = dt.datetime.fromtimestamp(minute * 60, dt.UTC)
+    if window in ("minute", "hour"):
+        return utc.strftime("%Y-%m-%dT%H:%M" if window == "minute" else "%Y-%m-%dT%H")
+    if window not in ("day", "month"):
+        return f"{window}-{minute * 60 // (int(window[:-1]) * 86_400)}"
+    shown = (dt.datetime.fromtimestamp(at * 60, ZoneInfo(zone)).date() for at in range(minute - 240, minute + 1))
+    return max(shown).strftime("%Y-%m-%d" if window == "day" else "%Y-%m")
 
 
 def received(entry_id: str, clock: int | None) -> int:

@@ -50,8 +50,8 @@ def page(source: str) -> str:
     parts.append(
         "## `[ratio.NAME]`\n\nA figure that every subject shows: the sum of the metrics in `of`, divided by the sum of "
         "the metrics in `by`. It is 0 if the divisor is 0.\n\n## `zone`\n\n"
-        'The time zone in which days and months begin, such as `"Europe/Vienna"`; default `"UTC"`. Write it before the '
-        "first section.\n"
+        'The time zone in which days and months begin, such as `"Europe/Vienna"`; default `"UTC"`. It is a name of the '
+        'IANA database, because `"localtime"` is another zone on each host. Write it before the first section.\n'
     )
     return "\n".join(parts)
 

@@ -70,6 +70,8 @@ class Mutant:
 _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
+_ZONES: Final = "tests/unit/rules/test_zones.py"
+_AUDIT: Final = "tests/integration/rebuild/test_audit.py"
 _APPLY: Final = "tallystream_worker/counting/lua/apply.lua"
 _APPEND: Final = "tallystream/storage/lua/append.lua"
 _ACKNOWLEDGE: Final = "call('XACK', stream, group, unpack(ids))\n"
@@ -395,5 +397,71 @@ MUTANTS: Final = (
         "trim-by-a-clock-that-jumped",
         (Edit("tallystream_worker/maintenance/lua/trim.lua", "if is_steady(now) and tonumber", "if tonumber"),),
         tests=("tests/integration/maintenance/test_clocks.py::test_a_clock_that_is_ahead_for_a_moment_trims_nothing",),
+    ),
+    Mutant(
+        "hours-in-two-days",
+        (
+            Edit(
+                "tallystream/rules/metrics.py",
+                "        for window in self.windows:\n            self._check_nesting(self.per, window, zone)\n",
+                "",
+            ),
+        ),
+        tests=("tests/integration/counting/test_zones_exact.py",),
+    ),
+    Mutant(
+        "days-that-overlap",
+        (Edit("tallystream/rules/windows.py", "    if at >= end:\n", "    if at > at:\n"),),
+        tests=(f"{_ZONES}::test_days_and_months_follow_one_another_in_every_zone",),
+    ),
+    Mutant(
+        "zone-of-the-host",
+        (Edit("tallystream/rules/windows.py", "if name not in zone_names():", "if not name:"),),
+        tests=(f"{_ZONES}::test_zones_that_differ_between_hosts",),
+    ),
+    Mutant(
+        "list-with-doubles",
+        (Edit("tallystream/rules/metrics.py", "        if each in known:\n            return each\n", ""),),
+        tests=("tests/unit/settings/test_lists.py",),
+    ),
+    Mutant(
+        "uniques-without-an-end",
+        (
+            Edit(
+                "tallystream/rules/batch.py",
+                "return self.expire | {prefix: until for _, prefix, until in self._uniques}",
+                "return self.expire",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_expired_uniques_are_no_difference",),
+    ),
+    Mutant(
+        "places-of-a-sketch-compared",
+        (Edit("tallystream_worker/rebuild/values.py", "is not None and not rule.exact:", "is not None and not rule:"),),
+        tests=(f"{_AUDIT}::test_the_leaderboard_of_a_sketch_is_no_difference",),
+    ),
+    Mutant(
+        "dropped-comes-back",
+        (
+            Edit(
+                "tallystream_worker/counting/fold.py",
+                "if letters := self._dropped.get(entry.id, ()):",
+                "if letters := ():",
+            ),
+        ),
+        tests=("tests/integration/dead_letters/test_dropped.py",),
+    ),
+    Mutant(
+        "given-up-read-once",
+        (
+            Edit(
+                "tallystream_worker/rebuild/partition_audit.py",
+                "        self._learn()  # after the checkpoint",
+                "        # after the checkpoint",
+            ),
+        ),
+        tests=(
+            "tests/integration/dead_letters/test_dropped.py::test_an_audit_learns_of_entries_that_are_given_up_meanwhile",
+        ),
     ),
 )

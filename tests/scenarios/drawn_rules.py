@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.window import WINDOWS
-from tests.scenarios.known import Known, avoided
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DataObject
@@ -34,23 +33,17 @@ BEGINNINGS: Final = (
 )
 """Zones, each with a moment at which something happens in it soon. The seconds leave room before the next minute."""
 
-LOCAL: Final = ("localtime",)
-"""Names that mean another zone on each host."""
-
 
 def beginning(data: DataObject) -> tuple[str, str]:
     """Return a zone and the moment at which the scenario starts."""
-    zone, start = data.draw(st.sampled_from(BEGINNINGS))
-    if not avoided(Known.LOCAL_ZONES) and data.draw(st.integers(1, 20)) == 1:
-        zone = data.draw(st.sampled_from(LOCAL))
-    return zone, start
+    return data.draw(st.sampled_from(BEGINNINGS))
 
 
 def rules(data: DataObject, zone: str) -> Rules:
     """Return the rules of one to four metrics that the product accepts."""
     metrics: dict[str, Metric] = {}
     for number in range(data.draw(st.integers(1, 4))):
-        metric = data.draw(_metric(zone))
+        metric = data.draw(_metric())
         try:
             Rules({"m": metric}, zone=zone)
         except ConfigurationError:  # the product refuses these rules: draw others for the next metric
@@ -60,9 +53,9 @@ def rules(data: DataObject, zone: str) -> Rules:
 
 
 @st.composite
-def _metric(draw, zone: str) -> Metric:
+def _metric(draw) -> Metric:
     """Return the rules of one metric, valid or not."""
-    windows = draw(st.lists(st.sampled_from(WINDOWS), max_size=3, unique=avoided(Known.DOUBLED_LISTS)))
+    windows = draw(st.lists(st.sampled_from(WINDOWS), max_size=3, unique=True))
     kind = draw(st.sampled_from(["sum", "sum", "sum", "once", "once", "limit", "limit", "spread", "sketch", "quota"]))
     fields: dict[str, Any] = {"windows": tuple(windows)}
     fields["top"] = draw(st.sampled_from([0, 1, 3, 100]))
@@ -88,10 +81,4 @@ def _metric(draw, zone: str) -> Metric:
             fields = {"exact": False, "top": fields["top"], "ids": fields["ids"]}
     if kind not in ("spread", "sketch", "quota"):
         fields["unique"] = draw(st.sampled_from([None, None, "hour", "day", "month"]))
-    if avoided(Known.HALF_HOURS) and fields.get("limit") and zone not in WHOLE_HOURS:
-        fields["windows"] = tuple(window for window in windows if window == fields["per"])
     return Metric(**fields)
-
-
-WHOLE_HOURS: Final = ("UTC", "Europe/Vienna", "America/New_York", "Antarctica/Troll", "Pacific/Kiritimati")
-"""Zones in which every day begins and ends at a whole hour of UTC."""

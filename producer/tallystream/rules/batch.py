@@ -172,6 +172,14 @@ class Batch:
         return self._uniques.setdefault(key, defaultdict(set))
 
     @property
+    def ends(self) -> dict[str, int]:
+        """By key of a bucket, the millisecond until which it is kept; 0 means forever. It is complete after `encode`.
+
+        A bucket of unique actors has the prefix of its keys.
+        """
+        return self.expire | {prefix: until for _, prefix, until in self._uniques}
+
+    @property
     def counters(self) -> int:
         """An estimate of the time of the batch's script call, in units of the time for one total.
 

@@ -6,6 +6,7 @@ readers read them there, so no application needs a copy of the configuration fil
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -14,12 +15,12 @@ from msgspec.structs import replace
 from tallystream.errors import ConfigurationError, EventError
 from tallystream.rules.alerts import Alert  # noqa: TC001  # msgspec reads the annotations
 from tallystream.rules.retraction import Retraction  # noqa: TC001  # msgspec reads the annotations
-from tallystream.rules.windows import seconds, zone_of
+from tallystream.rules.windows import seconds, straddled, zone_of
 from tallystream.wire.event import check_metric
 from tallystream.wire.window import DAY, WINDOWS, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 RETENTION: Final[dict[str, str]] = {"minute": "2h", "hour": "8d", "day": "400d", "month": "forever"}
 """How long the buckets of a window are kept after their end, if the metric does not declare it."""
@@ -32,6 +33,9 @@ MAX_TOP: Final = 10_000
 
 MAX_LIMIT: Final = 1_000_000_000
 """The largest `limit` of a metric, in events, and the largest `max_subjects`, in subjects."""
+
+_FIRST_ENTRY: Final = 1_577_836_800
+"""A second, 2020-01-01, before which no server has received an entry: tallystream is younger."""
 
 Per = Literal["minute", "hour", "day", "month", "total"]
 """The period of a limit."""
@@ -120,12 +124,17 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         """Return for how many seconds after its end a bucket of the window is kept; `None` means forever."""
         return seconds(self.retention.get(window) or RETENTION[window])  # type: ignore[call-overload]  # a window
 
-    def check(self) -> None:
+    def check(self, zone: str = "UTC") -> None:
         """Reject a setting with a value that is not allowed, and rules that contradict each other.
+
+        Args:
+            zone: The time zone in which days and months begin.
 
         Raises:
             ValueError: the rules are not valid; the message names the setting and the allowed values.
         """
+        if (doubled := first_doubled(self.windows)) is not None:
+            raise ValueError(f"windows: {doubled} is listed twice; list it once")
         for window, duration in self.retention.items():
             _duration(f"retention.{window}", duration)
         if self.accept_late is not None:
@@ -135,7 +144,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         if self.max_subjects is not None and not 1 <= self.max_subjects <= MAX_LIMIT:
             raise ValueError("max_subjects: must be 1 to 1,000,000,000 for each partition")
         self._check_once()
-        self._check_limit()
+        self._check_limit(zone)
         if self.max_subjects is not None and (self.once is not None or self.limit is not None):
             raise ValueError("max_subjects: cannot be combined with once or limit, which store every subject anyway")
         if not self.exact and (self.once or self.limit is not None or self.windows or self.unique or self.max_subjects):
@@ -156,7 +165,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         if self.limit is not None:
             raise ValueError("once and limit: declare only one of them")
 
-    def _check_limit(self) -> None:
+    def _check_limit(self, zone: str) -> None:
         if (self.limit is None) != (self.per is None):
             raise ValueError('limit and per go together: limit = 1000, per = "hour"')
         if self.limit is None or self.per is None:
@@ -170,6 +179,23 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         if finer:
             # Which hour has the events beyond a day's limit would depend on the order in which the events arrive.
             raise ValueError(f"windows: {', '.join(finer)}: too fine for a limit with per = {self.per}; remove them")
+        for window in self.windows:
+            self._check_nesting(self.per, window, zone)
+
+    def _check_nesting(self, per: Per, window: Window, zone: str) -> None:
+        """Reject a window that divides a period of the limit: its bucket would depend on the order of the events.
+
+        The standing votes, ids and unique actors of a period may be in several buckets of a window, because each of
+        their events counts in its own bucket.
+        """
+        late = self.late_seconds
+        found = straddled(per, window, zone, 0 if late is None else max(0, _FIRST_ENTRY - late))
+        if found is not None:
+            begin = dt.datetime.fromtimestamp(found.start, dt.UTC)
+            raise ValueError(
+                f"windows: {window} and per = {per} do not nest in the zone {zone}: the {window} {found.label} begins "
+                f'at {begin:%H:%M} UTC, within an {per}; use per = "minute" or per = "day", or remove the window'
+            )
 
 
 class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -205,7 +231,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         for name, metric in self.metric.items():
             try:
                 check_metric(name)
-                metric.check()
+                metric.check(self.zone)
             except EventError as error:
                 raise ConfigurationError(f"[metric.{name[:64]}]: the name {error.problem}") from None
             except ValueError as error:
@@ -215,11 +241,13 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
                 raise ConfigurationError(f"[ratio.{name}]: {', '.join(sorted(unknown))} is not declared as a metric")
             if not ratio.of or not ratio.by:
                 raise ConfigurationError(f"[ratio.{name}]: of and by must each name at least one metric")
-
+            for side, listed in (("of", ratio.of), ("by", ratio.by)):
+                if (doubled := first_doubled(listed)) is not None:
+                    raise ConfigurationError(f"[ratio.{name}]: {side}: {doubled} is listed twice; list it once")
         for alert in self.alert:
             self._check_alert(alert)
-        if len({alert.name for alert in self.alert}) < len(self.alert):
-            raise ConfigurationError("[[alert]]: two alerts have the same name; give each a different one")
+        if (doubled := first_doubled(alert.name for alert in self.alert)) is not None:
+            raise ConfigurationError(f"[[alert]]: two alerts have the same name {doubled!r}; give each a different one")
 
     @property
     def alerts(self) -> dict[str, list[Alert]]:
@@ -300,6 +328,16 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             raise EventError("amount", f"must not be negative: {metric} is kept in a sketch, which only grows")
 
 
+def first_doubled(listed: Iterable[str]) -> str | None:
+    """Return the first item that a list of a configuration contains again; `None` if the list is a set."""
+    known: set[str] = set()
+    for each in listed:
+        if each in known:
+            return each
+        known.add(each)
+    return None
+
+
 _encoder: Final = msgspec.json.Encoder(order="deterministic")
 _decoder: Final = msgspec.json.Decoder(Rules)
 
@@ -317,10 +355,15 @@ def read(published: bytes) -> Rules:
     """Return the rules from their JSON form in `tally:meta`.
 
     Raises:
-        ConfigurationError: the rules cannot be read, because another release wrote them.
+        ConfigurationError: the rules cannot be read, because another release wrote them, or they are not valid.
     """
     try:
         return _decoder.decode(published)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"the rules that the worker published are not valid: {error}. Correct the configuration of the workers, "
+            "and restart them"
+        ) from None
     except msgspec.DecodeError as error:
         raise ConfigurationError(
             f"cannot read the rules that the worker published ({error}): update this library to the worker's release"

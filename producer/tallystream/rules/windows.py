@@ -8,7 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -40,16 +41,32 @@ class Bucket:
     end: int
 
 
+@cache
+def zone_names() -> frozenset[str]:
+    """Return the names of the time zones that mean the same on every host: those of the IANA database.
+
+    Hosts have other names too: `localtime` and `posixrules` are the zone of the host, and files that an administrator
+    added have any name.
+    """
+    return frozenset(files("tallystream.rules").joinpath("zones.txt").read_text(encoding="ascii").split())
+
+
 def zone_of(name: str) -> ZoneInfo:
     """Return a time zone by its name, such as `Europe/Vienna`.
 
     Raises:
-        ConfigurationError: there is no time zone of that name.
+        ConfigurationError: no time zone has that name on every host, or this host lacks the data of the zone.
     """
+    if name not in zone_names():
+        raise ConfigurationError(
+            f"zone: {name!r} is not a time zone such as UTC or Europe/Vienna, with the same meaning on every host"
+        )
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ConfigurationError(f"zone: {name!r} is not a time zone such as UTC or Europe/Vienna") from None
+        raise ConfigurationError(
+            f"zone: this host has no data of the time zone {name}: install tzdata, from the system or with pip"
+        ) from None
 
 
 @lru_cache(maxsize=1024)  # called for each single event, with a handful of different durations
@@ -84,20 +101,91 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
         case "hour":
             start = at - at % HOUR
             return Bucket(_utc(start).strftime(_FORMATS["hour"]), start, start + HOUR)
-        case "day":
-            local = dt.datetime.fromtimestamp(at, zone_of(zone)).replace(hour=0, minute=0, second=0, fold=0)
-            following = (local + dt.timedelta(days=1)).replace(fold=0)
-            return Bucket(local.strftime(_FORMATS["day"]), int(local.timestamp()), int(following.timestamp()))
-        case "month":
-            local = dt.datetime.fromtimestamp(at, zone_of(zone)).replace(day=1, hour=0, minute=0, second=0, fold=0)
-            following = (local + dt.timedelta(days=32)).replace(day=1, fold=0)
-            return Bucket(local.strftime(_FORMATS["month"]), int(local.timestamp()), int(following.timestamp()))
+        case "day" | "month":
+            return _of_calendar(window, at, zone_of(zone))
         case "forever" | "total":
             return Bucket(window, 0, 2**53)
     length = seconds(window)
     assert length is not None  # noqa: S101  # the rules were checked when they were declared
     start = at - at % length
     return Bucket(f"{window}-{start // length}", start, start + length)
+
+
+def _of_calendar(window: str, at: int, zone: ZoneInfo) -> Bucket:
+    """Return the day or month that contains a second.
+
+    It begins when its midnight is first reached. If clocks go back over midnight, the last hour of a day comes twice,
+    and the second time it belongs to the next day: so the days follow one another.
+    """
+    date = _first_day(window, dt.datetime.fromtimestamp(at, zone).date())
+    following = _first_day(window, date + _LONGER[window])
+    start, end = _midnight(date, zone), _midnight(following, zone)
+    if at >= end:
+        date, following = following, _first_day(window, following + _LONGER[window])
+        start, end = end, _midnight(following, zone)
+    return Bucket(date.strftime(_FORMATS[window]), start, end)
+
+
+_LONGER: Final = {"day": dt.timedelta(days=1), "month": dt.timedelta(days=31)}
+"""The time from the first day of a window to some day in the next one."""
+
+
+def _first_day(window: str, date: dt.date) -> dt.date:
+    return date if window == "day" else date.replace(day=1)
+
+
+def _midnight(date: dt.date, zone: ZoneInfo) -> int:
+    """Return the first whole minute, in seconds since 1970, at which clocks of a zone show a date or a later one."""
+    start = int(dt.datetime.combine(date, dt.time(), zone).timestamp())
+    # The clocks may skip midnight: then the date begins when they jump.
+    low, high = start - DAY, start
+    if dt.datetime.fromtimestamp(start - 1, zone).date() >= date:
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if dt.datetime.fromtimestamp(middle, zone).date() >= date else (middle, high)
+    return -(-high // MINUTE) * MINUTE  # until 1972, midnight of Liberia was 30 seconds after a minute
+
+
+def straddled(finer: str, coarser: str, zone: str, since: int) -> Bucket | None:
+    """Return the first bucket of `coarser` that begins within a bucket of `finer`; `None` if the two windows nest.
+
+    They nest if each bucket of `finer` lies within one bucket of `coarser`: then the counts of the coarser bucket
+    follow from those of the finer ones. Minutes nest in every window. Hours nest in the days of zones whose midnight is
+    always at a full hour of UTC: not in Asia/Kolkata, and in Australia/Lord_Howe only during summer time.
+
+    Args:
+        finer: `minute`, `hour`, `day`, `month` or `total`.
+        coarser: The same.
+        zone: The time zone in which days and months begin.
+        since: The first second to look at, since 1970.
+    """
+    order = (*WINDOWS, "total")
+    if order.index(finer) > order.index(coarser):
+        return bucket(coarser, since // MINUTE, zone)
+    if finer != "hour" or coarser not in _LONGER or zone == "UTC":
+        return None
+    return _begins_within_an_hour(coarser, zone, since)
+
+
+_LAST_CHANGE: Final = 2_208_988_800
+"""A second, 2040-01-01, from which each zone repeats the offsets of the years before."""
+
+
+@lru_cache(maxsize=64)
+def _begins_within_an_hour(window: str, zone: str, since: int) -> Bucket | None:
+    info = zone_of(zone)
+
+    def offset(second: int) -> dt.timedelta | None:
+        return dt.datetime.fromtimestamp(second, info).utcoffset()
+
+    each = _of_calendar(window, since, info)
+    while each.start < _LAST_CHANGE:
+        if each.start % HOUR:
+            return each
+        # No zone changes its clocks and changes them back within a week.
+        later = each.end + 6 * DAY
+        each = _of_calendar(window, later if offset(each.start) == offset(later) else each.end, info)
+    return None
 
 
 def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:

@@ -173,6 +173,14 @@ class PartitionKeys:
         return self.counters + "dead"
 
     @cached_property
+    def dropped(self) -> str:
+        """Hash: consumer group and ID of a dead letter that was dropped for good -> its record.
+
+        No later generation counts its events.
+        """
+        return self.prefix + "dropped"
+
+    @cached_property
     def ledger(self) -> str:
         """Hash: the ledger of the generation, outcome -> events."""
         return self.counters + "ledger"

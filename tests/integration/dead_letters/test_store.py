@@ -158,8 +158,8 @@ def test_dropped_entries_stay_in_the_ledger(harness):
     harness.client.xadd(keys.stream, {"v": "99", "n": "3", "b": "x"})
     harness.drain()
     (letter,) = dead_letters(harness)
-    assert drop(harness.client, keys, [letter.id]) == (1, 3)
-    assert drop(harness.client, keys, [letter.id]) == (0, 0)
+    assert drop(harness.client, keys, [letter]) == (1, 3)
+    assert drop(harness.client, keys, [letter]) == (0, 0)
     assert find(harness.client, harness.layout, 0, letter.id) is None
     assert (harness.ledger()["dead"], harness.ledger()["dropped"], unaccounted(harness)) == (3, 3, 0)
 

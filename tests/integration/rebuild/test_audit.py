@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -21,7 +22,8 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
-from tallystream.rules.windows import labelled
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.windows import bucket, labelled
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.process import logs
@@ -418,3 +420,70 @@ def test_the_snapshot_of_an_earlier_log_is_no_base(harness, snapshot):
     snapshot.state({"log": "2"})
     with pytest.raises(ConfigurationError, match="before the last repartition"):
         report(harness, sources=Sources(snapshot=snapshot, prefers_snapshot=True))
+
+
+def test_expired_uniques_are_no_difference(server):
+    """Unique actors of a bucket that has expired are not compared, like the other counters of the bucket."""
+    rules = Rules({"m": Metric(windows=("hour",), unique="hour", ids=None)})
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        keys, now = harness.layout.keys[0], time.time()
+        for days in (12, 0):
+            for actor in range(20):
+                event = {"metric": "m", "subject": "s", "actor": f"u{actor}", "at": str(now - days * 86_400)}
+                harness.client.xadd(keys.stream, event, id=f"{int((now - days * 86_400) * 1000)}-{actor}")
+        harness.finish()
+        old = bucket("hour", int(now - 12 * 86_400) // 60)
+        # What the server does when the retention of 8 days has passed, and a day since the last write.
+        harness.client.delete(keys.window("hour", "m", old.label), keys.unique("m", old.label, "s"))
+        assert report(harness).differences == []
+        present = bucket("hour", int(now) // 60)
+        harness.client.delete(keys.unique("m", present.label, "s"))
+        assert [each.counter for each in report(harness).differences] == [f"unique:m:{present.label}:s"]
+
+
+def test_a_bucket_that_expires_while_it_is_read_is_no_difference(server, monkeypatch):
+    """The server's clock decides what has expired: a bucket that expires just before it is read is not compared."""
+    rules = Rules({"m": Metric(windows=("minute",), retention={"minute": "1m"}, unique="minute", ids=None)})
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        keys, end = harness.layout.keys[0], int(time.time()) // 60 * 60 - 60
+        at = end - 30
+        harness.client.xadd(keys.stream, {"metric": "m", "subject": "s", "actor": "u", "at": str(at)}, id=f"{at}000-0")
+        harness.finish()
+        label = bucket("minute", at // 60).label
+        harness.client.delete(keys.window("minute", "m", label), keys.unique("m", label, "s"))
+        monkeypatch.setattr(time, "time", lambda: float(at))  # a host whose clock is behind
+        assert report(harness).differences == []
+
+
+def colliding(subject: str) -> list[str]:
+    """Return subjects that together raise every cell of a subject in a sketch."""
+    rows, width = range(4), 32_768
+
+    def cells(name: str) -> list[int]:
+        digest = hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
+        return [int(digest[8 * row : 8 * row + 8], 16) % width for row in rows]
+
+    own, found, number = cells(subject), {}, 0
+    while len(found) < len(rows):
+        number += 1
+        for row, (mine, other) in enumerate(zip(own, cells(f"s{number}"), strict=True)):
+            if mine == other:
+                found.setdefault(row, f"s{number}")
+    return list(found.values())
+
+
+def test_the_leaderboard_of_a_sketch_is_no_difference(server):
+    """The places of a sketch depend on the order of the batches, so they are not compared; the sketch itself is."""
+    rules = Rules({"u": Metric(exact=False, top=5, ids=None)})
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        keys, others = harness.layout.keys[0], colliding("x")
+        for subject, amount in (("x", 10), *((other, 5) for other in others)):
+            harness.client.xadd(keys.stream, {"metric": "u", "subject": subject, "amount": str(amount)})
+        held = harness.fetch(0, "reader")(100, 0)
+        for entry in reversed(held):
+            handed = iter([[entry]])
+            harness.consumer(0, "reader", fetch=lambda *_, handed=handed: next(handed)).run_once()
+        assert harness.client.zscore(keys.top("u"), "x") > 10
+        assert report(harness).differences == []
+        harness.client.execute_command("BITFIELD", keys.sketch("u"), "INCRBY", "i64", "#7", 1)
+        assert [each.counter for each in report(harness).differences] == ["sketch:u"]

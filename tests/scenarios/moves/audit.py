@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
 from tests.scenarios.world import Mismatch
 
@@ -18,10 +17,7 @@ class Audit(Move, frozen=True):
 
     @classmethod
     def draw(cls, draft: Draft) -> Audit | None:
-        """Return an audit, if it raises no false alarm and the entries are still in the streams."""
-        rules = draft.rules.metric.values()
-        if avoided(Known.AUDIT_SKETCHES) and any(rule.unique or not rule.exact for rule in rules):
-            return None
+        """Return an audit, if the entries are still in the streams."""
         return cls() if draft.age == "forever" else None
 
     def play(self, world: World) -> None:

@@ -110,6 +110,8 @@ def refusal(rule: Metric) -> str:
         (Metric(limit=10**9 + 1, per="hour"), ["limit: must be 1 to 1,000,000,000, not 1,000,000,001"]),
         (Metric(limit=5, per="day", windows=("minute", "hour", "day")), ["windows: minute, hour", "per = day"]),
         (Metric(limit=5, per="total", windows=("month",)), ["windows: month", "per = total"]),
+        (Metric(windows=("day", "hour", "day")), ["windows: day is listed twice"]),
+        (Metric(windows=("hour", "hour"), once="day"), ["windows: hour is listed twice"]),
         (Metric(exact=False, windows=("day",)), ["exact = false: use only top and floor with it"]),
         (Metric(exact=False, unique="day"), ["exact = false: use only top and floor with it"]),
         (Metric(exact=False, once="day"), ["exact = false: use only top and floor with it"]),
@@ -146,6 +148,8 @@ def test_rules_at_their_bounds(rule):
         (Ratio(("like",), ("viev",)), r"\[ratio.rate\]: viev is not declared as a metric"),
         (Ratio((), ("view",)), r"\[ratio.rate\]: of and by must each name at least one metric"),
         (Ratio(("like",), ()), r"\[ratio.rate\]: of and by must each name at least one metric"),
+        (Ratio(("like", "view", "like"), ("view",)), r"\[ratio.rate\]: of: like is listed twice"),
+        (Ratio(("like",), ("view", "view")), r"\[ratio.rate\]: by: view is listed twice"),
     ],
 )
 def test_ratios_that_cannot_be(ratio, message):

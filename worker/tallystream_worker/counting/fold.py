@@ -7,6 +7,7 @@ and every other event is counted.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tallystream.errors import CodecError, EventError
@@ -14,6 +15,7 @@ from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.wire.codec import decode_columns, stated_events, was_decided, was_sequenced
 from tallystream.wire.event import MAX_AMOUNT
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.counting.dropped import is_whole, without
 from tallystream_worker.counting.fold_payload import PayloadFold, dead_entry_of
 from tallystream_worker.counting.fold_result import OVERFLOW, FoldFault, FoldResult
 from tallystream_worker.counting.validation import SubjectCache
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
+    from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.entry import Entry
 
 
@@ -38,6 +41,8 @@ class Fold:
         max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded.
         begun: The last stream ID before the generation began; `0-0` for the first generation.
         watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
+        dropped: By stream ID of an entry, its dead letters that were dropped for good: their events are not counted
+            again. A worker needs none, because these entries are no longer in its consumer group.
     """
 
     def __init__(
@@ -50,7 +55,9 @@ class Fold:
         max_deliveries: int = 10,
         begun: str = "0-0",
         watching: bool = True,
+        dropped: Mapping[str, Sequence[DroppedLetter]] = MappingProxyType({}),
     ) -> None:
+        self._dropped = dropped
         self._alerts = rules.alerts if watching else {}
         self._keys = layout.keys[partition]
         self._rules = rules
@@ -119,6 +126,11 @@ class Fold:
             result.plain += 1
         if is_plain:
             result.plain_events += events
+        if letters := self._dropped.get(entry.id, ()):
+            result.dropped += letters
+            if is_whole(letters):
+                return
+            payload = payload and without(payload, letters)
         if payload is None:
             result.dead.append(dead_entry_of(entry, reason, events, fields))
             return

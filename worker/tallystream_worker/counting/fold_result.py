@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.batch import Batch
     from tallystream.wire.codec import Payload
+    from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.entry import Entry
 
 FoldFault = tuple[str, str]
@@ -57,6 +58,7 @@ class FoldResult:
         late_counted: By metric, the number of late events that are counted; they are also in `settled`.
         retracted: By metric, the number of retracted events; they are not counted.
         dead: The dead letters: events that cannot be counted.
+        dropped: The dead letters that were dropped for good before; their events are not counted.
         has_misrouted: Whether the subject of an event belongs to another partition, by the rules of this fold.
         conflicts: How often a batch of these entries was stale before, because another worker had applied some of them.
         appended: The number of events that the batch adds to `appended` in the ledger: those of plain entries, and of
@@ -76,6 +78,7 @@ class FoldResult:
     late_counted: Counter[str] = field(default_factory=Counter)
     retracted: Counter[str] = field(default_factory=Counter)
     dead: list[DeadEntry] = field(default_factory=list)
+    dropped: list[DroppedLetter] = field(default_factory=list)
     has_misrouted: bool = False
     conflicts: int = 0
     appended: int = 0
@@ -99,10 +102,12 @@ class FoldResult:
                 moves[f"{outcome}@{metric}"] += events
         for metric, events in self.late_counted.items():
             moves[f"late-counted@{metric}"] += events
-        for dead in self.dead:
+        uncounted: list[DeadEntry | DroppedLetter] = [*self.dead, *self.dropped]
+        for dead in uncounted:
             moves["dead"] += dead.events
             if dead.metric:
                 moves[f"dead@{dead.metric}"] += dead.events
+        moves["dropped"] = sum(letter.events for letter in self.dropped)
         return {name: events for name, events in moves.items() if events}
 
     def excluding(self, totals: Iterable[FoldFault]) -> Mapping[FoldFault, str]:

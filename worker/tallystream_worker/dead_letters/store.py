@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.errors import ConfigurationError
+from tallystream.storage.keys import GROUP
 from tallystream.storage.scripts import Script
+from tallystream_worker.counting.dropped import dropped_letters, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     import redis
 
     from tallystream.storage.keys import Layout, PartitionKeys
+    from tallystream_worker.counting.dropped import DroppedLetter
 
 _DROP: Final = Script("tallystream_worker.dead_letters", "drop")
 _PAGE: Final = 100
+
+GIVEN_UP: Final = "delivered "
+"""The beginning of the reason of an entry that was delivered too often. A fold cannot find out that such an entry was
+not counted, because the entry itself has no fault."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,11 @@ class DeadLetter:
         """The name of the dead letter on the command line: `<partition>/<ID>`."""
         return f"{self.partition}/{self.id}"
 
+    @property
+    def was_given_up(self) -> bool:
+        """Whether the entry was delivered too often, so that no worker decoded it."""
+        return self.reason.startswith(GIVEN_UP)
+
 
 def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-") -> Iterator[DeadLetter]:
     """Yield the dead letters of a partition from ID `first` of the dead stream on, oldest first; read 100 at a time."""
@@ -62,25 +75,48 @@ def find(client: redis.Redis, layout: Layout, partition: int, id_: str) -> DeadL
     return _letter(partition, id_, found[0][1]) if found else None
 
 
-def drop(client: redis.Redis, keys: PartitionKeys, ids: Sequence[str]) -> tuple[int, int]:
+def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]) -> tuple[int, int]:
     """Delete dead letters for good, and add their events to the ledger's `dropped`; they also stay in its `dead`.
+
+    No later rebuild counts these events.
 
     Args:
         client: The server.
         keys: The keys of the partition.
-        ids: The IDs of the dead letters in the dead stream; an ID that does not exist is ignored.
+        letters: The dead letters; one that does not exist any more is ignored.
 
     Returns:
         The number of the dead letters that existed, and of their events.
+
+    Raises:
+        ConfigurationError: another generation or topic exists, and may have counted the events already.
     """
-    _, entries, events = _DROP(client, [keys.dead, keys.ledger], list(ids))
+    entries, events, left = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
+    if left:
+        raise ConfigurationError(
+            f"cannot drop {left:,} dead letters of {keys.stream} while a rebuild or a repartition is running or its "
+            "previous counters are kept: their events may be counted there. Run tallystream rebuild --drop, then drop "
+            "the dead letters again"
+        )
     return entries, events
+
+
+def dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, list[DroppedLetter]]:
+    """Return the dropped dead letters of a partition whose events no fold may count, by stream ID of their entry."""
+    return dropped_letters(records_of_dropped(client, keys).values())
+
+
+def records_of_dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, str]:
+    """Return the records of the dropped dead letters of a partition as they are stored, by field."""
+    return {field.decode(): record.decode() for field, record in client.hscan_iter(keys.dropped, count=1000)}
 
 
 def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[float, int, int]:
     """Drop the 100 oldest dead letters if the dead stream uses more than `most_bytes` bytes of memory (0: no limit).
 
     One call may not be enough: call again until the returned fraction is at most 1.
+    A later rebuild finds the events of most of them in the stream again. Only entries that were given up are recorded,
+    so that a rebuild does not count them; they are left while another generation or topic exists.
 
     Returns:
         The memory of the dead stream before the call, as a fraction of `most_bytes` (0 without a limit); the number of
@@ -89,8 +125,20 @@ def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[
     used = (client.memory_usage(keys.dead) or 0) / most_bytes if most_bytes else 0.0
     if used <= 1:
         return used, 0, 0
-    oldest = _page(client, keys, "-", "+")
-    return used, *drop(client, keys, [id_.decode() for id_, _ in oldest])
+    oldest = [_letter(0, id_.decode(), fields) for id_, fields in _page(client, keys, "-", "+")]
+    entries, events, _ = _drop(client, keys, [(each, _record(each) if each.was_given_up else "") for each in oldest])
+    return used, entries, events
+
+
+def _drop(client: redis.Redis, keys: PartitionKeys, records: Iterable[tuple[DeadLetter, str]]) -> tuple[int, int, int]:
+    names = [keys.dead, keys.ledger, keys.dropped, keys.stream, keys.retention_holds]
+    flat = [part for letter, record in records for part in (letter.id, record)]
+    _, entries, events, left = _DROP(client, names, [GROUP, keys.group, *flat])
+    return entries, events, left
+
+
+def _record(letter: DeadLetter) -> str:
+    return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
 
 
 def _page(client: redis.Redis, keys: PartitionKeys, first: str, last: str) -> list[tuple[bytes, dict[bytes, bytes]]]:

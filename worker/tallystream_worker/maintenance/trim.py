@@ -148,6 +148,8 @@ class Trimmer:
             if used <= 1 or self._stopping.is_set():
                 break
             used, more_entries, more_events = shorten(self._client, keys, self._retention.dead_bytes)
+            if not more_entries:
+                break
             entries, events = entries + more_entries, events + more_events
         if entries:
             self._log.error("dead_letters.dropped", stream=keys.dead, entries=entries, events=events)

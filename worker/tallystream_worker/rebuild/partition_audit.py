@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections import Counter
-from itertools import islice
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
+from tallystream_worker.dead_letters.store import dropped, letters
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.baseline import Base, Sources, choose
 from tallystream_worker.rebuild.checkpoint import AppliedEntries, Checkpoint, checkpoint
@@ -18,7 +18,7 @@ from tallystream_worker.rebuild.report import Report, Scope
 from tallystream_worker.rebuild.scope import Provable, Span
 from tallystream_worker.rebuild.source import stream_entries
 from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
-from tallystream_worker.snapshot.names import bucket_of, parse
+from tallystream_worker.snapshot.names import bucket_of, key_of, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
+    from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.fold_result import FoldResult
     from tallystream_worker.rebuild.values import Value
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
@@ -37,6 +38,8 @@ taken: a restore marks decided entries that are not counted yet with generation 
 
 _PAGE: Final = 256
 _DEAD: Final = 10**9
+_EARLY: Final = 1000
+"""Milliseconds by which a key may expire earlier than its bucket states: uniques.lua does not renew a later expiry."""
 _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
 
 
@@ -75,14 +78,16 @@ class PartitionAudit:
         layout = deployment.layout.of(_SCRATCH)
         self._copy = layout.keys[number]
         # With this `begun`, every entry is older than the scratch counters, and is added to their ledger as appended.
-        fold = Fold(layout, number, rules, max_deliveries=_DEAD - 1, begun=f"{2**63}-0")
+        self._dropped: dict[str, list[DroppedLetter]] = {}
+        fold = Fold(layout, number, rules, max_deliveries=_DEAD - 1, begun=f"{2**63}-0", dropped=self._dropped)
         self._backfill = Backfill(scratch, self._copy, fold)
         self._mark = ""
         self._position: SnapshotPosition | None = None
         self._kept: dict[str, int] = {}  # by bucket of the snapshot, its expiry in milliseconds
         self._ends: dict[str, int] = {}
         self._unproved: set[int] = set()
-        self._given_up: frozenset[str] = frozenset()
+        self._given_up: set[str] = set()
+        self._last_letter = "-"
         self._compared: set[int] = set()  # hashes of names: a few bytes for each counter
         self._agreed: Counter[str] = Counter()  # by hash, the number of fields that are equal on both sides
         self._counters = self._entries = self._expired = 0
@@ -94,7 +99,7 @@ class PartitionAudit:
         """
         if not self._client.exists(self._keys.stream):
             return Report(0, 0, 0)
-        self._given_up = frozenset(self._given_up_entries())
+        self._learn()
         base, moment = self._begin()
         self._provable = Provable(self._rules, self._span, base.gone, self._ends)
         first, _ = checkpoint(self._client, self._keys, [])
@@ -167,17 +172,17 @@ class PartitionAudit:
             return None
         return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
 
-    def _given_up_entries(self) -> Iterator[str]:
-        """Yield the IDs of the entries that became dead letters because they were delivered too often.
-
-        The dead letters are the only record of this: a fold of the entry itself would count its events.
-        """
-        dead: list[Any] = self._client.xrange(self._keys.dead) or []
-        for _, fields in dead:
-            if fields[b"reason"].startswith(b"delivered "):
-                yield fields[b"source"].decode()
+    def _learn(self) -> None:
+        """Read which entries were dead-lettered after too many deliveries, or dropped: no fold can find that out."""
+        for letter in letters(self._client, self._deployment.layout, self._number, self._last_letter):
+            self._last_letter = f"({letter.id}"
+            if letter.was_given_up:
+                self._given_up.add(letter.source)
+        if self._client.hlen(self._keys.dropped) != sum(map(len, self._dropped.values())):
+            self._dropped.update(dropped(self._client, self._keys))
 
     def _bring_to(self, moment: Checkpoint) -> None:
+        self._learn()  # after the checkpoint: an entry that was given up before it is a dead letter, or dropped
         entries, position = self._applied.until(moment), self._position
         if position is not None:
             entries = (entry for entry in entries if not position.includes(entry, self._keys.generation))
@@ -193,7 +198,7 @@ class PartitionAudit:
 
     def _told(self, folded: FoldResult) -> None:
         prefix = self._copy.counters
-        self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.expire.items())
+        self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.ends.items())
 
     def _new(self, every: Iterable[Piece]) -> Iterator[Piece]:
         """Yield pieces without the counters that were yielded before."""
@@ -212,16 +217,22 @@ class PartitionAudit:
     def _is_kept(self, name: str, now: float) -> bool:
         """Return whether a key has not expired at the millisecond `now`; a key of unknown expiry has not expired."""
         end = self._ends.get(name)
-        if end is None and self._kept and (found := parse(name.removeprefix("top:"), self._rules)) is not None:
-            end = self._kept.get(bucket_of(found[0]) or name)
+        if end is None and (self._kept or name.startswith("unique:")):
+            found = parse(name.removeprefix("top:"), self._rules)
+            if found is not None:
+                end = self._ends.get(key_of(found[0]), self._kept.get(bucket_of(found[0]) or name))
         return not 0 < (end or 0) <= now
 
     def _compare(self, chunk: list[Piece], wrong: dict[str, Difference], *, count: bool) -> None:
-        now = time.time() * 1000
-        chosen = [piece for piece in chunk if self._is_kept(piece.name, now)]
-        self._expired += len(chunk) - len(chosen) if count else 0
-        moment, live = checkpoint(self._client, self._keys, [piece.command(self._keys) for piece in chosen])
+        commands = [piece.command(self._keys) for piece in chunk]
+        # The server's clock decides which keys have expired, and it is read after them: so a key that has expired in
+        # between is not taken for a key that should exist.
+        moment, (*replies, clock) = checkpoint(self._client, self._keys, [*commands, ("TIME",)])
         self._bring_to(moment)
+        now = int(clock[0]) * 1000 + int(clock[1]) // 1000 + _EARLY
+        kept = [self._is_kept(piece.name, now) for piece in chunk]
+        chosen, live = list(compress(chunk, kept)), list(compress(replies, kept))
+        self._expired += len(chunk) - len(chosen) if count else 0
         with self._scratch.pipeline(transaction=False) as pipeline:
             for piece in chosen:
                 pipeline.execute_command(*piece.command(self._copy))

@@ -23,6 +23,7 @@ from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
+from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.source import archived_entries
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
+    from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.outcome import BatchResult
     from tallystream_worker.settings.settings import Settings
 
@@ -218,6 +220,7 @@ class _Partition:
         self._present = deployment.layout.keys[number]
         self._keys = self._layout.keys[number]
         self._rules = deployment.rules_of(generation)
+        self._dropped: dict[str, list[DroppedLetter]] = {}
         self._reading, self.client = connect(settings.redis.url), connect(settings.redis.url)
         self._consumer: CountingLoop | None = None
         self.gone = 0
@@ -231,6 +234,8 @@ class _Partition:
         names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger]
         _, first, self.gone = _BEGIN(self.client, names, [self._keys.group])
         self._first = first.decode() or None
+        # Nothing is dropped while a second generation exists: see drop.lua.
+        self._dropped = dropped(self.client, self._keys)
 
     def waiting(self) -> int:
         groups = self.client.xinfo_groups(self._keys.stream)
@@ -252,7 +257,14 @@ class _Partition:
 
     def _backfill(self) -> None:
         begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
-        fold = Fold(self._layout, self._number, self._rules, max_keys=self._max_keys, begun=(begun or b"0-0").decode())
+        fold = Fold(
+            self._layout,
+            self._number,
+            self._rules,
+            max_keys=self._max_keys,
+            begun=(begun or b"0-0").decode(),
+            dropped=self._dropped,
+        )
         backfill = Backfill(self.client, self._keys, fold)
         mark = backfill.mark
         page = []
@@ -281,6 +293,7 @@ class _Partition:
                 max_deliveries=_MOST_TRIES,
                 begun=(begun or b"0-0").decode(),
                 watching=False,
+                dropped=self._dropped,
             )
             self._consumer = CountingLoop(
                 self.client,

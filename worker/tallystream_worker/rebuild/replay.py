@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import CodecError, EventError
 from tallystream.wire.codec import decode
+from tallystream_worker.counting.dropped import is_whole, without
+from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.rebuild.source import entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import redis
 
     from tallystream.storage.keys import Layout
+    from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.entry import Entry
 
 
@@ -50,9 +53,11 @@ class Left:
     Attributes:
         unreadable: Entries that cannot be decoded.
         corrections: Selected corrections, which are not events and cannot be written as one.
+        dropped: Events, selected or not, of dead letters that were dropped for good.
     """
 
     unreadable: int = 0
+    dropped: int = 0
     corrections: int = 0
 
 
@@ -72,13 +77,19 @@ def replay(
         archive: URL of the archive to read first, `""` for none.
     """
     for partition, keys in enumerate(layout.keys):
+        gone = dropped(client, keys)
         for entry in entries(client, keys, archive, partition):
-            yield from _events(entry, wanted, left)
+            yield from _events(entry, wanted, left, gone.get(entry.id, ()))
 
 
-def _events(entry: Entry, wanted: ReplaySelection, left: Left) -> Iterator[dict[str, Any]]:
+def _events(
+    entry: Entry, wanted: ReplaySelection, left: Left, gone: Sequence[DroppedLetter]
+) -> Iterator[dict[str, Any]]:
+    left.dropped += sum(letter.events for letter in gone)
+    if is_whole(gone):
+        return
     try:
-        payload = decode(entry.fields, entry.received)
+        payload = without(decode(entry.fields, entry.received), gone)
     except (CodecError, EventError):
         left.unreadable += 1
         return

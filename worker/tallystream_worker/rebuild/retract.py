@@ -15,6 +15,8 @@ import msgspec
 
 from tallystream.errors import CodecError, EventError
 from tallystream.wire.codec import decode
+from tallystream_worker.counting.dropped import is_whole, without
+from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.rebuild.rebuild import propose
 from tallystream_worker.rebuild.source import entries
 
@@ -54,13 +56,17 @@ def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, archive: str = "") -> Effect:
     """Return the events that a retraction would remove from the archived entries and the streams; change nothing.
 
-    Events of earlier retractions are not among them, nor are entries that cannot be decoded.
+    Events of earlier retractions and of dropped dead letters are not among them, nor entries that cannot be decoded.
     """
     found = Effect()
     for partition, keys in enumerate(deployment.layout.keys):
+        gone = dropped(client, keys)
         for entry in entries(client, keys, archive, partition, until=retraction.until[keys.stream]):
+            letters = gone.get(entry.id, ())
+            if is_whole(letters):
+                continue
             try:
-                payload = decode(entry.fields, entry.received)
+                payload = without(decode(entry.fields, entry.received), letters)
             except (CodecError, EventError):
                 continue  # dead-lettered, and not counted
             for earlier in deployment.rules.retracted:

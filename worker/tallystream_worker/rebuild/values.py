@@ -134,7 +134,8 @@ def pieces(
     """Yield the comparable counters of a partition in pieces; a counter may come twice.
 
     Metrics with a Bloom filter or with `max_subjects` are left out: which copies the filter lets through, and which
-    subjects exceed the maximum, depends on the order of the events.
+    subjects exceed the maximum, depends on the order of the events. Leaderboards of metrics with `exact = false` are
+    left out too: a subject's score is its estimate after its last batch, and later batches raise the estimate.
 
     Args:
         client: The server of the counters.
@@ -155,6 +156,8 @@ def pieces(
         if not follow[metric] or not wanted(name):
             continue
         kind = name.partition(":")[0]
+        if kind == "top" and (rule := rules.metric.get(metric)) is not None and not rule.exact:
+            continue
         if kind in _NUMBERS:
             numbers.append(name)
             if len(numbers) == _PAGE:

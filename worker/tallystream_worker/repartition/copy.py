@@ -28,6 +28,8 @@ from tallystream.wire.codec import (
     was_sequenced,
 )
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.counting.dropped import is_whole, without
+from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.rebuild.source import archived_entries, stream_entries
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from tallystream.rules.retraction import Retraction
     from tallystream.storage.keys import Layout
     from tallystream.wire.codec import Payload
+    from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.entry import Entry
 
 HOLDER: Final = "move"
@@ -93,12 +96,17 @@ class StreamCopier:
         self._accepts_loss = accept_loss
         self._archived_wholly: set[int] = set()
         self._marks: list[dict[int, str]] = []
+        self._dropped: list[dict[str, list[DroppedLetter]]] = []
         self._homes = [lru_cache(_KNOWN)(self._home_from(source)) for source in range(old.partitions)]
         self.entries = 0
         """The number of entries of the old topic that this object has copied."""
 
     def look(self) -> None:
-        """Read the marks, the IDs up to which entries are copied, from the server into this object; return nothing."""
+        """Read the marks, up to which entries are copied, and the dropped dead letters, whose events are not copied.
+
+        Nothing is dropped while the topic has the hold of a copy: see drop.lua.
+        """
+        self._dropped = [dropped(self._client, keys) for keys in self._old.keys]
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._new.keys:
                 pipeline.execute_command("HGETALL", keys.copied)
@@ -231,8 +239,11 @@ class StreamCopier:
         An entry that cannot be decoded is a single part, which is dead-lettered in the new topic again.
         """
         gated = was_sequenced(entry.fields)
+        letters = self._dropped[source].get(entry.id, ())
+        if is_whole(letters):
+            return
         try:
-            payload: Payload = decode(entry.fields, entry.received)
+            payload: Payload = without(decode(entry.fields, entry.received), letters)
         except (CodecError, EventError):
             # The entry cannot be decoded: copy it whole, and it is dead-lettered in the new topic too.
             fields = dict(entry.fields)

@@ -15,7 +15,7 @@ from typing import Final
 from tallystream.client.connect import DEFAULT_URL
 from tallystream.client.durability import Durability, DurabilityCheck
 from tallystream.errors import ConfigurationError
-from tallystream.rules.metrics import Metric, Ratio, Rules
+from tallystream.rules.metrics import Metric, Ratio, Rules, first_doubled
 from tallystream.rules.windows import seconds
 from tallystream.storage.keys import MAX_PARTITIONS, NAMESPACE
 from tallystream_worker.settings.alerts import Hook  # noqa: TC001  # the same
@@ -171,6 +171,9 @@ class ServeSettings:
         for host in self.hosts:
             if not _HOST.fullmatch(host):
                 raise ConfigurationError(f"serve.hosts: must be host names without port or scheme, not {host!r}")
+        for name, listed in (("origins", self.origins), ("hosts", tuple(map(str.lower, self.hosts)))):
+            if (doubled := first_doubled(listed)) is not None:
+                raise ConfigurationError(f"serve.{name}: {doubled} is listed twice; list it once")
 
 
 @dataclass(frozen=True)

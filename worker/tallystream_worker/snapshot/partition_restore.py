@@ -14,6 +14,7 @@ from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
+from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.load import TableLoader
 from tallystream_worker.snapshot.restored_log import RestoredLog
@@ -131,11 +132,12 @@ class PartitionRestore:
         )
 
     def _wipe(self) -> None:
-        """Remove every key of the partition except its stream, its sequences and the marker.
+        """Remove every key of the partition except its stream, its sequences, the marker and the dropped dead letters.
 
         The sequences stay, because without them producers that append meanwhile would append entries a second time.
         """
-        keep = {name.encode() for name in (self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER)}
+        kept = (self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER, self._keys.dropped)
+        keep = {name.encode() for name in kept}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
         chunk = []
         for key in self._client.scan_iter(match=f"{prefix}*", count=2000):
@@ -210,7 +212,7 @@ class PartitionRestore:
     def _drain(self) -> None:
         """Count the unread entries of the restored stream, then the pending ones; return when none is left."""
         fetch = Fetch(self._client, self._keys, CONSUMER)
-        fold = Fold(self._layout, self._partition, self._rules)
+        fold = Fold(self._layout, self._partition, self._rules, dropped=dropped(self._client, self._keys))
         consumer = CountingLoop(self._client, self._layout, self._partition, fetch, fold)
         while consumer.run_once():
             pass

@@ -85,7 +85,7 @@ alerts: Final = Table(
     Column("value", Text, nullable=False),
     Column("expires", BigInteger, nullable=False),
 )
-"""The states of alerts, as JSON: see `tallystream_worker.snapshot.alerts`."""
+"""The states of alerts, and the records of dropped dead letters, as JSON: see `tallystream_worker.snapshot.alerts`."""
 
 producers: Final = Table(
     "producers",

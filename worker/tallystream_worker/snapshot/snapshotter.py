@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
 from tallystream.storage.keys import FIRST_TOPIC, HORIZONS, LAYOUT
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
+from tallystream_worker.dead_letters.store import records_of_dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
@@ -163,7 +166,9 @@ class Snapshotter:
         # If stream IDs are ahead of the server's clock, they do not tell when the first uncounted entry was appended.
         first = floor if (floor := parse_id(cut.position.floor)[0]) <= cut.position.taken else 0
         try:
-            firing = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
+            states = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
+            if records := records_of_dropped(self._client, keys):
+                states[keys.dropped.removeprefix(keys.prefix)] = (msgspec.json.encode(records).decode(), 0)
             reading = self._read(cut, keys, touched, read, copy, whole=before is None)
         except BaseException:
             cut.give_up()
@@ -183,7 +188,7 @@ class Snapshotter:
             ledger,
             producers,
             whole=before is None,
-            alerts=firing,
+            alerts=states,
         )
 
     def _read(

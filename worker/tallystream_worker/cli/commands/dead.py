@@ -41,8 +41,8 @@ def dead(
     """List or show the dead letters, which are entries that could not be counted; retry or drop them.
 
     A retry counts each event once, by the current rules and as of the time at which it was appended. Events that still
-    cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead. The exit status of retry and
-    drop is 1 if there was nothing to do, or if an event was dead-lettered again.
+    cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead, and no rebuild counts them.
+    The exit status of retry and drop is 1 if there was nothing to do, or if an event was dead-lettered again.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def _retry(client: redis.Redis, deployment: Deployment, chosen: Any) -> dict[str
 def _drop(client: redis.Redis, deployment: Deployment, chosen: Any) -> dict[str, int]:
     done = {"entries": 0, "events_dropped": 0}
     for letter in chosen:
-        entries, events = store.drop(client, deployment.layout.keys[letter.partition], [letter.id])
+        entries, events = store.drop(client, deployment.layout.keys[letter.partition], [letter])
         done["entries"] += entries
         done["events_dropped"] += events
     return done

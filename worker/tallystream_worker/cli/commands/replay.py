@@ -65,6 +65,8 @@ def replay(
     error_console.print(f"{written:,} events")
     if left.corrections:
         error_console.print(f"{left.corrections:,} corrections (resets) were left out, because they are not events")
+    if left.dropped:
+        error_console.print(f"{left.dropped:,} events were left out, because their dead letters were dropped")
     if left.unreadable:
         error_console.print(f"{left.unreadable:,} entries were left out, because they cannot be read")
 

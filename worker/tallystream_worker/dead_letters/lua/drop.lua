@@ -1,24 +1,56 @@
 #!lua
--- drop: removes dead letters for good, and adds them to the ledger as dropped.
+-- drop: removes dead letters for good, adds them to the ledger as dropped, and records them so that no later fold of
+-- their entries counts them.
 --
--- KEYS[1] dead stream   KEYS[2] ledger (hash)   ARGV[1..] IDs in the dead stream
+-- KEYS[1] dead stream   KEYS[2] ledger (hash)   KEYS[4] stream   KEYS[5] retention holds (hash)
+-- KEYS[3] records of the dropped dead letters (hash): live consumer group, space, ID in its dead stream -> record
+-- ARGV[1] name of the first generation's consumer group; the others append '-' and their number
+-- ARGV[2] consumer group of the live generation
+-- ARGV[3..] ID in the dead stream, record or '' for none; for each dead letter
 --
--- Returns {"dropped", entries, events}   the number of entries that existed and were removed, and of their events
+-- Returns {"dropped", entries, events, left}   the number of entries that existed and were removed, and of their events;
+--                                              the number of entries that were left because another generation or topic
+--                                              may have counted their events already
 --
--- Invariant: the events stay in the ledger's `dead`; `dropped` is the number of these that can no longer be retried.
+-- Invariant: the events stay in the ledger's `dead`; `dropped` is the number of these that can no longer be retried. A
+-- record is written only while every generation that exists has dead-lettered the events, so that all of them agree.
 local maps = require('tallystream.storage.lua.lib.maps')
-local call = redis.call
+local call, sub = redis.call, string.sub
 
-local entries, events = 0, 0
+-- Returns whether another generation of the partition exists, or its entries are copied to another topic.
+local function has_copies(first, live)
+  if call('HEXISTS', KEYS[5], 'move') == 1 then
+    return true
+  end
+  if call('EXISTS', KEYS[4]) == 1 then
+    for _, group in ipairs(call('XINFO', 'GROUPS', KEYS[4])) do
+      local name = maps.from_flat(group).name
+      if name ~= live and (name == first or sub(name, 1, #first + 1) == first .. '-') then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+local is_copied = has_copies(ARGV[1], ARGV[2])
+local entries, events, left = 0, 0, 0
 call('HGET', KEYS[2], 'dropped') -- a key of another type is an error here, before anything is written
-for _, id in ipairs(ARGV) do
+call('HLEN', KEYS[3])
+for i = 3, #ARGV, 2 do
+  local id, record = ARGV[i], ARGV[i + 1]
   local found = call('XRANGE', KEYS[1], id, id)[1]
-  if found then
+  if found and record ~= '' and is_copied then
+    left = left + 1
+  elseif found then
     events = events + (tonumber(maps.from_flat(found[2]).events) or 0)
     entries = entries + call('XDEL', KEYS[1], id)
+    if record ~= '' then
+      call('HSET', KEYS[3], ARGV[2] .. ' ' .. id, record)
+    end
   end
 end
 if events > 0 then
   call('HINCRBY', KEYS[2], 'dropped', string.format('%.0f', events))
 end
-return { 'dropped', entries, events }
+return { 'dropped', entries, events, left }
