@@ -244,8 +244,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                "(self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER)",
-                "(self._keys.stream, self._keys.prefix + MARKER)",
+                "(self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER,",
+                "(self._keys.stream, self._keys.prefix + MARKER,",
             ),
         ),
         (21,),
