@@ -250,8 +250,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                "(self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER, self._keys.dropped)",
-                "(self._keys.stream, self._keys.prefix + MARKER, self._keys.dropped)",
+                "(self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER,",
+                "(self._keys.stream, self._keys.prefix + MARKER,",
             ),
         ),
         (21,),
@@ -327,7 +327,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "spool-forgotten-like-others",
-        (Edit("tallystream/producing/partition_queue.py", 'SPOOL: Final = "spool:"', 'SPOOL: Final = ""'),),
+        (Edit("tallystream/producing/gate.py", 'SPOOL: Final = "spool:"', 'SPOOL: Final = ""'),),
         tests=(f"{_FORGOTTEN}::test_a_dead_spool_that_is_delivered_late",),
     ),
     Mutant(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from tallystream.client.durability import DurabilityCheck
-from tallystream.producing.gate import parse_record, queue_read
-from tallystream.producing.partition_queue import START, PartitionQueue, SealedEntry
+from tallystream.producing.gate import START, parse_record, queue_read
+from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
 from tallystream.producing.rollback_watch import RollbackWatch
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION

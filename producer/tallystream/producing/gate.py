@@ -8,9 +8,8 @@ failover or a restored backup rewinds both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.producing.partition_queue import SPOOL, START
 from tallystream.storage.keys import REAPED, REAPED_SPOOL
 from tallystream.wire.stream_id import StreamID, parse_id
 
@@ -18,6 +17,12 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.storage.keys import Layout, PartitionKeys
+
+START: Final = "0-0"
+"""A stream ID that is not greater than any other."""
+
+SPOOL: Final = "spool:"
+"""The prefix of the names of queues whose entries are in a spool; the server keeps their records for longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tallystream.producing.gate import SPOOL, START
 from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
@@ -14,13 +15,6 @@ if TYPE_CHECKING:
 
 _ENTRY_BYTES: Final = 250
 """About how many bytes an entry takes in addition to its payload."""
-
-
-START: Final = "0-0"
-"""A stream ID that is not greater than any other."""
-
-SPOOL: Final = "spool:"
-"""The prefix of the names of queues whose entries are in a spool; the server keeps their records for longer."""
 
 
 @dataclass(slots=True, eq=False)

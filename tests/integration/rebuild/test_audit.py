@@ -433,7 +433,7 @@ def test_expired_uniques_are_no_difference(server):
                 harness.client.xadd(keys.stream, event, id=f"{int((now - days * 86_400) * 1000)}-{actor}")
         harness.finish()
         old = bucket("hour", int(now - 12 * 86_400) // 60)
-        # What the server does when the retention of 8 days has passed, and a day since the last write.
+        # The server deletes both keys when the retention of 8 days has passed, and a day since the last write.
         harness.client.delete(keys.window("hour", "m", old.label), keys.unique("m", old.label, "s"))
         assert report(harness).differences == []
         # The server keeps a bucket for a while after its retention.
@@ -455,7 +455,7 @@ def test_a_bucket_that_expires_while_it_is_read_is_no_difference(server, monkeyp
         harness.finish()
         label = bucket("minute", at // 60).label
         harness.client.delete(keys.window("minute", "m", label), keys.unique("m", label, "s"))
-        monkeypatch.setattr(time, "time", lambda: float(at))  # a host whose clock is behind
+        monkeypatch.setattr(time, "time", lambda: float(at))  # a host whose clock is slow
         assert report(harness).differences == []
 
 

@@ -173,7 +173,7 @@ def test_zones_that_differ_between_hosts(zone):
 
 
 def test_a_zone_that_this_host_lacks(monkeypatch):
-    """If the host has no data of a zone, the error says what to install."""
+    """If the host has no data of a zone, the error names the package to install."""
     monkeypatch.setattr("tallystream.rules.windows.ZoneInfo", lambda name: ZoneInfo(f"{name}/missing"))
     with pytest.raises(
         ConfigurationError, match="this host has no data of the time zone Europe/Vienna: install tzdata"

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import SpoolError
 from tallystream.producing.buffer import Buffer, BufferSettings
-from tallystream.producing.partition_queue import SPOOL, START, new_name
+from tallystream.producing.gate import SPOOL, START
+from tallystream.producing.partition_queue import new_name
 from tallystream.producing.spool import records
 from tallystream.producing.spool.packing import pack
 from tallystream.producing.spool.queues import SpoolQueues

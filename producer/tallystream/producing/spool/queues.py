@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from tallystream.producing.partition_queue import SPOOL, START, new_name
+from tallystream.producing.gate import SPOOL, START
+from tallystream.producing.partition_queue import new_name
 from tallystream.producing.spool import records
 from tallystream.storage.keys import FIRST_TOPIC
 

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from tallystream.producing.buffer import Event
-from tallystream.producing.partition_queue import START
+from tallystream.producing.gate import START
 from tallystream.storage.keys import FIRST_TOPIC
 
 EVENT: Final = 1

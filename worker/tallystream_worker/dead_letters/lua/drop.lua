@@ -8,9 +8,8 @@
 -- ARGV[2] consumer group of the live generation
 -- ARGV[3..] ID in the dead stream, record or '' for none; for each dead letter
 --
--- Returns {"dropped", entries, events, left}   the number of entries that existed and were removed, and of their events;
---                                              the number of entries that were left because another generation or topic
---                                              may have counted their events already
+-- Returns {"dropped", entries, events, left}: the number of entries that existed and were removed, and of their events;
+--         the number of entries that were left, because another generation or topic may have counted their events
 --
 -- Invariant: the events stay in the ledger's `dead`; `dropped` is the number of these that can no longer be retried. A
 -- record is written only while every generation that exists has dead-lettered the events, so that all of them agree.

@@ -4,20 +4,22 @@
 -- KEYS[1] sequences (hash: producer -> "<sequence> <stream ID>")   KEYS[2] stream
 -- ARGV[1] cursor   ARGV[2] about how many fields one call reads
 -- ARGV[3] most milliseconds that one call adds to the active time
--- ARGV[4] milliseconds of active time without an append after which a producer is silent   ARGV[5] the same with a spool
+-- ARGV[4] milliseconds of active time without an append after which a producer is silent
+-- ARGV[5] the same, of a producer with a spool
 --
 -- Returns {"reaped", next cursor, producers removed}
 --
 -- Silence is measured in active time: the time during which the server ran and workers made their passes. So neither an
 -- outage nor a clock that jumps makes producers silent: a call adds at most ARGV[3]. From time to time a mark records
--- the active time and the last ID of the stream. The newest mark that is old enough is the horizon: a producer is silent
--- if its last entry is before it. Other fields of the sequences than producers:
+-- the active time and the last ID of the stream. The newest mark that is old enough is the horizon: a producer is
+-- silent if its last entry is before it. Other fields of the sequences than producers:
 --   !active         "<active milliseconds> <server's time at the last call>"
 --   !marks:<kind>   "<active milliseconds> <stream ID> ...", oldest first, at most 32 marks
 --   !reaped         "<horizon> <newest mark>" of producers without a spool; `!reaped:spool` of those with one
 --
 -- Invariant: a record is removed only if its entry is before the horizon, which never moves back. append.lua therefore
--- knows when a missing record may be a removed one. Producers with other names, such as ingested files, are never removed.
+-- knows when a missing record may be a removed one. Records with other names, such as those of ingested files, are
+-- never removed.
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local clock = require('tallystream.storage.lua.lib.clock')
 local producers = require('tallystream.storage.lua.lib.producers')
