@@ -91,8 +91,8 @@ def _ledger(model: Model) -> Question:
         found = {name: events for name, events in answer["ledger"].items() if events}
         if model.resets:  # corrections are events as well, as many as the buckets that they change
             corrections = found.get("appended", 0) - expected.get("appended", 0)
-            expected["appended"] = expected.get("appended", 0) + corrections
-            expected["counted"] = expected.get("counted", 0) + corrections
+            for name in ("appended", "counted") if corrections else ():
+                expected[name] = expected.get(name, 0) + corrections
         return _differs("ledger", found, expected) or _differs("unaccounted", answer["unaccounted"], 0)
 
     return Question(("ledger",), judge, "", ("status", "--json"))

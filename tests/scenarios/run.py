@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ FOLDER = Path("build/scenarios")
 def main() -> int:
     """Play the scripts of the chosen seeds, or one file, and return the exit status: 0 if every answer was right."""
     asked = _arguments()
+    signal.signal(signal.SIGTERM, _interrupt)
     if faketime() is None:
         print("SKIPPED: the clocks need libfaketime (apt install faketime)")
         return 1 if "CI" in os.environ else 0
@@ -49,6 +51,11 @@ def main() -> int:
     print(f"{len(results):,} scripts, {steps:,} moves, {checks:,} answers compared, {len(failed)} scripts failed")
     print(f"in {time.monotonic() - began:,.0f} s; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     return 1 if failed else 0
+
+
+def _interrupt(*_: object) -> None:
+    """End as on Ctrl-C, so that no server and no host is left when a time limit ends this process."""
+    raise KeyboardInterrupt
 
 
 def _play_all(scripts: list[Script], asked: argparse.Namespace) -> list[Played]:

@@ -183,7 +183,8 @@ class World:
         """Change the rules: restart the worker with another configuration, and the producers, so that they read it."""
         self.rules = rules
         self.configure()
-        self.ask("app", "forget")
+        for host in ("app", "reader"):
+            self.ask(host, "forget")
         self.model.declare(rules)
 
     def command(self, *arguments: str, status: int | None = 0, host: str = "reader") -> Any:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.scenarios.world import World
 
 MINUTE: Final = 60
+HALF_A_DAY: Final = 720
 SPANS: Final = (1, 20, 40, 60, 180, 12 * 60, 24 * 60, 25 * 60, 3 * 1440, 8 * 1440, 31 * 1440, 62 * 1440, 401 * 1440)
 """Minutes that pass at once."""
 
@@ -36,6 +37,8 @@ class PassTime(Move, frozen=True):
 
     def play(self, world: World) -> None:
         """Let the time pass."""
+        if self.minutes > HALF_A_DAY and avoided(Known.LAGGING_WORKERS):
+            world.count()
         world.advance(self.minutes * MINUTE)
 
 
