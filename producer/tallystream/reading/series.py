@@ -160,7 +160,7 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
 def rolling_buckets(
     rules: Rules, metric: str, over: str, now: float, windows: Sequence[Window] | None = None
 ) -> Covered:
-    """Return the kept buckets that cover a duration that ends at second `now`, as far as they are kept.
+    """Return the kept buckets that cover a duration that ends at second `now`; those that have expired are missing.
 
     Args:
         rules: The declared metrics.

@@ -89,7 +89,7 @@ def test_a_copy_over_midnight_is_a_copy(harness):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_copies_equal_the_oracle_in_any_order(server, seed):
-    """Copies that are chained over several periods count as the oracle says, in any order and any batches."""
+    """Copies that are chained over several periods count like in the oracle, in any order and any batches."""
     chance = random.Random(seed)
     now = int(time.time() * 1000)
     with Harness(server.url, rules=RULES, partitions=1) as harness:
@@ -202,7 +202,7 @@ def test_a_clock_that_jumps_forgets_no_ids(harness):
 
 
 def test_a_retry_of_a_forgotten_id_is_refused(harness):
-    """A dead letter whose id is forgotten is not counted: the error says why, and the dead letter stays."""
+    """A dead letter whose id is forgotten is not counted: the error names the reason, and the dead letter stays."""
     now = int(time.time() * 1000)
     at = now - 20 * DAY
     append(harness, "m", at, received=at)

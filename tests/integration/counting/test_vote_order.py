@@ -113,7 +113,7 @@ def test_dead_letters_keep_their_places(harness, order):
 
 
 def test_votes_of_one_second(server):
-    """Likes that are withdrawn within their second are gone, and a later vote against stands."""
+    """Likes that are withdrawn within their second are gone, and a later vote against is counted."""
     begin = time.time() // 1 - 100
     rows = [("u1", 1, 0), ("u1", 0, 0), ("u2", 1, 0), ("u2", -1, 0), ("u3", 1, 0), ("u3", 0, 1)]
     with Harness(server.url, rules=RULES, partitions=2) as harness, Producer(server.url) as producer:

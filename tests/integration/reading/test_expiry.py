@@ -270,7 +270,7 @@ RETURNING = Rules(
 
 
 def append_alone(machine: Machine, event: Event) -> None:
-    """Append one event as an entry of its own."""
+    """Append one event as its own entry."""
     builder = EntryBuilder()
     builder.add(event.metric, event.subject, event.amount, event.at or 0, event.actor, None)
     machine.appender.push(0, SealedEntry(1, builder.events, builder.size, builder.build()))
@@ -290,7 +290,7 @@ def names(harness: Harness, label: str) -> list[str]:
 
 
 def test_a_late_event_does_not_bring_a_bucket_back(clocked: ClockedServer) -> None:
-    """An event that is later than its bucket's retention is counted in the total, and leaves the bucket as it is."""
+    """An event that is later than its bucket's retention is counted in the total, and does not change the bucket."""
     begin = an_hour(15)
     label = bucket("hour", int(begin) // 60).label
     with Harness(clocked.url, rules=RETURNING, partitions=1) as harness, Totals(clocked.url) as totals:

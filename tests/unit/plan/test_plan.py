@@ -35,6 +35,7 @@ COSTS = msgspec.convert(
             "field": 40.0,
             "votes": 200.0,
             "vote": 30.0,
+            "id": 120.0,
             "unique": 190.0,
             "actor": 2.0,
             "member": 80.0,

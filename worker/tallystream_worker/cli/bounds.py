@@ -1,4 +1,4 @@
-"""The sentence that says what a figure over a range does not cover, for the commands that print such figures."""
+"""The sentence about what a figure over a range does not cover, for the commands that print such figures."""
 
 from __future__ import annotations
 

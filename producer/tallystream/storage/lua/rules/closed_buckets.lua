@@ -1,5 +1,5 @@
--- closed_buckets: takes the buckets that have closed out of the batch of a decision. For an appended event the fold does
--- the same, by the time at which the server received it. For a decision that time is the present.
+-- closed_buckets: takes the buckets that have closed out of the batch of a decision. For an appended event the fold
+-- does the same, by the time at which the server received it. For a decision that time is the present.
 
 -- Returns the columns of a list whose bucket is open; `closes_of` returns the time at which a column's bucket closes.
 local function open_columns(columns, closes_of, now)

@@ -84,8 +84,8 @@ local function filter(self, rule, seen)
   self.bits[#self.bits + 1] = { seen[2], set }
 end
 
--- Returns a function that returns the record of the nth field in the hash `key`: as this batch leaves it, or as it is
--- stored.
+-- Returns a function that returns the record of the nth field in the hash `key`: as this batch leaves it, or the
+-- stored one.
 local function lookup(self, key, fields)
   local planned = self.ids[key]
   local stored = call('HLEN', key) > 0 and chunks.hash_values(key, fields)

@@ -1,7 +1,7 @@
 -- plan: finds out what a batch changes. Every script that counts calls plan, then write.
 --
--- plan(batch, ledger key, decided_at) only reads. It returns the changes to write (see changes.lua). Its list `rejected`
--- names the counters that cannot take their delta: if it is not empty, nothing may be written. `decided_at` is the time
+-- plan(batch, ledger key, decided_at) only reads. It returns the changes to write (see changes.lua). Its list
+-- `rejected` names the counters that cannot take their delta: if it is not empty, nothing may be written. `decided_at` is the time
 -- of a decision in milliseconds, `nil` for a batch of appended events.
 -- write(changes) only writes, and cannot fail: plan has read every key that is written, and so checked its type.
 --
@@ -32,8 +32,8 @@
 --
 -- Invariant: each total depends only on the set of events applied, not on their order. Sums commute. A limit keeps the
 -- number of events that arrived and accepts min(limit, number). A vote keeps the latest
--- event by (at, place in the log), an ID the earliest by (at, amount, arrival); if a better one arrives, it replaces the
--- old one in every counter. The exception is a Bloom filter of IDs: see event_ids.lua.
+-- event by (at, place in the log), an ID the earliest by (at, amount, arrival); if a better one arrives, it replaces
+-- the old one in every counter. The exception is a Bloom filter of IDs: see event_ids.lua.
 -- A bucket of a window contains the events that the server received before it closed: the fold leaves it out for later
 -- ones, closed_buckets.lua for decisions. The total counts them.
 -- A module that most batches do not need is required in the line that needs it, because a script makes the functions of
