@@ -30,8 +30,8 @@ local function read(ledger_key)
 end
 
 -- Returns the millisecond at which the first entry that is not counted was received: by its ID, or by its field `t` if
--- the clock was set back, or by its field `q` if it is a copy. Entries that are not delivered yet have larger IDs than pending
--- ones.
+-- the clock was set back, or by its field `q` if it is a copy. Entries that are not delivered yet have larger IDs than
+-- pending ones.
 local function oldest_uncounted(stream, group)
   local id = call('XPENDING', stream, group)[2]
   local found = call('XRANGE', stream, id, id)[1]

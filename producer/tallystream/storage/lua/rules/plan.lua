@@ -1,8 +1,8 @@
 -- plan: finds out what a batch changes. Every script that counts calls plan, then write.
 --
 -- plan(batch, ledger key, decided_at) only reads. It returns the changes to write (see changes.lua). Its list
--- `rejected` names the counters that cannot take their delta: if it is not empty, nothing may be written. `decided_at` is the time
--- of a decision in milliseconds, `nil` for a batch of appended events.
+-- `rejected` names the counters that cannot take their delta: if it is not empty, nothing may be written.
+-- `decided_at` is the time of a decision in milliseconds, `nil` for a batch of appended events.
 -- write(changes) only writes, and cannot fail: plan has read every key that is written, and so checked its type.
 --
 -- The batch (msgpack, made by the Python module `tallystream.rules.batch`):
