@@ -8,6 +8,8 @@ ARGS ?=
 # Tests wait for servers and processes more than they compute, so more tests than cores run at the same time.
 JOBS ?= 4
 SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
+PYTEST = $(UV) run --frozen pytest $(SIDE_BY_SIDE)
+FAST = $(PYTEST) -m "not slow and not packaging"
 SEEDS ?= 1
 MINUTES ?= 10
 
@@ -21,10 +23,10 @@ demo: | $(UV)    ## start all parts, emit a load, and check that it was counted 
 	@$(UV) run --quiet --frozen --no-dev tallystream demo $(ARGS)
 
 test: | $(UV)    ## run the fast test suites (some minutes); JOBS=1 runs one test at a time
-	@$(UV) run --frozen pytest -m "not slow and not packaging" $(SIDE_BY_SIDE) $(ARGS)
+	@$(FAST) $(ARGS)
 
 coverage: | $(UV)  ## run the fast test suites and measure their coverage, processes included; twice the time
-	@$(UV) run --frozen pytest -m "not slow and not packaging" $(SIDE_BY_SIDE) --cov --cov-report=term $(ARGS)
+	@$(FAST) --cov --cov-report=term $(ARGS)
 
 check: | $(UV)   ## run the linters, type checks, layer checks and slow test suites (minutes)
 	$(UV) run --frozen ruff check
@@ -34,7 +36,7 @@ check: | $(UV)   ## run the linters, type checks, layer checks and slow test sui
 	.ci/lua
 	UV=$(UV) .ci/types
 	.ci/prose
-	$(UV) run --frozen pytest -m "slow or packaging" $(SIDE_BY_SIDE) $(ARGS)
+	$(PYTEST) -m "slow or packaging" $(ARGS)
 
 faults: | $(UV)  ## inject faults and check the totals: SEEDS=200, ROWS=14,15, SEED=123 (repeats a run), ARGS=--verbose
 	@$(UV) run --quiet --frozen python -m tests.faults --seeds $(SEEDS) $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(ARGS)

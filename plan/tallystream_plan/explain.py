@@ -128,12 +128,7 @@ def drivers(plan: Plan) -> list[PlanLine]:
 def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int) -> dict[str, Any]:
     """Return a plan, its load and its constants as a dict for JSON, in bytes, cores and bytes per second.
 
-    Args:
-        load: The expected load.
-        plan: The plan for the load.
-        costs: The measured constants.
-        settings: The settings that the plan was made with.
-        replicas: Number of replicas of each primary.
+    See `lines` for the arguments.
     """
     return {
         "load": {

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.backoff import Backoff
 from tallystream.client.replies import is_connection_stale, is_refusal
-from tallystream.errors import ConfigurationError, SpoolError
+from tallystream.errors import ConfigurationError, SpoolError, named_text, text_of
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.send_queue import SendQueue
 from tallystream.producing.spool.buffer import Spool
@@ -123,7 +123,7 @@ class Sender:
             except SpoolError as error:
                 self._say(str(error))
             except Exception as error:  # noqa: BLE001  # if a bug ended the thread, no further event would be sent
-                self._say(f"{type(error).__name__}: {error}", error)
+                self._say(named_text(error), error)
             if led_on:
                 backoff.reset()
             else:
@@ -219,7 +219,7 @@ class Sender:
         if is_connection_stale(error):
             # Idle connections may lead to a node that was demoted or is gone. A connection in use gets an error.
             self._client.connection_pool.disconnect(inuse_connections=False)
-        self._say(str(error) or type(error).__name__)
+        self._say(text_of(error))
 
     def _say(self, problem: str | None, bug: Exception | None = None) -> None:
         """Log one line when sending begins to fail and one when it works again; with the traceback of a bug."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
-from unittest.mock import Mock
 
 import pytest
 import structlog
@@ -16,6 +14,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.storage.keys import FIRST_TOPIC
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.partition_follower import PartitionFollower
 from tallystream_worker.runtime.supervisor import WorkerPool
@@ -85,14 +84,20 @@ def test_a_switch_that_fails_is_tried_again(server):
     follower = PartitionFollower(settings, deployment, log, lambda found: Pool(settings, found, log))
     follower.pool.start()
     try:
-        new = replace(deployment.layout, topic=FIRST_TOPIC + 1)
-        follower._deployment = stub = Mock(wraps=deployment, layout=deployment.layout)
-        stub.reload.side_effect = lambda _client: replace(deployment, layout=new)
-        with pytest.raises(RuntimeError, match="no threads left"):
+        with Producer(server.url) as producer:
+            producer.emit("view", "article:1", 3)
+            producer.flush(10, wait="counted")
+            declared = deployment.reload(server.client())  # with the rules, which the pool has published
+            repartition(settings, declared, declared.layout.partitions + 1)
+            with pytest.raises(RuntimeError, match="no threads left"):
+                follower.run_once()
+            assert (follower.pool.layout.topic, started) == (FIRST_TOPIC, [FIRST_TOPIC])
             follower.run_once()
-        assert (follower.pool.layout.topic, started) == (FIRST_TOPIC, [FIRST_TOPIC])
-        follower.run_once()
-        assert started == [FIRST_TOPIC, follower.pool.layout.topic] == [1, 2]
+            assert started == [FIRST_TOPIC, follower.pool.layout.topic] == [1, 2]
+            producer.emit("view", "article:1", 4)
+            producer.flush(10, wait="counted")
+        with Totals(server.url) as totals:
+            assert totals.get("article:1", "view").value == 7
     finally:
         assert follower.stop(time.monotonic() + 10)
 

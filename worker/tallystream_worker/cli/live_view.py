@@ -17,6 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from tallystream.errors import text_of
 from tallystream_worker.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class _Server(Generic[T]):
         except RedisError as error:
             if not self.problem:
                 self.away_since = time.time()
-            self.problem = str(error) or type(error).__name__
+            self.problem = text_of(error)
         else:
             self.problem = ""
             self.has_answered = True

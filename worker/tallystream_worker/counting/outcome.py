@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tallystream.errors import named_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -82,4 +84,4 @@ def publish(result: BatchResult, subscribers: Iterable[BatchSubscriber], on_erro
 
 def log_subscriber_error(error: Exception) -> None:
     """Log an error of a subscriber, with its traceback."""
-    structlog.get_logger().error("subscriber.failed", problem=f"{type(error).__name__}: {error}", exc_info=error)
+    structlog.get_logger().error("subscriber.failed", problem=named_text(error), exc_info=error)

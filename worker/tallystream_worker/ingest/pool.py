@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import TallyError
+from tallystream.errors import TallyError, text_of
 from tallystream_worker.ingest.job import Job, run
 from tallystream_worker.ingest.progress import IngestProgress
 
@@ -140,4 +140,4 @@ def _child(store: RedisSettings, tasks: Any, results: Any, stopping: Any) -> Non
         try:
             results.put((number, run(job, store, report), 1))
         except Exception as error:  # noqa: BLE001  # the parent ends the run with it
-            results.put((number, str(error) or type(error).__name__, 1))
+            results.put((number, text_of(error), 1))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from tallystream.errors import TallyError
+from tallystream.errors import TallyError, named_text, text_of
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -47,9 +47,9 @@ class StateLog:
         A `RedisError` or `TallyError` is logged with its text only, any other exception also with its traceback.
         """
         if isinstance(error, _EXPECTED):
-            self.failed(str(error) or type(error).__name__)
+            self.failed(text_of(error))
         else:
-            self.failed(f"{type(error).__name__}: {error}", exc_info=error)
+            self.failed(named_text(error), exc_info=error)
 
     def works(self) -> None:
         """Record that the thing works; log this if there was a problem."""

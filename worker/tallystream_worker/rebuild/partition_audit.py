@@ -37,9 +37,12 @@ _SCRATCH: Final = -1
 taken: a restore marks decided entries that are not counted yet with generation 0.)"""
 
 _PAGE: Final = 256
-_DEAD: Final = 10**9
+_GIVEN_UP: Final = 10**9
+"""Delivery count of an entry that the live workers gave up, so that the fold gives it up too."""
+
 _EARLY: Final = 1000
 """Milliseconds by which a key may expire earlier than its bucket states: uniques.lua does not renew a later expiry."""
+
 _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
 
 
@@ -79,7 +82,7 @@ class PartitionAudit:
         self._copy = layout.keys[number]
         # With this `begun`, every entry is older than the scratch counters, and is added to their ledger as appended.
         self._dropped: dict[str, list[DroppedLetter]] = {}
-        fold = Fold(layout, number, rules, max_deliveries=_DEAD - 1, begun=f"{2**63}-0", dropped=self._dropped)
+        fold = Fold(layout, number, rules, max_deliveries=_GIVEN_UP - 1, begun=f"{2**63}-0", dropped=self._dropped)
         self._backfill = Backfill(scratch, self._copy, fold)
         self._mark = ""
         self._position: SnapshotPosition | None = None
@@ -197,7 +200,7 @@ class PartitionAudit:
     def _count(self, entries: Iterator[Entry]) -> None:
         while page := list(islice(entries, _PAGE)):
             if self._given_up:
-                page = [Entry(e.id, e.fields, _DEAD) if e.id in self._given_up else e for e in page]
+                page = [Entry(e.id, e.fields, _GIVEN_UP) if e.id in self._given_up else e for e in page]
             self._mark = self._backfill(page, self._mark, lambda entry: entry.id, self._told)
             self._entries += len(page)
             self._show(self._keys.stream, self._entries, self._counters)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from tallystream.client.backoff import Backoff
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
-from tallystream.errors import GenerationSwitched
+from tallystream.errors import GenerationSwitched, named_text
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
@@ -213,14 +213,14 @@ class PartitionWorker:
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:
         """Log an entry that was left pending after an error, unless the kind of error is the same as before."""
-        text = f"{type(error).__name__}: {error}"
+        text = named_text(error)
         if kind_of(text) != self._left:
             self._left = kind_of(text)
             self._log.warning("entry.left_pending", entry=entry.id, deliveries=entry.deliveries, problem=text)
 
     def _subscriber_failed(self, error: Exception) -> None:
         """Log an error of a subscriber, unless it is of the same kind as before; the batch is counted."""
-        text = f"{type(error).__name__}: {error}"
+        text = named_text(error)
         if kind_of(text) != self._subscriber_problem:
             self._subscriber_problem = kind_of(text)
             self._log.error("subscriber.failed", problem=text, exc_info=error)

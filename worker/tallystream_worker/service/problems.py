@@ -12,7 +12,16 @@ from litestar.response.base import ASGIResponse
 from litestar.serialization import encode_json
 from redis.exceptions import RedisError
 
-from tallystream.errors import ConfigurationError, EventError, FlushTimeout, GenerationSwitched, StreamFull, Unconfirmed
+from tallystream.errors import (
+    ConfigurationError,
+    EventError,
+    FlushTimeout,
+    GenerationSwitched,
+    StreamFull,
+    Unconfirmed,
+    named_text,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +111,7 @@ def _not_set_up(error: ConfigurationError) -> ProblemDetailsException:
 
 def _unreachable(error: RedisError) -> ProblemDetailsException:
     # Log the reason and do not send it: it may have the names of hosts and users.
-    structlog.get_logger().warning("service.read_failed", problem=str(error) or type(error).__name__)
+    structlog.get_logger().warning("service.read_failed", problem=text_of(error))
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server with the counters cannot be read", headers=_RETRY)
 
 
@@ -119,5 +128,5 @@ def _refused(error: HTTPException) -> ProblemDetailsException:
 
 
 def _unexpected(error: Exception) -> ProblemDetailsException:
-    structlog.get_logger().error("service.request_failed", problem=f"{type(error).__name__}: {error}", exc_info=error)
+    structlog.get_logger().error("service.request_failed", problem=named_text(error), exc_info=error)
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the service; its log has the details")

@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, text_of
 from tallystream.reading.alerts import FiringAlerts, query_alerts
 from tallystream.reading.ledger import Ledger, PartitionLedger, query_ledger
 from tallystream.rules.metrics import Rules
@@ -46,7 +46,7 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
             firing = await totals.run(query_alerts(deployment.layout, deployment.declared, deployment.now))
         collector = LedgerCollector(ledger, vitals, deployment.declared, firing)
     except (RedisError, ConfigurationError) as error:
-        structlog.get_logger().warning("service.ledger_unavailable", problem=str(error) or type(error).__name__)
+        structlog.get_logger().warning("service.ledger_unavailable", problem=text_of(error))
     text = generate_latest(collector)
     if extra.registry is not None:
         text += generate_latest(extra.registry)
