@@ -87,13 +87,3 @@ class DeploymentChanged(StreamError):
 
 class GenerationSwitched(StreamError):
     """Another generation or topic is live, so nothing was counted: load the deployment again, and try again with it."""
-
-
-def text_of(error: Exception) -> str:
-    """Return the text of an expected error; of an error without a text, the name of its class."""
-    return str(error) or type(error).__name__
-
-
-def named_text(error: Exception) -> str:
-    """Return the class and the text of an unexpected error, such as `ValueError: not a number`."""
-    return f"{type(error).__name__}: {error}"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from tallystream.client.backoff import Backoff
+from tallystream.client.error_text import named_text, text_of
 from tallystream.client.replies import is_connection_stale, is_refusal
-from tallystream.errors import ConfigurationError, SpoolError, named_text, text_of
+from tallystream.errors import ConfigurationError, SpoolError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.send_queue import SendQueue
 from tallystream.producing.spool.buffer import Spool

@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from tallystream.errors import text_of
+from tallystream.client.error_text import text_of
 from tallystream_worker.cli.output import print_json
 
 if TYPE_CHECKING:

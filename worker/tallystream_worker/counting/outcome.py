@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tallystream.errors import named_text
+from tallystream.client.error_text import named_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

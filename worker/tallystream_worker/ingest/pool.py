@@ -9,7 +9,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import TallyError, text_of
+from tallystream.client.error_text import text_of
+from tallystream.errors import TallyError
 from tallystream_worker.ingest.job import Job, run
 from tallystream_worker.ingest.progress import IngestProgress
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from tallystream.errors import TallyError, named_text, text_of
+from tallystream.client.error_text import named_text, text_of
+from tallystream.errors import TallyError
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

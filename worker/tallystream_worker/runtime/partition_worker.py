@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from tallystream.client.backoff import Backoff
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
-from tallystream.errors import GenerationSwitched, named_text
+from tallystream.client.error_text import named_text
+from tallystream.errors import GenerationSwitched
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop

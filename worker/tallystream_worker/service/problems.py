@@ -12,16 +12,8 @@ from litestar.response.base import ASGIResponse
 from litestar.serialization import encode_json
 from redis.exceptions import RedisError
 
-from tallystream.errors import (
-    ConfigurationError,
-    EventError,
-    FlushTimeout,
-    GenerationSwitched,
-    StreamFull,
-    Unconfirmed,
-    named_text,
-    text_of,
-)
+from tallystream.client.error_text import named_text, text_of
+from tallystream.errors import ConfigurationError, EventError, FlushTimeout, GenerationSwitched, StreamFull, Unconfirmed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,8 @@ from prometheus_client.exposition import generate_latest
 from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError, text_of
+from tallystream.client.error_text import text_of
+from tallystream.errors import ConfigurationError
 from tallystream.reading.alerts import FiringAlerts, query_alerts
 from tallystream.reading.ledger import Ledger, PartitionLedger, query_ledger
 from tallystream.rules.metrics import Rules
