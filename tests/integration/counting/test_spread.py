@@ -88,8 +88,9 @@ def feed(harness: Harness, drawn: list[Event], chance: random.Random) -> list[Ha
         pack = packs.pop(partition)
         appender.push(partition, SealedEntry(1, pack.events, pack.size, pack.build()))
         appender.send()
-        received = int(str(appender.last_ids[partition]).partition("-")[0])
-        happened.extend(said(event, received) for event in packed.pop(partition))
+        received, _, sequence = str(appender.last_ids[partition]).partition("-")
+        entry = (int(received), int(sequence))
+        happened.extend(said(event, entry[0], (*entry, n)) for n, event in enumerate(packed.pop(partition)))
 
     for event in drawn:
         is_spread = RULES.metric[event.metric].spread and event.id is None

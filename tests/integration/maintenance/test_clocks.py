@@ -44,7 +44,7 @@ def emit(harness: Harness, events: int = 10) -> None:
 def test_a_step_is_logged_and_shown(clocked, harness, tmp_path):
     """A step of the clock is logged once with its size, and shown in `status` and metrics; so are IDs ahead of it."""
     capture = LogCapture()
-    log = structlog.wrap_logger(structlog.PrintLogger(), processors=[capture])
+    log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0))
     watch = ClockWatch(harness.client, harness.deployment, log)
     watch.run_once()
     watch.run_once()

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from tallystream_worker.process.periodic import PeriodicService
 
 IN_ORDER = [
-    "follow", "stragglers", "trim", "losses", "reaper", "hot-subjects", "alerts-evaluate", "alerts-deliver", "archive",
-    "snapshot", "audit",
+    "follow", "stragglers", "trim", "losses", "reaper", "clock", "hot-subjects", "alerts-evaluate", "alerts-deliver",
+    "archive", "snapshot", "audit",
 ]  # fmt: skip
 
 

@@ -77,9 +77,10 @@ def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: st
     """Yield a vote of 0 for each actor whose vote for the subject is not 0, with a time after that vote."""
     now = int(time.time() * 1000)
     for actor, record in client.hscan_iter(keys.once(metric, "forever", subject), count=1000):
-        at, amount = record.split()[:2]
+        stored, amount = record.split()[:2]
         if int(amount):
-            yield Single(metric, subject, 0, max(now, int(at) + 1), actor.decode(), None)
+            at = int(stored.partition(b"@")[0])  # before the vote's place in the log, see records.lua
+            yield Single(metric, subject, 0, max(now, at + 1), actor.decode(), None)
 
 
 def _compensation(
