@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "configuration.md"
 
 _HEAD = """# Configuration
 
-This page is for operators. It lists every setting, its default and its environment variable.
+This page is for operators. It lists every setting, its default, and the environment variable that overrides it.
 
 The configuration is one file: `tallystream.toml` or `config/tallystream.toml` in the working folder, or the file that
 `--config` names. An environment variable overrides the file, and the command line overrides both.
@@ -34,7 +34,8 @@ def page(source: str) -> str:
     for section, kind in SECTIONS.items():
         stated = _settings(source, section)
         intro = " ".join((kind.__doc__ or "").split())
-        parts.append(f"## `[{section}]`\n\n{intro}\n\n| setting | default | | environment |\n| --- | --- | --- | --- |")
+        columns = "| setting | default | meaning | variable |\n| --- | --- | --- | --- |"
+        parts.append(f"## `[{section}]`\n\n{intro}\n\n{columns}")
         for setting in fields(kind):
             value, about = stated[setting.name]
             variable = f"TALLYSTREAM_{section}_{setting.name}".upper()
@@ -45,13 +46,14 @@ def page(source: str) -> str:
         "## `[metric.NAME]`\n\nOne section declares one metric. The producer refuses events of other metrics, and the "
         "worker dead-letters them. [Rules](rules.md) has the bytes of each rule, and the effect of a change on a live "
         "system.\n\n"
-        f"| rule | |\n| --- | --- |\n{rows}\n"
+        f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
-        "## `[ratio.NAME]`\n\nA figure that every subject shows: the sum of the metrics in `of`, divided by the sum of "
-        "the metrics in `by`. It is 0 if the divisor is 0.\n\n## `zone`\n\n"
-        'The time zone in which days and months begin, such as `"Europe/Vienna"`; default `"UTC"`. It is a name of the '
-        'IANA database, because `"localtime"` is another zone on each host. Write it before the first section.\n'
+        "## `[ratio.NAME]`\n\nA ratio that is shown with every subject: the sum of its totals of the metrics in `of`, "
+        "divided by the sum of its totals of the metrics in `by`. It is 0 if the divisor is 0.\n\n## `zone`\n\n"
+        "The time zone in which days and months begin. The default is `UTC`. Use a name of the IANA database, such as "
+        '`"Europe/Vienna"`. `"localtime"` is refused, because it may be another zone on each host. Write this setting '
+        "before the first section.\n"
     )
     return "\n".join(parts)
 
