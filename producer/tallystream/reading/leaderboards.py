@@ -153,14 +153,32 @@ def _query_ranked(
         return _board(layout, rules, metric, n, lambda keys: keys.top(metric), exact=rules.metric[metric].exact)
     if window in WINDOWS:
         name, current = covered.buckets[0]
-        return _board(layout, rules, metric, n, lambda keys: keys.window_top(name, metric, current.label), exact=True)
+        key = partial(_window_top, name, metric, current.label)
+        return _board(layout, rules, metric, n, key, exact=True, is_bucket=True)
     return _rolling(layout, rules, metric, n, covered.buckets)
 
 
 def _board(
-    layout: Layout, rules: Rules, metric: str, n: int, key: Callable[[PartitionKeys], str], *, exact: bool
+    layout: Layout,
+    rules: Rules,
+    metric: str,
+    n: int,
+    key: Callable[[PartitionKeys], str],
+    *,
+    exact: bool,
+    is_bucket: bool = False,
 ) -> Query[_Ranked]:
-    """Return a query that merges one leaderboard of every partition; no subject is in two partitions."""
+    """Return a query that merges one leaderboard of every partition; no subject is in two partitions.
+
+    Args:
+        layout: The partitions.
+        rules: The declared metrics.
+        metric: The metric.
+        n: The most places.
+        key: Returns the key of the leaderboard in a partition.
+        exact: Whether the totals are not in a sketch by the rules.
+        is_bucket: Whether the leaderboard is that of a bucket, which has no subject that is in a sketch.
+    """
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []
     for keys in layout.keys:
@@ -171,7 +189,7 @@ def _board(
         ]
 
     def parse(replies: list[Any]) -> _Ranked:
-        positions, places, error = [], [], 0
+        positions, places, error, unseen = [], [], 0, 0
         for first, keys in zip(range(0, len(replies), 4), layout.keys, strict=True):
             positions.append(parse_position(replies[first : first + 2], keys.group))
             board = [(subject.decode(), int(score)) for subject, score in _pairs(raise_on_error(replies[first + 2]))]
@@ -180,11 +198,14 @@ def _board(
             if shrunk and len(board) >= cap:
                 # A value sank while the leaderboard was full: a subject cut off earlier may now exceed the last value.
                 error = max(error, abs(board[n - 1][1] - board[-1][1]) + 1 if len(board) >= n else 0)
-            if sketched or not exact:
+            if is_bucket:
+                unseen = max(unseen, sketched)  # all events of a subject in the sketch may be in the bucket
+            elif sketched or not exact:
                 error = max(error, bound(sketched))
         places.sort(key=rank, reverse=True)
+        last = max(0, places[n - 1][1]) if len(places) >= n else 0
         shown = [(subject, floored(rules, metric, value)) for subject, value in places[:n]]
-        return _Ranked(shown, positions, error)
+        return _Ranked(shown, positions, max(error, unseen - last))
 
     return Query(commands, parse)
 
@@ -291,6 +312,10 @@ def _spread(
         return found.then(show)
 
     return Query(commands, candidates)
+
+
+def _window_top(window: str, metric: str, label: str, keys: PartitionKeys) -> str:
+    return keys.window_top(window, metric, label)
 
 
 def _totals_of(keys: PartitionKeys, metric: str, subjects: Sequence[str]) -> Command:

@@ -174,6 +174,17 @@ def test_subjects_beyond_the_quota_go_to_the_sketch(harness, totals):
     assert (outcome.accepted, outcome.total) == (True, None)
 
 
+def test_the_error_of_a_bucket_covers_subjects_in_the_sketch(harness, totals):
+    """A subject beyond the quota is in no bucket, and may have more in it than every subject that is listed."""
+    now = time.time()
+    count(harness, invented(QUOTA * PARTITIONS * 4))
+    count(harness, [("few", "late:1", 50, now, None)])
+    for window in ("day", "1d"):
+        board = totals.top("few", window, n=5)
+        assert "late:1" not in dict(board.places)
+        assert board.places[-1][1] + board.error >= 50
+
+
 def test_a_quota_bounds_the_memory(harness):
     """200,000 subjects beyond the quota add only a sketch, and no keys or fields."""
     count(harness, invented(1000))
