@@ -241,8 +241,9 @@ def test_a_lost_group_is_made_good(server):
             assert totals.get("a", "view").value == 5
 
 
-def test_what_is_gone_comes_from_the_archive(server, tmp_path):
-    """A rebuild of trimmed streams is refused without an archive; with one, it counts each entry once."""
+@pytest.mark.parametrize("left", [2, 0])
+def test_what_is_gone_comes_from_the_archive(server, tmp_path, left):
+    """A rebuild of trimmed or empty streams is refused without an archive; with one, it counts each entry once."""
     with Harness(server.url, rules=RULES, partitions=2) as harness:
         emit(harness, "a", 30)
         emit(harness, "b", 30)
@@ -250,7 +251,7 @@ def test_what_is_gone_comes_from_the_archive(server, tmp_path):
         store = Store(str(tmp_path / "archive"))
         Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
         for keys in harness.layout.keys:
-            harness.client.xtrim(keys.stream, maxlen=2, approximate=False)
+            harness.client.xtrim(keys.stream, maxlen=left, approximate=False)
         with pytest.raises(ConfigurationError, match="no longer in the streams"):
             rebuilt(harness)
         rebuilt(harness, archive=store.url)

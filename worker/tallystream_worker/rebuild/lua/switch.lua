@@ -26,16 +26,16 @@ elseif live ~= ARGV[1] then
   return { 'other' }
 end
 local present, new = streams.group(stream, ARGV[2]), streams.existing_group(stream, ARGV[4])
-local delivered = new['last-delivered-id']
-if new.pending > 0 or (present and streams.is_before(delivered, present['last-delivered-id'])) then
-  return { 'incomplete' }
-end
-local waiting = call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', LATER)
-if #waiting == LATER then
+local counted = present and present['last-delivered-id'] or '0-0'
+-- Compare entries, not the two groups' last IDs: if the present generation's last entries are gone from the stream, the
+-- new generation counted them from the archive, and its group never receives them.
+local waiting = call('XRANGE', stream, '(' .. new['last-delivered-id'], '+', 'COUNT', LATER)
+if new.pending > 0 or #waiting == LATER then
   return { 'incomplete' }
 end
 for _, entry in ipairs(waiting) do
-  if maps.from_flat(entry[2]).d then -- decide.lua has counted it in the present generation already
+  local decided = maps.from_flat(entry[2]).d -- decide.lua has counted it in the present generation already
+  if decided or not streams.is_before(counted, entry[1]) then
     return { 'incomplete' }
   end
 end

@@ -2,8 +2,8 @@
 --
 -- A bucket closes when its retention has passed. An event that the server receives later is not added to it, and no
 -- read uses it. Its key is kept for a while longer, so that entries that arrived in time can be counted, and a reader
--- that has just found the bucket open can read it. After that the key is gone, and counting must not create it again: it
--- would have only the last events.
+-- that has just found the bucket open can read it. After that the key is gone, and counting must not create it again:
+-- it would have only the last events.
 local KEPT = 3600000 -- milliseconds that a key is kept after its bucket closes
 
 -- Returns true if the key of a bucket that closes at millisecond `closes` (0: never) has expired at millisecond `now`.
