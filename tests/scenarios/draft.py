@@ -75,7 +75,7 @@ class Draft:
         actor = self.pick(["u1", "u2", "u3"]) if rule.once else self.pick([None, None, "u1", "u2", "u3", "u4"])
         id_ = self._id()
         subject = self.pick(["a", "b", "c", "d", "e"])
-        event = Occurrence(metric, subject, self._amount(rule), actor, self._at(rule), id_)
+        event = Occurrence(metric, subject, self._amount(rule), actor, self._at(), id_)
         self.events.append(event)
         return event
 
@@ -101,14 +101,10 @@ class Draft:
             amounts += [-1, -3]
         return self.pick(amounts)
 
-    def _at(self, rule: Metric) -> float | None:
+    def _at(self) -> float | None:
         ago = self.pick(AGOS)
         if not avoided(Known.RESETS) and self.chance(8):
             ago = -1800
-        if avoided(Known.REVIVED_BUCKETS) and ago > 0:
-            kept = [rule.retention_seconds(window) for window in (*rule.windows, *filter(None, [rule.unique]))]
-            if any(seconds is not None and ago > seconds - HOUR for seconds in kept):
-                return None
         return None if ago == 0 else self.elapsed - ago
 
 

@@ -36,7 +36,7 @@ from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.maintenance.losses import losses_service
-from tallystream_worker.maintenance.reaper import reaper_service
+from tallystream_worker.maintenance.reaper import reap_consumers, reap_producers, reaper_service
 from tallystream_worker.maintenance.trim import trim_service
 from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.service.server import serving
@@ -141,6 +141,16 @@ def plain(url: str, fields: list[dict[str, str]]) -> list[str]:
         return [client.xadd(layout.keys_of(each["subject"]).stream, each).decode() for each in fields]
 
 
+def last_times(url: str) -> list[float]:
+    """Return the time of the last ID of each partition's stream, in seconds since 1970; 0 for an empty stream."""
+    with contextlib.closing(connect(url)) as client:
+        times = []
+        for keys in Deployment.load(client).layout.keys:
+            last = client.xinfo_stream(keys.stream)["last-generated-id"] if client.exists(keys.stream) else b"0-0"
+            times.append(int(last.partition(b"-")[0]) / 1000)
+        return times
+
+
 def count(url: str, consumer: str, shuffle: int | None = None, most: int | None = None) -> int:
     """Count the entries that wait, and return their number.
 
@@ -224,6 +234,25 @@ def maintain(config: str, consumer: str) -> None:
     ):
         service.run_once()
         service.stop(time.monotonic() + 5)
+
+
+def settle(config: str) -> None:
+    """Run one pass of the service that looks for losses, which also sets the lag of a consumer group right."""
+    settings = load(Path(config), {})
+    with contextlib.closing(connect(settings.redis.url)) as client:
+        deployment = Deployment.load(client)
+    service = losses_service(settings, deployment, structlog.get_logger())
+    service.run_once()
+    service.stop(time.monotonic() + 5)
+
+
+def reap(url: str, consumer: str, longest: float) -> None:
+    """Make one pass that removes silent consumers and producers; it adds up to `longest` seconds to the active time."""
+    with contextlib.closing(connect(url)) as client:
+        for keys in Deployment.load(client).layout.keys:
+            if client.exists(keys.stream):
+                reap_consumers(client, keys, consumer)
+                reap_producers(client, keys, "0", longest=longest)
 
 
 def read(url: str, questions: list[list[Any]]) -> dict[str, Any]:

@@ -12,9 +12,6 @@ from enum import Enum
 class Known(Enum):
     """A fault that the moves avoid, with the issue and its item."""
 
-    EXPIRED_RANGES = "15.1: ranges over expired buckets are answered with error 0"
-    REVIVED_BUCKETS = "15.1: a late event revives an expired bucket with only itself"
-    SERVER_CLOCK = "15.5: after a jump of the server's clock, lateness is measured from the stream's ID"
     CALLER_CLOCK = "15.6: decide looks at the caller's clock"
     LARGE_SUMS = "g10: sums near 2^53"
     NEGATIVE_SKETCHES = "f06: sketches with negative amounts"

@@ -150,12 +150,13 @@ def check(world: World) -> None:
     Raises:
         Mismatch: an answer is wrong.
     """
-    asked = list(questions(world.model, world.now("reader")))
+    world.steady()
+    asked = list(questions(world.model, world.present()))
     reply = world.ask("reader", "read", url=world.url, questions=[list(question.method) for question in asked])
     wrong = []
     for question, answer in zip(asked, reply["answers"], strict=True):
         world.checks += 1
-        if problem := answer.get("refused") or question.judge(answer):
+        if problem := question.problem(answer):
             wrong.append(f"{question}: {problem}\n    answer: {msgspec.json.encode(answer).decode()}")
     if wrong:
         raise Mismatch("\n".join([*wrong[:5], *_dead_letters(world)]))

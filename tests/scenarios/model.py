@@ -12,15 +12,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from tallystream.rules.windows import bucket
-from tests.oracle import AHEAD, home
+from tests.oracle import AHEAD
 from tests.oracle_rules import Books, Happened, is_late, tally
 from tests.scenarios.script import Occurrence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tallystream.rules.metrics import Metric, Rules
-    from tallystream.rules.windows import Bucket
 
 MINUTE: Final = 60
 GROUPED: Final = 2**40
@@ -74,7 +71,8 @@ class Logged:
     Attributes:
         event: The event as it was emitted.
         at: Its time, in milliseconds since 1970.
-        received: The server's time at the append, in milliseconds since 1970.
+        received: The server's time at the append, in milliseconds since 1970; of a plain entry, that of its ID.
+        id_time: The time of the entry's ID, in milliseconds: later than `received` if the server's clock was set back.
         place: Its place among all events of the log.
         single: Whether its exact time is known to the worker: it is not packed with others of the same minute.
     """
@@ -82,13 +80,14 @@ class Logged:
     event: Occurrence
     at: int
     received: int
+    id_time: int
     place: int
     single: bool
 
     @property
     def dead(self) -> bool:
         """Whether the worker refuses the event, because it lies too far in the future."""
-        return self.at > self.received + AHEAD * 1000
+        return self.at > self.id_time + AHEAD * 1000
 
     def happened(self, zone: str) -> Zoned:
         """Return the event as the oracle takes it."""
@@ -103,12 +102,10 @@ class Model:
 
     Args:
         rules: The rules that the deployment counts by.
-        partitions: The number of partitions.
     """
 
-    def __init__(self, rules: Rules, partitions: int) -> None:
+    def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.partitions = partitions
         self.log: list[Logged] = []
         self.retracted: set[int] = set()
         """Places of the events that were taken back."""
@@ -123,8 +120,12 @@ class Model:
         self._settled = 0
         self.waiting = False
         """Whether an entry may not be counted yet."""
+        self.latest = 0.0
+        """The latest second that the server's clock has ever shown."""
 
-    def append(self, event: Occurrence, at: float, received: float, *, packed: bool) -> None:
+    def append(
+        self, event: Occurrence, at: float, received: float, *, packed: bool, id_time: float | None = None
+    ) -> None:
         """Record an event that was appended.
 
         Args:
@@ -132,9 +133,12 @@ class Model:
             at: Its time in seconds since 1970.
             received: The second at which the server appended it, by the server's clock.
             packed: Whether a producer packed it with other events.
+            id_time: The time of the entry's ID, if the clock was set back; `None` if it is `received`.
         """
         single = not packed or event.actor is not None or event.id is not None or abs(event.amount) >= GROUPED
-        self.log.append(Logged(event, int(at * 1000), int(received * 1000), len(self.log), single))
+        of_id = received if id_time is None else id_time
+        times = (int(at * 1000), int(received * 1000), int(of_id * 1000))
+        self.log.append(Logged(event, *times, len(self.log), single))
         self.waiting = True
         self._changed()
 
@@ -199,7 +203,7 @@ class Model:
             if (event.metric, event.subject) == (metric, subject) and amount:
                 at = max(int(now * 1000), int(event.at) + 1)
                 vote = Occurrence(metric, subject, 0, event.actor)
-                self.log.append(Logged(vote, at, int(now * 1000), len(self.log), single=True))
+                self.log.append(Logged(vote, at, int(now * 1000), int(now * 1000), len(self.log), single=True))
 
     def _changed(self) -> None:
         self.__dict__.pop("books", None)
@@ -236,21 +240,50 @@ class Model:
         found = {logged.event.subject for logged in self.log if logged.event.metric == metric}
         return [*sorted(found - {"nothing:here"}), "nothing:here"]
 
-    def actors(self, metric: str, subject: str, buckets: list[Bucket]) -> int:
-        """Return the number of different actors of a subject's events in some buckets; late ones are left out."""
-        rule, start, end = self.rules.metric[metric], buckets[0].start * 1000, buckets[-1].end * 1000
-        found = set()
+    def is_open(self, metric: str, window: str, end: int, now: float) -> bool:
+        """Return whether a bucket that ends at second `end` can still be read at second `now` of the server's clock."""
+        kept = self.rules.metric[metric].retention_seconds(window)
+        return kept is None or now < end + kept
+
+    def doubtful(
+        self, metric: str, subject: str | None, start: float, end: float, windows: list[str], now: float
+    ) -> bool:
+        """Return whether buckets may lack events because the server's clock was ahead of `now`, and they had closed.
+
+        A clock that is ahead expires keys for good, and events that arrive then are not added to the closed buckets.
+
+        Args:
+            metric: The metric.
+            subject: The subject of the events; `None` for every subject.
+            start: The first second of the events.
+            end: The first second after them.
+            windows: The windows whose buckets are read.
+            now: The present by the server's clock.
+        """
+        if self.latest < now + MINUTE:
+            return False
+        return any(
+            not self.is_open(metric, window, bucket(window, logged.at // 60_000, self.rules.zone).end, self.latest)
+            for logged in self.alive
+            if logged.event.metric == metric and subject in (None, logged.event.subject)
+            if start * 1000 <= logged.at < end * 1000
+            for window in windows
+        )
+
+    def actors(self, metric: str, subject: str, start: float, end: float) -> int:
+        """Return the number of different actors of a subject's events in some seconds; late ones are left out."""
+        rule, found = self.rules.metric[metric], set()
         for logged in self.alive:
             event = logged.event
             late = is_late(logged.happened("UTC"), rule)
             rejects = rule.rejects_late or (event.id is not None and rule.keeps_ids)
             if (late and rejects) or (event.metric, event.subject) != (metric, subject):
                 continue
-            if event.actor is not None and start <= logged.at < end:
+            if event.actor is not None and start * 1000 <= logged.at < end * 1000:
                 found.add(event.actor)
         return len(found)
 
-    def ranking(self, metric: str, start: float | None = None, end: float = 0) -> list[tuple[str, int]]:
+    def ranking(self, metric: str, start: float | None, end: float) -> list[tuple[str, int]]:
         """Return the subjects of a metric and their totals, or their sums in a range of seconds, largest first."""
         if start is None:
             sums = {subject: total for (name, subject), total in self.books.totals.items() if name == metric}
@@ -263,22 +296,9 @@ class Model:
         floor = self.rules.metric[metric].floor
         return value if floor is None else max(value, floor)
 
-    def home(self, subject: str) -> int:
-        """Return the partition of a subject."""
-        return home(subject, self.partitions)
-
 
 def located(events: list[Zoned], rules: dict[str, Metric], resets: dict[tuple[str, str], int]) -> Located:
     """Return the correct counters of events, with the parts of each total."""
     books = Located(resets=resets)
     tally(events, rules, books)
     return books
-
-
-def covering(window: str, start: float, end: float, zone: str) -> Iterator[Bucket]:
-    """Yield the buckets of a window from the one that contains second `start` to the one before or at `end`."""
-    at = int(start)
-    while at < end:
-        found = bucket(window, at // MINUTE, zone)
-        yield found
-        at = found.end

@@ -11,12 +11,12 @@ from urllib.parse import quote, urlencode
 
 from tallystream.rules.windows import bucket, seconds
 from tallystream.wire.window import WINDOWS
-from tests.scenarios.known import Known, avoided
-from tests.scenarios.model import MINUTE, covering
+from tests.scenarios.model import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tallystream.rules.windows import Bucket
     from tests.scenarios.model import Model
 
 RANGES: Final = ("1h", "30h", "7d", "30d")
@@ -24,6 +24,23 @@ RANGES: Final = ("1h", "30h", "7d", "30d")
 
 MOST_SUBJECTS: Final = 9
 """Subjects of a metric about which every question is asked; leaderboards have all of them."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """The time at which questions are answered, by the server's clock, in seconds since 1970.
+
+    Attributes:
+        first: The time before the first answer.
+        last: The time after the last answer; it is in the same minute, unless the clock is set meanwhile.
+    """
+
+    first: float
+    last: float
+
+    def buckets(self, window: str, zone: str) -> tuple[Bucket, Bucket]:
+        """Return the buckets of a window that contain the first and the last time."""
+        return bucket(window, int(self.first) // MINUTE, zone), bucket(window, int(self.last) // MINUTE, zone)
 
 
 @dataclass(frozen=True)
@@ -35,20 +52,29 @@ class Question:
         judge: Returns what is wrong with an answer; `None` for a right one.
         path: The path and query over HTTP; empty if there is none.
         command: The arguments of the command line; empty if there are none.
+        may_be_refused: Whether the read may be refused, because it would read more than 1,000 buckets.
     """
 
     method: tuple[Any, ...]
     judge: Callable[[dict[str, Any]], str | None]
     path: str = ""
     command: tuple[str, ...] = field(default=())
+    may_be_refused: bool = False
+
+    def problem(self, answer: dict[str, Any]) -> str | None:
+        """Return what is wrong with an answer, or with its refusal; `None` for a right one."""
+        refused = answer.get("refused")
+        if refused is None:
+            return self.judge(answer)
+        return None if self.may_be_refused and "would read more than 1,000" in refused else refused
 
     def __str__(self) -> str:
         name, *arguments = self.method
         return f"{name}({', '.join(map(repr, arguments))})"
 
 
-def questions(model: Model, now: float) -> Iterator[Question]:
-    """Yield every question about the events of a model, for a reader whose clock shows second `now`."""
+def questions(model: Model, now: Present) -> Iterator[Question]:
+    """Yield every question about the events of a model, with the answers that are right at a time."""
     yield _ledger(model)
     for metric, rule in model.rules.metric.items():
         for subject in model.subjects(metric)[:MOST_SUBJECTS]:
@@ -56,8 +82,7 @@ def questions(model: Model, now: float) -> Iterator[Question]:
             for window in _windows(model, metric):
                 yield _series(model, metric, subject, window, now)
             for over in RANGES if _windows(model, metric) else ():
-                if question := _sum(model, metric, subject, over, now):
-                    yield question
+                yield _sum(model, metric, subject, over, now)
             if rule.once is not None:
                 yield _votes(model, metric, subject)
             if rule.limit is not None:
@@ -110,70 +135,100 @@ def _total(model: Model, metric: str, subject: str) -> Question:
     return Question(("get", subject, metric), judge, f"/v1/counters/{quote(subject, safe='')}/{metric}")
 
 
-def _retained(model: Model, metric: str, window: str, end: int, now: float) -> bool:
-    kept = model.rules.metric[metric].retention_seconds(window)
-    return kept is None or end + kept > now + MINUTE
-
-
-def _series(model: Model, metric: str, subject: str, window: str, now: float) -> Question:
+def _series(model: Model, metric: str, subject: str, window: str, now: Present) -> Question:
     last = {"minute": 90, "hour": 60, "day": 45, "month": 4}[window]
 
     def judge(answer: dict[str, Any]) -> str | None:
         for point in answer["series"]:
             own = bucket(window, point["start"] // MINUTE, model.rules.zone)
-            truth = model.floored(metric, model.books.windows[window, metric, own.label, subject])
             if point["bucket"] != own.label or point["start"] != own.start:
                 return f"bucket {point} is {own}"
-            if not _retained(model, metric, window, own.end, now) and avoided(Known.EXPIRED_RANGES):
+            if point["value"] is None:
+                if model.is_open(metric, window, own.end, now.last):
+                    return f"{point['bucket']} is missing, but it is kept"
                 continue
-            missing = answer["error"] if _is_estimated(model, metric) else 0
-            if not truth - missing <= point["value"] <= truth and not _is_incomplete(answer, point):
+            if not model.is_open(metric, window, own.end, now.first):
+                return f"{point['bucket']} is {point['value']}, but it has closed"
+            if model.doubtful(metric, subject, own.start, own.end, [window], now.last):
+                continue
+            truth = model.floored(metric, model.books.windows[window, metric, own.label, subject])
+            lacking = answer["error"] if _is_estimated(model, metric) else 0
+            if not truth - lacking <= point["value"] <= truth:
                 return f"{point['bucket']} is {point['value']}, expected {truth}"
-        newest = bucket(window, int(now) // MINUTE, model.rules.zone)
-        return _differs("the last bucket", answer["series"][-1]["bucket"], newest.label)
+        return _misses_points(answer) or _is_one_of(
+            "the last bucket", answer["series"][-1]["bucket"], [each.label for each in now.buckets(window, zone)]
+        )
 
+    zone = model.rules.zone
     path = f"/v1/counters/{quote(subject, safe='')}/{metric}?{urlencode({'window': window, 'last': last})}"
     command = ("get", subject, metric, "--window", window, "--last", str(last), "--json")
     return Question(("series", subject, metric, window, last), judge, path, command)
 
 
-def _is_incomplete(answer: dict[str, Any], part: dict[str, Any] | None = None) -> bool:
-    """Return whether an answer states that something is missing from it."""
-    return answer.get("complete") is False or (part or {}).get("complete") is False
+def _misses_points(answer: dict[str, Any]) -> str | None:
+    """Return what is wrong with the bounds of a series: they are those of its points that have a value."""
+    points = answer["series"]
+    start = next(point["start"] for point in points if point["value"] is not None)
+    missing = [] if start == points[0]["start"] else [{"start": points[0]["start"], "end": start}]
+    expected = (start, not missing, missing)
+    return _differs("start, complete, missing", (answer["start"], answer["complete"], answer["missing"]), expected)
 
 
-def _range(model: Model, metric: str, over: str, now: float) -> tuple[int, int] | None:
-    """Return the seconds that a range covers, in whole buckets of the finest window; `None` if a part has expired."""
-    rule, zone = model.rules.metric[metric], model.rules.zone
-    length = seconds(over) or 0
-    finest = next(window for window in WINDOWS if window in rule.windows)
-    if length // {"minute": 60, "hour": 3600}.get(finest, 86_400) > 900:
-        return None
-    start = bucket(finest, (int(now) - length + 1) // MINUTE, zone).start
-    end = bucket(finest, int(now) // MINUTE, zone).end
-    if avoided(Known.EXPIRED_RANGES):
-        kept = [rule.retention_seconds(window) for window in rule.windows]
-        if any(each is not None and now - start > each for each in kept):
-            return None
-    return start, end
+def _is_one_of(name: str, found: Any, expected: list[Any]) -> str | None:
+    return None if found in expected else f"{name} is {found}, expected one of {expected}"
 
 
-def _sum(model: Model, metric: str, subject: str, over: str, now: float) -> Question | None:
-    span = _range(model, metric, over, now)
-    if span is None:
-        return None
+def _wrong_bounds(
+    model: Model, metric: str, windows: list[str], over: str, now: Present, answer: dict[str, Any]
+) -> str | None:
+    """Return what is wrong with the bounds of a figure over a duration that ends now.
+
+    The figure covers the duration if any window keeps the bucket that contains its begin. Otherwise the figure begins
+    with the first bucket that is kept, and states that everything before it is missing.
+    """
+    zone, length, start, end = model.rules.zone, seconds(over) or 0, answer["start"], answer["end"]
+    if not now.first < end <= max(now.buckets(window, zone)[1].end for window in windows):
+        return f"ends at {end}, but now is {now}"
+    begins = int(now.first) - length + 1, int(now.last) - length + 1
+    starting = [each for each in windows if bucket(each, start // MINUTE, zone).start == start]
+    if not any(model.is_open(metric, each, bucket(each, start // MINUTE, zone).end, now.first) for each in starting):
+        return f"begins at {start}, which is no begin of a bucket that is kept"
+    if answer["complete"]:
+        earliest = min(bucket(each, begins[0] // MINUTE, zone).start for each in windows)
+        return None if earliest <= start <= begins[1] and not answer["missing"] else f"begins at {start}, not {begins}"
+    (gap,) = answer["missing"]
+    if gap["end"] != start or gap["start"] > begins[1] or start <= begins[0]:
+        return f"states the gap {gap}, but begins at {start}, and {begins} was asked for"
+    for each in windows:
+        if model.is_open(metric, each, bucket(each, (start - 1) // MINUTE, zone).end, now.last):
+            return f"lacks what is before {start}, but its {each} is kept"
+    return None
+
+
+def _may_be_too_long(model: Model, metric: str, over: str) -> bool:
+    """Return whether a range may need more than 1,000 buckets, because coarser ones do not meet or are not kept."""
+    finest = next(window for window in WINDOWS if window in model.rules.metric[metric].windows)
+    return (seconds(over) or 0) // {"minute": 60, "hour": 3600}.get(finest, 86_400) > 900
+
+
+def _sum(model: Model, metric: str, subject: str, over: str, now: Present) -> Question:
+    windows = list(model.rules.metric[metric].windows)
 
     def judge(answer: dict[str, Any]) -> str | None:
-        if answer["start"] > span[0] or answer["end"] < span[1]:
-            return f"covers {answer['start']} to {answer['end']}, not {span}"
-        truth = model.floored(metric, model.books.within(metric, subject, answer["start"], answer["end"]))
-        missing = answer["error"] if _is_estimated(model, metric) else 0
-        if _is_incomplete(answer) or truth - missing <= answer["value"] <= truth:
+        start, end = answer["start"], answer["end"]
+        if problem := _wrong_bounds(model, metric, windows, over, now, answer):
+            return problem
+        if model.doubtful(metric, subject, start, end, windows, now.last):
             return None
-        return _differs(f"sum {answer['start']} to {answer['end']}", answer["value"], truth)
+        truth = model.floored(metric, model.books.within(metric, subject, start, end))
+        lacking = answer["error"] if _is_estimated(model, metric) else 0
+        return None if truth - lacking <= answer["value"] <= truth else f"{answer['value']}, expected {truth}"
 
+    method = ("sum", subject, metric, over)
+    if _may_be_too_long(model, metric, over):
+        return Question(method, judge, may_be_refused=True)
     path = f"/v1/counters/{quote(subject, safe='')}/{metric}?over={over}"
-    return Question(("sum", subject, metric, over), judge, path, ("get", subject, metric, "--over", over, "--json"))
+    return Question(method, judge, path, ("get", subject, metric, "--over", over, "--json"))
 
 
 def _votes(model: Model, metric: str, subject: str) -> Question:
@@ -185,70 +240,94 @@ def _votes(model: Model, metric: str, subject: str) -> Question:
     return Question(("votes", subject, metric), judge, f"/v1/votes/{metric}/{quote(subject, safe='')}")
 
 
-def _limit(model: Model, metric: str, subject: str, now: float) -> Question:
+def _limit(model: Model, metric: str, subject: str, now: Present) -> Question:
     rule = model.rules.metric[metric]
     assert rule.per is not None
-    assert rule.limit is not None
-    current = bucket(rule.per, int(now) // MINUTE, model.rules.zone)
-    used = model.books.asked[metric, current.label, subject]
+    per, limit = rule.per, rule.limit or 0
 
     def judge(answer: dict[str, Any]) -> str | None:
-        expected = (used, max(0, (rule.limit or 0) - used), None if rule.per == "total" else float(current.end))
-        return _differs("limit", (answer["used"], answer["remaining"], answer["reset_at"]), expected)
+        expected = []
+        for current in now.buckets(per, model.rules.zone):
+            used = model.books.asked[metric, current.label, subject]
+            expected.append((used, max(0, limit - used), None if per == "total" else float(current.end)))
+        return _is_one_of("limit", (answer["used"], answer["remaining"], answer["reset_at"]), expected)
 
     return Question(("limit", subject, metric), judge, f"/v1/limits/{metric}/{quote(subject, safe='')}")
 
 
-def _uniques(model: Model, metric: str, subject: str, now: float) -> Iterator[Question]:
-    rule, zone = model.rules.metric[metric], model.rules.zone
-    unique = rule.unique
+def _uniques(model: Model, metric: str, subject: str, now: Present) -> Iterator[Question]:
+    unique = model.rules.metric[metric].unique
     assert unique is not None
     for over in (None, *RANGES):
-        length = 0 if over is None else (seconds(over) or 0) - 1
-        buckets = list(covering(unique, now - length, int(now) + 1, zone))
-        if not _retained(model, metric, unique, buckets[0].end, now) and avoided(Known.EXPIRED_RANGES):
-            continue
-        truth = model.actors(metric, subject, buckets)
 
-        def judge(answer: dict[str, Any], truth: int = truth) -> str | None:
-            fits = _is_incomplete(answer) or abs(answer["value"] - truth) <= 0.05 * truth
+        def judge(answer: dict[str, Any], over: str | None = over) -> str | None:
+            start, end = answer["start"], answer["end"]
+            if over is None:
+                problem = _not_current(model, unique, now, answer)
+            else:
+                problem = _wrong_bounds(model, metric, [unique], over, now, answer)
+            if problem or model.doubtful(metric, subject, start, end, [unique], now.last):
+                return problem
+            truth = model.actors(metric, subject, start, end)
+            fits = abs(answer["value"] - truth) <= 0.05 * truth
             return None if fits else f"{answer['value']} different actors, expected {truth}"
 
         path = f"/v1/uniques/{metric}/{quote(subject, safe='')}" + (f"?over={over}" if over else "")
         yield Question(("uniques", subject, metric, over), judge, path)
 
 
-def _tops(model: Model, metric: str, now: float) -> Iterator[Question]:
-    yield _top(model, metric, None, model.ranking(metric))
-    for window in _windows(model, metric):
-        current = bucket(window, int(now) // MINUTE, model.rules.zone)
-        yield _top(model, metric, window, model.ranking(metric, current.start, current.end))
-    for over in RANGES if _windows(model, metric) else ():
-        if span := _range(model, metric, over, now):
-            yield _top(model, metric, over, model.ranking(metric, *span))
+def _not_current(model: Model, window: str, now: Present, answer: dict[str, Any]) -> str | None:
+    """Return what is wrong with the bounds of a figure of the current bucket of a window."""
+    current = [(each.start, each.end, True, []) for each in now.buckets(window, model.rules.zone)]
+    found = (answer["start"], answer["end"], answer["complete"], answer["missing"])
+    return _is_one_of("start, end, complete, missing", found, current)
 
 
-def _top(model: Model, metric: str, window: str | None, ranking: list[tuple[str, int]]) -> Question:
-    truth = dict(ranking)
-    n = min(10, model.rules.metric[metric].top)
+def _tops(model: Model, metric: str, now: Present) -> Iterator[Question]:
+    for window in (None, *_windows(model, metric), *(RANGES if _windows(model, metric) else ())):
+        yield _top(model, metric, window, now)
+
+
+def _top(model: Model, metric: str, window: str | None, now: Present) -> Question:
+    n, windows = min(10, model.rules.metric[metric].top), list(model.rules.metric[metric].windows)
 
     def judge(answer: dict[str, Any]) -> str | None:
-        if _is_incomplete(answer):
+        start, end = answer["start"], answer["end"]
+        if window is None:
+            problem = _differs("start, end, complete", (start, end, answer["complete"]), (None, None, True))
+        elif window in WINDOWS:
+            problem = _not_current(model, window, now, answer)
+        else:
+            problem = _wrong_bounds(model, metric, windows, window, now, answer)
+        if problem:
+            return problem
+        if window is not None and model.doubtful(metric, None, start, end, windows, now.last):
             return None
-        error, floor = answer["error"], model.rules.metric[metric].floor
-        places = [(place["subject"], place["value"]) for place in answer["top"]]
-        for subject, value in places:
-            expected = model.floored(metric, truth.get(subject, 0))
-            if abs(value - expected) > (error if floor is None or expected != floor else 2**53):
-                return f"{subject} has {value} with error {error}, expected {expected} of {ranking}"
-        listed = {subject for subject, _ in places}
-        # A list that is not full has every subject above 0, unless it states an error.
-        last = places[-1][1] if len(places) == n or (error and places) else 0
-        for subject, value in ranking:
-            if subject not in listed and value > max(last, floor or 0) + error:
-                return f"{subject} with {value} is not listed, error {error}: {places}"
-        return None
+        return _wrong_places(model, metric, model.ranking(metric, start, end), n, answer)
 
+    method = ("top", metric, window)
+    if window is not None and window not in WINDOWS and _may_be_too_long(model, metric, window):
+        return Question(method, judge, may_be_refused=True)
     path = f"/v1/top/{metric}" + (f"?window={window}" if window else "")
     command = ("top", metric, "--json", *(("--window", window) if window else ()))
-    return Question(("top", metric, window), judge, path, command)
+    return Question(method, judge, path, command)
+
+
+def _wrong_places(
+    model: Model, metric: str, ranking: list[tuple[str, int]], n: int, answer: dict[str, Any]
+) -> str | None:
+    """Return what is wrong with the places of a leaderboard, if these are the true values of all subjects."""
+    truth = dict(ranking)
+    error, floor = answer["error"], model.rules.metric[metric].floor
+    places = [(place["subject"], place["value"]) for place in answer["top"]]
+    for subject, value in places:
+        expected = model.floored(metric, truth.get(subject, 0))
+        if abs(value - expected) > (error if floor is None or expected != floor else 2**53):
+            return f"{subject} has {value} with error {error}, expected {expected} of {ranking}"
+    listed = {subject for subject, _ in places}
+    # A list that is not full has every subject above 0, unless it states an error.
+    last = places[-1][1] if len(places) == n or (error and places) else 0
+    for subject, value in ranking:
+        if subject not in listed and value > max(last, floor or 0) + error:
+            return f"{subject} with {value} is not listed, error {error}: {places}"
+    return None

@@ -15,9 +15,12 @@ from redis import Redis
 
 from tallystream_worker.server.binary import find_binary
 from tallystream_worker.server.embedded import EmbeddedServer
+from tests.oracle import home
 from tests.scenarios.clocks import Clock
 from tests.scenarios.hosts import NAMES, Host
 from tests.scenarios.model import Model
+from tests.scenarios.questions import Present
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
@@ -62,7 +65,7 @@ class World:
         self.script = script
         self.rules: Rules = script.rules
         self.start = script.began
-        self.model = Model(script.rules, script.partitions)
+        self.model = Model(script.rules)
         self.hosts = hosts.by_name
         self.folder = Path(tempfile.mkdtemp(prefix="tally-scenario-"))
         self.partitions = script.partitions
@@ -71,6 +74,8 @@ class World:
         self._clock = Clock(self.folder / "server.clock")
         self._true = 0.0
         self._skews: dict[str, float] = {}
+        self._rates: dict[str, float] = {}
+        self._restarted = False
         self._set_time(self.start)
         self._open = contextlib.ExitStack()
         self.server = EmbeddedServer(self.folder / "data", binary=self._program())
@@ -109,14 +114,36 @@ class World:
         archive = self.folder / "archive"
         return ["--archive", str(archive)] if archive.exists() else []
 
+    def archive(self) -> None:
+        """Archive what was appended since, if there is an archive; the archiver of a deployment never stops."""
+        if self.sources:
+            self.command("archive", str(self.folder / "archive"), "--once", "--json")
+
     # Time
 
     def now(self, of: str = "server") -> float:
         """Return the second since 1970 on the clock of the server or of a host."""
         return (self._clock if of == "server" else self.hosts[of].clock).now()
 
+    def present(self) -> Present:
+        """Return the time of questions that are asked now; no minute ends before they are answered."""
+        return Present(self.now(), self.now())
+
     def advance(self, seconds: float) -> None:
-        """Let time pass everywhere."""
+        """Let time pass everywhere; a clock that is slow or fast goes wrong by whole minutes."""
+        self._true += seconds
+        for of, rate in self._rates.items():
+            self._skews[of] = self._skews.get(of, 0.0) + round((rate - 1) * seconds / 60) * 60
+        self._set_clocks()
+
+    def lead(self, seconds: float) -> None:
+        """Let time pass on the server's clock alone; `follow` with the same number lets the others follow."""
+        self._skews["server"] = self.skew_of("server") + seconds
+        self._set_clocks()
+
+    def follow(self, seconds: float) -> None:
+        """Let time pass on all clocks but the server's."""
+        self._skews["server"] = self.skew_of("server") - seconds
         self._true += seconds
         self._set_clocks()
 
@@ -124,6 +151,14 @@ class World:
         """Make the clock of the server or of a host wrong by some seconds, ahead if positive."""
         self._skews[of] = seconds
         self._set_clocks()
+
+    def set_rate(self, of: str, rate: float) -> None:
+        """Let the clock of the server or of a host be slow or fast from now on: `rate` seconds pass in each second."""
+        self._rates[of] = rate
+
+    def skew_of(self, of: str) -> float:
+        """Return how far a clock is ahead of the true time, in seconds."""
+        return self._skews.get(of, 0.0)
 
     def steady(self) -> None:
         """Go on to the next minute if this one ends soon, so that all answers of a step belong to one minute."""
@@ -136,7 +171,10 @@ class World:
         self._set_clocks()
 
     def _set_clocks(self) -> None:
+        if self._clock.offset:
+            self.model.latest = max(self.model.latest, self.now())
         self._clock.set(self._true + self._skews.get("server", 0.0))
+        self.model.latest = max(self.model.latest, self.now())
         for name, host in self.hosts.items():
             host.clock.set(self._true + self._skews.get(name, 0.0))
 
@@ -154,6 +192,7 @@ class World:
     def emit(self, events: list[Occurrence], producer: str = "p1", **settings: Any) -> None:
         """Emit events with the producer of a name, and tell the model of those that were accepted."""
         events = [event for event in events if event.metric in self.rules.metric]
+        events, tops = self.placed(events)
         fields = [event.fields(self.start) for event in events]
         began = self.now("app")
         if producer == "asyncio":
@@ -161,13 +200,30 @@ class World:
         else:
             settings = {"url": self.url} | settings
             refusals = self.ask("app", "emit", producer=producer, events=fields, **settings)
-        received = self.now()
         for event, given, refusal in zip(events, fields, refusals, strict=True):
             at = given.get("at", began)
             if (refusal is not None) != (at > began + 3600):
                 raise Mismatch(f"emit of {event} at {began:.3f} on host app: refused with {refusal!r}")
             if refusal is None:
-                self.model.append(event, at, received, packed=True)
+                self.record(event, at, tops, packed=True)
+
+    def placed(self, events: list[Occurrence]) -> tuple[list[Occurrence], list[float]]:
+        """Return the events of which it is certain which time the IDs of their entries have, and the last IDs' times.
+
+        If the server's clock was set back, an ID is later than the clock, by a different time in each partition. So
+        events that a producer may append to any partition are left out then.
+        """
+        if self.model.latest < self.now() + 1:
+            return events, []
+        rules = self.rules.metric
+        certain = [event for event in events if not rules[event.metric].spread or event.id is not None]
+        return certain, self.ask("app", "last_times", url=self.url)
+
+    def record(self, event: Occurrence, at: float, tops: list[float], *, packed: bool) -> None:
+        """Tell the model of an event that was appended just now, after entries with the times `tops` of `placed`."""
+        now = self.now()
+        last = tops[home(event.subject, len(tops))] if tops else now
+        self.model.append(event, at, now, packed=packed, id_time=max(now, last))
 
     def acceptable(self, events: list[Occurrence], now: float) -> list[Occurrence]:
         """Return the events that a producer accepts whose clock shows second `now`."""
@@ -178,6 +234,26 @@ class World:
         """Count everything that waits."""
         self.ask("worker", "count", url=self.url, consumer=consumer, shuffle=shuffle)
         self.model.settle()
+        if self._restarted:
+            self._settle()
+
+    def restart(self) -> None:
+        """Kill the server and start it again, after its data was written to the append-only file.
+
+        While a slow disk flushes, the server may reply up to two seconds before it writes.
+        """
+        with Redis.from_url(self.url, protocol=3) as client:
+            until(lambda: client.info("persistence")["aof_buffer_length"] == 0, what="the append-only file")
+        self.server.kill()
+        self.server.start()
+        self._restarted = True
+        if not self.model.waiting:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Run the pass of a worker that sets the lag right: Redis does not store it in its append-only file."""
+        self.ask("worker", "settle", config=self.config)
+        self._restarted = False
 
     def declare(self, rules: Rules) -> None:
         """Change the rules: restart the worker with another configuration, and the producers, so that they read it."""
@@ -202,7 +278,7 @@ class World:
         try:
             return json.loads(result["out"])
         except ValueError:
-            return result["out"]
+            return result["out"] or result["err"]
 
     def drop_old(self) -> None:
         """Remove the generations and topics that are not live, so that another can be built."""

@@ -23,6 +23,7 @@ class Audit(Move, frozen=True):
     def play(self, world: World) -> None:
         """Count what waits, and audit."""
         world.count()
+        world.archive()
         report = world.command("audit", "--json", *world.sources, status=None)
         if not isinstance(report, dict):
             raise Mismatch(f"audit: {report}")

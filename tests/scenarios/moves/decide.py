@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from tests.oracle import AHEAD, home
 from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
 from tests.scenarios.script import Occurrence  # noqa: TC001  # msgspec reads the annotations
@@ -44,16 +45,19 @@ class Decide(Move, frozen=True):
         world.count()
         rule = model.rules.metric[event.metric]
         before = model.books
+        _, tops = world.placed([])
         fields = event.fields(world.start)
         at = fields.get("at", world.now("app"))
         verdict = world.ask("app", "decide", url=world.url, producer="p1", event=fields)
         late = rule.late_seconds if event.id is None or not rule.keeps_ids else rule.id_late_seconds
-        too_late = late is not None and world.now("app") - at > late
+        too_late = late is not None and world.now() - at > late
+        last = tops[home(event.subject, len(tops))] if tops else 0.0
+        too_early = at > max(world.now(), last) + AHEAD or at > world.now("app") + AHEAD
+        if ("refused" in verdict) != (too_late or too_early):
+            raise Mismatch(f"decide {event}: {verdict}, but late: {too_late}, ahead: {too_early}")
         if "refused" in verdict:
-            if at > world.now("app") + 3600 or too_late:
-                return
-            raise Mismatch(f"decide {event} was refused: {verdict['refused']}")
-        model.append(event, at, world.now(), packed=False)
+            return
+        world.record(event, at, tops, packed=False)
         world.count()
         counted = {name: model.books.ledger[name] - before.ledger[name] for name in ("counted", "duplicate")}
         total = model.floored(event.metric, model.books.totals[event.metric, event.subject])

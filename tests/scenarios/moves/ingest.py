@@ -42,11 +42,12 @@ class Ingest(Move, frozen=True):
             for event in self.events
             if event.metric in world.rules.metric and world.start + (event.at or 0) <= now + 3500
         ]
+        events, tops = world.placed(events)
         lines = [json.dumps(event.fields(world.start)) + "\n" for event in events]
         (world.folder / self.name).write_text("".join(lines))
         world.command("ingest", str(world.folder / self.name), "--json")
         for event in events:
-            world.model.append(event, world.start + (event.at or 0), world.now(), packed=True)
+            world.record(event, world.start + (event.at or 0), tops, packed=True)
         if self.again:
             world.command("ingest", str(world.folder / self.name), "--json")
         world.count()
@@ -75,6 +76,7 @@ class PostEvents(Move, frozen=True):
             for event in self.events
             if event.metric in world.rules.metric and world.start + (event.at or 0) <= now + 3500
         ]
+        events, tops = world.placed(events)
         if not events:
             return
         fields = [event.fields(world.start) for event in events]
@@ -83,5 +85,5 @@ class PostEvents(Move, frozen=True):
         if status != 202:
             raise Mismatch(f"POST /v1/events: status {status}: {answer}")
         for event, given in zip(events, fields, strict=True):
-            world.model.append(event, given.get("at", now), world.now(), packed=True)
+            world.record(event, given.get("at", now), tops, packed=True)
         world.count()

@@ -21,8 +21,7 @@ class KillServer(Move, frozen=True):
 
     def play(self, world: World) -> None:
         """Kill the server and start it."""
-        world.server.kill()
-        world.server.start()
+        world.restart()
 
 
 class KillWorker(Move, frozen=True):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.scenarios.world import World
 
 MINUTE: Final = 60
+DAY: Final = 86_400
 HALF_A_DAY: Final = 720
 SPANS: Final = (1, 20, 40, 60, 180, 12 * 60, 24 * 60, 25 * 60, 3 * 1440, 8 * 1440, 31 * 1440, 62 * 1440, 401 * 1440)
 """Minutes that pass at once."""
@@ -42,6 +43,11 @@ class PassTime(Move, frozen=True):
         world.advance(self.minutes * MINUTE)
 
 
+def is_forgetful(draft: Draft) -> bool:
+    """Return whether state of limits and votes would expire while the server's clock is days ahead."""
+    return avoided(Known.LAGGING_WORKERS) and any(rule.remembers for rule in draft.rules.metric.values())
+
+
 class Skew(Move, frozen=True):
     """The clock of one host, or of the server, is wrong from now on.
 
@@ -54,16 +60,15 @@ class Skew(Move, frozen=True):
     seconds: float
 
     @classmethod
-    def draw(cls, draft: Draft) -> Skew | None:
+    def draw(cls, draft: Draft) -> Skew:
         """Return a wrong clock; hosts by up to half an hour, so that no producer emits events from the far future."""
-        of = draft.pick(["worker", "app", "server"])
+        of = draft.pick(["worker", "app", "reader", "server", "server"])
         if of == "server":
-            if avoided(Known.SERVER_CLOCK):
-                return None
-            return cls(of, draft.pick([0, 8 * 86_400, -86_400, 2, -2]))
+            ahead = [] if is_forgetful(draft) else [8 * DAY, 31 * DAY]
+            return cls(of, draft.pick([0, 0, *ahead, -DAY, 5400, -5400, 2, -2]))
         if of == "app" and avoided(Known.CALLER_CLOCK):
             return cls(of, draft.pick([0, 1, -1]))
-        return cls(of, draft.pick([0, 1500, -1500, -40 * 86_400 if of == "worker" else -90, 3]))
+        return cls(of, draft.pick([0, 1500, -1500, -40 * DAY if of == "worker" else -90, 3]))
 
     def play(self, world: World) -> None:
         """Set the clock."""

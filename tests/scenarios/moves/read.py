@@ -24,7 +24,8 @@ class ReadHttp(Move, frozen=True):
     def play(self, world: World) -> None:
         """Count what waits, and compare the answers with the model."""
         world.count()
-        asked = [question for question in questions(world.model, world.now("reader")) if question.path]
+        world.steady()
+        asked = [question for question in questions(world.model, world.present()) if question.path]
         requests = [["GET", question.path, None] for question in asked]
         reply = world.ask("reader", "http", config=world.config, requests=requests)
         for question, (status, answer) in zip(asked, reply["answers"], strict=True):
@@ -50,7 +51,8 @@ class ReadCommands(Move, frozen=True):
     def play(self, world: World) -> None:
         """Count what waits, and compare the answers with the model."""
         world.count()
-        asked = [question for question in questions(world.model, world.now("reader")) if question.command]
+        world.steady()
+        asked = [question for question in questions(world.model, world.present()) if question.command]
         for question in asked[self.first :: 7]:
             world.checks += 1
             if problem := question.judge(world.command(*question.command)):
