@@ -65,7 +65,7 @@ def advice(hot: HotSubject, rules: Rules | None) -> str:
     if rule is None:
         return "the rules of its metric are not published yet"
     if rule.spread:
-        return "its metric is spread already, except for events with an id or an actor"
+        return "its metric is spread already, except for events with an id"
     if rule.unspreadable_reason is not None:
         return (
             f"its metric has {rule.unspreadable_reason}, so it cannot be spread: "
