@@ -17,7 +17,8 @@ PAGE = Path(__file__).parents[1] / "http-reference.md"
 _HEAD = """# HTTP reference
 
 This page lists every route of the read service. `python -m docs._generate.http_reference` writes it from
-`/schema/openapi.json` (OpenAPI 3.1). [HTTP](http.md) explains how to use the routes.
+`/schema/openapi.json` (OpenAPI 3.1). [HTTP](http.md) explains how to use the routes, and the fields `as_of`,
+`positions`, `lag`, `error`, `start`, `end`, `complete` and `missing` of the answers.
 """
 
 
@@ -37,9 +38,9 @@ def _order(entry: tuple[str, Any]) -> tuple[bool, str]:
 def _route(method: str, path: str, operation: dict[str, Any]) -> str:
     lines = [f"## `{method.upper()} {path}`", "", f"{operation['summary']}. {operation.get('description', '')}".strip()]
     if parameters := operation.get("parameters"):
-        lines += ["", "| parameter | in | |", "| --- | --- | --- |"]
+        lines += ["", "| parameter | in | meaning |", "| --- | --- | --- |"]
         for each in parameters:
-            about = each.get("description", "")
+            about = each.get("description") or f"the {each['name']}"
             lines.append(
                 f"| `{each['name']}` | {each['in']} | {about}{'' if each.get('required') else _default(each)} |"
             )

@@ -118,14 +118,14 @@ PROBLEM: Final = {
 
 _REFUSALS: Final = {
     "/v1/decide": {
-        HTTPStatus.CONFLICT: "The event counts only once and was counted before: `reason` is `once` or `duplicate`.",
+        HTTPStatus.CONFLICT: "The event was counted before: `reason` is `once` (a vote) or `duplicate` (an id).",
         HTTPStatus.TOO_MANY_REQUESTS: "The limit is reached. Retry-After has the seconds until the next period.",
     },
     "/v1/events": {
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than 1 MiB, before or after decompression.",
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The media type or the encoding of the body is not supported.",
-        HTTPStatus.SERVICE_UNAVAILABLE: "There is no room; no event was accepted. Send them again after Retry-After.",
-        HTTPStatus.GATEWAY_TIMEOUT: "The events are buffered but not confirmed. Send them again only if they have ids.",
+        HTTPStatus.SERVICE_UNAVAILABLE: "No event was accepted, for lack of room. Send them again after Retry-After.",
+        HTTPStatus.GATEWAY_TIMEOUT: "The events are still being appended. Send them again only if they have ids.",
     },
 }
 

@@ -16,7 +16,7 @@ After = Annotated[
     str | None,
     QueryParameter(
         name="after",
-        description="a stream ID; wait until everything up to it is counted, else respond 504",
+        description="a stream ID; wait until all entries up to it are counted; respond 504 if this takes too long",
     ),
 ]
 

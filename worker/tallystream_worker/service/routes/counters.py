@@ -54,7 +54,7 @@ class Counters(Controller):
         ] = None,
         after: After = None,
     ) -> CounterTotal | Series | RollingSum:
-        """Return the total; with `window` instead the last buckets, or with `over` the sum over a range."""
+        """Return the total. With `window`, return the last buckets instead; with `over`, the sum over a range."""
         if window is not None and over is not None:
             raise bad_request("window", "give either window or over, not both")
         name, timeout = subject_in_path(subject), limits.read_timeout

@@ -73,10 +73,10 @@ class Events(Controller):
             bool, QueryParameter(name="partial", description="append the valid events even if others are invalid")
         ] = False,
     ) -> Appended:
-        """Append the events, and respond when they are in the streams, or with 504 after 5 seconds.
+        """Append the events, and respond when they are in the streams; after 5 seconds, respond 504.
 
-        If an event is invalid, none is appended, so the corrected body can be sent again. With `partial` the valid
-        events are appended, for senders that cannot correct anything.
+        If an event is invalid, none is appended, so the corrected body can be sent again. Senders that cannot correct
+        events use `partial`: the valid events are appended, and the response lists the first 20 of the others.
         """
         kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
         rules = await published(totals)
@@ -100,9 +100,9 @@ class Events(Controller):
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
     ) -> Response[Decision]:
-        """Respond 200 if the event is accepted, 409 if it was counted before, 429 if over its limit.
+        """Respond 200 if the event is accepted, 409 if it was counted before, 429 if the limit is reached.
 
-        409 is for an event with an id that was counted, and for a vote that its actor already has.
+        409 is for an event whose id was counted before, and for a vote that its actor has given before.
         """
         _, body = await receive(request, MAX_EVENT_BODY)
         rules = await published(totals)

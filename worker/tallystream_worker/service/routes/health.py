@@ -21,23 +21,23 @@ from tallystream_worker.settings.settings import RedisSettings
 _SHOWN: Final = 10
 
 
-@get("/healthz", tags=["health"], summary="The process lives", role=Role.OPEN)
+@get("/healthz", tags=["health"], summary="Whether the process is alive", role=Role.OPEN)
 async def healthz() -> dict[str, str]:
     """Respond 200 in any state of Redis, because a restart of this process would not change that."""
     return {"status": "alive"}
 
 
-@get("/readyz", tags=["health"], summary="The counters can be read and are kept up to date", role=Role.OPEN)
+@get("/readyz", tags=["health"], summary="Whether counters can be read and are kept up to date", role=Role.OPEN)
 async def readyz(
     totals: NamedDependency[Totals],
     store: NamedDependency[RedisSettings],
     access: NamedDependency[Access],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
-    """Respond 200 if Redis replies, has the layout of this release, and has the consumer group of every partition.
+    """Respond 200 if Redis replies, its data has the layout of this release, and every consumer group exists.
 
-    Otherwise respond 503. Dead letters, trimmed events and a ledger that does not balance are only warnings: the
-    service stays ready, and the response 200 to a request with a token has `warnings`.
+    Otherwise respond 503. The service stays ready if there are dead letters, if events were trimmed, or if the ledger
+    does not balance. Then the response to a request with a token has `warnings`.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):

@@ -51,7 +51,7 @@ Subjects = Annotated[
 ]
 Every = Annotated[float, QueryParameter(name="every", description="least number of seconds between two updates")]
 Since = Annotated[
-    str | None, QueryParameter(name="since", description="id of the last event received, instead of Last-Event-ID")
+    str | None, QueryParameter(name="since", description="id of the last message, if Last-Event-ID cannot be sent")
 ]
 WithOverview = Annotated[
     bool,
@@ -60,7 +60,7 @@ WithOverview = Annotated[
 WithTop = Annotated[
     str | None,
     QueryParameter(
-        name="top", description="also send the leaderboards of this window (all, hour, day, ...) or range such as 7d"
+        name="top", description="also send the leaderboards of this window (all, hour, day, ...) or range (such as 7d)"
     ),
 ]
 
@@ -77,7 +77,7 @@ async def live(
     overview: WithOverview = False,
     top: WithTop = None,
 ) -> Stream:
-    """Send `counters`, `overview`, `top`, `reset` and `stale` events until the client disconnects; see docs/live.md."""
+    """Send messages until the client disconnects; docs/live.md lists them."""
     reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
     await _join(broadcaster, reader, request.headers.get("last-event-id") or since)
     return _Events(broadcaster, reader)

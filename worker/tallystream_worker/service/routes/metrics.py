@@ -34,7 +34,7 @@ class ExtraMetrics:
 
 @get("/metrics", tags=["metrics"], summary="Metrics for Prometheus", media_type=TEXT_FORMAT)
 async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraMetrics]) -> Response[bytes]:
-    """Return the metrics in text format; if Redis is away, only those of this process and `tallystream_redis_up 0`."""
+    """Return the metrics as text; if Redis does not reply, only those of this process and `tallystream_redis_up 0`."""
     collector = LedgerCollector(None, None)
     try:
         deployment = await totals.deployment()

@@ -30,10 +30,10 @@ class RuleReads(Controller):
             QueryParameter(name="window", description="a window such as day, or a range such as 7d; default all time"),
         ] = None,
         n: Annotated[
-            int | None, QueryParameter(name="n", description="number of subjects, at most the metric's top")
+            int | None, QueryParameter(name="n", description="number of subjects, at most `top` of the metric")
         ] = None,
         offset: Annotated[
-            int, QueryParameter(name="offset", description="number of subjects to skip; `next` of the last response")
+            int, QueryParameter(name="offset", description="number of subjects to skip: `next` of the last page")
         ] = 0,
         after: After = None,
     ) -> Leaderboard:
@@ -41,7 +41,7 @@ class RuleReads(Controller):
         await published(totals, metric)
         return await totals.top(metric, window, n=n, offset=offset, after=after, timeout=limits.read_timeout)
 
-    @get("/limits/{metric:str}/{subject:str}", summary="The use of a limit")
+    @get("/limits/{metric:str}/{subject:str}", summary="How much of a limit is used")
     async def limit(
         self,
         totals: NamedDependency[Totals],
@@ -50,7 +50,7 @@ class RuleReads(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> Limit:
-        """Return how much of the limit of a subject is used in the present period, and how much remains."""
+        """Return the limit of a subject, and the events used and remaining in the present period."""
         name = subject_in_path(subject)
         await published(totals, metric)
         return await totals.limit(name, metric, after=after, timeout=limits.read_timeout)
@@ -79,7 +79,7 @@ class RuleReads(Controller):
         over: Annotated[
             str | None,
             QueryParameter(
-                name="over", description="a range such as 7d; default the present bucket of the metric's window"
+                name="over", description="a range such as 7d; default: the present hour, day or month, as `unique` sets"
             ),
         ] = None,
         after: After = None,

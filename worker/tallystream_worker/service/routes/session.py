@@ -33,7 +33,7 @@ class Sessions(Controller):
     tags = ("session",)
     opt = {"role": Role.OPEN}  # noqa: RUF012  # litestar's option for all routes of a controller
 
-    @get(summary="Whether a token is needed, and the role of the present one")
+    @get(summary="Whether a token is needed, and the role of this request")
     async def show(self, access: NamedDependency[Access], request: Request[Any, Any, Any]) -> Session:
         """Return the role of the request's token or session; `null` if the request has no valid one."""
         return Session(access.role_of(request).word if access.knows(request) else None, bool(access.tokens))
