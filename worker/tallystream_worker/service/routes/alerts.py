@@ -10,11 +10,11 @@ from tallystream.aio import Totals
 from tallystream.reading.alerts import Alerts
 
 
-@get("/v1/alerts", tags=["alerts"], summary="Alerts")
+@get("/v1/alerts", tags=["alerts"], summary="The declared alerts")
 async def alerts(
     totals: NamedDependency[Totals],
     n: Annotated[int, QueryParameter(name="n", description="number of firing subjects to return, at most 1,000")] = 100,
     offset: Annotated[int, QueryParameter(name="offset", description="number of firing subjects to skip")] = 0,
 ) -> Alerts:
-    """Return the declared alerts, and the subjects for which they fire."""
+    """Return each alert, and the subjects for which alerts fire."""
     return await totals.alerts(n, offset)

@@ -100,9 +100,9 @@ class Events(Controller):
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
     ) -> Response[Decision]:
-        """Respond 200 if the event is accepted, 409 if it was counted before, 429 if the limit is reached.
+        """Respond 200 if the event is accepted, 409 if it changes nothing, 429 if the limit is reached.
 
-        409 is for an event whose id was counted before, and for a vote that its actor has given before.
+        409 is for an event whose id was counted before, and for a vote that its actor already has.
         """
         _, body = await receive(request, MAX_EVENT_BODY)
         rules = await published(totals)
