@@ -36,7 +36,11 @@ def _order(entry: tuple[str, Any]) -> tuple[bool, str]:
 
 
 def _route(method: str, path: str, operation: dict[str, Any]) -> str:
-    lines = [f"## `{method.upper()} {path}`", "", f"**{operation['summary']}.** {operation.get('description', '')}".strip()]
+    lines = [
+        f"## `{method.upper()} {path}`",
+        "",
+        f"**{operation['summary']}.** {operation.get('description', '')}".strip(),
+    ]
     if parameters := operation.get("parameters"):
         lines += ["", "| parameter | in | meaning |", "| --- | --- | --- |"]
         for each in parameters:
