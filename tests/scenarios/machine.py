@@ -68,8 +68,13 @@ class Played:
     seconds: float
 
 
-def draw(seed: int) -> Script:
-    """Return the script of a seed; the same seed gives the same script at one commit."""
+def draw(seed: int, steps: tuple[int, int] = STEPS) -> Script:
+    """Return the script of a seed; the same seed gives the same script at one commit.
+
+    Args:
+        seed: The seed.
+        steps: The least and the most moves.
+    """
     drawn: list[Script] = []
 
     @seeded(seed)
@@ -83,13 +88,13 @@ def draw(seed: int) -> Script:
     )
     @given(st.data())
     def choose(data: DataObject) -> None:
-        drawn.append(_script(seed, data))
+        drawn.append(_script(seed, data, steps))
 
     choose()
     return drawn[-1]
 
 
-def _script(seed: int, data: DataObject) -> Script:
+def _script(seed: int, data: DataObject, lengths: tuple[int, int]) -> Script:
     zone, start = drawn_rules.beginning(data)
     rules = drawn_rules.rules(data, zone)
     draft = Draft(data, rules, moment(start), data.draw(st.sampled_from(["forever", "forever", "7d"])))
@@ -97,7 +102,7 @@ def _script(seed: int, data: DataObject) -> Script:
     # A script has some kinds of moves only, and so more of each: features meet that would be rare together.
     names = data.draw(st.lists(st.sampled_from(_weighted()), min_size=3, max_size=12, unique_by=lambda one: one))
     names = [*names, *_STAPLES]
-    for _ in range(data.draw(st.integers(*STEPS))):
+    for _ in range(data.draw(st.integers(*lengths))):
         move = kinds()[data.draw(st.sampled_from(names))].draw(draft)
         if move is not None:
             steps.append(encode(move))

@@ -186,7 +186,7 @@ class Model:
 
     def drop(self) -> None:
         """Record that all dead letters were given up."""
-        self.dropped |= self.undeclared
+        self.dropped |= self.undeclared | {logged.place for logged in self.log if logged.dead}
         self._changed()
 
     def reset(self, metric: str, subject: str, now: float) -> None:

@@ -63,7 +63,8 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
         start: The first second (since 1970) that the figures cover; `null` for all time.
         end: The first second after that.
         complete: Whether the figures cover the whole range that was asked for.
-        missing: The parts of it that the figures do not cover, because their buckets have expired.
+        missing: The parts of it that the figures do not cover, because their buckets have expired, or because the kept
+            ones among them are too fine: a read has at most 1,000 buckets.
     """
 
     start: int | None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.scenarios.move import Move
 from tests.scenarios.moves.emit import EmitPlain
 from tests.scenarios.script import Occurrence
+from tests.scenarios.world import Mismatch
 
 if TYPE_CHECKING:
     from tests.scenarios.draft import Draft
@@ -30,6 +31,24 @@ class EmitUndeclared(EmitPlain, frozen=True):
             for number in range(count)
         ]
         return cls(events)
+
+
+class ListDead(Move, frozen=True):
+    """An operator lists the dead letters: they have every event that is dead and was not given up."""
+
+    @classmethod
+    def draw(cls, draft: Draft) -> ListDead | None:
+        """Return a list, if there may be a dead letter."""
+        return cls() if "undeclared" in draft.done else None
+
+    def play(self, world: World) -> None:
+        """Count what waits, and compare the number of events."""
+        world.count()
+        letters = world.command("dead", "list", "--json")
+        found = sum(letter["events"] for letter in letters)
+        expected = world.model.ledger["dead"] - len(world.model.dropped - world.model.retracted)
+        if found != expected:
+            raise Mismatch(f"dead list: {found} events, expected {expected}: {letters}")
 
 
 class RetryDead(Move, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tests.oracle import AHEAD, home
 from tests.scenarios.known import Known, avoided
@@ -23,6 +23,8 @@ class Decide(Move, frozen=True):
     """
 
     weight: ClassVar[int] = 2
+
+    host: ClassVar[str] = "app"
 
     event: Occurrence
 
@@ -47,12 +49,12 @@ class Decide(Move, frozen=True):
         before = model.books
         _, tops = world.placed([])
         fields = event.fields(world.start)
-        at = fields.get("at", world.now("app"))
-        verdict = world.ask("app", "decide", url=world.url, producer="p1", event=fields)
+        at = fields.get("at", world.now(self.host))
+        verdict = self._ask(world, fields)
         late = rule.late_seconds if event.id is None or not rule.keeps_ids else rule.id_late_seconds
         too_late = late is not None and world.now() - at > late
         last = tops[home(event.subject, len(tops))] if tops else 0.0
-        too_early = at > max(world.now(), last) + AHEAD or at > world.now("app") + AHEAD
+        too_early = at > max(world.now(), last) + AHEAD or at > world.now(self.host) + AHEAD
         if ("refused" in verdict) != (too_late or too_early):
             raise Mismatch(f"decide {event}: {verdict}, but late: {too_late}, ahead: {too_early}")
         if "refused" in verdict:
@@ -68,3 +70,20 @@ class Decide(Move, frozen=True):
             raise Mismatch(f"decide {event}: total {verdict['total']}, expected {total}")
         if rule.once is None and verdict["accepted"] != (counted["counted"] == 1):
             raise Mismatch(f"decide {event}: {verdict}, but the model counts {counted}")
+
+    def _ask(self, world: World, fields: dict[str, Any]) -> dict[str, Any]:
+        """Decide the event, and return the decision, or the error as `refused`."""
+        answer: dict[str, Any] = world.ask("app", "decide", url=world.url, producer="p1", event=fields)
+        return answer
+
+
+class DecideHttp(Decide, frozen=True):
+    """A client of the read service decides an event over HTTP."""
+
+    weight: ClassVar[int] = 1
+    host: ClassVar[str] = "reader"
+
+    def _ask(self, world: World, fields: dict[str, Any]) -> dict[str, Any]:
+        reply = world.ask("reader", "http", config=world.config, requests=[["POST", "/v1/decide", fields]])
+        ((status, answer),) = reply["answers"]
+        return answer if "accepted" in answer else {"refused": f"status {status}: {answer}"}

@@ -18,7 +18,7 @@ PRODUCERS: Final = ("p1", "p2", "spool")
 
 
 class Idle(Move, frozen=True):
-    """Producers and the worker `w2` are silent for many days, and then go on; the worker `w1` makes its passes.
+    """Producers and the worker `w2` are silent for many days, and then active again; the worker `w1` makes its passes.
 
     Attributes:
         days: The number of days.

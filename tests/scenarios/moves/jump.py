@@ -21,7 +21,7 @@ class Jump(Move, frozen=True):
     """The server's clock jumps while a worker makes its passes; events arrive before it is set right.
 
     Attributes:
-        seconds: How far the clock is ahead meanwhile; behind, if negative.
+        seconds: How far the clock is ahead meanwhile; if negative, it is late.
         events: Events that a producer emits while the clock is wrong.
         producer: The name of the producer.
         maintain: Whether a worker makes a pass of each service that keeps the streams within bounds.
