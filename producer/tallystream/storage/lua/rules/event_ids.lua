@@ -150,8 +150,7 @@ local function identify(self, rule, seen)
   for i = FIRST, #seen do
     fields[i - FIRST + 1] = seen[i][1]
   end
-  local own, before, after =
-    lookup(self, seen[2], fields), lookup(self, seen[3], fields), lookup(self, seen[4], fields)
+  local own, before, after = lookup(self, seen[2], fields), lookup(self, seen[3], fields), lookup(self, seen[4], fields)
   local known = self.ids[seen[2]]
   for n, field in ipairs(fields) do
     known[field] = plan_event(self, rule, seen[n + FIRST - 1], own(n), before(n), after(n))
