@@ -49,8 +49,9 @@ def page(source: str) -> str:
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
-        "## `[ratio.NAME]`\n\nA ratio that is shown with every subject: the sum of its totals of the metrics in `of`, "
-        "divided by the sum of its totals of the metrics in `by`. It is 0 if the divisor is 0.\n\n## `zone`\n\n"
+        "## `[ratio.NAME]`\n\nA ratio that is shown with the totals of every subject. `of` and `by` are lists of "
+        "metrics. The ratio is the sum of the subject's totals in `of`, divided by the sum of its totals in `by`. It "
+        "is 0 if the divisor is 0.\n\n## `zone`\n\n"
         "The time zone in which days and months begin. The default is `UTC`. Use a name of the IANA database, such as "
         '`"Europe/Vienna"`. `"localtime"` is refused, because it may be another zone on each host. Write this setting '
         "before the first section.\n"
