@@ -143,7 +143,8 @@ class Deployment:
         layout = fields.get(b"layout", b"").decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(
-                f"{live.meta} has layout version {layout or 'none'}, but this release reads and writes {LAYOUT}"
+                f"{live.meta} has layout version {layout or 'none'}, but this release reads and writes {LAYOUT}: "
+                f"{_remedy(layout)}"
             )
         found = int(fields[b"partitions"])
         if partitions is not None and partitions != found:
@@ -291,3 +292,13 @@ class Deployment:
         """
         partitions = self.earlier.get(topic)
         return None if partitions is None else Layout(partitions, self.layout.namespace, topic=topic)
+
+
+def _remedy(layout: str) -> str:
+    """Return what to do about data of another layout version than `LAYOUT`."""
+    if layout.isdecimal() and int(layout) > LAYOUT:
+        return "update tallystream to the release that wrote it"
+    return (
+        "use the release that wrote it, or count the events again: write them to a file with that release (tallystream "
+        "replay -o FILE), and read the file into an empty server with this one (tallystream ingest FILE)"
+    )

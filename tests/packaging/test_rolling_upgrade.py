@@ -13,13 +13,12 @@ import sys
 import tarfile
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream_worker.rebuild.audit import audit
@@ -33,9 +32,11 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-BEFORE = ("0cd6d1cab2", "f4b89f1444")
-"""Commits that represent earlier releases. The first one has groups, sequence gates, a ledger and rules, but no
-generations, alerts, maintenance, spool, snapshots or clusters. The second one is the last with flat packages."""
+BEFORE = ("HEAD",)
+"""Commits that represent earlier releases with the same layout."""
+
+LAYOUT_1 = "29f7697d15"
+"""The last commit with layout 1."""
 
 OLD, NEW = "before", "this"
 RETRY = [Path(sys.executable).with_name("tallystream"), "dead", "retry", "--all"]
@@ -58,19 +59,29 @@ WORKER = "import sys; from tallystream_worker.cli.main import main; sys.argv[0] 
 
 @pytest.fixture(scope="module", params=BEFORE)
 def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Provide a folder with the sources of an earlier release."""
+    """Provide a folder with the sources of an earlier release that has the same layout."""
+    return sources(request.param, tmp_path_factory.mktemp("before"))
+
+
+@pytest.fixture(scope="module")
+def earlier_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Provide a folder with the sources of the last release with layout 1."""
+    return sources(LAYOUT_1, tmp_path_factory.mktemp("layout-1"))
+
+
+def sources(commit: str, folder: Path) -> Path:
+    """Write the packages of a commit into a folder, and return it."""
     git = shutil.which("git") or missing("no git on PATH", unless="CI")
-    folder = tmp_path_factory.mktemp("before")
     archive = folder / "before.tar"
     taken = subprocess.run(
-        [git, "archive", "-o", archive, request.param, "producer", "worker"],
+        [git, "archive", "-o", archive, commit, "producer", "worker"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     if taken.returncode:
-        missing(f"{request.param} is not in the history here ({taken.stderr.strip()})", unless="CI")
+        missing(f"{commit} is not in the history here ({taken.stderr.strip()})", unless="CI")
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
     where = subprocess.run(
@@ -86,13 +97,19 @@ def _paths(before: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def run(before: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Provide a function that starts a program of either release; programs that still run are killed at the end."""
+def run(request: pytest.FixtureRequest) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Provide a function that starts a program of either release; programs that still run are killed at the end.
+
+    The earlier release is that of the fixture `before`, or of `earlier_layout` if the test asks for it.
+    """
+    name = "earlier_layout" if "earlier_layout" in request.fixturenames else "before"
+    folder: Path = request.getfixturevalue(name)
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(release: str, code: str, *arguments: object) -> subprocess.Popen[bytes]:
+    def start(release: str, code: str, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        started.append(subprocess.Popen(command, cwd=before, env=_paths(before) if release == OLD else None))
+        environment = _paths(folder) if release == OLD else None
+        started.append(subprocess.Popen(command, cwd=folder, env=environment, **options))
         return started[-1]
 
     yield start
@@ -101,6 +118,7 @@ def run(before: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait()
 
 
+@pytest.mark.usefixtures("before")
 def test_both_releases_count_together(run, fresh_server) -> None:
     """With producers and workers of both releases, in turns and at once, every event counts once.
 
@@ -162,22 +180,52 @@ def test_both_releases_count_together(run, fresh_server) -> None:
     stop(second)
 
 
-def test_a_layout_of_the_future_is_refused(fresh_server) -> None:
-    """Data of another layout version is neither read nor written, and the error names both versions."""
+COMMANDS = (["worker"], ["status"], ["emit", "view", "a"], ["replay"], ["get", "a"], ["audit"], ["rebuild"])
+"""Commands that read or write the stored data, each in its own way."""
+
+
+@pytest.mark.usefixtures("earlier_layout")
+def test_each_release_refuses_the_layout_of_the_other(run, fresh_server, tmp_path) -> None:
+    """Every command of a release refuses data of another layout, states what to do, and changes nothing."""
     url = fresh_server().url
-    with contextlib.closing(connect(url)) as client:
-        deployment = Deployment.create_or_load(client)
-        client.hset(deployment.layout.meta, "layout", "2")
-        for look in (Deployment.create_or_load, Deployment.find):
-            with pytest.raises(ConfigurationError, match="has layout version 2, but this release reads and writes 1"):
-                look(client)
-        program = Path(sys.executable).with_name("tallystream")
-        for command in (["worker"], ["status"], ["emit", "view", "a"]):
-            done = subprocess.run([program, *command, "--redis", url], capture_output=True, text=True, check=False)
-            assert done.returncode == 1
-            assert "layout version 2" in done.stderr
-            assert "Traceback" not in done.stderr
-        assert client.exists(*(keys.stream for keys in deployment.layout.keys)) == 0
+    for writer, reader, remedy in (
+        (OLD, NEW, "layout version 1, but this release reads and writes 2: use the release that wrote it"),
+        (NEW, OLD, "layout version 2, but this release reads and writes 1"),
+    ):
+        with contextlib.closing(connect(url)) as client:
+            client.flushall()
+        assert run(writer, WORKER, "emit", "view", "a", "--redis", url).wait(60) == 0
+        with contextlib.closing(connect(url)) as client:
+            stored = {key: client.dump(key) for key in client.scan_iter("*")}
+            assert len(stored) > 1
+            for command in COMMANDS:
+                log = tmp_path / "log"
+                with log.open("w") as output:
+                    process = run(reader, WORKER, *command, "--redis", url, stderr=output)
+                    assert process.wait(60) == 1, (command, log.read_text())
+                # The program breaks lines at the width of the terminal.
+                assert remedy in " ".join(log.read_text().split()), command
+                assert "Traceback" not in log.read_text()
+            assert {key: client.dump(key) for key in client.scan_iter("*")} == stored
+
+
+@pytest.mark.usefixtures("earlier_layout")
+def test_events_of_an_earlier_layout_are_counted_again(run, fresh_server, tmp_path) -> None:
+    """What the error advises works: replayed by the earlier release and ingested by this one, every event counts."""
+    server, file = fresh_server(), tmp_path / "events.ndjson"
+    assert run(OLD, WORKER, "emit", "view", "a", "--amount", "3", "--redis", server.url).wait(60) == 0
+    assert run(OLD, WORKER, "emit", "vote", "a", "--actor", "u1", "--redis", server.url).wait(60) == 0
+    assert run(OLD, WORKER, "replay", "-o", file, "--redis", server.url).wait(60) == 0
+    with contextlib.closing(connect(server.url)) as client:
+        client.flushall()
+    worker = run(NEW, WORKER, "worker", "--redis", server.url)
+    with contextlib.closing(connect(server.url)) as client:
+        until(lambda: Deployment.find(client).is_stored, 60, 0.05, "the worker to begin")
+    assert run(NEW, WORKER, "ingest", file, "--wait", "--redis", server.url).wait(60) == 0
+    with Totals(server.url) as totals:
+        assert totals.get_many([("a", "view"), ("a", "vote")]).values == {("a", "view"): 3, ("a", "vote"): 1}
+    worker.terminate()
+    assert worker.wait(30) == 0
 
 
 def _reads(client, deployment, name: str) -> bool:

@@ -222,6 +222,20 @@ def test_what_was_trimmed_is_not_passed_over(harness, folder):
         archivist.run_once(settled=0)
 
 
+@pytest.mark.parametrize("other", ["1", "3"])
+def test_a_file_of_another_format_is_refused(harness, folder, monkeypatch, other):
+    """A file of an earlier or a later format is not read, and the error names both formats and what to do."""
+    emit(harness)
+    with monkeypatch.context() as patched:
+        patched.setattr("tallystream_worker.archive.store.FORMAT", other)
+        open_archive(harness, folder).run_once(settled=0)
+        check(harness, folder)
+    with pytest.raises(ArchiveError, match=f"has archive format {other}, but this release reads and writes 2: read it"):
+        archived(folder, 0)
+    with pytest.raises(ArchiveError, match=r"different format.*Name an empty folder"):
+        open_archive(harness, folder)
+
+
 def test_the_archive_of_other_data_is_refused(harness, folder):
     """An archive of another deployment or of another epoch is refused."""
     open_archive(harness, folder)

@@ -631,6 +631,19 @@ def test_the_snapshot_of_other_data_is_refused(harness, database):
     assert rows(database, "totals") == before
 
 
+@pytest.mark.parametrize("other", [{"format": "1"}, {"format": "9"}, {"layout": "1"}, {"layout": "9"}])
+def test_a_snapshot_of_another_version_is_refused(harness, database, other):
+    """A snapshot of another format or key layout is not restored; the error names the versions and what to do."""
+    emit_some(harness, 1)
+    take(harness, database)
+    database.state(other)
+    harness.client.flushall()
+    ((name, version),) = other.items()
+    with pytest.raises(SnapshotError, match=f"{name} {version}.* reads .*: restore it with the release that took it"):
+        restore(harness.client, database)
+    assert harness.client.dbsize() == 0
+
+
 def test_a_database_that_is_down(harness, tmp_path):
     """A snapshot to an unreachable database fails, and so does a restore from an empty one."""
     emit_some(harness, 1)

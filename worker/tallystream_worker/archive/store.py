@@ -250,7 +250,11 @@ class Store:
 
 def _before_the_first(metadata: Mapping[bytes, bytes], file: File) -> str:
     if metadata.get(b"tallystream.format") != FORMAT.encode():
-        raise ArchiveError(f"{file.path} is not a file of this release's archive format ({FORMAT})")
+        found = metadata.get(b"tallystream.format", b"none").decode(errors="replace")
+        raise ArchiveError(
+            f"{file.path} has archive format {found}, but this release reads and writes {FORMAT}: read it with the "
+            "release that wrote it, and set another folder in [archive] url for this one"
+        )
     return metadata[b"tallystream.after"].decode()
 
 

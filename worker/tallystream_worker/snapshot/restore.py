@@ -57,8 +57,8 @@ def restore(
         raise SnapshotError(f"{database.place} contains no complete snapshot{hint}")
     if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
         raise SnapshotError(
-            f"{database.place} has format {facts['format']}, which this release cannot read: restore it with the "
-            "release that took it"
+            f"{database.place} has snapshot format {facts['format']} and key layout {facts['layout']}, but this "
+            f"release reads {FORMAT} and {LAYOUT}: restore it with the release that took it"
         )
     layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
     marker = layout.keys[0].prefix + MARKER
