@@ -81,6 +81,7 @@ _NO_GATE: Final = Edit(_APPLY, _GATE, "if false then")
 _AGAIN: Final = Edit(_APPEND, "if sequence <= last then", "if false then")
 
 _IDS: Final = "tests/integration/counting/test_ids.py"
+_DROPPED: Final = "tests/integration/dead_letters/test_dropped.py"
 _VOTE_ORDER: Final = "tests/integration/counting/test_vote_order.py"
 _EVENT_IDS: Final = "tallystream/storage/lua/rules/event_ids.lua"
 _FORGET_IDS: Final = "tallystream/storage/lua/rules/forget_ids.lua"
@@ -609,5 +610,21 @@ MUTANTS: Final = (
         "dead-votes-without-places",
         (Edit("tallystream_worker/counting/fold_payload.py", "        if earlier:\n", "        if False:\n"),),
         tests=(f"{_VOTE_ORDER}::test_dead_letters_keep_their_places",),
+    ),
+    Mutant(
+        "dropped-votes-without-places",
+        (Edit("tallystream_worker/counting/fold.py", "return left, whole.singles", "return left, left.singles"),),
+        tests=(f"{_DROPPED}::test_a_vote_keeps_its_place_after_another_is_dropped",),
+    ),
+    Mutant(
+        "dropped-votes-by-content",
+        (
+            Edit(
+                "tallystream_worker/counting/dropped.py",
+                "from zip(payload.singles, places(payload.singles, first), strict=True)",
+                "from ((single, 0) for single in payload.singles)",
+            ),
+        ),
+        tests=(f"{_DROPPED}::test_a_vote_keeps_its_place_after_another_is_dropped",),
     ),
 )

@@ -16,7 +16,8 @@ from tallystream.errors import ConfigurationError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
-from tallystream.wire.codec import Group, Payload, Single, decode, encode
+from tallystream.wire.codec import Group, Payload, Single, decode, decode_packed, encode
+from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.dead_letters.retry import retry
 from tallystream_worker.dead_letters.store import drop, letters, shorten
 from tallystream_worker.rebuild.audit import audit
@@ -140,6 +141,72 @@ def test_no_later_fold_counts_dropped_events(server, entries, seed):
         moved(harness, 1 + seed % 3)
         assert nonzero(harness.totals()) == nonzero(left)
         agrees(harness, 0)
+
+
+VOTES = Rules({**NEW.metric, "vote": Metric(once="forever", windows=("hour",))})
+votes = st.lists(st.tuples(st.sampled_from(["u1", "u2"]), st.sampled_from([1, 0, -1, 1, 5])), min_size=1, max_size=6)
+
+
+@relaxed
+@given(entries=st.lists(st.tuples(votes, st.booleans()), min_size=1, max_size=6), chance=st.randoms())
+def test_votes_keep_their_places_when_others_are_dropped(server, entries, chance):
+    """Whichever votes of one time are dropped, the last of the others counts, with the same place in every fold."""
+    server.clear()
+    with Harness(server.url, rules=VOTES, partitions=1) as harness:
+        left: dict[str, list[tuple[str, int, int]]] = {}  # by entry: actor, amount and place of each vote
+        for drawn, declared in entries:  # an amount of 5 is refused; without the declaration, every vote is
+            harness.rules = VOTES if declared else NEW
+            append(harness, Payload([], [Single("vote", "s", by, MINUTE * 60_000, who, None) for who, by in drawn]))
+            counts: Counter[str] = Counter()
+            id_ = harness.client.xinfo_stream(harness.layout.keys[0].stream)["last-generated-id"].decode()
+            left[id_] = [(who, by, (counts.update([who]), counts[who])[1] - 1) for who, by in drawn]
+            harness.drain()
+        harness.rules = VOTES
+        gone = 0
+        for letter in list(letters(harness.client, harness.layout, 0)):
+            if chance.random() < 0.5:
+                (vote,) = decode(letter.fields, 0).singles
+                left[letter.source].remove((vote.actor, vote.amount, int(letter.fields.get(b"i", 0))))
+                gone += drop(harness.client, harness.layout.keys[0], [letter])[1]
+            else:
+                retry(harness.client, harness.layout, VOTES, letter)
+        last = {who: by for of_entry in left.values() for who, by, _ in of_entry if by != 5}
+        key = harness.layout.keys[0].once("vote", "forever", "s")
+        live = harness.client.hgetall(key)
+        assert {actor.decode(): int(record.split()[1]) for actor, record in live.items()} == last
+        agrees(harness, gone)
+        rebuilt(harness)
+        assert harness.client.hgetall(harness.layout.keys[0].once("vote", "forever", "s")) == live
+        agrees(harness, gone)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "declared", "drops", "place"),
+    [
+        ((5, 1), True, [0], [b"1"]),  # refused, counted
+        ((1, 1), False, [1], []),  # both in columns, both undeclared; the first is counted later
+        ((1, 1), False, [0], [b"1"]),
+        ((0, 1, 0), False, [2, 1], []),
+    ],
+)
+def test_a_vote_keeps_its_place_after_another_is_dropped(server, amounts, declared, drops, place):
+    """Votes that were dropped still count for the places of later votes, also if they are alike."""
+    with Harness(server.url, rules=VOTES if declared else NEW, partitions=1) as harness:
+        pack = EntryBuilder()
+        for amount in amounts:
+            pack.add("vote", "s", amount, MINUTE * 60, "u", None)
+        append(harness, decode_packed(pack.build()))
+        harness.drain()
+        harness.rules = VOTES
+        found = list(letters(harness.client, harness.layout, 0))
+        assert drop(harness.client, harness.layout.keys[0], [found[n] for n in drops])[0] == len(drops)
+        for letter in list(letters(harness.client, harness.layout, 0)):
+            retry(harness.client, harness.layout, VOTES, letter)
+        live = harness.client.hget(harness.layout.keys[0].once("vote", "forever", "s"), "u")
+        assert live.split()[0].split(b".")[2:] == place
+        agrees(harness, len(drops))
+        rebuilt(harness)
+        assert harness.client.hget(harness.layout.keys[0].once("vote", "forever", "s"), "u") == live
 
 
 @pytest.fixture

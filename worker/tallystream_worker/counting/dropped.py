@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.errors import CodecError, EventError
-from tallystream.wire.codec import Group, Payload, decode
+from tallystream.wire.codec import Group, Payload, decode, earlier_events
 from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from tallystream.wire.codec import Single
 
 _DIGEST_BYTES: Final = 8
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -81,8 +83,18 @@ def without(payload: Payload, letters: Sequence[DroppedLetter]) -> Payload:
 
     def stays(*item: Any) -> bool:
         digest = _digest(item)
-        left[digest] -= 1
-        return left[digest] < 0
+        if left[digest]:
+            left[digest] -= 1
+            return False
+        return True
+
+    # Of single events that are alike, leave out the one in the place of the dead letter. Only dead letters of metrics
+    # with votes state their place; the others state 0, and of these metrics any of the events that are alike will do.
+    singles = [
+        single
+        for single, place in zip(payload.singles, places(payload.singles), strict=True)
+        if stays(single, place) and (not place or stays(single, 0))
+    ]
 
     groups = [
         Group(
@@ -96,7 +108,7 @@ def without(payload: Payload, letters: Sequence[DroppedLetter]) -> Payload:
     ]
     return Payload(
         [group for group in groups if group.events],
-        [single for single in payload.singles if stays(single)],
+        singles,
         [correction for correction in payload.corrections if stays(correction)],
     )
 
@@ -106,16 +118,30 @@ def _items_of(source: str, fields: Mapping[bytes, bytes]) -> bytes:
         payload = decode(fields, parse_id(source)[0])
     except (CodecError, EventError):
         return b""
-    return b"".join(map(_digest, _items(payload)))
+    return b"".join(map(_digest, _items(payload, earlier_events(fields))))
 
 
-def _items(payload: Payload) -> Iterator[tuple[Any, ...]]:
+def places(singles: Iterable[Single], first: int = 0) -> Iterator[int]:
+    """Yield of each event how many events of the same metric, subject, actor and time are before it.
+
+    Args:
+        singles: All single events of an entry, in order.
+        first: How many such events were before those of a dead letter, in the original entry.
+    """
+    seen: Counter[tuple[str, str, str | None, int]] = Counter()
+    for single in singles:
+        key = single.metric, single.subject, single.actor, single.at
+        yield first + seen[key]
+        seen[key] += 1
+
+
+def _items(payload: Payload, first: int) -> Iterator[tuple[Any, ...]]:
     """Yield the items of a payload; `without` names them in the same way."""
     for group in payload.groups:
         yield from ((group.metric, group.minute, subject) for subject in group.ones)
         yield from ((group.metric, group.minute, subject, events) for subject, events in group.counts.items())
         yield from ((group.metric, group.minute, subject, *pair) for subject, pair in group.sums.items())
-    yield from ((single,) for single in payload.singles)
+    yield from zip(payload.singles, places(payload.singles, first), strict=True)
     yield from ((correction,) for correction in payload.corrections)
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tallystream.rules.metrics import Rules
+    from tallystream.rules.retraction import Retraction
     from tallystream.storage.keys import Layout
+    from tallystream.wire.codec import Payload, Single
     from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.entry import Entry
 
@@ -131,14 +133,13 @@ class Fold:
             result.dropped += letters
             if is_whole(letters):
                 return
-            payload = payload and without(payload, letters)
         if payload is None:
             result.dead.append(dead_entry_of(entry, reason, events, fields))
             return
-        for retraction in self._rules.retracted:
-            if retraction.reaches(self._keys.stream, entry.id):
-                before, payload = payload.by_metric, retraction.without(payload)
-                result.retracted += before - payload.by_metric
+        retractions = [each for each in self._rules.retracted if each.reaches(self._keys.stream, entry.id)]
+        if letters or retractions:
+            self._add_payload(result, entry, *_without(result, payload, letters, retractions))
+            return
         result.sample = result.sample or payload
         self._add_payload(result, entry, payload)
 
@@ -158,3 +159,19 @@ class Fold:
             if sums and (max(sums.values()) > MAX_AMOUNT or min(sums.values()) < -MAX_AMOUNT):
                 faults |= {(place.metric, s): OVERFLOW for s, total in sums.items() if abs(total) > MAX_AMOUNT}
         return faults
+
+
+def _without(
+    result: FoldResult, payload: Payload, letters: Sequence[DroppedLetter], retractions: Sequence[Retraction]
+) -> tuple[Payload, list[Single]]:
+    """Return a payload without dropped and retracted events, and all its single events, these included.
+
+    Add the retracted events to the result.
+    """
+    whole = payload.by_singles()
+    left = without(whole, letters)
+    for retraction in retractions:
+        before, left = left.by_metric, retraction.without(left)
+        result.retracted += before - left.by_metric
+    result.sample = result.sample or left
+    return left, whole.singles

@@ -28,7 +28,7 @@ from tallystream_worker.counting.lateness import is_late, record_if_late
 from tallystream_worker.counting.validation import check_normal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tallystream.rules.batch import BucketResolver
     from tallystream.rules.metrics import Metric, Rules
@@ -56,14 +56,25 @@ class PayloadFold:
         self._stream_id: StreamID | None = None  # of the present entry; parsed when a vote needs it
         self._first = 0
         self._earlier: dict[tuple[str, str, str | None, int], int] = {}
+        self._whole: Iterator[Single] | None = None  # single events not passed yet, if some are left out
 
-    def __call__(self, result: FoldResult, entry: Entry, payload: Payload) -> None:
+    def __call__(
+        self, result: FoldResult, entry: Entry, payload: Payload, whole: Sequence[Single] | None = None
+    ) -> None:
         """Add the events of an entry to the batch of a result.
 
         Excluded events, and events that break a rule, are added to the dead letters of the result. Late events are
         added to `result.late` and not counted if `Metric.rejects_late`; else they are counted.
+
+        Args:
+            result: The result to add to.
+            entry: The entry.
+            payload: The events to add.
+            whole: All single events of the entry, if some of them are left out of `payload`, which then has no
+                `visits`: an event that is left out still has its place in the log, and the later events have theirs.
         """
         self._stream_id, self._first, self._earlier = None, earlier_events(entry.fields), {}
+        self._whole = None if whole is None else iter(whole)
         for group in payload.groups:
             self._add_group(result, entry, group)
         for columns in payload.visits:
@@ -168,6 +179,13 @@ class PayloadFold:
 
     def _count_earlier(self, single: Single) -> int:
         """Return how many events of the same metric, subject, actor and time are before an event in its entry."""
+        for passed in self._whole or ():
+            if passed is single:
+                break
+            self._count(passed)
+        return self._count(single)
+
+    def _count(self, single: Single) -> int:
         key = (single.metric, single.subject, single.actor, single.at)
         earlier = self._earlier.get(key, self._first)
         self._earlier[key] = earlier + 1
