@@ -113,6 +113,8 @@ class Model:
         """Places of the dead letters of metrics that were not declared."""
         self.dropped: set[int] = set()
         """Places of the dead letters that an operator gave up."""
+        self.unlisted: set[int] = set()
+        """Places of the dead letters that were lost with the server: a snapshot does not contain them."""
         self.resets: dict[tuple[str, str], int] = {}
         """By metric and subject, the place in the log of its last reset by corrections."""
         self.unsure: set[tuple[str, str]] = set()
@@ -175,18 +177,23 @@ class Model:
         """Record that the history was counted again by the present rules; what was given up stays so."""
         declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
         self.undeclared -= declared - self.dropped
+        self.unlisted.clear()  # counting again makes new dead letters
         self.unsure.clear()
         self._changed()
 
     def retry(self) -> None:
         """Record that all dead letters were retried."""
         declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
-        self.undeclared -= declared - self.dropped
+        self.undeclared -= declared - self.dropped - self.unlisted
         self._changed()
+
+    def lose(self) -> None:
+        """Record that the server lost everything, and that a snapshot was restored."""
+        self.unlisted |= self.dead
 
     def drop(self) -> None:
         """Record that all dead letters were given up."""
-        self.dropped |= self.undeclared | {logged.place for logged in self.log if logged.dead}
+        self.dropped |= self.dead - self.unlisted
         self._changed()
 
     def reset(self, metric: str, subject: str, now: float) -> None:
@@ -221,17 +228,21 @@ class Model:
         return len(found)
 
     @property
+    def dead(self) -> set[int]:
+        """The places of all dead letters, also of those that an operator gave up."""
+        return (self.undeclared | {logged.place for logged in self.log if logged.dead}) - self.retracted
+
+    @property
     def ledger(self) -> dict[str, int]:
         """The number of events by outcome, and of the appended ones."""
         books = self.books.ledger
-        dead = sum(logged.dead for logged in self.log if logged.place not in self.retracted | self.undeclared)
         return {
             "appended": len(self.log),
             "counted": books["counted"],
             "rejected": books["rejected:once"] + books["rejected:limit"],
             "duplicate": books["duplicate"],
             "late": books["late"],
-            "dead": dead + len(self.undeclared - self.retracted),
+            "dead": len(self.dead),
             "retracted": len(self.retracted),
         }
 

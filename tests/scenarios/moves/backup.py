@@ -64,6 +64,7 @@ class LoseAndRestore(Move, frozen=True):
         world.execute("FLUSHALL")
         force = ["--force"] if self.force else []
         world.command("restore", snapshot, "--archive", archive, "--json", *force)
+        world.model.lose()
 
 
 class Drill(Move, frozen=True):

@@ -46,7 +46,8 @@ class ListDead(Move, frozen=True):
         world.count()
         letters = world.command("dead", "list", "--json")
         found = sum(letter["events"] for letter in letters)
-        expected = world.model.ledger["dead"] - len(world.model.dropped - world.model.retracted)
+        model = world.model
+        expected = len(model.dead - model.dropped - model.unlisted)
         if found != expected:
             raise Mismatch(f"dead list: {found} events, expected {expected}: {letters}")
 
