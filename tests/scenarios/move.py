@@ -69,7 +69,8 @@ def kinds() -> dict[str, type[Move]]:
 
 def encode(move: Move) -> dict[str, Any]:
     """Return a move as an object of a script."""
-    return {"move": type(move).__name__} | msgspec.to_builtins(move)
+    fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(move))  # as they are read from a file: no tuples
+    return {"move": type(move).__name__} | fields
 
 
 def decode(step: dict[str, Any]) -> Move:
