@@ -197,15 +197,24 @@ def grant(events: list[Happened], rule: Metric, books: Books) -> None:
     for label, asked in grouped(events, lambda event: event.bucket(rule.per or "")):
         accepted = min(rule.limit or 0, len(asked))
         books.asked[asked[0].metric, str(label), asked[0].subject] += len(asked)
-        first = min(asked, key=lambda event: event.received)
-        books.add(first, rule, accepted)
-        for window in rule.windows:
-            in_time = sum(event.is_in_time(window, rule) for event in asked)
-            if in_time:  # else the bucket had closed before the first event
-                place = (window, first.metric, first.bucket(window), first.subject)
-                books.windows[place] += min(rule.limit or 0, in_time) - accepted
+        if accepted == len(asked):
+            for event in asked:
+                books.add(event, rule, 1)
+        else:
+            _add_accepted(asked, accepted, rule, books)
         books.move("counted", asked[0].metric, accepted)
         books.move("rejected:limit", asked[0].metric, len(asked) - accepted)
+
+
+def _add_accepted(asked: list[Happened], accepted: int, rule: Metric, books: Books) -> None:
+    """Add the accepted ones of a period's events; every window is at least as long as the period."""
+    first = min(asked, key=lambda event: event.received)
+    books.add(first, rule, accepted)
+    for window in rule.windows:
+        in_time = sum(event.is_in_time(window, rule) for event in asked)
+        if in_time:  # else the bucket had closed before the first event
+            place = (window, first.metric, first.bucket(window), first.subject)
+            books.windows[place] += min(rule.limit or 0, in_time) - accepted
 
 
 def grouped(events: Iterable[Happened], key: Callable[[Happened], Hashable]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.scenarios.known import Known, avoided
 from tests.scenarios.script import Occurrence
@@ -40,6 +41,7 @@ class Draft:
         elapsed: Seconds since then, by the true clock, after the last step.
         events: The events that were drawn so far.
         done: Names of things that were done and matter to later moves.
+        without: Names of the fields that events do not have.
     """
 
     data: DataObject
@@ -49,6 +51,7 @@ class Draft:
     elapsed: float = 0.0
     events: list[Occurrence] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
+    without: frozenset[str] = frozenset()
 
     def pick(self, choices: Sequence[T]) -> T:
         """Return one of some choices."""
@@ -67,7 +70,7 @@ class Draft:
         metrics = list(self.rules.metric) if metrics is None else metrics
         if not metrics:
             return None
-        copies = [event for event in self.events if event.id is not None and event.metric in metrics]
+        copies = [event for event in self.events if event.id is not None and self._is_valid(event, metrics)]
         if copies and self.chance(4):
             return self.pick(copies)
         metric = self.pick(metrics)
@@ -75,9 +78,18 @@ class Draft:
         actor = self.pick(["u1", "u2", "u3"]) if rule.once else self.pick([None, None, "u1", "u2", "u3", "u4"])
         id_ = self._id()
         subject = self.pick(["a", "b", "c", "d", "e"])
-        event = Occurrence(metric, subject, self._amount(rule), actor, self._at(), id_)
+        event = self.lacking(Occurrence(metric, subject, self._amount(rule), actor, self._at(), id_))
         self.events.append(event)
         return event
+
+    def _is_valid(self, event: Occurrence, metrics: Sequence[str]) -> bool:
+        """Return whether an event has one of some metrics, and is valid under its present rules."""
+        return event.metric in metrics and (self.rules.metric[event.metric].once is None or event.actor is not None)
+
+    def lacking(self, event: Occurrence) -> Occurrence:
+        """Return an event without the fields that are left out; an actor that its metric needs stays."""
+        out = set(self.without) - ({"actor"} if self.rules.metric[event.metric].once else set())
+        return replace(event, **{name: None for name in ("actor", "at", "id") if name in out})
 
     def _id(self) -> str | None:
         return self.pick([None, None, None, f"i{len(self.events)}"])

@@ -269,7 +269,12 @@ def read(url: str, questions: list[list[Any]]) -> dict[str, Any]:
 
 
 def http(config: str, requests: list[list[Any]]) -> dict[str, Any]:
-    """Send HTTP requests (method, path, JSON body) to a read service on this host; return statuses and bodies."""
+    """Send HTTP requests to a read service on this host; return statuses and bodies.
+
+    Args:
+        config: The configuration file of the read service.
+        requests: Method, path and body of each request; the body is text, or an object that is sent as JSON.
+    """
     import httpx  # noqa: PLC0415
 
     if config not in _services:
@@ -279,7 +284,8 @@ def http(config: str, requests: list[list[Any]]) -> dict[str, Any]:
     with httpx.Client(base_url=_services[config], timeout=20) as client:
         answers = []
         for method, path, body in requests:
-            response = client.request(method, path, json=body)
+            content = body if isinstance(body, str) else json.dumps(body)
+            response = client.request(method, path, content=content, headers={"Content-Type": "application/json"})
             kind = response.headers.get("content-type", "")
             answers.append([response.status_code, response.json() if "json" in kind else response.text])
     return {"began": began, "ended": time.time(), "answers": answers}

@@ -14,6 +14,7 @@ class Known(Enum):
 
     CALLER_CLOCK = "15.6: decide looks at the caller's clock"
     LARGE_SUMS = "g10: sums near 2^53"
+    LARGE_TOTALS = "g10: the total of a metric above 2^53"
     NEGATIVE_SKETCHES = "f06: sketches with negative amounts"
     LEADERBOARD_ERRORS = "f05: the error of a leaderboard does not cover subjects that it does not list"
     FIRST_VOTE_OF_0 = "new: decide of a first vote of 0 returns total None instead of 0"
@@ -21,6 +22,9 @@ class Known(Enum):
     TWO_RESETS = "f07: two resets at once take the total back twice"
     OLD_SNAPSHOTS = "f08, f24: a restore of an older snapshot forgets retractions and retried dead letters"
     RESETS = "g18, g19: resets of retracted events, and of buckets ahead"
+    LIKE_FILES = "f22: a file that begins like another one is taken for it"
+    HALF_CHARACTERS = "m04: half an emoji in one of many events refuses the whole list"
+    SPOILT_SNAPSHOTS = "m08: a drill does not notice that votes, ids or whole buckets are missing from the snapshot"
     RULE_CHANGES = "f03, f25, g11: a rule that is added to a metric with events"
 
 

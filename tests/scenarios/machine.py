@@ -68,12 +68,20 @@ class Played:
     seconds: float
 
 
-def draw(seed: int, steps: tuple[int, int] = STEPS) -> Script:
+def draw(
+    seed: int,
+    steps: tuple[int, int] = STEPS,
+    without: frozenset[str] = frozenset(),
+    only: tuple[str, ...] = (),
+) -> Script:
     """Return the script of a seed; the same seed gives the same script at one commit.
 
     Args:
         seed: The seed.
         steps: The least and the most moves.
+        without: What is left out: names of moves, settings of metrics, fields of events and zones; `doubles` for
+            windows that are listed twice.
+        only: Names of the moves that the script may have, and the staples; empty for all.
     """
     drawn: list[Script] = []
 
@@ -88,22 +96,26 @@ def draw(seed: int, steps: tuple[int, int] = STEPS) -> Script:
     )
     @given(st.data())
     def choose(data: DataObject) -> None:
-        drawn.append(_script(seed, data, steps))
+        drawn.append(_script(seed, data, steps, without, only))
 
     choose()
     return drawn[-1]
 
 
-def _script(seed: int, data: DataObject, lengths: tuple[int, int]) -> Script:
-    zone, start = drawn_rules.beginning(data)
-    rules = drawn_rules.rules(data, zone)
-    draft = Draft(data, rules, moment(start), data.draw(st.sampled_from(["forever", "forever", "7d"])))
+def _script(
+    seed: int, data: DataObject, lengths: tuple[int, int], without: frozenset[str], only: tuple[str, ...]
+) -> Script:
+    zone, start = drawn_rules.beginning(data, without)
+    rules = drawn_rules.rules(data, zone, without)
+    age = data.draw(st.sampled_from(["forever", "forever", "7d"]))
+    draft = Draft(data, rules, moment(start), age, without=without)
     steps = []
     # A script has some kinds of moves only, and so more of each: features meet that would be rare together.
-    names = data.draw(st.lists(st.sampled_from(_weighted()), min_size=3, max_size=12, unique_by=lambda one: one))
-    names = [*names, *_STAPLES]
+    some = st.lists(st.sampled_from(_weighted()), min_size=3, max_size=12, unique_by=lambda one: one)
+    names = [*(only * 3 or data.draw(some)), *_STAPLES]
     for _ in range(data.draw(st.integers(*lengths))):
-        move = kinds()[data.draw(st.sampled_from(names))].draw(draft)
+        name = data.draw(st.sampled_from(names))
+        move = None if name in without else kinds()[name].draw(draft)
         if move is not None:
             steps.append(encode(move))
     return Script(
@@ -117,7 +129,7 @@ def _script(seed: int, data: DataObject, lengths: tuple[int, int]) -> Script:
     )
 
 
-_STAPLES: Final = ("Emit", "Emit", "PassTime", "Emit", "Decide", "PassTime")
+_STAPLES: Final = ("Emit", "Emit", "PassTime", "Emit", "Decide", "PassTime", "Maintain")
 """Moves that every script may have, repeated by weight."""
 
 

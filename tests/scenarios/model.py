@@ -119,6 +119,8 @@ class Model:
         """By metric and subject, the place in the log of its last reset by corrections."""
         self.unsure: set[tuple[str, str]] = set()
         """Metrics and windows that were added to a metric with events: their buckets began empty."""
+        self.changed: set[str] = set()
+        """Metrics with events that began to count one vote for each actor: their totals have the older events."""
         self._settled = 0
         self.waiting = False
         """Whether an entry may not be counted yet."""
@@ -170,6 +172,8 @@ class Model:
             before = self.rules.metric.get(name)
             if before is not None:
                 self.unsure |= {(name, window) for window in metric.windows if window not in before.windows}
+                if before.once != metric.once:
+                    self.changed.add(name)
         self.rules = rules
         self._changed()
 
@@ -179,6 +183,7 @@ class Model:
         self.undeclared -= declared - self.dropped
         self.unlisted.clear()  # counting again makes new dead letters
         self.unsure.clear()
+        self.changed.clear()
         self._changed()
 
     def retry(self) -> None:

@@ -83,6 +83,9 @@ def questions(model: Model, now: Present) -> Iterator[Question]:
     """Yield every question about the events of a model, with the answers that are right at a time."""
     yield _ledger(model)
     for metric, rule in model.rules.metric.items():
+        if metric in model.changed:
+            yield from (_sensible_votes(metric, subject) for subject in model.subjects(metric)[:MOST_SUBJECTS])
+            continue
         for subject in model.subjects(metric)[:MOST_SUBJECTS]:
             yield _total(model, metric, subject)
             for window in _windows(model, metric):
@@ -118,6 +121,8 @@ def _differs(name: str, found: Any, expected: Any) -> str | None:
 
 def _ledger(model: Model) -> Question:
     def judge(answer: dict[str, Any]) -> str | None:
+        if model.changed:
+            return _differs("unaccounted", answer["unaccounted"], 0)
         expected = {name: events for name, events in model.ledger.items() if events}
         found = {name: events for name, events in answer["ledger"].items() if events}
         if model.resets:  # corrections are events as well, as many as the buckets that they change
@@ -245,6 +250,14 @@ def _votes(model: Model, metric: str, subject: str) -> Question:
 
     def judge(answer: dict[str, Any]) -> str | None:
         return _differs("votes", (answer["score"], answer["up"], answer["down"]), (score, up, up - score))
+
+    return Question(("votes", subject, metric), judge, f"/v1/votes/{metric}/{quote(subject, safe='')}")
+
+
+def _sensible_votes(metric: str, subject: str) -> Question:
+    def judge(answer: dict[str, Any]) -> str | None:
+        score, up, down = answer["score"], answer["up"], answer["down"]
+        return None if min(up, down) >= 0 and score == up - down else f"score {score} of {up} up and {down} down"
 
     return Question(("votes", subject, metric), judge, f"/v1/votes/{metric}/{quote(subject, safe='')}")
 

@@ -42,7 +42,7 @@ class Decide(Move, frozen=True):
     def play(self, world: World) -> None:
         """Decide the event, and compare the verdict with the model's."""
         model, event = world.model, self.event
-        if event.metric not in model.rules.metric:
+        if event.metric not in model.rules.metric or event.metric in model.changed:
             return
         world.count()
         rule = model.rules.metric[event.metric]

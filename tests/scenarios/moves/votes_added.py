@@ -1,0 +1,50 @@
+"""A metric that begins to count one vote for each actor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from tallystream.errors import ConfigurationError
+from tallystream.rules.metrics import Rules
+from tests.scenarios.known import Known, avoided
+from tests.scenarios.move import Move
+
+if TYPE_CHECKING:
+    from tests.scenarios.draft import Draft
+    from tests.scenarios.world import World
+
+
+class AddVotes(Move, frozen=True):
+    """An operator adds `once` to a metric: older events stay in its totals, and its votes make sense.
+
+    Attributes:
+        metric: The metric.
+    """
+
+    metric: str
+
+    @classmethod
+    def draw(cls, draft: Draft) -> AddVotes | None:
+        """Return a metric of sums."""
+        names = [name for name, rule in draft.rules.metric.items() if rule.once is None and rule.limit is None]
+        if avoided(Known.RULE_CHANGES) or not names:
+            return None
+        move = cls(draft.pick(names))
+        try:
+            draft.rules = move.added(draft.rules)
+        except ConfigurationError:
+            return None
+        return move
+
+    def added(self, rules: Rules) -> Rules:
+        """Return rules with one vote for each actor."""
+        changed = replace(rules.metric[self.metric], once="forever")
+        return Rules(rules.metric | {self.metric: changed}, zone=rules.zone)
+
+    def play(self, world: World) -> None:
+        """Count what waits, and change the rules."""
+        if self.metric in world.rules.metric and world.rules.metric[self.metric].once is None:
+            world.count()
+            world.declare(self.added(world.rules))
