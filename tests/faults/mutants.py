@@ -80,6 +80,7 @@ _GATE: Final = "if #pending < #ids then"
 _NO_GATE: Final = Edit(_APPLY, _GATE, "if false then")
 _AGAIN: Final = Edit(_APPEND, "if sequence <= last then", "if false then")
 
+_ALERTS: Final = "tests/integration/alerts/test_alerts.py"
 _IDS: Final = "tests/integration/counting/test_ids.py"
 _DROPPED: Final = "tests/integration/dead_letters/test_dropped.py"
 _VOTE_ORDER: Final = "tests/integration/counting/test_vote_order.py"
@@ -626,5 +627,10 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_DROPPED}::test_a_vote_keeps_its_place_after_another_is_dropped",),
+    ),
+    Mutant(
+        "watched-by-the-clock",
+        (Edit("tallystream/storage/lua/rules/alerts.lua", "math.max(now, tonumber(highest) + 1) or now", "now"),),
+        tests=(f"{_ALERTS}::test_a_sum_fires_after_the_clock_jumped",),
     ),
 )

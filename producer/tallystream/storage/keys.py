@@ -206,7 +206,8 @@ class PartitionKeys:
     def watched(self, alert: str) -> str:
         """Sorted set: the subjects of an alert on a range, by the millisecond of the last batch with the subject.
 
-        Only the 10,000 latest subjects are kept.
+        The millisecond is above that of all earlier batches, also if the clock was set back. Only the 10,000 latest
+        subjects are kept.
         """
         return f"{self.prefix}watched:{alert}"
 

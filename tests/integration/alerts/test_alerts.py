@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.clock import ClockedServer
     from tests.servers import Server
 
 METRICS = {
@@ -238,6 +239,22 @@ def test_a_sum_over_a_range_rises_and_falls_by_itself(server: Server) -> None:
         assert noticed(harness) == [("busy", "a", "firing", "6")]
         assert (second.run_once(now + 660), first.run_once(now + 660)) == (1, 0)
         assert noticed(harness)[-1] == ("busy", "a", "resolved", "0")
+
+
+def test_a_sum_fires_after_the_clock_jumped(clocked: ClockedServer) -> None:
+    """After a clock was ahead for a moment, subjects that are counted then are evaluated, in the order of counting."""
+    metrics = {"daily": Metric("", ("day",))}
+    busy = Rules(metrics, alert=(Alert("busy", "daily", over="2d", above=5),))
+    with Harness(clocked.url, rules=busy, partitions=1) as harness:
+        evaluator = watcher(harness)
+        for offset, subject in ((0.0, "a"), (7 * 86_400.0, "b"), (0.0, "c")):
+            clocked.set(offset)
+            count(harness, ("daily", subject, 1))
+            assert evaluator.run_once() == 0
+        count(harness, ("daily", "a", 10))
+        assert (evaluator.run_once(), noticed(harness)) == (1, [("busy", "a", "firing", "11")])
+        count(harness, ("daily", "c", 10))
+        assert (evaluator.run_once(), noticed(harness)[1:]) == (1, [("busy", "c", "firing", "11")])
 
 
 def test_silence_is_noticed(server: Server) -> None:

@@ -72,8 +72,14 @@ local function evaluate_alerts(self)
   end
 end
 
--- Writes the changed states with their notifications, and the subjects of alerts on a range with the time `now`
--- (milliseconds since 1970).
+-- Returns the score of the subjects that are counted at millisecond `now`: above every score in the sorted set, even if
+-- the clock was set back. So an evaluator finds all subjects that were counted after the highest score that it read.
+local function next_score(key, now)
+  local highest = call('ZRANGE', key, 0, 0, 'REV', 'WITHSCORES')[2]
+  return highest and math.max(now, tonumber(highest) + 1) or now
+end
+
+-- Writes the changed states with their notifications, and the subjects of alerts on a range with their score.
 local function write(self, now)
   for _, change in ipairs(self.alerts) do
     alert_states.change_state(self.batch.outbox, change.states, change.alert, change)
@@ -82,7 +88,8 @@ local function write(self, now)
     end
   end
   for _, touched in ipairs(self.batch.touched or {}) do
-    local key, scored, score = touched[1], {}, format('%.0f', now)
+    local key, scored = touched[1], {}
+    local score = format('%.0f', next_score(key, now))
     for i = 2, #touched do
       scored[2 * i - 3], scored[2 * i - 2] = score, touched[i]
     end
