@@ -633,4 +633,20 @@ MUTANTS: Final = (
         (Edit("tallystream/storage/lua/rules/alerts.lua", "math.max(now, tonumber(highest) + 1) or now", "now"),),
         tests=(f"{_ALERTS}::test_a_sum_fires_after_the_clock_jumped",),
     ),
+    Mutant(
+        "alerts-of-ended-buckets-by-decision",
+        (Edit("tallystream/storage/lua/rules/closed_buckets.lua", "  drop_watched(rule, now)\n", ""),),
+        tests=(f"{_ALERTS}::test_a_decision_of_a_host_with_another_time",),
+    ),
+    Mutant(
+        "alerts-by-the-clock-of-a-decider",
+        (
+            Edit(
+                "tallystream/producing/decider.py",
+                "        batch.add(place, ",
+                "        batch.received = int(now * 1000)\n        batch.add(place, ",
+            ),
+        ),
+        tests=(f"{_ALERTS}::test_a_decision_of_a_host_with_another_time",),
+    ),
 )

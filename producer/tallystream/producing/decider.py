@@ -119,7 +119,6 @@ class Decider:
             places = self._places[keys.generation] = BucketResolver(rules)
         place = places(event.metric, at // 60_000)
         batch = Batch(keys, rules.zone, rules.alerts)
-        batch.received = int(now * 1000)
         batch.add(place, event.subject, event.amount, at, event.actor, event.id)
         single = Single(event.metric, event.subject, event.amount, at, event.actor, event.id)
         entry = ["v", VERSION, "d", keys.generation, "n", 1, "b", encode(Payload([], [single]))]

@@ -31,7 +31,8 @@ def looks(
         subjects: All subjects of the metric in the batch.
         buckets: By position of the window, counted from 1, the buckets that the batch adds to.
         received: Millisecond at which the server received the first entry of the batch. A bucket that had
-            ended before is not checked, because an alert about it would be too late to be useful.
+            ended before is not checked, because an alert about it would be too late to be useful. 0 for a decision:
+            the script leaves out these buckets, by the server's time.
 
     Returns:
         One map for each alert that has a matching subject and a bucket to check.
@@ -39,10 +40,10 @@ def looks(
     found = []
     for nth, alert in alerts:
         if nth == 0:
-            places: dict[str, tuple[str, int]] = {"": (keys.alerting(alert.name, ""), 0)}
+            places: dict[str, tuple[str, int, int]] = {"": (keys.alerting(alert.name, ""), 0, 0)}
         else:
             places = {
-                each.label: (keys.alerting(alert.name, each.label), each.end * 1000 + _REMEMBERED_MS)
+                each.label: (keys.alerting(alert.name, each.label), each.end * 1000 + _REMEMBERED_MS, each.end * 1000)
                 for each in buckets.get(nth, ())
                 if each.end * 1000 > received
             }

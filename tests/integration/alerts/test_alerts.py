@@ -178,6 +178,18 @@ def test_a_decision_is_watched(server: Server) -> None:
         assert len(noticed(harness)) == 1
 
 
+def test_a_decision_of_a_host_with_another_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision checks an alert on a bucket until the bucket ends by the server's clock, whatever its host's clock."""
+    with Harness(server.url, rules=rules(Alert("busy", "view", window="minute", above=0))) as harness:
+        decide = Decider(harness.connect(), Deployment.create_or_load(harness.client))
+        present = time.time
+        now = present()
+        for ahead, at, fires in ((-1800, now - 600, False), (0, now - 600, False), (1800, now + 60, True)):
+            monkeypatch.setattr(time, "time", lambda ahead=ahead: present() + ahead)
+            decide(Event("view", f"s{ahead}", at=at))
+            assert len(noticed(harness)) == fires
+
+
 def test_a_rebuild_notices_nothing(server: Server) -> None:
     """A rebuild counts the same totals and makes no notification."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10)), partitions=1) as harness:

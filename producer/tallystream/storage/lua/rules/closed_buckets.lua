@@ -1,5 +1,6 @@
--- closed_buckets: takes the buckets that have closed out of the batch of a decision. For an appended event the fold
--- does the same, by the time at which the server received it. For a decision that time is the present.
+-- closed_buckets: takes the buckets that have closed out of the batch of a decision, and those that have ended out of
+-- its alerts. For an appended event the fold does the same, by the time at which the server received it. For a decision
+-- that time is the present by the server's clock.
 
 -- Returns the columns of a list whose bucket is open; `closes_of` returns the time at which a column's bucket closes.
 local function open_columns(columns, closes_of, now)
@@ -32,9 +33,22 @@ local function drop_labels(batch, rule, labels, now)
   return dropped
 end
 
--- Removes the buckets that have closed at millisecond `now` from the batch of one event.
+-- Removes the buckets that have ended from the alerts of a rule: they are not checked any more.
+local function drop_watched(rule, now)
+  for _, alert in ipairs(rule.watch or {}) do
+    for label, bucket in pairs(alert.buckets) do
+      if bucket[3] > 0 and bucket[3] <= now then
+        alert.buckets[label] = nil
+      end
+    end
+  end
+end
+
+-- Removes the buckets that have closed at millisecond `now` from the batch of one event, and those that have ended from
+-- its alerts.
 local function drop(batch, now)
   local rule = batch.rules[1]
+  drop_watched(rule, now)
   batch.windows = open_columns(batch.windows, function(column)
     return batch.closes[rule.windows[column[2]] .. column[3]]
   end, now)
