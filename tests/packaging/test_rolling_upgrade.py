@@ -211,7 +211,7 @@ def test_each_release_refuses_the_layout_of_the_other(run, fresh_server, tmp_pat
 
 @pytest.mark.usefixtures("earlier_layout")
 def test_events_of_an_earlier_layout_are_counted_again(run, fresh_server, tmp_path) -> None:
-    """What the error advises works: replayed by the earlier release and ingested by this one, every event counts."""
+    """Events that the earlier release replays into a file, and this one ingests, are all counted."""
     server, file = fresh_server(), tmp_path / "events.ndjson"
     assert run(OLD, WORKER, "emit", "view", "a", "--amount", "3", "--redis", server.url).wait(60) == 0
     assert run(OLD, WORKER, "emit", "vote", "a", "--actor", "u1", "--redis", server.url).wait(60) == 0
