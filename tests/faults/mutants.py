@@ -85,7 +85,8 @@ _IDS: Final = "tests/integration/counting/test_ids.py"
 _DROPPED: Final = "tests/integration/dead_letters/test_dropped.py"
 _VOTE_ORDER: Final = "tests/integration/counting/test_vote_order.py"
 _EVENT_IDS: Final = "tallystream/storage/lua/rules/event_ids.lua"
-_FORGET_IDS: Final = "tallystream/storage/lua/rules/forget_ids.lua"
+_FORGET: Final = "tallystream/storage/lua/rules/forget_periods.lua"
+_KEPT: Final = "tests/integration/counting/test_kept_periods.py"
 
 MUTANTS: Final = (
     Mutant("no-gate", (_NO_GATE,), (25, 26), "BPLM"),
@@ -570,19 +571,57 @@ MUTANTS: Final = (
     Mutant(
         "ids-forgotten-by-the-clock",
         (
-            Edit(_FORGET_IDS, "tonumber(oldest) >= streams.parse_id(ids[1])", "false"),
-            Edit(_FORGET_IDS, "math.min(now, oldest_uncounted(stream, group))", "now"),
+            Edit(_FORGET, "oldest >= streams.parse_id(ids[1])", "false"),
+            Edit(_FORGET, "math.min(now, oldest_uncounted(stream, group))", "now"),
         ),
-        tests=(f"{_IDS}::test_ids_of_a_backlog_are_kept",),
+        tests=(f"{_IDS}::test_ids_of_a_backlog_are_kept", f"{_KEPT}::test_workers_may_be_away_for_days"),
     ),
     Mutant(
         "ids-forgotten-at-once",
-        (Edit(_FORGET_IDS, "is_due = since and since <= now - AGAIN", "is_due = true"),),
-        tests=(f"{_IDS}::test_a_clock_that_jumps_forgets_no_ids",),
+        (
+            Edit(_FORGET, "must_wait = since and since > now - AGAIN", "must_wait = false"),
+            Edit(_FORGET, "bound = since and math.min(bound, left)", "bound = left"),
+        ),
+        tests=(
+            f"{_IDS}::test_forgotten_ids_are_never_counted_as_new",
+            f"{_KEPT}::test_a_clock_that_is_ahead_for_a_minute_removes_nothing",
+        ),
+    ),
+    Mutant(
+        "due-since-a-wrong-clock",
+        (Edit(_FORGET, "if since and since > now then", "if false then"),),
+        tests=(f"{_KEPT}::test_a_clock_that_is_ahead_for_a_minute_removes_nothing",),
+    ),
+    Mutant(
+        "votes-never-removed",
+        (Edit(_FORGET, "planned.batch.periods) do\n    most = most", "{}) do\n    most = most"),),
+        tests=(f"{_KEPT}::test_removal_keeps_up_with_batches_that_add_votes",),
+    ),
+    Mutant(
+        "limits-begin-again",
+        (Edit("tallystream/storage/lua/rules/limits.lua", "if self.gone[key] then", "if false then"),),
+        tests=(f"{_KEPT}::test_events_of_a_removed_period_are_late",),
+    ),
+    Mutant(
+        "votes-begin-again",
+        (Edit("tallystream/storage/lua/rules/votes.lua", "if self.gone[key] then", "if false then"),),
+        tests=(f"{_KEPT}::test_events_of_a_removed_period_are_late",),
+    ),
+    Mutant(
+        "state-expires-by-the-clock",
+        (
+            Edit(
+                _FORGET,
+                "added[n + 1], added[n + 2] = kept,",
+                "call('PEXPIREAT', period[i], format('%.0f', math.max(clock.milliseconds() + 86400000, period[3])))\n"
+                "        added[n + 1], added[n + 2] = kept,",
+            ),
+        ),
+        tests=(f"{_KEPT}::test_workers_may_be_away_for_days",),
     ),
     Mutant(
         "forgotten-ids-count-as-new",
-        (Edit(_EVENT_IDS, "if seen[6] <= (forgotten[rule.metric] or -1) then", "if false then"),),
+        (Edit(_EVENT_IDS, "if seen[5] <= (self.forgotten_ends['seen:' .. rule.metric] or -1) then", "if false then"),),
         tests=(f"{_IDS}::test_forgotten_ids_are_never_counted_as_new",),
     ),
     Mutant(

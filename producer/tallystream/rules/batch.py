@@ -127,8 +127,6 @@ class Batch:
         sums: By bucket set and subject, the sum of the amounts, for events that no rule with state needs separately.
         limited: By bucket set and subject, the number of events, for metrics with a limit.
         received: Millisecond at which the server received the first of the events; used only if there are alerts.
-        expire: By key of the state of a rule (limit, votes, ids), the millisecond until which it is kept; 0 means
-            forever.
         closes: By key of a bucket and of its leaderboard, the millisecond at which it closes; 0 means never.
     """
 
@@ -143,9 +141,8 @@ class Batch:
         self._votes: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
         self._uniques: dict[tuple[str, str, int], dict[str, set[str]]] = {}
         self._rules: dict[str, Metric] = {}
-        self.expire: dict[str, int] = {}
         self.closes: dict[str, int] = {}
-        self._id_ends: dict[str, int] = {}
+        self._periods: dict[tuple[str, int, int], dict[str, None]] = defaultdict(dict)
         self._places: dict[BucketSet, int] = {}
 
     def add(
@@ -184,7 +181,8 @@ class Batch:
                 in_entry = f".{earlier}" if earlier else ""
                 record = (f"{at}@{after}.{number}{in_entry} {amount} {place.text}", after, number, earlier)
             self._votes[place.metric, key, subject].append((actor, amount, at, self._number(place), *record))
-            self._keep(key, None if rule.once == "forever" else period.end, rule.late_seconds)
+            if rule.once != "forever":
+                self._keep("once", place.metric, period, period_kept(rule, period), key)
         elif id_ is not None and rule.ids is not None:
             period = id_period(rule.ids, at // 60_000)
             self._seen[place.metric, period].append((f"{subject}\n{id_}", subject, amount, at, self._number(place)))
@@ -235,9 +233,10 @@ class Batch:
 
         That is when a bucket closes, or until when the state of a rule is kept.
 
-        A bucket of unique actors has the prefix of its keys. A period of ids is kept at least until then.
+        A bucket of unique actors has the prefix of its keys. The state of a period is kept at least until then.
         """
-        return self.expire | self.closes | self._id_ends | {prefix: until for _, prefix, until in self._uniques}
+        kept = {key: until for (_, _, until), keys in self._periods.items() for key in keys}
+        return kept | self.closes | {prefix: until for _, prefix, until in self._uniques}
 
     @property
     def counters(self) -> int:
@@ -288,7 +287,7 @@ class Batch:
                 (numbers[metric], prefix, until, [(subject, *actors) for subject, actors in by_subject.items()])
                 for (metric, prefix, until), by_subject in self._uniques.items()
             ],
-            "expire": [part for pair in self.expire.items() for part in pair],
+            "periods": [(*period, *keys) for period, keys in self._periods.items()],
             "closes": self.closes,
             "ledger": [part for move in ledger.items() for part in move],
         }
@@ -297,15 +296,14 @@ class Batch:
         return _encode(batch)
 
     def _ids(self, metric: str, rule: Metric, period: Bucket) -> tuple[Any, ...]:
-        """Return what the script needs to know about a period of ids: keys, bounds, and until when it is kept."""
+        """Return what the script needs to know about a period of ids: its key, its neighbours' keys, and its begin."""
         assert rule.ids is not None  # noqa: S101  # else no event with an id was added
         minute, length = period.start // 60, id_length(rule.ids)
         before = id_period(rule.ids, minute - length // 60).label if period.start else ""  # "": there is none
         labels = (period.label, before, id_period(rule.ids, minute + length // 60).label)
         keys = [self._keys.seen(metric, label) for label in labels]
-        until = id_period_kept(rule, period)
-        self._id_ends[keys[0]] = until
-        return *keys, f"{period.end * 1000} {metric}:{period.label}", period.start * 1000, until
+        self._keep("seen", metric, period, id_period_kept(rule, period), keys[0])
+        return *keys, period.start * 1000
 
     def _watch(self, batch: dict[str, Any], rules: Mapping[str, Metric]) -> None:
         """Add to `batch` the alerts on its metrics, with the subjects and buckets for which the script checks them."""
@@ -341,7 +339,7 @@ class Batch:
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
         """Return `sums` as three lists of columns: totals, window buckets, and sketches (metrics with `exact = false`).
 
-        Add the keys of the buckets to `expire`.
+        Add the keys of the buckets to `closes`, and those of limits to the periods.
 
         Args:
             numbers: By metric, its number in the batch.
@@ -400,9 +398,9 @@ class Batch:
 
     def _keep_buckets(self, place: BucketSet) -> None:
         rule = place.rule
-        if place.limit is not None:
-            end = None if rule.per == "total" else place.limit.end
-            self._keep(self._keys.limit(place.metric, place.limit.label), end, rule.late_seconds)
+        if place.limit is not None and rule.per != "total":
+            key = self._keys.limit(place.metric, place.limit.label)
+            self._keep("limit", place.metric, place.limit, period_kept(rule, place.limit), key)
         for window, each, closes in zip(rule.windows, place.buckets, place.closes, strict=True):
             if each is None:
                 continue
@@ -410,14 +408,14 @@ class Batch:
             if rule.top:
                 self.closes[self._keys.window_top(window, place.metric, each.label)] = (closes or 0) * 1000
 
-    def _keep(self, key: str, end: int | None, kept: int | None) -> None:
-        self.expire[key] = _until(end, kept)
+    def _keep(self, kind: str, metric: str, period: Bucket, until: int, key: str) -> None:
+        self._periods[f"{kind}:{metric}", period.end * 1000, until][key] = None
 
 
 _NEVER: Final = 2**53
 
-_ID_SLACK: Final = 3600
-"""Seconds for which ids are kept longer than needed: the entries of a log may not be quite in the order of time."""
+_SLACK: Final = 3600
+"""Seconds for which state is kept longer than needed: the entries of a log may not be quite in the order of time."""
 
 
 def id_period_kept(rule: Metric, period: Bucket) -> int:
@@ -427,7 +425,16 @@ def id_period_kept(rule: Metric, period: Bucket) -> int:
     or less than the length of `ids` after it.
     """
     late = rule.id_late_seconds
-    return _until(period.end, None if late is None else id_length(rule.ids or "day") + late + _ID_SLACK)
+    return _until(period.end, None if late is None else id_length(rule.ids or "day") + late + _SLACK)
+
+
+def period_kept(rule: Metric, period: Bucket) -> int:
+    """Return the millisecond until which the state of a limit or of votes in a period is kept; 0 means forever.
+
+    An event of the period that is received later is late.
+    """
+    late = rule.late_seconds
+    return _until(period.end, None if late is None else late + _SLACK)
 
 
 def board_length(top: int) -> int:

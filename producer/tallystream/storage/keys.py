@@ -42,6 +42,12 @@ REAPED_SPOOL: Final = "!reaped:spool"
 HORIZONS: Final = [REAPED, REAPED_SPOOL]
 """The fields of the sequences that show whether a missing record may have been removed."""
 
+DUE: Final = "!due"
+"""Field of `PartitionKeys.forgotten`: when periods were due to be removed, and until when these were kept."""
+
+UNTIL: Final = "!until"
+"""Field of `PartitionKeys.forgotten`: the millisecond up to which periods were removed."""
+
 FIRST: Final = 1
 """The generation of counters that every deployment begins with; a rebuild makes the next."""
 
@@ -251,16 +257,20 @@ class PartitionKeys:
         return f"{self.counters}seen:{metric}:{label}"
 
     @cached_property
-    def id_periods(self) -> str:
-        """Sorted set: `<end of the period> <metric>:<label>` of each `seen`, by the time until which it is kept.
+    def periods(self) -> str:
+        """Sorted set: `<end of the period> <key without prefix>` of each `seen`, `limit` and `once`.
 
-        The time is that of the log: a period is removed once no entry is left to count that was received earlier.
+        The score is the time until which the key is kept. It is a time of the log: a period is removed once no entry is
+        left to count that was received earlier.
         """
         return self.counters + "periods"
 
     @cached_property
-    def forgotten_ids(self) -> str:
-        """Hash: metric -> end of its last period of IDs that was removed; `!due` -> when a period was due to be."""
+    def forgotten(self) -> str:
+        """Hash: kind and metric, such as `limit:view` -> end of the last period that was removed.
+
+        `!due` and `!until` are about what is removed next: see `forget_periods.lua`.
+        """
         return self.counters + "forgotten"
 
     def unique(self, metric: str, label: str, subject: str) -> str:

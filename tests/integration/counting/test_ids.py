@@ -13,6 +13,7 @@ from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.keys import DUE
 from tallystream.wire.codec import Payload, Single, encode
 from tallystream.wire.event import Event
 from tallystream_worker.dead_letters.retry import retry
@@ -55,14 +56,20 @@ def counted(harness: Harness, metric: str) -> int:
         return totals.get("s", metric).value
 
 
+def an_hour_later(harness: Harness) -> None:
+    """Let an hour pass, as far as the removal of periods is concerned."""
+    forgotten = harness.layout.keys[0].forgotten
+    if due := harness.client.hget(forgotten, DUE):
+        since, bound = map(int, due.split())
+        harness.client.hset(forgotten, DUE, f"{since - HOUR} {bound}")
+
+
 def forget(harness: Harness, times: int = 2) -> None:
     """Let the next batches remove what is due, as if an hour had passed since it became due."""
-    keys = harness.layout.keys[0]
     for _ in range(times):
         append(harness, "free", int(time.time() * 1000), "tick")
         harness.finish()
-        if harness.client.hexists(keys.forgotten_ids, "!due"):
-            harness.client.hset(keys.forgotten_ids, "!due", int(time.time() * 1000) - HOUR)
+        an_hour_later(harness)
 
 
 def balanced(harness: Harness) -> bool:
@@ -160,13 +167,11 @@ def test_ids_of_a_backlog_are_kept(harness):
     for entry in held:
         handed = iter([[entry]])
         harness.consumer(0, "reader", fetch=lambda *_, handed=handed: next(handed)).run_once()
-        keys = harness.layout.keys[0]
-        if harness.client.hexists(keys.forgotten_ids, "!due"):
-            harness.client.hset(keys.forgotten_ids, "!due", now - 2 * HOUR)
+        an_hour_later(harness)
     harness.finish()
     assert counted(harness, "m") == 40
     assert harness.ledger()["duplicate@m"] == 34
-    kept = harness.client.zcard(keys.id_periods)
+    kept = harness.client.zcard(harness.layout.keys[0].periods)
     assert kept == len(list(harness.client.scan_iter(match="*seen:*"))) <= 12
 
 
@@ -178,9 +183,9 @@ def test_forgotten_ids_are_never_counted_as_new(harness):
     harness.finish()
     append(harness, "free", now, "tick")
     harness.finish()
-    assert harness.client.zcard(keys.id_periods) == 1  # due, but not for an hour
+    assert harness.client.zcard(keys.periods) == 1  # due, but not for an hour
     forget(harness)
-    assert (harness.client.zcard(keys.id_periods), list(harness.client.scan_iter(match="*seen:*"))) == (0, [])
+    assert (harness.client.zcard(keys.periods), list(harness.client.scan_iter(match="*seen:*"))) == (0, [])
     append(harness, "m", at)  # it states that it was received in time
     harness.finish()
     assert counted(harness, "m") == 1
@@ -194,11 +199,11 @@ def test_a_clock_that_jumps_forgets_no_ids(harness):
     at = now - 20 * DAY
     append(harness, "m", at, received=at)
     harness.finish()
-    harness.client.hset(keys.forgotten_ids, "!due", now + 30 * DAY)  # stamped while the clock was ahead
+    harness.client.hset(keys.forgotten, DUE, f"{now + 30 * DAY} {now + 30 * DAY}")  # stamped while the clock was ahead
     for _ in range(3):
         append(harness, "free", now, "tick")
         harness.finish()
-    assert harness.client.zcard(keys.id_periods) == 1
+    assert harness.client.zcard(keys.periods) == 1
 
 
 def test_a_retry_of_a_forgotten_id_is_refused(harness):
@@ -209,7 +214,7 @@ def test_a_retry_of_a_forgotten_id_is_refused(harness):
     harness.rules = Rules({"free": Metric(ids=None)})
     harness.drain()
     (letter,) = letters(harness.client, harness.layout, 0)
-    harness.client.hset(harness.layout.keys[0].forgotten_ids, "m", at + DAY)
+    harness.client.hset(harness.layout.keys[0].forgotten, "seen:m", at + DAY)
     with pytest.raises(StreamError, match="may be a copy"):
         retry(harness.client, harness.layout, RULES, letter)
     assert [found.name for found in letters(harness.client, harness.layout, 0)] == [letter.name]

@@ -31,7 +31,7 @@ PRODUCER: Final = "HSET seq p 1_1-1"
 WORDS: Final = "RPUSH cut:before" + 5001 * " w"
 LEDGERS: Final = "HSET ledger appended 1; HSET topic appended 1 plain 0"
 DROPPED: Final = "dropped number number number"
-FORGOTTEN: Final = "HSET forgotten view 5"
+FORGOTTEN: Final = "HSET forgotten seen:view 5"
 CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 
 CASES: Final = [
@@ -145,8 +145,9 @@ def argument(word: str) -> str | bytes:
     """Return the argument of a script for a word of `CASES`."""
     kind, *rest = word.split(":")
     if kind == "known":
-        seen = (1, "seen:view:a", "seen:view:", "seen:view:c", "5 view:a", 0, 0, ("a\nx", "a", 1, 1, 1))
-        return batch("a", *rest, sums=(), seen=(seen,), labels=({1: "", "text": ""},))
+        seen = (1, "seen:view:a", "seen:view:", "seen:view:c", 0, ("a\nx", "a", 1, 1, 1))
+        periods = (("seen:view", 5, 9, "seen:view:a"),)
+        return batch("a", *rest, sums=(), seen=(seen,), labels=({1: "", "text": ""},), periods=periods)
     return batch(*rest) if kind == "batch" else "" if word == "-" else word
 
 
@@ -157,7 +158,7 @@ def batch(subject: str, *ids: str, **more: Any) -> bytes:
     """
     rule = {"metric": "view", "total": "total:", "up": "up:", "windows": [], "limit": 0, "limits": "limit:"}
     rule |= {"top": 0, "tops": [], "quota": 0, "sketch": "sketch", "bloom": 0, "apart": 1, "sketched": 0}
-    empty = ("labels", "windows", "sketches", "limited", "seen", "votes", "uniques", "expire")
+    empty = ("labels", "windows", "sketches", "limited", "seen", "votes", "uniques", "periods")
     columns = {"sums": [(1, [subject], [1])], "ledger": ["counted", 1], "closes": {}}
     return msgspec.msgpack.encode({"ids": ids, "rules": [rule], **dict.fromkeys(empty, ()), **(columns | more)})
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 MINUTE: Final = 60
 DAY: Final = 86_400
-HALF_A_DAY: Final = 720
 SPANS: Final = (1, 20, 40, 60, 180, 12 * 60, 24 * 60, 25 * 60, 3 * 1440, 8 * 1440, 31 * 1440, 62 * 1440, 401 * 1440)
 """Minutes that pass at once."""
 
@@ -38,14 +37,15 @@ class PassTime(Move, frozen=True):
 
     def play(self, world: World) -> None:
         """Let the time pass."""
-        if self.minutes > HALF_A_DAY and avoided(Known.LAGGING_WORKERS):
-            world.count()
         world.advance(self.minutes * MINUTE)
 
 
 def is_forgetful(draft: Draft) -> bool:
-    """Return whether state of limits and votes would expire while the server's clock is days ahead."""
-    return avoided(Known.LAGGING_WORKERS) and any(rule.remembers for rule in draft.rules.metric.values())
+    """Return whether a server's clock that is days ahead for more than an hour removes state of limits and votes.
+
+    This is a limit of the product (decision 0039): later events of the removed periods are late.
+    """
+    return any(rule.remembers for rule in draft.rules.metric.values())
 
 
 class Skew(Move, frozen=True):

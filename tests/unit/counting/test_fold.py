@@ -140,8 +140,8 @@ def test_visits_fold_to_what_singles_fold_to(given_visits):
             (place.metric, place.labels, s): n for place, by in folded.batch.limited.items() for s, n in by.items()
         }
         votes = sorted(str(vote) for _, _, _, *some in document["votes"] for vote in some)
-        expire = dict(zip(document["expire"][::2], document["expire"][1::2], strict=True))
-        found.append((uniques, letter, sums, limited, votes, expire, folded.ledger, folded.settled))
+        periods = sorted(map(tuple, document["periods"]))
+        found.append((uniques, letter, sums, limited, votes, periods, folded.ledger, folded.settled))
     assert found[0] == found[1]
 
 

@@ -60,7 +60,7 @@ def encoded(batch, ids=(), ledger=None):
 
 def expiries(document):
     """Return the millisecond until which the state of each rule is kept, or each bucket is open; 0 means forever."""
-    return dict(zip(document["expire"][::2], document["expire"][1::2], strict=True)) | document["closes"]
+    return {key: until for _, _, until, *keys in document["periods"] for key in keys} | document["closes"]
 
 
 def test_minutes_of_the_same_buckets_are_one_place(places):
@@ -193,7 +193,7 @@ def test_the_place_of_a_vote_is_in_its_record(batch):
 def test_ids_go_by_period(batch, add):
     """Events with an id are sent by period, each under subject, line feed and id: no subject contains a line feed.
 
-    A period comes with the keys of its neighbours, its name, its beginning, and the time until which it is kept.
+    A period comes with the keys of its neighbours and its beginning.
     """
     add("plain", id_="x")
     add("plain", "b", 3, id_="x", after=12 * HOUR)
@@ -202,10 +202,9 @@ def test_ids_go_by_period(batch, add):
     first, second, third, fourth = (KEYS.seen("plain", f"{noon:%Y-%m-%d}") for noon in noons)
     midnight = NOON // day * day
     until = midnight + (1 + 1 + 7) * day + HOUR
-    ends = [f"{midnight + n * day} plain:2026-03-0{n}" for n in (1, 2)]
     assert document["seen"] == [
-        [1, second, first, third, ends[0], midnight, until, ["a\nx", "a", 1, NOON, 1]],
-        [1, third, second, fourth, ends[1], midnight + day, until + day, ["b\nx", "b", 3, NOON + 12 * HOUR, 1]],
+        [1, second, first, third, midnight, ["a\nx", "a", 1, NOON, 1]],
+        [1, third, second, fourth, midnight + day, ["b\nx", "b", 3, NOON + 12 * HOUR, 1]],
     ]
     assert batch.ends[second] == until
     assert document["labels"] == [{1: "", "text": ""}]
@@ -234,7 +233,7 @@ def test_actors_are_noted_once(batch, add):
 
 
 def test_until_when_keys_are_kept(batch, add):
-    """Keys of a bucket are kept for the declared time after its end; those of `forever` and `total` never expire."""
+    """Keys are kept for the declared time after their period, state an hour longer; `forever` and `total` are none."""
     add("view", actor="u1")
     add("call")
     add("vote", actor="u1")
@@ -248,12 +247,10 @@ def test_until_when_keys_are_kept(batch, add):
         KEYS.window_top("hour", "view", "2026-03-01T12"): NOON + HOUR + 8 * day,
         KEYS.window("day", "view", "2026-03-01"): midnight + 400 * day,
         KEYS.window_top("day", "view", "2026-03-01"): midnight + 400 * day,
-        KEYS.limit("call", "2026-03-01T12"): NOON + HOUR + 2 * HOUR,
+        KEYS.limit("call", "2026-03-01T12"): NOON + HOUR + 3 * HOUR,
         KEYS.window("day", "call", "2026-03-01"): midnight + 400 * day,
-        KEYS.once("vote", "forever", "a"): 0,
         KEYS.window("day", "vote", "2026-03-01"): midnight + 400 * day,
-        KEYS.once("daily", "2026-03-01", "a"): midnight + 7 * day,
-        KEYS.limit("ever", "total"): 0,
+        KEYS.once("daily", "2026-03-01", "a"): midnight + 7 * day + HOUR,
     }
 
 

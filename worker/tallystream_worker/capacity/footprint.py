@@ -22,6 +22,13 @@ UNIQUE_BYTES: Final = 12_336
 """Maximum bytes of a HyperLogLog; it has them from a few thousand actors on."""
 
 
+PERIOD_BYTES: Final = 110
+"""Bytes that it takes to register a period of votes for a subject, so that the scripts remove it: see decision 0039."""
+
+_REMOVED: Final = 3 * HOUR
+"""Seconds until which the scripts have removed the state of a period after they may, if entries are counted."""
+
+
 @dataclass(frozen=True)
 class MemoryPart:
     """The memory of one rule of a metric.
@@ -66,13 +73,13 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
         yield MemoryPart(f"top {metric.top}")
     if metric.limit is not None:
         text = f"limit {metric.limit:,} per {metric.per}"
-        yield MemoryPart(
-            text, memory.field, window=None if metric.per == "total" else metric.per, kept=metric.late_seconds
-        )
+        length = None if metric.per == "total" else metric.per
+        yield MemoryPart(text, memory.field, window=length, kept=_state_kept(metric))
     if metric.once is not None:
         text = f"a vote per actor ({metric.once}), {memory.vote:.0f} bytes each"
         period = None if metric.once == "forever" else metric.once
-        yield MemoryPart(text, memory.votes, memory.vote, window=period, kept=metric.late_seconds)
+        of_subject = memory.votes + (PERIOD_BYTES if period is not None else 0)
+        yield MemoryPart(text, of_subject, memory.vote, window=period, kept=_state_kept(metric))
     if metric.unique is not None:
         text = f"unique actors by {metric.unique}, up to 12 KiB"
         kept = metric.retention_seconds(metric.unique)
@@ -80,6 +87,11 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     yield from _ids(metric, memory)
     if metric.floor is not None:
         yield MemoryPart(f"shown from {metric.floor}")
+
+
+def _state_kept(metric: Metric) -> int | None:
+    """Return for how many seconds after its end a period of a limit or of votes is kept; `None` for no limit."""
+    return None if metric.late_seconds is None else metric.late_seconds + _REMOVED
 
 
 def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:

@@ -61,7 +61,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
 
     Raises:
         StreamError: the fields do not contain the number of events that the dead letter states, another generation is
-            live now, or the ids that would show whether an event is a copy are forgotten. Nothing was changed.
+            live now, or the state that would decide an event (ids, a limit, a vote) was removed. Nothing was changed.
         redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]
@@ -91,8 +91,8 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
             raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the dead letters again")
         if answer == b"forgotten":
             raise StreamError(
-                f"{letter.name}: has an event with an id that is older than the ids that are kept, so it may be a copy "
-                'of an event that was counted. Drop it, or count everything again: "rebuild"'
+                f"{letter.name}: has an event that is older than the ids, limits or votes that are kept, so it may "
+                'be a copy, or over the limit. Drop it, or count everything again: "rebuild"'
             )
         if answer == b"stale":
             return None

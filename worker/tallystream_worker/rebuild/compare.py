@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.rules.windows import labelled_id_period
 from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
+from tallystream_worker.snapshot.names import bucket_of, parse, state_period
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,18 +39,18 @@ def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Ite
 
 
 def _remembered(client: redis.Redis, present: PartitionKeys, new: PartitionKeys, rules: Rules) -> Callable[[str], bool]:
-    """Return a function that returns `False` for the name of a period of ids that either generation has forgotten."""
+    """Return a function that returns `False` for the state of a period that either generation has removed."""
     ends: dict[str, int] = {}
     for keys in (present, new):
-        for metric, end in client.execute_command("HGETALL", keys.forgotten_ids).items():
-            ends[metric.decode()] = max(int(end), ends.get(metric.decode(), 0))
+        for kind, end in client.execute_command("HGETALL", keys.forgotten).items():
+            if not kind.startswith(b"!"):
+                ends[kind.decode()] = max(int(end), ends.get(kind.decode(), 0))
 
     def wanted(name: str) -> bool:
-        kind, _, rest = name.partition(":")
-        metric, _, label = rest.partition(":")
-        rule = rules.metric.get(metric) if kind == "seen" else None
-        period = labelled_id_period(rule.ids, label) if rule is not None and rule.ids is not None else None
-        return period is None or period.end * 1000 > ends.get(metric, 0)
+        end = ends.get(":".join(name.split(":", 2)[:2]))
+        found = parse(name, rules) if end else None
+        state = state_period((found and bucket_of(found[0])) or name, rules) if found else None
+        return end is None or state is None or state[0].end * 1000 > end
 
     return wanted
 

@@ -51,7 +51,7 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
             if len(page) == _STEP:
                 removed += client.unlink(*page)
                 page = []
-        removed += client.unlink(*page, keys.dead, keys.begun, keys.backfilled, keys.id_periods, keys.forgotten_ids)
+        removed += client.unlink(*page, keys.dead, keys.begun, keys.backfilled, keys.periods, keys.forgotten)
         if generation == FIRST:
             if own := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC]:
                 client.hdel(keys.ledger, *own)

@@ -32,7 +32,7 @@ _APPEND: Final = (
 )
 _COUNT: Final = (
     "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer "
-    "xgroup|setid del unlink"  # for del, see losses.lua; it gives no power to a user that may write the counters
+    "xgroup|setid del unlink zrem"  # for del, see losses.lua; it gives no power to a user that may write the counters
 )
 _COPY: Final = "scan type hsetnx llen lpop lrange pexpiretime"
 """Commands of the copier beyond those of the worker. SCAN shows the keys of every namespace on the server, so the

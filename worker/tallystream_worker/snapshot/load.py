@@ -7,11 +7,10 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.rules.batch import board_length, id_period_kept
-from tallystream.rules.windows import labelled_id_period
+from tallystream.rules.batch import board_length
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
-from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of
+from tallystream_worker.snapshot.names import HASHES, STATE, bucket_of, item_of, key_of, state_period
 
 if TYPE_CHECKING:
     import redis
@@ -37,7 +36,8 @@ class TableLoader:
         rows: Number of rows of counters that were read, expired ones included.
         ledger: The ledger of the snapshot, by field; not written to Redis.
         producers: By producer, `<sequence> <stream ID>` of its last entry; not written to Redis.
-        expires: By bucket, the millisecond since 1970 at which it expires; 0 for never.
+        expires: By bucket, the millisecond since 1970 at which it expires, or until which the log needs its state; 0
+            for never.
     """
 
     def __init__(self, client: redis.Redis, counters: str, rules: Rules) -> None:
@@ -92,7 +92,9 @@ class TableLoader:
             group, item = item_of(table, tuple(row[:width]))
             groups[group].append((item, row.value))
         for group, items in groups.items():
-            expires = self.expires.get(bucket_of(group) or "", 0)
+            bucket = bucket_of(group) or ""
+            is_state = bucket.partition(":")[0] in STATE
+            expires = 0 if is_state else self.expires.get(bucket, 0)
             if 0 < expires <= self._now:
                 continue
             self._board(group, items)
@@ -103,21 +105,19 @@ class TableLoader:
                     self._queue("HSET", start, *(each for pair in part for each in pair))
                 else:
                     self._queue("MSET", *(each for item, value in part for each in (start + item, value)))
-            if table == "ids":
-                self._keep_ids(group[1], group[2])
+            if is_state:
+                self._keep(bucket, key_of(group))
             if expires and table in HASHES:
                 self._queue("PEXPIREAT", start, expires)
             elif expires:
                 for item, _ in items:
                     self._queue("PEXPIREAT", start + item, expires)
 
-    def _keep_ids(self, metric: str, label: str) -> None:
-        """Record until when the ids of a period are kept."""
-        rule = self._rules.metric.get(metric)
-        period = labelled_id_period(rule.ids, label) if rule is not None and rule.ids is not None else None
-        if rule is not None and period is not None and (until := id_period_kept(rule, period)):
-            name = f"{period.end * 1000} {metric}:{label}"
-            self._queue("ZADD", f"{self._counters}periods", until, name)
+    def _keep(self, bucket: str, key: str) -> None:
+        """Record until when the state of a period is kept, so that the scripts remove its key after that."""
+        found = state_period(bucket, self._rules)
+        if found is not None and found[1]:
+            self._queue("ZADD", f"{self._counters}periods", found[1], f"{found[0].end * 1000} {key}")
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
         """Collect the values of a group for its leaderboard, if the rules declare one; drop the lowest of a long one.
@@ -152,7 +152,8 @@ class TableLoader:
                 self._queue("PEXPIREAT", name, expires)
 
     def _structure(self, name: str, value: bytes | None) -> None:
-        expires = self.expires.get(name, 0)
+        is_state = name.startswith("seen:")
+        expires = 0 if is_state else self.expires.get(name, 0)
         if value is None or 0 < expires <= self._now:
             return
         key = self._counters + name
@@ -161,8 +162,8 @@ class TableLoader:
                 self._queue("ZADD", key, *(part for subject, score in places for part in (score, subject)))
         else:
             self._queue("SET", key, value)
-            if name.startswith("seen:"):
-                self._keep_ids(*name.removeprefix("seen:").split(":", 1))
+            if is_state:
+                self._keep(name, name)
         if expires:
             self._queue("PEXPIREAT", key, expires)
 

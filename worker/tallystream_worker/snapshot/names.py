@@ -9,14 +9,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from tallystream.rules.batch import id_period_kept, period_kept
+from tallystream.rules.windows import labelled, labelled_id_period
 from tallystream.wire.window import WINDOWS
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, Group
 
 if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
+    from tallystream.rules.windows import Bucket
 
 HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
 """The names of the tables whose items are fields of hashes; in all other tables, an item is the end of a key."""
+
+STATE: Final = frozenset({"limit", "once", "seen"})
+"""The kinds of keys with the state of a period, which the scripts remove by the time of the log."""
 
 _LENGTH: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}
 """Characters of the label of a window; needed because the label of a minute contains the colon that ends labels."""
@@ -55,6 +61,28 @@ def bucket_of(group: Group) -> str | None:
             return f"{'once' if group[0] == 'votes' else 'unique'}:{group[1]}:{group[2]}"
         case _:
             return None
+
+
+def state_period(name: str, rules: Rules) -> tuple[Bucket, int] | None:
+    """Return the period of a bucket of limits, votes or ids, and the millisecond until which it is kept (0: forever).
+
+    Args:
+        name: The name of the bucket, as `bucket_of` returns it.
+        rules: The declared metrics.
+
+    Returns:
+        `None` if the bucket is none of these, the rules have no such period, or its state is not by period.
+    """
+    kind, metric, label = name.split(":", 2)
+    rule = rules.metric.get(metric)
+    if rule is None:
+        return None
+    if kind == "seen":
+        period = labelled_id_period(rule.ids, label) if rule.ids is not None else None
+        return None if period is None else (period, id_period_kept(rule, period))
+    length = {"limit": rule.per, "once": rule.once}.get(kind)
+    period = None if length in (None, "total", "forever") else labelled(length, label, rules.zone)
+    return None if period is None else (period, period_kept(rule, period))
 
 
 def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:

@@ -66,7 +66,7 @@ buckets: Final = Table(
     Column("name", Text, primary_key=True),
     Column("expires", BigInteger, nullable=False),
 )
-"""The millisecond since 1970 at which each bucket expires; 0 for never."""
+"""The millisecond since 1970 at which each bucket expires, or until which the log needs its state; 0 for never."""
 
 ledger: Final = Table(
     "ledger",

@@ -16,7 +16,7 @@ import msgspec
 from tallystream.rules.metrics import publish
 from tallystream.rules.windows import next_id_label
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
-from tallystream.storage.keys import FIRST_TOPIC, HORIZONS, LAYOUT
+from tallystream.storage.keys import DUE, FIRST_TOPIC, HORIZONS, LAYOUT, UNTIL
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.dead_letters.store import records_of_dropped
@@ -170,6 +170,10 @@ class Snapshotter:
             states = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
             if records := records_of_dropped(self._client, keys):
                 states[keys.dropped.removeprefix(keys.prefix)] = (msgspec.json.encode(records).decode(), 0)
+            found: Any = self._client.hgetall(keys.forgotten)
+            removed = {name.decode(): value.decode() for name, value in found.items()}
+            if ends := {name: end for name, end in removed.items() if name != DUE}:
+                states[keys.forgotten.removeprefix(keys.counters)] = (msgspec.json.encode(ends).decode(), 0)
             reading = self._read(cut, keys, touched, read, copy, whole=before is None)
         except BaseException:
             cut.give_up()
@@ -190,6 +194,7 @@ class Snapshotter:
             producers,
             whole=before is None,
             alerts=states,
+            forgotten=int(removed.get(UNTIL, 0)),
         )
 
     def _read(

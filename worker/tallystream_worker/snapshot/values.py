@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream_worker.snapshot.names import HASHES, bucket_of, key_of, parse
+from tallystream_worker.snapshot.names import HASHES, STATE, bucket_of, key_of, parse, state_period
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +36,8 @@ class ValueReader:
     Attributes:
         values: By group and item (see `names`), the value in bytes; `None` if it does not exist. Values are those of
             the moment only after `settle`.
-        expires: By bucket, the millisecond since 1970 at which it expires; 0 for never.
+        expires: By bucket, the millisecond since 1970 at which it expires, or until which the log needs its state; 0
+            for never.
     """
 
     def __init__(self, cut: PointInTimeView, rules: Rules) -> None:
@@ -114,7 +115,7 @@ class ValueReader:
             self._cut.take()
             if cursor == 0:
                 break
-        self._run(iter([(group, [], ("PEXPIRETIME", key))]))
+        self._run(self._expiry(group, key))
 
     def _reads(self, touched: Mapping[Group, Iterable[str]]) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
         """Yield triples of a group, some of its items, and the command that reads them; without items, its expiry.
@@ -127,7 +128,7 @@ class ValueReader:
             if group == ("structures",):
                 for name in remaining:
                     self.values[group][name] = self._structure(self._prefix + name)
-                    yield group, [], ("PEXPIRETIME", self._prefix + name)
+                    yield from self._expiry(group, self._prefix + name)
                 continue
             last = ""
             while chunk := list(islice(remaining, _CHUNK)):
@@ -137,7 +138,16 @@ class ValueReader:
                 else:
                     yield group, chunk, ("MGET", *(start + item for item in chunk))
             if last and bucket_of(group) is not None:
-                yield group, [], ("PEXPIRETIME", start if group[0] in HASHES else start + last)
+                yield from self._expiry(group, start if group[0] in HASHES else start + last)
+
+    def _expiry(self, group: Group, key: str) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
+        """Yield the command that reads when a bucket expires; if it is state that the rules keep, note until when."""
+        name = bucket_of(group) or key.removeprefix(self._prefix)
+        if name.partition(":")[0] in STATE:
+            found = state_period(name, self._rules)
+            self.expires[name] = 0 if found is None else found[1]
+        else:
+            yield group, [], ("PEXPIRETIME", key)
 
     def _run(self, reads: Iterator[tuple[Group, list[str], tuple[Any, ...]]]) -> None:
         while part := list(islice(reads, _COMMANDS)):

@@ -10,8 +10,8 @@
 --
 -- Returns {"decided", stream ID, accepted 0|1, reason, total, used}
 --         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
---         {"late"}           by the server's clock the event is later than it may be, or the IDs that would show
---                            whether it is a copy are forgotten; nothing was done
+--         {"late"}           by the server's clock the event is later than it may be, or the state of its period,
+--                            which would decide it, was removed; nothing was done
 --         {"ahead"}          by the server's clock the event is further ahead than it may be; nothing was done
 --         {"rejected"}       a counter cannot take the event; nothing was done
 --         {"switched"}       another generation is live now; nothing was done

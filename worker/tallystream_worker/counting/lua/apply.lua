@@ -12,7 +12,7 @@
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 -- Raises NOGROUP if the stream or the group is gone; a caller must not take this for "already applied".
 --
--- It also removes IDs that no entry can have a copy of any more, see rules/forget_ids.lua.
+-- It also removes the state of periods that no uncounted entry can have an event of, see rules/forget_periods.lua.
 --
 -- Invariant: an entry is acknowledged in the call that adds its deltas or its dead letter, and in no other call.
 -- Lua has no rollback, so everything that can fail is checked before the first write: the IDs, every counter, the type
@@ -49,7 +49,7 @@ end
 call('XLEN', dead)
 local periods, forgetting = string.gsub(KEYS[3], 'ledger$', 'periods'), nil
 if call('EXISTS', periods) == 1 then
-  forgetting = require('tallystream.storage.lua.rules.forget_ids').plan(stream, group, ids, KEYS[3])
+  forgetting = require('tallystream.storage.lua.rules.forget_periods').plan(stream, group, ids, planned)
 end
 
 -- Nothing after this line can fail.
@@ -59,6 +59,6 @@ if ARGV[4] then
 end
 write(planned)
 if forgetting then
-  require('tallystream.storage.lua.rules.forget_ids').write(forgetting)
+  require('tallystream.storage.lua.rules.forget_periods').write(forgetting)
 end
 return { 'applied' }

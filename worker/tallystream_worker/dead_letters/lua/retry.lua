@@ -10,7 +10,7 @@
 -- Returns {"applied"}
 --         {"stale"}                            the dead letter does not exist any more: it was retried or dropped
 --         {"switched"}                         another generation is live now
---         {"forgotten"}                        it is not known any more whether an event with an ID is a copy
+--         {"forgotten"}                        the state of the period of an event was removed
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 --
 -- Invariant: a retried entry leaves the dead stream in the call that counts its events or adds them again.

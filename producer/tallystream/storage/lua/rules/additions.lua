@@ -10,6 +10,12 @@ local function settle(self, field, rule, events)
   end
 end
 
+-- Adds events whose period was removed to `late`: what would decide them is not known any more.
+local function settle_late(self, rule, events)
+  settle(self, 'late', rule, events)
+  self.forgotten = self.forgotten + events
+end
+
 -- Adds `delta` to the counter with the key `prefix .. subject`. Each prefix belongs to one rule.
 local function add_to_total(self, rule, prefix, subject, delta)
   local extra = self.total_extra[prefix]
@@ -111,4 +117,5 @@ return {
   merge_totals = merge_totals,
   other_totals = other_totals,
   settle = settle,
+  settle_late = settle_late,
 }

@@ -17,20 +17,21 @@ local function new(batch, ledger_key)
     total_extra = {}, -- by prefix of the keys: additions to totals by the rules with state, see additions.lua
     window_extra = {}, -- by key of the bucket: additions to it by the rules with state
     overflow = {}, -- by rule: the subjects that its sketch counts, see totals.lua
+    forgotten_ends = {}, -- by kind and metric: the end of the last period that was removed, see forget_periods.lua
+    gone = {}, -- by key of a period: true if it was removed
     watched = {}, -- by key of the states: new values of counters with alerts, see alerts.lua
 
     -- Used for the script's reply.
     rejected = {}, -- metric, subject, ...: counters that cannot take their delta; if any, nothing may be written
     used = {}, -- by subject in a limit's bucket: all events that arrived so far
     duplicates = 0, -- events whose ID was counted before
-    forgotten = 0, -- events that may be copies of forgotten ones, see event_ids.lua
+    forgotten = 0, -- events of periods that were removed, see forget_periods.lua
     voted = nil, -- whether the last vote changed anything; `nil` without votes
     unplaced = nil, -- the vote of an entry that has no stream ID yet, see votes.lua
 
     -- Written by write.lua.
     strings = {}, -- { key, value, key, value, ... }, ...: counters with one key each
     hashes = {}, -- { key, { field, value, ... } }, ...: buckets, limits, votes, IDs
-    id_periods = {}, -- { millisecond, name, ... }: see event_ids.lua
     bits = {}, -- { key, positions }, ...: Bloom filters, see event_ids.lua
     uniques = {}, -- see uniques.lua
     sketches = {}, -- see sketches.lua

@@ -6,15 +6,14 @@
 -- the time of the latest. Two neighbouring periods have copies of each other if the earliest event in the later period
 -- is at most `apart` after the latest event in the earlier one. Then the later period's event does not count.
 --
--- No key of IDs expires: forget_ids.lua removes a period once no entry is left that may have a copy. If an event
+-- No key of IDs expires: forget_periods.lua removes a period once no entry is left that may have a copy. If an event
 -- arrives nevertheless, and it is not known any more whether it is a copy, it does not count, but is added to `late`.
 local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
-local forget_ids = require('tallystream.storage.lua.rules.forget_ids')
 local records = require('tallystream.storage.lua.rules.records')
 
 local call = redis.call
-local FIRST = 8 -- index of the first event in an element of `seen`, see plan.lua
+local FIRST = 6 -- index of the first event in an element of `seen`, see plan.lua
 local BLOOM_BITS, BLOOM_HASHES = 8388608, 7 -- 1 MiB, an approximation: with 400,000 IDs, 1 in 6,600 counts as a copy
 local BITS = chunks.SIZE / 4 -- bits that one BITFIELD sets: each takes 4 arguments
 
@@ -163,28 +162,22 @@ local function identify(self, rule, seen)
 end
 
 local function plan(self)
-  local periods, forgotten = forget_ids.read(self.ledger_key)
   for _, seen in ipairs(self.batch.seen) do
     local rule = self.rules[seen[1]]
-    if seen[6] <= (forgotten[rule.metric] or -1) then
-      additions.settle(self, 'late', rule, #seen - FIRST + 1)
-      self.forgotten = self.forgotten + #seen - FIRST + 1
+    -- The events of the first period that was not removed may be copies of events in the last one that was.
+    if seen[5] <= (self.forgotten_ends['seen:' .. rule.metric] or -1) then
+      additions.settle_late(self, rule, #seen - FIRST + 1)
+      self.gone[seen[2]] = true
     else
       self.ids[seen[2]] = self.ids[seen[2]] or {}
       local remember = rule.bloom == 1 and filter or identify
       remember(self, rule, seen)
-      if seen[7] > 0 then
-        local n = #self.id_periods
-        self.id_periods[n + 1], self.id_periods[n + 2] = string.format('%.0f', seen[7]), seen[5]
-      end
     end
   end
-  self.id_periods.key = periods
 end
 
--- Sets the bits of the Bloom filters, and records until when the periods are kept; write.lua writes the hashes.
+-- Sets the bits of the Bloom filters; write.lua writes the hashes.
 local function write(self)
-  chunks.each(call, 'ZADD', self.id_periods.key, self.id_periods, 1)
   for _, bits in ipairs(self.bits) do
     local key, positions = bits[1], bits[2]
     for first = 1, #positions, BITS do

@@ -1,5 +1,5 @@
 -- limits: at most `limit` events of a subject count in a period. A hash keeps the number of events that arrived, and
--- min(limit, number) of them count: so the order of the events does not matter.
+-- min(limit, number) of them count: so the order of the events does not matter. forget_periods.lua removes the hash.
 local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
@@ -13,6 +13,12 @@ local function plan_bucket(self, key, asked)
   local subjects, writes = {}, {}
   for subject in pairs(amounts) do
     subjects[#subjects + 1] = subject
+  end
+  if self.gone[key] then
+    for _, amount in pairs(amounts) do
+      additions.settle_late(self, rule, amount)
+    end
+    return
   end
   local stored = chunks.hash_values(key, subjects)
   for i, subject in ipairs(subjects) do

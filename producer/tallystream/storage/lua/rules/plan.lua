@@ -15,14 +15,14 @@
 --             equal those of a column of `sums`, the number of that column replaces them
 --   sketches = { { rule, subjects, deltas }, ... }                    sums of metrics that are not exact
 --   limited = { { rule, labels, subjects, counts }, ... }             events of amount 1 of a limited metric
---   seen   = { { rule, key, key of the period before, key of the one after, name, first millisecond of the period,
---             millisecond until which it is kept (0: forever), { field, subject, amount, at, labels }, ... }, ... }
---             events with an ID, by period
+--   seen   = { { rule, key, key of the period before, key of the one after, first millisecond of the period,
+--             { field, subject, amount, at, labels }, ... }, ... }    events with an ID, by period
 --   votes  = { { rule, key, subject, { actor, amount, at, labels, record, milliseconds, number, earlier }, ... }, ... }
 --             metrics with `once`; the last three are the place in the log, see records.lua. If the script appends the
 --             entry: { actor, amount, at, labels, record up to the place, record after the place }
 --   uniques = { { rule, key prefix, millisecond as in closes, { { subject, actor, ... }, ... } }, ... }
---   expire = { key, millisecond, ... }     keys of the state of limits and votes; 0 means never
+--   periods = { { kind:metric, end, millisecond until which it is kept (0: forever), key, ... }, ... }
+--             keys of the state of IDs, limits and votes, by period; see forget_periods.lua
 --   closes = { [key] = millisecond }       keys of the buckets that the batch's events are in, and of the leaderboards
 --            of these buckets, with the time at which each closes (see lib/buckets.lua); 0 means never
 --   ledger = { field, events, ... }
@@ -46,6 +46,9 @@ local windows = require('tallystream.storage.lua.rules.windows')
 -- Plans the rules with state. totals.lua and windows.lua then plan the additions that these rules gather.
 local function plan_state(planned)
   local batch = planned.batch
+  if #batch.periods > 0 then
+    require('tallystream.storage.lua.rules.forget_periods').find(planned)
+  end
   if #batch.seen > 0 then
     require('tallystream.storage.lua.rules.event_ids').plan(planned)
   end

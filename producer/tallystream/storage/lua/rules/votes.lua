@@ -1,6 +1,6 @@
 -- votes: for each actor, only the latest event in a period counts for a subject; of events with the same time, the one
 -- whose place in the log is later. In the ledger, the first event of an actor is counted and the others are rejected,
--- although a later one replaces the amount of the vote.
+-- although a later one replaces the amount of the vote. If the votes are by period, forget_periods.lua removes them.
 local additions = require('tallystream.storage.lua.rules.additions')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local records = require('tallystream.storage.lua.rules.records')
@@ -25,6 +25,10 @@ end
 -- Plans the votes for one subject in one period; plan.lua describes an element of `votes`.
 local function plan_subject(self, vote)
   local rule, key, subject = self.rules[vote[1]], vote[2], vote[3]
+  if self.gone[key] then
+    additions.settle_late(self, rule, #vote - 3)
+    return
+  end
   local actors = {}
   for i = 4, #vote do
     actors[i - 3] = vote[i][1]

@@ -4,8 +4,6 @@ local buckets = require('tallystream.storage.lua.lib.buckets')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
-local KEPT = 86400000 -- milliseconds: the state of a rule is kept at least this long after its last write, for replays
-
 -- Writes the totals and the hashes.
 local function write_counters(changes)
   local call = redis.call
@@ -19,10 +17,10 @@ local function write_counters(changes)
   end
 end
 
--- Writes Bloom filters, periods of IDs, uniques, sketches, leaderboards and alerts. Sketches add to leaderboards, so
+-- Writes Bloom filters, uniques, sketches, leaderboards and alerts. Sketches add to leaderboards, so
 -- they come first.
 local function write_structures(changes)
-  if #changes.bits > 0 or #changes.id_periods > 0 then
+  if #changes.bits > 0 then
     require('tallystream.storage.lua.rules.event_ids').write(changes)
   end
   if #changes.uniques > 0 then
@@ -40,22 +38,19 @@ local function write_structures(changes)
 end
 
 local function write(changes)
-  local ledger_key, expire = changes.ledger_key, changes.batch.expire
+  local ledger_key = changes.ledger_key
   local cut = string.gsub(ledger_key, 'ledger$', 'cut') -- this key exists while a snapshot is being read
   local ttl = redis.call('PTTL', cut)
   if ttl >= 0 then
     require('tallystream.storage.lua.rules.copy_on_write')(changes, cut, ttl)
   end
-  local soonest = changes.now + KEPT
   write_counters(changes)
   write_structures(changes)
   for key, closes in pairs(changes.batch.closes) do
     buckets.expire(key, closes)
   end
-  for i = 1, #expire, 2 do
-    if expire[i + 1] > 0 then
-      redis.call('PEXPIREAT', expire[i], string.format('%.0f', math.max(expire[i + 1], soonest)))
-    end
+  if #changes.batch.periods > 0 then
+    require('tallystream.storage.lua.rules.forget_periods').keep(changes)
   end
   for field, events in pairs(changes.ledger) do
     if events ~= 0 then

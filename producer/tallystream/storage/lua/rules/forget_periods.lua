@@ -1,0 +1,133 @@
+-- forget_periods: removes the state of a period (IDs, limits, votes) once no event of it can be accepted any more.
+--
+-- An event that needs this state is late if its entry was received more than `accept_late` after the event's own time.
+-- So each period has a time until which its state is kept: the events of entries received later are late. What counts
+-- is the time of the log, not that of the clock: a period is removed only if every entry that is not counted was
+-- received after that time. Workers may stop for months, and the events of the backlog still find their state.
+--
+-- The server's clock may be wrong for a moment, and stream IDs with it. So a period is removed only if the same was
+-- true an hour before, by that clock. `forgotten` records the end of the last period that was removed, for each kind
+-- and metric: no event of such a period counts, because it would count as if it were the first.
+--
+-- The sorted set `periods` has the members "<end> <key without the generation's prefix>"; the score is the millisecond
+-- until which the state is kept. The hash `forgotten` has "<kind>:<metric>" -> end, and the two fields below.
+local clock = require('tallystream.storage.lua.lib.clock')
+local maps = require('tallystream.storage.lua.lib.maps')
+local streams = require('tallystream.storage.lua.lib.streams')
+
+local call, format = redis.call, string.format
+local AGAIN = 3600000 -- milliseconds for which a period must be due
+local STEP = 1000 -- periods that one call removes, in addition to as many as its batch adds
+local DUE = '!due' -- field: "<milliseconds> <bound>": periods kept until before the bound were due at that time
+local UNTIL = '!until' -- field: the largest score of a period that was removed
+
+-- Reads the ends of the removed periods, by kind and metric, into `planned.forgotten_ends`; adds the keys in the batch
+-- whose period was removed to `planned.gone`. Raises an error if a key has another type.
+local function find(planned)
+  local prefix = string.gsub(planned.ledger_key, 'ledger$', '')
+  call('ZCARD', prefix .. 'periods')
+  for kind, last in pairs(maps.from_flat(call('HGETALL', prefix .. 'forgotten'))) do
+    planned.forgotten_ends[kind] = tonumber(last)
+  end
+  for _, period in ipairs(planned.batch.periods) do
+    local kind, finish = unpack(period)
+    if finish <= (planned.forgotten_ends[kind] or -1) then
+      for i = 4, #period do
+        planned.gone[period[i]] = true
+      end
+    end
+  end
+end
+
+-- Records until when the periods of the batch are kept, except those that were removed. Returns their number.
+local function keep(planned)
+  local prefix = string.gsub(planned.ledger_key, 'ledger$', '')
+  local added, first = {}, #prefix + 1
+  for _, period in ipairs(planned.batch.periods) do
+    local finish, kept = format('%.0f ', period[2]), format('%.0f', period[3])
+    for i = 4, #period do
+      if period[3] > 0 and not planned.gone[period[i]] then
+        local n = #added
+        added[n + 1], added[n + 2] = kept, finish .. string.sub(period[i], first)
+      end
+    end
+  end
+  require('tallystream.storage.lua.lib.chunks').each(call, 'ZADD', prefix .. 'periods', added, 1)
+end
+
+-- Returns the millisecond at which the first entry that is not counted was received: by its ID, or by its field `t` if
+-- the clock was set back, or by its field `q` if it is a copy. Entries that are not delivered yet have larger IDs than
+-- pending ones.
+local function oldest_uncounted(stream, group)
+  local id = call('XPENDING', stream, group)[2]
+  local found = call('XRANGE', stream, id, id)[1]
+  local fields = found and maps.from_flat(found[2]) or {}
+  local received = streams.parse_id(id)
+  received = math.min(received, tonumber(fields.t) or received)
+  return fields.p == 'copy' and math.min(received, tonumber(fields.q) or received) or received
+end
+
+-- Plans what to remove: `ids` are pending entries of the group. Returns nil if there is nothing to do. Only reads.
+local function plan(stream, group, ids, planned)
+  local prefix = string.gsub(planned.ledger_key, 'ledger$', '')
+  local now = clock.milliseconds()
+  local since, bound = string.match(call('HGET', prefix .. 'forgotten', DUE) or '', '^(%d+) (%d+)$')
+  since, bound = tonumber(since), tonumber(bound)
+  if since and since > now then
+    return { prefix = prefix, was_ahead = true }
+  end
+  local oldest = tonumber(call('ZRANGE', prefix .. 'periods', 0, 0, 'WITHSCORES')[2])
+  if not oldest or not ids[1] or oldest >= streams.parse_id(ids[1]) then
+    return nil
+  end
+  local left = math.min(now, oldest_uncounted(stream, group))
+  if oldest >= left then
+    return nil
+  end
+  local most = STEP
+  for _, period in ipairs(planned.batch.periods) do
+    most = most + #period - 3
+  end
+  return {
+    prefix = prefix,
+    most = most,
+    due = format('%.0f %.0f', now, left),
+    must_wait = since and since > now - AGAIN,
+    bound = since and math.min(bound, left),
+  }
+end
+
+-- Removes what `plan` returned.
+local function write(planned)
+  local prefix, last = planned.prefix, nil
+  local periods, forgotten = prefix .. 'periods', prefix .. 'forgotten'
+  if planned.was_ahead then -- the clock was ahead when this was written, so nothing was due
+    call('HDEL', forgotten, DUE)
+    return
+  end
+  if planned.must_wait then
+    return
+  end
+  local removed = {}
+  if planned.bound then
+    local below = '(' .. format('%.0f', planned.bound)
+    removed = call('ZRANGE', periods, '-inf', below, 'BYSCORE', 'LIMIT', 0, planned.most)
+    last = removed[1] and call('ZSCORE', periods, removed[#removed])
+  end
+  for _, period in ipairs(removed) do
+    local finish, key, kind = string.match(period, '^(%d+) ((%l+:[^:]+):.+)$')
+    if tonumber(finish) > tonumber(call('HGET', forgotten, kind) or '0') then
+      call('HSET', forgotten, kind, finish)
+    end
+    call('UNLINK', prefix .. key)
+    call('ZREM', periods, period)
+  end
+  if last then
+    call('HSET', forgotten, UNTIL, last)
+  end
+  if #removed < planned.most then -- else more of them may be left
+    call('HSET', forgotten, DUE, planned.due)
+  end
+end
+
+return { find = find, keep = keep, plan = plan, write = write }
