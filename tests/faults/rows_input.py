@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from tallystream import Producer
@@ -50,9 +51,8 @@ def from_the_future(world: World) -> None:
     world.serve()
     world.crowd()
     world.worker("a")
-    payload = encode(
-        Payload([Group("view", 29_000_000, ["s1"], {}, {}), Group("like", 29_000_000, ["s1"], {}, {})], [])
-    )
+    minute = int(time.time()) // 60
+    payload = encode(Payload([Group("view", minute, ["s1"], {}, {}), Group("like", minute, ["s1"], {}, {})], []))
     keys = world.harness.layout.keys_of("s1")
     entry = {b"v": FUTURE.encode(), b"n": b"2", b"b": payload}
     sent = world.chance.randint(1, 5)
