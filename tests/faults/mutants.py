@@ -215,7 +215,7 @@ MUTANTS: Final = (
             ),
         ),
         (32,),
-        "BPLDR",
+        "BPLDRX",
     ),
     Mutant(
         "snapshot-in-two-transactions",
