@@ -688,4 +688,9 @@ MUTANTS: Final = (
         ),
         tests=(f"{_ALERTS}::test_a_decision_of_a_host_with_another_time",),
     ),
+    Mutant(
+        "ingest-out-of-order",
+        (Edit("tallystream_worker/ingest/pool.py", "    for job in jobs:\n", "    for job in reversed(jobs):\n"),),
+        tests=(f"{_VOTE_ORDER}::test_ties_keep_their_order",),
+    ),
 )

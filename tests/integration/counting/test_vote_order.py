@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
+import threading
 import time
+from collections import Counter
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +23,28 @@ from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.archive.entries import entries as archived
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
 from tallystream_worker.dead_letters.retry import retry
 from tallystream_worker.dead_letters.store import letters
+from tallystream_worker.ingest import job
+from tallystream_worker.ingest.job import jobs_of
+from tallystream_worker.ingest.lines import Mapping
+from tallystream_worker.ingest.pool import run_all
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.compare import compare
+from tallystream_worker.rebuild.drop import drop
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.repartition.migration import repartition
+from tallystream_worker.settings.settings import RedisSettings
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.drill import drill
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
+from tests.integration.rebuild.test_rebuild import settings_for
 
 RULES = Rules({"vote": Metric(once="forever", windows=("hour",)), "view": Metric()})
 AT = 1_795_870_000.0
@@ -122,3 +148,140 @@ def test_votes_of_one_second(server):
         producer.flush(10)
         harness.finish()
         assert harness.totals() == {("vote", "post:tie"): -1}
+
+
+POLLS = Rules({"vote": Metric(once="forever", windows=("hour",)), "poll": Metric(once="30d", top=3)})
+
+
+class Voters:
+    """Draws votes, many of them with the same time, and keeps the vote of each actor that counts.
+
+    Attributes:
+        counting: By metric, subject and actor: the time and the place of the vote that counts, and its amount.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._begin = time.time() // 1 - 100
+        self._number = 0
+        self.counting: dict[tuple[str, str, str], tuple[float, int, int]] = {}
+
+    def vote(self, harness: Harness) -> None:
+        """Append 60 votes, some of them by decisions; count the entries of each partition in any order."""
+        chance, decide = self._chance, Decider(harness.client, Deployment.create_or_load(harness.client))
+        with Producer(harness.url) as producer:
+            for _ in range(60):
+                self._number += 1
+                voter = chance.choice(("vote", "poll")), chance.choice("abcd"), chance.choice("uvw")
+                amount, at = chance.choice((1, 0, -1)), self._begin + chance.choice((0, 0, 0, 1))
+                if chance.random() < 0.2:
+                    producer.flush(10)
+                    decide(Event(voter[0], voter[1], amount, voter[2], at))
+                else:
+                    producer.emit(voter[0], voter[1], amount, actor=voter[2], at=at)
+                vote = at, self._number, amount
+                self.counting[voter] = max(self.counting.get(voter, vote), vote)
+                if chance.random() < 0.2:
+                    producer.flush(10)
+            producer.flush(10)
+        for partition in range(harness.layout.partitions):
+            held = harness.fetch(partition, "reader")(1000, 0)
+            chance.shuffle(held)
+            for entry in held:
+                handed = iter([[entry]])
+                harness.consumer(partition, "reader", fetch=lambda *_, handed=handed: next(handed)).run_once()
+        harness.finish()
+
+    def check(self, harness: Harness, sources: Sources) -> None:
+        """Check the vote of each actor, the totals, and that an audit, with these sources, finds no difference."""
+        found, totals = {}, Counter()
+        for keys in harness.layout.keys:
+            for key in harness.client.scan_iter(f"{keys.counters}once:*"):
+                metric, _, subject = key.decode().removeprefix(f"{keys.counters}once:").split(":")
+                for actor, record in harness.client.hgetall(key).items():
+                    found[metric, subject, actor.decode()] = int(record.split()[1])
+        assert found == {voter: amount for voter, (_, _, amount) in self.counting.items()}
+        for (metric, subject, _), amount in found.items():
+            totals[metric, subject] += amount
+        assert Counter(harness.totals()) == totals  # equal without zeros
+        deployment = Deployment.create_or_load(harness.client)
+        assert audit(harness.client, deployment, harness.rules, sources=sources).differences == []
+
+
+def _rebuild(harness: Harness, _: Path, __: Database) -> Sources:
+    generation = propose(harness.client, Deployment.create_or_load(harness.client), POLLS)
+    deployment = Deployment.create_or_load(harness.client)
+    with Rebuild(settings_for(harness.url, POLLS), deployment, generation) as run:
+        run.begin()
+        run.catch_up()
+        assert list(compare(harness.client, Deployment.create_or_load(harness.client), generation)) == []
+        run.switch()
+    drop(harness.client, Deployment.create_or_load(harness.client), 1)
+    harness.layout = Deployment.create_or_load(harness.client).layout
+    return Sources()
+
+
+def _move(harness: Harness, _: Path, __: Database) -> Sources:
+    repartition(settings_for(harness.url, POLLS, 0), Deployment.create_or_load(harness.client), 3)
+    harness.layout = Deployment.create_or_load(harness.client).layout
+    return Sources()
+
+
+def _restore(harness: Harness, _: Path, database: Database) -> Sources:
+    verdict = drill(harness.client, database, Deployment.create_or_load(harness.client))
+    assert verdict.differing == 0, verdict.differences
+    restore(harness.client, database, force=True)
+    Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+    return Sources(snapshot=database)  # the entries before the restore are gone
+
+
+def _restore_from_archive(harness: Harness, folder: Path, database: Database) -> Sources:
+    store = Store(str(folder / "archive"))
+    Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
+    harness.client.flushall()
+    restore(harness.client, database, lambda n, after, end: archived(store, n, after, end))
+    Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+    return Sources(snapshot=database)  # the entries before the restore are gone
+
+
+def _ingest(harness: Harness, folder: Path, _: Database, name: str) -> Sources:
+    program = Path(sys.executable).parent / "tallystream"
+    command = [program, "replay", "--redis", harness.url, "--format", Path(name).suffix[1:], "-o", folder / name]
+    subprocess.run([str(each) for each in command], check=True, timeout=60)
+    harness.client.flushall()
+    with Harness(harness.url, rules=POLLS, partitions=2):
+        pass
+    jobs = jobs_of(str(folder / name), Path(name).suffix[1:], Mapping())
+    assert len(jobs) > 3
+    run_all(jobs, RedisSettings(url=harness.url), 1, threading.Event(), lambda _: None)
+    return Sources()
+
+
+WAYS = {
+    "rebuild": _rebuild,
+    "repartition": _move,
+    "restore": _restore,
+    "archive": _restore_from_archive,
+    "ndjson": partial(_ingest, name="all.ndjson"),
+    "parquet": partial(_ingest, name="all.parquet"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("seed", range(2))
+def test_ties_keep_their_order(server, tmp_path, monkeypatch, way, seed):
+    """Votes with one time keep their order when they are counted again, moved, restored, or replayed and ingested."""
+    monkeypatch.setattr(job, "SEGMENT", 1000)
+    monkeypatch.setattr(job, "SEGMENT_ROWS", 10)
+    voters = Voters(seed)
+    database = Database(str(tmp_path / "snapshot.sqlite"))
+    with closing(database), Harness(server.url, rules=POLLS, partitions=2) as harness:
+        voters.vote(harness)
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+        voters.vote(harness)
+        voters.check(harness, Sources())
+        sources = WAYS[way](harness, tmp_path, database)
+        harness.finish()
+        voters.check(harness, sources)
+        voters.vote(harness)
+        voters.check(harness, sources)

@@ -1,6 +1,7 @@
 """Replays a topic as events for other tools.
 
-Ingesting all events of a topic gives the same counters if the topic has no corrections and no retractions.
+Ingesting all events of a topic, in one process, gives the same counters if the topic has no corrections and no
+retractions.
 """
 
 from __future__ import annotations
