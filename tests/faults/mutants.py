@@ -636,6 +636,17 @@ MUTANTS: Final = (
         tests=(f"{_VOTE_ORDER}::test_the_later_place_counts",),
     ),
     Mutant(
+        "no-total-after-0",
+        (
+            Edit(
+                "tallystream/producing/decider.py",
+                "value = int(total) if total else 0 if rule.max_subjects is None else None",
+                "value = int(total) if total else None",
+            ),
+        ),
+        tests=(f"{_VOTE_ORDER}::test_the_total_after_a_first_amount_of_0",),
+    ),
+    Mutant(
         "votes-out-of-order-in-the-entry",
         (
             Edit(

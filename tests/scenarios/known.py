@@ -17,7 +17,6 @@ class Known(Enum):
     LARGE_TOTALS = "g10: the total of a metric above 2^53"
     NEGATIVE_SKETCHES = "f06: sketches with negative amounts"
     LEADERBOARD_ERRORS = "f05: the error of a leaderboard does not cover subjects that it does not list"
-    FIRST_VOTE_OF_0 = "new: decide of a first vote of 0 returns total None instead of 0"
     TWO_RESETS = "f07: two resets at once take the total back twice"
     OLD_SNAPSHOTS = "f08, f24: a restore of an older snapshot forgets retractions and retried dead letters"
     RESETS = "g18, g19: resets of retracted events, and of buckets ahead"

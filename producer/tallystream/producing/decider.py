@@ -149,9 +149,11 @@ class Decider:
         if unconfirmed:
             raise Unconfirmed(f"the event was counted as {id_.decode()}, but {unconfirmed}")
         limited = rule.limit is not None and used
+        # A subject has no key before its first amount other than 0, or if the sketch of `max_subjects` counts it.
+        value = int(total) if total else 0 if rule.max_subjects is None else None
         return Decision(
             accepted=bool(accepted),
-            total=max(int(total), rule.floor if rule.floor is not None else -MAX_AMOUNT) if total else None,
+            total=None if value is None else max(value, rule.floor if rule.floor is not None else -MAX_AMOUNT),
             remaining=max(0, (rule.limit or 0) - int(used)) if limited else None,
             reset_at=float(place.limit.end) if limited and place.limit and rule.per != "total" else None,
             reason=reason.decode() or None,

@@ -113,6 +113,28 @@ def test_a_decision_up_and_down_in_one_moment(harness):
     assert score(harness) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("rule", "total"),
+    [
+        (Metric(once="forever"), 0),
+        (Metric(once="day", floor=3), 3),
+        (Metric(), 0),
+        (Metric(max_subjects=1), None),
+    ],
+)
+def test_the_total_after_a_first_amount_of_0(server, rule, total):
+    """A decision of amount 0 for a new subject returns the total 0; none only if the subject has no exact counter."""
+    server.clear()
+    with Harness(server.url, rules=Rules({"m": rule}), partitions=1) as harness:
+        decide = Decider(harness.client, Deployment.create_or_load(harness.client))
+        assert rule.max_subjects is None or decide(Event("m", "a", 1)).total == 1
+        actor = "u1" if rule.once else None
+        verdict = decide(Event("m", "b", 0, actor, id="x"))
+        assert (verdict.accepted, verdict.total) == (True, total)
+        again = decide(Event("m", "b", 0, actor, id="x"))
+        assert (again.accepted, again.total, again.reason) == (False, total, "once" if rule.once else "duplicate")
+
+
 def test_a_decision_after_an_entry_that_is_not_counted_yet(harness):
     """A decision is later in the log than an entry that a worker counts only afterwards."""
     decide = Decider(harness.client, Deployment.create_or_load(harness.client))

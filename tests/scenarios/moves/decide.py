@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tests.oracle import AHEAD, home
-from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
 from tests.scenarios.script import Occurrence  # noqa: TC001  # msgspec reads the annotations
 from tests.scenarios.world import Mismatch
@@ -63,10 +62,7 @@ class Decide(Move, frozen=True):
         world.count()
         counted = {name: model.books.ledger[name] - before.ledger[name] for name in ("counted", "duplicate")}
         total = model.floored(event.metric, model.books.totals[event.metric, event.subject])
-        found = verdict["total"]
-        if found is None and rule.once is not None and avoided(Known.FIRST_VOTE_OF_0):
-            found = 0
-        if rule.max_subjects is None and found != total:
+        if rule.max_subjects is None and verdict["total"] != total:
             raise Mismatch(f"decide {event}: total {verdict['total']}, expected {total}")
         if rule.once is None and verdict["accepted"] != (counted["counted"] == 1):
             raise Mismatch(f"decide {event}: {verdict}, but the model counts {counted}")
