@@ -704,4 +704,30 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/ingest/pool.py", "    for job in jobs:\n", "    for job in reversed(jobs):\n"),),
         tests=(f"{_VOTE_ORDER}::test_ties_keep_their_order",),
     ),
+    Mutant(
+        "commands-by-the-clock-of-the-host",
+        (
+            Edit(
+                "tallystream/client/server_time.py",
+                "    seconds, microseconds = client",
+                "    import time\n\n    return int(time.time() * 1000)\n    seconds, microseconds = client",
+            ),
+        ),
+        tests=(
+            "tests/integration/rebuild/test_reset.py::test_the_clock_of_the_host_decides_nothing",
+            "tests/integration/repartition/test_migration.py::test_the_clock_of_the_host_decides_nothing_in_a_move",
+            "tests/integration/snapshot/test_snapshot.py::test_a_restore_on_a_host_with_another_time",
+        ),
+    ),
+    Mutant(
+        "audit-without-the-clock-of-the-scratch-server",
+        (
+            Edit(
+                "tallystream_worker/rebuild/partition_audit.py",
+                "max(int(clock[0]) * 1000 + int(clock[1]) // 1000, server_time(self._scratch))",
+                "int(clock[0]) * 1000 + int(clock[1]) // 1000",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_a_host_that_is_ahead_finds_no_difference",),
+    ),
 )

@@ -93,6 +93,22 @@ def test_totals_and_windows_come_to_nothing(harness, totals):
     assert balanced(totals)
 
 
+@pytest.mark.parametrize("days", [-60, 60])
+def test_the_clock_of_the_host_decides_nothing(harness, totals, monkeypatch, days):
+    """A reset on a host whose clock is wrong brings totals, present buckets and votes to 0, without dead letters."""
+    now = time.time()
+    count(harness, ("view", SUBJECT, 2, now, None), ("vote", SUBJECT, 1, now, "u1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now + days * DAY)
+        reset(harness.client, Deployment.create_or_load(harness.client), SUBJECT, ["view", "vote"])
+    harness.drain()
+    assert set(window_values(harness, "view", SUBJECT).values()) == {0}
+    assert totals.get(SUBJECT, "view").value == totals.get(SUBJECT, "vote").value == 0
+    assert balanced(totals)
+    count(harness, ("vote", SUBJECT, 1, now + 60, "u1"))
+    assert totals.get(SUBJECT, "vote").value == 1
+
+
 def test_the_leaderboards_follow(harness, totals):
     """A subject that was reset loses its place in the leaderboards of totals, days and hours."""
     now = time.time()

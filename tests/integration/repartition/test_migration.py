@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -541,6 +542,20 @@ def test_what_fires_goes_on_firing_after_a_move(server):
         moved(harness, 5)
         assert count(harness, *(("like", subject, 1) for subject in ("a", "b", "c"))) == []
         assert count(harness, ("like", "b", -10)) == [("hot", "b", "resolved", "2")]
+
+
+@pytest.mark.parametrize("days", [-5, 5])
+def test_the_clock_of_the_host_decides_nothing_in_a_move(server, monkeypatch, days):
+    """A repartition on a host whose clock is wrong keeps the alerts of the present bucket."""
+    alert = Alert("busy", "like", window="day", above=10)
+    rules = Rules({"like": Metric(ids=None, windows=("day",))}, alert=(alert,))
+    with Harness(server.url, rules=rules, partitions=2) as harness:
+        assert count(harness, ("like", "a", 11)) == [("busy", "a", "firing", "11")]
+        now = time.time()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: now + days * 86_400)
+            moved(harness, 3)
+        assert count(harness, ("like", "a", 1)) == []
 
 
 def test_an_ingest_waits_across_a_move(server):

@@ -596,6 +596,26 @@ def test_expired_buckets_stay_expired(server, database):
         assert partition in (0, 1)
 
 
+def test_a_restore_on_a_host_with_another_time(server, tmp_path, monkeypatch):
+    """The server's clock decides what has expired: a restore on a host that is a year ahead brings the buckets back."""
+    rules = Rules({"view": Metric(windows=("minute",)), "poll": Metric(once="30d")})
+    database = Database(str(tmp_path / "snapshot.sqlite"))
+    with closing(database), Harness(server.url, partitions=2, rules=rules) as harness:
+        emit_views(harness)
+        with Producer(harness.url) as producer:
+            producer.emit("poll", "a", actor="u")
+        harness.drain()
+        take(harness, database)
+        before = dump(harness)
+        harness.client.flushall()
+        now = time.time()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: now + 366 * 86_400)
+            restore(harness.client, database)
+        found = dump(harness)
+        assert {key for key in before if ":minute:" in str(key) or ":once:" in str(key)} <= found.keys()
+
+
 def emit_views(harness: Harness) -> None:
     """Emit and count one view."""
     with Producer(harness.url) as producer:

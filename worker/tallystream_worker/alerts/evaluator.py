@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tallystream.client.server_time import server_time
 from tallystream.errors import EventError
 from tallystream.reading.series import Covered, rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
@@ -75,7 +76,7 @@ class AlertEvaluator:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
         """
-        now = int(self._client.execute_command("TIME")[0]) if now is None else now
+        now = server_time(self._client) // 1000 if now is None else now
         layout = self._layout()
         if layout is None:
             return 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_group_there, is_key_missing
+from tallystream.client.server_time import server_time
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import StreamID, parse_id
@@ -145,8 +146,7 @@ class PartitionArchiver:
 
         Its second argument is the ID of the last entry that was read in the same command.
         """
-        seconds, microseconds = self._client.time()
-        now, read = int(seconds) * 1000 + int(microseconds) // 1000, time.monotonic()
+        now, read = server_time(self._client), time.monotonic()
 
         def is_young(entry: Entry, last: str) -> bool:
             if entry.received <= now:

@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.client.server_time import server_time
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.dead_letters.store import dropped, letters
@@ -235,10 +236,10 @@ class PartitionAudit:
     def _compare(self, chunk: list[Piece], wrong: dict[str, Difference], *, count: bool) -> None:
         commands = [piece.command(self._keys) for piece in chunk]
         # The server's clock decides which keys have expired, and it is read after them: so a key that has expired in
-        # between is not taken for a key that should exist.
+        # between is not taken for a key that should exist. In the scratch server, the clock of this host decides it.
         moment, (*replies, clock) = checkpoint(self._client, self._keys, [*commands, ("TIME",)])
         self._bring_to(moment)
-        now = int(clock[0]) * 1000 + int(clock[1]) // 1000 + _EARLY
+        now = max(int(clock[0]) * 1000 + int(clock[1]) // 1000, server_time(self._scratch)) + _EARLY
         kept = [self._is_kept(piece.name, now) for piece in chunk]
         chosen, live = list(compress(chunk, kept)), list(compress(replies, kept))
         self._expired += len(chunk) - len(chosen) if count else 0

@@ -7,10 +7,10 @@ time, and those of longer windows. So each bucket gets a separate correction. If
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.client.server_time import server_time
 from tallystream.errors import EventError, StreamError, StreamFull
 from tallystream.producing.appender import Appender
 from tallystream.producing.partition_queue import SealedEntry
@@ -75,7 +75,7 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
 
 def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: str) -> Iterator[Single]:
     """Yield a vote of 0 for each actor whose vote for the subject is not 0, with a time after that vote."""
-    now = int(time.time() * 1000)
+    now = server_time(client)
     for actor, record in client.hscan_iter(keys.once(metric, "forever", subject), count=1000):
         stored, amount = record.split()[:2]
         if int(amount):
@@ -90,7 +90,7 @@ def _compensation(
 
     A correction changes the buckets of its window and of longer windows: a correction of a day changes no hour.
     """
-    now = int(time.time())
+    now = server_time(client) // 1000
     corrections: list[Correction] = []
     for window in (each for each in WINDOWS if each in rule.windows):
         buckets = list(_latest(window, now, zone))

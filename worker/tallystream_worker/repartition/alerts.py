@@ -5,12 +5,12 @@ Undelivered notifications are not copied: workers deliver those of the old topic
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tallystream.client.server_time import server_time
 from tallystream.storage.keys import partition_of
 from tallystream_worker.snapshot.alerts import commands, read
 
@@ -32,8 +32,9 @@ def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
         old: The layout of the closed topic.
         new: The layout of the new topic; each state is written to the partition of its subject.
     """
+    now = server_time(client)
     for keys in old.keys:
-        found = read(client, keys, rules, since=0, now=int(time.time() * 1000))
+        found = read(client, keys, rules, since=0, now=now)
         with client.pipeline(transaction=False) as pipeline:
             for name, (value, expires) in found.items():
                 if keys.prefix + name == keys.outbox:

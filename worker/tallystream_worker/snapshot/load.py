@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.client.server_time import server_time
 from tallystream.rules.batch import board_length
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
@@ -25,7 +25,7 @@ _COMMANDS: Final = 500
 
 
 class TableLoader:
-    """Loads the rows of one partition into Redis.
+    """Loads the rows of one partition into Redis, without those that have expired by the clock of that server.
 
     Args:
         client: The client of the server, which must have no counters of this partition.
@@ -46,7 +46,7 @@ class TableLoader:
         self._rules = rules
         self._queued = 0
         self.expires: dict[str, int] = {}
-        self._now = int(time.time() * 1000)
+        self._now = server_time(client)
         self._boards: dict[str, list[tuple[int, str]]] = defaultdict(list)
         self.rows = 0
         self.ledger: dict[str, int] = {}

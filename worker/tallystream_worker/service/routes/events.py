@@ -1,7 +1,6 @@
 """The routes that append events, or decide one event at once."""
 
 import math
-import time
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -119,7 +118,7 @@ class Events(Controller):
             raise problem(HTTPStatus.SERVICE_UNAVAILABLE, detail) from None
         headers = {}
         if outcome.reason == "limit" and outcome.reset_at is not None:
-            headers["Retry-After"] = str(max(0, math.ceil(outcome.reset_at - time.time())))
+            headers["Retry-After"] = str(max(0, math.ceil(outcome.reset_at - (await totals.deployment()).now)))
         return Response(outcome, status_code=_STATUS[outcome.reason], headers=headers)
 
 
