@@ -438,8 +438,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/rules/batch.py",
-                "self.closes | self._id_ends | {prefix: until for _, prefix, until in self._uniques}",
-                "self.closes | self._id_ends",
+                "kept | self.closes | {prefix: until for _, prefix, until, _ in self._uniques}",
+                "kept | self.closes",
             ),
         ),
         tests=(f"{_AUDIT}::test_a_bucket_that_expires_while_it_is_read_is_no_difference",),
@@ -729,5 +729,10 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_AUDIT}::test_a_host_that_is_ahead_finds_no_difference",),
+    ),
+    Mutant(
+        "actors-of-late-events",
+        (Edit("tallystream/storage/lua/rules/uniques.lua", " or was_removed(self, states)", ""),),
+        tests=(f"{_IDS}::test_a_late_event_of_a_removed_period_adds_no_actor",),
     ),
 )

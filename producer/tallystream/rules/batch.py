@@ -115,6 +115,11 @@ class BucketResolver:
         return self._by_labels.setdefault((place.metric, coarser.labels), coarser)
 
 
+States = tuple[tuple[str, int], ...]
+"""The state that an event needs: `<kind>:<metric>`, and a millisecond in its period or at the end of the period. If the
+periods up to this millisecond were removed, the event is late."""
+
+
 class Batch:
     """The deltas of several events in one partition.
 
@@ -139,7 +144,7 @@ class Batch:
         self.limited: dict[BucketSet, Counter[str]] = defaultdict(Counter)
         self._seen: dict[tuple[str, Bucket], list[tuple[Any, ...]]] = defaultdict(list)
         self._votes: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
-        self._uniques: dict[tuple[str, str, int], dict[str, set[str]]] = {}
+        self._uniques: dict[tuple[str, str, int, States], dict[str, set[str]]] = {}
         self._rules: dict[str, Metric] = {}
         self.closes: dict[str, int] = {}
         self._periods: dict[tuple[str, int, int], dict[str, None]] = defaultdict(dict)
@@ -191,7 +196,7 @@ class Batch:
         else:
             self.sums[place][subject] += amount
         if rule.unique is not None and actor is not None:
-            found = self._actors(place, rule.unique, at // 60_000, received)
+            found = self._actors(place, rule.unique, at // 60_000, received, self._states(place, at // 60_000, id_))
             if found is not None:
                 found[subject].add(actor)
 
@@ -210,21 +215,36 @@ class Batch:
         sums = self.sums if place.rule.limit is None else self.limited
         sums[place].update(subjects)
         if (unique := place.rule.unique) is not None:
-            found = self._actors(place, unique, minute, received)
+            found = self._actors(place, unique, minute, received, self._states(place, minute, None))
             if found is not None:
                 for subject, actor in zip(subjects, actors, strict=True):
                     found[subject].add(actor)
 
-    def _actors(self, place: BucketSet, unique: str, minute: int, received: int) -> dict[str, set[str]] | None:
+    def _states(self, place: BucketSet, minute: int, id_: str | None) -> States:
+        """Return the state that an event of a minute needs; an id, a limit and periodic votes need some."""
+        rule, metric = place.rule, place.metric
+        if rule.once is not None:
+            end = None if rule.once == "forever" else bucket(rule.once, minute, self._zone).end
+            return () if end is None else ((f"once:{metric}", end * 1000),)
+        limit = None if rule.per == "total" else place.limit
+        of_limit = () if limit is None else ((f"limit:{metric}", limit.end * 1000),)
+        if id_ is None or rule.ids is None:
+            return of_limit
+        return (*of_limit, (f"seen:{metric}", id_period(rule.ids, minute).start * 1000))
+
+    def _actors(
+        self, place: BucketSet, unique: str, minute: int, received: int, states: States
+    ) -> dict[str, set[str]] | None:
         """Return the actors in the `unique` bucket of a minute, by subject; the caller adds to them.
 
-        Return `None` if the bucket had closed at millisecond `received`.
+        Return `None` if the bucket had closed at millisecond `received`. The script leaves the actors out if one of the
+        `states` was removed, because their events are then late.
         """
         period = bucket(unique, minute, self._zone)
         closes = _until(period.end, place.rule.retention_seconds(unique))
         if 0 < closes <= received:
             return None
-        key = (place.metric, self._keys.unique(place.metric, period.label, ""), closes)
+        key = (place.metric, self._keys.unique(place.metric, period.label, ""), closes, states)
         return self._uniques.setdefault(key, defaultdict(set))
 
     @property
@@ -236,7 +256,7 @@ class Batch:
         A bucket of unique actors has the prefix of its keys. The state of a period is kept at least until then.
         """
         kept = {key: until for (_, _, until), keys in self._periods.items() for key in keys}
-        return kept | self.closes | {prefix: until for _, prefix, until in self._uniques}
+        return kept | self.closes | {prefix: until for _, prefix, until, _ in self._uniques}
 
     @property
     def counters(self) -> int:
@@ -284,8 +304,8 @@ class Batch:
                 (numbers[metric], key, subject, *events) for (metric, key, subject), events in self._votes.items()
             ],
             "uniques": [
-                (numbers[metric], prefix, until, [(subject, *actors) for subject, actors in by_subject.items()])
-                for (metric, prefix, until), by_subject in self._uniques.items()
+                (numbers[metric], prefix, until, states, [(subject, *actors) for subject, actors in by_subject.items()])
+                for (metric, prefix, until, states), by_subject in self._uniques.items()
             ],
             "periods": [(*period, *keys) for period, keys in self._periods.items()],
             "closes": self.closes,

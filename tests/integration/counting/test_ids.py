@@ -10,9 +10,11 @@ import pytest
 from tallystream.deployment import Deployment
 from tallystream.errors import StreamError
 from tallystream.producing.decider import Decider
+from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.windows import bucket
 from tallystream.storage.keys import DUE
 from tallystream.wire.codec import Payload, Single, encode
 from tallystream.wire.event import Event
@@ -191,6 +193,29 @@ def test_forgotten_ids_are_never_counted_as_new(harness):
     assert counted(harness, "m") == 1
     assert harness.ledger()["late@m"] == 1
     assert balanced(harness)
+
+
+@pytest.mark.parametrize(
+    ("metric", "rule", "id_"),
+    [
+        ("m", Metric(unique="day"), "i"),
+        ("once", Metric(unique="day", once="day"), None),
+        ("limit", Metric(unique="day", limit=9, per="day"), None),
+    ],
+)
+def test_a_late_event_of_a_removed_period_adds_no_actor(server, metric, rule, id_):
+    """An event that is late because the state of its period was removed is no unique actor; other events are."""
+    with Harness(server.url, rules=Rules({metric: rule}), partitions=1) as harness:
+        keys, at = harness.layout.keys[0], time.time()
+        label = bucket("day", int(at) // 60).label
+        for actor, forgotten in (("u1", 0), ("u2", int(at * 1000) + DAY), ("u3", 0)):
+            kind = "seen" if id_ else metric
+            harness.client.hset(keys.forgotten, f"{kind}:{metric}", forgotten)
+            with Producer(server.url) as producer:
+                producer.emit(metric, "s", actor=actor, at=at, id=id_ and f"{id_}-{actor}")
+            harness.finish()
+            assert harness.ledger().get(f"late@{metric}", 0) == (actor != "u1")
+            assert harness.client.pfcount(keys.unique(metric, label, "s")) == {"u1": 1, "u2": 1, "u3": 2}[actor]
 
 
 def test_a_clock_that_jumps_forgets_no_ids(harness):

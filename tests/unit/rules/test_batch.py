@@ -227,8 +227,8 @@ def test_actors_are_noted_once(batch, add):
     add("view", actor="u1", after=12 * HOUR)
     document = encoded(batch)
     assert document["uniques"] == [
-        [1, KEYS.unique("view", "2026-03-01", ""), NOON + 12 * HOUR + 400 * 24 * HOUR, [["a", "u1"]]],
-        [1, KEYS.unique("view", "2026-03-02", ""), NOON + 36 * HOUR + 400 * 24 * HOUR, [["a", "u1"]]],
+        [1, KEYS.unique("view", "2026-03-01", ""), NOON + 12 * HOUR + 400 * 24 * HOUR, [], [["a", "u1"]]],
+        [1, KEYS.unique("view", "2026-03-02", ""), NOON + 36 * HOUR + 400 * 24 * HOUR, [], [["a", "u1"]]],
     ]
 
 

@@ -20,7 +20,8 @@
 --   votes  = { { rule, key, subject, { actor, amount, at, labels, record, milliseconds, number, earlier }, ... }, ... }
 --             metrics with `once`; the last three are the place in the log, see records.lua. If the script appends the
 --             entry: { actor, amount, at, labels, record up to the place, record after the place }
---   uniques = { { rule, key prefix, millisecond as in closes, { { subject, actor, ... }, ... } }, ... }
+--   uniques = { { rule, key prefix, millisecond as in closes, { { kind:metric, millisecond }, ... },
+--             { { subject, actor, ... }, ... } }, ... }   the pairs name the state that the events need
 --   periods = { { kind:metric, end, millisecond until which it is kept (0: forever), key, ... }, ... }
 --             keys of the state of IDs, limits and votes, by period; see forget_periods.lua
 --   closes = { [key] = millisecond }       keys of the buckets that the batch's events are in, and of the leaderboards

@@ -17,12 +17,23 @@ local function plan_subject(self, rule, key, actors, closes)
   self.uniques[#self.uniques + 1] = { key = key, actors = actors, closes = closes, is_new = head[1] == 0 }
 end
 
+-- Returns whether a state that events need was removed: they are late, so they add no actors. `states`: see plan.lua.
+local function was_removed(self, states)
+  for _, state in ipairs(states) do
+    if state[2] <= (self.forgotten_ends[state[1]] or -1) then
+      return true
+    end
+  end
+  return false
+end
+
 -- Plans the actors of the batch. Must run after totals.plan, which finds the subjects beyond a quota: they get no keys.
 local function plan(self)
   for _, bucket in ipairs(self.batch.uniques) do
-    local rule, prefix, closes, by_subject = self.rules[bucket[1]], bucket[2], bucket[3], bucket[4]
+    local rule, prefix, closes, states, by_subject = self.rules[bucket[1]], unpack(bucket, 2)
     local overflow = self.overflow[rule] and self.overflow[rule].known
-    for _, actors in ipairs(buckets.has_expired(closes, self.now) and {} or by_subject) do
+    local is_gone = buckets.has_expired(closes, self.now) or was_removed(self, states)
+    for _, actors in ipairs(is_gone and {} or by_subject) do
       if not (overflow and overflow[actors[1]]) then
         plan_subject(self, rule, prefix .. actors[1], actors, closes)
       end
