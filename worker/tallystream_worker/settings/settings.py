@@ -102,7 +102,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class RetentionSettings:
-    """The bounds of the streams and of the dead letters; bytes of server memory for each partition, 0 for no bound."""
+    """The bounds of the streams and of the dead letters.
+
+    Bytes are memory of the server for each partition. 0 means no bound.
+    """
 
     age: str = "7d"
     """Time for which counted entries are kept, such as `7d`; `forever` for no bound."""
