@@ -45,8 +45,8 @@ class Deployment:
         kept: The number of the earlier topic whose streams and counters are still stored; `None` if there is none.
         moving: The number of the topic that a repartition is filling now, to replace the live topic; `None` if none is.
         spread: The metrics whose events may be in any partition.
-        clock_ahead: By how many seconds the server's clock was ahead of this host's when a reader read the deployment.
-            Keys expire by the server's clock, so reads of ranges use it. A second or less is taken as 0.
+        clock_ahead: By how many seconds the server's clock was ahead of this host's monotonic clock when a reader read
+            the deployment; `None` if no reader has read it. Reads of ranges use the server's clock.
     """
 
     layout: Layout
@@ -60,7 +60,7 @@ class Deployment:
     kept: int | None = None
     moving: int | None = None
     spread: frozenset[str] = frozenset()
-    clock_ahead: float = 0.0
+    clock_ahead: float | None = None
 
     @classmethod
     def create_or_load(cls, client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Self:
@@ -257,8 +257,8 @@ class Deployment:
 
     @property
     def now(self) -> float:
-        """The present by the server's clock, in seconds since 1970."""
-        return time.time() + self.clock_ahead
+        """The present by the server's clock, in seconds since 1970; by this host's clock if `clock_ahead` is `None`."""
+        return time.time() if self.clock_ahead is None else time.monotonic() + self.clock_ahead
 
     def with_live(self, live: Sequence[bytes | None]) -> Self:
         """Return a copy of this deployment whose layout has the live generation of each partition.

@@ -516,8 +516,26 @@ MUTANTS: Final = (
         tests=(f"{_EXPIRY}::test_every_read_equals_the_oracle_at_every_time",),
     ),
     Mutant(
+        "received-times-rise-with-ids",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/forget_periods.lua",
+                "if last and not streams.is_before(last, id) then",
+                "if false then",
+            ),
+        ),
+        tests=(
+            "tests/integration/counting/test_kept_periods.py::test_an_entry_received_before_the_one_in_front_of_it",
+        ),
+    ),
+    Mutant(
+        "periods-due-after-a-leap",
+        (Edit("tallystream/storage/lua/rules/forget_periods.lua", " or has_leapt(sequences, now)", ""),),
+        tests=("tests/integration/counting/test_kept_periods.py::test_two_jumps_of_the_clock_remove_nothing",),
+    ),
+    Mutant(
         "ranges-by-the-clock-of-the-reader",
-        (Edit("tallystream/deployment.py", "return time.time() + self.clock_ahead", "return time.time()"),),
+        (Edit("tallystream/deployment.py", "time.monotonic() + self.clock_ahead", "time.time()"),),
         tests=(f"{_EXPIRY}::test_a_reader_with_a_wrong_clock_reads_the_same",),
     ),
     Mutant(

@@ -18,9 +18,6 @@ After a rebuild switches, a reader uses the previous generation for this time; t
 position.
 """
 
-_SAME_CLOCK: Final = 1.0
-"""Seconds by which two clocks may differ and be taken as the same: the reply to TIME takes some time itself."""
-
 
 def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
     """Return a query for the deployment in a namespace.
@@ -51,10 +48,9 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
 
 
 def _clock_ahead(reply: Any) -> float:
-    """Return by how many seconds the server's clock is ahead, from its reply to TIME; 0 if it is a second or less."""
+    """Return by how many seconds the server's clock, in its reply to TIME, is ahead of this host's monotonic clock."""
     seconds, microseconds = reply
-    ahead = int(seconds) + int(microseconds) / 1e6 - time.time()
-    return ahead if abs(ahead) > _SAME_CLOCK else 0.0
+    return int(seconds) + int(microseconds) / 1e6 - time.monotonic()
 
 
 def query_live(deployment: Deployment) -> Query[Deployment]:

@@ -24,6 +24,8 @@ from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.dead_letters.retry import retry
 from tallystream_worker.dead_letters.store import letters
+from tallystream_worker.maintenance.trim import trim
+from tallystream_worker.settings.settings import RetentionSettings
 from tests.harness import Harness
 from tests.integration.rebuild.test_rebuild import rebuilt
 from tests.oracle_rules import Happened, tally
@@ -201,6 +203,54 @@ def test_a_clock_that_is_ahead_for_a_minute_removes_nothing(clocked: ClockedServ
             log.jump(log.chance.choice([0, HOUR, 25 * HOUR]))
         log.count()
         log.check()
+
+
+def in_the_middle_of_a_day(log: Log) -> None:
+    """Move the clock to 06:00 UTC, and append and count events with ids, votes and limits of this day."""
+    log.jump(6 * HOUR - log.now() % DAY)
+    log.append(log.event("by-day", 0, "u", "i"), log.event("daily", 0, "u", None), log.event("by-day", 0, "u", None))
+    log.count()
+
+
+def test_an_entry_received_before_the_one_in_front_of_it(log: Log) -> None:
+    """The state that an entry needs stays while it waits after entries of a moment in which the clock was ahead."""
+    in_the_middle_of_a_day(log)
+    log.jump(30 * DAY)
+    for _ in range(2):
+        log.append(log.event("view", 0, "u", None))
+    log.jump(-30 * DAY + 10 * MINUTE)
+    log.append(log.event("by-day", 5, "u", "i"), log.event("daily", 5, "u", None), log.event("by-day", 1, "u", None))
+    log.jump(12 * DAY)
+    held: list[Entry] = log.harness.fetch(0, "reader")(10_000, 0)
+    for entry in held:
+        log.harness.consumer(0, "reader", fetch=lambda *_, entry=entry: [entry]).run_once()
+        log.jump(HOUR + MINUTE)
+    log.harness.finish()
+    log.check()
+
+
+def test_two_jumps_of_the_clock_remove_nothing(log: Log) -> None:
+    """State stays if the clock is ahead for a minute twice, more than an hour apart, and nothing is counted between."""
+    keys, kept = log.harness.layout.keys[0], RetentionSettings()
+    in_the_middle_of_a_day(log)
+
+    def jump(seconds: float) -> None:
+        log.jump(seconds)
+        trim(log.harness.client, keys, kept)  # a worker does it every few seconds
+
+    jump(0)
+    for _ in range(2):
+        jump(12 * DAY)
+        log.append(log.event("view", 0, "u", None))
+        log.count()
+        jump(-12 * DAY + MINUTE)
+        jump(HOUR + MINUTE)
+    ago = 2 * HOUR + 5 * MINUTE
+    log.append(
+        log.event("by-day", ago, "u", "i"), log.event("daily", ago, "u", None), log.event("by-day", ago, "u", None)
+    )
+    log.count()
+    log.check()
 
 
 def test_periods_are_removed_when_the_log_is_past_them(log: Log) -> None:

@@ -350,13 +350,17 @@ def test_a_month_of_days_in_a_zone_between_hours(clocked: ClockedServer) -> None
             assert [place.value for place in totals.top("view", "30d").top] == [found.value]
 
 
-def test_a_reader_with_a_wrong_clock_reads_the_same(clocked: ClockedServer) -> None:
-    """Ranges end at the present of the server's clock, not of the reader's."""
+def test_a_reader_with_a_wrong_clock_reads_the_same(clocked: ClockedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges end at the present of the server's clock, not of the reader's, which may also be set between two reads."""
     rules = Rules({"view": Metric(windows=("hour",), ids=None)})
     clocked.set(an_hour(40) - time.time())
     with Harness(clocked.url, rules=rules, partitions=1) as harness, Totals(clocked.url) as totals:
         machine = Machine(harness, clocked, rules, random.Random(0), an_hour(40))
         append_alone(machine, Event("view", "s1", 3, None, machine.now))
         machine.count()
-        assert totals.sum("s1", "view", "1d").value == 3
-        assert totals.series("s1", "view", "hour", 2).series[-1].value == 3
+        for ahead in (0, -30 * 86_400, 86_400):
+            present = time.time
+            with monkeypatch.context() as patched:
+                patched.setattr(time, "time", lambda ahead=ahead, present=present: present() + ahead)
+                assert totals.sum("s1", "view", "1d").value == 3
+                assert totals.series("s1", "view", "hour", 2).series[-1].value == 3

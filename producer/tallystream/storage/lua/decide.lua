@@ -57,7 +57,7 @@ end
 numbers.check_whole(KEYS[4], appending.LEDGER_FIELDS)
 
 -- From here on nothing fails.
-local id = appending.add_entry(KEYS[1], now, unpack(ARGV, 7))
+local id = appending.add_entry(KEYS[1], KEYS[5], now, unpack(ARGV, 7))
 appending.add_to_ledger(KEYS[4], 1, 1)
 if changes.unplaced then
   require('tallystream.storage.lua.rules.votes').place(changes, id)

@@ -9,9 +9,9 @@
 --
 -- Writes two fields of the sequences, which readers show with the lengths: `!limit`, the number of entries at which
 -- appends are refused, and `!dead`, which is ARGV[6]. A field without a limit is absent. A third, `!clock`, has the
--- server's time of this call, and the time at which the clock had last advanced by more than an hour between two calls
--- (0 for never). For an hour after that no entry is removed for its age: a clock that is ahead for a moment must not
--- cost the entries that a rebuild needs.
+-- server's time of this call, and the time at which the clock had last advanced by more than ten minutes between two
+-- calls (0 for never). For an hour after that no entry is removed for its age: a clock that is ahead for a moment must
+-- not cost the entries that a rebuild needs.
 --
 -- Returns {"trimmed", removed, entries, bytes, limit (entries, 0 for none), holder of the oldest entry}
 --
@@ -22,7 +22,7 @@ local clock = require('tallystream.storage.lua.lib.clock')
 local streams = require('tallystream.storage.lua.lib.streams')
 local stream, holds, ledger, sequences = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local call = redis.call
-local HOUR = 3600000 -- milliseconds
+local HOUR, LEAP = 3600000, 600000 -- milliseconds; workers call this script every few seconds
 
 local mark, holder -- the smallest ID that must stay, and the group or retention hold that needs it
 local function hold(id, name)
@@ -53,7 +53,7 @@ call('HGET', sequences, '!limit')
 local function is_steady(now)
   local last, leap = string.match(call('HGET', sequences, '!clock') or '', '^(%d+) (%d+)$')
   last, leap = tonumber(last), tonumber(leap) or 0
-  if last and now - last > HOUR then
+  if last and now - last > LEAP then
     leap = now
   elseif now < leap then
     leap = 0 -- the clock was set back: it is no longer ahead

@@ -18,7 +18,20 @@ local numbers = require('tallystream.storage.lua.lib.numbers')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local stream, copied, ledger = KEYS[1], KEYS[2], KEYS[3]
+local sequences = string.gsub(stream, 'stream$', 'seq')
 local marks = tonumber(ARGV[1])
+
+-- Returns the millisecond at which the original was received, if the fields of its copy state it: ARGV[first] to
+-- ARGV[final].
+local function received(first, final)
+  local earliest
+  for i = first, final, 2 do
+    if ARGV[i] == 't' or ARGV[i] == 'q' then
+      earliest = math.min(earliest or math.huge, tonumber(ARGV[i + 1]))
+    end
+  end
+  return earliest
+end
 
 local moves = {}
 for i = 1, marks do
@@ -37,7 +50,8 @@ local events, entries, at = 0, 0, 3 * marks + 2
 while ARGV[at] do
   local count = tonumber(ARGV[at + 2])
   last = math.max(last, tonumber(ARGV[at]))
-  call('XADD', stream, string.format('%.0f-*', last), unpack(ARGV, at + 3, at + 2 + count))
+  local id = call('XADD', stream, string.format('%.0f-*', last), unpack(ARGV, at + 3, at + 2 + count))
+  appending.add_stated(sequences, id, received(at + 3, at + 2 + count) or last)
   if ARGV[at + 1] ~= '0' then
     events, entries = events + tonumber(ARGV[at + 1]), entries + 1
   end

@@ -1,7 +1,8 @@
 -- appending: functions for every script that appends entries to the stream of a partition.
 --
--- Two fields of the sequences are not producers (no producer's ID begins with `!`): `!limit` is the most entries that
--- the stream may have, and `!closed`, if the stream is closed, is the topic to append to instead.
+-- Three fields of the sequences are not producers (no producer's ID begins with `!`): `!limit` is the most entries that
+-- the stream may have; `!closed`, if the stream is closed, is the topic to append to instead; and `!stated` is about
+-- entries that state an earlier time than that of their ID: see `add_stated`.
 local clock = require('tallystream.storage.lua.lib.clock')
 
 local call = redis.call
@@ -33,14 +34,24 @@ local function refusal(stream, ledger, limit, closed)
   call('HGET', ledger, 'appended') -- a key of another type is an error here, before anything is written
 end
 
+-- Records an entry that states the time `received` (milliseconds) at which it was received, earlier than its ID: the
+-- field `!stated` has "<ID of the last such entry> <earliest time that one of them states>". So while one of them is
+-- not counted, it is known how early an entry after the oldest uncounted one may have been received.
+local function add_stated(sequences, id, received)
+  local least = string.match(call('HGET', sequences, '!stated') or '', ' (%d+)$')
+  local earliest = math.min(received, tonumber(least) or received)
+  call('HSET', sequences, '!stated', string.format('%s %.0f', id, earliest))
+end
+
 -- Appends an entry with these fields and values at the server's time `now` (milliseconds since 1970), and returns its
 -- stream ID. The ID has this time, unless the stream has a later ID, because the clock was set back: IDs never go back.
 -- Then the entry gets the next ID, and states the time in the field `t`, by which its lateness is measured.
-local function add_entry(stream, now, ...)
+local function add_entry(stream, sequences, now, ...)
   local time = string.format('%.0f', now)
   local id = redis.pcall('XADD', stream, time .. '-*', ...)
   if type(id) == 'table' then -- the error of an ID that is too small; any other error is raised by the next line
     id = call('XADD', stream, '*', 't', time, ...)
+    add_stated(sequences, id, now)
   end
   return id
 end
@@ -48,7 +59,7 @@ end
 -- Appends one entry of a producer, stores its sequence, adds the entry to the ledger, and returns its stream ID.
 local function append(stream, sequences, ledger, version, producer, sequence, events, payload)
   -- stylua: ignore
-  local id = add_entry(stream, clock.milliseconds(),
+  local id = add_entry(stream, sequences, clock.milliseconds(),
     'v', version, 'p', producer, 'q', sequence, 'n', events, 'b', payload)
   call('HSET', sequences, producer, sequence .. ' ' .. id)
   add_to_ledger(ledger, events, 1)
@@ -57,6 +68,7 @@ end
 
 return {
   add_entry = add_entry,
+  add_stated = add_stated,
   add_to_ledger = add_to_ledger,
   append = append,
   is_full = is_full,

@@ -56,15 +56,34 @@ local function keep(planned)
 end
 
 -- Returns the millisecond at which the first entry that is not counted was received: by its ID, or by its field `t` if
--- the clock was set back, or by its field `q` if it is a copy. Entries that are not delivered yet have larger IDs than
--- pending ones.
+-- the clock was set back, or by its field `q` if it is a copy; and its ID. Entries that are not delivered yet have
+-- larger IDs than pending ones.
 local function oldest_uncounted(stream, group)
   local id = call('XPENDING', stream, group)[2]
   local found = call('XRANGE', stream, id, id)[1]
   local fields = found and maps.from_flat(found[2]) or {}
   local received = streams.parse_id(id)
   received = math.min(received, tonumber(fields.t) or received)
-  return fields.p == 'copy' and math.min(received, tonumber(fields.q) or received) or received
+  return fields.p == 'copy' and math.min(received, tonumber(fields.q) or received) or received, id
+end
+
+-- Returns true if the clock may be ahead for a moment: since the last pass of a worker, or within the hour before that
+-- pass, the clock has advanced by more than a pass takes. trim.lua stores when.
+local function has_leapt(sequences, now)
+  local last, leap = string.match(call('HGET', sequences, '!clock') or '', '^(%d+) (%d+)$')
+  last, leap = tonumber(last), tonumber(leap)
+  return last and (now < last or now - last > AGAIN or now - leap <= AGAIN)
+end
+
+-- Returns a bound of the time at which the entries from the oldest uncounted one on were received. Times rise with the
+-- IDs, except if entries state an earlier time: then `!stated` has the earliest.
+local function received_since(stream, group, sequences)
+  local oldest, id = oldest_uncounted(stream, group)
+  local last, earliest = string.match(call('HGET', sequences, '!stated') or '', '^(%S+) (%d+)$')
+  if last and not streams.is_before(last, id) then
+    return math.min(oldest, tonumber(earliest))
+  end
+  return oldest
 end
 
 -- Plans what to remove: `ids` are pending entries of the group. Returns nil if there is nothing to do. Only reads.
@@ -80,7 +99,8 @@ local function plan(stream, group, ids, planned)
   if not oldest or not ids[1] or oldest >= streams.parse_id(ids[1]) then
     return nil
   end
-  local left = math.min(now, oldest_uncounted(stream, group))
+  local sequences = string.gsub(stream, 'stream$', 'seq')
+  local left = math.min(now, received_since(stream, group, sequences))
   if oldest >= left then
     return nil
   end
@@ -92,7 +112,7 @@ local function plan(stream, group, ids, planned)
     prefix = prefix,
     most = most,
     due = format('%.0f %.0f', now, left),
-    must_wait = since and since > now - AGAIN,
+    must_wait = since and (since > now - AGAIN or has_leapt(sequences, now)),
     bound = since and math.min(bound, left),
   }
 end
