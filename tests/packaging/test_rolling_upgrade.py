@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-BEFORE = ("HEAD",)
+BEFORE = ("ac91baa034",)
 """Commits that represent earlier releases with the same layout."""
 
 LAYOUT_1 = "29f7697d15"
