@@ -590,14 +590,16 @@ MUTANTS: Final = (
         "ids-forgotten-by-the-clock",
         (
             Edit(_FORGET, "oldest >= streams.parse_id(ids[1])", "false"),
-            Edit(_FORGET, "math.min(now, oldest_uncounted(stream, group))", "now"),
+            Edit(_FORGET, "math.min(now, received_since(stream, group, sequences))", "now"),
         ),
         tests=(f"{_IDS}::test_ids_of_a_backlog_are_kept", f"{_KEPT}::test_workers_may_be_away_for_days"),
     ),
     Mutant(
         "ids-forgotten-at-once",
         (
-            Edit(_FORGET, "must_wait = since and since > now - AGAIN", "must_wait = false"),
+            Edit(
+                _FORGET, "must_wait = since and (since > now - AGAIN or has_leapt(sequences, now))", "must_wait = false"
+            ),
             Edit(_FORGET, "bound = since and math.min(bound, left)", "bound = left"),
         ),
         tests=(

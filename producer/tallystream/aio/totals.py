@@ -67,8 +67,8 @@ class Totals:
         If none is stored, `is_stored` of the result is false.
 
         Raises:
-            ConfigurationError: the stored deployment has another number of partitions than `partitions`, or another
-                layout version than this release.
+            ConfigurationError: the stored deployment has another layout version than this release; or, until one with
+                rules has been read, another number of partitions than `partitions`. Later, a repartition may change it.
             redis.RedisError: the server cannot be read.
         """
         remembered = self._remembered

@@ -99,7 +99,7 @@ def check_text(field: str, text: object, limit: int) -> str:
     Args:
         field: The name of the field, for the error.
         text: The value of the field.
-        limit: The most bytes of UTF-8 that the result may have.
+        limit: The most bytes of UTF-8 that the result may have, and the most characters of `text`.
 
     Raises:
         EventError: `text` is not a `str`, is empty or too long, or contains a character that is not allowed.

@@ -120,7 +120,7 @@ class MessageBatch:
 
     @cached_property
     def message(self) -> Message:
-        """The message `counters` with these totals."""
+        """The message of type `counters` for readers, with these totals, `as_of`, `lag` and the position."""
         counters = [
             CountedFigure(metric, subject, value, error) for (subject, metric), (value, error) in self.values.items()
         ]

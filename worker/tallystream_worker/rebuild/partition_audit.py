@@ -127,7 +127,7 @@ class PartitionAudit:
         return Report(self._counters, self._entries, self._expired, list(wrong.values()), [scope])
 
     def _begin(self) -> tuple[Base, float]:
-        """Load the snapshot, or fold the archived entries, if the base has them; return the base and its time.
+        """Choose the base of the audit, load its snapshot or fold its archived entries; return it and its time.
 
         If the snapshot is no longer usable, a base is chosen again. The time, in seconds since 1970, is that of the
         snapshot, or of the ID up to which entries are left out; 0 if no entry is left out.

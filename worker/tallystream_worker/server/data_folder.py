@@ -45,11 +45,11 @@ class DataFolder:
     def claim(self, stop_timeout: float) -> IO[str]:
         """Create the folder if it is missing, lock it for this process, and shut down a server that still runs in it.
 
-        Such a server was left by an owner that was killed. Blocks until that server has exited, at most about
-        `stop_timeout` seconds. After an error, call `release`.
+        Such a server was left by an owner that was killed. Blocks until that server has exited, at most about twice
+        `stop_timeout`. After an error, call `release`.
 
         Args:
-            stop_timeout: Seconds that the left server has to flush its data to disk and exit.
+            stop_timeout: Seconds to wait for the reply to SHUTDOWN, and then again until the left server has exited.
 
         Returns:
             The open, locked file that the new server must inherit, so that the lock lasts as long as the server.

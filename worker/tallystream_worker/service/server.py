@@ -163,9 +163,9 @@ class _Thread(threading.Thread):
                 return
 
     def stop(self, timeout: float) -> None:
-        """End the live streams, and wait for the running requests and the end of the server, at most `timeout` seconds.
+        """End the live streams, and wait at most `timeout` seconds for the running requests and the end of the server.
 
-        A request that takes longer is cut off when the process ends.
+        Wait at most one more second for granian's threads. A request that takes longer is cut off when the process ends.
         """
         if self._loop is not None and self._server is not None and self.is_alive():
             asyncio.run_coroutine_threadsafe(self._leave(self._server), self._loop)

@@ -50,7 +50,8 @@ class RestoredPart:
         replayed: Number of entries after the snapshot that were found, and are counted now.
         until: The ID of the last entry that was found; if none was, the last ID of the stream at the snapshot's moment.
         missing: Number of events that were appended and not counted at the moment of the snapshot, and were not found.
-        survived: Whether the stream itself still existed; then no entry after `until` is missing.
+        survived: Whether the stream itself still existed; then no entry after `until` is missing, unless another client
+            removed entries.
     """
 
     stream: str
@@ -85,9 +86,10 @@ class PartitionRestore:
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
-        """Replace the partition's counters and stream by restored ones, and count the entries after the snapshot.
+        """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
 
-        Entries that are still in the stream stay in it.
+        The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
+        the stream or are appended meanwhile. Earlier entries, which the snapshot contains, are removed.
 
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the

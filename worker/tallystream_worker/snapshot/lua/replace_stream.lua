@@ -7,8 +7,8 @@
 -- Returns {"replaced"}
 --         {"changed"}    an entry was appended since: copy it first; nothing was changed
 --
--- Invariant: the restored stream has every entry of the stream that it replaces. The sequences have the last entry of
--- each producer in the stream, before and after, so no producer appends an entry twice.
+-- Invariant: the restored stream has every entry after the snapshot of the stream that it replaces. The sequences have
+-- the last entry of each producer in the stream, before and after, so no producer appends an entry twice.
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 
