@@ -165,7 +165,7 @@ class _Thread(threading.Thread):
     def stop(self, timeout: float) -> None:
         """End the live streams, and wait at most `timeout` seconds for the running requests and the end of the server.
 
-        Wait at most one more second for granian's threads. A request that takes longer is cut off when the process ends.
+        Wait one more second for granian's threads. A request that takes longer is cut off when the process ends.
         """
         if self._loop is not None and self._server is not None and self.is_alive():
             asyncio.run_coroutine_threadsafe(self._leave(self._server), self._loop)
