@@ -67,7 +67,7 @@ def read(url: str) -> None:
         assert_type(totals.votes("post:1", "vote").score, int)
         assert_type(totals.uniques("article:1", "view").value, int)
         for bucket in totals.series("article:1", "view", "hour", last=24).series:
-            assert_type(bucket.value, int)
+            assert_type(bucket.value, int | None)
 
 
 async def read_and_count(url: str) -> None:
