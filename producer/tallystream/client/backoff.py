@@ -42,7 +42,7 @@ class Backoff:
         self._pause = first
 
     def next(self) -> float:
-        """Return the seconds to wait after one more failure, and double the next pause, up to the cap."""
+        """Return the seconds to wait after one more failure, shortened at random; double the next, up to the cap."""
         pause, self._pause = self._pause, min(self._cap, self._pause * 2)
         return pause * (1 - self._jitter * self._source())
 

@@ -129,7 +129,11 @@ class PartitionQueue:
         return entries
 
     def is_forgotten(self, record: GateRecord) -> bool:
-        """Return whether the server may have removed the record of this queue, with all its confirmed entries in it."""
+        """Return whether the server may have removed this queue's record, rather than lost its confirmed entries.
+
+        This is so if there is no record, and `since` is before the horizon: only older records may have been removed.
+        The entries themselves stay in the stream.
+        """
         return record.last == 0 and parse_id(self.since) < record.horizon
 
     def last_of(self, record: GateRecord) -> int:

@@ -129,7 +129,11 @@ def row_of(group: Group, item: str) -> tuple[str, ...]:
 
 
 def item_of(table: str, row: tuple[str, ...]) -> tuple[Group, str]:
-    """Return the group and the item of a row, given its table and its primary key without the partition."""
+    """Return the group and the item of a row, given its table and its primary key without the partition; see `row_of`.
+
+    The group is the table with all parts of the key but the last, which is the item. For `ids`, the item is the last
+    two parts, joined.
+    """
     if table == "ids":
         return (table, *row[:-2]), f"{row[-2]}{SEPARATOR}{row[-1]}"
     return (table, *row[:-1]), row[-1]

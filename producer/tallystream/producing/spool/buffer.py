@@ -101,7 +101,7 @@ class Spool(Buffer):
 
     @property
     def planned_sequences(self) -> list[int]:
-        """By partition, the last sequence that a planned entry has: a dead process may have sent entries up to it."""
+        """By partition, the last sequence given to an entry, or 0; a dead process may have sent entries up to it."""
         return list(self._queues.sequences)
 
     @property
