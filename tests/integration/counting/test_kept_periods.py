@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
     from tests.clock import ClockedServer
 
-SEEDS = int(os.environ.get("TALLYSTREAM_EXAMPLES", "6"))
+SEEDS = int(os.environ.get("TALLYSTREAM_EXAMPLES", "2"))
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 RULES = Rules(
     {

@@ -64,7 +64,7 @@ RULES = Rules(
 OFFSETS = (-3.0, 0.0, 0.0, 3.0, 20.0)
 AGOS = (0.0, 1.5, 4.25, 30.0)
 relaxed = settings(
-    max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "4")),
+    max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "2")),
     deadline=None,
     # Do not look for the smallest failing example: each example rebuilds and repartitions, so this would take minutes.
     phases=(Phase.explicit, Phase.generate),

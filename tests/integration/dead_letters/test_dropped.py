@@ -36,7 +36,7 @@ OLD = Rules({"view": Metric(ids=None, windows=("day",), top=5), "like": Metric(i
 NEW = Rules({**OLD.metric, "clap": Metric(ids=None, windows=("hour",))})
 MINUTE = 29_400_000
 relaxed = settings(
-    max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "8")),
+    max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "4")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

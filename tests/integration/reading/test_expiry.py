@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
     from tests.clock import ClockedServer
 
-SEEDS = int(os.environ.get("TALLYSTREAM_EXAMPLES", "12"))
+SEEDS = int(os.environ.get("TALLYSTREAM_EXAMPLES", "5"))
 ZONES = ["UTC", "Asia/Kolkata", "Australia/Lord_Howe", "America/Havana", "Europe/Vienna", "Asia/Kathmandu"]
 SUBJECTS = [f"s{n}" for n in range(4)]
 ACTORS = [f"u{n}" for n in range(9)]
