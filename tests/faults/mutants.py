@@ -729,8 +729,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/client/server_time.py",
-                "    seconds, microseconds = client",
-                "    import time\n\n    return int(time.time() * 1000)\n    seconds, microseconds = client",
+                "    return parse_time(client",
+                "    import time\n\n    return int(time.time() * 1000)\n    return parse_time(client",
             ),
         ),
         tests=(
@@ -744,8 +744,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/rebuild/partition_audit.py",
-                "max(int(clock[0]) * 1000 + int(clock[1]) // 1000, server_time(self._scratch))",
-                "int(clock[0]) * 1000 + int(clock[1]) // 1000",
+                "max(parse_time(clock) // 1000, server_time(self._scratch))",
+                "parse_time(clock) // 1000",
             ),
         ),
         tests=(f"{_AUDIT}::test_a_host_that_is_ahead_finds_no_difference",),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from tallystream.errors import ConfigurationError
 from tests.scenarios.known import Known, avoided
 from tests.scenarios.script import Occurrence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hypothesis.strategies import DataObject
 
@@ -81,6 +82,19 @@ class Draft:
         event = self.lacking(Occurrence(metric, subject, self._amount(rule), actor, self._at(), id_))
         self.events.append(event)
         return event
+
+    def dated_events(self) -> list[Occurrence]:
+        """Return up to six valid events of fixed times, as a file has them."""
+        events = [event for _ in range(self.number(1, 6)) if (event := self.event()) is not None]
+        return [event for event in events if event.at is not None]
+
+    def changes_rules(self, changed: Callable[[Rules], Rules]) -> bool:
+        """Change the rules for the moves that follow; return `False`, and change nothing, if they would be invalid."""
+        try:
+            self.rules = changed(self.rules)
+        except ConfigurationError:
+            return False
+        return True
 
     def _is_valid(self, event: Occurrence, metrics: Sequence[str]) -> bool:
         """Return whether an event has one of some metrics, and is valid under its present rules."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import redis
@@ -14,5 +14,10 @@ def server_time(client: redis.Redis) -> int:
     Raises:
         redis.RedisError: the server does not reply.
     """
-    seconds, microseconds = client.execute_command("TIME")
-    return int(seconds) * 1000 + int(microseconds) // 1000
+    return parse_time(client.execute_command("TIME")) // 1000
+
+
+def parse_time(reply: Any) -> int:
+    """Return the time in a reply to TIME, in microseconds since 1970."""
+    seconds, microseconds = reply
+    return int(seconds) * 1_000_000 + int(microseconds)

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any, Final
 
+from tallystream.client.server_time import parse_time
 from tallystream.deployment import Deployment
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.deployment_hash import live_topic
@@ -49,8 +50,7 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
 
 def _clock_ahead(reply: Any) -> float:
     """Return by how many seconds the server's clock, in its reply to TIME, is ahead of this host's monotonic clock."""
-    seconds, microseconds = reply
-    return int(seconds) + int(microseconds) / 1e6 - time.monotonic()
+    return parse_time(reply) / 1e6 - time.monotonic()
 
 
 def query_live(deployment: Deployment) -> Query[Deployment]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from tallystream.client.server_time import parse_time
 from tallystream.reading.freshness import lag_of
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
@@ -267,8 +268,7 @@ def query_ledger(layout: Layout) -> Query[Ledger]:
 
 def _parse_partition(keys: PartitionKeys, replies: list[Any]) -> PartitionLedger:
     time, groups, pending, *others = replies
-    seconds, microseconds = raise_on_error(time)
-    now = seconds + microseconds / 1e6
+    now = parse_time(raise_on_error(time)) / 1e6
     dead, ledger, log = map(raise_on_error, others)
     position = parse_position([groups, pending], keys.group)
     oldest = None

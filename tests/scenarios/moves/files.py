@@ -34,8 +34,7 @@ class IngestTwo(Move, frozen=True):
     @classmethod
     def draw(cls, draft: Draft) -> IngestTwo | None:
         """Return two files of events of fixed times."""
-        events = [event for _ in range(draft.number(1, 6)) if (event := draft.event()) is not None]
-        events = [event for event in events if event.at is not None]
+        events = draft.dated_events()
         cut = draft.number(0, max(0, len(events) - 1))
         if not events:
             return None

@@ -30,8 +30,7 @@ class Ingest(Move, frozen=True):
     @classmethod
     def draw(cls, draft: Draft) -> Ingest | None:
         """Return a file with some events of fixed times."""
-        events = [event for _ in range(draft.number(1, 6)) if (event := draft.event()) is not None]
-        events = [event for event in events if event.at is not None]
+        events = draft.dated_events()
         return cls(f"f{len(draft.events)}.ndjson", events, draft.chance(2)) if events else None
 
     def play(self, world: World) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.window import WINDOWS
 from tests.scenarios.known import Known, avoided
@@ -89,11 +88,7 @@ class AddWindow(Move, frozen=True):
         if not lacking:
             return None
         move = cls(metric, draft.pick(lacking))
-        try:
-            draft.rules = move.added(draft.rules)
-        except ConfigurationError:
-            return None
-        return move
+        return move if draft.changes_rules(move.added) else None
 
     def added(self, rules: Rules) -> Rules:
         """Return rules with the window."""

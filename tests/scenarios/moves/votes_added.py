@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Rules
 from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
@@ -32,11 +31,7 @@ class AddVotes(Move, frozen=True):
         if avoided(Known.RULE_CHANGES) or not names:
             return None
         move = cls(draft.pick(names))
-        try:
-            draft.rules = move.added(draft.rules)
-        except ConfigurationError:
-            return None
-        return move
+        return move if draft.changes_rules(move.added) else None
 
     def added(self, rules: Rules) -> Rules:
         """Return rules with one vote for each actor."""

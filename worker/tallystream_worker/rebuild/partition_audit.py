@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.client.server_time import server_time
+from tallystream.client.server_time import parse_time, server_time
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.dead_letters.store import dropped, letters
@@ -239,7 +239,7 @@ class PartitionAudit:
         # between is not taken for a key that should exist. In the scratch server, the clock of this host decides it.
         moment, (*replies, clock) = checkpoint(self._client, self._keys, [*commands, ("TIME",)])
         self._bring_to(moment)
-        now = max(int(clock[0]) * 1000 + int(clock[1]) // 1000, server_time(self._scratch)) + _EARLY
+        now = max(parse_time(clock) // 1000, server_time(self._scratch)) + _EARLY
         kept = [self._is_kept(piece.name, now) for piece in chunk]
         chosen, live = list(compress(chunk, kept)), list(compress(replies, kept))
         self._expired += len(chunk) - len(chosen) if count else 0

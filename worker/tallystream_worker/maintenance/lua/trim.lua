@@ -51,8 +51,8 @@ call('HGET', sequences, '!limit')
 
 -- Stores the server's time `now`; returns whether the clock has advanced steadily for an hour, or was never stored.
 local function is_steady(now)
-  local last, leap = string.match(call('HGET', sequences, '!clock') or '', '^(%d+) (%d+)$')
-  last, leap = tonumber(last), tonumber(leap) or 0
+  local last, leap = clock.last_pass(sequences)
+  leap = leap or 0
   if last and now - last > LEAP then
     leap = now
   elseif now < leap then

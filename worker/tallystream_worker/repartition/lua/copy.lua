@@ -14,24 +14,13 @@
 -- The ID of a copy keeps the millisecond of its entry, unless the stream has a later ID. Lateness is measured by the
 -- times in the fields of the copy. All these times come from the ID and the fields of the entry, not from a clock.
 local appending = require('tallystream.storage.lua.lib.appending')
+local maps = require('tallystream.storage.lua.lib.maps')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local stream, copied, ledger = KEYS[1], KEYS[2], KEYS[3]
 local sequences = string.gsub(stream, 'stream$', 'seq')
 local marks = tonumber(ARGV[1])
-
--- Returns the millisecond at which the original was received, if the fields of its copy state it: ARGV[first] to
--- ARGV[final].
-local function received(first, final)
-  local earliest
-  for i = first, final, 2 do
-    if ARGV[i] == 't' or ARGV[i] == 'q' then
-      earliest = math.min(earliest or math.huge, tonumber(ARGV[i + 1]))
-    end
-  end
-  return earliest
-end
 
 local moves = {}
 for i = 1, marks do
@@ -47,15 +36,20 @@ local last = streams.parse_id(streams.last_id(stream)) or 0
 
 -- From here on nothing fails.
 local events, entries, at = 0, 0, 3 * marks + 2
+local id, earliest = nil, math.huge
 while ARGV[at] do
   local count = tonumber(ARGV[at + 2])
   last = math.max(last, tonumber(ARGV[at]))
-  local id = call('XADD', stream, string.format('%.0f-*', last), unpack(ARGV, at + 3, at + 2 + count))
-  appending.add_stated(sequences, id, received(at + 3, at + 2 + count) or last)
+  local fields = { unpack(ARGV, at + 3, at + 2 + count) }
+  id = call('XADD', stream, string.format('%.0f-*', last), unpack(fields))
+  earliest = math.min(earliest, streams.received(id, maps.from_flat(fields)))
   if ARGV[at + 1] ~= '0' then
     events, entries = events + tonumber(ARGV[at + 1]), entries + 1
   end
   at = at + 3 + count
+end
+if id then
+  appending.add_stated(sequences, id, earliest)
 end
 if entries > 0 then
   appending.add_to_ledger(ledger, string.format('%.0f', events), entries)

@@ -34,13 +34,18 @@ local function refusal(stream, ledger, limit, closed)
   call('HGET', ledger, 'appended') -- a key of another type is an error here, before anything is written
 end
 
+-- Returns the two values of the field `!stated`, see `add_stated`; nil if no entry has stated an earlier time.
+local function stated(sequences)
+  local last, earliest = string.match(call('HGET', sequences, '!stated') or '', '^(%S+) (%d+)$')
+  return last, tonumber(earliest)
+end
+
 -- Records an entry that states the time `received` (milliseconds) at which it was received, earlier than its ID: the
 -- field `!stated` has "<ID of the last such entry> <earliest time that one of them states>". So while one of them is
 -- not counted, it is known how early an entry after the oldest uncounted one may have been received.
 local function add_stated(sequences, id, received)
-  local least = string.match(call('HGET', sequences, '!stated') or '', ' (%d+)$')
-  local earliest = math.min(received, tonumber(least) or received)
-  call('HSET', sequences, '!stated', string.format('%s %.0f', id, earliest))
+  local _, earliest = stated(sequences)
+  call('HSET', sequences, '!stated', string.format('%s %.0f', id, math.min(received, earliest or received)))
 end
 
 -- Appends an entry with these fields and values at the server's time `now` (milliseconds since 1970), and returns its
@@ -73,5 +78,6 @@ return {
   append = append,
   is_full = is_full,
   refusal = refusal,
+  stated = stated,
   LEDGER_FIELDS = LEDGER_FIELDS,
 }

@@ -51,6 +51,14 @@ local function existing_group(stream, name)
   return group(stream, name) or error({ err = 'NOGROUP ' .. stream .. ' has no consumer group ' .. name })
 end
 
+-- Returns the millisecond at which the server received an entry: by its ID, or by its field `t` if the clock was set
+-- back, or by its field `q` if it is a copy.
+local function received(id, fields)
+  local at = parse_id(id)
+  at = math.min(at, tonumber(fields.t) or at)
+  return fields.p == 'copy' and math.min(at, tonumber(fields.q) or at) or at
+end
+
 return {
   existing_group = existing_group,
   group = group,
@@ -59,4 +67,5 @@ return {
   is_before = is_before,
   last_id = last_id,
   parse_id = parse_id,
+  received = received,
 }

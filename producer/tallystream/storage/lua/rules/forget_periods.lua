@@ -11,6 +11,7 @@
 --
 -- The sorted set `periods` has the members "<end> <key without the generation's prefix>"; the score is the millisecond
 -- until which the state is kept. The hash `forgotten` has "<kind>:<metric>" -> end, and the two fields below.
+local appending = require('tallystream.storage.lua.lib.appending')
 local clock = require('tallystream.storage.lua.lib.clock')
 local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
@@ -21,10 +22,15 @@ local STEP = 1000 -- periods that one call removes, in addition to as many as it
 local DUE = '!due' -- field: "<milliseconds> <bound>": periods kept until before the bound were due at that time
 local UNTIL = '!until' -- field: the largest score of a period that was removed
 
+-- Returns the prefix of the keys of the generation with this ledger.
+local function prefix_of(ledger_key)
+  return (string.gsub(ledger_key, 'ledger$', ''))
+end
+
 -- Reads the ends of the removed periods, by kind and metric, into `planned.forgotten_ends`; adds the keys in the batch
 -- whose period was removed to `planned.gone`. Raises an error if a key has another type.
 local function find(planned)
-  local prefix = string.gsub(planned.ledger_key, 'ledger$', '')
+  local prefix = prefix_of(planned.ledger_key)
   call('ZCARD', prefix .. 'periods')
   for kind, last in pairs(maps.from_flat(call('HGETALL', prefix .. 'forgotten'))) do
     planned.forgotten_ends[kind] = tonumber(last)
@@ -39,9 +45,9 @@ local function find(planned)
   end
 end
 
--- Records until when the periods of the batch are kept, except those that were removed. Returns their number.
+-- Records until when the periods of the batch are kept, except those that were removed.
 local function keep(planned)
-  local prefix = string.gsub(planned.ledger_key, 'ledger$', '')
+  local prefix = prefix_of(planned.ledger_key)
   local added, first = {}, #prefix + 1
   for _, period in ipairs(planned.batch.periods) do
     local finish, kept = format('%.0f ', period[2]), format('%.0f', period[3])
@@ -55,23 +61,18 @@ local function keep(planned)
   require('tallystream.storage.lua.lib.chunks').each(call, 'ZADD', prefix .. 'periods', added, 1)
 end
 
--- Returns the millisecond at which the first entry that is not counted was received: by its ID, or by its field `t` if
--- the clock was set back, or by its field `q` if it is a copy; and its ID. Entries that are not delivered yet have
--- larger IDs than pending ones.
+-- Returns the millisecond at which the first entry that is not counted was received, and its ID. Entries that are not
+-- delivered yet have larger IDs than pending ones.
 local function oldest_uncounted(stream, group)
   local id = call('XPENDING', stream, group)[2]
   local found = call('XRANGE', stream, id, id)[1]
-  local fields = found and maps.from_flat(found[2]) or {}
-  local received = streams.parse_id(id)
-  received = math.min(received, tonumber(fields.t) or received)
-  return fields.p == 'copy' and math.min(received, tonumber(fields.q) or received) or received, id
+  return streams.received(id, found and maps.from_flat(found[2]) or {}), id
 end
 
 -- Returns true if the clock may be ahead for a moment: since the last pass of a worker, or within the hour before that
 -- pass, the clock has advanced by more than a pass takes. trim.lua stores when.
 local function has_leapt(sequences, now)
-  local last, leap = string.match(call('HGET', sequences, '!clock') or '', '^(%d+) (%d+)$')
-  last, leap = tonumber(last), tonumber(leap)
+  local last, leap = clock.last_pass(sequences)
   return last and (now < last or now - last > AGAIN or now - leap <= AGAIN)
 end
 
@@ -79,16 +80,16 @@ end
 -- IDs, except if entries state an earlier time: then `!stated` has the earliest.
 local function received_since(stream, group, sequences)
   local oldest, id = oldest_uncounted(stream, group)
-  local last, earliest = string.match(call('HGET', sequences, '!stated') or '', '^(%S+) (%d+)$')
+  local last, earliest = appending.stated(sequences)
   if last and not streams.is_before(last, id) then
-    return math.min(oldest, tonumber(earliest))
+    return math.min(oldest, earliest)
   end
   return oldest
 end
 
 -- Plans what to remove: `ids` are pending entries of the group. Returns nil if there is nothing to do. Only reads.
 local function plan(stream, group, ids, planned)
-  local prefix = string.gsub(planned.ledger_key, 'ledger$', '')
+  local prefix = prefix_of(planned.ledger_key)
   local now = clock.milliseconds()
   local since, bound = string.match(call('HGET', prefix .. 'forgotten', DUE) or '', '^(%d+) (%d+)$')
   since, bound = tonumber(since), tonumber(bound)

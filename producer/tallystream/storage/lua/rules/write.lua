@@ -17,8 +17,7 @@ local function write_counters(changes)
   end
 end
 
--- Writes Bloom filters, uniques, sketches, leaderboards and alerts. Sketches add to leaderboards, so
--- they come first.
+-- Writes Bloom filters, uniques, sketches, leaderboards and alerts. Sketches add to leaderboards, so they come first.
 local function write_structures(changes)
   if #changes.bits > 0 then
     require('tallystream.storage.lua.rules.event_ids').write(changes)
