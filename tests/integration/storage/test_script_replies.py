@@ -103,6 +103,7 @@ CASES: Final = [
     ("repartition/propose", "meta", "HSET meta moving 2 moving-partitions 16", "8", "other text"),
     ("repartition/propose", "meta", "HSET meta kept 1", "8", "kept text"),
     ("repartition/copy", "stream copied ledger", "", "1 0 - 1-1 1 1 2 v 1", "copied"),
+    ("repartition/copy", "stream copied ledger", "", "1 0 - 1-1 1 1 4 p copy t soon", "copied"),
     ("repartition/copy", "stream copied ledger", "", "1 0 9-9 1-1 1 1 2 v 1", "at text text"),
     (
         *("snapshot/open", "stream cut ledger topic", f"{PENDING}; {LEDGERS}", "g token 9000"),
