@@ -438,7 +438,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/rules/batch.py",
-                "kept | self.closes | {prefix: until for _, prefix, until, _ in self._uniques}",
+                "kept | self.closes | {prefix: until for _, prefix, until, *_ in self._uniques}",
                 "kept | self.closes",
             ),
         ),
@@ -488,13 +488,34 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/storage/lua/lib/buckets.lua",
-                "return closes > 0 and closes + KEPT <= now",
-                "return false",
+                "if closes == 0 or closes + HOUR > planned.now then",
+                "if true then",
             ),
-            # Without this, the new key would expire at once.
-            Edit("tallystream/storage/lua/lib/buckets.lua", "closes + KEPT))", "closes + 99 * 86400000))"),
         ),
         tests=(f"{_EXPIRY}::test_an_entry_that_waited_does_not_bring_a_bucket_back",),
+    ),
+    Mutant(
+        "closed-by-a-clock-that-is-ahead",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/buckets.lua",
+                "return not last or (now >= last and now - last <= HOUR and now - leap > HOUR)",
+                "return true",
+            ),
+        ),
+        tests=(f"{_EXPIRY}::test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket",),
+    ),
+    Mutant(
+        "keys-expire-by-the-clock",
+        (
+            Edit(
+                _FORGET,
+                "          added[n + 1], added[n + 2] = kept,",
+                "          call('PEXPIREAT', period[i], format('%.0f', period[3] + 3600000))\n"
+                "          added[n + 1], added[n + 2] = kept,",
+            ),
+        ),
+        tests=(f"{_EXPIRY}::test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket",),
     ),
     Mutant(
         "reads-of-expired-buckets",
@@ -614,7 +635,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "votes-never-removed",
-        (Edit(_FORGET, "planned.batch.periods) do\n    most = most", "{}) do\n    most = most"),),
+        (Edit(_FORGET, "most = most + #period - 3", "most = STEP"),),
         tests=(f"{_KEPT}::test_removal_keeps_up_with_batches_that_add_votes",),
     ),
     Mutant(
@@ -752,7 +773,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "actors-of-late-events",
-        (Edit("tallystream/storage/lua/rules/uniques.lua", " or was_removed(self, states)", ""),),
+        (Edit("tallystream/storage/lua/rules/uniques.lua", "was_removed(self, states) or ", ""),),
         tests=(f"{_IDS}::test_a_late_event_of_a_removed_period_adds_no_actor",),
     ),
 )

@@ -144,7 +144,7 @@ class Batch:
         self.limited: dict[BucketSet, Counter[str]] = defaultdict(Counter)
         self._seen: dict[tuple[str, Bucket], list[tuple[Any, ...]]] = defaultdict(list)
         self._votes: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
-        self._uniques: dict[tuple[str, str, int, States], dict[str, set[str]]] = {}
+        self._uniques: dict[tuple[str, str, int, int, States], dict[str, set[str]]] = {}
         self._rules: dict[str, Metric] = {}
         self.closes: dict[str, int] = {}
         self._periods: dict[tuple[str, int, int], dict[str, None]] = defaultdict(dict)
@@ -244,7 +244,8 @@ class Batch:
         closes = _until(period.end, place.rule.retention_seconds(unique))
         if 0 < closes <= received:
             return None
-        key = (place.metric, self._keys.unique(place.metric, period.label, ""), closes, states)
+        prefix = self._keys.unique(place.metric, period.label, "")
+        key = (place.metric, prefix, closes, period.end * 1000, states)
         return self._uniques.setdefault(key, defaultdict(set))
 
     @property
@@ -256,7 +257,7 @@ class Batch:
         A bucket of unique actors has the prefix of its keys. The state of a period is kept at least until then.
         """
         kept = {key: until for (_, _, until), keys in self._periods.items() for key in keys}
-        return kept | self.closes | {prefix: until for _, prefix, until, _ in self._uniques}
+        return kept | self.closes | {prefix: until for _, prefix, until, *_ in self._uniques}
 
     @property
     def counters(self) -> int:
@@ -304,8 +305,8 @@ class Batch:
                 (numbers[metric], key, subject, *events) for (metric, key, subject), events in self._votes.items()
             ],
             "uniques": [
-                (numbers[metric], prefix, until, states, [(subject, *actors) for subject, actors in by_subject.items()])
-                for (metric, prefix, until, states), by_subject in self._uniques.items()
+                (numbers[metric], *about, [(subject, *actors) for subject, actors in by_subject.items()])
+                for (metric, *about), by_subject in self._uniques.items()
             ],
             "periods": [(*period, *keys) for period, keys in self._periods.items()],
             "closes": self.closes,
@@ -424,9 +425,11 @@ class Batch:
         for window, each, closes in zip(rule.windows, place.buckets, place.closes, strict=True):
             if each is None:
                 continue
-            self.closes[self._keys.window(window, place.metric, each.label)] = (closes or 0) * 1000
+            key = self._keys.window(window, place.metric, each.label)
+            self.closes[key] = (closes or 0) * 1000
+            self._keep(window, place.metric, each, self.closes[key], key)
             if rule.top:
-                self.closes[self._keys.window_top(window, place.metric, each.label)] = (closes or 0) * 1000
+                self.closes[self._keys.window_top(window, place.metric, each.label)] = self.closes[key]
 
     def _keep(self, kind: str, metric: str, period: Bucket, until: int, key: str) -> None:
         self._periods[f"{kind}:{metric}", period.end * 1000, until][key] = None

@@ -23,6 +23,7 @@ from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.windows import bucket
 from tallystream.storage.keys import partition_of
+from tallystream.storage.scripts import Script
 from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
 from tallystream.wire.window import DAY, HOUR, WINDOWS
@@ -300,8 +301,12 @@ def test_a_late_event_does_not_bring_a_bucket_back(clocked: ClockedServer) -> No
             machine.decide(Event("vote", "s1", 1, f"u{n}", begin))
         assert [harness.client.exists(name) for name in names(harness, label)] == [1, 1, 1, 1]
         was = [harness.client.dump(name) for name in names(harness, label)]
-        # First the hour has closed and its keys are still there, then they have expired.
+        # First the hour has closed and its keys are still there, then they are removed.
         for step, kept in ((8 * DAY + HOUR, was), (3 * DAY, [None] * 4)):
+            for _ in range(2 if step == 3 * DAY else 0):  # keys become due, and are removed an hour later
+                append_alone(machine, Event("view", "s2", 1, "u1", machine.now))
+                machine.count()
+                machine.move(HOUR + 60)
             machine.move(step)
             for metric in ("view", "vote"):
                 machine.decide(Event(metric, "s1", 1, f"decided{step}", begin + 1))
@@ -317,7 +322,7 @@ def test_a_late_event_does_not_bring_a_bucket_back(clocked: ClockedServer) -> No
 
 
 def test_an_entry_that_waited_does_not_bring_a_bucket_back(clocked: ClockedServer) -> None:
-    """If the worker was away until a bucket expired, the events in time for it are counted in the total only."""
+    """If the worker was away until long after a bucket closed, its events are counted in the total only."""
     begin = an_hour(15)
     label = bucket("hour", int(begin) // 60).label
     with Harness(clocked.url, rules=RETURNING, partitions=1) as harness, Totals(clocked.url) as totals:
@@ -328,6 +333,51 @@ def test_an_entry_that_waited_does_not_bring_a_bucket_back(clocked: ClockedServe
         machine.count()
         assert [harness.client.exists(name) for name in names(harness, label)] == [0, 0, 0, 0]
         assert totals.get("s1", "view").value == totals.get("s1", "vote").value == 1
+
+
+TRIM = Script("tallystream_worker.maintenance", "trim")
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket(clocked: ClockedServer, seed: int) -> None:
+    """If the server's clock is 10 or 500 days ahead for a moment, even while entries are counted, no read loses one."""
+    chance = random.Random(seed)
+    drawn = draw_rules(chance)
+    rules = Rules(drawn.metric, zone=drawn.zone)
+    begin = an_hour(700)
+    clocked.set(begin - time.time())
+    with Harness(clocked.url, rules=rules, partitions=2) as harness:
+        machine = Machine(harness, clocked, rules, chance, begin)
+
+        def trim() -> None:
+            """Let the server know its clock, as a worker does every two seconds."""
+            for keys in harness.layout.keys:
+                TRIM(harness.client, [keys.stream, keys.retention_holds, keys.topic_ledger, keys.sequences],
+                     [keys.group, 0, 0, 0, 100, 0])  # fmt: skip
+
+        for _ in range(5):
+            trim()
+            machine.arrive(chance.randint(1, 25))
+            if chance.random() < 0.5:
+                machine.count()
+            ahead = chance.choice([10, 500]) * DAY
+            machine.move(ahead)
+            if chance.random() < 0.5:
+                trim()
+            if chance.random() < 0.7:
+                machine.count()
+            time.sleep(0.3)  # the server looks for expired keys ten times a second
+            machine.move(-ahead)
+            machine.count()
+            trim()
+            with Totals(clocked.url) as totals:
+                reads = Reads(machine.standing(), rules, machine.now)
+                check_sums(totals, reads, chance)
+                check_tops(totals, reads, chance)
+                check_uniques(totals, reads, chance)
+            for _ in range(chance.randint(0, 3)):
+                machine.move(chance.choice([60, HOUR, DAY]))
+                trim()
 
 
 def test_a_month_of_days_in_a_zone_between_hours(clocked: ClockedServer) -> None:

@@ -117,10 +117,10 @@ def test_a_window_is_shown_from_its_floor(harness, ask):
     assert ask(query_rolling, SUBJECT, "like", "1d", now).value == 1
 
 
-def test_buckets_expire_by_themselves(harness):
-    """Each bucket and its leaderboard expire an hour after they close; with `forever` they never close.
+def test_until_when_keys_are_kept(harness):
+    """No key expires: a bucket is kept until it closes, state until an hour after its last event may arrive.
 
-    The state of limits and votes is removed by the log, an hour after the last event that it decides may arrive.
+    A leaderboard is removed with its bucket. With `forever` a bucket never closes.
     """
     now = int(time.time())
     count(harness, [(metric, SUBJECT, 1, now) for metric in ("view", "click", "call", "daily")])
@@ -131,26 +131,19 @@ def test_buckets_expire_by_themselves(harness):
 
     def kept(key, window):
         """Return for how many seconds after the end of its bucket a key is kept; `None` means forever."""
-        assert harness.client.exists(key), key
-        expires = harness.client.pexpiretime(key)
-        return None if expires == -1 else expires / 1000 - bucket(window, now // 60, ZONE).end
-
-    def registered(key, window):
-        """Return for how many seconds after the end of its period a key is kept, by the time of the log."""
-        assert kept(key, window) is None
+        assert harness.client.pexpiretime(key) == -1, key  # it exists
         end = bucket(window, now // 60, ZONE).end
-        member = f"{end * 1000} {key.removeprefix(keys.counters)}"
-        return harness.client.zscore(keys.periods, member) / 1000 - end
+        until = harness.client.zscore(keys.periods, f"{end * 1000} {key.removeprefix(keys.counters)}")
+        return None if until is None else until / 1000 - end
 
-    assert kept(keys.window("hour", "view", label("hour")), "hour") == 8 * DAY + HOUR
-    assert kept(keys.window_top("hour", "view", label("hour")), "hour") == 8 * DAY + HOUR
-    assert kept(keys.window("day", "view", label("day")), "day") == 400 * DAY + HOUR
-    assert kept(keys.window_top("day", "view", label("day")), "day") == 400 * DAY + HOUR
+    assert kept(keys.window("hour", "view", label("hour")), "hour") == 8 * DAY
+    assert kept(keys.window_top("hour", "view", label("hour")), "hour") is None
+    assert kept(keys.window("day", "view", label("day")), "day") == 400 * DAY
     assert kept(keys.window("month", "view", label("month")), "month") is None
     assert kept(keys.window("hour", "click", label("hour")), "hour") is None
-    assert registered(keys.limit("call", label("hour")), "hour") == 2 * DAY + HOUR
-    assert registered(keys.once("daily", label("day"), SUBJECT), "day") == 3 * DAY + HOUR
-    assert kept(keys.unique("daily", label("hour"), SUBJECT), "hour") == 8 * DAY + HOUR
+    assert kept(keys.limit("call", label("hour")), "hour") == 2 * DAY + HOUR
+    assert kept(keys.once("daily", label("day"), SUBJECT), "day") == 3 * DAY + HOUR
+    assert kept(keys.unique("daily", label("hour"), SUBJECT), "hour") == 8 * DAY
     assert kept(keys.total("view", SUBJECT), "hour") is None
     assert kept(keys.top("view"), "hour") is None
 

@@ -25,6 +25,7 @@ from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.keys import DUE, UNTIL
 from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.entries import entries
@@ -575,25 +576,44 @@ def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database
     assert rows(database, "totals") == before
 
 
-def test_expired_buckets_stay_expired(server, database):
-    """A restore does not bring back an expired bucket, and the next snapshot removes it from the database."""
-    rules = Rules({"view": Metric(windows=("minute",), retention={"minute": "1s"})})
-    with Harness(server.url, partitions=2, rules=rules) as harness:
-        emit_views(harness)
+def number_of_rows(database: Database, table: str) -> int:
+    """Return the number of rows in a table."""
+    with database._engine.connect() as connection:
+        return connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608
+
+
+STATEFUL = {
+    "view": Metric(windows=("minute",), retention={"minute": "1d"}, top=5, unique="hour", ids=None),
+    "call": Metric(limit=2, per="hour"),
+    "vote": Metric(once="day"),
+}
+
+
+def test_keys_are_kept_and_removed_after_a_restore(server, database):
+    """A restore registers all keys of periods again; when the scripts remove them, so does the next snapshot."""
+    with Harness(server.url, partitions=1, rules=Rules(STATEFUL)) as harness:
+        keys = harness.layout.keys[0]
+        with Producer(harness.url) as producer:
+            producer.emit("view", "a", actor="u1")
+            producer.emit("call", "a", id="x")
+            producer.emit("vote", "a", actor="u1")
+        harness.drain()
+        before = harness.client.zrange(keys.periods, 0, -1, withscores=True)
+        assert len(before) == 5
         take(harness, database)
-        assert rows(database, "windows")
-        (key,) = harness.client.scan_iter(match="*minute:view:*")
-        harness.client.pexpireat(key, int(time.time() * 1000) + 5)
-        partition = next(n for n, keys in enumerate(harness.layout.keys) if key.startswith(keys.prefix.encode()))
-        with database._engine.begin() as connection:
-            connection.execute(text("UPDATE buckets SET expires = 1"))
         server.client().flushall()
         restore(harness.client, database)
-        assert list(harness.client.scan_iter(match="*minute:view:*")) == []
-        assert harness.totals() == {("view", "a"): 1}
+        assert harness.client.zrange(keys.periods, 0, -1, withscores=True) == before
+        of_periods = ("windows", "uniques", "limits", "votes", "ids")
+        assert all(number_of_rows(database, table) for table in of_periods)
+        harness.client.hset(keys.forgotten, mapping={"limit:call": 5, UNTIL: int(before[-1][1]), DUE: "1 1"})
+        harness.client.unlink(*(keys.counters + name.decode().partition(" ")[2] for name, _ in before))
         take(harness, database)
-        assert rows(database, "windows") == {}
-        assert partition in (0, 1)
+        assert not any(number_of_rows(database, table) for table in of_periods)
+        server.client().flushall()
+        restore(harness.client, database)
+        assert harness.client.zcard(keys.periods) == 0
+        assert harness.client.hgetall(keys.forgotten) == {b"limit:call": b"5", UNTIL.encode(): b"%d" % before[-1][1]}
 
 
 def test_a_restore_on_a_host_with_another_time(server, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def test_visits_fold_to_what_singles_fold_to(given_visits):
         document = msgspec.msgpack.decode(folded.encode())
         uniques = {
             (prefix, until, subject, actor)
-            for _, prefix, until, _, rows in document.pop("uniques")
+            for _, prefix, until, *_, rows in document.pop("uniques")
             for subject, *names in rows
             for actor in names
         }

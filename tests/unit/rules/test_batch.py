@@ -226,9 +226,10 @@ def test_actors_are_noted_once(batch, add):
     add("view")
     add("view", actor="u1", after=12 * HOUR)
     document = encoded(batch)
+    midnight, day, kept = NOON + 12 * HOUR, 24 * HOUR, 400 * 24 * HOUR
     assert document["uniques"] == [
-        [1, KEYS.unique("view", "2026-03-01", ""), NOON + 12 * HOUR + 400 * 24 * HOUR, [], [["a", "u1"]]],
-        [1, KEYS.unique("view", "2026-03-02", ""), NOON + 36 * HOUR + 400 * 24 * HOUR, [], [["a", "u1"]]],
+        [1, KEYS.unique("view", "2026-03-01", ""), midnight + kept, midnight, [], [["a", "u1"]]],
+        [1, KEYS.unique("view", "2026-03-02", ""), midnight + day + kept, midnight + day, [], [["a", "u1"]]],
     ]
 
 

@@ -23,7 +23,7 @@ UNIQUE_BYTES: Final = 12_336
 
 
 PERIOD_BYTES: Final = 110
-"""Bytes that it takes to register a period of votes for a subject, so that the scripts remove it: see decision 0039."""
+"""Bytes that it takes to register a period of votes or unique actors of a subject: see decision 0039."""
 
 _REMOVED: Final = 3 * HOUR
 """Seconds until which the scripts have removed the state of a period after they may, if entries are counted."""
@@ -83,7 +83,9 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     if metric.unique is not None:
         text = f"unique actors by {metric.unique}, up to 12 KiB"
         kept = metric.retention_seconds(metric.unique)
-        yield MemoryPart(text, memory.unique, memory.actor, most=UNIQUE_BYTES, window=metric.unique, kept=kept)
+        of_subject = memory.unique + (PERIOD_BYTES if kept is not None else 0)
+        most = UNIQUE_BYTES + PERIOD_BYTES
+        yield MemoryPart(text, of_subject, memory.actor, most=most, window=metric.unique, kept=kept)
     yield from _ids(metric, memory)
     if metric.floor is not None:
         yield MemoryPart(f"shown from {metric.floor}")

@@ -3,7 +3,7 @@
 Stream IDs never go back, so after a server's clock was ahead, the IDs stay ahead until the clock reaches them. The
 scripts then state the clock's time in each entry, so lateness is still measured exactly. Three things are affected, and
 so are shown: entries that other clients append with XADD, which have only their ID; entries of the time during which
-the clock was wrong; and keys that expired while it was ahead.
+the clock was wrong; and, if it was ahead for over an hour, keys that were removed.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class ClockWatch:
     def _publish(self, step: ClockStep) -> None:
         self._log.warning(
             "clock.stepped", seconds=round(step.seconds, 3), partitions=len(self._steps),
-            problem="events that were appended while the clock was wrong may count as late, and keys may have expired",
+            problem="events that were appended while the clock was wrong may count as late",
         )  # fmt: skip
         self._client.hset(self._meta, CLOCK_STEP, write_step(step))
 

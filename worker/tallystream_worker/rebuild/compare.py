@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
-from tallystream_worker.snapshot.names import bucket_of, parse, state_period
+from tallystream_worker.snapshot.names import bucket_of, parse, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Ite
 
 
 def _remembered(client: redis.Redis, present: PartitionKeys, new: PartitionKeys, rules: Rules) -> Callable[[str], bool]:
-    """Return a function that returns `False` for the state of a period that either generation has removed."""
+    """Return a function that returns `False` for the name of a key whose period either generation has removed."""
     ends: dict[str, int] = {}
     for keys in (present, new):
         for kind, end in client.execute_command("HGETALL", keys.forgotten).items():
@@ -47,10 +47,11 @@ def _remembered(client: redis.Redis, present: PartitionKeys, new: PartitionKeys,
                 ends[kind.decode()] = max(int(end), ends.get(kind.decode(), 0))
 
     def wanted(name: str) -> bool:
+        name = name.removeprefix("top:")
         end = ends.get(":".join(name.split(":", 2)[:2]))
-        found = parse(name, rules) if end else None
-        state = state_period((found and bucket_of(found[0])) or name, rules) if found else None
-        return end is None or state is None or state[0].end * 1000 > end
+        found = parse(name, rules) if end is not None else None
+        kept = None if found is None else period_of(bucket_of(found[0]) or name, rules)
+        return end is None or kept is None or kept[0].end * 1000 > end
 
     return wanted
 

@@ -41,9 +41,6 @@ _PAGE: Final = 256
 _GIVEN_UP: Final = 10**9
 """Delivery count of an entry that the live workers gave up, so that the fold gives it up too."""
 
-_EARLY: Final = 1000
-"""Milliseconds by which a key may expire earlier than its bucket states: uniques.lua does not renew a later expiry."""
-
 _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
 
 
@@ -239,7 +236,7 @@ class PartitionAudit:
         # between is not taken for a key that should exist. In the scratch server, the clock of this host decides it.
         moment, (*replies, clock) = checkpoint(self._client, self._keys, [*commands, ("TIME",)])
         self._bring_to(moment)
-        now = max(parse_time(clock) // 1000, server_time(self._scratch)) + _EARLY
+        now = max(parse_time(clock) // 1000, server_time(self._scratch))
         kept = [self._is_kept(piece.name, now) for piece in chunk]
         chosen, live = list(compress(chunk, kept)), list(compress(replies, kept))
         self._expired += len(chunk) - len(chosen) if count else 0

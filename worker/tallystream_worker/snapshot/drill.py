@@ -167,8 +167,9 @@ def _compare(client: redis.Redis, live: Taken, restored: Taken) -> Iterator[Dril
             both[group].update(values)
     for group, items in both.items():
         bucket = bucket_of(group)
-        if bucket is not None and (bucket in live.expires) != (bucket in restored.expires):
-            continue  # the bucket expired between the two reads
+        kept = max(each.expires.get(bucket or "", 0) for each in (live, restored))
+        if 0 < kept <= max(live.position.taken, restored.position.taken):
+            continue  # the bucket may have been removed between the two reads
         mine, theirs = live.values.get(group, {}), restored.values.get(group, {})
         for item in items:
             value, other = mine.get(item), theirs.get(item)

@@ -1,4 +1,4 @@
-"""Loads the rows of a partition's snapshot into Redis: values, leaderboards, alerts, and the expiry of buckets."""
+"""Loads the rows of a partition's snapshot into Redis: values, leaderboards, alerts, and until when keys are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tallystream.client.server_time import server_time
 from tallystream.rules.batch import board_length
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
-from tallystream_worker.snapshot.names import HASHES, STATE, bucket_of, item_of, key_of, state_period
+from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of, period_of
 
 if TYPE_CHECKING:
     import redis
@@ -33,11 +33,10 @@ class TableLoader:
         rules: The rules that the counters were counted by.
 
     Attributes:
-        rows: Number of rows of counters that were read, expired ones included.
+        rows: Number of rows of counters that were read.
         ledger: The ledger of the snapshot, by field; not written to Redis.
         producers: By producer, `<sequence> <stream ID>` of its last entry; not written to Redis.
-        expires: By bucket, the millisecond since 1970 at which it expires, or until which the log needs its state; 0
-            for never.
+        expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever.
     """
 
     def __init__(self, client: redis.Redis, counters: str, rules: Rules) -> None:
@@ -53,7 +52,7 @@ class TableLoader:
         self.producers: dict[str, str] = {}
 
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
-        """Write the rows that have not expired to Redis; return the snapshot's position and generation.
+        """Write the rows to Redis; return the snapshot's position and generation.
 
         Position and generation are read before the rows: if another snapshot is written meanwhile, they differ from the
         stored ones.
@@ -92,11 +91,6 @@ class TableLoader:
             group, item = item_of(table, tuple(row[:width]))
             groups[group].append((item, row.value))
         for group, items in groups.items():
-            bucket = bucket_of(group) or ""
-            is_state = bucket.partition(":")[0] in STATE
-            expires = 0 if is_state else self.expires.get(bucket, 0)
-            if 0 < expires <= self._now:
-                continue
             self._board(group, items)
             start = self._counters + key_of(group)
             for first in range(0, len(items), _FIELDS):
@@ -105,19 +99,19 @@ class TableLoader:
                     self._queue("HSET", start, *(each for pair in part for each in pair))
                 else:
                     self._queue("MSET", *(each for item, value in part for each in (start + item, value)))
-            if is_state:
-                self._keep(bucket, key_of(group))
-            if expires and table in HASHES:
-                self._queue("PEXPIREAT", start, expires)
-            elif expires:
-                for item, _ in items:
-                    self._queue("PEXPIREAT", start + item, expires)
+            bucket = bucket_of(group)
+            if bucket is not None:
+                key = key_of(group)
+                self._keep(bucket, [key] if table in HASHES else [key + item for item, _ in items])
 
-    def _keep(self, bucket: str, key: str) -> None:
-        """Record until when the state of a period is kept, so that the scripts remove its key after that."""
-        found = state_period(bucket, self._rules)
-        if found is not None and found[1]:
-            self._queue("ZADD", f"{self._counters}periods", found[1], f"{found[0].end * 1000} {key}")
+    def _keep(self, bucket: str, keys: list[str]) -> None:
+        """Record until when the keys of a bucket are kept, so that the scripts remove them after that."""
+        found = period_of(bucket, self._rules)
+        if found is None or not found[1]:
+            return
+        for first in range(0, len(keys), _FIELDS):
+            members = (f"{found[0].end * 1000} {key}" for key in keys[first : first + _FIELDS])
+            self._queue("ZADD", f"{self._counters}periods", *(part for name in members for part in (found[1], name)))
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
         """Collect the values of a group for its leaderboard, if the rules declare one; drop the lowest of a long one.
@@ -148,13 +142,9 @@ class TableLoader:
             board.sort(key=_by_rank, reverse=True)
             name = self._counters + key
             self._queue("ZADD", name, *(part for value, item in board[:cap] for part in (value, item)))
-            if expires := self.expires.get(key.removeprefix("top:"), 0):
-                self._queue("PEXPIREAT", name, expires)
 
     def _structure(self, name: str, value: bytes | None) -> None:
-        is_state = name.startswith("seen:")
-        expires = 0 if is_state else self.expires.get(name, 0)
-        if value is None or 0 < expires <= self._now:
+        if value is None:
             return
         key = self._counters + name
         if name.startswith("top:"):
@@ -162,10 +152,8 @@ class TableLoader:
                 self._queue("ZADD", key, *(part for subject, score in places for part in (score, subject)))
         else:
             self._queue("SET", key, value)
-            if is_state:
-                self._keep(name, name)
-        if expires:
-            self._queue("PEXPIREAT", key, expires)
+            if name.startswith("seen:"):
+                self._keep(name, [name])
 
     def _alert(self, row: Any) -> None:
         if not 0 < row.expires <= self._now:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
 """The names of the tables whose items are fields of hashes; in all other tables, an item is the end of a key."""
 
-STATE: Final = frozenset({"limit", "once", "seen"})
-"""The kinds of keys with the state of a period, which the scripts remove by the time of the log."""
-
 _LENGTH: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}
 """Characters of the label of a window; needed because the label of a minute contains the colon that ends labels."""
 
@@ -63,15 +60,15 @@ def bucket_of(group: Group) -> str | None:
             return None
 
 
-def state_period(name: str, rules: Rules) -> tuple[Bucket, int] | None:
-    """Return the period of a bucket of limits, votes or ids, and the millisecond until which it is kept (0: forever).
+def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
+    """Return the period of a bucket, and the millisecond until which the log needs its keys (0: forever).
 
     Args:
         name: The name of the bucket, as `bucket_of` returns it.
         rules: The declared metrics.
 
     Returns:
-        `None` if the bucket is none of these, the rules have no such period, or its state is not by period.
+        `None` if the rules have no such bucket, or it is not by period.
     """
     kind, metric, label = name.split(":", 2)
     rule = rules.metric.get(metric)
@@ -80,9 +77,15 @@ def state_period(name: str, rules: Rules) -> tuple[Bucket, int] | None:
     if kind == "seen":
         period = labelled_id_period(rule.ids, label) if rule.ids is not None else None
         return None if period is None else (period, id_period_kept(rule, period))
-    length = {"limit": rule.per, "once": rule.once}.get(kind)
-    period = None if length in (None, "total", "forever") else labelled(length, label, rules.zone)
-    return None if period is None else (period, period_kept(rule, period))
+    length = {"limit": rule.per, "once": rule.once, "unique": rule.unique}.get(kind, kind)
+    if length is None or length in ("total", "forever"):
+        return None
+    period = labelled(length, label, rules.zone)
+    if period is None:
+        return None
+    if kind in ("limit", "once"):
+        return period, period_kept(rule, period)
+    return period, (rule.closes(length, period.end) or 0) * 1000
 
 
 def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:

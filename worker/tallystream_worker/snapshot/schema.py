@@ -66,7 +66,7 @@ buckets: Final = Table(
     Column("name", Text, primary_key=True),
     Column("expires", BigInteger, nullable=False),
 )
-"""The millisecond since 1970 at which each bucket expires, or until which the log needs its state; 0 for never."""
+"""The millisecond since 1970 until which the log needs the keys of each bucket; 0 for forever."""
 
 ledger: Final = Table(
     "ledger",

@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream_worker.snapshot.names import HASHES, STATE, bucket_of, key_of, parse, state_period
+from tallystream_worker.snapshot.names import HASHES, bucket_of, key_of, parse, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,8 +36,7 @@ class ValueReader:
     Attributes:
         values: By group and item (see `names`), the value in bytes; `None` if it does not exist. Values are those of
             the moment only after `settle`.
-        expires: By bucket, the millisecond since 1970 at which it expires, or until which the log needs its state; 0
-            for never.
+        expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever.
     """
 
     def __init__(self, cut: PointInTimeView, rules: Rules) -> None:
@@ -49,7 +48,7 @@ class ValueReader:
         self.expires: dict[str, int] = {}
 
     def some(self, touched: Mapping[Group, Iterable[str]]) -> None:
-        """Read the values of the given items into `values`, and the expiry of their buckets into `expires`.
+        """Read the values of the given items into `values`; note in `expires` until when their buckets are kept.
 
         Args:
             touched: By group, the items to read.
@@ -115,39 +114,29 @@ class ValueReader:
             self._cut.take()
             if cursor == 0:
                 break
-        self._run(self._expiry(group, key))
+        self._note_expiry(bucket_of(group))
 
     def _reads(self, touched: Mapping[Group, Iterable[str]]) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
-        """Yield triples of a group, some of its items, and the command that reads them; without items, its expiry.
-
-        Structures are read here, at once.
-        """
+        """Yield triples of a group, some of its items, and the command that reads them. Read structures at once."""
         for group, items in touched.items():
             start = self._prefix + key_of(group)
             remaining = iter(items)
             if group == ("structures",):
                 for name in remaining:
                     self.values[group][name] = self._structure(self._prefix + name)
-                    yield from self._expiry(group, self._prefix + name)
+                    self._note_expiry(name)
                 continue
-            last = ""
+            self._note_expiry(bucket_of(group))
             while chunk := list(islice(remaining, _CHUNK)):
-                last = chunk[-1]
                 if group[0] in HASHES:
                     yield group, chunk, ("HMGET", start, *chunk)
                 else:
                     yield group, chunk, ("MGET", *(start + item for item in chunk))
-            if last and bucket_of(group) is not None:
-                yield from self._expiry(group, start if group[0] in HASHES else start + last)
 
-    def _expiry(self, group: Group, key: str) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
-        """Yield the command that reads when a bucket expires; if it is state that the rules keep, note until when."""
-        name = bucket_of(group) or key.removeprefix(self._prefix)
-        if name.partition(":")[0] in STATE:
-            found = state_period(name, self._rules)
-            self.expires[name] = 0 if found is None else found[1]
-        else:
-            yield group, [], ("PEXPIRETIME", key)
+    def _note_expiry(self, bucket: str | None) -> None:
+        if bucket is not None:
+            found = period_of(bucket, self._rules)
+            self.expires[bucket] = 0 if found is None else found[1]
 
     def _run(self, reads: Iterator[tuple[Group, list[str], tuple[Any, ...]]]) -> None:
         while part := list(islice(reads, _COMMANDS)):
@@ -155,18 +144,9 @@ class ValueReader:
                 for *_, command in part:
                     pipeline.execute_command(*command)
                 replies = pipeline.execute()
-            for (group, items, command), reply in zip(part, replies, strict=True):
-                if items:
-                    self.values[group].update(zip(items, reply, strict=True))
-                else:
-                    name = bucket_of(group) or command[1].removeprefix(self._prefix)
-                    self._expires(name, int(reply))
+            for (group, items, _), reply in zip(part, replies, strict=True):
+                self.values[group].update(zip(items, reply, strict=True))
             self._cut.take()
-
-    def _expires(self, name: str, at: int) -> None:
-        # -1: the key never expires. -2: the key does not exist any more, so no value of it was read.
-        if at != -2:  # noqa: PLR2004
-            self.expires[name] = 0 if at < 0 else max(at, self.expires.get(name, 0))
 
     def _structure(self, key: str) -> bytes | None:
         """Return a sketch or Bloom filter as bytes, a leaderboard as JSON (`[[subject, score], ...]`), or `None`."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Table, case, delete, or_, select, tuple_
+from sqlalchemy import Connection, Table, delete, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tallystream_worker.snapshot import schema
 from tallystream_worker.snapshot.copy import copy
-from tallystream_worker.snapshot.names import STATE, row_of
+from tallystream_worker.snapshot.names import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,14 +39,13 @@ class Taken:
         position: The position of the snapshot.
         generation: The generation of the counters.
         values: By group and item, the value; `None` if it does not exist.
-        expires: By bucket, the millisecond since 1970 at which it expires, or until which the log needs its state; 0
-            for never.
+        expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever.
         ledger: The ledger, by field.
         producers: By producer, `<sequence> <stream ID>` of its last entry.
         whole: Whether all counters were read, so that stored rows of others are removed.
         alerts: The states of alerts, by key without prefix: as JSON, and the millisecond at which each expires, 0 for
             never.
-        forgotten: The millisecond up to which the state of periods was removed, because the log is past it.
+        forgotten: The millisecond up to which the scripts have removed buckets.
     """
 
     position: SnapshotPosition
@@ -77,9 +76,8 @@ class PartitionWriter:
     def write(self, taken: Taken) -> int:
         """Write values, buckets, ledger, producers and alerts; return the number of values, removed ones included.
 
-        If the snapshot is whole, all other rows of the partition are removed and not counted. Rows of expired buckets
-        are removed, because a restore must not bring them back. So are those of periods that the scripts have removed.
-        The position is not written.
+        If the snapshot is whole, all other rows of the partition are removed and not counted. So are the rows of
+        buckets that the scripts have removed. The position is not written.
         """
         if taken.whole:
             for table in partition_tables():
@@ -89,7 +87,7 @@ class PartitionWriter:
         self._put_named(schema.ledger, "field", "value", taken.ledger)
         self._put_named(schema.producers, "producer", "value", taken.producers)
         self._put_alerts(taken.alerts)
-        self._remove_expired(taken.position.taken, taken.forgotten)
+        self._remove_expired(taken.forgotten)
         return rows
 
     def _put_values(self, taken: Taken) -> int:
@@ -137,11 +135,9 @@ class PartitionWriter:
             keys = [tuple(row[name] for name in names) for row in rows[first : first + step]]
             self._connection.execute(delete(table).where(columns.in_(keys)))
 
-    def _remove_expired(self, now: int, forgotten: int) -> None:
+    def _remove_expired(self, forgotten: int) -> None:
         connection, partition, buckets = self._connection, self._partition, schema.buckets
-        is_state = or_(*(buckets.c.name.startswith(f"{kind}:") for kind in sorted(STATE)))
-        is_over = case((is_state, buckets.c.expires <= forgotten), else_=buckets.c.expires <= now)
-        over = (buckets.c.partition == partition) & (buckets.c.expires > 0) & is_over
+        over = (buckets.c.partition == partition) & (buckets.c.expires > 0) & (buckets.c.expires <= forgotten)
         for row in connection.execute(select(buckets.c.name).where(over)).all():
             kind, metric, label = row.name.split(":", 2)
             connection.execute(

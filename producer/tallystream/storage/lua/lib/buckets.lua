@@ -1,21 +1,33 @@
--- buckets: when the buckets of windows, their leaderboards and their uniques expire.
+-- buckets: which buckets of windows, leaderboards and uniques are counted although they have closed.
 --
 -- A bucket closes when its retention has passed. An event that the server receives later is not added to it, and no
--- read uses it. Its key is kept for a while longer, so that entries that arrived in time can be counted, and a reader
--- that has just found the bucket open can read it. After that the key is gone, and counting must not create it again:
--- it would have only the last events.
-local KEPT = 3600000 -- milliseconds that a key is kept after its bucket closes
+-- read uses it. Its key is removed by rules/forget_periods.lua when all entries that arrived in time are counted. If
+-- such an entry is counted long after the bucket closed, as in a rebuild, its event is left out of the bucket, because
+-- no read uses it.
+--
+-- If the clock was ahead for a moment, a bucket that seems closed may be open after it. So while the clock has not
+-- advanced steadily for an hour, no event is left out. trim.lua stores how the clock advances in the sequences.
+local clock = require('tallystream.storage.lua.lib.clock')
 
--- Returns true if the key of a bucket that closes at millisecond `closes` (0: never) has expired at millisecond `now`.
-local function has_expired(closes, now)
-  return closes > 0 and closes + KEPT <= now
+local HOUR = 3600000 -- milliseconds
+
+-- Returns whether the clock has advanced steadily for an hour. `now` is its time; without a stored time, it has.
+local function is_steady(ledger_key, now)
+  local of_generation = string.gsub(ledger_key, 'ledger$', '')
+  local of_topic = string.gsub(of_generation, ':g%-?%d+:$', ':')
+  local last, leap = clock.last_pass(of_topic .. 'seq')
+  return not last or (now >= last and now - last <= HOUR and now - leap > HOUR)
 end
 
--- Makes the key of a bucket expire.
-local function expire(key, closes)
-  if closes > 0 then
-    redis.call('PEXPIREAT', key, string.format('%.0f', closes + KEPT))
+-- Returns true if no event is added any more to a bucket that closes at millisecond `closes` (0: never).
+local function is_over(planned, closes)
+  if closes == 0 or closes + HOUR > planned.now then
+    return false
   end
+  if planned.is_steady == nil then
+    planned.is_steady = is_steady(planned.ledger_key, planned.now)
+  end
+  return planned.is_steady
 end
 
-return { expire = expire, has_expired = has_expired, KEPT = KEPT }
+return { is_over = is_over }

@@ -19,6 +19,7 @@ local function new(batch, ledger_key)
     overflow = {}, -- by rule: the subjects that its sketch counts, see totals.lua
     forgotten_ends = {}, -- by kind and metric: the end of the last period that was removed, see forget_periods.lua
     gone = {}, -- by key of a period: true if it was removed
+    is_steady = nil, -- whether the clock has advanced steadily for an hour, see lib/buckets.lua
     watched = {}, -- by key of the states: new values of counters with alerts, see alerts.lua
 
     -- Used for the script's reply.
@@ -34,6 +35,7 @@ local function new(batch, ledger_key)
     hashes = {}, -- { key, { field, value, ... } }, ...: buckets, limits, votes, IDs
     bits = {}, -- { key, positions }, ...: Bloom filters, see event_ids.lua
     uniques = {}, -- see uniques.lua
+    unique_periods = {}, -- their keys, as in the batch's `periods`
     sketches = {}, -- see sketches.lua
     boards = {}, -- see leaderboards.lua
     alerts = {}, -- see alerts.lua

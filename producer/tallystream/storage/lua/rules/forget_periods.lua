@@ -1,16 +1,19 @@
--- forget_periods: removes the state of a period (IDs, limits, votes) once no event of it can be accepted any more.
+-- forget_periods: removes the keys of a period once no entry can change them any more: the state of rules (IDs, limits,
+-- votes), and the buckets of windows with their leaderboards and uniques.
 --
--- An event that needs this state is late if its entry was received more than `accept_late` after the event's own time.
--- So each period has a time until which its state is kept: the events of entries received later are late. What counts
--- is the time of the log, not that of the clock: a period is removed only if every entry that is not counted was
+-- An event that needs state is late if its entry was received more than `accept_late` after the event's own time. A
+-- bucket gets no event whose entry was received after it closed. So each period has a time until which it is kept. What
+-- counts is the time of the log, not that of the clock: a period is removed only if every entry that is not counted was
 -- received after that time. Workers may stop for months, and the events of the backlog still find their state.
 --
 -- The server's clock may be wrong for a moment, and stream IDs with it. So a period is removed only if the same was
 -- true an hour before, by that clock. `forgotten` records the end of the last period that was removed, for each kind
--- and metric: no event of such a period counts, because it would count as if it were the first.
+-- and metric: no event of such a period counts by this state, because it would count as if it were the first, and
+-- no such bucket is created again.
 --
 -- The sorted set `periods` has the members "<end> <key without the generation's prefix>"; the score is the millisecond
--- until which the state is kept. The hash `forgotten` has "<kind>:<metric>" -> end, and the two fields below.
+-- until which the key is kept. A leaderboard is removed with its bucket. The hash `forgotten` has "<kind>:<metric>" ->
+-- end, and the two fields below.
 local appending = require('tallystream.storage.lua.lib.appending')
 local clock = require('tallystream.storage.lua.lib.clock')
 local maps = require('tallystream.storage.lua.lib.maps')
@@ -20,6 +23,7 @@ local call, format = redis.call, string.format
 local AGAIN = 3600000 -- milliseconds for which a period must be due
 local STEP = 1000 -- periods that one call removes, in addition to as many as its batch adds
 local DUE = '!due' -- field: "<milliseconds> <bound>": periods kept until before the bound were due at that time
+local STATE = { limit = true, once = true, seen = true, unique = true } -- kinds without leaderboards
 local UNTIL = '!until' -- field: the largest score of a period that was removed
 
 -- Returns the prefix of the keys of the generation with this ledger.
@@ -49,12 +53,14 @@ end
 local function keep(planned)
   local prefix = prefix_of(planned.ledger_key)
   local added, first = {}, #prefix + 1
-  for _, period in ipairs(planned.batch.periods) do
-    local finish, kept = format('%.0f ', period[2]), format('%.0f', period[3])
-    for i = 4, #period do
-      if period[3] > 0 and not planned.gone[period[i]] then
-        local n = #added
-        added[n + 1], added[n + 2] = kept, finish .. string.sub(period[i], first)
+  for _, periods in ipairs({ planned.batch.periods, planned.unique_periods }) do
+    for _, period in ipairs(periods) do
+      local finish, kept = format('%.0f ', period[2]), format('%.0f', period[3])
+      for i = 4, #period do
+        if period[3] > 0 and not planned.gone[period[i]] then
+          local n = #added
+          added[n + 1], added[n + 2] = kept, finish .. string.sub(period[i], first)
+        end
       end
     end
   end
@@ -106,8 +112,10 @@ local function plan(stream, group, ids, planned)
     return nil
   end
   local most = STEP
-  for _, period in ipairs(planned.batch.periods) do
-    most = most + #period - 3
+  for _, periods in ipairs({ planned.batch.periods, planned.unique_periods }) do
+    for _, period in ipairs(periods) do
+      most = most + #period - 3
+    end
   end
   return {
     prefix = prefix,
@@ -141,6 +149,9 @@ local function write(planned)
       call('HSET', forgotten, kind, finish)
     end
     call('UNLINK', prefix .. key)
+    if not STATE[string.match(kind, '^%l+')] then
+      call('UNLINK', prefix .. 'top:' .. key)
+    end
     call('ZREM', periods, period)
   end
   if last then

@@ -20,10 +20,10 @@
 --   votes  = { { rule, key, subject, { actor, amount, at, labels, record, milliseconds, number, earlier }, ... }, ... }
 --             metrics with `once`; the last three are the place in the log, see records.lua. If the script appends the
 --             entry: { actor, amount, at, labels, record up to the place, record after the place }
---   uniques = { { rule, key prefix, millisecond as in closes, { { kind:metric, millisecond }, ... },
+--   uniques = { { rule, key prefix, millisecond as in closes, end, { { kind:metric, millisecond }, ... },
 --             { { subject, actor, ... }, ... } }, ... }   the pairs name the state that the events need
 --   periods = { { kind:metric, end, millisecond until which it is kept (0: forever), key, ... }, ... }
---             keys of the state of IDs, limits and votes, by period; see forget_periods.lua
+--             keys of the state of IDs, limits and votes, and of the buckets of windows; see forget_periods.lua
 --   closes = { [key] = millisecond }       keys of the buckets that the batch's events are in, and of the leaderboards
 --            of these buckets, with the time at which each closes (see lib/buckets.lua); 0 means never
 --   ledger = { field, events, ... }
@@ -47,7 +47,7 @@ local windows = require('tallystream.storage.lua.rules.windows')
 -- Plans the rules with state. totals.lua and windows.lua then plan the additions that these rules gather.
 local function plan_state(planned)
   local batch = planned.batch
-  if #batch.periods > 0 then
+  if #batch.periods > 0 or #batch.uniques > 0 then
     require('tallystream.storage.lua.rules.forget_periods').find(planned)
   end
   if #batch.seen > 0 then

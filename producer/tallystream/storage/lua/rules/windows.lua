@@ -48,7 +48,7 @@ end
 local function plan(self)
   local sums, extras = self.batch.sums, self.window_extra
   local additions = next(extras) and require('tallystream.storage.lua.rules.additions')
-  local closes, now = self.batch.closes, self.now
+  local closes = self.batch.closes
   for _, column in ipairs(self.batch.windows) do
     local rule, nth, label, subjects, deltas = self.rules[column[1]], unpack(column, 2)
     if type(subjects) == 'number' then -- the same column as that of the totals
@@ -59,13 +59,14 @@ local function plan(self)
       subjects, deltas = additions.merge_bucket(subjects, deltas, extras[key].deltas)
       extras[key] = nil
     end
-    if not buckets.has_expired(closes[key], now) then
+    if not self.gone[key] and not buckets.is_over(self, closes[key]) then
       plan_bucket(self, rule, nth, label, subjects, deltas)
     end
   end
   for key, extra in pairs(extras) do
-    -- A vote that is taken out of an expired bucket must not create the bucket again.
-    if closes[key] and not buckets.has_expired(closes[key], now) or redis.call('EXISTS', key) == 1 then
+    -- A vote that is taken out of a bucket that was removed must not create the bucket again.
+    local is_open = closes[key] and not self.gone[key] and not buckets.is_over(self, closes[key])
+    if is_open or redis.call('EXISTS', key) == 1 then
       local subjects, deltas = additions.merge_bucket({}, {}, extra.deltas)
       plan_bucket(self, extra.rule, extra.nth, extra.label, subjects, deltas)
     end

@@ -1,6 +1,5 @@
 -- write: writes the changes that plan.lua returned. It cannot fail: plan has read every key that is written here, and
 -- so checked its type. As in plan.lua, a module that most batches do not need is required in the line that needs it.
-local buckets = require('tallystream.storage.lua.lib.buckets')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
@@ -45,10 +44,7 @@ local function write(changes)
   end
   write_counters(changes)
   write_structures(changes)
-  for key, closes in pairs(changes.batch.closes) do
-    buckets.expire(key, closes)
-  end
-  if #changes.batch.periods > 0 then
+  if #changes.batch.periods > 0 or #changes.unique_periods > 0 then
     require('tallystream.storage.lua.rules.forget_periods').keep(changes)
   end
   for field, events in pairs(changes.ledger) do
