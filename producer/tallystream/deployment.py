@@ -47,6 +47,9 @@ class Deployment:
         spread: The metrics whose events may be in any partition.
         clock_ahead: By how many seconds the server's clock was ahead of this host's monotonic clock when a reader read
             the deployment; `None` if no reader has read it. Reads of ranges use the server's clock.
+        removed: By window and metric (`hour:view`, `unique:view`), the second at which the last bucket ended that the
+            workers have removed, when a reader read the deployment. Such a bucket may be open again: if the server's
+            clock was ahead, or if `retention` was raised.
     """
 
     layout: Layout
@@ -61,6 +64,7 @@ class Deployment:
     moving: int | None = None
     spread: frozenset[str] = frozenset()
     clock_ahead: float | None = None
+    removed: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def create_or_load(cls, client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Self:

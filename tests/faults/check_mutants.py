@@ -21,6 +21,9 @@ BUILD: Final = Path("build/mutants")
 SEEDS: Final = 12
 """The number of seeds for each row; several, because a race does not go wrong every time."""
 
+EXAMPLES: Final = 20
+"""The number of examples that a property test draws against a mutant: more than in each run of the tests."""
+
 PATIENCE: Final = 300.0
 """The most seconds that the suite may take for a mutant."""
 
@@ -63,6 +66,7 @@ def bite(mutant: Mutant, seed: int = 1) -> str:
 def _bite_tests(mutant: Mutant, environment: dict[str, str]) -> str:
     """Run the tests of a mutant; return the first failed assertion."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *mutant.tests]
+    environment.setdefault("TALLYSTREAM_EXAMPLES", str(EXAMPLES))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     failed = [line for line in done.stdout.splitlines() if line.startswith("E ")]
     if done.returncode != pytest.ExitCode.TESTS_FAILED or not failed:

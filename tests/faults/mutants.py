@@ -518,6 +518,17 @@ MUTANTS: Final = (
         tests=(f"{_EXPIRY}::test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket",),
     ),
     Mutant(
+        "reads-of-removed-buckets",
+        (
+            Edit(
+                "tallystream/reading/series.py",
+                "since[window] = max(since.get(window, end), end)",
+                "since.setdefault(window, end)",
+            ),
+        ),
+        tests=(f"{_EXPIRY}::test_reads_state_what_a_clock_that_was_ahead_for_hours_has_removed",),
+    ),
+    Mutant(
         "reads-of-expired-buckets",
         (
             Edit(

@@ -21,6 +21,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
+from tallystream.storage.keys import LAYOUT
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.settings.settings import DEFAULT_RULES
 from tests.paths import ROOT
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-BEFORE = ("ac91baa034",)
+BEFORE = ("189ff703e0",)
 """Commits that represent earlier releases with the same layout."""
 
-LAYOUT_1 = "29f7697d15"
-"""The last commit with layout 1."""
+EARLIER = {1: "29f7697d15", 2: "2a11b75705"}
+"""By earlier layout, the last commit with it."""
 
 OLD, NEW = "before", "this"
 RETRY = [Path(sys.executable).with_name("tallystream"), "dead", "retry", "--all"]
@@ -63,10 +64,10 @@ def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return sources(request.param, tmp_path_factory.mktemp("before"))
 
 
-@pytest.fixture(scope="module")
-def earlier_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Provide a folder with the sources of the last release with layout 1."""
-    return sources(LAYOUT_1, tmp_path_factory.mktemp("layout-1"))
+@pytest.fixture(scope="module", params=EARLIER)
+def earlier_layout(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Provide a folder with the sources of the last release with an earlier layout."""
+    return sources(EARLIER[request.param], tmp_path_factory.mktemp(f"layout-{request.param}"))
 
 
 def sources(commit: str, folder: Path) -> Path:
@@ -185,12 +186,12 @@ COMMANDS = (["worker"], ["status"], ["emit", "view", "a"], ["replay"], ["get", "
 
 
 @pytest.mark.usefixtures("earlier_layout")
-def test_each_release_refuses_the_layout_of_the_other(run, fresh_server, tmp_path) -> None:
+def test_each_release_refuses_the_layout_of_the_other(run, fresh_server, tmp_path, request) -> None:
     """Every command of a release refuses data of another layout, states what to do, and changes nothing."""
-    url = fresh_server().url
+    url, old = fresh_server().url, request.node.callspec.params["earlier_layout"]
     for writer, reader, remedy in (
-        (OLD, NEW, "layout version 1, but this release reads and writes 2: use the release that wrote it"),
-        (NEW, OLD, "layout version 2, but this release reads and writes 1"),
+        (OLD, NEW, f"layout version {old}, but this release reads and writes {LAYOUT}: use the release that wrote it"),
+        (NEW, OLD, f"layout version {LAYOUT}, but this release reads and writes {old}"),
     ):
         with contextlib.closing(connect(url)) as client:
             client.flushall()

@@ -261,12 +261,15 @@ class Model:
         kept = self.rules.metric[metric].retention_seconds(window)
         return kept is None or now < end + kept
 
-    def doubtful(
-        self, metric: str, subject: str | None, start: float, end: float, windows: list[str], now: float
-    ) -> bool:
-        """Return whether buckets may lack events because the server's clock was ahead of `now`, and they had closed.
+    def may_be_removed(self, metric: str, window: str, end: int) -> bool:
+        """Return whether a bucket that ends at second `end` may be gone, because the server's clock was ahead.
 
-        A clock that is ahead expires keys for good, and events that arrive then are not added to the closed buckets.
+        Readers must then state that it is missing.
+        """
+        return not self.is_open(metric, window, end, self.latest)
+
+    def lacks(self, metric: str, subject: str | None, start: float, end: float, windows: list[str]) -> bool:
+        """Return whether events are not in their buckets, which had closed by the server's clock when it received them.
 
         Args:
             metric: The metric.
@@ -274,12 +277,11 @@ class Model:
             start: The first second of the events.
             end: The first second after them.
             windows: The windows whose buckets are read.
-            now: The present by the server's clock.
         """
-        if self.latest < now + MINUTE:
-            return False
         return any(
-            not self.is_open(metric, window, bucket(window, logged.at // 60_000, self.rules.zone).end, self.latest)
+            not self.is_open(
+                metric, window, bucket(window, logged.at // 60_000, self.rules.zone).end, logged.received / 1000
+            )
             for logged in self.alive
             if logged.event.metric == metric and subject in (None, logged.event.subject)
             if start * 1000 <= logged.at < end * 1000

@@ -155,12 +155,12 @@ def _series(model: Model, metric: str, subject: str, window: str, now: Present) 
             if point["bucket"] != own.label or point["start"] != own.start:
                 return f"bucket {point} is {own}"
             if point["value"] is None:
-                if model.is_open(metric, window, own.end, now.last):
+                if not model.may_be_removed(metric, window, own.end):
                     return f"{point['bucket']} is missing, but it is kept"
                 continue
             if not model.is_open(metric, window, own.end, now.first):
                 return f"{point['bucket']} is {point['value']}, but it has closed"
-            if model.doubtful(metric, subject, own.start, own.end, [window], now.last):
+            if model.lacks(metric, subject, own.start, own.end, [window]):
                 continue
             truth = model.floored(metric, model.books.windows[window, metric, own.label, subject])
             lacking = answer["error"] if _is_estimated(model, metric) else 0
@@ -179,7 +179,7 @@ def _series(model: Model, metric: str, subject: str, window: str, now: Present) 
 def _misses_points(answer: dict[str, Any]) -> str | None:
     """Return what is wrong with the bounds of a series: they are those of its points that have a value."""
     points = answer["series"]
-    start = next(point["start"] for point in points if point["value"] is not None)
+    start = next((point["start"] for point in points if point["value"] is not None), answer["end"])
     missing = [] if start == points[0]["start"] else [{"start": points[0]["start"], "end": start}]
     expected = (start, not missing, missing)
     return _differs("start, complete, missing", (answer["start"], answer["complete"], answer["missing"]), expected)
@@ -214,7 +214,8 @@ def _wrong_bounds(
         kept = min(length, model.rules.metric[metric].retention_seconds(each) or length)
         if kept // LENGTHS[each] > FEW:
             continue  # a read has at most 1,000 buckets, and so may begin later
-        if model.is_open(metric, each, bucket(each, (start - 1) // MINUTE, zone).end, now.last):
+        before = bucket(each, (start - 1) // MINUTE, zone).end
+        if not model.may_be_removed(metric, each, before):
             return f"lacks what is before {start}, but its {each} is kept"
     return None
 
@@ -232,7 +233,7 @@ def _sum(model: Model, metric: str, subject: str, over: str, now: Present) -> Qu
         start, end = answer["start"], answer["end"]
         if problem := _wrong_bounds(model, metric, windows, over, now, answer):
             return problem
-        if model.doubtful(metric, subject, start, end, windows, now.last):
+        if model.lacks(metric, subject, start, end, windows):
             return None
         truth = model.floored(metric, model.books.within(metric, subject, start, end))
         lacking = answer["error"] if _is_estimated(model, metric) else 0
@@ -285,10 +286,10 @@ def _uniques(model: Model, metric: str, subject: str, now: Present) -> Iterator[
         def judge(answer: dict[str, Any], over: str | None = over) -> str | None:
             start, end = answer["start"], answer["end"]
             if over is None:
-                problem = _not_current(model, unique, now, answer)
+                problem = _not_current(model, metric, unique, now, answer)
             else:
                 problem = _wrong_bounds(model, metric, [unique], over, now, answer)
-            if problem or model.doubtful(metric, subject, start, end, [unique], now.last):
+            if problem or model.lacks(metric, subject, start, end, [unique]):
                 return problem
             truth = model.actors(metric, subject, start, end)
             fits = abs(answer["value"] - truth) <= 0.05 * truth
@@ -298,9 +299,13 @@ def _uniques(model: Model, metric: str, subject: str, now: Present) -> Iterator[
         yield Question(("uniques", subject, metric, over), judge, path)
 
 
-def _not_current(model: Model, window: str, now: Present, answer: dict[str, Any]) -> str | None:
+def _not_current(model: Model, metric: str, window: str, now: Present, answer: dict[str, Any]) -> str | None:
     """Return what is wrong with the bounds of a figure of the current bucket of a window."""
-    current = [(each.start, each.end, True, []) for each in now.buckets(window, model.rules.zone)]
+    current: list[tuple[Any, ...]] = []
+    for each in now.buckets(window, model.rules.zone):
+        current.append((each.start, each.end, True, []))
+        if model.may_be_removed(metric, window, each.end):
+            current.append((each.end, each.end, False, [{"start": each.start, "end": each.end}]))
     found = (answer["start"], answer["end"], answer["complete"], answer["missing"])
     return _is_one_of("start, end, complete, missing", found, current)
 
@@ -318,12 +323,12 @@ def _top(model: Model, metric: str, window: str | None, now: Present) -> Questio
         if window is None:
             problem = _differs("start, end, complete", (start, end, answer["complete"]), (None, None, True))
         elif window in WINDOWS:
-            problem = _not_current(model, window, now, answer)
+            problem = _not_current(model, metric, window, now, answer)
         else:
             problem = _wrong_bounds(model, metric, windows, window, now, answer)
         if problem:
             return problem
-        if window is not None and model.doubtful(metric, None, start, end, windows, now.last):
+        if window is not None and model.lacks(metric, None, start, end, windows):
             return None
         return _wrong_places(model, metric, model.ranking(metric, start, end), n, answer)
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.errors import EventError
 from tallystream.reading.freshness import Figure, RangeFigure, freshness
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.reading.series import Covered, rolling_buckets
+from tallystream.reading.series import NOTHING, current_bucket, rolling_buckets
 from tallystream.rules.windows import bucket
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.window import MINUTE, WINDOWS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
 
@@ -124,7 +126,13 @@ def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Quer
 
 
 def query_uniques(
-    layout: Layout, rules: Rules, subject: str, metric: str, over: str | None, now: float
+    layout: Layout,
+    rules: Rules,
+    subject: str,
+    metric: str,
+    over: str | None,
+    now: float,
+    removed: Mapping[str, int] = NOTHING,
 ) -> Query[Uniques]:
     """Return a query for the different actors of a subject, in the current bucket or over a duration that ends now.
 
@@ -136,6 +144,7 @@ def query_uniques(
         over: `None` or the metric's `unique` window, such as `day`, for the current bucket; or a duration such as `7d`,
             rounded up to whole buckets.
         now: The current time, in seconds since 1970.
+        removed: See `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the metric is not declared or has no `unique`, `subject` is not valid, or `over` is another window,
@@ -150,18 +159,19 @@ def query_uniques(
     if span in WINDOWS and span != unique:
         raise EventError("over", f"{metric} has uniques by {unique}: use that window, or a duration such as 7d")
     if span == unique:
-        current = bucket(unique, int(now) // MINUTE, rules.zone)
-        covered = Covered([(unique, current)], current.start)
+        covered = current_bucket(rules, metric, unique, now, "unique", removed)
     else:
-        covered = rolling_buckets(rules, metric, span, now, [unique])
+        covered = rolling_buckets(rules, metric, span, now, removed, unique)
     keys = layout.keys_of(subject)
     commands: list[Command] = [
         *position_commands(keys),
-        ("PFCOUNT", *(keys.unique(metric, each.label, subject) for _, each in covered.buckets)),
     ]
+    if names := [keys.unique(metric, each.label, subject) for _, each in covered.buckets]:
+        commands.append(("PFCOUNT", *names))
 
     def parse(replies: list[Any]) -> Uniques:
         fresh = freshness([parse_position(replies[:2], keys.group)], HLL_ERROR)
-        return Uniques(metric, subject, span, int(raise_on_error(replies[2])), **covered.bounds, **fresh)
+        value = sum(int(raise_on_error(reply)) for reply in replies[2:])
+        return Uniques(metric, subject, span, value, **covered.bounds, **fresh)
 
     return Query(commands, parse)

@@ -9,7 +9,7 @@ import msgspec
 
 from tallystream.errors import EventError
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.reading.series import rolling_buckets
+from tallystream.reading.series import NOTHING, rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ class FiringAlerts:
     silent: frozenset[str] = frozenset()
 
 
-def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: int) -> Query[Alerts]:
+def query_alert_page(
+    layout: Layout, rules: Rules, now: float, n: int, offset: int, removed: Mapping[str, int] = NOTHING
+) -> Query[Alerts]:
     """Return a query for the declared alerts, and for `n` of those that fire in second `now`, after `offset` others.
 
     At most about 1,000 subjects of one alert and partition are listed.
@@ -134,17 +136,19 @@ def query_alert_page(layout: Layout, rules: Rules, now: float, n: int, offset: i
         more = sum(found.counts.values()) > offset + n
         return Alerts(watched, firing, more, sum(found.waiting.values()))
 
-    return query_alerts(layout, rules, now, listed=n > 0).then(show)
+    return query_alerts(layout, rules, now, removed, listed=n > 0).then(show)
 
 
-def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = False) -> Query[FiringAlerts]:
+def query_alerts(
+    layout: Layout, rules: Rules, now: float, removed: Mapping[str, int] = NOTHING, *, listed: bool = False
+) -> Query[FiringAlerts]:
     """Return a query for the number of subjects for which each alert fires in second `now`.
 
     If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
     `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `counts` may include, until the end of the present
     bucket, subjects whose alert has fired and was resolved in it.
     """
-    silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now))
+    silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now, removed))
     commands: list[Command] = []
     for keys in layout.keys if rules.alert else ():
         commands.append(("XLEN", keys.outbox))
@@ -170,12 +174,12 @@ def query_alerts(layout: Layout, rules: Rules, now: float, *, listed: bool = Fal
     return Query(commands, parse)
 
 
-def _is_silent(rules: Rules, alert: Alert, now: float) -> bool:
+def _is_silent(rules: Rules, alert: Alert, now: float, removed: Mapping[str, int]) -> bool:
     """Return whether the range of an alert cannot be read: part of it has expired, or it has too many buckets."""
     if alert.span is None:
         return False
     try:
-        return not rolling_buckets(rules, alert.metric, alert.span, now).bounds["complete"]
+        return not rolling_buckets(rules, alert.metric, alert.span, now, removed).bounds["complete"]
     except EventError:
         return True
 

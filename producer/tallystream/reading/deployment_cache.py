@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import parse_time
 from tallystream.deployment import Deployment
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.deployment_hash import live_topic
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_TOPIC, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 DEPLOYMENT_AGE: Final = 1.0
 """Seconds after which the deployment is read again: its live generation and its published rules.
@@ -41,9 +44,9 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
             return found(root, root, ahead)
         return Query([("HGETALL", live.meta)], lambda replies: found(raise_on_error(replies[0]), root, ahead))
 
-    def found(fields: dict[bytes, bytes], root: dict[bytes, bytes], ahead: float) -> Deployment | Query[Deployment]:
+    def found(fields: dict[bytes, bytes], root: dict[bytes, bytes], ahead: float) -> Query[Deployment]:
         deployment = replace(Deployment.parse(fields, partitions, namespace, root), clock_ahead=ahead)
-        return query_live(deployment) if deployment.was_rebuilt else deployment
+        return query_live(deployment).then(_query_removed) if deployment.was_rebuilt else _query_removed(deployment)
 
     return Query([("HGETALL", unstored.layout.root), ("TIME",)], parse)
 
@@ -60,6 +63,25 @@ def query_live(deployment: Deployment) -> Query[Deployment]:
         return deployment.with_live([raise_on_error(reply) for reply in replies])
 
     return Query([("GET", keys.live) for keys in deployment.layout.keys], parse)
+
+
+def _query_removed(deployment: Deployment) -> Query[Deployment]:
+    """Return a query whose answer is a copy of a deployment, with the ends of the removed buckets."""
+
+    def parse(replies: list[Any]) -> Deployment:
+        return replace(deployment, removed=removed_ends(raise_on_error(reply) for reply in replies))
+
+    return Query([("HGETALL", keys.forgotten) for keys in deployment.layout.keys], parse)
+
+
+def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]]) -> dict[str, int]:
+    """Return what the keys `forgotten` of all partitions hold, in the form of `Deployment.removed`."""
+    removed: dict[str, int] = {}
+    for ends in forgotten:
+        for name, end in ends.items():
+            if not name.startswith(b"!"):
+                removed[name.decode()] = max(int(end) // 1000, removed.get(name.decode(), 0))
+    return removed
 
 
 class DeploymentCache:

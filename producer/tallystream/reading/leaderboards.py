@@ -14,17 +14,17 @@ from tallystream.reading.counters import floored
 from tallystream.reading.freshness import RangeFigure, freshness
 from tallystream.reading.merge import Board, Largest, merge_top_k, rank
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.reading.series import Bounds, Covered, declared_window, rolling_buckets
+from tallystream.reading.series import NOTHING, Bounds, Covered, current_bucket, declared_window, rolling_buckets
 from tallystream.reading.sketches import bound
 from tallystream.rules.batch import board_length
-from tallystream.rules.windows import Bucket, bucket
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
-from tallystream.wire.window import MINUTE, WINDOWS
+from tallystream.wire.window import WINDOWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tallystream.rules.metrics import Rules
+    from tallystream.rules.windows import Bucket
     from tallystream.storage.keys import Layout, PartitionKeys
 
 Rank = tuple[str, int]
@@ -91,6 +91,7 @@ def query_top(
     *,
     offset: int = 0,
     now: float,
+    removed: Mapping[str, int] = NOTHING,
 ) -> Query[Leaderboard]:
     """Return a query for the `n` subjects with the largest values, after the first `offset` of them.
 
@@ -102,6 +103,7 @@ def query_top(
         window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d`.
         offset: How many places to skip. Counting continues between two pages, so subjects may change places.
         now: The current time, in seconds since 1970.
+        removed: See `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the metric is not declared, has no leaderboard or not this window, the duration is not valid, or `n`
@@ -117,7 +119,7 @@ def query_top(
     if not 1 <= count <= top:
         raise EventError("n", f"must be 1 to {top:,}, the length of {metric}'s leaderboard, not {count:,}")
     end = min(offset + count, top)
-    covered = _covered(rules, metric, window, now)
+    covered = _covered(rules, metric, window, now, removed)
     bounds = _ALL_TIME if covered is None else covered.bounds
 
     def show(ranked: _Ranked) -> Leaderboard:
@@ -133,15 +135,14 @@ def query_top(
     return _query_ranked(layout, rules, metric, end, window, covered).then(show)
 
 
-def _covered(rules: Rules, metric: str, window: str | None, now: float) -> Covered | None:
+def _covered(rules: Rules, metric: str, window: str | None, now: float, removed: Mapping[str, int]) -> Covered | None:
     """Return the buckets that a leaderboard is read from; `None` for all time."""
     if window is None:
         return None
     if window not in WINDOWS:
-        return rolling_buckets(rules, metric, window, now)
+        return rolling_buckets(rules, metric, window, now, removed)
     name = declared_window(rules, metric, window)
-    current = bucket(name, int(now) // MINUTE, rules.zone)
-    return Covered([(name, current)], current.start)
+    return current_bucket(rules, metric, name, now, name, removed)
 
 
 def _query_ranked(
@@ -151,7 +152,7 @@ def _query_ranked(
         return _spread(layout, rules, metric, n, None if covered is None else covered.buckets)
     if covered is None:
         return _board(layout, rules, metric, n, lambda keys: keys.top(metric), exact=rules.metric[metric].exact)
-    if window in WINDOWS:
+    if window in WINDOWS and covered.buckets:
         name, current = covered.buckets[0]
         key = partial(_window_top, name, metric, current.label)
         return _board(layout, rules, metric, n, key, exact=True, is_bucket=True)

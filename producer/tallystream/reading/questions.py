@@ -66,19 +66,28 @@ def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
 def series(subject: str, metric: str, window: str, last: int) -> Question[Series]:
     """Return the `Question` (deployment -> query) for a counter's latest `last` buckets of a window."""
     return lambda deployment: query_series(
-        deployment.layout, deployment.rules, subject, metric, window, last, deployment.now
+        deployment.layout, deployment.rules, subject, metric, window, last, deployment.now, deployment.removed
     )
 
 
 def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
     """Return the `Question` (deployment -> query) for a counter's sum over a duration `over` that ends now."""
-    return lambda deployment: query_rolling(deployment.layout, deployment.rules, subject, metric, over, deployment.now)
+    return lambda deployment: query_rolling(
+        deployment.layout, deployment.rules, subject, metric, over, deployment.now, deployment.removed
+    )
 
 
 def top(metric: str, window: str | None, n: int | None, offset: int) -> Question[Leaderboard]:
     """Return the `Question` (deployment -> query) for `n` places of a leaderboard, after its first `offset` places."""
     return lambda deployment: query_top(
-        deployment.layout, deployment.rules, metric, n, window, offset=offset, now=deployment.now
+        deployment.layout,
+        deployment.rules,
+        metric,
+        n,
+        window,
+        offset=offset,
+        now=deployment.now,
+        removed=deployment.removed,
     )
 
 
@@ -94,7 +103,9 @@ def votes(subject: str, metric: str) -> Question[Votes]:
 
 def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
     """Return the `Question` (deployment -> query) for a subject's different actors in a bucket or a duration `over`."""
-    return lambda deployment: query_uniques(deployment.layout, deployment.rules, subject, metric, over, deployment.now)
+    return lambda deployment: query_uniques(
+        deployment.layout, deployment.rules, subject, metric, over, deployment.now, deployment.removed
+    )
 
 
 def ledger() -> Question[LedgerSummary]:
@@ -104,7 +115,9 @@ def ledger() -> Question[LedgerSummary]:
 
 def alerts(n: int, offset: int) -> Question[Alerts]:
     """Return the `Question` (deployment -> query) for the declared alerts, and `n` firing alerts after `offset`."""
-    return lambda deployment: query_alert_page(deployment.layout, deployment.rules, deployment.now, n, offset)
+    return lambda deployment: query_alert_page(
+        deployment.layout, deployment.rules, deployment.now, n, offset, deployment.removed
+    )
 
 
 def search(prefix: str, n: int) -> Question[FoundSubjects]:

@@ -17,7 +17,7 @@ from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.window import MINUTE, WINDOWS, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
@@ -27,6 +27,9 @@ MAX_POINTS: Final = 1000
 
 MAX_RANGE: Final = 4000 * 86_400
 """The longest range of a rolling sum, in seconds."""
+
+NOTHING: Final[Mapping[str, int]] = {}
+"""No buckets were removed: see `Deployment.removed`."""
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -91,25 +94,36 @@ class Covered:
     """The buckets that a figure over a range is read from.
 
     Attributes:
-        buckets: The buckets that are kept, oldest first and without gaps, each with its window.
+        buckets: The buckets that are kept, oldest first and without gaps, each with its window; none if all are gone.
         asked: The first second of the range that was asked for, moved down to a bound of a bucket.
+        end: The first second after the range, moved up to a bound of a bucket.
     """
 
     buckets: Sequence[tuple[str, Bucket]]
     asked: int
+    end: int
 
     @property
     def bounds(self) -> Bounds:
         """The bounds of the figure, and what has expired of the range."""
-        start, end = self.buckets[0][1].start, self.buckets[-1][1].end
+        start = self.buckets[0][1].start if self.buckets else self.end
         missing = [Gap(self.asked, start)] if start > self.asked else []
-        return {"start": start, "end": end, "complete": not missing, "missing": missing}
+        return {"start": start, "end": self.end, "complete": not missing, "missing": missing}
 
 
 def query_series(
-    layout: Layout, rules: Rules, subject: str, metric: str, window: str, last: int, now: float
+    layout: Layout,
+    rules: Rules,
+    subject: str,
+    metric: str,
+    window: str,
+    last: int,
+    now: float,
+    removed: Mapping[str, int] = NOTHING,
 ) -> Query[Series]:
     """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now`.
+
+    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the metric is not declared or does not have this window, `last` is not 1 to 1,000, or the subject is
@@ -126,9 +140,9 @@ def query_series(
     buckets.reverse()
 
     normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
-    since = rules.metric[metric].open_since([name], now, rules.zone).get(name, buckets[0].start)
+    since = _open_since(rules, metric, {name: name}, now, removed).get(name, buckets[0].start)
     expired, kept = [b for b in buckets if b.start < since], [b for b in buckets if b.start >= since]
-    covered = Covered([(name, each) for each in kept], buckets[0].start)
+    covered = Covered([(name, each) for each in kept], buckets[0].start, buckets[-1].end)
 
     def show(values: list[int], fresh: Freshness) -> Series:
         points = [Point(each.label, each.start, None) for each in expired]
@@ -138,16 +152,25 @@ def query_series(
     return _query_buckets(layout, rules, normal, metric, covered.buckets, show)
 
 
-def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over: str, now: float) -> Query[RollingSum]:
+def query_rolling(
+    layout: Layout,
+    rules: Rules,
+    subject: str,
+    metric: str,
+    over: str,
+    now: float,
+    removed: Mapping[str, int] = NOTHING,
+) -> Query[RollingSum]:
     """Return a query for the sum over a duration that ends at second `now`, from few buckets that cover it.
 
     If fine buckets at the begin of the range have expired, coarser ones replace them, and the sum begins earlier.
+    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; the metric is
             not declared or has no windows; or the subject is not valid.
     """
-    covered = rolling_buckets(rules, metric, over, now)
+    covered = rolling_buckets(rules, metric, over, now, removed)
     normal = check_text("subject", subject, MAX_SUBJECT_BYTES)
 
     def show(values: list[int], fresh: Freshness) -> RollingSum:
@@ -157,8 +180,31 @@ def query_rolling(layout: Layout, rules: Rules, subject: str, metric: str, over:
     return _query_buckets(layout, rules, normal, metric, covered.buckets, show)
 
 
+def current_bucket(
+    rules: Rules, metric: str, window: str, now: float, kind: str, removed: Mapping[str, int]
+) -> Covered:
+    """Return the bucket of a window that contains second `now`; no bucket if it was removed.
+
+    Args:
+        rules: The declared metrics.
+        metric: The metric.
+        window: The window.
+        now: The current time, in seconds since 1970.
+        kind: The first part of its key: the window, or `unique`.
+        removed: See `tallystream.deployment.Deployment`.
+    """
+    current = bucket(window, int(now) // MINUTE, rules.zone)
+    is_kept = current.end > removed.get(f"{kind}:{metric}", 0)
+    return Covered([(window, current)] if is_kept else [], current.start, current.end)
+
+
 def rolling_buckets(
-    rules: Rules, metric: str, over: str, now: float, windows: Sequence[Window] | None = None
+    rules: Rules,
+    metric: str,
+    over: str,
+    now: float,
+    removed: Mapping[str, int] = NOTHING,
+    unique: Window | None = None,
 ) -> Covered:
     """Return the kept buckets that cover a duration that ends at second `now`; those that have expired are missing.
 
@@ -167,7 +213,8 @@ def rolling_buckets(
         metric: The metric.
         over: The duration.
         now: The current time, in seconds since 1970.
-        windows: The windows whose buckets are read; `None` for those of the metric.
+        removed: See `tallystream.deployment.Deployment`.
+        unique: The window of unique actors whose buckets are read; `None` for the windows of the metric.
 
     Raises:
         EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; or the metric
@@ -175,7 +222,8 @@ def rolling_buckets(
     """
     rules.refuse_undeclared(metric)
     rule = rules.metric[metric]
-    windows = rule.windows if windows is None else windows
+    kinds = {each: each for each in rule.windows} if unique is None else {unique: "unique"}
+    windows = list(kinds)
     if not windows:
         raise EventError("metric", f"{metric} has no windows: declare windows in [metric.{metric}]")
     try:
@@ -185,14 +233,31 @@ def rolling_buckets(
     if length is None or length > MAX_RANGE:
         raise EventError("over", "must be at most 4000d")
     begin, end = int(now) - length + 1, int(now) + 1
-    since = rule.open_since(windows, now, rules.zone)
+    since = _open_since(rules, metric, kinds, now, removed)
     # Stop at one bucket more than the limit: a long range of minutes would have millions.
     covering = cover(begin, end, windows, rules.zone, since, MAX_POINTS)
     finest = next(window for window in WINDOWS if window in windows)
     if len(covering) > MAX_POINTS:
         raise EventError("over", f"would read more than {MAX_POINTS:,} {finest} buckets: ask for a shorter range")
+    asked = bucket(finest, begin // MINUTE, rules.zone).start
+    if not covering or covering[0][1].start > now:  # all buckets up to the present were removed
+        return Covered([], asked, bucket(finest, int(now) // MINUTE, rules.zone).end)
     start = covering[0][1].start
-    return Covered(covering, start if start <= begin else bucket(finest, begin // MINUTE, rules.zone).start)
+    return Covered(covering, start if start <= begin else asked, covering[-1][1].end)
+
+
+def _open_since(
+    rules: Rules, metric: str, kinds: Mapping[Window, str], now: float, removed: Mapping[str, int]
+) -> dict[str, int]:
+    """Return by window the second at which its first bucket begins that has not closed and was not removed.
+
+    `kinds` has the windows, each with the first part of its keys. Windows whose buckets are all kept are left out.
+    """
+    since = rules.metric[metric].open_since(kinds, now, rules.zone)
+    for window, kind in kinds.items():
+        if end := removed.get(f"{kind}:{metric}"):
+            since[window] = max(since.get(window, end), end)
+    return since
 
 
 def declared_window(rules: Rules, metric: str, window: str) -> Window:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tests.scenarios.move import Move, fewer
-from tests.scenarios.moves.pass_time import is_forgetful
 from tests.scenarios.script import Occurrence  # noqa: TC001  # msgspec reads the annotations
 
 if TYPE_CHECKING:
@@ -35,8 +34,7 @@ class Jump(Move, frozen=True):
     @classmethod
     def draw(cls, draft: Draft) -> Jump:
         """Return a jump, with up to three events."""
-        ahead = [] if is_forgetful(draft) else [DAY, 8 * DAY, 31 * DAY, 400 * DAY]
-        seconds = draft.pick([*ahead, 5400, -600, -5400, -DAY, -40 * DAY])
+        seconds = draft.pick([DAY, 8 * DAY, 31 * DAY, 400 * DAY, 5400, -600, -5400, -DAY, -40 * DAY])
         events = [event for _ in range(draft.number(0, 3)) if (event := draft.event()) is not None]
         return cls(seconds, events, draft.pick(["p1", "p2"]), draft.chance(2))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.client.server_time import server_time
 from tallystream.errors import EventError
+from tallystream.reading.deployment_cache import removed_ends
 from tallystream.reading.series import Covered, rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
 from tallystream.rules.windows import bucket
@@ -14,7 +15,7 @@ from tallystream.storage.scripts import Script
 from tallystream_worker.process.state_log import StateLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import redis
     from structlog.typing import FilteringBoundLogger
@@ -80,7 +81,9 @@ class AlertEvaluator:
         layout = self._layout()
         if layout is None:
             return 0
-        changed = 0
+        changed, removed = 0, {}
+        if any(alert.span is not None for alert in self._rules.alert):
+            removed = removed_ends(self._client.execute_command("HGETALL", keys.forgotten) for keys in layout.keys)
         for number, keys in enumerate(layout.keys):
             for alert in self._rules.alert:
                 if alert.window is not None:
@@ -88,7 +91,7 @@ class AlertEvaluator:
                 elif alert.span is not None and (
                     not alert.names_one or partition_of(alert.subject, layout.partitions) == number
                 ):
-                    changed += self._look(keys, alert, now)
+                    changed += self._look(keys, alert, now, removed)
         return changed
 
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
@@ -104,7 +107,7 @@ class AlertEvaluator:
         ]
         return self._change(keys, alert, label, ending)
 
-    def _covered(self, alert: Alert, now: float) -> Covered | None:
+    def _covered(self, alert: Alert, now: float, removed: Mapping[str, int]) -> Covered | None:
         """Return the buckets of the alert's range; `None`, and log it, if they are too many or some have expired."""
         assert alert.span is not None  # noqa: S101  # checked by the caller
         covered = None
@@ -113,7 +116,7 @@ class AlertEvaluator:
             f"Raise retention in [metric.{alert.metric}], or declare a coarser window"
         )
         try:
-            covered = rolling_buckets(self._rules, alert.metric, alert.span, now)
+            covered = rolling_buckets(self._rules, alert.metric, alert.span, now, removed)
         except EventError as error:
             problem = str(error)
         complete = covered is not None and covered.bounds["complete"]
@@ -121,8 +124,8 @@ class AlertEvaluator:
             state.works() if complete else state.failed(problem)
         return covered if complete else None
 
-    def _look(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
-        covered = self._covered(alert, now)
+    def _look(self, keys: PartitionKeys, alert: Alert, now: float, removed: Mapping[str, int]) -> int:
+        covered = self._covered(alert, now, removed)
         if covered is None:
             return 0
         watched = keys.watched(alert.name)

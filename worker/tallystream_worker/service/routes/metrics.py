@@ -44,7 +44,9 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
         )
         firing = None
         if deployment.declared is not None:
-            firing = await totals.run(query_alerts(deployment.layout, deployment.declared, deployment.now))
+            firing = await totals.run(
+                query_alerts(deployment.layout, deployment.declared, deployment.now, deployment.removed)
+            )
         collector = LedgerCollector(ledger, vitals, deployment.declared, firing)
     except (RedisError, ConfigurationError) as error:
         structlog.get_logger().warning("service.ledger_unavailable", problem=text_of(error))
