@@ -296,6 +296,27 @@ def test_what_fires_is_shown(visit: Callable[..., Page], fresh_server: Callable[
         expect(page.locator(".alerts a")).to_have_text(HOSTILE[0])
 
 
+def test_what_has_expired_is_shown(visit: Callable[..., Page], fresh_server: Callable[..., EmbeddedServer]) -> None:
+    """If part of a range is not kept, a line is dashed, a cell contains "expired", and lists and cards are marked."""
+    base = settings_for(fresh_server().url)
+    metric = Metric(windows=("hour",), retention={"hour": "3h"}, unique="hour", top=10)
+    rules = Rules({"view": metric}, alert=(Alert("many", "view", over="2d", above=5),))
+    watched = replace(base, rules=rules)
+    with counting(watched, logs.configure(quiet=True)), serving(watched) as url, Producer(base.redis.url) as producer:
+        producer.emit("view", "article:1", 6, actor="u1")
+        producer.flush(20, wait="counted")
+        page = ready(visit(url))
+        expect(page.locator(".alerts li.incomplete")).to_contain_text("many is silent")
+        page.get_by_role("button", name="7 days", exact=True).click()
+        expect(page.locator(".board ol.incomplete")).to_contain_text("article:1")
+        expect(page.locator(".board", has_text="only since")).to_be_visible()
+        expect(page.locator(".trends")).to_contain_text("Dashed: buckets before")
+        page.get_by_text("As a table").click()
+        expect(page.locator(".trends td", has_text="expired")).to_have_count(24 - 4)
+        page = ready(visit(f"{url}/#/subject/article%3A1"))
+        expect(page.locator(".rules .incomplete")).to_contain_text("as earlier days have expired")
+
+
 def test_a_late_snapshot_is_shown(visit: Callable[..., Page], fresh_server: Callable[..., EmbeddedServer]) -> None:
     """A snapshot older than two intervals and five minutes is marked, and a recent one is not."""
     server = fresh_server()

@@ -149,9 +149,8 @@ def flushed(world: World) -> None:
     if world.chance.random() < 0.5:
         place = _copied(world)
         world.flow(50)
-    world.watch.allow_rewind()
-    world.harness.client.flushall()
-    world.watch.allow_rewind()
+    with world.watch.rewinding():
+        world.harness.client.flushall()
     world.inject("FLUSHALL")
     world.loss = "FLUSHALL deleted it"
     world.until(lambda: "partition.paused" in worker.said(), "the alarm")
@@ -203,15 +202,14 @@ def _rewind_some(world: World, most: int) -> None:
     world.loss = "the server's append-only file was cut"
     for _ in range(world.chance.randint(1, 3)):
         world.flow(100)
-        world.watch.allow_rewind()
-        world.crash_server()
-        log = _log(world)
-        least, size = set_up if log == first else 0, log.stat().st_size
-        with log.open("r+b") as file:
-            file.truncate(size - world.chance.randint(0, min(most, size - least)))
-        world.inject("append-only file cut at a byte")
-        world.restart_server()
-        world.watch.allow_rewind()
+        with world.watch.rewinding():
+            world.crash_server()
+            log = _log(world)
+            least, size = set_up if log == first else 0, log.stat().st_size
+            with log.open("r+b") as file:
+                file.truncate(size - world.chance.randint(0, min(most, size - least)))
+            world.inject("append-only file cut at a byte")
+            world.restart_server()
     world.heal()
     world.flow(100)
 

@@ -15,7 +15,7 @@ from tallystream.storage.keys import partition_of
 from tests.faults.failure import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import redis
 
@@ -65,7 +65,7 @@ class Watch(threading.Thread):
         self._url = url
         self._highest: Counter[tuple[str, str]] = Counter()
         self._rewinds = 0
-        self._rewind_is_allowed = False
+        self._is_rewinding = False
         self.failures: list[Failure] = []
         self.looks = 0
 
@@ -79,6 +79,16 @@ class Watch(threading.Thread):
         with self._lock:
             self._rewinds += 1
             self._highest.clear()
+
+    @contextlib.contextmanager
+    def rewinding(self) -> Iterator[None]:
+        """Let counters fall in a `with` block, because the data is rewound or replaced in it."""
+        with self._lock:
+            self._is_rewinding = True
+        yield
+        self.allow_rewind()
+        with self._lock:
+            self._is_rewinding = False
 
     def take_over(self, before: Watch) -> None:
         """Copy the settings, failures and number of readings of an earlier watch."""
@@ -147,7 +157,7 @@ class Watch(threading.Thread):
             if added != books.get(f"total@{metric}", 0):
                 self._report("L", f"{keys.prefix}: {metric} adds up to {added}, the ledger is {books}")
         with self._lock:
-            if rewinds != self._rewinds:
+            if self._is_rewinding or rewinds != self._rewinds:
                 return  # the reading may be from before the rewind
             for counter, value in totals.items():
                 if value < self._highest[counter]:

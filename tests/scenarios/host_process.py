@@ -19,7 +19,7 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import redis
@@ -41,6 +41,9 @@ from tallystream_worker.maintenance.trim import trim_service
 from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.service.server import serving
 from tallystream_worker.settings.load import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # libfaketime computes a wrong end for `clock_nanosleep` to a time of the monotonic clock, which `time.sleep` uses.
 time.sleep = lambda seconds: select.select([], [], [], seconds) and None
@@ -141,6 +144,19 @@ def plain(url: str, fields: list[dict[str, str]]) -> list[str]:
         return [client.xadd(layout.keys_of(each["subject"]).stream, each).decode() for each in fields]
 
 
+def append_unreadable(url: str, subject: str, version: str, events: int) -> None:
+    """Append an entry of a wire version that states a number of events, and whose bytes cannot be read."""
+    with contextlib.closing(connect(url)) as client:
+        keys = Deployment.load(client).layout.keys_of(subject)
+        client.xadd(keys.stream, {"v": version, "n": str(events), "b": b"\x91\xc1"})
+
+
+def streams(url: str) -> list[str]:
+    """Return the keys of the streams that exist."""
+    with contextlib.closing(connect(url)) as client:
+        return [keys.stream for keys in Deployment.load(client).layout.keys if client.exists(keys.stream)]
+
+
 def last_times(url: str) -> list[float]:
     """Return the time of the last ID of each partition's stream, in seconds since 1970; 0 for an empty stream."""
     with contextlib.closing(connect(url)) as client:
@@ -188,17 +204,85 @@ def count(url: str, consumer: str, shuffle: int | None = None, most: int | None 
     return counted
 
 
+def try_count(url: str, consumer: str) -> str | None:
+    """Count as `count` does; return the name of the exception if the server refuses or the connection breaks."""
+    try:
+        count(url, consumer)
+    except redis.RedisError as error:
+        return type(error).__name__
+    return None
+
+
 def count_and_die(url: str, consumer: str, milliseconds: float) -> None:
     """Count in a forked process that is killed after some milliseconds."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            count(url, consumer, shuffle=1)
-        finally:
-            os._exit(0)
+    pid = _fork(partial(count, url, consumer, shuffle=1))
     time.sleep(milliseconds / 1000)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def count_beside_frozen(url: str, consumer: str, milliseconds: float) -> None:
+    """Count while a forked process is frozen that counts, too; it is frozen after some milliseconds, and continues."""
+    pid = _fork(partial(count, url, consumer, shuffle=1))
+    time.sleep(milliseconds / 1000)
+    os.kill(pid, signal.SIGSTOP)
+    count(url, f"{consumer}b")
+    os.kill(pid, signal.SIGCONT)
+    _wait(pid)
+
+
+def count_beside(url: str, consumer: str) -> None:
+    """Count in two processes with one name at once."""
+    pid = _fork(partial(count, url, consumer, shuffle=2))
+    count(url, consumer)
+    _wait(pid)
+
+
+def run_worker(config: str, milliseconds: float) -> None:
+    """Run a worker in a forked process; send it SIGTERM some milliseconds after it has joined the consumer groups."""
+    settings, name = load(Path(config), {}), f"whole{time.monotonic_ns()}"  # a name that no group knows yet
+    pid = _fork(partial(_run_command, Path(config).parent, ["worker", "--name", name, "--config", config]))
+    with contextlib.closing(connect(settings.redis.url)) as client:
+        streams = [keys for keys in Deployment.load(client).layout.keys if client.exists(keys.stream)]
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not all(
+            name.encode() in {row["name"] for row in client.xinfo_consumers(keys.stream, keys.group)}
+            for keys in streams
+        ):
+            time.sleep(0.005)
+    time.sleep(milliseconds / 1000)
+    os.kill(pid, signal.SIGTERM)
+    _wait(pid)
+
+
+def kill_command(config: str, arguments: list[str], milliseconds: float) -> None:
+    """Run the command line in a forked process that is killed after some milliseconds, unless it has ended."""
+    pid = _fork(partial(_run_command, Path(config).parent, [*arguments, "--config", config]))
+    time.sleep(milliseconds / 1000)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _fork(run: Callable[[], object]) -> int:
+    """Call a function in a forked process, which ends with status 1 if it raises; return the process ID."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            run()
+            status = 0
+        except Exception:  # noqa: BLE001  # print every exception before the process ends
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def _wait(pid: int) -> None:
+    """Wait for a forked process; raise an exception if its exit status is not 0."""
+    _, status = os.waitpid(pid, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        raise RuntimeError(f"a forked process ended with status {code}: its errors are in the log of this host")
 
 
 def _count_shuffled(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 import msgspec
 
@@ -27,9 +27,11 @@ class Move(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         weight: How often the move is drawn, compared with others; 0 if it is only written by hand.
+        rows: The rows of the fault table that the move plays.
     """
 
     weight: ClassVar[int] = 1
+    rows: ClassVar[tuple[int, ...]] = ()
 
     @classmethod
     def draw(cls, draft: Draft) -> Self | None:
@@ -65,6 +67,22 @@ def kinds() -> dict[str, type[Move]]:
     for file in sorted((Path(__file__).parent / "moves").glob("*.py")):
         importlib.import_module(f"tests.scenarios.moves.{file.stem}")
     return {kind.__name__: kind for kind in _below(Move) if kind.__module__.startswith("tests.scenarios.moves.")}
+
+
+ELSEWHERE: Final = {
+    7: "the model cannot know which confirmed writes the server loses",
+    8: "the model cannot know which confirmed writes the server loses",
+    9: "the model cannot know which confirmed writes the server loses",
+    11: "the model cannot know which confirmed writes the server loses",
+    12: "it is about limits of time and memory, not about figures",
+    13: "it is about limits of time and memory, not about figures",
+    17: "it needs a small disk",
+    22: "a rebuild could not count the lost entries again",
+    29: "the model has no answer for sums near 2^53",
+    32: "it needs a cluster",
+    34: "it replaces a part of the worker",
+}
+"""The rows of the fault table that no move plays, and why; the fault suite plays them."""
 
 
 def encode(move: Move) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.faults.rows import ROWS
 from tests.faults.table import faketime
 from tests.scenarios import machine
+from tests.scenarios.move import ELSEWHERE, kinds
 from tests.scenarios.script import parse
 from tests.scenarios.world import Hosts
 from tests.servers import missing
@@ -30,6 +32,13 @@ def test_every_answer_equals_the_models(hosts, seed):
     played = machine.play(machine.draw(seed, STEPS), hosts)
     assert played.failure is None, played.failure
     assert played.checks
+
+
+def test_each_row_of_the_fault_table_is_a_move():
+    """Every fault is played among all other moves, or it is stated why not."""
+    played = {row for kind in kinds().values() for row in kind.rows}
+    assert played | ELSEWHERE.keys() == ROWS.keys()
+    assert not played & ELSEWHERE.keys()
 
 
 def test_a_seed_draws_the_same_script_again():

@@ -15,6 +15,7 @@ from redis import Redis
 
 from tallystream_worker.server.binary import find_binary
 from tallystream_worker.server.embedded import EmbeddedServer
+from tests.local_cluster import free_port
 from tests.oracle import home
 from tests.scenarios.clocks import Clock
 from tests.scenarios.hosts import NAMES, Host
@@ -237,6 +238,13 @@ class World:
         if self._restarted:
             self._settle()
 
+    def try_count(self, url: str | None = None) -> str | None:
+        """Let a worker try to count everything; return the name of the exception, `None` if it counted everything."""
+        error: str | None = self.ask("worker", "try_count", url=url or self.url, consumer="w1")
+        if error is None:
+            self.model.settle()
+        return error
+
     def restart(self) -> None:
         """Kill the server and start it again, after its data was written to the append-only file.
 
@@ -246,9 +254,39 @@ class World:
             until(lambda: client.info("persistence")["aof_buffer_length"] == 0, what="the append-only file")
         self.server.kill()
         self.server.start()
+        self.lag_is_unknown()
+
+    def fail_over(self) -> None:
+        """Kill the server, and start it again with the data of a replica that had every write."""
+        port = free_port()
+        options = ["--replicaof", f"127.0.0.1 {port}"]
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(Redis.from_url(self.url, protocol=3))
+            client.config_set("port", port)
+            client.config_set("repl-diskless-sync-delay", 0)
+            server = EmbeddedServer(self.folder / "replica", binary=self._program(), extra=options)
+            replica = stack.enter_context(Redis.from_url(stack.enter_context(server).url, protocol=3))
+            until(lambda: replica.info("replication")["master_link_status"] == "up", what="the replica's link")
+            # A server does not stop while it writes its first append-only file after a full synchronization.
+            until(lambda: not replica.info("persistence")["aof_rewrite_in_progress"], what="the replica's file")
+            client.execute_command("WAIT", 1, 10_000)
+            self.server.kill()
+            replica.execute_command("REPLICAOF", "NO", "ONE")
+        shutil.rmtree(self.folder / "data")
+        (self.folder / "replica").rename(self.folder / "data")
+        self.server.start()
+        self.lag_is_unknown()
+
+    def lag_is_unknown(self) -> None:
+        """Note that the server does not know the lag of its groups; a pass of a worker sets it right."""
         self._restarted = True
         if not self.model.waiting:
             self._settle()
+
+    def streams(self) -> list[str]:
+        """Return the keys of the streams that exist."""
+        found: list[str] = self.ask("reader", "streams", url=self.url)
+        return found
 
     def _settle(self) -> None:
         """Run the pass of a worker that sets the lag right: Redis does not store it in its append-only file."""
@@ -288,7 +326,7 @@ class World:
         """Emit events with a producer that connects to a proxy."""
         self.emit(events, "proxied", url=proxy_url)
 
-    def execute(self, *command: str) -> Any:
+    def execute(self, *command: str | bytes) -> Any:
         """Run a command on the server, and return its reply."""
         with Redis.from_url(self.url, protocol=3) as client:
             return client.execute_command(*command)

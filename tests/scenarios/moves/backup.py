@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
@@ -41,6 +41,8 @@ class LoseAndRestore(Move, frozen=True):
         force: Whether producers run meanwhile.
         fresh: Whether a snapshot was taken just before; else an older one is used, and the archive has the rest.
     """
+
+    rows: ClassVar[tuple[int, ...]] = (21,)
 
     force: bool = False
     fresh: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
@@ -25,6 +25,8 @@ class Crowd(Move, frozen=True):
         amount: The amount of subject 0.
         slope: How much more each subject has than the one before.
     """
+
+    rows: ClassVar[tuple[int, ...]] = (30, 31)
 
     metric: str
     first: int

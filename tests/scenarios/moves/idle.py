@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from tests.scenarios.move import Move, fewer
 from tests.scenarios.script import Occurrence  # noqa: TC001  # msgspec reads the annotations
@@ -25,6 +25,8 @@ class Idle(Move, frozen=True):
         before: Events that every producer emits before it is silent.
         after: Events that every producer emits afterwards.
     """
+
+    rows: ClassVar[tuple[int, ...]] = (35,)
 
     days: int
     before: list[Occurrence]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from tests.scenarios.move import Move, fewer
 from tests.scenarios.script import Occurrence  # noqa: TC001  # msgspec reads the annotations
@@ -25,6 +25,8 @@ class Jump(Move, frozen=True):
         producer: The name of the producer.
         maintain: Whether a worker makes a pass of each service that keeps the streams within bounds.
     """
+
+    rows: ClassVar[tuple[int, ...]] = (24,)
 
     seconds: float
     events: list[Occurrence]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tests.scenarios.move import Move
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 class KillServer(Move, frozen=True):
     """The server is killed with SIGKILL and started again; its data is on disk, as far as it confirmed it."""
+
+    rows: ClassVar[tuple[int, ...]] = (6,)
 
     @classmethod
     def draw(cls, _draft: Draft) -> KillServer:
@@ -30,6 +32,8 @@ class KillWorker(Move, frozen=True):
     Attributes:
         milliseconds: When it is killed, after it began to count.
     """
+
+    rows: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     milliseconds: float
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tests.scenarios.move import Move
 
@@ -16,6 +16,8 @@ class KillProducers(Move, frozen=True):
 
     Every event was confirmed before, so nothing may be lost or appended twice.
     """
+
+    rows: ClassVar[tuple[int, ...]] = (5,)
 
     @classmethod
     def draw(cls, _draft: Draft) -> KillProducers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tests.proxy import Proxy
 from tests.scenarios.move import Move
@@ -20,6 +20,8 @@ class LoseReply(Move, frozen=True):
         events: The events that it emits.
         reply_bytes: Bytes of replies after which the connection is cut.
     """
+
+    rows: ClassVar[tuple[int, ...]] = (14, 16)
 
     events: list[Occurrence]
     reply_bytes: int

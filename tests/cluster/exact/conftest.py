@@ -1,0 +1,38 @@
+"""Runs each test on a cluster of one kind of server in one run, and of the other kind on the next day.
+
+`TALLYSTREAM_ALL=1` runs each on both, as every night.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.local_cluster import KINDS
+
+if TYPE_CHECKING:
+    import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests of this folder whose other kind of server is due today; a test named by hand always runs."""
+    if "TALLYSTREAM_ALL" in os.environ or any("::" in name for name in config.args):
+        return
+    today = dt.datetime.now(dt.UTC).date().toordinal()
+    left_out = {item for item in items if item.path.is_relative_to(HERE) and not is_due(item, today)}
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
+
+
+def is_due(item: pytest.Item, day: int) -> bool:
+    """Return whether a test is due on a day: true on one of two days, and for its two kinds on different days."""
+    kind = item.callspec.params.get("server_process") if hasattr(item, "callspec") else None
+    if kind not in KINDS:
+        return True
+    alone = item.nodeid.replace(f"[{kind}", "[").replace(f"-{kind}", "-")
+    return (zlib.crc32(alone.encode()) + KINDS.index(kind) + day) % len(KINDS) == 0
