@@ -37,6 +37,8 @@ class WithEvents(Move, frozen=True):
         events: The events.
     """
 
+    weight: ClassVar[int] = 0  # the bases are not drawn
+
     events: list[Occurrence]
 
     @classmethod
@@ -77,6 +79,7 @@ class Refusing(WithEvents, frozen=True):
 class FillMemory(Refusing, frozen=True):
     """The server's memory is full."""
 
+    weight: ClassVar[int] = 1
     rows: ClassVar[tuple[int, ...]] = (18,)
 
     begin = ("CONFIG", "SET", "maxmemory", "1")
@@ -87,6 +90,7 @@ class FillMemory(Refusing, frozen=True):
 class RefuseWrites(Refusing, frozen=True):
     """The server is a replica for a while, so it refuses writes."""
 
+    weight: ClassVar[int] = 1
     rows: ClassVar[tuple[int, ...]] = (19,)
 
     begin = ("REPLICAOF", "127.0.0.1", "1")
@@ -97,6 +101,7 @@ class RefuseWrites(Refusing, frozen=True):
 class DestroyGroup(WithEvents, frozen=True):
     """A client destroys the consumer groups; nothing is counted until an operator creates them again."""
 
+    weight: ClassVar[int] = 1
     rows: ClassVar[tuple[int, ...]] = (23,)
 
     def play(self, world: World) -> None:
