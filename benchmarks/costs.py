@@ -8,6 +8,7 @@ only increase processor time, so the least of the rounds is used. The constants 
 import argparse
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tallystream.rules.batch import board_length
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.capacity import costs
 from tallystream_worker.capacity.costs import Costs
+from tallystream_worker.counting.dropped import record_of
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
@@ -157,7 +159,7 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
     unique = case("unique actors", Metric(unique="day"), events=_SUBJECTS // 4, actor=True)
     tell("costs: memory")
     held = {name: memory.measure(*of) for name, of in memory.CASES.items()}
-    actor, member = _small_parts()
+    actor, member, producer, dropped = _small_parts()
 
     def at_least_0(value: float) -> float:
         return round(max(0.0, value), 4)  # on a busy machine, a small difference may be negative
@@ -201,6 +203,8 @@ def collect(tell: Callable[[str], None] = lambda _: None) -> Costs:
             entry=round(alone.stream, 1),
             subject=round(total.stream - alone.stream / _ENTRY, 1),
             single=round(vote.stream, 1),
+            producer=round(producer, 1),
+            dropped=round(dropped, 1),
         ),
         wire=costs.WireCosts(
             append_entry=round(alone.append_in, 1),
@@ -226,15 +230,24 @@ def _vote(held: dict[str, float]) -> float:
     return (held["total, votes of 11 actors"] - held["total, vote of 1 actor"]) / 10
 
 
-def _small_parts() -> tuple[float, float]:
-    """Return the bytes of an actor in a HyperLogLog of 1,000 actors, and of a place in a leaderboard."""
+def _small_parts() -> tuple[float, float, float, float]:
+    """Return the bytes of small parts of large keys.
+
+    They are an actor in a HyperLogLog of 1,000 actors, a place in a leaderboard, the record of a producer, and the
+    record of a dropped dead letter of one event.
+    """
+    id_, records = "1764000000000-0", 10_000
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
         client.execute_command("PFADD", "unique", *(f"user:{number:06}" for number in range(1000)))
         client.zadd("board", {f"article:{number:05}": number for number in range(board_length(100))})
-        actors, board = (int(client.memory_usage(key, samples=0) or 0) for key in ("unique", "board"))
+        client.hset("sequences", mapping={uuid.uuid4().hex[:16]: f"{number} {id_}" for number in range(records)})
+        record = record_of(id_, {b"metric": b"view", b"subject": b"article:00001"}, 1, "view", whole=False)
+        client.hset("dropped", mapping={f"tally {number}-0": record for number in range(10**12, 10**12 + records)})
+        sizes = [int(client.memory_usage(key, samples=0) or 0) for key in ("unique", "board", "sequences", "dropped")]
         client.close()
-    return actors / 1000, board / board_length(100)
+    actors, board, sequences, dropped = sizes
+    return actors / 1000, board / board_length(100), sequences / records, dropped / records
 
 
 def _software() -> str:

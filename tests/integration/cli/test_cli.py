@@ -267,7 +267,10 @@ def test_check(alone):
     assert "limit 1,000 per hour" in found["metrics"]["api-call"]["stores"]
     assert all(metric["bytes_per_subject"] > 0 for metric in found["metrics"].values())
     assert found["ratios"] == ["engagement_rate"]
-    assert "valid" in alone("check", str(SHIPPED)).stdout
+    assert (found["bytes_per_producer"], found["bytes_per_dropped_dead_letter"]) == (70, 87)
+    printed = " ".join(alone("check", str(SHIPPED)).stdout.split())
+    assert "valid" in printed
+    assert "70 bytes for each producer that has appended to it in the last 30 days (with a spool, 365 days)" in printed
 
 
 @pytest.mark.parametrize(

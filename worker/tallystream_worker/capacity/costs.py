@@ -92,6 +92,8 @@ class MemoryCosts(msgspec.Struct, frozen=True):
         entry: An entry in a stream, without its events.
         subject: A subject in an entry.
         single: An event with an actor in an entry.
+        producer: The record of a producer in a partition, for the sequence gate.
+        dropped: The record of a dropped dead letter of one event.
     """
 
     total: float
@@ -105,6 +107,8 @@ class MemoryCosts(msgspec.Struct, frozen=True):
     entry: float
     subject: float
     single: float
+    producer: float
+    dropped: float
 
 
 class WireCosts(msgspec.Struct, frozen=True):

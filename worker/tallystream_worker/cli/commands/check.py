@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from tallystream.rules.metrics import Metric
+from tallystream.wire.window import DAY
 from tallystream_worker.capacity.costs import MemoryCosts, load_costs
 from tallystream_worker.capacity.footprint import parts
 from tallystream_worker.cli.options import AsJson
-from tallystream_worker.cli.output import error_console, print_json, print_table
+from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.maintenance.reaper import PRODUCER_SILENCE, SPOOL_SILENCE
 from tallystream_worker.settings.load import load
 
 
 def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = False) -> None:
     """Check a configuration file, and print what each metric stores and how many bytes a subject takes.
+
+    It also prints the bytes that a producer and a dropped dead letter take. `tallystream plan` calculates the memory of
+    a whole load.
 
     Parameters
     ----------
@@ -31,6 +36,8 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
                 "metrics": {
                     name: {"stores": stored, "bytes_per_subject": cost} for name, (stored, cost) in rows.items()
                 },
+                "bytes_per_producer": round(memory.producer),
+                "bytes_per_dropped_dead_letter": round(memory.dropped),
                 "ratios": sorted(settings.rules.ratio),
                 "zone": settings.rules.zone,
                 "warnings": warnings,
@@ -39,6 +46,11 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
         return
     table = [[name, stored, f"{cost:,}"] for name, (stored, cost) in rows.items()]
     print_table(f"{file}: valid", ["metric", "stores", "bytes for each subject"], table)
+    console.print(
+        f"Also, in each partition: {memory.producer:.0f} bytes for each producer that has appended to it in the last "
+        f"{PRODUCER_SILENCE // DAY:.0f} days (with a spool, {SPOOL_SILENCE // DAY:.0f} days), and {memory.dropped:.0f} "
+        "bytes, which are kept for good, for each dropped dead letter of one event."
+    )
     for warning in warnings:
         error_console.print(warning)
 
