@@ -67,20 +67,28 @@ class Deployment:
     removed: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def create_or_load(cls, client: redis.Redis, partitions: int | None = None, namespace: str = "tally") -> Self:
+    def create_or_load(
+        cls,
+        client: redis.Redis,
+        partitions: int | None = None,
+        namespace: str = "tally",
+        *,
+        unless_stored: int = DEFAULT_PARTITIONS,
+    ) -> Self:
         """Return the stored deployment; if none is stored, store a new one, whose rules are not published yet.
 
         Args:
             client: Client of the server.
             partitions: Expected number of partitions, and the number of a new deployment; `None` accepts the stored
-                number, and gives a new deployment 4.
+                number.
             namespace: First part of every key.
+            unless_stored: The number of partitions of a new deployment if `partitions` is `None`.
 
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` is not 1 to 1,024, or
                 this release cannot read the stored layout version or rules.
         """
-        wanted = Layout(partitions or DEFAULT_PARTITIONS, namespace)
+        wanted = Layout(partitions or unless_stored, namespace)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
         _, *present = _INIT(client, [wanted.root], flat)
         return cls._of_root(client, dict(zip(present[::2], present[1::2], strict=True)), partitions, namespace)

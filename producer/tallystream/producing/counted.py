@@ -39,7 +39,7 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     for partition, last_id in enumerate(last_ids):
         while last_id is not None:
             if time.monotonic() >= reload_at:  # another generation may be live
-                layout = Deployment.create_or_load(client, None, namespace).layout
+                layout = Deployment.create_or_load(client, None, namespace, unless_stored=layout.partitions).layout
                 reload_at = time.monotonic() + _META_INTERVAL
             if layout.topic != topic:
                 return  # this topic counted the entries of the earlier one before it became live

@@ -97,9 +97,10 @@ class Decider:
                     f"the counters have been switching to another generation for {_PATIENCE:g} seconds: "
                     "the event was not counted; decide it again"
                 )
-            before, self.deployment = (
-                self.deployment,
-                Deployment.create_or_load(self._client, None, self.deployment.layout.namespace),
+            before = self.deployment
+            layout = before.layout
+            self.deployment = Deployment.create_or_load(
+                self._client, None, layout.namespace, unless_stored=layout.partitions
             )
             if self.deployment.layout == before.layout:  # closed, and the new topic is not published yet
                 time.sleep(_LOOK)

@@ -66,7 +66,8 @@ class EventValidator:
     def refresh(self) -> Deployment:
         """Return the deployment; read it again if the last read is over 10 seconds ago or `forget` was called.
 
-        If the server has no deployment, store a new one without rules.
+        If the server has no deployment, store a new one without rules. If it had one, it was emptied: the new one then
+        has as many partitions, because the data may be restored while this producer works.
 
         Raises:
             ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic.
@@ -76,8 +77,12 @@ class EventValidator:
         if deployment is not None and self.is_fresh:
             return deployment
         # The expected number of partitions is checked once: a running system may be repartitioned.
-        found = Deployment.create_or_load(
-            self._client, self._partitions if deployment is None else None, self._namespace
+        found = (
+            Deployment.create_or_load(self._client, self._partitions, self._namespace)
+            if deployment is None
+            else Deployment.create_or_load(
+                self._client, None, self._namespace, unless_stored=deployment.layout.partitions
+            )
         )
         with self._lock:
             if self.deployment is not None and found.layout.topic != self.deployment.layout.topic:

@@ -12,6 +12,8 @@ import pytest
 import structlog
 
 from tallystream import BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, StreamFull, TallyError
+from tallystream.deployment import Deployment
+from tallystream.producing import validation
 from tallystream.producing.appender import _APPEND
 from tallystream.producing.sender import Sender
 from tallystream.reading.totals import Totals
@@ -40,6 +42,24 @@ def without_a_server(**settings):
     finally:
         with contextlib.suppress(TallyError):
             producer.close(timeout=0)
+
+
+def test_an_emptied_server_keeps_its_number_of_partitions(server, monkeypatch):
+    """A producer that looks at a server between FLUSHALL and a restore goes on, with the partitions that it knows."""
+    monkeypatch.setattr(validation, "_RULES_AGE", 0.0)
+    with Harness(server.url, partitions=1) as harness, Producer(server.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        stored = {key: harness.client.dump(key) for key in harness.client.scan_iter("*")}
+        harness.client.flushall()
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        assert Deployment.find(harness.client).layout.partitions == 1
+        harness.client.flushall()
+        for key, value in stored.items():
+            harness.client.restore(key, 0, value)
+        producer.emit("view", "article:1")
+        producer.flush(10)
 
 
 def test_what_is_emitted_is_counted(harness):
