@@ -47,9 +47,9 @@ class Deployment:
         spread: The metrics whose events may be in any partition.
         clock_ahead: By how many seconds the server's clock was ahead of this host's monotonic clock when a reader read
             the deployment; `None` if no reader has read it. Reads of ranges use the server's clock.
-        removed: By window and metric (`hour:view`, `unique:view`), the second at which the last bucket ended that the
-            workers have removed, when a reader read the deployment. Such a bucket may be open again: if the server's
-            clock was ahead, or if `retention` was raised.
+        removed: By kind and metric (`hour:view`, `unique:view`, `limit:call`), the end in seconds of the last period
+            that workers removed; empty until a reader reads it. Reads state buckets up to it as missing, also those
+            that are open again, because the server's clock was ahead or `retention` was raised.
     """
 
     layout: Layout

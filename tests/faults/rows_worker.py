@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.faults.world import World
 
 MOST_FLOWS = 20
-"""How often row 34 lets events flow until a metric raises."""
+"""At most how many times row 34 waits for 200 more counted events, until a metric raises."""
 
 
 @row(1, "worker killed after the read", "B P D M R")

@@ -222,7 +222,10 @@ def count_and_die(url: str, consumer: str, milliseconds: float) -> None:
 
 
 def count_beside_frozen(url: str, consumer: str, milliseconds: float) -> None:
-    """Count while a forked process is frozen that counts, too; it is frozen after some milliseconds, and continues."""
+    """Freeze a forked process that counts, count under another name, then let the first continue.
+
+    The process is frozen some milliseconds after it was forked.
+    """
     pid = _fork(partial(count, url, consumer, shuffle=1))
     time.sleep(milliseconds / 1000)
     os.kill(pid, signal.SIGSTOP)

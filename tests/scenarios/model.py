@@ -262,14 +262,14 @@ class Model:
         return kept is None or now < end + kept
 
     def may_be_removed(self, metric: str, window: str, end: int) -> bool:
-        """Return whether a bucket that ends at second `end` may be gone, because the server's clock was ahead.
+        """Return whether a bucket that ends at second `end` has closed by the latest time of the server's clock.
 
-        Readers must then state that it is missing.
+        Readers may then state it as missing.
         """
         return not self.is_open(metric, window, end, self.latest)
 
     def lacks(self, metric: str, subject: str | None, start: float, end: float, windows: list[str]) -> bool:
-        """Return whether events are not in their buckets, which had closed by the server's clock when it received them.
+        """Return whether the server received an event of a range after one of its buckets in `windows` had closed.
 
         Args:
             metric: The metric.

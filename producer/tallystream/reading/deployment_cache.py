@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 DEPLOYMENT_AGE: Final = 1.0
-"""Seconds after which the deployment is read again: its live generation and its published rules.
+"""Seconds after which the deployment is read again: its live generation, published rules and removed buckets.
 
 After a rebuild switches, a reader uses the previous generation for this time; that generation is complete up to its
 position.
@@ -75,7 +75,7 @@ def _query_removed(deployment: Deployment) -> Query[Deployment]:
 
 
 def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]]) -> dict[str, int]:
-    """Return what the keys `forgotten` of all partitions hold, in the form of `Deployment.removed`."""
+    """Return, by kind and metric, the latest end (in seconds) in the hashes `forgotten` of all partitions."""
     removed: dict[str, int] = {}
     for ends in forgotten:
         for name, end in ends.items():

@@ -29,7 +29,7 @@ MAX_RANGE: Final = 4000 * 86_400
 """The longest range of a rolling sum, in seconds."""
 
 NOTHING: Final[Mapping[str, int]] = {}
-"""No buckets were removed: see `Deployment.removed`."""
+"""The value of `Deployment.removed` if no bucket was removed."""
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -183,7 +183,7 @@ def query_rolling(
 def current_bucket(
     rules: Rules, metric: str, window: str, now: float, kind: str, removed: Mapping[str, int]
 ) -> Covered:
-    """Return the bucket of a window that contains second `now`; no bucket if it was removed.
+    """Return the bounds of the window's bucket at second `now`, and the bucket itself unless it was removed.
 
     Args:
         rules: The declared metrics.
@@ -249,7 +249,7 @@ def rolling_buckets(
 def _open_since(
     rules: Rules, metric: str, kinds: Mapping[Window, str], now: float, removed: Mapping[str, int]
 ) -> dict[str, int]:
-    """Return by window the second at which its first bucket begins that has not closed and was not removed.
+    """Return, by window, the start (in seconds) of its oldest bucket that is open and not removed.
 
     `kinds` has the windows, each with the first part of its keys. Windows whose buckets are all kept are left out.
     """

@@ -360,7 +360,7 @@ class Batch:
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
         """Return `sums` as three lists of columns: totals, window buckets, and sketches (metrics with `exact = false`).
 
-        Add the keys of the buckets to `closes`, and those of limits to the periods.
+        Add the keys of the buckets to `closes` and to the periods.
 
         Args:
             numbers: By metric, its number in the batch.

@@ -258,10 +258,11 @@ class PartitionKeys:
 
     @cached_property
     def periods(self) -> str:
-        """Sorted set: `<end of the period> <key without prefix>` of each `seen`, `limit` and `once`.
+        """Sorted set: `<end of the period> <key without prefix>` of each key that is removed with its period.
 
-        The score is the time until which the key is kept. It is a time of the log: a period is removed once no entry is
-        left to count that was received earlier.
+        These are the buckets of windows and the keys `unique`, `seen`, `limit` and `once`, unless they are kept
+        forever. The score is the time until which the key is kept. It is a time of the log: a period is removed once no
+        entry is left to count that was received earlier.
         """
         return self.counters + "periods"
 

@@ -1,4 +1,4 @@
-"""Runs each test on a cluster of one kind of server in one run, and of the other kind on the next day.
+"""On one day, runs each test on a cluster of one kind of server; on the next day, of the other kind.
 
 `TALLYSTREAM_ALL=1` runs each on both, as every night.
 """
@@ -20,7 +20,10 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests of this folder whose other kind of server is due today; a test named by hand always runs."""
+    """Deselect the tests of this folder whose other kind of server is due today.
+
+    If an argument of pytest contains `::`, or if `TALLYSTREAM_ALL` is set, nothing is deselected.
+    """
     if "TALLYSTREAM_ALL" in os.environ or any("::" in name for name in config.args):
         return
     today = dt.datetime.now(dt.UTC).date().toordinal()

@@ -340,7 +340,7 @@ TRIM = Script("tallystream_worker.maintenance", "trim")
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket(clocked: ClockedServer, seed: int) -> None:
-    """If the server's clock is 10 or 500 days ahead for a moment, even while entries are counted, no read loses one."""
+    """If the server's clock is days ahead for a moment, even while entries are counted, no read lacks a bucket."""
     chance = random.Random(seed)
     drawn = draw_rules(chance)
     rules = Rules(drawn.metric, zone=drawn.zone)
@@ -350,7 +350,7 @@ def test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket(clocked: ClockedServ
         machine = Machine(harness, clocked, rules, chance, begin)
 
         def trim() -> None:
-            """Let the server know its clock, as a worker does every two seconds."""
+            """Store the server's clock in each partition, as a worker does every two seconds."""
             for keys in harness.layout.keys:
                 TRIM(harness.client, [keys.stream, keys.retention_holds, keys.topic_ledger, keys.sequences],
                      [keys.group, 0, 0, 0, 100, 0])  # fmt: skip
@@ -388,7 +388,7 @@ HOURS_AND_DAYS = Rules(
 
 
 def remove(machine: Machine) -> None:
-    """Let more than an hour pass, and count an entry before it and after it, so that what has closed is removed."""
+    """Count an entry and let more than an hour pass, twice, so that closed buckets are removed."""
     for _ in range(2):
         append_alone(machine, Event("view", "other", 1, "u0", machine.now))
         machine.count()

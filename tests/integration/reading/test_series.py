@@ -130,7 +130,7 @@ def test_until_when_keys_are_kept(harness):
         return bucket(window, now // 60, ZONE).label
 
     def kept(key, window):
-        """Return for how many seconds after the end of its bucket a key is kept; `None` means forever."""
+        """Return for how many seconds after its bucket a key is kept; `None` if it is not registered for removal."""
         assert harness.client.pexpiretime(key) == -1, key  # it exists
         end = bucket(window, now // 60, ZONE).end
         until = harness.client.zscore(keys.periods, f"{end * 1000} {key.removeprefix(keys.counters)}")

@@ -590,7 +590,7 @@ STATEFUL = {
 
 
 def test_keys_are_kept_and_removed_after_a_restore(server, database):
-    """A restore registers all keys of periods again; when the scripts remove them, so does the next snapshot."""
+    """A restore registers all keys of periods again; when scripts remove them, the next snapshot deletes their rows."""
     with Harness(server.url, partitions=1, rules=Rules(STATEFUL)) as harness:
         keys = harness.layout.keys[0]
         with Producer(harness.url) as producer:

@@ -43,7 +43,7 @@ class WithEvents(Move, frozen=True):
 
     @classmethod
     def draw(cls, draft: Draft) -> WithEvents | None:
-        """Return some events."""
+        """Return the move with one to four events, or `None` if none was drawn."""
         events = [event for _ in range(draft.number(1, 4)) if (event := draft.event()) is not None]
         return cls(events) if events else None
 
@@ -61,7 +61,7 @@ class Refusing(WithEvents, frozen=True):
     error: ClassVar[str]
 
     def play(self, world: World) -> None:
-        """Emit events, let a worker try to count them, and count them afterwards."""
+        """Emit events, make the server refuse, check that counting fails and a read succeeds, then count."""
         world.emit(self.events)
         if not world.model.waiting:
             return  # every event was refused by its producer, so nothing needs to be counted

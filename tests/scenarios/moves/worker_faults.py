@@ -25,7 +25,7 @@ class LoseApplyReply(Move, frozen=True):
 
     @classmethod
     def draw(cls, draft: Draft) -> LoseApplyReply:
-        """Return a byte: most are after the entries were read."""
+        """Return the move with a random cut; most cuts are after the entries were read."""
         return cls(draft.number(0, 3000))
 
     def play(self, world: World) -> None:

@@ -113,7 +113,8 @@ class AlertEvaluator:
         covered = None
         problem = (
             f"the buckets of {alert.metric} are not kept for {alert.span}: the alert changes no state. "
-            f"Raise retention in [metric.{alert.metric}], or declare a coarser window"
+            f"Raise retention in [metric.{alert.metric}], or declare a coarser window. "
+            "If a wrong clock removed the buckets, run: tallystream rebuild"
         )
         try:
             covered = rolling_buckets(self._rules, alert.metric, alert.span, now, removed)

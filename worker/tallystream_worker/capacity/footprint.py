@@ -23,7 +23,7 @@ UNIQUE_BYTES: Final = 12_336
 
 
 PERIOD_BYTES: Final = 110
-"""Bytes that it takes to register a period of votes or unique actors of a subject: see decision 0039."""
+"""Bytes of the member of `periods` that registers one key of votes or unique actors: see decision 0039."""
 
 _REMOVED: Final = 3 * HOUR
 """Seconds until which the scripts have removed the state of a period after they may, if entries are counted."""

@@ -84,7 +84,7 @@ class PartitionAudit:
         self._backfill = Backfill(scratch, self._copy, fold)
         self._mark = ""
         self._position: SnapshotPosition | None = None
-        self._kept: dict[str, int] = {}  # by bucket of the snapshot, its expiry in milliseconds
+        self._kept: dict[str, int] = {}  # by bucket of the snapshot, the millisecond until which it is kept
         self._ends: dict[str, int] = {}
         self._unproved: set[int] = set()
         self._given_up: set[str] = set()
@@ -222,7 +222,11 @@ class PartitionAudit:
         return False
 
     def _is_kept(self, name: str, now: float) -> bool:
-        """Return whether a key has not expired at the millisecond `now`; a key of unknown expiry has not expired."""
+        """Return whether a key can be compared at millisecond `now`.
+
+        It cannot if its bucket has closed, or if `now` is past the time until which its state is kept. A key for which
+        no such time is known can be compared.
+        """
         end = self._ends.get(name)
         if end is None and (self._kept or name.startswith("unique:")):
             found = parse(name.removeprefix("top:"), self._rules)
@@ -232,8 +236,9 @@ class PartitionAudit:
 
     def _compare(self, chunk: list[Piece], wrong: dict[str, Difference], *, count: bool) -> None:
         commands = [piece.command(self._keys) for piece in chunk]
-        # The server's clock decides which keys have expired, and it is read after them: so a key that has expired in
-        # between is not taken for a key that should exist. In the scratch server, the clock of this host decides it.
+        # Buckets that have closed are not compared, nor is state past the time until which it is kept: the keys may be
+        # removed. The later of two clocks decides: the server's, and that of the scratch server, which is this host's.
+        # Both are read after the live keys. So a key that is removed before is not taken for one that should exist.
         moment, (*replies, clock) = checkpoint(self._client, self._keys, [*commands, ("TIME",)])
         self._bring_to(moment)
         now = max(parse_time(clock) // 1000, server_time(self._scratch))

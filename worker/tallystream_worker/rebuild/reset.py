@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ENTRY_EVENTS: Final = 1000
 _MOST_BUCKETS: Final = 1000
 """Number of the latest buckets of a window that are read: as many as a series can show. Buckets past their retention
-are read too, because they are removed later."""
+are read too, because their keys may still exist."""
 
 
 def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:

@@ -25,7 +25,7 @@ _COMMANDS: Final = 500
 
 
 class TableLoader:
-    """Loads the rows of one partition into Redis, without those that have expired by the clock of that server.
+    """Loads the rows of one partition into Redis, except alert states that have expired by the clock of that server.
 
     Args:
         client: The client of the server, which must have no counters of this partition.

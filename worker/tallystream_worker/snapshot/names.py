@@ -50,7 +50,7 @@ def key_of(group: Group) -> str:
 
 
 def bucket_of(group: Group) -> str | None:
-    """Return the name (`buckets.name`) of the bucket with which a group expires; `None` if it is in no bucket."""
+    """Return the name (`buckets.name`) of the bucket with which a group is removed; `None` if it is in no bucket."""
     match group[0]:
         case "windows" | "limits" | "ids":
             return key_of(group)
@@ -68,7 +68,7 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
         rules: The declared metrics.
 
     Returns:
-        `None` if the rules have no such bucket, or it is not by period.
+        `None` if the metric is not declared, its rule lacks this kind, the label is invalid, or the period never ends.
     """
     kind, metric, label = name.split(":", 2)
     rule = rules.metric.get(metric)

@@ -45,7 +45,7 @@ class RestoredPart:
 
     Attributes:
         stream: The name of the stream.
-        rows: Number of rows of counters that were read from the snapshot, expired ones included.
+        rows: Number of rows of counters that were read from the snapshot.
         taken: The moment of the snapshot, in milliseconds since 1970.
         replayed: Number of entries after the snapshot that were found, and are counted now.
         until: The ID of the last entry that was found; if none was, the last ID of the stream at the snapshot's moment.

@@ -117,7 +117,10 @@ class ValueReader:
         self._note_expiry(bucket_of(group))
 
     def _reads(self, touched: Mapping[Group, Iterable[str]]) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
-        """Yield triples of a group, some of its items, and the command that reads them. Read structures at once."""
+        """Yield triples: a group, some of its items, and the command that reads them.
+
+        Structures are read here and not yielded. `expires` is set for each bucket.
+        """
         for group, items in touched.items():
             start = self._prefix + key_of(group)
             remaining = iter(items)

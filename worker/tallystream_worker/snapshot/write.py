@@ -45,7 +45,7 @@ class Taken:
         whole: Whether all counters were read, so that stored rows of others are removed.
         alerts: The states of alerts, by key without prefix: as JSON, and the millisecond at which each expires, 0 for
             never.
-        forgotten: The millisecond up to which the scripts have removed buckets.
+        forgotten: Each bucket whose `expires` is above 0 and at most this millisecond was removed; 0 if none was.
     """
 
     position: SnapshotPosition
@@ -76,8 +76,8 @@ class PartitionWriter:
     def write(self, taken: Taken) -> int:
         """Write values, buckets, ledger, producers and alerts; return the number of values, removed ones included.
 
-        If the snapshot is whole, all other rows of the partition are removed and not counted. So are the rows of
-        buckets that the scripts have removed. The position is not written.
+        If the snapshot is whole, all other rows of the partition are removed and not counted. Rows of buckets that the
+        scripts have removed are always deleted. The position is not written.
         """
         if taken.whole:
             for table in partition_tables():
