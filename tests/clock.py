@@ -9,6 +9,7 @@ from typing import Self
 
 from redis import Redis
 
+from tallystream.client.server_time import server_time
 from tallystream_worker.server.binary import find_binary
 from tallystream_worker.server.embedded import EmbeddedServer
 from tests.servers import missing
@@ -42,6 +43,17 @@ def with_clock(binary: Path, folder: Path, clock: Path) -> Path:
     )
     program.chmod(0o700)
     return program
+
+
+def steady(client: Redis, sequences: str) -> None:
+    """Store, as the passes of a worker do, that the server's clock has advanced steadily for a day.
+
+    Args:
+        client: A client of the server.
+        sequences: The key `PartitionKeys.sequences` of a partition.
+    """
+    now = server_time(client)
+    client.hset(sequences, "!clock", f"{now} {now - 86_400_000}")
 
 
 class Clock:

@@ -499,7 +499,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/storage/lua/lib/buckets.lua",
-                "return not last or (now >= last and now - last <= HOUR and now - leap > HOUR)",
+                "return last ~= nil and now >= last and now - last <= HOUR and now - leap > HOUR",
                 "return true",
             ),
         ),
@@ -516,6 +516,36 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_EXPIRY}::test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket",),
+    ),
+    Mutant(
+        "rebuilt-from-the-archive-at-position-0",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/begin.lua", "if info.length == 0 then --", "if info.length < 0 then --"
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_snapshot.py::test_a_rebuild_after_a_restore_is_restored_exactly",),
+    ),
+    Mutant(
+        "steady-after-a-step-back",
+        (
+            Edit(
+                "tallystream_worker/maintenance/lua/trim.lua",
+                "if not last or now < last or now - last > LEAP then",
+                "if last and now - last > LEAP then",
+            ),
+            Edit(
+                "tallystream_worker/maintenance/lua/trim.lua",
+                "local last, leap = clock.last_pass(sequences)",
+                "local last, leap = clock.last_pass(sequences)\n  leap = leap or 0",
+            ),
+        ),
+        tests=("tests/integration/maintenance/test_trim.py::test_a_clock_that_has_just_stepped_removes_nothing",),
+    ),
+    Mutant(
+        "left-out-in-silence",
+        (Edit("tallystream/storage/lua/lib/buckets.lua", "  planned.left_out[name] = planned.is_steady\n", ""),),
+        tests=(f"{_EXPIRY}::test_reads_state_what_a_clock_that_was_ahead_for_hours_has_left_out",),
     ),
     Mutant(
         "reads-of-removed-buckets",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import ResponseError
 
+from tallystream.client.server_time import server_time
 from tallystream.storage.keys import GROUP
 from tallystream_worker.maintenance.losses import settle_losses
 from tallystream_worker.maintenance.trim import trim
 from tallystream_worker.settings.settings import RetentionSettings
+from tests.clock import steady
 from tests.harness import Harness
 
 NOTHING_KEPT = RetentionSettings(age="1s")
@@ -39,10 +41,35 @@ def first(harness: Harness) -> str:
 def trim_all(harness: Harness, retention: RetentionSettings = NOTHING_KEPT, step: int = 2000) -> int:
     """Trim until no more entries are removed; return how many were."""
     removed = 0
+    steady(harness.client, harness.layout.keys[0].sequences)
     while (done := trim(harness.client, harness.layout.keys[0], retention, step=step)).removed:
         assert done.removed <= step
         removed += done.removed
     return removed
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(None, id="first pass"),
+        pytest.param((20 * 86_400, -86_400), id="set back"),
+        pytest.param((-86_400, -9 * 86_400), id="set ahead"),
+    ],
+)
+def test_a_clock_that_has_just_stepped_removes_nothing(harness, stored):
+    """In the first pass, and after the clock has stepped, it may be ahead: for an hour, nothing is too old."""
+    append(harness, 1000)
+    harness.drain()
+    keys, now = harness.layout.keys[0], server_time(harness.client)
+    if stored is not None:
+        last, leap = (now + 1000 * seconds for seconds in stored)
+        harness.client.hset(keys.sequences, "!clock", f"{last} {leap}")
+    for _ in range(2):
+        assert trim(harness.client, keys, NOTHING_KEPT).removed == 0
+    last, leap = map(int, harness.client.hget(keys.sequences, "!clock").split())
+    assert now <= leap <= last
+    harness.client.hset(keys.sequences, "!clock", f"{last} {leap - 3_600_001}")
+    assert trim(harness.client, keys, NOTHING_KEPT).removed > 0
 
 
 def test_old_entries_go_in_steps(harness):

@@ -45,7 +45,7 @@ def without_a_server(**settings):
 
 
 def test_an_emptied_server_keeps_its_number_of_partitions(server, monkeypatch):
-    """A producer that looks at a server between FLUSHALL and a restore goes on, with the partitions that it knows."""
+    """A producer that looks at a server between FLUSHALL and a restore continues, with the partitions that it knows."""
     monkeypatch.setattr(validation, "_RULES_AGE", 0.0)
     with Harness(server.url, partitions=1) as harness, Producer(server.url) as producer:
         producer.emit("view", "article:1")

@@ -28,6 +28,7 @@ from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
 from tallystream.wire.window import DAY, HOUR, WINDOWS
 from tallystream_worker.alerts.evaluator import AlertEvaluator
+from tests.clock import steady
 from tests.harness import Harness
 from tests.oracle_reads import Reads
 from tests.oracle_rules import Happened
@@ -330,6 +331,7 @@ def test_an_entry_that_waited_does_not_bring_a_bucket_back(clocked: ClockedServe
         for metric in ("view", "vote"):
             append_alone(machine, Event(metric, "s1", 1, "u1", begin))
         machine.move(9 * DAY)
+        steady(harness.client, harness.layout.keys[0].sequences)
         machine.count()
         assert [harness.client.exists(name) for name in names(harness, label)] == [0, 0, 0, 0]
         assert totals.get("s1", "view").value == totals.get("s1", "vote").value == 1
@@ -430,6 +432,27 @@ def test_reads_state_what_a_clock_that_was_ahead_for_hours_has_removed(clocked: 
             found = totals.sum("s1", "view", "2h")
             assert (found.value, found.complete) == (7, False)
             assert totals.get("s1", "view").value == 27
+
+
+def test_reads_state_what_a_clock_that_was_ahead_for_hours_has_left_out(clocked: ClockedServer) -> None:
+    """If a wrong clock has left events out of buckets that had closed by it, no read takes these for whole."""
+    begin = an_hour(30) // DAY * DAY + 6 * HOUR + 1205
+    clocked.set(begin - time.time())
+    with Harness(clocked.url, rules=HOURS_AND_DAYS, partitions=1) as harness:
+        machine = Machine(harness, clocked, HOURS_AND_DAYS, random.Random(0), begin)
+        for _ in range(4):
+            append_alone(machine, Event("view", "s1", 5, "u1", machine.now))
+            machine.move(HOUR)
+        ahead = 20 * DAY
+        machine.move(ahead)
+        steady(harness.client, harness.layout.keys[0].sequences)
+        machine.count()
+        machine.move(-ahead)
+        with Totals(clocked.url) as totals:
+            assert totals.get("s1", "view").value == 20
+            for found in (totals.sum("s1", "view", "1d"), totals.top("view", "1d"), totals.uniques("s1", "view", "2d")):
+                assert not found.complete
+            assert [point.value for point in totals.series("s1", "view", "hour", 5).series] == [None] * 4 + [0]
 
 
 def test_reads_state_what_was_removed_before_retention_was_raised(clocked: ClockedServer) -> None:

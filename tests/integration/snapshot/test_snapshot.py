@@ -556,6 +556,30 @@ def test_after_a_restore_the_log_knows_what_it_lacks(harness, database):
         assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
 
 
+def test_a_rebuild_after_a_restore_is_restored_exactly(harness, database, tmp_path):
+    """After a restore, only the archive has the entries: a rebuild and its restore count each of them once."""
+    store = Store(str(tmp_path / "archive"))
+    emit_some(harness, 1)
+    before = harness.totals()
+    Archive(harness.client, store, harness.deployment).run_once(settled=0)
+    for _ in range(2):
+        take(harness, database)
+        harness.client.flushall()
+        restore(harness.client, database, lambda n, after, end: entries(store, n, after, end))
+        harness.layout = Deployment.create_or_load(harness.client).layout
+        assert harness.totals() == before
+        generation = propose(harness.client, Deployment.create_or_load(harness.client), RULES)
+        chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
+        deployment = Deployment.create_or_load(harness.client)
+        with Rebuild(chosen, deployment, generation, archive=str(tmp_path / "archive")) as again:
+            again.begin()
+            again.catch_up()
+            again.switch()
+        harness.layout = Deployment.create_or_load(harness.client).layout
+        assert harness.totals() == before
+        drop(harness.client, Deployment.create_or_load(harness.client), deployment.generation)
+
+
 def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database, tmp_path):
     """If entries after a snapshot were trimmed, a drill fails, and the next snapshot reads every counter."""
     emit_some(harness, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ class Repartition(Move, frozen=True):
     @classmethod
     def draw(cls, draft: Draft) -> Repartition | None:
         """Return a repartition, if all entries are still in the streams."""
-        return cls(draft.number(1, 4)) if draft.age == "forever" and "lost" not in draft.done else None
+        if draft.age != "forever" or "lost" in draft.done:
+            return None
+        if "retracted" in draft.done and avoided(Known.RETRACTED_MOVES):
+            return None
+        return cls(draft.number(1, 4))
 
     def play(self, world: World) -> None:
         """Count what waits, and repartition, unless that is the number already."""

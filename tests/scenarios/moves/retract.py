@@ -32,6 +32,7 @@ class Retract(Move, frozen=True, omit_defaults=True):
         """Return a retraction of some events, if all are still in the streams."""
         if draft.age != "forever":
             return None
+        draft.done.add("retracted")
         by = draft.pick(["subject", "actor", "actor", "id", "metric"])
         metric = draft.pick([None, *draft.rules.metric])
         match by:

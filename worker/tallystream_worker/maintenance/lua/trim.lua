@@ -9,9 +9,9 @@
 --
 -- Writes two fields of the sequences, which readers show with the lengths: `!limit`, the number of entries at which
 -- appends are refused, and `!dead`, which is ARGV[6]. A field without a limit is absent. A third, `!clock`, has the
--- server's time of this call, and the time at which the clock had last advanced by more than ten minutes between two
--- calls (0 for never). For an hour after that no entry is removed for its age: a clock that is ahead for a moment must
--- not cost the entries that a rebuild needs.
+-- server's time of this call, and the time at which the clock last stepped: it had advanced by more than ten minutes
+-- between two calls, or was set back, or this was the first call. For an hour after that no entry is removed for its
+-- age: a clock that is ahead for a moment must not cost the entries that a rebuild needs.
 --
 -- Returns {"trimmed", removed, entries, bytes, limit (entries, 0 for none), holder of the oldest entry}
 --
@@ -49,14 +49,11 @@ end
 call('HGET', ledger, 'entries:retired') -- a key of another type is an error here, before anything is written
 call('HGET', sequences, '!limit')
 
--- Stores the server's time `now`; returns whether the clock has advanced steadily for an hour, or was never stored.
+-- Stores the server's time `now`; returns whether the clock has advanced steadily for an hour.
 local function is_steady(now)
   local last, leap = clock.last_pass(sequences)
-  leap = leap or 0
-  if last and now - last > LEAP then
-    leap = now
-  elseif now < leap then
-    leap = 0 -- the clock was set back: it is no longer ahead
+  if not last or now < last or now - last > LEAP then
+    leap = now -- a clock that was set back may still be ahead
   end
   call('HSET', sequences, '!clock', string.format('%.0f %.0f', now, leap))
   return now - leap > HOUR

@@ -37,7 +37,11 @@ if call('EXISTS', stream) == 0 then
   call('SET', begun, '0-0')
 elseif call('EXISTS', begun) == 0 then
   local info, topic = streams.info(stream), maps.from_flat(call('HGETALL', KEYS[4]))
-  call('XGROUP', 'CREATE', stream, group, '0')
+  if info.length == 0 then -- then nothing is read, and the group must not look as if nothing were counted
+    call('XGROUP', 'CREATE', stream, group, info['last-generated-id'], 'ENTRIESREAD', info['entries-added'])
+  else
+    call('XGROUP', 'CREATE', stream, group, '0')
+  end
   call('SET', begun, info['last-generated-id'])
   call('HSET', ledger, unpack(first_figures(topic, info['entries-added'] - info.length)))
 end

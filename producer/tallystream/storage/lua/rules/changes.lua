@@ -19,6 +19,7 @@ local function new(batch, ledger_key)
     overflow = {}, -- by rule: the subjects that its sketch counts, see totals.lua
     forgotten_ends = {}, -- by kind and metric: the end of the last period that was removed, see forget_periods.lua
     gone = {}, -- by key of a period: true if it was removed
+    left_out = {}, -- by key or prefix of a bucket: true if an event is not added to it, see lib/buckets.lua
     is_steady = nil, -- whether the clock has advanced steadily for an hour, see lib/buckets.lua
     watched = {}, -- by key of the states: new values of counters with alerts, see alerts.lua
 

@@ -49,7 +49,8 @@ local function find(planned)
   end
 end
 
--- Records until when the periods of the batch are kept, except those that were removed.
+-- Records until when the periods of the batch are kept, except those that were removed. Buckets that events are left
+-- out of count as removed.
 local function keep(planned)
   local prefix = prefix_of(planned.ledger_key)
   local added, first = {}, #prefix + 1
@@ -57,7 +58,12 @@ local function keep(planned)
     for _, period in ipairs(periods) do
       local finish, kept = format('%.0f ', period[2]), format('%.0f', period[3])
       for i = 4, #period do
-        if period[3] > 0 and not planned.gone[period[i]] then
+        if planned.left_out[period[i]] then
+          if period[2] > (planned.forgotten_ends[period[1]] or -1) then
+            planned.forgotten_ends[period[1]] = period[2]
+            call('HSET', prefix .. 'forgotten', period[1], format('%.0f', period[2]))
+          end
+        elseif period[3] > 0 and not planned.gone[period[i]] then
           local n = #added
           added[n + 1], added[n + 2] = kept, finish .. string.sub(period[i], first)
         end

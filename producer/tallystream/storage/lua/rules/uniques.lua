@@ -36,8 +36,10 @@ local function plan(self)
     local kind = 'unique:' .. rule.metric
     local overflow = self.overflow[rule] and self.overflow[rule].known
     local is_gone = was_removed(self, states) or was_removed(self, { { kind, finish } })
-    if not is_gone and not buckets.is_over(self, closes) then
-      local period = { kind, finish, closes }
+    local period = { kind, finish, closes }
+    if not is_gone and buckets.leave_out(self, prefix, closes) then
+      period[4] = prefix
+    elseif not is_gone then
       for _, actors in ipairs(by_subject) do
         if not (overflow and overflow[actors[1]]) then
           -- There are many such keys: register each only when it is created.
@@ -46,8 +48,8 @@ local function plan(self)
           end
         end
       end
-      self.unique_periods[#self.unique_periods + 1] = period
     end
+    self.unique_periods[#self.unique_periods + 1] = period
   end
 end
 

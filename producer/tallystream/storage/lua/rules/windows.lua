@@ -59,13 +59,13 @@ local function plan(self)
       subjects, deltas = additions.merge_bucket(subjects, deltas, extras[key].deltas)
       extras[key] = nil
     end
-    if not self.gone[key] and not buckets.is_over(self, closes[key]) then
+    if not self.gone[key] and not buckets.leave_out(self, key, closes[key]) then
       plan_bucket(self, rule, nth, label, subjects, deltas)
     end
   end
   for key, extra in pairs(extras) do
     -- A vote that is taken out of a bucket that was removed must not create the bucket again.
-    local is_open = closes[key] and not self.gone[key] and not buckets.is_over(self, closes[key])
+    local is_open = closes[key] and not self.gone[key] and not buckets.leave_out(self, key, closes[key])
     if is_open or redis.call('EXISTS', key) == 1 then
       local subjects, deltas = additions.merge_bucket({}, {}, extra.deltas)
       plan_bucket(self, extra.rule, extra.nth, extra.label, subjects, deltas)
