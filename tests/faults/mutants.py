@@ -543,6 +543,17 @@ MUTANTS: Final = (
         tests=("tests/integration/maintenance/test_trim.py::test_a_clock_that_has_just_stepped_removes_nothing",),
     ),
     Mutant(
+        "buckets-of-earlier-rules-stay",
+        (
+            Edit(
+                "tallystream_worker/snapshot/names.py",
+                "    return None if period is None else (period.end * 1000, (period.end + _LEFTOVER) * 1000)",
+                "    return None",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_snapshot.py::test_keys_of_earlier_rules_are_removed_after_a_restore",),
+    ),
+    Mutant(
         "left-out-in-silence",
         (Edit("tallystream/storage/lua/lib/buckets.lua", "  planned.left_out[name] = planned.is_steady\n", ""),),
         tests=(f"{_EXPIRY}::test_reads_state_what_a_clock_that_was_ahead_for_hours_has_left_out",),

@@ -24,7 +24,7 @@ from tallystream.errors import ConfigurationError, StreamError
 from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
-from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import DUE, UNTIL
 from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
@@ -638,6 +638,26 @@ def test_keys_are_kept_and_removed_after_a_restore(server, database):
         restore(harness.client, database)
         assert harness.client.zcard(keys.periods) == 0
         assert harness.client.hgetall(keys.forgotten) == {b"limit:call": b"5", UNTIL.encode(): b"%d" % before[-1][1]}
+
+
+def test_keys_of_earlier_rules_are_removed_after_a_restore(server, database):
+    """A restore also registers the buckets that no rule has any more, so that they are removed some day."""
+    with Harness(server.url, partitions=1, rules=Rules(STATEFUL)) as harness:
+        keys = harness.layout.keys[0]
+        with Producer(harness.url) as producer:
+            producer.emit("view", "a", actor="u1")
+            producer.emit("call", "a", id="x")
+            producer.emit("vote", "a", actor="u1")
+        harness.drain()
+        before = {name.decode() for name in harness.client.zrange(keys.periods, 0, -1)}
+        changed = {"visit": Metric(), "call": Metric(limit=2, per="day", ids=None), "vote": Metric(once="forever")}
+        harness.client.hset(harness.layout.meta, "rules", publish(Rules(changed)))
+        take(harness, database, whole=True)
+        harness.client.flushall()
+        restore(harness.client, database)
+        found = harness.client.zrange(keys.periods, 0, -1, withscores=True)
+        assert {name.decode() for name, _ in found} == before
+        assert all(until - int(name.split()[0]) == 400 * 86_400_000 for name, until in found)
 
 
 def test_a_restore_on_a_host_with_another_time(server, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from tallystream.client.server_time import server_time
 from tallystream.rules.batch import board_length
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
-from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of, period_of
+from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of, removal_of
 
 if TYPE_CHECKING:
     import redis
@@ -106,12 +106,12 @@ class TableLoader:
 
     def _keep(self, bucket: str, keys: list[str]) -> None:
         """Record until when the keys of a bucket are kept, so that the scripts remove them after that."""
-        found = period_of(bucket, self._rules)
-        if found is None or not found[1]:
+        if (found := removal_of(bucket, self._rules)) is None:
             return
+        end, until = found
         for first in range(0, len(keys), _FIELDS):
-            members = (f"{found[0].end * 1000} {key}" for key in keys[first : first + _FIELDS])
-            self._queue("ZADD", f"{self._counters}periods", *(part for name in members for part in (found[1], name)))
+            members = (f"{end} {key}" for key in keys[first : first + _FIELDS])
+            self._queue("ZADD", f"{self._counters}periods", *(part for name in members for part in (until, name)))
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
         """Collect the values of a group for its leaderboard, if the rules declare one; drop the lowest of a long one.

@@ -24,6 +24,9 @@ HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
 _LENGTH: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}
 """Characters of the label of a window; needed because the label of a minute contains the colon that ends labels."""
 
+_LEFTOVER: Final = 400 * 86_400
+"""Seconds for which a bucket that no rule has any more is kept after its end."""
+
 _LABEL: Final = re.compile(r"forever|[1-9][0-9]*[smhd]-[0-9]+|[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?(?:T[0-9]{2})?")
 
 
@@ -86,6 +89,23 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
     if kind in ("limit", "once"):
         return period, period_kept(rule, period)
     return period, (rule.closes(length, period.end) or 0) * 1000
+
+
+def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
+    """Return the end of a bucket and the time until which its keys are kept, in milliseconds; `None` if it is forever.
+
+    A bucket that no rule has any more, because a metric was renamed or a rule was changed, is kept for 400 days.
+
+    Args:
+        name: The name of the bucket, as `bucket_of` returns it.
+        rules: The declared metrics.
+    """
+    if (found := period_of(name, rules)) is not None:
+        return (found[0].end * 1000, found[1]) if found[1] else None
+    label = name.split(":", 2)[2]
+    window = next((each for each, length in _LENGTH.items() if len(label) == length), label.rpartition("-")[0])
+    period = labelled(window, label, rules.zone) if window else None
+    return None if period is None else (period.end * 1000, (period.end + _LEFTOVER) * 1000)
 
 
 def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:

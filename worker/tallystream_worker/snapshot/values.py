@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream_worker.snapshot.names import HASHES, bucket_of, key_of, parse, period_of
+from tallystream_worker.snapshot.names import HASHES, bucket_of, key_of, parse, removal_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -138,7 +138,7 @@ class ValueReader:
 
     def _note_expiry(self, bucket: str | None) -> None:
         if bucket is not None:
-            found = period_of(bucket, self._rules)
+            found = removal_of(bucket, self._rules)
             self.expires[bucket] = 0 if found is None else found[1]
 
     def _run(self, reads: Iterator[tuple[Group, list[str], tuple[Any, ...]]]) -> None:
