@@ -77,7 +77,7 @@ class LedgerSummary(msgspec.Struct, frozen=True):
         dead: The number of dead letters in all partitions.
         ledger: By outcome, and for `appended`, the number of events.
         unaccounted: The number of appended events without an outcome: a value other than 0 is a fault. `null` while
-            entries wait to be counted.
+            entries wait to be counted, or if the lag is not known.
     """
 
     partitions: list[PartitionSummary]

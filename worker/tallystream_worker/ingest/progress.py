@@ -53,7 +53,7 @@ class IngestProgress:
             self.examples.append(example | {"begin": begin} if begin else example)
 
     def number_from_file(self) -> None:
-        """Number the examples that are numbered from an offset from the beginning of their file instead.
+        """Change each line number that is counted from an offset to one that is counted from the beginning of the file.
 
         Read each file once, up to its last such offset. If it cannot be read, the line of an example becomes `None`.
         """

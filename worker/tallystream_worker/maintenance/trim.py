@@ -29,7 +29,7 @@ _STEP: Final = 2000
 """The largest number of entries that one call removes, which bounds the time for which it blocks the server."""
 
 _CALLS: Final = 50
-"""The largest number of calls in one partition in one pass; the next pass removes the rest."""
+"""The largest number of calls that trim a stream, or drop dead letters, in one pass; the next pass does the rest."""
 
 _NEARLY: Final = 0.8
 
@@ -117,9 +117,12 @@ class Trimmer:
     def run_once(self) -> None:
         """Remove from each partition entries and dead letters beyond the configured age and sizes; log what is full.
 
-        Entries that a reader needs stay. One pass makes at most 50 calls in a partition; the next removes the rest.
+        Entries that a reader needs stay. In a partition, one pass makes at most 50 calls that trim the stream, and 51
+        that drop dead letters; the next pass removes the rest. Do nothing if the server has the data of another
+        deployment.
 
         Raises:
+            ConfigurationError: this release cannot read the stored layout version or rules.
             redis.RedisError: the server does not reply, or rejects a command.
         """
         for_each_partition(self._client, self._deployment, self._partition)

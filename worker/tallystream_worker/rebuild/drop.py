@@ -30,8 +30,8 @@ _STEP: Final = 500
 def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
     """Remove a generation that is not live in any partition; return the number of keys that were removed.
 
-    Its counters, dead letters, ledger and consumer groups are removed, and its rules and the note that it is being
-    built in `tally:meta`. The figures of the topic in the ledger of the first generation stay.
+    Its counters, dead letters, ledger and consumer groups are removed. So are its rules, and the note that it is being
+    built, in the hash that describes the topic. The figures of the topic in the ledger of the first generation stay.
 
     Raises:
         ConfigurationError: the generation is live in a partition, or for readers.

@@ -89,8 +89,9 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
 def without_history(before: Rules, now: Rules) -> list[str]:
     """Return, sorted, the names of the metrics whose earlier events were counted by other rules.
 
-    A metric that only one of the two declares is left out, and so is a metric that differs only in `description`,
-    `floor` or `spread`: these do not change the result of counting. If the zones differ, all others are returned.
+    A metric that only one of the two declares is left out. If the zones differ, all other metrics are returned. If not,
+    only those are returned that differ in a field other than `description`, `floor` and `spread`, which do not change
+    the result of counting.
 
     Args:
         before: The published rules.

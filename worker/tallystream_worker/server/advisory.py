@@ -27,7 +27,7 @@ FIXED: Final = {
 
 
 def warn_of_vulnerabilities(url: str, log: FilteringBoundLogger) -> None:
-    """Connect to the server at `url`, and log a warning if it is known to have a vulnerability in its Lua engine.
+    """Connect to the server at `url`, and log a warning if its Lua engine has, or may have, a vulnerability.
 
     Do nothing if the server does not reply, or its version is unknown.
 

@@ -234,7 +234,10 @@ class SegmentedLog:
 
 
 def _hold(lock: int, *, wait: bool = False) -> None:
-    """Lock the file until it is closed or its process ends; raise an `OSError` if another process has the lock."""
+    """Lock the file until it is closed or its process ends.
+
+    If another process has the lock, raise an `OSError`; with `wait`, wait for the lock instead.
+    """
     import fcntl  # noqa: PLC0415  # Windows has no fcntl, and no spool
 
     fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

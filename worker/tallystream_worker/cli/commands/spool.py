@@ -26,9 +26,9 @@ def spool(
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:
-    """Print the events that dead processes left in a spool folder; a running process sends its own.
+    """List the spools that dead processes left in a folder, with the number of their events; --send sends them first.
 
-    The exit status is 1 if a spool cannot be read.
+    A running process sends its own. The exit status is 1 if a spool cannot be read.
 
     Parameters
     ----------

@@ -99,9 +99,10 @@ class Events(Controller):
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
     ) -> Response[Decision]:
-        """Respond 200 if the event is accepted, 409 if it changes nothing, 429 if the limit is reached.
+        """Respond 200 if the event is accepted, 409 if it does not change the total, 429 if the limit is reached.
 
-        409 is for an event whose id was counted before, and for a vote that its actor already has.
+        409 is for an event whose id was counted before, and for a vote that has the amount of its actor's present vote,
+        or is earlier than that vote. A later vote of the same amount still replaces its time.
         """
         _, body = await receive(request, MAX_EVENT_BODY)
         rules = await published(totals)
