@@ -76,10 +76,10 @@ class Node:
 
 
 class Topology:
-    """The nodes of a cluster and their slots, by the latest slot map and redirects.
+    """The nodes of a cluster and their slots, as the caller last learned them. It sends nothing: `Router` asks the nodes.
 
     Args:
-        seeds: Addresses of nodes to ask for the slot map, in addition to those of the latest map.
+        seeds: Addresses that `refresh_candidates` yields in addition to the nodes of the latest slot map.
         open_node: Makes the client of a node, without connecting.
     """
 
