@@ -42,6 +42,8 @@ COSTS = msgspec.convert(
             "entry": 70.0,
             "subject": 15.0,
             "single": 45.0,
+            "producer": 70.0,
+            "dropped": 87.0,
         },
         "wire": {
             "append_entry": 240.0,

@@ -76,7 +76,7 @@ class Node:
 
 
 class Topology:
-    """The nodes of a cluster and their slots, as the caller last learned them. It sends nothing: `Router` asks the nodes.
+    """The nodes of a cluster and their slots, as the caller last learned them; `Router` asks the nodes.
 
     Args:
         seeds: Addresses that `refresh_candidates` yields in addition to the nodes of the latest slot map.
