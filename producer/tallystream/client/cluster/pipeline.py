@@ -146,6 +146,10 @@ class _Run:
         while True:
             try:
                 node = self._router.owner(part.slot)
+            except RedisError as error:
+                _fill(replies, part.places, error)
+                return
+            try:
                 with node.client.pipeline(transaction=True) as pipeline:
                     for place in part.places:
                         pipeline.execute_command(*commands[place], **staged[place][1])
