@@ -19,6 +19,7 @@ from tallystream_worker.counting.apply import _APPLY
 from tallystream_worker.process import failpoints
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.server.errors import EmbeddedServerError
+from tests.clock import steady
 from tests.faults.checks import rests
 from tests.faults.failure import ExpectationFailed
 from tests.faults.journal import Account
@@ -126,6 +127,8 @@ class World:
         """Write the deployment and rules to the server or cluster at `url`, and start to watch its counters."""
         self.url = url
         self.harness = self._open.enter_context(Harness(url, rules=RULES))
+        for keys in self.harness.layout.keys:
+            steady(self.harness.client, keys.sequences)  # in the first hour of a deployment, nothing is trimmed by age
         self.watch = self._watching()
 
     @contextlib.contextmanager
