@@ -499,8 +499,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/storage/lua/lib/buckets.lua",
-                "return last ~= nil and now >= last and now - last <= HOUR and now - leap > HOUR",
-                "return true",
+                "clock.is_steady(sequences_of(planned.ledger_key), planned.now) == true",
+                "true",
             ),
         ),
         tests=(f"{_EXPIRY}::test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket",),
@@ -603,7 +603,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "periods-due-after-a-leap",
-        (Edit("tallystream/storage/lua/rules/forget_periods.lua", " or has_leapt(sequences, now)", ""),),
+        (Edit("tallystream/storage/lua/rules/forget_periods.lua", " or clock.is_steady(sequences, now) == false", ""),),
         tests=("tests/integration/counting/test_kept_periods.py::test_two_jumps_of_the_clock_remove_nothing",),
     ),
     Mutant(
@@ -671,7 +671,9 @@ MUTANTS: Final = (
         "ids-forgotten-at-once",
         (
             Edit(
-                _FORGET, "must_wait = since and (since > now - AGAIN or has_leapt(sequences, now))", "must_wait = false"
+                _FORGET,
+                "must_wait = since and (since > now - AGAIN or clock.is_steady(sequences, now) == false)",
+                "must_wait = false",
             ),
             Edit(_FORGET, "bound = since and math.min(bound, left)", "bound = left"),
         ),

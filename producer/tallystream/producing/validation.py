@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, EventError
-from tallystream.storage.keys import partition_of
+from tallystream.storage.keys import DEFAULT_PARTITIONS, partition_of
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
 
 if TYPE_CHECKING:
@@ -77,13 +77,10 @@ class EventValidator:
         if deployment is not None and self.is_fresh:
             return deployment
         # The expected number of partitions is checked once: a running system may be repartitioned.
-        found = (
-            Deployment.create_or_load(self._client, self._partitions, self._namespace)
-            if deployment is None
-            else Deployment.create_or_load(
-                self._client, None, self._namespace, unless_stored=deployment.layout.partitions
-            )
-        )
+        expected, known = self._partitions, DEFAULT_PARTITIONS
+        if deployment is not None:
+            expected, known = None, deployment.layout.partitions
+        found = Deployment.create_or_load(self._client, expected, self._namespace, unless_stored=known)
         with self._lock:
             if self.deployment is not None and found.layout.topic != self.deployment.layout.topic:
                 self.known = {}

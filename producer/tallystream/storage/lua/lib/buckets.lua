@@ -13,12 +13,10 @@ local clock = require('tallystream.storage.lua.lib.clock')
 
 local HOUR = 3600000 -- milliseconds
 
--- Returns true if the clock has advanced steadily for an hour; false if no pass has stored its time. `now` is its time.
-local function is_steady(ledger_key, now)
+-- Returns the key of the sequences of the topic, for the ledger of one of its generations.
+local function sequences_of(ledger_key)
   local of_generation = string.gsub(ledger_key, 'ledger$', '')
-  local of_topic = string.gsub(of_generation, ':g%-?%d+:$', ':')
-  local last, leap = clock.last_pass(of_topic .. 'seq')
-  return last ~= nil and now >= last and now - last <= HOUR and now - leap > HOUR
+  return (string.gsub(of_generation, ':g%-?%d+:$', ':')) .. 'seq'
 end
 
 -- Returns true if no event is added any more to the bucket `name`, which closes at millisecond `closes` (0: never), and
@@ -28,7 +26,7 @@ local function leave_out(planned, name, closes)
     return false
   end
   if planned.is_steady == nil then
-    planned.is_steady = is_steady(planned.ledger_key, planned.now)
+    planned.is_steady = clock.is_steady(sequences_of(planned.ledger_key), planned.now) == true
   end
   planned.left_out[name] = planned.is_steady
   return planned.is_steady

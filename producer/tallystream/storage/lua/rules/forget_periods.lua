@@ -81,13 +81,6 @@ local function oldest_uncounted(stream, group)
   return streams.received(id, found and maps.from_flat(found[2]) or {}), id
 end
 
--- Returns true if the clock may be ahead for a moment: since the last pass of a worker, or within the hour before that
--- pass, the clock has advanced by more than a pass takes. trim.lua stores when.
-local function has_leapt(sequences, now)
-  local last, leap = clock.last_pass(sequences)
-  return last and (now < last or now - last > AGAIN or now - leap <= AGAIN)
-end
-
 -- Returns a bound of the time at which the entries from the oldest uncounted one on were received. Times rise with the
 -- IDs, except if entries state an earlier time: then `!stated` has the earliest.
 local function received_since(stream, group, sequences)
@@ -127,7 +120,7 @@ local function plan(stream, group, ids, planned)
     prefix = prefix,
     most = most,
     due = format('%.0f %.0f', now, left),
-    must_wait = since and (since > now - AGAIN or has_leapt(sequences, now)),
+    must_wait = since and (since > now - AGAIN or clock.is_steady(sequences, now) == false),
     bound = since and math.min(bound, left),
   }
 end

@@ -36,10 +36,11 @@ local function plan(self)
     local kind = 'unique:' .. rule.metric
     local overflow = self.overflow[rule] and self.overflow[rule].known
     local is_gone = was_removed(self, states) or was_removed(self, { { kind, finish } })
-    local period = { kind, finish, closes }
-    if not is_gone and buckets.leave_out(self, prefix, closes) then
-      period[4] = prefix
-    elseif not is_gone then
+    if not is_gone then
+      local period = { kind, finish, closes }
+      if buckets.leave_out(self, prefix, closes) then
+        period[4], by_subject = prefix, {}
+      end
       for _, actors in ipairs(by_subject) do
         if not (overflow and overflow[actors[1]]) then
           -- There are many such keys: register each only when it is created.
@@ -48,8 +49,8 @@ local function plan(self)
           end
         end
       end
+      self.unique_periods[#self.unique_periods + 1] = period
     end
-    self.unique_periods[#self.unique_periods + 1] = period
   end
 end
 
