@@ -559,6 +559,20 @@ MUTANTS: Final = (
         tests=(f"{_EXPIRY}::test_reads_state_what_a_clock_that_was_ahead_for_hours_has_left_out",),
     ),
     Mutant(
+        "late-for-buckets-in-silence",
+        (
+            Edit(
+                _FORGET,
+                "  for kind, finish in pairs(planned.batch.left_out) do\n    forget(planned, kind, finish)\n  end\n",
+                "",
+            ),
+        ),
+        tests=(
+            f"{_EXPIRY}::test_reads_state_what_arrived_too_late_before_retention_was_raised",
+            f"{_EXPIRY}::test_reads_state_what_arrived_while_a_clock_was_ahead",
+        ),
+    ),
+    Mutant(
         "reads-of-removed-buckets",
         (
             Edit(

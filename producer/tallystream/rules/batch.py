@@ -147,6 +147,7 @@ class Batch:
         self._uniques: dict[tuple[str, str, int, int, States], dict[str, set[str]]] = {}
         self._rules: dict[str, Metric] = {}
         self.closes: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
         self._periods: dict[tuple[str, int, int], dict[str, None]] = defaultdict(dict)
         self._places: dict[BucketSet, int] = {}
 
@@ -220,6 +221,20 @@ class Batch:
                 for subject, actor in zip(subjects, actors, strict=True):
                     found[subject].add(actor)
 
+    def leave_out(self, place: BucketSet, received: int) -> None:
+        """Record that an event of a place is not added to the buckets that had closed at millisecond `received`.
+
+        The script stores the end of the latest such bucket of each window. If a bucket before it is open after all,
+        because the clock is set back or `retention` is raised, reads state it as missing.
+        """
+        for window, each, closes in zip(place.rule.windows, place.buckets, place.closes, strict=True):
+            if each is not None and closes is not None and closes * 1000 <= received:
+                self._leave_out(window, place.metric, each)
+
+    def _leave_out(self, kind: str, metric: str, period: Bucket) -> None:
+        name, end = f"{kind}:{metric}", period.end * 1000
+        self._left_out[name] = max(end, self._left_out.get(name, end))
+
     def _states(self, place: BucketSet, minute: int, id_: str | None) -> States:
         """Return the state that an event of a minute needs; an id, a limit and periodic votes need some."""
         rule, metric = place.rule, place.metric
@@ -243,6 +258,7 @@ class Batch:
         period = bucket(unique, minute, self._zone)
         closes = _until(period.end, place.rule.retention_seconds(unique))
         if 0 < closes <= received:
+            self._leave_out("unique", place.metric, period)
             return None
         prefix = self._keys.unique(place.metric, period.label, "")
         key = (place.metric, prefix, closes, period.end * 1000, states)
@@ -310,6 +326,7 @@ class Batch:
             ],
             "periods": [(*period, *keys) for period, keys in self._periods.items()],
             "closes": self.closes,
+            "left_out": self._left_out,
             "ledger": [part for move in ledger.items() for part in move],
         }
         if not self._alerts.keys().isdisjoint(rules):

@@ -30,6 +30,7 @@ from tallystream.wire.window import DAY, HOUR, WINDOWS
 from tallystream_worker.alerts.evaluator import AlertEvaluator
 from tests.clock import steady
 from tests.harness import Harness
+from tests.integration.rebuild.test_rebuild import rebuilt
 from tests.oracle_reads import Reads
 from tests.oracle_rules import Happened
 
@@ -474,6 +475,64 @@ def test_reads_state_what_was_removed_before_retention_was_raised(clocked: Clock
             assert (found.value, found.complete) == (2, False)
             assert found.start == bucket("hour", int(begin) // 60).end
             assert totals.sum("other", "view", "3h").complete
+
+
+@pytest.mark.parametrize("is_decided", [False, True])
+def test_reads_state_what_arrived_too_late_before_retention_was_raised(
+    clocked: ClockedServer, is_decided: bool
+) -> None:
+    """If `retention` is raised, the buckets that earlier rules did not add late events to are stated as missing.
+
+    A rebuild counts these events in the buckets.
+    """
+
+    def rules(kept: str) -> Rules:
+        return Rules({"view": Metric(windows=("hour",), retention={"hour": kept}, unique="hour", top=5, ids=None)})
+
+    begin = an_hour(30)
+    with Harness(clocked.url, rules=rules("2h"), partitions=1) as harness:
+        machine = Machine(harness, clocked, rules("2h"), random.Random(0), begin)
+        late = Event("view", "s1", 5, "u1", machine.now - 5 * HOUR)
+        if is_decided:
+            machine.decide(late)
+        else:
+            append_alone(machine, late)
+        append_alone(machine, Event("view", "s1", 1, "u1", machine.now))
+        machine.count()
+        hour = bucket("hour", int(late.at or 0) // 60)
+        harness.client.hset(harness.layout.meta, "rules", publish(rules("8d")))
+        with Totals(clocked.url) as totals:
+            assert totals.get("s1", "view").value == 6
+            for found in (totals.sum("s1", "view", "9h"), totals.top("view", "9h"), totals.uniques("s1", "view", "9h")):
+                assert (found.start, found.complete) == (hour.end, False)
+            assert totals.sum("s1", "view", "9h").value == 1
+            assert totals.sum("s1", "view", "3h").complete
+        rebuilt(harness, rules("8d"))
+        with Totals(clocked.url) as totals:
+            found = totals.sum("s1", "view", "9h")
+            assert (found.value, found.complete) == (6, True)
+
+
+def test_reads_state_what_arrived_while_a_clock_was_ahead(clocked: ClockedServer) -> None:
+    """If an event arrives after its bucket closed by a wrong clock, reads state the bucket as missing."""
+    begin = an_hour(30)
+    clocked.set(begin - time.time())
+    with Harness(clocked.url, rules=HOURS_AND_DAYS, partitions=1) as harness:
+        machine = Machine(harness, clocked, HOURS_AND_DAYS, random.Random(0), begin)
+        append_alone(machine, Event("view", "s1", 5, "u1", machine.now))
+        machine.move(20 * DAY)
+        append_alone(machine, Event("view", "s1", 3, "u2", begin))
+        machine.count()
+        machine.move(-20 * DAY)
+        with Totals(clocked.url) as totals:
+            assert totals.get("s1", "view").value == 8
+            for found in (totals.sum("s1", "view", "1h"), totals.top("view", "1d"), totals.uniques("s1", "view", "1d")):
+                assert not found.complete
+        machine.move(HOUR)
+        append_alone(machine, Event("view", "s1", 7, "u1", machine.now))
+        machine.count()
+        with Totals(clocked.url) as totals:
+            assert [point.value for point in totals.series("s1", "view", "hour", 2).series] == [None, 7]
 
 
 def test_a_month_of_days_in_a_zone_between_hours(clocked: ClockedServer) -> None:

@@ -30,7 +30,7 @@ from tallystream_worker.counting.validation import check_normal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from tallystream.rules.batch import BucketResolver
+    from tallystream.rules.batch import BucketResolver, BucketSet
     from tallystream.rules.metrics import Metric, Rules
     from tallystream.wire.stream_id import StreamID
     from tallystream_worker.counting.entry import Entry
@@ -97,7 +97,7 @@ class PayloadFold:
         events = group.events
         if not events or record_if_late(result, entry, metric, rule, group.minute * 60_000 + 59_999, events):
             return
-        place = self._places.open(self._places(metric, group.minute), entry.received)
+        place = self._open(result, entry, metric, group.minute)
         sums = result.batch.sums[place] if rule.limit is None else result.batch.limited[place]
         sums.update(group.ones)
         get = sums.get  # faster than Counter.__missing__
@@ -116,7 +116,7 @@ class PayloadFold:
             for single in columns.singles():
                 self._add_single(result, entry, single)
             return
-        place = self._places.open(self._places(metric, columns.minute), entry.received)
+        place = self._open(result, entry, metric, columns.minute)
         result.batch.add_visits(place, columns.minute, columns.subjects, columns.actors, received=entry.received)
         events = len(columns.subjects)
         result.settled[metric] += events
@@ -171,7 +171,7 @@ class PayloadFold:
             if self._stream_id is None:
                 self._stream_id = parse_id(entry.id)
             logged = (*self._stream_id, earlier)
-        place = self._places.open(self._places(metric, at // 60_000), entry.received)
+        place = self._open(result, entry, metric, at // 60_000)
         result.batch.add(place, subject, amount, at, actor, id_, logged, received=entry.received)
         result.settled[metric] += 1
         if rule.once is None and rule.limit is None and (id_ is None or rule.ids is None):
@@ -199,12 +199,20 @@ class PayloadFold:
         if reason is not None:
             self._add_dead(result, entry, Payload([], [], [correction]), reason)
             return
-        place = self._places.open(self._places(metric, correction.at // 60_000), entry.received)
+        place = self._open(result, entry, metric, correction.at // 60_000)
         if correction.finest is not None:
             place = self._places.without_finer(place, correction.finest)
         result.batch.sums[place][subject] += correction.amount
         result.settled[metric] += 1
         result.counted[metric] += 1
+
+    def _open(self, result: FoldResult, entry: Entry, metric: str, minute: int) -> BucketSet:
+        """Return the bucket set of a metric and a minute, without the buckets that closed before the entry arrived."""
+        place = self._places(metric, minute)
+        if entry.received < place.closes_first:
+            return place
+        result.batch.leave_out(place, entry.received)
+        return self._places.open(place, entry.received)
 
     def _refusal(self, metric: str, at: int, entry: Entry) -> str:
         """Return why an event of amount 1 without actor cannot be counted; `""` if no rule forbids it.

@@ -44,11 +44,31 @@ local function drop_watched(rule, now)
   end
 end
 
+-- Moves the buckets that have closed from the periods and uniques of the batch to `left_out`.
+local function leave_out(batch, metric, now)
+  local kept = {}
+  for _, period in ipairs(batch.periods) do
+    local closes = batch.closes[period[4]] or 0
+    if closes > 0 and closes <= now then
+      batch.left_out[period[1]] = period[2]
+    else
+      kept[#kept + 1] = period
+    end
+  end
+  batch.periods = kept
+  for _, bucket in ipairs(batch.uniques) do
+    if bucket[3] > 0 and bucket[3] <= now then
+      batch.left_out['unique:' .. metric] = bucket[4]
+    end
+  end
+end
+
 -- Removes the buckets that have closed at millisecond `now` from the batch of one event, and those that have ended from
 -- its alerts.
 local function drop(batch, now)
   local rule = batch.rules[1]
   drop_watched(rule, now)
+  leave_out(batch, rule.metric, now)
   batch.windows = open_columns(batch.windows, function(column)
     return batch.closes[rule.windows[column[2]] .. column[3]]
   end, now)

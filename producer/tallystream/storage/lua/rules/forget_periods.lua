@@ -49,20 +49,30 @@ local function find(planned)
   end
 end
 
+-- Records that no event is added to the period of a kind and metric that ends at millisecond `finish`, or to those
+-- before it.
+local function forget(planned, kind, finish)
+  if finish > (planned.forgotten_ends[kind] or -1) then
+    planned.forgotten_ends[kind] = finish
+    call('HSET', prefix_of(planned.ledger_key) .. 'forgotten', kind, format('%.0f', finish))
+  end
+end
+
 -- Records until when the periods of the batch are kept, except those that were removed. Buckets that events are left
--- out of count as removed.
+-- out of count as removed: an event may be received, or counted, too late for its bucket. If the bucket is open after
+-- all, because the clock is set back or `retention` is raised, reads state it as missing.
 local function keep(planned)
   local prefix = prefix_of(planned.ledger_key)
   local added, first = {}, #prefix + 1
+  for kind, finish in pairs(planned.batch.left_out) do
+    forget(planned, kind, finish)
+  end
   for _, periods in ipairs({ planned.batch.periods, planned.unique_periods }) do
     for _, period in ipairs(periods) do
       local finish, kept = format('%.0f ', period[2]), format('%.0f', period[3])
       for i = 4, #period do
         if planned.left_out[period[i]] then
-          if period[2] > (planned.forgotten_ends[period[1]] or -1) then
-            planned.forgotten_ends[period[1]] = period[2]
-            call('HSET', prefix .. 'forgotten', period[1], format('%.0f', period[2]))
-          end
+          forget(planned, period[1], period[2])
         elseif period[3] > 0 and not planned.gone[period[i]] then
           local n = #added
           added[n + 1], added[n + 2] = kept, finish .. string.sub(period[i], first)

@@ -26,6 +26,8 @@
 --             keys of the state of IDs, limits and votes, and of the buckets of windows; see forget_periods.lua
 --   closes = { [key] = millisecond }       keys of the buckets that the batch's events are in, and of the leaderboards
 --            of these buckets, with the time at which each closes (see lib/buckets.lua); 0 means never
+--   left_out = { [kind:metric] = end }     of each window and of uniques, the end of the latest bucket that an event is
+--            not added to, because the bucket had closed before the server received the event; see forget_periods.lua
 --   ledger = { field, events, ... }
 --   outbox = key of the stream of notifications, only if alerts are declared; then rules may have `watch`, and
 --   touched = { { key, subject, ... }, ... }   subjects whose sums over a range are watched
@@ -47,7 +49,7 @@ local windows = require('tallystream.storage.lua.rules.windows')
 -- Plans the rules with state. totals.lua and windows.lua then plan the additions that these rules gather.
 local function plan_state(planned)
   local batch = planned.batch
-  if #batch.periods > 0 or #batch.uniques > 0 then
+  if #batch.periods > 0 or #batch.uniques > 0 or next(batch.left_out) then
     require('tallystream.storage.lua.rules.forget_periods').find(planned)
   end
   if #batch.seen > 0 then

@@ -44,7 +44,7 @@ local function write(changes)
   end
   write_counters(changes)
   write_structures(changes)
-  if #changes.batch.periods > 0 or #changes.unique_periods > 0 then
+  if #changes.batch.periods > 0 or #changes.unique_periods > 0 or next(changes.batch.left_out) then
     require('tallystream.storage.lua.rules.forget_periods').keep(changes)
   end
   for field, events in pairs(changes.ledger) do
