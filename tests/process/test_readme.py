@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,17 @@ def test_up_prints_the_lines_of_the_readme(folder):
     with up(folder) as printed:
         lines = [line for line in printed.splitlines() if not line.startswith("{")]
     assert [shape(line) for line in lines] == [shape(line) for line in shown]
+
+
+def test_up_serves_the_metrics_of_its_worker(folder):
+    """`tallystream up` serves the metrics of the worker's services together with those of the read service."""
+    with up(folder) as printed:
+        port = re.search(r"dashboard +http://127.0.0.1:(\d+)", printed)[1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            served = answer.read().decode()
+    assert 'tallystream_partition_up{partition="0"} 1.0' in served
+    assert "tallystream_batch_events_count" in served
+    assert "tallystream_lag_entries" in served
 
 
 def shape(line: str) -> str:

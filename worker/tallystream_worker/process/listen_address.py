@@ -49,6 +49,6 @@ def warn_if_metrics_are_exposed(host: str, port: int) -> None:
             "metrics.exposed",
             host=host,
             port=port,
-            problem="without a token, everyone who reaches this address can read how much each metric counts",
+            problem="without a token, everyone who reaches this address can read how many events are counted",
             action="let only Prometheus reach it, or leave out --metrics-host",
         )

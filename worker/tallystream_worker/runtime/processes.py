@@ -39,7 +39,7 @@ def run_one(
     """Run a worker for each namespace in this process until SIGTERM or Ctrl-C; return the exit status 0.
 
     Args:
-        tenants: The settings of each namespace; the consumer name is that of the first.
+        tenants: The settings of each namespace; its consumer name is that of its own settings.
         log: Logger for the changes of state.
         metrics_port: Port for Prometheus metrics and health; `None` to serve neither.
         metrics_host: Address for Prometheus metrics and health.

@@ -15,6 +15,7 @@ from tallystream_worker.cli.output import error_console
 from tallystream_worker.process import logs
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.health import HealthProbe
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.service.server import serving
@@ -44,7 +45,8 @@ def up(
                 copy = str(data.resolve() / "snapshot.sqlite")
                 settings = replace(settings, snapshot=replace(settings.snapshot, url=copy))
         registry = CollectorRegistry()
-        stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
+        worker = stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
+        registry.register(HealthProbe(worker))
         url = stack.enter_context(serving(settings, registry))
         error_console.print(
             f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; the counters are kept",
