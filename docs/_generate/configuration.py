@@ -21,7 +21,8 @@ This page is for operators. It lists every setting, its default, and the environ
 
 The configuration is one file: `tallystream.toml` or `config/tallystream.toml` in the working folder, or the file that
 `--config` names. An environment variable overrides the file, and the command line overrides both.
-`tallystream check FILE` checks a file and prints what its rules store.
+`tallystream check FILE` checks a file. It also prints what each metric stores in Redis, such as totals and hours, and
+how many bytes that takes for each subject.
 
 `python -m docs._generate.configuration` writes this page from the settings and from the comments of
 `config/tallystream.toml`, which contains every setting with its default.
@@ -43,9 +44,10 @@ def page(source: str) -> str:
         parts[-1] += "\n"
     rows = "\n".join(f"| `{name}` | {_cell(about)} |" for name, about in _rules(source))
     parts.append(
-        "## `[metric.NAME]`\n\nOne section declares one metric. The producer refuses events of other metrics, and the "
-        "worker dead-letters them. [Rules](rules.md) has the bytes of each rule, and the effect of a change on a live "
-        "system.\n\n"
+        "## `[metric.NAME]`\n\nOne section declares one metric. `emit` refuses an event of a metric that is not "
+        "declared. If such an event reaches a stream in another way, for example by `XADD`, the worker stores it as a "
+        "dead letter (kept with the reason, and not counted). [Rules](rules.md) explains how many bytes each rule "
+        "stores, and what happens if you change a rule on a live system.\n\n"
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
