@@ -518,6 +518,22 @@ MUTANTS: Final = (
         tests=(f"{_EXPIRY}::test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket",),
     ),
     Mutant(
+        "archive-of-a-new-stream-not-restored",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "        yield from archived(self._partition, position.floor,",
+                "        if first and position.is_reached(self._client, self._keys.stream):\n"
+                "            return\n"
+                "        yield from archived(self._partition, position.floor,",
+            ),
+        ),
+        tests=(
+            "tests/integration/snapshot/test_snapshot.py::"
+            "test_the_archive_is_used_if_producers_have_appended_before_a_restore",
+        ),
+    ),
+    Mutant(
         "rebuilt-from-the-archive-at-position-0",
         (
             Edit(

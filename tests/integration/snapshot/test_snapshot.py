@@ -517,6 +517,25 @@ def test_producers_may_append_while_it_is_restored(harness, database, monkeypatc
     assert books(harness)["counted"] == books(harness)["appended"] == emitted.total()
 
 
+def test_the_archive_is_used_if_producers_have_appended_before_a_restore(harness, database, tmp_path):
+    """If producers have begun new streams on an emptied server, a restore still counts the archived entries."""
+    store = Store(str(tmp_path / "archive"))
+    emit_some(harness, 1)
+    take(harness, database)
+    emit_some(harness, 2)
+    Archive(harness.client, store, harness.deployment).run_once(settled=0)
+    before = harness.totals()
+    harness.client.flushall()
+    with Producer(harness.url) as producer:
+        producer.emit("plain", "s1", 7)
+        producer.flush(10)
+    parts = restore(harness.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
+    harness.drain()
+    before["plain", "s1"] = before.get(("plain", "s1"), 0) + 7
+    assert harness.totals() == before
+    assert sum(part.missing for part in parts) == 0
+
+
 def test_what_is_missing_is_said(harness, database):
     """A restore reports the number of events that waited at the snapshot and are lost, and the ledger agrees."""
     emit_some(harness, 1)

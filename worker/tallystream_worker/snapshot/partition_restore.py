@@ -154,12 +154,14 @@ class PartitionRestore:
     def _old(
         self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
     ) -> Iterator[Entry]:
-        """Yield the archived entries after the snapshot and before those of the stream, if the stream lacks any."""
+        """Yield the archived entries after the snapshot and before those of the stream.
+
+        If the stream has lost no entry after the snapshot, there are none. But it may be a new stream: producers may have
+        appended to an emptied server.
+        """
         if archived is None:
             return
         first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
-        if first and position.is_reached(self._client, self._keys.stream):
-            return  # the stream has every entry after the snapshot
         yield from archived(self._partition, position.floor, first[0][0].decode() if first else None)
 
     def _left(self, after: str) -> Iterator[Entry]:
