@@ -69,6 +69,7 @@ class Mutant:
 
 _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
+_SNAPSHOT: Final = "tests/integration/snapshot/test_snapshot.py"
 _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
@@ -342,7 +343,7 @@ MUTANTS: Final = (
                 "",
             ),
         ),
-        tests=("tests/integration/snapshot/test_snapshot.py::test_a_restore_keeps_what_was_forgotten",),
+        tests=(f"{_SNAPSHOT}::test_a_restore_keeps_what_was_forgotten",),
     ),
     Mutant(
         "late-by-stream-id",
@@ -528,10 +529,7 @@ MUTANTS: Final = (
                 "        yield from archived(self._partition, position.floor,",
             ),
         ),
-        tests=(
-            "tests/integration/snapshot/test_snapshot.py::"
-            "test_the_archive_is_used_if_producers_have_appended_before_a_restore",
-        ),
+        tests=(f"{_SNAPSHOT}::test_the_archive_is_used_if_producers_have_appended_before_a_restore",),
     ),
     Mutant(
         "rebuilt-from-the-archive-at-position-0",
@@ -540,7 +538,7 @@ MUTANTS: Final = (
                 "tallystream_worker/rebuild/lua/begin.lua", "if info.length == 0 then --", "if info.length < 0 then --"
             ),
         ),
-        tests=("tests/integration/snapshot/test_snapshot.py::test_a_rebuild_after_a_restore_is_restored_exactly",),
+        tests=(f"{_SNAPSHOT}::test_a_rebuild_after_a_restore_is_restored_exactly",),
     ),
     Mutant(
         "steady-after-a-step-back",
@@ -567,7 +565,7 @@ MUTANTS: Final = (
                 "    return None",
             ),
         ),
-        tests=("tests/integration/snapshot/test_snapshot.py::test_keys_of_earlier_rules_are_removed_after_a_restore",),
+        tests=(f"{_SNAPSHOT}::test_keys_of_earlier_rules_are_removed_after_a_restore",),
     ),
     Mutant(
         "left-out-in-silence",
@@ -841,7 +839,7 @@ MUTANTS: Final = (
         tests=(
             "tests/integration/rebuild/test_reset.py::test_the_clock_of_the_host_decides_nothing",
             "tests/integration/repartition/test_migration.py::test_the_clock_of_the_host_decides_nothing_in_a_move",
-            "tests/integration/snapshot/test_snapshot.py::test_a_restore_on_a_host_with_another_time",
+            f"{_SNAPSHOT}::test_a_restore_on_a_host_with_another_time",
         ),
     ),
     Mutant(

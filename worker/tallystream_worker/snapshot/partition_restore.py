@@ -156,8 +156,8 @@ class PartitionRestore:
     ) -> Iterator[Entry]:
         """Yield the archived entries after the snapshot and before those of the stream.
 
-        If the stream has lost no entry after the snapshot, there are none. But it may be a new stream: producers may have
-        appended to an emptied server.
+        If the stream has lost no entry after the snapshot, there are none. But if producers have appended to an emptied
+        server, the stream is new.
         """
         if archived is None:
             return
