@@ -573,6 +573,17 @@ MUTANTS: Final = (
         tests=(f"{_EXPIRY}::test_reads_state_what_a_clock_that_was_ahead_for_hours_has_left_out",),
     ),
     Mutant(
+        "audit-of-missing-buckets",
+        (
+            Edit(
+                "tallystream_worker/rebuild/partition_audit.py",
+                "        if not self._removed.can_compare(name):\n            return False\n",
+                "",
+            ),
+        ),
+        tests=(f"{_EXPIRY}::test_reads_state_what_arrived_while_a_clock_was_ahead",),
+    ),
+    Mutant(
         "late-for-buckets-in-silence",
         (
             Edit(

@@ -273,6 +273,32 @@ def test_check(alone):
     assert "70 bytes for each producer that has appended to it in the last 30 days (with a spool, 365 days)" in printed
 
 
+def test_check_names_the_sections_of_a_warning(alone):
+    """A warning is printed whole: names in brackets are no formatting."""
+    (alone.folder / "silent.toml").write_text(
+        '[metric.view]\nwindows = ["day"]\nretention = {day = "20d"}\n'
+        '[[alert]]\nname = "x"\nmetric = "view"\nover = "30d"\nabove = 5\n',
+        encoding="utf-8",
+    )
+    warning = " ".join(alone("check", "silent.toml").stderr.split())
+    assert "[[alert]] 'x' is silent" in warning
+    assert "Raise retention in [metric.view]" in warning
+
+
+def test_a_rebuild_prints_what_changes(shell):
+    """A table and JSON show the live value, the new value and the change of each counter that differs."""
+    shell("emit", "view", "article:1", "--wait")
+    ledger = shell.json("status")["ledger"]
+    assert (ledger["appended"], ledger["counted"]) == (1, 1)
+    (shell.folder / "tallystream.toml").write_text("[metric.view]\nwindows = []\n[metric.like]\n", encoding="utf-8")
+    found = shell.json("rebuild", "--no-switch")
+    (gone,) = [row for row in found["differences"] if row["counter"].startswith("day:view:")]
+    assert (gone["live"], gone["new"], gone["change"]) == (1, None, -1)
+    printed = shell("rebuild", "--no-switch").stdout
+    (row,) = [line for line in printed.splitlines() if line.startswith("│ day:view:")]
+    assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["1", "-", "-1"]
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [

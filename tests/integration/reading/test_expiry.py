@@ -28,6 +28,7 @@ from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
 from tallystream.wire.window import DAY, HOUR, WINDOWS
 from tallystream_worker.alerts.evaluator import AlertEvaluator
+from tallystream_worker.rebuild.audit import audit
 from tests.clock import steady
 from tests.harness import Harness
 from tests.integration.rebuild.test_rebuild import rebuilt
@@ -515,17 +516,20 @@ def test_reads_state_what_arrived_too_late_before_retention_was_raised(
 
 def test_reads_state_what_arrived_while_a_clock_was_ahead(clocked: ClockedServer) -> None:
     """If an event arrives after its bucket closed by a wrong clock, reads state the bucket as missing."""
-    begin = an_hour(30)
+    begin = an_hour(0)
     clocked.set(begin - time.time())
     with Harness(clocked.url, rules=HOURS_AND_DAYS, partitions=1) as harness:
         machine = Machine(harness, clocked, HOURS_AND_DAYS, random.Random(0), begin)
         append_alone(machine, Event("view", "s1", 5, "u1", machine.now))
+        machine.count()
         machine.move(20 * DAY)
         append_alone(machine, Event("view", "s1", 3, "u2", begin))
         machine.count()
-        machine.move(-20 * DAY)
+        machine.move(2 - 20 * DAY)
+        append_alone(machine, Event("view", "s1", 2, "u3", machine.now))
+        machine.count()
         with Totals(clocked.url) as totals:
-            assert totals.get("s1", "view").value == 8
+            assert totals.get("s1", "view").value == 10
             for found in (totals.sum("s1", "view", "1h"), totals.top("view", "1d"), totals.uniques("s1", "view", "1d")):
                 assert not found.complete
         machine.move(HOUR)
@@ -533,6 +537,8 @@ def test_reads_state_what_arrived_while_a_clock_was_ahead(clocked: ClockedServer
         machine.count()
         with Totals(clocked.url) as totals:
             assert [point.value for point in totals.series("s1", "view", "hour", 2).series] == [None, 7]
+        found = audit(harness.client, Deployment.create_or_load(harness.client), HOURS_AND_DAYS)
+        assert (found.differences, found.expired > 0) == ([], True)
 
 
 def test_a_month_of_days_in_a_zone_between_hours(clocked: ClockedServer) -> None:

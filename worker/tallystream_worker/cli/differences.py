@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 _SHOWN: Final = 50
 
 
-def print_differences(differences: Sequence[Difference]) -> None:
-    """Print a table of the first 50 differences; print nothing if there are none."""
+def print_differences(
+    differences: Sequence[Difference], columns: tuple[str, str, str] = ("expected", "found", "difference")
+) -> None:
+    """Print a table of the first 50 differences; print nothing if there are none.
+
+    Args:
+        differences: The differences.
+        columns: The names of the columns of `Difference.expected`, `found` and `difference`.
+    """
     if differences:
         print_table(
             "differences" if len(differences) <= _SHOWN else f"the first {_SHOWN} differences",
-            ["counter", "expected", "found", "difference"],
+            ["counter", *columns],
             [[row.counter, *map(_text, (row.expected, row.found, row.difference))] for row in differences[:_SHOWN]],
         )
 

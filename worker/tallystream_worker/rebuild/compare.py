@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream_worker.rebuild.removed import RemovedPeriods
 from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
-from tallystream_worker.snapshot.names import bucket_of, parse, period_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import redis
 
     from tallystream.deployment import Deployment
-    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
 
 _LOOKS: Final = 5
@@ -31,29 +30,13 @@ def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Ite
     rules = deployment.rules_of(generation)
     for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):
         seen: set[str] = set()
-        wanted = _remembered(client, present, new, rules)
+        removed = RemovedPeriods(rules)
+        for keys in (present, new):
+            removed.learn(client.execute_command("HGETALL", keys.forgotten))
         shrunk = shrunk_in(*(client.execute_command("HGETALL", keys.ledger) for keys in (present, new)))
         for keys in (present, new):
-            for chunk in chunks(pieces(client, keys, rules, wanted=wanted)):
+            for chunk in chunks(pieces(client, keys, rules, wanted=removed.can_compare)):
                 yield from _differences(client, present, new, chunk, seen, shrunk)
-
-
-def _remembered(client: redis.Redis, present: PartitionKeys, new: PartitionKeys, rules: Rules) -> Callable[[str], bool]:
-    """Return a function that returns `False` for the name of a key whose period either generation has removed."""
-    ends: dict[str, int] = {}
-    for keys in (present, new):
-        for kind, end in client.execute_command("HGETALL", keys.forgotten).items():
-            if not kind.startswith(b"!"):
-                ends[kind.decode()] = max(int(end), ends.get(kind.decode(), 0))
-
-    def wanted(name: str) -> bool:
-        name = name.removeprefix("top:")
-        end = ends.get(":".join(name.split(":", 2)[:2]))
-        found = parse(name, rules) if end is not None else None
-        kept = None if found is None else period_of(bucket_of(found[0]) or name, rules)
-        return end is None or kept is None or kept[0].end * 1000 > end
-
-    return wanted
 
 
 def _differences(

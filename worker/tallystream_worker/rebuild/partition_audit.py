@@ -15,6 +15,7 @@ from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.baseline import Base, Sources, choose
 from tallystream_worker.rebuild.checkpoint import AppliedEntries, Checkpoint, checkpoint
 from tallystream_worker.rebuild.drop import counter_keys
+from tallystream_worker.rebuild.removed import RemovedPeriods
 from tallystream_worker.rebuild.report import Report, Scope
 from tallystream_worker.rebuild.scope import Provable, Span
 from tallystream_worker.rebuild.source import stream_entries
@@ -86,6 +87,7 @@ class PartitionAudit:
         self._position: SnapshotPosition | None = None
         self._kept: dict[str, int] = {}  # by bucket of the snapshot, the millisecond until which it is kept
         self._ends: dict[str, int] = {}
+        self._removed = RemovedPeriods(rules)
         self._unproved: set[int] = set()
         self._given_up: set[str] = set()
         self._last_letter = "-"
@@ -224,9 +226,11 @@ class PartitionAudit:
     def _is_kept(self, name: str, now: float) -> bool:
         """Return whether a key can be compared at millisecond `now`.
 
-        It cannot if its bucket has closed, or if `now` is past the time until which its state is kept. A key for which
-        no such time is known can be compared.
+        It cannot if its bucket has closed, or if `now` is past the time until which its state is kept. It cannot if its
+        period was removed, or events were left out of it, because reads state it as missing. Any other key can be.
         """
+        if not self._removed.can_compare(name):
+            return False
         end = self._ends.get(name)
         if end is None and (self._kept or name.startswith("unique:")):
             found = parse(name.removeprefix("top:"), self._rules)
@@ -239,8 +243,11 @@ class PartitionAudit:
         # Buckets that have closed are not compared, nor is state past the time until which it is kept: the keys may be
         # removed. The later of two clocks decides: the server's, and that of the scratch server, which is this host's.
         # Both are read after the live keys. So a key that is removed before is not taken for one that should exist.
-        moment, (*replies, clock) = checkpoint(self._client, self._keys, [*commands, ("TIME",)])
+        commands += [("HGETALL", self._keys.forgotten), ("TIME",)]
+        moment, (*replies, forgotten, clock) = checkpoint(self._client, self._keys, commands)
         self._bring_to(moment)
+        self._removed.learn(forgotten)
+        self._removed.learn(self._scratch.execute_command("HGETALL", self._copy.forgotten))
         now = max(parse_time(clock) // 1000, server_time(self._scratch))
         kept = [self._is_kept(piece.name, now) for piece in chunk]
         chosen, live = list(compress(chunk, kept)), list(compress(replies, kept))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 from tallystream.client.connect import connect
@@ -81,12 +80,16 @@ def rebuild(
             if not undo:
                 differences.extend(compare(client, deployment, generation))
                 if not json:
-                    print_differences(_as_changes(differences))
+                    print_differences(differences, ("live", "new", "change"))
             return not no_switch
 
         build(settings, deployment, generation, source, accept_loss=accept_loss, begun=undo, review=review)
     if json:
-        listed = [asdict(each) | {"difference": each.difference} for each in differences]
+        listed = [
+            {"stream": each.stream, "counter": each.counter, "live": each.expected, "new": each.found}
+            | {"change": each.difference}
+            for each in differences
+        ]
         print_json({"generation": generation, "live": not no_switch, "differences": listed})
     elif no_switch:
         console.print(f"generation {generation} is built but not live; {len(differences):,} counters differ")
@@ -107,8 +110,3 @@ def _kept(deployment: Deployment) -> int:
     if deployment.building is not None or len(kept) != 1:
         raise ConfigurationError("cannot undo: no previous generation is kept")
     return kept[0]
-
-
-def _as_changes(differences: list[Difference]) -> list[Difference]:
-    """Return copies of the differences of `compare` with `expected` (then the new value) and `found` (live) swapped."""
-    return [replace(each, expected=each.found, found=each.expected) for each in differences]

@@ -1,0 +1,39 @@
+"""Finds out which counters are of periods that a generation has removed: they cannot be compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tallystream_worker.snapshot.names import bucket_of, parse, period_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tallystream.rules.metrics import Rules
+
+
+class RemovedPeriods:
+    """The periods that generations have removed, or that events were left out of.
+
+    Args:
+        rules: The declared metrics.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._ends: dict[str, int] = {}  # by kind and metric, the millisecond at which the last such period ends
+
+    def learn(self, forgotten: Mapping[bytes, bytes]) -> None:
+        """Add the periods that a generation has recorded in its hash `forgotten`."""
+        for kind, end in forgotten.items():
+            if not kind.startswith(b"!"):
+                name = kind.decode()
+                self._ends[name] = max(int(end), self._ends.get(name, 0))
+
+    def can_compare(self, name: str) -> bool:
+        """Return `False` if a key is of such a period; `name` is without the generation's prefix."""
+        name = name.removeprefix("top:")
+        end = self._ends.get(":".join(name.split(":", 2)[:2]))
+        found = parse(name, self._rules) if end is not None else None
+        kept = None if found is None else period_of(bucket_of(found[0]) or name, self._rules)
+        return end is None or kept is None or kept[0].end * 1000 > end
