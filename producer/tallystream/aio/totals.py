@@ -153,7 +153,10 @@ class Totals:
         return await self._ask(questions.search(prefix, n))
 
     async def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
-        """Return many totals with their bounds of error, and the positions; see `tallystream.Totals.read`."""
+        """Return many totals, each with its error, and the position of each partition that was read.
+
+        See `tallystream.Totals.read`.
+        """
         return await self._ask(questions.read(counters), after, timeout, together=True)
 
     async def run(self, query: Query[Answer]) -> Answer:

@@ -92,10 +92,10 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
 
 
 def _with_absolute_path(url: str) -> str:
-    """Return a `unix://` URL with its relative path made absolute; return any other URL unchanged.
+    """Return a `unix://` URL with its relative path made absolute; return any other URL, or one with `@`, unchanged.
 
     `unix://tally-data/server.sock` names a file below the current directory. redis-py would take the first folder for
-    the name of a host, and connect to the rest. `unix://USER:PASSWORD@/PATH` keeps its meaning.
+    the name of a host, and connect to the rest. A URL with a user, `unix://USER:PASSWORD@/PATH`, keeps its meaning.
     """
     path = url.removeprefix(_UNIX)
     if path == url or path.startswith("/") or "@" in path:

@@ -232,7 +232,10 @@ class Buffer:
         return cycle, sealed
 
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
-        """Count entries as appended and free their room; `cycle` is the seal up to which all entries are confirmed."""
+        """Count the events of confirmed entries as appended, and free their room in the buffer.
+
+        `cycle` is the number of the last seal up to which all entries are confirmed.
+        """
         with self._changed:
             for entry in confirmed:
                 self.appended += entry.events

@@ -40,11 +40,11 @@ class SealedEntry:
 
 @dataclass(frozen=True)
 class Rollback:
-    """The result of rolling back a queue.
+    """The result of rolling back a queue: see `PartitionQueue.roll_back`.
 
     Attributes:
-        again: Entries that are sent again.
-        lost: Entries that the server has lost and that are no longer kept here.
+        again: How many entries are sent again.
+        lost: How many entries the server has lost that are no longer kept here.
     """
 
     again: int

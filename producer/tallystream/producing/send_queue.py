@@ -150,7 +150,7 @@ def _queues(
     return [
         PartitionQueue(keep, name, confirmed - first[n], since, sent[n] if sent else 0)
         for n, (name, confirmed, since) in enumerate(
-            zip(spool.names, spool.confirmed_sequences, spool.since, strict=True)
+            zip(spool.names, spool.sequences_before_plans, spool.since, strict=True)
         )
     ]
 

@@ -132,7 +132,11 @@ class Sender:
                 buffer.wake.set()
 
     def _wait(self) -> None:
-        """Wait until there is something to do, then linger so that more events share an entry."""
+        """Wait until the buffer wakes this thread or something is due; linger after a wake-up.
+
+        To linger is to wait up to `linger` seconds more, so that more events share an entry. It ends when something is
+        due or the buffer sets `hurry`. It is left out if the buffer is closing, or if something was due at the start.
+        """
         buffer = self._buffer
         due = self._due()
         if buffer.wake.wait(due) and not buffer.is_closing and due != 0:

@@ -158,7 +158,11 @@ class ReadBarrier:
 
 
 def positions_among(commands: Sequence[Command], replies: Sequence[Any]) -> list[CountingPosition]:
-    """Return the counting positions among a query's replies, one for each pair of `position_commands` in it."""
+    """Return the counting position for each pair of `position_commands` in `commands`, parsed from their `replies`.
+
+    Raises:
+        redis.ResponseError: see `parse_position`.
+    """
     return [
         parse_position([replies[place - 1], replies[place]], command[2])
         for place, command in enumerate(commands)

@@ -250,10 +250,10 @@ class Batch:
     def _actors(
         self, place: BucketSet, unique: str, minute: int, received: int, states: States
     ) -> dict[str, set[str]] | None:
-        """Return the actors in the `unique` bucket of a minute, by subject; the caller adds to them.
+        """Return this batch's sets of actors by subject, for the `unique` bucket of a minute; the caller adds to them.
 
-        Return `None` if the bucket had closed at millisecond `received`. The script leaves the actors out if one of the
-        `states` was removed, because their events are then late.
+        Return `None`, and record the bucket as left out, if it had closed at millisecond `received`. The script leaves
+        the actors out if one of the `states` was removed, because their events are then late.
         """
         period = bucket(unique, minute, self._zone)
         closes = _until(period.end, place.rule.retention_seconds(unique))
@@ -491,7 +491,10 @@ def _added(columns: Iterable[Counter[str]]) -> Counter[str]:
 
 
 def _until(end: int | None, kept: int | None) -> int:
-    """Return the millisecond until which a key is kept: `kept` seconds after `end`; 0 (forever) if either is `None`."""
+    """Return the millisecond since 1970 until which a key is kept; 0 (forever) if an argument is `None`.
+
+    The key is kept for `kept` seconds after `end`, a time in seconds since 1970.
+    """
     return 0 if end is None or kept is None else (end + kept) * 1000
 
 

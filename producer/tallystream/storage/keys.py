@@ -114,9 +114,16 @@ class PartitionKeys:
     def sequences(self) -> str:
         """Hash: producer id -> `<last appended sequence> <its stream ID>`.
 
-        Fields that begin with `!` are not producers: `!limit` is the most entries that the stream may have, `!closed`
-        is the topic that producers must append to instead, `!reaped` is how far records of silent producers were
-        removed (see `reap_producers.lua`), and `!clock` is the server's time at the last trim (see `trim.lua`).
+        A field that begins with `file:` is a source, a segment of an ingested file: its value is `<offset up to which
+        the source was appended> <stream ID>` (see `ingest.lua`). If `@<topic>.<partition>` follows its name, the offset
+        is that in an earlier topic.
+
+        Fields that begin with `!` are neither. `!limit` is the most entries that the stream may have, and `!closed` is
+        the topic to append to instead. `!stated` has the ID of the last entry that states an earlier time than that of
+        its ID, and the earliest time that such an entry states (see `appending.lua`). `!clock` is the server's time at
+        the last trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see
+        `trim.lua`). `!reaped` and `!reaped:spool` are how far records of silent producers were removed; `!active`,
+        `!marks:drawn` and `!marks:spool` measure the silence (see `reap_producers.lua`).
         """
         return self.prefix + "seq"
 

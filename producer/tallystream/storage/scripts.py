@@ -99,9 +99,10 @@ class Script:
 def _assemble(package: str, name: str) -> str:
     """Return the text of a script with the modules that it needs before it.
 
-    A module that is required at the top of a file becomes a block that sets a local variable. A module that is required
-    inside a function is made when the function first requires it. Both save time, because each call of a script makes
-    its functions again: a block needs no function call, and most batches need few of the rules.
+    A module that the script or another block requires at its top becomes a block that sets a local variable. Every
+    other module is made when it is first required, even if a module that is not a block requires it at its top. Both
+    save time, because each call of a script makes its functions again: a block needs no function call, and most batches
+    need few of the rules.
     """
     shebang, script = _read(f"{package}.lua.{name}").split("\n", 1)
     blocks: dict[str, str] = {}

@@ -60,7 +60,7 @@ class Archive:
 
 
 class LiveArchive:
-    """Archives the live topic; after a repartition, the new topic.
+    """Archives the live topic; after a repartition, only the new topic, to which the old entries were copied.
 
     Args:
         client: The client of the server that has the streams.

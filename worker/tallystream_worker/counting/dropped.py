@@ -35,7 +35,8 @@ class DroppedLetter(msgspec.Struct, array_like=True, frozen=True, gc=False):
         source: The stream ID of the original entry.
         events: The number of its events.
         metric: The metric that the ledger had added them to; `""` for none.
-        items: The digests of its items, one after the other; empty if it was the whole entry.
+        items: The digests of its items, 8 bytes each, one after the other; empty if it was the whole entry, or could
+            not be decoded.
     """
 
     source: str
@@ -136,7 +137,10 @@ def places(singles: Iterable[Single], first: int = 0) -> Iterator[int]:
 
 
 def _items(payload: Payload, first: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the items of a payload; `without` names them in the same way."""
+    """Yield each item of a payload without `visits`, as a tuple in the form whose digest `without` compares.
+
+    `first` is added to the place of each single event: see `places`.
+    """
     for group in payload.groups:
         yield from ((group.metric, group.minute, subject) for subject in group.ones)
         yield from ((group.metric, group.minute, subject, events) for subject, events in group.counts.items())

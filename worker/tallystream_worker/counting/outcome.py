@@ -83,5 +83,5 @@ def publish(result: BatchResult, subscribers: Iterable[BatchSubscriber], on_erro
 
 
 def log_subscriber_error(error: Exception) -> None:
-    """Log an error of a subscriber, with its traceback."""
+    """Log the exception `error`, which a subscriber raised, with its traceback."""
     structlog.get_logger().error("subscriber.failed", problem=named_text(error), exc_info=error)

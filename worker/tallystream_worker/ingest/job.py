@@ -60,10 +60,12 @@ class Job:
 
 
 def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> list[Job]:
-    """Open a file, and return its jobs: one for each segment, or a single job if it is gzip or not a regular file.
+    """Return the jobs of a file: one for each segment, or a single job if it is gzip or not a regular file.
+
+    The file is opened to find this out, and closed again.
 
     Args:
-        path: The path of the file.
+        path: The path of the file; not `-` (standard input), whose first bytes would be lost.
         format_: The format of the file.
         mapping: Which part of a line becomes which part of an event.
         salt: See `Job`.

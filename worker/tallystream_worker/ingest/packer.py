@@ -31,8 +31,8 @@ class EventPacker:
     Args:
         layout: The number of partitions.
         rules: The declared metrics; `None` if no worker has published them yet.
-        offsets: The offset up to which the segment was appended, for each partition.
-        earlier_offsets: The same offsets for each earlier topic, which may have another number of partitions.
+        offsets: For each partition, the offset before which all its events of the segment were appended.
+        earlier_offsets: The same for each earlier topic, which may have another number of partitions.
     """
 
     def __init__(
@@ -188,7 +188,10 @@ class EventPacker:
         return metric not in self._needs_check
 
     def pack_block(self, metric: str, found: BlockEvents, end: int) -> None:
-        """Pack the events that `BlockReader` found in a block of lines; its doubtful lines are left to the caller.
+        """Add the events that `BlockReader` found in a block of lines to the packs of their partitions.
+
+        `full_chunks` then yields the full packs. Events that were appended before are skipped, and added to `known`.
+        The doubtful lines of the block are left to the caller.
 
         Args:
             metric: The metric of the events, for which `is_summable` is true.

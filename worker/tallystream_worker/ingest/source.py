@@ -31,7 +31,9 @@ class SourceError(TallyError):
 
 
 class Source:
-    """An open file: iterate over it for its lines; `bytes_read` and `total` give the progress. See `open_source`.
+    """An open file, plain or gzip: iterate over it for its lines that are not blank (`Line`). See `open_source`.
+
+    `bytes_read` and `total` give the progress. A source is a context manager that closes the file.
 
     Args:
         raw: The file, opened for reading; `close` closes it.

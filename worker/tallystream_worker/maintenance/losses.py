@@ -71,10 +71,14 @@ class LossFinder:
         self._unaccounted = StreamStates(log, "events.unaccounted", "events.accounted")
 
     def run_once(self) -> None:
-        """Add the proved losses of each partition to its ledger, and log them; log missing events without a proof, too.
+        """Add the proved losses of each partition to its ledger, and log them.
+
+        If events of a partition are missing without a proof, log an error when this begins, and a line when it ends. Do
+        nothing if the server has other data than the worker started with.
 
         Raises:
-            redis.RedisError: the server does not reply, or rejects a command.
+            redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
+            ConfigurationError: this release cannot read the stored layout version or rules.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 

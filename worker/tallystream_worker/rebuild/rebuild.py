@@ -105,14 +105,15 @@ class RebuildProgress:
 class Rebuild:
     """Counts a generation that is not live, and switches to it; a context manager that closes its connections.
 
-    Call `begin`, `catch_up` and `switch`, in this order; each may be called again after an interruption.
+    Call `begin`, `catch_up` and `switch`, in this order; each may be called again after an interruption. Leave out
+    `begin` for a generation that was live before and is kept, as `rebuild --undo` does.
 
     Args:
         settings: The configuration.
         deployment: The deployment that the generation belongs to.
-        generation: The number of the generation, from `propose`.
+        generation: The number of the generation: the one that is being built (see `propose`), or one that is kept.
         archive: URL of the archive, `""` for none.
-        accept_loss: Whether to count the generation even if some entries are gone.
+        accept_loss: Whether to continue if some entries are neither in the streams nor in the archive.
     """
 
     def __init__(

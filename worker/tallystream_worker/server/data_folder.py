@@ -92,7 +92,7 @@ class DataFolder:
         return path
 
     def remove_socket(self, path: Path) -> None:
-        """Remove a socket, and its folder if `new_socket` created one and it is empty then; ignore errors."""
+        """Remove a socket, and its folder if that is not the data folder and is empty then; ignore an `OSError`."""
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
             if path.parent != self.path:

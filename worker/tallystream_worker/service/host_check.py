@@ -32,14 +32,17 @@ _SHOWN_TO_PAGES: Final = "ETag, Retry-After"
 
 
 class HostAndOriginCheck:
-    """Rejects requests to a foreign `Host`, and writes and WebSockets from a page of a foreign `Origin`.
+    """Decides which requests to reject: those to a foreign `Host`, and writes and WebSockets from a foreign `Origin`.
+
+    `refuses` returns the response to a rejected request, and `headers_for` returns the CORS headers of a response.
 
     The host is checked if `hosts` is set, or if the service listens on a loopback address without tokens. `localhost`,
     the address to listen on, the names of `hosts`, and every IP address are then accepted.
 
-    The origin is checked in each request that has one. A read from a page of a foreign origin is answered, but without
-    the CORS headers that let the browser show the response to the page. A write with a session cookie must have an
-    origin.
+    The origin is checked in each request that has one; it is foreign if it is not in `origins` and does not name
+    the host of the request. A read from a page of a foreign origin is answered, but without the CORS headers that let
+    the browser show the response to the page; its preflight requests are rejected. A write with any cookie and without
+    an `Authorization` header must have an origin.
 
     Args:
         serve: The settings with `host`, `hosts` and `origins`.

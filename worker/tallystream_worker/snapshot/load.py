@@ -25,7 +25,7 @@ _COMMANDS: Final = 500
 
 
 class TableLoader:
-    """Loads the rows of one partition into Redis, except alert states that have expired by the clock of that server.
+    """Loads the snapshot of one partition into Redis; parts of it are only kept as attributes.
 
     Args:
         client: The client of the server, which must have no counters of this partition.
@@ -36,7 +36,8 @@ class TableLoader:
         rows: Number of rows of counters that were read.
         ledger: The ledger of the snapshot, by field; not written to Redis.
         producers: By producer, `<sequence> <stream ID>` of its last entry; not written to Redis.
-        expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever.
+        expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever. Not
+            written to Redis.
     """
 
     def __init__(self, client: redis.Redis, counters: str, rules: Rules) -> None:
@@ -52,13 +53,15 @@ class TableLoader:
         self.producers: dict[str, str] = {}
 
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
-        """Write the rows to Redis; return the snapshot's position and generation.
+        """Write the snapshot of a partition to Redis, and set the attributes; return its position and generation.
 
-        Position and generation are read before the rows: if another snapshot is written meanwhile, they differ from the
-        stored ones.
+        The ledger, the producers and `expires` are not written. Alert states that have expired by the clock of the
+        Redis server are left out. Position and generation are read before the rows: if `Database.position` returns
+        others afterwards, another snapshot was written meanwhile.
 
         Raises:
-            SnapshotError: there is no snapshot of the partition.
+            SnapshotError: there is no snapshot of the partition, or the database cannot be used.
+            redis.RedisError: the server does not answer, or refuses a command.
         """
         found = database.position(partition)
         if found is None:

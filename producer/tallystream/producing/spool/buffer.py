@@ -95,9 +95,13 @@ class Spool(Buffer):
         return self._queues.names
 
     @property
-    def confirmed_sequences(self) -> list[int]:
-        """By partition, the sequence before that of the next entry to send."""
-        return self._queues.confirmed_sequences
+    def sequences_before_plans(self) -> list[int]:
+        """By partition, the sequence before that of its first entry to pack again; the last one given if it has none.
+
+        Entries in flight, and the entries that are sent before the planned ones after a `move`, have this sequence or a
+        lower one.
+        """
+        return self._queues.sequences_before_plans
 
     @property
     def planned_sequences(self) -> list[int]:
@@ -233,7 +237,10 @@ class Spool(Buffer):
             return cycle, [(p, packs[p]) for p, sequence, _ in plan.entries if sequence > 0 and p in packs]
 
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
-        """Count entries as appended, and remove the files whose events are all confirmed; see `Buffer.settle`."""
+        """Count the events of confirmed entries as appended, and remove the files whose events are all confirmed.
+
+        See `Buffer.settle`.
+        """
         with self._changed:
             self.appended += sum(entry.events for entry in confirmed)
             before = self._confirmed_to

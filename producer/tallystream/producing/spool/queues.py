@@ -56,8 +56,12 @@ class SpoolQueues:
         self.since = state.since or [START] * len(state.names)
 
     @property
-    def confirmed_sequences(self) -> list[int]:
-        """By partition, the sequence before that of the next entry to send."""
+    def sequences_before_plans(self) -> list[int]:
+        """By partition, the sequence before that of its first entry in `planned`; that in `sequences` if it has none.
+
+        Entries in flight, and the entries that are sent before the planned ones after a `switch`, have this sequence or
+        a lower one.
+        """
         first = list(self.sequences)
         for plan in reversed(self.planned):
             for partition, sequence, _ in plan.entries:
@@ -66,7 +70,10 @@ class SpoolQueues:
         return first
 
     def give_out(self, plan: records.EntryPlan) -> None:
-        """Set the last sequence of each queue to that of its entry in a plan."""
+        """For each entry of a plan, set the last sequence of its partition's queue to the sequence of the entry.
+
+        Queues without an entry in the plan do not change.
+        """
         for partition, sequence, _ in plan.entries:
             self.sequences[partition] = sequence
 

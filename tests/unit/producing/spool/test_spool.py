@@ -86,7 +86,7 @@ def test_what_was_cut_is_cut_the_same_again(tmp_path):
     emit(spool, 23, 4)
     again = spool_in(tmp_path, dead(tmp_path, spool))
     again.open(Layout(PARTITIONS))
-    assert (again.names, again.confirmed_sequences) == (names, [0] * PARTITIONS)
+    assert (again.names, again.sequences_before_plans) == (names, [0] * PARTITIONS)
     assert again.emitted == 27
     after = sealed(again)
     assert after[: len(before)] == before
@@ -134,7 +134,7 @@ def test_a_new_name_is_remembered(tmp_path):
     spool.rename(0, "second", 1)  # the server has the first entry under the old name, and none of the others
     again = spool_in(tmp_path, dead(tmp_path, spool))
     again.open(Layout(1))
-    assert (again.names, again.confirmed_sequences) == (["second"], [0])
+    assert (again.names, again.sequences_before_plans) == (["second"], [0])
     assert [payload.count(b"s:") for _, payload in sealed(again)] == [5, 5]
     again.release()
 
@@ -155,7 +155,7 @@ def test_files_that_are_confirmed_are_removed(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*/*.log"))) > 2
     again = spool_in(tmp_path, dead(tmp_path, spool))
     again.open(Layout(1))
-    (confirmed,) = again.confirmed_sequences
+    (confirmed,) = again.sequences_before_plans
     payloads = [payload for _, payload in sealed(again)]
     assert confirmed + len(payloads) == 40
     assert 5 <= len(payloads) <= 12

@@ -82,7 +82,10 @@ class LedgerCollector:
         self._vitals = vitals
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the Prometheus metric families; only `tallystream_redis_up` if Redis is away."""
+        """Yield the Prometheus metric families of the ledger, statistics and alerts that are not `None`.
+
+        The first is always `tallystream_redis_up`: 1 if there is a ledger, else 0. Nothing is read from Redis.
+        """
         yield _gauge("redis_up", "1 if Redis replied to this scrape, else 0.", 0 if self._ledger is None else 1)
         if self._ledger is not None:
             yield from _of_events(self._ledger, self._rules)
