@@ -584,6 +584,17 @@ MUTANTS: Final = (
         tests=(f"{_EXPIRY}::test_reads_state_what_arrived_while_a_clock_was_ahead",),
     ),
     Mutant(
+        "rules-of-a-folder-without-a-configuration",
+        (
+            Edit(
+                "tallystream_worker/settings/settings.py",
+                "return self.rules if self.states_rules or stored is None else stored",
+                "return self.rules",
+            ),
+        ),
+        tests=("tests/integration/rebuild/test_rebuild.py::test_without_a_configuration_the_stored_rules_stay",),
+    ),
+    Mutant(
         "late-for-buckets-in-silence",
         (
             Edit(

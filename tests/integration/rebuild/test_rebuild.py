@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from tallystream_worker.rebuild.compare import compare
 from tallystream_worker.rebuild.drop import counter_keys, drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
@@ -309,3 +311,34 @@ def test_rules_that_change_are_said(server):
     (warning,) = [entry for entry in log.entries if entry["event"] == "rules.changed"]
     assert warning["metrics"] == "view"
     assert "tallystream rebuild" in warning["action"]
+
+
+def test_without_a_configuration_the_stored_rules_stay(server, tmp_path):
+    """A worker or a rebuild in a folder without a configuration uses the stored rules, and reports it."""
+    rules = Rules({"signup": Metric(windows=("day",))}, zone="Asia/Kolkata")
+    log = LogCapture()
+    logger = structlog.wrap_logger(None, processors=[log])
+    with counting(settings_for(server.url, rules), logger):
+        pass
+    nothing = replace(load(environment={}, file=empty(tmp_path)), redis=RedisSettings(url=server.url))
+    with counting(nothing, logger):
+        pass
+    (entry,) = [entry for entry in log.entries if entry["event"] == "rules.stored"]
+    assert entry["metrics"] == "signup"
+    with Harness(server.url, rules=rules, partitions=2) as harness:
+        assert Deployment.create_or_load(harness.client).rules == rules
+        program = Path(sys.executable).parent / "tallystream"
+        done = subprocess.run(
+            [str(program), "rebuild", "--redis", server.url, "--json"],
+            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        assert "no configuration file states rules: the stored rules are used" in done.stderr
+        deployment = Deployment.create_or_load(harness.client)
+        assert (deployment.generation, deployment.rules) == (2, rules)
+
+
+def empty(folder: Path) -> Path:
+    """Return a configuration file that states no rules."""
+    file = folder / "other.toml"
+    file.write_text("[worker]\nprocesses = 1\n", encoding="utf-8")
+    return file

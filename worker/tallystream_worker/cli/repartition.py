@@ -59,7 +59,7 @@ def to_partitions(
         StreamError: the repartition was given up, the rules changed, or entries are missing.
     """
     before, layout = deployment.layout.partitions, deployment.layout
-    rules = unspread_rules(deployment, settings.rules)
+    rules = unspread_rules(deployment, settings.rules_over(deployment.declared))
     if is_needed := partitions != before or rules is not None:
         with entries_bar() as bar:
             task = bar.add_task("copying", total=None, entries=0)

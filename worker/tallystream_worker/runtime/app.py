@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None) -> Deployment:
     """Check the settings against the stored deployment, publish their rules to producers and readers, and return it.
 
+    If the settings state no rules, the stored rules stay.
     Creates the deployment if nothing is stored, and the consumer groups of partitions in which nothing was counted.
     Stored retractions are kept. Totals that were counted by other rules stay unchanged: the metrics with changed rules
     are logged as a warning.
@@ -62,15 +63,22 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
     client = connect(settings.redis.url)
     try:
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
-        deployment.refuse_gathering(settings.rules)
+        before = deployment.declared
+        rules = settings.rules_over(before)
+        deployment.refuse_gathering(rules)
         DurabilityCheck(settings.worker.durability).check(client)
         # Create the groups before the rules are published: a producer that reads the rules may decide an event at once,
         # and a decision without a group that acknowledges it would look like the work of a lost group.
         for keys in deployment.layout.keys:
             with suppress(ConsumerGroupMissing):  # the thread of that partition reports it
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
-        before, rules = deployment.declared, settings.rules
-        if log is not None and before is not None and (changes := without_history(before, rules)):
+        if log is not None and rules is before:
+            log.info(
+                "rules.stored",
+                metrics=", ".join(sorted(rules.metric)),
+                reason="no configuration file states rules, so the stored rules are used",
+            )
+        elif log is not None and before is not None and (changes := without_history(before, rules)):
             log.warning(
                 "rules.changed",
                 metrics=", ".join(changes),

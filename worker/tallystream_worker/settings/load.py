@@ -39,6 +39,9 @@ SECTIONS: Final = {
 }
 """The settings class of each section of the configuration file."""
 
+RULES: Final = frozenset({"metric", "ratio", "zone", "alert"})
+"""The settings and tables of the configuration file that state rules."""
+
 _KINDS: Final = {int: "whole number", float: "number", str: "text"}
 
 
@@ -61,7 +64,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Read and return the settings: a value of the environment overrides the file, and the file overrides the defaults.
 
-    The rules and alerts are read from the file only.
+    The rules and alerts are read from the file only. If there is no file, or it has none of the tables `RULES`, then
+    `Settings.states_rules` is false.
 
     Args:
         file: The configuration file; `None` looks for `tallystream.toml`, then `config/tallystream.toml`, and uses the
@@ -84,10 +88,11 @@ def _found() -> Path | None:
 
 def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
     if path is None:
-        return Settings()
+        return Settings(states_rules=False)
     try:
         text = path.read_bytes()
-        _refuse_unknown(msgspec.toml.decode(text))
+        stated = msgspec.toml.decode(text)
+        _refuse_unknown(stated)
         file = msgspec.toml.decode(text, type=_File)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); name another with --config") from None
@@ -100,7 +105,7 @@ def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
         rules = Rules(metric, file.ratio, file.zone, tuple(table.condition for table in file.alert))
         hooks = {table.name: hook for table in file.alert if (hook := table.hook(environment)) is not None}
         sections = {section: getattr(file, section) for section in SECTIONS}
-        return Settings(**sections, rules=rules, hooks=hooks)
+        return Settings(**sections, rules=rules, states_rules=not RULES.isdisjoint(stated), hooks=hooks)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 

@@ -239,7 +239,8 @@ class Settings:
         archive: The archive.
         snapshot: The snapshots.
         audit: The audits.
-        rules: The declared metrics, ratios and alerts.
+        rules: The declared metrics, ratios and alerts; the default ones if the configuration states none.
+        states_rules: Whether the configuration states rules.
         hooks: By alert name, the target of its notifications; an alert without a webhook is not in it.
     """
 
@@ -251,7 +252,12 @@ class Settings:
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
     rules: Rules = DEFAULT_RULES
+    states_rules: bool = True
     hooks: Mapping[str, Hook] = field(default_factory=dict)
+
+    def rules_over(self, stored: Rules | None) -> Rules:
+        """Return the rules to count by: those that the configuration states, else the stored ones, else the default."""
+        return self.rules if self.states_rules or stored is None else stored
 
 
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9._-]+(?::[0-9]{1,5})?")

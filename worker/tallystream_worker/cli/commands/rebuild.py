@@ -12,7 +12,7 @@ from tallystream.storage.keys import MAX_PARTITIONS
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.generation import build
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag, whole
-from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
 from tallystream_worker.rebuild.compare import compare
 from tallystream_worker.rebuild.drop import drop as remove
@@ -36,6 +36,8 @@ def rebuild(
     where: Where = Where(),
 ) -> None:
     """Count history again by the configured rules into a new generation, print the differences, and switch to it.
+
+    If no configuration file states rules, the stored rules are used.
 
     The previous generation is kept until --drop. Run the same command again to continue an interrupted rebuild.
 
@@ -62,7 +64,10 @@ def rebuild(
                 said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
                 console.print(f"removed {said or 'nothing: there is only the live generation'}")
             return
-        if partitions is None and not undo and not no_switch and unspread_rules(deployment, settings.rules) is not None:
+        rules = settings.rules_over(deployment.declared)
+        if rules is deployment.declared and not undo:
+            error_console.print("no configuration file states rules: the stored rules are used")
+        if partitions is None and not undo and not no_switch and unspread_rules(deployment, rules) is not None:
             partitions = deployment.layout.partitions  # events that are no longer spread need a new topic
         if partitions is not None:
             source = settings.archive.url if archive is None else archive
@@ -71,7 +76,7 @@ def rebuild(
         if undo:
             generation = _kept(deployment)
         else:
-            generation = propose(client, deployment, settings.rules)
+            generation = propose(client, deployment, rules)
             deployment = Deployment.load(client, settings.redis.namespace)
         source = settings.archive.url if archive is None else archive
         differences: list[Difference] = []
