@@ -595,6 +595,17 @@ MUTANTS: Final = (
         tests=("tests/integration/rebuild/test_rebuild.py::test_without_a_configuration_the_stored_rules_stay",),
     ),
     Mutant(
+        "labels-by-position",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/records.lua",
+                "by_length[length] or ''",
+                "by_length[length] or string.match(text, string.rep('[^ ]+ ', nth) .. '([^ ]+)') or ''",
+            ),
+        ),
+        tests=("tests/integration/counting/test_changed_windows.py::test_records_of_other_windows",),
+    ),
+    Mutant(
         "late-for-buckets-in-silence",
         (
             Edit(

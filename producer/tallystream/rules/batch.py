@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from tallystream.rules.alert_watch import looks, touches
-from tallystream.rules.windows import Bucket, bucket, id_length, id_period
+from tallystream.rules.windows import LABEL_LENGTHS, Bucket, bucket, id_length, id_period
 from tallystream.wire.window import WINDOWS
 
 if TYPE_CHECKING:
@@ -420,6 +420,7 @@ class Batch:
             "total": keys.total(metric, ""),
             "up": keys.up(metric, ""),
             "windows": [keys.window(window, metric, "") for window in rule.windows],
+            "lengths": [LABEL_LENGTHS[window] for window in rule.windows],
             "limit": rule.limit or 0,
             "limits": keys.limit(metric, ""),
             "top": board_length(rule.top),

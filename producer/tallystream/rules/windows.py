@@ -28,6 +28,9 @@ _ID_LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 31 * 
 
 _FORMATS: Final = {"minute": "%Y-%m-%dT%H:%M", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
 
+LABEL_LENGTHS: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}
+"""By window, the number of characters in the label of a bucket; it is different for each window."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import CodecError, EventError
 from tallystream.rules.batch import BucketResolver
-from tallystream.rules.windows import bucket, id_period
+from tallystream.rules.windows import LABEL_LENGTHS, bucket, id_period
 from tallystream.wire.codec import decode
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class ChangedKeys:
             metric: The metric; an undeclared one is ignored.
             subject: The subject.
             labels: The labels in the stored record of the vote or id, separated by spaces: that of the limit, then one
-                for each window of the metric; `-` if it was not counted there.
+                for each window that the metric had then; `-` if it was not counted there.
         """
         rule = self._rules.metric.get(metric)
         if rule is None or not labels:
@@ -84,8 +84,9 @@ class ChangedKeys:
         limit, *windows = ("" if label == "-" else label for label in labels.split(" "))
         if limit:
             self.items["limits", metric, limit].add(subject)
-        for window, label in zip(rule.windows, windows, strict=False):
-            if label:
+        by_length = {len(label): label for label in windows}
+        for window in rule.windows:
+            if label := by_length.get(LABEL_LENGTHS[window]):
                 self.items["windows", window, metric, label].add(subject)
 
     def _sums(self, place: BucketSet, subjects: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tallystream.rules.batch import id_period_kept, period_kept
-from tallystream.rules.windows import labelled, labelled_id_period
+from tallystream.rules.windows import LABEL_LENGTHS, labelled, labelled_id_period
 from tallystream.wire.window import WINDOWS
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, Group
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
 """The names of the tables whose items are fields of hashes; in all other tables, an item is the end of a key."""
-
-_LENGTH: Final = {"minute": 16, "hour": 13, "day": 10, "month": 7}
-"""Characters of the label of a window; needed because the label of a minute contains the colon that ends labels."""
 
 _LEFTOVER: Final = 400 * 86_400
 """Seconds for which a bucket that no rule has any more is kept after its end."""
@@ -103,7 +100,7 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
     if (found := period_of(name, rules)) is not None:
         return (found[0].end * 1000, found[1]) if found[1] else None
     label = name.split(":", 2)[2]
-    window = next((each for each, length in _LENGTH.items() if len(label) == length), label.rpartition("-")[0])
+    window = next((each for each, length in LABEL_LENGTHS.items() if len(label) == length), label.rpartition("-")[0])
     period = labelled(window, label, rules.zone) if window else None
     return None if period is None else (period.end * 1000, (period.end + _LEFTOVER) * 1000)
 
@@ -132,7 +129,7 @@ def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:
             return ("ids", metric, tail), None
         case "once" | "unique":
             rule = rules.metric.get(metric)
-            length = _LENGTH.get(rule.unique or "") if rule is not None and kind == "unique" else None
+            length = LABEL_LENGTHS.get(rule.unique or "") if rule is not None and kind == "unique" else None
             if length is None:
                 found = _LABEL.match(tail)
                 length = found.end() if found else 0

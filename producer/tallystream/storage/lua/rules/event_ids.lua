@@ -122,7 +122,7 @@ local function plan_event(self, rule, event, old, earlier, later)
     count_duplicate(self, rule)
     if is_earlier(at, amount, labels.text, old_at, old_amount, old_labels) then
       if old_at > reach then
-        additions.count(self, rule, records.split_labels(old_labels), subject, -old_amount)
+        additions.count(self, rule, records.split_labels(old_labels, rule), subject, -old_amount)
         if at > reach then
           additions.count(self, rule, labels, subject, amount)
         else
@@ -136,7 +136,7 @@ local function plan_event(self, rule, event, old, earlier, later)
   if later and last > last_before then
     local later_at, _, later_amount, later_labels = records.parse_id(later)
     if later_at > last_before + apart and later_at <= last + apart then
-      additions.count(self, rule, records.split_labels(later_labels), subject, -later_amount)
+      additions.count(self, rule, records.split_labels(later_labels, rule), subject, -later_amount)
       uncount(self, rule)
     end
   end

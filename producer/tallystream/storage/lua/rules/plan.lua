@@ -7,6 +7,7 @@
 --
 -- The batch (msgpack, made by the Python module `tallystream.rules.batch`):
 --   rules  = { { metric, total = key prefix, up = key prefix, windows = { key prefix, ... }, limit = n or 0,
+--               lengths = { bytes of the label of a bucket of each window, ... },
 --               limits = key prefix, top = list length or 0, tops = { key prefix, ... },
 --               quota = subjects or 0, sketch = key, bloom = 0 or 1,
 --               apart = milliseconds between copies of an ID, sketched = 0 or 1 } }

@@ -41,13 +41,22 @@ local function parse_place(place)
   return tonumber(milliseconds), tonumber(number), tonumber(earlier) or 0
 end
 
--- Returns the labels of a record as a list. No bucket is "-" in the text, and '' in the list.
-local function split_labels(text)
-  local labels = { '' }
+-- Returns the labels of a record as a list: that of the limit, then one for each window of the rule. No bucket is "-"
+-- in the text, and '' in the list. The record may be from a time when the metric had other windows, so a window's label
+-- is found by its length, which is different for each window.
+local function split_labels(text, rule)
+  local labels, by_length = { '' }, {}
   local n = 0
   for label in string.gmatch(text, '[^ ]+') do
     n = n + 1
-    labels[n] = label == '-' and '' or label
+    if n > 1 then
+      by_length[#label] = label
+    elseif label ~= '-' then
+      labels[1] = label
+    end
+  end
+  for nth, length in ipairs(rule.lengths) do
+    labels[nth + 1] = by_length[length] or ''
   end
   return labels
 end

@@ -44,7 +44,7 @@ local function plan_subject(self, vote)
       before = old_amount
       replaces = at > old_at or (at == old_at and is_later(vote[i], old_place))
       if replaces and windowed then
-        additions.add_to_windows(self, rule, records.split_labels(old_labels), subject, -old_amount)
+        additions.add_to_windows(self, rule, records.split_labels(old_labels, rule), subject, -old_amount)
       end
     else
       first = first + 1
