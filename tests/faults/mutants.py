@@ -600,7 +600,7 @@ MUTANTS: Final = (
             Edit(
                 "tallystream/storage/lua/rules/records.lua",
                 "by_length[length] or ''",
-                "by_length[length] or string.match(text, string.rep('[^ ]+ ', nth) .. '([^ ]+)') or ''",
+                "string.match(text, string.rep('[^ ]+ ', nth) .. '([^ ]+)') or ''",
             ),
         ),
         tests=("tests/integration/counting/test_changed_windows.py::test_records_of_other_windows",),
