@@ -119,6 +119,22 @@ def test_a_reader_that_holds_too_much_is_reset():
     assert (after.event, after.id) == ("counters", "id2")
 
 
+@pytest.mark.parametrize("is_other_data", [False, True])
+def test_a_reset_keeps_what_is_followed_by_name(is_other_data):
+    """A reset drops the totals of patterns; those that are followed by name are sent after it, except of other data."""
+
+    async def scene():
+        reader = LiveReader(subscription_of(["view"], ["a", "b*"]))
+        reader.counters(_batch("id1", ("a", 1), ("b1", 1)))
+        reader.reset("too much", "id2", is_other_data=is_other_data)
+        return await reader.next()
+
+    reset, *after = asyncio.run(scene())
+    assert (reset.event, reset.id) == ("reset", "id2")
+    told = [(message.id, [(each.subject, each.value) for each in message.data.counters]) for message in after]
+    assert told == ([] if is_other_data else [("id2", [("a", 1)])])
+
+
 def test_what_was_read_first_goes_first():
     """A reader gets no message before its first totals, and later values replace those."""
 

@@ -262,7 +262,7 @@ class Broadcaster:
             await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
         elif data != self._data or _is_ahead(before, end):
             self._move(data, positions)
-            self._reset("the data was replaced or rewound", self._channels)
+            self._reset("the data was replaced or rewound", self._channels, is_other_data=True)
             await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
         elif end != before:
             await self._hand_out(await self._found(deployment, before, positions))
@@ -304,10 +304,10 @@ class Broadcaster:
             for metric in wanted.metrics
         )
 
-    def _reset(self, reason: str, channels: Iterable[Subscription]) -> None:
+    def _reset(self, reason: str, channels: Iterable[Subscription], *, is_other_data: bool = False) -> None:
         for wanted in channels:
             for reader in self._channels[wanted]:
-                reader.reset(reason, self._id)
+                reader.reset(reason, self._id, is_other_data=is_other_data)
 
     async def _hand_out(self, found: dict[Subscription, set[Counter]]) -> None:
         id_, positions = self._id, self._positions

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tallystream.reading.counters import Counter
 
 HEARTBEAT: Final = b": still here\n\n"
@@ -125,6 +127,11 @@ class MessageBatch:
             CountedFigure(metric, subject, value, error) for (subject, metric), (value, error) in self.values.items()
         ]
         return Message("counters", CountersMessage(counters, self.as_of, self.lag), self.id)
+
+    def only(self, counters: Iterable[Counter], id_: str) -> MessageBatch | None:
+        """Return a batch with only the totals of `counters`, and the position `id_`; `None` if it has none of them."""
+        values = {counter: self.values[counter] for counter in counters if counter in self.values}
+        return MessageBatch(values, id_, self.as_of, self.lag) if values else None
 
     def after(self, earlier: MessageBatch) -> MessageBatch:
         """Return a batch with the totals of an earlier batch and this one, and the position of this one.

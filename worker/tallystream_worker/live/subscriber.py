@@ -67,16 +67,22 @@ class LiveReader:
     def counters(self, batch: MessageBatch) -> None:
         """Add totals, which replace unsent totals of the same counters.
 
-        If more than `MAX_HELD` totals are unsent then, drop all of them and add a message `reset`.
+        If more than `MAX_HELD` totals are unsent then, add a message `reset`, as `reset` describes.
         """
         self._batch = batch if self._batch is None else batch.after(self._batch)
         if len(self._batch.values) > MAX_HELD:
             self.reset("too many counters changed since the last update", self._batch.id)
         self._wake.set()
 
-    def reset(self, reason: str, at: str) -> None:
-        """Drop the unsent totals, and add a message `reset` with a reason; it moves the reader's position to `at`."""
-        self._batch = None
+    def reset(self, reason: str, at: str, *, is_other_data: bool = False) -> None:
+        """Drop the unsent totals, and add a message `reset` with a reason; it moves the reader's position to `at`.
+
+        Unsent totals of counters that the reader follows by name are kept, because no other message will have them. If
+        `is_other_data`, they are dropped too: the caller must add them again.
+        """
+        if self._batch is not None:
+            kept = () if self.wanted is None or is_other_data else self.wanted.named
+            self._batch = self._batch.only(kept, at)
         self._others["reset"] = Message("reset", ResetMessage(reason), at)
         self._wake.set()
 
