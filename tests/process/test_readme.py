@@ -85,11 +85,15 @@ def test_up_serves_the_metrics_of_its_worker(folder):
     """`tallystream up` serves the metrics of the worker's services together with those of the read service."""
     with up(folder) as printed:
         port = re.search(r"dashboard +http://127.0.0.1:(\d+)", printed)[1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            served = answer.read().decode()
-    assert 'tallystream_partition_up{partition="0"} 1.0' in served
-    assert "tallystream_batch_events_count" in served
-    assert "tallystream_lag_entries" in served
+
+        def served() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                return answer.read().decode()
+
+        until(lambda: 'tallystream_partition_up{partition="0"} 1.0' in served(), timeout=30, what="the first pass")
+        found = served()
+    assert "tallystream_batch_events_count" in found
+    assert "tallystream_lag_entries" in found
 
 
 def shape(line: str) -> str:
