@@ -606,6 +606,17 @@ MUTANTS: Final = (
         tests=("tests/integration/counting/test_changed_windows.py::test_records_of_other_windows",),
     ),
     Mutant(
+        "evicting-servers-are-accepted",
+        (
+            Edit(
+                "tallystream_worker/maintenance/eviction.py",
+                'policy not in (b"", b"noeviction") and int(limit) > 0',
+                "False",
+            ),
+        ),
+        tests=("tests/integration/maintenance/test_eviction.py::test_a_worker_does_not_start_on_a_server_that_evicts",),
+    ),
+    Mutant(
         "late-for-buckets-in-silence",
         (
             Edit(

@@ -81,6 +81,7 @@ CASES: Final = [
     ("maintenance/reap_consumers", "stream", PENDING, "g owner 0 10", "reaped number number"),
     ("maintenance/reap_producers", "seq stream", "HSET seq 0123456789abcdef 1_1-1", "0 10 1 1 1", "reaped text number"),
     ("maintenance/clock", "stream", "", "", "clock text text"),
+    ("maintenance/eviction", "stream", "", "", "eviction text text text"),
     ("rebuild/backfill", "mark dead ledger", "", "batch:a - 1-1", "applied"),
     ("rebuild/backfill", "mark dead ledger", "", "batch:a 9-9 1-1", "at text"),
     ("rebuild/backfill", "mark dead ledger", FULL, "batch:full - 1-1", "rejected text text"),
@@ -157,10 +158,19 @@ def batch(subject: str, *ids: str, **more: Any) -> bytes:
 
     `more` replaces columns of the batch.
     """
-    rule = {"metric": "view", "total": "total:", "up": "up:", "windows": [], "limit": 0, "limits": "limit:"}
-    rule |= {"top": 0, "tops": [], "quota": 0, "sketch": "sketch", "bloom": 0, "apart": 1, "sketched": 0}
+    rule = {"metric": "view", "total": "total:", "up": "up:", "windows": [], "lengths": [], "limit": 0}
+    rule |= {
+        "limits": "limit:",
+        "top": 0,
+        "tops": [],
+        "quota": 0,
+        "sketch": "sketch",
+        "bloom": 0,
+        "apart": 1,
+        "sketched": 0,
+    }
     empty = ("labels", "windows", "sketches", "limited", "seen", "votes", "uniques", "periods")
-    columns = {"sums": [(1, [subject], [1])], "ledger": ["counted", 1], "closes": {}}
+    columns = {"sums": [(1, [subject], [1])], "ledger": ["counted", 1], "closes": {}, "left_out": {}}
     return msgspec.msgpack.encode({"ids": ids, "rules": [rule], **dict.fromkeys(empty, ()), **(columns | more)})
 
 

@@ -17,6 +17,7 @@ from tallystream.storage.deployment_hash import spread_fields
 from tallystream_worker.alerts.service import alert_services
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.maintenance.clocks import clock_service
+from tallystream_worker.maintenance.eviction import eviction_service, refuse_eviction
 from tallystream_worker.maintenance.hot_subjects import hot_subjects_service
 from tallystream_worker.maintenance.losses import losses_service
 from tallystream_worker.maintenance.reaper import reaper_service
@@ -57,7 +58,7 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
 
     Raises:
         ConfigurationError: the stored data disagrees with the settings, or is of another release, or the server does
-            not support the configured durability.
+            not support the configured durability, or may evict keys.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     client = connect(settings.redis.url)
@@ -67,6 +68,8 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
         rules = settings.rules_over(before)
         deployment.refuse_gathering(rules)
         DurabilityCheck(settings.worker.durability).check(client)
+        if settings.redis.eviction == "refuse":
+            refuse_eviction(client, deployment.layout)
         # Create the groups before the rules are published: a producer that reads the rules may decide an event at once,
         # and a decision without a group that acknowledges it would look like the work of a lost group.
         for keys in deployment.layout.keys:
@@ -165,6 +168,7 @@ class Worker:
             losses_service(settings, deployment, log),
             reaper_service(settings, deployment, name, log),
             clock_service(settings, deployment, log),
+            eviction_service(settings, deployment, log),
             hot_subjects_service(settings, deployment, lambda: follower.pool.hot_subjects, log),
             *alert_services(settings, deployment, log, name, delivered),
         ]

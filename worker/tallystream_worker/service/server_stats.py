@@ -34,6 +34,7 @@ class ServerStats:
     Attributes:
         memory_used: Bytes that the server uses; `None` if this user may not read them.
         memory_max: Bytes that the server may use; 0 without a bound, `None` if this user may not read them.
+        evicted: Number of keys that the server has evicted since it started; `None` if this user may not read it.
         workers: Number of different consumer names that have read in any partition within the last 15 seconds.
         stream_entries: Number of entries by stream, counted ones included.
         stream_limits: Number of entries at which appends are rejected, by stream with a bound.
@@ -48,6 +49,7 @@ class ServerStats:
 
     memory_used: int | None
     memory_max: int | None
+    evicted: int | None
     workers: int
     stream_entries: dict[str, int]
     stream_limits: dict[str, int]
@@ -64,15 +66,15 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
 
     The query raises `RedisError` if the last snapshot and the last audit cannot be read.
     """
-    commands: list[Command] = [("INFO", "memory")]
+    commands: list[Command] = [("INFO", "memory"), ("INFO", "stats")]
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
         commands += [("HMGET", keys.sequences, LIMIT, _DEAD_LIMIT), ("MEMORY USAGE", keys.dead)]
     commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit", CLOCK_STEP))
 
     def parse(replies: list[Any]) -> ServerStats:
-        memory = {} if isinstance(replies[0], RedisError) else replies[0]
-        *replies, latest = replies
+        memory, counts = ({} if isinstance(reply, RedisError) else reply for reply in replies[:2])
+        *replies, latest = replies[1:]
         snapshot, every, audit, step = raise_on_error(latest)
         present: set[bytes] = set()
         for consumers in replies[1::4]:
@@ -89,6 +91,7 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
         return ServerStats(
             memory.get("used_memory"),
             memory.get("maxmemory"),
+            counts.get("evicted_keys"),
             len(present),
             by_stream(replies[2::4]),
             by_stream(limit for limit, _ in bounds),

@@ -49,7 +49,12 @@ class RedisSettings:
     partitions: int = 0
     """Number of partitions; 0 for the stored number, or 4 at the first start."""
 
+    eviction: str = "refuse"
+    """Whether a worker may start if the server may evict keys: `refuse` or `allow`."""
+
     def __post_init__(self) -> None:
+        if self.eviction not in ("refuse", "allow"):
+            raise ConfigurationError(f'redis.eviction: must be "refuse" or "allow", not {self.eviction!r}')
         if self.partitions:
             _within("redis.partitions", self.partitions, 1, MAX_PARTITIONS)
         if not self.namespace or any(c in self.namespace for c in "{}: ") or not self.namespace.isprintable():

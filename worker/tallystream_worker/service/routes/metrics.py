@@ -186,6 +186,10 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         yield _gauge("redis_memory_used_bytes", "Memory that the server uses.", vitals.memory_used)
     if vitals.memory_max is not None:
         yield _gauge("redis_memory_max_bytes", "Memory that the server may use; 0 without a bound.", vitals.memory_max)
+    if vitals.evicted is not None:
+        evicted = _counter("redis_evicted_keys", "Keys that the server has evicted since it started; must be 0.")
+        evicted.add_metric([], vitals.evicted)
+        yield evicted
     if vitals.snapshot is not None:
         yield _gauge("snapshot_timestamp_seconds", "Time of the last snapshot in seconds since 1970.", vitals.snapshot)
     if vitals.snapshot_every is not None:

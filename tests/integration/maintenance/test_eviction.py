@@ -1,0 +1,66 @@
+"""A server that may evict keys is refused at the start, and logged and alarmed later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError
+from tallystream_worker.maintenance.eviction import EvictionWatch
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.harness import Harness
+from tests.http_service import http_service
+from tests.integration.service.test_metrics import scrape
+
+LIMIT = 20_000_000
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_worker_does_not_start_on_a_server_that_evicts(fresh_server, policy):
+    """The error names the policy and both ways out; with `eviction = "allow"` the worker starts."""
+    server = fresh_server(extra=["--maxmemory", str(LIMIT), "--maxmemory-policy", policy])
+    settings = Settings(RedisSettings(server.url, partitions=1))
+    log = structlog.wrap_logger(None, processors=[LogCapture()])
+    with pytest.raises(ConfigurationError, match=rf"maxmemory-policy {policy}.*noeviction.*\[redis\] eviction"):
+        counting(settings, log).__enter__()
+    with counting(replace(settings, redis=replace(settings.redis, eviction="allow")), log):
+        pass
+
+
+def test_a_server_without_a_memory_limit_evicts_nothing(fresh_server):
+    """A policy has no effect without `maxmemory`."""
+    server = fresh_server(extra=["--maxmemory-policy", "allkeys-lru"])
+    with counting(Settings(RedisSettings(server.url)), structlog.wrap_logger(None, processors=[LogCapture()])):
+        pass
+
+
+def test_evicted_keys_are_logged_and_served(fresh_server):
+    """A policy that is set later is logged once, and so is each number of evicted keys; /metrics has their number."""
+    server = fresh_server()
+    with Harness(server.url, partitions=1) as harness:
+        capture = LogCapture()
+        log = structlog.wrap_logger(None, processors=[capture])
+        watch = EvictionWatch(harness.client, Deployment.create_or_load(harness.client), log)
+        watch.run_once()
+        assert capture.entries == []
+        used = harness.client.info("memory")["used_memory"]
+        harness.client.config_set("maxmemory-policy", "volatile-lru")
+        harness.client.config_set("maxmemory", used + 1_000_000)
+        for _ in range(2):
+            watch.run_once()
+        assert [entry["event"] for entry in capture.entries] == ["server.may_evict"]
+        for number in range(300):
+            harness.client.set(f"filler:{number}", "x" * 10_000, ex=600)
+        harness.client.config_set("maxmemory", 0)
+        evicted = harness.client.info("stats")["evicted_keys"]
+        assert evicted > 0
+        watch.run_once()
+        told = [(entry["event"], entry.get("keys")) for entry in capture.entries]
+        assert told == [("server.may_evict", None), ("server.keeps_keys", None), ("keys.evicted", evicted)]
+        with http_service(server.url) as http:
+            assert scrape(http)["redis_evicted_keys_total", ()] == evicted

@@ -1,0 +1,108 @@
+"""Watches for servers that evict keys: a counter that was evicted would be wrong, and nothing else would show it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from tallystream.client.connect import connect
+from tallystream.errors import ConfigurationError
+from tallystream.storage.scripts import Script
+from tallystream_worker.maintenance.partitions import for_each_partition, maintenance_service
+from tallystream_worker.process.state_log import StreamStates
+
+if TYPE_CHECKING:
+    import redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.deployment import Deployment
+    from tallystream.storage.keys import Layout, PartitionKeys
+    from tallystream_worker.process.periodic import PeriodicService
+    from tallystream_worker.settings.settings import Settings
+
+EVERY: Final = 60.0
+"""Seconds between two checks of a running worker."""
+
+_EVICTION: Final = Script("tallystream_worker.maintenance", "eviction")
+
+
+def refuse_eviction(client: redis.Redis, layout: Layout) -> None:
+    """Do nothing if no partition's server may evict keys, or the user may not read this.
+
+    Raises:
+        ConfigurationError: a server may evict keys; the message names the setting of the server.
+        redis.RedisError: a server does not reply, or rejects the command for another reason.
+    """
+    for keys in layout.keys:
+        policy, _ = _look(client, keys)
+        if policy:
+            raise ConfigurationError(
+                f"{keys.stream}: the server may evict keys when its memory is full (maxmemory-policy {policy}), and an "
+                "evicted counter is wrong: set maxmemory-policy noeviction on the server, or, to count nevertheless, "
+                '[redis] eviction = "allow"'
+            )
+
+
+class EvictionWatch:
+    """Logs servers that may evict keys, and how many keys they have evicted since the last check.
+
+    Args:
+        client: The connection to the partitions.
+        deployment: The deployment that the worker started with.
+        log: Logs changes of state, and evicted keys.
+    """
+
+    def __init__(self, client: redis.Redis, deployment: Deployment, log: FilteringBoundLogger) -> None:
+        self._client = client
+        self._deployment = deployment
+        self._log = log
+        self._states = StreamStates(log, "server.may_evict", "server.keeps_keys")
+        self._evicted: dict[str, int] = {}
+
+    def run_once(self) -> None:
+        """Check the server of each partition.
+
+        Raises:
+            redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.
+        """
+        for_each_partition(self._client, self._deployment, self._partition)
+
+    def _partition(self, _number: int, keys: PartitionKeys, _found: Deployment) -> None:
+        policy, evicted = _look(self._client, keys)
+        state = self._states[keys.stream]
+        if policy:
+            state.failed(f"the server may evict keys (maxmemory-policy {policy}): an evicted counter is wrong")
+        else:
+            state.works()
+        before = self._evicted.get(keys.stream, evicted)
+        self._evicted[keys.stream] = evicted
+        if evicted > before:
+            self._log.error(
+                "keys.evicted", stream=keys.stream, keys=evicted - before,
+                problem="the server has evicted keys, so counters may be too small or missing",
+                action="set maxmemory-policy noeviction on the server, then run: tallystream rebuild",
+            )  # fmt: skip
+
+
+def eviction_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+    """Return the service that watches for evicted keys, not started."""
+    client = connect(settings.redis.url)
+    return maintenance_service("eviction", EVERY, EvictionWatch(client, deployment, log).run_once, client, log)
+
+
+def _look(client: redis.Redis, keys: PartitionKeys) -> tuple[str, int]:
+    """Return the policy by which a partition's server may evict keys, and the number of keys that it has evicted.
+
+    The policy is `""` if the server evicts none, has no memory limit, or does not let this user read it.
+    """
+    try:
+        _, policy, limit, evicted = _EVICTION(client, [keys.stream], [])
+    except NoPermissionError:
+        return "", 0
+    except ResponseError as error:
+        if "ACL failure" in str(error) or "no permissions" in str(error):
+            return "", 0
+        raise
+    may_evict = policy not in (b"", b"noeviction") and int(limit) > 0
+    return policy.decode() if may_evict else "", int(evicted)
