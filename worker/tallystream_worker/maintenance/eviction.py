@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 EVERY: Final = 60.0
 """Seconds between two checks of a running worker."""
 
+_UNREADABLE: Final = ("ACL failure", "no permissions", "not allowed from script")
+"""Parts of the error replies of servers whose `INFO` this user or a script may not call."""
+
 _EVICTION: Final = Script("tallystream_worker.maintenance", "eviction")
 
 
@@ -101,7 +104,7 @@ def _look(client: redis.Redis, keys: PartitionKeys) -> tuple[str, int]:
     except NoPermissionError:
         return "", 0
     except ResponseError as error:
-        if "ACL failure" in str(error) or "no permissions" in str(error):
+        if any(reason in str(error) for reason in _UNREADABLE):
             return "", 0
         raise
     may_evict = policy not in (b"", b"noeviction") and int(limit) > 0
