@@ -17,6 +17,7 @@ from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.faults.failure import ExpectationFailed
 from tests.faults.processes import RULES
 from tests.faults.table import row
+from tests.faults.world import PATIENCE
 from tests.harness import Harness
 from tests.waiting import until
 
@@ -112,7 +113,8 @@ def _away(world: World, place: Place) -> None:
 
 
 def _works_again(world: World, victim: Child) -> None:
-    world.until(lambda: "task.recovered" in victim.said(), "the next snapshot")
+    # An earlier fault may have left a view open, which the server removes after `SILENCE`.
+    world.until(lambda: "task.recovered" in victim.said(), "the next snapshot", PATIENCE + SILENCE / 1000)
     world.kill(victim)
 
 
