@@ -84,7 +84,8 @@ class Decider:
                 the metric, the total would exceed the largest amount, or by the server's clock its time is too late or
                 too far ahead; the event was not appended.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
-            Unconfirmed: the event was counted, but no replica or disk confirmed it in time.
+            Unconfirmed: the event was appended and decided (counted or rejected), but no replica or disk confirmed that
+                in time.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
                 the event was not counted and may be decided again.
             redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the

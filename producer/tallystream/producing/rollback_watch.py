@@ -178,7 +178,10 @@ class RollbackWatch:
         return given_up
 
     def count(self, rollback: Rollback) -> None:
-        """Add a rollback to the statistics."""
+        """Count the rollback of a queue whose stream had lost confirmed entries.
+
+        Add 1 to `rewound`, and the number of lost entries that cannot be sent again to `lost`.
+        """
         self.rewound += 1
         self.lost += rollback.lost
 

@@ -130,7 +130,10 @@ class EventValidator:
         return subject, route
 
     def metric(self, metric: str) -> None:
-        """Check a metric that is not in `metrics`; add it to `metrics` (and `needs_check`) if the rules are known.
+        """Check a metric that is not in `metrics`, and add it there if the rules are known.
+
+        Add it to `needs_check` as well if its rules need a check of each event. If the rules are not known, accept any
+        valid name and add it to neither.
 
         Raises:
             EventError: the metric is invalid, or not declared; if not declared, the next `refresh` reads the rules

@@ -236,7 +236,12 @@ class Batch:
         self._left_out[name] = max(end, self._left_out.get(name, end))
 
     def _states(self, place: BucketSet, minute: int, id_: str | None) -> States:
-        """Return the state that an event of a minute needs; an id, a limit and periodic votes need some."""
+        """Return which stored periods decide an event of a minute, as `States`; if one was removed, the event is late.
+
+        A vote needs its period of votes. Any other event needs the period of its limit and, if its id counts once, the
+        period of ids before its own, which may have a copy. Votes with `once = "forever"` and limits with
+        `per = "total"` have no periods. The result is empty if the event needs none.
+        """
         rule, metric = place.rule, place.metric
         if rule.once is not None:
             end = None if rule.once == "forever" else bucket(rule.once, minute, self._zone).end

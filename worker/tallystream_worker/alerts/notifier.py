@@ -214,10 +214,14 @@ class Notifier:
             self._client.execute_command("XCLAIM", keys.outbox, GROUP, self._consumer, 0, *ours, "JUSTID")
 
     def _deliver(self, receiver: _Receiver) -> int:
-        """Deliver a receiver's notifications in order until one fails; return how many were delivered or abandoned.
+        """Deliver a receiver's notifications in order; return how many were delivered or abandoned.
 
-        A notification that fails and is older than a day is abandoned, and the next one is tried. Delivered and
-        abandoned notifications are removed from the outbox.
+        Do nothing during the receiver's back-off. If a delivery fails, begin a back-off and return; but if the
+        notification is older than a day, abandon it and try the next one. Notifications without a webhook count as
+        delivered. Delivered and abandoned notifications are removed from the outbox.
+
+        Raises:
+            redis.RedisError: the last notification may not have been removed from the outbox; it will be tried again.
         """
         settled = 0
         while receiver.queue and time.monotonic() >= receiver.due:

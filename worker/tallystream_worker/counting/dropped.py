@@ -137,9 +137,10 @@ def places(singles: Iterable[Single], first: int = 0) -> Iterator[int]:
 
 
 def _items(payload: Payload, first: int) -> Iterator[tuple[Any, ...]]:
-    """Yield each item of a payload without `visits`, as a tuple in the form whose digest `without` compares.
+    """Yield each item of a payload as the tuple whose digest identifies it in the record of a dropped dead letter.
 
-    `first` is added to the place of each single event: see `places`.
+    `without` compares these digests. The payload must have no `visits`, because they are not yielded. The tuple of a
+    single event contains its place, to which `first` is added: see `places`.
     """
     for group in payload.groups:
         yield from ((group.metric, group.minute, subject) for subject in group.ones)

@@ -23,10 +23,12 @@ def is_late(entry: Entry, rule: Metric, at: int) -> bool:
 def record_if_late(
     result: FoldResult, entry: Entry, metric: str, rule: Metric, at: int, events: int, *, has_id: bool = False
 ) -> bool:
-    """Add late events of millisecond `at` to the result; return whether they must not be counted.
+    """If events of millisecond `at` are late, add their number to the result; return whether they must not be counted.
 
     Late events are added to `result.late` if the rule does not count them, else to `result.late_counted`. Events that
-    are not late change nothing. An event with an id is never counted late, because ids are forgotten.
+    are not late change nothing. Events whose id counts once (`has_id` and `Metric.keeps_ids`) have their own limit,
+    `Metric.id_late_seconds`. If such an event is late, it is added to `result.late` and must not be counted, whatever
+    the metric's `late` is, because the ids that would show whether it is a copy may be removed already.
     """
     by_id = has_id and rule.keeps_ids
     accepted = rule.id_late_seconds if by_id else rule.late_seconds

@@ -103,7 +103,18 @@ class CountingLoop:
         return sum(self._settle(batch) for batch in batches)
 
     def _settle(self, batch: FoldResult) -> int:
-        """Apply a batch, or fold it again and apply what can be applied; return how many entries were acknowledged."""
+        """Apply a batch, or smaller or changed batches of its entries; return how many entries were acknowledged.
+
+        If the batch was not applied, its entries are folded again, and the new batches are applied in the same way. If
+        it is stale, only the entries that are still pending are folded; if totals were rejected, all entries, with the
+        events of these totals as dead letters; after an error that an entry may have caused, each half of the entries.
+
+        Raises:
+            Unconfirmed: a batch was counted, but its durability was not confirmed in time.
+            GenerationSwitched, ConsumerGroupMissing: the last batch was not counted; those applied before it were.
+            Exception: any other error, under the conditions of `Quarantine.bisect`. If it is an error of the connection
+                to Redis, the last batch may or may not have been applied.
+        """
         match try_apply(self._client, self.keys, batch, self._durability, live_only=self._live_only):
             case Applied(unconfirmed="", seconds=seconds):
                 return self._publish(batch, seconds)

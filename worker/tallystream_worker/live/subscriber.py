@@ -67,7 +67,8 @@ class LiveReader:
     def counters(self, batch: MessageBatch) -> None:
         """Add totals, which replace unsent totals of the same counters.
 
-        If more than `MAX_HELD` totals are unsent then, add a message `reset`, as `reset` describes.
+        If more than `MAX_HELD` totals are unsent afterwards, drop them and add a message `reset`. Totals of counters
+        that the reader follows by name stay: see `reset`.
         """
         self._batch = batch if self._batch is None else batch.after(self._batch)
         if len(self._batch.values) > MAX_HELD:

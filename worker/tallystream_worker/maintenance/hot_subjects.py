@@ -161,12 +161,15 @@ class HotSubjects:
         self._logged: dict[str, tuple[str, str]] = {}  # by stream, the last one: metric and subject
 
     def run_once(self) -> None:
-        """Publish the subject with the most events of each partition that counted events since the last pass.
+        """Publish the most frequent subject of each partition in which this worker counted events since the last pass.
 
-        Log the subject if it is hot and is not the one that was logged last for the partition.
+        Publish nothing for a partition whose sample shows no such subject (see `HotSubjectTracker.of`), or if the
+        worker does not count the live topic yet. Log the subject if it is hot and is not the one that was logged last
+        for the partition.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
+            ConfigurationError: this release cannot read the stored layout version or rules.
         """
         tracker = self._tracker()
         tracker.tick()

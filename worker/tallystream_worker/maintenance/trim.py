@@ -67,6 +67,9 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
     `step` entries. The server removes whole nodes of a stream, so up to a hundred small entries stay longer than the
     retention demands.
 
+    Remove nothing if the counting group is missing. Remove nothing for its age within an hour after the first call, or
+    after the server's clock was set back or advanced by more than ten minutes between two calls.
+
     Raises:
         redis.ResponseError: the stream does not exist, or a retention hold is not a stream ID.
         redis.RedisError: the server does not reply.

@@ -71,7 +71,11 @@ class WorkerMetrics:
         )
 
     def delivered(self, alert: str, outcome: str) -> None:
-        """Count one attempt to deliver a notification of an alert; outcome: `delivered`, `failed` or `abandoned`."""
+        """Count one attempt to deliver a notification of an alert.
+
+        `outcome` is `delivered` (also if the alert has no webhook), `failed` (the delivery will be tried again) or
+        `abandoned`.
+        """
         self._notifications.labels(alert, outcome).inc()
 
     def __call__(self, outcome: BatchResult) -> None:

@@ -18,7 +18,10 @@ _UNCOUNTED: Final = b"0"
 
 
 class RestoredLog:
-    """Adds up the entries of one partition's restored stream, in order.
+    """Works out the ledger and the producers' records of one partition's restored stream; counts and writes nothing.
+
+    It starts from the snapshot and takes into account each entry that is passed to `add`, in order of IDs. `add`
+    returns the entry to append to the restored stream, and the caller appends it.
 
     Args:
         position: The position of the snapshot.

@@ -73,7 +73,7 @@ class Router:
     ) -> tuple[Node, bool]:
         """Return the node to send a command to that `node` did not execute, and whether ASKING must come before it.
 
-        Wait 50 milliseconds before the return, except after ASK and after the first MOVED.
+        Wait 50 milliseconds before the return, except after ASK, and except after MOVED in reply to the first attempt.
 
         Args:
             slot: Slot of the command.
@@ -154,8 +154,8 @@ class Router:
     def refresh(self) -> None:
         """Read the slot map from the first node that answers, if the map is stale.
 
-        Do nothing if the last read was less than 50 milliseconds ago. Close the idle connections to nodes that the new
-        map does not have.
+        Do nothing if less than 50 milliseconds ago the map was read, or no node returned one: the map may then still be
+        stale. Close the idle connections to nodes that the new map does not have.
 
         Raises:
             ConfigurationError: the server is not a node of a cluster.

@@ -22,7 +22,10 @@ MAX_COUNTERS: Final = 1000
 
 
 class Counters(Controller):
-    """Reads counters; a counter without events is 0."""
+    """The HTTP routes that read counters: `GET /v1/counters`, and `/v1/counters/{subject}` with or without `/{metric}`.
+
+    The total of a counter without events is 0, or the `floor` of its metric if that is larger.
+    """
 
     path = "/v1/counters"
     tags = ("counters",)

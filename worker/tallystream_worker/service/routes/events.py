@@ -52,7 +52,7 @@ class Appended(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Events(Controller):
-    """Appends and decides events."""
+    """The HTTP routes that append events (`POST /v1/events`) or decide one event at once (`POST /v1/decide`)."""
 
     path = "/v1"
     tags = ("events",)

@@ -66,7 +66,7 @@ class Whole(msgspec.Struct, frozen=True):
 
 
 class Summary(Controller):
-    """Reads the overview, and searches for subjects."""
+    """The HTTP routes of the overview and of the search for subjects: `GET /v1/overview` and `GET /v1/subjects`."""
 
     path = "/v1"
     tags = ("overview",)
@@ -91,5 +91,9 @@ class Summary(Controller):
         prefix: Annotated[str, QueryParameter(name="prefix", description="the beginning of the subject")],
         n: Annotated[int, QueryParameter(name="n", description="number of subjects, at most 50")] = 10,
     ) -> FoundSubjects:
-        """Search the all-time leaderboards; a subject that is in none of them is found only by its whole name."""
+        """Return at most `n` subjects that begin with `prefix`, from the all-time leaderboards, largest total first.
+
+        In each partition, the first 1,000 places of each leaderboard are searched. A subject that has none of these
+        places is not found here: read it by its whole name, with `GET /v1/counters/{subject}`.
+        """
         return await totals.search(prefix, n)

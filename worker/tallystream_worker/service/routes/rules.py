@@ -14,7 +14,10 @@ from tallystream_worker.settings.settings import ServeSettings
 
 
 class RuleReads(Controller):
-    """Reads leaderboards, limits, votes and unique actors."""
+    """The HTTP routes that read leaderboards, limits, votes and unique actors.
+
+    They are `GET /v1/top/{metric}`, and `/v1/limits`, `/v1/votes` and `/v1/uniques`, each with `/{metric}/{subject}`.
+    """
 
     path = "/v1"
     tags = ("rules",)

@@ -27,7 +27,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Sessions(Controller):
-    """Shows, begins and ends sessions."""
+    """The HTTP routes that show, begin and end a session: `GET`, `POST` and `DELETE` of `/v1/session`."""
 
     path = "/v1/session"
     tags = ("session",)
