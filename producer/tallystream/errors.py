@@ -5,7 +5,7 @@ TallyError
 |- BufferFull            the producer's buffer is full, and the event was not added
 |- FlushTimeout          events that a call waits for were not confirmed (or not counted) within the timeout
 |- StreamFull            a stream has reached its limit of entries, because counting lags
-|- Unconfirmed           an event was counted, but no replica or disk confirmed it in time
+|- Unconfirmed           an event was decided, but no replica or disk confirmed it in time
 |- SpoolError            the spool cannot be written or delivered; the message names the folder and the remedy
 |- ConfigurationError    a setting is invalid, or does not fit the server or the stored deployment
 |- CodecError            the fields of an entry cannot be decoded

@@ -132,7 +132,7 @@ class Producer:
             ConfigurationError: no worker has published the rules yet, or this producer cannot work with the deployment
                 that is stored in Redis.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
-            Unconfirmed: the event was counted, but its durability was not confirmed in time.
+            Unconfirmed: the event was decided (counted or rejected), but not confirmed in time.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             TallyError: the producer is closed.
             redis.RedisError: the event may or may not be counted; see `tallystream.producing.decider.Decider`.

@@ -149,7 +149,7 @@ class Decider:
             raise EventError("amount", f"would take the total of {event.subject} out of +-{MAX_AMOUNT:,}")
         id_, accepted, reason, total, used = details
         if unconfirmed:
-            raise Unconfirmed(f"the event was counted as {id_.decode()}, but {unconfirmed}")
+            raise Unconfirmed(f"the event was decided (counted or rejected) as {id_.decode()}, but {unconfirmed}")
         limited = rule.limit is not None and used
         # A subject has no key before its first amount other than 0, or if the sketch of `max_subjects` counts it.
         value = int(total) if total else 0 if rule.max_subjects is None else None

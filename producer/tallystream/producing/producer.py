@@ -169,7 +169,7 @@ class Producer:
             EventError: the event is invalid; it was not counted.
             ConfigurationError: no worker has published the rules yet.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
-            Unconfirmed: the event was counted, but not confirmed in time.
+            Unconfirmed: the event was decided (counted or rejected), but not confirmed in time.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             redis.RedisError: the event may or may not be counted; see `Decider`.
         """

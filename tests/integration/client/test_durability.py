@@ -91,7 +91,7 @@ def test_a_decision_that_no_replica_has_says_so(primary):
     """With `durability="replica"` an unconfirmed decision raises `Unconfirmed`, which states that it was counted."""
     rules = Rules({"call": Metric(ids=None, limit=5, per="total")})
     with Harness(primary.url, rules=rules) as harness, Producer(primary.url, durability="replica") as producer:
-        with pytest.raises(Unconfirmed, match="was counted as"):
+        with pytest.raises(Unconfirmed, match="was decided"):
             producer.decide("call", "key:1")
         harness.drain()
         assert harness.ledger()["counted"] == 1
