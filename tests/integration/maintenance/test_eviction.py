@@ -44,7 +44,7 @@ def test_evicted_keys_are_logged_and_served(fresh_server):
     server = fresh_server()
     with Harness(server.url, partitions=1) as harness:
         capture = LogCapture()
-        log = structlog.wrap_logger(None, processors=[capture])
+        log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0))
         watch = EvictionWatch(harness.client, Deployment.create_or_load(harness.client), log)
         watch.run_once()
         assert capture.entries == []

@@ -317,7 +317,7 @@ def test_without_a_configuration_the_stored_rules_stay(server, tmp_path):
     """A worker or a rebuild in a folder without a configuration uses the stored rules, and reports it."""
     rules = Rules({"signup": Metric(windows=("day",))}, zone="Asia/Kolkata")
     log = LogCapture()
-    logger = structlog.wrap_logger(None, processors=[log])
+    logger = structlog.wrap_logger(None, processors=[log], wrapper_class=structlog.make_filtering_bound_logger(0))
     with counting(settings_for(server.url, rules), logger):
         pass
     nothing = replace(load(environment={}, file=empty(tmp_path)), redis=RedisSettings(url=server.url))

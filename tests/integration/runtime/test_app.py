@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from tallystream_worker.process.periodic import PeriodicService
 
 IN_ORDER = [
-    "follow", "stragglers", "trim", "losses", "reaper", "clock", "hot-subjects", "alerts-evaluate", "alerts-deliver",
-    "archive", "snapshot", "audit",
+    "follow", "stragglers", "trim", "losses", "reaper", "clock", "eviction", "hot-subjects", "alerts-evaluate",
+    "alerts-deliver", "archive", "snapshot", "audit",
 ]  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def test_every_service_goes_on_in_another_log(server, chosen, lines, tmp_path):
         assert client.hget("tally:meta", SNAPSHOT_EVERY) is None
         until(services["archive"].run_once, what="a file of the new log")
         assert [*(tmp_path / "archive" / "log=2").glob("**/*.parquet")]
-        for name in ("trim", "losses", "reaper", "hot-subjects", "stragglers", "audit"):
+        for name in ("trim", "losses", "reaper", "eviction", "hot-subjects", "stragglers", "audit"):
             services[name].run_once()
     assert not [line for line in lines.entries if line["log_level"] == "error"]
 
