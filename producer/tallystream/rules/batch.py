@@ -16,7 +16,7 @@ from tallystream.rules.windows import LABEL_LENGTHS, Bucket, bucket, id_length, 
 from tallystream.wire.window import WINDOWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from tallystream.rules.alerts import Alert
     from tallystream.rules.metrics import Metric, Rules
@@ -65,6 +65,12 @@ class BucketSet:
         )
         self.closes_first = min((end * 1000 for end in self.closes if end is not None), default=_NEVER)
 
+    def closed(self, received: int) -> Iterator[tuple[str, Bucket]]:
+        """Yield the buckets that had closed at millisecond `received`, each with its window."""
+        for window, each, closes in zip(self.rule.windows, self.buckets, self.closes, strict=True):
+            if each is not None and closes is not None and closes * 1000 <= received:
+                yield window, each
+
 
 class BucketResolver:
     """Returns the `BucketSet` of a metric and a minute: one object for equal buckets, as a dictionary key.
@@ -101,8 +107,8 @@ class BucketResolver:
         """
         if received < place.closes_first:
             return place
-        pairs = zip(place.buckets, place.closes, strict=True)
-        buckets = tuple(None if end is not None and end * 1000 <= received else each for each, end in pairs)
+        closed = [each for _, each in place.closed(received)]
+        buckets = tuple(None if each in closed else each for each in place.buckets)
         left = BucketSet(place.metric, place.rule, place.limit, buckets)
         return self._by_labels.setdefault((place.metric, left.labels), left)
 
@@ -227,9 +233,8 @@ class Batch:
         The script stores the end of the latest such bucket of each window. If a bucket before it is open after all,
         because the clock is set back or `retention` is raised, reads state it as missing.
         """
-        for window, each, closes in zip(place.rule.windows, place.buckets, place.closes, strict=True):
-            if each is not None and closes is not None and closes * 1000 <= received:
-                self._leave_out(window, place.metric, each)
+        for window, each in place.closed(received):
+            self._leave_out(window, place.metric, each)
 
     def _leave_out(self, kind: str, metric: str, period: Bucket) -> None:
         name, end = f"{kind}:{metric}", period.end * 1000
