@@ -71,6 +71,7 @@ _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
 _SNAPSHOT: Final = "tests/integration/snapshot/test_snapshot.py"
 _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
+_BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -901,5 +902,17 @@ MUTANTS: Final = (
         "actors-of-late-events",
         (Edit("tallystream/storage/lua/rules/uniques.lua", "was_removed(self, states) or ", ""),),
         tests=(f"{_IDS}::test_a_late_event_of_a_removed_period_adds_no_actor",),
+    ),
+    Mutant(
+        "changes-of-a-failed-read-are-not-sent",
+        (
+            Edit(
+                "tallystream_worker/live/broadcaster.py",
+                "            self._data, self._positions, self._at = before  # the next pass finds the same changes, "
+                "and reads them again\n",
+                "",
+            ),
+        ),
+        tests=(f"{_BROADCASTER}::test_a_change_is_sent_although_its_first_read_failed",),
     ),
 )

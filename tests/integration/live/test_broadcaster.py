@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -70,3 +70,37 @@ def test_readers_go_on_after_hours_without_redis(
         asyncio.run(follow(harness))
     assert len(pauses) >= FAILURES
     assert max(pauses) <= 5.0
+
+
+def test_a_change_is_sent_although_its_first_read_failed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the totals of a pass cannot be read, the next pass sends the same changes."""
+
+    async def follow(harness: Harness) -> None:
+        broadcaster = Broadcaster(RedisSettings(harness.url))
+        reader = LiveReader(subscription_of(["view"], ["a"]))
+        await broadcaster.join(reader)
+        await reader.next()
+        read = broadcaster._totals.read
+        failures = 0
+
+        async def failing_once(*arguments: Any) -> Any:
+            nonlocal failures
+            if not failures:
+                failures += 1
+                raise RedisConnectionError("gone")
+            return await read(*arguments)
+
+        monkeypatch.setattr(broadcaster._totals, "read", failing_once)
+        async with asyncio.timeout(20):
+            harness.client.xadd(harness.layout.keys_of("a").stream, {"metric": "view", "subject": "a"})
+            harness.drain()
+            told = [*await reader.next()]
+            while told[-1].event != "counters":
+                told += await reader.next()
+        await broadcaster.close()
+        assert failures == 1
+        assert [message.event for message in told] == ["stale", "counters"]
+        assert b'"value":1' in told[-1].body
+
+    with Harness(server.url) as harness:
+        asyncio.run(follow(harness))

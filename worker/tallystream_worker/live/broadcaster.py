@@ -244,10 +244,15 @@ class Broadcaster:
             positions = await self._figures.read(deployment, self._readers)
         else:
             positions = await self._totals.run(_query_positions(deployment.layout))
-        if self._channels:
-            await self._tell(deployment, positions)
-        else:
+        if not self._channels:
             self._move(cursor.data_of(deployment), positions)
+            return
+        before = self._data, self._positions, self._at
+        try:
+            await self._tell(deployment, positions)
+        except BaseException:
+            self._data, self._positions, self._at = before  # the next pass finds the same changes, and reads them again
+            raise
 
     async def _tell(self, deployment: Deployment, positions: Sequence[CountingPosition]) -> None:
         """Give the readers the totals of the counters that changed since the last pass.
