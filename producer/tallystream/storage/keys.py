@@ -18,7 +18,7 @@ from tallystream.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAYOUT: Final = 3
+LAYOUT: Final = 4
 """The version of the key layout, stored in `tally:meta`."""
 
 NAMESPACE: Final = "tally"
