@@ -72,6 +72,7 @@ _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
 _SNAPSHOT: Final = "tests/integration/snapshot/test_snapshot.py"
 _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
+_REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -91,7 +92,6 @@ _FORGET: Final = "tallystream/storage/lua/rules/forget_periods.lua"
 _KEPT: Final = "tests/integration/counting/test_kept_periods.py"
 
 MUTANTS: Final = (
-    Mutant("no-gate", (_NO_GATE,), (25, 26), "BPLM"),
     Mutant(
         "count-before-check",
         (
@@ -118,7 +118,6 @@ MUTANTS: Final = (
         (2, 15),
         "B",
     ),
-    Mutant("no-sequence-gate", (_AGAIN,), (14,), "B"),
     Mutant(
         "gate-on-the-total-of-xack",
         (Edit(_APPLY, _GATE, f"if {_ACKNOWLEDGE.strip()} == 0 then"),),
@@ -914,5 +913,42 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_BROADCASTER}::test_a_change_is_sent_although_its_first_read_failed",),
+    ),
+    Mutant(
+        "dropped-logs-look-new",
+        (Edit("tallystream_worker/repartition/topic.py", 'b"seq", b"live", b"files"', 'b"seq", b"files"'),),
+        tests=(f"{_REPLACED}::test_a_decision_after_the_drop_is_made_in_the_live_log",),
+    ),
+    Mutant(
+        "later-logs-count-without-a-begin",
+        (Edit("tallystream/storage/lua/lib/generations.lua", "and '' or '1'", "and '1' or '1'"),),
+        tests=(f"{_REPLACED}::test_an_emptied_server_does_not_count_in_a_later_log",),
+    ),
+    Mutant(
+        "later-logs-append-without-a-begin",
+        (Edit("tallystream/storage/lua/lib/appending.lua", "and 'unknown' or ''", "and '' or ''"),),
+        tests=(f"{_REPLACED}::test_an_emptied_server_does_not_count_in_a_later_log",),
+    ),
+    Mutant(
+        "copies-into-a-replaced-log",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/copy.lua",
+                "if not tonumber(generations",
+                "if false and (generations",
+            ),
+        ),
+        tests=(f"{_REPLACED}::test_every_script_refuses_a_log_that_was_given_up",),
+    ),
+    Mutant(
+        "restore-leaves-the-later-log-open",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "live.topic != layout.topic and",
+                "False and",
+            ),
+        ),
+        tests=(f"{_REPLACED}::test_a_restore_of_an_earlier_log_closes_the_later_one",),
     ),
 )

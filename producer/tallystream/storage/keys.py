@@ -42,6 +42,9 @@ REAPED_SPOOL: Final = "!reaped:spool"
 HORIZONS: Final = [REAPED, REAPED_SPOOL]
 """The fields of the sequences that show whether a missing record may have been removed."""
 
+CLOSED: Final = "!closed"
+"""Field of the sequences: the topic to append to instead, `""` if the stream is open; see `lib/appending.lua`."""
+
 DUE: Final = "!due"
 """Field of `PartitionKeys.forgotten`: when periods were due to be removed, and until when these were kept."""
 
@@ -119,11 +122,12 @@ class PartitionKeys:
         is that in an earlier topic.
 
         Fields that begin with `!` are neither. `!limit` is the most entries that the stream may have, and `!closed` is
-        the topic to append to instead. `!stated` has the ID of the last entry that states an earlier time than that of
-        its ID, and the earliest time that such an entry states (see `appending.lua`). `!clock` is the server's time at
-        the last trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see
-        `trim.lua`). `!reaped` and `!reaped:spool` are how far records of silent producers were removed; `!active`,
-        `!marks:drawn` and `!marks:spool` measure the silence (see `reap_producers.lua`).
+        the topic to append to instead, `""` if the stream is open; a stream of a later topic is closed without it.
+        `!stated` has the ID of the last entry that states an earlier time than that of its ID, and the earliest time
+        that such an entry states (see `appending.lua`). `!clock` is the server's time at the last trim and at the last
+        step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and
+        `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn` and
+        `!marks:spool` measure the silence (see `reap_producers.lua`).
         """
         return self.prefix + "seq"
 
@@ -141,7 +145,8 @@ class PartitionKeys:
     def live(self) -> str:
         """String: the number of the partition's live generation; then ` closed` if a repartition closed the partition.
 
-        Without this key, the first generation is live.
+        Without this key, the first generation is live in the first topic, and no generation in a later topic. It stays
+        when its topic is dropped, so that nothing is counted in the topic again.
         """
         return self.prefix + "live"
 

@@ -106,6 +106,7 @@ CASES: Final = [
     ("repartition/copy", "stream copied ledger", "", "1 0 - 1-1 1 1 2 v 1", "copied"),
     ("repartition/copy", "stream copied ledger", "", "1 0 - 1-1 1 1 4 p copy t soon", "copied"),
     ("repartition/copy", "stream copied ledger", "", "1 0 9-9 1-1 1 1 2 v 1", "at text text"),
+    ("repartition/copy", "stream copied ledger", "SET live 1_closed", "1 0 - 1-1 1 1 2 v 1", "closed"),
     (
         *("snapshot/open", "stream cut ledger topic", f"{PENDING}; {LEDGERS}", "g token 9000"),
         "open text text text [text] [text text] [text text]",

@@ -61,7 +61,10 @@ CopyPart = tuple[int, list[Any]]
 
 
 class CopiedElsewhere(StreamError):
-    """Another process copies the same entries: call `look` to read the marks again, and continue from them."""
+    """Another process copies the same entries, or the topic that is copied to was given up or replaced.
+
+    In the first case, call `look` to read the marks again, and continue from them.
+    """
 
 
 class StreamCopier:
@@ -127,7 +130,8 @@ class StreamCopier:
             show: Called after each full page (200 entries, or 1 MiB of them).
 
         Raises:
-            CopiedElsewhere: another process copies the same entries; call `look`, then copy again.
+            CopiedElsewhere: another process copies the same entries; call `look`, then copy again. Or the new topic was
+                given up or replaced.
             StreamError: an archive is given, entries are neither in the streams nor in it, and no loss is accepted.
                 Without an archive, this is not checked.
             ArchiveError: the archive cannot be read.
@@ -224,6 +228,10 @@ class StreamCopier:
                     again[home] = calls[home]
                 elif isinstance(reply, RedisError):
                     raise reply
+                elif reply[0] == b"closed":
+                    raise CopiedElsewhere(
+                        f"{self._new.keys[home].stream}: its topic was given up or replaced meanwhile"
+                    )
                 elif reply[0] != b"copied":
                     raise CopiedElsewhere(
                         f"{self._new.keys[home].stream}: another repartition is copying the same events: it has copied "

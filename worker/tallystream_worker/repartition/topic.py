@@ -12,7 +12,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import FIRST_TOPIC, Layout
+from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, Layout
 from tallystream.storage.scripts import Script
 from tallystream_worker.repartition.copy import HOLDER
 
@@ -29,9 +29,10 @@ _GIVE_UP: Final = Script("tallystream_worker.repartition", "give_up")
 
 _STEP: Final = 500
 _OF_A_LATER_TOPIC: Final = re.compile(rb"l[0-9]+:")
-_KEPT: Final = frozenset({b"seq", b"files"})
+_KEPT: Final = frozenset({b"seq", b"live", b"files"})
 """Keys of a removed topic that stay: the last sequence of each producer, by which a late spool finds out what was
-appended, and the files that were ingested."""
+appended; that the topic is closed (in these sequences and in `live`), so that no script counts or appends there again;
+and the files that were ingested."""
 
 
 def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Layout:
@@ -80,6 +81,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
     if not client.exists(layout.meta):
         fields = fields_of(layout, deployment.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
+    open_partitions(client, layout)
     stored = client.execute_command("HGETALL", layout.meta)
     found = replace(Deployment.parse(stored, namespace=layout.namespace), layout=layout)
     if publish(found.rules) != publish(rules):
@@ -88,6 +90,19 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
             "again"
         )
     return found
+
+
+def open_partitions(client: redis.Redis, layout: Layout) -> None:
+    """Let a later topic take and count events; change nothing in a partition that was opened or closed before.
+
+    Without this, every script refuses to count in the topic or to append to it. So an emptied server, on which the
+    first topic is live again, refuses processes that still know the later one.
+    """
+    with client.pipeline(transaction=False) as pipeline:
+        for keys in layout.keys:
+            pipeline.hsetnx(keys.sequences, CLOSED, "")
+            pipeline.set(keys.live, FIRST, nx=True)
+        pipeline.execute()
 
 
 def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
@@ -152,7 +167,8 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
     """Remove the topic that was live before the last repartition; return the number of removed keys, 0 if none is kept.
 
     The list of ingested files stays. The sequences of its producers stay, too, so that a producer that still has
-    entries for this topic finds out which of them were appended.
+    entries for this topic finds out which of them were appended. The topic stays closed: a process that still knows it
+    is refused, and reads the deployment again.
     """
     layout = deployment.kept_layout
     if layout is None:

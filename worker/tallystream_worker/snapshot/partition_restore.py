@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
+from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -126,6 +127,8 @@ class PartitionRestore:
             (answer,) = _REPLACE(self._client, [self._log, self._ledger, self._sequences, *places], [last])
             if answer == b"replaced":
                 break
+        if self._keys.topic != FIRST_TOPIC:
+            self._client.set(self._keys.live, FIRST)  # until now, nothing is counted or decided in a later topic
         failpoints.reach("after-graft")
         self._drain()
         until = log.last or position.generated
@@ -210,8 +213,10 @@ class PartitionRestore:
                 client.xack(self._log, group, *applied)
         client.delete(self._ledger, self._sequences)
         client.hset(self._ledger, mapping=log.ledger())
-        if log.producers:
-            client.hset(self._sequences, mapping=log.producers)
+        # A later topic is closed without the field `!closed` (see lib/appending.lua).
+        records = log.producers if self._keys.topic == FIRST_TOPIC else log.producers | {CLOSED: ""}
+        if records:
+            client.hset(self._sequences, mapping=records)
 
     def _drain(self) -> None:
         """Count the unread entries of the restored stream, then the pending ones; return when none is left."""

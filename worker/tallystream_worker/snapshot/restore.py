@@ -9,12 +9,13 @@ A repeated restore begins from the start and writes everything again.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import StreamError
 from tallystream.rules.metrics import read as read_rules
-from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import FIRST_TOPIC, LAYOUT, Layout
+from tallystream.storage.deployment_hash import fields_of, live_topic, number, spread_fields
+from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.partition_restore import MARKER, PartitionRestore, RestoredPart
@@ -67,7 +68,8 @@ def restore(
             f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by the "
             "snapshot and count the entries left in its streams, use --force"
         )
-    client.set(marker, "1")
+    newest = _close_other(client, layout, marker)
+    client.set(marker, newest)
     client.delete(layout.root)
     client.delete(layout.meta)
     rules = read_rules(facts["rules"].encode())
@@ -81,10 +83,33 @@ def restore(
     client.hset(layout.meta, mapping=fields | {"rules": facts["rules"], **spread_fields(facts["spread"].split())})
     if layout.topic != FIRST_TOPIC:
         logs = dict(each.split(":") for each in facts["earlier"].split())
-        fields |= {"log": layout.topic, "newest-log": layout.topic}
+        fields |= {"log": layout.topic}
         client.hset(layout.root, mapping=fields | {f"partitions@{log}": count for log, count in logs.items()})
+    client.hset(layout.root, "newest-log", newest)
     client.delete(marker)
     return parts
+
+
+def _close_other(client: redis.Redis, layout: Layout, marker: str) -> int:
+    """Close the live topic of the server, unless it is the one to restore; return the highest number of a topic.
+
+    A process that still knows the closed topic is refused, and reads the deployment again. No later topic gets a number
+    that was used before.
+
+    Args:
+        client: The server to restore to.
+        layout: The layout of the topic to restore.
+        marker: A key that has this number since the begin of an interrupted restore.
+    """
+    root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
+    live = live_topic(root, layout.namespace)
+    if live.topic != layout.topic and (partitions := client.hget(live.meta, "partitions")):
+        for keys in replace(live, partitions=int(partitions)).keys:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.hset(keys.sequences, CLOSED, layout.topic)
+                pipeline.set(keys.live, f"{FIRST} closed")
+                pipeline.execute()
+    return max(layout.topic, live.topic, number(root, b"newest-log") or 0, int(client.get(marker) or 0))
 
 
 def _found(client: redis.Redis, layout: Layout) -> str | None:

@@ -6,13 +6,15 @@
 -- Returns {"closed"}   the partition is closed; it may have been closed before
 --
 -- Invariant: append.lua and ingest.lua refuse new entries because of `!closed`; apply.lua, decide.lua and retry.lua
--- refuse because no generation is live. So the counters do not change, and contain only entries of the stream.
+-- refuse because no generation is live. So the counters do not change, and contain only entries of the stream. Both
+-- keys stay when the topic is dropped, so the scripts never count there again: without them, a dropped topic would look
+-- like a new one without events.
 local generations = require('tallystream.storage.lua.lib.generations')
 local call = redis.call
 
 local live = generations.live(KEYS[2])
 call('HSET', KEYS[1], '!closed', ARGV[1])
 if not string.find(live, ' closed', 1, true) then
-  call('SET', KEYS[2], live .. ' closed')
+  call('SET', KEYS[2], (live == '' and '1' or live) .. ' closed')
 end
 return { 'closed' }

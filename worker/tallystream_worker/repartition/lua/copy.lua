@@ -9,11 +9,13 @@
 --
 -- Returns {"copied"}
 --         {"at", partition, ID}   the mark of this partition is this ID ("" for none); nothing was changed
+--         {"closed"}              the topic that is copied to was given up or replaced; nothing was changed
 --
 -- Invariant: the marks move only in the call that appends the parts, so each part up to a mark is here, once.
 -- The ID of a copy keeps the millisecond of its entry, unless the stream has a later ID. Lateness is measured by the
 -- times in the fields of the copy. All these times come from the ID and the fields of the entry, not from a clock.
 local appending = require('tallystream.storage.lua.lib.appending')
+local generations = require('tallystream.storage.lua.lib.generations')
 local maps = require('tallystream.storage.lua.lib.maps')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 local streams = require('tallystream.storage.lua.lib.streams')
@@ -22,6 +24,9 @@ local stream, copied, ledger = KEYS[1], KEYS[2], KEYS[3]
 local sequences = string.gsub(stream, 'stream$', 'seq')
 local marks = tonumber(ARGV[1])
 
+if not tonumber(generations.live((string.gsub(stream, 'stream$', 'live')))) then
+  return { 'closed' }
+end
 local moves = {}
 for i = 1, marks do
   local source, from, to = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]

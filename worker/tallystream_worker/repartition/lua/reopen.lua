@@ -9,8 +9,12 @@
 -- Invariant: the generation that was live when the partition was closed is the live one again.
 local call = redis.call
 local live = call('GET', KEYS[2])
-local closed = call('HDEL', KEYS[1], '!closed')
+local closed = call('HGET', KEYS[1], '!closed')
 if live then
   call('SET', KEYS[2], (string.gsub(live, ' closed$', '')))
 end
-return { closed == 1 and 'reopened' or 'open' }
+if not closed or closed == '' then
+  return { 'open' }
+end
+call('HSET', KEYS[1], '!closed', '')
+return { 'reopened' }

@@ -1,8 +1,10 @@
 -- appending: functions for every script that appends entries to the stream of a partition.
 --
--- Three fields of the sequences are not producers (no producer's ID begins with `!`): `!limit` is the most entries that
--- the stream may have; `!closed`, if the stream is closed, is the topic to append to instead; and `!stated` is about
--- entries that state an earlier time than that of their ID: see `add_stated`.
+-- Three fields of the sequences are not producers (no producer's ID begins with `!`). `!limit` is the most entries that
+-- the stream may have. `!closed` is the topic to append to instead if the stream is closed, and '' if it is open; it
+-- stays when the topic is dropped. A later topic has this field from its beginning; without it, its stream is closed:
+-- the topic was given up, or the server was emptied. `!stated` is about entries that state an earlier time than that of
+-- their ID: see `add_stated`.
 local clock = require('tallystream.storage.lua.lib.clock')
 
 local call = redis.call
@@ -22,10 +24,11 @@ local function is_full(stream, limit)
   return limit and call('XLEN', stream) >= tonumber(limit)
 end
 
--- Returns the reply "closed" or "full" if nothing may be appended, else `nil`. Raises an error if the ledger exists and
--- is not a hash.
+-- Returns the reply "closed" or "full" if nothing may be appended, else `nil`. The topic in "closed" is `unknown` if
+-- the stream does not state it. Raises an error if the ledger exists and is not a hash.
 local function refusal(stream, ledger, limit, closed)
-  if closed then
+  closed = closed or (string.find(stream, '}:l%d+:stream$') and 'unknown' or '')
+  if closed ~= '' then
     return { 'closed', closed }
   end
   if is_full(stream, limit) then

@@ -1,0 +1,191 @@
+"""A topic that another one has replaced counts and takes nothing more, also after it was dropped."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError
+from tallystream.producing.appender import Appender
+from tallystream.producing.decider import Decider
+from tallystream.producing.partition_queue import SealedEntry
+from tallystream.producing.producer import Producer
+from tallystream.rules.batch import Batch, BucketResolver
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.scripts import Script
+from tallystream.wire.codec import Payload, Single, encode
+from tallystream.wire.event import Event
+from tallystream_worker.repartition import topic
+from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.harness import Harness
+from tests.integration.repartition.test_migration import PLAIN, emit, moved
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.storage.keys import PartitionKeys
+
+VOTES = Rules({"call": Metric(limit=5, per="total"), "vote": Metric(once="forever")})
+PAYLOAD = encode(Payload([], [Single("view", "a", 1, 60_000, None, None)]))
+
+
+def dropped(harness: Harness, partitions: int) -> None:
+    """Repartition, and drop the topic before; the harness reads the new topic from then on."""
+    moved(harness, partitions)
+    topic.drop(harness.client, Deployment.create_or_load(harness.client))
+
+
+def refusals(client: redis.Redis, keys: PartitionKeys) -> dict[str, str]:
+    """Call each script that counts in a partition or appends to it; return the status in its reply."""
+
+    def status(package: str, name: str, names: list[str], arguments: list[object]) -> str:
+        reply = Script(package, name)(client, names, arguments)
+        return str(reply[0].decode())
+
+    adding = Batch(keys, PLAIN.zone, PLAIN.alerts)
+    adding.add(BucketResolver(PLAIN)("view", 1), "a", 1, 60_000, None, None)
+    batch = adding.encode(["1-1"], {"counted": 1})
+    gate = [keys.stream, keys.sequences, keys.topic_ledger]
+    total = keys.total("view", "a")
+    deciding = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]
+    return {
+        "append": status("tallystream.storage", "append", gate, ["1", "f" * 16, 1, 1, PAYLOAD, "0-0"]),
+        "ingest": status("tallystream_worker.ingest", "ingest", gate, ["1", "file:x", 0, 10, 1, PAYLOAD]),
+        "decide": status("tallystream.storage", "decide", deciding, [batch, 1, total, 1, "", 0, "v", "1"]),
+        "apply": status(
+            "tallystream_worker.counting", "apply", [keys.stream, keys.dead, keys.ledger, keys.live], ["g", batch, 1]
+        ),
+        "retry": status(
+            "tallystream_worker.dead_letters", "retry", [keys.dead, keys.dead, keys.ledger, keys.live], [batch, 1]
+        ),
+        "copy": status(
+            "tallystream_worker.repartition",
+            "copy",
+            [keys.stream, keys.copied, keys.topic_ledger],
+            [0, 1, 1, 2, "v", "1"],
+        ),
+    }
+
+
+REFUSED = {
+    "append": "closed",
+    "ingest": "closed",
+    "decide": "switched",
+    "apply": "switched",
+    "retry": "switched",
+    "copy": "closed",
+}
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_a_decision_after_the_drop_is_made_in_the_live_log(server, moves):
+    """A process that was idle while topics were replaced and dropped decides by the counters of the live topic."""
+    with Harness(server.url, rules=VOTES, partitions=2) as harness, Producer(server.url) as producer:
+        decide = Decider(harness.connect(), Deployment.create_or_load(harness.client))
+        assert [decide(Event("call", "k")).accepted for _ in range(5)] == [True] * 5
+        assert producer.decide("vote", "p", actor="u0").accepted
+        for number in range(moves):
+            dropped(harness, 3 + number)
+        assert [decide(Event("call", "k")).accepted for _ in range(2)] == [False] * 2
+        assert [producer.decide("vote", "p", actor=f"u{n}").accepted for n in range(3)] == [False, True, True]
+        harness.finish()
+        assert harness.totals() == {("call", "k"): 5, ("vote", "p"): 3}
+
+
+def test_every_script_refuses_a_replaced_log_for_ever(server):
+    """Every script that counts or appends refuses a topic that was replaced: kept, dropped, or dropped long ago."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        first = harness.layout
+        emit(harness, "a", 3)
+        harness.finish()
+        moved(harness, 3)
+        second = harness.layout
+        assert {name: refusals(harness.client, first.keys[0])[name] for name in REFUSED} == REFUSED
+        topic.drop(harness.client, Deployment.create_or_load(harness.client))
+        assert refusals(harness.client, first.keys[0]) == REFUSED
+        dropped(harness, 1)
+        for layout in (first, second):
+            before = set(harness.client.scan_iter(layout.keys[0].prefix + "[!l]*"))
+            assert refusals(harness.client, layout.keys[0]) == REFUSED
+            assert set(harness.client.scan_iter(layout.keys[0].prefix + "[!l]*")) == before
+
+
+def test_every_script_refuses_a_log_that_was_given_up(server):
+    """Every script refuses a topic of a repartition that was given up: it never becomes the live one."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 3)
+        new = topic.begin(harness.client, deployment, layout, harness.rules)
+        emit(harness, "a", 3)
+        copier = StreamCopier(harness.client, deployment.layout, new.layout)
+        copier.look()
+        topic.give_up(harness.client, Deployment.create_or_load(harness.client))
+        assert refusals(harness.client, layout.keys[0]) == REFUSED
+        with pytest.raises(CopiedElsewhere, match="was given up or replaced"):
+            copier()
+        assert list(harness.client.scan_iter(layout.keys[0].prefix + "*")) == []
+
+
+def test_an_emptied_server_does_not_count_in_a_later_log(server):
+    """After FLUSHALL, neither a decision nor an entry goes into a later topic, because a new deployment has the first.
+
+    A process that read the deployment before asks for the new one.
+    """
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        dropped(harness, 3)
+        deployment = Deployment.create_or_load(harness.client)
+        decide = Decider(harness.connect(), deployment)
+        appender = Appender(harness.connect(), harness.layout, deployment.epoch)
+        harness.client.flushall()
+        assert refusals(harness.client, harness.layout.keys[0]) == REFUSED
+        appender.push(0, SealedEntry(1, 1, len(PAYLOAD), PAYLOAD))
+        assert appender.send() == ([], None)
+        assert appender.is_closed
+        with pytest.raises(ConfigurationError, match="no metrics are declared"):
+            decide(Event("call", "k"))
+
+
+def test_a_restore_of_an_earlier_log_closes_the_later_one(server, tmp_path):
+    """After a restore of a topic over a later one, no script counts in the later one, and its number is not used again.
+
+    A process that knew the later topic decides in the restored one.
+    """
+    with (
+        Harness(server.url, rules=VOTES, partitions=2) as harness,
+        closing(Database(str(tmp_path / "snapshot.sqlite"))) as database,
+    ):
+        first = harness.layout
+        decide = Decider(harness.connect(), Deployment.create_or_load(harness.client))
+        assert [decide(Event("call", "k")).accepted for _ in range(3)] == [True] * 3
+        harness.finish()
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+        moved(harness, 3)
+        later = harness.layout
+        assert decide(Event("call", "k")).total == 4
+        restore(harness.client, database, force=True)
+        assert refusals(harness.client, later.keys[0]) == REFUSED
+        assert [decide(Event("call", "k")).total for _ in range(2)] == [4, 5]
+        deployment = Deployment.create_or_load(harness.client)
+        assert (deployment.layout, topic.propose(harness.client, deployment, 3).topic) == (first, 3)
+
+
+def test_a_move_that_failed_leaves_a_later_log_open(server):
+    """A later topic that was closed and opened again takes and counts events."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        dropped(harness, 3)
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 4)
+        topic.begin(harness.client, deployment, layout, harness.rules)
+        topic.close(harness.client, deployment, layout)
+        topic.give_up(harness.client, Deployment.create_or_load(harness.client))
+        with Producer(server.url) as producer:
+            producer.emit("view", "a")
+            assert producer.decide("call", "k").accepted
+        harness.finish()
+        assert harness.totals() == {("view", "a"): 1, ("call", "k"): 1}
