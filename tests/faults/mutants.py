@@ -951,4 +951,9 @@ MUTANTS: Final = (
         ),
         tests=(f"{_REPLACED}::test_a_restore_of_an_earlier_log_closes_the_later_one",),
     ),
+    Mutant(
+        "snapshot-without-retries",
+        (Edit("tallystream_worker/snapshot/snapshotter.py", "_retried(cut) != known", "False"),),
+        tests=(f"{_SNAPSHOT}::test_a_retried_dead_letter_is_in_the_next_snapshot",),
+    ),
 )

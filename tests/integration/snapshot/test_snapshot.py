@@ -25,12 +25,14 @@ from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
-from tallystream.storage.keys import DUE, UNTIL
+from tallystream.storage.keys import DUE, UNTIL, partition_of
 from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.dead_letters.retry import Retried, retry
+from tallystream_worker.dead_letters.store import letters
 from tallystream_worker.process import logs
 from tallystream_worker.process.failpoints import RESTORE_PLACES, SNAPSHOT_PLACES, VARIABLE
 from tallystream_worker.process.services import running
@@ -220,6 +222,21 @@ def test_what_has_not_changed_is_not_read(harness, database):
     assert (second.whole, second.rows) == (0, 2)
     assert rows(database, "totals") == harness.totals()
     assert take(harness, database).rows == 0
+
+
+def test_a_retried_dead_letter_is_in_the_next_snapshot(harness, database):
+    """The events of a retried dead letter are in the next snapshot, although no entry shows which counters changed."""
+    place = partition_of("a", harness.layout.partitions)
+    harness.client.xadd(harness.layout.keys[place].stream, {"metric": "other", "subject": "a", "amount": "5"})
+    harness.drain()
+    later = Rules({**RULES.metric, "other": Metric(windows=("day",))})
+    harness.client.hset(harness.layout.meta, "rules", publish(later))
+    take(harness, database)
+    (letter,) = letters(harness.client, harness.layout, place)
+    assert retry(harness.client, harness.layout, later, letter) == Retried(1, 0)
+    assert take(harness, database).whole == 1
+    assert (rows(database, "totals"), harness.totals()) == ({("other", "a"): 5},) * 2
+    assert take(harness, database).whole == 0
 
 
 def test_a_person_can_ask(harness, database):

@@ -165,6 +165,12 @@ class Database:
         failpoints.reach("after-commit")
         return rows
 
+    def ledger(self, partition: int) -> dict[str, int]:
+        """Return the ledger of a partition in the snapshot, by field; empty if there is no snapshot of it."""
+        with self._transaction() as connection:
+            rows = connection.execute(select(schema.ledger).where(schema.ledger.c.partition == partition))
+            return {row.field: row.value for row in rows}
+
     def buckets(self, partition: int) -> list[Any]:
         """Return the buckets of a partition, as rows with `name` and `expires` (millisecond since 1970; 0: never)."""
         with self._transaction() as connection:

@@ -43,6 +43,9 @@ _ALL: Final = "0-0"
 
 _READ: Final = 64
 
+_RETRIED: Final = "entries:retried"
+"""The field of the ledger that each retry of a dead letter changes."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -142,13 +145,14 @@ class Snapshotter:
         Args:
             partition: The number of the partition.
             before: The position of the last snapshot, to read only what changed since; `None` to read everything.
-                Everything is also read if entries since the last snapshot were trimmed.
+                Everything is also read if entries since the last snapshot were trimmed, or a dead letter was retried.
 
         Raises:
             ViewLost: the values of one moment could not be read.
             redis.RedisError: the server did not answer, or refused a command.
         """
         keys = self._deployment.layout.keys[partition]
+        known = self._database.ledger(partition).get(_RETRIED) if before is not None else None
         touched = ChangedKeys(self._rules)
         if before is not None and not self._reaches(keys, before):
             before = None  # entries since the last snapshot were trimmed
@@ -164,6 +168,10 @@ class Snapshotter:
                 for name in (f"sketch:{metric}", f"top:{metric}")]  # fmt: skip
         counters = keys.ledger.removesuffix("ledger")
         cut = open_view(self._client, keys, [counters + name for name in copy])
+        if before is not None and _retried(cut) != known:
+            # A retry of a dead letter changes counters, and no entry shows which ones.
+            cut.give_up()
+            return self.take(partition, None)
         # If stream IDs are ahead of the server's clock, they do not tell when the first uncounted entry was appended.
         first = floor if (floor := parse_id(cut.position.floor)[0]) <= cut.position.taken else 0
         try:
@@ -272,6 +280,11 @@ class Snapshotter:
     def _producers(self, keys: PartitionKeys) -> dict[str, str]:
         found = self._client.hscan_iter(keys.sequences, count=1000)
         return {name.decode(): value.decode() for name, value in found if not name.startswith(b"!")}
+
+
+def _retried(cut: PointInTimeView) -> int | None:
+    found = cut.ledger.get(_RETRIED.encode())
+    return None if found is None else int(found)
 
 
 def facts_of(deployment: Deployment) -> dict[str, str]:

@@ -13,8 +13,11 @@
 --         {"forgotten"}                        the state of the period of an event was removed
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 --
--- Invariant: a retried entry leaves the dead stream in the call that counts its events or adds them again.
+-- Invariant: a retried entry leaves the dead stream in the call that counts its events or adds them again. This call
+-- also changes `entries:retried` in the ledger, so that the next snapshot reads every counter: no entry of the stream
+-- shows which ones a retry has changed.
 local add_dead_letters = require('tallystream_worker.dead_letters.lua.add')
+local clock = require('tallystream.storage.lua.lib.clock')
 local generations = require('tallystream.storage.lua.lib.generations')
 local plan = require('tallystream.storage.lua.rules.plan')
 local rejection = require('tallystream.storage.lua.rules.rejection')
@@ -42,4 +45,5 @@ end
 add_dead_letters(KEYS[2], 3)
 call('XDEL', KEYS[1], unpack(batch.ids))
 write(planned)
+call('HSET', KEYS[3], 'entries:retried', string.format('%.0f', clock.microseconds()))
 return { 'applied' }

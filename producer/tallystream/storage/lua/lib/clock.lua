@@ -7,6 +7,12 @@ local function milliseconds()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- Returns the time by the server's clock, in microseconds since 1970.
+local function microseconds()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
 -- Returns the time of a worker's last pass, and the time at which the clock had last stepped, both in milliseconds:
 -- trim.lua writes them to a field of the sequences. Returns nil before that.
 local function last_pass(sequences)
@@ -21,4 +27,4 @@ local function is_steady(sequences, now)
   return last and now >= last and now - last <= HOUR and now - leap > HOUR
 end
 
-return { is_steady = is_steady, last_pass = last_pass, milliseconds = milliseconds }
+return { is_steady = is_steady, last_pass = last_pass, microseconds = microseconds, milliseconds = milliseconds }
