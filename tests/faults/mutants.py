@@ -956,4 +956,26 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/snapshot/snapshotter.py", "_retried(cut) != known", "False"),),
         tests=(f"{_SNAPSHOT}::test_a_retried_dead_letter_is_in_the_next_snapshot",),
     ),
+    Mutant(
+        "restore-that-forgets-retractions",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "retracted=(*rules.retracted, *lacking)",
+                "retracted=rules.retracted",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_restore_keeps_later_retractions",),
+    ),
+    Mutant(
+        "retraction-that-no-backup-knows",
+        (
+            Edit(
+                "tallystream_worker/cli/generation.py",
+                "note_retractions(settings, deployment, archive, deployment.rules_of(generation).retracted)",
+                "pass",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_restore_keeps_later_retractions",),
+    ),
 )

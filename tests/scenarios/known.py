@@ -18,7 +18,6 @@ class Known(Enum):
     NEGATIVE_SKETCHES = "f06: sketches with negative amounts"
     LEADERBOARD_ERRORS = "f05: the error of a leaderboard does not cover subjects that it does not list"
     TWO_RESETS = "f07: two resets at once take the total back twice"
-    OLD_SNAPSHOTS = "f08, f24: a restore of an older snapshot forgets retractions and retried dead letters"
     RESETS = "g18, g19: resets of retracted events, and of buckets ahead"
     LIKE_FILES = "f22: a file that begins like another one is taken for it"
     HALF_CHARACTERS = "m04: half an emoji in one of many events refuses the whole list"

@@ -97,6 +97,27 @@ class Logged:
         return Zoned(*known, zone=zone, place=(self.place,))
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The state of the model at the moment of the last snapshot.
+
+    Attributes:
+        rules: The rules.
+        dead: The places of its dead letters, also of those that were given up.
+        undeclared: See `Model`.
+        dropped: See `Model`.
+        unsure: See `Model`.
+        changed: See `Model`.
+    """
+
+    rules: Rules
+    dead: set[int]
+    undeclared: set[int]
+    dropped: set[int]
+    unsure: set[tuple[str, str]]
+    changed: set[str]
+
+
 class Model:
     """The events of one deployment and the answers that follow from them.
 
@@ -122,6 +143,7 @@ class Model:
         self.changed: set[str] = set()
         """Metrics with events that began to count one vote for each actor: their totals have the older events."""
         self._settled = 0
+        self._snapshot: Kept | None = None
         self.waiting = False
         """Whether an entry may not be counted yet."""
         self.latest = 0.0
@@ -192,9 +214,30 @@ class Model:
         self.undeclared -= declared - self.dropped - self.unlisted
         self._changed()
 
+    def snapshot(self) -> None:
+        """Record that a snapshot was taken."""
+        listed = {place for place in self.dead if place < self._settled}
+        self._snapshot = Kept(
+            self.rules, listed, set(self.undeclared), set(self.dropped), set(self.unsure), set(self.changed)
+        )
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is no snapshot, or the rules were changed after it: then a restore counts by other rules."""
+        return self._snapshot is None or self._snapshot.rules != self.rules
+
     def lose(self) -> None:
-        """Record that the server lost everything, and that a snapshot was restored."""
-        self.unlisted |= self.dead
+        """Record that the server lost everything, and that the last snapshot was restored.
+
+        What happened to dead letters after the snapshot is undone: the log does not have it.
+        """
+        kept = self._snapshot
+        assert kept is not None, "a snapshot was taken"
+        self.unlisted |= kept.dead
+        self.undeclared |= kept.undeclared
+        self.dropped &= kept.dropped
+        self.unsure, self.changed = set(kept.unsure), set(kept.changed)
+        self._changed()
 
     def drop(self) -> None:
         """Record that all dead letters were given up."""

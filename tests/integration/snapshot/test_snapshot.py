@@ -25,12 +25,14 @@ from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import DUE, UNTIL, partition_of
 from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.generation import build
 from tallystream_worker.dead_letters.retry import Retried, retry
 from tallystream_worker.dead_letters.store import letters
 from tallystream_worker.process import logs
@@ -40,6 +42,7 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.rebuild.retract import ends, propose_without
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings, SnapshotSettings
 from tallystream_worker.snapshot import snapshotter
@@ -237,6 +240,40 @@ def test_a_retried_dead_letter_is_in_the_next_snapshot(harness, database):
     assert take(harness, database).whole == 1
     assert (rows(database, "totals"), harness.totals()) == ({("other", "a"): 5},) * 2
     assert take(harness, database).whole == 0
+
+
+@pytest.mark.parametrize("known", ["server", "snapshot", "archive"])
+def test_a_restore_keeps_later_retractions(server, tmp_path, known):
+    """A restore of a snapshot that is older than a retraction reports it; a rebuild then takes its events out again."""
+    database, store = Database(str(tmp_path / "snapshot.sqlite")), Store(str(tmp_path / "archive"))
+    with Harness(server.url, partitions=2) as harness, Producer(server.url) as producer:
+        for actor in ("bot", "man"):
+            producer.emit("view", "s", 5, actor=actor)
+        producer.flush()
+        harness.drain()
+        Archive(harness.client, store, harness.deployment).run_once(settled=0)
+        take(harness, database)
+        deployment = Deployment.load(harness.client)
+        retraction = Retraction(ends(harness.client, deployment), actor="bot")
+        generation = propose_without(harness.client, deployment, retraction)
+        place = str(tmp_path / "snapshot.sqlite") if known == "snapshot" else ""
+        chosen = Settings(RedisSettings(server.url), rules=harness.rules, snapshot=SnapshotSettings(place))
+        archive = store.url if known == "archive" else ""
+        build(chosen, Deployment.load(harness.client), generation, archive)
+        if known != "server":
+            server.client().flushall()
+        noted = store.retracted()
+        result = restore(harness.client, database, lambda n, *ids: entries(store, n, *ids), force=True, retracted=noted)
+        assert (result.lacking, harness.totals()) == ([retraction], {("view", "s"): 10})
+        restored = Deployment.load(harness.client)
+        assert restored.rules.retracted == (retraction,)
+        generation = propose(harness.client, restored, restored.rules)
+        build(chosen, Deployment.load(harness.client), generation, store.url)
+        harness.layout = Deployment.load(harness.client).layout
+        assert harness.totals() == {("view", "s"): 5}
+        take(harness, database)
+        assert restore(harness.client, database, force=True).lacking == []
+    database.close()
 
 
 def test_a_person_can_ask(harness, database):
@@ -501,7 +538,7 @@ def test_what_is_left_of_the_stream_is_enough(harness, database):
         harness.client.delete(key)
     with pytest.raises(StreamError, match="not empty"):
         restore(harness.client, database)
-    parts = restore(harness.client, database, force=True)
+    parts = restore(harness.client, database, force=True).parts
     assert (harness.totals(), books(harness)) == (before, ledger)
     assert all(part.survived and part.missing == 0 for part in parts)
 
@@ -546,7 +583,7 @@ def test_the_archive_is_used_if_producers_have_appended_before_a_restore(harness
     with Producer(harness.url) as producer:
         producer.emit("plain", "s1", 7)
         producer.flush(10)
-    parts = restore(harness.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
+    parts = restore(harness.client, database, lambda n, after, end: entries(store, n, after, end), force=True).parts
     harness.drain()
     before["plain", "s1"] = before.get(("plain", "s1"), 0) + 7
     assert harness.totals() == before
@@ -560,7 +597,7 @@ def test_what_is_missing_is_said(harness, database):
     emit_some(harness, 2, drain=False)
     take(harness, database)
     harness.client.flushall()
-    parts = restore(harness.client, database)
+    parts = restore(harness.client, database).parts
     assert sum(part.missing for part in parts) == 300
     assert harness.totals() == before
     ledger = books(harness)

@@ -44,6 +44,8 @@ class KillCommand(Move, frozen=True):
         world.command(*arguments)
         if self.command == "rebuild":
             world.model.recount()
+        if self.command == "snapshot":
+            world.model.snapshot()
 
     def _arguments(self, world: World) -> list[str]:
         places = {

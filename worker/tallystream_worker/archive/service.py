@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
+    from tallystream.rules.retraction import Retraction
     from tallystream_worker.settings.settings import Settings
 
 
@@ -31,9 +32,22 @@ class Archive:
 
     def __init__(self, client: redis.Redis, store: Store, deployment: Deployment) -> None:
         store.claim(deployment.layout.namespace, deployment.layout.partitions, (deployment.epoch,))
+        self._store = store
+        self._noted: tuple[Retraction, ...] | None = None
+        self.note(deployment)
         self.archivists = [PartitionArchiver(client, store, keys, n) for n, keys in enumerate(deployment.layout.keys)]
         """The archiver of each partition, by partition number."""
         self._begun = False
+
+    def note(self, deployment: Deployment) -> None:
+        """Write the live retractions of a deployment into the archive, if they are not those that were last written.
+
+        Raises:
+            ArchiveError: the manifest cannot be read or written.
+        """
+        if deployment.declared is not None and deployment.declared.retracted != self._noted:
+            self._store.note(deployment.declared.retracted)
+            self._noted = deployment.declared.retracted
 
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write all entries that are not archived yet to files; return the number of events in them.
@@ -90,6 +104,7 @@ class LiveArchive:
         if found.layout.topic != self._deployment.layout.topic:
             self._archive = self._open(found)
             self._deployment = found
+        self._archive.note(found)
         events = self._archive.run_once()
         return {"events": events} if events else None
 

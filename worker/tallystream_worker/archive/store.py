@@ -27,16 +27,18 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from tallystream.errors import ConfigurationError, TallyError
+from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import FIRST_TOPIC, NAMESPACE, tag_of
 from tallystream.wire.stream_id import StreamID, parse_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 FORMAT: Final = "2"
 """The version of the files, stored in the manifest and in each file."""
 
 _MANIFEST: Final = "_tallystream.json"
+_RETRACTED: Final = "retracted"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _DAY_MS: Final = 86_400_000
@@ -130,13 +132,31 @@ class Store:
         self._write(f"{self._root}/{_MANIFEST}", msgspec.json.encode(ours))
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return the manifest (`format`, `namespace`, `partitions` and `epoch`); `None` if there is none.
+        """Return the manifest (`format`, `namespace`, `partitions`, `epoch`, and `retracted` if any); `None` if none.
 
         Raises:
             ArchiveError: the manifest cannot be read.
         """
         found = self._read(f"{self._root}/{_MANIFEST}")
         return None if found is None else msgspec.json.decode(found)
+
+    def note(self, retracted: Sequence[Retraction]) -> None:
+        """Write the retractions that are live from now on into the manifest; not if there is no manifest.
+
+        Raises:
+            ArchiveError: the manifest cannot be read or written.
+        """
+        found = self.manifest()
+        if found is not None and self.retracted() != list(retracted):
+            self._write(f"{self._root}/{_MANIFEST}", msgspec.json.encode(found | {_RETRACTED: retracted}))
+
+    def retracted(self) -> list[Retraction]:
+        """Return the retractions that were live when one was last noted.
+
+        Raises:
+            ArchiveError: the manifest cannot be read.
+        """
+        return msgspec.convert((self.manifest() or {}).get(_RETRACTED, []), list[Retraction])
 
     def put(self, partition: int, after: str, first: str, last: str, table: pa.Table) -> None:
         """Write one file atomically; do nothing if a file of the same name exists.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from tallystream.deployment import Deployment
+    from tallystream.rules.retraction import Retraction
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.settings.settings import Settings
     from tallystream_worker.snapshot.database import Database
@@ -44,6 +46,50 @@ def snapshot_url(settings: Settings, url: str | None) -> str:
     if not (chosen := url or settings.snapshot.url):
         raise ConfigurationError("no snapshot database: name a file or a database URL, or set [snapshot] url")
     return chosen
+
+
+def note_retractions(settings: Settings, deployment: Deployment, archive: str, retracted: Sequence[Retraction]) -> None:
+    """Write the retractions that are live from now on into the snapshot of the settings, and into an archive.
+
+    A backup that does not exist yet, or that knows these retractions, is not changed.
+
+    Args:
+        settings: The settings of the command.
+        deployment: The deployment that the retractions are part of.
+        archive: URL of the archive; `""` for none.
+        retracted: The retractions.
+
+    Raises:
+        SnapshotError, ArchiveError: one of the two cannot be written.
+    """
+    if settings.snapshot.url:
+        from tallystream_worker.snapshot.retractions import note_retractions as note  # noqa: PLC0415
+
+        with suppress(ConfigurationError), open_snapshot(settings, None, is_there=True) as database:
+            note(database, retracted)
+    if archive:
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+        Store(archive, deployment.layout.namespace, deployment.layout.topic).note(retracted)
+
+
+def noted_retractions(settings: Settings, url: str | None, database: Database) -> list[Retraction]:
+    """Return the retractions that the archive knows, of the topic of a snapshot; empty if no archive is named.
+
+    Args:
+        settings: The settings of the command.
+        url: Folder or URL of the archive from the command line; if empty, `[archive] url` is used.
+        database: The snapshot, which has the number of the topic.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+    """
+    if not (chosen := url or settings.archive.url):
+        return []
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    log = int(database.facts().get("log", FIRST_TOPIC))
+    return Store(chosen, settings.redis.namespace, log).retracted()
 
 
 def open_archive(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tallystream.deployment import Deployment
+from tallystream_worker.cli.backup import note_retractions
 from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.rebuild.rebuild import Rebuild, RebuildProgress
 
@@ -38,6 +39,7 @@ def build(
     Raises:
         ConfigurationError: entries are gone and no archive is named.
         StreamError: entries are missing, or the generation did not catch up with the live one.
+        SnapshotError, ArchiveError: a retraction could not be noted in the backup, so no switch was made.
     """
     with Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run:
         if not begun:
@@ -50,4 +52,6 @@ def build(
 
             run.catch_up(show)
         if review():
+            # Before the switch: a backup that is older than a retraction must not bring its events back.
+            note_retractions(settings, deployment, archive, deployment.rules_of(generation).retracted)
             run.switch()

@@ -109,7 +109,7 @@ def drill(
     with tempfile.TemporaryDirectory(prefix="tally-drill-") as folder, EmbeddedServer(Path(folder)) as server:
         other = connect(server.url)
         try:
-            parts = restore(other, database, source)
+            parts = restore(other, database, source).parts
             restored = Snapshotter(
                 other, database, Deployment.create_or_load(other, namespace=deployment.layout.namespace)
             )

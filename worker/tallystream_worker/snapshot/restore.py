@@ -9,24 +9,46 @@ A repeated restore begins from the start and writes everything again.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tallystream.errors import StreamError
+from msgspec.structs import replace
+
+from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError, StreamError
+from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import fields_of, live_topic, number, spread_fields
 from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.partition_restore import MARKER, PartitionRestore, RestoredPart
+from tallystream_worker.snapshot.retractions import RETRACTED, decode_retractions
 from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import redis
 
+    from tallystream.rules.metrics import Rules
+    from tallystream.rules.retraction import Retraction
     from tallystream_worker.counting.entry import Entry
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The result of a restore.
+
+    Attributes:
+        parts: The result of each partition.
+        lacking: The retractions that were made after the snapshot: until a rebuild, the counters have their events.
+    """
+
+    parts: list[RestoredPart]
+    lacking: list[Retraction]
 
 
 def restore(
@@ -35,9 +57,13 @@ def restore(
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
     *,
     force: bool = False,
+    retracted: Sequence[Retraction] = (),
     progress: Callable[[RestoredPart], None] = lambda _: None,
-) -> list[RestoredPart]:
-    """Restore the counters of a snapshot, and count the entries after it; return one result for each partition.
+) -> Restored:
+    """Restore the counters of a snapshot, and count the entries after it; return what was restored.
+
+    The restored rules have every retraction that the snapshot, the server or the caller knows. If the counters of the
+    snapshot are older than one of them, they have its events until a rebuild.
 
     Args:
         client: The server to restore to. It must have no keys of the deployment, except those of an interrupted
@@ -46,6 +72,7 @@ def restore(
         archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
             ID and before the second, or (`None`) to the end. `None` for no archive.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
+        retracted: Retractions that another source, such as the archive, knows.
         progress: Called with the result of each partition after it is restored.
 
     Raises:
@@ -68,11 +95,13 @@ def restore(
             f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by the "
             "snapshot and count the entries left in its streams, use --force"
         )
+    rules = read_rules(facts["rules"].encode())
+    lacking = _lacking(client, facts, rules, retracted)
+    rules = replace(rules, retracted=(*rules.retracted, *lacking))
     newest = _close_other(client, layout, marker)
     client.set(marker, newest)
     client.delete(layout.root)
     client.delete(layout.meta)
-    rules = read_rules(facts["rules"].encode())
     parts = []
     for partition in range(layout.partitions):
         part = PartitionRestore(client, database, layout, partition, rules).run(archived)
@@ -80,14 +109,30 @@ def restore(
         progress(part)
         failpoints.reach("after-partition")
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
-    client.hset(layout.meta, mapping=fields | {"rules": facts["rules"], **spread_fields(facts["spread"].split())})
+    client.hset(layout.meta, mapping=fields | {"rules": publish(rules), **spread_fields(facts["spread"].split())})
     if layout.topic != FIRST_TOPIC:
         logs = dict(each.split(":") for each in facts["earlier"].split())
         fields |= {"log": layout.topic}
         client.hset(layout.root, mapping=fields | {f"partitions@{log}": count for log, count in logs.items()})
     client.hset(layout.root, "newest-log", newest)
     client.delete(marker)
-    return parts
+    return Restored(parts, lacking)
+
+
+def _lacking(
+    client: redis.Redis, facts: Mapping[str, str], rules: Rules, retracted: Sequence[Retraction]
+) -> list[Retraction]:
+    """Return the known retractions that the counters of a snapshot do not have."""
+    known = [*decode_retractions(facts[RETRACTED]), *retracted]
+    with suppress(ConfigurationError):  # this release cannot read what the server has
+        found = Deployment.find(client, facts["namespace"])
+        if found.epoch == facts["epoch"] and found.declared is not None:
+            known = [*found.declared.retracted]  # the live rules are the latest: a retraction may have been undone
+    lacking: list[Retraction] = []
+    for each in known:
+        if each not in rules.retracted and each not in lacking:
+            lacking.append(each)
+    return lacking
 
 
 def _close_other(client: redis.Redis, layout: Layout, marker: str) -> int:
@@ -104,7 +149,7 @@ def _close_other(client: redis.Redis, layout: Layout, marker: str) -> int:
     root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
     live = live_topic(root, layout.namespace)
     if live.topic != layout.topic and (partitions := client.hget(live.meta, "partitions")):
-        for keys in replace(live, partitions=int(partitions)).keys:
+        for keys in dataclasses.replace(live, partitions=int(partitions)).keys:
             with client.pipeline(transaction=True) as pipeline:
                 pipeline.hset(keys.sequences, CLOSED, layout.topic)
                 pipeline.set(keys.live, f"{FIRST} closed")

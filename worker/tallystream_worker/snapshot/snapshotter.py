@@ -25,6 +25,7 @@ from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, open_view
+from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
 from tallystream_worker.snapshot.schema import FORMAT
 from tallystream_worker.snapshot.values import ValueReader
 from tallystream_worker.snapshot.write import Taken
@@ -300,6 +301,7 @@ def facts_of(deployment: Deployment) -> dict[str, str]:
         "partitions": str(deployment.layout.partitions),
         "epoch": deployment.epoch,
         "rules": publish(deployment.rules).decode(),
+        RETRACTED: encode_retractions(deployment.rules.retracted),
         "spread": " ".join(sorted(deployment.spread)),
     }
     if deployment.layout.topic != FIRST_TOPIC:

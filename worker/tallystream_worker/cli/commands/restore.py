@@ -7,8 +7,10 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
+from msgspec import to_builtins
+
 from tallystream.client.connect import connect
-from tallystream_worker.cli.backup import open_archive, open_snapshot
+from tallystream_worker.cli.backup import noted_retractions, open_archive, open_snapshot
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
@@ -25,8 +27,12 @@ def restore(
     force: Annotated[bool, flag("replace the counters on a server that is not empty")] = False,
     json: AsJson = False,
     where: Where = Where(),
-) -> None:
-    """Restore the counters of a snapshot to an empty server, and count the entries appended after it."""
+) -> int:
+    """Restore the counters of a snapshot to an empty server, and count the entries appended after it.
+
+    The exit status is 1 if events were retracted after the snapshot. The counters then have these events until you run
+    `tallystream rebuild`.
+    """
     from tallystream_worker.snapshot.restore import restore as bring_back  # noqa: PLC0415
 
     settings = where.settings()
@@ -40,11 +46,14 @@ def restore(
         closing(connect(settings.redis.url)) as client,
         open_snapshot(settings, url, is_there=True) as database,
     ):
-        parts = bring_back(client, database, open_archive(settings, archive, database), force=force, progress=tell)
-    seconds = time.monotonic() - began
+        source = open_archive(settings, archive, database)
+        noted = noted_retractions(settings, archive, database)
+        result = bring_back(client, database, source, force=force, retracted=noted, progress=tell)
+    seconds, parts = time.monotonic() - began, result.parts
     if json:
-        print_json({"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)})
-        return
+        listed = {"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)}
+        print_json({**listed, "lacking": to_builtins(result.lacking)})
+        return 1 if result.lacking else 0
     print_table(
         f"restored in {seconds:.1f} s",
         ["stream", "snapshot of", "rows", "entries since", "complete up to", "events missing"],
@@ -64,6 +73,13 @@ def restore(
             "they are in neither the stream nor the archive",
             soft_wrap=True,
         )
+    if result.lacking:
+        console.print(
+            f"The snapshot is older than {len(result.lacking):,} retractions: the counters have these events again. To "
+            "take them out, run: tallystream rebuild. If the streams lack entries, add the archive (--archive URL)",
+            soft_wrap=True,
+        )
+    return 1 if result.lacking else 0
 
 
 def _moment(milliseconds: int) -> str:
