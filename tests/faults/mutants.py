@@ -73,6 +73,7 @@ _SNAPSHOT: Final = "tests/integration/snapshot/test_snapshot.py"
 _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
+_BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -977,5 +978,10 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_a_restore_keeps_later_retractions",),
+    ),
+    Mutant(
+        "leaderboard-without-the-bound",
+        (Edit("tallystream/storage/lua/rules/leaderboards.lua", "if not board.is_bounded then", "if false then"),),
+        tests=(f"{_BOARDS}::test_the_error_covers_subjects_that_were_cut_off",),
     ),
 )

@@ -119,11 +119,7 @@ class Draft:
         if not avoided(Known.LARGE_SUMS):
             amounts += [2**52, 2**53 - 1]
         sketched = not rule.exact or rule.max_subjects is not None
-        if (
-            rule.exact
-            and not (sketched and avoided(Known.NEGATIVE_SKETCHES))
-            and not (rule.top and avoided(Known.LEADERBOARD_ERRORS))
-        ):
+        if rule.exact and not (sketched and avoided(Known.NEGATIVE_SKETCHES)):
             amounts += [-1, -3]
         return self.pick(amounts)
 

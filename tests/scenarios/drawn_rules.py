@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.window import WINDOWS
-from tests.scenarios.known import Known, avoided
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DataObject
@@ -92,8 +91,6 @@ def _metric(draw) -> Metric:
             fields["max_subjects"] = draw(st.sampled_from([1, 3, 100]))
         case "sketch":
             fields = {"exact": False, "top": fields["top"], "ids": fields["ids"]}
-    if kind == "quota" and avoided(Known.LEADERBOARD_ERRORS):
-        fields["top"] = 0
     if kind not in ("spread", "sketch", "quota"):
         fields["unique"] = draw(st.sampled_from([None, None, "hour", "day", "month"]))
     return Metric(**fields)

@@ -155,7 +155,7 @@ def _query_ranked(
     if window in WINDOWS and covered.buckets:
         name, current = covered.buckets[0]
         key = partial(_window_top, name, metric, current.label)
-        return _board(layout, rules, metric, n, key, exact=True, is_bucket=True)
+        return _board(layout, rules, metric, n, key, name, exact=True)
     return _rolling(layout, rules, metric, n, covered.buckets)
 
 
@@ -165,9 +165,9 @@ def _board(
     metric: str,
     n: int,
     key: Callable[[PartitionKeys], str],
+    window: str | None = None,
     *,
     exact: bool,
-    is_bucket: bool = False,
 ) -> Query[_Ranked]:
     """Return a query that merges one leaderboard of every partition; no subject is in two partitions.
 
@@ -177,8 +177,9 @@ def _board(
         metric: The metric.
         n: The most places.
         key: Returns the key of the leaderboard in a partition.
+        window: The window if the leaderboard is that of a bucket, which has no subject that is in a sketch; `None` for
+            all time.
         exact: Whether the totals are not in a sketch by the rules.
-        is_bucket: Whether the leaderboard is that of a bucket, which has no subject that is in a sketch.
     """
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []
@@ -186,27 +187,32 @@ def _board(
         commands += position_commands(keys)
         commands += [
             ("ZREVRANGE", key(keys), 0, cap - 1, "WITHSCORES"),
-            ("HMGET", keys.ledger, f"shrunk@{metric}", f"sketched@{metric}"),
+            ("HMGET", keys.ledger, bound_field(metric, window), f"sketched@{metric}"),
         ]
 
     def parse(replies: list[Any]) -> _Ranked:
         positions, places, error, unseen = [], [], 0, 0
+        bounds: list[int] = []
         for first, keys in zip(range(0, len(replies), 4), layout.keys, strict=True):
             positions.append(parse_position(replies[first : first + 2], keys.group))
             board = [(subject.decode(), int(score)) for subject, score in _pairs(raise_on_error(replies[first + 2]))]
-            shrunk, sketched = (int(value or 0) for value in raise_on_error(replies[first + 3]))
+            bound_, sketched = (None if value is None else int(value) for value in raise_on_error(replies[first + 3]))
+            sketched = sketched or 0
             places += board
-            if shrunk and len(board) >= cap:
-                # A value sank while the leaderboard was full: a subject cut off earlier may now exceed the last value.
-                error = max(error, abs(board[n - 1][1] - board[-1][1]) + 1 if len(board) >= n else 0)
-            if is_bucket:
+            if bound_ is not None and (window is None or len(board) >= cap):
+                bounds.append(bound_)
+            if window is not None:
                 unseen = max(unseen, sketched)  # all events of a subject in the sketch may be in the bucket
             elif sketched or not exact:
                 error = max(error, bound(sketched))
         places.sort(key=rank, reverse=True)
         last = max(0, places[n - 1][1]) if len(places) >= n else 0
         shown = [(subject, floored(rules, metric, value)) for subject, value in places[:n]]
-        return _Ranked(shown, positions, max(error, unseen - last))
+        error = max(error, unseen - last)
+        if bounds:
+            shortest = places[n - 1][1] if len(places) >= n else min(0, places[-1][1]) if places else 0
+            error = max(error, max(bounds) - shortest)
+        return _Ranked(shown, positions, error)
 
     return Query(commands, parse)
 
@@ -216,33 +222,39 @@ def _rolling(
 ) -> Query[_Ranked]:
     """Return a query that sums the subjects of each bucket's leaderboard over all buckets of a range.
 
-    A subject in none of these leaderboards has at most the sum of the last values of the full ones (the threshold
-    argument of Fagin). If the n-th sum is smaller than that, the difference is the error.
+    A subject in none of these leaderboards has at most the sum of the bounds of the full ones (the threshold argument
+    of Fagin): a bound is the last value, or the largest one that was the last. If the n-th sum is smaller than the sum
+    of the bounds, the difference is the error.
     """
     cap = board_length(rules.metric[metric].top)
+    windows = rules.metric[metric].windows
     commands: list[Command] = []
     for keys in layout.keys:
         commands += position_commands(keys)
         for window, each in covering:
             commands.append(("ZREVRANGE", keys.window_top(window, metric, each.label), 0, cap - 1, "WITHSCORES"))
-        commands.append(("HGET", keys.ledger, f"sketched@{metric}"))
+        commands.append(("HMGET", keys.ledger, f"sketched@{metric}", *(bound_field(metric, each) for each in windows)))
     stride = 3 + len(covering)
 
     def candidates(replies: list[Any]) -> Query[_Ranked]:
         positions: list[CountingPosition] = []
-        unseen = 0
+        unseen: int | None = None  # the largest sum of a subject that is not listed; `None` if all are listed
         asked: list[tuple[PartitionKeys, list[str]]] = []
         for number, keys in enumerate(layout.keys):
             part = replies[stride * number : stride * (number + 1)]
             positions.append(parse_position(part[:2], keys.group))
             subjects: dict[str, None] = {}
-            beyond = 0
-            for reply in part[2:-1]:
+            sketched, *of_windows = (int(value or 0) for value in raise_on_error(part[-1]))
+            bounds: dict[str, int] = dict(zip(windows, of_windows, strict=True))
+            beyond, hides = 0, sketched > 0
+            for (window, _), reply in zip(covering, part[2:-1], strict=True):
                 board = _pairs(raise_on_error(reply))
                 subjects.update((subject.decode(), None) for subject, _ in board)
-                beyond += int(board[-1][1]) if len(board) >= cap else 0
-            # A subject in a sketch has no buckets: all its events may be in the range.
-            unseen = max(unseen, beyond, int(raise_on_error(part[-1]) or 0))
+                if len(board) >= cap:
+                    beyond, hides = beyond + max(0, int(board[-1][1]), bounds[window]), True
+            if hides:
+                # A subject in a sketch has no buckets: all its events may be in the range.
+                unseen = max(unseen or 0, beyond, sketched)
             if subjects:
                 asked.append((keys, list(subjects)))
         follow_up: list[Command] = [
@@ -259,9 +271,9 @@ def _rolling(
                     for subject, value in zip(subjects, raise_on_error(next(answers)), strict=True):
                         totals[subject] += int(value or 0)
             places = sorted(totals.items(), key=rank, reverse=True)[:n]
-            last = max(0, places[-1][1]) if len(places) == n else 0
+            last = places[-1][1] if len(places) == n else 0
             shown = [(subject, floored(rules, metric, value)) for subject, value in places]
-            return _Ranked(shown, positions, max(0, unseen - last))
+            return _Ranked(shown, positions, 0 if unseen is None else max(0, unseen - last))
 
         return Query(follow_up, parse)
 
@@ -277,14 +289,16 @@ def _spread(
     """
     cap = board_length(rules.metric[metric].top)
     sources: list[tuple[str, Callable[[Sequence[str]], Command]]] = []
+    windows = [None] if covering is None else [window for window, _ in covering]
+    fields = [bound_field(metric, window) for window in windows or [None]]
     commands: list[Command] = []
     for keys in layout.keys:
-        commands += [*position_commands(keys), ("HGET", keys.ledger, f"shrunk@{metric}")]
+        commands += [*position_commands(keys), ("HMGET", keys.ledger, *fields)]
         if covering is None:
             sources.append((keys.top(metric), partial(_totals_of, keys, metric)))
         for window, each in covering or ():
-            fields = partial(_fields_of, keys.window(window, metric, each.label))
-            sources.append((keys.window_top(window, metric, each.label), fields))
+            lookup = partial(_fields_of, keys.window(window, metric, each.label))
+            sources.append((keys.window_top(window, metric, each.label), lookup))
         of_partition = sources[-(len(covering) if covering else 1) :]
         commands += [("ZREVRANGE", key, 0, cap - 1, "WITHSCORES") for key, _ in of_partition]
     each_partition = len(sources) // layout.partitions
@@ -292,27 +306,35 @@ def _spread(
     def candidates(replies: list[Any]) -> Query[_Ranked]:
         positions: list[CountingPosition] = []
         boards: list[Board] = []
+        hides = False  # whether a subject may be in no leaderboard
         answers, lookups = iter(replies), iter(sources)
         for keys in layout.keys:
             positions.append(parse_position([next(answers), next(answers)], keys.group))
-            has_shrunk = bool(int(raise_on_error(next(answers)) or 0))
-            for _ in range(each_partition):
+            for bound_ in raise_on_error(next(answers))[:each_partition]:
                 scores = {subject.decode(): int(score) for subject, score in _pairs(raise_on_error(next(answers)))}
-                unseen = 0
-                if len(scores) >= cap:
-                    # If a value sank while the leaderboard was full, a subject cut off earlier may exceed the last one.
-                    unseen = list(scores.values())[n - 1] + 1 if has_shrunk else min(scores.values())
+                unseen, is_full = 0, len(scores) >= cap
+                if is_full or (covering is None and bound_ is not None):
+                    unseen, hides = max([int(bound_ or 0), *([min(scores.values())] if is_full else [])]), True
                 boards.append(Board(scores, max(0, unseen), next(lookups)[1]))
         found = merge_top_k(boards, n)
 
         def show(largest: Largest) -> _Ranked:
-            last = max(0, largest.places[-1][1]) if len(largest.places) == n else 0
+            last = largest.places[-1][1] if len(largest.places) == n else 0
             places = [(subject, floored(rules, metric, value)) for subject, value in largest.places]
-            return _Ranked(places, positions, max(0, largest.unseen - last))
+            return _Ranked(places, positions, max(0, largest.unseen - last) if hides else 0)
 
         return found.then(show)
 
     return Query(commands, candidates)
+
+
+def bound_field(metric: str, window: str | None = None) -> str:
+    """Return the field of the ledger that has a bound of the values of subjects that a leaderboard does not list.
+
+    Such a value is at most this bound, or at most the last value of the leaderboard, if it is full. Without the field,
+    no value of a full leaderboard has fallen. One field is for all buckets of a window.
+    """
+    return f"unlisted@{metric}" if window is None else f"unlisted:{window}@{metric}"
 
 
 def _window_top(window: str, metric: str, label: str, keys: PartitionKeys) -> str:

@@ -42,7 +42,7 @@ class Crowd(Move, frozen=True):
             return None
         metric = draft.pick(names)
         rule = draft.rules.metric[metric]
-        sinks = rule.exact and not avoided(Known.LEADERBOARD_ERRORS)
+        sinks = rule.exact
         sinks = sinks and not (rule.max_subjects is not None and avoided(Known.NEGATIVE_SKETCHES))
         amount = draft.pick([1, 5, 1000, *([-40, -1000] if sinks else [])])
         return cls(metric, draft.pick([0, 0, 10, 20]), draft.pick([5, 30, 60]), amount, draft.pick([0, 1]))

@@ -217,9 +217,9 @@ def differing(
 
 
 def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
-    """Return the metrics that have a field `shrunk@<metric>` in any of these ledgers: values of their subjects fell."""
+    """Return the metrics that have a field `unlisted` in any of these ledgers: values of their subjects fell."""
     marks = (field.decode(errors="replace").partition("@") for ledger in ledgers for field in ledger)
-    return frozenset(metric for mark, _, metric in marks if mark == "shrunk")
+    return frozenset(metric for mark, _, metric in marks if mark.partition(":")[0] == "unlisted")
 
 
 def _text(raw: bytes) -> str:

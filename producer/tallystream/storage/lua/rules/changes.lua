@@ -39,6 +39,7 @@ local function new(batch, ledger_key)
     unique_periods = {}, -- their keys, as in the batch's `periods`
     sketches = {}, -- see sketches.lua
     boards = {}, -- see leaderboards.lua
+    bounds = {}, -- by ledger field: a bound of the values of subjects that leaderboards do not list
     alerts = {}, -- see alerts.lua
     ledger = {}, -- by field: events
   }

@@ -1,21 +1,38 @@
 -- leaderboards: a sorted set keeps the subjects with the largest values of a counter.
-local changes = require('tallystream.storage.lua.rules.changes')
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
 local call = redis.call
 local number_string = numbers.number_string
 
--- Returns a new plan for the leaderboard at `key`. `entering` and `sinking` are lists of score, member, ... A value
--- below `last` need not enter, because the leaderboard is full and its smallest value is larger.
-local function open(self, rule, key)
+-- Returns the ledger field with the bound of a leaderboard: of all time (`nth` is 0), or of all buckets of a window.
+local function bound_field(rule, nth)
+  local window = nth > 0 and ':' .. string.match(rule.windows[nth], '(%l+):[^:]+:$') or ''
+  return 'unlisted' .. window .. '@' .. rule.metric
+end
+
+-- Returns a new plan for the leaderboard at `key`, of the nth window (0: of all time). `entering` and `sinking` are
+-- lists of score, member, ... A value below `last` need not enter, because the leaderboard is full and its smallest
+-- value is larger.
+local function open(self, rule, key, nth)
   local last = -math.huge
   if call('ZCARD', key) >= rule.top then
     last = tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
   end
-  local board = { key = key, length = rule.top, entering = {}, sinking = {}, last = last }
+  local board = { key = key, nth = nth, length = rule.top, entering = {}, sinking = {}, last = last }
   self.boards[#self.boards + 1] = board
   return board
+end
+
+-- Raises the bound of a full leaderboard to its smallest value, because this value may fall now.
+--
+-- Invariant: the value of a subject that is not listed is at most the smallest value of the leaderboard, if it is full,
+-- or at most its bound. A subject is cut off at a moment when its value is at most the smallest one.
+local function raise_bound(self, rule, board)
+  local field = bound_field(rule, board.nth)
+  local known = self.bounds[field] or tonumber(call('HGET', self.ledger_key, field) or '')
+  self.bounds[field] = math.max(known or board.last, board.last)
+  board.is_bounded = true
 end
 
 -- Adds the new value of a subject to the plan of a leaderboard.
@@ -29,7 +46,9 @@ local function enter(self, rule, board, subject, value, delta)
     local sinking = board.sinking
     local n = #sinking
     sinking[n + 1], sinking[n + 2] = number_string(value), subject
-    changes.add_to_ledger(self, 'shrunk@' .. rule.metric, 1)
+    if not board.is_bounded then
+      raise_bound(self, rule, board)
+    end
   end
 end
 
@@ -43,9 +62,12 @@ local function write_board(board)
 end
 
 local function write(self)
+  for field, bound in pairs(self.bounds) do
+    call('HSET', self.ledger_key, field, number_string(bound))
+  end
   for _, board in ipairs(self.boards) do
     write_board(board)
   end
 end
 
-return { enter = enter, open = open, write = write }
+return { bound_field = bound_field, enter = enter, open = open, raise_bound = raise_bound, write = write }

@@ -26,6 +26,16 @@ local function sum_of(deltas)
   return sum
 end
 
+-- Returns whether an estimate falls.
+local function falls(deltas)
+  for i = 1, #deltas do
+    if deltas[i] < 0 then
+      return true
+    end
+  end
+  return false
+end
+
 -- Plans the sketches of the batch. Must run after totals.plan, which finds the subjects beyond a quota.
 local function plan(self)
   for _, column in ipairs(self.batch.sketches) do
@@ -43,11 +53,15 @@ local function plan(self)
     local leaderboards = rule.top > 0 and require('tallystream.storage.lua.rules.leaderboards')
     call('STRLEN', rule.sketch) -- a key of another type is an error here, before anything is written
     changes.add_to_ledger(self, 'sketched@' .. rule.metric, sum_of(overflow.deltas))
+    local board = leaderboards and leaderboards.open(self, rule, rule.tops[1], 0)
+    if board and board.last > -math.huge and falls(overflow.deltas) then
+      leaderboards.raise_bound(self, rule, board) -- the estimate of a listed subject may fall
+    end
     self.sketches[#self.sketches + 1] = {
       key = rule.sketch,
       subjects = overflow.subjects,
       deltas = overflow.deltas,
-      board = leaderboards and leaderboards.open(self, rule, rule.tops[1]),
+      board = board,
     }
   end
 end

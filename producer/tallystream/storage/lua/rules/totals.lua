@@ -27,7 +27,7 @@ local function plan_column(self, rule, prefix, subjects, keys, deltas)
   local CHUNK, MAX, OUT_OF_RANGE = chunks.SIZE, numbers.MAX, numbers.OUT_OF_RANGE
   local is_total = prefix == rule.total -- otherwise the number of votes up: no leaderboard, alert or quota
   local leaderboards = is_total and rule.top > 0 and require('tallystream.storage.lua.rules.leaderboards')
-  local board = leaderboards and leaderboards.open(self, rule, rule.tops[1])
+  local board = leaderboards and leaderboards.open(self, rule, rule.tops[1], 0)
   local alerts = is_total and rule.watch and require('tallystream.storage.lua.rules.alerts')
   local room = math.huge
   local subjects_field = 'subjects@' .. rule.metric

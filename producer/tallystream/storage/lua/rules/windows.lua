@@ -11,7 +11,7 @@ local function plan_bucket(self, rule, nth, label, subjects, deltas)
   local CHUNK, MAX, OUT_OF_RANGE = chunks.SIZE, numbers.MAX, numbers.OUT_OF_RANGE
   local key = rule.windows[nth] .. label
   local leaderboards = rule.top > 0 and require('tallystream.storage.lua.rules.leaderboards')
-  local board = leaderboards and leaderboards.open(self, rule, rule.tops[nth + 1] .. label)
+  local board = leaderboards and leaderboards.open(self, rule, rule.tops[nth + 1] .. label, nth)
   local overflow = self.overflow[rule] and self.overflow[rule].known -- these subjects get no fields in buckets
   local alerts = rule.watch and require('tallystream.storage.lua.rules.alerts')
   for first = 1, #subjects, CHUNK do

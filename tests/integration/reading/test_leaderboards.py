@@ -1,0 +1,93 @@
+"""A leaderboard states by how much a subject that it does not list may exceed the last one that it lists."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream.producing.producer import Producer
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
+from tests.harness import Harness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tallystream.reading.leaderboards import Leaderboard
+
+TOP = 2
+STORED = 22  # subjects that such a leaderboard stores
+SUBJECTS = [f"s{i:02}" for i in range(STORED + 8)]
+METRICS = {
+    "sum": Metric(ids=None, top=TOP, windows=("hour", "day")),
+    "vote": Metric(once="forever", top=TOP, windows=("hour", "day")),
+    "strewn": Metric(ids=None, top=TOP, windows=("hour", "day"), spread=True),
+    "quota": Metric(ids=None, top=TOP, windows=("hour", "day"), max_subjects=3),
+}
+
+
+@pytest.fixture
+def harness(server) -> Iterator[Harness]:
+    """Return a harness with one partition, so that all subjects are in one leaderboard of each kind."""
+    with Harness(server.url, rules=Rules(METRICS), partitions=1) as made:
+        yield made
+
+
+def add(harness: Harness, metric: str, amounts: Mapping[str, int]) -> None:
+    """Count an amount of each subject; of a metric with votes, as many votes of 1, or votes of 0 to take them back."""
+    with Producer(harness.url) as producer:
+        for subject, amount in amounts.items():
+            if metric == "vote":
+                for actor in range(abs(amount)):
+                    producer.emit(metric, subject, int(amount > 0), actor=f"u{actor}")
+            else:
+                producer.emit(metric, subject, amount)
+    harness.drain()
+
+
+def holds(board: Leaderboard, truth: Mapping[str, int]) -> bool:
+    """Return whether a leaderboard and its error are right, if these are all values."""
+    listed, error = dict(board.places), board.error
+    last = board.places[-1][1]
+    return all(abs(value - truth[subject]) <= error for subject, value in board.places) and all(
+        value <= last + error for subject, value in truth.items() if subject not in listed
+    )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("window", [None, "day", "2d"])
+def test_the_error_covers_subjects_that_were_cut_off(harness, metric, window):
+    """If all listed values fall below those that were cut off, the error is at least the difference."""
+    add(harness, metric, dict.fromkeys(SUBJECTS[:STORED], 10))
+    add(harness, metric, dict.fromkeys(SUBJECTS[STORED:], 9))
+    with closing(Totals(harness.url)) as totals:
+        if metric != "quota":
+            assert totals.top(metric, window).error == 0
+        add(harness, metric, dict.fromkeys(SUBJECTS[:STORED], -10 if metric == "vote" else -9))
+        left = 0 if metric == "vote" else 1
+        truth = dict.fromkeys(SUBJECTS[:STORED], left) | dict.fromkeys(SUBJECTS[STORED:], 9)
+        assert holds(totals.top(metric, window), truth)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_amounts_stay_within_the_error(harness, seed):
+    """Whatever values rise and fall, also below zero, each read of a leaderboard is right within its error."""
+    draw = random.Random(seed)
+    truth: dict[str, Counter[str]] = {metric: Counter() for metric in METRICS if metric not in ("vote", "quota")}
+    with closing(Totals(harness.url)) as totals:
+        for _ in range(12):
+            with Producer(harness.url) as producer:
+                for metric, values in truth.items():
+                    for subject in draw.sample(SUBJECTS, draw.choice([1, 25])):
+                        amount = draw.choice([-40, -5, -1, 1, 5, 20])
+                        producer.emit(metric, subject, amount)
+                        values[subject] += amount
+            harness.drain()
+            for metric, values in truth.items():
+                for window in (None, "day", "2d"):
+                    board = totals.top(metric, window)
+                    assert holds(board, values), (metric, window, board, values)
