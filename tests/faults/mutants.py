@@ -74,6 +74,7 @@ _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
+_LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -983,5 +984,41 @@ MUTANTS: Final = (
         "leaderboard-without-the-bound",
         (Edit("tallystream/storage/lua/rules/leaderboards.lua", "if not board.is_bounded then", "if false then"),),
         tests=(f"{_BOARDS}::test_the_error_covers_subjects_that_were_cut_off",),
+    ),
+    Mutant(
+        "snapshot-of-a-server-that-lost-its-log",
+        (Edit("tallystream_worker/snapshot/lua/mark.lua", "= {}, {}, known == ''", "= {}, {}, true"),),
+        tests=(f"{_LOST_LOG}::test_a_snapshot_that_has_more_than_the_server_is_kept",),
+    ),
+    Mutant(
+        "snapshot-after-a-loss-reads-only-changes",
+        (
+            Edit(
+                "tallystream_worker/snapshot/snapshotter.py",
+                'self._database.producers(partition))\n        return ""',
+                'self._database.producers(partition))\n        put_mark(self._client, keys, "", before.mark)\n'
+                "        return before.mark",
+            ),
+        ),
+        tests=(
+            f"{_LOST_LOG}::test_nothing_stops_if_everything_was_sent_again",
+            f"{_LOST_LOG}::test_counts_that_were_lost_without_entries",
+        ),
+    ),
+    Mutant(
+        "plain-entries-are-sent-again",
+        (Edit("tallystream_worker/snapshot/changed_keys.py", "if not is_of_producer:", "if False:"),),
+        tests=(f"{_LOST_LOG}::test_entries_that_nobody_sends_again_stop_it",),
+    ),
+    Mutant(
+        "restore-counts-what-was-sent-again",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restored_log.py",
+                "if id_ > self._generated and self._is_copy",
+                "if False and self._is_copy",
+            ),
+        ),
+        tests=(f"{_LOST_LOG}::test_what_the_log_has_after_a_snapshot_is_added_to_it",),
     ),
 )

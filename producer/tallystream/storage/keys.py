@@ -45,6 +45,9 @@ HORIZONS: Final = [REAPED, REAPED_SPOOL]
 CLOSED: Final = "!closed"
 """Field of the sequences: the topic to append to instead, `""` if the stream is open; see `lib/appending.lua`."""
 
+SNAPSHOTS: Final = "!snapshots"
+"""Field of the sequences: the marks of the snapshots that contain nothing that the server has lost; see `mark.lua`."""
+
 DUE: Final = "!due"
 """Field of `PartitionKeys.forgotten`: when periods were due to be removed, and until when these were kept."""
 
@@ -127,7 +130,8 @@ class PartitionKeys:
         that such an entry states (see `appending.lua`). `!clock` is the server's time at the last trim and at the last
         step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and
         `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn` and
-        `!marks:spool` measure the silence (see `reap_producers.lua`).
+        `!marks:spool` measure the silence (see `reap_producers.lua`). `!snapshots` has the marks of snapshots (see
+        `mark.lua`).
         """
         return self.prefix + "seq"
 

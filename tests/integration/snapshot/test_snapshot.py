@@ -26,7 +26,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.rules.retraction import Retraction
-from tallystream.storage.keys import DUE, UNTIL, partition_of
+from tallystream.storage.keys import DUE, SNAPSHOTS, UNTIL, partition_of
 from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.entries import entries
@@ -441,7 +441,7 @@ def test_a_whole_snapshot_forgets_what_is_gone(harness, database):
 
 
 def dump(harness: Harness) -> dict:
-    """Return all keys but streams with value and expiry in milliseconds, and the ledger."""
+    """Return all keys but streams with value and expiry in milliseconds, and the ledger; without marks of snapshots."""
     client, found = harness.client, {"ledger": books(harness)}
     for keys in harness.layout.keys:
         for key in client.scan_iter(match=f"{keys.prefix}*"):
@@ -455,6 +455,7 @@ def dump(harness: Harness) -> dict:
                 value = client.get(key)
             elif kind == b"hash":
                 value = client.hgetall(key)
+                value.pop(SNAPSHOTS.encode(), None)  # a restore brings back only the mark of its snapshot
             else:
                 value = client.zrange(key, 0, -1, withscores=True)
             found[name] = (value, client.execute_command("PEXPIRETIME", key))

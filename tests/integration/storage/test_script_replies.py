@@ -112,6 +112,8 @@ CASES: Final = [
         "open text text text [text] [text text] [text text]",
     ),
     ("snapshot/open", "stream cut ledger topic", "SET cut another", "g token 9000", "busy"),
+    ("snapshot/mark", "seq", "HSET seq !snapshots other.1_mine.1", "mine.1 mine.2", "marked"),
+    ("snapshot/mark", "seq", "", "mine.1 mine.2", "unknown"),
     ("snapshot/close", "cut", "SET cut token; RPUSH cut:before s 0", "token", "closed text text"),
     ("snapshot/close", "cut", f"SET cut token; {WORDS}", "token", "more"),
     ("snapshot/close", "cut", "", "token", "lost"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from tallystream.errors import CodecError, EventError
 from tallystream.rules.batch import BucketResolver
 from tallystream.rules.windows import LABEL_LENGTHS, bucket, id_period
-from tallystream.wire.codec import decode
+from tallystream.wire.codec import COPIED, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +38,7 @@ class ChangedKeys:
     Attributes:
         items: By group, the items: the last parts of the keys of the counters.
         producers: By producer, the last sequence that was added, and the ID of its entry.
+        unsent: The ID of the last entry that no producer sends again if the server loses it; `None` if none was added.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -45,15 +46,19 @@ class ChangedKeys:
         self._places = BucketResolver(rules)
         self.items: dict[Group, set[str]] = defaultdict(set)
         self.producers: dict[str, tuple[int, str]] = {}
+        self.unsent: str | None = None
 
     def add(self, entry: Entry) -> None:
-        """Add the counters of declared metrics and the producer of an entry; ignore one that cannot be decoded."""
+        """Add the producer of an entry, and the counters of declared metrics unless the entry cannot be decoded."""
+        producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
+        is_of_producer = producer is not None and sequence.isdigit() and producer != COPIED
+        if not is_of_producer:
+            self.unsent = entry.id
         try:
             payload = decode(entry.fields, entry.received)
         except (CodecError, EventError):
             return
-        producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
-        if producer is not None and sequence.isdigit():
+        if producer is not None and is_of_producer:
             self.producers[producer.decode(errors="replace")] = (int(sequence), entry.id)
         metrics = self._rules.metric
         for group in payload.groups:

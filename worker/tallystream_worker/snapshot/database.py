@@ -115,7 +115,15 @@ class Database:
             ).one_or_none()
         if row is None:
             return None
-        return SnapshotPosition(row.taken, row.delivered, row.generated, tuple(row.pending.split())), row.generation
+        pending = tuple(row.pending.split())
+        position = SnapshotPosition(row.taken, row.delivered, row.generated, pending, row.mark, row.unsent)
+        return position, row.generation
+
+    def producers(self, partition: int) -> dict[str, str]:
+        """Return the records of the producers of a partition, by producer."""
+        with self._transaction() as connection:
+            found = connection.execute(select(schema.producers).where(schema.producers.c.partition == partition))
+            return {row.producer: row.value for row in found}
 
     def records(self, group: Group, items: Iterable[str]) -> dict[str, str]:
         """Return the stored records of some votes or ids, by item; leave out items without a record.
@@ -158,7 +166,7 @@ class Database:
             row = {
                 "partition": partition, "taken": position.taken, "delivered": position.delivered,
                 "generated": position.generated, "pending": " ".join(position.pending),
-                "generation": taken.generation,
+                "generation": taken.generation, "mark": position.mark, "unsent": position.unsent,
             }  # fmt: skip
             upsert(connection, schema.positions, [row], self._schema)
             failpoints.reach("before-commit")

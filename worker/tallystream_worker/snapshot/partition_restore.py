@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC
+from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -177,7 +177,8 @@ class PartitionRestore:
                 return
 
     def _append(self, log: RestoredLog, entry: Entry) -> None:
-        log.queue.append(log.add(entry))
+        if (kept := log.add(entry)) is not None:
+            log.queue.append(kept)
         if len(log.queue) >= _READ:
             self._send(log)
 
@@ -213,10 +214,11 @@ class PartitionRestore:
                 client.xack(self._log, group, *applied)
         client.delete(self._ledger, self._sequences)
         client.hset(self._ledger, mapping=log.ledger())
-        # A later topic is closed without the field `!closed` (see lib/appending.lua).
-        records = log.producers if self._keys.topic == FIRST_TOPIC else log.producers | {CLOSED: ""}
-        if records:
-            client.hset(self._sequences, mapping=records)
+        # With the mark of the snapshot, the next snapshot knows that the server has everything that this one has.
+        records = {**log.producers, SNAPSHOTS: log.position.mark}
+        if self._keys.topic != FIRST_TOPIC:
+            records[CLOSED] = ""  # a later topic is closed without this field, see lib/appending.lua
+        client.hset(self._sequences, mapping=records)
 
     def _drain(self) -> None:
         """Count the unread entries of the restored stream, then the pending ones; return when none is left."""

@@ -56,12 +56,17 @@ class SnapshotPosition:
         delivered: The ID of the last entry that was delivered to a worker.
         generated: The ID of the last entry that was appended.
         pending: The IDs of the pending entries, in order.
+        mark: The mark of the snapshot in the partition: see `mark.lua`; `""` if the view is no snapshot.
+        unsent: The ID of an entry after which every entry up to `generated` is of a producer, which sends it again if
+            the server loses it.
     """
 
     taken: int
     delivered: str
     generated: str
     pending: tuple[str, ...] = ()
+    mark: str = ""
+    unsent: str = "0-0"
 
     @property
     def floor(self) -> str:

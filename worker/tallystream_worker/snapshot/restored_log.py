@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tallystream.storage.keys import FIRST
-from tallystream.wire.codec import stated_events, was_decided, was_sequenced
+from tallystream.wire.codec import COPIED, stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 
@@ -54,18 +54,23 @@ class RestoredLog:
         )
         """Number of events that were appended and not counted at the snapshot's moment, less those in added entries."""
 
-    def add(self, entry: Entry) -> Entry:
-        """Add an entry, in order of IDs; return the entry to append to the restored stream.
+    def add(self, entry: Entry) -> Entry | None:
+        """Add an entry, in order of IDs; return the entry to append to the restored stream, or `None` to leave it out.
+
+        If the server had lost entries, producers sent some of them again. An entry after the snapshot whose sequence is
+        not above that of its producer is such a copy, and is left out: the snapshot or an earlier entry has its events.
 
         The returned entry differs only if its event was decided (counted in the call that appended it): its field `d`,
         the generation that counted it, becomes 1 if the snapshot contains its effect, and 0 if it is to be counted.
         """
         id_, events = parse_id(entry.id), stated_events(entry.fields)
         gated = was_sequenced(entry.fields)
+        self.last = entry.id
+        if id_ > self._generated and self._is_copy(entry):
+            return None
         counted = was_decided(entry.fields, self._generation) and id_ <= self._generated
         applied = id_ <= self._delivered and entry.id not in self.pending
         self.handed += id_ <= self._delivered
-        self.last = entry.id
         fields = dict(entry.fields)
         if was_decided(fields):
             # The snapshot contains its effect, or it is to be counted like other entries; both are in `appended`.
@@ -82,6 +87,13 @@ class RestoredLog:
         self._settled_plain += applied and not gated
         self.entries += not applied
         return Entry(entry.id, fields)
+
+    def _is_copy(self, entry: Entry) -> bool:
+        producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
+        if producer is None or producer == COPIED or not sequence.isdigit():
+            return False
+        known = self.producers.get(producer.decode(errors="replace"), "0 ")
+        return int(sequence) <= int(known.partition(" ")[0])
 
     @property
     def gone(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
 
-FORMAT: Final = "2"
+FORMAT: Final = "3"
 """The version of these tables, stored in `facts`."""
 
 metadata: Final = MetaData()
@@ -105,6 +105,8 @@ positions: Final = Table(
     Column("generated", Text, nullable=False),
     Column("pending", Text, nullable=False),
     Column("generation", Integer, nullable=False),
+    Column("mark", Text, nullable=False),
+    Column("unsent", Text, nullable=False),
 )
 """The moment of each partition's rows: see `tallystream_worker.snapshot.point_in_time.SnapshotPosition`."""
 

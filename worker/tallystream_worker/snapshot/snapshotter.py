@@ -8,7 +8,7 @@ minute of entries is kept for longer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -24,7 +24,8 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
-from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, open_view
+from tallystream_worker.snapshot.lost_log import ensure_sent_again, next_mark, put_mark
+from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, ViewLost, open_view
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
 from tallystream_worker.snapshot.schema import FORMAT
 from tallystream_worker.snapshot.values import ValueReader
@@ -97,14 +98,20 @@ class Snapshotter:
                 "Name another database; or, if this server has lost its counters, run: tallystream restore"
             )
 
-    def run_once(self, *, whole: bool = False) -> Round:
+    def run_once(self, *, whole: bool = False, accept_loss: bool = False) -> Round:
         """Take a snapshot of every partition, one after the other, and move their retention holds.
+
+        If the server has lost entries that the last snapshot contains, and they were all sent again, every counter of
+        the partition is read.
 
         Args:
             whole: Whether to read every counter, and not only those that changed. Every counter is also read if the
                 facts of the deployment, such as its rules, have changed since the last snapshot.
+            accept_loss: Whether to replace a snapshot that contains entries that the server has lost.
 
         Raises:
+            LogLost: the server has lost entries that the last snapshot of a partition contains, and they were not all
+                sent again; that snapshot is unchanged.
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
             DeploymentChanged: the server has other data now; nothing more was written.
@@ -115,21 +122,27 @@ class Snapshotter:
         if self._moved:
             with self._database.at_once():  # until the commit, the snapshot of the topic before stays
                 self._database.clear()
-                done = self._round(whole=True)
+                done = self._round(whole=True, accept_loss=accept_loss)
             self._moved = False
             return done
-        return self._round(whole=whole)
+        return self._round(whole=whole, accept_loss=accept_loss)
 
-    def _round(self, *, whole: bool) -> Round:
+    def _round(self, *, whole: bool, accept_loss: bool) -> Round:
         rows, wholes, moments = 0, 0, []
         for partition, keys in enumerate(self._deployment.layout.keys):
             before = self._database.position(partition)
             # Also before the first commit: if the process crashes after it, later entries must still exist.
             self._client.hsetnx(keys.retention_holds, HOLDER, _ALL)
-            builds_on = not whole and before is not None and before[1] == keys.generation
+            known = "" if before is None or accept_loss else self._known(partition, keys, before[0])
+            builds_on = known and not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
-            # If the data was lost while it was read, do not overwrite the snapshot that can restore it.
+            # If data was lost while it was read, do not overwrite the snapshot that can restore it. The mark shows it
+            # of this partition: it is written after everything that was read, and is lost before anything of that.
             self._deployment.ensure_same(self._client)
+            mark = next_mark(known)
+            if not put_mark(self._client, keys, known, mark):
+                raise ViewLost(f"{keys.stream}: the server lost data while a snapshot was taken; take it again")
+            taken = replace(taken, position=replace(taken.position, mark=mark))
             rows += self._database.put(partition, taken, before[0] if before else None)
             wholes += taken.whole
             moments.append(taken.position.taken)
@@ -139,6 +152,16 @@ class Snapshotter:
         now = min(moments)
         self._client.hset(self._deployment.layout.meta, SNAPSHOT_AT, f"{now / 1000:.3f}")
         return Round(rows, wholes, now)
+
+    def _known(self, partition: int, keys: PartitionKeys, before: SnapshotPosition) -> str:
+        """Return the mark of the last snapshot, or `""` if the server has lost it, so that every counter must be read.
+
+        Even if the server has all entries of the snapshot, it may have lost that they were counted.
+        """
+        if put_mark(self._client, keys, before.mark):
+            return before.mark
+        ensure_sent_again(self._client, keys, before, self._database.producers(partition))
+        return ""
 
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
         """Read a partition at one moment, and return its values; the database is not changed.
@@ -194,8 +217,10 @@ class Snapshotter:
         producers |= {name: f"{sequence} {id_}" for name, (sequence, id_) in touched.producers.items()}
         producers |= self._horizons(keys)
         ledger = {name.decode(): int(value) for name, value in cut.ledger.items()}
+        # The entries before a whole snapshot are not read, so any of them may be one that no producer sends again.
+        unsent = cut.position.generated if before is None else touched.unsent or before.unsent
         return Taken(
-            cut.position,
+            replace(cut.position, unsent=unsent),
             keys.generation,
             reading.values,
             reading.expires,
@@ -228,6 +253,7 @@ class Snapshotter:
             self._touch_replaced(late)
             reading.some(late.items)
             touched.producers |= late.producers
+            touched.unsent = late.unsent or touched.unsent
         cut.close()
         reading.settle()
         return reading

@@ -24,6 +24,9 @@ def snapshot(
     *,
     once: Annotated[bool, flag("take one snapshot, then exit")] = False,
     whole: Annotated[bool, flag("with --once: read all counters, not only the changed ones")] = False,
+    accept_loss: Annotated[
+        bool, flag("with --once: replace a snapshot that contains entries that the server has lost")
+    ] = False,
     every: Annotated[float | None, number("seconds between snapshots; default [snapshot] every, 60", 0.1, DAY)] = None,
     json: AsJson = False,
     where: Where = Where(),
@@ -34,6 +37,8 @@ def snapshot(
 
     if whole and not once:
         raise ConfigurationError("give --whole only with --once: later snapshots read only the changed counters")
+    if accept_loss and not once:
+        raise ConfigurationError("give --accept-loss only with --once: each loss is accepted on its own")
     settings = where.settings()
     chosen = replace(settings.snapshot, url=snapshot_url(settings, url), every=every or settings.snapshot.every)
     settings = replace(settings, snapshot=chosen)
@@ -42,7 +47,7 @@ def snapshot(
         if once:
             with open_snapshot(settings, None) as database:
                 began = time.monotonic()
-                done = Snapshotter(client, database, deployment).run_once(whole=whole)
+                done = Snapshotter(client, database, deployment).run_once(whole=whole, accept_loss=accept_loss)
                 seconds = time.monotonic() - began
             if json:
                 print_json({**asdict(done), "seconds": round(seconds, 3)})

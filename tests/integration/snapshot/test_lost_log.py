@@ -1,0 +1,229 @@
+"""A snapshot that contains entries that the server has lost is not replaced until they were sent again."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tallystream import Producer
+from tallystream.deployment import Deployment
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.keys import SNAPSHOTS
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.lost_log import LogLost, put_mark
+from tallystream_worker.snapshot.point_in_time import ViewLost
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.harness import Harness
+from tests.rewind import copy_of, go_back
+from tests.waiting import until
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+
+
+@pytest.fixture
+def harness(server):
+    """Provide a harness on an empty server, with one partition."""
+    with Harness(server.url, partitions=1, rules=Rules({"view": Metric(windows=("hour",))})) as wired:
+        yield wired
+
+
+@pytest.fixture
+def database(tmp_path):
+    """Provide an empty database."""
+    opened = Database(str(tmp_path / "snapshot.sqlite"))
+    yield opened
+    opened.close()
+
+
+def take(harness: Harness, database: Database, **options: bool):
+    """Take a snapshot with a new `Snapshotter`, as a new process does."""
+    return Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once(**options)
+
+
+def totals(database: Database) -> dict[str, int]:
+    """Return the totals in a snapshot, by subject."""
+    with sqlite3.connect(database.place) as connection:
+        return dict(connection.execute("SELECT subject, value FROM totals"))
+
+
+def emit(harness: Harness, subject: str, events: int = 10, producer: Producer | None = None) -> None:
+    """Emit events of one subject and count them; without `producer`, that of a process that then ends."""
+    with Producer(harness.url) as own:
+        for _ in range(events):
+            (producer or own).emit("view", subject)
+        (producer or own).flush()
+    harness.drain()
+
+
+def test_a_snapshot_that_has_more_than_the_server_is_kept(harness, database):
+    """If the server lost the end of its log, no snapshot replaces the better one, however many entries follow."""
+    emit(harness, "a")
+    take(harness, database)
+    earlier = copy_of(harness.client)
+    emit(harness, "lost")
+    take(harness, database)
+    go_back(harness.client, earlier)
+    for subject in ("b", "c"):
+        emit(harness, subject)
+        with pytest.raises(LogLost, match=r"1 producers or sources have not sent theirs again.*--accept-loss"):
+            take(harness, database)
+        with pytest.raises(LogLost):
+            take(harness, database, whole=True)
+    assert totals(database) == {"a": 10, "lost": 10}
+
+
+def test_what_the_log_has_after_a_snapshot_is_added_to_it(harness, database):
+    """After a loss, a restore gives the events of the snapshot and the later ones, each once."""
+    with Producer(harness.url) as producer:
+        emit(harness, "a", producer=producer)
+        take(harness, database)
+        earlier = copy_of(harness.client)
+        emit(harness, "lost")
+        emit(harness, "again", producer=producer)
+        take(harness, database)
+        go_back(harness.client, earlier)
+        emit(harness, "new", producer=producer)
+        until(lambda: producer.stats.rewound_streams, what="the rollback of the producer")
+        producer.flush()
+        harness.drain()
+        assert harness.totals() == {("view", "a"): 10, ("view", "again"): 10, ("view", "new"): 10}
+        restore(harness.client, database, force=True)
+        emit(harness, "new", producer=producer)
+    assert harness.totals() == {("view", "a"): 10, ("view", "lost"): 10, ("view", "again"): 10, ("view", "new"): 20}
+    take(harness, database)
+    assert totals(database) == {"a": 10, "lost": 10, "again": 10, "new": 20}
+
+
+def test_nothing_stops_if_everything_was_sent_again(harness, database):
+    """After producers have sent all lost entries again, the next snapshot reads every counter; a restore is exact."""
+    with Producer(harness.url) as producer:
+        emit(harness, "a", producer=producer)
+        take(harness, database)
+        earlier = copy_of(harness.client)
+        emit(harness, "again", producer=producer)
+        take(harness, database)
+        go_back(harness.client, earlier)
+        emit(harness, "new", producer=producer)
+        until(lambda: producer.stats.rewound_streams, what="the rollback of the producer")
+        producer.flush()
+        harness.drain()
+    assert take(harness, database).whole == 1
+    assert totals(database) == {"a": 10, "again": 10, "new": 10}
+    assert take(harness, database).whole == 0
+    emit(harness, "later")
+    harness.client.flushall()
+    restore(harness.client, database)
+    assert harness.totals() == {("view", "a"): 10, ("view", "again"): 10, ("view", "new"): 10}
+
+
+def test_entries_that_nobody_sends_again_stop_it(harness, database):
+    """If an entry of another client than a producer was lost, the snapshot is kept, though no producer lost one."""
+    emit(harness, "a")
+    take(harness, database)
+    earlier = copy_of(harness.client)
+    harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": "plain"})
+    harness.drain()
+    take(harness, database)
+    go_back(harness.client, earlier)
+    emit(harness, "b")
+    with pytest.raises(LogLost, match="may be of clients that send nothing again"):
+        take(harness, database)
+    assert totals(database) == {"a": 10, "plain": 1}
+
+
+def test_counts_that_were_lost_without_entries(harness, database):
+    """If the server lost only that entries were counted, every counter is read again, so a restore is exact."""
+    emit(harness, "a")
+    take(harness, database)
+    with Producer(harness.url) as producer:
+        producer.emit("view", "b")
+        producer.flush()
+    earlier = copy_of(harness.client)
+    harness.drain()
+    take(harness, database)
+    go_back(harness.client, earlier)
+    assert take(harness, database).whole == 1
+    assert totals(database) == {"a": 10}
+    harness.client.flushall()
+    restore(harness.client, database)
+    assert harness.totals() == {("view", "a"): 10}  # the entry of `b` was not counted at the snapshot, and is gone
+    assert harness.ledger()["trimmed"] == 1
+
+
+def test_a_loss_is_accepted_on_the_command_line(harness, database):
+    """The command names the loss and both choices; with --accept-loss, it replaces the snapshot."""
+    emit(harness, "a")
+    take(harness, database)
+    earlier = copy_of(harness.client)
+    emit(harness, "lost")
+    take(harness, database)
+    go_back(harness.client, earlier)
+    command = [PROGRAM, "snapshot", database.place, "--once", "--redis", harness.url]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "restore --force" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    accepted = subprocess.run([*command, "--accept-loss"], capture_output=True, text=True, check=False)
+    assert accepted.returncode == 0, accepted.stderr
+    assert totals(database) == {"a": 10}
+    emit(harness, "b")
+    assert take(harness, database).whole == 0
+    assert totals(database) == {"a": 10, "b": 10}
+    wrong = subprocess.run([*command[:3], "--accept-loss"], capture_output=True, text=True, check=False)
+    assert "give --accept-loss only with --once" in wrong.stderr
+
+
+def test_a_loss_during_a_snapshot_is_found(harness, database, monkeypatch):
+    """If the server loses data while a snapshot is taken, that snapshot is not written."""
+    emit(harness, "a")
+    take(harness, database)
+    take_one = Snapshotter.take
+    earlier = copy_of(harness.client)
+    take(harness, database)
+
+    def then_lose(*arguments):
+        taken = take_one(*arguments)
+        go_back(harness.client, earlier)
+        return taken
+
+    emit(harness, "lost")
+    with monkeypatch.context() as patched:
+        patched.setattr(Snapshotter, "take", then_lose)
+        with pytest.raises(ViewLost, match="lost data while a snapshot was taken"):
+            take(harness, database)
+    assert totals(database) == {"a": 10}
+    assert take(harness, database).whole == 1
+
+
+def test_two_databases_do_not_disturb_each_other(harness, database, tmp_path):
+    """Snapshots in several databases keep their marks: each reads only what changed since its own last one."""
+    other = Database(str(tmp_path / "other.sqlite"))
+    emit(harness, "a")
+    take(harness, database)
+    take(harness, other)
+    for subject in "bcd":
+        emit(harness, subject)
+        assert take(harness, database).whole == 0
+    assert put_mark(harness.client, harness.layout.keys[0], other.position(0)[0].mark)
+    take(harness, other)
+    assert totals(other) == totals(database)
+    assert len(harness.client.hget(harness.layout.keys[0].sequences, SNAPSHOTS).split()) <= 4
+    other.close()
+
+
+def test_a_mark_of_a_snapshot_that_was_not_written_does_no_harm(harness, database, monkeypatch):
+    """After a crash between the mark and the commit, the next snapshot reads only what changed."""
+    emit(harness, "a")
+    take(harness, database)
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "put", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            take(harness, database)
+    emit(harness, "b")
+    assert take(harness, database).whole == 0
+    assert totals(database) == {"a": 10, "b": 10}

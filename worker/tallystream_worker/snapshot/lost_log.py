@@ -1,0 +1,122 @@
+"""Finds out whether the server has lost entries that a stored snapshot contains.
+
+A failover to a replica that lagged, an append-only file that was cut, or an older RDB file takes the end of the log
+away. New entries then follow, with later IDs, so an ID does not show the loss. Each snapshot therefore leaves a mark in
+the partition: see `mark.lua`. If the mark is there, so is everything that the snapshot contains.
+"""
+
+from __future__ import annotations
+
+import uuid
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.storage.keys import HORIZONS, REAPED, REAPED_SPOOL
+from tallystream.storage.scripts import Script
+from tallystream.wire.codec import COPIED
+from tallystream.wire.stream_id import parse_id
+from tallystream_worker.snapshot.database import SnapshotError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import redis
+
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
+
+_MARK: Final = Script("tallystream_worker.snapshot", "mark")
+_READ: Final = 1000
+
+
+class LogLost(SnapshotError):
+    """The server has lost entries that the snapshot contains, so the snapshot is not replaced."""
+
+
+def next_mark(mark: str) -> str:
+    """Return a new mark for the database whose last snapshot has `mark`; `""` stands for a new database."""
+    lineage = mark.partition(".")[0] or uuid.uuid4().hex[:12]
+    return f"{lineage}.{uuid.uuid4().hex[:12]}"
+
+
+def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = "") -> bool:
+    """Store the mark `added` (`""`: none) in a partition; return whether the mark `known` (`""`: any) was there.
+
+    If `known` was not there, nothing is stored.
+    """
+    (answer,) = _MARK(client, [keys.sequences], [known, added])
+    return bool(answer == b"marked")
+
+
+def ensure_sent_again(
+    client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, producers: Mapping[str, str]
+) -> None:
+    """Ensure that a partition whose mark of a snapshot is missing has the events of every entry of the snapshot.
+
+    It has them if the last entry is there, because then no entry was lost. Or producers have sent the lost ones again.
+
+    Args:
+        client: The server of the stream.
+        keys: The keys of the partition.
+        position: The position of the snapshot.
+        producers: The records of producers in the snapshot.
+
+    Raises:
+        LogLost: entries are missing, and not all of them were sent again.
+        redis.RedisError: the server did not answer, or refused a command.
+    """
+    if _has_had(client, keys.stream, position.generated):
+        return
+    behind = sum(1 for _ in _behind(client, keys, producers))
+    missing = [f"{behind} producers or sources have not sent theirs again"] if behind else []
+    if not _has_had(client, keys.stream, position.unsent):
+        missing.append(f"those up to {position.unsent} may be of clients that send nothing again")
+    if not missing:
+        return
+    raise LogLost(
+        f"{keys.stream}: the server has lost entries after {_last_common(client, keys.stream, position)} up to "
+        f"{position.generated}, which the snapshot contains; {' and '.join(missing)}. The snapshot is unchanged. "
+        "To go back to it, stop the workers and run: tallystream restore --force. "
+        "To accept the loss and replace it, run: tallystream snapshot --once --accept-loss"
+    )
+
+
+def _has_had(client: redis.Redis, stream: str, id_: str) -> bool:
+    """Return whether an entry is in a stream, or is older than its first entry and so was trimmed.
+
+    The mark of the snapshot is missing, but its retention hold kept the entry at which the snapshot before ended. So
+    entries that the server lost are later than the first entry.
+    """
+    if id_ == "0-0":
+        return True
+    if not client.exists(stream):
+        return False
+    about: Any = client.xinfo_stream(stream)
+    is_trimmed = about["entries-added"] > about["length"]
+    if about["first-entry"] is None:
+        return bool(is_trimmed and parse_id(id_) <= parse_id(about["last-generated-id"].decode()))
+    if parse_id(id_) < parse_id(about["first-entry"][0].decode()):
+        return bool(is_trimmed)
+    return bool(client.xrange(stream, id_, id_))
+
+
+def _behind(client: redis.Redis, keys: PartitionKeys, producers: Mapping[str, str]) -> Iterator[str]:
+    """Yield the producers and sources of which the server has fewer entries than the snapshot."""
+    found: Any = client.hmget(keys.sequences, HORIZONS)
+    horizons = {name: parse_id(value.split()[0].decode()) for name, value in zip(HORIZONS, found, strict=True) if value}
+    names = [name for name in producers if not name.startswith("!") and name != COPIED.decode()]
+    remaining = iter(names)
+    while chunk := list(islice(remaining, _READ)):
+        values: Any = client.hmget(keys.sequences, chunk)
+        for name, value in zip(chunk, values, strict=True):
+            sequence, id_ = producers[name].split(" ")
+            if value is not None:
+                if int(value.split()[0]) < int(sequence):
+                    yield name
+            elif parse_id(id_) >= horizons.get(REAPED_SPOOL if name.startswith("spool:") else REAPED, (0, 0)):
+                yield name  # else the reaper has removed the record, long after the server had its entries
+
+
+def _last_common(client: redis.Redis, stream: str, position: SnapshotPosition) -> str:
+    found: Any = client.xrevrange(stream, position.generated, "-", count=1)
+    return found[0][0].decode() if found else "0-0"
