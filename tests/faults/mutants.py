@@ -947,11 +947,14 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/restore.py",
-                "live.topic != layout.topic and",
-                "False and",
+                "for topic in counting.keys() - {layout.topic}:",
+                "for topic in counting.keys() - counting.keys():",
             ),
         ),
-        tests=(f"{_REPLACED}::test_a_restore_of_an_earlier_log_closes_the_later_one",),
+        tests=(
+            f"{_REPLACED}::test_a_restore_of_an_earlier_log_closes_the_later_one",
+            f"{_REPLACED}::test_a_restore_of_a_later_log_closes_the_first_one",
+        ),
     ),
     Mutant(
         "snapshot-without-retries",

@@ -169,10 +169,29 @@ def test_a_restore_of_an_earlier_log_closes_the_later_one(server, tmp_path):
         later = harness.layout
         assert decide(Event("call", "k")).total == 4
         restore(harness.client, database, force=True)
-        assert refusals(harness.client, later.keys[0]) == REFUSED
+        assert [refusals(harness.client, keys) for keys in later.keys] == [REFUSED] * 3
         assert [decide(Event("call", "k")).total for _ in range(2)] == [4, 5]
         deployment = Deployment.create_or_load(harness.client)
         assert (deployment.layout, topic.propose(harness.client, deployment, 3).topic) == (first, 3)
+
+
+def test_a_restore_of_a_later_log_closes_the_first_one(server, tmp_path):
+    """After a restore of a later topic to an emptied server, a process that knew the first topic is refused in it."""
+    with (
+        Harness(server.url, rules=VOTES, partitions=2) as harness,
+        closing(Database(str(tmp_path / "snapshot.sqlite"))) as database,
+    ):
+        first = harness.layout
+        decide = Decider(harness.connect(), Deployment.create_or_load(harness.client))
+        assert [decide(Event("call", "k")).accepted for _ in range(5)] == [True] * 5
+        dropped(harness, 3)
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+        harness.client.flushall()
+        restore(harness.client, database)
+        assert [refusals(harness.client, keys) for keys in first.keys] == [REFUSED] * 2
+        assert not decide(Event("call", "k")).accepted
+        harness.finish()
+        assert harness.totals() == {("call", "k"): 5}
 
 
 def test_a_move_that_failed_leaves_a_later_log_open(server):

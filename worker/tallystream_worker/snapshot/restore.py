@@ -9,7 +9,6 @@ A repeated restore begins from the start and writes everything again.
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -98,7 +97,10 @@ def restore(
     rules = read_rules(facts["rules"].encode())
     lacking = _lacking(client, facts, rules, retracted)
     rules = replace(rules, retracted=(*rules.retracted, *lacking))
-    newest = _close_other(client, layout, marker)
+    earlier = {
+        int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())
+    }
+    newest = _close_others(client, layout, earlier, marker)
     client.set(marker, newest)
     client.delete(layout.root)
     client.delete(layout.meta)
@@ -111,9 +113,8 @@ def restore(
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     client.hset(layout.meta, mapping=fields | {"rules": publish(rules), **spread_fields(facts["spread"].split())})
     if layout.topic != FIRST_TOPIC:
-        logs = dict(each.split(":") for each in facts["earlier"].split())
         fields |= {"log": layout.topic}
-        client.hset(layout.root, mapping=fields | {f"partitions@{log}": count for log, count in logs.items()})
+        client.hset(layout.root, mapping=fields | {f"partitions@{log}": count for log, count in earlier.items()})
     client.hset(layout.root, "newest-log", newest)
     client.delete(marker)
     return Restored(parts, lacking)
@@ -135,26 +136,32 @@ def _lacking(
     return lacking
 
 
-def _close_other(client: redis.Redis, layout: Layout, marker: str) -> int:
-    """Close the live topic of the server, unless it is the one to restore; return the highest number of a topic.
+def _close_others(client: redis.Redis, layout: Layout, earlier: dict[int, int], marker: str) -> int:
+    """Close every other topic that would count events, and return the highest number of a topic.
 
-    A process that still knows the closed topic is refused, and reads the deployment again. No later topic gets a number
-    that was used before.
+    These are the live topic of the server, and the first topic, which counts unless it is closed (see
+    `lib/generations.lua`). A process that still knows such a topic is refused, and reads the deployment again. No later
+    topic gets a number that was used before.
 
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
-        marker: A key that has this number since the begin of an interrupted restore.
+        earlier: By number of each earlier topic, its partitions.
+        marker: A key that has the returned number since the begin of an interrupted restore.
     """
     root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
-    live = live_topic(root, layout.namespace)
-    if live.topic != layout.topic and (partitions := client.hget(live.meta, "partitions")):
-        for keys in dataclasses.replace(live, partitions=int(partitions)).keys:
+    live = live_topic(root, layout.namespace).topic
+    present = client.hget(Layout(namespace=layout.namespace, topic=live).meta, "partitions")
+    counting = {topic: partitions for topic, partitions in earlier.items() if topic == FIRST_TOPIC}
+    if present is not None:
+        counting[live] = int(present)
+    for topic in counting.keys() - {layout.topic}:
+        for keys in Layout(counting[topic], layout.namespace, topic=topic).keys:
             with client.pipeline(transaction=True) as pipeline:
                 pipeline.hset(keys.sequences, CLOSED, layout.topic)
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
-    return max(layout.topic, live.topic, number(root, b"newest-log") or 0, int(client.get(marker) or 0))
+    return max(layout.topic, live, number(root, b"newest-log") or 0, int(client.get(marker) or 0))
 
 
 def _found(client: redis.Redis, layout: Layout) -> str | None:
