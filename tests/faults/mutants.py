@@ -75,6 +75,7 @@ _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
+_RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1023,5 +1024,42 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_LOST_LOG}::test_what_the_log_has_after_a_snapshot_is_added_to_it",),
+    ),
+    Mutant(
+        "moves-lose-retracted-events",
+        (
+            Edit(
+                "tallystream_worker/repartition/copy.py",
+                "        for home, part in split(payload,",
+                "        for each in retractions.values():\n"
+                "            payload = each.without(payload)\n"
+                "        for home, part in split(payload,",
+            ),
+        ),
+        tests=(f"{_RETRACT}::test_a_move_marks_only_copies_of_retracted_events",),
+    ),
+    Mutant(
+        "moves-forget-marks",
+        (Edit("tallystream/rules/retraction.py", "if place in marks or each", "if each"),),
+        tests=(
+            f"{_RETRACT}::test_a_move_marks_only_copies_of_retracted_events",
+            f"{_RETRACT}::test_a_retraction_after_a_move_is_undone_alone",
+        ),
+    ),
+    Mutant(
+        "dead-letters-forget-marks",
+        (
+            Edit(
+                "tallystream_worker/repartition/copy.py",
+                "                fields |= retraction_field(retractions)\n",
+                "",
+            ),
+        ),
+        tests=(f"{_RETRACT}::test_a_dead_letter_of_retracted_events_stays_retracted_after_a_move",),
+    ),
+    Mutant(
+        "archive-forgets-marks",
+        (Edit("tallystream_worker/archive/rows.py", 'fields[b"r"] = retracted.encode()', "pass"),),
+        tests=("tests/unit/archive/test_rows.py",),
     ),
 )

@@ -1,7 +1,8 @@
 """Retractions: descriptions of events that are in the topic and must not be counted, as if they had never happened.
 
 A retraction describes events and does not list them. Its effect depends only on the entries, so every rebuild of the
-topic gives the same counts. It applies to entries that were appended before it was made, not to later ones.
+topic gives the same counts. It applies to entries that were appended before it was made, not to later ones: those up to
+the IDs in `until`. A repartition copies entries to other IDs, so it marks each copy with the retractions that apply.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tallystream.errors import EventError
-from tallystream.wire.codec import Payload
+from tallystream.wire.codec import Payload, retraction_marks
 from tallystream.wire.stream_id import parse_id
 from tallystream.wire.window import MINUTE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tallystream.wire.codec import Correction, Group, Single
 
 _MINUTE_MS = MINUTE * 1000
@@ -27,7 +30,8 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     Times are whole minutes, because the time of an event without actor and id is stored by the minute.
 
     Attributes:
-        until: By stream, the ID of the last entry that the retraction applies to.
+        until: By stream, the ID of the last entry that the retraction applies to. A retraction that was made before the
+            last repartition has none: it applies to marked copies alone.
         metric: The metric of the events.
         subject: The subject of the events.
         actor: The actor of the events.
@@ -120,3 +124,30 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             and (self.begin is None or at >= self.begin)
             and (self.end is None or at < self.end)
         )
+
+
+def applying(
+    retractions: Sequence[Retraction], stream: str, entry_id: str, fields: Mapping[bytes, bytes]
+) -> dict[int, Retraction]:
+    """Return the retractions that apply to an entry, by their place in `retractions`.
+
+    A retraction applies by the ID of the entry, or because the entry is a copy that is marked with its place.
+
+    Args:
+        retractions: The retractions of the rules.
+        stream: The key of the stream.
+        entry_id: The stream ID of the entry.
+        fields: The fields of the entry.
+    """
+    if not retractions:
+        return {}
+    marks = retraction_marks(fields)
+    return {place: each for place, each in enumerate(retractions) if place in marks or each.reaches(stream, entry_id)}
+
+
+def after_copying(retractions: Sequence[Retraction]) -> tuple[Retraction, ...]:
+    """Return retractions for a new topic: each applies to the copies that are marked with its place, to nothing else.
+
+    The places stay, because later retractions are added at the end.
+    """
+    return tuple(msgspec.structs.replace(each, until={}) for each in retractions)

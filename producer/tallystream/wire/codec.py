@@ -30,7 +30,8 @@ A dead letter of one event has `i <n>` if n events of the same metric, subject, 
 entry: it keeps its place if it is retried.
 
 A repartition marks each entry that it copies from an earlier topic with `p copy`, and `q` is the millisecond of the
-original's stream ID. A copy has the `t` of its original.
+original's stream ID. A copy has the `t` of its original. If retractions were made before the repartition, and remove
+events of the copy, it has `r <numbers>`: the places of these retractions, from 0, in the rules, such as `0,2`.
 
 A plain entry, from any Redis client, is one event in text:
 
@@ -50,7 +51,7 @@ from tallystream.wire.event import MAX_AMOUNT, Event
 from tallystream.wire.window import MINUTE, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 VERSION: Final = b"1"
 """The wire version that this release writes and reads: the field `v`."""
@@ -77,6 +78,7 @@ Minute = Annotated[int, msgspec.Meta(ge=0, le=4_223_371_680)]
 """Whole minutes since 1970, up to the year 9999."""
 
 _TIME_DIGITS: Final = 15
+_MARKS: Final = re.compile(rb"[0-9]{1,9}(?:,[0-9]{1,9})*")
 _PLAIN_FIELDS: Final = frozenset({b"metric", b"subject", b"amount", b"actor", b"at", b"id"})
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
 _DECIMAL: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
@@ -357,6 +359,19 @@ def time_fields(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     if fields.get(b"p") == COPIED and b"q" in fields:
         found |= {b"p": COPIED, b"q": fields[b"q"]}
     return found
+
+
+def retraction_marks(fields: Mapping[bytes, bytes]) -> frozenset[int]:
+    """Return the places in the rules of the retractions that a copy states in `r`; empty for every other entry."""
+    marks = fields.get(b"r")
+    if marks is None or fields.get(b"p") != COPIED or not _MARKS.fullmatch(marks):
+        return frozenset()
+    return frozenset(map(int, marks.split(b",")))
+
+
+def retraction_field(marks: Collection[int]) -> dict[bytes, bytes]:
+    """Return the field that states retractions by their places in the rules; no field if there are none."""
+    return {b"r": b",".join(b"%d" % mark for mark in sorted(marks))} if marks else {}
 
 
 def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:

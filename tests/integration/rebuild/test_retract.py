@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,21 @@ from hypothesis import strategies as st
 from tallystream.deployment import Deployment
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
-from tallystream.reading.ledger import query_ledger
+from tallystream.reading.ledger import OUTCOMES, query_ledger
 from tallystream.reading.totals import Totals
-from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.rules.retraction import Retraction
+from tallystream.storage.keys import partition_of
+from tallystream.wire.codec import Payload, Single, encode
 from tallystream.wire.event import Event
 from tallystream_worker.cli.generation import build
+from tallystream_worker.dead_letters.retry import retry
+from tallystream_worker.dead_letters.store import letters
 from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.retract import effect, ends, propose_without
+from tallystream_worker.repartition import topic
+from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime.app import open_deployment
 from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
@@ -66,6 +74,125 @@ def test_what_is_taken_back_never_happened(server, drawn, seed, by):
             ledger = totals.run(query_ledger(totals.deployment.layout))
             assert (ledger.unaccounted, ledger.appended, ledger.events["retracted"]) == (0, len(drawn), found.total)
         assert audit(harness.client, Deployment.create_or_load(harness.client), harness.rules).differences == []
+
+
+def moved(harness, partitions):
+    """Repartition, and drop everything that is not live; the harness reads the new topic from then on."""
+    drop_all(harness)
+    repartition(settings_for(harness.url, harness.rules), Deployment.create_or_load(harness.client), partitions)
+    drop_all(harness)
+    deployment = Deployment.create_or_load(harness.client)
+    harness.layout, harness.rules = deployment.layout, deployment.rules
+
+
+def drop_all(harness):
+    """Remove the generations and topics that are not live."""
+    deployment = Deployment.create_or_load(harness.client)
+    for generation in deployment.others:
+        drop(harness.client, deployment, generation)
+    topic.drop(harness.client, deployment)
+
+
+def stated(harness):
+    """Return the events of the ledger by outcome, and check that an audit finds no difference."""
+    deployment = Deployment.create_or_load(harness.client)
+    assert audit(harness.client, deployment, deployment.rules).differences == []
+    with Totals(harness.url) as totals:
+        ledger = totals.run(query_ledger(totals.deployment.layout))
+    assert ledger.unaccounted == 0
+    return {"appended": ledger.appended} | {name: ledger.events[name] for name in OUTCOMES if ledger.events[name]}
+
+
+@relaxed
+@given(drawn=happenings(), seed=st.integers(0, 10_000), partitions=st.lists(st.integers(1, 4), min_size=2, max_size=2))
+def test_what_is_taken_back_stays_so_in_every_later_topic(server, drawn, seed, partitions):
+    """After moves between retractions, the counters are those of the other events by the oracle, also after a rebuild.
+
+    Events that are appended after a retraction count, also if they match it. The ledger stays the same in a move. A
+    rebuild by rules without retractions counts every event, so a move loses none of them.
+    """
+    chance = random.Random(seed)
+    server.clear()
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        happened, kept = feed(harness, drawn, chance), []
+        for number, of in enumerate(({"actor": "u1"}, {"subject": happened[0].subject})):
+            deliver(harness, chance)
+            left = kept if number else happened
+            kept = [one for one in left if any(getattr(one, name) != value for name, value in of.items())]
+            assert taken_back(harness, **of).total == len(left) - len(kept)
+            before = stated(harness)
+            moved(harness, partitions[number])
+            assert stated(harness) == before
+            more = feed(harness, drawn[:10], chance)
+            happened, kept = happened + more, kept + more
+        deliver(harness, chance)
+        for again in (False, True):
+            if again:
+                rebuilt(harness)
+            expected, found = tally(kept, RULES.metric), stored(harness)
+            for name in ("totals", "up", "windows"):
+                assert found[name] == without_zeros(getattr(expected, name)), name
+            assert stated(harness)["appended"] == len(happened)
+        drop_all(harness)
+        harness.client.hset(harness.layout.meta, "rules", publish(RULES))
+        rebuilt(harness)
+        assert stored(harness)["totals"] == without_zeros(tally(happened, RULES.metric).totals)
+
+
+def test_a_move_marks_only_copies_of_retracted_events(server):
+    """A copy without a retracted event has no mark, and a mark names the retractions that remove events of the copy."""
+    with Harness(server.url, metrics=["view"], partitions=1) as harness, Producer(server.url, linger=0) as producer:
+        for subject in ("a", "b", "c"):
+            producer.emit("view", subject)
+            producer.flush(5)
+        harness.finish()
+        taken_back(harness, subject="a")
+        drop_all(harness)
+        taken_back(harness, subject="c")
+        for _ in range(2):
+            moved(harness, 1 + harness.layout.partitions % 2)
+            copies = [fields for keys in harness.layout.keys for _, fields in harness.client.xrange(keys.stream)]
+            assert sorted(fields.get(b"r", b"") for fields in copies) == [b"", b"0", b"1"]
+            assert stated(harness) == {"appended": 3, "counted": 1, "retracted": 2}
+
+
+def test_a_retraction_after_a_move_is_undone_alone(server):
+    """`rebuild --undo` of a retraction that was made after a move keeps the retractions that were made before it."""
+    with Harness(server.url, metrics=["view"], partitions=2) as harness:
+        for subject in ("a", "b", "c"):
+            harness.client.xadd(harness.layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
+        harness.finish()
+        taken_back(harness, subject="a")
+        moved(harness, 3)
+        before = harness.rules
+        assert taken_back(harness, subject="b").total == 1
+        assert harness.totals() == {("view", "c"): 1}
+        subprocess.run([PROGRAM, "rebuild", "--undo", "--redis", harness.url], check=True, capture_output=True)
+        deployment = Deployment.create_or_load(harness.client)
+        assert deployment.rules == before
+        harness.layout = deployment.layout
+        assert harness.totals() == {("view", "b"): 1, ("view", "c"): 1}
+
+
+def test_a_dead_letter_of_retracted_events_stays_retracted_after_a_move(server):
+    """A dead letter that is retried after a move does not count the events that were retracted before the move."""
+    with Harness(server.url, metrics=["view"], partitions=1) as harness:
+        subject = next(name for n in range(9) if partition_of(name := f"s:{n}", 2) == 0)
+        packed = encode(Payload([], [Single("view", subject, 1, 60_000, f"u{number}", None) for number in range(3)]))
+        fields = {"v": "2", "p": "other", "q": 1, "n": 3, "b": packed}
+        harness.client.xadd(harness.layout.keys[0].stream, fields)
+        harness.client.hincrby(harness.layout.keys[0].topic_ledger, "appended", 3)
+        harness.client.hincrby(harness.layout.keys[0].topic_ledger, "entries:gated", 1)
+        harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": "b", "actor": "u1"})
+        harness.finish()
+        assert taken_back(harness, actor="u1").total == 1
+        moved(harness, 2)
+        (letter,) = (found for n in range(2) for found in letters(harness.client, harness.layout, n))
+        readable = replace(letter, fields=dict(letter.fields) | {b"v": b"1"})  # as if a later release reads version 2
+        retried = retry(harness.client, harness.layout, harness.rules, readable)
+        assert (retried.counted, retried.dead) == (3, 0)
+        assert harness.totals() == {("view", subject): 2}
+        assert harness.ledger()["retracted"] == 2
 
 
 @pytest.fixture

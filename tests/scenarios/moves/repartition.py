@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ class Repartition(Move, frozen=True):
     def draw(cls, draft: Draft) -> Repartition | None:
         """Return a repartition, if all entries are still in the streams."""
         if draft.age != "forever" or "lost" in draft.done:
-            return None
-        if "retracted" in draft.done and avoided(Known.RETRACTED_MOVES):
             return None
         return cls(draft.number(1, 4))
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystream.errors import CodecError, EventError
-from tallystream.wire.codec import Correction, Group, Payload, Single, decode, encode, stated_events
+from tallystream.wire.codec import Correction, Group, Payload, Single, decode, encode, retraction_marks, stated_events
 from tallystream_worker.archive.rows import Rows, entries_of
 from tallystream_worker.counting.entry import Entry
 
@@ -45,6 +45,7 @@ def packed(draw):
                 {b"d": b"2"},
                 {b"p": b"abc", b"q": b"17"},
                 {b"p": b"copy", b"q": b"17"},
+                {b"p": b"copy", b"q": b"17", b"r": b"0,12"},
                 {b"p": b"\xff", b"q": b"x"},
             ]
         )
@@ -71,7 +72,7 @@ contents = packed() | plain | rubbish
 def meaning(entry: Entry) -> tuple:
     """Return everything of an entry that the fold can use."""
     origin = (entry.fields.get(b"d"), b"p" in entry.fields and b"q" in entry.fields)
-    times = (entry.received, entry.id_time)
+    times = (entry.received, entry.id_time, retraction_marks(entry.fields))
     try:
         payload = decode(entry.fields, entry.received)
     except (CodecError, EventError):

@@ -29,6 +29,8 @@ from tallystream.wire.codec import (
     Single,
     decode,
     encode,
+    retraction_field,
+    retraction_marks,
     stated_events,
     stated_time,
 )
@@ -57,6 +59,7 @@ SCHEMA: Final = pa.schema(
         pa.field("producer", pa.string()),
         pa.field("sequence", pa.int64()),
         pa.field("decided", pa.string()),
+        pa.field("retracted", pa.string()),  # of a copy, the places of the retractions that remove events of it
         pa.field("raw", pa.binary()),
     ]
 )
@@ -93,11 +96,13 @@ class Rows:
         """Add the rows of one entry; an entry that cannot be decoded becomes one `raw` row."""
         milliseconds, number = parse_id(entry.id)
         first = len(self)
-        producer = sequence = decided = stated = None
+        producer = sequence = decided = stated = retracted = None
         try:
             payload = decode(entry.fields, milliseconds)
             producer, sequence, decided = _origin(entry)
             stated = stated_time(entry.fields)
+            if marks := retraction_field(retraction_marks(entry.fields)):
+                retracted = marks[b"r"].decode()
         except (CodecError, EventError):
             payload = None
         if payload is None:
@@ -114,6 +119,7 @@ class Rows:
         self._columns["producer"].extend(repeat(producer, n))
         self._columns["sequence"].extend(repeat(sequence, n))
         self._columns["decided"].extend(repeat(decided, n))
+        self._columns["retracted"].extend(repeat(retracted, n))
         self.entries += 1
         self.events += events
 
@@ -177,6 +183,7 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
     table = table.combine_chunks()
     runs = {name: _Runs(table, name) for name in ("received", "received_n", "kind", "metric", "producer", "sequence")}
     runs |= {"at": _Runs(table, "happened"), "decided": _Runs(table, "decided"), "stated": _Runs(table, "stated")}
+    runs["retracted"] = _Runs(table, "retracted")
     values = {name: table.column(name).to_pylist() for name in ("subject", "amount", "events")}
     bounds = sorted({0, *(end for each in runs.values() for end in each.ends)})
     payload, current = Payload([], [], []), None
@@ -248,6 +255,8 @@ def _entry(runs: dict[str, _Runs], row: int, payload: Payload) -> Entry:
         fields |= {b"p": producer.encode(), b"q": str(runs["sequence"][row]).encode()}
     if (stated := runs["stated"][row]) is not None:
         fields[b"t"] = str(stated).encode()
+    if (retracted := runs["retracted"][row]) is not None:
+        fields[b"r"] = retracted.encode()
     fields |= {b"n": str(payload.events).encode(), b"b": encode(payload)}
     return Entry(f"{runs['received'][row]}-{runs['received_n'][row]}", fields)
 

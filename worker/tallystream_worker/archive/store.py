@@ -34,7 +34,7 @@ from tallystream.wire.stream_id import StreamID, parse_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-FORMAT: Final = "2"
+FORMAT: Final = "3"
 """The version of the files, stored in the manifest and in each file."""
 
 _MANIFEST: Final = "_tallystream.json"

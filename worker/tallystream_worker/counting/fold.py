@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tallystream.errors import CodecError, EventError
 from tallystream.rules.batch import Batch, BucketResolver
+from tallystream.rules.retraction import applying
 from tallystream.wire.codec import decode_columns, stated_events, was_decided, was_sequenced
 from tallystream.wire.event import MAX_AMOUNT
 from tallystream.wire.stream_id import parse_id
@@ -21,7 +22,7 @@ from tallystream_worker.counting.fold_result import OVERFLOW, FoldFault, FoldRes
 from tallystream_worker.counting.validation import SubjectCache
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tallystream.rules.metrics import Rules
     from tallystream.rules.retraction import Retraction
@@ -136,9 +137,9 @@ class Fold:
         if payload is None:
             result.dead.append(dead_entry_of(entry, reason, events, fields))
             return
-        retractions = [each for each in self._rules.retracted if each.reaches(self._keys.stream, entry.id)]
+        retractions = applying(self._rules.retracted, self._keys.stream, entry.id, fields)
         if letters or retractions:
-            self._add_payload(result, entry, *_without(result, payload, letters, retractions))
+            self._add_payload(result, entry, *_without(result, payload, letters, retractions.values()))
             return
         result.sample = result.sample or payload
         self._add_payload(result, entry, payload)
@@ -162,7 +163,7 @@ class Fold:
 
 
 def _without(
-    result: FoldResult, payload: Payload, letters: Sequence[DroppedLetter], retractions: Sequence[Retraction]
+    result: FoldResult, payload: Payload, letters: Sequence[DroppedLetter], retractions: Iterable[Retraction]
 ) -> tuple[Payload, list[Single]]:
     """Return a payload without dropped and retracted events, and all its single events, these included.
 

@@ -18,6 +18,8 @@ from tallystream.wire.codec import (
     Single,
     earlier_events,
     encode,
+    retraction_field,
+    retraction_marks,
     time_fields,
 )
 from tallystream.wire.event import MAX_ACTOR_BYTES, MAX_AHEAD, MAX_ID_BYTES
@@ -265,6 +267,7 @@ class PayloadFold:
         """
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)} | time_fields(entry.fields)
+        fields |= retraction_field(retraction_marks(entry.fields))
         if earlier:
             fields[b"i"] = b"%d" % earlier
         parts: tuple[Group | Single | Correction, ...] = (*payload.groups, *payload.singles, *payload.corrections)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tallystream.errors import CodecError, EventError
+from tallystream.rules.retraction import applying
 from tallystream.wire.codec import decode
 from tallystream_worker.counting.dropped import is_whole, without
 from tallystream_worker.dead_letters.store import dropped
@@ -73,9 +74,8 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
                 payload = without(decode(entry.fields, entry.received), letters)
             except (CodecError, EventError):
                 continue  # dead-lettered, and not counted
-            for earlier in deployment.rules.retracted:
-                if earlier.reaches(keys.stream, entry.id):
-                    payload = earlier.without(payload)
+            for earlier in applying(deployment.rules.retracted, keys.stream, entry.id, entry.fields).values():
+                payload = earlier.without(payload)
             before, after = _sums(payload), _sums(retraction.without(payload))
             found.events.update(before.events - after.events)
             before.amounts.subtract(after.amounts)

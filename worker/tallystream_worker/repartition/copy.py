@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoScriptError, RedisError
 
 from tallystream.errors import CodecError, EventError, StreamError
+from tallystream.rules.retraction import applying
 from tallystream.storage.keys import partition_of
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import (
@@ -22,6 +23,7 @@ from tallystream.wire.codec import (
     VERSION,
     decode,
     encode,
+    retraction_field,
     split,
     stated_events,
     time_fields,
@@ -74,7 +76,7 @@ class StreamCopier:
         client: The server of both topics.
         old: The topic to read.
         new: The topic to write.
-        retracted: Retractions of the old topic; their events are not copied.
+        retracted: Retractions of the old topic; the copies of their events are marked with them.
         archive: URL of the old topic's archive, for entries that are gone from its streams; `""` if none.
         spread: The metrics whose events (without an id) may be in any partition of the old topic.
         accept_loss: Whether to copy even if the archive lacks some of the entries that are gone.
@@ -242,11 +244,13 @@ class StreamCopier:
             calls = again
 
     def _parts(self, source: int, entry: Entry) -> Iterator[CopyPart]:
-        """Yield the parts of an entry, one for each new partition of its events; leave out retracted events.
+        """Yield the parts of an entry, one for each new partition of its events.
 
-        An entry that cannot be decoded is a single part, which is dead-lettered in the new topic again.
+        Each part is marked with the retractions that remove events of it. An entry that cannot be decoded is a single
+        part, which is dead-lettered in the new topic again.
         """
         gated = was_sequenced(entry.fields)
+        retractions = applying(self._retracted, self._old.keys[source].stream, entry.id, entry.fields)
         letters = self._dropped[source].get(entry.id, ())
         if is_whole(letters):
             return
@@ -257,18 +261,17 @@ class StreamCopier:
             fields = dict(entry.fields)
             if gated:
                 fields.pop(b"d", None)
+                fields.pop(b"r", None)
+                fields |= retraction_field(retractions)
                 fields |= {b"p": COPIED, b"q": b"%d" % entry.id_time}
             yield source % self._new.partitions, _part(entry, stated_events(fields) if gated else 0, fields)
             return
-        for retraction in self._retracted:
-            if retraction.reaches(self._old.keys[source].stream, entry.id):
-                payload = retraction.without(payload)
         for home, part in split(payload, self._homes[source]).items():
             events = part.events
-            if not events:
-                continue
+            marks = [place for place, each in retractions.items() if each.without(part).events < events]
             fields = {b"v": VERSION} | time_fields(entry.fields) | {b"p": COPIED, b"q": b"%d" % entry.id_time}
-            yield home, _part(entry, events, fields | {b"n": b"%d" % events, b"b": encode(part)})
+            fields |= retraction_field(marks) | {b"n": b"%d" % events, b"b": encode(part)}
+            yield home, _part(entry, events, fields)
 
     def _home_from(self, source: int) -> Callable[[str, str, bool], int]:
         """Return a function (metric, subject, whether an id is there) -> number of the new partition of an event.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
 from tallystream.errors import ConfigurationError, StreamError
+from tallystream.rules.metrics import publish
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
 from tallystream_worker.repartition import alerts, topic
@@ -200,7 +201,7 @@ class Repartition:
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
             raise self._given_up()
-        if topic.without_retracted(now.rules) != topic.without_retracted(self._old.rules):
+        if publish(now.rules) != publish(self._old.rules):
             raise StreamError(
                 "cannot finish the repartition, because the rules have changed since it began: give it up with "
                 "tallystream rebuild --drop, then repartition again"

@@ -11,6 +11,7 @@ from msgspec.structs import replace as changed
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
+from tallystream.rules.retraction import after_copying
 from tallystream.storage.deployment_hash import fields_of, spread_fields
 from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, Layout
 from tallystream.storage.scripts import Script
@@ -66,7 +67,7 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
 def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> Deployment:
     """Return the deployment of a new topic; store its hash, with its rules, unless it is stored already.
 
-    Retracted events are not copied, so the rules of the new topic have no retractions.
+    Its retractions apply to the copies that are marked with them.
 
     Args:
         client: The server.
@@ -77,7 +78,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
     Raises:
         ConfigurationError: the topic was begun with other rules.
     """
-    rules = changed(rules, retracted=())
+    rules = changed(rules, retracted=after_copying(rules.retracted))
     if not client.exists(layout.meta):
         fields = fields_of(layout, deployment.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
@@ -195,8 +196,3 @@ def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
         if page:
             removed += client.unlink(*page)
     return removed
-
-
-def without_retracted(rules: Rules) -> bytes:
-    """Return rules without retractions, as the JSON that is stored, to compare the rules of two topics."""
-    return publish(changed(rules, retracted=()))
