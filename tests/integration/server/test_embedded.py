@@ -27,7 +27,7 @@ OWNER = """
 import signal, sys
 from pathlib import Path
 from tallystream_worker.server.embedded import EmbeddedServer
-server = EmbeddedServer(Path(sys.argv[1]), port=0).start()
+server = EmbeddedServer(Path(sys.argv[1]), port=0, OPTIONS).start()
 print(server.pid, server.url, flush=True)
 signal.pause()
 """
@@ -39,14 +39,34 @@ def client(url: str) -> Redis:
 
 
 @contextlib.contextmanager
-def owner(data: Path):
+def owner(data: Path, options: str = ""):
     """Run a process that starts a server, yield it with the PID and URL of the server, and kill it at the end."""
-    with subprocess.Popen([sys.executable, "-c", OWNER, data], stdout=subprocess.PIPE, text=True) as process:
+    program = OWNER.replace("OPTIONS", options)
+    with subprocess.Popen([sys.executable, "-c", program, data], stdout=subprocess.PIPE, text=True) as process:
         try:
             pid, url = process.stdout.readline().split()
             yield process, int(pid), url
         finally:
             process.kill()
+
+
+def test_a_scratch_server_ends_with_its_process(tmp_path):
+    """If the process of a scratch server is killed, the server ends, and its folder is removed."""
+    data = tmp_path / "scratch"
+    with owner(data, "is_scratch=True") as (process, _, url):
+        process.kill()
+        process.wait()
+        until(lambda: not data.exists(), timeout=20, what="the removal of the folder")
+        with pytest.raises(RedisConnectionError), client(url) as redis:
+            redis.ping()
+
+
+def test_a_scratch_server_that_is_stopped_leaves_nothing(tmp_path):
+    """After a stop, no process watches a scratch server, and its folder stays for its owner."""
+    server = EmbeddedServer(tmp_path, is_scratch=True).start()
+    watch = server._watch
+    server.stop()
+    assert (watch.poll(), server.log.exists()) == (-signal.SIGKILL, True)
 
 
 def test_data_survives_a_crash(fresh_server):

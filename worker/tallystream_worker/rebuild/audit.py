@@ -70,7 +70,7 @@ def audit(
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="tally-audit-", ignore_cleanup_errors=True))
         extra = ["--appendonly", "no", "--save", ""]
-        server = stack.enter_context(EmbeddedServer(Path(folder), extra=extra))
+        server = stack.enter_context(EmbeddedServer(Path(folder), extra=extra, is_scratch=True))
         scratch = connect(server.url)
         stack.callback(scratch.close)
         partitions = [

@@ -46,6 +46,8 @@ class EmbeddedServer:
             Every user of this machine can connect to a port.
         extra: More arguments of the server, which override the default ones: `["--appendfsync", "always"]`.
         binary: The server program; default: the one that `find_binary` returns.
+        is_scratch: Whether the data is of no use after this process: if it is killed, the server is killed too, and the
+            folder is removed. Otherwise the server runs on, and the next start in the folder takes it over.
 
     After `kill()` and another `start()` the URL is the same, so clients find the server again.
     """
@@ -57,13 +59,16 @@ class EmbeddedServer:
         port: int | None = None,
         extra: Sequence[str] = (),
         binary: Path | None = None,
+        is_scratch: bool = False,
     ) -> None:
         self.data = data.resolve()
         """Absolute path of the data folder."""
         self._port = port
         self._extra = tuple(extra)
         self._binary = binary
+        self._is_scratch = is_scratch
         self._process: subprocess.Popen[bytes] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
         self._socket: Path | None = None
         self._folder = DataFolder(self.data)
 
@@ -122,6 +127,8 @@ class EmbeddedServer:
                 self._socket = self._folder.new_socket()
             log_start = self.log.stat().st_size if self.log.exists() else 0
             self._process = self._spawn(binary, self._socket, alive)
+            if self._is_scratch:
+                self._watch = _watch(self._process.pid, self.data)
             self._await_answer(self._process, self._socket, log_start)
             undo.pop_all()
         return self
@@ -132,6 +139,7 @@ class EmbeddedServer:
         Waits for the end, removes the socket, and releases the folder.
         """
         if self._process is not None:
+            self._unwatch()
             # SIGTERM is a SHUTDOWN that needs no connection, so a password or a full client list cannot prevent it.
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -146,6 +154,7 @@ class EmbeddedServer:
         """
         if self._process is not None:
             self._process.kill()
+            self._unwatch()  # before the wait: until then, no other process can get the server's PID
             self._process.wait()
             self._process = None
         self._folder.release()
@@ -155,6 +164,12 @@ class EmbeddedServer:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.kill()
+            self._watch.communicate()
+            self._watch = None
 
     def _spawn(self, binary: Path, socket_path: Path, alive: IO[str]) -> subprocess.Popen[bytes]:
         # Written before the server starts, so that the next start finds the server even if this process is killed.
@@ -232,6 +247,21 @@ class EmbeddedServer:
         if self._socket is not None:
             self._folder.remove_socket(self._socket)
             self._socket = None
+
+
+def _watch(pid: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a shell that kills a server, and removes its folder, when this process ends in any way.
+
+    The shell reads from a pipe that only this process can write to, so the read ends when this process does.
+    """
+    script = 'read -r line; kill -KILL "$1"; rm -rf "$2"'
+    return subprocess.Popen(  # noqa: S603
+        ["/bin/sh", "-c", script, "tally-watch", str(pid), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _free_port() -> int:

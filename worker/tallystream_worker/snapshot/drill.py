@@ -106,7 +106,10 @@ def drill(
             if moment.position.includes(entry, moment.generation):
                 yield entry
 
-    with tempfile.TemporaryDirectory(prefix="tally-drill-") as folder, EmbeddedServer(Path(folder)) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="tally-drill-") as folder,
+        EmbeddedServer(Path(folder), is_scratch=True) as server,
+    ):
         other = connect(server.url)
         try:
             parts = restore(other, database, source).parts

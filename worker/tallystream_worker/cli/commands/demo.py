@@ -136,7 +136,7 @@ class Demo:
         """
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tally-", ignore_cleanup_errors=True))
-            server = stack.enter_context(EmbeddedServer(Path(folder)))
+            server = stack.enter_context(EmbeddedServer(Path(folder), is_scratch=True))
             settings = replace(self._settings, redis=replace(self._settings.redis, url=server.url))
             registry = CollectorRegistry()
             stack.enter_context(counting(settings, logs.configure(quiet=True), [WorkerMetrics(registry)]))
