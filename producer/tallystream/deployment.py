@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tallystream.errors import ConfigurationError, DeploymentChanged
 from tallystream.rules.metrics import Rules, read
-from tallystream.storage.deployment_hash import by_number, fields_of, live_topic, number, spread_metrics
+from tallystream.storage.deployment_hash import RESTORING, by_number, fields_of, live_topic, number, spread_metrics
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
 
@@ -149,9 +149,15 @@ class Deployment:
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
                 stored layout version or rules.
+            DeploymentChanged: a restore has not finished.
         """
         root = fields if root is None else root
         live = live_topic(root, namespace)
+        if RESTORING.encode() in root:
+            raise DeploymentChanged(
+                f"{live.root}: a restore is replacing the counters, and has not finished: try again when it has. If it "
+                "was interrupted, run it again: tallystream restore"
+            )
         layout = fields.get(b"layout", b"").decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(

@@ -12,7 +12,7 @@ TallyError
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
    |- ConsumerGroupMissing  the consumer group is missing, but its counters are still there
-   |- DeploymentChanged     the data that this process started with was deleted or replaced
+   |- DeploymentChanged     the data that this process started with was deleted or replaced, or is restored
    '- GenerationSwitched    another generation of counters is live; nothing was counted
 """
 
@@ -82,7 +82,7 @@ class ConsumerGroupMissing(StreamError):
 
 
 class DeploymentChanged(StreamError):
-    """The data that this process started with was deleted or replaced: the process must not write any more."""
+    """The data that this process started with was deleted or replaced, or is being restored: the process must wait."""
 
 
 class GenerationSwitched(StreamError):

@@ -257,8 +257,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                "(self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER,",
-                "(self._keys.stream, self._keys.prefix + MARKER,",
+                "(self._keys.stream, self._keys.sequences, self._keys.live,",
+                "(self._keys.stream, self._keys.live,",
             ),
         ),
         (21,),
@@ -1061,5 +1061,24 @@ MUTANTS: Final = (
         "archive-forgets-marks",
         (Edit("tallystream_worker/archive/rows.py", 'fields[b"r"] = retracted.encode()', "pass"),),
         tests=("tests/unit/archive/test_rows.py",),
+    ),
+    Mutant(
+        "restore-that-closes-nothing",
+        (Edit("tallystream_worker/snapshot/restore.py", "        each.close()\n", "        pass\n"),),
+        tests=(f"{_SNAPSHOT}::test_nobody_counts_or_reads_while_it_is_restored",),
+    ),
+    Mutant(
+        "restore-that-readers-do-not-see",
+        (Edit("tallystream/deployment.py", "if RESTORING.encode() in root:", "if False:"),),
+        tests=(f"{_SNAPSHOT}::test_a_killed_restore",),
+    ),
+    Mutant(
+        "scratch-server-that-stays",
+        (
+            Edit(
+                "tallystream_worker/server/embedded.py", "            if self._is_scratch:\n", "            if False:\n"
+            ),
+        ),
+        tests=("tests/integration/server/test_embedded.py::test_a_scratch_server_ends_with_its_process",),
     ),
 )

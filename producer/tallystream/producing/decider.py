@@ -88,6 +88,7 @@ class Decider:
                 in time.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
                 the event was not counted and may be decided again.
+            DeploymentChanged: a restore is replacing the counters; the event was not counted and may be decided again.
             redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the
                 metric counts once per actor or the event has an id.
         """

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, EventError
+from tallystream.errors import ConfigurationError, DeploymentChanged, EventError
 from tallystream.storage.keys import DEFAULT_PARTITIONS, partition_of
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
 
@@ -71,6 +71,7 @@ class EventValidator:
 
         Raises:
             ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic.
+            DeploymentChanged: a restore has not finished, and this producer has not read the deployment before.
             redis.RedisError: the deployment cannot be read.
         """
         deployment = self.deployment
@@ -80,7 +81,13 @@ class EventValidator:
         expected, known = self._partitions, DEFAULT_PARTITIONS
         if deployment is not None:
             expected, known = None, deployment.layout.partitions
-        found = Deployment.create_or_load(self._client, expected, self._namespace, unless_stored=known)
+        try:
+            found = Deployment.create_or_load(self._client, expected, self._namespace, unless_stored=known)
+        except DeploymentChanged:
+            if deployment is None:
+                raise
+            self._read_at = time.monotonic()
+            return deployment  # the restored data has as many partitions, and entries are appended during a restore
         with self._lock:
             if self.deployment is not None and found.layout.topic != self.deployment.layout.topic:
                 self.known = {}

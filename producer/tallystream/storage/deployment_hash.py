@@ -30,6 +30,9 @@ SNAPSHOT_EVERY: Final = "snapshot-every"
 CLOCK_STEP: Final = "clock-step"
 """Field for monitoring: the last step of a server's clock that a worker noticed; see `tallystream.reading.clocks`."""
 
+RESTORING: Final = "restoring"
+"""The only field of the root while a restore replaces the counters; its value is for a repeated restore."""
+
 _SPREAD: Final = "spread@"
 
 

@@ -150,7 +150,8 @@ class PartitionKeys:
         """String: the number of the partition's live generation; then ` closed` if a repartition closed the partition.
 
         Without this key, the first generation is live in the first topic, and no generation in a later topic. It stays
-        when its topic is dropped, so that nothing is counted in the topic again.
+        when its topic is dropped, so that nothing is counted in the topic again. While a restore replaces the counters,
+        ` restoring` follows the number.
         """
         return self.prefix + "live"
 

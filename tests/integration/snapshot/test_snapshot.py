@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from sqlalchemy import text
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, DeploymentChanged, StreamError
 from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
@@ -512,7 +513,8 @@ def test_a_killed_restore(harness, tmp_path, place):
     command = [PROGRAM, "restore", file, "--archive", tmp_path / "archive", "--redis", harness.url]
     killed = subprocess.run(command, env=os.environ | {VARIABLE: f"{place}:2"}, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not harness.client.exists(harness.layout.meta)
+    with pytest.raises(DeploymentChanged, match="run it again: tallystream restore"):
+        Deployment.load(harness.client)
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert (harness.totals(), books(harness)) == (before, ledger)
@@ -542,6 +544,93 @@ def test_what_is_left_of_the_stream_is_enough(harness, database):
     parts = restore(harness.client, database, force=True).parts
     assert (harness.totals(), books(harness)) == (before, ledger)
     assert all(part.survived and part.missing == 0 for part in parts)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_nobody_counts_or_reads_while_it_is_restored(harness, database, generation):
+    """During a restore, reads and decisions fail with the reason; every decision that was answered counts once."""
+    emit_some(harness, 1)
+    if generation == 2:
+        count_again(harness)
+    take(harness, database)
+    stop, answered, refused = threading.Event(), Counter(), Counter()
+
+    def decide() -> None:
+        with Producer(harness.url) as producer:
+            while not stop.is_set():
+                subject = f"s{answered.total() % 7}"
+                try:
+                    producer.decide("plain", subject)
+                    answered["plain", subject] += 1
+                except DeploymentChanged as error:
+                    refused[str(error)] += 1
+
+    before = Counter(Harness.totals(reading(harness)))
+    thread = threading.Thread(target=decide)
+    thread.start()
+
+    def during(_: object) -> None:
+        seen = refused.total()
+        until(lambda: refused.total() > seen, timeout=20, what="a decision that is refused")
+        with pytest.raises(DeploymentChanged, match="a restore is replacing the counters"):
+            totals.get("s1", "plain")
+
+    try:
+        with Totals(harness.url) as totals:
+            until(lambda: answered.total() > 20, timeout=20, what="decisions")
+            totals.get("s1", "plain")
+            restore(harness.client, database, force=True, progress=during)
+            decided = answered.total()
+            until(lambda: answered.total() > decided + 20, timeout=20, what="decisions after the restore")
+    finally:
+        stop.set()
+        thread.join()
+    harness.finish()
+    assert Counter(harness.totals()) == before + answered
+    assert all("a restore is replacing the counters" in each for each in refused)
+    with Totals(harness.url) as totals:
+        assert totals.ledger().unaccounted == 0
+
+
+def count_again(harness: Harness) -> None:
+    """Build the second generation by the same rules, and make it live."""
+    generation = propose(harness.client, Deployment.load(harness.client), RULES)
+    chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
+    build(chosen, Deployment.load(harness.client), generation, "")
+
+
+def reading(harness: Harness) -> Harness:
+    """Let a harness read the live generation, and return it; `finish` still counts the first one."""
+    seen = copy(harness)
+    seen.layout = Deployment.load(harness.client).layout
+    return seen
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_worker_may_run_while_it_is_restored(harness, database, generation):
+    """A worker that counts before, during and after a restore counts every event once, by the restored rules."""
+    chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
+    emitted = Counter()
+    with counting(chosen, logs.configure(quiet=True)), Producer(harness.url, entry_events=5) as producer:
+
+        def emit(*_: object) -> None:
+            for number in range(100):
+                producer.emit("plain", f"s{number}")
+                emitted["plain", f"s{number}"] += 1
+            producer.flush(10)
+
+        emit()
+        producer.flush(20, wait="counted")
+        if generation == 2:
+            count_again(harness)
+        take(harness, database)
+        emit()
+        restore(harness.client, database, force=True, progress=emit)
+        emit()
+        producer.flush(20, wait="counted")
+        assert harness.totals() == emitted
+    with Totals(harness.url) as totals:
+        assert totals.ledger().unaccounted == 0
 
 
 def test_producers_may_append_while_it_is_restored(harness, database, monkeypatch):
@@ -829,6 +918,27 @@ def test_a_drill_compares_everything(harness, database):
     (difference,) = verdict.differences
     assert difference.table == "totals"
     assert int(difference.live) - int(difference.restored) == 7
+
+
+@pytest.mark.parametrize("table", ["totals", "windows", "limits", "upvotes", "votes", "ids", "uniques"])
+def test_a_drill_finds_what_is_missing(server, tmp_path, table):
+    """A drill reports every live value that the snapshot does not have, also if a whole table is empty."""
+    database, rules = (
+        Database(str(tmp_path / "snapshot.sqlite")),
+        Rules({**RULES.metric, "visit": Metric(unique="day")}),
+    )
+    with Harness(server.url, partitions=2, rules=rules) as harness:
+        feed(harness, [(event, True) for event in varied()], random.Random(1))
+        with Producer(harness.url) as producer:
+            producer.emit("visit", "s", actor="u1")
+        harness.finish()
+        take(harness, database)
+        with database._engine.begin() as connection:
+            lost = connection.execute(text(f"DELETE FROM {table} WHERE value <> 0")).rowcount  # noqa: S608
+        verdict = drill(harness.client, database, Deployment.create_or_load(harness.client))
+        assert lost > 0
+        assert verdict.differing >= lost, verdict.differences
+    database.close()
 
 
 def test_a_drill_takes_a_sum_of_nothing_for_none(harness, database):

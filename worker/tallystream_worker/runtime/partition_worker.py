@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
+    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.counting.outcome import BatchSubscriber
@@ -99,6 +100,7 @@ class PartitionWorker:
         self._applying = connect(settings.redis.url)
         self._durability = DurabilityCheck(settings.worker.durability)
         self._loop: CountingLoop | None = None
+        self._rules: Rules | None = None  # the rules that `_loop` began with
         self._has_failed = False
         self._left = ""  # the kind of error for which an entry was left pending last
         self._subscriber_problem = ""  # the kind of error that a subscriber raised last
@@ -172,8 +174,10 @@ class PartitionWorker:
         found = self._deployment.reload(self._applying)
         keys = found.layout.keys[self._partition]
         loop = self._loop
-        if loop is None or loop.keys != keys:
+        rules = found.rules_of(keys.generation)
+        if loop is None or loop.keys != keys or self._rules != rules:  # a restore may have brought back other rules
             loop = self._loop = self._counting(found, keys)
+            self._rules = rules
         loop.fetch.ensure_group()
         # Check again: if the server was emptied just before the group was created, the new group would hide that. If it
         # is emptied later, the group is gone and the next read fails. On a cluster, which is emptied node by node,

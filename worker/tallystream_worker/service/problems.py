@@ -13,7 +13,16 @@ from litestar.serialization import encode_json
 from redis.exceptions import RedisError
 
 from tallystream.client.error_text import named_text, text_of
-from tallystream.errors import ConfigurationError, EventError, FlushTimeout, GenerationSwitched, StreamFull, Unconfirmed
+from tallystream.errors import (
+    ConfigurationError,
+    DeploymentChanged,
+    EventError,
+    FlushTimeout,
+    GenerationSwitched,
+    StreamError,
+    StreamFull,
+    Unconfirmed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +80,7 @@ def plugin() -> ProblemDetailsPlugin:
         FlushTimeout: _not_counted_yet,
         StreamFull: _backlogged,
         GenerationSwitched: _moving,
+        DeploymentChanged: _moving,
         Unconfirmed: _unconfirmed,
         ConfigurationError: _not_set_up,
         RedisError: _unreachable,
@@ -89,7 +99,7 @@ def _backlogged(error: StreamFull) -> ProblemDetailsException:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was counted: {error}", headers=_RETRY)
 
 
-def _moving(error: GenerationSwitched) -> ProblemDetailsException:
+def _moving(error: StreamError) -> ProblemDetailsException:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers=_RETRY)
 
 

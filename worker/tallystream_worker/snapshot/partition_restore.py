@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, SNAPSHOTS
+from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, GROUP, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -34,9 +34,7 @@ CONSUMER: Final = "restore"
 """The name of the consumer that counts the entries after a snapshot."""
 
 _READ: Final = 512
-MARKER: Final = "restore"
-"""The end of the name of a key of partition 0. While the key exists, a restore is unfinished and may be run again."""
-
+_CLOSE: Final = Script("tallystream_worker.snapshot", "close_partition")
 _REPLACE: Final = Script("tallystream_worker.snapshot", "replace_stream")
 
 
@@ -65,7 +63,11 @@ class RestoredPart:
 
 
 class PartitionRestore:
-    """Restores one partition; a repeated run begins from the start.
+    """Restores one partition: `close`, then `run`, then `open`; a repeated run begins from the start.
+
+    From `close` to `open`, no worker and no decider counts in the partition. `run` counts every entry that a worker may
+    have read before `close`. So a worker that was stopped meanwhile, and then applies a batch that it made before,
+    finds that the entries are not pending, and changes nothing.
 
     Args:
         client: The server to restore to.
@@ -85,6 +87,14 @@ class PartitionRestore:
         # The restored stream is built under these keys and replaces the old one in one step: producers may append.
         self._log = self._keys.prefix + "restoring"
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
+
+    def close(self) -> None:
+        """Stop workers and deciders from counting here, and make every worker load the deployment again."""
+        _CLOSE(self._client, [self._keys.stream, self._keys.live], [GROUP])
+
+    def open(self) -> None:
+        """Let workers and deciders count in the restored generation, the first one."""
+        self._client.set(self._keys.live, FIRST)
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
@@ -127,8 +137,6 @@ class PartitionRestore:
             (answer,) = _REPLACE(self._client, [self._log, self._ledger, self._sequences, *places], [last])
             if answer == b"replaced":
                 break
-        if self._keys.topic != FIRST_TOPIC:
-            self._client.set(self._keys.live, FIRST)  # until now, nothing is counted or decided in a later topic
         failpoints.reach("after-graft")
         self._drain()
         until = log.last or position.generated
@@ -137,11 +145,11 @@ class PartitionRestore:
         )
 
     def _wipe(self) -> None:
-        """Remove every key of the partition except its stream, its sequences, the marker and the dropped dead letters.
+        """Remove every key of the partition except its stream, sequences, live generation and dropped dead letters.
 
         The sequences stay, because without them producers that append meanwhile would append entries a second time.
         """
-        kept = (self._keys.stream, self._keys.sequences, self._keys.prefix + MARKER, self._keys.dropped)
+        kept = (self._keys.stream, self._keys.sequences, self._keys.live, self._keys.dropped)
         keep = {name.encode() for name in kept}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
         chunk = []
@@ -221,14 +229,13 @@ class PartitionRestore:
         client.hset(self._sequences, mapping=records)
 
     def _drain(self) -> None:
-        """Count the unread entries of the restored stream, then the pending ones; return when none is left."""
-        fetch = Fetch(self._client, self._keys, CONSUMER)
-        fold = Fold(self._layout, self._partition, self._rules, dropped=dropped(self._client, self._keys))
-        consumer = CountingLoop(self._client, self._layout, self._partition, fetch, fold)
-        while consumer.run_once():
-            pass
-        fetch.recover()
-        while consumer.run_once():
+        """Count every entry of the restored stream, also those that a worker has read; return when none is left."""
+        keys = self._keys
+        # Claim entries at once: a worker may read them, but it cannot apply them while the partition is closed.
+        fetch = Fetch(self._client, keys, CONSUMER, claim_idle=0.0)
+        fold = Fold(self._layout, self._partition, self._rules, dropped=dropped(self._client, keys))
+        consumer = CountingLoop(self._client, self._layout, self._partition, fetch, fold, live_only=False)
+        while consumer.run_once() or self._client.xpending(keys.stream, keys.group)["pending"]:
             pass
 
     def _last(self) -> str:

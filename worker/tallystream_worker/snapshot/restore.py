@@ -2,29 +2,33 @@
 
 Each partition gets the rows of the snapshot; then its stream, built from the archive and the entries that are left,
 with the consumer group at the snapshot's position; then the ordinary loop counts the pending and unread entries.
-`tally:meta` is written last: until then, workers and readers treat the server as one that has lost its data, and wait.
-
-A repeated restore begins from the start and writes everything again.
+Until all partitions are restored, `tally:meta` has the field `restoring` instead of a description. So every process
+that reads it gets an error with this reason; the scripts that count refuse because no generation is live. Producers
+that run append as before. If the restore is interrupted, this stays so until a repeated restore, which begins from the
+start.
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, DeploymentChanged, StreamError
+from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
-from tallystream.storage.deployment_hash import fields_of, live_topic, number, spread_fields
+from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
 from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, LAYOUT, Layout
+from tallystream.storage.scripts import Script
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
-from tallystream_worker.snapshot.partition_restore import MARKER, PartitionRestore, RestoredPart
-from tallystream_worker.snapshot.retractions import RETRACTED, decode_retractions
+from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
+from tallystream_worker.snapshot.retractions import RETRACTED, decode_retractions, encode_retractions
 from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
@@ -35,6 +39,16 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
     from tallystream.rules.retraction import Retraction
     from tallystream_worker.counting.entry import Entry
+
+
+_PAUSE: Final = DEPLOYMENT_AGE + 0.2
+"""Seconds after which every reader has noticed that a restore has begun."""
+
+_NEWEST: Final = "newest-log"
+"""The field of the root hash with the highest number of a topic; it stays during a restore."""
+
+_BEGIN: Final = Script("tallystream_worker.snapshot", "begin_restore")
+_END: Final = Script("tallystream_worker.snapshot", "end_restore")
 
 
 @dataclass(frozen=True)
@@ -88,35 +102,42 @@ def restore(
             f"release reads {FORMAT} and {LAYOUT}: restore it with the release that took it"
         )
     layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
-    marker = layout.keys[0].prefix + MARKER
-    if not force and not client.exists(marker) and (there := _found(client, layout)):
+    root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
+    if not force and RESTORING.encode() not in root and (there := _found(client, layout)):
         raise StreamError(
             f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by the "
             "snapshot and count the entries left in its streams, use --force"
         )
     rules = read_rules(facts["rules"].encode())
-    lacking = _lacking(client, facts, rules, retracted)
+    noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
+    lacking = _lacking(client, facts, rules, noted)
     rules = replace(rules, retracted=(*rules.retracted, *lacking))
     earlier = {
         int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())
     }
-    newest = _close_others(client, layout, earlier, marker)
-    client.set(marker, newest)
-    client.delete(layout.root)
-    client.delete(layout.meta)
+    newest = _close_others(client, layout, root, earlier)
+    _BEGIN(client, [layout.root], [RESTORING, encode_retractions(rules.retracted), _NEWEST, newest])
+    if layout.topic != FIRST_TOPIC:
+        client.delete(layout.meta)
+    partitions = [PartitionRestore(client, database, layout, n, rules) for n in range(layout.partitions)]
+    for each in partitions:
+        each.close()
+    if root:
+        time.sleep(_PAUSE)  # until then, readers may use the deployment that they have read
     parts = []
-    for partition in range(layout.partitions):
-        part = PartitionRestore(client, database, layout, partition, rules).run(archived)
+    for each in partitions:
+        part = each.run(archived)
         parts.append(part)
         progress(part)
         failpoints.reach("after-partition")
+    for each in partitions:
+        each.open()
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
-    client.hset(layout.meta, mapping=fields | {"rules": publish(rules), **spread_fields(facts["spread"].split())})
+    described = fields | {"rules": publish(rules), **spread_fields(facts["spread"].split())}
     if layout.topic != FIRST_TOPIC:
-        fields |= {"log": layout.topic}
-        client.hset(layout.root, mapping=fields | {f"partitions@{log}": count for log, count in earlier.items()})
-    client.hset(layout.root, "newest-log", newest)
-    client.delete(marker)
+        client.hset(layout.meta, mapping=described)
+        described = fields | {"log": layout.topic, **{f"partitions@{log}": count for log, count in earlier.items()}}
+    _END(client, [layout.root], [RESTORING, *(part for pair in described.items() for part in pair)])
     return Restored(parts, lacking)
 
 
@@ -125,7 +146,8 @@ def _lacking(
 ) -> list[Retraction]:
     """Return the known retractions that the counters of a snapshot do not have."""
     known = [*decode_retractions(facts[RETRACTED]), *retracted]
-    with suppress(ConfigurationError):  # this release cannot read what the server has
+    # This release may be unable to read what the server has; or a restore was interrupted, and `retracted` is complete.
+    with suppress(ConfigurationError, DeploymentChanged):
         found = Deployment.find(client, facts["namespace"])
         if found.epoch == facts["epoch"] and found.declared is not None:
             known = [*found.declared.retracted]  # the live rules are the latest: a retraction may have been undone
@@ -136,7 +158,7 @@ def _lacking(
     return lacking
 
 
-def _close_others(client: redis.Redis, layout: Layout, earlier: dict[int, int], marker: str) -> int:
+def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], earlier: Mapping[int, int]) -> int:
     """Close every other topic that would count events, and return the highest number of a topic.
 
     These are the live topic of the server, and the first topic, which counts unless it is closed (see
@@ -146,10 +168,9 @@ def _close_others(client: redis.Redis, layout: Layout, earlier: dict[int, int], 
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
+        root: The fields of the server's root hash; after an interrupted restore, it has the returned number.
         earlier: By number of each earlier topic, its partitions.
-        marker: A key that has the returned number since the begin of an interrupted restore.
     """
-    root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
     live = live_topic(root, layout.namespace).topic
     present = client.hget(Layout(namespace=layout.namespace, topic=live).meta, "partitions")
     counting = {topic: partitions for topic, partitions in earlier.items() if topic == FIRST_TOPIC}
@@ -161,7 +182,7 @@ def _close_others(client: redis.Redis, layout: Layout, earlier: dict[int, int], 
                 pipeline.hset(keys.sequences, CLOSED, layout.topic)
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
-    return max(layout.topic, live, number(root, b"newest-log") or 0, int(client.get(marker) or 0))
+    return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)
 
 
 def _found(client: redis.Redis, layout: Layout) -> str | None:
