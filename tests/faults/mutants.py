@@ -76,6 +76,7 @@ _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
+_LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1080,5 +1081,35 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/server/test_embedded.py::test_a_scratch_server_ends_with_its_process",),
+    ),
+    Mutant(
+        "archive-of-a-lost-log-continued",
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py",
+                "        if lost is not None:\n            set_aside",
+                "        if False:\n            set_aside",
+            ),
+        ),
+        tests=(f"{_LOST_ENTRIES}::test_entries_that_were_sent_again_are_archived_once",),
+    ),
+    Mutant(
+        "loss-is-found-only-at-the-start",
+        (Edit("tallystream_worker/archive/archiver.py", "if self._continue_after(position):", "if False:"),),
+        tests=(f"{_LOST_ENTRIES}::test_a_running_archiver_notices",),
+    ),
+    Mutant(
+        "second-archiver-sets-new-files-aside",
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py",
+                "if (self._position(), self._claim()) != (position, claim):",
+                "self._position()\n        if False:",
+            ),
+            Edit(
+                "tallystream_worker/archive/lua/continue_after.lua", "~= ARGV[2] then\n  return", "== '' then\n  return"
+            ),
+        ),
+        tests=(f"{_LOST_ENTRIES}::test_two_archivers_find_the_same_loss",),
     ),
 )

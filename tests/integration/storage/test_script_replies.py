@@ -126,6 +126,8 @@ CASES: Final = [
     ("archive/claim", "stream archive", PENDING, "g 0-1 2-1 3-1 2", "moved"),
     ("archive/settle", "stream archive", CLAIMED, "g 2-1 3-1 2", "settled"),
     ("archive/settle", "stream archive", "", "g 2-1 3-1 2", "other"),
+    ("archive/continue_after", "stream archive", CLAIMED, "g 1-1 2-1", "continued"),
+    ("archive/continue_after", "stream archive", PENDING, "g 0-1 2-1", "moved"),
     ("alerts/change_alerts", "states outbox", "", "hot view - a firing 7", "changed number"),
     ("ingest/ingest", "stream seq ledger", "", "1 file 0 10 1 x", "appended text"),
     ("ingest/ingest", "stream seq ledger", "", "1 file 10 20 1 x", "at text"),
@@ -139,6 +141,7 @@ NO_GROUP: Final = [
     ("rebuild/switch", "stream live", "1 g 2 g-2"),
     ("snapshot/open", "stream cut ledger ledger", "g token 1000"),
     ("archive/claim", "stream archive", "g 0-0 1-1 1-1 1"),
+    ("archive/continue_after", "stream archive", "g 0-0 1-1"),
 ]
 
 

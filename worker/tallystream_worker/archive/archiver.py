@@ -20,6 +20,7 @@ from tallystream.client.server_time import server_time
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.archive.lost import find_lost, set_aside
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
 from tallystream_worker.counting.entry import Entry
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.archive.lost import LostEntries
 
 ARCHIVE_GROUP: Final = "archive"
 """The name of the consumer group whose position is the end of the archive."""
@@ -46,6 +48,7 @@ _READ: Final = 256
 
 _CLAIM: Final = Script("tallystream_worker.archive", "claim")
 _SETTLE: Final = Script("tallystream_worker.archive", "settle")
+_CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
 
 
 class PartitionArchiver:
@@ -56,22 +59,29 @@ class PartitionArchiver:
         store: The archive.
         keys: The keys of the partition.
         partition: The number of the partition.
+        on_loss: Called with the archived entries that the server has lost, after they were set aside.
     """
 
-    def __init__(self, client: redis.Redis, store: Store, keys: PartitionKeys, partition: int) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        store: Store,
+        keys: PartitionKeys,
+        partition: int,
+        on_loss: Callable[[LostEntries], None] = lambda _: None,
+    ) -> None:
         self.partition = partition
         """The number of the partition."""
         self._read_up_to: tuple[StreamID, float] = (0, 0), 0.0  # an ID, and the monotonic second at which it was read
         self._client = client
         self._store = store
         self._keys = keys
+        self._on_loss = on_loss
 
     def ensure_group(self) -> None:
-        """Create the consumer group at the end of the newest file, or move the group there if the file is ahead of it.
+        """Create the consumer group at the end of the newest file; if it exists, set lost entries aside.
 
-        Without files, the group begins before the first entry of the stream. A file is ahead if the server lost data.
-        The entries of the file must not be written again, and new entries have other IDs. (After a crash of an
-        archiver, a file is ahead too, but its claim still exists; then `run_once` moves the group.)
+        Without files, the group begins before the first entry of the stream. See `_continue_after`.
 
         Raises:
             ArchiveError: the archive cannot be listed.
@@ -91,11 +101,8 @@ class PartitionArchiver:
             except ResponseError as error:
                 if not is_group_there(error):
                     raise
-        elif (
-            archived > parse_id(position) and self._client.hget(self._keys.archive, "last") != _text(archived).encode()
-        ):
-            self._client.execute_command("XGROUP SETID", self._keys.stream, ARCHIVE_GROUP, _text(archived))
-            self._client.delete(self._keys.archive)
+        else:
+            self._continue_after(position)
 
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write the next entries to one file, and move the group; return the number of events in the file, 0 if none.
@@ -128,6 +135,8 @@ class PartitionArchiver:
         if answer == b"moved":
             return 0
         first, last, count = (part.decode() for part in claimed)
+        if self._continue_after(position):
+            return self.run_once(settled=settled)
         if (first, last, int(count)) != (found.first, found.last, found.rows.entries):
             found = self._read(position, last, int(count))
             if found.rows.entries != int(count):
@@ -140,6 +149,45 @@ class PartitionArchiver:
         failpoints.reach("after-archive")
         _SETTLE(self._client, names, [ARCHIVE_GROUP, first, last, count])
         return found.rows.events
+
+    def _continue_after(self, position: str) -> bool:
+        """If files are ahead of the group's position, continue after those entries in them that the stream has.
+
+        Files are ahead if the server lost the position, and perhaps entries. The entries that it has are not written
+        again. The others are set aside: their producers send them again, with other IDs. (After a crash of an archiver,
+        a file is ahead too, but the server still has its claim; then `run_once` moves the group.)
+
+        Call it after each claim and before its file is written: then no file is written as long as files are ahead.
+
+        Returns:
+            Whether files were ahead; then the claim is gone.
+        """
+        newest = self._store.newest(self.partition)
+        if newest is None or newest.last <= parse_id(position):
+            return False
+        claim = self._claim()
+        if claim == (_text(newest.first), _text(newest.last)):
+            return False
+        if self._position() != position:
+            return True  # another archiver has settled the claim
+        files = list(self._store.files(self.partition, parse_id(position)))
+        common, lost = find_lost(self._client, self._keys, self._store, files, position)
+        # If another archiver has continued meanwhile, the list may have a file that it wrote.
+        if (self._position(), self._claim()) != (position, claim):
+            return True
+        if lost is not None:
+            set_aside(self._store, self.partition, files, common)
+            failpoints.reach("after-set-aside")
+        names = [self._keys.stream, self._keys.archive]
+        (answer,) = _CONTINUE(self._client, names, [ARCHIVE_GROUP, position, common])
+        if lost is not None and answer == b"continued":
+            self._on_loss(lost)
+        return True
+
+    def _claim(self) -> tuple[str, str]:
+        found: Any = self._client.hmget(self._keys.archive, "first", "last")
+        first, last = (b"" if each is None else each for each in found)
+        return first.decode(), last.decode()
 
     def _is_young(self, settled: float) -> Callable[[Entry, str], bool]:
         """Return a function that returns whether an entry is younger than `settled` seconds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tallystream.client.connect import connect
@@ -10,11 +11,14 @@ from tallystream_worker.archive.store import Store
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
     from tallystream.rules.retraction import Retraction
+    from tallystream_worker.archive.lost import LostEntries
     from tallystream_worker.settings.settings import Settings
 
 
@@ -25,17 +29,26 @@ class Archive:
         client: The client of the server that has the streams.
         store: The archive, whose manifest is written if there is none.
         deployment: The deployment to archive.
+        on_loss: Called with archived entries of a partition that the server has lost, after they were set aside.
 
     Raises:
         ArchiveError: the store is the archive of other data, or its manifest cannot be read or written.
     """
 
-    def __init__(self, client: redis.Redis, store: Store, deployment: Deployment) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        store: Store,
+        deployment: Deployment,
+        on_loss: Callable[[LostEntries], None] = lambda _: None,
+    ) -> None:
         store.claim(deployment.layout.namespace, deployment.layout.partitions, (deployment.epoch,))
         self._store = store
         self._noted: tuple[Retraction, ...] | None = None
         self.note(deployment)
-        self.archivists = [PartitionArchiver(client, store, keys, n) for n, keys in enumerate(deployment.layout.keys)]
+        self.archivists = [
+            PartitionArchiver(client, store, keys, n, on_loss) for n, keys in enumerate(deployment.layout.keys)
+        ]
         """The archiver of each partition, by partition number."""
         self._begun = False
 
@@ -80,13 +93,15 @@ class LiveArchive:
         client: The client of the server that has the streams.
         url: The URL of the archive.
         deployment: The deployment that the worker began with.
+        log: Logs archived entries that the server has lost.
 
     Raises:
         ArchiveError: the files are the archive of other data, or their manifest cannot be read or written.
     """
 
-    def __init__(self, client: redis.Redis, url: str, deployment: Deployment) -> None:
+    def __init__(self, client: redis.Redis, url: str, deployment: Deployment, log: FilteringBoundLogger) -> None:
         self._client = client
+        self._log = log
         self._url = url
         self._deployment = deployment
         self._archive = self._open(deployment)
@@ -109,7 +124,11 @@ class LiveArchive:
         return {"events": events} if events else None
 
     def _open(self, deployment: Deployment) -> Archive:
-        return Archive(self._client, Store(self._url, deployment.layout.namespace, deployment.layout.topic), deployment)
+        store = Store(self._url, deployment.layout.namespace, deployment.layout.topic)
+        return Archive(self._client, store, deployment, self._log_loss)
+
+    def _log_loss(self, lost: LostEntries) -> None:
+        self._log.error("archive.set_aside", **asdict(lost))
 
 
 def archive_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
@@ -122,7 +141,7 @@ def archive_service(settings: Settings, deployment: Deployment, log: FilteringBo
         ConfigurationError: the URL of the archive or of the server cannot be used.
     """
     client = connect(settings.redis.url)
-    archive = LiveArchive(client, settings.archive.url, deployment)
+    archive = LiveArchive(client, settings.archive.url, deployment, log)
     return PeriodicService(
         "archive",
         settings.archive.every,

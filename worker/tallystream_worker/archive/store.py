@@ -171,7 +171,41 @@ class Store:
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
-        path = f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet"
+        self._put(f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet", after, table)
+
+    def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table) -> None:
+        """Write the rows of a file that the server has lost to a file in the same folder, which no reader finds.
+
+        Its name ends in `.parquet.lost`. Do nothing if there is a file of this name.
+
+        Args:
+            partition: The number of the partition.
+            after: The ID of the archived entry before the first lost one.
+            first: The ID of the first lost entry.
+            file: The file that has the entries.
+            table: The rows of the lost entries.
+
+        Raises:
+            ArchiveError: the file could not be written; the message contains the reason.
+        """
+        last = f"{file.last[0]}-{file.last[1]}"
+        self._put(f"{self._folder(day_of(file.first), partition)}/{first}_{last}.parquet.lost", after, table)
+
+    def remove(self, file: File) -> None:
+        """Remove a file; do nothing if there is no such file.
+
+        Raises:
+            ArchiveError: the file cannot be removed.
+        """
+        try:
+            if self._fs.get_file_info(file.path).type == fs.FileType.File:
+                self._fs.delete_file(file.path)
+        except FileNotFoundError:
+            pass  # another archiver of the same entries was faster
+        except (pa.ArrowException, OSError) as error:
+            raise ArchiveError(f"{file.path} cannot be removed: {error}") from error
+
+    def _put(self, path: str, after: str, table: pa.Table) -> None:
         if self._fs.get_file_info(path).type == fs.FileType.File:
             return  # written by a run that was killed before it moved the group
         metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after}

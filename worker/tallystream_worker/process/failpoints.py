@@ -32,6 +32,9 @@ ARCHIVE_PLACES: Final = ("before-archive", "after-archive")
 """Places of the archive: after a range of entries is claimed, before its file is written; after the file is written,
 before the claim is released."""
 
+LOSS_PLACES: Final = ("after-set-aside",)
+"""Place of an archive whose server lost entries: after their files are set aside, before the group is moved."""
+
 REBUILD_PLACES: Final = (
     "rebuild-begun", "rebuild-filled", "rebuild-caught-up", "rebuild-switching", "rebuild-switched"
 )  # fmt: skip
@@ -53,7 +56,8 @@ RESTORE_PLACES: Final = ("after-load", "after-graft", "after-partition")
 counted."""
 
 _ALL: Final = (
-    *PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *REBUILD_PLACES, *MOVE_PLACES, *SNAPSHOT_PLACES, *RESTORE_PLACES
+    *PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *LOSS_PLACES, *REBUILD_PLACES, *MOVE_PLACES, *SNAPSHOT_PLACES,
+    *RESTORE_PLACES,
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,10 +13,13 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.options import DAY, AsJson, Where, flag, number
-from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.process import logs
 from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for
+
+if TYPE_CHECKING:
+    from tallystream_worker.archive.lost import LostEntries
 
 
 def archive(
@@ -46,9 +49,8 @@ def archive(
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             began = time.monotonic()
-            events = Archive(
-                client, Store(chosen.url, deployment.layout.namespace, deployment.layout.topic), deployment
-            ).run_once(settled=0)
+            store = Store(chosen.url, deployment.layout.namespace, deployment.layout.topic)
+            events = Archive(client, store, deployment, _report).run_once(settled=0)
             seconds = time.monotonic() - began
             if json:
                 print_json({"archive": chosen.url, "events": events, "seconds": round(seconds, 3)})
@@ -60,3 +62,12 @@ def archive(
         running(archive_service(settings, deployment, logs.configure()), settings.worker.stop_timeout),
     ):
         wait_for(stop)
+
+
+def _report(lost: LostEntries) -> None:
+    error_console.print(
+        f"{lost.stream}: the server has lost {lost.entries:,} archived entries ({lost.events:,} events) after "
+        f"{lost.after} up to {lost.until}; {lost.sent_again:,} of them were sent again. They are set aside, in files "
+        "*.parquet.lost",
+        soft_wrap=True,
+    )

@@ -1,0 +1,221 @@
+"""An archive of a server that lost its newest entries has each entry of the server once; lost ones are set aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+
+from tallystream import Producer
+from tallystream.wire.stream_id import parse_id
+from tallystream_worker.archive.archiver import PartitionArchiver
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive, LiveArchive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.process import logs
+from tallystream_worker.process.failpoints import VARIABLE
+from tests.harness import Harness
+from tests.rewind import copy_of, go_back
+from tests.unit.archive.test_rows import meaning
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tallystream_worker.archive.lost import LostEntries
+
+PROGRAM = Path(sys.executable).with_name("tallystream")
+
+
+@pytest.fixture
+def harness(server):
+    """Provide a harness on an empty server, with one partition."""
+    with Harness(server.url, partitions=1) as wired:
+        yield wired
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Provide the path of the archive's folder."""
+    return tmp_path / "archive"
+
+
+def emit(harness: Harness, producer: Producer, subject: str, count: int = 5) -> None:
+    """Append `count` entries with one event each, and one plain entry."""
+    for _ in range(count):
+        producer.emit("view", subject)
+        producer.flush()
+    harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": subject})
+
+
+def rewound(producer: Producer) -> None:
+    """Wait until the producer has noticed that the server lost entries, and has sent them again."""
+    until(lambda: producer.stats.rewound_streams, what="the rollback of the producer")
+    producer.flush()
+
+
+def archive(harness: Harness, folder: Path, lost: list[LostEntries]) -> int:
+    """Archive everything with a new `Archive`, as a new process does."""
+    return Archive(harness.connect(), Store(str(folder)), harness.deployment, lost.append).run_once(settled=0)
+
+
+def events(folder: Path, ending: str) -> int:
+    """Return the number of events that DuckDB finds in the files whose names have this ending."""
+    (found,) = duckdb.read_parquet(f"{folder}/**/*.{ending}").sum("events").fetchone()
+    return int(found)
+
+
+def check(harness: Harness, folder: Path) -> None:
+    """Assert that the archive has the entries of the stream, for its readers and for DuckDB."""
+    found = harness.client.xrange(harness.layout.keys[0].stream)
+    expected = [meaning(Entry(id_.decode(), fields)) for id_, fields in found]
+    assert [meaning(entry) for entry in entries(Store(str(folder)), 0)] == expected
+    assert events(folder, "parquet") == sum(int(fields.get(b"n", 1)) for _, fields in found)
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_entries_that_were_sent_again_are_archived_once(harness, folder, divided):
+    """After the server lost archived entries, the archive has what it has, and the lost entries are in other files."""
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+        lost: list[LostEntries] = []
+        assert archive(harness, folder, lost) == 6
+        if divided:  # a part of the next file is not lost
+            emit(harness, producer, "kept", 2)
+        earlier = copy_of(harness.client)
+        emit(harness, producer, "again")
+        archive(harness, folder, lost)
+        emit(harness, producer, "again")
+        archive(harness, folder, lost)
+        newest = Store(str(folder)).newest(0)
+        go_back(harness.client, earlier)
+        producer.emit("view", "new")
+        rewound(producer)
+    archive(harness, folder, lost)
+    check(harness, folder)
+    last = max((parse_id(entry.decode()) for entry in earlier_ids(harness, newest.last)), default=None)
+    assert [(each.entries, each.events, each.sent_again) for each in lost] == [(12, 12, 10)]
+    assert parse_id(lost[0].after) == last
+    assert parse_id(lost[0].until) == newest.last
+    assert events(folder, "lost") == 12
+    archive(harness, folder, lost)
+    assert len(lost) == 1
+
+
+def earlier_ids(harness: Harness, last: tuple[int, int]) -> list[bytes]:
+    """Return the IDs in the stream up to `last`."""
+    return [id_ for id_, _ in harness.client.xrange(harness.layout.keys[0].stream, max=f"{last[0]}-{last[1]}")]
+
+
+def test_a_running_archiver_notices(harness, folder):
+    """An archiver that sees no error during the failover sets the lost entries aside before it writes another file."""
+    lost: list[LostEntries] = []
+    running = Archive(harness.connect(), Store(str(folder)), harness.deployment, lost.append)
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+        running.run_once(settled=0)
+        earlier = copy_of(harness.client)
+        emit(harness, producer, "again")
+        running.run_once(settled=0)
+        go_back(harness.client, earlier)
+        producer.emit("view", "new")
+        rewound(producer)
+    running.run_once(settled=0)
+    check(harness, folder)
+    assert [(each.entries, each.sent_again) for each in lost] == [(6, 5)]
+
+
+def test_a_lost_position_alone_loses_nothing(harness, folder):
+    """If the server lost only the position of the archive, no entry is set aside, and none is archived twice."""
+    lost: list[LostEntries] = []
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+        archive(harness, folder, lost)
+        emit(harness, producer, "b")
+        earlier = copy_of(harness.client)
+        archive(harness, folder, lost)
+        go_back(harness.client, earlier)
+        emit(harness, producer, "c")
+    archive(harness, folder, lost)
+    check(harness, folder)
+    assert lost == []
+    assert not list(folder.rglob("*.lost"))
+
+
+def test_a_kill_while_entries_are_set_aside(harness, folder):
+    """After a kill before the group is moved, the next archiver completes the work."""
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+        archive(harness, folder, [])
+        emit(harness, producer, "kept")
+        earlier = copy_of(harness.client)
+        emit(harness, producer, "again")
+        archive(harness, folder, [])
+        go_back(harness.client, earlier)
+        producer.emit("view", "new")
+        rewound(producer)
+    command = [PROGRAM, "archive", folder, "--once", "--redis", harness.url]
+    environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "1"}
+    killed = subprocess.run(command, env=environment | {VARIABLE: "after-set-aside"}, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    archive(harness, folder, [])
+    check(harness, folder)
+    assert len(list(folder.rglob("*.lost"))) == 1
+
+
+def test_a_loss_is_reported(harness, folder, capsys):
+    """The service logs which entries were lost, and the command prints it."""
+    archive(harness, folder, [])
+    earlier = copy_of(harness.client)
+    for way in ("service", "command"):
+        with Producer(harness.url) as producer:
+            emit(harness, producer, "lost")
+        archive(harness, folder, [])
+        go_back(harness.client, earlier)
+        if way == "service":
+            LiveArchive(harness.connect(), str(folder), harness.deployment, logs.configure()).run_once()
+            (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+            assert (line["event"], line["level"], line["entries"]) == ("archive.set_aside", "error", 6)
+    command = [PROGRAM, "archive", folder, "--once", "--redis", harness.url]
+    environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the server has lost 6 archived entries (6 events)" in done.stderr
+
+
+def test_two_archivers_find_the_same_loss(harness, folder):
+    """If two archivers find a loss at the same time, the second sets nothing aside that the first has written since."""
+    lost: list[LostEntries] = []
+    store, keys = Store(str(folder)), harness.layout.keys[0]
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+        archive(harness, folder, lost)
+        earlier = copy_of(harness.client)
+        emit(harness, producer, "again")
+        archive(harness, folder, lost)
+        go_back(harness.client, earlier)
+        producer.emit("view", "new")
+        rewound(producer)
+        slow = PartitionArchiver(harness.connect(), store, keys, 0, lost.append)
+        find = slow._position
+        calls = []
+
+        def late():
+            calls.append(1)
+            if len(calls) == 3:  # after it has compared the files with the stream
+                archive(harness, folder, lost)
+            return find()
+
+        slow._position = late
+        slow.ensure_group()
+        while slow.run_once(settled=0):
+            pass
+    check(harness, folder)
+    assert len(lost) == 1
+    assert len(calls) > 3

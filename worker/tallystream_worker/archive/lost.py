@@ -1,0 +1,145 @@
+"""Sets archived entries aside that the server has lost, so that readers find only what was sent again.
+
+A server that loses the end of its log (a failover to a replica that lagged, an append-only file that was cut) loses the
+position of the archive too, because both are in the same partition. Then there are files after the position. Their
+entries up to the first one that the stream does not have are of both logs; the others are of the lost log alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow.compute as pc
+
+from tallystream.wire.codec import COPIED, stated_events
+from tallystream.wire.stream_id import parse_id
+from tallystream_worker.archive.rows import entries_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import pyarrow as pa
+    import redis
+
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream.wire.stream_id import StreamID
+    from tallystream_worker.archive.store import File, Store
+    from tallystream_worker.counting.entry import Entry
+
+_READ: Final = 256
+
+
+@dataclass(frozen=True)
+class LostEntries:
+    """Archived entries that the server has lost.
+
+    Attributes:
+        stream: The name of the stream.
+        after: The ID of the last archived entry that the stream still has, or has trimmed.
+        until: The ID of the last lost entry.
+        entries: Number of lost entries.
+        events: Number of events in them.
+        sent_again: Number of lost entries that their producers had sent again when the loss was found.
+    """
+
+    stream: str
+    after: str
+    until: str
+    entries: int
+    events: int
+    sent_again: int
+
+
+def find_lost(
+    client: redis.Redis, keys: PartitionKeys, store: Store, files: Sequence[File], position: str
+) -> tuple[str, LostEntries | None]:
+    """Compare the archived entries after the group's position with the stream; change nothing.
+
+    Args:
+        client: The server of the stream.
+        keys: The keys of the partition.
+        store: The archive.
+        files: The files with entries after the position, in order.
+        position: The position of the group `archive`.
+
+    Returns:
+        The ID of the last archived entry before the first one that the stream does not have; and the entries after it,
+        `None` if there are none.
+
+    Raises:
+        ArchiveError: a file cannot be read.
+        redis.RedisError: the server did not answer, or refused a command.
+    """
+    common, until, entries, events, sent_again = position, position, 0, 0, 0
+    for file in files:
+        table, _ = store.read(file)
+        archived = [entry for entry in entries_of(table) if parse_id(entry.id) > parse_id(position)]
+        for start in range(0, len(archived), _READ):
+            part = archived[start : start + _READ]
+            there = {} if entries else _origins(client, keys.stream, part[0].id, part[-1].id)
+            lost: list[Entry] = []
+            for entry in part:
+                if not entries and not lost and there.get(entry.id) == _origin(entry.fields):
+                    common = entry.id
+                else:
+                    lost.append(entry)
+            if lost:
+                entries += len(lost)
+                events += sum(stated_events(entry.fields) for entry in lost)
+                sent_again += _sent_again(client, keys, lost)
+                until = lost[-1].id
+    return common, LostEntries(keys.stream, common, until, entries, events, sent_again) if entries else None
+
+
+def set_aside(store: Store, partition: int, files: Sequence[File], after: str) -> None:
+    """Rename files with entries after the ID `after`, so that they are no longer files of the archive.
+
+    A file that also has earlier entries is divided. Files are renamed from the last to the first, and each is copied
+    before it is removed: if a crash interrupts this, a second call completes it.
+
+    Raises:
+        ArchiveError: a file cannot be read, written or removed.
+    """
+    branch = parse_id(after)
+    for file in reversed([file for file in files if file.last > branch]):
+        table, previous = store.read(file)
+        is_common = _is_up_to(table, branch)
+        lost = table.filter(pc.invert(is_common))
+        store.put_lost(partition, max(previous, after, key=parse_id), next(entries_of(lost)).id, file, lost)
+        if file.first <= branch:
+            store.put(partition, previous, f"{file.first[0]}-{file.first[1]}", after, table.filter(is_common))
+        store.remove(file)
+
+
+def _is_up_to(table: pa.Table, last: StreamID) -> Any:
+    """Return for each row of a table whether its entry has an ID up to `last`."""
+    milliseconds = pc.cast(table.column("received"), "int64")
+    is_before = pc.less(milliseconds, last[0])
+    is_same = pc.and_(pc.equal(milliseconds, last[0]), pc.less_equal(table.column("received_n"), last[1]))
+    return pc.or_(is_before, is_same)
+
+
+def _origins(client: redis.Redis, stream: str, first: str, last: str) -> dict[str, tuple[bytes, bytes] | None]:
+    """Return the producer and sequence of each entry of a range, by ID; `None` for an entry without them."""
+    found: dict[str, tuple[bytes, bytes] | None] = {}
+    while True:
+        page: Any = client.xrange(stream, first, last, count=_READ)
+        found |= {id_.decode(): _origin(fields) for id_, fields in page}
+        if len(page) < _READ:
+            return found
+        first = f"({page[-1][0].decode()}"
+
+
+def _origin(fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes] | None:
+    producer, sequence = fields.get(b"p"), fields.get(b"q", b"")
+    return (producer, sequence) if b"v" in fields and producer is not None and sequence.isdigit() else None
+
+
+def _sent_again(client: redis.Redis, keys: PartitionKeys, lost: Iterable[Entry]) -> int:
+    origins = [origin for entry in lost if (origin := _origin(entry.fields)) is not None and origin[0] != COPIED]
+    if not origins:
+        return 0
+    known: Any = client.hmget(keys.sequences, [producer for producer, _ in origins])
+    pairs = zip(origins, known, strict=True)
+    return sum(record is not None and int(record.split()[0]) >= int(sequence) for (_, sequence), record in pairs)
