@@ -6,7 +6,7 @@
 --
 -- Returns {"begun"}
 --
--- Invariant: the hash exists at every moment, so nobody creates another deployment.
+-- Invariant: the hash exists at every moment, so no process creates another deployment.
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], unpack(ARGV))
 return { 'begun' }
