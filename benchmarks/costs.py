@@ -20,8 +20,8 @@ import redis
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
-from tallystream.rules.batch import board_length
 from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream.rules.parts import board_length
 from tallystream_worker.capacity import costs
 from tallystream_worker.capacity.costs import Costs
 from tallystream_worker.counting.dropped import record_of

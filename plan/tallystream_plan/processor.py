@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tallystream.rules.batch import board_length
+from tallystream.rules.parts import board_length
 
 if TYPE_CHECKING:
     from tallystream_plan.load import ExpectedLoad

@@ -77,6 +77,8 @@ _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
+_PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
+_CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1111,5 +1113,46 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_LOST_ENTRIES}::test_two_archivers_find_the_same_loss",),
+    ),
+    Mutant(
+        "changed-rules-without-a-mark",
+        (Edit(_PARTS, "marks[kind] = mark", "marks[kind] = nil"),),
+        tests=(f"{_CHANGED}::test_buckets_of_an_added_window_are_missing",),
+    ),
+    Mutant(
+        "mark-without-events-ahead",
+        (Edit(_PARTS, "local AHEAD = 3600000", "local AHEAD = 0"),),
+        tests=(f"{_CHANGED}::test_buckets_of_an_added_window_are_missing",),
+    ),
+    Mutant(
+        "place-of-the-first-change",
+        (Edit(_PARTS, "math.max(known, latest))", "known)"),),
+        tests=(f"{_CHANGED}::test_an_old_worker_that_counts_after_the_change_moves_the_place",),
+    ),
+    Mutant(
+        "added-leaderboard-without-an-error",
+        (Edit(_PARTS, "if new == 0 or old == 0 or splits then", "if false then"),),
+        tests=(
+            f"{_CHANGED}::test_a_leaderboard_that_is_added_states_that_it_lacks_subjects",
+            f"{_CHANGED}::test_a_leaderboard_that_is_removed_and_added_again_has_no_old_values",
+        ),
+    ),
+    Mutant(
+        "raised-leaderboard-without-a-bound",
+        (Edit(_PARTS, "elseif new > old and", "elseif false and"),),
+        tests=(f"{_CHANGED}::test_the_error_of_a_raised_leaderboard_covers_what_was_cut_off",),
+    ),
+    Mutant(
+        "total-of-its-key-alone",
+        (Edit(_PARTS, "marks.sketches = mark", "marks.sketches = nil"),),
+        tests=(
+            f"{_CHANGED}::test_a_total_is_the_sum_of_its_key_and_its_estimate",
+            f"{_CHANGED}::test_a_decision_does_not_state_a_part_of_a_total",
+        ),
+    ),
+    Mutant(
+        "added-votes-without-a-mark",
+        (Edit(_PARTS, "marks.votes = mark", "marks.votes = nil"),),
+        tests=(f"{_CHANGED}::test_votes_that_are_added_state_that_the_score_has_older_events",),
     ),
 )

@@ -153,7 +153,8 @@ class Decider:
             raise Unconfirmed(f"the event was decided (counted or rejected) as {id_.decode()}, but {unconfirmed}")
         limited = rule.limit is not None and used
         # A subject has no key before its first amount other than 0, or if the sketch of `max_subjects` counts it.
-        value = int(total) if total else 0 if rule.max_subjects is None else None
+        # A part of its total may be in the sketch if `max_subjects` was changed.
+        value = None if total == b"?" else int(total) if total else 0 if rule.max_subjects is None else None
         return Decision(
             accepted=bool(accepted),
             total=None if value is None else max(value, rule.floor if rule.floor is not None else -MAX_AMOUNT),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import EventError
+from tallystream.reading.counters import NOTHING
 from tallystream.reading.freshness import Figure, RangeFigure, freshness
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.reading.series import NOTHING, current_bucket, rolling_buckets
+from tallystream.reading.series import current_bucket, rolling_buckets
+from tallystream.rules.parts import LIMITS, VOTES
 from tallystream.rules.windows import bucket
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.wire.position import parse_position, position_commands
@@ -30,7 +32,8 @@ class Limit(Figure, frozen=True):
         metric: The metric.
         subject: The subject.
         limit: The number of events that count in each bucket.
-        used: The number of events that arrived in the bucket, rejected ones included.
+        used: The number of events that arrived in the bucket, rejected ones included. If `error` is `null`, `limit` or
+            `per` was added after the bucket began, and events before are not included.
         remaining: The number of events that can still be accepted in the bucket.
         reset_at: The second (since 1970) at which the bucket ends; `null` if it never ends (`per = "total"`).
     """
@@ -49,9 +52,10 @@ class Votes(Figure, frozen=True):
     Attributes:
         metric: The metric.
         subject: The subject.
-        score: The sum of the votes, `up - down`.
+        score: The sum of the votes, `up - down`. If `error` is `null`, `once` was added to a metric with events: then
+            the score also has the amounts of earlier events.
         up: The number of votes with the amount 1.
-        down: The number of votes with the amount -1.
+        down: The number of votes with the amount -1; if `error` is `null`, a number that is too low.
     """
 
     metric: str
@@ -77,7 +81,9 @@ class Uniques(RangeFigure, frozen=True):
     value: int
 
 
-def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: float) -> Query[Limit]:
+def query_limit(
+    layout: Layout, rules: Rules, subject: str, metric: str, now: float, removed: Mapping[str, int] = NOTHING
+) -> Query[Limit]:
     """Return a query for how much of a subject's limit is used in the bucket of second `now`.
 
     Raises:
@@ -95,13 +101,16 @@ def query_limit(layout: Layout, rules: Rules, subject: str, metric: str, now: fl
 
     def parse(replies: list[Any]) -> Limit:
         used = int(raise_on_error(replies[2]) or 0)
-        fresh = freshness([parse_position(replies[:2], keys.group)])
+        error = None if current.start < removed.get(f"{LIMITS}:{metric}", 0) else 0
+        fresh = freshness([parse_position(replies[:2], keys.group)], error)
         return Limit(metric, subject, limit, used, max(0, limit - used), reset_at, **fresh)
 
     return Query(commands, parse)
 
 
-def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Query[Votes]:
+def query_votes(
+    layout: Layout, rules: Rules, subject: str, metric: str, removed: Mapping[str, int] = NOTHING
+) -> Query[Votes]:
     """Return a query for the votes for a subject.
 
     Raises:
@@ -119,8 +128,9 @@ def query_votes(layout: Layout, rules: Rules, subject: str, metric: str) -> Quer
 
     def parse(replies: list[Any]) -> Votes:
         score, up = (int(value or 0) for value in raise_on_error(replies[2]))
-        fresh = freshness([parse_position(replies[:2], keys.group)])
-        return Votes(metric, subject, score, up, up - score, **fresh)
+        error = None if f"{VOTES}:{metric}" in removed else 0
+        fresh = freshness([parse_position(replies[:2], keys.group)], error)
+        return Votes(metric, subject, score, up, up - score if error == 0 else max(0, up - score), **fresh)
 
     return Query(commands, parse)
 

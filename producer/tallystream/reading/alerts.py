@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.errors import EventError
+from tallystream.reading.counters import NOTHING
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.reading.series import NOTHING, rolling_buckets
+from tallystream.reading.series import rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
 
 if TYPE_CHECKING:

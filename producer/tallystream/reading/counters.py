@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from tallystream.reading.freshness import Figure, as_of, freshness, lag_of
 from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.reading.sketches import bound, estimate, estimate_command
+from tallystream.rules.parts import SKETCHES
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
+
+NOTHING: Final[Mapping[str, int]] = {}
+"""The value of `Deployment.removed` if nothing was removed, and no rule was changed."""
 
 Counter = tuple[str, str]
 """A subject and a metric: they identify one total."""
@@ -110,7 +114,9 @@ class Reading(msgspec.Struct, frozen=True):
         return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
 
 
-def query_total(layout: Layout, rules: Rules | None, subject: str, metric: str) -> Query[CounterTotal]:
+def query_total(
+    layout: Layout, rules: Rules | None, subject: str, metric: str, removed: Mapping[str, int] = NOTHING
+) -> Query[CounterTotal]:
     """Return a query for one total; see `query_counters`.
 
     Raises:
@@ -122,10 +128,12 @@ def query_total(layout: Layout, rules: Rules | None, subject: str, metric: str) 
         (((normal, _), value),) = reading.values.items()
         return CounterTotal(normal, metric, value, **freshness(list(reading.positions.values()), reading.error()))
 
-    return query_counters(layout, [(subject, metric)], rules).then(show)
+    return query_counters(layout, [(subject, metric)], rules, removed).then(show)
 
 
-def query_totals(layout: Layout, rules: Rules | None, counters: Iterable[Counter]) -> Query[CounterTotals]:
+def query_totals(
+    layout: Layout, rules: Rules | None, counters: Iterable[Counter], removed: Mapping[str, int] = NOTHING
+) -> Query[CounterTotals]:
     """Return a query for many totals, each once, in the given order; see `query_counters`.
 
     Raises:
@@ -141,11 +149,15 @@ def query_totals(layout: Layout, rules: Rules | None, counters: Iterable[Counter
             **freshness(list(reading.positions.values()), reading.error()),
         )
 
-    return query_counters(layout, wanted, rules).then(show)
+    return query_counters(layout, wanted, rules, removed).then(show)
 
 
 def query_subject(
-    layout: Layout, rules: Rules, subject: str, metrics: Iterable[str] | None = None
+    layout: Layout,
+    rules: Rules,
+    subject: str,
+    metrics: Iterable[str] | None = None,
+    removed: Mapping[str, int] = NOTHING,
 ) -> Query[SubjectTotals]:
     """Return a query for the totals of a subject, and their ratios.
 
@@ -154,6 +166,7 @@ def query_subject(
         rules: The declared metrics and ratios.
         subject: The subject.
         metrics: The metrics to read; `None` for every declared one. A ratio is included if all its metrics are read.
+        removed: See `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the subject is not valid, or a metric is not declared.
@@ -169,14 +182,17 @@ def query_subject(
         }
         return SubjectTotals(normal, values, known, **freshness(list(reading.positions.values()), reading.error()))
 
-    return query_counters(layout, ((normal, metric) for metric in names), rules).then(show)
+    return query_counters(layout, ((normal, metric) for metric in names), rules, removed).then(show)
 
 
-def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | None = None) -> Query[Reading]:
+def query_counters(
+    layout: Layout, counters: Iterable[Counter], rules: Rules | None = None, removed: Mapping[str, int] = NOTHING
+) -> Query[Reading]:
     """Return a query for the totals of several counters, each once, with their errors and positions.
 
     With `rules`, a total below its metric's floor is shown as the floor, a counter without a key is estimated from its
-    sketch, and the total of a spread metric is the sum over all partitions. An undeclared metric is no error.
+    sketch, and the total of a spread metric is the sum over all partitions. An undeclared metric is no error. If a
+    metric began or ceased to be in a sketch (a mark in `removed`), a total is the sum of its key and its estimate.
 
     Raises:
         EventError: a subject or a metric is not valid.
@@ -196,7 +212,7 @@ def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | N
         keys = layout.keys[partition]
         commands += position_commands(keys)
         commands.append(("MGET", *(keys.total(metric, subject) for subject, metric in wanted)))
-        sketched.append([counter for counter in wanted if _may_be_sketched(rules, counter[1])])
+        sketched.append([counter for counter in wanted if _may_be_sketched(rules, counter[1], removed)])
         for subject, metric in sketched[-1]:
             commands.append(estimate_command(keys.sketch(metric), subject))
             commands.append(("HGET", keys.ledger, f"sketched@{metric}"))
@@ -210,8 +226,9 @@ def query_counters(layout: Layout, counters: Iterable[Counter], rules: Rules | N
             values = dict(zip(wanted, raise_on_error(next(answers)), strict=True))
             for counter in in_sketch:
                 cells, sketched_sum = raise_on_error(next(answers)), int(raise_on_error(next(answers)) or 0)
-                if values[counter] is None and sketched_sum > 0:
-                    values[counter] = estimate(cells)
+                exact = values[counter]
+                if sketched_sum > 0 and (exact is None or f"{SKETCHES}:{counter[1]}" in removed):
+                    values[counter] = int(exact or 0) + estimate(cells)
                     reading.errors[counter] = bound(sketched_sum)
             for counter, value in values.items():
                 reading.values[counter] += int(value or 0)
@@ -250,6 +267,6 @@ def _refuse_undeclared(rules: Rules | None, metrics: Iterable[str]) -> None:
             rules.refuse_undeclared(metric)
 
 
-def _may_be_sketched(rules: Rules | None, metric: str) -> bool:
+def _may_be_sketched(rules: Rules | None, metric: str, removed: Mapping[str, int]) -> bool:
     rule = rules.metric.get(metric) if rules is not None else None
-    return rule is not None and (not rule.exact or rule.max_subjects is not None)
+    return rule is not None and (not rule.exact or rule.max_subjects is not None or f"{SKETCHES}:{metric}" in removed)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.client.server_time import parse_time
 from tallystream.deployment import Deployment
 from tallystream.reading.query import Query, raise_on_error
+from tallystream.rules.parts import PARTS, lacking
 from tallystream.storage.deployment_hash import live_topic
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_TOPIC, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from tallystream.rules.metrics import Rules
 
 DEPLOYMENT_AGE: Final = 1.0
 """Seconds after which the deployment is read again: its live generation, published rules and removed buckets.
@@ -69,18 +72,27 @@ def _query_removed(deployment: Deployment) -> Query[Deployment]:
     """Return a query whose answer is a copy of a deployment, with the ends of the removed buckets."""
 
     def parse(replies: list[Any]) -> Deployment:
-        return replace(deployment, removed=removed_ends(raise_on_error(reply) for reply in replies))
+        hashes = [raise_on_error(reply) for reply in replies]
+        return replace(deployment, removed=removed_ends(hashes, deployment.declared))
 
     return Query([("HGETALL", keys.forgotten) for keys in deployment.layout.keys], parse)
 
 
-def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]]) -> dict[str, int]:
-    """Return, by kind and metric, the latest end (in seconds) in the hashes `forgotten` of all partitions."""
+def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None) -> dict[str, int]:
+    """Return, by kind and metric, the latest time (in seconds) in the hashes `forgotten` of all partitions.
+
+    The kinds are those of removed periods, and those of the marks of changed rules: see `tallystream.rules.parts`. If a
+    partition has not counted a metric by the declared rule yet, its marks are 2^53.
+    """
     removed: dict[str, int] = {}
     for ends in forgotten:
-        for name, end in ends.items():
-            if not name.startswith(b"!"):
-                removed[name.decode()] = max(int(end) // 1000, removed.get(name.decode(), 0))
+        for raw, end in ends.items():
+            name = raw.decode()
+            if not name.startswith("!"):
+                removed[name] = max(-(-int(end) // 1000), removed.get(name, 0))
+            elif rules is not None and (metric := name.removeprefix(PARTS)) != name and metric in rules.metric:
+                for kind in lacking(end.decode(), rules.metric[metric], rules.zone):
+                    removed[f"{kind}:{metric}"] = 2**53
     return removed
 
 

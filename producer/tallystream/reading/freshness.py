@@ -31,14 +31,15 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         as_of: The stream ID up to which every entry is in the figures.
         lag: The number of entries that are not in the figures yet; `null` if it is not known.
-        error: By how much a figure may be wrong (of `Uniques`, a share); 0 if all are exact. It does not include
+        error: By how much a figure may be wrong (of `Uniques`, a share); 0 if all are exact; `null` if it is not known,
+            because a rule of the metric was changed: run `tallystream rebuild`. It does not include
             events that the Bloom filter of `seen = "bloom"` takes for duplicates: with 400,000 ids in a period, 1 new
             event in 3,300.
     """
 
     as_of: str
     lag: int | None
-    error: float = 0
+    error: float | None = 0
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -78,10 +79,10 @@ class Freshness(TypedDict):
 
     as_of: str
     lag: int | None
-    error: float
+    error: float | None
 
 
-def freshness(positions: Sequence[CountingPosition], error: float = 0) -> Freshness:
+def freshness(positions: Sequence[CountingPosition], error: float | None = 0) -> Freshness:
     """Return the fields of a figure that was read from partitions with these positions, and has this error."""
     return {"as_of": as_of(positions), "lag": lag_of(positions), "error": error}
 

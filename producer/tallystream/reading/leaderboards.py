@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.errors import EventError
-from tallystream.reading.counters import floored
+from tallystream.reading.counters import NOTHING, floored
 from tallystream.reading.freshness import RangeFigure, freshness
 from tallystream.reading.merge import Board, Largest, merge_top_k, rank
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.reading.series import NOTHING, Bounds, Covered, current_bucket, declared_window, rolling_buckets
+from tallystream.reading.series import Bounds, Covered, current_bucket, declared_window, rolling_buckets
 from tallystream.reading.sketches import bound
-from tallystream.rules.batch import board_length
+from tallystream.rules.parts import ALL_TIME, BOARDS, board_length
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
 from tallystream.wire.window import WINDOWS
 
@@ -31,7 +31,8 @@ Rank = tuple[str, int]
 """A subject and its value in a leaderboard."""
 
 
-_ALL_TIME: Final[Bounds] = {"start": None, "end": None, "complete": True, "missing": []}
+_UNKNOWN: Final = 2**53 - 1
+"""The bound of a leaderboard that lacks subjects: `parts.lua` sets it."""
 
 PLACES: Final = 10
 """The number of places that are read if the caller names none; a shorter leaderboard is read completely."""
@@ -53,7 +54,8 @@ class Leaderboard(RangeFigure, frozen=True):
     """The subjects with the largest values, largest first; subjects with equal values in descending order of name.
 
     `error` is the most by which a value may be wrong, and by which the value of a subject that is not listed may be
-    larger than the last value listed.
+    larger than the last value listed. If `top` was added to a metric with events, the leaderboard of all time lacks
+    subjects: then `error` is `null` and `complete` is false, until `tallystream rebuild` has counted all events again.
 
     Attributes:
         metric: The metric.
@@ -79,7 +81,7 @@ class _Ranked:
 
     places: list[Rank]
     positions: Sequence[CountingPosition]
-    error: int
+    error: int | None
 
 
 def query_top(
@@ -120,16 +122,19 @@ def query_top(
         raise EventError("n", f"must be 1 to {top:,}, the length of {metric}'s leaderboard, not {count:,}")
     end = min(offset + count, top)
     covered = _covered(rules, metric, window, now, removed)
-    bounds = _ALL_TIME if covered is None else covered.bounds
+    is_known = covered is not None or f"{ALL_TIME}:{metric}" not in removed
 
     def show(ranked: _Ranked) -> Leaderboard:
+        error = ranked.error if is_known else None
+        of_all = Bounds(start=None, end=None, complete=error is not None, missing=[])
+        bounds = of_all if covered is None else covered.bounds
         return Leaderboard(
             metric,
             window or "all",
             [Place(*place) for place in ranked.places[offset:]],
             end if len(ranked.places) == end < top else None,
             **bounds,
-            **freshness(ranked.positions, ranked.error),
+            **freshness(ranked.positions, error),
         )
 
     return _query_ranked(layout, rules, metric, end, window, covered).then(show)
@@ -139,6 +144,9 @@ def _covered(rules: Rules, metric: str, window: str | None, now: float, removed:
     """Return the buckets that a leaderboard is read from; `None` for all time."""
     if window is None:
         return None
+    if since := removed.get(f"{BOARDS}:{metric}"):
+        names = [f"{each}:{metric}" for each in rules.metric[metric].windows]
+        removed = {**removed, **{name: max(since, removed.get(name, 0)) for name in names}}
     if window not in WINDOWS:
         return rolling_buckets(rules, metric, window, now, removed)
     name = declared_window(rules, metric, window)
@@ -209,6 +217,8 @@ def _board(
         last = max(0, places[n - 1][1]) if len(places) >= n else 0
         shown = [(subject, floored(rules, metric, value)) for subject, value in places[:n]]
         error = max(error, unseen - last)
+        if _UNKNOWN in bounds:
+            return _Ranked(shown, positions, None)
         if bounds:
             shortest = places[n - 1][1] if len(places) >= n else min(0, places[-1][1]) if places else 0
             error = max(error, max(bounds) - shortest)
@@ -306,13 +316,14 @@ def _spread(
     def candidates(replies: list[Any]) -> Query[_Ranked]:
         positions: list[CountingPosition] = []
         boards: list[Board] = []
-        hides = False  # whether a subject may be in no leaderboard
+        hides, is_known = False, True  # whether a subject may be in no leaderboard; whether its sum has a bound
         answers, lookups = iter(replies), iter(sources)
         for keys in layout.keys:
             positions.append(parse_position([next(answers), next(answers)], keys.group))
             for bound_ in raise_on_error(next(answers))[:each_partition]:
                 scores = {subject.decode(): int(score) for subject, score in _pairs(raise_on_error(next(answers)))}
                 unseen, is_full = 0, len(scores) >= cap
+                is_known = is_known and bound_ != b"%d" % _UNKNOWN
                 if is_full or (covering is None and bound_ is not None):
                     unseen, hides = max([int(bound_ or 0), *([min(scores.values())] if is_full else [])]), True
                 boards.append(Board(scores, max(0, unseen), next(lookups)[1]))
@@ -321,7 +332,8 @@ def _spread(
         def show(largest: Largest) -> _Ranked:
             last = largest.places[-1][1] if len(largest.places) == n else 0
             places = [(subject, floored(rules, metric, value)) for subject, value in largest.places]
-            return _Ranked(places, positions, max(0, largest.unseen - last) if hides else 0)
+            error = max(0, largest.unseen - last) if hides else 0
+            return _Ranked(places, positions, error if is_known else None)
 
         return found.then(show)
 

@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 
 def get(subject: str, metric: str) -> Question[CounterTotal]:
     """Return the `Question` (deployment -> query) for one total."""
-    return lambda deployment: query_total(deployment.layout, deployment.declared, subject, metric)
+    return lambda deployment: query_total(deployment.layout, deployment.declared, subject, metric, deployment.removed)
 
 
 def get_many(counters: Iterable[Counter]) -> Question[CounterTotals]:
     """Return the `Question` (deployment -> query) for many totals as one answer, with the largest of their errors."""
     wanted = list(counters)
-    return lambda deployment: query_totals(deployment.layout, deployment.declared, wanted)
+    return lambda deployment: query_totals(deployment.layout, deployment.declared, wanted, deployment.removed)
 
 
 def read(counters: Iterable[Counter]) -> Question[Reading]:
     """Return the `Question` (deployment -> query) for many totals, each with its error; metrics may be undeclared."""
     wanted = list(counters)
-    return lambda deployment: query_counters(deployment.layout, wanted, deployment.declared)
+    return lambda deployment: query_counters(deployment.layout, wanted, deployment.declared, deployment.removed)
 
 
 def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
@@ -60,7 +60,7 @@ def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
         metrics: The metrics to read; `None` for all declared metrics.
     """
     wanted = None if metrics is None else list(metrics)
-    return lambda deployment: query_subject(deployment.layout, deployment.rules, subject, wanted)
+    return lambda deployment: query_subject(deployment.layout, deployment.rules, subject, wanted, deployment.removed)
 
 
 def series(subject: str, metric: str, window: str, last: int) -> Question[Series]:
@@ -93,12 +93,14 @@ def top(metric: str, window: str | None, n: int | None, offset: int) -> Question
 
 def limit(subject: str, metric: str) -> Question[Limit]:
     """Return the `Question` (deployment -> query) for how much of a subject's limit is used in the current bucket."""
-    return lambda deployment: query_limit(deployment.layout, deployment.rules, subject, metric, deployment.now)
+    return lambda deployment: query_limit(
+        deployment.layout, deployment.rules, subject, metric, deployment.now, deployment.removed
+    )
 
 
 def votes(subject: str, metric: str) -> Question[Votes]:
     """Return the `Question` (deployment -> query) for a subject's score, and its votes for and against."""
-    return lambda deployment: query_votes(deployment.layout, deployment.rules, subject, metric)
+    return lambda deployment: query_votes(deployment.layout, deployment.rules, subject, metric, deployment.removed)
 
 
 def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
@@ -122,4 +124,4 @@ def alerts(n: int, offset: int) -> Question[Alerts]:
 
 def search(prefix: str, n: int) -> Question[FoundSubjects]:
     """Return the `Question` (deployment -> query) for at most `n` leaderboard subjects that begin with `prefix`."""
-    return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n)
+    return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n, deployment.removed)

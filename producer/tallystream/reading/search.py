@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.errors import EventError
-from tallystream.reading.counters import floored, query_counters
+from tallystream.reading.counters import NOTHING, floored, query_counters
 from tallystream.reading.query import Command, Query, raise_on_error
+from tallystream.rules.parts import SKETCHES
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class FoundSubjects(msgspec.Struct, frozen=True):
     searched: list[str]
 
 
-def query_subjects(layout: Layout, rules: Rules, prefix: str, n: int) -> Query[FoundSubjects]:
+def query_subjects(
+    layout: Layout, rules: Rules, prefix: str, n: int, removed: Mapping[str, int] = NOTHING
+) -> Query[FoundSubjects]:
     """Return a query for at most `n` subjects on the all-time leaderboards whose name begins with `prefix`.
 
     The first 1,000 places of each leaderboard in each partition are searched.
@@ -85,9 +88,15 @@ def query_subjects(layout: Layout, rules: Rules, prefix: str, n: int) -> Query[F
                 if (subject := raw.decode()).startswith(begins):
                     listed[subject, metric] += int(float(score))
         # A subject of a spread metric may be missing on the leaderboards of some partitions: read its whole total.
-        in_parts = [counter for counter, _ in listed.most_common(_SEARCHED) if counter[1] in rules.spread]
+        # So may a part of a total be in the sketch.
+        in_parts = [
+            counter
+            for counter, _ in listed.most_common(_SEARCHED)
+            if counter[1] in rules.spread or f"{SKETCHES}:{counter[1]}" in removed
+        ]
         if not in_parts:
             return show(listed)
-        return query_counters(layout, in_parts, rules).then(lambda reading: show(dict(listed) | reading.values))
+        counted = query_counters(layout, in_parts, rules, removed)
+        return counted.then(lambda reading: show(dict(listed) | reading.values))
 
     return Query(commands, parse)

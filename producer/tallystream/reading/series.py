@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 import msgspec
 
 from tallystream.errors import EventError
-from tallystream.reading.counters import floored, query_counters
+from tallystream.reading.counters import NOTHING, floored, query_counters
 from tallystream.reading.freshness import Freshness, Gap, RangeFigure, freshness
 from tallystream.reading.query import Answer, Command, Query, raise_on_error
+from tallystream.rules.parts import SKETCHES
 from tallystream.rules.windows import Bucket, bucket, cover, seconds
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.wire.position import parse_position, position_commands
@@ -27,9 +28,6 @@ MAX_POINTS: Final = 1000
 
 MAX_RANGE: Final = 4000 * 86_400
 """The longest range of a rolling sum, in seconds."""
-
-NOTHING: Final[Mapping[str, int]] = {}
-"""The value of `Deployment.removed` if no bucket was removed."""
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -149,7 +147,7 @@ def query_series(
         points += [Point(b.label, b.start, floored(rules, metric, v)) for b, v in zip(kept, values, strict=True)]
         return Series(normal, metric, window, points, **covered.bounds, **fresh)
 
-    return _query_buckets(layout, rules, normal, metric, covered.buckets, show)
+    return _query_buckets(layout, rules, normal, metric, covered.buckets, show, removed)
 
 
 def query_rolling(
@@ -177,7 +175,7 @@ def query_rolling(
         value = floored(rules, metric, sum(values))
         return RollingSum(normal, metric, over, value, len(covered.buckets), **covered.bounds, **fresh)
 
-    return _query_buckets(layout, rules, normal, metric, covered.buckets, show)
+    return _query_buckets(layout, rules, normal, metric, covered.buckets, show, removed)
 
 
 def current_bucket(
@@ -194,7 +192,7 @@ def current_bucket(
         removed: See `tallystream.deployment.Deployment`.
     """
     current = bucket(window, int(now) // MINUTE, rules.zone)
-    is_kept = current.end > removed.get(f"{kind}:{metric}", 0)
+    is_kept = current.start >= removed.get(f"{kind}:{metric}", 0)
     return Covered([(window, current)] if is_kept else [], current.start, current.end)
 
 
@@ -282,6 +280,7 @@ def _query_buckets(
     metric: str,
     buckets: Sequence[tuple[str, Bucket]],
     show: Callable[[list[int], Freshness], Answer],
+    removed: Mapping[str, int],
 ) -> Query[Answer]:
     """Return a query for the values of a subject in `buckets`, summed over the partitions that may have it.
 
@@ -305,8 +304,8 @@ def _query_buckets(
 
         return Query(commands, parse)
 
-    if rules.metric[metric].max_subjects is None:
+    if rules.metric[metric].max_subjects is None and f"{SKETCHES}:{metric}" not in removed:
         return after(0)
     # A subject beyond the quota has no buckets, so its whole total may be missing from them: that is the error.
-    total = query_counters(layout, [(subject, metric)], rules)
+    total = query_counters(layout, [(subject, metric)], rules, removed)
     return total.then(lambda reading: after(reading.values[subject, metric] if reading.errors else 0))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from tallystream.rules.alert_watch import looks, touches
+from tallystream.rules.parts import board_length, parts
 from tallystream.rules.windows import LABEL_LENGTHS, Bucket, bucket, id_length, id_period
 from tallystream.wire.window import WINDOWS
 
@@ -317,7 +318,7 @@ class Batch:
         ]
         batch = {
             "ids": ids,
-            "rules": [self._rule(metric, rule) for metric, rule in rules.items()],
+            "rules": [rule_table(self._keys, metric, rule, self._zone) for metric, rule in rules.items()],
             "labels": [_labels(place) for place in self._places],
             "sums": sums,
             "windows": windows,
@@ -423,25 +424,6 @@ class Batch:
                 self._keep_buckets(place)
         return sums, windows, sketches
 
-    def _rule(self, metric: str, rule: Metric) -> dict[str, Any]:
-        keys = self._keys
-        return {
-            "metric": metric,
-            "total": keys.total(metric, ""),
-            "up": keys.up(metric, ""),
-            "windows": [keys.window(window, metric, "") for window in rule.windows],
-            "lengths": [LABEL_LENGTHS[window] for window in rule.windows],
-            "limit": rule.limit or 0,
-            "limits": keys.limit(metric, ""),
-            "top": board_length(rule.top),
-            "tops": [keys.top(metric), *(keys.window_top(window, metric, "") for window in rule.windows)],
-            "quota": rule.max_subjects or 0,
-            "sketch": keys.sketch(metric),
-            "bloom": int(rule.seen == "bloom"),
-            "apart": 0 if rule.ids is None else id_length(rule.ids) * 1000,
-            "sketched": int(not rule.exact),
-        }
-
     def _number(self, place: BucketSet) -> int:
         return self._places.setdefault(place, len(self._places) + 1)
 
@@ -461,6 +443,27 @@ class Batch:
 
     def _keep(self, kind: str, metric: str, period: Bucket, until: int, key: str) -> None:
         self._periods[f"{kind}:{metric}", period.end * 1000, until][key] = None
+
+
+def rule_table(keys: PartitionKeys, metric: str, rule: Metric, zone: str) -> dict[str, Any]:
+    """Return the rule of a metric in the form in which the scripts read it: see `rules` in `plan.lua`."""
+    return {
+        "metric": metric,
+        "parts": parts(rule, zone),
+        "total": keys.total(metric, ""),
+        "up": keys.up(metric, ""),
+        "windows": [keys.window(window, metric, "") for window in rule.windows],
+        "lengths": [LABEL_LENGTHS[window] for window in rule.windows],
+        "limit": rule.limit or 0,
+        "limits": keys.limit(metric, ""),
+        "top": board_length(rule.top),
+        "tops": [keys.top(metric), *(keys.window_top(window, metric, "") for window in rule.windows)],
+        "quota": rule.max_subjects or 0,
+        "sketch": keys.sketch(metric),
+        "bloom": int(rule.seen == "bloom"),
+        "apart": 0 if rule.ids is None else id_length(rule.ids) * 1000,
+        "sketched": int(not rule.exact),
+    }
 
 
 _NEVER: Final = 2**53
@@ -486,11 +489,6 @@ def period_kept(rule: Metric, period: Bucket) -> int:
     """
     late = rule.late_seconds
     return _until(period.end, None if late is None else late + _SLACK)
-
-
-def board_length(top: int) -> int:
-    """Return how many subjects a leaderboard stores to show `top`: more, because some may sink; 0 if `top` is 0."""
-    return top and top + max(20, top // 2)
 
 
 def _added(columns: Iterable[Counter[str]]) -> Counter[str]:

@@ -209,12 +209,12 @@ def id_period(ids: str, minute: int) -> Bucket:
     Periods follow one another from 1970, have the length `id_length`, and do not depend on a time zone. So copies are
     in one period or in neighbouring ones.
     """
-    return bucket(_id_window(ids), minute)
+    return bucket(id_window(ids), minute)
 
 
 def labelled_id_period(ids: str, label: str) -> Bucket | None:
     """Return the period of ids with a label that `id_period` makes; `None` if it makes no such label."""
-    return labelled(_id_window(ids), label)
+    return labelled(id_window(ids), label)
 
 
 def next_id_label(ids: str, label: str) -> str:
@@ -223,7 +223,8 @@ def next_id_label(ids: str, label: str) -> str:
     return "" if period is None else id_period(ids, period.end // MINUTE).label
 
 
-def _id_window(ids: str) -> str:
+def id_window(ids: str) -> str:
+    """Return the window whose buckets are the periods of ids, for a value of `ids`."""
     return "31d" if ids == "month" else ids
 
 

@@ -287,7 +287,8 @@ class PartitionKeys:
     def forgotten(self) -> str:
         """Hash: kind and metric, such as `limit:view` -> end of the last period that was removed.
 
-        `!due` and `!until` are about what is removed next: see `forget_periods.lua`.
+        `!due` and `!until` are about what is removed next: see `forget_periods.lua`. `!rules:<metric>`,
+        `!former:<metric>` and other kinds are about changed rules: see `parts.lua`.
         """
         return self.counters + "forgotten"
 

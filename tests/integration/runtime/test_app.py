@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tallystream_worker.process.periodic import PeriodicService
 
 IN_ORDER = [
-    "follow", "stragglers", "trim", "losses", "reaper", "clock", "eviction", "hot-subjects", "alerts-evaluate",
+    "follow", "rules", "stragglers", "trim", "losses", "reaper", "clock", "eviction", "hot-subjects", "alerts-evaluate",
     "alerts-deliver", "archive", "snapshot", "audit",
 ]  # fmt: skip
 
@@ -132,7 +132,7 @@ def test_other_data_is_left_alone(server, chosen, lines):
     with made(chosen, lines) as (worker, services):
         client.flushall()
         Deployment.create_or_load(client, 2)
-        for name in ("follow", "stragglers", "trim", "losses", "reaper", "hot-subjects", "alerts-evaluate"):
+        for name in ("follow", "rules", "stragglers", "trim", "losses", "reaper", "hot-subjects", "alerts-evaluate"):
             services[name].run_once()
         services["alerts-deliver"].run_once()
         for name in ("archive", "snapshot"):

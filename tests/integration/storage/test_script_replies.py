@@ -37,7 +37,7 @@ CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 CASES: Final = [
     # The script, its keys, commands that run before it, its arguments, the shape of its reply. An argument
     # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `known:ID` one of an event with an id, `-` is the empty
-    # text, `_` in a value means a space.
+    # text, `rules` are the rules of such a batch, `_` in a value means a space.
     ("storage/append", "stream seq ledger", "", "1 p 1 1 x 0-0", "appended text"),
     ("storage/append", "stream seq ledger", PRODUCER, "1 p 1 1 x 0-0", "already text"),
     ("storage/append", "stream seq ledger", "", "1 p 2 1 x 0-0", "gap text"),
@@ -64,6 +64,7 @@ CASES: Final = [
     ("storage/decide", "stream live ledger topic seq", "SET live 2", "batch:a 1 total:a 1 - 3600000 v 1", "switched"),
     ("storage/init_deployment", "meta", "", "layout 2", "created text text"),
     ("storage/init_deployment", "meta", "HSET meta layout 2", "layout 3", "loaded text text"),
+    ("storage/adopt_rules", "ledger forgotten", "HSET forgotten !rules:view hour=UTC", "rules", "adopted text"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1 1", "applied"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1:2-1 1", "stale text"),
     ("counting/apply", "stream dead ledger live", "SET live 2", "g batch:a:1-1 1", "switched"),
@@ -159,6 +160,8 @@ def argument(word: str) -> str | bytes:
         seen = (1, "seen:view:a", "seen:view:", "seen:view:c", 0, ("a\nx", "a", 1, 1, 1))
         periods = (("seen:view", 5, 9, "seen:view:a"),)
         return batch("a", *rest, sums=(), seen=(seen,), labels=({1: "", "text": ""},), periods=periods)
+    if kind == "rules":
+        return msgspec.msgpack.encode(msgspec.msgpack.decode(batch("a"))["rules"])
     return batch(*rest) if kind == "batch" else "" if word == "-" else word
 
 
@@ -167,7 +170,7 @@ def batch(subject: str, *ids: str, **more: Any) -> bytes:
 
     `more` replaces columns of the batch.
     """
-    rule = {"metric": "view", "total": "total:", "up": "up:", "windows": [], "lengths": [], "limit": 0}
+    rule = {"metric": "view", "parts": "", "total": "total:", "up": "up:", "windows": [], "lengths": [], "limit": 0}
     rule |= {
         "limits": "limit:",
         "top": 0,

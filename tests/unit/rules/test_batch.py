@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from tallystream.rules.batch import Batch, BucketResolver, board_length
+from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.parts import board_length
 from tallystream.storage.keys import Layout
 
 NOON = 1_772_366_400_000

@@ -83,7 +83,8 @@ class AlertEvaluator:
             return 0
         changed, removed = 0, {}
         if any(alert.span is not None for alert in self._rules.alert):
-            removed = removed_ends(self._client.execute_command("HGETALL", keys.forgotten) for keys in layout.keys)
+            hashes = [self._client.execute_command("HGETALL", keys.forgotten) for keys in layout.keys]
+            removed = removed_ends(hashes, self._rules)
         for number, keys in enumerate(layout.keys):
             for alert in self._rules.alert:
                 if alert.window is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream.rules.batch import board_length, id_period_kept
+from tallystream.rules.batch import id_period_kept
+from tallystream.rules.parts import board_length
 from tallystream.rules.windows import id_length, id_period
 from tallystream.wire.window import DAY, HOUR
 

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
 def bounds_note(figure: RangeFigure) -> str:
     """Return what a figure lacks and from when on it is complete; `""` if it covers the range that was asked for."""
+    if figure.error is None:
+        return "incomplete: top was added to a metric with events, and lacks subjects; run: tallystream rebuild"
     if figure.complete or figure.start is None:
         return ""
     missing = " and ".join(f"{utc(span.start)} to {utc(span.end)}" for span in figure.missing)
-    return f"incomplete: the buckets of {missing} have expired; the figures begin at {utc(figure.start)}"
+    return f"incomplete: buckets of {missing} have expired or lack events; the figures begin at {utc(figure.start)}"
 
 
 def utc(second: int) -> str:

@@ -59,8 +59,8 @@ class LeaderboardRates(msgspec.Struct, frozen=True):
     top: list[PlaceRate]
     """The places, the largest total first."""
 
-    error: float
-    """By how much a value can be wrong; 0 for exact counters."""
+    error: float | None
+    """By how much a value can be wrong; 0 for exact counters; `null` if it is not known."""
 
     start: int | None
     """The first second (since 1970) that the values cover; `null` for all time."""

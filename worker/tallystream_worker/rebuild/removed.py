@@ -36,4 +36,4 @@ class RemovedPeriods:
         end = self._ends.get(":".join(name.split(":", 2)[:2]))
         found = parse(name, self._rules) if end is not None else None
         kept = None if found is None else period_of(bucket_of(found[0]) or name, self._rules)
-        return end is None or kept is None or kept[0].end * 1000 > end
+        return end is None or kept is None or kept[0].start * 1000 >= end

@@ -21,6 +21,7 @@ from tallystream_worker.maintenance.eviction import eviction_service, refuse_evi
 from tallystream_worker.maintenance.hot_subjects import hot_subjects_service
 from tallystream_worker.maintenance.losses import losses_service
 from tallystream_worker.maintenance.reaper import reaper_service
+from tallystream_worker.maintenance.rules import rules_service
 from tallystream_worker.maintenance.trim import trim_service
 from tallystream_worker.process.services import quiet_all, start_all, stop_all
 from tallystream_worker.repartition.stragglers import straggler_service
@@ -163,6 +164,7 @@ class Worker:
         """The service that runs the worker pool of the live topic."""
         self.services: list[PartitionFollower | PeriodicService] = [
             follower,
+            rules_service(settings, deployment, log),
             straggler_service(settings, deployment, log),
             trim_service(settings, deployment, log),
             losses_service(settings, deployment, log),

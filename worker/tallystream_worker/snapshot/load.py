@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import server_time
-from tallystream.rules.batch import board_length
+from tallystream.rules.parts import board_length
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of, removal_of

@@ -16,6 +16,7 @@
 --         {"rejected"}       a counter cannot take the event; nothing was done
 --         {"switched"}       another generation is live now; nothing was done
 -- `reason` is "" if the event was accepted, else "duplicate", "once" or "limit".
+-- `total` is "" if there is no key, and "?" if a part of the total may be in the sketch.
 -- `used` is the number of events that arrived in the bucket of the limit, this event included; "" without a limit.
 --
 -- Invariant: either the entry is in the stream and the live generation has counted it, or neither. The fields of the
@@ -76,4 +77,5 @@ if #changes.used > 0 then
     accepted, reason = 0, 'limit'
   end
 end
-return { 'decided', id, accepted, reason, call('GET', ARGV[3]) or '', used }
+local total = changes.is_split and '?' or call('GET', ARGV[3]) or ''
+return { 'decided', id, accepted, reason, total, used }

@@ -1,5 +1,7 @@
 -- numbers: whole numbers in Lua. Every number of Lua is a double.
 
+local chunks = require('tallystream.storage.lua.lib.chunks')
+
 -- 2^53 - 1: a double can represent this whole number and all smaller ones exactly.
 local MAX = 9007199254740991
 -- Replaces a stored value that is not a number. It stays larger than MAX, whatever delta is added to it.
@@ -13,10 +15,9 @@ end
 
 -- Raises an error if one of the fields of the hash `key` exists and is not a whole number: HINCRBY would fail on it.
 local function check_whole(key, fields)
-  for _, field in ipairs(fields) do
-    local value = redis.call('HGET', key, field)
+  for i, value in ipairs(chunks.hash_values(key, fields)) do
     if value and not string.match(value, '^%-?%d+$') then
-      error({ err = 'ERR ' .. key .. ' field ' .. field .. ' is not a whole number' })
+      error({ err = 'ERR ' .. key .. ' field ' .. fields[i] .. ' is not a whole number' })
     end
   end
 end

@@ -29,6 +29,7 @@ local function new(batch, ledger_key)
     duplicates = 0, -- events whose ID was counted before
     forgotten = 0, -- events of periods that were removed, see forget_periods.lua
     voted = nil, -- whether the last vote changed anything; `nil` without votes
+    is_split = nil, -- whether the total of the decided event may be partly in the sketch, see parts.lua
     unplaced = nil, -- the vote of an entry that has no stream ID yet, see votes.lua
 
     -- Written by write.lua.

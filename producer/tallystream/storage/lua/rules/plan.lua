@@ -1,12 +1,15 @@
 -- plan: finds out what a batch changes. Every script that counts calls plan, then write.
 --
--- plan(batch, ledger key, decided_at) only reads. It returns the changes to write (see changes.lua). Its list
--- `rejected` names the counters that cannot take their delta: if it is not empty, nothing may be written.
+-- plan(batch, ledger key, decided_at) only reads, with one exception: if a metric was counted by other rules before, it
+-- records the change (see parts.lua), which is right also if the batch is not written. It returns the changes to write
+-- (see changes.lua). Their list `rejected` names the counters that cannot take their delta: if it is not empty, nothing
+-- may be written.
 -- `decided_at` is the time of a decision in milliseconds, `nil` for a batch of appended events.
 -- write(changes) only writes, and cannot fail: plan has read every key that is written, and so checked its type.
 --
 -- The batch (msgpack, made by the Python module `tallystream.rules.batch`):
---   rules  = { { metric, total = key prefix, up = key prefix, windows = { key prefix, ... }, limit = n or 0,
+--   rules  = { { metric, parts = text (see parts.lua), total = key prefix, up = key prefix,
+--               windows = { key prefix, ... }, limit = n or 0,
 --               lengths = { bytes of the label of a bucket of each window, ... },
 --               limits = key prefix, top = list length or 0, tops = { key prefix, ... },
 --               quota = subjects or 0, sketch = key, bloom = 0 or 1,
@@ -47,6 +50,26 @@ local numbers = require('tallystream.storage.lua.lib.numbers')
 local totals = require('tallystream.storage.lua.rules.totals')
 local windows = require('tallystream.storage.lua.rules.windows')
 
+-- Records that metrics are counted by other rules than before, if they are.
+local function check_parts(planned, decided_at)
+  local rules, forgotten, names = planned.rules, string.gsub(planned.ledger_key, 'ledger$', 'forgotten'), {}
+  for i, rule in ipairs(rules) do
+    names[i] = '!rules:' .. rule.metric
+  end
+  if decided_at then
+    names[2] = 'sketches:' .. rules[1].metric
+  end
+  local stored = #names > 0 and redis.call('HMGET', forgotten, unpack(names))
+  for i, rule in ipairs(rules) do
+    if stored[i] ~= rule.parts then
+      require('tallystream.storage.lua.rules.parts').update(planned.ledger_key, rules)
+      stored = redis.call('HMGET', forgotten, unpack(names))
+      break
+    end
+  end
+  planned.is_split = decided_at and stored[2] ~= false
+end
+
 -- Plans the rules with state. totals.lua and windows.lua then plan the additions that these rules gather.
 local function plan_state(planned)
   local batch = planned.batch
@@ -78,6 +101,7 @@ end
 
 local function plan(batch, ledger_key, decided_at)
   local planned = changes.new(batch, ledger_key)
+  check_parts(planned, decided_at)
   if decided_at then
     require('tallystream.storage.lua.rules.closed_buckets').drop(batch, decided_at)
   end

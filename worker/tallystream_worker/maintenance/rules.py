@@ -1,0 +1,89 @@
+"""Records in every partition since when the published rules count, also if no event of a changed metric arrives.
+
+The scripts that count record it with the next event (`storage/lua/rules/parts.lua`). Until then, readers would have to
+state everything up to the present as missing in a partition without such an event.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tallystream.client.connect import connect
+from tallystream.rules.batch import rule_table
+from tallystream.rules.parts import PARTS, parts
+from tallystream.storage.scripts import Script
+from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
+
+if TYPE_CHECKING:
+    import redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream.deployment import Deployment
+    from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.process.periodic import PeriodicService
+    from tallystream_worker.settings.settings import Settings
+
+_ADOPT: Final = Script("tallystream.storage", "adopt_rules")
+
+
+def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
+    """Record in one partition that its metrics are counted by these rules from now on.
+
+    Returns:
+        The metrics that were counted by other rules before.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    names = list(rules.metric)
+    if not names:
+        return []
+    stored = client.execute_command("HMGET", keys.forgotten, *(PARTS + name for name in names))
+    changed = [
+        name
+        for name, text in zip(names, stored, strict=True)
+        if text is not None and text.decode() != parts(rules.metric[name], rules.zone)
+    ]
+    if not changed:
+        return []
+    tables = [rule_table(keys, name, rules.metric[name], rules.zone) for name in changed]
+    _, *adopted = _ADOPT(client, [keys.ledger, keys.forgotten], [msgspec.msgpack.encode(tables)])
+    return [name.decode() for name in adopted]
+
+
+class RulesAdopter:
+    """Records in every partition since when the published rules count.
+
+    Args:
+        client: The connection to the partitions.
+        deployment: The deployment that the worker started with.
+    """
+
+    def __init__(self, client: redis.Redis, deployment: Deployment) -> None:
+        self._client = client
+        self._deployment = deployment
+
+    def run_once(self) -> None:
+        """Record it in each partition, by the rules that are published now: an older worker does not undo it.
+
+        Do nothing if the server has other data than the worker started with, or if no rules are published.
+
+        Raises:
+            redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
+            ConfigurationError: this release cannot read the stored layout version or rules.
+        """
+
+        def adopt_one(_number: int, keys: PartitionKeys, found: Deployment) -> None:
+            if found.declared is not None:
+                adopt(self._client, keys, found.rules_of(keys.generation))
+
+        for_each_partition(self._client, self._deployment, adopt_one)
+
+
+def rules_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
+    """Return the service, not started, that records about every 2 seconds since when the published rules count."""
+    client = connect(settings.redis.url)
+    return maintenance_service("rules", INTERVAL, RulesAdopter(client, deployment).run_once, client, log)
