@@ -1155,4 +1155,15 @@ MUTANTS: Final = (
         (Edit(_PARTS, "marks.votes = mark", "marks.votes = nil"),),
         tests=(f"{_CHANGED}::test_votes_that_are_added_state_that_the_score_has_older_events",),
     ),
+    Mutant(
+        "deleted-description-reads-0",
+        (
+            Edit(
+                "tallystream/reading/deployment_cache.py",
+                "if any(raise_on_error(reply) for reply in replies):",
+                "if False:",
+            ),
+        ),
+        tests=("tests/integration/test_deployment.py::test_a_deleted_description_is_no_empty_system",),
+    ),
 )

@@ -8,8 +8,10 @@ from redis.exceptions import RedisError
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, DeploymentChanged
+from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import Layout
+from tests.waiting import until
 
 RULES = Rules({"view": Metric()})
 
@@ -40,6 +42,27 @@ def test_nothing_is_stored_yet(client):
     with pytest.raises(ConfigurationError, match="start a worker"):
         Deployment.load(client)
     assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize("read_before", [True, False])
+def test_a_deleted_description_is_no_empty_system(client, stored, server, read_before):
+    """If the description is deleted and counters are there, or were there, a read fails; it does not answer 0."""
+    declare(client, stored)
+    if not read_before:
+        client.hset(stored.layout.keys[0].ledger, "appended", 1)
+    with Totals(server.url) as totals:
+        if read_before:
+            assert totals.get("s", "view").value == 0
+        client.delete(stored.layout.root)
+
+        def fails() -> bool:
+            try:
+                totals.get("s", "view")
+            except DeploymentChanged as error:
+                return "tally:meta was deleted" in str(error)
+            return False
+
+        until(fails, timeout=20, what="a read that fails")
 
 
 def test_nothing_is_declared_yet(client, stored):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import parse_time
 from tallystream.deployment import Deployment
+from tallystream.errors import DeploymentChanged
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.rules.parts import PARTS, lacking
 from tallystream.storage.deployment_hash import live_topic
@@ -35,23 +36,38 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
     Raises:
         ConfigurationError: the stored number of partitions is not `partitions`, or the stored layout version is not
             that of this release; raised by the query's `parse`.
+        DeploymentChanged: the description of a deployment was deleted, or a restore has not finished; raised by the
+            query's `parse`.
     """
     unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace))
+    first = unstored.layout.keys[0]  # these keys have the same names for every number of partitions
 
     def parse(replies: list[Any]) -> Deployment | Query[Deployment]:
         root, ahead = raise_on_error(replies[0]), _clock_ahead(raise_on_error(replies[1]))
         if not root:
-            return unstored
+            return Query([("EXISTS", first.stream), ("EXISTS", first.ledger)], missing)
         live = live_topic(root, namespace)
         if live.topic == FIRST_TOPIC:
             return found(root, root, ahead)
         return Query([("HGETALL", live.meta)], lambda replies: found(raise_on_error(replies[0]), root, ahead))
+
+    def missing(replies: list[Any]) -> Deployment:
+        if any(raise_on_error(reply) for reply in replies):
+            raise _deleted(unstored.layout)
+        return unstored
 
     def found(fields: dict[bytes, bytes], root: dict[bytes, bytes], ahead: float) -> Query[Deployment]:
         deployment = replace(Deployment.parse(fields, partitions, namespace, root), clock_ahead=ahead)
         return query_live(deployment).then(_query_removed) if deployment.was_rebuilt else _query_removed(deployment)
 
     return Query([("HGETALL", unstored.layout.root), ("TIME",)], parse)
+
+
+def _deleted(layout: Layout) -> DeploymentChanged:
+    """Return the error for a missing description: without it, the partitions of the counters are not known."""
+    return DeploymentChanged(
+        f"{layout.root} was deleted, so the counters cannot be read. Restore a snapshot: tallystream restore --force"
+    )
 
 
 def _clock_ahead(reply: Any) -> float:
@@ -115,7 +131,13 @@ class DeploymentCache:
         return partitions if self._deployment is None else None
 
     def put(self, deployment: Deployment) -> Deployment:
-        """Return the given deployment; cache it if it has rules, because missing rules may be published soon."""
+        """Return the given deployment; cache it if it has rules, because missing rules may be published soon.
+
+        Raises:
+            DeploymentChanged: it is not stored, although the deployment before was.
+        """
+        if not deployment.is_stored and self._deployment is not None:
+            raise _deleted(deployment.layout)
         if deployment.declared is not None:
             self._deployment = deployment
             self._until = time.monotonic() + DEPLOYMENT_AGE
