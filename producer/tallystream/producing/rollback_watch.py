@@ -148,6 +148,7 @@ class RollbackWatch:
         return found.decode() if isinstance(found, bytes) else "", records
 
     def _roll_back(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> None:
+        until = queue.since  # the ID of the last confirmed entry
         rollback = queue.roll_back(queue.last_of(record))
         if queue.confirmed > record.last:
             self._rename(partition, queue, record, queue.confirmed)
@@ -156,8 +157,8 @@ class RollbackWatch:
             queue.sent = record.last
         self.count(rollback)
         _log.warning(
-            "stream.rolled_back stream=%s resent=%d lost=%d: the server lost confirmed entries",
-            stream, rollback.again, rollback.lost,
+            "stream.rolled_back stream=%s after=%s until=%s resent=%d lost=%d: the server lost confirmed entries",
+            stream, record.last_id, until, rollback.again, rollback.lost,
         )  # fmt: skip
 
     def _begin_again(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> list[SealedEntry]:

@@ -21,6 +21,7 @@ from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.harness import Harness
 from tests.proxy import Proxy
+from tests.rewind import copy_of, go_back
 from tests.waiting import until
 
 NOWHERE = "unix:///nonexistent/server.sock"
@@ -473,3 +474,21 @@ def test_a_full_stream_is_said_and_nothing_is_lost(harness):
         producer.flush(10)
     harness.drain()
     assert harness.totals() == {("view", "article:1"): 3}
+
+
+def test_a_lost_end_of_the_log_is_logged(harness, caplog):
+    """The warning of a producer whose entries the server has lost has the IDs between which they are."""
+    stream = harness.layout.keys_of("a").stream
+    with Producer(harness.url) as producer:
+        producer.emit("view", "a")
+        producer.flush()
+        earlier = copy_of(harness.client)
+        producer.emit("view", "a")
+        producer.flush()
+        kept, lost = (id_.decode() for id_, _ in harness.client.xrange(stream))
+        go_back(harness.client, earlier)
+        producer.emit("view", "a")
+        until(lambda: producer.stats.rewound_streams, what="the rollback of the producer")
+        producer.flush()
+    assert f"stream.rolled_back stream={stream} after={kept} until={lost} resent=1 lost=0" in caplog.text
+    assert harness.client.xlen(stream) == 3
