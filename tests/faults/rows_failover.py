@@ -6,6 +6,11 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from tallystream.deployment import Deployment
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tests.faults.failure import ExpectationFailed
 from tests.faults.table import row
 
 if TYPE_CHECKING:
@@ -75,6 +80,46 @@ def old_primary_returns(world: World) -> None:
         os.kill(replica.pid, signal.SIGCONT)
     world.heal()
     world.flow(50)
+
+
+@row(36, "failover with an archive", "P D R")
+def failover_archived(world: World) -> None:
+    """After a failover to a replica that lacked archived entries, the archive has each entry of the stream once."""
+    primary, replica, link = _replicated(world)
+    address = world.proxy()
+    world.crowd(url=address.url)
+    world.worker("a", url=address.url)
+    store = Store(str(world.folder / "archive"))
+    world.flow(100)
+    _archive(world, store, primary)
+    link.freeze()  # the replica gets no more writes
+    world.arrive(world.chance.randint(20, 200))
+    if _archive(world, store, primary) == 0:
+        raise ExpectationFailed("no entry was archived that the replica lacks")
+    _fail_over(world, primary, replica, address, link)
+    world.loss = "the replica lacked it"
+    if world.chance.random() < 0.5:
+        world.arrive(world.chance.randint(20, 200))
+        _archive(world, store, replica)
+    world.heal()
+    world.flow(50)
+    _rewinds_were_noticed(world)
+    world.afterwards.append(lambda _: _is_archived(world, store, replica))
+
+
+def _archive(world: World, store: Store, server: EmbeddedServer) -> int:
+    """Archive all entries of a server, also those that it may still lose; return the number of events."""
+    client = world.harness.connect(server.url)
+    return Archive(client, store, Deployment.create_or_load(client)).run_once(settled=0)
+
+
+def _is_archived(world: World, store: Store, server: EmbeddedServer) -> None:
+    _archive(world, store, server)
+    client = world.harness.connect(server.url)
+    for number, keys in enumerate(world.harness.layout.keys):
+        archived = [entry.id for entry in entries(store, number)]
+        expected = [id_.decode() for id_, _ in client.xrange(keys.stream)]
+        world.expect(archived == expected, f"{keys.stream}: {len(archived)} archived entries, {len(expected)} expected")
 
 
 def _replicated(world: World) -> tuple[EmbeddedServer, EmbeddedServer, Proxy]:
