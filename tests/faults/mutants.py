@@ -1166,4 +1166,9 @@ MUTANTS: Final = (
         ),
         tests=("tests/integration/test_deployment.py::test_a_deleted_description_is_no_empty_system",),
     ),
+    Mutant(
+        "snapshot-of-an-earlier-release-stays",
+        (Edit("tallystream_worker/snapshot/snapshotter.py", 'if differing == ["format"] and', "if False and"),),
+        tests=(f"{_SNAPSHOT}::test_the_snapshot_of_an_earlier_release_is_replaced",),
+    ),
 )

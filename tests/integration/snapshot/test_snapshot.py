@@ -52,6 +52,7 @@ from tallystream_worker.snapshot.drill import drill
 from tallystream_worker.snapshot.load import TableLoader
 from tallystream_worker.snapshot.point_in_time import ViewLost, open_view
 from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.schema import FORMAT
 from tallystream_worker.snapshot.service import snapshot_service
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.snapshot.values import ValueReader
@@ -876,6 +877,23 @@ def test_the_snapshot_of_other_data_is_refused(harness, database):
     with pytest.raises(SnapshotError, match="other data"):
         take(harness, database)
     assert rows(database, "totals") == before
+
+
+def test_the_snapshot_of_an_earlier_release_is_replaced(harness, database):
+    """After an upgrade, a new snapshot replaces one of the same data in an earlier format, also if its tables differ."""
+    emit_some(harness, 1)
+    take(harness, database)
+    database.state({"format": "1"})
+    with database._engine.begin() as connection:
+        connection.execute(text("DROP TABLE positions"))
+        connection.execute(text("CREATE TABLE positions (partition INTEGER PRIMARY KEY)"))
+    done = take(harness, database)
+    assert (done.whole, done.replaced) == (2, "1")
+    assert rows(database, "totals") == harness.totals()
+    assert (take(harness, database).whole, database.facts()["format"]) == (0, FORMAT)
+    database.state({"format": "99"})
+    with pytest.raises(SnapshotError, match="other data"):
+        take(harness, database)
 
 
 @pytest.mark.parametrize("other", [{"format": "1"}, {"format": "9"}, {"layout": "1"}, {"layout": "9"}])

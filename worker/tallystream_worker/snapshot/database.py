@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Table, create_engine, delete, event, inspect, select, tuple_
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.schema import CreateSchema, CreateTable
+from sqlalchemy.schema import CreateSchema, CreateTable, DropTable
 
 from tallystream.errors import ConfigurationError, TallyError
 from tallystream.storage.keys import NAMESPACE
@@ -106,6 +106,13 @@ class Database:
         with self._transaction() as connection:
             for table in schema.metadata.sorted_tables:
                 connection.execute(delete(table))
+
+    def renew(self) -> None:
+        """Remove all tables of the snapshot, which an earlier release has made, and create those of this release."""
+        with self._transaction() as connection:
+            for table in schema.metadata.sorted_tables:
+                connection.execute(DropTable(table, if_exists=True))
+                connection.execute(CreateTable(table))
 
     def position(self, partition: int) -> tuple[SnapshotPosition, int] | None:
         """Return the position and the generation of a partition's stored snapshot; `None` if there is none."""

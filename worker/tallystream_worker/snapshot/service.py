@@ -38,7 +38,10 @@ class LiveSnapshot:
         self._every = every
 
     def run_once(self) -> dict[str, object] | None:
-        """Take a snapshot; return the fields of a log line: `rows`, written or removed. `None` if there are none.
+        """Take a snapshot; return the fields of a log line, or `None` if no row was written or removed.
+
+        The fields are `rows`, their number, and `replaced`, the format of the snapshot of an earlier release that this
+        one has replaced, if it has.
 
         The deployment is read again each time, because its rules, generation and topic may have changed.
 
@@ -53,7 +56,10 @@ class LiveSnapshot:
         self._deployment = found
         self._client.hset(found.layout.meta, SNAPSHOT_EVERY, f"{self._every:g}")
         done = Snapshotter(self._client, self._database, found).run_once()
-        return {"rows": done.rows} if done.rows else None
+        fields: dict[str, object] = {"rows": done.rows}
+        if done.replaced:
+            return fields | {"replaced": done.replaced}
+        return fields if done.rows else None
 
     def close(self) -> None:
         """Remove the published interval, because no next snapshot is due, and close the database."""

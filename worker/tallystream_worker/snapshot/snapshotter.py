@@ -57,11 +57,13 @@ class Round:
         rows: Number of rows of counters that were written or removed.
         whole: Number of partitions of which every counter was read, and not only the changed ones.
         taken: The earliest moment of a partition, in milliseconds since 1970.
+        replaced: The format of the snapshot of an earlier release that this one has replaced; empty if it has not.
     """
 
     rows: int
     whole: int
     taken: int
+    replaced: str = ""
 
 
 class Snapshotter:
@@ -92,6 +94,9 @@ class Snapshotter:
         self._moved = bool(found) and found.get("log") != self._facts.get("log")
         if self._moved and differing == ["partitions"]:
             differing = []  # the same data, after a repartition
+        self._replaced = ""
+        if differing == ["format"] and found["format"].isdecimal() and int(found["format"]) < int(FORMAT):
+            self._replaced, differing = found["format"], []  # the same data, in the tables of an earlier release
         if differing:
             raise SnapshotError(
                 f"{database.place} contains a snapshot of other data ({', '.join(differing)} differs). "
@@ -119,6 +124,11 @@ class Snapshotter:
         """
         # If the rules changed, entries since the last snapshot may have changed buckets that these rules do not name.
         whole = whole or self._database.facts() != self._facts
+        if self._replaced:
+            self._database.renew()
+            done = replace(self._round(whole=True), replaced=self._replaced)
+            self._replaced = ""
+            return done
         if self._moved:
             with self._database.at_once():  # until the commit, the snapshot of the topic before stays
                 self._database.clear()
