@@ -1171,4 +1171,14 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/snapshot/snapshotter.py", 'if differing == ["format"] and', "if False and"),),
         tests=(f"{_SNAPSHOT}::test_the_snapshot_of_an_earlier_release_is_replaced",),
     ),
+    Mutant(
+        "reads-of-a-dropped-log",
+        (Edit("tallystream/reading/replaced.py", "return live == b", "return True or live == b"),),
+        tests=("tests/integration/reading/test_replaced.py::test_every_read_follows_what_replaced_its_log",),
+    ),
+    Mutant(
+        "reads-checked-too-early",
+        (Edit("tallystream/reading/coalescing.py", "if command[0] == CHECK:", "if False:"),),
+        tests=("tests/integration/reading/test_replaced.py::test_the_check_follows_every_value",),
+    ),
 )

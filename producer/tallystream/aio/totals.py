@@ -13,6 +13,7 @@ from tallystream.reading import questions
 from tallystream.reading.coalescing import ReadCoalescer
 from tallystream.reading.deployment_cache import DeploymentCache, query_deployment
 from tallystream.reading.freshness import ReadBarrier
+from tallystream.reading.replaced import REPLACED, checked
 from tallystream.reading.totals import Totals as ThreadedTotals
 
 if TYPE_CHECKING:
@@ -71,10 +72,11 @@ class Totals:
                 rules has been read, another number of partitions than `partitions`. Later, a repartition may change it.
             redis.RedisError: the server cannot be read.
         """
+        return self._remembered.get() or await self._reload()
+
+    async def _reload(self) -> Deployment:
         remembered = self._remembered
-        return remembered.get() or remembered.put(
-            await self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
-        )
+        return remembered.put(await self.run(query_deployment(remembered.expected(self._partitions), self._namespace)))
 
     async def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
         """Return the total of a subject's metric, in `value`; see `tallystream.Totals.get`."""
@@ -202,8 +204,16 @@ class Totals:
         """
         barrier = ReadBarrier(after, timeout)
         while True:
-            query = barrier.guard(question(await self.deployment()))
-            answer = await (self._together.run(query) if together else self.run(query))
+            deployment = await self.deployment()
+            query = barrier.guard(question(deployment))
+            run = self._together.run if together else self.run
+            answer = await run(checked(query, deployment.layout))
+            if answer is REPLACED:
+                if (await self._reload()).layout != deployment.layout:
+                    continue
+                answer = await run(query)  # the partition is closed, and no other topic is live yet
+                if (await self._reload()).layout != deployment.layout:
+                    continue
             if answer is not None:
                 return answer
             await asyncio.sleep(barrier.pause())

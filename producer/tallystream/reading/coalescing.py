@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.reading.query import Answer, Command, Query
+from tallystream.reading.replaced import CHECK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -91,16 +92,22 @@ that after the last value in the reply to it. Both are -1 for the whole reply.""
 def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[list[CommandPlace]]]:
     """Merge the commands of several queries: each command once, and one MGET for all the MGETs of a partition.
 
+    The checks (see `tallystream.reading.replaced`) come after all other commands.
+
     Returns:
         The merged commands, and for each query the `CommandPlace` of the reply to each of its commands.
     """
     numbers: dict[Any, int] = {}
     merged: list[Command] = []
     keys: dict[int, list[Any]] = {}
+    checks: dict[Command, int] = {}
     places: list[list[CommandPlace]] = []
     for commands in queries:
         found: list[CommandPlace] = []
         for command in commands:
+            if command[0] == CHECK:
+                found.append((~checks.setdefault(command, len(checks)), -1, -1))
+                continue
             many = command[0] == "MGET"
             shared = command[1].partition("}")[0] if many else command
             number = numbers.get(shared)
@@ -118,7 +125,11 @@ def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[lis
         places.append(found)
     for number, values in keys.items():
         merged[number] = ("MGET", *values)
-    return merged, places
+    end = len(merged)
+    merged += checks
+    return merged, [
+        [(end + ~number if number < 0 else number, first, last) for number, first, last in found] for found in places
+    ]
 
 
 def _reply(replies: list[Any], place: CommandPlace) -> Any:

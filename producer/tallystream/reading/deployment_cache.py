@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
 
 DEPLOYMENT_AGE: Final = 1.0
-"""Seconds after which the deployment is read again: its live generation, published rules and removed buckets.
+"""Seconds after which the deployment is read again: its published rules and removed buckets.
 
-After a rebuild switches, a reader uses the previous generation for this time; that generation is complete up to its
-position.
+Each read notices another live generation or topic, and reads the deployment again; see `tallystream.reading.replaced`.
 """
 
 

@@ -16,6 +16,7 @@ from tallystream.reading import questions
 from tallystream.reading.deployment_cache import DeploymentCache, query_deployment
 from tallystream.reading.freshness import ReadBarrier
 from tallystream.reading.query import Answer, Query
+from tallystream.reading.replaced import REPLACED, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,10 +66,11 @@ class Totals:
     @property
     def deployment(self) -> Deployment:
         """The deployment: the cached one if read within the last second, else read again; see `query_deployment`."""
+        return self._remembered.get() or self._reload()
+
+    def _reload(self) -> Deployment:
         remembered = self._remembered
-        return remembered.get() or remembered.put(
-            self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
-        )
+        return remembered.put(self.run(query_deployment(remembered.expected(self._partitions), self._namespace)))
 
     def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
         """Return the total of one subject and metric, in `value`.
@@ -248,9 +250,19 @@ class Totals:
 
     def _ask(self, question: Question[Answer], after: str | None = None, timeout: float = 0.0) -> Answer:
         barrier = ReadBarrier(after, timeout)
-        while (answer := self.run(barrier.guard(question(self.deployment)))) is None:
+        while True:
+            deployment = self.deployment
+            query = barrier.guard(question(deployment))
+            answer = self.run(checked(query, deployment.layout))
+            if answer is REPLACED:
+                if self._reload().layout != deployment.layout:
+                    continue
+                answer = self.run(query)  # the partition is closed, and no other topic is live yet
+                if self._reload().layout != deployment.layout:
+                    continue
+            if answer is not None:
+                return answer
             time.sleep(barrier.pause())
-        return answer
 
     def __enter__(self) -> Self:
         return self
