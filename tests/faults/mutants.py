@@ -1181,4 +1181,9 @@ MUTANTS: Final = (
         (Edit("tallystream/reading/coalescing.py", "if command[0] == CHECK:", "if False:"),),
         tests=("tests/integration/reading/test_replaced.py::test_the_check_follows_every_value",),
     ),
+    Mutant(
+        "drill-that-compares-what-was-restored",
+        (Edit("tallystream_worker/snapshot/drill.py", "for taken in (live, restored):", "for taken in (restored,):"),),
+        tests=(f"{_SNAPSHOT}::test_a_drill_finds_what_is_missing",),
+    ),
 )

@@ -20,7 +20,6 @@ class Known(Enum):
     RESETS = "g18, g19: resets of retracted events, and of buckets ahead"
     LIKE_FILES = "f22: a file that begins like another one is taken for it"
     HALF_CHARACTERS = "m04: half an emoji in one of many events refuses the whole list"
-    SPOILT_SNAPSHOTS = "m08: a drill does not notice that votes, ids or whole buckets are missing from the snapshot"
     RULE_CHANGES = "f03, f25, g11: a rule that is added to a metric with events"
 
 

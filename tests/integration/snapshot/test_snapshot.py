@@ -880,7 +880,7 @@ def test_the_snapshot_of_other_data_is_refused(harness, database):
 
 
 def test_the_snapshot_of_an_earlier_release_is_replaced(harness, database):
-    """After an upgrade, a new snapshot replaces one of the same data in an earlier format, also if its tables differ."""
+    """After an upgrade, a new snapshot of the same data replaces one with an earlier format and other tables."""
     emit_some(harness, 1)
     take(harness, database)
     database.state({"format": "1"})
