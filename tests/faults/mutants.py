@@ -1186,4 +1186,20 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/snapshot/drill.py", "for taken in (live, restored):", "for taken in (restored,):"),),
         tests=(f"{_SNAPSHOT}::test_a_drill_finds_what_is_missing",),
     ),
+    Mutant(
+        "copies-of-two-snapshots-have-one-name",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/open.lua",
+                "':copy:' .. ARGV[2] .. ':' .. ARGV[i]",
+                "':copy:' .. ARGV[i]",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/point_in_time.py",
+                "{self.key}:copy:{self.token}:{key}",
+                "{self.key}:copy:{key}",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_snapshot_leaves_the_copies_of_the_next_one",),
+    ),
 )

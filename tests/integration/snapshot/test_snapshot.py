@@ -371,6 +371,36 @@ def test_what_is_written_while_it_is_read_is_not_in_it(server, tmp_path, monkeyp
     database.close()
 
 
+def test_a_snapshot_leaves_the_copies_of_the_next_one(server, tmp_path, monkeypatch):
+    """If another snapshot begins before the first has removed its copies of structures, both have every structure."""
+    databases = [Database(str(tmp_path / f"{name}.sqlite")) for name in ("first", "second")]
+    settle, taken = ValueReader.settle, []
+    with Harness(server.url, partitions=1, rules=STRUCTURES) as harness, Producer(harness.url) as producer:
+        emit_structures(harness, producer, 0)
+        deployment = Deployment.load(harness.client)
+        first, second = (Snapshotter(harness.client, each, deployment) for each in databases)
+        keys = harness.layout.keys[0]
+        views = []
+
+        def open_the_next(self):
+            if not views:
+                views.append(open_view(harness.client, keys, [keys.sketch("rough"), keys.top("rough")]))
+            settle(self)
+
+        monkeypatch.setattr(ValueReader, "settle", open_the_next)
+        taken.append(first.take(0, None))
+        reader = ValueReader(views[0], STRUCTURES)
+        reader.copies(["sketch:rough", "top:rough"])
+        views[0].close()
+        taken.append(second.take(0, None))
+        found = dict(reader.values[("structures",)])
+        assert found["sketch:rough"] is not None
+        for each in taken:
+            assert found.items() <= each.values[("structures",)].items()
+    for each in databases:
+        each.close()
+
+
 def kept(value):
     """Return a dumped value without its expiry."""
     return value[0] if isinstance(value, tuple) else value

@@ -126,6 +126,14 @@ class PointInTimeView:
     copies: dict[bytes, bool] = field(default_factory=dict)
     _words: list[bytes] = field(default_factory=list)
 
+    def copy_of(self, key: str) -> str:
+        """Return the key of the copy of a structure at the moment.
+
+        No other view has a copy with this key. Copies are read and deleted after the view was closed, and then another
+        snapshot may have opened the next view already.
+        """
+        return f"{self.key}:copy:{self.token}:{key}"
+
     def take(self) -> None:
         """Fetch some of the old values that the server has stored, and keep the view open for another 30 seconds.
 

@@ -222,7 +222,7 @@ class Snapshotter:
             raise
         finally:
             if copy:
-                self._client.delete(*(f"{cut.key}:copy:{counters}{name}" for name in copy))
+                self._client.delete(*(cut.copy_of(counters + name) for name in copy))
         failpoints.reach("after-cut")
         producers |= {name: f"{sequence} {id_}" for name, (sequence, id_) in touched.producers.items()}
         producers |= self._horizons(keys)

@@ -84,7 +84,7 @@ class ValueReader:
     def copies(self, names: Iterable[str]) -> None:
         """Read the structures that were copied when the view was opened, such as sketches; `names` has no prefixes."""
         for name in names:
-            self.values[("structures",)][name] = self._structure(f"{self._prefix}cut:copy:{self._prefix}{name}")
+            self.values[("structures",)][name] = self._structure(self._cut.copy_of(self._prefix + name))
 
     def settle(self) -> None:
         """Replace values that were written during the reading by the old ones; call it after the view was closed."""
@@ -94,7 +94,7 @@ class ValueReader:
                 for name in list(values):
                     there = cut.copies.get(f"{self._prefix}{name}".encode())
                     if there is not None:
-                        copy = f"{self._prefix}cut:copy:{self._prefix}{name}"
+                        copy = self._cut.copy_of(self._prefix + name)
                         values[name] = self._structure(copy) if there else None
             elif group[0] in HASHES:
                 if cut.fields:

@@ -31,8 +31,7 @@ end
 call('DEL', cut .. ':before', cut .. ':copied')
 call('SET', cut, ARGV[2], 'PX', ARGV[3])
 for i = 4, #ARGV do
-  local copy = cut .. ':copy:' .. ARGV[i]
-  call('DEL', copy)
+  local copy = cut .. ':copy:' .. ARGV[2] .. ':' .. ARGV[i] -- the token keeps the copies of two snapshots apart
   if call('COPY', ARGV[i], copy) == 1 then
     call('PEXPIRE', copy, COPY_TTL)
   end

@@ -8,7 +8,7 @@
 --
 -- `cut:before` is a list of: 's', n, then n times key, value      strings; '' if the key was absent
 --                            'h', key, n, then n times field, value
---                            'c', key, 1 or 0                     1: a copy is at `cut:copy:<key>`; 0: no such key
+--                            'c', key, 1 or 0                     1: the copy is `cut:copy:<token>:<key>`; 0: no key
 local chunks = require('tallystream.storage.lua.lib.chunks')
 
 local call, min = redis.call, math.min
@@ -50,10 +50,11 @@ end
 -- Copies a whole key, once for each snapshot.
 local function copy_key(list, cut, key, ttl)
   if call('SADD', cut .. ':copied', key) == 1 then
-    local copied = call('COPY', key, cut .. ':copy:' .. key, 'REPLACE')
+    local copy = cut .. ':copy:' .. call('GET', cut) .. ':' .. key
+    local copied = call('COPY', key, copy, 'REPLACE')
     call('RPUSH', list, 'c', key, copied)
     if copied == 1 then
-      call('PEXPIRE', cut .. ':copy:' .. key, ttl)
+      call('PEXPIRE', copy, ttl)
     end
     call('PEXPIRE', cut .. ':copied', ttl)
   end
